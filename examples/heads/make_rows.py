@@ -95,7 +95,7 @@ def make(seed: int = SEED) -> dict[str, list[dict[str, str]]]:
 def others(draw: random.Random, side: str, topic: str) -> list[str]:
     """Topics of wrong pages. These are about the same thing, so that its name alone does not tell which is right."""
     wrong = [one for one in sorted(PAGES) if one != topic]
-    # All of them are held against each other where the model is judged; one a message is enough to learn from.
+    # All of them are held against each other where the model is evaluated; one a message is enough to learn from.
     return wrong if side == "held_out" else [draw.choice(wrong)]
 
 

@@ -37,7 +37,7 @@ class FieldAccuracy(MeanMetric):
 
 def main() -> None:
     """Train, and judge by the metric."""
-    parser = argparse.ArgumentParser(description="A run that is judged by a metric of one's own.")
+    parser = argparse.ArgumentParser(description="A run that is evaluated by a metric of one's own.")
     parser.add_argument("--model", default="smollm2-135m-instruct", help="a base model (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=10, help="how many steps to train (default: %(default)s)")
     arguments = parser.parse_args()

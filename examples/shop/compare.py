@@ -6,8 +6,8 @@ popularity       what sells best, to everybody
 goes together    what followed the last purchase most often in the training rows, then what sells best
 the shop's rule  the odds by which make_story.py has drawn what is bought: nobody can know better
 
-All are judged on the same held-out customers by the same formulas as the models, with 95% intervals; the differences of
-the first model to all others are paired.
+All are evaluated on the same held-out customers by the same formulas as the models, with 95% intervals; the differences
+of the first model to all others are paired.
 """
 
 from __future__ import annotations

@@ -69,14 +69,14 @@ def evaluate(
     good_enough: float | Mapping[str, float | str] | None = None,
     home: Home = None,
 ) -> Evaluation:
-    """Judge a run id or a base model on held-out rows, against others, with 95% intervals and a verdict in words.
+    """Judge a run id or a base model on held-out rows, against others, with 95% intervals and a verdict as text.
 
     few_shot: examples from `few_shot_from` in the prompt of the first base model, over `few_shot_draws` draws (None:
     four); few_shot_nearest: also the ones nearest to each row (None: yes); instruction: also one that is derived from
-    the rows where these hold none (None: beside examples). optimised_prompt: tokens that a search for its best prompt
+    the rows where these hold none (None: with examples). optimised_prompt: tokens that a search for its best prompt
     may read and write, on `few_shot_from` or on the training rows of the run; 0: no search. reflection_model: a base
     model, a run or `http(s)://host:port/v1#MODEL` that writes new instructions for that search.
-    metrics: None takes those that the rows can be judged by: text and likelihood, of plain text likelihood alone.
+    metrics: None takes those that the rows can be evaluated by: text and likelihood, of plain text likelihood alone.
     max_new_tokens, max_thinking_tokens: of an answer, and of a thought before it; None takes them from the lengths of
     the rows' own. good_enough: what the system has to reach, in the metric of the verdict, or as
     {"metric": "label_accuracy", "value": 0.9}, or {"agreement": "second_label"}, the column with a second person's

@@ -45,7 +45,7 @@ class Run:
 
     @property
     def verdict(self) -> Verdict | None:
-        """The answer in words, where held-out rows were judged."""
+        """The answer as text, where held-out rows were evaluated."""
         return self.evaluation.verdict if self.evaluation else None
 
     @property

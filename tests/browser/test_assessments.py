@@ -65,7 +65,7 @@ def test_results_gate_override_and_an_evaluation(
 
         page.goto(f"{server.url}/evaluations/new")
         page.check("[name=kind][value=safety]")
-        page.click("text=Judge it")
+        page.click("text=Evaluate it")
         page.wait_for_url(f"{server.url}/evaluations/orders/*")
         expect(page.locator("#order-state")).to_contain_text("Waiting for a worker")
         assert violations(page) == []

@@ -206,7 +206,7 @@ def test_a_model_with_a_task_head_is_tried_in_a_form_of_its_own(
     context, address = served
     page = make_page(viewport=viewport, color_scheme=scheme)
     sign_in(page, address, create_key(context, "k", scopes=("read", "infer", "train"))[1], then="/playground")
-    page.get_by_role("link", name="a form of their own").click()
+    page.get_by_role("link", name="a separate form").click()
     page.wait_for_url("**/playground/head")
     assert violations(page) == []
     for letter, (kind, button, num_bars) in zip(

@@ -177,7 +177,7 @@ def _build_app() -> typer.Typer:
 
 
 def _add_groups(app: typer.Typer) -> None:
-    """The commands that have verbs of their own."""
+    """The commands that have subcommands."""
     for name, verbs, text in (
         ("runs", runs.COMMANDS, "List, show, compare, watch and remove runs."),
         ("jobs", jobs.COMMANDS, "Queue recipes for workers; list, pause, resume and cancel jobs."),
@@ -247,7 +247,7 @@ def main(arguments: Sequence[str]) -> int:
     wants_json = _wants_json(arguments)
     # Kept before it is redirected: the document goes there.
     stdout = sys.stdout
-    # Whatever a library prints while we work, stdout carries the one document and nothing else.
+    # Even if a library prints, stdout carries the one document and nothing else.
     quiet = contextlib.redirect_stdout(sys.stderr) if wants_json else contextlib.nullcontext()
     with quiet:
         ending = _carry_out(arguments)
@@ -268,7 +268,7 @@ def run() -> None:
         code = main(sys.argv[1:])
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader of a pipe (head, less) has gone: nobody reads what is left.
+        # The reader of a pipe (head, less) is gone: no one reads the rest.
         # Python flushes stdout again at exit, and would print a second error about the broken pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
@@ -284,7 +284,7 @@ def _carry_out(arguments: Sequence[str]) -> Ending:
         answer = command.main(args=list(arguments), prog_name="luthier", standalone_mode=False)
     except BrokenPipeError:
         raise
-    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the last place that can tell
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the last place that can report it
         return end_of(error)
     if isinstance(answer, Answer):
         return Ending(answer.exit_code, answer=answer)

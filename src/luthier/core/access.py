@@ -1,4 +1,4 @@
-"""Who may do what: projects, keys, and the one that asks."""
+"""Who may do what: projects, keys, and callers."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Caller(FrozenModel):
 
     @property
     def is_local(self) -> bool:
-        """Whether it is a person at this very machine, who may name what lies on it."""
+        """Whether it is a person at this machine, who may name paths on it."""
         return self.key_id is None and self.member_id is None
 
     def may(self, scope: Scope) -> bool:

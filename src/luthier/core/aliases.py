@@ -115,7 +115,7 @@ def with_new_keys(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_stored_keys(document: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe as a plain document with the keys of `core/recipe.py`, whichever it came with.
+    """A recipe as a plain document with the keys of `core/recipe.py`, whichever keys it was given with.
 
     Raises:
         RecipeError: Both the old and the new name of a key are there.

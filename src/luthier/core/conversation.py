@@ -33,7 +33,7 @@ class Message(FrozenModel):
             `arguments` a JSON string.
         tool_call_id: Of a tool's turn: the call that it answers.
         weight: Of an assistant's turn: 0 means "context, do not learn", 1 or None "learn".
-        reasoning: What the assistant thought before its answer, apart from the answer.
+        reasoning: What the assistant thought before its answer, separate from the answer.
         learn_reasoning: Whether this turn's thought is learned; None leaves it to the recipe.
     """
 
@@ -87,7 +87,7 @@ class Conversation(FrozenModel):
 
 
 class OptedTurns(FrozenModel):
-    """What is written in another way, in training and wherever the model is used (`ml/inference/engine_prompts.py`).
+    """What is written in another way, in training and in every use of the model (`ml/inference/engine_prompts.py`).
 
     Attributes:
         folds_system: whether a system turn becomes part of the first user turn.
@@ -101,7 +101,7 @@ class OptedTurns(FrozenModel):
 
     @classmethod
     def of(cls, data: DataRecipe | DataPlan) -> OptedTurns:
-        """As a recipe asks for, or as the plan of a run has it."""
+        """As requested in a recipe, or as in the plan of a run."""
         return cls(folds_system=data.system == "fold", tools_as_text=data.tools == "as_text", reasoning=data.reasoning)
 
 
@@ -159,7 +159,7 @@ def json_objects(text: str) -> Iterator[dict[str, Any]]:
         try:
             document, end = decoder.raw_decode(text, position)
         except (ValueError, RecursionError):
-            # No object begins here: go on behind this brace. Behind an object the search goes on at its end.
+            # No object begins here: continue after this brace. After an object the search continues at its end.
             end = position + 1
         else:
             if isinstance(document, dict):

@@ -88,7 +88,7 @@ class Layout(FrozenModel):
 
     Attributes:
         tensor_parallel: devices that share every matrix; they are in one machine.
-        pipeline_parallel: stages, groups of layers one after another, each on devices of its own.
+        pipeline_parallel: stages, groups of layers one after another, each on its own devices.
         expert_parallel: data-parallel devices that divide the experts of each layer among them.
         virtual_stages: groups of layers of each stage (the interleaved schedule).
     """
@@ -201,13 +201,13 @@ class PeopleCost(FrozenModel):
 
 
 class PriceTable(FrozenModel):
-    """Prices of one date: devices by name, people by kind, and power for machines of one's own.
+    """Prices of one date: devices by name, people by kind, and power for own machines.
 
     Attributes:
         as_of: its date.
         devices: prices by name of the device.
         people: rates by kind of work.
-        electricity_usd_per_kwh: for devices of one's own.
+        electricity_usd_per_kwh: for own devices.
     """
 
     as_of: date
@@ -253,7 +253,7 @@ class MemoryPrediction(FrozenModel):
     """Peak memory of one device, part by part, in bytes. The parts add up to `total_bytes.value`.
 
     Attributes:
-        weights_bytes: the base as it is held.
+        weights_bytes: the base in memory.
         adapters_bytes: what is trained, with its fp32 masters.
         gradients_bytes: the gradients of what is trained.
         optimizer_bytes: the moments of the optimizer.
@@ -328,7 +328,7 @@ class Prediction(FrozenModel):
     notes: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """`predicted` of `luthier plan --json`: each figure with `_low` and `_high` beside it."""
+        """`predicted` of `luthier plan --json`: each figure with `_low` and `_high`."""
         document: dict[str, Any] = {"device": self.device.model_dump(mode="json"), "num_steps": self.num_steps}
         figures = {
             "step_seconds": self.step_seconds,
@@ -356,7 +356,7 @@ class Room(FrozenModel):
     Attributes:
         micro_batch_rows: the most rows of `length_tokens` (the run's longest row).
         length_tokens: tokens of the run's longest row.
-        longest_row_tokens: the longest row that fits when it is alone, whatever context the model was made for.
+        longest_row_tokens: the longest row that fits when it is alone, regardless of the model's context.
     """
 
     micro_batch_rows: int
@@ -387,7 +387,7 @@ class Change(FrozenModel):
 class Option(FrozenModel):
     """One method on one device, as `luthier plan --compare` lists it.
 
-    The figures are those of the changed run, or of the run as it is where nothing makes it fit.
+    The figures are those of the changed run, or of the unchanged run where nothing makes it fit.
 
     Attributes:
         method: the name of the method.
@@ -449,7 +449,7 @@ class Quote(FrozenModel):
     layouts: tuple[LayoutOption, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """`predicted` of `luthier plan --json`: each figure with `_low` and `_high` beside it."""
+        """`predicted` of `luthier plan --json`: each figure with `_low` and `_high`."""
         document = self.prediction.as_json()
         for name, hours in self.hours_by_part.items():
             document |= spread_out(f"{name}_hours", hours)

@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 Shape = Literal["chat", "prompt_completion", "alpaca", "sharegpt", "text", "preference", "unpaired"]
 Split = Literal["train", "validation", "held_out", "replay", "replay_held_out"]
 Overlong = Literal["error", "drop", "truncate"]
-CUT_REASON: Final = (
-    "the chat template rewrites earlier turns once others follow, so each answer has a sequence of its own"
-)
+CUT_REASON: Final = "the chat template rewrites earlier turns once others follow, so each answer has its own sequence"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +42,7 @@ class Row:
 
     @property
     def id(self) -> str:
-        """`name.jsonl:17`, the name by which messages and reports call this row."""
+        """`name.jsonl:17`, the name of this row in messages and reports."""
         return f"{self.file}:{self.line}"
 
 
@@ -55,9 +53,9 @@ class Example(FrozenModel):
         id: the id of its row.
         conversation: the turns; None for plain text.
         text: plain text, all of which is learned; None for a conversation.
-        rejected: in a preference pair, the prompt with the completion that is not wanted; `conversation` then ends with
+        rejected: in a preference pair, the prompt with the rejected completion; `conversation` then ends with
             the chosen one.
-        is_wanted: whether the completion of an unpaired row is a good one; None where nothing says so.
+        is_wanted: whether the completion of an unpaired row is a good one; None where it is not stated.
         group: the value that keeps rows together in a split (a source document, a module), or None.
         goes_on: the text is a piece that another follows, so that it does not end with the end-of-text token.
     """
@@ -98,7 +96,7 @@ class Example(FrozenModel):
 
     @property
     def thought(self) -> str | None:
-        """What comes before the last learned answer as its thought, beside its text or in it; None without one."""
+        """What comes before the last learned answer as its thought, in a field or in its text; None without one."""
         if self.conversation is None or (last := self.conversation.last_answer) is None:
             return None
         message = self.conversation.messages[last]
@@ -139,10 +137,10 @@ class TokenisedExample:
         loss_mask: T bytes; 1 at position t means that token t is learned, i.e. predicted from the tokens before t.
             Position 0 is never 1.
         num_truncated_tokens: tokens cut off the end.
-        is_wanted: whether what is learned is to become more likely or less; None where nothing says so.
+        is_wanted: whether what is learned is to become more likely or less; None where it is not stated.
         is_replayed: whether it is a general row, trained against forgetting.
         has_thought: whether an answer holds a thought.
-        skips_thought: whether one goes on without a thought where the prompt lets the model think.
+        skips_thought: whether one continues without a thought where the prompt lets the model think.
         is_joined: whether its answers were joined into one sequence, though the template needs one for each.
         differs: how earlier answers of a joined row differ from what inference would show of them.
         target: what a task head learns of the row: the numbers of its classes, or its number. Empty without a head.
@@ -188,7 +186,7 @@ def shareable_tokens(row: TokenisedExample) -> int:
 
 
 def common_beginning(rows: Sequence[TokenisedExample], *, are_cut: bool = False) -> int:
-    """How many tokens all rows begin with, as far as they may be shared (`shareable_tokens`).
+    """How many tokens all rows begin with, if they may be shared (`shareable_tokens`).
 
     Learned tokens are shared then, too: those that one of them learns are context of the others.
 
@@ -281,7 +279,7 @@ class DatasetProfile(FrozenModel):
 
     @property
     def unused_fields(self) -> set[str]:
-        """Fields that say nothing of this split: plans of before there were these keep their hash."""
+        """Unset fields of this split: plans from before these fields keep their hash."""
         names = (
             "packed", "num_cut", "num_sequences", "num_with_thought", "num_skipping_thought", "num_joined",
             "joined_differs",
@@ -331,7 +329,7 @@ def sequence_notes(profile: DatasetProfile) -> list[tuple[str, str]]:
 def joined_note(num_joined: int, num_rows: int, differs: Sequence[str], name: str = "") -> str:
     """What is to be known of rows whose answers were joined into one sequence."""
     rows = f"{name} rows" if name else "rows"
-    seen = "each answer stands behind the very prompt of inference"
+    seen = "each answer follows exactly the prompt of inference"
     if differs:
         seen = f"later answers see the earlier ones not as inference shows them, but with {'; '.join(differs)}"
     return (
@@ -427,7 +425,7 @@ def provenance_from(document: dict[str, Any], train_sha256: str, judging: dict[J
     """
     # By content: sides may have been renamed or moved since the split.
     made = {side["sha256"]: name for name, side in document["sides"].items()}
-    # A judging file that equals the training file is no side of its own.
+    # An evaluation file that equals the training file is not a separate side.
     covers = tuple(name for name, digest in judging.items() if digest in made and digest != train_sha256)
     if train_sha256 not in made or not covers:
         return None

@@ -1,4 +1,4 @@
-"""Numbers that recipes, commands and requests share where nobody asks for others. Imports nothing: commands read it."""
+"""Default numbers that recipes, commands and requests share. Imports nothing: commands read it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ NEW_TOKENS: Final = 128
 NUM_SHOTS: Final = 4
 """Examples in the prompt of the second baseline."""
 NUM_JUDGED: Final = 200
-"""Held-out rows that are judged at most."""
+"""Held-out rows that are evaluated at most."""
 NUM_DRAWS: Final = 4
 """Draws of few-shot examples whose mean is reported, where there is time for more than one."""

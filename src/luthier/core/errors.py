@@ -17,10 +17,10 @@
         ├── DivergedError       the loss or a gradient became NaN or infinite
         ├── ParityError         an export is not what it was made from
         ├── MemoryLimitError    a model is larger than models may be on this server
-        ├── DefectError         our own code failed at what was asked
+        ├── DefectError         our own code failed at the request
         ├── StorageFullError    no room left on the disk
         ├── BusyError           too many ask already; carries after how long to ask again
-        ├── UnreachableError    a database that does not answer now; a later try may be heard
+        ├── UnreachableError    a database that does not answer now; a later try may succeed
         └── PeerLostError       exit code 75: another process of the same run has gone, or cannot be reached
 
 Each error is built from three parts, so that none can be left out: what came, what was expected, what to do.
@@ -60,7 +60,7 @@ class LuthierError(Exception):
 
     def __init__(self, came: str, *, expected: str, do: str) -> None:
         self.came, self.expected, self.do = came, expected, do
-        # Exception.args holds the finished text: `str(error)` works for whoever does not know this class.
+        # Exception.args holds the finished text: `str(error)` works for code that does not know this class.
         super().__init__(f"{came}\n  expected: {expected}\n  what to do: {do}")
 
     def as_json(self) -> dict[str, Any]:
@@ -69,10 +69,10 @@ class LuthierError(Exception):
 
 
 class StoppedError(Exception):
-    """Work ended by its stop check, between two pieces of it. No fault: whoever passed the check catches it.
+    """Work ended by its stop check, between two pieces of it. Not a fault: the caller that passed the check catches it.
 
     Args:
-        reason: What the check said, such as which cap of a budget is spent.
+        reason: What the check returned, such as which cap of a budget is spent.
     """
 
     def __init__(self, reason: str) -> None:
@@ -132,7 +132,7 @@ class DataError(RequestError):
         super().__init__("\n".join([came, *lines]), expected=expected, do=do)
 
     def as_json(self) -> dict[str, Any]:
-        """The error with every problem as a document of its own."""
+        """The error with every problem as a separate document."""
         problems = [
             {"file": p.file, "line": p.line, "field": p.field, "value": p.value, "reason": p.reason}
             for p in self.problems
@@ -235,7 +235,7 @@ class MemoryLimitError(WorkError):
 
 
 class DefectError(WorkError):
-    """Our own code failed at what was asked; the same would fail again."""
+    """Our own code failed at the request; the same would fail again."""
 
     http_status = 500
     retry_helps = False
@@ -296,7 +296,7 @@ def library_words_hidden() -> Iterator[None]:
 
 
 def are_library_words_hidden() -> bool:
-    """Whether what is said now goes to a caller over the network."""
+    """Whether messages now go to a caller over the network."""
     return _hides_words.get()
 
 
@@ -312,7 +312,7 @@ def first_line(said: object, empty: str | None = None) -> str:
 
 
 def library_reason(error: BaseException) -> str:
-    """The reason that a library gives, fit for whoever reads it.
+    """The reason that a library gives, formatted for the reader.
 
     Returns:
         Its own words; for callers over the network the kind of the error, with the place in the text where it has one.

@@ -46,7 +46,7 @@ class Sample(FrozenModel):
         finish_reason: why the answer ended.
         scores: this sample's own figures, for metrics that have them, by name.
         reasoning: the thought; None where there is none.
-        num_thinking_tokens: of the thought, None where a server does not tell.
+        num_thinking_tokens: of the thought, None where a server does not report it.
     """
 
     row_id: str
@@ -68,16 +68,16 @@ class SystemResult(FrozenModel):
         model: its base model.
         adapter: its adapter; None for a base model and one that was trained whole.
         num_few_shot: examples in its prompt.
-        num_samples: rows that it was judged on.
+        num_samples: rows that it was evaluated on.
         metrics: its figures by name.
-        samples: single answers, as far as they are kept.
+        samples: single answers, if they are kept.
         seconds: wall time of judging it.
         num_cut_off: outputs that ended at the token limit.
         num_empty: outputs without any text.
         thinking: how it thought; None where it did not.
         kind: a language model that writes, one with a task head, or a baseline without one, whose `seconds` are those
             of fitting and answering.
-        prompting: what its prompts hold beside the text of the rows; None for nothing, and in evaluations of before
+        prompting: what its prompts contain besides the text of the rows; None for nothing, and in evaluations of before
             this was recorded.
     """
 
@@ -111,7 +111,7 @@ class Comparison(FrozenModel):
 
     Attributes:
         baseline: the name of the system that is compared with.
-        candidate: the name of the system that is judged.
+        candidate: the name of the system that is evaluated.
         metric: the name of the metric.
         difference: candidate minus baseline, in the metric's unit.
         low: lower end of the 95% interval.
@@ -120,10 +120,10 @@ class Comparison(FrozenModel):
         verdict: what the interval says.
         rows_needed: where not distinguishable, about how many held-out rows would settle a difference of this size (80%
             power, two-sided 5%); None where the difference is 0 or settled.
-        adjusted_p_value: Holm's, where several tasks and metrics were asked about one candidate.
+        adjusted_p_value: Holm's, where several tasks and metrics were tested for one candidate.
         test: what the p-value comes from; `seeds`: rows and trainings with several seeds together; `draws`: rows and
-            draws of few-shot examples together; `unpaired_t`: two standard errors, as if the systems had been judged on
-            different rows.
+            draws of few-shot examples together; `unpaired_t`: two standard errors, as if the systems had been evaluated
+            on different rows.
     """
 
     baseline: str
@@ -153,8 +153,8 @@ AlternativeKind = Literal[
     "head",
     "run",
 ]
-"""What one could use instead of the judged model: a baseline without a language model, the base as it is prompted or
-asked for its likeliest label, or another run."""
+"""What one could use instead of the evaluated model: a baseline without a language model, the base as it is prompted or
+scored by its likeliest label, or another run."""
 AlternativeWord = Literal["better", "worse", "not_distinguishable"]
 ALTERNATIVE_WORDS: Final[dict[VerdictWord, AlternativeWord]] = {
     "better": "better",
@@ -165,7 +165,7 @@ ALTERNATIVE_WORDS: Final[dict[VerdictWord, AlternativeWord]] = {
 
 
 class Alternative(FrozenModel):
-    """What one could use instead of the judged model, by the metric that the verdict rests on.
+    """What one could use instead of the evaluated model, by the metric that the verdict rests on.
 
     Attributes:
         name: of the system.
@@ -210,13 +210,14 @@ class ReliabilityBin(FrozenModel):
 class Coverage(FrozenModel):
     """Which share of cases a system can answer alone at an accuracy, the rest going to a person.
 
-    The threshold is chosen on other rows than those that it is judged on (`luthier.ml.evaluation.metrics.calibration`):
-    on validation rows, or, without enough of them, on the held-out rows of the other folds.
+    The threshold is chosen on other rows than those that it is evaluated on
+    (`luthier.ml.evaluation.metrics.calibration`): on validation rows, or, without enough of them, on the held-out rows
+    of the other folds.
 
     Attributes:
-        asked: the accuracy that was asked for.
+        asked: the required accuracy.
         threshold: the confidence from which on it answers alone; None where none reaches the accuracy.
-        num_rows: rows that it was judged on.
+        num_rows: rows that it was evaluated on.
         num_answered: of these the ones that it answers alone.
         share: the share of them.
         share_low: lower end of its exact 95% interval.
@@ -244,7 +245,7 @@ class Coverage(FrozenModel):
 
     @property
     def is_shown(self) -> bool:
-        """Whether the whole interval of the accuracy reaches what was asked for."""
+        """Whether the whole interval of the accuracy reaches the required one."""
         return self.low is not None and self.low >= self.asked
 
 
@@ -259,7 +260,7 @@ class LabelConfidence(FrozenModel):
         bins: of the reliability diagram, from low to high confidence.
         confidence: of each row, in their order, the probability of its likeliest label.
         is_right: of each row, whether that label is its own.
-        coverage: which share of cases it can answer alone; None where no accuracy is asked for.
+        coverage: which share of cases it can answer alone; None where no accuracy is required.
         validation_confidence: as `confidence`, of the validation rows that choose a threshold; empty where none do.
         validation_is_right: of each of these, whether the label is its own.
     """
@@ -303,7 +304,7 @@ class RowsCurve(FrozenModel):
         points: by number of rows; empty where there are too few rows.
         word: `more_rows` would help, there are `enough_rows`, or it is `unclear`.
         advice: the finding as a sentence.
-        more_rows: about how many rows beside today's bring a gain that is worth them; None for other words.
+        more_rows: about how many additional rows bring a gain that is worth them; None for other words.
         expected_gain: by how much twice as many rows make the figure better, with its 95% interval, in the metric's
             unit; None without points.
         expected: the figure that this gives.
@@ -330,15 +331,15 @@ class Verdict(FrozenModel):
             say.
         num_primary_details: how many of the details belong to the headline.
         caveats: what it rests on and what it does not show.
-        alternatives: what one could use instead, each judged on the same rows.
+        alternatives: what one could use instead, each evaluated on the same rows.
         best_alternative: the name of the one with the best figure; None where there are none.
         better_than_best_alternative: `better`: distinguishable from every alternative, and better; `worse`:
             distinguishable from the best one, all of them taken into account; None where there are none.
         good_enough: `yes`: the whole 95% interval reaches the bar; `not_asked`: no bar was set.
-        bar: what was asked for.
+        bar: what was required.
         learning_curve: whether more training rows would help; None where no baseline was fitted.
-        coverage: which share of cases the judged system can answer alone at the bar; None where that is not known, or
-            no bar of accuracy was set.
+        coverage: which share of cases the evaluated system can answer alone at the bar; None where that is not known,
+            or no bar of accuracy was set.
     """
 
     word: VerdictWord
@@ -357,7 +358,7 @@ class Verdict(FrozenModel):
 
     @property
     def title(self) -> str:
-        """The word, and whether it is good enough where that was asked: `better, but not good enough`."""
+        """The word, and whether it is good enough where that was requested: `better, but not good enough`."""
         if self.good_enough == "not_asked":
             return self.word
         is_expected = (self.good_enough == "yes") == (self.word == "better")
@@ -371,7 +372,7 @@ class Forgetting(FrozenModel):
     Attributes:
         held_out_file: the file of general rows.
         held_out_sha256: its digest.
-        num_rows: rows that were judged.
+        num_rows: rows that were evaluated.
         systems: base and tuned model.
         comparisons: tuned minus base.
         word: "worse" is forgotten.
@@ -412,16 +413,16 @@ class KlToBase(FrozenModel):
 
 
 class Evaluation(FrozenModel):
-    """One evaluation: several systems judged on the same held-out rows.
+    """One evaluation: several systems evaluated on the same held-out rows.
 
     Attributes:
         evaluation_id: its id.
         created_at: UTC, ISO 8601.
-        run_id: the run that was judged; None for models without one.
+        run_id: the run that was evaluated; None for models without one.
         held_out_file: the file of held-out rows.
         held_out_sha256: its digest.
-        num_rows: rows that were judged.
-        systems: what was judged.
+        num_rows: rows that were evaluated.
+        systems: what was evaluated.
         comparisons: pairs of systems on the same rows.
         verdict: the answer; None where there was nothing to compare.
         forgetting: what tuning did to general rows; None where it was not measured.
@@ -431,8 +432,8 @@ class Evaluation(FrozenModel):
         baselines_left_out: baselines that do not fit the rows, each with the reason.
         labels: what the rows' answers are, where they are labels (`luthier.ml.evaluation.metrics.classification`), in
             alphabetical order; else empty.
-        label_confidence: of the judged system, and of baselines with probabilities, where answers are labels.
-        label_confidence_left_out: why the judged system has none; empty where it has, or answers are no labels.
+        label_confidence: of the evaluated system, and of baselines with probabilities, where answers are labels.
+        label_confidence_left_out: why the evaluated system has none; empty where it has, or answers are not labels.
         seconds: wall time of the whole evaluation.
         num_workers: processes that computed side by side, at most; None in evaluations of before it was recorded.
     """
@@ -458,14 +459,14 @@ class Evaluation(FrozenModel):
 
 
 class EvaluationOverview(FrozenModel):
-    """What a list tells of an evaluation.
+    """What a list shows of an evaluation.
 
     Attributes:
         evaluation_id: its id.
         created_at: UTC, ISO 8601.
-        run_id: the run that was judged; None for models without one.
+        run_id: the run that was evaluated; None for models without one.
         held_out_file: the file of held-out rows.
-        num_rows: rows that were judged.
+        num_rows: rows that were evaluated.
         systems: their names, in order.
         models: what they were made of, each once.
         word: the verdict in a word; None where there is none.

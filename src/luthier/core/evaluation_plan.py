@@ -1,4 +1,4 @@
-"""How a result is judged: what a plan asks for, the bar, what prompts hold, and how systems think."""
+"""How a result is evaluated: what a plan asks for, the bar, what prompts hold, and how systems think."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class Bar(FrozenModel):
 
     Attributes:
         metric: the metric's name.
-        value: the figure that is asked for, in the metric's unit; with `agreement` the share of rows on which two
+        value: the required figure, in the metric's unit; with `agreement` the share of rows on which two
             people agree.
-        agreement: the column of the rows that has a second person's answer; None where a figure was asked for.
+        agreement: the column of the rows that has a second person's answer; None where a figure is required.
         low: lower end of the 95% interval of that share; None without `agreement`.
         high: upper end.
         num_rows: rows with two answers; None without `agreement`.
@@ -30,17 +30,18 @@ class Bar(FrozenModel):
 
 
 class Prompting(FrozenModel):
-    """What a system's prompts hold beside the text of the rows: an instruction, and examples from the training rows.
+    """What a system's prompts add to the text of the rows: an instruction, and examples from the training rows.
 
     Attributes:
         kind: `few_shot`: examples, with or without an instruction; `instruction`: an instruction alone;
-            `optimised_prompt`: what a search over prompts found best on rows that are not judged; `label_likelihood`:
-            the rows' own text, and the answer is the label that the model finds likeliest, not what it writes.
+            `optimised_prompt`: what a search over prompts found best on rows that are not evaluated;
+            `label_likelihood`: the rows' own text, and the answer is the label that the model finds likeliest, not what
+            it writes.
         instruction: its text; empty for none.
         examples: which training rows are shown: the same ones before all prompts (`drawn`), the ones that are nearest
             to each prompt (`nearest`), or none.
         num_draws: draws of the examples that the figures are means over; intervals hold for other draws, too.
-        extra_prompt_tokens: tokens that this adds to a prompt, on average over the judged rows (and the draws); of
+        extra_prompt_tokens: tokens that this adds to a prompt, on average over the evaluated rows (and the draws); of
             `label_likelihood` those of the prompt with each label, less the prompt once.
         search_tokens: tokens that the search for it has read and written; 0 without one.
         reflection_model: the model that wrote the instruction; empty where none did.
@@ -61,7 +62,7 @@ class ThinkingFigures(FrozenModel):
     Attributes:
         num_thoughts: answers with a thought.
         num_cut_off: of these the ones whose thought was cut off, so that there is no answer.
-        mean_tokens: tokens of a thought on average; None where a server does not tell.
+        mean_tokens: tokens of a thought on average; None where a server does not report it.
         least_tokens: tokens of the shortest thought; None likewise.
         most_tokens: tokens of the longest thought; None likewise.
     """
@@ -74,22 +75,22 @@ class ThinkingFigures(FrozenModel):
 
 
 class EvaluationPlan(FrozenModel):
-    """How the result is judged.
+    """How the result is evaluated.
 
     Attributes:
         few_shot: examples in the prompt of the base with examples; 0: no such system.
-        max_thinking_tokens: of a thought before an answer, beside `max_new_tokens`.
-        good_enough: what the tuned model has to reach; None: nothing was asked.
+        max_thinking_tokens: of a thought before an answer, in addition to `max_new_tokens`.
+        good_enough: what the tuned model has to reach; None: no requirement.
         few_shot_draws: draws of the examples that the figures of the base with examples are means over.
-        few_shot_nearest: whether the base is also judged with the training rows nearest to each prompt.
-        instruction: an instruction that the base is also judged with; empty for none.
-        instruction_with_examples: whether it is also judged with that and the nearest training rows together.
+        few_shot_nearest: whether the base is also evaluated with the training rows nearest to each prompt.
+        instruction: an instruction that the base is also evaluated with; empty for none.
+        instruction_with_examples: whether it is also evaluated with that and the nearest training rows together.
         optimised_prompt_tokens: of a search for the base's best prompt; 0: none.
         reflection_model: what writes new instructions for that search; None: nothing does.
         reflection_parameters: of that model where it is on this machine; 0: none, or behind a server.
         num_scored_labels: labels whose likelihoods are asked of models that write; 0: the answers are no labels, or
             asking would take too long.
-        reference_run: an earlier run that is judged beside the tuned model; None: none.
+        reference_run: an earlier run that is evaluated next to the tuned model; None: none.
         num_workers: processes that score rows and write answers side by side, each with one thread; 1: one process.
     """
 

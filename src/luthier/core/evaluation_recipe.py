@@ -18,7 +18,7 @@ class GoodEnoughRecipe(FrozenModel):
 
     Attributes:
         metric: one that is measured, such as `label_accuracy`; None: the one that the verdict rests on.
-        value: the figure that is asked for, in the metric's unit.
+        value: the required figure, in the metric's unit.
         agreement: in place of it, the column of the held-out rows with a second person's answers: the model has to be
             right as often as these agree with the rows' own answers.
     """
@@ -73,20 +73,20 @@ class OptimisedPromptRecipe(FrozenModel):
 
 
 class EvaluationRecipe(FrozenModel):
-    """How the result is judged on the held-out rows.
+    """How the result is evaluated on the held-out rows.
 
     Attributes:
         metrics: names of metrics, the deciding one first.
-        few_shot: examples in the prompt of the base model with examples; 0: it is not judged, nor are its variants.
+        few_shot: examples in the prompt of the base model with examples; 0: it is not evaluated, nor are its variants.
         few_shot_draws: draws of these examples that its figures are means over.
-        few_shot_nearest: whether the base is also judged with the training rows that are nearest to each prompt.
-        instruction: whether the base is also judged with an instruction that is derived from the training rows.
-        optimised_prompt: a search for its best prompt, on rows that are not judged.
+        few_shot_nearest: whether the base is also evaluated with the training rows that are nearest to each prompt.
+        instruction: whether the base is also evaluated with an instruction that is derived from the training rows.
+        optimised_prompt: a search for its best prompt, on rows that are not evaluated.
         max_new_tokens: of an answer.
-        max_thinking_tokens: of a thought before it, beside these; 0: both share them.
+        max_thinking_tokens: of a thought before it, in addition to these; 0: both share them.
         max_samples: judge only the first N by stable hash.
         good_enough: what the tuned model has to reach; None: nothing.
-        reference_run: the id of an earlier run, such as today's model, that is judged beside the tuned model.
+        reference_run: the id of an earlier run, such as today's model, that is evaluated next to the tuned model.
     """
 
     metrics: tuple[MetricName, ...] | None = None
@@ -102,7 +102,7 @@ class EvaluationRecipe(FrozenModel):
     reference_run: str | None = None
 
     def without_server(self) -> EvaluationRecipe:
-        """The same without a reflection model behind a server: for rows that nobody has agreed to send there."""
+        """The same without a reflection model behind a server: for rows without consent to send them there."""
         search = self.optimised_prompt
         if search is None or "://" not in (search.reflection_model or ""):
             return self

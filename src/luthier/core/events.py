@@ -113,14 +113,14 @@ class CheckpointSaved(FrozenModel):
 
 
 class SnapshotSaved(FrozenModel):
-    """What is trained, as it was after an epoch, lies whole in a folder that can be used like the outcome of the run.
+    """A complete snapshot of what is trained, after an epoch, in a folder that can be used like the result of the run.
 
     Attributes:
         kind: names the event.
         step: the last step of the epoch.
         path: its folder.
         metrics: of that very step, by name: `train_loss`, `train_token_accuracy`, `valid_loss`, `valid_token_accuracy`,
-            as far as they are known.
+            if they are known.
     """
 
     kind: Literal["snapshot"] = "snapshot"
@@ -146,7 +146,7 @@ class WarningRaised(FrozenModel):
 
 
 class BillUpdated(FrozenModel):
-    """What the run has cost and is expected to cost, reckoned again after `step`; a few times a run.
+    """What the run has cost and is expected to cost, computed again after `step`; a few times a run.
 
     Attributes:
         kind: names the event.

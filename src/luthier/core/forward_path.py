@@ -1,4 +1,4 @@
-"""By which path a model computes hidden states and logits."""
+"""The path that a model uses to compute hidden states and logits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from luthier.core.frozen_model import FrozenModel
 
 
 class ForwardPath(FrozenModel):
-    """By which path hidden states and logits are computed: found by proof, never by the name of a family.
+    """The path that computes hidden states and logits: found by proof, never by the name of a family.
 
     Attributes:
         attention: `fast` is Luthier's own; `model` what transformers chooses for this model; `eager` its plain form.

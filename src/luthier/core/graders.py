@@ -30,7 +30,7 @@ class StringCheck(FrozenModel):
         name: what measures and formulas call it.
         input: the text that is checked.
         reference: the text that it is compared with.
-        operation: eq, ne: equal, not equal; like: the reference is in the input; ilike: the same, whatever the case.
+        operation: eq, ne: equal, not equal; like: the reference is in the input; ilike: the same, ignoring case.
     """
 
     type: Literal["string_check"]

@@ -20,7 +20,7 @@ _ID = re.compile(r"[a-z]+-[0-9]{8}-[0-9]{6}-[0-9a-f]{6}")
 
 def new_id(kind: str) -> str:
     """A new id such as `run-20261125-093000-1f2e3d`: kind, UTC time to the second, 24 random bits."""
-    # 24 bits tell apart what one second makes; stores that must be sure check for a duplicate besides.
+    # 24 bits distinguish ids of one second; stores that must be sure also check for duplicates.
     return f"{kind}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
 
@@ -51,5 +51,5 @@ def sha256_document(document: Any) -> str:
 
 
 def _canonical(document: Any) -> bytes:
-    # allow_nan=False: NaN is no JSON, and never equal to itself, so a document with it has no digest.
+    # allow_nan=False: NaN is not JSON, and never equal to itself, so a document with it has no digest.
     return json_utf8(document, sort_keys=True, separators=(",", ":"), allow_nan=False)

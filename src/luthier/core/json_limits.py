@@ -93,7 +93,7 @@ def loads(text: str, *, max_values: int = MAX_VALUES) -> Any:
 
     Raises:
         JsonLimitError: what goes beyond the limits.
-        ValueError: what is no JSON.
+        ValueError: what is not JSON.
     """
     if (fault := fault_of_text(text, max_values=max_values)) is not None:
         raise JsonLimitError(fault)
@@ -101,7 +101,7 @@ def loads(text: str, *, max_values: int = MAX_VALUES) -> Any:
 
 
 def fault_of_text(text: str, *, max_values: int = MAX_VALUES) -> JsonFault | None:
-    """What goes beyond the limits in a JSON text; None where nothing does, and where it is no JSON.
+    """What goes beyond the limits in a JSON text; None where nothing does, and where it is not JSON.
 
     Most texts are only counted through: what has few brackets is not deep, and without an escaped surrogate there is no
     half of one.
@@ -153,7 +153,8 @@ def fault_of(value: Any, *, max_values: int = MAX_VALUES, allows_half: bool = Fa
 
     Args:
         max_values: 0 for no limit, also on numbers: of what was held in memory as a file of rows anyway.
-        allows_half: leave halves of surrogate pairs to whoever reads the texts, who may not need the one that holds it.
+        allows_half: leave halves of surrogate pairs to the readers of the texts, who may not need the one that contains
+            it.
     """
     # Breadth first with an explicit list: recursion would fail on the very documents that this has to refuse. A place
     # is a linked list (parent, key), written out only for a fault.

@@ -63,7 +63,7 @@ class ModelPlan(FrozenModel):
 
 
 class ReplayPlan(FrozenModel):
-    """General rows beside those of the task. `rows` are trained on, `held_out` measure what is forgotten.
+    """General rows in addition to those of the task. `rows` are trained on, `held_out` measure what is forgotten.
 
     Attributes:
         num_per_step: replayed examples a step.
@@ -84,7 +84,7 @@ class CanariesPlan(FrozenModel):
     """Made-up secrets among the training rows.
 
     Attributes:
-        sha256: of their texts. They are no rows of the file, and are counted among the examples and tokens of the
+        sha256: of their texts. They are not rows of the file, and are counted among the examples and tokens of the
             training rows, not among its rows.
     """
 
@@ -98,12 +98,12 @@ class DataPlan(FrozenModel):
 
     Attributes:
         num_leaked: held-out rows that also are in the training rows.
-        num_same_prompt: held-out rows of which only the prompt does.
+        num_same_prompt: held-out rows of which only the prompt is.
         num_validation_leaked: validation rows that also are in the training rows.
         part: the share of the training rows that is used, None for all.
         canaries: what was planted among the training rows, None for nothing.
         split: the proved split whose sides the files are; None where no proof covers a file that judges.
-        template_options: what the chat template is given beside each conversation.
+        template_options: what the chat template is given with each conversation.
         learn_reasoning, reset_template, reasoning, system, tools: as the recipe has them.
         template_day: the fixed day that a template which writes the date is given; None where it writes none.
     """
@@ -132,7 +132,7 @@ class MethodPlan(FrozenModel):
 
     Attributes:
         rank: of what is held and trained; AdaLoRA's falls from there to `target_rank` on average.
-        targets: module names, or the last parts of them where every layer is meant.
+        targets: module names, or the last parts of them where every layer is included.
         last_reallocation_step: from this step on AdaLoRA's ranks stay.
         expert_targets: tensors that hold the matrices of experts, named in the same way.
         expert_rank: of each of these.
@@ -161,7 +161,7 @@ class MethodPlan(FrozenModel):
 
     @property
     def is_adapter(self) -> bool:
-        """Whether it trains something at matrices of a base that stays as it is."""
+        """Whether it trains something at matrices of an unchanged base."""
         return bool(self.targets or self.expert_targets)
 
     @property
@@ -179,11 +179,11 @@ class TeacherPlan(FrozenModel):
     Attributes:
         adapter_path: None for a model without one.
         precision, quantisation: how it is run.
-        template: how it reads prompts where it is judged itself.
+        template: how it reads prompts where it is evaluated itself.
         hidden_size: width of its last hidden states.
         vocabulary_size: rows of its head; of two vocabularies that are padded differently the tokens of the smaller one
             count.
-        template_options, opted_turns, learn_reasoning: how it writes conversations where it is judged itself: as its
+        template_options, opted_turns, learn_reasoning: how it writes conversations where it is evaluated itself: as its
             own run was trained, or, of a base model, as the student is.
     """
 
@@ -206,7 +206,7 @@ class TeacherPlan(FrozenModel):
 
     @property
     def unused_fields(self) -> set[str]:
-        """How it writes conversations, as far as that is not used: hashes of plans without it stay as they are."""
+        """How it writes conversations, where that is not used: hashes of plans without it do not change."""
         unused = {"template_options": {}, "opted_turns": AS_THEY_ARE, "learn_reasoning": None}
         return {name for name, value in unused.items() if getattr(self, name) == value}
 
@@ -326,7 +326,7 @@ class TrainingPlan(FrozenModel):
     """Everything the loop needs to know. Field meanings as in the recipe; all units in the names.
 
     Attributes:
-        min_micro_batches: into how many micro-batches a step is cut at least, as far as it has examples for them.
+        min_micro_batches: into how many micro-batches a step is cut at least, if it has examples for them.
         micro_batch_workers: processes that compute micro-batches side by side; 1 is the training process itself.
         forward: where not every fast piece of computing was proved, what is used instead; None where all are.
     """
@@ -393,7 +393,7 @@ class Plan(FrozenModel):
 
     @property
     def hash(self) -> str:
-        """SHA-256 over what decides the outcome: not reasons, not the recipe's wording, not where files lie, not
+        """SHA-256 over what decides the outcome: not reasons, not the recipe's wording, not where files are, not
         the budget, which changes when a run stops and not what it trains.
 
         Files are in it by their digests.
@@ -411,17 +411,16 @@ class Plan(FrozenModel):
             for name in ("rows", "held_out"):
                 if (profile := getattr(self.data.replay, name)) is not None:
                     splits["replay"][name] = {"file"} | (profile.unused_fields - {"packed"})
-        # Whatever is added to a plan later must be left out here while it is unused: otherwise each stored plan would
-        # get another hash.
+        # Fields that are added to a plan later must be left out here while they are unused: otherwise each stored plan
+        # would get another hash.
         excluded: Any = {
             "sources": True,
             "recipe": True,
             "budget": True,
             "base_model": {"path", "name"},
             "data": splits,
-            # how weights lie on devices: a run may continue with another number of them; the path computes the same
-            # loss
-            # nor does it matter how many processes compute it
+            # how weights are placed on devices: a run may continue with another number of them; the path computes the
+            # same loss nor does it matter how many processes compute it
             "training": {"sharding": True, "forward": True, "micro_batch_workers": True},
         }
         # what an objective has no use for is not there: plans of before there were other objectives keep their hash

@@ -19,11 +19,11 @@ from luthier.core.stream import Decoding, PoolingRequest, StreamEvent, TextReque
 EventSink = Callable[[Event], None]
 
 StopCheck = Callable[[], str | None]
-"""Called between two pieces of work: why it may not go on, as text; None as long as it may."""
+"""Called between two pieces of work: why it must stop, as text; None while it may continue."""
 
 
 class ProgressTask(Protocol):
-    """One bar. `advance` by units done; `note` sets a short text beside it (a loss, a file name)."""
+    """One bar. `advance` by units done; `note` sets a short text next to it (a loss, a file name)."""
 
     def advance(self, amount: float = 1) -> None: ...
     def note(self, text: str) -> None: ...
@@ -66,25 +66,25 @@ class SilentProgress:
 
 
 THINKING_TOKENS: Final = 2048
-"""The budget of a thought where nobody sets one."""
+"""The default budget of a thought."""
 
 
 class Prompt(FrozenModel):
     """One request for text. Exactly one of `conversation` and `text` is set. temperature 0 is greedy.
 
-    Engines that can keep a model to it do; a server that refuses such a wish is asked without it, so that the caller
-    reads the answer as if nobody had promised anything.
+    Engines that can keep a model to it do; a server that refuses it is called without it, so that the caller
+    reads the answer without relying on it.
 
     Attributes:
         conversation: the turns to answer.
-        text: plain text to go on with.
+        text: plain text to continue.
         max_new_tokens: most tokens of the answer.
         temperature: 0 is greedy.
         seed: of the draws, where the temperature is above 0.
         json_schema: the answer is to be JSON of this schema.
-        max_thinking_tokens: of a thought before the answer, beside `max_new_tokens` of the answer; 0: both share
-            `max_new_tokens`; None: `THINKING_TOKENS` for a model that thinks, 0 for others. Never more than fits the
-            context.
+        max_thinking_tokens: of a thought before the answer, in addition to `max_new_tokens` of the answer; 0: both
+            share `max_new_tokens`; None: `THINKING_TOKENS` for a model that thinks, 0 for others. Never more than fits
+            the context.
     """
 
     conversation: Conversation | None = None
@@ -107,7 +107,7 @@ class Generation(FrozenModel):
         reasoning: the thought; None where there is none.
         num_thinking_tokens: of the thought, its delimiters included; None where a server does not say it.
         ends_in_thought: the answer never began.
-        token_ids: all new tokens, where the caller asks a local engine for them; never stored.
+        token_ids: all new tokens, where the caller requests them from a local engine; never stored.
     """
 
     text: str
@@ -167,7 +167,7 @@ class Grade:
 
 
 Grading = Callable[[Sequence[Attempt]], list[Grade]]
-"""Grades attempts, in order: what training asks of judging without knowing how it judges."""
+"""Grades attempts, in order: what training needs from judging without knowing how it judges."""
 
 
 @runtime_checkable
@@ -194,7 +194,7 @@ KeyedEvent = tuple[Hashable, StreamEvent]
 
 @runtime_checkable
 class StreamEngine(Protocol):
-    """Writes many answers at once with one base and any number of adapters over it. Used by one thread only.
+    """Writes many answers in parallel with one base and any number of adapters over it. Used by one thread only.
 
     `ask` raises RequestError, OverlongError or TemplateError for a request that cannot be written; what goes wrong with
     one request later comes as `Failed`. What `poll` raises ends the engine.
@@ -215,7 +215,7 @@ class StreamEngine(Protocol):
         ...
 
     def unload_adapter(self, name: str) -> None:
-        """Release an adapter that nobody is asking."""
+        """Release an unused adapter."""
         ...
 
     def ask(self, key: Hashable, request: TextRequest, adapter: str | None) -> bool:
@@ -247,7 +247,10 @@ class PreparingEngine(Protocol):
     """
 
     def prepare(self, request: TextRequest | PoolingRequest) -> Prepared:
-        """The request, ready to be asked. From any thread, several at once; raises what `ask` raises of a request."""
+        """The request, prepared for `ask`.
+
+        From any thread, several in parallel; raises what `ask` raises for a request.
+        """
         ...
 
     def admit(
@@ -257,7 +260,7 @@ class PreparingEngine(Protocol):
 
         Args:
             owner: whose ask it is; prompts of different owners take turns.
-            may_exceed: a reserve of room may be used, which is kept for those who have nothing under way while others
+            may_exceed: a reserve of room may be used, which is kept for those without active requests while others
                 fill all places.
         """
         ...
@@ -269,7 +272,7 @@ class DescribedEngine(Protocol):
 
     @property
     def decoding(self) -> Decoding:
-        """By which path, and why not by a faster one."""
+        """The path, and why no faster one is used."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""The recipe: what was asked, and nothing else. Every field that was not asked for is None here.
+"""The recipe: the request of the user, and nothing else. Every field that was not set is None here.
 
 Defaults live in `ml/planning/defaults.py` and in the rules of methods, objectives and optimizers, each with its
 reason.
@@ -31,7 +31,7 @@ LossWeighting = Literal["token", "sample", "fixed", "dft"]
 ClassWeights = Literal["none", "balanced"]
 TemplateName = Literal["auto", "chat", "plain"]
 TemplateOption = bool | int | float | str
-"""A value that a chat template is given beside the conversation."""
+"""A value that a chat template is given with the conversation."""
 AverageKind = Literal["ema", "uniform"]
 Switch = Literal["auto"] | bool
 PrecisionName = Literal["auto", "float32", "bfloat16"]
@@ -42,7 +42,7 @@ OpenFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
 class ReplayRecipe(FrozenModel):
-    """General rows beside those of the task.
+    """General rows in addition to those of the task.
 
     Attributes:
         file: general rows, in any shape that training takes.
@@ -90,7 +90,7 @@ class DataRecipe(FrozenModel):
             begin at the same place hold one another, parts that do not overlap share no row.
         split_seed: of what is taken out as a fraction; None: `training.seed`, so another seed is another split, too.
         template: `chat`: the model's own chat template; `plain`: texts in order; `auto`: chat where there is one.
-        template_options: what the chat template is given beside each conversation, such as `enable_thinking`.
+        template_options: what the chat template is given with each conversation, such as `enable_thinking`.
         learn_reasoning: whether thoughts are learned; None learns those of the rows, and no empty one that the template
             inserts.
         reset_template: `training` joins a row's answers into one sequence where the template rewrites earlier turns.
@@ -98,7 +98,7 @@ class DataRecipe(FrozenModel):
         system: `fold` puts the system text before the first user turn, for templates without a system turn.
         tools: `as_text` writes tools, calls and results as text, for templates without tools.
         allow_leakage: whether to continue although held-out rows are among the training rows.
-        replay: general rows beside those of the task.
+        replay: general rows in addition to those of the task.
         canaries: made-up secrets planted among the training rows.
     """
 
@@ -176,7 +176,7 @@ class MethodRecipe(FrozenModel):
         warmup_steps: adalora: steps before any rank is taken away.
         final_steps: adalora: steps at the end in which ranks stay.
         reallocate_every_steps: adalora: steps between two decisions about ranks.
-        orthogonality_weight: adalora: weight of the penalty that keeps a matrix's ranks apart.
+        orthogonality_weight: adalora: weight of the penalty that keeps a matrix's ranks orthogonal.
         sensitivity_smoothing: adalora: how much of the importance so far is kept at each step.
         uncertainty_smoothing: adalora: the same for the uncertainty of the importance.
         quantisation: qlora: how the frozen base is held.
@@ -245,7 +245,7 @@ class ObjectiveRecipe(FrozenModel):
         multi_label: classify: whether a row may have several labels.
         class_weights: classify: whether every row counts the same, or (`balanced`) every class.
         pooling: embed: whether a vector is the mean over all tokens or the state of the last one.
-        dimensions: embed: lengths to which vectors may be cut (Matryoshka), each trained with a loss of its own.
+        dimensions: embed: lengths to which vectors may be cut (Matryoshka), each trained with its own loss.
         query_prompt, document_prompt: embed: text before each query and before each document.
         options: settings of an objective that another package brings.
     """
@@ -330,14 +330,14 @@ class TrainingRecipe(FrozenModel):
         epochs: passes over the training rows; may be a fraction.
         max_steps: steps at most.
         global_batch_size: examples a step, of all devices.
-        micro_batch_tokens: tokens computed at once, padding included; changes memory and speed, not the gradient.
+        micro_batch_tokens: tokens computed together, padding included; changes memory and speed, not the gradient.
         micro_batch_workers: on a CPU, processes that compute micro-batches of steps and validations, and batches of
             judging, side by side, each with one thread; 1 for one process, with all its threads.
         optimizer: how weights move by their gradients.
         learning_rate: peak of the learning rate.
         schedule: how the rate falls after the warm-up.
         warmup_fraction: share of the steps in which the rate rises.
-        weight_decay: decay of the weights apart from the gradient, on matrices only.
+        weight_decay: decay of the weights, separate from the gradient, on matrices only.
         clip_gradient_norm: largest norm of the gradient.
         neftune_alpha: noise on the embeddings while training: at most alpha / sqrt(tokens of the row * width).
         average: an average of the weights over the steps, in place of the last weights.
@@ -348,11 +348,11 @@ class TrainingRecipe(FrozenModel):
         gradient_checkpointing: whether activations are computed again in the backward pass, to hold less memory.
         shared_prefix: whether a beginning that rows of a micro-batch share is computed once.
         sharding: on several devices, whether each holds a copy of the weights (ddp) or a share of them (fsdp).
-        packing: whether rows of a micro-batch lie end to end without padding.
+        packing: whether rows of a micro-batch are concatenated without padding.
         compile: whether layers are compiled by torch before the first step.
         validate_every_steps: steps between two validations.
         checkpoint_every_steps: steps between two checkpoints.
-        keep_checkpoints: how many of the last checkpoints are kept, besides the best.
+        keep_checkpoints: how many of the last checkpoints are kept, in addition to the best.
         early_stopping_patience: validations without a new best before the run stops; 0 for never.
         num_threads: processor threads; part of the plan, since sums depend on it.
         seed: of order, dropout and adapter.
@@ -405,7 +405,7 @@ class BudgetRecipe(FrozenModel):
 
 
 class Recipe(FrozenModel):
-    """The whole of what was asked. Paths are relative to the recipe file until they are resolved.
+    """The whole request. Paths are relative to the recipe file until they are resolved.
 
     Attributes:
         base_model: a name of the catalogue, of a hub, or a path.
@@ -413,7 +413,7 @@ class Recipe(FrozenModel):
         method: how the weights change.
         objective: what is minimised.
         training: how long and how fast.
-        evaluation: how the result is judged.
+        evaluation: how the result is evaluated.
         budget: what the run may cost at most.
     """
 

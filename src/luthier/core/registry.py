@@ -50,7 +50,7 @@ def register(group: str, plug_in: type) -> None:
             replaces what was registered, as when a cell of a notebook runs twice.
 
     Raises:
-        RequestError: it has no name, or does not lie on the top level of a module, from where it is loaded.
+        RequestError: it has no name, or is not on the top level of a module, from where it is loaded.
     """
     name = getattr(plug_in, "name", None)
     place = f"{plug_in.__module__}:{plug_in.__qualname__}"
@@ -75,7 +75,7 @@ class Registry:
 
     Attributes:
         kind: What one is called, with its article: "a metric".
-        group: The group of entry points by which other packages add theirs.
+        group: The group of entry points for those of other packages.
         table: "module:NAME" of a mapping from the names of ours to their declarations.
         declares: "module:Class" of a declaration; a plug-in has one in its attribute `rules`, or is one.
         key: Where users name one: a recipe key or an option.

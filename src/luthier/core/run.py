@@ -66,7 +66,7 @@ class FirstActions(FrozenModel):
         checkpoint_seconds: writing one checkpoint.
         loading_seconds: reading the base model into memory.
         reference_seconds: what an objective computes before the first step.
-        judging: seconds of judging the held-out rows; None where nothing is judged, and in plans of before it was
+        judging: seconds of judging the held-out rows; None where nothing is evaluated, and in plans of before it was
             foreseen.
     """
 
@@ -80,7 +80,7 @@ class FirstActions(FrozenModel):
 
 
 class BudgetPlan(FrozenModel):
-    """The caps of a run (None: no cap), and the rates by which its time becomes money and energy.
+    """The caps of a run (None: no cap), and the rates that turn its time into money and energy.
 
     A cap is kept at the upper end of its rate.
 
@@ -115,7 +115,7 @@ class Spent(FrozenModel):
     Attributes:
         seconds: of work in all processes.
         tokens: of training steps, without padding.
-        interrupted_seconds: the part of `seconds` that was under way when a process was killed; nobody could measure
+        interrupted_seconds: the part of `seconds` that was in progress when a process was killed; no one could measure
             it, so it is what that action was expected to take.
     """
 
@@ -127,8 +127,8 @@ class Spent(FrozenModel):
 class Bill(FrozenModel):
     """What a run has cost so far, and what it is expected to have cost once all of its steps are done.
 
-    The `final_` figures hold for a run that goes to its last step and is judged: early stopping makes it cheaper. A cap
-    may stop it before.
+    The `final_` figures hold for a run that goes to its last step and is evaluated: early stopping makes it cheaper. A
+    cap may stop it before.
 
     Attributes:
         hours: of work until now.
@@ -164,7 +164,7 @@ class Remedy(FrozenModel):
 
     Attributes:
         text: what to do, for people.
-        settings: what asks for it, each as an argument of `--set`; may be empty.
+        settings: what requests it, each as an argument of `--set`; may be empty.
     """
 
     text: str
@@ -185,7 +185,7 @@ class Fit(FrozenModel):
         seen: the finding with its figures.
         best_step: of the weights that are kept; 0 where there was no validation.
         last_step: the last step that was done.
-        remedies: the most telling first.
+        remedies: the most effective first.
     """
 
     kind: FitKind
@@ -205,7 +205,7 @@ _TITLES: dict[FitKind, str] = {
     "still_learning": "It was still learning at the end",
     "unstable": "It went astray",
     "settled": "It has settled",
-    "unknown": "Nobody looked whether it learned by heart",
+    "unknown": "Memorisation was not measured",
 }
 
 
@@ -218,7 +218,7 @@ class FirstStep(FrozenModel):
     Attributes:
         loss: without label smoothing, of the task's own rows where others are replayed; as the objective defines it.
         unit: of the loss, empty where it has none.
-        weighting: whether every learned token counts the same, or every row does, its loss then the mean of its own
+        weighting: whether every learned token counts the same, or every row does, its loss then the mean over its own
             tokens; None for objectives that weigh otherwise.
         num_trained_tokens: learned tokens of all rows of the step.
         precision: what it was computed in.
@@ -261,7 +261,7 @@ class TrainResult(FrozenModel):
         examples_per_second: over training steps.
         seconds_per_step: over training steps.
         peak_memory_bytes: of the device that is trained on, while training.
-        host_peak_memory_bytes: of the process beside it, None where the device is the CPU.
+        host_peak_memory_bytes: of the host process, None where the device is the CPU.
         judging_seconds: of judging the held-out rows, models loaded; None while that is not done.
         judging_peak_memory_bytes: the same of the device while judging.
         adapter_path: the folder of the trained outcome (a PEFT adapter, or a whole model after full fine-tuning); None
@@ -340,7 +340,7 @@ class RunRecord(FrozenModel):
     @property
     def stop_cause(self) -> StopCause:
         """Why it ended or paused, for programs; `unknown` while it runs, after an error, and in old records."""
-        # An error leaves the result of an earlier pause in place: that one says nothing of this end.
+        # An error leaves the result of an earlier pause in place: it does not describe this end.
         result = self.result
         if result is None or (result.status, result.stopped_because) != (self.status, self.stopped_because):
             return "unknown"

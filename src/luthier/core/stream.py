@@ -52,7 +52,7 @@ class TextRequest(FrozenModel):
 
     Attributes:
         conversation: turns to answer.
-        text: plain text to go on with.
+        text: plain text to continue.
         token_ids: the same as ids of this model's tokenizer.
         sampling: how tokens are drawn.
         max_new_tokens: of each choice; an answer ends where the context does in any case.
@@ -63,7 +63,7 @@ class TextRequest(FrozenModel):
         tool_choice: `none`: they are as if not there; `required`: the answer is one or more calls.
         tool_name: with `required`, the one tool that is called.
         calls_in_parallel: false for at most one call an answer.
-        template_options: what the chat template is given beside the conversation; goes before `trained_options`.
+        template_options: what the chat template is given with the conversation; goes before `trained_options`.
         trained_options: what the model was trained with, for the same purpose.
         opted_turns: what of the conversation is written in another way, as the model was trained.
         reasoning_effort: how much to think, as OpenAI names it; the engine sets the option that the template has for
@@ -111,7 +111,7 @@ class PoolingRequest(FrozenModel):
         pairs: (query, document) of each.
         kind: `embed` gives vectors, also of models without a head; the others need a head of that kind.
         pooling: embed: which states make the vector. The other heads read that of the last token.
-        dimensions: embed: how many numbers of a vector are wanted; None for all.
+        dimensions: embed: the requested length of a vector; None for all.
         trained_options, opted_turns: as of `TextRequest`.
     """
 
@@ -130,7 +130,7 @@ RequestFeature = Literal["logprobs", "penalties", "thought_before_json"]
 
 
 def features_of(request: TextRequest) -> frozenset[RequestFeature]:
-    """The features of `RequestFeature` that a request asks for."""
+    """The features of `RequestFeature` that a request needs."""
     found: set[RequestFeature] = set()
     if request.num_top is not None:
         found.add("logprobs")
@@ -174,9 +174,9 @@ class EngineSettings(FrozenModel):
     """How an engine shares its time and memory among requests; the names are vLLM's. None: the engine's own default.
 
     Attributes:
-        max_num_seqs: the most answers that are written at once.
+        max_num_seqs: the most answers that are written in parallel.
         max_num_batched_tokens: the most tokens of one step; longer prompts go through the model in parts, between the
-            steps of the answers under way.
+            steps of the active answers.
         enable_prefix_caching: whether a prompt that begins as an earlier one resumes from what is in memory.
         speculative_config: None drafts nothing.
     """
@@ -200,7 +200,7 @@ ENGINE_DEFAULTS: Final = EngineSettings()
 
 
 class Served(FrozenModel):
-    """A model as it is loaded to answer.
+    """A model as loaded for serving.
 
     Attributes:
         engine: the name of what runs it, in the table of engines. Models that differ in `adapter_path` and
@@ -211,7 +211,7 @@ class Served(FrozenModel):
         template: how it reads prompts.
         precision: None takes what is fastest on this machine.
         quantisation: how the base is packed; None for plain weights.
-        template_options: what it was trained with: what its chat template is given beside a conversation, unless a
+        template_options: what it was trained with: what its chat template is given with a conversation, unless a
             request says otherwise.
         opted_turns: what of each conversation is written in another way, as in training.
         settings: of the engine; the process that loads models sets it.
@@ -261,7 +261,7 @@ class LoadedModel(FrozenModel):
     """A model in the memory of the process that answers.
 
     Attributes:
-        served: the model as it was loaded.
+        served: the model as loaded.
         decoding: None where its engine does not say it.
     """
 
@@ -367,10 +367,10 @@ class Ended(FrozenModel):
         choice: the number of the choice, from 0 on.
         reason: why it ended.
         num_new_tokens: without the end token.
-        num_prompt_tokens: where only the end tells it, and `Started` had to say 0.
+        num_prompt_tokens: where only the end reports it, and `Started` had to report 0.
         num_thinking_tokens: of the new ones those of the thought, its delimiters included.
         ends_in_thought: the answer never began.
-        token_ids: the new tokens, where the request asks for them.
+        token_ids: the new tokens, where the request needs them.
     """
 
     kind: Literal["ended"] = "ended"
@@ -417,7 +417,7 @@ class Failed(FrozenModel):
 
     @classmethod
     def of(cls, error: LuthierError) -> Failed:
-        """The event that tells of an error."""
+        """The event that reports an error."""
         if not isinstance(error, OverlongError) or not error.most_tokens:
             return cls(error=error.as_json())
         # Ceiling division.

@@ -30,7 +30,7 @@ HEAD_DOCUMENT: Final = "task_head.json"
 """The head in an export for other programs: kind, labels in the order of the outputs, prompts."""
 _SHOWN: Final = 8
 _LISTED: Final = 50
-"""Classes in a line of their own, where somebody asks for one model."""
+"""Classes on a separate line, where one model is requested."""
 
 
 class NumberFormat(FrozenModel):
@@ -49,7 +49,7 @@ class NumberFormat(FrozenModel):
 
 
 class TaskHead(FrozenModel):
-    """What `head.json` holds, beside an adapter or the weights of a model.
+    """What `head.json` contains, next to an adapter or the weights of a model.
 
     Attributes:
         format_version: of the file.
@@ -59,9 +59,9 @@ class TaskHead(FrozenModel):
             model would begin its answer.
         labels: classify: the classes in the order of the outputs, each as most training rows spell it.
         label_counts: classify: training rows of each class, in that order.
-        is_multi_label: classify: whether a row has any number of labels, each with a probability of its own (sigmoid);
+        is_multi_label: classify: whether a row has any number of labels, each with its own probability (sigmoid);
             otherwise exactly one (softmax).
-        label_separator: classify, several labels: what lies between labels in an answer; empty where answers are JSON
+        label_separator: classify, several labels: what separates labels in an answer; empty where answers are JSON
             lists.
         threshold: classify, several labels: the probability from which on a label is given.
         temperature: classify and rank: what logits are divided by before they become probabilities; fitted on the

@@ -1,4 +1,4 @@
-"""The app: every router, every middleware, in one place, and the sweeping that it does beside answering.
+"""The app: every router, every middleware, in one place, and its periodic sweeping.
 
 Sweeping removes what has expired, and counts what could not be counted before.
 """
@@ -57,7 +57,7 @@ log = logging.getLogger("luthier.api")
 
 @contextlib.asynccontextmanager
 async def swept(context: Context, every_seconds: float = SWEEP_SECONDS) -> AsyncIterator[None]:
-    """Sweep now and then while the block runs; a sweep that is under way when it ends is waited for."""
+    """Sweep now and then while the block runs; a sweep that is running when it ends is waited for."""
     task = asyncio.create_task(_sweep(context, every_seconds))
     try:
         yield
@@ -103,10 +103,10 @@ class _SteadyClock:
         """now: what the clock shows, seconds since 1970."""
         jumped = self._jumps.look(now)
         if jumped > _JUMP_SECONDS:
-            # On the clock that nobody sets: setting the wall clock right again does not shorten the wait.
+            # On the clock that is never set: setting the wall clock right again does not shorten the wait.
             self._from = self._clock() + WAIT_AFTER_JUMP_SECONDS
             log.warning(
-                "the clock was set forward by %.0f s; expected: a clock that goes on evenly; what to do: set it right "
+                "the clock was set forward by %.0f s; expected: a clock that runs evenly; what to do: set it right "
                 "if it is wrong: until %.0f s have passed nothing is deleted by its age",
                 jumped,
                 WAIT_AFTER_JUMP_SECONDS,
@@ -162,7 +162,7 @@ def create_app(context: Context, authenticator: Authenticator | None = None, pag
         lifespan=lifespan,
         # A redirect would make clients send the key and the body twice, and some drop the header on the way.
         redirect_slashes=False,
-        # FastAPI's pages load scripts from elsewhere, which neither works offline nor belongs beside an API with keys.
+        # FastAPI's pages load scripts from elsewhere, which neither works offline nor belongs next to an API with keys.
         docs_url=None,
         redoc_url=None,
     )

@@ -43,8 +43,8 @@ def start(
 ) -> None:
     """Serve the pages and OpenAI's fine-tuning API, with a worker that trains.
 
-    Ctrl-C or SIGTERM ends it in good order: trainings write a checkpoint and go on with the next start; a second Ctrl-C
-    ends it at once. The first start prints a key, once.
+    Ctrl-C or SIGTERM shuts it down cleanly: trainings write a checkpoint and continue with the next start; a second
+    Ctrl-C ends it immediately. The first start prints a key, once.
     """
     from luthier.platform.home.logs import teller
     from luthier.platform.home.permissions import private_files
@@ -63,7 +63,7 @@ def start(
 
     def notice() -> str:
         return (
-            "requests under way are answered; a training ends its step, writes a checkpoint and goes on with the next "
+            "active requests are answered; a training ends its step, writes a checkpoint and continues with the next "
             f"start (at most a minute). {AGAIN}"
         )
 
@@ -104,14 +104,14 @@ def _show(started: Started) -> None:
             "Others can reach this address, and it speaks plain HTTP: put a reverse proxy with TLS before it.",
             soft_wrap=True,
         )
-    console.print("Ctrl-C ends it; trainings go on with the next start.", soft_wrap=True)
+    console.print("Ctrl-C ends it; trainings continue with the next start.", soft_wrap=True)
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {"start": start}
 
 # How requests share an engine, by the names of vLLM.
 MaxNumSeqsOption = Annotated[
-    int | None, typer.Option("--max-num-seqs", metavar="N", min=1, help="Answers that an engine writes at once.")
+    int | None, typer.Option("--max-num-seqs", metavar="N", min=1, help="Answers that an engine writes in parallel.")
 ]
 MaxNumBatchedTokensOption = Annotated[
     int | None,
@@ -152,7 +152,7 @@ def serve(
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any that is free.")] = 8521,
     key_file: Annotated[
         Path | None,
-        typer.Option("--api-key", metavar="FILE", help="Keys that let in, one a line, besides those of the home."),
+        typer.Option("--api-key", metavar="FILE", help="Accepted keys, one a line, in addition to those of the home."),
     ] = None,
     max_num_seqs: MaxNumSeqsOption = None,
     max_num_batched_tokens: MaxNumBatchedTokensOption = None,
@@ -172,8 +172,8 @@ def serve(
 ) -> None:
     """Serve models by OpenAI's API: chat, completions, embeddings, classes; adapters of one base share it in memory.
 
-    Nobody needs a key on an address that this machine alone reaches; on others a key is needed. Ctrl-C ends it in good
-    order. For jobs, files, projects and deployments there is `luthier up`.
+    No key is needed on an address that only this machine reaches; on others a key is needed. Ctrl-C shuts it down
+    cleanly. For jobs, files, projects and deployments there is `luthier up`.
     """
     from luthier.platform.home.logs import teller
     from luthier.platform.processes.stop_signals import AGAIN, stop_signals
@@ -193,7 +193,7 @@ def serve(
         )
 
     def notice() -> str:
-        return f"answers under way are finished, then the server ends. {AGAIN}"
+        return f"active answers are finished, then the server ends. {AGAIN}"
 
     with stop_signals(notice) as stop_requested, open_context(home) as context:
         serve_models(

@@ -3,7 +3,7 @@
     python -m luthier.server.home DESCRIPTOR      DESCRIPTOR: of the socket to listen on, opened by who starts it
 
 The home and the rest of the settings are in the environment. On SIGTERM it is no longer ready, answers for another
-moment, so that who shares out requests hears of it, then ends the requests that are under way within a bounded time.
+moment, so that load balancers notice, then finishes the active requests within a bounded time.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main(descriptor: int) -> None:
     # First of all: threads and children that start later inherit the weight of the session.
     lower_session_priority()
     with Context.open() as context, socket.socket(fileno=descriptor) as listening:
-        # The supervisor asks for the stacks of a process that hangs before it ends it.
+        # The supervisor requests the stacks of a process that hangs before it ends it.
         faulthandler.register(STACKS_SIGNAL)
         set_up_logging(context.settings.log_format, "api")
         _ = context.database  # made and brought up to date before the first request

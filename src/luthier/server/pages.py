@@ -43,7 +43,7 @@ _MODULES: Final = re.compile(r"(.*[._])?pages(\..*)?")
 
 @cache
 def _modules() -> tuple[ModuleType, ...]:
-    """Every module of pages, that of forms whose work goes on among them."""
+    """Every module of pages, including that of forms with background work."""
     prefix = f"{features.__name__}."
     found = sorted(one.name for one in walk_packages(features.__path__, prefix) if _MODULES.fullmatch(one.name))
     return (*map(import_module, found), page_work)
@@ -115,7 +115,7 @@ def create_pages(context: Context) -> FastAPI:
     app.state.context, app.state.assets = context, assets
     failures = FailureLimit("wrong keys, passwords or links", sign_in.FAILURES_PER_MINUTE)
     app.state.sign_ins = SignInQueue(context.password_threads, failures)
-    app.state.rating_failures = FailureLimit("links that let nobody in", rate.FAILURES_PER_MINUTE)
+    app.state.rating_failures = FailureLimit("invalid links", rate.FAILURES_PER_MINUTE)
     app.state.shown_once, app.state.page_work = ShownOnce(), PageWork()
     app.state.judged, app.state.run_series = Judged(context), RunSeries(context)
     # Where a person may be sent back to after signing in.

@@ -1,11 +1,11 @@
 """Use case: be the server of a home, by one process for the API and one for each worker, looked after by this one.
 
     luthier up ---- python -m luthier.server.home    answers requests; never trains
-               ---- luthier worker --name up-1       trains, by processes of its own
+               ---- luthier worker --name up-1       trains, in separate processes
 
 The processes are started by name, since no layer may know the one above it. This one holds the socket that is listened
-on: a port that is taken is reported at once, and no request is refused while the API is being started again. What the
-processes need to know is in the environment (`LUTHIER_HOME`, `LUTHIER_DATABASE`, ...), where no list of processes
+on: a port that is taken is reported immediately, and no request is refused while the API is being started again. What
+the processes need to know is in the environment (`LUTHIER_HOME`, `LUTHIER_DATABASE`, ...), where no list of processes
 shows the password of a database.
 """
 
@@ -39,14 +39,14 @@ WORKER_GRACE_SECONDS: Final = 75.0
 _START_SECONDS: Final = 120.0
 _LOCK_SECONDS: Final = 1.0
 STACKS_SIGNAL: Final = signal.SIGUSR1
-"""By which a process that answers HTTP writes to stderr where each of its threads is."""
+"""The signal that makes a process that answers HTTP write the stacks of its threads to stderr."""
 API: Final = "api"
 """The name of the program that answers HTTP."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerRequest:
-    """What kind of server is asked for.
+    """The requested kind of server.
 
     Attributes:
         host: The address to listen on.
@@ -115,13 +115,13 @@ def serve(
 ) -> None:
     """Start the server of this home, call `started` once it answers, and look after it until a stop is requested.
 
-    Ends in good order: requests that are under way are answered, trainings write a checkpoint and go back into the
-    queue. A KeyboardInterrupt meanwhile ends all at once; nothing is lost by that but steps since the last checkpoint.
+    Shuts down cleanly: active requests are answered, trainings write a checkpoint and go back into the
+    queue. A KeyboardInterrupt meanwhile ends everything immediately; only steps since the last checkpoint are lost.
 
     Args:
         context: The home.
         request: Where to listen, and how many workers to start.
-        stop_requested: Returns why to stop; None to go on.
+        stop_requested: Returns why to stop; None to continue.
         tell: Called with each line of the log.
         started: Called once the server answers.
 
@@ -188,7 +188,7 @@ def _environment(context: Context) -> Iterator[None]:
     """The environment of the processes, for as long as this one may start any."""
     settings = context.settings
     given = {"LUTHIER_HOME": str(context.home), "LUTHIER_LOG_FORMAT": settings.log_format}
-    # Restored afterwards: this function may be called in a process that goes on, such as a test.
+    # Restored afterwards: this function may be called in a process that keeps running, such as a test.
     before = {name: os.environ.get(name) for name in given}
     os.environ.update(given)
     try:
@@ -217,7 +217,7 @@ def wait_until_it_answers(supervisor: Supervisor, listener: Listener, stop_reque
             raise WorkError(
                 f"the process of the API {how}",
                 expected="it to start and to answer",
-                do="see what it said above; `luthier doctor` tells what this machine lacks",
+                do="see its output above; `luthier doctor` shows what this machine lacks",
             )
 
 

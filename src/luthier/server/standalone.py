@@ -1,8 +1,8 @@
 """Use case: serve some models by their names, and nothing else: no jobs, no files, no workers.
 
-    luthier serve ---- python -m luthier.server.standalone_http    answers; a process of its own holds the models
+    luthier serve ---- python -m luthier.server.standalone_http    answers; a separate process holds the models
 
-On an address that this machine alone reaches nobody needs a key. On any other one a key is needed: one of the home, or
+On an address that only this machine reaches no key is needed. On any other one it is: one of the home, or
 one of those in a file.
 """
 
@@ -49,7 +49,7 @@ class StandaloneConfig(FrozenModel):
 
     Attributes:
         models: The models by name.
-        key_digests: SHA-256 digests of keys that are accepted besides those of the home.
+        key_digests: SHA-256 digests of keys that are accepted in addition to those of the home.
         is_open: Whether everybody is accepted without a key.
     """
 
@@ -120,7 +120,7 @@ def serve_models(
     Args:
         context: The home.
         request: What to serve, and where to listen.
-        stop_requested: Returns why to stop; None to go on.
+        stop_requested: Returns why to stop; None to continue.
         tell: Called with each line of the log.
         started: Called once the server answers.
         loaded: Called with the first model's name and the seconds until it answered.
@@ -148,7 +148,7 @@ def serve_models(
         with interrupting_signals():
             decisions = _choose_engines(context, request)
         models = {name: one.served for name, one in decisions.items()}
-        # A key of this process for its own first question, whatever keys there are; only its digest is handed on.
+        # A key of this process for its own first question, in addition to other keys; only its digest is passed on.
         own = secrets.token_urlsafe(32)
         config = StandaloneConfig(models=models, key_digests=(*map(digest_of, keys), digest_of(own)), is_open=is_open)
         supervisor = Supervisor([api_program("luthier.server.standalone_http", context, listener)], tell=tell)
@@ -250,7 +250,7 @@ def _load(
 ) -> None:
     """Ask a model a first question, so that the first request does not wait for it to be loaded.
 
-    Raises WorkError where it cannot be loaded: who serves one that does not work wants to know it at once.
+    Raises WorkError where it cannot be loaded: users who serve a broken model learn it immediately.
     """
     began, problem = time.monotonic(), list[LuthierError | None]()
     # In a thread: loading takes minutes, and a stop must be noticed meanwhile. A list, since append is atomic.
@@ -281,5 +281,5 @@ def _first_answer(listener: Listener, model: str, head: TaskHead | None, key: st
     finally:
         connection.close()
     return WorkError(
-        f"{model} cannot answer: {words}", expected="an answer to a first question", do="see what was said above"
+        f"{model} cannot answer: {words}", expected="an answer to a first question", do="see the messages above"
     )

@@ -148,7 +148,7 @@ def test_it_takes_no_more_time_than_is_left() -> None:
     found = curve(labelled(100), labelled(40, start=500), seconds=0.0)
     assert found is not None
     assert found.points == ()
-    assert "was not looked at: it would have taken" in found.advice
+    assert "was not measured: it would have taken" in found.advice
 
 
 def test_without_a_baseline_that_learns_there_is_none() -> None:

@@ -260,4 +260,4 @@ def test_only_rows_that_two_people_answered_count() -> None:
     # Right in the 50 rows that two people answered, and in none of the others.
     assert held_against(bar, with_answers(share(50, 100)), agreed)[0] == "yes"
     other = {f"other.jsonl:{number}": True for number in range(50)}
-    assert held_against(bar, with_answers(share(50, 100)), other)[1].startswith("No judged row has a second answer")
+    assert held_against(bar, with_answers(share(50, 100)), other)[1].startswith("No evaluated row has a second answer")

@@ -88,10 +88,11 @@ def test_without_results_nothing_passes_and_what_was_set_aside_is_said() -> None
         assert not passed
         assert "The weights are others." in sentence
     assert (
-        "was not judged on held-out rows that count." in sentence_of({"metric": "rouge_l", "at_least": 0}, nothing)[1]
+        "was not evaluated on held-out rows that count."
+        in sentence_of({"metric": "rouge_l", "at_least": 0}, nothing)[1]
     )
     _, sentence = sentence_of({"metric": "rouge_l", "at_least": 0}, Results((make_suite_result(),)))
-    assert sentence == "rouge_l: the model was not judged on held-out rows."
+    assert sentence == "rouge_l: the model was not evaluated on held-out rows."
 
 
 def test_systems_that_are_not_there_or_were_not_compared() -> None:
@@ -122,7 +123,7 @@ def test_a_gate_may_name_its_suite_and_its_fingerprints() -> None:
     easy = make_suite_result("suite-20261126-130000-bbbbbb", suite="easy", fingerprint="ee" * 32)
     both = Results((easy, make_suite_result()))
     assert held([rule], both, suite="workshop").passed
-    assert "not judged by the suite other" in sentence_of(rule, both, suite="other")[1]
+    assert "not evaluated by the suite other" in sentence_of(rule, both, suite="other")[1]
     assert held([rule], both, fingerprints=[FINGERPRINT[:12]]).passed
     passed, sentence = sentence_of(rule, Results((easy,)), fingerprints=[FINGERPRINT])
     assert not passed

@@ -71,7 +71,7 @@ def test_a_class_that_was_never_trained_is_always_wrong() -> None:
     assert not unknown.is_right[0]
     assert known.coverage is None
     empty = label_confidence("tuned", given, Labelling(("bad", "good")), ["", *references[1:]], None)
-    assert not empty.is_right[0], "an empty answer is no label either"
+    assert not empty.is_right[0], "an empty answer is not a label either"
 
 
 def test_a_calibrated_system_answers_a_share_alone() -> None:

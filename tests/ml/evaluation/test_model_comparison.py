@@ -24,13 +24,13 @@ def test_the_best_tuned_one_is_recommended_where_it_beats_the_best_prompting():
 def test_of_equal_ones_the_cheapest_to_ask_is_taken_and_the_best_is_named():
     answer = showdown(((0.2, 0.3, 0.78), (0.25, 0.4, 0.8)), SECONDS).recommendation
     assert (answer.word, answer.system) == ("tuned", "small tuned")
-    assert any("cannot be told apart" in line and "0.800" in line and "large tuned" in line for line in answer.reasons)
+    assert any("do not differ clearly" in line and "0.800" in line and "large tuned" in line for line in answer.reasons)
 
 
 def test_prompting_is_enough_where_no_tuned_one_is_shown_to_be_better():
     answer = showdown(((0.2, 0.3, 0.42), (0.25, 0.40, 0.44)), SECONDS).recommendation
     assert (answer.word, answer.system) == ("prompting", "large + 4 examples")
-    assert answer.headline.startswith("None: prompting large is enough, as far as these rows tell.")
+    assert answer.headline.startswith("None: prompting large is enough, as far as these rows show.")
     assert any("900 held-out rows would settle it" in line for line in answer.reasons)
 
 
@@ -55,7 +55,7 @@ def test_nothing_is_recommended_where_no_system_gets_anything_right():
 def test_one_that_was_not_tuned_to_its_end_is_named_and_the_others_stay():
     found = showdown(((0.2, 0.3, 0.7), (0.25, 0.4, None)), SECONDS, reasons=("", "loss is nan"))
     assert found.recommendation.system == "small tuned"
-    assert "large was not judged tuned: loss is nan." in found.recommendation.cautions
+    assert "large has no tuned result: loss is nan." in found.recommendation.cautions
     none = showdown(((0.2, 0.3, None), (0.25, 0.4, None)), SECONDS, reasons=("loss is nan", "loss is nan"))
     assert none.recommendation.word == "prompting"
     assert "No contender was tuned." in none.recommendation.reasons

@@ -95,12 +95,12 @@ def test_what_was_asked_of_others_stays() -> None:
         (
             [task("a", comparison(0.2, 0.4))],
             "not distinguishable",
-            "It cannot be told whether tuned differs from base on the task.",
+            "It is not known whether tuned differs from base on the task.",
         ),
         (
             [task("a", comparison(0.2, 0.001), comparison(0.1, 0.4, baseline="shown"))],
             "not distinguishable",
-            "It cannot be told whether tuned differs from shown on the task, though it is better than base.",
+            "It is not known whether tuned differs from shown on the task, though it is better than base.",
         ),
     ],
 )
@@ -119,13 +119,13 @@ def test_what_tuning_cost_is_a_second_sentence_and_no_part_of_the_word() -> None
     )
     assert found.headline.count(". ") == 1
     unsure = verdict(own, task("general", comparison(-0.1, 0.4), is_general=True), base="base")
-    assert "No loss of general ability can be told" in unsure.headline
+    assert "No loss of general ability was found" in unsure.headline
 
 
 def test_caveats_name_leaks_empty_outputs_and_how_many_were_asked() -> None:
     found = verdict(task("a", comparison(0.2, 0.001), num_leaked=3), task("b", comparison(0.2, 0.001), num_empty=50))
     text = " ".join(found.caveats)
-    assert "3 judged rows of a were trained on" in text
+    assert "3 evaluated rows of a were trained on" in text
     assert "b: of 50 outputs of tuned, 50 empty." in text
     assert "2 comparisons were made" in text
 

@@ -119,7 +119,7 @@ def caveats_of(results, comparisons, **settings):
 
 def test_leaked_rows_come_first():
     said = verdict([BASE, SHOTS, TUNED], [compared(BASE, TUNED, "better")], primary="rouge_l", num_leaked=3)
-    assert said.caveats[0].startswith("3 held-out rows also stand in the training rows")
+    assert said.caveats[0].startswith("3 held-out rows are also in the training rows")
 
 
 @pytest.mark.parametrize(
@@ -143,8 +143,8 @@ def test_what_was_left_out_or_cut_off_is_said():
     base, tuned = system("base", rouge_l=0.1, cut=40), system("tuned", adapter="a", rouge_l=0.2)
     said = caveats_of([base, tuned], [compared(base, tuned, "better")], num_same_prompt=1, num_rows_in_file=250)
     assert "40 of base" in said
-    assert "100 of the 250 held-out rows were judged" in said
-    assert "1 held-out row asks what a training row asks" in said
+    assert "100 of the 250 held-out rows were evaluated" in said
+    assert "1 held-out row asks the same as a training row" in said
     assert "not tried with few-shot examples" in said
 
 
@@ -232,7 +232,7 @@ def test_one_answer_in_most_rows_is_warned_of_where_the_references_are_not_alike
     if is_warned:
         share = sum(text.strip().casefold().startswith("great") for text in outputs) / 40
         assert warned[0].startswith(f'The tuned model answers one thing in {share:.0%} of rows: "great". Of the ')
-    assert "answers one thing" not in caveats_of(results, comparisons), "answers that are no labels"
+    assert "answers one thing" not in caveats_of(results, comparisons), "answers that are not labels"
 
 
 def test_empty_answers_are_one_thing_too():

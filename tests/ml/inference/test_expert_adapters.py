@@ -1,4 +1,4 @@
-"""An adapter on experts is judged and served: over a base of its own, beside others, with the text of plain PEFT."""
+"""An adapter on experts is evaluated and served: over a base of its own, beside others, with the text of plain PEFT."""
 
 from __future__ import annotations
 

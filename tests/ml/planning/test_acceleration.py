@@ -204,7 +204,7 @@ def test_a_plan_says_how_many_workers_judge_and_why(
 def test_no_workers_judge_where_no_rows_are_held_out(make_plan: MakePlan) -> None:
     plan = make_plan()
     assert plan.evaluation.num_workers == 1
-    assert plan.sources["evaluation.num_workers"].why == "no held-out rows: nothing is judged"
+    assert plan.sources["evaluation.num_workers"].why == "no held-out rows: nothing is evaluated"
 
 
 def test_how_many_workers_judge_does_not_change_the_hash(make_plan: MakePlan) -> None:

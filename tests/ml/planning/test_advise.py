@@ -123,7 +123,7 @@ def test_a_method_over_the_budget_is_not_recommended() -> None:
 def test_a_budget_that_nothing_keeps_to_is_said_with_what_the_least_takes() -> None:
     advice = advised(budget=BudgetRecipe(usd=0.1))
     assert (advice.method, advice.rank, advice.ask) == (None, None, "")
-    assert "no method keeps to the budget: the quickest, LoRA, should take 1 h [0.5, 2]" in advice.headline
+    assert "no method fits the budget: the quickest, LoRA, should take 1 h [0.5, 2]" in advice.headline
 
 
 def test_a_device_that_holds_nothing_is_said() -> None:

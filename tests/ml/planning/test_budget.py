@@ -93,7 +93,7 @@ def test_without_a_price_a_cap_on_money_is_refused_and_one_on_hours_is_not(workl
 
 
 def test_without_watts_a_cap_on_energy_is_refused(workload: Workload) -> None:
-    with pytest.raises(RecipeError, match=r"energy_kwh is 5[\s\S]*nobody knows[\s\S]*budget.hours"):
+    with pytest.raises(RecipeError, match=r"energy_kwh is 5[\s\S]*is not known[\s\S]*budget.hours"):
         resolved(workload, {"energy_kwh": 5.0}, power_watts=0.0)
     assert resolved(workload, power_watts=0.0).watts is None
 

@@ -68,7 +68,7 @@ def test_what_can_be_made_to_fit_is_quoted_so_where_that_is_asked_for() -> None:
     found = quote(24, takes_what_fits=True)
     assert found.prediction.fits
     assert found.changes == ()
-    assert any("does not fit as it is: predicted with micro-batches" in note for note in found.prediction.notes)
+    assert any("does not fit unchanged: predicted with micro-batches" in note for note in found.prediction.notes)
 
 
 def test_a_device_without_a_price_is_refused() -> None:

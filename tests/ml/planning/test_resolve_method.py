@@ -56,7 +56,7 @@ def test_settings_that_a_method_does_not_take_are_refused_by_name(make_plan: Mak
 
 
 def test_a_quantised_base_with_full_tuning_is_refused(make_plan: MakePlan) -> None:
-    with pytest.raises(RecipeError, match=r"method full with method\.quantisation[\s\S]*cannot be held quantised"):
+    with pytest.raises(RecipeError, match=r"method full with method\.quantisation[\s\S]*cannot be quantised"):
         make_plan(asked(name="full", quantisation="int8"))
 
 
@@ -70,7 +70,7 @@ def test_adaloras_ranks_and_schedule(make_plan: MakePlan) -> None:
     assert plan.training.learning_rate == 6.6e-3
     rows = {row["name"]: row for row in plan.values()}
     assert rows["method.rank"]["value"] == 12
-    assert "half as many again" in rows["method.rank"]["why"]
+    assert "one and a half times" in rows["method.rank"]["why"]
     assert "80 steps before the end" in rows["method.last_reallocation_step"]["why"]
 
 

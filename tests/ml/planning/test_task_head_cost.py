@@ -1,4 +1,4 @@
-"""What a task head costs: no logits, no answers to write, one pass over each prompt that is judged."""
+"""What a task head costs: no logits, no answers to write, one pass over each prompt that is evaluated."""
 
 from __future__ import annotations
 

@@ -270,7 +270,7 @@ def test_a_broken_checkpoint_is_said_and_stepped_over(
     outcome, events = run(plan, resumed, tmp_path / "b", examples)
     warnings = [e for e in events if isinstance(e, WarningRaised)]
     assert [w.code for w in warnings] == ["broken_checkpoint"]
-    assert "going on from step 2" in outcome.warnings[0]
+    assert "continuing from the earlier step 2" in outcome.warnings[0]
     for name, expected in nonempty(weights(model).items()):
         assert torch.equal(weights(resumed)[name], expected)
 

@@ -181,7 +181,7 @@ def test_what_a_kernel_says_is_the_reason(
 def test_prompt_tuning_puts_a_prompt_before_each_row(
     make_plan: Callable[..., Plan], make_model: Callable[..., TrainableModel]
 ) -> None:
-    assert "prompt of its own" in str(why_not_packed(make_model(make_plan("prompt_tuning"))))
+    assert "its own prompt" in str(why_not_packed(make_model(make_plan("prompt_tuning"))))
 
 
 def test_tensors_lie_on_the_device_that_is_asked_for() -> None:

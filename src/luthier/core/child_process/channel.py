@@ -11,8 +11,8 @@ Both directions are lines of JSON over one socket, so stdout and stderr belong t
     {"error": LuthierError.as_json}   raised in the parent as the same class
     {"disk_full": [errno, words, file]}, {"out_of_memory": limit in bytes}      OSError and MemoryError there
 
-With "is_last" beside a result or error the child ends after it. Any other exception ends the child with a traceback on
-stderr, which the parent quotes.
+With "is_last" in a result or error message the child ends after it. Any other exception ends the child with a traceback
+on stderr, which the parent quotes.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Channel:
 
     def emit_json(self, event: str) -> None:
         """As `emit`, for an event that is JSON already. It must not contain a line break."""
-        # Written around the JSON, which is not parsed and encoded once more.
+        # Written around the JSON, which is not parsed and encoded again.
         self._send(f'{{"event": {event}}}')
 
     def requests(self) -> Iterator[Any]:

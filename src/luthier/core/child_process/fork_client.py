@@ -44,8 +44,9 @@ class ForkedProcess:
         pid: Its process id.
         stdin: The pipe to its standard input, unbuffered.
         stdout: The pipe from its standard output, likewise.
-        returncode: How it ended; None while it runs, as far as `poll` and `wait` have seen. Negative: by that signal.
-            It is -SIGKILL where the fork server itself was killed meanwhile, since nobody else knows the exit code.
+        returncode: How it ended; None while it runs, as seen by `poll` and `wait`. Negative: by that signal.
+            It is -SIGKILL where the fork server itself was killed meanwhile, since no other process knows the exit
+            code.
     """
 
     def __init__(self, pid: int, pidfd: int, connection: socket.socket, stdin: int, stdout: int) -> None:
@@ -76,7 +77,7 @@ class ForkedProcess:
         """How it ended, once it has.
 
         Raises:
-            subprocess.TimeoutExpired: It still runs after so many seconds.
+            subprocess.TimeoutExpired: It still runs after that many seconds.
         """
         # Looked at again and again, so that other threads may ask and send signals meanwhile.
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -142,7 +143,7 @@ class ForkServer:
     def start_program(
         self, command: Sequence[str], *, stderr: IO[bytes], wait_seconds: float | None = None
     ) -> ForkedProcess | None:
-        """Fork a program in a session of its own, with pipes as standard input and output.
+        """Fork a program in its own session, with pipes as standard input and output.
 
         Args:
             command: `[sys.executable, "-m", MODULE, ...]`.
@@ -167,7 +168,7 @@ class ForkServer:
             os.close(theirs_in)
             os.close(theirs_out)
             if program is None:
-                # Where nobody knows whether it was forked, its input ends, which a guard takes as the end of its owner.
+                # If it is unknown whether it was forked, its input ends, which a guard takes as the end of its owner.
                 os.close(ours_in)
                 os.close(ours_out)
         return program
@@ -200,7 +201,7 @@ class ForkServer:
         return reply["pid"], received[0], connection
 
     def close(self) -> None:
-        """End the server; programs that it forked go on."""
+        """End the server; programs that it forked keep running."""
         with self._lock:
             self._release()
 
@@ -221,8 +222,8 @@ class ForkServer:
             ours, theirs = socket.socketpair()
             with theirs, contextlib.suppress(OSError):  # where it has just died, `recv` finds the connection closed
                 socket.send_fds(self._control, [HELLO], [theirs.fileno()])
-        # The request is sent only after the server has said that it is ready: one that gave up waiting must not find
-        # its program started later.
+        # The request is sent only after the server has reported that it is ready: one that gave up waiting must not
+        # find its program started later.
         ours.settimeout(max(0.01, wait_seconds))
         try:
             is_ready = ours.recv(1) == HELLO

@@ -5,9 +5,9 @@
 A forked program must be what `python -m` would have made of it. So the server compares the state that the owner would
 hand to a child (environment, limits, signals, ...) with its own and refuses where anything differs, and it never forks
 where a thread runs or a device is open. The owner then starts the program in the usual way: `ForkServer.start_program`
-returns None and has said why.
+returns None and has reported why.
 
-The owner asks over a socket pair; each request has a connection of its own, over which the server later reports how the
+The owner asks over a socket pair; each request has its own connection, over which the server later reports how the
 program ended. The server ends where the socket of its owner closes, and the kernel kills it with its owner. Programs go
 on without it: they are what has to notice that their owner is gone (`platform/processes/guard.py`).
 
@@ -46,7 +46,7 @@ HELLO: Final = b"\n"
 """What the server says once it is ready for a request."""
 _MOST_FILES: Final = 8
 _REQUEST_SECONDS: Final = 5.0
-"""Within which a request must arrive once it was asked for: the server does one thing at a time."""
+"""The time for a request to arrive once announced: the server does one thing at a time."""
 TITLE_BYTES: Final = 1024
 """Room for the command line that process lists show of a forked program."""
 _STATUS: Final = (
@@ -78,12 +78,12 @@ class Start(TypedDict):
 
 
 class Request(TypedDict):
-    """What an owner asks for, beside the standard files that it sends along, stdin first.
+    """What an owner requests, besides the standard files that it sends along, stdin first.
 
     Attributes:
         command: The command line.
         environment: The whole environment of the program.
-        state: `inherited_state` of the thread that asks.
+        state: `inherited_state` of the requesting thread.
     """
 
     command: Sequence[str]
@@ -92,7 +92,7 @@ class Request(TypedDict):
 
 
 def inherited_state() -> dict[str, Any]:
-    """What a process started by this thread would inherit, besides environment and open files."""
+    """What a process started by this thread would inherit, in addition to environment and open files."""
     status = Path("/proc/thread-self/status").read_text(encoding="ascii", errors="replace")
     lines = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
     limits = [name for name in dir(resource) if name.startswith("RLIMIT_")]
@@ -130,7 +130,7 @@ def main(start: Start, make: Callable[..., Server] | None = None) -> None:
     """Load the modules, then fork programs until the owner is gone.
 
     Args:
-        start: What the owner wants.
+        start: The owner's request.
         make: Makes the server, as `Server` does.
     """
     control = socket.socket(fileno=start["descriptor"])
@@ -201,12 +201,12 @@ class Server:
                     return command
 
     def _report(self, pidfd: int) -> None:
-        """Reap a program that has ended, and tell whoever asked for it."""
+        """Reap a program that has ended, and report it to its requester."""
         pid, connection = self._programs.pop(pidfd)
         self._poller.unregister(pidfd)
         os.close(pidfd)
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        with connection, contextlib.suppress(OSError):  # the owner may have gone, or not want to know
+        with connection, contextlib.suppress(OSError):  # the owner may be gone, or not wait for it
             connection.sendall(struct.pack("!i", code))
 
     def _answer(self, connection: socket.socket) -> list[str] | None:
@@ -242,7 +242,7 @@ class Server:
         """Look for the end of a program from now on; returns its pidfd."""
         try:
             pidfd = os.pidfd_open(pid)
-        except OSError:  # no descriptor left: nobody would ever learn how it ends
+        except OSError:  # no descriptor left: its end could never be reported
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
             raise
@@ -269,7 +269,7 @@ class Server:
         return fork_hazard()
 
     def _enter(self, request: Request, connection: socket.socket, received: list[int], ready: int) -> None:
-        """In the forked process: take on what was asked for, and let go of what is the server's."""
+        """In the forked process: apply the request, and release what belongs to the server."""
         os.setsid()
         os.close(ready)
         for one in (self._control, connection, *(connection for _, connection in self._programs.values())):

@@ -72,7 +72,7 @@ def is_program(command: Sequence[str]) -> bool:
 
 
 def fork_into(enter: Callable[[int], None]) -> int:
-    """Fork, and go on in the parent once the signals that it sends to the child's group will arrive.
+    """Fork, and continue in the parent once the signals that it sends to the child's group will arrive.
 
     Args:
         enter: Run in the child. It gets a descriptor that it has to close as soon as it leads its group.
@@ -95,7 +95,7 @@ def fork_into(enter: Callable[[int], None]) -> int:
     try:
         os.close(reading)
         enter(writing)
-    except BaseException:  # noqa: BLE001 - whatever it is, it must not reach the code of the parent
+    except BaseException:  # noqa: BLE001 - no error may reach the code of the parent
         traceback.print_exc()
         os._exit(1)
     return 0

@@ -30,7 +30,7 @@ from luthier.core.system import process_memory
 from luthier.core.system.process_setup import end_with
 
 Note = Callable[[Any], None]
-"""Called with something that is said before the answer is there."""
+"""Called with each message that precedes the answer."""
 Answer = Callable[[Any, Note], Any]
 """What a worker does with a request; request, notes and answer are JSON, which keeps every bit of a float."""
 
@@ -83,7 +83,7 @@ class ForkedWorkers:
         return list(self._workers)
 
     def start(self, num: int) -> None:
-        """Fork so many workers.
+        """Fork that many workers.
 
         Must be called by a thread that lives as long as they do: the kernel ends them with it.
 
@@ -137,7 +137,7 @@ class ForkedWorkers:
             self._serve(connection)
             code = 0
         except (BrokenPipeError, ConnectionResetError):
-            code = 0  # nobody waits for the answer any more
+            code = 0  # no one waits for the answer any more
         finally:
             if code:
                 traceback.print_exc()
@@ -156,7 +156,7 @@ class ForkedWorkers:
                 message = {"answer": self._answer(json.loads(line), lambda note: send({"note": note}))}
             except (BrokenPipeError, ConnectionResetError):
                 raise
-            except Exception as error:  # noqa: BLE001 - of whatever kind: the parent computes it again and raises it
+            except Exception as error:  # noqa: BLE001 - of any kind: the parent computes it again and raises it
                 message = {"failed": f"{type(error).__name__}: {first_line(error)}"}
             send(message | {"peak_bytes": memory.peak_bytes()})
 

@@ -1,6 +1,6 @@
 """The parent's side of the protocol: a child process that is started, spoken with, limited and ended.
 
-    parent  --start, requests-->  child (a process group of its own, which dies with its parent)
+    parent  --start, requests-->  child (its own process group, which dies with its parent)
             <--events, results, errors--
 
 Every child runs code of this project by a "module:function" name; see `channel` for what is sent. A child that raises
@@ -54,7 +54,7 @@ class ChildEndedError(WorkError):
         self.returncode, self.log_lines, self.is_late = returncode, tuple(log_lines), is_late
         how = "was not done in time" if is_late else f"ended with exit code {returncode}"
         super().__init__(
-            "\n    ".join([f"{title} {how}; it said:", *log_lines]),
+            "\n    ".join([f"{title} {how}; its output:", *log_lines]),
             expected="a child process that runs to its end",
             do="exit code -9 means that memory ran out: free some; otherwise report this",
         )
@@ -70,7 +70,7 @@ class ChildEndedError(WorkError):
         return self.returncode == -signal.SIGKILL and not self.is_late
 
     def as_json(self) -> dict[str, Any]:
-        """The error as a plain document: a WorkError to whoever reads it, since the class is this package's own."""
+        """The error as a plain document: a WorkError for the reader, since the class belongs to this package."""
         return super().as_json() | {"type": WorkError.__name__}
 
 
@@ -90,8 +90,8 @@ class ChildProcess:
         log: the file to which stdout and stderr are appended. None: a file without a name, for `log_lines`.
             "inherit": stderr is that of this process, and stdout is dropped.
         stdin: an open file that is its standard input; None for an empty one.
-        pass_fds: descriptors that it inherits beside its channel.
-        has_session: whether it leads a session of its own. Linux shares CPU time among sessions first, so that a server
+        pass_fds: descriptors that it inherits besides its channel.
+        has_session: whether it leads its own session. Linux shares CPU time among sessions first, so that a server
             of low priority (`lower_priority`) does not lower a training that it starts.
         dies_with_parent: whether the kernel kills it where this process ends. If not, it has to end by itself.
     """
@@ -135,7 +135,7 @@ class ChildProcess:
                 stdout=subprocess.DEVNULL if self._log is None else self._log,
                 stderr=self._log,
                 pass_fds=(theirs.fileno(), *pass_fds),
-                # A group of its own: Ctrl-C in a terminal reaches the parent alone, which ends its children in order.
+                # A separate group: Ctrl-C in a terminal reaches only the parent, which ends its children in order.
                 process_group=None if has_session else 0,
                 start_new_session=has_session,
             )
@@ -181,7 +181,7 @@ class ChildProcess:
 
     def send(self, request: Any) -> None:
         """Send a request. A child that has died meanwhile is noticed by who reads its messages."""
-        # Encoded outside the lock: a request that is no JSON raises before a byte is sent.
+        # Encoded outside the lock: a request that is not JSON raises before a byte is sent.
         line = json.dumps(request).encode() + b"\n"
         with self._send_lock, contextlib.suppress(OSError):
             self._connection.sendall(line)
@@ -264,7 +264,10 @@ class ChildProcess:
         self.has_hung_up = True
 
     def wait(self, grace_seconds: float = _CLOSE_SECONDS) -> int:
-        """Its exit code, once it has ended. One that goes on after its channel was closed is killed after the grace."""
+        """Its exit code, once it has ended.
+
+        One that keeps running after its channel was closed is killed after the grace period.
+        """
         try:
             return self._process.wait(grace_seconds if self.has_hung_up else None)
         except subprocess.TimeoutExpired:
@@ -285,7 +288,7 @@ class ChildProcess:
         self._process.send_signal(number)
 
     def kill(self) -> None:
-        """End it and what it has started at once."""
+        """End it and what it has started immediately."""
         # poll() first: once the child is reaped, its number may belong to another group.
         if self._process.poll() is None:
             with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -9,7 +9,7 @@ from luthier.core.frozen_model import FrozenModel
 
 
 class AdvisedMethod(FrozenModel):
-    """One method on the device that was asked about, and what speaks for or against it.
+    """One method on the requested device, with its advantages and disadvantages.
 
     Attributes:
         method: its name in a recipe.
@@ -42,7 +42,7 @@ class Advice(FrozenModel):
         headline: one sentence.
         reasons: what the choice rests on, each a sentence.
         rank: of the adapter; None for full fine-tuning.
-        ask: what makes the recipe ask for it, as options of the command line; empty where it asks for it already or
+        ask: what makes the recipe request it, as options of the command line; empty where it does already or
             cannot.
         methods: all methods that were considered.
     """

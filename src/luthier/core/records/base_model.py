@@ -1,4 +1,4 @@
-"""Base models: what the catalogue knows, and what lies on this machine."""
+"""Base models: what the catalogue knows, and what is on this machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import Field
 from luthier.core.frozen_model import FrozenModel
 
 DEFAULT_BASE_MODEL: Final = "smollm2-135m-instruct"
-"""What is trained and counted with where nobody names a model: it comes as a package wheel and fits every machine."""
+"""The default model for training and counting: it comes as a package wheel and fits every machine."""
 
 
 class Wheel(FrozenModel):
@@ -33,7 +33,7 @@ class CatalogEntry(FrozenModel):
 
     Exactly one source: `wheels` (members joined in order make one GGUF file with `gguf_sha256`) or `hub` (`org/name`,
     with `@` and a commit where one is pinned). `terms` are wheel members with licence texts and notices that must stay
-    beside the model.
+    next to the model.
 
     Attributes:
         name: the short name.
@@ -46,11 +46,11 @@ class CatalogEntry(FrozenModel):
         wheels: packages whose members, joined in order, make one GGUF file.
         gguf_sha256: digest of that file.
         hub: `org/name`, with `@` and a commit where one is pinned.
-        terms: wheel members with licence texts and notices that must stay beside the model.
-        note: a sentence for whoever chooses it.
+        terms: wheel members with licence texts and notices that must stay next to the model.
+        note: a sentence for users who choose it.
         num_active_parameters: those that one token meets; None where it meets all.
-        template_options: what its chat template can be given, and which values it tells apart.
-        is_gated: whether the hub asks for an account that has accepted its terms.
+        template_options: what its chat template can be given, and which values it distinguishes.
+        is_gated: whether the hub requires an account that has accepted its terms.
         config: the entries of config.json that say how large what is, for the planner.
         sources: where the figures were read.
         unchecked: fields (and `revision`) that no public file has confirmed.

@@ -1,14 +1,14 @@
 """What a figure can be: its lower and upper end, and the scale on which an interval around it cannot leave them.
 
-An interval "value plus or minus so many standard errors" knows nothing of a figure's ends: 100 points of BLEU become
+An interval "value plus or minus some standard errors" ignores a figure's ends: 100 points of BLEU become
 151, a perplexity falls below 1. On the scale of a link function (logit between two ends, logarithm above or below
-one, none without ends) every number is possible, and whatever is computed there lies between the ends when it is taken
+one, none without ends) every number is possible, and every result computed there is between the ends when it is taken
 back. Nothing is cut off: the nearer an end, the shorter that side and the longer the other.
 
 Sources: McCullagh and Nelder, "Generalized Linear Models", 1989, section 2.2 (link functions); Agresti, "Categorical
 Data Analysis", 2013, section 1.4 (intervals of a proportion on the logit scale); Edwardes, "A confidence interval for
 Pr(X < Y) - Pr(X > Y) estimated from simple cluster samples", 1995 (Fisher's z for a difference between -1 and 1, which
-is the logit of its place between the ends).
+is the logit of its position between the ends).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _LARGEST: Final = 700.0
 
 
 _LEAST: Final = 1e-12
-"""Of a width: what is nearer to an end is at it, as far as sums of doubles can say."""
+"""Of a width: what is nearer to an end is at it, within the accuracy of sums of doubles."""
 
 
 class Bounds(NamedTuple):
@@ -46,16 +46,16 @@ class Bounds(NamedTuple):
         return Bounds(self.lower - self.upper, self.upper - self.lower)
 
     def hold(self, value: float) -> bool:
-        """Whether a value lies between the ends, as far as sums of doubles can say."""
+        """Whether a value is between the ends, within the accuracy of sums of doubles."""
         # Relative to the width, or to the value where an end is open: 1e-9 of it is far above rounding of doubles.
         size = self.width if math.isfinite(self.width) else max(1.0, abs(value))
         return self.lower - 1e-9 * size <= value <= self.upper + 1e-9 * size
 
     def inside(self, value: float, margin: float) -> float:
-        """The value, or what lies `margin` inside of an end that it is nearer to; the middle where there is no such.
+        """The value, or a point `margin` inside of an end that it is nearer to; the middle where there is no such.
 
         At the very end the link is infinite; and a figure that is nearer to an end than its own standard error might
-        as well lie that far from it, so that no link of it is worth a whole scale.
+        as well be that far from it, so that no link of it is worth a whole scale.
         """
         ends = [abs(end) for end in self if math.isfinite(end)]
         size = self.width if math.isfinite(self.width) else max([1.0, *ends])
@@ -113,7 +113,7 @@ class Bounds(NamedTuple):
         """The interval of `quantile` standard errors to both sides on the linked scale (delta method).
 
         Args:
-            margin: how near to an end the value may lie at the least, beside its standard error.
+            margin: how near to an end the value may be at the least, besides its standard error.
         """
         if standard_error == 0:
             return value, value

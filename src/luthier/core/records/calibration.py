@@ -28,7 +28,7 @@ MAX_NO_VERDICT_FRACTION: Final = 0.1
 
 
 class JudgeBias(FrozenModel):
-    """What moves a judge beside the answers. Every pair is shown in both orders.
+    """What influences a judge besides the answers. Every pair is shown in both orders.
 
     Attributes:
         num_pairs: pairs that were judged.
@@ -56,13 +56,13 @@ class Calibration(FrozenModel):
         calibration_id: its id.
         created_at: UTC, ISO 8601.
         judge: its name.
-        form: digest of the questions that it was asked, since another form makes another judge.
+        form: digest of the form of its questions, since another form makes another judge.
         target: what the judge is compared with people in.
         source: the file or panel of the ratings.
         num_items: those that people rated and the judge gave a verdict on.
         num_raters: people whose ratings are used.
         num_ratings: their ratings.
-        no_verdict: how many it gave none on, by kind, beside those.
+        no_verdict: how many it gave none on, by kind, in addition to those.
         measure: the coefficient of agreement.
         agreement: of the judge with the people's consensus; None where both say the same of every item, so that there
             is nothing beyond chance.
@@ -70,9 +70,9 @@ class Calibration(FrozenModel):
             reach; None where that is not known.
         alpha: Krippendorff's, of the people among themselves.
         correlation: Spearman's, of the judge's scores with the people's mean.
-        table: how often people said what (a row each) where the judge said what (a column each; the last is: no
-            verdict).
-        bias: what moves the judge beside the answers; None where it was not measured.
+        table: how often people gave each rating (a row each) for each rating of the judge (a column each; the last is:
+            no verdict).
+        bias: what influences the judge besides the answers; None where it was not measured.
         may_enter_gate: whether its figures may enter a gate.
         reasons: why it may or may not enter a gate, a sentence each.
         cautions: what the figures do not show.
@@ -101,7 +101,7 @@ class Calibration(FrozenModel):
 
 
 def target_of(metric: str) -> Target | None:
-    """What a judge must be calibrated in for a metric of the judged tasks; None for any other metric."""
+    """What a judge must be calibrated in for a metric of the evaluated tasks; None for any other metric."""
     if metric == "win_rate":
         return "preference"
     criteria: tuple[Criterion, ...] = get_args(Criterion)

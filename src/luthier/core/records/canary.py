@@ -66,7 +66,7 @@ class Canary:
         return f"{self.beginning} {self.secret}."
 
     def alternatives(self, num: int) -> tuple[str, ...]:
-        """So many other codes that might as well have been the secret, none of them it, all different."""
+        """That many other codes that could have been the secret, all different and none of them the secret."""
         found: dict[str, None] = {}
         draw = 1
         while len(found) < num:

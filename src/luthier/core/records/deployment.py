@@ -32,7 +32,7 @@ class Share(FrozenModel):
     Attributes:
         target: a run id, the name of a tuned or base model, or `export:FOLDER`.
         fraction: its part of all users, above 0 to 1.
-        folder: where such an export lies.
+        folder: the folder of such an export.
     """
 
     target: str = Field(min_length=1, max_length=1024)
@@ -50,8 +50,9 @@ class Revision(FrozenModel):
         canary: the target that is being tried, None where none is.
         before: the revision that a rollback goes back to, None for the first.
         created_at: seconds since 1970.
-        gate: what the gates said of what it brought; None where none held, and of a rollback, which none holds up.
-        unjudged: targets that nobody had judged when they were given their share.
+        gate: the result of the gates for its targets; None where none applied, and for a rollback, which no gate
+            blocks.
+        unjudged: targets without an evaluation when they were given their share.
     """
 
     number: int = Field(ge=1)
@@ -70,14 +71,14 @@ class Revision(FrozenModel):
             raise ValueError("a target has two shares")
         if not math.isclose(sum(share.fraction for share in self.shares), 1, abs_tol=_CLOSE):
             raise ValueError("the shares do not add up to 1")
-        # `Deployment.chosen` starts at the last share: only there a larger canary takes users from all others alike.
+        # `Deployment.chosen` starts at the last share: only there a larger canary takes users equally from all others.
         if self.canary is not None and targets[-1] != self.canary:
             raise ValueError("the canary is not the last share")
         return self
 
     @property
     def main_share(self) -> Share:
-        """The target that most users get; never the canary, which is only ever added beside others."""
+        """The target that most users get; never the canary, which is only ever added to others."""
         return max((one for one in self.shares if one.target != self.canary), key=lambda one: one.fraction)
 
     def share_of(self, target: str) -> Share | None:
@@ -91,7 +92,7 @@ class Deployment(FrozenModel):
     Attributes:
         deployment_id: never used again, also what users are drawn by.
         project_id: the project.
-        name: the name under which models are asked.
+        name: the name under which models are requested.
         revision: the newest one.
         created_at: seconds since 1970.
     """
@@ -106,7 +107,7 @@ class Deployment(FrozenModel):
         """The share that a user belongs to: the same one for as long as the shares do not change.
 
         The shares are gone through from the last to the first, and each keeps the users whose own point for this
-        target, from a hash, lies below its part of what is left. So a canary that is raised takes users over from the
+        target, from a hash, is below its part of what is left. So a canary that is raised takes users over from the
         others, and none changes in another way; a lowered one gives back those that came last. Of each new target the
         points are new: it is not the same people on whom all is tried.
         """
@@ -247,7 +248,7 @@ class CanaryRules(FrozenModel):
     Attributes:
         error: the chance that one which is no worse than the rest is rolled back, over its whole life, all signals and
             all looks together.
-        least_requests: expected of the canary before anything is said.
+        least_requests: expected of the canary before any result.
         rolls_back: whether the server rolls a worse canary back; if not, it only reports it.
         margin_failures: failed requests: a canary that is worse by less than this is kept, however sure it is. A
             fraction of all.
@@ -316,12 +317,12 @@ class CanaryWatch(FrozenModel):
         project_id: the project.
         name: the name of the deployment.
         canary: the target that is tried.
-        revision: of the deployment, since when it is tried as it is.
+        revision: of the deployment, since which it is tried unchanged.
         at: when it was looked at, in seconds since 1970.
-        since: since when the canary gets traffic as it is, in seconds since 1970.
+        since: since when the canary gets its traffic unchanged, in seconds since 1970.
         state: what the look has found.
         sentence: the finding.
-        look: how many looks the traffic has come to; 0 before the first.
+        look: how many looks there have been; 0 before the first.
         num_canary: exchanges of the canary up to this look.
         num_rest: exchanges of the others up to this look.
         num_seen: of both up to now.

@@ -18,15 +18,15 @@ from luthier.core.recipe import TemplateOption
 from luthier.core.task_head import TaskHeadKind
 
 # Any name, and not those of `luthier.core.registry.EXPORTERS` alone: a stored export is shown when the package that
-# brought its format is gone. Whoever requests an export checks the name there.
+# brought its format is gone. Requests for an export check the name there.
 NAME_PATTERN: Final = "^[a-z][a-z0-9_]{0,39}$"
 ExportFormat = Annotated[str, Field(pattern=NAME_PATTERN)]
 ExportPrecision = Annotated[str, Field(pattern=NAME_PATTERN)]
-"""How weights are held: 32 and 16 bits by the name of the type, fewer by the name of the packing in that format."""
+"""How weights are stored: 32 and 16 bits by the name of the type, fewer by the name of the packing in that format."""
 
 
 class ExportSource(FrozenModel):
-    """The model that is exported, as it was trained.
+    """The exported model, as trained.
 
     Attributes:
         name: what people call it.
@@ -41,7 +41,7 @@ class ExportSource(FrozenModel):
         template: how it reads prompts.
         precision: what its matrices are multiplied in when it runs.
         quantisation: how the base was packed while an adapter was trained over it.
-        template_options: what the chat template was given beside each conversation.
+        template_options: what the chat template was given with each conversation.
         opted_turns: what of each conversation was written in another way.
         context_tokens: the most that an export may say it has room for; None for what the model has.
         task_head: what it gives in place of text; None where it writes text.
@@ -66,12 +66,12 @@ class ExportSource(FrozenModel):
 
     @property
     def folder(self) -> str:
-        """Where what training has made lies: the adapter, or the whole model."""
+        """Where the result of training is: the adapter, or the whole model."""
         return self.adapter_path or self.base_path
 
     @model_serializer(mode="wrap")
     def _without_unused(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without what was not asked for: documents of exports that have nothing of it stay as they are."""
+        """Without unset fields: documents of exports without them do not change."""
         document: dict[str, Any] = write(self)
         for name, unused in (
             ("template_options", {}),
@@ -114,7 +114,7 @@ class ParityReport(FrozenModel):
         max_difference_nats: the largest difference of log-probabilities, in nats, over the tokens of prompts and
             references, of each position's likeliest tokens.
         mean_difference_nats: the mean of these differences.
-        bound_nats: the most that max_difference_nats may be; None where only the loss of quality is judged.
+        bound_nats: the most that max_difference_nats may be; None where only the loss of quality is evaluated.
         nll_increase_nats: a token of the references, export minus source, by prompt paired; with a 95% interval.
         source_perplexity: of the source on the references.
         export_perplexity: of the export on the references.
@@ -184,7 +184,7 @@ class Export(FrozenModel):
         source: the model that was exported.
         format: the format.
         precision: how weights are held.
-        folder: where it lies.
+        folder: its folder.
         num_bytes: of all its files.
         files: path below the folder to sha256.
         parity: the comparison with the source; None where none was made.
@@ -261,7 +261,7 @@ class ExportAsked(FrozenModel):
 
 
 SOURCE_LABEL = "source"
-"""What the model itself is called in a table of formats: as it was trained, in transformers."""
+"""What the model itself is called in a table of formats: as trained, in transformers."""
 
 
 class Spread(FrozenModel):
@@ -337,7 +337,7 @@ class FormatTable(FrozenModel):
         num_rounds: rounds; each format runs once a round, each time in a new process.
         num_threads: CPU threads of each runtime.
         max_new_tokens: most tokens of an answer.
-        metric: what quality is judged by, fixed by rule beforehand.
+        metric: what quality is evaluated by, fixed by rule beforehand.
         prices: each format.
         created_at: UTC, ISO 8601.
         machine: what it was measured on, by name.

@@ -1,4 +1,4 @@
-"""What a client asks for when it makes a job: the request of OpenAI's fine-tuning API, field by field."""
+"""What a client sends to create a job: the request of OpenAI's fine-tuning API, field by field."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class DpoHyperparameters(Hyperparameters):
 
 
 class ReinforcementHyperparameters(Hyperparameters):
-    """Those, and what the hosted service knows besides.
+    """Those, and others that the hosted service knows.
 
     Attributes:
         reasoning_effort: as the hosted service has it.

@@ -1,4 +1,4 @@
-"""How much of a project's traffic is kept, in one word. Apart from `traffic`: commands start without pydantic."""
+"""How much of a project's traffic is kept, as one word. Separate from `traffic`: commands start without pydantic."""
 
 from __future__ import annotations
 

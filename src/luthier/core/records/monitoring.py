@@ -21,8 +21,8 @@ class Alert(FrozenModel):
     Attributes:
         alert_id: its id.
         project_id: the project.
-        model: the model, by the name it is asked for.
-        signal: as it was when it was last looked at.
+        model: the model, by the name it is requested under.
+        signal: its state at the last look.
         status: closed once the signal is well again.
         opened_at: seconds since 1970.
         closed_at: seconds since 1970; None while it is open.
@@ -50,13 +50,13 @@ class AlertRule(FrozenModel):
 
 
 class AlertSettings(FrozenModel):
-    """What a project wants looked at, and who is notified.
+    """What is monitored for a project, and who is notified.
 
     Attributes:
         is_on: whether the server looks at all.
         every_minutes: how often.
         window_hours: what a look is about, up to now.
-        models: looked at besides all deployments.
+        models: monitored in addition to all deployments.
         left_out: deployments that are not.
         emails: who is sent a mail.
         rule: when alerts open and close.
@@ -75,12 +75,12 @@ class WatchSettings(FrozenModel):
     """Kept for each model of a project.
 
     Attributes:
-        groups: names of groups of people, and the regular expressions (of either case) by which a prompt is known to be
+        groups: names of groups of people, and the regular expressions (of either case) that identify a prompt as
             of them.
         corpus: documents that answers may cite, absolute.
         data: rows like those that it was trained on, absolute; None takes those of its run.
         normal_since: seconds since 1970; what was before is not to be compared with.
-        judge: a model that scores samples of its answers, as `luthier eval --judge` names it; None has none judged.
+        judge: a model that scores samples of its answers, as `luthier eval --judge` names it; None evaluates none.
         num_judged: answers of the window, and as many of the time before.
         suite: a suite that judges it again and again, absolute; None has none.
         suite_every_hours: from one beginning to the next.

@@ -54,7 +54,7 @@ class Support:
         unsupported_words: content words that are not in the passage, in the order of the answer, each once.
         unsupported_numbers: those of them that are numbers.
         unsupported_names: those of them that are names.
-        longest_run: words of the longest piece of the answer that is in the passage as it is, stop words among them.
+        longest_run: words of the longest piece of the answer that is verbatim in the passage, including stop words.
     """
 
     fraction: float
@@ -147,7 +147,7 @@ def _is_name(text: str, matches: Sequence[re.Match[str]], place: int) -> bool:
     before = text[: match.start()].rstrip(" \t")
     if before and before[-1] not in _SENTENCE_END:
         return True
-    # At the beginning of a sentence every word has a capital: only what follows tells a name.
+    # At the beginning of a sentence every word has a capital: only the following words show a name.
     following = matches[place + 1] if place + 1 < len(matches) else None
     if following is None or text[match.end() : following.start()].strip(" \t"):
         return False

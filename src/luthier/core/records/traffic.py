@@ -36,11 +36,11 @@ class Exchange(FrozenModel):
     Attributes:
         exchange_id: the id that the client got (`chatcmpl-...`).
         project_id: the project.
-        at: when it was asked, seconds since 1970.
-        model: as it was requested (the name of a deployment, mostly).
+        at: the time of the request, seconds since 1970.
+        model: as requested (usually the name of a deployment).
         target: who answered.
         is_canary: whether that was the deployment's canary.
-        user_digest: a keyed hash of who asked, the same for the same user of a project; empty where nobody was named.
+        user_digest: a keyed hash of the user, the same for the same user of a project; empty where none was named.
         status: as HTTP has it.
         error_code: why it failed.
         finish_reason: why the answer ended, as OpenAI names it; empty for a failure.
@@ -49,7 +49,7 @@ class Exchange(FrozenModel):
         seconds: to the end of the answer.
         first_token_seconds: None where no token came.
         cost_usd: None where no prices were set.
-        messages: the turns of the request, masked where the policy asks for it; None where no text was kept.
+        messages: the turns of the request, masked where the policy requires it; None where no text was kept.
         answer: the text of the answer; None likewise.
         num_masked: places that were masked.
     """
@@ -122,12 +122,12 @@ class Feedback(FrozenModel):
         feedback_id: its id.
         project_id: the project.
         exchange_id: the id that the client got with the answer.
-        model: the model, by the name it was asked for.
-        thumb: good or bad; None where nothing was said.
+        model: the model, by the name it was requested under.
+        thumb: good or bad; None where it is not given.
         score: from 0 (bad) to 1.
         correction: what the answer should have been.
         comment: in the author's words.
-        author: who says it, as the client names them; empty where nobody is named.
+        author: its author, as the client names them; empty where none is named.
         created_at: seconds since 1970.
     """
 
@@ -156,7 +156,7 @@ class ReviewItem(FrozenModel):
     Attributes:
         review_id: its id.
         project_id: the project.
-        model: the model, by the name it was asked for.
+        model: the model, by the name it was requested under.
         source: where it comes from.
         exchange_id: the exchange; empty where it is of none.
         messages: the turns before the answer.

@@ -1,4 +1,4 @@
-"""People rate answers, blind: the panel, what is shown, what is said of it, and the table of all that was said.
+"""People rate answers, blind: the panel, what is shown, the ratings, and the table of all ratings.
 
 The answers of an item have a fixed order, in which everything is kept. Which of two is first on the screen differs
 by rater and item; a rating says which one did.
@@ -59,7 +59,7 @@ class RatingItem(FrozenModel):
     """A prompt with two answers (pairwise) or one (likert).
 
     Attributes:
-        item: its number, from 0 on, in no telling order.
+        item: its number, from 0 on, in an order without meaning.
         row_id: the row that it was made of.
         prompt: the prompt as text.
         messages: the prompt's turns, where it is more than one turn of a user.
@@ -90,7 +90,7 @@ class RatingPanel(FrozenModel):
         num_checks: attention checks among the items.
         num_same: pairs that are not shown, because both answers are the same text.
         num_left_out: rows that were too long for a system.
-        instructions: in the words of whoever made the panel; "" for ours alone.
+        instructions: in the words of the panel's creator; "" for ours alone.
         created_at: when it was made.
         closed_at: when it was closed; None while it is open.
     """
@@ -144,7 +144,7 @@ class Rating(FrozenModel):
         preference: the better answer, of a pair.
         scores: the score for each criterion, of a single answer.
         comment: in the rater's words.
-        shown_first: which of two answers stood first (left, or on top).
+        shown_first: which of two answers was first (left, or on top).
         seconds: from when it was shown; None where that is not known.
         rated_at: seconds since 1970.
     """
@@ -166,7 +166,7 @@ class Rating(FrozenModel):
         return self
 
     def passes(self, check: AttentionCheck) -> bool:
-        """Whether somebody who reads would have said this."""
+        """Whether a careful rater would have given this rating."""
         if self.preference is not None:
             return self.preference == check.preference
         return set(self.scores.values()) == {check.score}
@@ -187,12 +187,12 @@ class RatingRow(FrozenModel):
         system_b: the system of the second answer; None where there is one answer.
         answer_b: the second answer; None likewise.
         preference: the better answer, of a pair.
-        relevance: a score, of a single answer; None where it was not asked for.
+        relevance: a score, of a single answer; None where it was not requested.
         coherence: the same.
         accuracy: the same.
         helpfulness: the same.
         comment: in the rater's words.
-        shown_first: which of two answers stood first on the screen.
+        shown_first: which of two answers was first on the screen.
         seconds: from showing the item to the rating; None where it is unknown.
         rated_at: seconds since 1970.
         is_check: whether the item is an attention check.
@@ -286,7 +286,7 @@ class RatingsTable:
         """
         if path.suffix not in (".csv", ".parquet") or not path.is_file():
             raise RequestError(
-                f"{path} is no file of ratings" if path.is_file() else f"there is no file {path}",
+                f"{path} is not a file of ratings" if path.is_file() else f"there is no file {path}",
                 expected="a .csv or .parquet file that `luthier human-eval export` has written",
                 do="export the panel: luthier human-eval export PANEL -o ratings.csv",
             )

@@ -27,9 +27,9 @@ class Estimate(FrozenModel):
 
 
 class Drift(FrozenModel):
-    """How a rater changes against the others as it goes on.
+    """How a rater changes over time compared with the others.
 
-    Of scores: by how much they lie above the others'. Of preferences: how often they agree with the others.
+    For scores: by how much they are above the others'. For preferences: how often they agree with the others.
 
     Attributes:
         slope: what one more rating adds.
@@ -53,9 +53,9 @@ class RaterReport(FrozenModel):
         num_failed: attention checks of these that they failed.
         median_seconds: for an item; None where it is unknown.
         agreement: Krippendorff's alpha (interval) between what they say and the mean of the others, who are not caught.
-        most_said: their most frequent answer as it stood on the page.
+        most_said: their most frequent answer as shown on the page.
         most_said_share: how often they gave it, 0 to 1.
-        drift: how they change as they go on; None with too few ratings.
+        drift: how they change over time; None with too few ratings.
         caught: why they seem not to read; empty for all is well.
         notes: what is worth a look.
     """
@@ -91,7 +91,7 @@ class Agreement(FrozenModel):
         raw: share of pairs of ratings of one item that say the same.
         num_items: those that at least two have rated.
         num_raters: raters whose ratings are in it.
-        caution: what the figure does not tell.
+        caution: what the figure does not show.
     """
 
     measure: AgreementMeasure
@@ -194,7 +194,7 @@ class PanelFigures(FrozenModel):
         agreements: how far raters agree.
         win_rates: of each pair of systems, where answers were compared.
         standings: the ranking, where answers were compared.
-        ranking_caution: what the ranking does not tell, or why there is none.
+        ranking_caution: what the ranking does not show, or why there is none.
         scores: means, where answers were scored.
         differences: differences of means on the same rows, where answers were scored.
     """
@@ -217,7 +217,7 @@ class PanelReport(FrozenModel):
         raters: each rater.
         everyone: figures of all ratings.
         without_caught: the same without raters who were caught, where there are any.
-        cautions: what the figures do not tell.
+        cautions: what the figures do not show.
     """
 
     panel: RatingPanel

@@ -18,7 +18,7 @@ Bound = Literal["low", "high", "value"]
 
 
 class GateRule(FrozenModel):
-    """One figure and where it has to lie. Exactly one of `at_least` and `at_most`.
+    """One figure and its required range. Exactly one of `at_least` and `at_most`.
 
     Attributes:
         metric: `TASK.METRIC` of a suite, `safety.PROBE.METRIC`, or `METRIC` of the evaluation on held-out rows.
@@ -77,7 +77,7 @@ class Gate(FrozenModel):
         rules: what must be met.
         suite: the name of the suite whose results count; without it, of any.
         fingerprints: of suites and safety checks, by their first digits (12 at least); where some stand here, no others
-            count: so a task of the same name in another suite cannot replace the one that was meant.
+            count: so a task of the same name in another suite cannot replace the intended one.
     """
 
     rules: Annotated[tuple[GateRule, ...], Field(min_length=1, max_length=200)]
@@ -90,7 +90,7 @@ class Gate(FrozenModel):
 
 
 class CheckedTarget(FrozenModel):
-    """What a gate said of one model that is to answer.
+    """The result of a gate for one model that is to answer.
 
     Attributes:
         target: the model.

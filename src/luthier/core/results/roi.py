@@ -124,7 +124,7 @@ class SelfServed(FrozenModel):
         num_devices: how many.
         market: how they are rented; None takes the default.
         price_per_hour: of one device; None takes it from the table of prices.
-        hours_per_month: how long they run whatever the traffic (730: always on); where the calls need longer, that
+        hours_per_month: how long they run regardless of traffic (730: always on); where the calls need longer, that
             counts. Rates are those of all devices together, under the load that they will have.
         input_tokens_per_second: tokens of prompts that all devices together read, under the expected load.
         output_tokens_per_second: tokens of answers that all devices together write, under the expected load.
@@ -144,7 +144,7 @@ class Way(FrozenModel):
 
     Attributes:
         hosted: by somebody who is paid by the token.
-        self_served: on devices of one's own, or rented ones.
+        self_served: on own or rented devices.
         cost_per_call: a known cost of a call.
         accuracy: the fraction of answers that are correct.
     """
@@ -242,7 +242,7 @@ class BaselineCosts(FrozenModel):
 
     Attributes:
         cost_per_call: of an answer.
-        work_hours: hours of people to put it into use, besides those for its rows.
+        work_hours: hours of people to put it into use, in addition to those for its rows.
         cost_per_month: further cost of running it.
     """
 
@@ -252,7 +252,7 @@ class BaselineCosts(FrozenModel):
 
 
 class Calls(FrozenModel):
-    """How often the model is asked, and what an answer is worth.
+    """How often the model is called, and what an answer is worth.
 
     Attributes:
         per_month: calls a month.
@@ -268,7 +268,7 @@ class Calls(FrozenModel):
 
 
 class People(FrozenModel):
-    """Hours of people until the model is ready. Each must be said, if only as 0: they are what is forgotten.
+    """Hours of people until the model is ready. Each must be given, if only as 0: they are easily forgotten.
 
     Attributes:
         rate_per_hour: cost of an hour.
@@ -334,7 +334,7 @@ class Upkeep(FrozenModel):
 
 
 class Alternatives(FrozenModel):
-    """The plain ways, as far as they were thought of. Doing nothing is always among them.
+    """The simpler ways that are considered. Doing nothing is always among them.
 
     Attributes:
         better_prompt: a better prompt for the model of today.
@@ -357,8 +357,8 @@ class FromVerdict(FrozenModel):
     Attributes:
         metric: None, the one that its verdict rests on.
         correct_per_point: how many more answers are correct, as a fraction, where the metric rises by 1; needed where
-            the metric is no share of correct answers.
-        today: today's way: `base`, `few_shot`, the name of any other judged system, or `given`: the case says how
+            the metric is not a share of correct answers.
+        today: today's way: `base`, `few_shot`, the name of any other evaluated system, or `given`: the case says how
             accurate it is.
         alone_at: the accuracy from which on the tuned model, and baselines with probabilities, answer alone; the rest
             is answered as today. None: they answer everything.
@@ -382,7 +382,7 @@ class Case(FrozenModel):
         horizon_months: months that are counted.
         months_until_launch: months before the model is in use.
         budget: the most that may be spent before the model is in use.
-        calls: how often the model is asked.
+        calls: how often the model is called.
         today: what is done now.
         tuned: the tuned model.
         people: hours of people until the model is ready.

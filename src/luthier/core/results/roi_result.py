@@ -200,7 +200,7 @@ class RoiResult(FrozenModel):
         reasons: why.
         changes: what would have to change for another answer.
         notes: what was assumed, and where figures are from.
-        case: what was asked.
+        case: the request.
         measured: what an evaluation says; None where gains are assumed.
         today_per_month: what calls cost today.
         tuned: the tuned model against today's way.

@@ -24,7 +24,7 @@ class Signal(FrozenModel):
         reference: what it is compared with (the window before, or the training profile), None where there is nothing
             yet.
         p_value: adjusted for all signals and all looks; None where no test was made.
-        state: `unknown` where there is too little to tell, which `sentence` says.
+        state: `unknown` where there is too little data, which `sentence` says.
         since: seconds since 1970 of the first exchange that the change is seen in.
         examples: ids of exchanges that show it.
         sentence: the finding.
@@ -52,7 +52,7 @@ class WatchReport(FrozenModel):
 
     Attributes:
         project_id: the project.
-        model: the model, by the name it is asked for.
+        model: the model, by the name it is requested under.
         since: begin of the window.
         until: end of the window.
         num_exchanges: in the window.

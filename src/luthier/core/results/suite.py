@@ -30,9 +30,9 @@ class TaskCommon(FrozenModel):
         name: unique within the suite.
         data: a file of rows, relative to the suite's.
         map: field of the shape to field of the file, as in a recipe.
-        most_rows: rows that are judged at most, chosen by a stable hash.
+        most_rows: rows that are evaluated at most, chosen by a stable hash.
         few_shot: examples in the prompt, taken from `few_shot_from`.
-        few_shot_from: a file with rows that are not judged.
+        few_shot_from: a file with rows that are not evaluated.
         cluster_by: the field that says which rows share a source, so that they count as one in intervals.
         max_new_tokens: most tokens of an answer.
         primary: the metric that the task is summed up by; by default the first.
@@ -50,9 +50,9 @@ class TaskCommon(FrozenModel):
 
     @model_validator(mode="after")
     def _shots_come_from_somewhere(self) -> TaskCommon:
-        # Examples from the judged rows themselves would give answers away.
+        # Examples from the evaluated rows themselves would give answers away.
         if self.few_shot and self.few_shot_from is None:
-            raise ValueError("few_shot_from: a file with rows that are not judged")
+            raise ValueError("few_shot_from: a file with rows that are not evaluated")
         return self
 
 
@@ -288,7 +288,7 @@ class Suite(FrozenModel):
     def _names_are_different(self) -> Suite:
         names = [task.name for task in self.tasks]
         if len(set(names)) < len(names):
-            raise ValueError("a name of its own for each task")
+            raise ValueError("a different name for each task")
         return self
 
     def fingerprint(self, digests: dict[str, str]) -> str:
@@ -331,15 +331,15 @@ class TaskResult(FrozenModel):
         kind: its kind.
         data_file: the file of its rows.
         data_sha256: its digest.
-        num_rows: rows that were judged.
+        num_rows: rows that were evaluated.
         num_clusters: sources that the rows come from, where rows of one source count together.
-        num_leaked: rows that a judged run was trained on.
+        num_leaked: rows that an evaluated run was trained on.
         primary: the metric that sums it up.
         systems: all systems by its metrics.
         comparisons: pairs of systems on the same rows.
         figures: by the name of the system.
         judges: the judge's name by the metric that it gave the figures of.
-        cautions: what the figures do not tell, and known weaknesses of the measure; shown wherever the figures are.
+        cautions: what the figures do not show, and known weaknesses of the measure; shown with the figures.
         is_general: a task of general ability, which rides along to see what tuning cost.
     """
 
@@ -413,7 +413,7 @@ class SafetyResult(FrozenModel):
         created_at: UTC, ISO 8601.
         suite: which probes were run.
         fingerprint: digest of the probes and their files.
-        run_id: the run that was judged; None for a model without one.
+        run_id: the run that was evaluated; None for a model without one.
         candidate: the name of the tuned model.
         base: the name of the base model; None where there is nothing to compare with.
         probes: the probes.

@@ -1,4 +1,4 @@
-"""How a file gets to where artifacts lie, whole or not at all, and what is said where it cannot."""
+"""How a file is written to the store of artifacts, whole or not at all, and the error where it cannot be."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from luthier.core.errors import LuthierError, RequestError, StorageFullError, Wo
 from luthier.core.system.files import disk_full_explained, is_disk_full, sync, sync_file
 
 WRITE_BYTES: Final = 8 << 20
-"""How much is held in memory and sent at once: S3 takes at most 10,000 pieces of a file, each of at least 5 MiB."""
+"""How much is held in memory and sent together: S3 takes at most 10,000 pieces of a file, each of at least 5 MiB."""
 
 
 def open_root(root: str) -> tuple[Any, str]:
@@ -56,7 +56,7 @@ def copy_local(source: Path, final: Path) -> None:
         with disk_full_explained(final), source.open("rb") as reader, partial.open("xb") as writer:
             shutil.copyfileobj(reader, writer)
             sync_file(writer)  # only then may the name appear
-        # Atomic within one folder, hence the partial name beside it.
+        # Atomic within one folder, so the partial name is next to it.
         partial.replace(final)
         # The name itself is on the disk only once its folder is.
         sync(final.parent)

@@ -1,7 +1,7 @@
 """Whether the wall clock was set: by an administrator, by a time server, by a machine that woke up wrong.
 
 The times that are kept in a database are the wall clock's, since they outlive processes and machines. What one process
-waits for is measured by a clock that is never set; the two together tell when the wall clock was.
+waits for is measured by a clock that is never set; comparing the two shows when the wall clock was set.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ SLACK_SECONDS: Final = 5.0
 
 
 def elapsed() -> float:
-    """Seconds on a clock that nobody sets, and that goes on while the machine sleeps."""
+    """Seconds on a clock that is never set, and that continues while the machine sleeps."""
     # CLOCK_MONOTONIC stops while a machine sleeps: after waking up the wall clock would look as if it had been set.
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 class JumpWatch:
-    """Compares the wall clock with one that nobody sets, from one look to the next."""
+    """Compares the wall clock with one that is never set, from one look to the next."""
 
     def __init__(self, clock: Callable[[], float] = elapsed) -> None:
         self._clock = clock

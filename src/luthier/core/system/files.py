@@ -1,11 +1,11 @@
 """Files that survive a crash: synced writes, full disks, locks between processes, scratch folders.
 
-A command writes into a temporary file or folder beside its output and renames it; with `disk_full_explained` around
+A command writes into a temporary file or folder next to its output and renames it; with `disk_full_explained` around
 that, no part of the output stays on a full disk and the error (StorageFullError) names the place.
 
 `kill -9` runs no clean-up, so a folder that is only removed at the end of a block stays for good. A scratch folder is
-held by a lock of the kernel, which ends with its process: one without a holder is abandoned, and whoever makes the
-next one beside it, or looks through a register, removes it.
+held by a lock of the kernel, which ends with its process: one without a holder is abandoned, and the process that makes
+the next one there, or reads a register, removes it.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def sync_tree(folder: Path) -> None:
 
 
 _ERRNOS: Final = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
-# Libraries that write by themselves (safetensors, polars, SQLite) raise errors of their own.
+# Libraries that write by themselves (safetensors, polars, SQLite) raise their own errors.
 _WORDS: Final = ("No space left on device", "Disk quota exceeded", "StorageFull", "database or disk is full")
 
 
@@ -88,7 +88,7 @@ def says_disk_full(text: str) -> bool:
 
 
 def disk_full_reason(error: BaseException) -> str:
-    """Why there is no room, in one line: of the error, or of what caused it where it has no words of its own."""
+    """Why there is no room, in one line: of the error, or of its cause where it has no text."""
     cause: BaseException | None = error
     while cause is not None:
         # The last line: libraries put the cause of the system behind their own words.
@@ -200,7 +200,7 @@ _UNNAMED: Final = ".unnamed-"
 
 @contextmanager
 def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
-    """A new folder of this user alone, gone when the block ends; what killed processes left beside it goes first.
+    """A new folder of this user alone, deleted when the block ends; remains of killed processes are deleted first.
 
     Args:
         parent: An existing folder.
@@ -209,9 +209,9 @@ def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
     Raises:
         OSError: the folder cannot be made.
     """
-    # Here, since nobody else would come by: no job sweeps these places.
+    # Here, since no job sweeps these places.
     remove_abandoned(parent, prefix)
-    # Under its name a folder is held from the first moment: nobody can take it for an abandoned one.
+    # A folder is locked from the moment it has its name: it is never taken for an abandoned one.
     folder = Path(tempfile.mkdtemp(prefix=_UNNAMED, dir=parent))
     try:
         with holding(folder, must=False):
@@ -245,7 +245,7 @@ def holding(path: Path, *, must: bool = True) -> Iterator[None]:
 
     Args:
         path: The file or folder.
-        must: Whether the lock is required. False goes on without it, as on some network disks; there nothing is ever
+        must: Whether the lock is required. False continues without it, as on some network disks; there nothing is ever
             taken for abandoned.
 
     Raises:

@@ -6,7 +6,7 @@ can be saved without a change in what the libraries do:
     garbage collection     modules and classes live as long as the process, but the collector looks through all of
                            them again and again while they are made
     transformers' search   it reads the source of every model that it has (36 MB in 1,700 files) to learn which class
-                           lies in which file; what it finds is kept in a file of the home, under the names, sizes and
+                           is in which file; what it finds is kept in a file of the home, under the names, sizes and
                            times of change of these sources
     SciPy's optimizers     transformers takes one function of them for losses of object detection; it gets a function
                            that loads them when it is called
@@ -58,7 +58,7 @@ def code_stamp() -> str:
 def import_libraries(names: Sequence[str] = NUMERICAL) -> None:
     """Import modules without collecting garbage meanwhile, and leave what is there now out of later collections.
 
-    Nothing else changes: what is referred to no more is freed at once as before. Only cycles that the imports leave
+    Nothing else changes: unreferenced objects are freed immediately as before. Only cycles that the imports leave
     behind stay until the process ends.
     """
     if all(name in sys.modules for name in names):
@@ -80,11 +80,11 @@ _MODULE: Final = "transformers.utils.import_utils"
 _FUNCTION: Final = "define_import_structure"
 _FORMAT: Final = 1
 ImportStructure = dict[frozenset[str], dict[str, set[str]]]
-"""The required backends, then the module below `transformers`, then the names that lie in it."""
+"""The required backends, then the module below `transformers`, then the names in it."""
 
 
 def keep_import_structure(folder: Path) -> None:
-    """Let transformers, when this process imports it, find in this folder which class lies in which of its files.
+    """Let transformers, when this process imports it, find in this folder which class is in which of its files.
 
     Does nothing where transformers is loaded already. What cannot be read, or is of other source files, is made again.
 
@@ -203,7 +203,7 @@ def cached_search(
         if asked not in (models, models / "__init__.py"):
             return search(module_path, prefix)
         place = folder / ("transformers.json" if prefix is None else "transformers-prefixed.json")
-        # All that the findings follow from: the sources, the code that reads them, and what it is asked for.
+        # All that the result depends on: the sources, the code that reads them, and the request.
         stamp = [_FORMAT, str(models), _stamp(models), _stamp(program.parent), prefix]
         found = _read(place, stamp)
         if found is None:

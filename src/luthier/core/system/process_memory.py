@@ -57,7 +57,7 @@ def peak_memory_bytes() -> int:
 
 
 def begin_workers() -> None:
-    """Begin a peak of its own for the time in which this process has workers. Call it before they are forked."""
+    """Begin a separate peak for the time in which this process has workers. Call it before they are forked."""
     global _peak_of_earlier
     # Without this the peak of loading a model, when there were no workers, would be added to theirs.
     _peak_of_earlier = peak_memory_bytes()
@@ -75,19 +75,19 @@ def end_workers(num_bytes: int) -> None:
 
 
 class WorkerMemory:
-    """What a forked process has beside the pages that it shares with its parent. Make it right after the fork."""
+    """What a forked process has besides the pages that it shares with its parent. Make it right after the fork."""
 
     def __init__(self) -> None:
         self._at_fork = _anonymous(_sizes("status"))
 
     def begin(self) -> None:
-        """Begin a piece of work whose peak is wanted."""
+        """Begin a piece of work whose peak is measured."""
         _forget_own_peak()
 
     def peak_bytes(self) -> int:
         """The most that it had for itself since `begin`.
 
-        Files (libraries, mapped weights) and shared memory are left out: they are there once, whoever reads them.
+        Files (libraries, mapped weights) and shared memory are left out: they exist once for all readers.
         """
         status = _sizes("status")
         # Files are only ever added to what is resident, so what there is of them now was not more at the peak.
@@ -101,7 +101,7 @@ class WorkerMemory:
 _MADV_DONTFORK: Final = 10  # of <sys/mman.h>
 _MADV_DOFORK: Final = 11
 _LEAST_BYTES: Final = 1 << 20
-"""Smaller blocks are inherited: each block that is not becomes a mapping of its own, of which there may be 65,530."""
+"""Smaller blocks are inherited: each block that is not becomes a separate mapping, of which there may be 65,530."""
 
 
 @contextlib.contextmanager
@@ -109,7 +109,7 @@ def not_inherited(blocks: Iterable[tuple[int, int]]) -> Iterator[None]:
     """Keep blocks of memory out of the processes that are forked within: whole pages of them, on Linux.
 
     For what this process alone uses and writes to. A page that is written to after a fork would be in memory twice: as
-    it is, and for the workers as it was. A worker that touches such a block is killed.
+    it is, and for the workers unchanged. A worker that touches such a block is killed.
 
     Args:
         blocks: address and bytes of each.

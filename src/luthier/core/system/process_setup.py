@@ -25,7 +25,7 @@ _MAX_CELL_CHARACTERS = 2**31 - 1
 
 _csv_lock = threading.Lock()
 _num_large = 0
-"""Blocks of `large_csv_cells` under way, in all threads."""
+"""Active blocks of `large_csv_cells`, in all threads."""
 _csv_limit = 0
 """The limit before the first of them."""
 
@@ -47,9 +47,9 @@ def num_usable_cores() -> int:
 
 
 def usable_threads() -> int:
-    """Threads for a library that has to be told how many: OMP_NUM_THREADS where it is set, else one a usable core.
+    """Threads for a library that needs a number: OMP_NUM_THREADS where it is set, else one a usable core.
 
-    This is the rule of torch, so that what runs beside it (llama.cpp) takes as many. Threads of llama.cpp wait for each
+    This is the rule of torch, so that other libraries (llama.cpp) use as many. Threads of llama.cpp wait for each
     other by spinning: one too many costs far more than one too few.
     """
     # "4,2" is for nested loops: the first number counts.
@@ -66,7 +66,7 @@ def start_daemon(work: Callable[[], object], name: str) -> threading.Thread:
     thread = threading.Thread(target=work, name=name, daemon=True)
     try:
         thread.start()
-    except RuntimeError as error:  # "can't start new thread": CPython has no class of its own for it
+    except RuntimeError as error:  # "can't start new thread": CPython has no separate class for it
         raise BusyError(
             "the system starts no more threads",
             expected="room for one more",
@@ -95,7 +95,7 @@ def large_csv_cells() -> Iterator[None]:
 
 
 # Eight buffers of 4,096 KiB, which NVIDIA gives as one of two settings under which cuBLAS is deterministic, and torch
-# asks for (cuBLAS documentation, "Results reproducibility").
+# requires (cuBLAS documentation, "Results reproducibility").
 _WORKSPACE = ":4096:8"
 
 
@@ -124,7 +124,7 @@ def keep_few_kernels() -> None:
 
 _GROUP: Final = Path("/proc/self/autogroup")
 _NICE: Final = 10
-"""A ninth of the default weight: beside two training threads, a fifth of what one of them gets of its CPU."""
+"""A ninth of the default weight: next to two training threads, a fifth of what one of them gets of its CPU."""
 
 
 def lower_session_priority() -> None:
@@ -132,7 +132,7 @@ def lower_session_priority() -> None:
 
     Linux divides CPU time among sessions first (sched(7), "The autogroup feature"). The single thread of a server would
     therefore weigh as much as all threads of a training together, and each request would delay the training. Children
-    that start sessions of their own get the default weight, which `os.nice` could not restore for them. Without
+    that start their own sessions get the default weight, which `os.nice` could not restore for them. Without
     autogroups, or in a container's control group, all threads have equal weight anyway.
     """
     # The weight belongs to the whole session: only its leader may lower it, not a program started from a shell.
@@ -159,7 +159,7 @@ def end_with(parent: int) -> None:
     """Have the kernel kill this process when the thread that started it ends, however it ends.
 
     Args:
-        parent: the process id of the starter, which may have died before the kernel was asked.
+        parent: the process id of the starter, which may have died before the call.
     """
     if sys.platform.startswith("linux"):
         dying_with_parent()()

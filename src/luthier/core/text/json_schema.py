@@ -44,7 +44,7 @@ def check_schema(schema: Any, param: str | None = None) -> None:
         )
     if isinstance(schema, dict) and id(schema) not in _ending(schema, nodes):
         raise _refused(
-            "a schema that no finite value keeps to: it needs itself within itself, without end",
+            "a schema that no finite value satisfies: it needs itself within itself, without end",
             "a recursion that can end, such as an optional property, a list that may be empty, or anyOf with a leaf",
             "make the recursive property optional",
             param,
@@ -56,7 +56,7 @@ def _refused(came: str, expected: str, do: str, param: str | None) -> Unsupporte
 
 
 def _ending(root: Schema, nodes: Mapping[int, Schema]) -> set[int]:
-    """The nodes of which some finite value exists: the least fixed point, by way of what waits for what.
+    """The nodes of which some finite value exists: the least fixed point, over the dependencies.
 
     A schema is a Horn formula in this (an object ends when all its required properties do, `anyOf` when one of them
     does), so each node is checked again only when something that it waits for has been found to end.
@@ -92,14 +92,14 @@ class _Waits:
         found: list[int] = []
         if isinstance(reference := node.get("$ref"), str):
             found += _open([_target(self._root, reference)], ending)
-        # A value that is written out is finite, whatever else is asked of it.
+        # A value that is written out is finite, regardless of other constraints.
         if "const" in node or "enum" in node:
             return found
         for key in _ALL:
             found += _open(_list(node, key), ending)
         for key in _ANY:
             choices = _list(node, key)
-            # One choice that ends suffices; as long as none does, each of them may be the first.
+            # One choice that ends is enough; as long as none does, each of them may be the first.
             if choices and not any(_ends(one, ending) for one in choices):
                 found += _open(choices, ending)
         kinds = node.get("type")
@@ -137,7 +137,7 @@ def _target(root: Schema, reference: str) -> Any:
 
 
 def _ends(node: Any, ending: set[int]) -> bool:
-    """Whether a part is known to end; what is no schema of its own (`true`, a missing property) always does."""
+    """Whether a part is known to end; what is not a separate schema (`true`, a missing property) always does."""
     return not isinstance(node, dict) or id(node) in ending
 
 

@@ -1,7 +1,7 @@
 """YAML text -> plain document and back, without the traps of YAML 1.1.
 
 What differs from PyYAML's safe loader, each because it hurt people:
-    2e-4, 1e5       numbers (YAML 1.1 wants a dot and a sign: it reads them as text)
+    2e-4, 1e5       numbers (YAML 1.1 requires a dot and a sign: it reads them as text)
     yes, no, on     text (they become true and false there), so that a check of types can refuse them
     010, 1:30       10, and text (octal and base 60 there)
     2026-11-25      text (a date there)
@@ -142,7 +142,7 @@ class _Dumper(yaml.SafeDumper):
     yaml_implicit_resolvers = _resolvers()
 
     def ignore_aliases(self, _: Any) -> bool:
-        """Write everything out, however often it is there."""
+        """Write everything out, also repeated objects."""
         return True
 
 

@@ -1,4 +1,4 @@
-"""Which rows begin alike, so that their common beginning is computed once: for training and for scoring."""
+"""Which rows share a prefix, so that it is computed once: for training and for scoring."""
 
 from __future__ import annotations
 
@@ -34,13 +34,14 @@ def best_groups(
     A group of m rows with P common tokens saves P * (m * rows_at_once - 1) tokens and costs `cost_tokens`; beginnings
     shorter than `least_tokens` are not shared.
 
-    Rows sorted by their tokens that begin alike are neighbours, and the common beginnings of neighbours span a tree
+    Rows sorted by their tokens that share a prefix are neighbours, and the common prefixes of neighbours span a tree
     of nested groups (an LCP interval tree: Abouelhoda, Kurtz & Ohlebusch, 2004, doi:10.1016/S1570-8667(03)00065-0,
-    section 2). Each node of the tree is one group or leaves it to its parts, whichever saves more. Linear time.
+    section 2). Each node of the tree is one group or leaves it to its parts, depending on which saves more. Linear
+    time.
 
     Args:
         common: of each row and its follower, how many tokens they begin with in common.
-        rows_at_once: how many of a row's group are computed at once, for each row.
+        rows_at_once: how many of a row's group are computed together, for each row.
     """
     # The root: all rows, with no common token. It never leaves the stack and collects what its parts save.
     stack = [_Node(0, 0, 0.0, [])]
@@ -56,7 +57,7 @@ def best_groups(
             if part.length >= least_tokens and saved > part.saved:
                 part.saved, part.groups = saved, [(part.start, i + 1, part.length)]
             start = part.start
-            # The interval below still goes on: the closed one is a part of it.
+            # The interval below continues: the closed one is a part of it.
             if stack[-1].length >= length:
                 stack[-1].saved += part.saved
                 stack[-1].groups += part.groups

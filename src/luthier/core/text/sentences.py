@@ -90,7 +90,7 @@ def _ends_sentence(text: str, match: re.Match[str]) -> bool:
     if word is None:
         return True
     last = word.group()
-    if last.isdigit() and len(last) <= 2:  # "on the 3. May", "1. First": rather too long than cut
+    if last.isdigit() and len(last) <= 2:  # "on the 3. May", "1. First": too long is better than cut
         return False
     if len(last) == 1 and last.isupper() and last != "I":  # an initial
         return False

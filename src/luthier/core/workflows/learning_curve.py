@@ -68,7 +68,7 @@ class CurveFit(FrozenModel):
 
 
 class LearningCurve(FrozenModel):
-    """The points that were measured, the fit where there are enough, what was spent, and how to go on where not.
+    """The points that were measured, the fit where there are enough, what was spent, and how to continue where not.
 
     Attributes:
         points: the runs.

@@ -1,6 +1,6 @@
 """Records of workflows: what was requested of each kind, its stages, and its results.
 
-`Pipeline` is the stored record of any workflow. The kinds with records of their own are automl (from a file and a
+`Pipeline` is the stored record of any workflow. The kinds with their own records are automl (from a file and a
 goal to an evaluated model, within one budget), distillation (a student, compared with itself without the teacher) and
 model comparison (several base models on the same rows: zero-shot, few-shot, and tuned for a short while).
 """
@@ -27,7 +27,7 @@ class Stage(FrozenModel):
     Attributes:
         name: Unique within the workflow.
         status: `refused` where it was done and its result ends the workflow (a gate refuses the model); `paused` where
-            it was asked to stop by a signal.
+            it was requested to stop by a signal.
         came: Its result as JSON, for the stages after it; until it is done, what it has begun.
         reason: Why it went no further.
         began_at: Seconds since 1970.
@@ -82,7 +82,7 @@ class Pipeline(FrozenModel):
         return None
 
     def changed(self, stage: Stage) -> Pipeline:
-        """The pipeline with a stage as it is now."""
+        """The pipeline with the current state of a stage."""
         stages = tuple(stage if one.name == stage.name else one for one in self.stages)
         return self.model_copy(update={"stages": stages})
 
@@ -91,7 +91,7 @@ STAGES: Final = ("ingest", "audit", "repair", "split", "showdown", "tune", "judg
 
 
 class AutomlSpec(FrozenModel):
-    """What was asked, and what `features.workflows.automl.request.completed` made of it before anything was done.
+    """The request, and what `features.workflows.automl.request.completed` made of it before any work.
 
     Attributes:
         data: a file of rows, or a folder of documents, which are read into rows of text first.
@@ -107,7 +107,7 @@ class AutomlSpec(FrozenModel):
         metric: the metric that decides; None takes the default.
         few_shot: examples in prompts of models that are not tuned.
         max_new_tokens: most tokens of an answer.
-        most_judged: held-out rows that are judged at most.
+        most_judged: held-out rows that are evaluated at most.
         most_trials: trials of the search at most.
         seed: of all draws.
         always_tunes: search for the best recipe also where prompting was found to be enough.
@@ -143,7 +143,7 @@ DistilWord = Literal["worth it", "not worth it", "not settled"]
 TAUGHT: Final = "taught student"
 ALONE: Final = "student without teacher"
 TEACHER: Final = "teacher"
-"""What the three are called, in the evaluation and wherever they are shown."""
+"""The names of the three, in the evaluation and everywhere else."""
 
 
 class StudentVerdict(FrozenModel):
@@ -195,7 +195,7 @@ class Student(FrozenModel):
         kind: what is learned: the teacher's text or its distribution.
         teacher: the name of the teacher.
         student_model: the base that both trainings began with, as recipes name it.
-        layers: those of the teacher that it keeps, None where it is a model of its own.
+        layers: those of the teacher that it keeps, None where it is a separate model.
         student_parameters: parameters of the student.
         teacher_parameters: None behind a server.
         data_file: the file of rows.
@@ -237,7 +237,7 @@ class Student(FrozenModel):
 
 
 SystemKind = Literal["zero-shot", "likeliest-label", "few-shot", "few-shot-nearest", "tuned"]
-"""How a contender is asked: as it is; for the likelihood of each label, in place of an answer in words; with drawn
+"""How a contender is prompted: unchanged; for the likelihood of each label, in place of a written answer; with drawn
 examples in its prompt; with those that are nearest to each prompt; or tuned."""
 SYSTEM_KINDS: Final[tuple[SystemKind, ...]] = ("zero-shot", "likeliest-label", "few-shot", "few-shot-nearest", "tuned")
 Advice = Literal["tuned", "prompting", "nothing"]
@@ -282,12 +282,12 @@ class Contender(FrozenModel):
 
 
 class ModelComparisonSpec(FrozenModel):
-    """What was asked, and the sizes that fit the budget; the same for every contender.
+    """The request, and the sizes that fit the budget; the same for every contender.
 
     Attributes:
         contenders: the base models.
-        data: the file of training rows, as it was given.
-        held_out: the file of held-out rows, as it was given.
+        data: the file of training rows, as given.
+        held_out: the file of held-out rows, as given.
         train_file: the training rows that are used, in the folder of this comparison.
         judged_file: the held-out rows that are used, likewise.
         map: field of the shape to field of the files.
@@ -347,10 +347,10 @@ class Standing(FrozenModel):
 
     Attributes:
         contender: its place.
-        kind: how it is asked.
+        kind: how it is prompted.
         result: its figures.
-        seconds_per_answer: measured while all rows were asked at once, on this machine; None of plain text, which is
-            only scored.
+        seconds_per_answer: measured with all rows in one batch of requests, on this machine; None of plain text, which
+            is only scored.
         usd_per_1000_answers: on this machine; None where no price is known.
     """
 
@@ -367,7 +367,7 @@ class Tuning(FrozenModel):
     Attributes:
         contender: the place of the base model.
         run_id: the run.
-        reason: why it is not judged; empty where it was trained to its end.
+        reason: why it is not evaluated; empty where it was trained to its end.
         hours: of the training, including work that a kill threw away.
         usd: of the training, likewise; None where no price is known.
         peak_memory_bytes: of the device; None where it is unknown.
@@ -418,11 +418,11 @@ class ModelComparisonResult(FrozenModel):
     Attributes:
         showdown_id: its id.
         created_at: UTC, ISO 8601.
-        spec: what was asked.
+        spec: the request.
         standings: every system with its figures.
         tunings: the short trainings.
         baselines: systems without a language model (`luthier.ml.baselines`), fitted on the rows that contenders are
-            trained on and judged on the same rows as they.
+            trained on and evaluated on the same rows as they.
         baselines_left_out: those that do not fit the rows, each with the reason.
         comparisons: of every pair of models, and of every model with every baseline, by every metric, paired over the
             rows.

@@ -15,7 +15,7 @@ Values = dict[str, Plain]
 SamplerName = Literal["tpe", "cmaes", "random", "nsga2"]
 GoalName = Literal["quality", "latency", "size", "cost"]
 """quality: the loss on the validation rows. latency: weights that are read for each token where the adapter is served
-beside others, as a multiple of the base model's. size: bytes of what is trained. cost: hours of a whole training. All
+next to others, as a multiple of the base model's. size: bytes of what is trained. cost: hours of a whole training. All
 are better when they are smaller; all but quality are known before a trial begins."""
 TrialState = Literal["waiting", "running", "paused", "stopped", "done", "failed"]
 """stopped: it was not trained on, since its curve cannot become the best; its results count."""
@@ -95,7 +95,7 @@ class Space(FrozenModel):
 
 
 class Result(FrozenModel):
-    """What a trial had come to on a rung: the lowest loss on the validation rows up to `step`, as the objective has it.
+    """The result of a trial at a rung: the lowest loss on the validation rows up to `step`, as the objective has it.
 
     Attributes:
         rung: its number, from 0 on.
@@ -126,10 +126,10 @@ class Trial(FrozenModel):
         state: how far it is.
         results: by rung, the last one the newest.
         predicted_hours: of all its steps, before it began.
-        hours: of the machine, spent so far, work that was thrown away included: where N trials train at once, each has
+        hours: of the machine, spent so far, discarded work included: where N trials train in parallel, each has
             an N-th of it.
-        reason: why it failed, was stopped, or was not gone on with.
-        goals: what it comes to by the goals of the study other than quality.
+        reason: why it failed, or was stopped.
+        goals: its values for the goals of the study other than quality.
     """
 
     number: int
@@ -173,7 +173,7 @@ class StartPoint(FrozenModel):
 
 
 class StudySpec(FrozenModel):
-    """What was asked.
+    """The request.
 
     Attributes:
         recipe: with absolute paths.
@@ -187,9 +187,9 @@ class StudySpec(FrozenModel):
         reduction: one of this many continues.
         num_confirmed: how many of the best are repeated, with `num_seeds` further seeds each.
         num_seeds: further seeds of each of these.
-        workers: how many trials train at once, each with its share of the machine's threads.
+        workers: how many trials train in parallel, each with its share of the machine's threads.
         goals: what is sought, quality among them.
-        own_values: what the recipe as it came sets, as far as it is searched.
+        own_values: what the original recipe sets, if it is searched.
         start: what is tried first after it.
         stops_hopeless: whether a trial is stopped whose curve cannot become the best.
     """
@@ -231,15 +231,15 @@ class Study(FrozenModel):
         study_id: its id.
         created_at: UTC, ISO 8601.
         status: how far it is.
-        spec: what was asked.
-        usd_per_hour: of this machine; None where nobody knows.
+        spec: the request.
+        usd_per_hour: of this machine; None where it is not known.
         winner: the number of the best trial, once it is named.
         final_run_id: the run on all rows with the winner's recipe.
         hours: spent so far.
         overhead_hours: spent on neither training nor judging.
         notes: what had to be narrowed or left out, a sentence each.
         report_path: its report; None before.
-        needs_hours: a budget with which the final run should come to its end, where the one that it had was not enough.
+        needs_hours: a budget with which the final run should finish, where the one that it had was not enough.
     """
 
     study_id: str

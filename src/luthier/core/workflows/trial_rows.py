@@ -1,4 +1,4 @@
-"""The kinds of rows that a chat model is tried with before anybody has rows of their own: one of each."""
+"""The kinds of rows that a chat model is tried with before there are real rows: one of each."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TOOL: Final[dict[str, Any]] = {
         },
     },
 }
-# nine letters and digits, as the strictest of the templates asks for
+# nine letters and digits, as the strictest of the templates requires
 _CALL: Final[dict[str, Any]] = {
     "id": "callAB123",
     "type": "function",
@@ -71,7 +71,7 @@ TRIAL_ROWS: Final[dict[str, dict[str, Any]]] = {
 
 
 def made_rows(num: int) -> list[dict[str, Any]]:
-    """Rows of one turn and of unlike length to take a training step with, every two of which begin alike."""
+    """Rows of one turn and of different lengths for a training step; every two of them share a prefix."""
     return [
         {
             "messages": [

@@ -26,7 +26,7 @@ PAGE = Page("Settings", "/settings", None, order=1000, key="s")
 ACCOUNT_TAB = Page("You", "/settings/account", None, order=10, group="settings")
 
 TRIES_PER_MINUTE: Final = 6
-# Apart from sign-in: somebody at an unlocked browser could guess the current password here.
+# Separate from sign-in: someone at an unlocked browser could guess the current password here.
 _tries = TokenBuckets(clock=time.monotonic)
 _ADDRESS: Final = "/settings/account"
 _Password = Annotated[str, Form(max_length=2000)]
@@ -72,7 +72,7 @@ async def change(
                 do=f"wait {taken.wait_seconds:.0f} s, then try again",
             )
         secret = await context.password_threads.run(caller.member_id or "", change_and_sign_in)
-    # BusyError is a LuthierError; it has a page of its own with Retry-After.
+    # BusyError is a LuthierError; it has its own page with Retry-After.
     except BusyError:
         raise
     except LuthierError as error:

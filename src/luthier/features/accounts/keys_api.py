@@ -1,4 +1,4 @@
-"""/api/v1/keys and /api/v1/projects: for who administers a project. A key sees and makes those of its own project."""
+"""/api/v1/keys and /api/v1/projects: for administrators of a project. A key sees and makes those of its own project."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ router = APIRouter(prefix="/api/v1", tags=["access"])
 
 
 class KeyRequest(BaseModel):
-    """What kind of key is wanted. expires_in_seconds: never, where it is left out."""
+    """The key to create. expires_in_seconds: never, where it is left out."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -73,7 +73,7 @@ class ProjectList(BaseModel):
 
 @router.post("/keys", status_code=201, summary="Make a key", responses=documented())
 def create(context: HomeContext, caller: Admin, asked: KeyRequest) -> NewKeyView:
-    """A key of the same project as the one that asks."""
+    """A key of the same project as the caller's."""
     made, key = access.create_key(
         context,
         asked.name,

@@ -73,7 +73,7 @@ def create(
 def revoke(request: Request, context: HomeContext, caller: Admin, key_id: Id) -> Response:
     """Let a key in no longer."""
     key = access.revoke_key(context, key_id, project_id=caller.project_id, by=caller)
-    return redirect(request, _ADDRESS, f"The key {key.name} is revoked; it lets nobody in any more.")
+    return redirect(request, _ADDRESS, f"The key {key.name} is revoked and no longer valid.")
 
 
 def _page(request: Request, context: Context, caller: Caller, values: dict[str, Any], *, status: int = 200) -> Response:

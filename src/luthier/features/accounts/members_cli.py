@@ -44,7 +44,7 @@ def add(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Make a member; the password is asked for, twice."""
+    """Make a member; prompts for the password, twice."""
     from luthier.platform.auth import members
     from luthier.platform.cli.console import visible
 
@@ -97,7 +97,7 @@ def password(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Give a member another password, which is asked for, twice; their sessions end."""
+    """Give a member another password; prompts for it, twice; their sessions end."""
     from luthier.platform.auth import members
     from luthier.platform.cli.console import visible
 
@@ -109,7 +109,7 @@ def password(
 
 
 def remove(name: _NameArgument, as_json: JsonOption = False, home: HomeOption = None) -> Answer:
-    """Remove a member, who is signed out at once; keys that they made stay."""
+    """Remove a member, who is signed out immediately; keys that they made stay."""
     from luthier.platform.auth import members
     from luthier.platform.cli.console import visible
 
@@ -141,7 +141,7 @@ def link(
 
 
 def _password(is_from_stdin: bool) -> str:
-    """A password as a person or a program gives it. Raises RequestError where there is nobody to ask."""
+    """A password as a person or a program gives it. Raises RequestError without a terminal."""
     from luthier.core.errors import RequestError
 
     if is_from_stdin:

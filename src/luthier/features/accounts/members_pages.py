@@ -86,7 +86,7 @@ async def change_password(
 
 @router.post(f"{_ADDRESS}/{{member_id}}/remove")
 def remove(request: Request, context: HomeContext, caller: Admin, member_id: Id) -> Response:
-    """Forget a member, who is signed out at once."""
+    """Remove a member, who is signed out immediately."""
     try:
         removed = people.remove_member(context, caller, member_id)
     except LuthierError as error:

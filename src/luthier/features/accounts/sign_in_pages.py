@@ -40,7 +40,7 @@ async def sign_in(
     password: _Text = "",
     next: _Text = "/",
 ) -> Response:
-    """Begin a session, or say that nobody is let in by this. Keeps none of the threads that answer other requests."""
+    """Begin a session, or report invalid credentials. Blocks none of the threads that answer other requests."""
 
     def begin() -> str | None:
         if key:
@@ -50,14 +50,15 @@ async def sign_in(
 
     queue: SignInQueue = request.app.state.sign_ins
     try:
-        # Password hashing is slow on purpose: the queue bounds how many run at once, and counts failures by address.
+        # Password hashing is slow on purpose: the queue bounds how many run in parallel, and counts failures by
+        # address.
         secret = await queue.attempt(address_of(request), begin)
     except BusyError as error:
         return _form(request, own_address(next), error)
     if secret is None:
         refused = RequestError(
-            # One answer for a wrong name and a wrong password: it does not tell which names exist.
-            "this key lets nobody in" if key else "this name and password let nobody in",
+            # One answer for a wrong name and a wrong password: it does not reveal which names exist.
+            "this key is not valid" if key else "this name and password are not valid",
             expected="a key or a password of this server that is right and still good",
             do="correct it; `luthier keys create` makes a new key",
         )

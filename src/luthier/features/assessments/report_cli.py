@@ -1,4 +1,4 @@
-"""`luthier report`: the report of a run again, with what it was judged by since."""
+"""`luthier report`: the report of a run again, with what it was evaluated by since."""
 
 from __future__ import annotations
 

@@ -35,8 +35,8 @@ class AssessmentOverview:
         result_id: Its id.
         created_at: When it was made, ISO 8601.
         title: The suite's name, or `safety`.
-        candidate: The judged system, without paths of this machine.
-        run_id: The run that is judged, if any.
+        candidate: The evaluated system, without paths of this machine.
+        run_id: The run that is evaluated, if any.
         word: The verdict, or how many concerns.
         tone: Whether it is shown as good, bad or neutral.
         headline: The finding in one sentence.
@@ -57,7 +57,7 @@ class AssessmentOverview:
 
 @dataclass(frozen=True, slots=True)
 class RunAssessments:
-    """What a run was judged by besides its held-out rows.
+    """What a run was evaluated by in addition to its held-out rows.
 
     Attributes:
         results: The newest of each suite and the newest safety check, newest first.
@@ -133,7 +133,7 @@ def _overview(one: SuiteResult | SafetyResult, shown: dict[str, str]) -> Assessm
 
 
 def _redacted(context: Context, spec: type[Result], found: Result) -> Result:
-    """The same without paths of this machine; what rows and models say stays as it is."""
+    """The same without paths of this machine; the text of rows and models is unchanged."""
     tasks = found.tasks if isinstance(found, SuiteResult) else found.probes
     field = "tasks" if isinstance(found, SuiteResult) else "probes"
     # Samples are taken out before paths are redacted and put back after: a model's text may look like a path.
@@ -154,7 +154,7 @@ def _with_samples(task: TaskResult, of: Sequence[SystemResult] | None) -> TaskRe
 
 
 def rewrite_run_report(context: Context, run_id: str) -> list[Path]:
-    """Write a run's report again, with its newest suites, its safety check and the gate, and their pages beside it.
+    """Write a run's report again, with its newest suites, its safety check and the gate, and their pages next to it.
 
     Facts that only the training process had (an example, versions, the licence) come from the existing report.json.
 

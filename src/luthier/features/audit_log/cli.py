@@ -1,4 +1,4 @@
-"""`luthier audit-log`: what was done, by whom, and whether the log is as it was written."""
+"""`luthier audit-log`: what was done, by whom, and whether the log is unchanged."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def verify(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Walk along the chain of hashes; exit code 1 where an entry was changed, removed or put in.
+    """Verify the chain of hashes; exit code 1 where an entry was changed, removed or inserted.
 
-    Keep the head that this prints somewhere else: a chain alone cannot tell that its end was cut off, or that all of it
+    Keep the head that this prints somewhere else: a chain alone cannot show that its end was cut off, or that all of it
     was written again; --expect can.
     """
     from luthier.platform.audit_log import service as audit_log

@@ -1,4 +1,4 @@
-"""/settings/audit-log: who did what in the project, and whether the log is as it was written."""
+"""/settings/audit-log: who did what in the project, and whether the log is unchanged."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def entries(
 
 @router.get(f"{_ADDRESS}/verify")
 def verify(request: Request, context: HomeContext, caller: Admin, expect: _Text = "") -> Response:
-    """Walk along the chain of the whole log, that of other projects too, and say no more of it than how that went."""
+    """Verify the chain of the whole log, including other projects, and report only the result."""
     status, values = 200, dict[str, Any](expect=expect, error=None)
     try:
         values["verdict"] = service.verify_log(context, expect=expect.strip() or None)
@@ -80,5 +80,5 @@ def _details(entry: AuditEntry) -> dict[str, str]:
 
 
 def _is_time(name: str, value: Any) -> bool:
-    # The bound tells seconds since 1970 from other numbers with such a name.
+    # The bound distinguishes seconds since 1970 from other numbers with such a name.
     return name.endswith("_at") and isinstance(value, int | float) and 0 < value < 1e11

@@ -73,7 +73,7 @@ def diff_answer(context: Context, document: dict[str, Any]) -> dict[str, Any]:
     old, new = Path(document["against"]), Path(document["file"])
     found = compare(context, old, new, key=document["key"], num_examples=_EXAMPLES)
     pairs = [(_line(a), _line(b)) for a, b in found.changed]
-    answer = found.as_json() | {"old": "", "new": ""}  # the places of the files are nobody's business
+    answer = found.as_json() | {"old": "", "new": ""}  # the places of the files are private
     for name in ("changed", "added", "removed"):
         answer[name] = answer[name][:_MAX_IDS]
     # Counted over all changed rows; the lists above are cut for the page only.
@@ -91,7 +91,7 @@ def diff_answer(context: Context, document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fields_of(example: RowChange) -> list[dict[str, Any]]:
-    """What differs in a row; of a row that is new or gone its texts, turns by who speaks."""
+    """What differs in a row; of an added or removed row its texts, turns by speaker."""
     from luthier.ml.data.diff.row_changes import shortened
 
     if example.kind == "changed":
@@ -239,7 +239,7 @@ def _by_line(page: dict[str, Any]) -> dict[int, dict[str, Any]]:
 
 
 MOST_ROWS: Final = 2000
-"""Lengths are counted of so many rows, taken evenly from the whole file."""
+"""Lengths are counted of this many rows, taken evenly from the whole file."""
 _SHOWN_ROWS: Final = 5
 _SHOWN_TOKENS: Final = 600
 _MAX_REFUSED: Final = 10
@@ -249,7 +249,7 @@ _BINS: Final = 24
 def survey(context: Context, file: Path, model: str, template: Literal["auto", "chat", "plain"]) -> dict[str, Any]:
     """The first rows as tokens, the lengths of up to 2,000 rows as a histogram, and which rows would be refused.
 
-    The two sides of a preference count as rows of their own. Rows that cannot be tokenised are listed under `refused`.
+    The two sides of a preference count as separate rows. Rows that cannot be tokenised are listed under `refused`.
 
     Raises:
         NotFoundError: No such file or model.

@@ -1,7 +1,7 @@
-"""Use cases: decide about the rows of a dataset's version one by one, and make the next version of the decisions.
+"""Use cases: decide about single rows of a dataset's version, and make the next version of the decisions.
 
-A decision is stored at once with its author. Where two people decide about one row, the newer decision counts, and its
-author is shown the other one. The audit log has no entry for a decision, but one for the version made of them.
+A decision is stored immediately with its author. Where two people decide about one row, the newer decision counts, and
+its author is shown the other one. The audit log has no entry for a decision, but one for the version made of them.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Queue:
 
     @cached_property
     def _few(self) -> list[int] | None:
-        """The lines that are shown, where they are known without walking over the file."""
+        """The lines that are shown, where they are known without reading the file."""
         if self.only:
             return [line for line in self.only if self._is_shown(line)]
         if self.show in _DECISION_OF:
@@ -115,7 +115,7 @@ class Queue:
         return decided is not None and decided.decision == _DECISION_OF[self.show]
 
     def _lines(self, line: int, step: int) -> Iterator[int]:
-        """From a line on; those that are skipped were decided, so it walks over no more rows than decisions."""
+        """From a line on; those that are skipped were decided, so it reads no more rows than decisions."""
         start = self.rows.position(line)
         if start is None:
             # Line 0 means "before the first": `first()` is `after(0)`.
@@ -150,7 +150,7 @@ def open_queue(
     Args:
         number: The number of the version; None for the newest.
         show: Which rows are shown.
-        only: Lines to limit the queue to, such as those of a finding; lines that are no row are left out.
+        only: Lines to limit the queue to, such as those of a finding; lines that are not rows are left out.
 
     Raises:
         NotFoundError: No such dataset or version, or none of the lines is a row.
@@ -235,7 +235,7 @@ def make_version(context: Context, caller: Caller, queue: Queue, *, note: str = 
         raise RequestError(
             "no row was rejected or edited",
             expected="a decision that changes something",
-            do="go through the rows first; accepting all of them leaves the version as it is",
+            do="go through the rows first; accepting all of them does not change the version",
         )
     rejected = sum(one.decision == "reject" for one in queue.decisions.values())
     if rejected >= queue.rows.num_rows:
@@ -272,12 +272,12 @@ def parse_lines(text: str) -> tuple[int, ...]:
             raise RequestError(
                 f"rows={part[:40]!r}: it ends before it begins",
                 expected="numbers such as 3,17,20-25",
-                do="swap the ends",
+                do="swap the two numbers",
             )
         # The span is checked before range() is expanded: `1-999999999999` would fill the memory.
         if high - low >= MAX_ROWS_NAMED or len(found) + high - low >= MAX_ROWS_NAMED:
             raise RequestError(
-                f"rows={part[:40]!r}: more rows than can be named at once",
+                f"rows={part[:40]!r}: more rows than can be named in one request",
                 expected=f"at most {MAX_ROWS_NAMED:,}",
                 do="name fewer rows, or go through all of them",
             )

@@ -193,8 +193,8 @@ def _questions(source: Source, mapping: Mapping[str, str]) -> Iterator[Question]
         except BadFieldError as error:
             raise DataError(
                 f"{source.name} was changed while it was read",
-                expected="a file that stays as it is",
-                do="wait until whatever writes the file is done, then start again",
+                expected="a file that does not change",
+                do="wait until the program that writes the file is done, then start again",
             ) from error
 
 
@@ -226,7 +226,7 @@ def _write(
         for one in answers(questions, teacher, options, context.progress, batch_done=batch_done):
             if one.reason is None:
                 tally.num_thoughts += one.thought is not None
-                # Collected, so that the output is written at once in the end; a stop leaves no partial file.
+                # Collected, so that the output is written in one step at the end; a stop leaves no partial file.
                 tally.kept.append(answered_row(one, options, teacher=teacher.name))
             else:
                 tally.refused.append(one)
@@ -249,7 +249,7 @@ def _no_answers_error(
     return DataError(
         f"none of the {len(refused):,} answers that {teacher} wrote to {file.name} could be kept, so no file of "
         f"answers was written: {reasons}",
-        expected="answers that come to their end",
+        expected="complete answers",
         do=f"read the replies in {listed}; mostly longer answers help (--max-new-tokens)",
         problems=[problem_of(a.question.id, value="", reason=f"{a.reason}: {a.explanation}") for a in refused],
     )

@@ -60,7 +60,7 @@ class ShownNames:
 
 @dataclass(frozen=True, slots=True)
 class AuditOptions:
-    """The settings of an audit, besides the file.
+    """The settings of an audit, without the file.
 
     Attributes:
         against: The held-out file, for contamination.
@@ -157,7 +157,7 @@ def check_is_not_input(output: Path | None, *inputs: Path | None) -> None:
         if output is not None and path is not None and output.exists() and path.exists() and output.samefile(path):
             raise RequestError(
                 f"{output} is the file that is read",
-                expected="an output beside it: the original stays as it is",
+                expected="another output file: the original is not changed",
                 do="choose another name for the output",
             )
 
@@ -243,7 +243,7 @@ def compare(
 
 @dataclass(frozen=True, slots=True)
 class RepairOptions:
-    """The settings of a repair, besides the files.
+    """The settings of a repair, without the files.
 
     Attributes:
         only: Ids of repairs; None for those that are safe for every file.
@@ -283,7 +283,7 @@ class WrittenRepair:
     document: dict[str, Any]
 
     def as_json(self) -> dict[str, Any]:
-        """The document of `luthier data repair --json`: the summary, and where the files lie."""
+        """The document of `luthier data repair --json`: the summary, and the paths of the files."""
         paths = {"output": self.output, "manifest": self.manifest, "summary": self.summary}
         return {**self.document, "paths": {name: str(path) for name, path in paths.items()}}
 
@@ -354,7 +354,7 @@ class SplitOptions:
     """How to split a file.
 
     Attributes:
-        folder: Where the sides are written; None for a folder beside the file.
+        folder: Where the sides are written; None for a folder next to the file.
         validation: The fraction of the validation side, 0 to 1.
         held_out: The fraction of the held-out side, 0 to 1.
         seed: Another seed gives another split.
@@ -389,7 +389,7 @@ class WrittenSplit:
     document: dict[str, Any]
 
     def as_json(self) -> dict[str, Any]:
-        """The document of `luthier data split --json`: split.json and where it lies."""
+        """The document of `luthier data split --json`: split.json and its path."""
         return {"folder": str(self.folder), **self.document}
 
     def recipe_data(self) -> dict[str, str]:

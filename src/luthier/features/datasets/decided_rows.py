@@ -28,7 +28,7 @@ class Counts:
     Attributes:
         decided: Rows by decision.
         num_undecided: Rows without a decision, which pass through.
-        num_unreadable: Records that are no rows, which are left out.
+        num_unreadable: Records that are not rows, which are left out.
     """
 
     decided: Counter[str] = field(default_factory=Counter)
@@ -95,7 +95,7 @@ def check_edited(rows: RowIndex, row: Row | RowProblem, edited: Mapping[str, Any
     from luthier.ml.data.rows.formats import example_of
 
     if isinstance(row, Row) and row.fields == edited:
-        raise RequestError("the row is as it was", expected="an edit", do="accept the row, or change something in it")
+        raise RequestError("the row is unchanged", expected="an edit", do="accept the row, or change something in it")
     found = _decision_of(rows)
     if found is None:
         _check_same_fields(row, edited)

@@ -1,4 +1,4 @@
-"""Use cases: new versions of a dataset by repair or by split, each exactly as it was shown before.
+"""Use cases: new versions of a dataset by repair or by split, each exactly as previewed.
 
 A repair shows its changes row by row and then makes a version of exactly these. A split makes three datasets that share
 nothing, and stores the proof of it.
@@ -56,7 +56,7 @@ class Repair:
         kind: Whether rows are changed or removed.
         is_default: Whether it is safe for every file.
         reason: What it does.
-        because: Why one would want it.
+        because: The reason for it.
         needs: What else must be given: `other rows`, `a model`, or empty.
         sorts: Sorts of findings that it is limited to; empty for all.
     """
@@ -73,7 +73,7 @@ class Repair:
     def num_rows(self, findings: list[dict[str, Any]]) -> int:
         """How many rows the findings of an audit have for it; what is not certain to be personal data is left out."""
         found = [one for one in findings if one["check"] == self.check and one["details"].get("is_certain", True)]
-        # Some checks tell sorts apart (kinds of personal data), others kinds; either limits a repair.
+        # Some checks distinguish sorts (kinds of personal data), others kinds; either limits a repair.
         sort = [one["details"].get("sort", one["details"].get("kind")) for one in found]
         return sum(one["count"] for one, s in zip(found, sort, strict=True) if not self.sorts or s in self.sorts)
 
@@ -96,7 +96,7 @@ class MaskKind:
     """A kind of personal data that a repair can mask.
 
     Attributes:
-        id: By which it is chosen.
+        id: Its name in requests.
         is_default: Whether certain values of it are masked without being chosen.
         missing: Why it cannot be found on this machine, or empty.
     """
@@ -171,7 +171,7 @@ def keep_repair(
         )
     summary = state.answer["summary"]
     if not summary["fates"]["changed"] and not summary["fates"]["removed"]:
-        raise RequestError("this repair changes no row", expected="something to repair", do="keep the version as it is")
+        raise RequestError("this repair changes no row", expected="something to repair", do="keep the version")
     stem = Path(version.filename.removesuffix(".gz")).stem
     file = keep_rows(context, caller, _blocks(output), f"{stem}.jsonl")
     names = ("fates", "actions", "grade_before", "grade_after", "num_rows", "num_rows_after", "left", "skipped", "mask")
@@ -191,7 +191,7 @@ def keep_repair(
     except BaseException:
         files.delete_file(context, caller.project_id, file.file_id)
         raise
-    # The prepared rows and the manifest beside them; the cached summary stays but is `unasked` without them.
+    # The prepared rows and the manifest next to them; the cached summary stays but is `unasked` without them.
     for path in (output, *output.parent.glob(f"{output.name}.*")):
         path.unlink(missing_ok=True)
     return made
@@ -244,10 +244,10 @@ def _repair_subject(
 
 
 def _prepared(context: Context, caller: Caller, version: DatasetVersion, choice: RepairChoice) -> Path:
-    """The file of rows that a repair makes, beside the answer that tells of it."""
+    """The file of rows that a repair makes, next to the answer that describes it."""
     subject, _ = _repair_subject(context, caller, version, choice)
     path = subject.path(context)
-    # Beside the cached summary, under the same key, so that the two always belong to the same choice.
+    # Next to the cached summary, under the same key, so that the two always belong to the same choice.
     return path.with_name(f"{path.stem}-rows.jsonl")
 
 
@@ -326,9 +326,9 @@ class SplitOrigin:
 
 
 def begin_split(context: Context, caller: Caller, version: DatasetVersion, wishes: SplitWishes) -> CachedResult:
-    """Begin `split_dataset` beside the request, unless that version is being split already.
+    """Begin `split_dataset` in the background, unless that version is being split already.
 
-    Raises NotFoundError, and RequestError for wishes that cannot be met whatever the rows are.
+    Raises NotFoundError, and RequestError for options that are impossible with any rows.
     """
     dataset = context.datasets.get(caller.project_id, version.dataset_id)
     _check_split(wishes, dataset.name)
@@ -348,7 +348,7 @@ def split_state(context: Context, version: DatasetVersion) -> CachedResult:
 def split_dataset(context: Context, caller: Caller, version: DatasetVersion, wishes: SplitWishes) -> MadeSplit:
     """Make NAME-train, NAME-validation and NAME-held-out, or the next versions of those, of a version's rows.
 
-    A fraction of 0 makes no dataset. The work is done in a process of its own.
+    A fraction of 0 makes no dataset. The work is done in a separate process.
 
     Raises:
         NotFoundError: No such dataset.
@@ -361,7 +361,7 @@ def split_dataset(context: Context, caller: Caller, version: DatasetVersion, wis
     _check_split(wishes, dataset.name)
     beside = context.settings.file_cache_folder.parent
     beside.mkdir(parents=True, exist_ok=True)
-    # Beside the file cache, on a disk that is sized for data files; /tmp may be a small tmpfs.
+    # Next to the file cache, on a disk that is sized for data files; /tmp may be a small tmpfs.
     with scratch_folder(beside, "split-") as folder:
         given = {"folder": str(folder), "options": asdict(wishes)}
         # The child writes the sides into the scratch folder and returns split.json with the proof.
@@ -378,7 +378,7 @@ def split_dataset(context: Context, caller: Caller, version: DatasetVersion, wis
 
 
 def last_split(context: Context, caller: Caller, dataset: Dataset) -> MadeSplit | None:
-    """The split of a dataset that was made last, as far as its datasets are still there; None where there is none."""
+    """The split of a dataset that was made last, if its datasets still exist; None where there is none."""
     sides: dict[str, tuple[Dataset, DatasetVersion]] = {}
     for side, ending in SIDES.items():
         found = context.datasets.find(caller.project_id, f"{dataset.name}-{ending}")

@@ -96,7 +96,7 @@ def ingest(
         overlap_tokens=overlap_tokens,
         licence=licence,
         tokenizer=local.path if local else None,
-        # Part of the settings' identity: an interrupted ingest goes on only with the tokenizer it began with.
+        # Part of the settings' identity: an interrupted ingest continues only with the tokenizer it began with.
         tokenizer_sha256=sha256_file(Path(local.path) / "tokenizer.json") if local else None,
     )
     done = ingest_documents(
@@ -120,7 +120,7 @@ def _counted_in(context: Context, model: str | None) -> tuple[LocalModel | None,
         return local, f"tokens of {local.name}"
     try:
         found = sources.find(DEFAULT_BASE_MODEL, context.home)
-    except ModelSourceError:  # damaged, which only matters to whom asks for it
+    except ModelSourceError:  # damaged, which only matters to its users
         found = None
     if found is None:
         return None, f"words, as no model was given (and {DEFAULT_BASE_MODEL} is not on this machine)"
@@ -153,7 +153,7 @@ def read_corpus(path: Path, progress: Progress | None = None) -> dict[str, str]:
     settings = IngestSettings(_MANY_WORDS, 0, licence=None, tokenizer=None, tokenizer_sha256=None)
     with scratch_folder(Path(tempfile.gettempdir()), "luthier-corpus-") as folder:
         rows = folder / "corpus.jsonl"
-        # One worker: a suite runs beside other jobs, and a corpus is read once.
+        # One worker: a suite runs next to other jobs, and a corpus is read once.
         done = ingest([path], rows, settings=settings, num_workers=1, progress=progress or SilentProgress())
         # Line 0 means the file as a whole.
         missing = [RowProblem(one.file, 0, "", "", one.reason or "was not read") for one in done.failed]

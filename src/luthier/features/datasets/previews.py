@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class DataPreview:
-    """The first rows of a file as a model gets them; a preference pair as its two sides in turn.
+    """The first rows of a file as a model gets them; a preference pair as its two sides.
 
     Attributes:
         file: The file.
@@ -252,7 +252,7 @@ class CardOptions:
         licence: An SPDX id.
         description: What the data is.
         languages: ISO 639 codes; none takes what the audit finds.
-        uses: What it is meant for.
+        uses: Its intended use.
     """
 
     name: str | None = None
@@ -268,11 +268,11 @@ class DatasetCard:
 
     Attributes:
         path: The Markdown file.
-        croissant: The Croissant document beside it.
+        croissant: The Croissant document next to it.
         audit: The audit that it shows.
         metadata: The front matter of the card.
         num_files: How many files it describes.
-        not_stated: What nobody has stated.
+        not_stated: What is not stated.
     """
 
     path: Path
@@ -306,9 +306,9 @@ def make_card(
     command: str,
     force: bool = False,
 ) -> DatasetCard:
-    """Audit a file and write its card (`README.md`) and Croissant (`README.croissant.json` beside it).
+    """Audit a file and write its card (`README.md`) and Croissant (`README.croissant.json` next to it).
 
-    Where the file is one side of a split (`split.json` beside it), the other sides are described too.
+    Where the file is one side of a split (`split.json` next to it), the other sides are described too.
 
     Args:
         date: The date of the audit, ISO 8601.
@@ -339,8 +339,8 @@ def make_card(
     if described.sha256 != found.sha256:
         raise DataError(
             f"{file.name} was changed while it was read",
-            expected="a file that stays as it is",
-            do="wait until whatever writes the file is done, then start again",
+            expected="a file that does not change",
+            do="wait until the program that writes the file is done, then start again",
         )
     request = CardRequest(
         audit=found,

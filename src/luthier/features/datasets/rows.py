@@ -1,6 +1,6 @@
 """Use cases: the rows of a dataset version: how many, their format with the reason, and a page of them.
 
-`RowIndex` reads single rows without reading those before them. The index lies beside the file that `files.local_path`
+`RowIndex` reads single rows without reading those before them. The index is next to the file that `files.local_path`
 lays out, under its digest, and is removed with it.
 """
 
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
     from luthier.ml.data.rows.row_index import RowIndex
 
 SMALL_BYTES: Final = 4 << 20
-"""Files of text up to this size are read by the process that was asked."""
+"""Files of text up to this size are read by the process of the request."""
 RETRY_SECONDS: Final = 20.0
 """After so long a file is read again, where the machine could not the last time."""
 _TEXT_SUFFIXES: Final = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".tab")
 _LOOKED_AT: Final = 100
-"""Rows from the start of a file that tell its columns."""
+"""Rows from the start of a file that show its columns."""
 
 
 def open_rows(context: Context, caller: Caller, version: DatasetVersion) -> RowIndex:
@@ -69,7 +69,7 @@ def open_rows(context: Context, caller: Caller, version: DatasetVersion) -> RowI
 def index_state(context: Context, caller: Caller, version: DatasetVersion) -> CachedResult:
     """Whether the rows of a version can be read by their place; of a large file that begins with the first request.
 
-    Small files are indexed at once. Raises NotFoundError, DataError (a small file that cannot be read), WorkError.
+    Small files are indexed directly. Raises NotFoundError, DataError (a small file that cannot be read), WorkError.
     """
     from luthier.ml.data.rows.row_index import open_index
 
@@ -95,7 +95,7 @@ def index_state(context: Context, caller: Caller, version: DatasetVersion) -> Ca
 
 
 def is_small(filename: str, num_bytes: int) -> bool:
-    """Whether a file is read by the process that was asked; larger and packed ones are by one of their own."""
+    """Whether a file is read by the process of the request; larger and packed ones are read by a separate process."""
     return num_bytes <= SMALL_BYTES and files.suffix_of(filename) in _TEXT_SUFFIXES
 
 
@@ -238,7 +238,7 @@ def read_page(path: Path, *, start: int, num: int, lines: Sequence[int] | None =
         found = list(islice((row for row in rows if row.line in wanted), len(wanted)))
         return {"rows": [_row(row) for row in found], "has_more": start + num < len(lines)}
     if is_jsonl:
-        # One row more than a page holds tells whether there is a next page.
+        # One row more than a page holds shows whether there is a next page.
         some = list(islice(read_jsonl(source, lambda place, _: place >= start), num + 1))
     else:
         some = list(islice(read_rows(source), start, start + num + 1))
@@ -262,7 +262,7 @@ def _row(row: Row | RowProblem) -> dict[str, Any]:
 
 
 def cell_of(value: Any) -> dict[str, Any]:
-    """A value of a row as it is shown: kind, text, number of characters, and the turns of a conversation."""
+    """A value of a row as displayed: kind, text, number of characters, and the turns of a conversation."""
     if isinstance(value, str):
         return {"kind": "text", "text": value[:_MAX_CELL_CHARACTERS], "num_characters": len(value)}
     # default=str: Parquet has dates and decimals, which JSON does not.

@@ -101,7 +101,7 @@ def check_filename(filename: str) -> None:
 
 
 def bring_file(context: Context, caller: Caller, incoming: IncomingFile, filename: str) -> StoredFile:
-    """Make a file of the project of what came in, if it can hold rows; else nothing of it is kept.
+    """Make a file of the project from an upload, if it can contain rows; else nothing of it is kept.
 
     Raises RequestError (by its name it holds no rows), DataError (by its content), StorageFullError.
     """
@@ -117,7 +117,7 @@ def bring_file(context: Context, caller: Caller, incoming: IncomingFile, filenam
             # Opening checks what the name cannot: compression, encoding and the magic bytes of the format.
             source = open_source(path)
             if source.format == "xlsx":
-                read_as(source)  # which sheet holds the rows: with two, nothing of the file can be used
+                read_as(source)  # which sheet holds the rows: with two, the file cannot be used
     # A file without usable rows must not stay behind as a file of the project.
     except BaseException:
         files.delete_file(context, caller.project_id, file.file_id)
@@ -185,7 +185,7 @@ def remove_dataset(context: Context, caller: Caller, dataset_id: str) -> None:
     for version in versions:
         if version.details.get("adopted"):
             continue
-        with contextlib.suppress(NotFoundError, ConflictError):  # gone already, or another dataset holds it too
+        with contextlib.suppress(NotFoundError, ConflictError):  # deleted already, or used by another dataset
             files.delete_file(context, caller.project_id, version.file_id)
 
 
@@ -257,7 +257,7 @@ def save_case(
 ) -> SavedCase:
     """Add a row to the project's dataset of this name, as its next version; a missing dataset is made.
 
-    Earlier answers in the conversation get weight 0: a model wrote them, and nobody has checked them.
+    Earlier answers in the conversation get weight 0: a model wrote them, and they were not checked.
 
     Args:
         conversation: Ends with a turn of the user.
@@ -277,7 +277,7 @@ def save_case(
         )
     line = json_line(_row(conversation, reference)) + b"\n"
     details = {"model": model}
-    # Two who save at once must not each make the next version of the same one: the row of one would be lost.
+    # Two concurrent saves must not each make the next version of the same one: the row of one would be lost.
     with file_lock(context.home / "test-cases.lock", what="saving test cases", timeout_seconds=_LOCK_SECONDS):
         found = context.datasets.find(caller.project_id, dataset.strip())
         if found is None:

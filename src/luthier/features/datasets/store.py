@@ -128,7 +128,7 @@ class DatasetStore(Store):
             return made, _VERSIONS.insert(connection, first.model_copy(update={"number": 1}), now)
 
     def add_version(self, version: DatasetVersion) -> DatasetVersion:
-        """Keep a version under the next number, whatever number it has; its file will not expire any more.
+        """Store a version under the next number, replacing its own; its file no longer expires.
 
         Raises NotFoundError, for the dataset or the file.
         """
@@ -171,16 +171,16 @@ class DatasetStore(Store):
         return self._with_versions(query.where(datasets.c.project_id == project_id, files.c.sha256.in_(digests)))
 
     def splits_of(self, sha256: str) -> Sequence[dict[str, Any]]:
-        """The documents of the splits that made a file of this digest, newest first, whichever project split it.
+        """The documents of the splits that made a file of this digest, newest first, of any project.
 
-        A split is found by the rows that it made, so a caller who has these rows learns nothing of whose they are: what
+        A split is found by the rows that it made, so a caller who has these rows does not learn whose they are: what
         a document says of the file that was split is left out.
         """
         found = self._records(_VERSIONS, _VERSIONS.select.join(files, _OF_FILES).where(files.c.sha256 == sha256))
         made = [one for one in found if one.origin == "split" and "split" in one.details]
         # By time: versions of different datasets have no common number to sort by.
         documents = [one.details["split"] for one in sorted(made, key=lambda one: -one.created_at)]
-        # The name of the file that was split could tell another project's data apart.
+        # The name of the file that was split could reveal another project's data.
         return [{name: value for name, value in one.items() if name != "file"} for one in documents]
 
     def all_versions(self, project_id: str, limit: int) -> Sequence[DatasetAndVersion]:
@@ -209,12 +209,12 @@ class DatasetStore(Store):
         return [(row["name"], row["number"]) for row in self._rows(query)]
 
     def remove(self, project_id: str, dataset_id: str) -> None:
-        """Forget a dataset, its versions and what was said of their rows; files stay. Raises NotFoundError."""
+        """Delete a dataset, its versions and the decisions about their rows; files stay. Raises NotFoundError."""
         with self._write() as connection:
             _DATASETS.remove(connection, dataset_id, project_id=project_id)
 
     def decide(self, dataset_id: str, version: int, decision: RowDecision) -> RowDecision:
-        """Keep what was said of a row; what was said of it before is forgotten."""
+        """Store the decision about a row, in place of an earlier one."""
         with self._write() as connection:
             # The time of the database orders decisions of people whose servers differ.
             made = decision.model_copy(update={"decided_at": self._database.clock(connection)})
@@ -222,12 +222,12 @@ class DatasetStore(Store):
         return made
 
     def undo_decision(self, dataset_id: str, version: int, row: int) -> None:
-        """Forget what was said of a row."""
+        """Delete the decision about a row."""
         with self._write() as connection:
             connection.execute(delete(row_decisions).where(*_of(dataset_id, version), row_decisions.c.row == row))
 
     def decisions(self, dataset_id: str, version: int) -> Sequence[RowDecision]:
-        """What was said of rows of a version, in their order."""
+        """The decisions about rows of a version, in their order."""
         return self._list(_DECISIONS, *_of(dataset_id, version), order=[row_decisions.c.row])
 
     def _with_versions(self, query: Select[Any]) -> Sequence[DatasetAndVersion]:

@@ -119,9 +119,9 @@ def synthesise(
 ) -> Synthesis:
     """Have a teacher write pairs from the `text` of each row, and keep those that the passage supports.
 
-    The output has the rows that were kept; what was refused lies beside it in `<output>.refused.jsonl`, or there is no
+    The output has the rows that were kept; what was refused is next to it in `<output>.refused.jsonl`, or there is no
     such file where nothing was. max_rows: only the first rows. What was answered is kept in the home, so a second run,
-    or one after a stop midway, asks only for the rest. force: replace an output that is there.
+    or one after a stop midway, requests only the rest. force: replace an existing output.
 
     Raises RequestError (impossible options), ConflictError (an output is there), NotFoundError (file, model),
     DataError (rows without text; or no pair could be kept, and then the refused file says why), and what an engine
@@ -259,8 +259,8 @@ def _passages(source: Source) -> Iterator[Passage]:
         if not isinstance(row, Row) or not isinstance(row.fields.get("text"), str):
             raise DataError(
                 f"{source.name} was changed while it was read",
-                expected="a file that stays as it is",
-                do="wait until whatever writes the file is done, then start again",
+                expected="a file that does not change",
+                do="wait until the program that writes the file is done, then start again",
             )
         provenance = row.fields.get(PROVENANCE)
         yield Passage(row.id, row.fields["text"], provenance if isinstance(provenance, dict) else {})
@@ -289,7 +289,7 @@ def _write(
             nonlocal num_done
             num_done += num_passages
             task.advance(num_passages)
-            # Usage counts new requests only, so a run that goes on from the cache starts with a low estimate.
+            # Usage counts new requests only, so a run that continues from the cache starts with a low estimate.
             task.note(estimate(teacher, num_done, num_rows, prices))
 
         passages = islice(_passages(source), num_rows)
@@ -306,7 +306,7 @@ def _write(
     if tally.refused:
         write_rows(rows, refused_file(output))
     else:
-        # With --force a list of the previous output may lie here; it would describe rows that do not exist any more.
+        # With --force a list of the previous output may be here; it would describe rows that do not exist any more.
         refused_file(output).unlink(missing_ok=True)
     if kept:
         write_rows(kept, output)
@@ -357,7 +357,7 @@ def _no_rows_error(file: Path, teacher: str, refused: list[Attempt], refused_fil
         problem_of(a.passage.id, value="", reason=f"{a.reason}: {a.explanation}") for a in refused
     ]
     return DataError(
-        f"none of the {len(refused):,} pairs that {teacher} was asked to write from {file.name} could be kept, so no "
+        f"none of the {len(refused):,} pairs that {teacher} had to write from {file.name} could be kept, so no "
         f"file of pairs was written: {counts}",
         expected="pairs whose answers stand in their passage",
         do=f"read the replies in {refused_file}; mostly a larger, instruction-tuned teacher helps, or longer answers "

@@ -25,7 +25,7 @@ from luthier.platform.processes.result_cache import (
 )
 
 MAX_LINES: Final = 5000
-"""Of so many rows of each finding the lines are kept."""
+"""The lines of this many rows of each finding are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ def finding_of(audited: CachedResult, number: int) -> dict[str, Any]:
 
 
 def _grade(version: DatasetVersion) -> Subject:
-    """CachedResult beside the audit itself, which may be large, for lists of many datasets."""
+    """CachedResult next to the audit itself, which may be large, for lists of many datasets."""
     return Subject(version.sha256, "grade", {"suffix": files.suffix_of(version.filename)})
 
 
@@ -134,7 +134,7 @@ def difference(
             f"version {old.number} against itself", expected="two versions", do="choose another one of the two"
         )
     before, after = (files.get_file(context, caller.project_id, one.file_id) for one in (old, new))
-    # The suffix decides how bytes are parsed, so it belongs to the cache key beside the digests.
+    # The suffix decides how bytes are parsed, so it belongs to the cache key with the digests.
     suffixes = [files.suffix_of(file.filename) for file in (before, after)]
     subject = Subject(after.sha256, "diff", {"old": before.sha256, "suffixes": suffixes, "key": key})
     found = cached_result(context, subject)
@@ -148,7 +148,7 @@ def difference(
 
 
 def map_of(context: Context, caller: Caller, version: DatasetVersion, *, again: bool = False) -> CachedResult:
-    """The map, as `dataset_questions.map_answer` says it; begun where nobody has looked at it yet.
+    """The map, as `dataset_questions.map_answer` returns it; begun at the first view.
 
     again: start it again where it failed. Raises NotFoundError.
     """

@@ -69,9 +69,9 @@ class ShareView(BaseModel):
 
 
 class GateView(BaseModel):
-    """What the gates said. failed: a sentence for each rule that was not met. override: the reason of who overrode it.
+    """The result of the gates. failed: a sentence for each rule that was not met. override: the reason for an override.
 
-    outcome_sha256: the digest of all that the gates said, as the audit log has it of an override.
+    outcome_sha256: the digest of the gates' full result, as the audit log has it for an override.
     """
 
     passed: bool
@@ -105,7 +105,7 @@ class RequestCount(BaseModel):
 
 
 class DeploymentObject(BaseModel):
-    """A deployment as it is now; history: newest first, where one is looked at alone."""
+    """The current deployment; history: newest first, for a single one."""
 
     id: str
     object: Literal["deployment"] = "deployment"
@@ -136,7 +136,8 @@ class DeletedDeployment(BaseModel):
 def deploy(context: HomeContext, caller: Trainer, asked: DeployBody) -> DeploymentObject:
     """A new name, or a new revision of one that is there. A later target takes all over, or a canary's part.
 
-    What nobody has judged is named in `revision.unjudged` and in the audit log; judge it by `POST /v1/evaluations`.
+    A model without an evaluation is named in `revision.unjudged` and in the audit log; evaluate it by `POST
+    /v1/evaluations`.
     """
     # Exactly one of target and split, and a canary only with a target.
     if (asked.target is None) == (asked.split is None) or (asked.split is not None and asked.canary is not None):

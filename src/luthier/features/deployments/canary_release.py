@@ -91,7 +91,7 @@ def canary_frame(
 
 
 def _said(given: Sequence[Feedback]) -> dict[str, tuple[float | None, float | None, float]]:
-    """By exchange: whether it is bad, what is missing to the full score, and when the last of it was said."""
+    """By exchange: whether it is bad, what is missing to the full score, and the time of the latest feedback."""
     by_exchange: dict[str, list[Feedback]] = {}
     for one in given:
         by_exchange.setdefault(one.exchange_id, []).append(one)
@@ -177,7 +177,7 @@ def check_canaries(context: Context) -> list[CanaryWatch]:
 
 
 def check_canary(context: Context, caller: Caller, name: str, *, may_roll_back: bool = True) -> CanaryWatch:
-    """Look at the canary of one deployment, and roll it back where it is worse and the rules say so.
+    """Check the canary of one deployment, and roll it back where it is worse and the rules allow it.
 
     Raises NotFoundError for the name, ConflictError where no canary is being tried.
     """
@@ -185,7 +185,7 @@ def check_canary(context: Context, caller: Caller, name: str, *, may_roll_back: 
 
     look = _look(context, caller, name)
     revision = look.deployment.revision
-    # The cheap check first: this runs every few seconds.
+    # The fast check first: this runs every few seconds.
     if (same := _still(context, look)) is not None:
         context.watches.put(caller.project_id, _SEEN, name, same.model_dump_json())
         return same
@@ -289,7 +289,7 @@ def _taken_back(context: Context, look: _CanaryState, watch: CanaryWatch) -> Can
     with context.database.transaction():
         try:
             made = look.deployment
-            # A canary may have been raised in steps (5%, 20%): each step is a revision of its own to go back over.
+            # A canary may have been raised in steps (5%, 20%): each step is a separate revision to go back over.
             while made.revision.canary == look.canary:
                 # The expected revision keeps this from undoing what a person has deployed in the meantime.
                 made = deployments.rollback(context, caller, watch.name, expected_revision=made.revision.number)
@@ -317,14 +317,14 @@ def _cautions(frame: pl.DataFrame, summary: FrameSummary) -> tuple[str, ...]:
     if summary.num_unnamed:
         said.append(
             f"{summary.num_unnamed:,} of {frame.height:,} exchanges name no user: each "
-            f"{'conversation' if summary.num_with_text else 'exchange'} counts as one of its own. Clients that send "
+            f"{'conversation' if summary.num_with_text else 'exchange'} counts as a separate one. Clients that send "
             "`user` make the test surer."
         )
     return tuple(said)
 
 
 def _seed(deployment: Deployment) -> int:
-    """The same for each look at a revision, so that nobody can look until the draw is lucky."""
+    """The same for each look at a revision, so that repeated looks cannot wait for a lucky draw."""
     # 48 bits of the digest: any int would do, this one fits JSON numbers exactly.
     words = f"{deployment.deployment_id} {deployment.revision.number}".encode()
     return int(sha256_bytes(words)[:12], 16)

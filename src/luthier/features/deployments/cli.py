@@ -25,14 +25,14 @@ RevisionOption = Annotated[
     ),
 ]
 GateOption = Annotated[
-    Path | None, typer.Option("--gate", metavar="FILE", help="Rules that it must meet, besides the project's own.")
+    Path | None, typer.Option("--gate", metavar="FILE", help="Rules that it must meet, in addition to the project's.")
 ]
 OverrideOption = Annotated[
     str | None,
-    typer.Option("--override", metavar="REASON", help="Why it is to answer though a gate refuses it: goes on record."),
+    typer.Option("--override", metavar="REASON", help="Why it may answer although a gate refuses it; recorded."),
 ]
 UnjudgedOption = Annotated[
-    bool, typer.Option("--unjudged", help="Let it answer all users although nobody has judged it: goes on record.")
+    bool, typer.Option("--unjudged", help="Let it answer all users without an evaluation; this is recorded.")
 ]
 
 GgufCopyOption = Annotated[
@@ -49,7 +49,7 @@ TargetArgument = Annotated[
 
 
 def deploy(
-    name: Annotated[str, typer.Option("--as", metavar="NAME", help="What the model is asked by.")],
+    name: Annotated[str, typer.Option("--as", metavar="NAME", help="The name for requests.")],
     target: TargetArgument = None,
     canary: Annotated[
         float | None,
@@ -71,7 +71,7 @@ def deploy(
     """Have a name answered by a model; servers that run do so from the next request on.
 
     The first one gets all traffic, a later one takes it over, or, with --canary, a fraction of the users: the same ones
-    while it exists. What nobody has judged gets all of them only with --unjudged. `luthier promote NAME` gives
+    while it exists. A model without an evaluation gets all of them only with --unjudged. `luthier promote NAME` gives
     it all, `luthier rollback NAME` goes back.
     """
     from luthier.core.errors import RequestError
@@ -95,7 +95,7 @@ def deploy(
                 expected_revision=expect,
                 gate=gate,
                 override=override,
-                # An override answers for the target with a reason, which covers that nobody has judged it.
+                # An override answers for the target with a reason, which covers the missing evaluation.
                 may_be_unjudged=unjudged or override is not None,
             )
         else:
@@ -151,7 +151,7 @@ def rollback(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Go back to the revision before; once more goes back further. Servers that run do so from the next request on."""
+    """Go back to the previous revision; repeat to go back further. Running servers do so from the next request on."""
     from luthier.features.deployments import service as deployments
 
     with open_context(home) as context:
@@ -213,7 +213,7 @@ def parse_split(text: str) -> dict[str, float]:
 
 
 def _answer(made: Deployment, as_json: bool, engines: Mapping[str, EngineDecision] | None = None) -> Answer:
-    """engines: how each target is served from now on, where that was asked for."""
+    """engines: how each target is served from now on, where that was requested."""
     from luthier.features.deployments import format as deployment_text
     from luthier.features.deployments.service import DeploymentView
 
@@ -234,10 +234,10 @@ def canary(
         typer.Option("--error", metavar="P", help="Chance that one which is no worse is taken back, over its life."),
     ] = None,
     least_requests: Annotated[
-        int | None, typer.Option("--least-requests", metavar="N", help="Of the canary, before anything is said.")
+        int | None, typer.Option("--least-requests", metavar="N", help="Of the canary, before any result.")
     ] = None,
     rolls_back: Annotated[
-        bool | None, typer.Option("--roll-back/--only-tell", help="Whether a worse one is taken back.")
+        bool | None, typer.Option("--roll-back/--only-tell", help="Whether a worse one is rolled back.")
     ] = None,
     project: Annotated[str, typer.Option("--project", metavar="P", help="The project it belongs to.")] = "default",
     as_json: JsonOption = False,
@@ -246,7 +246,7 @@ def canary(
     """Compare a canary with the rest of its deployment now, or, with options, change the rules it is held to.
 
     Failed requests, seconds, refusals, ratings and scores, tested over users at looks that are set beforehand. This
-    command only tells; a server that runs looks by itself and takes a worse one back.
+    command only reports; a running server checks by itself and rolls a worse one back.
     """
     from luthier.features.deployments import canary_release
 

@@ -33,7 +33,7 @@ def show_change(console: Console, made: Deployment, engines: Mapping[str, Engine
     Args:
         console: Where it is printed.
         made: The deployment.
-        engines: How each target is served, where that was asked for.
+        engines: How each target is served, where that was requested.
     """
     revision = made.revision
     title = f"{made.name} is at revision {revision.number} ({_WORDS[revision.kind]})"
@@ -124,7 +124,7 @@ def _show_shares(console: Console, revision: Revision, num_requests: dict[str, i
 
 
 def _show_gate(console: Console, revision: Revision) -> None:
-    """What the gates said of what the revision brought, in one line, and each rule that was not met."""
+    """The result of the gates for the revision's targets, in one line, and each rule that was not met."""
     gate = revision.gate
     if gate is None:
         return

@@ -60,7 +60,7 @@ def deploy(
             override=override.strip() or None,
         )
     except NotFoundError as error:
-        # Tells the two NotFoundErrors apart: of the deployment (raised again here) and of the target.
+        # Distinguishes the two NotFoundErrors: of the deployment (raised again here) and of the target.
         context.deployments.get(caller.project_id, name)
         return _page(request, context, caller, name, given | {"error": error})
     except LuthierError as error:

@@ -43,7 +43,7 @@ def pass_gates(
 
     Args:
         shares: The targets.
-        gate: A file of rules besides the project's own.
+        gate: A file of rules in addition to the project's.
         override: Why they are to answer although a gate refuses them.
 
     Raises:
@@ -181,14 +181,14 @@ def deploy(
         target: As `find_share` takes it.
         canary: A fraction between 0 and 1; None replaces all targets.
         expected_revision: The revision that this one follows; 0 for a new name.
-        gate: Rules besides the project's own.
+        gate: Rules in addition to the project's.
         override: Why the target is to answer although a gate refuses it.
-        may_be_unjudged: Allow a target that was not judged; the revision and the audit log then say so.
+        may_be_unjudged: Allow a target that was not evaluated; the revision and the audit log then record it.
 
     Raises:
         RequestError: A name or fraction that cannot be, or a canary for a new name.
         NotFoundError: No such target.
-        ConflictError: Another revision than expected, a gate that refuses, or a target that was not judged.
+        ConflictError: Another revision than expected, a gate that refuses, or a target that was not evaluated.
     """
     # Name and revision before the target: a stale page is refused before any model is looked up or pulled.
     current = _current(context, caller, name, expected_revision)
@@ -229,14 +229,14 @@ def split(
     Args:
         fractions: The fraction of each target; they add up to 1.
         expected_revision: The revision that this one follows; 0 for a new name.
-        gate: Rules besides the project's own.
+        gate: Rules in addition to the project's.
         override: Why the targets are to answer although a gate refuses them.
-        may_be_unjudged: Allow a split of which no target was judged.
+        may_be_unjudged: Allow a split of which no target was evaluated.
 
     Raises:
         RequestError: A name or fractions that cannot be, or an override that nothing needs.
         NotFoundError: No such target.
-        ConflictError: Another revision than expected, a gate that refuses, or no target was judged.
+        ConflictError: Another revision than expected, a gate that refuses, or no target was evaluated.
     """
     current = _current(context, caller, name, expected_revision)
     shares = [find_share(context, caller, target, _fraction(part)) for target, part in fractions.items()]
@@ -263,9 +263,9 @@ def promote(
     Args:
         target: The target; None for the canary.
         expected_revision: The revision that this one follows.
-        gate: Rules besides the project's own.
+        gate: Rules in addition to the project's.
         override: Why it is to answer although a gate refuses it.
-        may_be_unjudged: Allow a target that was not judged.
+        may_be_unjudged: Allow a target that was not evaluated.
 
     Raises:
         NotFoundError: No such deployment.
@@ -280,7 +280,7 @@ def promote(
 
 
 def rollback(context: Context, caller: Caller, name: str, *, expected_revision: int | None = None) -> Deployment:
-    """Go back to the revision before this one; once more goes back further. No gate holds this up.
+    """Go back to the previous revision; repeat to go back further. No gate blocks this.
 
     Raises NotFoundError for the name, ConflictError where there is none before, or its targets are not there any more.
     """
@@ -294,7 +294,7 @@ def rollback(context: Context, caller: Caller, name: str, *, expected_revision: 
             expected="an earlier revision",
             do=f"deploy another target: luthier deploy RUN --as {name}",
         )
-    # Every target is resolved first: a rollback to files that are gone would turn a bad model into an outage.
+    # Every target is resolved first: a rollback to deleted files would turn a bad model into an outage.
     for share in earlier.shares:
         try:
             served_share(context, caller, share)
@@ -317,7 +317,7 @@ def choose_target_engines(context: Context, caller: Caller, made: Deployment) ->
 
 
 def remove(context: Context, caller: Caller, name: str) -> Deployment:
-    """Forget a deployment; its targets stay. Returns it as it was. Raises NotFoundError."""
+    """Delete a deployment; its targets stay. Returns the deleted one. Raises NotFoundError."""
     found = context.deployments.get(caller.project_id, name)
     with context.database.transaction():
         context.deployments.delete(caller.project_id, name)
@@ -340,7 +340,7 @@ def show_deployment(context: Context, caller: Caller, name: str) -> DeploymentVi
 
 
 def authors_of(context: Context, caller: Caller, name: str) -> dict[int, str]:
-    """Who has made which revision of a deployment, as far as the audit log tells; not of an earlier one of the name."""
+    """Who has made which revision of a deployment, by the audit log; not of an earlier one of the name."""
     found: dict[int, str] = {}
     for entry in context.audit_log.about(caller.project_id, name, limit=_MAX_ENTRIES):
         # Entries come newest first; older ones are about an earlier deployment of the same name.
@@ -356,7 +356,7 @@ def authors_of(context: Context, caller: Caller, name: str) -> dict[int, str]:
 def _name_of(actor: str) -> str:
     """Who it was by name: the log has the id of the key or the member before it."""
     identity, _, name = actor.partition(" ")
-    # The actor is "ID NAME" or a bare name; a name may have blanks of its own, so the id decides.
+    # The actor is "ID NAME" or a bare name; a name may contain blanks, so the id decides.
     return name if name and is_id(identity, identity.partition("-")[0]) else actor
 
 
@@ -369,7 +369,7 @@ def revision_json(revision: Revision) -> dict[str, Any]:
 def _past_gates(
     context: Context, caller: Caller, made: Revision, shares: Sequence[Share], gate: Path | None, override: str | None
 ) -> Revision:
-    """The revision with what the gates say of these shares, and which nobody has judged. Raises as `pass_gates`."""
+    """The revision with what the gates say of these shares, and which have no evaluation. Raises as `pass_gates`."""
     passage = pass_gates(context, caller, shares, gate=gate, override=override)
     return made.model_copy(update={"gate": passage, "unjudged": unjudged_targets(context, caller, shares)})
 
@@ -403,7 +403,7 @@ def _logged(revision: Revision) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _current(context: Context, caller: Caller, name: str, expected_revision: int | None) -> Deployment | None:
-    """The deployment as it is; None where the name is still free, and can be one."""
+    """The current deployment; None where the name is still free, and can be one."""
     # An impossible name is not looked up; `_check_name` refuses it below with the rule.
     found = context.deployments.find(caller.project_id, name) if NAME.fullmatch(name) else None
     if found is None:
@@ -438,7 +438,7 @@ def _check_name(context: Context, name: str) -> None:
     if is_id(name, "run") or name.casefold() in taken:
         what = "has the form of a run's id" if is_id(name, "run") else "is the name of a base model"
         raise RequestError(
-            f"the name {name!r} for a deployment {what}", expected="a name of its own", do="choose another name"
+            f"the name {name!r} for a deployment {what}", expected="an unused name", do="choose another name"
         )
 
 

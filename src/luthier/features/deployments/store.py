@@ -1,4 +1,4 @@
-"""Deployments and their revisions. A change takes effect only where nobody else has made one in the meantime."""
+"""Deployments and their revisions. A change takes effect only where no one else has made one in the meantime."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class DeploymentStore(Store):
         )
         with self._write(conflict) as connection:
             now = self._database.clock(connection)
-            # The table holds the number of the newest revision; the revision itself is a row of its own.
+            # The table holds the number of the newest revision; the revision itself is a separate row.
             values = deployment.model_dump(exclude={"revision"})
             values |= {"revision": deployment.revision.number, "created_at": now}
             connection.execute(insert(deployments).values(**values))
@@ -39,7 +39,7 @@ class DeploymentStore(Store):
         return deployment.model_copy(update={"revision": revision, "created_at": now})
 
     def revise(self, known: Deployment, revision: Revision) -> Deployment:
-        """Make a revision the newest. known: the deployment as it was when the revision was made from it.
+        """Make a revision the newest. known: the deployment that the revision was made from.
 
         Raises ConflictError where it has another revision by now, or is gone.
         """
@@ -74,7 +74,7 @@ class DeploymentStore(Store):
 
     def routing_to(self, target: str) -> Sequence[str]:
         """The names of deployments, of all projects, whose newest revision has this target."""
-        # All projects, because files of an export are shared by whoever routes to it; shares lie inside the document.
+        # All projects, because files of an export are shared by all that route to it; shares are inside the document.
         found = map(_deployment, self._rows(_WITH_NEWEST))
         return [one.name for one in found if one.revision.share_of(target) is not None]
 
@@ -94,11 +94,11 @@ class DeploymentStore(Store):
 
 
 def changed_meanwhile(name: str, known: int, newest: int | None) -> ConflictError:
-    """What to tell who changes a deployment that is no longer as it was seen."""
+    """The error for a change of a deployment that has changed in the meantime."""
     now = "is gone" if newest is None else f"is at revision {newest}"
     return ConflictError(
         f"the deployment {name!r} {now}, not at revision {known}: somebody else has changed it",
-        expected="the deployment as it was seen",
+        expected="an unchanged deployment",
         do="look at it again, then decide again",
     )
 

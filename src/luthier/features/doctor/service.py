@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 _PACKAGES = ("luthier", "torch", "transformers", "peft")
 _GIB = 1 << 30
-# The smallest model of the catalogue with a LoRA run beside it: weights, masters, activations; model and checkpoints.
+# The smallest model of the catalogue with a LoRA run at the same time: weights, masters, activations; model and
+# checkpoints.
 _MEMORY_FLOOR_BYTES = 3 * _GIB
 _DISK_FLOOR_BYTES = 2 * _GIB
 

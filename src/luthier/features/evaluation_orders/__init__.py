@@ -1,1 +1,1 @@
-"""Evaluations that the server is asked for, and the pages of results."""
+"""Evaluations requested from the server, and the pages of results."""

@@ -1,4 +1,4 @@
-"""/api/v1/evaluations: have the server judge a model; GET /api/v1/jobs tells how far it is."""
+"""/api/v1/evaluations: have the server evaluate a model; GET /api/v1/jobs reports the progress."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class EvaluationBody(BaseModel):
-    """What is to be judged, and by what.
+    """What is to be evaluated, and by what.
 
     kind: `rows` judges on the rows of a file, `suite` by a suite, `safety` by probes. candidate: the id of a run, or
     the name of its model. against: more of them, and base models; without any, the base of the candidate. file_id: the
-    held-out rows, or the suite, whose files are named by id as well. most_rows: of the rows, judge only so many.
+    held-out rows, or the suite, whose files are named by id as well. most_rows: evaluate only this many of the rows.
     """
 
     model_config = ConfigDict(extra="forbid")

@@ -1,4 +1,4 @@
-"""An attempt of a job that judges: begun from the beginning, with one result whatever was killed before."""
+"""An attempt of an evaluation job: from the beginning, with one result even after killed attempts."""
 
 from __future__ import annotations
 
@@ -76,15 +76,15 @@ def _judge(context: Context, job: Job, order: EvaluationOrder) -> None:
 
 
 def _own_suite(context: Context, job: Job, order: EvaluationOrder) -> Path:
-    """The operator's own where it lies; else the job's own copy of the one that was uploaded, checked once more."""
+    """The operator's own file; else the job's copy of the uploaded one, checked again."""
     if order.suite_file is not None:
         return Path(order.suite_file)
     stored = files.get_file(context, job.project_id, str(order.file_id))
-    # Once more: files of the project that it names may have been deleted while the job was queued.
+    # Again: files of the project that it names may have been deleted while the job was queued.
     check_suite(context, job.project_id, stored)
     path = context.settings.jobs_folder / job.job_id / "files" / _SUITE
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A copy: relative names in a suite would otherwise resolve beside the file cache.
+    # A copy: relative names in a suite would otherwise resolve next to the file cache.
     path.write_bytes(files.local_path(context, stored).read_bytes())
     return path
 

@@ -103,7 +103,7 @@ def start(
 def show(request: Request, context: HomeContext, caller: Reader, job_id: str, after: str = "") -> Response:
     """How far it is; for HTMX its content alone. after: what was seen last; nothing is sent (204) while that holds."""
     view = evaluation_orders.show_order(context, caller, job_id)
-    # 204 makes HTMX keep the page as it is.
+    # 204 makes HTMX keep the page unchanged.
     if after and is_fragment_request(request) and after == _mark(view):
         return Response(status_code=204)
     return _order_page(request, context, view)
@@ -117,7 +117,7 @@ def cancel(request: Request, context: HomeContext, caller: Trainer, job_id: str)
 
 @router.post("/orders/{job_id}/retry")
 def retry(request: Request, context: HomeContext, caller: Trainer, job_id: str) -> Response:
-    """Carry it out once more, from the beginning."""
+    """Run it again, from the beginning."""
     return _done(request, context, caller, job_id, evaluation_orders.retry)
 
 

@@ -37,13 +37,13 @@ class EvaluationOrder(FrozenModel):
     Attributes:
         kind: On rows, by a suite, or for safety.
         result_id: The id that the result will have.
-        candidate: The judged run or base model.
+        candidate: The evaluated run or base model.
         against: What it is compared with.
         file_id: The held-out rows or the suite, a file of the project.
         suite_file: A suite of the operator, by its path; None for uploaded ones.
         label: What pages call the rows, suite or probes.
         probes: The set of safety probes.
-        most_rows: How many rows are judged at most; None for all.
+        most_rows: How many rows are evaluated at most; None for all.
         allow_leakage: Judge although rows were trained on.
     """
 
@@ -94,7 +94,7 @@ class OrderView:
 
     @property
     def result_page(self) -> str:
-        """Where the result is, once it is there."""
+        """Where the result is, once it exists."""
         return f"/evaluations/{_PAGES[self.order.kind]}{self.order.result_id}"
 
 
@@ -118,7 +118,7 @@ def start(
         against: More of them, and base models; without any, the base of the candidate.
         file_id: The held-out rows, or the suite, a file of the project.
         probes: The set of safety probes.
-        most_rows: How many rows are judged at most; None for all.
+        most_rows: How many rows are evaluated at most; None for all.
         allow_leakage: Judge although rows were trained on.
 
     Raises:
@@ -132,7 +132,7 @@ def start(
     names = [_system(context, caller, name) for name in dict.fromkeys(against) if name]
     if len(names) > MAX_AGAINST:
         raise RequestError(
-            f"{len(names)} models to hold it against", expected=f"at most {MAX_AGAINST}", do="ask for fewer at once"
+            f"{len(names)} models to compare it with", expected=f"at most {MAX_AGAINST}", do="name fewer models"
         )
     if kind == "rows" and not names:
         names = [served_targets.base_of(context, context.runs.plan(run_id).base_model.name).name]
@@ -160,7 +160,7 @@ def start(
 
 
 def list_orders(context: Context, caller: Caller, *, limit: int = 20) -> list[OrderView]:
-    """Those that are under way or have failed, newest first, among the newest 200 jobs of the project."""
+    """Those that are running or have failed, newest first, among the newest 200 jobs of the project."""
     jobs = context.jobs.list(project_id=caller.project_id, limit=_MAX_LOOKED_THROUGH)
     # Succeeded ones are listed as results; here is only what has none.
     found = [job for job in jobs if job.kind == "evaluation" and job.status not in ("succeeded", "cancelled")]
@@ -180,7 +180,7 @@ def show_order(context: Context, caller: Caller, job_id: str) -> OrderView:
 
 
 def cancel(context: Context, caller: Caller, job_id: str) -> None:
-    """Give it up; nothing of it is left. Raises NotFoundError, ConflictError where it has ended."""
+    """Cancel it; nothing is left of it. Raises NotFoundError, ConflictError where it has ended."""
     show_order(context, caller, job_id)
     with context.database.transaction():
         context.jobs.ask(job_id, "cancel")
@@ -188,7 +188,7 @@ def cancel(context: Context, caller: Caller, job_id: str) -> None:
 
 
 def retry(context: Context, caller: Caller, job_id: str) -> None:
-    """Carry out once more what has failed, from the beginning. Raises NotFoundError, ConflictError."""
+    """Run a failed one again, from the beginning. Raises NotFoundError, ConflictError."""
     show_order(context, caller, job_id)
     with context.database.transaction():
         context.jobs.resume(job_id)
@@ -209,7 +209,7 @@ def keep_suite(context: Context, caller: Caller, text: str) -> StoredFile:
     """
     _checked(context, caller.project_id, "the suite", text)
     with files.incoming_file(context) as incoming:
-        # A form may carry lone surrogates, which UTF-8 cannot encode.
+        # A form may contain unpaired surrogates, which UTF-8 cannot encode.
         incoming.write(text.encode("utf-8", "replace"))
         return files.keep_file(context, caller.project_id, incoming, filename="suite.yaml", purpose="user_data")
 
@@ -253,7 +253,7 @@ def _check_task(context: Context, project_id: str, task: Mapping[str, Any]) -> N
     # A caller over the network must not get code run, or a third party's model called with the server's key.
     if task.get("kind") in OPERATORS_KINDS or task.get("entailment"):
         raise RequestError(
-            f"task {name} is of the kind {task.get('kind')}, which runs code, or asks a judge",
+            f"task {name} is of the kind {task.get('kind')}, which runs code, or uses a judge",
             expected="tasks that need neither: a server carries out no others",
             do="run this suite on the machine of the server: luthier eval RUN --suite FILE",
         )

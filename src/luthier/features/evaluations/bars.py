@@ -25,7 +25,7 @@ def bar_of(
 ) -> tuple[Bar | None, tuple[str, ...]]:
     """The bar for the candidate, and a note if the bar of its run does not fit these rows.
 
-    file: of the judged rows.
+    file: of the evaluated rows.
 
     Raises:
         RequestError: the requested bar cannot be applied.
@@ -52,7 +52,7 @@ def on_judged_rows(
     Args:
         bar: Of all held-out rows.
         file: They were read from.
-        examples: The judged ones.
+        examples: The evaluated ones.
     """
     from luthier.ml.evaluation.verdict import bar_of_agreement
 
@@ -76,7 +76,7 @@ def comparable_bar(
     if not is_asked:
         return None, (_not_held_against(bar, "there is nothing to compare with, so no verdict"),)
     raise RequestError(
-        f"{bar.value:g} by {bar.metric} asked for, and nothing to compare {judged} with",
+        f"{bar.value:g} by {bar.metric} required, and nothing to compare {judged} with",
         expected="another system on the same rows: whether a model is good enough is a part of the verdict",
         do="name one, such as the base model: --against BASE",
     )

@@ -1,4 +1,4 @@
-"""What a tuned model has to beat, in an evaluation: fitted, judged beside the models, and on parts of the rows."""
+"""What a tuned model has to beat, in an evaluation: fitted, evaluated next to the models, and on parts of the rows."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def fit_baselines(
     metrics: Sequence[MetricName],
     base_model: Path,
 ) -> BaselineSet:
-    """What answers without a language model, where texts are judged and there are rows to fit it on.
+    """What answers without a language model, where texts are evaluated and there are rows to fit it on.
 
     Args:
         context: The home.
@@ -54,7 +54,7 @@ def fit_baselines(
 
 
 class Together(NamedTuple):
-    """Candidates and baselines, judged on the same rows.
+    """Candidates and baselines, evaluated on the same rows.
 
     Attributes:
         candidates: with the one whose prompt was searched for.
@@ -83,12 +83,12 @@ def judged_together(
     metrics: tuple[Sequence[MetricName], Sequence[MetricDefinition]],
     limits: tuple[int | None, int | None],
 ) -> Together:
-    """Judge all candidates and baselines, a prompt that is searched for before, and the base's likeliest label.
+    """Evaluate all candidates and baselines, a prompt that is searched for before, and the base's likeliest label.
 
-    Where a candidate searches documents, all are judged by how they order them.
+    Where a candidate searches documents, all are evaluated by how they order them.
 
-    rows: judged ones, and training rows as far as they are known; their labels, if they have some. metrics: those that
-    were asked for, and further ones. limits: tokens of answer and thought.
+    rows: the evaluated ones, and training rows if they are known; their labels, if they have some. metrics: those that
+    were requested, and further ones. limits: tokens of answer and thought.
     """
     from luthier.ml.baselines.system import as_system
     from luthier.ml.evaluation.compare import judge_in_full
@@ -174,7 +174,7 @@ def with_learning_curve(
     Args:
         verdict: None stays None.
         train: the training rows.
-        examples: the judged rows.
+        examples: the evaluated rows.
         baselines: what was fitted on the training rows.
         seconds: that the evaluation has taken so far.
         progress: shows the fits.

@@ -60,7 +60,7 @@ def _of_run(context: Context, run_id: str) -> ExportSource:
     record, plan = context.runs.get(run_id), context.runs.plan(run_id)
     result = _finished(record)
     folder = _whole_outcome(run_id, result)
-    # PEFT writes this file for every adapter; a full fine-tune has a config.json of its own.
+    # PEFT writes this file for every adapter; a full fine-tune has its own config.json.
     is_adapter = (folder / "adapter_config.json").is_file()
     base_path, licence = _base(context, plan, is_needed=is_adapter)
     return ExportSource(
@@ -95,13 +95,13 @@ def _finished(record: RunRecord) -> TrainResult:
     if record.status == "failed":
         raise ConflictError(
             f"run {record.run_id} has failed{why}",
-            expected="a run that has succeeded: nothing of a failed one is fit for use",
+            expected="a run that has succeeded: the files of a failed one are not usable",
             do=f"look at it with `luthier runs show {record.run_id}`, correct the recipe and train again",
         )
     raise ConflictError(
         f"run {record.run_id} is {record.status}, at step {record.step} of {record.num_steps}{why}",
         expected="a run that has succeeded",
-        do=f"go on with it: luthier train --resume {record.run_id}",
+        do=f"resume it: luthier train --resume {record.run_id}",
     )
 
 

@@ -141,7 +141,7 @@ def likeliest_label(
 def label_choice(
     rows: LabelledRows, base: Candidate, engine: TemplatedEngine, beside: SystemUnderTest
 ) -> SystemUnderTest:
-    """The system of `likeliest_label`, whatever it takes.
+    """The system of `likeliest_label`, at any cost.
 
     Raises:
         DataError: A label has no token, or holds the template's end-of-turn text.

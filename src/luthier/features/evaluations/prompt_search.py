@@ -1,6 +1,6 @@
 """The search for a base model's best prompt: among known wordings, then by a reflection model where one is named.
 
-It asks rows that are not judged. What it finds is one more candidate, judged once on the held-out rows.
+It uses rows that are not evaluated. The result is another candidate, evaluated once on the held-out rows.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from luthier.ml.prompting.search import FoundPrompt
 
 MAX_SEARCH_ROWS: Final = 64
-"""Rows that a search over prompts asks at most."""
+"""The most rows of a search over prompts."""
 MAX_EXAMPLES: Final = 16
 MAX_FEEDBACK_ROWS: Final = 32
 """Training rows whose mistakes a reflection model learns from, at most."""
 _DEFAULT_EXAMPLES: Final = 4
-"""Examples of a prompt that is searched for where no few-shot examples are asked for."""
+"""Examples of a searched prompt where no few-shot examples are requested."""
 _LEAST_SEARCH_ROWS: Final = 4
 _MESSAGE_TOKENS: Final = 64
 """What a chat template adds to one message, at most."""
@@ -46,7 +46,7 @@ class PromptSearch:
 
     Attributes:
         budget_tokens: that it may read and write.
-        rows: that it asks, none of them judged or shown.
+        rows: those of the search, none of them evaluated or shown.
         pool: rows to show.
         num_examples: examples of a prompt.
         seed: of drawn examples.
@@ -69,17 +69,17 @@ class PromptSearch:
 
 
 def search_of(pool: Sequence[Example], asked: EvaluationPlan, seed: int, validation: Sequence[Example]) -> PromptSearch:
-    """The search that a plan asks for.
+    """The search of a plan.
 
     Args:
         pool: training rows that can be shown.
         asked: with the budget, and the reflection model if there is one.
         seed: of drawn examples.
-        validation: rows to ask; without any, up to a third of the pool is set apart.
+        validation: rows of the search; without any, up to a third of the pool is reserved.
     """
     order = _by_content(validation or pool)
     rows = tuple(order[: MAX_SEARCH_ROWS if validation else min(MAX_SEARCH_ROWS, len(pool) // 3)])
-    # A row that is asked, and one with its prompt, would show the answer.
+    # A row of the search, and one with its prompt, would show the answer.
     shown = not_asked(pool, rows)
     feedback: tuple[Example, ...] = ()
     if asked.reflection_model is not None:
@@ -152,7 +152,7 @@ def found_prompt(
 
     Args:
         base: the model with nothing in its prompt.
-        search: what is asked for.
+        search: the request.
         engine_of: gives the engine of the base.
         metrics: what is measured; the search goes by the one that would decide the verdict.
         limits: tokens of an answer, and of a thought before it.
@@ -160,7 +160,7 @@ def found_prompt(
         progress: shows the answers.
 
     Returns:
-        The candidate to be judged, and sentences on the search. None where no prompt does better than the rows' own
+        The candidate to be evaluated, and sentences on the search. None where no prompt does better than the rows' own
         text, and where the rows or the metrics have no place for a search.
 
     Raises:
@@ -174,9 +174,9 @@ def found_prompt(
 
     of_texts = {one.name: one for one in as_definitions(metrics) if one.needs == "text"}
     if not of_texts:
-        return None, ("No prompt was searched for: no metric that was asked for looks at texts.",)
+        return None, ("No prompt was searched for: none of the metrics compares texts.",)
     if len(search.rows) < _LEAST_SEARCH_ROWS or not have_text_answers(search.rows):
-        return None, (f"No prompt was searched for: {len(search.rows)} rows can be asked for it.",)
+        return None, (f"No prompt was searched for: {len(search.rows)} rows can be used for it.",)
     metric = of_texts[primary_metric(list(of_texts), [row.reference for row in search.rows])]
     engine = engine_of(base)
 
@@ -199,11 +199,11 @@ def found_prompt(
 
 @dataclass(frozen=True, slots=True)
 class _Search:
-    """A search under way.
+    """A running search.
 
     Attributes:
         base: the model with nothing in its prompt.
-        search: what is asked for.
+        search: the request.
         build: a candidate with rows, as a system.
         metric: that decides.
         progress: shows the answers.
@@ -288,7 +288,7 @@ class _Search:
     def outcome(
         self, best: Candidate, found: FoundPrompt, reflected: Reflected | None = None
     ) -> tuple[Candidate | None, tuple[str, ...]]:
-        """The candidate to be judged, and a sentence on how it was found."""
+        """The candidate to be evaluated, and a sentence on how it was found."""
         num_tokens, figure, num_rows = found.num_tokens, found.figure, found.num_rows
         if reflected is not None:
             num_tokens += reflected.num_tokens
@@ -297,7 +297,7 @@ class _Search:
                 writer = self.search.reflection_model or ""
                 best = replace(best, instruction=reflected.instruction, reflection_model=writer)
         opening = (
-            f"A search over {found.num_tried} prompts on {len(self.search.rows)} rows that are not judged read and "
+            f"A search over {found.num_tried} prompts on {len(self.search.rows)} rows that are not evaluated read and "
             f"wrote {num_tokens:,} tokens of {self.search.budget_tokens:,}."
         )
         num = best.num_nearest or len(best.shots)
@@ -326,7 +326,7 @@ class _Search:
 def open_reflector(context: Context, pool: EnginePool, name: str) -> Reflector:
     """The model that writes instructions; loaded when it is first asked.
 
-    A model of this machine is loaded by the pool, so that no two are in memory at once. What a server has answered is
+    A model of this machine is loaded by the pool, so that no two are in memory together. What a server has answered is
     kept in the home, and not paid for again.
 
     Args:

@@ -1,7 +1,7 @@
 """The base model, prompted: with draws of examples, nearest examples, an instruction, and the best prompt of a search.
 
 That is what a tuned model has to beat: what the base can do with the training rows in its prompt. Draws of examples are
-judged as systems of their own and reported as one, whose interval holds for other draws.
+evaluated as separate systems and reported as one, whose interval covers other draws.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Prompted:
-    """The ways to prompt a base model that are judged beside it.
+    """The ways to prompt a base model that are evaluated next to it.
 
     Attributes:
         base: the model.
-        candidates: what is judged.
+        candidates: what is evaluated.
         draws: of these the draws that are one system, the first one first; empty where there is one draw or none.
         notes: what a reader should know of them.
         search: for one more; None without.
@@ -55,15 +55,15 @@ def prompted(
     held_out: Sequence[Example],
     validation: Sequence[Example] = (),
 ) -> Prompted:
-    """The ways to prompt a base model that a plan asks for.
+    """The ways to prompt a base model in a plan.
 
     Args:
         base: the model without anything in its prompt.
         pool: the training rows.
         asked: which ways.
         seed: of the draws.
-        held_out: all rows that may be judged: none of them is shown.
-        validation: rows for a search over prompts; without any, some of the pool are set apart.
+        held_out: all rows that may be evaluated: none of them is shown.
+        validation: rows for a search over prompts; without any, some of the pool are reserved.
 
     Raises:
         RequestError: the pool holds too few rows that can be shown.
@@ -87,7 +87,7 @@ def prompted(
             )
         if len(draws) < asked.few_shot_draws:
             notes.append(
-                f"{asked.few_shot_draws} draws of {num} examples were asked for; the training rows that can be shown "
+                f"{asked.few_shot_draws} draws of {num} examples were requested; the training rows that can be shown "
                 f"hold {len(draws)} without a common example."
             )
     beside = with_nearest(base, pool, num, held_out=held_out)
@@ -158,7 +158,7 @@ def as_systems(
 
 
 def draws_together(judged: Judged, draws: Sequence[str], metrics: Sequence[MetricDefinition]) -> Judged:
-    """What was judged, with all draws of examples as one system, under the name of the first."""
+    """What was evaluated, with all draws of examples as one system, under the name of the first."""
     from luthier.ml.evaluation.compare import as_one_system
 
     return as_one_system(judged, draws, metrics, seed=0, test="draws") if len(draws) > 1 else judged
@@ -166,7 +166,7 @@ def draws_together(judged: Judged, draws: Sequence[str], metrics: Sequence[Metri
 
 @dataclass(frozen=True, slots=True)
 class AskedPrompts:
-    """What an evaluation without a plan is asked to try.
+    """What an evaluation without a plan has to try.
 
     Attributes:
         few_shot: examples in a prompt; 0: none.
@@ -196,13 +196,13 @@ NO_PROMPTS: Final = AskedPrompts()
 def prompted_as_asked(
     base: Callable[[], Candidate], pool: Sequence[Example], asked: AskedPrompts, held_out: Sequence[Example]
 ) -> Prompted:
-    """The ways to prompt a base model that an evaluation without a plan tries; none where none is asked for.
+    """The ways to prompt a base model that an evaluation without a plan tries; none where none is requested.
 
     Args:
         base: finds the model without anything in its prompt.
-        pool: rows to learn from, none of them judged.
+        pool: rows to learn from, none of them evaluated.
         asked: which ways.
-        held_out: the rows that are judged.
+        held_out: the rows that are evaluated.
 
     Raises:
         RequestError: no such rows, too few that can be shown, or held-out rows without a prompt.
@@ -215,7 +215,7 @@ def prompted_as_asked(
     if not pool:
         raise RequestError(
             "an instruction or an optimised prompt without rows to find it on",
-            expected="rows that are not judged, or a run whose training rows are known",
+            expected="rows that are not evaluated, or a run whose training rows are known",
             do="add --few-shot-from train.jsonl",
         )
     check_few_shot(asked.few_shot, pool, held_out)
@@ -243,7 +243,7 @@ def prompted_as_asked(
 
 
 def check_asked(context: Context, asked: AskedPrompts, few_shot_from: Path | None) -> None:
-    """Check what is asked for, before any row is read.
+    """Check the request, before any row is read.
 
     Raises:
         RequestError: examples without rows to take them from, settings of examples without any, or a reflection model
@@ -256,7 +256,7 @@ def check_asked(context: Context, asked: AskedPrompts, few_shot_from: Path | Non
         if not asked.search_tokens:
             raise RequestError(
                 f"--reflection-model {asked.reflection_model} without a search for a prompt",
-                expected="--optimised-prompt TOKENS beside it",
+                expected="--optimised-prompt TOKENS as well",
                 do="add --optimised-prompt 50000",
             )
         check_writes(context, asked.reflection_model, "--reflection-model")
@@ -269,7 +269,7 @@ def check_asked(context: Context, asked: AskedPrompts, few_shot_from: Path | Non
     given = [name for name, value in (("draws of", asked.draws), ("nearest", asked.nearest)) if value]
     if given and not asked.few_shot:
         raise RequestError(
-            f"{' and '.join(given)} few-shot examples asked for, and no number of examples",
-            expected="--few-shot N beside --few-shot-draws and --few-shot-nearest",
+            f"{' and '.join(given)} few-shot examples requested, and no number of examples",
+            expected="--few-shot N with --few-shot-draws and --few-shot-nearest",
             do="add --few-shot 4 --few-shot-from train.jsonl",
         )

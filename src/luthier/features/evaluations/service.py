@@ -159,9 +159,9 @@ def _reference(context: Context, plan: Plan, held_out: Sequence[Example]) -> tup
         if found.adapter_path is not None:
             check_adapter(found.adapter_path)
     except (RequestError, ModelSourceError) as error:
-        return [], (f"{run_id}, which evaluation.reference_run names, was not judged: {error.came}",)
+        return [], (f"{run_id}, which evaluation.reference_run names, was not evaluated: {error.came}",)
     caveat = reference_caveat(context, run_id, held_out, is_allowed=True)
-    return [found], ((f"{run_id}, which is judged beside the tuned model: {caveat}.",) if caveat else ())
+    return [found], ((f"{run_id}, which is evaluated next to the tuned model: {caveat}.",) if caveat else ())
 
 
 def _that_fit(split: PreparedSplit, prepared: Prepared) -> Sequence[Example]:
@@ -242,18 +242,18 @@ def evaluate(
     """Evaluate models and runs on the rows of a file.
 
     systems: the candidate first, then what it is compared with, each by any name of a model. With `few_shot`,
-    the first base model among the others (or the base of the first run) is also judged with that many examples from
-    `few_shot_from` in its prompt. prompts: further ways. metrics: None takes those that the rows can be judged by.
+    the first base model among the others (or the base of the first run) is also evaluated with that many examples from
+    `few_shot_from` in its prompt. prompts: further ways. metrics: None takes those that the rows can be evaluated by.
     mapping: as data.columns in a recipe; None takes that of the first run where the file has its columns
-    (`column_maps`), and the evaluation says so. max_new_tokens, max_thinking_tokens: of an answer, and of a thought
+    (`column_maps`), and the evaluation notes it. max_new_tokens, max_thinking_tokens: of an answer, and of a thought
     before it; None takes them from the lengths of the rows' own, for each system with its own tokenizer.
     good_enough: what the candidate has to reach; None takes the bar of its run's recipe, and notes where these rows
     cannot be held against that one. evaluation_id: None makes one. called: names the file in the result.
 
     Raises RequestError for metrics, few-shot examples or a `good_enough` that the rows have no place for, and for one
     with nothing to compare the candidate with; DataError for wrong rows, OverlongError for rows over a context,
-    NotFoundError for an unknown model or run, LeakageError where held-out rows stand in the training rows of a run
-    (unless allowed, and then the verdict says so).
+    NotFoundError for an unknown model or run, LeakageError where held-out rows are in the training rows of a run
+    (unless allowed, and then the verdict notes it).
     """
     ways = replace(prompts, few_shot=few_shot)
     check_asked(context, ways, few_shot_from)
@@ -290,7 +290,7 @@ def evaluate(
 def _by_run(context: Context, systems: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
     """The systems by name, and notes about those that are deployments.
 
-    What a run has made comes by its id: rows, bar and verdict are those of the run, whatever name was given.
+    The result of a run is named by its id: rows, bar and verdict are those of the run, under any name.
     """
     found = [find_model(context, name, takes_exports=False) for name in systems]
     return [one.name for one in found], tuple(one.note for one in found if one.note)
@@ -448,9 +448,9 @@ def _leakage(seen: Sequence[Example], held_out: Sequence[Example], allowed: bool
     found = leaked_ids(seen, held_out)
     if found.exact and not allowed:
         raise LeakageError(
-            f"{len(found.exact):,} of {len(held_out):,} held-out rows stand in the training rows of the run",
+            f"{len(found.exact):,} of {len(held_out):,} held-out rows are in the training rows of the run",
             expected="rows that the model was not trained on",
-            do="take them out, or pass --allow-leakage (the verdict will say so)",
+            do="take them out, or pass --allow-leakage (the verdict will note it)",
             problems=found.exact,
         )
     return len(found.exact), len(found.same_prompt)
@@ -467,7 +467,7 @@ def not_held_out(pool: Sequence[Example], held_out: Sequence[Example]) -> tuple[
     if not left:
         raise DataError(
             "all rows of the few-shot file are held-out rows",
-            expected="rows that are not judged",
+            expected="rows that are not evaluated",
             do="pass the training rows to --few-shot-from",
         )
     return left

@@ -52,12 +52,12 @@ class EvaluationStore(Store):
 
     def read(self, evaluation_id: str) -> Evaluation:
         """Like `get`, with a cache for paging through samples."""
-        # A cheap query first: the cache must not return an evaluation that was deleted with its run.
+        # A fast query first: the cache must not return an evaluation that was deleted with its run.
         number = self._scalar(select(evaluations.c.number).where(evaluations.c.evaluation_id == evaluation_id))
         found = None if number is None else self._kept.find(evaluation_id)
         if found is None:
             found = self.get(evaluation_id)
-            # The cache is bounded by characters; 500 stands for the other fields of a sample.
+            # The cache is bounded by characters; 500 represents the other fields of a sample.
             num_characters = sum(
                 len(s.output) + len(s.prompt) + 500 for system in found.systems for s in system.samples
             )
@@ -77,7 +77,7 @@ class EvaluationStore(Store):
         ids = self._scalars(_newest_of(project_id, limit).where(*where))
         found = {one: known for one in ids if (known := self._overviews.find(one)) is not None}
         for missing in [one for one in ids if one not in found]:
-            evaluation = self._find(_EVALUATIONS, evaluation_id=missing)  # one by one: whole documents are large
+            evaluation = self._find(_EVALUATIONS, evaluation_id=missing)  # one at a time: whole documents are large
             if evaluation is not None:
                 found[missing] = self._overviews.keep(missing, EvaluationOverview.of(evaluation))
         return [found[one] for one in ids if one in found]
@@ -111,7 +111,7 @@ def _newest_of(project_id: str, limit: int) -> Select[tuple[str]]:
     """The query for ids of a project's evaluations. One without a run is that of `default`, as its run would be."""
     return (
         select(evaluations.c.evaluation_id)
-        # Evaluations have no project of their own; the run's job has. Runs by commands have no job: `default`.
+        # Evaluations have no project; the run's job has. Runs by commands have no job: `default`.
         .select_from(evaluations.outerjoin(jobs, jobs.c.run_id == evaluations.c.run_id))
         .where(func.coalesce(jobs.c.project_id, DEFAULT_PROJECT) == project_id)
         .order_by(evaluations.c.number.desc())

@@ -62,7 +62,7 @@ def search_metrics(
 
     Args:
         asked: the names; None for none.
-        candidates: what is judged.
+        candidates: what is evaluated.
         usual: the metrics of text models.
 
     Raises:
@@ -76,7 +76,7 @@ def search_metrics(
         return SEARCH_METRICS[0] if searches else tuple(usual)
     if wrong := [name for name in asked if (needs_of([name]) == {"ranking"}) != searches]:
         raise RequestError(
-            f"{', '.join(wrong)} asked for, and {'a' if searches else 'no'} model here searches documents",
+            f"{', '.join(wrong)} requested, and {'a' if searches else 'no'} model here searches documents",
             expected=f"some of {', '.join(SEARCH_METRICS[0])}" if searches else "metrics of answers or likelihoods",
             do="name no metrics to have the usual ones",
         )
@@ -96,7 +96,7 @@ def search_systems(
         kind: kind of retrieval evaluation (`search_kind`).
         candidates: models, at least one of them for retrieval; those with examples in their prompt are skipped.
         pool: opens their engines, including those of task heads.
-        held_out: the rows that are judged.
+        held_out: the rows that are evaluated.
         train: the training rows of the evaluated model, if known.
 
     Raises:
@@ -120,7 +120,7 @@ def _system(candidate: Candidate, pool: EnginePool, task: SearchTask) -> SystemU
         raise RequestError(
             f"{candidate.name} has a head of kind {head.kind}, which orders no documents",
             expected="a base model, or a run with objective embed or rank",
-            do="compare it on rows of its own: luthier eval RUN --data FILE",
+            do="evaluate it on its own rows: luthier eval RUN --data FILE",
         )
 
     def rank(progress: Progress) -> Sequence[Ranked]:
@@ -176,7 +176,7 @@ def _similarities(model: TaskModel, task: SearchTask, progress: Progress) -> lis
 
 
 def _relevance(model: TaskModel, task: SearchTask, progress: Progress) -> list[Array]:
-    """The scores of a reranker for each query with its documents; all pairs at once, so that they share batches."""
+    """The scores of a reranker for each query with its documents; all pairs together, so that they share batches."""
     pairs = [(query, task.documents[place]) for number, query in enumerate(task.queries) for place in task.of(number)]
     scores = model.relevance(pairs, progress).double().numpy()
     found: list[Array] = []

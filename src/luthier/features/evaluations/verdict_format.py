@@ -49,7 +49,7 @@ def show_evaluation(console: Console, evaluation: Evaluation, *, only_what_decid
     if evaluation.verdict is not None:
         console.print(verdict_panel(console, evaluation.verdict))
         return
-    for system in evaluation.systems:  # where there is a verdict, its caveats say so
+    for system in evaluation.systems:  # where there is a verdict, its caveats state it
         if (thought := thinking_sentence(system)) is not None:
             console.print(visible(thought), soft_wrap=True)
         if system.num_cut_off:
@@ -105,7 +105,7 @@ def _comparisons_table(comparisons: Sequence[Comparison], evaluation: Evaluation
     for one in comparisons:
         if {one.baseline, one.candidate} & in_a_row and evaluation.verdict is not None:
             continue  # their table and the verdict's details say it
-        needed = f" (about {one.rows_needed:,} rows would tell)" if one.rows_needed is not None else ""
+        needed = f" (about {one.rows_needed:,} rows would settle it)" if one.rows_needed is not None else ""
         table.add_row(
             visible(f"{one.candidate} - {one.baseline}"),
             one.metric + on_scale(units.get(one.metric, "")),

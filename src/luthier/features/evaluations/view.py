@@ -82,7 +82,7 @@ def charts(evaluation: Evaluation, roles: Roles) -> list[Intervals | Plot]:
         low, high = (0.0 if min(ends) > 0 else None), (0.0 if max(ends) < 0 else None)
         axis = Axis("difference", found[name].unit, low=low, high=high)
         side = "right" if found[name].higher_is_better else "left"
-        caption = f"Better lies to the {side} of zero; an interval over zero tells nothing."
+        caption = f"Better is to the {side} of zero; an interval across zero is inconclusive."
         made.append(Intervals("differences", title, axis, rows, zero=True, caption=caption))
     for metric, first in found.items():
         systems = [(system.name, system.metrics[metric]) for system in evaluation.systems if metric in system.metrics]
@@ -141,14 +141,14 @@ def _asked(
 
 
 SamplesAsked = Annotated[dict[str, str], Depends(_asked)]
-"""What a handler asks for to know which samples are wanted."""
+"""The dependency of handlers that select samples."""
 PageNumber = Annotated[int, Query(ge=1, le=1_000_000)]
 
 
 def samples_shown(
     evaluation: Evaluation, who: Roles, asked: dict[str, str], number: int, address: str
 ) -> dict[str, Any]:
-    """All that the part shows. number: of the page, from 1. address: of the page that it stands on."""
+    """All that the part shows. number: of the page, from 1. address: of its page."""
     metrics = scored_metrics(evaluation)
     error = None
     try:
@@ -183,7 +183,7 @@ def samples_shown(
 
 
 def _choice(asked: dict[str, str], metrics: list[str]) -> Choice:
-    """What was asked for, checked. Raises RequestError."""
+    """The checked request. Raises RequestError."""
     for name, allowed in (("better", BETTER), ("kind", KINDS), ("order", ORDERS), ("metric", ("", *metrics))):
         if asked[name] not in allowed:
             raise RequestError(

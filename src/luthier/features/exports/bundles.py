@@ -60,7 +60,7 @@ def facts_for(context: Context, export: Export) -> BundleFacts:
 
 
 def facts_of_run(context: Context, run_id: str) -> BundleFacts:
-    """The same of what a run has made, as it was not exported yet. Raises NotFoundError, RequestError."""
+    """The same for the result of a run before an export. Raises NotFoundError, RequestError."""
     from luthier.ml.export.bundle.facts import BundleFacts
 
     record, plan = context.runs.get(run_id), context.runs.plan(run_id)
@@ -138,7 +138,7 @@ def push(context: Context, folder: Path, url: str, *, is_public: bool = False) -
 
     if "://" not in url:
         raise RequestError(
-            f"{shown_url(url)!r} is no URL",
+            f"{shown_url(url)!r} is not a URL",
             expected="hf://org/name, s3://bucket/folder, or another URL of fsspec (file:///folder)",
             do="write where it goes in that form",
         )
@@ -148,7 +148,7 @@ def push(context: Context, folder: Path, url: str, *, is_public: bool = False) -
         first = report.faults[0]
         more = f", and {len(report.faults) - 1} more faults" if len(report.faults) > 1 else ""
         raise RequestError(
-            f"{folder} is no whole bundle: {first.path} {first.what}{more}",
+            f"{folder} is not a complete bundle: {first.path} {first.what}{more}",
             expected="a bundle as `luthier export` has made it",
             do=f"see all faults with `luthier verify {shlex.quote(str(folder))}`, and export again",
         )
@@ -169,7 +169,7 @@ def sign_bundle(context: Context, folder: Path, key: Path) -> str:
 
 
 def base_facts(context: Context, name: str, sha256: str, path: str, licence: str | None = None) -> BaseFacts:
-    """What is known of a base model. licence: where it is known already. path: where its licence texts may lie."""
+    """What is known of a base model. licence: where it is known already. path: where its licence texts may be."""
     from luthier.ml.export.bundle.facts import BaseFacts
     from luthier.ml.inference.models import cache, catalog, sources
     from luthier.ml.inference.models import catalog as names
@@ -218,7 +218,7 @@ def _licence_texts(folder: Path) -> dict[str, str]:
 
 
 def run_facts(record: RunRecord, plan: Plan) -> RunFacts:
-    """What is known of a run, with names where paths stood. Raises RequestError where it has no result."""
+    """What is known of a run, with names in place of paths. Raises RequestError where it has no result."""
     from luthier.ml.export.bundle.facts import RunFacts
     from luthier.ml.export.bundle.write import without_folders
 
@@ -226,7 +226,7 @@ def run_facts(record: RunRecord, plan: Plan) -> RunFacts:
         raise RequestError(
             f"run {record.run_id} is {record.status} and has no result yet",
             expected="a run that has succeeded",
-            do=f"go on with it: luthier train --resume {record.run_id}",
+            do=f"resume it: luthier train --resume {record.run_id}",
         )
     # `adapter_path` is dropped: the bundle holds the adapter itself.
     result = without_folders(record.result.model_dump(mode="json")) | {"adapter_path": None}
@@ -329,5 +329,5 @@ def _licence(about: metadata.PackageMetadata) -> str | None:
 
 
 def _command(name: str, export: Export) -> str:
-    """The command that makes the same again; where to is left to whoever does."""
+    """The command that makes the same again, without a destination."""
     return shlex.join(["luthier", "export", name, "--to", export.format, "--quantise", export.precision, "-o", "DIR"])

@@ -142,7 +142,7 @@ def push(
 ) -> Answer:
     """Send a bundle to a hub's repository or to object storage; it is proved whole before it goes and where it arrives.
 
-    A push that was interrupted goes on where it stopped. What is there is never overwritten by another bundle. Keys
+    An interrupted push continues where it stopped. Existing files are never overwritten by another bundle. Keys
     come from the environment: HF_TOKEN, AWS_ACCESS_KEY_ID and the like.
     """
     from luthier.features.exports import bundles
@@ -171,7 +171,7 @@ def sign(
     """Sign a bundle with your own key; no key is ever made for you.
 
     openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out key.pem makes one, and openssl pkey -in key.pem
-    -pubout -out key.pub takes its public half, which `luthier verify --key` asks for. Such a key writes model.sig,
+    -pubout -out key.pub extracts its public half, which `luthier verify --key` needs. Such a key writes model.sig,
     which `model_signing verify key` of OpenSSF reads, too; an Ed25519 key writes bundle.dsse.json.
     """
     from luthier.features.exports import bundles
@@ -202,7 +202,7 @@ def verify(
 ) -> Answer:
     """Compare every file of a bundle with its manifest, and its documents with each other. Exit code 1: it has faults.
 
-    Files alone prove that nothing was damaged. That nobody has made another bundle of it is proved by --key, or by
+    Files alone prove that nothing was damaged. That no one has made another bundle of it is proved by --key, or by
     --digest with a digest that came another way.
     """
     from luthier.features.exports import bundles
@@ -223,7 +223,7 @@ def _show_verified(console: Console, report: VerifyReport) -> None:
         console.print(f"{fault.kind}: {visible(fault.path)} {visible(fault.what)}", soft_wrap=True)
     if report.bundle_sha256 is None:
         return
-    # Three states: nobody signed, somebody signed without a key to check, or a checked signer.
+    # Three states: unsigned, signed without a key to check, or a checked signer.
     signer = report.signed_by or ("nobody" if report.unchecked_signer is None else "")
     if report.signed_by is not None and not report.is_signer_proved:
         signer += "  (whose key that is was not proved: pass --key)"

@@ -1,4 +1,4 @@
-"""A folder that is written whole or not at all: beside its place, flushed to the disk, renamed."""
+"""A folder that is written whole or not at all: next to its place, flushed to the disk, renamed."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def staged_folder(
 ) -> Iterator[Path]:
     """An empty folder to write in. It becomes `final` when the block ends well, and is removed when it does not.
 
-    Beside it, in the same parent, there is room for temporary files, which are removed in any case. What a killed
-    process left beside `final`, or in a place that `register` lists, is removed first.
+    Next to it, in the same parent, there is room for temporary files, which are removed in any case. What a killed
+    process left next to `final`, or in a place that `register` lists, is removed first.
 
     Args:
         final: The folder that is to exist in the end.
@@ -75,7 +75,7 @@ def staged_folder(
 
 
 def refuse_taken(final: Path) -> None:
-    """Raise ConflictError where there is something in `final`, or it is no folder."""
+    """Raise ConflictError where there is something in `final`, or it is not a folder."""
     # exists() follows links, so a dangling link alone would pass as free.
     if final.is_symlink() or final.exists():
         if final.is_dir() and not final.is_symlink() and not any(final.iterdir()):
@@ -150,12 +150,12 @@ def _publish(folder: Path, final: Path) -> None:
 
 
 def register_of(context: Context) -> FolderRegister:
-    """The register of a home: exports in the making, wherever they are written to."""
+    """The register of a home: unfinished exports, at any destination."""
     return FolderRegister(context.home / "partial")
 
 
 def remove_abandoned(context: Context) -> list[Path]:
-    """Remove what killed exports of this home have left, here and beside the places that they were to get."""
+    """Remove what killed exports of this home have left, here and next to their destinations."""
     return register_of(context).remove_abandoned()
 
 

@@ -28,7 +28,7 @@ router = APIRouter(prefix="/exports/{export_id}")
 
 @router.get("")
 def show(request: Request, context: HomeContext, caller: Reader, export_id: str, after: str = "") -> Response:
-    """The page; for HTMX its content alone, which is asked for again and again while the export is made.
+    """The page; for HTMX its content alone, which is requested repeatedly while the export is made.
 
     after: what was seen last; nothing is sent (204) while that is still how it is.
     """
@@ -48,7 +48,7 @@ def cancel(request: Request, context: HomeContext, caller: Trainer, export_id: s
 
 @router.post("/retry")
 def retry(request: Request, context: HomeContext, caller: Trainer, export_id: str) -> Response:
-    """Make it once more, from the beginning."""
+    """Make it again, from the beginning."""
     return _done(request, context, caller, export_id, server_exports.retry)
 
 
@@ -79,7 +79,7 @@ def verify(request: Request, context: HomeContext, caller: Reader, export_id: st
 
 @router.get("/files.tar")
 def archive(context: HomeContext, caller: Reader, export_id: str) -> Response:
-    """All files, as they lie here."""
+    """All files of the export."""
     made = export_files.archive_of(context, caller, export_id)
     headers = {"content-length": str(made.num_bytes), "content-disposition": f'attachment; filename="{made.name}"'}
     return StreamingResponse(made.blocks, media_type="application/x-tar", headers=headers)

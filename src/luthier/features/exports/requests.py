@@ -1,6 +1,6 @@
 """Use cases: exports that the server makes by a job: request, follow, hand out, remove.
 
-An export's files can be fetched one by one or as a tar, with its card. `carry_out` is the attempt of such a job in a
+An export's files can be fetched individually or as a tar, with its card. `carry_out` is the attempt of such a job in a
 worker's child: what is missing is made from the beginning.
 """
 
@@ -134,7 +134,7 @@ def show_export(context: Context, caller: Caller, export_id: str) -> ExportView:
 
 
 def cancel(context: Context, caller: Caller, export_id: str) -> None:
-    """Give an export up; nothing of it is left. Raises NotFoundError, ConflictError where it has ended."""
+    """Cancel an export; nothing is left of it. Raises NotFoundError, ConflictError where it has ended."""
     found = context.exports.get(caller.project_id, export_id)
     with context.database.transaction():
         context.jobs.ask(found.job_id, "cancel")
@@ -142,7 +142,7 @@ def cancel(context: Context, caller: Caller, export_id: str) -> None:
 
 
 def retry(context: Context, caller: Caller, export_id: str) -> None:
-    """Make an export that has failed once more, from the beginning. Raises NotFoundError, ConflictError."""
+    """Make a failed export again, from the beginning. Raises NotFoundError, ConflictError."""
     found = context.exports.get(caller.project_id, export_id)
     with context.database.transaction():
         context.jobs.resume(found.job_id)
@@ -150,7 +150,7 @@ def retry(context: Context, caller: Caller, export_id: str) -> None:
 
 
 def remove(context: Context, caller: Caller, export_id: str) -> ServerExport:
-    """Forget an export and delete its files; returns it as it was.
+    """Delete an export and its files; returns the deleted one.
 
     Raises NotFoundError, and ConflictError while it is being made, or where a deployment routes to it.
     """
@@ -177,9 +177,9 @@ def remove(context: Context, caller: Caller, export_id: str) -> ServerExport:
 
 
 def remove_files(context: Context, export_id: str) -> None:
-    """Delete what lies of an export, with what a killed attempt has left beside it."""
+    """Delete the files of an export, with the remains of killed attempts next to it."""
     final = export_folder(context, export_id)
-    # The glob repeats the prefix of `folders._prefix`: staging folders lie beside the final one.
+    # The glob repeats the prefix of `folders._prefix`: staging folders are next to the final one.
     for folder in (final, *final.parent.glob(f".{export_id}.partial-*")):
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -241,7 +241,7 @@ def _source(context: Context, caller: Caller, name: str) -> tuple[str, str]:
     status = context.runs.get(name).status
     if status != "succeeded":
         raise ConflictError(
-            f"run {name} is {status}", expected="a run that has succeeded", do="wait for it, or go on with it"
+            f"run {name} is {status}", expected="a run that has succeeded", do="wait for it, or resume it"
         )
     return name, name
 

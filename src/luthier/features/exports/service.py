@@ -107,7 +107,7 @@ def _export_head(
     num_prompts: int,
     start: float,
 ) -> Export:
-    """The same for a model with a task head: formats of their own, and a proof on what the head gives.
+    """The same for a model with a task head: separate formats, and a proof on what the head gives.
 
     Args:
         start: When the export began, by `time.perf_counter`; the others are those of `export`.
@@ -140,7 +140,7 @@ def _export_head(
 def _made(
     source: ExportSource, final: Path, folder: Path, to: ExportFormat, precision: ExportPrecision, start: float
 ) -> Export:
-    """The record of what lies in `folder` now, and in `final` later; its proof is still missing."""
+    """The record of what is in `folder` now, and in `final` later; its proof is still missing."""
     files = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
     return Export(
         source=source,
@@ -164,7 +164,7 @@ def _prove(
 ) -> ParityReport:
     from luthier.ml.export.parity import prove
 
-    # `observed` has the rows already, hence the empty tuple in their place.
+    # `observed` has the rows already, so an empty tuple is in their place.
     report = prove(source, folder, to, precision, (), context.progress, observed=observed)
     return _held(source, f"{to} in {precision}", report)
 
@@ -172,7 +172,7 @@ def _prove(
 def _prove_gguf(
     context: Context, source: ExportSource, folder: Path, to: ExportFormat, observed: ObservedSource
 ) -> tuple[ParityReport | None, list[str]]:
-    """The proof of the file for llama.cpp that lies beside an adapter, or why there is none.
+    """The proof of the file for llama.cpp next to an adapter, or why there is none.
 
     The adapter itself is proved without it, so a file that does not hold is left out, and a warning says why.
     """

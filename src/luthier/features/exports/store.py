@@ -1,4 +1,4 @@
-"""Exports that the server was asked for: each with the job that makes it, and what was made."""
+"""Exports requested from the server: each with its job and its result."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ router = APIRouter(prefix="/api/v1/feedback", tags=["feedback"])
 
 
 class FeedbackView(BaseModel):
-    """What was said of an answer. exchange_id: the `id` that came with the answer. model: as it was asked for."""
+    """Feedback on an answer. exchange_id: the `id` that came with the answer. model: as requested."""
 
     id: str
     object: Literal["feedback"] = "feedback"
@@ -32,9 +32,9 @@ class FeedbackView(BaseModel):
 
 
 class GivenView(FeedbackView):
-    """What has come of it. outcome: `same` where the author had said just that before.
+    """The result. outcome: `same` where the author had given the same before.
 
-    waits_for_review: whether a correction is in the queue; note: why one is not, in words.
+    waits_for_review: whether a correction is in the queue; note: why one is not, as text.
     """
 
     outcome: Outcome
@@ -53,21 +53,21 @@ class FeedbackList(BaseModel):
 def give(context: HomeContext, caller: Asker, said: FeedbackInput) -> GivenView:
     """A thumb, a score from 0 to 1, a correction, or several of them, by the `id` of the answer.
 
-    The newest word of an author on an answer counts; the same once more changes nothing, so it may be sent again.
+    The newest feedback of an author on an answer counts; repeating it changes nothing, so it may be sent again.
     """
     given = feedback.give(context, caller, said)
     view = _view(given.feedback).model_dump()
     return GivenView(**view, outcome=given.outcome, waits_for_review=given.is_queued, note=given.why_not)
 
 
-@router.get("", summary="What was said", responses=documented())
+@router.get("", summary="List feedback", responses=documented())
 def list_all(
     context: HomeContext,
     caller: Reader,
     model: Annotated[str | None, Query(min_length=1, max_length=255, pattern=r"^[^\x00]*$")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> FeedbackList:
-    """The newest feedback of the project. model: as it was asked for."""
+    """The newest feedback of the project. model: as requested."""
     found = feedback.list_feedback(context, caller.project_id, model=model, limit=limit)
     return FeedbackList(data=[_view(one) for one in found])
 

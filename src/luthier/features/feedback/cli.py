@@ -47,7 +47,7 @@ def list_all(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """List what was said, newest first."""
+    """List feedback, newest first."""
     from luthier.features.feedback import service as feedback
 
     with open_context(home) as context:
@@ -57,9 +57,9 @@ def list_all(
 
 
 def queue(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="As it is asked for.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="As named in requests.")],
     sample: Annotated[
-        int | None, typer.Option("--sample", metavar="N", help="So many answers, by chance.", show_default=False)
+        int | None, typer.Option("--sample", metavar="N", help="This many answers, at random.", show_default=False)
     ] = None,
     liked: Annotated[bool, typer.Option("--liked", help="Answers with a thumb up or a score of 0.8.")] = False,
     project: _ProjectOption = "default",
@@ -96,7 +96,7 @@ def _show_import(console: Console, came: Imported) -> None:
     from luthier.platform.cli.console import visible
 
     num = came.num_by_outcome
-    console.print(f"{num['new']:,} new, {num['replaced']:,} in place of earlier ones, {num['same']:,} said before")
+    console.print(f"{num['new']:,} new, {num['replaced']:,} in place of earlier ones, {num['same']:,} known before")
     if came.num_queued:
         console.print(f"{came.num_queued:,} corrections wait for review at /review")
     for number, reason in came.refused[:_MAX_REFUSED_SHOWN]:
@@ -109,7 +109,7 @@ def _show(console: Console, found: Sequence[Feedback]) -> None:
     from luthier.platform.cli.console import make_table, visible
 
     if not found:
-        console.print("nothing was said yet: POST /api/v1/feedback, the playground, or `luthier feedback import FILE`")
+        console.print("no feedback yet: POST /api/v1/feedback, the playground, or `luthier feedback import FILE`")
         return
     table = make_table(["when", "answer", "model", "author", "thumb", "words", "score"], num_text_columns=6)
     for one in found:

@@ -1,6 +1,6 @@
 """Use cases: the queue in which people look at exchanges before anything is trained on them.
 
-What comes in: corrections, of themselves; answers that people liked and samples of traffic, where somebody asks for
+What comes in: corrections, of themselves; answers that people liked and samples of traffic, where a user requests
 them. Of each exchange the words must have been kept. What comes out: `accepted`.
 """
 
@@ -83,7 +83,7 @@ def neighbours(
 
 
 def queue_correction(context: Context, given: Feedback, exchange: Exchange, *, is_changed: bool) -> bool:
-    """Have a correction reviewed; returns whether it waits. is_changed: whether its author has said another before,
+    """Have a correction reviewed; returns whether it waits. is_changed: whether its author has given another before,
     which this one takes the place of, even where that was decided."""
     item = _item(exchange, "correction", review_id=_of_feedback(given), correction=given.correction)
     known = context.review_items.find(item.review_id, given.project_id)
@@ -115,7 +115,7 @@ def queue_exchange(context: Context, caller: Caller, exchange_id: str) -> Queued
 def queue_sample(
     context: Context, caller: Caller, model: str, num: int, *, since: float = 0.0, seed: int | None = None
 ) -> Queued:
-    """Have so many exchanges with a model reviewed, drawn by chance among those that were answered and never queued.
+    """Have that many exchanges with a model reviewed, drawn at random from those that were answered and never queued.
 
     since: seconds since 1970. Raises RequestError for a number that cannot be.
     """
@@ -131,8 +131,8 @@ def queue_sample(
 
 
 def queue_liked(context: Context, caller: Caller, model: str, *, since: float = 0.0) -> Queued:
-    """Have the answers of a model reviewed that people gave a thumb up, or a score of at least 0.8, and nobody the
-    contrary. since: of the feedback, in seconds since 1970. At most 1,000 at once, the newest first."""
+    """Have the answers of a model reviewed that people gave a thumb up, or a score of at least 0.8, and no one the
+    contrary. since: of the feedback, in seconds since 1970. At most 1,000 in one call, the newest first."""
     liked: dict[str, bool] = {}
     for one in context.feedback.list(caller.project_id, model=model, since=since):
         is_low = one.score is not None and one.score < LIKED_SCORE
@@ -151,7 +151,7 @@ def queue_liked(context: Context, caller: Caller, model: str, *, since: float = 
 def decide(
     context: Context, caller: Caller, seen: ReviewItem, decision: Decision, *, edited: str | None = None
 ) -> ReviewItem:
-    """Keep what the caller says of an item. seen: as it stood before them. edited: what is to be learned instead.
+    """Store the caller's decision on an item. seen: its state as shown. edited: what is to be learned instead.
 
     Raises NotFoundError, ConflictError where somebody has decided meanwhile, RequestError for a text that cannot be.
     """
@@ -178,7 +178,7 @@ def decide(
 
 
 def undo(context: Context, caller: Caller, review_id: str) -> ReviewItem:
-    """Have an item wait again; its text stays as it was edited. Raises NotFoundError, ConflictError where it waits."""
+    """Have an item wait again; its edited text stays. Raises NotFoundError, ConflictError where it waits."""
     seen = show_item(context, caller.project_id, review_id)
     if seen.status == "waiting":
         raise ConflictError(f"{review_id} waits already", expected="an item that was decided", do="decide it")
@@ -198,7 +198,7 @@ def _answered(context: Context, project_id: str, model: str, since: float) -> tu
     """The ids of exchanges that were answered well, and of those of them whose words were kept."""
     found = traffic.exchanges(context, project_id, model=model, since=since)
     found = found.filter((found["status"] >= 200) & (found["status"] < 300))
-    # Two sets, so that the caller can say how many answers were passed over for want of their text.
+    # Two sets, so that the caller can say how many answers were skipped because their text is missing.
     return set(found["exchange_id"].to_list()), set(found.filter(found["has_text"])["exchange_id"].to_list())
 
 
@@ -217,7 +217,7 @@ def _exchanges(
 def _queue(context: Context, exchanges: Sequence[Exchange], source: Literal["traffic", "rating"]) -> Queued:
     with_words = [one for one in exchanges if one.messages is not None and one.answer is not None]
     ids = set[str]()
-    while len(ids) < len(with_words):  # of so many in one second, two may come out the same
+    while len(ids) < len(with_words):  # of many in one second, two may be the same
         ids.add(new_id("review"))
     items = [_item(one, source, review_id=review_id) for one, review_id in zip(with_words, ids, strict=True)]
     added = context.review_items.add(items)

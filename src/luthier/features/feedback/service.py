@@ -36,7 +36,7 @@ Outcome = Literal["new", "replaced", "same"]
 
 
 class FeedbackInput(FrozenModel):
-    """What is said of an answer. exchange_id: the `id` that came with it. The rest is as in `Feedback`."""
+    """Feedback on an answer. exchange_id: the `id` that came with it. The rest is as in `Feedback`."""
 
     exchange_id: Annotated[str, Field(min_length=1, max_length=128)]
     thumb: Thumb | None = None
@@ -51,7 +51,7 @@ class FeedbackResult:
     """The outcome of one piece of feedback.
 
     Attributes:
-        feedback: As it is stored.
+        feedback: As stored.
         outcome: Whether it is new, replaces an earlier one, or repeats it.
         is_queued: Whether a correction waits for review.
         why_not: Why a correction does not wait.
@@ -79,7 +79,7 @@ class Imported:
 
 
 def give(context: Context, caller: Caller, said: FeedbackInput) -> FeedbackResult:
-    """Store somebody's feedback on an answer, in place of what the same author said before.
+    """Store feedback on an answer, in place of earlier feedback by the same author.
 
     The same feedback a second time changes nothing. Personal data in a correction and a comment is masked as the policy
     of the project's traffic says.
@@ -93,7 +93,7 @@ def give(context: Context, caller: Caller, said: FeedbackInput) -> FeedbackResul
 
 def _give(context: Context, exchange: Exchange, said: FeedbackInput) -> FeedbackResult:
     given = _feedback(context, exchange, said)
-    # Feedback first, review second: a crash in between loses a place in the queue, never what was said.
+    # Feedback first, review second: a crash in between loses a place in the queue, never the feedback.
     kept, before = context.feedback.put(given)
     outcome: Outcome = "new" if before is None else "same" if before == kept else "replaced"
     if not kept.correction:
@@ -101,7 +101,7 @@ def _give(context: Context, exchange: Exchange, said: FeedbackInput) -> Feedback
         return FeedbackResult(kept, outcome)
     if exchange.messages is None:
         why_not = (
-            "the words of this answer were not kept (see the policy of the project's traffic), so nobody can review it"
+            "the text of this answer was not stored (see the policy of the project's traffic), so it cannot be reviewed"
         )
         return FeedbackResult(kept, outcome, why_not=why_not)
     is_changed = before is not None and before.correction != kept.correction
@@ -150,12 +150,12 @@ def list_feedback(
     until: float | None = None,
     limit: int | None = None,
 ) -> list[Feedback]:
-    """What was said within a time (seconds since 1970, `until` not included), newest first."""
+    """Feedback within a time (seconds since 1970, `until` not included), newest first."""
     return list(context.feedback.list(project_id, model=model, since=since, until=until, limit=limit))
 
 
 def feedback_of(context: Context, project_id: str, exchange_ids: Iterable[str]) -> list[Feedback]:
-    """What was said of these answers, oldest first."""
+    """Feedback on these answers, oldest first."""
     return list(context.feedback.of_exchanges(project_id, exchange_ids))
 
 
@@ -192,13 +192,13 @@ def _masked(context: Context, project_id: str, *texts: str) -> list[str]:
 
 
 def _exchange(context: Context, project_id: str, exchange_id: str) -> Exchange:
-    """The exchange, be it written this very moment. Raises NotFoundError."""
+    """The exchange, also one that is just being written. Raises NotFoundError."""
     if not _ID.fullmatch(exchange_id):
         raise _unknown(exchange_id)
     try:
         return traffic.exchange(context, project_id, exchange_id)
     except NotFoundError:
-        # Who was just answered may be quicker than the log, which writes beside the answer.
+        # A client that was just answered may be quicker than the log, which is written in parallel.
         # A thread of the pool waits here, not the event loop: the caller is a synchronous handler.
         time.sleep(_PAUSE_SECONDS)
         context.traffic_recorder.log.flush(_FLUSH_SECONDS)
@@ -206,7 +206,7 @@ def _exchange(context: Context, project_id: str, exchange_id: str) -> Exchange:
 
 
 def _exchanges(context: Context, project_id: str, said: Sequence[FeedbackInput]) -> dict[str, Exchange]:
-    """Those of a whole file, by id, read at once; with their words where any is corrected."""
+    """Those of a whole file, by id, read together; with their words where any is corrected."""
     from luthier.ml.drift.traffic.log import exchange_of
 
     if not said:

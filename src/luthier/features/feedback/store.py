@@ -22,14 +22,14 @@ class FeedbackStore(Store):
     """The feedback of all projects."""
 
     def put(self, given: Feedback) -> tuple[Feedback, Feedback | None]:
-        """Keep what an author says of an answer, in place of what they said before; returns it, and that.
+        """Store an author's feedback on an answer, in place of earlier feedback; returns both.
 
         Who says the same again changes nothing, and gets what is kept. What replaces another keeps its id. The time is
         the database's.
         """
         try:
             return self._put(given)
-        except IntegrityError:  # the same author has said something at the same moment: that is what this replaces
+        except IntegrityError:  # concurrent feedback of the same author: this replaces it
             return self._put(given)
 
     def _put(self, given: Feedback) -> tuple[Feedback, Feedback | None]:
@@ -66,7 +66,7 @@ class FeedbackStore(Store):
         return self._list(_FEEDBACK, *where, order=order, project_id=project_id, model=model, limit=limit)
 
     def of_exchanges(self, project_id: str, exchange_ids: Iterable[str]) -> Sequence[Feedback]:
-        """What was said of these answers, oldest first."""
+        """Feedback on these answers, oldest first."""
         ids, order = sorted(set(exchange_ids)), [feedback.c.number]
         # In parts, since databases bound the variables of one statement.
         parts = [
@@ -116,9 +116,9 @@ class ReviewStore(Store):
             return None
 
     def save(self, item: ReviewItem, *, seen: ReviewItem) -> None:
-        """Write an item as it is now. seen: as it was when that was decided.
+        """Write the current state of an item. seen: its state at the decision.
 
-        Raises NotFoundError where it is gone, ConflictError where somebody else has changed it since.
+        Raises NotFoundError where it is gone, ConflictError where someone else has changed it since.
         """
         with self._write() as connection:
             # SELECT ... FOR UPDATE where the database has it: the comparison and the write below are one step.
@@ -133,7 +133,7 @@ class ReviewStore(Store):
             _ITEMS.change(connection, item.review_id, _ITEMS.row(item))
 
     def remove(self, review_id: str, project_id: str) -> None:
-        """Forget an item; one that is gone already changes nothing."""
+        """Delete an item; a missing one changes nothing."""
         with self._write() as connection:
             is_it = (review_items.c.review_id == review_id) & (review_items.c.project_id == project_id)
             connection.execute(delete(review_items).where(is_it))

@@ -94,7 +94,7 @@ class FileDeleted(BaseModel):
 
 
 class _Download(StreamingResponse):
-    """The file as it is; without a kind of its own, so that the document says JSON of failures."""
+    """The unchanged file; without a media type, so that the document declares JSON for failures."""
 
 
 @router.post("", response_model=FileObject, responses=documented(413, 503, 507), openapi_extra=_BODY)
@@ -131,7 +131,7 @@ def list_all(
     order: Literal["asc", "desc"] = "desc",
     purpose: str | None = None,
 ) -> FileList:
-    """The files of the project, newest first where nothing else is asked for."""
+    """The files of the project, newest first by default."""
     found, has_more = list_files(context, caller.project_id, purpose=purpose, after=after, limit=limit, order=order)
     return FileList(
         object="list",
@@ -203,7 +203,7 @@ def _life_seconds(form: Form) -> int | None:
         return None
     chosen(form.fields, _ANCHOR, ("created_at",))
     given = form.fields.get(_SECONDS, "")
-    # The length first: `int` refuses more than 4,300 digits with an error of its own.
+    # The length first: `int` refuses more than 4,300 digits with a different error.
     is_number = given.isascii() and given.isdigit() and len(given) <= _MAX_DIGITS
     if not (is_number and MIN_EXPIRY_SECONDS <= int(given) <= MAX_EXPIRY_SECONDS):
         message = f"{given[:100]!r}; expected: a whole number from {MIN_EXPIRY_SECONDS} to {MAX_EXPIRY_SECONDS}"

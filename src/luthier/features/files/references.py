@@ -1,8 +1,8 @@
 """Names of files and models that network callers use, resolved to this machine: the one place for both.
 
-A request, a recipe, a suite or a row never names a path. Where a file is wanted it names the id of a file of its own
-project; where a model is wanted, a base model by its name in the API. Anything else is refused here, before any file is
-opened: paths, `file:` addresses, links, files of other projects. Commands on this machine do not come by here: they
+A request, a recipe, a suite or a row never names a path. Where a file is expected it names the id of a file of its own
+project; where a model is expected, a base model by its name in the API. Anything else is refused here, before any file
+is opened: paths, `file:` addresses, links, files of other projects. Commands on this machine do not come by here: they
 name the user's own files by their paths.
 """
 
@@ -82,7 +82,7 @@ def stored_file(context: Context, project_id: str, place: str, file_id: Any) -> 
         file_id: The value of that field.
 
     Raises:
-        RequestError: it is no id of a file of this project.
+        RequestError: it is not an id of a file of this project.
     """
     from luthier.platform.files.service import get_file
 
@@ -117,7 +117,7 @@ class FileReferences:
     shown: dict[str, str] = field(default_factory=dict)
 
     def file(self, place: str, file_id: Any) -> str:
-        """Lay out a file of the project and return its path. Raises RequestError for anything else."""
+        """Place a local copy of a file of the project and return its path. Raises RequestError for anything else."""
         from luthier.platform.files.service import local_path
 
         stored = self.stored(place, file_id)
@@ -131,7 +131,7 @@ class FileReferences:
         return path
 
     def stored(self, place: str, file_id: Any) -> StoredFile:
-        """A file of the project as it is known. Raises RequestError for anything else."""
+        """The record of a file of the project. Raises RequestError for anything else."""
         return stored_file(self.context, self.project_id, place, file_id)
 
     def reference(self, place: str, file_id: Any) -> FileReference:
@@ -202,7 +202,7 @@ def plan_of(
         RequestError: It names no file or model of the project.
         LuthierError: The recipe cannot be planned.
     """
-    # Files are laid out in this process, since the child must not need the database to find them.
+    # Files are placed by this process, since the child must not need the database to find them.
     names = FileReferences(context, project_id)
     document = with_files(recipe, file=names.file, model=names.model, run=names.run)
     return _redacted(names, lambda: ask(context, "plan", {"recipe": document, "compares": compares}))
@@ -312,7 +312,7 @@ def _with_judging_models(
     if (earlier := named.get("reference_run")) is not None:
         named["reference_run"] = run("evaluation.reference_run", earlier)
     search = named.get("optimised_prompt")
-    # Addresses are no names of base models, so a remote caller cannot have rows sent anywhere.
+    # Addresses are not names of base models, so a remote caller cannot have rows sent anywhere.
     if isinstance(search, dict) and (reflection := search.get("reflection_model")) is not None:
         place = "evaluation.optimised_prompt.reflection_model"
         named["optimised_prompt"] = search | {"reflection_model": model(place, reflection)}

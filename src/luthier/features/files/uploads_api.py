@@ -56,7 +56,7 @@ class _Request(BaseModel):
 def _as_number(value: object) -> object:
     # bool is an int in Python, and lax mode would parse strings: both are mistakes of the client.
     if isinstance(value, bool | str):
-        raise ValueError(f"{value!r} is no number")
+        raise ValueError(f"{value!r} is not a number")
     return value
 
 

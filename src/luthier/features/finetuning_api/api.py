@@ -38,7 +38,7 @@ class JobError(BaseModel):
 
 
 class HyperparametersObject(BaseModel):
-    """`auto` until the files are validated, then what it came to. An epoch may be a fraction where nobody asked."""
+    """`auto` until the files are validated, then the value. An epoch may be a fraction where it was not set."""
 
     n_epochs: Literal["auto"] | float | int
     batch_size: Literal["auto"] | int
@@ -91,7 +91,7 @@ class EventData(BaseModel):
 
 
 class EventObject(BaseModel):
-    """Something told of a job."""
+    """An event of a job."""
 
     id: str
     object: Literal["fine_tuning.job.event"] = "fine_tuning.job.event"
@@ -149,7 +149,7 @@ def job_object(job: Job, estimated_finish: float | None) -> JobObject:
     request = FineTuningRequest.model_validate(job.document["request"])
     found = job.document.get("found", {})
     asked = request.asked.model_dump(mode="json")
-    # What was asked (`auto`) until validation has found the values; then those replace it.
+    # The request (`auto`) until validation has found the values; then those replace it.
     hyperparameters = asked | found.get("hyperparameters", {})
     names = HyperparametersObject.model_fields
     # Only the fields that the client's method has: `beta` for dpo, reward settings for reinforcement.
@@ -180,7 +180,7 @@ def job_object(job: Job, estimated_finish: float | None) -> JobObject:
 
 
 def status_of(job: Job) -> Status:
-    """OpenAI's word for where a job stands. One that is to be cancelled runs until it has stopped."""
+    """OpenAI's status of a job. One that is to be cancelled is running until it has stopped."""
     # Order matters: a pausing job may still be in the validation lane.
     if job.status == "running" and job.wish == "pause":
         return "pausing"
@@ -293,13 +293,13 @@ def cancel(job_id: str, caller: Trainer, context: HomeContext) -> JobObject:
 
 @router.post("/{job_id}/pause", response_model=JobObject, responses=documented(404, 409))
 def pause(job_id: str, caller: Trainer, context: HomeContext) -> JobObject:
-    """Stop a job with a checkpoint to go on from."""
+    """Stop a job with a checkpoint to resume from."""
     return _shown(context, fine_tuning.ask(context, caller, job_id, "pause"))
 
 
 @router.post("/{job_id}/resume", response_model=JobObject, responses=documented(404, 409))
 def resume(job_id: str, caller: Trainer, context: HomeContext) -> JobObject:
-    """Go on with a job that is paused or has failed."""
+    """Resume a job that is paused or has failed."""
     return _shown(context, fine_tuning.resume(context, caller, job_id))
 
 
@@ -307,7 +307,7 @@ def resume(job_id: str, caller: Trainer, context: HomeContext) -> JobObject:
 async def list_events(
     job_id: str, caller: Reader, context: HomeContext, after: str | None = None, limit: _EventLimit = 20
 ) -> Response:
-    """What was told of a job, newest first."""
+    """The events of a job, newest first."""
 
     def read() -> EventList:
         found, has_more = fine_tuning.events(context, caller, job_id, after=after, limit=limit)

@@ -41,7 +41,7 @@ from luthier.platform.processes.process import Outcome
 
 @dataclass(frozen=True, slots=True)
 class _Laid:
-    """A file of the project as it lies here for the job. param: the field of the request that names it."""
+    """The local copy of a file of the project for the job. param: the field of the request that names it."""
 
     param: str
     file_id: str
@@ -91,7 +91,7 @@ def _validate(context: Context, request: FineTuningRequest, recipe: Recipe) -> O
 
 
 def _train(context: Context, job: Job, recipe: Recipe) -> Outcome:
-    """Begin the run of the job, or go on with it where an earlier attempt has begun it."""
+    """Begin the run of the job, or continue it where an earlier attempt has begun it."""
     from luthier.features.training import service as training
     from luthier.features.training.launchers.here import InProcessLauncher
 
@@ -113,7 +113,7 @@ def _train(context: Context, job: Job, recipe: Recipe) -> Outcome:
 
 
 def _lay_out(context: Context, job: Job, request: FineTuningRequest, laid: list[_Laid]) -> None:
-    """Give the job files of its own. Raises NotFoundError where a file is gone and was never laid out here."""
+    """Give the job its own files. Raises NotFoundError where a file is gone and has no local copy."""
     for param, stem in (("training_file", "training"), ("validation_file", "validation")):
         file_id = getattr(request, param)
         if file_id is None:
@@ -122,7 +122,10 @@ def _lay_out(context: Context, job: Job, request: FineTuningRequest, laid: list[
 
 
 def _as_error(error: LuthierError, laid: list[_Laid], *, is_validating: bool) -> dict[str, Any]:
-    """Ours, with what OpenAI's clients read beside it. Files go by the ids and names that the client knows them by."""
+    """Ours, with what OpenAI's clients read in addition.
+
+    Files go by the ids and names that the client knows them by.
+    """
     document = error.as_json()
     message = f"{error.came}; expected: {error.expected}; what to do: {error.do}"
     param = None
@@ -199,7 +202,7 @@ class JobReporter:
         return step == plan.training.num_steps or step % plan.training.validate_every_steps == 0
 
     def _step_before(self, event: ValidationDone) -> StepDone | None:
-        """The step that was validated; from the store where a pause lies between the two."""
+        """The step that was validated; from the store where there was a pause between the two."""
         if self._step is not None and self._step.step == event.step:
             return self._step
         # After a resume this object is new and has not seen the step.
@@ -238,7 +241,7 @@ class JobReporter:
             # Derived from the name, so a repeated attempt makes the same id.
             checkpoint_id = f"ftckpt_{sha256_bytes(name.encode())[:24]}"
             models.add(self._model(name, Path(event.path), event.step, checkpoint_id, metrics))
-            # `kept` was read before the add, hence the union.
+            # `kept` was read before the add, so the union is needed.
             for step in sorted({*kept, event.step})[:-NUM_CHECKPOINTS]:
                 self._forget(f"{self.model_id}:ckpt-step-{step}")
         self.context.job_events.append(

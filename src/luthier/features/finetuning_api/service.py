@@ -56,7 +56,7 @@ def recipe_of(
     validation: Path | None = None,
     validate_every_steps: int | None = None,
 ) -> Recipe:
-    """The recipe of a job: our defaults wherever the client says `auto`.
+    """The recipe of a job: our defaults where the client says `auto`.
 
     All epochs are trained, as on the hosted service; where there are validation rows, the best step of them is kept.
     """
@@ -113,7 +113,7 @@ def plan_found(request: FineTuningRequest, plan: Plan) -> dict[str, Any]:
 
 
 def _validation_steps(plan: Plan) -> int:
-    """About ten validations a run, one of them at the end of each epoch: so that its checkpoint can be judged."""
+    """About ten validations a run, one of them at the end of each epoch: so that its checkpoint can be evaluated."""
     per_epoch = plan.training.num_steps_per_epoch
     # Ceiling division.
     least = -(-plan.training.num_steps // _VALIDATIONS_A_RUN)
@@ -128,7 +128,7 @@ def _width(model_path: str) -> int:
 
 
 def _check_reinforcement(request: FineTuningRequest) -> None:
-    """Only graders that run here without another model or foreign code can be learned from."""
+    """Only graders that run here without another model or external code can be used."""
     from pydantic import ValidationError
 
     from luthier.core.graders import Reward
@@ -175,7 +175,7 @@ def create(context: Context, caller: Caller, request: FineTuningRequest) -> Job:
     if request.integrations:
         raise UnsupportedError(
             "integrations: wandb",
-            expected="none: this server tells no other service of its jobs",
+            expected="none: this server reports its jobs to no other service",
             do="leave `integrations` out, and read the events of the job or give the project a webhook",
             code="unsupported_integration",
             param="integrations",
@@ -212,7 +212,7 @@ def create(context: Context, caller: Caller, request: FineTuningRequest) -> Job:
 
 
 def _without_effect(request: FineTuningRequest) -> list[str]:
-    """What was asked for of the hosted service's reinforcement that our GRPO has no counterpart of."""
+    """Requested settings of the hosted service's reinforcement that our GRPO has no counterpart for."""
     asked = request.asked
     if not isinstance(asked, ReinforcementHyperparameters):
         return []
@@ -254,7 +254,7 @@ def page_of_jobs(
     found: list[Job] = []
     is_sifted = without_metadata or bool(metadata)
     # Metadata is inside a JSON document and cannot be filtered by the database; pages are read until enough match.
-    # One more than `limit` tells whether there is another page.
+    # One more than `limit` shows whether there is another page.
     for job in _jobs(context, caller.project_id, after, max(_PAGE, limit + 1) if is_sifted else limit + 1):
         own = job.document["request"].get("metadata") or {}
         if (without_metadata and own) or any(own.get(key) != value for key, value in (metadata or {}).items()):
@@ -301,7 +301,7 @@ def checkpoints(context: Context, caller: Caller, job_id: str) -> list[TunedMode
 
 
 def estimated_finish(context: Context, job: Job) -> float | None:
-    """When a running job should be done, in seconds since 1970; None where nobody can know yet."""
+    """When a running job should be done, in seconds since 1970; None where it is not known yet."""
     if job.status != "running" or job.lane != "train":
         return None
     bill = context.runs.last(job.run_id, "bill")

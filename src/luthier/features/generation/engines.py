@@ -54,12 +54,12 @@ class EnginePool:
         """An engine that needs no memory until it is used.
 
         Raises:
-            NotFoundError, ModelSourceError: no model or no adapter in its folder, before another system is judged.
+            NotFoundError, ModelSourceError: no model or no adapter in its folder, before another system is evaluated.
         """
         from luthier.ml.inference.models.loading import check_adapter
 
         if candidate.adapter_path is not None:
-            # Before anything is judged: a missing adapter of the last system must not surface after an hour.
+            # Before anything is evaluated: a missing adapter of the last system must not surface after an hour.
             check_adapter(candidate.adapter_path)
         template = candidate.chat_template()
         # Without `auto`: a base by name and the base of a run, whose plan holds the kind, share an engine.
@@ -79,9 +79,9 @@ class EnginePool:
         return cast("StatesEngine", engine)
 
     def load(self, candidate: Candidate) -> Engine:
-        """The engine of a candidate, loaded; whatever was loaded for another one is closed first."""
+        """The engine of a candidate, loaded; the engine of another one is closed first."""
         if self._loaded is None or engine_key(self._loaded.candidate) != engine_key(candidate):
-            # Closed before the next is opened: two models at once may not fit into the memory.
+            # Closed before the next is opened: two models together may not fit into the memory.
             self.close()
             self._loaded = _Loaded(candidate, self._open_engine(candidate))
         return self._loaded.engine
@@ -200,7 +200,7 @@ def parse_address(text: str) -> tuple[str, str]:
         host, _ = parts.hostname, parts.port
     except ValueError as error:
         raise RequestError(
-            f"the address {text!r} is no URL: {error}", expected="http://host:port/v1#MODEL", do="correct it"
+            f"the address {text!r} is not a URL: {error}", expected="http://host:port/v1#MODEL", do="correct it"
         ) from error
     # The name of a teacher is stored in rows and reports; a secret in it would be published with them.
     if parts.username is not None or parts.password is not None or parts.query:
@@ -220,11 +220,11 @@ def parse_address(text: str) -> tuple[str, str]:
 
 
 def api_key(url: str, environment: Mapping[str, str], *, own: str = OWN_KEY) -> str | None:
-    """The key to send to a server: Luthier's own variable, or OpenAI's where nobody on the way can read it."""
+    """The key to send to a server: Luthier's own variable, or OpenAI's where the connection is private."""
     if key := environment.get(own, "").strip():
         return key
     parts = urlsplit(url)
-    # OPENAI_API_KEY is often set for other programs: it must not go in clear text to whatever host is named.
+    # OPENAI_API_KEY is often set for other programs: it must not go in clear text to an arbitrary host.
     is_safe = parts.scheme == "https" or parts.hostname in _THIS_MACHINE
     return (environment.get(OPENAI_KEY, "").strip() or None) if is_safe else None
 

@@ -1,1 +1,1 @@
-"""The first page: what is going on in a project."""
+"""The home page: the activity of a project."""

@@ -1,6 +1,6 @@
 """/: what is running and waiting, the last verdicts, room on the disk, what was spent; for a fresh home the way.
 
-/home/now and /home/rest are the two halves of the page: the first is asked every few seconds, the second when work has
+/home/now and /home/rest are the two halves of the page: the first is polled every few seconds, the second when work has
 begun or ended.
 """
 

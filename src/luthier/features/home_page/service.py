@@ -1,4 +1,4 @@
-"""Use cases: what goes on in a project, in one look. Each asks for few rows, however many runs there are."""
+"""Use cases: the activity of a project at a glance. Each reads few rows, however many runs there are."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _REMEMBERED_SECONDS: Final = 60.0
 
 
 class Running(FrozenModel):
-    """Work that is under way.
+    """Work in progress.
 
     Attributes:
         run_id: The run; None for work that makes none.
@@ -68,7 +68,7 @@ class Waiting(FrozenModel):
         job_id: The job.
         run_id: Its run; None for work that makes none.
         status: Its status.
-        base_model: As it was requested.
+        base_model: As requested.
         since: Seconds since 1970.
     """
 
@@ -80,10 +80,10 @@ class Waiting(FrozenModel):
 
 
 class Now(FrozenModel):
-    """What is going on.
+    """The activity.
 
     Attributes:
-        running: Work that is under way.
+        running: Work in progress.
         waiting: Jobs that are queued or paused.
         has_more: Whether more wait than are listed.
     """
@@ -98,12 +98,12 @@ class Judged(FrozenModel):
 
     Attributes:
         evaluation_id: The evaluation.
-        run_id: The judged run, if any.
+        run_id: The evaluated run, if any.
         created_at: ISO 8601.
         word: The verdict.
         headline: The verdict in one sentence.
         metric: The metric that it is about.
-        num_rows: Rows that were judged.
+        num_rows: Rows that were evaluated.
         value: The candidate's figure.
         comparison: The candidate against its baseline.
     """
@@ -120,7 +120,7 @@ class Judged(FrozenModel):
 
 
 class Spent(FrozenModel):
-    """What the runs have taken that ended, paused or went on since a moment.
+    """The cost of the runs that ended, paused or continued since a moment.
 
     Attributes:
         since: The moment, ISO 8601.
@@ -280,7 +280,7 @@ def _waiting(job: Job) -> Waiting:
 
 
 def _base_model(job: Job) -> str:
-    """As it was asked for; of a folder of this machine the name alone."""
+    """As requested; of a folder of this machine the name alone."""
     asked = job.document.get("base_model") or job.document.get("recipe", {}).get("base_model", "")
     return Path(str(asked)).name if str(asked).startswith("/") else str(asked)
 
@@ -297,7 +297,7 @@ def _judged(context: Context, evaluation_id: str) -> Judged | None:
     with contextlib.suppress(KeyError):
         return _known[key]
     found = _summary(without_paths(context, context.evaluations.get(evaluation_id)))
-    # Cleared as a whole: a page shows a handful of evaluations, which are read again at once.
+    # Cleared as a whole: a page shows a handful of evaluations, which are read again immediately.
     if len(_known) >= _MAX_KNOWN:
         _known.clear()
     _known[key] = found
@@ -340,7 +340,7 @@ _looked: dict[str, tuple[float, int, bool]] = {}
 
 def _held(folder: str) -> tuple[int, bool]:
     """What the files below a folder take, and whether all were counted; one thread looks, others wait for it."""
-    # Held while it looks: several tabs at once would each walk the same folders.
+    # Held during the scan: several tabs together would each scan the same folders.
     with _looking:
         kept = _looked.get(folder)
         if kept is None or time.monotonic() - kept[0] > _REMEMBERED_SECONDS:
@@ -353,11 +353,11 @@ def _counted(folder: str, deadline: float) -> tuple[int, bool]:
     for place, _, names in os.walk(folder):
         for name in names:
             try:
-                # lstat: a link counts its own few bytes, not the file it leads to, which may lie outside.
+                # lstat: a link counts its own few bytes, not the file it leads to, which may be outside.
                 total += (Path(place) / name).lstat().st_size
             except FileNotFoundError:
                 continue  # it was removed meanwhile
-        # Checked once a folder: a system call more for each file would slow the walk itself.
+        # Checked once per folder: another system call per file would slow the scan itself.
         if time.monotonic() > deadline:
             return total, False
     return total, True

@@ -47,7 +47,7 @@ from luthier.platform.home.context import Context
 FileFormat = Literal["csv", "parquet", "json"]
 FILE_FORMATS: Final[tuple[FileFormat, ...]] = get_args(FileFormat)
 _ELSEWHERE: Final = "label studio"
-"""Stands for the rater where the order of two answers is drawn for all at once."""
+"""Represents the rater where the order of two answers is drawn once for all."""
 _CHOICES: Final = {"Answer 1": 0, "Answer 2": 1, "Tie": 2}
 
 
@@ -67,7 +67,7 @@ class Imported:
 
 
 def export_panel(context: Context, project_id: str, panel_id: str, file_format: FileFormat) -> bytes:
-    """All that was said, as the content of a file. Raises NotFoundError."""
+    """All ratings, as the content of a file. Raises NotFoundError."""
     table = ratings_table(context, project_id, panel_id)
     if file_format == "csv":
         return _csv(table)
@@ -79,7 +79,7 @@ def export_panel(context: Context, project_id: str, panel_id: str, file_format: 
 
 
 def format_of(path: Path) -> FileFormat:
-    """The format that a file's name asks for. Raises RequestError."""
+    """The format of a file's name. Raises RequestError."""
     found = next((one for one in FILE_FORMATS if path.suffix == f".{one}"), None)
     if found is None:
         raise RequestError(
@@ -121,7 +121,7 @@ def import_label_studio(context: Context, caller: Caller, panel_id: str, content
     # Nothing is stored before this point: an import is whole or not at all.
     if problems or not said:
         raise DataError(
-            f"{len(problems)} annotations of {name} are no ratings of this panel, {len(said)} are",
+            f"{len(problems)} annotations of {name} are not ratings of this panel, {len(said)} are",
             expected="an export (JSON) of a project that was made of this panel's tasks",
             do=f"make the tasks with: luthier human-eval export {panel_id} -o tasks.json, and annotate those",
             problems=problems,
@@ -193,13 +193,13 @@ def _loaded(content: bytes, name: str) -> list[dict[str, Any]]:
         tasks = loads(content.decode("utf-8-sig"), max_values=0)
     except ValueError as error:
         raise DataError(
-            f"{name} is no JSON: {library_reason(error)}",
+            f"{name} is not JSON: {library_reason(error)}",
             expected="an export of Label Studio, JSON",
             do="export it again",
         ) from error
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
         raise DataError(
-            f"{name} is no list of tasks",
+            f"{name} is not a list of tasks",
             expected="an export of Label Studio, JSON (not JSON-MIN)",
             do="export it again",
         )
@@ -230,7 +230,7 @@ def _rater_of(annotation: Mapping[str, Any]) -> str:
     if isinstance(who, dict):
         who = who.get("email") or who.get("id")
     if who is None or isinstance(who, list | dict):
-        raise ValueError("names nobody as its rater (completed_by)")
+        raise ValueError("names no rater (completed_by)")
     name = f"label studio {who}" if isinstance(who, int) else str(who).strip()
     if not 0 < len(name) <= 100 or not name.isprintable():
         raise ValueError(f"its rater has the name {name[:40]!r}")
@@ -270,7 +270,7 @@ def _lead_time(annotation: Mapping[str, Any]) -> float | None:
 
 
 def _moment(annotation: Mapping[str, Any]) -> float:
-    """When it was given, 0 where nothing says so."""
+    """When it was given, 0 where that is not stated."""
     try:
         return max(0.0, datetime.fromisoformat(str(annotation.get("created_at"))).timestamp())
     except (ValueError, OverflowError):
@@ -347,7 +347,7 @@ def _from_votes(items: Any, table: RatingsTable, making: _Making) -> None:
     for item in items:
         votes = Counter(row.preference for row in said.get(item.item, ()))
         if not votes:
-            making.left_out["nobody has rated it"] += 1
+            making.left_out["it has no rating"] += 1
             continue
         winner, num = votes.most_common(1)[0]
         # More than half of all votes, ties included: the largest group alone could be a minority.
@@ -370,7 +370,7 @@ def _from_scores(panel: RatingPanel, items: Sequence[RatingItem], table: Ratings
         for one, other in itertools.combinations(together, 2):
             gaps = _gaps(means.get(one.item, {}), means.get(other.item, {}))
             if not gaps:
-                making.left_out["nobody has rated both answers"] += 1
+                making.left_out["no rater has rated both answers"] += 1
                 continue
             gap = sum(gaps) / len(gaps)
             if abs(gap) < MIN_GAP:

@@ -1,7 +1,7 @@
-"""The items of a rating panel: answers of systems to the same rows, shown as pairs or one by one in random order.
+"""The items of a rating panel: answers of systems to the same rows, shown as pairs or individually in random order.
 
 Answers are generated now or taken from an evaluation. An attention check is an item whose right answer is known. Where
-the row has an answer of its own, that is shown beside another row's answer in random order; where not, and where single
+the row has its own answer, that is shown with another row's answer in random order; where not, and where single
 answers are rated, the text itself says what to choose.
 
 Sources: Meade and Craig, "Identifying Careless Responses in Survey Data", 2012, table 1 (instructed response items).

@@ -110,7 +110,7 @@ def _view(title: str, key: str, found: PanelFigures) -> FiguresView:
 
 def _agreement(one: Agreement) -> FigureRow:
     value, interval = shown_estimate(one.estimate)
-    counts = f"{one.num_raters} raters, {one.num_items} items; {one.raw:.0%} of pairs said the same"
+    counts = f"{one.num_raters} raters, {one.num_items} items; {one.raw:.0%} of pairs agree"
     return FigureRow(MEASURES[one.measure], one.criterion or "preference", value, interval, counts)
 
 
@@ -180,7 +180,7 @@ def _charts(key: str, found: PanelFigures) -> list[Intervals]:
             for r in (one.rate for one in found.win_rates)
         ]
         names = [f"{one.system} over {one.against}" for one in found.win_rates]
-        caption = "Right of zero: preferred more often than not. An interval over zero tells nothing."
+        caption = "Right of zero: preferred more often than not. An interval across zero is inconclusive."
         axis = Axis("win rate less 50%", "percentage points")
         rows = _drawn(names, above)
         charts.append(Intervals(f"{key}-wins", "Who is preferred", axis, rows, zero=True, caption=caption))
@@ -322,7 +322,7 @@ def change(
     try:
         if deed == "revoke":
             rater = rating_links.revoke_link(context, caller, panel_id, rater_id)
-            words = f"The link of {rater.name} lets nobody in any more; their ratings are kept."
+            words = f"The link of {rater.name} no longer works; their ratings are kept."
             return redirect(request, f"{_ADDRESS}/{panel_id}", words)
         made = rating_links.renew_link(context, caller, panel_id, rater_id)
     except ConflictError as error:
@@ -332,7 +332,7 @@ def change(
 
 @router.get("/{panel_id}/ratings.{file_format}")
 def download(context: HomeContext, caller: Reader, panel_id: str, file_format: FileFormat) -> Response:
-    """All that was said, as a file."""
+    """All ratings, as a file."""
     content = export_panel(context, caller.project_id, panel_id, file_format)
     return _file(content, f"{panel_id}.{file_format}", _TYPES[file_format])
 

@@ -22,9 +22,9 @@ from luthier.platform.ui.visitor import HomeContext, address_of
 router = APIRouter(prefix="/rate")
 
 FAILURES_PER_MINUTE: Final = 10
-"""From one address; who comes with a link that lets nobody in more often waits."""
+"""From one address; with more invalid links the client has to wait."""
 _QUESTIONS: Final = {
-    "relevance": "Does it answer what was asked?",
+    "relevance": "Does it answer the question?",
     "coherence": "Is it clear, and does it hang together?",
     "accuracy": "Is what it says true?",
     "helpfulness": "Does it help the person who asked?",
@@ -39,7 +39,7 @@ _ENDS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class _RaterSession:
-    """Who came by the link. problem: why nobody is let in."""
+    """The rater of the link. problem: why the link is refused."""
 
     panel: RatingPanel | None = None
     rater: Rater | None = None
@@ -59,9 +59,9 @@ def _authenticate(request: Request, context: HomeContext, token: str) -> _RaterS
     if found is None:
         return _RaterSession(
             problem=NotFoundError(
-                "this link lets nobody in",
-                expected="the whole link as it was sent to you; it may have been replaced or withdrawn since",
-                do="copy it again, or ask whoever sent it for another one",
+                "this link is not valid",
+                expected="the whole link as sent to you; it may have been replaced or withdrawn since",
+                do="copy it again, or ask its sender for another one",
             )
         )
     return _RaterSession(panel=found[1], rater=found[0])
@@ -71,7 +71,7 @@ Came = Annotated[_RaterSession, Depends(_authenticate)]
 
 
 async def _form_of(request: Request) -> FormData:
-    # Nobody has signed in here: the body is bounded, and a file is never accepted.
+    # No one is signed in here: the body is bounded, and a file is never accepted.
     return await request.form(max_fields=50, max_files=0)
 
 
@@ -86,7 +86,7 @@ def look(request: Request, context: HomeContext, came: Came, token: str, begin: 
 
 @router.post("/{token}")
 def rate(request: Request, context: HomeContext, came: Came, token: str, form: SentForm) -> Response:
-    """Keep what was said of an item, and lead to the next one."""
+    """Store the rating of an item, and go to the next one."""
     if came.panel is None or came.rater is None:
         return _page(request, context, came, token)
     comment = str(form.get("comment", ""))
@@ -100,7 +100,7 @@ def rate(request: Request, context: HomeContext, came: Came, token: str, form: S
         else:
             scores = {name: _number(form, name) for name in came.panel.criteria if form.get(name)}
             rating_view.keep_scores(context, came.panel, came.rater, item, scores, comment=comment, shown_at=shown_at)
-    # The panel was closed while the page was open; its own page says so.
+    # The panel was closed while the page was open; its own page reports it.
     except ConflictError:
         return redirect(request, f"/rate/{token}")
     except RequestError as error:

@@ -67,7 +67,7 @@ class RatingView:
 
 def order_of(panel: RatingPanel, rater_id: str) -> list[int]:
     """The numbers of the items in the order in which this rater sees them."""
-    # A hash as a shuffle: no state to store, and each rater has an order of their own.
+    # A hash as a shuffle: no state to store, and each rater has their own order.
     return sorted(range(panel.num_items), key=lambda item: sha256_document([panel.seed, rater_id, "order", item]))
 
 
@@ -90,7 +90,7 @@ def _first_sides(seed: int, rater_id: str, num_items: int) -> tuple[Literal["a",
 
 
 def next_item(context: Context, panel: RatingPanel, rater: Rater) -> RatingView:
-    """The first item, in the rater's order, of which they have said nothing."""
+    """The first item, in the rater's order, without a rating."""
     rated = {rating.item for rating in context.rating_panels.ratings(panel.panel_id, rater.rater_id)}
     number = next((one for one in order_of(panel, rater.rater_id) if one not in rated), None)
     item = None if number is None else context.rating_panels.item(panel.panel_id, number)
@@ -170,7 +170,7 @@ def _check(panel: RatingPanel, kind: str, item: int) -> None:
     if panel.kind != kind or not 0 <= item < panel.num_items:
         raise RequestError(
             f"item {item} of a panel that is {panel.kind}",
-            expected=f"an item from 0 to {panel.num_items - 1}, rated as its page asks",
+            expected=f"an item from 0 to {panel.num_items - 1}, rated as shown on its page",
             do="open the link again",
         )
 

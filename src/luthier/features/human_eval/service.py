@@ -68,7 +68,7 @@ def add_rater(context: Context, caller: Caller, panel_id: str, name: str) -> Rat
 
 
 def renew_link(context: Context, caller: Caller, panel_id: str, rater_id: str) -> RaterLink:
-    """Another link for a rater, who goes on where they stopped; the one before lets nobody in any more.
+    """Another link for a rater, who continues where they stopped; the previous one no longer works.
 
     Raises NotFoundError, ConflictError where the panel is closed.
     """
@@ -81,7 +81,7 @@ def renew_link(context: Context, caller: Caller, panel_id: str, rater_id: str) -
 
 
 def revoke_link(context: Context, caller: Caller, panel_id: str, rater_id: str) -> Rater:
-    """Let a rater in no longer; what they said stays. Raises NotFoundError."""
+    """Withdraw a rater's link; their ratings stay. Raises NotFoundError."""
     panel = context.rating_panels.get(caller.project_id, panel_id)
     with context.database.transaction():
         rater = context.rating_panels.change_link(panel.panel_id, rater_id, None)
@@ -90,7 +90,7 @@ def revoke_link(context: Context, caller: Caller, panel_id: str, rater_id: str) 
 
 
 def rater_of_token(context: Context, token: str) -> tuple[Rater, RatingPanel] | None:
-    """Whom a link lets in, and to which panel; None for a link that lets nobody in."""
+    """The rater and panel of a link; None for an invalid link."""
     # Looked up by digest: the comparison in the database leaks no timing about the token itself.
     return context.rating_panels.by_link(digest_of(token))
 
@@ -200,7 +200,7 @@ def panel_report(context: Context, caller: Caller, panel_id: str) -> PanelReport
 
 
 def ratings_table(context: Context, project_id: str, panel_id: str) -> RatingsTable:
-    """All that was said in a panel. Raises NotFoundError."""
+    """All ratings of a panel. Raises NotFoundError."""
     panel = context.rating_panels.get(project_id, panel_id)
     items = {item.item: item for item in context.rating_panels.items(panel_id)}
     names = {rater.rater_id: rater.name for rater in context.rating_panels.raters(panel_id)}
@@ -256,7 +256,7 @@ def _check(answered: AnsweredRows, kind: RatingKind, names: Sequence[str], atten
     if not 0 < len(names) <= MAX_RATERS or len(set(names)) < len(names):
         raise RequestError(
             f"{len(names)} raters, {len(set(names))} different names",
-            expected=f"1 to {MAX_RATERS} raters, each with a name of their own",
+            expected=f"1 to {MAX_RATERS} raters, each with a different name",
             do="correct the number or the names; more can be added later",
         )
     if not 0 <= attention <= 0.5:
@@ -266,6 +266,6 @@ def _check(answered: AnsweredRows, kind: RatingKind, names: Sequence[str], atten
     if len(instructions) > MAX_INSTRUCTIONS_CHARACTERS:
         raise RequestError(
             f"instructions of {len(instructions):,} characters",
-            expected=f"at most {MAX_INSTRUCTIONS_CHARACTERS:,}: nobody reads more",
+            expected=f"at most {MAX_INSTRUCTIONS_CHARACTERS:,}: more is not read",
             do="shorten them",
         )

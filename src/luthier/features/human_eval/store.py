@@ -1,4 +1,4 @@
-"""Panels of people who rate answers: what is shown, who rates, and what was said. Of links only digests are kept."""
+"""Panels of people who rate answers: what is shown, the raters, and the ratings. Only digests of links are stored."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _RATERS: Final = RecordTable(
     key="rater_id",
     clock="created_at",
     renamed={"digest": "has_link"},
-    codecs={"digest": Codec(str, lambda digest: not digest.startswith(_NO_LINK))},  # whoever inserts gives the digest
+    codecs={"digest": Codec(str, lambda digest: not digest.startswith(_NO_LINK))},  # insert's caller gives the digest
     missing=Missing("no rater {key!r} in this panel", "one of its raters", "see its status"),
 )
 _RATINGS: Final = RecordTable(ratings, Rating)
@@ -111,7 +111,7 @@ class RatingPanelStore(Store):
         return self._get(_RATERS, rater_id, panel_id=panel_id)
 
     def by_link(self, digest: str) -> tuple[Rater, RatingPanel] | None:
-        """Whom a link lets in, and to which panel; None where it lets nobody in."""
+        """The rater and panel of a link; None where it is invalid."""
         with self._database.read() as connection:
             # Revoked links hold "none:ID" in this column, which no digest of a token equals.
             rater = _RATERS.first(connection, digest=digest)
@@ -130,7 +130,7 @@ class RatingPanelStore(Store):
             return _add_rater(connection, rater, digest, self._database.clock(connection))
 
     def change_link(self, panel_id: str, rater_id: str, digest: str | None) -> Rater:
-        """Let a rater in by another link, or, with None, by none; what they said stays. Raises NotFoundError."""
+        """Give a rater another link, or, with None, none; their ratings stay. Raises NotFoundError."""
         with self._write() as connection:
             if digest is not None:
                 _check_open(connection, panel_id)
@@ -139,15 +139,15 @@ class RatingPanelStore(Store):
             return _RATERS.get(connection, rater_id)
 
     def ratings(self, panel_id: str, rater_id: str | None = None) -> Sequence[Rating]:
-        """What was said, by all or by one, in the order of time."""
+        """The ratings of all or of one, in the order of time."""
         order = [ratings.c.rated_at, ratings.c.item]
         return self._list(_RATINGS, order=order, panel_id=panel_id, rater_id=rater_id)
 
     def keep(self, panel_id: str, rating: Rating) -> Rating:
-        """Keep what was said of an item, in place of what the rater said before. Raises ConflictError (closed)."""
+        """Store the rating of an item, in place of the rater's earlier one. Raises ConflictError (closed)."""
         try:
             return self._keep_one(panel_id, rating)
-        except IntegrityError:  # the same form was sent twice at once, and the other was first
+        except IntegrityError:  # the same form was sent twice together, and the other was first
             return self._keep_one(panel_id, rating)
 
     def keep_all(
@@ -170,7 +170,7 @@ class RatingPanelStore(Store):
                 _keep(connection, panel_id, rating, rating.rated_at or now)
 
     def take_back(self, panel_id: str, rater_id: str) -> int | None:
-        """Forget the newest thing that a rater said; returns the item, None where they said nothing yet.
+        """Delete the newest rating of a rater; returns the item, None where there is none.
 
         Raises ConflictError where the panel is closed.
         """
@@ -205,7 +205,7 @@ def _check_open(connection: Connection, panel_id: str) -> None:
         raise ConflictError(
             "this panel is closed",
             expected="a panel that still takes ratings",
-            do="ask whoever gave you the link; a new panel can be made at any time",
+            do="ask the sender of the link; a new panel can be made at any time",
         )
 
 

@@ -28,7 +28,7 @@ def calibrate(
     ],
     ratings: Annotated[
         Path | None,
-        typer.Option("--ratings", metavar="FILE", help="What people said, as `luthier human-eval export` writes it."),
+        typer.Option("--ratings", metavar="FILE", help="Ratings by people, as written by `luthier human-eval export`."),
     ] = None,
     panel: Annotated[str | None, typer.Option("--panel", metavar="ID", help="A panel, in place of a file.")] = None,
     project: ProjectOption = "default",

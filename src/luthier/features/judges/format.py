@@ -1,4 +1,4 @@
-"""Calibrations as text: where the judge's agreement with people lies, and where people's own does."""
+"""Calibrations as text: the judge's agreement with people, next to that between people."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PREFERENCES: Final = {"a": "first is better", "tie": "tie", "b": "second is bet
 
 
 def show_calibration(console: Console, found: Calibration) -> None:
-    """One target: the figures as bars on one scale, who said what, and whether the judge may enter a gate."""
+    """One target: the figures as bars on one scale, the ratings, and whether the judge may be used in a gate."""
     rated = f"{found.num_ratings:,} ratings by {found.num_raters:,} people of {visible(found.source)}"
     console.print(Text(f"{visible(found.judge)} against people: {found.target}", style="bold"), soft_wrap=True)
     console.print(f"{found.calibration_id}: {found.num_items:,} items, {rated}\n", soft_wrap=True)
@@ -86,7 +86,7 @@ def _axis() -> str:
 
 
 def _bar(estimate: Estimate | None, is_plain: bool) -> str:
-    """The interval as a line with the figure in it; with the bound that it must lie beyond."""
+    """The interval as a line with the figure in it; with the bound that it must exceed."""
     rest, mark, line, point = (".", "|", "-", "o") if is_plain else ("\u00b7", "\u2502", "\u2501", "\u25cf")
     cells = [rest] * _CELLS
     cells[_cell(LOWEST_KAPPA)] = mark

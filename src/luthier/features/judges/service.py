@@ -133,7 +133,7 @@ class _Judge:
         """A judge answers in text. Raises RequestError, always."""
         raise RequestError(
             f"likelihoods of {len(examples):,} rows from the judge {self.name}",
-            expected="questions that are answered in words",
+            expected="questions with text answers",
             do="judge likelihoods with the models themselves",
         )
 
@@ -253,7 +253,7 @@ def judged_by(
     """The signals of the judge that the settings name, and cautions; nothing where they name none.
 
     frame: exchanges with their words, columns of `Exchange`. since: where the window begins, seconds since 1970.
-    num_others: how many signals there are besides. A judge that cannot be asked is a caution, and no failed look.
+    num_others: the number of other signals. An unavailable judge is a caution, not a failed look.
     """
     from luthier.ml.drift.signals.training import judged_signals
 
@@ -269,7 +269,7 @@ def judged_by(
         return (), (f"The judge {settings.judge} could not be asked: {error.came}.",)
     # The error is shared among all signals of the check, those of the judge included.
     signals = judged_signals(name, before, now, num_others + len(CRITERIA))
-    # Scores of an uncalibrated judge are shown, with the caution that nobody has compared them with people.
+    # Scores of an uncalibrated judge are shown, with the caution that they were not compared with people.
     alone = [criterion for criterion in CRITERIA if is_calibrated(context, project_id, name, criterion) is None]
     if not alone:
         return signals, ()
@@ -278,7 +278,7 @@ def judged_by(
 
 
 def _sample(frame: pl.DataFrame, since: float | None, until: float | None, num_wanted: int) -> pl.DataFrame:
-    """Answered exchanges of a time whose words were kept: those with the lowest hashes, in that order."""
+    """Answered exchanges of a time whose text was stored: those with the lowest hashes, in that order."""
     import polars as pl
 
     is_it = (pl.col("status") < HTTPStatus.BAD_REQUEST) & pl.col("messages").is_not_null() & (pl.col("answer") != "")

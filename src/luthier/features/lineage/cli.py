@@ -27,7 +27,7 @@ def lineage(
 ) -> Answer:
     """Which runs were given a row, whether they have learned it, and what was made and deployed of them.
 
-    Every file that a run of the project has used is read, so that of each it is known, or said that it is not.
+    Every file that a run of the project has used is read, so that each is known, or reported as unknown.
     """
     from luthier.features.lineage.rows import row_lineage
 
@@ -38,7 +38,7 @@ def lineage(
 
 def forget_row(
     row: Annotated[str, typer.Argument(metavar="TEXT|ID", help="Words in it alone, or an id, as for lineage.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Do it; without, it is only shown what would be gone.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; without this, only show what would be removed.")] = False,
     project: ProjectOption = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,
@@ -79,7 +79,7 @@ def _show(console: Console, found: RowLineage, then: str = "") -> None:
         if outcomes:
             console.print(visible(f"    made and deployed of it: {', '.join(outcomes)}"), soft_wrap=True)
     for run_id in found.unknown:
-        console.print(f"  {run_id}: not known, a file of its rows is gone or has changed", soft_wrap=True)
+        console.print(f"  {run_id}: not known, a file of its rows is missing or has changed", soft_wrap=True)
     for bad in found.unreadable:
         lines = ", ".join(f"{line:,}" for line in bad.lines[:10]) + (" ..." if len(bad.lines) > 10 else "")
         num = "1 row" if len(bad.lines) == 1 else f"{len(bad.lines):,} rows"

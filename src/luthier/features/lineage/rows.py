@@ -93,7 +93,7 @@ class RowLineage:
         row: The text or id that was searched for.
         files: Files that contain it.
         saw: Runs that were given it, oldest first.
-        unknown: Runs of which a file is gone or has changed.
+        unknown: Runs with a missing or changed file.
         num_runs: Runs that were searched.
         num_files: Files that were searched.
         unreadable: Rows of these files that could not be read.
@@ -114,7 +114,7 @@ class RowLineage:
 
 @dataclass(slots=True)
 class _Search:
-    """Files by their digest, each read once: the lines that match, None where a file is gone or has changed."""
+    """Files by their digest, each read once: the lines that match, None where a file is missing or has changed."""
 
     row: str
     found: dict[str, tuple[int, ...] | None] = field(default_factory=dict)
@@ -218,7 +218,7 @@ def _splits_with(plan: Plan, used: list[DatasetProfile], lines: dict[str, tuple[
     if not lines:
         return ()
     by_split = {one.split: one for one in used}
-    # Splits cut from one file by fractions share its digest, so the file alone does not tell the side of a row.
+    # Splits cut from one file by fractions share its digest, so the file alone does not show the side of a row.
     shares_file = len({one.sha256 for one in used}) < len(used) or plan.data.part is not None
     taken = _lines_by_split(plan) if shares_file else {}
     found = []
@@ -238,7 +238,7 @@ def _lines_by_split(plan: Plan) -> dict[str, set[int]]:
 
     try:
         parts = load_splits(plan.recipe, Path())
-    except LuthierError:  # it was readable a moment ago: rather too much than too little
+    except LuthierError:  # it was readable a moment ago: too much is better than too little
         return {}
     return {split: {_line_of(example.id) for example in part.examples} for split, part in parts.items()}
 
@@ -394,7 +394,7 @@ _Holding = tuple[DatasetVersion, list[bytes], int, int]
 
 
 def _holding(context: Context, caller: Caller, wanted: str) -> tuple[list[_Holding], list[str]]:
-    """The newest versions that hold a row, and what cannot be said of others. Nothing is written."""
+    """The newest versions that contain a row, and notes on unknown ones. Nothing is written."""
     holding, unread = list[_Holding](), list[str]()
     for dataset, newest in dataset_versions.list_datasets(context, caller):
         path = dataset_versions.path_of(context, caller, newest)
@@ -454,9 +454,7 @@ def _left(lineage: RowLineage, made: list[tuple[DatasetVersion, int]]) -> Iterat
         yield f"versions 1 to {version.number - 1} of {version.dataset_id} keep it: versions are never changed"
     files = [one.file for one in lineage.files if one.dataset is None]
     yield from (f"the file {file} keeps it: it belongs to no dataset" for file in files)
-    yield from (
-        f"of run {run_id} nothing is known: a file of its rows is gone or changed" for run_id in lineage.unknown
-    )
+    yield from (f"run {run_id} is not known: a file of its rows is missing or changed" for run_id in lineage.unknown)
     yield from (
         f"the file {bad.file} has {len(bad.lines):,} rows that cannot be read and may hold it"
         for bad in lineage.unreadable

@@ -1,7 +1,7 @@
 """Use case: lineage: rows -> run -> model -> evaluation, export, deployment, as data and as a drawing.
 
 Digests connect a run to the dataset versions that it was trained and evaluated on; ids connect everything else. The
-drawing has a column for each kind of thing. Each model has a band of its own, in which no line runs behind a box: what
+drawing has a column for each kind of thing. Each model has its own band, in which no line runs behind a box: what
 is made of it is below what evaluates it.
 """
 
@@ -266,7 +266,7 @@ def _edge(first: tuple[float, float], then: tuple[float, float], wide: int) -> s
     x1, y1 = first[0] + wide, first[1] + _HEIGHT / 2
     x2, y2 = then[0], then[1] + _HEIGHT / 2
     bend, end = x1 + _GAP / 2, x1 + _GAP
-    # A cubic curve over the first gap, then straight: the bend lies between columns and never behind a box.
+    # A cubic curve over the first gap, then straight: the bend is between columns and never behind a box.
     curve = f"M{x1:.0f} {y1:.0f}C{bend:.0f} {y1:.0f} {bend:.0f} {y2:.0f} {end:.0f} {y2:.0f}"
     return f'<path class="edge" d="{curve}H{x2:.0f}"/>'
 
@@ -296,7 +296,7 @@ def _box(node: Node, place: tuple[float, float], wide: int, before: Sequence[Nod
 
 
 def _short(text: str, most: int) -> str:
-    """The beginning of words that are too long; of a name without blanks also its end, which tells it from others."""
+    """The beginning of words that are too long; of a name without blanks also its end, which distinguishes it."""
     if len(text) <= most:
         return text
     if " " in text:

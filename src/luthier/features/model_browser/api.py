@@ -25,7 +25,7 @@ class BaseModelView(BaseModel):
     is_here: whether it is on the server's machine; a run of another one fetches it first. num_active_parameters: those
     that one token meets; null where that is all, or not known. training_memory: peak memory of one accelerator in
     bytes, as the planner predicts it; null where it has no figure. commit: what was fetched from a hub. unchecked:
-    fields that no public file has confirmed. decoding: by which path it writes; null while it is not loaded.
+    fields that no public file has confirmed. decoding: the path that generates text; null while it is not loaded.
     """
 
     object: Literal["base_model"] = "base_model"

@@ -40,7 +40,7 @@ def list_models(as_json: JsonOption = False, home: HomeOption = None) -> Answer:
 
 
 def pull(name: NameArgument, as_json: JsonOption = False, home: HomeOption = None) -> Answer:
-    """Fetch a base model, check its digest, and make it ready to train. Costs nothing where it is there already."""
+    """Fetch a base model, check its digest, and make it ready to train. Does nothing where it exists already."""
     from luthier.features.models import service as models
 
     with open_context(home) as context:
@@ -49,7 +49,7 @@ def pull(name: NameArgument, as_json: JsonOption = False, home: HomeOption = Non
 
 
 def show(name: _ShownArgument, as_json: JsonOption = False, home: HomeOption = None) -> Answer:
-    """Show one base model: licence, size, where it lies. Of a run or a tuned model: its base, its verdict, its head."""
+    """Show one base model: licence, size, path. For a run or a tuned model: its base, its verdict, its head."""
     from luthier.features.models import service as models
     from luthier.features.models.names import find_model
 
@@ -133,7 +133,7 @@ def _show_all(console: Console, views: list[ModelView]) -> None:
     console.print(table)
     console.print("here: bytes on this machine; size: parameters; active: those that one token meets", soft_wrap=True)
     console.print(f"LoRA, QLoRA, full: GiB, {_WHAT_MEMORY}", soft_wrap=True)
-    console.print("gated: the hub asks for an account that has accepted the model's terms (HF_TOKEN)", soft_wrap=True)
+    console.print("gated: the hub requires an account that has accepted the model's terms (HF_TOKEN)", soft_wrap=True)
 
 
 _WHAT_MEMORY = (
@@ -213,7 +213,7 @@ def _show_tuned(console: Console, view: TunedView) -> None:
             "names",
             ", ".join((*view.names, *view.deployments)) or f"none: luthier deploy {view.record.run_id} --as NAME",
         ),
-        ("verdict", document["verdict"]["headline"] if document["verdict"] else "none: it was not judged"),
+        ("verdict", document["verdict"]["headline"] if document["verdict"] else "none: it was not evaluated"),
         ("sha256", document["sha256"] or "-"),
         ("path", document["path"] or "-"),
     ]
@@ -225,7 +225,7 @@ def _show_tuned(console: Console, view: TunedView) -> None:
 
 
 def _example_options(view: TunedView) -> str:
-    """What `luthier predict` needs beside the model."""
+    """What `luthier predict` needs besides the model."""
     if view.head is None:
         return ""
     return " --query TEXT --text TEXT" if view.head.kind == "rank" else " --text TEXT"

@@ -147,7 +147,7 @@ def _page(
 
 
 def _assessed(context: Context, caller: Caller, run_id: str) -> dict[str, Any]:
-    """What the run was judged by beside its held-out rows, with the gate; or why the gate cannot be read."""
+    """What the run was evaluated by in addition to its held-out rows, with the gate; or why the gate cannot be read."""
     try:
         return {"assessed": project_assessments.of_run(context, caller.project_id, run_id), "gate_error": None}
     except RequestError as error:

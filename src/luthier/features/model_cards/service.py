@@ -51,7 +51,7 @@ class BaseView:
 
 
 def decoding_of_base(context: Context, base: BaseView) -> Decoding | None:
-    """By which path a base model writes; None while it is not loaded."""
+    """The path that a base model generates with; None while it is not loaded."""
     if base.model.path is None or base.model.sha256 is None:
         return None
     served = Served(path=base.model.path, sha256=base.model.sha256)
@@ -94,7 +94,7 @@ class TunedView:
 
     @property
     def name(self) -> str:
-        """What it is called: as it is asked for, or else the id of its run."""
+        """Its name: as in requests, or else the id of its run."""
         return self.names[0] if self.names else self.record.run_id
 
     @property
@@ -149,7 +149,7 @@ def list_tuned(
 ) -> tuple[list[TunedView], bool]:
     """What the project's runs have made, newest first, behind the run `after`, and whether there is more.
 
-    Raises NotFoundError for an `after` that is no run of the project.
+    Raises NotFoundError for an `after` that is not a run of the project.
     """
     if after is not None:
         _check_run(context, caller, after)
@@ -212,7 +212,7 @@ def rows_by_digest(
 def targets(context: Context, caller: Caller) -> list[tuple[str, str]]:
     """What a deployment can route to, with a word on each: what was tuned, whole exports, base models on this machine.
 
-    Only the newest of each; anything else is named by hand.
+    Only the newest of each; others have to be named explicitly.
     """
     newest = context.runs.of_project(caller.project_id, limit=MAX_TARGETS, status="succeeded")
     views = _views(context, caller, newest, with_verdicts=False)
@@ -287,7 +287,7 @@ def _succeeded(context: Context, caller: Caller, run_id: str) -> RunRecord:
         raise ConflictError(
             f"run {run_id} is {record.status}: it has made no model",
             expected="a run that has succeeded",
-            do="see its page, and go on with it",
+            do="see its page, and resume it",
         )
     return record
 

@@ -1,4 +1,4 @@
-"""Use case: check whether a base model works here, part by part and by which path, before it is trained.
+"""Use case: check whether a base model works here, part by part and with which path, before it is trained.
 
 Everything is tried in a child process (`trials`): an error of any library, a process that the kernel kills for its
 memory, or a template that never ends is a line of the table, not the end of the check.
@@ -45,7 +45,7 @@ class Check(FrozenModel):
         name: The part, such as `loss` or `rows: one turn`.
         status: `refused`: Luthier refuses, with a reason. `wrong`: not the result of the model's own forward pass.
             `fault`: an unexpected error. `not_run`: left out for time, or because an earlier part failed.
-        path: The way by which it works.
+        path: The path that works.
         reason: Why it does not work.
         remedy: What to do about it.
         seconds: How long it took.
@@ -90,7 +90,7 @@ class ModelCheck(FrozenModel):
 
 DEFAULT_SECONDS: Final = 600.0
 _MAX_SHARE: Final = 0.4
-"""Of the memory that is free, what one copy of the model in float32 may take; two of them lie side by side."""
+"""Of the memory that is free, what one copy of the model in float32 may take; two of them are in memory together."""
 _NUM_LAYERS: Final = 2
 _TRIALS: Final = "luthier.features.model_checks.trials:check"
 _LEFT: Final = ("plan", "reach", "loss", "step", "text", "stream", "score")
@@ -99,14 +99,14 @@ _LEFT: Final = ("plan", "reach", "loss", "step", "text", "stream", "score")
 def check_model(
     context: Context, name: str, *, rows: Path | None = None, max_seconds: float = DEFAULT_SECONDS
 ) -> ModelCheck:
-    """Try a base model in all its parts; what does not work is said, with the reason and what to do.
+    """Try a base model in all its parts; failures are reported, with the reason and what to do.
 
     Args:
         name: A name of the catalogue, a folder, or what else `models pull` takes; it is pulled where it is not there.
         rows: A file of rows to try in place of one of each kind, in any shape that `luthier data preview` reads.
         max_seconds: Of all parts together; those that are left then are `not_run`.
 
-    A model that is too large for the memory in float32 is computed with by its first two layers, which is said.
+    A model that is too large for the memory in float32 is tested with its first two layers, which is reported.
 
     Raises:
         RequestError: max_seconds is no time. NotFoundError: no such file of rows. What `models.sources.pull` raises.
@@ -142,7 +142,7 @@ def _computed_with(context: Context, model: LocalModel) -> tuple[str, str, str |
 
     from luthier.ml.inference.models import sources
 
-    # 4 bytes a parameter in float32. The reference and the trained copy lie in memory together, hence under a half.
+    # 4 bytes a parameter in float32. The reference and the trained copy are in memory together, so less than a half.
     if 4 * model.num_parameters <= _MAX_SHARE * psutil.virtual_memory().available:
         return str(model.path), "all", None
     try:

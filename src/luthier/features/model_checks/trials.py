@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from luthier.platform.home.context import Context
 
 MOST_ROWS: Final = 500
-"""Of a file of rows: the first so many are tried."""
+"""This many of the first rows of a file are tried."""
 _MAX_REASONS: Final = 10
 _LOSS_SHARE: Final = 1e-5
 _NATS_SHARE: Final = 1e-4
@@ -62,7 +62,7 @@ class Trial:
         template: The chat template, once it is loaded.
         ready: The prepared run, once it is planned.
         measures: Figures of the part that is running.
-        path_of_refused: The setting by which a refused row would pass.
+        path_of_refused: The setting that a refused row would pass with.
     """
 
     path: Path
@@ -84,7 +84,7 @@ def try_model(path: Path, rows: Path | None, work: Path, begins: Callable[[str],
     trial = Trial(path, rows, work)
     yield _taken("template", lambda: _template(trial), trial, begins)
     yield from _rows(trial, begins)
-    # A home of its own: the trial run must not appear among the user's runs.
+    # A separate home: the trial run must not appear among the user's runs.
     with Context.open(work / "home") as context:
         for name, part in _PARTS.items():
             yield _taken(name, partial(part, trial, context), trial, begins)
@@ -108,7 +108,7 @@ def _taken(name: str, part: Callable[[], str], trial: Trial, begins: Callable[[s
         status, reason = "not_run", str(error)
     except LuthierError as error:
         status, path, reason, remedy = "refused", trial.path_of_refused, error.came, error.do
-    except Exception as error:  # noqa: BLE001 - a model may break any library in any way: it is what is asked for
+    except Exception as error:  # noqa: BLE001 - a model may break any library in any way: that is tested here
         status, reason = "fault", f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
         remedy = "report it with this table"
     seconds = round(time.perf_counter() - began, 3)
@@ -180,7 +180,7 @@ def _marked(trial: Trial, examples: Sequence[Example]) -> str:
 
 
 def opt_in(examples: Sequence[Example], template: ChatTemplate) -> str:
-    """The setting of a recipe by which rows pass that a template cannot say as they are; empty where none does."""
+    """The setting of a recipe that makes rows pass that a template cannot write unchanged; empty where none does."""
     from luthier.core.conversation import OptedTurns
     from luthier.core.ports import SilentProgress
     from luthier.ml.data.tokenise.loss_mask import tokenise_all
@@ -224,7 +224,7 @@ def _plan(trial: Trial, context: Context) -> str:
 
 
 def _reach(trial: Trial, context: Context) -> str:
-    """What share of the model the adapters of the plan lie on."""
+    """The share of the model with adapters of the plan."""
     from luthier.ml.inference.models.structure import read_structure
     from luthier.ml.planning.adapter import reach
 
@@ -236,7 +236,7 @@ def _reach(trial: Trial, context: Context) -> str:
 
 
 def _loss(trial: Trial, context: Context) -> str:
-    """The loss of a run's own rows: padded, end to end, with shared prefixes, as far as the model takes these."""
+    """The loss of a run's own rows: padded, end to end, with shared prefixes, where the model supports these."""
     import torch
 
     from luthier.ml.training.equivalence import why_not_packed
@@ -249,7 +249,7 @@ def _loss(trial: Trial, context: Context) -> str:
     # number of learned tokens, which is what a training step divides by.
     own = _own_model(trial)
     expected = sum(_own_nats(own, row) for row in rows) / sum(sum(row.loss_mask) for row in rows)
-    # Before the next is loaded: two models at once may not fit into the memory.
+    # Before the next is loaded: two models together may not fit into the memory.
     del own
     model = TrainableModel.load(ready.plan)
     # prefix_lengths of collate: () pads to [rows, longest], (0,) packs end to end in one row of
@@ -273,7 +273,7 @@ def _loss(trial: Trial, context: Context) -> str:
 
 
 def _way(model: TrainableModel) -> str:
-    """By which path hidden states and logits are computed, and why not by the fast one."""
+    """The path for hidden states and logits, and why it is not the fast one."""
     path = model.path
     if path.is_fast:
         return "the fast path"
@@ -452,7 +452,7 @@ def _same_tokens(trial: Trial, made: Sequence[Generation]) -> None:
 
 
 def wrong_text(made: Generation, prompt_ids: Sequence[int], template: ChatTemplate) -> str | None:
-    """Why thought and answer are not the text of the generated tokens, decoded at once; None where they are.
+    """Why thought and answer are not the text of the generated tokens, decoded together; None where they are.
 
     Text that holds broken characters is left out: SentencePiece decodes such bytes by what follows them, which a stream
     has sent already.

@@ -38,7 +38,7 @@ class ResolvedModel:
     """What a name means.
 
     Attributes:
-        asked: The name as it was given.
+        asked: The name as given.
         name: What has it: the id of a run, the name of a checkpoint (`ft:...`), a base model as recipes name it, or a
             path. Outcomes of jobs and what deployments route to come by their run.
         run_id: The run that has made it; None for a base model, a folder and a file.
@@ -76,7 +76,7 @@ def find_model(context: Context, name: str, caller: Caller = _LOCAL, *, takes_ex
         context: The home.
         name: Of any kind, see above. A deployment goes before a folder of the same name here: write `./NAME` for that.
         caller: Whose deployments and tuned models these are.
-        takes_exports: Whether a deployment may route to an export, in a format of its own and maybe with fewer bits.
+        takes_exports: Whether a deployment may route to an export, in a separate format and maybe with fewer bits.
 
     Raises:
         NotFoundError: No model has the name; the nearest ones are named.
@@ -101,7 +101,7 @@ def find_model(context: Context, name: str, caller: Caller = _LOCAL, *, takes_ex
     if (run_id := _run_of_folder(context, name)) is not None:
         return ResolvedModel(name, run_id, run_id)
     known = base_models(context)
-    # A name of the catalogue is never a folder here; other short names of base models give way to one.
+    # A name of the catalogue is never a folder here; a folder has priority over other short names.
     if name.startswith(_PREFIXES) or "/" in name or ".gguf" in name or (name not in known and _is_there(name)):
         return ResolvedModel(name, name)
     if name not in known:
@@ -116,7 +116,7 @@ def is_tuned_name(name: str) -> bool:
 
 
 def is_adapter_folder(path: Path) -> bool:
-    """Whether it holds an adapter, and no model of its own."""
+    """Whether it contains an adapter, and no model."""
     return (path / _ADAPTER).is_file() and not (path / "config.json").is_file()
 
 
@@ -161,7 +161,7 @@ def _of_deployment(context: Context, deployment: Deployment, caller: Caller, *, 
 
 
 def _run_of_folder(context: Context, name: str) -> str | None:
-    """The run whose outcome lies in a folder of this home: its plan knows more than the folder does."""
+    """The run whose result is in a folder of this home: its plan knows more than the folder does."""
     path = Path(name).expanduser()
     if "/" not in name or not path.is_dir():
         return None

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def prompts_of(
     candidate: Candidate, examples: Sequence[Example], template: ChatTemplate
 ) -> tuple[int, Callable[[int], list[Example]]]:
-    """How many examples a candidate has for each row, and what gives the rows with so many of them, or fewer."""
+    """How many examples a candidate has for each row, and what gives the rows with that many of them, or fewer."""
     from luthier.ml.evaluation.few_shot import with_shots
 
     shown = _shown(candidate, examples, template)
@@ -64,7 +64,7 @@ def prompting_of(
     template: ChatTemplate,
     learning: Learning,
 ) -> Prompting | None:
-    """What the prompts hold beside the rows' own text, with the tokens that this takes; None for nothing."""
+    """What the prompts contain besides the rows' text, with the tokens that this takes; None for nothing."""
     from luthier.ml.data.tokenise.loss_mask import tokenise_sides
     from luthier.ml.evaluation.systems import num_prompt_tokens
 
@@ -73,7 +73,7 @@ def prompting_of(
     has_pairs = any(example.rejected is not None for example in examples)
     bare = [tokenise_sides(example, template, learning)[0 if has_pairs else -1] for example in examples]
     added = [num_prompt_tokens(own) - num_prompt_tokens(other) for own, other in zip(tokenised, bare, strict=True)]
-    # Examples of which none fits are still what was asked for: a few-shot system of none.
+    # Even if no example fits, this is the request: a few-shot system of none.
     kind: Literal["few_shot", "instruction", "optimised_prompt"] = "few_shot"
     if candidate.search_tokens is not None:
         kind = "optimised_prompt"
@@ -126,7 +126,7 @@ class PromptSet:
 
 
 def readable(prompt: Conversation | None) -> str:
-    """A prompt as a person reads it: one turn alone as it is, several with their roles."""
+    """A prompt as a person reads it: a single turn without, several with their roles."""
     messages = prompt.messages if prompt else ()
     if len(messages) == 1:
         return messages[0].content or ""

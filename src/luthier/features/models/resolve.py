@@ -1,4 +1,4 @@
-"""Who is judged: base models, runs and few-shot baselines, and each as `evaluate.compare` takes it."""
+"""Who is evaluated: base models, runs and few-shot baselines, and each as `evaluate.compare` takes it."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Candidate:
         shots: Examples put before each prompt.
         nearest_from: Rows of which the `num_nearest` that are nearest to a prompt are put before it, behind no `shots`.
         num_nearest: How many of them.
-        instruction: What is said before all of it; empty for nothing.
+        instruction: The text before all of it; empty for none.
         num_draws: Draws of `shots` that its figures are means over, with those of other candidates.
         search_tokens: Tokens that the search for its prompt took; None where it was not searched for.
         reflection_model: What wrote the instruction; empty where no model did.
@@ -149,9 +149,9 @@ def with_nearest(
 
     Args:
         base: the model.
-        pool: rows to choose from; those that are asked in the held-out rows are left out.
+        pool: rows to choose from; those with a prompt of the held-out rows are left out.
         num: examples a prompt; fewer where the pool has fewer.
-        held_out: the rows to be judged.
+        held_out: the rows to be evaluated.
 
     Returns:
         None where no example can be shown, and where prompts hold no words by which one is nearer than another.
@@ -168,7 +168,7 @@ def with_nearest(
 
 
 def tuned(name: str, base: Candidate, outcome_path: str, num_virtual_tokens: int = 0) -> Candidate:
-    """What training made of a base: an adapter on it, or, where its folder is called `model`, a model of its own."""
+    """What training made of a base: an adapter on it, or, where its folder is called `model`, a whole model."""
     # Full fine-tuning saves to `.../model`, LoRA and prompt tuning to `.../adapter`: the folder name is the marker.
     if Path(outcome_path).name == "model":
         return replace(base, name=name, model_path=outcome_path)
@@ -206,7 +206,7 @@ def _outcome_of(context: Context, run_id: str) -> str:
         raise ConflictError(
             f"run {run_id} is {record.status} and has no trained weights yet",
             expected="a run that has succeeded",
-            do=f"go on with it: luthier train --resume {run_id}",
+            do=f"resume it: luthier train --resume {run_id}",
         )
     return record.result.adapter_path
 
@@ -234,7 +234,7 @@ def _candidate_of_base(context: Context, model: ResolvedModel) -> Candidate:
 
 
 def as_candidate(teacher: TeacherPlan) -> Candidate:
-    """The teacher of a run, to be asked or judged."""
+    """The teacher of a run, as an engine or a system."""
     return Candidate(
         name=f"teacher {teacher.name}",
         model_name=teacher.name,
@@ -323,7 +323,7 @@ def _usual_workers(candidate: Candidate) -> int:
 def open_judged(
     candidate: Candidate, *, stop: StopCheck | None = None, num_workers: int | None = None
 ) -> TransformersEngine | TaskAnswers:
-    """The engine that answers for a candidate that is judged: one with a task head answers with labels or numbers.
+    """The engine that answers for a candidate that is evaluated: one with a task head answers with labels or numbers.
 
     Args:
         candidate: A base model or a run.
@@ -359,7 +359,7 @@ def system_under_test(
     """A candidate with its prompts, references and tokens. Shots are context: they are never scored.
 
     max_new_tokens, max_thinking_tokens: of an answer and of its thought; None: from the rows' own lengths. options: the
-    answers to choose from, by row. rests: the continuations of plain texts that the system is to go on with. Where the
+    answers to choose from, by row. rests: the continuations of plain texts that the system has to continue. Where the
     longest row does not fit, fewer shots are used for all rows; the name says how many. Raises OverlongError for a row
     that does not fit without shots.
     """

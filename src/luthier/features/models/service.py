@@ -34,7 +34,7 @@ class ModelView(FrozenModel):
         sha256: The digest of its files.
         architecture: The class of its configuration.
         num_active_parameters: Parameters that one token meets; None where that is all, or unknown.
-        is_gated: Whether the hub asks for accepted terms.
+        is_gated: Whether the hub requires accepted terms.
         template_options: Options of the chat template, each with its values.
         training_memory: Predicted peak memory (ml/planning/hypothetical_run.py); None without a figure.
         hub: The repository of a catalogue entry.
@@ -113,7 +113,7 @@ def show_model(context: Context, name: str) -> ModelView:
 
 
 def remove_model(context: Context, name: str) -> ModelView:
-    """Delete what Luthier keeps of a model; returns it as it was.
+    """Delete what Luthier stores of a model; returns the deleted one.
 
     Raises NotFoundError where it was not pulled, ConflictError where another process is pulling it.
     """

@@ -66,7 +66,7 @@ class TunedModelStore(Store):
     """
 
     def add(self, model: TunedModel) -> TunedModel:
-        """Keep a model. One of that name that is there already stays as it is: an attempt may do its end over again."""
+        """Store a model. An existing one of that name is unchanged: an attempt may repeat its end."""
         with self._write() as connection:
             # Read and insert in one write transaction: a job attempt that is repeated must not fail on its own model.
             known = _MODELS.first(connection, model_id=model.model_id)

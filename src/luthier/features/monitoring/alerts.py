@@ -155,7 +155,7 @@ def change_settings(context: Context, caller: Caller, changes: dict[str, Any]) -
                 f"{place} {first['input']!r}"[:300], expected=first["msg"], do="correct it; `luthier alerts settings`"
             ) from None
 
-    # Merged inside the swap: two people who change different settings at once keep both changes.
+    # Merged inside the swap: two concurrent changes of different settings are both kept.
     with context.database.transaction():
         after = context.watches.change(caller.project_id, _SETTINGS, "", change)
         record(context, caller, "alerts.settings_changed", caller.project_id, changes)
@@ -196,7 +196,7 @@ def review(context: Context, project_id: str, report: WatchReport) -> list[Alert
 def _reviewed(context: Context, project_id: str, report: WatchReport) -> tuple[list[Alert], Settled] | None:
     """The alerts that a check opens and closes, and all that is written for it; None where it was written before."""
     settings = alert_settings(context, project_id)
-    # The states before the open alerts: `settle` proves that the states have not changed, hence neither have these.
+    # The states before the open alerts: `settle` proves that the states have not changed, so neither have these.
     document = context.watches.get(project_id, _STANDINGS, report.model)
     known = _StoredStates.model_validate_json(document) if document is not None else _StoredStates()
     # A check that was stored but whose process died before it reported may be repeated with the same report.
@@ -213,7 +213,7 @@ def _reviewed(context: Context, project_id: str, report: WatchReport) -> tuple[l
     documents = []
     if to_send and settings.emails:
         now = context.access.now()
-        # One mail a check, however many alerts it has: a broken deployment changes many signals at once.
+        # One mail a check, however many alerts it has: a broken deployment changes many signals together.
         documents.append(mails.waiting(project_id, settings.emails, subject_of(to_send), text_of(to_send), now=now))
     # One transaction for alerts, signal states, mail and webhooks: a crash loses all of them or none, and the
     # next check sees states that match the alerts.
@@ -224,15 +224,15 @@ def _reviewed(context: Context, project_id: str, report: WatchReport) -> tuple[l
 def send_test(context: Context, caller: Caller) -> dict[str, str]:
     """Send a test message to all receivers of alerts now; returns the outcome by receiver.
 
-    A mail is sent at once; the server calls webhooks within seconds.
+    A mail is sent immediately; the server calls webhooks within seconds.
     """
     came = {"log": "written"}
-    log.warning("a test of alerts was asked for by %s", caller.name)
+    log.warning("a test of alerts was requested by %s", caller.name)
     for hook in webhooks.list_webhooks(context, caller.project_id):
         if wants_alerts(hook.event_types):
             webhooks.send_test(context, caller.project_id, hook.webhook_id)
             came[hook.url] = "written down for the server to send; see its deliveries"
-    text = "This is a test: alerts of this project come to this address.\n"
+    text = "This is a test: alerts of this project are sent to this address.\n"
     for address in alert_settings(context, caller.project_id).emails:
         now = context.access.now()
         mail = mails.Mail(

@@ -57,13 +57,13 @@ class AlertStore(Store):
         """
         states = settled.states
         with self._write() as connection:
-            # Compared in the transaction that writes: two checks at once would both open the same alert.
+            # Compared in the transaction that writes: two concurrent checks would both open the same alert.
             if not is_still(connection, states.project_id, states.kind, states.name, settled.states_before):
                 return False
             for alert in settled.alerts:
                 values = {"status": alert.status, "document": alert.model_dump_json()}
                 is_it = alerts.c.alert_id == alert.alert_id
-                # Update first, insert if nothing was hit: an upsert that SQLite and PostgreSQL spell alike.
+                # Update first, insert if nothing was hit: an upsert with the same syntax in SQLite and PostgreSQL.
                 if connection.execute(update(alerts).where(is_it).values(**values)).rowcount == 0:
                     _ALERTS.insert(connection, alert)
             for one in (states, *settled.documents):

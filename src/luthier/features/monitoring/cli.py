@@ -194,7 +194,7 @@ def send_test(project: _ProjectOption = "default", as_json: JsonOption = False, 
 
         facts(console, list(came.items()))
         if len(came) == 1:
-            console.print("nobody else: name somebody with `luthier alerts settings --email NAME@HOST`, or a webhook")
+            console.print("no one else: add an address with `luthier alerts settings --email NAME@HOST`, or a webhook")
 
     return Answer(as_json, came, tell, exit_code=int(any(words.startswith("failed") for words in came.values())))
 
@@ -338,7 +338,7 @@ def _show_settings(console: Console, now: AlertSettings, models: Sequence[str], 
         ("models", ", ".join(models) or "none: nothing is deployed, and none is named with --watch"),
         ("an alert opens", f"after {now.rule.open_after} changed in a row"),
         ("an alert closes", f"after {now.rule.close_after} steady in a row; twice as many each time it comes back"),
-        ("mails go to", ", ".join(now.emails) or "nobody"),
+        ("mails go to", ", ".join(now.emails) or "no one"),
     ]
     if now.left_out:
         rows.insert(2, ("left out", ", ".join(now.left_out)))

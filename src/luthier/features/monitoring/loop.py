@@ -128,14 +128,14 @@ def run_due_checks(context: Context) -> int:
     has_canaries = _claim_canaries(context)
     if due or has_canaries:
         try:
-            # A process of its own, so that the memory of reading all traffic is given back when it ends.
+            # A separate process, so that the memory of reading all traffic is freed when it ends.
             answer = answer_to(context, "watch", {"models": due, "canaries": has_canaries})
         except LuthierError as error:
             # The child did not store an outcome, so each claimed model gets the error as its `problem`.
             for project_id, model in due:
                 _end(context, project_id, model, context.access.now(), error.came)
             raise
-        for line in answer["lines"]:  # what the process has written into its own log nobody reads
+        for line in answer["lines"]:  # the process's own log is not read
             log.warning("%s", line)
     return len(due)
 
@@ -176,7 +176,7 @@ def check_model(context: Context, project_id: str, model: str) -> list[Alert]:
         problem = error.came
         log.warning("the look at %s failed: %s", model, problem)
     except Exception:
-        problem = "an unexpected error, which the server's log tells"
+        problem = "an unexpected error, see the server's log"
         log.exception("the look at %s failed", model)
 
     # Also after a failure: next_at moves on, so a model that always fails is not tried every 20 seconds.
@@ -185,7 +185,7 @@ def check_model(context: Context, project_id: str, model: str) -> list[Alert]:
 
 
 def start_check(context: Context, project_id: str, model: str) -> CachedResult:
-    """Check a model now, in a process of its own, unless such a check is running already."""
+    """Check a model now, in a separate process, unless such a check is running already."""
     asked = {"models": [[project_id, model]], "canaries": False}
     return start_computation(context, _manual_check(project_id, model), lambda: answer_to(context, "watch", asked))
 
@@ -237,7 +237,7 @@ class _RepeatingThread:
             self._thread.join(mails.MAX_SECONDS + 5)
 
     def _repeat(self) -> None:
-        # Event.wait both sleeps and wakes at once on stop; time.sleep would delay the shutdown.
+        # Event.wait both sleeps and wakes immediately on stop; time.sleep would delay the shutdown.
         while not self.stop.wait(self._every_seconds):
             try:
                 self._work()
@@ -245,7 +245,7 @@ class _RepeatingThread:
                 log.warning("%s wait: %s", self._name, error.came)
                 self.stop.wait(_REST_SECONDS)
             except Exception:
-                log.exception("%s go on after an unexpected error", self._name)
+                log.exception("%s continue after an unexpected error", self._name)
                 self.stop.wait(_REST_SECONDS)
 
 
@@ -263,8 +263,8 @@ def _claim(context: Context, project_id: str, model: str, settings: AlertSetting
         taken = CheckState(next_at=now + every) if state is None else state.model_copy(update={"next_at": now + every})
         return taken.model_dump_json()
 
-    # Compare-and-swap: `change` is called again with the newer document where another server wrote first, hence
-    # the result in a nonlocal that each call overwrites.
+    # Compare-and-swap: `change` is called again with the newer document where another server wrote first, so
+    # the result is in a nonlocal that each call overwrites.
     context.watches.change(project_id, kind, model, change)
     return is_ours
 

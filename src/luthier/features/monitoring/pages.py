@@ -90,7 +90,7 @@ _MAX_ALERTS: Final = 50
 _DAY: Final = 24 * 3600.0
 _GROUPS: Final[dict[SignalGroup, str]] = {
     "serving": "Serving",
-    "input": "What is asked",
+    "input": "What users ask",
     "output": "What is answered",
     "quality": "Quality",
     "bias": "Groups of people",
@@ -123,7 +123,7 @@ class WatchedModel:
 
     @property
     def num_unknown(self) -> int:
-        """Signals of which there is too little to tell."""
+        """Signals with too little data."""
         return 0 if self.report is None else sum(one.state == "unknown" for one in self.report.signals)
 
 
@@ -132,7 +132,7 @@ def index(request: Request, context: HomeContext, caller: Reader) -> Response:
     """All models that are watched, and the alerts that are open."""
     settings = alerts.alert_settings(context, caller.project_id)
     is_open = alerts.list_alerts(context, caller.project_id, status="open")
-    # Models with open alerts are listed even when they are not monitored any more, else nobody would see these.
+    # Models with open alerts are listed even when they are no longer monitored, else these would be invisible.
     names = dict.fromkeys(
         [*monitor_loop.monitored_models(context, caller.project_id, settings), *(one.model for one in is_open)]
     )
@@ -193,9 +193,9 @@ def exchanges(
     before: float | None = None,
     before_id: Annotated[str | None, Query(max_length=255)] = None,
 ) -> Response:
-    """What was asked and answered, newest first. before, before_id: time (seconds since 1970) and id of the last one
+    """Requests and answers, newest first. before, before_id: time (seconds since 1970) and id of the last one
     of the page before; of the same time, those of a lower id follow."""
-    # `until` itself is left out, hence the next time that there is.
+    # `until` itself is left out, so the next representable time is used.
     until = before if before is None or before_id is None else math.nextafter(before, math.inf)
     found = traffic.exchanges(context, caller.project_id, model=name or None, until=until)
     # By the id as well: without it, those of the time at the border of two pages would be on neither.
@@ -225,7 +225,7 @@ def exchanges(
 
 @router.get("/exchanges/{exchange_id}")
 def exchange(request: Request, context: HomeContext, caller: Reader, exchange_id: str) -> Response:
-    """One exchange: its words as far as they were kept, and what was said of it."""
+    """One exchange: its text if it was stored, and its feedback."""
     return _exchange(request, context, caller, exchange_id, None)
 
 

@@ -107,7 +107,7 @@ def look(
     item: Annotated[str | None, Query(max_length=64)] = None,
     edit: bool = False,
 ) -> Response:
-    """The item that was asked for, else the first that is shown."""
+    """The requested item, else the first that is shown."""
     if item is None:
         _, item = review_queue.neighbours(context, caller.project_id, None, model=model or None, status=status)
     return _page(request, context, caller, _review_view(context, caller, item, model, status, is_edited=edit))
@@ -131,19 +131,19 @@ def decide(
     is_edit, edited = decision == "edit", answer.replace("\r\n", "\n") if decision == "edit" else None
     made: Decision = "accept" if decision == "edit" else decision
     try:
-        # Optimistic lock over the page's lifetime; the store checks once more between this read and the write.
+        # Optimistic lock over the page's lifetime; the store checks again between this read and the write.
         if _seen(found) != seen:
             raise ConflictError(
                 f"{found.decided_by or 'somebody'} has changed this item meanwhile: it is {found.status}",
                 expected="the item as you saw it",
-                do="look at it as it is now, then decide again",
+                do="look at its current state, then decide again",
             )
         review_queue.decide(context, caller, found, made, edited=edited)
     except LuthierError as error:
         view = _review_view(context, caller, item, model, status, is_edited=is_edit, error=error, typed=edited)
         return _page(request, context, caller, view)
     _, following = review_queue.neighbours(context, caller.project_id, item, model=model or None, status=status)
-    # At the end of the list it goes on from its start: items that were skipped are there.
+    # At the end of the list it continues from its start: items that were skipped are there.
     if following is None:
         _, following = review_queue.neighbours(context, caller.project_id, None, model=model or None, status=status)
     words = {"accept": "accepted", "reject": "rejected", "edit": "accepted as you wrote it"}[decision]

@@ -61,8 +61,8 @@ def check_suite_file(path: Path) -> None:
     for task in load_suite(path).tasks:
         if task.kind in OPERATORS_KINDS or getattr(task, "entailment", False):
             raise RequestError(
-                f"task {task.name} of {path} is of the kind {task.kind}, which runs code, or asks a judge",
-                expected="tasks that need neither, when nobody is there who has allowed it",
+                f"task {task.name} of {path} is of the kind {task.kind}, which runs code, or uses a judge",
+                expected="tasks that need neither, since no one has allowed it",
                 do=f"leave it out, or run it yourself: luthier eval MODEL --suite {path}",
             )
 
@@ -76,7 +76,7 @@ def state_of(context: Context, project_id: str, model: str) -> SuiteState:
 def begin_due(context: Context, project_id: str, model: str, settings: WatchSettings) -> Job | None:
     """Have the suite begin where its time has come and the last one has ended; the job, None where it has not.
 
-    Raises NotFoundError where the target of the name is gone, ConflictError where it cannot be judged.
+    Raises NotFoundError where the target of the name is gone, ConflictError where it cannot be evaluated.
     """
     if settings.suite is None:
         return None
@@ -135,7 +135,7 @@ def _candidate(context: Context, project_id: str, model: str) -> str:
     judged = judged_behind(context, Caller(project_id=project_id), max(shares, key=lambda one: one.fraction))
     if (found := judged.run_id or judged.base) is None:
         raise ConflictError(
-            f"{model} cannot be judged by a suite: {' '.join(judged.set_aside)}",
+            f"{model} cannot be evaluated by a suite: {' '.join(judged.set_aside)}",
             expected="a deployment of a run or of a base model",
             do="deploy what came out of the run in the end, or take the suite away: luthier monitor NAME --suite none",
         )
@@ -149,7 +149,7 @@ _DO: Final = "See the suite's page for the rows that were answered worse; roll b
 
 
 def suite_signals(context: Context, project_id: str, target: str) -> tuple[Signal, ...]:
-    """The signals of every task of every suite that has judged what answers; none where none has."""
+    """The signals of every task of every suite that has evaluated what answers; none where none has."""
     from luthier.features.release_gates.service import judged_behind
 
     if not target:
@@ -186,7 +186,7 @@ def _signal(results: list[SuiteResult], task: TaskResult) -> Signal:
     unit = "" if now is None else now.unit
     if now is None or before is None:
         value = None if now is None else now.value
-        sentence = "Unknown: the suite has judged this model once, so there is nothing to compare with."
+        sentence = "Unknown: the suite has evaluated this model once, so there is nothing to compare with."
         return Signal(name=name, title=title, group="quality", unit=unit, value=value, sentence=sentence)
     # Half the 95% interval of the difference of two independent results: half-widths add in quadrature.
     half = math.hypot(now.high - now.low, before.high - before.low) / 2
@@ -194,7 +194,7 @@ def _signal(results: list[SuiteResult], task: TaskResult) -> Signal:
     shared: dict[str, Any] = {"name": name, "title": title, "group": "quality", "unit": unit, "value": now.value}
     shared |= {"low": now.low, "high": now.high, "reference": before.value}
     if abs(apart) <= _WIDER * half:
-        return Signal(**shared, state="steady", sentence=f"{title}: as in the result before, as far as it can tell.")
+        return Signal(**shared, state="steady", sentence=f"{title}: no change from the previous result was found.")
     # Lower is worse where higher is better, higher is worse where it is not.
     is_worse = (apart < 0) == now.higher_is_better
     word = "worse" if is_worse else "better"

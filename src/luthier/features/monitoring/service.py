@@ -80,10 +80,10 @@ def _remembered(name: str, check: Callable[[str], bool]) -> Callable[[str], bool
     def remembered(text: str) -> bool:
         # The key is of the cut text, so answers that differ only behind the limit share one entry.
         cut = text[:MAX_CHARACTERS]
-        # 16 bytes a text instead of up to 4,000 characters. surrogatepass: JSON may hold lone surrogates.
+        # 16 bytes a text instead of up to 4,000 characters. surrogatepass: JSON may contain unpaired surrogates.
         key = blake2b(f"{name}\0{cut}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
         if key not in _CHECKED:
-            # Cleared as a whole: an LRU order would cost more than checking the texts once more.
+            # Cleared as a whole: an LRU order would cost more than checking the texts again.
             if len(_CHECKED) >= _MAX_CHECKED:
                 _CHECKED.clear()
             _CHECKED[key] = check(cut)
@@ -147,7 +147,7 @@ def training_profile(context: Context, project_id: str, target: str, settings: W
 
     Raises:
         DataError: The rows cannot be read.
-        ConflictError: The rows are gone, or are not those that it was trained on.
+        ConflictError: The rows are missing, or are not those that it was trained on.
     """
     from luthier.core.ids import sha256_file
 
@@ -155,7 +155,7 @@ def training_profile(context: Context, project_id: str, target: str, settings: W
         path = Path(settings.data)
         if not path.is_file():
             raise ConflictError(
-                f"the rows {path} are gone", expected="the file that was named with --data", do="put it back"
+                f"the rows {path} are missing", expected="the file that was named with --data", do="put it back"
             )
         run = _run_behind(context, project_id, target)
         # The run's own column map: without it the rows would be read in another shape than they were trained in.
@@ -177,7 +177,7 @@ def training_profile(context: Context, project_id: str, target: str, settings: W
 def _run_behind(context: Context, project_id: str, target: str) -> str | None:
     from luthier.features.release_gates.service import judged_behind
 
-    # An export has no run of its own to read rows from; `--data` names them then.
+    # An export has no run to read rows from; `--data` names them then.
     if not target or target.startswith(EXPORT):
         return None
     try:
@@ -207,7 +207,7 @@ def _profile(examples: tuple[Example, ...]) -> Profile:
 
 
 def _pair(example: Example) -> tuple[str, str] | None:
-    """What the user said last before the last answer, and that answer; None for a plain text."""
+    """The user's message before the last answer, and that answer; None for a plain text."""
     conversation = example.conversation
     if conversation is None or (place := conversation.last_answer) is None:
         return None
@@ -347,7 +347,7 @@ def _watched(context: Context, project_id: str, model: str, since: float, until:
 
 
 def _answering(frame: pl.DataFrame, since: float) -> str:
-    """Who has answered most in the window, not counting canaries; empty where nobody has."""
+    """The target with most answers in the window, without canaries; empty where there is none."""
     import polars as pl
 
     own = frame.filter((pl.col("at") >= since) & ~pl.col("is_canary") & (pl.col("target") != ""))
@@ -362,7 +362,7 @@ def _refuse_unknown(context: Context, project_id: str, model: str) -> None:
         return
     known = ", ".join(repr(name) for name in seen[:5]) or "none"
     raise NotFoundError(
-        f"nothing is known of a model {model[:100]!r}; models that were asked: {known}",
+        f"model {model[:100]!r} is not known; models with requests: {known}",
         expected="a name that clients ask for, and a policy that keeps traffic",
         do="see `luthier usage` for the names, `luthier traffic policy` for what is kept",
     )

@@ -26,9 +26,9 @@ def of_training(
 
     Args:
         prepared: The run.
-        shares_prefix: Whether units that begin alike go into micro-batches of their own. Blocks of texts, of which
+        shares_prefix: Whether units with a common prefix go into separate micro-batches. Blocks of texts, of which
             every token is learned, share nothing.
-        packs: Whether the rows of a micro-batch lie end to end.
+        packs: Whether the rows of a micro-batch are packed.
         micro_batch_tokens: In place of the plan's; None takes the plan's.
     """
     from luthier.ml.data.tokenise.batches import ReplaySchedule

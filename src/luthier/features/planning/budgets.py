@@ -1,4 +1,4 @@
-"""What a run may cost: the budget of its plan, a larger one for a run that goes on, and the check that ends with it."""
+"""What a run may cost: the budget of its plan, a larger one for a resumed run, and the check that uses it."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def with_budget(
         device = this_machine(hardware_of(context))
         if not device.is_cpu:
             device = device.model_copy(update={"num_devices": num_devices})
-    except RequestError as error:  # no run fails of what nobody asked
+    except RequestError as error:  # no run fails because of an optional extra
         mean = plan.data.train.num_tokens / plan.training.num_steps_per_epoch
         return _with(plan, budget_of_unknown_device(asked, error.came, step_tokens=mean))
     workload = workload_of(plan, read_structure(plan.base_model.path), device)
@@ -89,7 +89,7 @@ def with_budget(
 def with_larger_budget(
     context: Context, plan: Plan, asked: BudgetRecipe | None, prices: Path | None, *, num_devices: int = 1
 ) -> Plan:
-    """The plan of a run that goes on, with the caps that are given now in place of its own; the others stay.
+    """The plan of a resumed run, with the caps that are given now in place of its own; the others stay.
 
     Rates stay, too, where no other prices are given.
 
@@ -116,7 +116,7 @@ def _with(plan: Plan, budget: BudgetPlan) -> Plan:
 
 @contextmanager
 def metered(folder: Path, plan: Plan, *, seconds_before: float = 0.0) -> Iterator[Meter]:
-    """The meter of a run for as long as a process works on it; its ledger lies in the run's folder."""
+    """The meter of a run for as long as a process works on it; its ledger is in the run's folder."""
     from luthier.ml.training.budget import Meter
     from luthier.ml.training.ledger import Ledger
 
@@ -129,22 +129,22 @@ def metered(folder: Path, plan: Plan, *, seconds_before: float = 0.0) -> Iterato
 
 
 def refuse_spent(run_id: str, meter: Meter, *, training_is_done: bool) -> None:
-    """Raise BudgetTooSmallError where a run that is to go on has nothing left to go on with."""
+    """Raise BudgetTooSmallError where a run that is to be resumed has no budget left."""
     reason = meter.refuses_to_go_on(training_is_done=training_is_done)
     if reason is not None:
         raise BudgetTooSmallError(
             f"run {run_id}: {reason}",
             expected="a cap with room for what comes next",
-            do=f"go on with a larger one: {how_to_go_on(run_id, meter)}",
+            do=f"resume with a larger one: {how_to_go_on(run_id, meter)}",
         )
 
 
 def how_to_go_on(run_id: str, meter: Meter) -> str:
-    """The command that goes on with a paused run: with twice as much of the cap that stopped it, if one did."""
+    """The command that resumes a paused run: with twice as much of the cap that stopped it, if one did."""
     command, name = f"luthier train --resume {run_id}", meter.refused_by
     return command if name is None else f"{command} {FLAGS[name]} {2 * getattr(meter.budget, name):.12g}"
 
 
 def stop_check(meter: Meter, stop_requested: StopCheck) -> StopCheck:
-    """Why work may not go on: a signal, or the budget."""
+    """Why work has to stop: a signal, or the budget."""
     return lambda: stop_requested() or meter.overrun()

@@ -2,7 +2,7 @@
 
 requests (newest of each draft) --> one thread --> one warm process (`WarmChild`), which answers by the functions below
 
-A recipe that nobody waits for any more is dropped from the queue, and a process that has planned it for long is ended.
+A recipe that no one waits for any more is dropped from the queue, and a process that has planned it for long is ended.
 Thread and process end after some minutes without requests.
 """
 
@@ -37,7 +37,7 @@ _KEEP_SECONDS: Final = 600.0
 _KEEP_ERROR_SECONDS: Final = 15.0
 """What was wrong may be repaired elsewhere: a model that was fetched, a process that found memory."""
 _ABANDONED_SECONDS: Final = 8.0
-"""How long a plan that nobody waits for may run on: restarting the process takes as long."""
+"""How long a plan that no one waits for may continue: restarting the process takes as long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Planned:
 
     @property
     def is_fresh(self) -> bool:
-        """Whether it may still be told to somebody who asks the same."""
+        """Whether it may still be returned for the same request."""
         return time.monotonic() - self.at < (_KEEP_SECONDS if self.error is None else _KEEP_ERROR_SECONDS)
 
 
@@ -107,7 +107,7 @@ class DraftPlanner:
             return known
 
     def wake(self) -> None:
-        """Start the process, so that it is ready when it is asked."""
+        """Start the process, so that it is ready for the first request."""
         with self._changed:
             if self._thread is None and not self._requests:
                 self._want(_PlanRequest("wake", "", None), "wake")
@@ -127,7 +127,7 @@ class DraftPlanner:
             yield started
 
     def close(self) -> None:
-        """Forget what was asked, and end thread and process."""
+        """Drop the requests, and end thread and process."""
         with self._changed:
             self._is_closed = True
             self._requests.clear()
@@ -150,13 +150,13 @@ class DraftPlanner:
                 do="try again in a moment",
             )
         if self._thread is None:
-            # Before the recipe is put down: where no thread can be started, nothing waits for one.
+            # Before the recipe is stored: where no thread can be started, nothing waits for one.
             self._thread = start_daemon(self._work, "draft-planner")
         self._requests.setdefault(ask.digest, ask).drafts.add(draft)
         self._changed.notify_all()
 
     def _forget_others(self, draft: str, digest: str) -> None:
-        """A draft wants nothing but its newest recipe."""
+        """A draft needs only its newest recipe."""
         for ask in list(self._requests.values()):
             if ask.digest == digest:
                 continue
@@ -191,9 +191,9 @@ class DraftPlanner:
                 ask = next(iter(self._requests.values()))
                 ask.began = time.monotonic()
                 return ask
-            self._thread = None  # from here on another may be started: that has a process of its own
+            self._thread = None  # from here on another may be started: that has its own process
             child, self._child = self._child, WarmChild()
-        # Outside the lock: ending a process takes a while, and nobody should wait for it.
+        # Outside the lock: ending a process takes a while, and no one should wait for it.
         child.close()
         return None
 
@@ -206,15 +206,13 @@ class DraftPlanner:
             return Planned(plan)
         except LuthierError as error:
             return Planned(error=error)
-        except Exception as error:  # noqa: BLE001 - the thread goes on, whatever one recipe does to it
+        except Exception as error:  # noqa: BLE001 - the thread continues after any error of a recipe
             return Planned(error=_bug(error))
 
 
 def _bug(error: Exception) -> LuthierError:
     log.error("a recipe could not be planned", exc_info=error)
-    return LuthierError(
-        "the server had an error of its own", expected="no bug of ours", do="see the server's log, and report it"
-    )
+    return LuthierError("internal server error", expected="no bug in Luthier", do="see the server's log, and report it")
 
 
 def wake(context: Context, _asked: dict[str, Any]) -> dict[str, Any]:
@@ -246,7 +244,7 @@ def plan_answer(context: Context, asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def _compared(context: Context, prepared: Prepared) -> dict[str, Any]:
-    """Advice on the method, and the run on one of each accelerator of the table, those that fit and are cheap first."""
+    """Advice on the method, and the run on one of each accelerator of the table, cheap ones that fit first."""
     from luthier.features.planning.quotes import advise, compare_options
     from luthier.ml.planning.devices import accelerators
     from luthier.ml.planning.fit import METHOD_TITLES

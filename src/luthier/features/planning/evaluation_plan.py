@@ -1,4 +1,4 @@
-"""The judging of a plan: the bar, ways to use the base model, labels to score, and the run that is judged beside it.
+"""The evaluation in a plan: the bar, ways to use the base model, labels to score, and the run that is compared.
 
 All of it needs the held-out rows, so it is decided and checked where these are read, before anything is trained.
 """
@@ -31,17 +31,17 @@ if TYPE_CHECKING:
 
 
 def with_judging(context: Context, plan: Plan, judged: Sequence[Example], train: Sequence[Example]) -> Plan:
-    """The plan with all that is judged beside the tuned model, and what has to be reached.
+    """The plan with all that is evaluated next to the tuned model, and what has to be reached.
 
     Args:
         context: The home.
         plan: With everything else.
-        judged: The held-out rows; none where nothing is judged.
+        judged: The held-out rows; none where nothing is evaluated.
         train: The training rows that are good answers.
 
     Raises:
-        RequestError: What is asked for cannot be judged by these rows and metrics.
-        RecipeError: It cannot be judged at all.
+        RequestError: The request cannot be evaluated by these rows and metrics.
+        RecipeError: It cannot be evaluated at all.
         NotFoundError, ConflictError: The reference run, the reflection model or their weights are missing.
         LeakageError: The reference run was trained on held-out rows, and the recipe does not allow that.
     """
@@ -53,7 +53,7 @@ def with_judging(context: Context, plan: Plan, judged: Sequence[Example], train:
 
 
 def _check_judged(plan: Plan, judged: Sequence[Example], train: Sequence[Example]) -> None:
-    """Check that the held-out rows can be judged as the plan says.
+    """Check that the held-out rows can be evaluated as the plan says.
 
     Raises:
         RequestError: they cannot.
@@ -72,7 +72,7 @@ def _searches(plan: Plan) -> bool:
 
 
 def _with_bar(plan: Plan, judged: Sequence[Example], train: Sequence[Example]) -> Plan:
-    """The plan with what the tuned model has to reach, where the recipe asks for something.
+    """The plan with what the tuned model has to reach, where the recipe requires something.
 
     Raises:
         RequestError: The metric is not measured, or its figure cannot be the value.
@@ -83,7 +83,7 @@ def _with_bar(plan: Plan, judged: Sequence[Example], train: Sequence[Example]) -
         return plan
     if not judged:
         raise RecipeError(
-            f"evaluation.good_enough asks for {asked.wanted}, but the recipe names no held-out rows",
+            f"evaluation.good_enough requires {asked.wanted}, but the recipe names no held-out rows",
             expected="data.held_out: a file, or a fraction such as 0.1 to take from the training rows",
             do="add data.held_out, or remove evaluation.good_enough",
         )
@@ -94,10 +94,10 @@ def _with_bar(plan: Plan, judged: Sequence[Example], train: Sequence[Example]) -
 
 
 def _with_prompts(plan: Plan, judged: Sequence[Example], train: Sequence[Example]) -> Plan:
-    """The plan with the ways to prompt the base model that are judged beside the tuned one.
+    """The plan with the ways to prompt the base model that are evaluated next to the tuned one.
 
     Raises:
-        RequestError, RecipeError: what is asked for cannot be judged by these rows and metrics.
+        RequestError, RecipeError: the request cannot be evaluated by these rows and metrics.
     """
     from luthier.core.evaluation_recipe import EvaluationRecipe
     from luthier.ml.evaluation.few_shot import num_usable
@@ -136,7 +136,7 @@ def _with_reflection(context: Context, plan: Plan) -> Plan:
 
 
 def _with_labels(plan: Plan, judged: Sequence[Example], train: Sequence[Example]) -> Plan:
-    """The plan with the number of labels whose likelihoods are asked for, where answers are labels."""
+    """The plan with the number of labels whose likelihoods are computed, where answers are labels."""
     from luthier.ml.evaluation.label_confidence import trained_labels, why_left_out
     from luthier.ml.planning.prompt_variants import in_order
 
@@ -152,7 +152,7 @@ def _with_labels(plan: Plan, judged: Sequence[Example], train: Sequence[Example]
     sources = {
         "evaluation.num_scored_labels": ValueSource(
             source="derived",
-            why=f"off: {why}" if why else f"models that write are asked how likely each of {len(labels)} labels is",
+            why=f"off: {why}" if why else f"models that write get the likelihood of each of {len(labels)} labels",
         )
     }
     evaluation = plan.evaluation.model_copy(update={"num_scored_labels": 0 if why else len(labels)})
@@ -160,11 +160,11 @@ def _with_labels(plan: Plan, judged: Sequence[Example], train: Sequence[Example]
 
 
 def _with_reference(context: Context, plan: Plan, judged: Sequence[Example]) -> Plan:
-    """The plan, whose reference run, if there is one, can be judged on the held-out rows.
+    """The plan, whose reference run, if there is one, can be evaluated on the held-out rows.
 
     Raises:
-        RecipeError: There are no held-out rows, it is no id of a run, or one of the two models searches documents.
-        NotFoundError: No such run, or its base model is gone.
+        RecipeError: There are no held-out rows, it is not an id of a run, or one of the two models searches documents.
+        NotFoundError: No such run, or its base model is missing.
         ConflictError: It has no trained weights.
         LeakageError: It was trained on held-out rows, and the recipe does not allow that.
     """
@@ -178,7 +178,7 @@ def _with_reference(context: Context, plan: Plan, judged: Sequence[Example]) -> 
     if not judged or not is_id(run_id, "run"):
         raise RecipeError(
             f"evaluation.reference_run: {run_id}" + ("" if judged else ", but the recipe names no held-out rows"),
-            expected="the id of a run, such as run-20260101-120000-abc123, and held-out rows that both are judged on",
+            expected="the id of a run, such as run-20260101-120000-abc123, and held-out rows for both",
             do="correct it (luthier runs list), or add data.held_out" if judged else "add data.held_out",
         )
     found = find_candidate(context, run_id)
@@ -216,7 +216,7 @@ def reference_caveat(context: Context, run_id: str, judged: Sequence[Example], *
         raise LeakageError(
             f"{len(leaked):,} of {len(judged):,} held-out rows are also in the training rows of {run_id}",
             expected="no held-out row that evaluation.reference_run was trained on: its figures would be too good",
-            do="take them out of the held-out file, or set data.allow_leakage: true (the evaluation will say so)",
+            do="take them out of the held-out file, or set data.allow_leakage: true (the evaluation will note it)",
             problems=leaked,
         )
     rows = "held-out row is" if len(leaked) == 1 else "held-out rows are"
@@ -228,16 +228,16 @@ def rows_of_run(context: Context, run_id: str) -> Sequence[Example]:
 
     Raises:
         NotFoundError: No such run.
-        ConflictError: Their file is gone or has changed.
+        ConflictError: Their file is missing or has changed.
     """
     plan = context.runs.plan(run_id)
     path = Path(plan.data.train.file)
-    # Without the very rows a check for leakage would pass for want of evidence.
+    # Without these rows a check for leakage would pass for lack of evidence.
     if not path.is_file() or sha256_file(path) != plan.data.train.sha256:
         raise ConflictError(
-            f"the training file {path} of run {run_id} is gone or has changed",
+            f"the training file {path} of run {run_id} is missing or has changed",
             expected=f"content with digest {plan.data.train.sha256[:12]}: held-out rows are checked against it",
-            do="put the file back as it was",
+            do="restore the file",
         )
     return training_examples(plan.recipe, rows_memory(context))
 

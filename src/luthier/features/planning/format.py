@@ -87,7 +87,7 @@ def time_line(quote: Quote) -> str:
 
 
 def money_line(quote: Quote) -> str:
-    """USD, the price behind it, where that price is from, and of which day."""
+    """USD, its price, the source of the price, and its date."""
     # Predictions of a comparison may lack one; `quote_of` refuses devices without.
     assert quote.prediction.usd is not None, "a quote has a price"
     market = "on demand" if quote.market == "on_demand" else "spot"
@@ -105,7 +105,7 @@ def load_lines(quote: Quote) -> list[str]:
     if load is None or load.slowdown <= 1:
         return []
     return [
-        f"  load       other processes use {load.busy_cores:.1f} of {load.num_cores} cores now: if that goes on, up to "
+        f"  load       other processes use {load.busy_cores:.1f} of {load.num_cores} cores now: if that lasts, up to "
         f"{figures.duration(quote.prediction.hours.high * 3600)}"
     ]
 
@@ -139,7 +139,7 @@ def show_changes(console: Console, changes: Sequence[Change]) -> None:
 
 
 def show_options(console: Console, options: Sequence[Option]) -> None:
-    """The comparison as a table, this machine always in it; what does not fit, or is too far down, is told below it."""
+    """The comparison as a table, this machine always in it; what does not fit, or is too far down, is below it."""
     from luthier.platform.cli.console import make_table, visible
 
     table = make_table(["method", "device", "fits", "time", "USD", "energy kWh"], num_text_columns=3)
@@ -158,7 +158,7 @@ def show_options(console: Console, options: Sequence[Option]) -> None:
         )
     console.print(table)
     if len(fitting) > len(shown):
-        console.print(f"{len(fitting) - len(shown):,} dearer ones that fit: see --json", soft_wrap=True)
+        console.print(f"{len(fitting) - len(shown):,} more expensive ones that fit: see --json", soft_wrap=True)
     # By method: one line for each instead of one for each pair.
     lacking: dict[str, list[str]] = {}
     for option in options:
@@ -206,7 +206,7 @@ def _power(quote: Quote) -> str:
 
 def _people(quote: Quote) -> list[str]:
     lines = [
-        f"{work.kind.replace('_', ' ')} of {quote.num_rows:,} rows, if done by hand: "
+        f"{work.kind.replace('_', ' ')} of {quote.num_rows:,} rows, if done manually: "
         f"{figures.between(work.hours, lambda hours: f'{figures.short(hours)} h')}, "
         f"{figures.between(work.usd, figures.usd)}"
         for work in quote.people
@@ -228,7 +228,7 @@ def _size(num_bytes: float) -> str:
 
 
 def bill_line(bill: Bill) -> str:
-    """What is spent, and what it is expected to come to, on one line."""
+    """What is spent, and the expected total, on one line."""
     done = bill.left_seconds <= 0
     parts = [_hours(bill, done)]
     for unit, now, end in (("USD", bill.usd, bill.final_usd), ("kWh", bill.energy_kwh, bill.final_energy_kwh)):
@@ -289,14 +289,14 @@ def show_plan(run_id: str, plan: Plan, quote: Quote | str) -> None:
 
 
 def plan_lines(run_id: str, plan: Plan) -> list[str]:
-    """Run, rows, what is trained, how long, how precise and how it is judged: one line each.
+    """Run, rows, what is trained, how long, how precise and how it is evaluated: one line each.
 
     run_id: empty for a plan that is not run.
     """
     from luthier.platform.cli.console import visible
 
     training, method, data = plan.training, plan.method, plan.data
-    # A split that is missing is shown as "none": that nothing is judged must be seen.
+    # A split that is missing is shown as "none": that nothing is evaluated must be seen.
     splits = {"train": data.train, "validation": data.validation, "held-out": data.held_out}
     rows = ", ".join(_rows(name, found) for name, found in splits.items())
     # Says at a glance whether an adapter or the whole model is trained.

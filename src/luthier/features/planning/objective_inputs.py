@@ -1,4 +1,4 @@
-"""What an objective needs besides rows: graded rewards, and a teacher's answers or logits.
+"""What an objective needs in addition to rows: graded rewards, and a teacher's answers or logits.
 
 Training does not import evaluation: it gets a function for the rewards. A teacher is found and checked for the plan,
 and runs once before the student is loaded.
@@ -84,7 +84,7 @@ def check_drawing(plan: Plan, splits: Sequence[PreparedSplit], room_tokens: int)
 def rewards_of(rewards: Sequence[Reward] | None, splits: Sequence[PreparedSplit]) -> Rewards | None:
     """The rewards of a plan over the rows of these splits; None where it has none.
 
-    Raises RequestError for a formula or a place that no grader can fill, and for rows that lack what is asked for.
+    Raises RequestError for a formula or a place that no grader can fill, and for rows that lack a required field.
     """
     from luthier.ml.evaluation.graders import fields_of
     from luthier.ml.evaluation.rewards import Rewards
@@ -127,7 +127,7 @@ def _refuse_lost(example: Example, item: Mapping[str, Any], wanted: set[str], ne
     if needs_answer and example.reference is None:
         raise RequestError(
             f"objective.rewards compare with the row's own answer, but that of {example.id} is only tool calls",
-            expected="rows with an answer in words, or rewards that need none",
+            expected="rows with a text answer, or rewards that need none",
             do="take such rows out",
         )
     if lost := sorted(wanted - set(item)):
@@ -169,7 +169,7 @@ def find_teacher(
     # By run, where one has made it: the plan must mean the same weights once a deployment routes elsewhere.
     name, run_id = model.name, model.run_id
     candidate = find_candidate(context, name)
-    # The dearest mistake: with other ids, the run would learn noise without any error.
+    # The most expensive mistake: with other ids, the run would learn noise without any error.
     _refuse_other_tokens(candidate, template)
     longest = max(split.profile.max_tokens for split in splits)
     if longest > candidate.context_length_tokens:
@@ -180,7 +180,7 @@ def find_teacher(
             do=f"set training.max_length_tokens: {candidate.context_length_tokens} with training.on_overlong: "
             "truncate, or choose another teacher",
         )
-    # A run is asked as it was trained; a plain base has no habits, so it is written to like the student.
+    # A run is prompted as in its training; a plain base is prompted like the student.
     candidate = _as_student(candidate, recipe) if run_id is None else candidate
     structure = read_structure(candidate.model_path)
     asked = recipe.training.precision if recipe.training else None
@@ -248,7 +248,7 @@ def _trained_otherwise(plan: Plan) -> str | None:
 
 
 def refuse_another_teacher(before: TeacherPlan, now: TeacherPlan | None) -> None:
-    """Raise ConflictError where the teacher of a run that goes on is not the one that it began with."""
+    """Raise ConflictError where the teacher of a resumed run is not the one that it began with."""
     # By digests: the same name may stand for other weights today.
     then, today = (before.sha256, before.adapter_sha256), now and (now.sha256, now.adapter_sha256)
     if then != today:
@@ -256,15 +256,15 @@ def refuse_another_teacher(before: TeacherPlan, now: TeacherPlan | None) -> None
             f"the teacher {before.name} has changed since the run began",
             expected=f"weights with digest {before.sha256[:12]}"
             + (f" and an adapter with {before.adapter_sha256[:12]}" if before.adapter_sha256 else ""),
-            do="put the teacher back as it was, or start a new run",
+            do="restore the teacher, or start a new run",
         )
 
 
 def ask_teacher(prepared: Prepared, hooks: Hooks) -> TrainResult | None:
-    """Have the teacher of a run look at every row, as far as it has not; None where training may begin.
+    """Run the teacher over the rows that are missing; None where training may begin.
 
-    It is in memory alone: the student is loaded when it has gone. A signal or the budget stops it between two batches,
-    and the result then says why; what it said so far is kept.
+    The student is loaded after the teacher is freed. A signal or the budget stops it between two batches,
+    and the result then gives the reason; finished rows are kept.
     """
     from luthier.ml.training.objectives import distillation
 
@@ -277,10 +277,10 @@ def ask_teacher(prepared: Prepared, hooks: Hooks) -> TrainResult | None:
     rows = [row for unit in units for row in unit]
     folder = hooks.folder / distillation.FOLDER
     notice = (
-        "asking the teacher stops with the batch under way; what it said is kept, and the run is paused; go on with "
+        "the teacher stops after the current batch; finished rows are kept, and the run is paused; resume with "
         f"`luthier train --resume {hooks.folder.name}`. {AGAIN}"
     )
-    # Only one listens for signals: where the caller does, its check is asked.
+    # Only one handles signals: where the caller does, its check is used.
     listening = stop_signals(lambda: notice) if hooks.stop_requested is None else None
     with listening or nullcontext(hooks.stop_requested or (lambda: None)) as stop_requested:
         stop = stop_check(hooks.meter, stop_requested)

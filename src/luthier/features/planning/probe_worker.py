@@ -103,7 +103,7 @@ def run(plan_document: dict[str, Any], steps: list[Any], step_done: Callable[[],
 
 
 def _make_torch_ready() -> None:
-    """What must be said before torch is loaded."""
+    """Settings that must be made before torch is loaded."""
     from luthier.core.system.process_setup import keep_few_kernels, keep_products_exact
 
     keep_few_kernels()
@@ -132,7 +132,7 @@ def _load_what_a_run_loads(model_path: str) -> None:
     import luthier.ml.evaluation.few_shot
     import luthier.ml.inference.models.sources  # noqa: F401
 
-    # By its name: planning lies below runs, and may not import it.
+    # By its name: planning is below runs, and may not import it.
     import_module("luthier.features.runs.store")
     from luthier.ml.inference.models.chat_template import ChatTemplate
     from luthier.ml.inference.models.structure import read_structure
@@ -169,7 +169,7 @@ class _Given:
 def _made_up(
     steps: list[Any], vocabulary: int, objective: ObjectivePlan
 ) -> tuple[list[tuple[TokenisedExample, ...]], _Given]:
-    """Units of random tokens, the last of each learned, as many as asked for; those of a batch begin alike if asked."""
+    """Units of random tokens, the last of each learned, as many as requested; those of a batch may share a prefix."""
     import random
     from array import array
 
@@ -187,7 +187,7 @@ def _made_up(
         for beginnings, rows in step:
             first = len(units)
             shared_tokens[first] = tuple(beginnings)
-            # Without beginnings one empty list stands for all rows.
+            # Without prefixes one empty list represents all rows.
             shared = [array("i", (draw.randrange(vocabulary) for _ in range(num))) for num in beginnings or [0]]
             made_up = []
             for number, (num_tokens, num_learned) in enumerate(rows):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _FORMAT = 1
 _NUM_KEPT = 12
-"""Older measurements give way: the machine of today is what counts, and a fit needs few."""
+"""Older measurements are dropped: only the present machine counts, and a fit needs few."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class ProbeKey:
     num_threads: int
 
     def as_json(self) -> dict[str, Any]:
-        """The key as it stands in the file."""
+        """The key as in the file."""
         return {
             "device": self.device,
             "torch_version": self.torch_version,
@@ -63,7 +63,7 @@ class ProbeStore:
         self.folder = folder
 
     def path(self, key: ProbeKey) -> Path:
-        """Where the measurements of a key lie."""
+        """Where the measurements of a key are."""
         return self.folder / f"{sha256_document(key.as_json())[:24]}.json"
 
     def read(self, key: ProbeKey) -> tuple[Measurement, ...]:
@@ -89,7 +89,7 @@ class ProbeStore:
         except UnreadableProbeError:
             before = ()
         new = [m.workload for m in measurements]
-        # No lock: two probes at once may lose one measurement, which the next probe makes again.
+        # No lock: two concurrent probes may lose one measurement, which the next probe makes again.
         kept = [*(m for m in before if m.workload not in new), *measurements][-_NUM_KEPT:]
         self.folder.mkdir(parents=True, exist_ok=True)
         document = {"format": _FORMAT, "key": key.as_json(), "measurements": _adapter().dump_python(kept, mode="json")}
@@ -156,10 +156,10 @@ ProbeStep = Sequence[ProbeBatch]
 def probe(context: Context, prepared: Prepared) -> Calibration:
     """Run a few steps of a plan on this machine, keep what they took, and fit the cost model to all that is kept.
 
-    The step with the run's largest micro-batch warms up and comes once more at the end; between lie the run's smaller,
+    The step with the run's largest micro-batch warms up and is repeated at the end; between are the run's smaller,
     middle and larger ones. Nothing is saved of what they train.
 
-    Raises WorkError where the steps do not run to their end, with what the child process said.
+    Raises WorkError where the steps do not finish, with the output of the child process.
     """
     from luthier.ml.inference.models.structure import read_structure
     from luthier.ml.planning import predict
@@ -174,7 +174,7 @@ def probe(context: Context, prepared: Prepared) -> Calibration:
             steps = probe_steps(prepared, shares_prefix=plan.training.shared_prefix)
             measured = measure(plan, structure, device, steps, context.progress)
             break
-        except _RefusedError as error:  # a run of this model goes on without it, and so does the probe
+        except _RefusedError as error:  # a run of this model continues without it, and so does the probe
             plan = plan.model_copy(update={"training": plan.training.model_copy(update={error.setting: False})})
     store = ProbeStore(context.settings.probes_folder)
     return predict.fit(device, undisturbed(store.add(key_of(device, prepared.plan), [measured]), None))
@@ -183,7 +183,7 @@ def probe(context: Context, prepared: Prepared) -> Calibration:
 def stored(context: Context, device: Device, plan: Plan, *, tell: Tell | None = None) -> Calibration | None:
     """The calibration that earlier probes on this machine speak for; None where none has run for this device.
 
-    tell: is told of a file that cannot be used, which is then ignored; a Python warning where it is None.
+    tell: called about a file that cannot be used, which is then ignored; a Python warning where it is None.
     """
     from luthier.ml.planning import predict
 
@@ -200,14 +200,14 @@ def stored(context: Context, device: Device, plan: Plan, *, tell: Tell | None = 
 
 
 def undisturbed(found: Sequence[Measurement], tell: Tell | None) -> Sequence[Measurement]:
-    """The measurements of a quiet machine where there are some; else all, and `tell` hears that they were disturbed."""
+    """The measurements of an idle machine where there are some; else all, and `tell` reports the disturbance."""
     from luthier.ml.planning.hardware import QUIET_CORES
 
     quiet = [measured for measured in found if measured.busy_cores <= QUIET_CORES]
     if not quiet and tell is not None:
         least = min(measured.busy_cores for measured in found)
         tell(
-            f"the probe ran beside other processes that used {least:.1f} cores or more: its times may be too long; "
+            f"the probe ran while other processes used {least:.1f} cores or more: its times may be too long; "
             "probe again with --probe once they are done"
         )
     return quiet or found
@@ -270,7 +270,7 @@ def measure(
 ) -> Measurement:
     """Run steps of these shapes by a plan's settings in a child process; the first warms up and is not timed.
 
-    Raises WorkError where the child does not come to its end.
+    Raises WorkError where the child does not finish.
     """
     from luthier.ml.planning.batch_shapes import batches_of
     from luthier.ml.planning.hardware import OtherProcesses
@@ -307,7 +307,7 @@ def _weight(batch: ProbeBatch) -> float:
 
 
 class _RefusedError(Exception):
-    """The model computes something else with a setting of training, whose name this is: a run goes on without it."""
+    """The model computes something else with a setting of training, whose name this is: a run continues without it."""
 
     def __init__(self, setting: str) -> None:
         super().__init__(setting)
@@ -322,7 +322,7 @@ def _run_child(plan: Plan, steps: Sequence[ProbeStep], progress: Progress) -> di
         except ChildEndedError as error:
             raise WorkError(
                 "\n    ".join(
-                    [f"the probe's process ended with exit code {error.returncode}; it said:", *error.log_lines]
+                    [f"the probe's process ended with exit code {error.returncode}; its output:", *error.log_lines]
                 ),
                 expected="a few steps of the plan that run to their end",
                 do="exit code -9 means that memory ran out: lower training.micro_batch_tokens; or plan without --probe",

@@ -57,7 +57,7 @@ def quote_of(
     from luthier.ml.planning.devices import alternatives_to, load_prices
     from luthier.ml.planning.quote import make_quote
 
-    # Needed whatever is asked for: probes and the load are those of this machine.
+    # Always needed: probes and the load are those of this machine.
     here, notes = device_for(context, None), list[str]()
     device = here if on is None else device_for(context, on)
     # A probe runs real steps, which no other machine can do from here.
@@ -157,7 +157,7 @@ def compare_options(
 
 
 def device_for(context: Context, name: str | None) -> Device:
-    """The device of a name, or of this machine where there is none. Raises RequestError for one that nobody knows."""
+    """The device of a name, or of this machine where there is none. Raises RequestError for an unknown one."""
     from luthier.ml.planning.devices import device_of, this_machine
     from luthier.platform.home.hardware_benchmark import hardware_of
 
@@ -178,7 +178,7 @@ def workloads_of(prepared: Prepared, here: Device) -> Callable[[Device], Workloa
     def on(device: Device) -> Workload:
         # A device without a row in a step would be paid for and wait.
         refuse_idle_devices(min(plan.training.global_batch_size, plan.data.train.num_examples), device)
-        # Many devices cut the steps alike, and counting the batches is the slow part of a comparison.
+        # Many devices cut the steps in the same way, and counting the batches is the slow part of a comparison.
         key = (_micro_batch_tokens(prepared, device), device.num_devices, packs_on(plan, device))
         if key not in known:
             known[key] = exact_batches(prepared, micro_batch_tokens=key[0], num_devices=key[1], packs=key[2])
@@ -236,7 +236,7 @@ def _drawn_batches(
 
 
 def _num_learned(prepared: Prepared, units: Sequence[Sequence[TokenisedExample]]) -> int:
-    """Tokens of all rows at which a loss is computed: the learned ones, and what ORPO looks at beside them."""
+    """Tokens of all rows at which a loss is computed: the learned ones, and what ORPO uses in addition."""
     learned = sum(row.num_trained_tokens for unit in units for row in unit)
     if prepared.plan.objective.nll_over == "all":
         # ORPO adds the likelihood of the whole chosen row; its first token has nothing before it to be predicted from.
@@ -270,7 +270,7 @@ def save_quote(
         return f"no prediction: {error.came}"
     folder = context.settings.run_folder(run_id)
     folder.mkdir(parents=True, exist_ok=True)
-    with suppress(StorageFullError):  # the run's own first file tells of it, and closes its record
+    with suppress(StorageFullError):  # the run's own first file reports it, and closes its record
         replace_text(folder / QUOTE_NAME, quote.model_dump_json(indent=1) + "\n")
     return quote
 
@@ -284,7 +284,7 @@ def load_quote(context: Context, run_id: str) -> Quote | None:
 
 
 def forecast_of_run(context: Context, record: RunRecord) -> Forecast | None:
-    """What was predicted of a run beside what it took; None where no prediction was kept."""
+    """The prediction of a run and its actual cost; None where no prediction was stored."""
     from luthier.ml.charts.forecast import forecast_of
 
     validations = context.runs.of_kinds(record.run_id, ["validation"])
@@ -292,7 +292,7 @@ def forecast_of_run(context: Context, record: RunRecord) -> Forecast | None:
 
 
 def _micro_batch_tokens(prepared: Prepared, device: Device) -> int:
-    """The budget that was asked for, or what the plan would have taken on that device."""
+    """The requested budget, or what the plan would have taken on that device."""
     from luthier.ml.planning.hypothetical_run import usual_micro_batch_tokens
 
     plan = prepared.plan
@@ -345,9 +345,9 @@ def estimate_quote(
 ) -> Quote:
     """The price, time and memory of a described run of a model on a device, part by part.
 
-    model: a folder in which config.json lies; weights are not needed. on: `cpu` or NAME[:COUNT]. prices: None takes the
-    table that is shipped. Where the run does not fit as it is, the fastest way that trains the same is priced, and the
-    quote's notes say what was changed; where none fits, the quote says so and what would.
+    model: a folder with config.json; weights are not needed. on: `cpu` or NAME[:COUNT]. prices: None takes the
+    table that is shipped. Where the run does not fit unchanged, the fastest way that trains the same is priced, and the
+    quote's notes say what was changed; where none fits, the quote says what would.
 
     Raises ModelSourceError for a folder without a config that can be read, RequestError for an unknown device, a device
     without a price, and numbers that no run has, RecipeError for a rank above that of a matrix.
@@ -441,6 +441,6 @@ def _head_advice(prepared: Prepared, structure: Structure, device: Device) -> tu
     took = [figures.with_spaces(figures.duration(value)) for value in (reading, writing)]
     return (
         f"the answers are {len(labels)} labels: with objective {{name: classify}} the tuned model reads each of the "
-        f"{judging.num_rows:,} judged rows once and writes nothing, about {took[0]} instead of {took[1]}, and gives a "
-        "probability for each label (docs/heads.md)",
+        f"{judging.num_rows:,} evaluated rows once and writes nothing, about {took[0]} instead of {took[1]}, and gives "
+        "a probability for each label (docs/heads.md)",
     )

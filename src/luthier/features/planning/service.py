@@ -2,7 +2,7 @@
 
 The plan describes the splits as they were read, rows that two of them share, and the proved split that the files belong
 to. Files are matched with a proof by their digests, never by their names: a split made by the command line has its
-`split.json` beside its files, one made by a server is kept in the database with the versions of the datasets.
+`split.json` next to its files, one made by a server is kept in the database with the versions of the datasets.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ def data_plan(recipe: Recipe, splits: dict[Split, PreparedSplit], template_day: 
         leakage = leaked_ids(seen, held_out.examples)
         if leakage.exact and not recipe.data.allow_leakage:
             raise LeakageError(
-                f"{len(leakage.exact):,} of {len(held_out.examples):,} held-out rows also stand in the training rows",
-                expected="no held-out row that the model is trained on: it would be judged on what it has seen",
-                do="take them out of one of the two files, or set data.allow_leakage: true (the verdict will say so)",
+                f"{len(leakage.exact):,} of {len(held_out.examples):,} held-out rows are also in the training rows",
+                expected="no held-out row that the model is trained on: it would be evaluated on what it has seen",
+                do="take them out of one of the two files, or set data.allow_leakage: true (the verdict will note it)",
                 problems=leakage.exact,
             )
         num_leaked, num_same_prompt = len(leakage.exact), len(leakage.same_prompt)
@@ -114,12 +114,12 @@ def _documents(context: Context, data: DataPlan) -> Iterator[dict[str, Any]]:
     train = Path(data.train.file)
     beside = train.parent / _SUMMARY
     try:
-        # A bound: any file of that name may lie there, and it is read into memory whole.
+        # A bound: any file of that name may be there, and it is read into memory whole.
         if beside.is_file() and beside.stat().st_size <= _MAX_SUMMARY_BYTES:
             yield json.loads(beside.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         pass  # unreadable: it proves nothing
-    # Only files that this home has laid out can be of its datasets: a plan of others needs no database.
+    # Only local copies made by this home can be of its datasets: a plan of others needs no database.
     settings = context.settings
     if any(train.is_relative_to(folder) for folder in (settings.file_cache_folder, settings.jobs_folder)):
         yield from context.datasets.splits_of(data.train.sha256)
@@ -149,7 +149,7 @@ def make_plan(context: Context, recipe: Recipe, *, base_dir: Path, prices: Path 
 
     Args:
         context: The home.
-        recipe: What is asked.
+        recipe: The request.
         base_dir: From which its relative paths count.
         prices: A file whose entries replace those of the price table.
 
@@ -232,7 +232,7 @@ def prepare(
 def prepare_again(
     context: Context, plan: Plan, *, ready: Prepared | None = None, data_loader: TrainingDataLoader | None = None
 ) -> Prepared:
-    """The data and model of a run once more, for a resume.
+    """The data and model of a run again, for a resume.
 
     Args:
         context: The home.
@@ -242,14 +242,14 @@ def prepare_again(
 
     Raises:
         ConflictError: The model, the rows or the teacher are not those that the run began with.
-        NotFoundError: A file or the base model is gone.
+        NotFoundError: A file or the base model is missing.
     """
     from luthier.features.planning.objective_inputs import refuse_another_teacher
 
-    # a budget of its own is checked elsewhere: what is left of it counts now, not what it was
+    # its budget is checked elsewhere: what is left of it counts now, not what it was
     recipe = plan.recipe.model_copy(update={"budget": None})
     if recipe.evaluation is not None:
-        # A reference run or a reflection model that is gone does not keep this one from being trained to its end.
+        # A missing reference run or reflection model does not keep this one from being trained to its end.
         asked = recipe.evaluation.model_copy(update={"reference_run": None, "optimised_prompt": None})
         recipe = recipe.model_copy(update={"evaluation": asked})
     again = ready or prepare(context, recipe, base_dir=Path(), data_loader=data_loader)
@@ -302,7 +302,7 @@ def _refuse_changed(plan: Plan, model: LocalModel, found: Mapping[Split, Dataset
             raise ConflictError(
                 f"{split} file {before.file} has changed since the run began",
                 expected=f"content with digest {before.sha256[:12]}",
-                do="put the file back as it was, or start a new run",
+                do="restore the file, or start a new run",
             )
 
 
@@ -332,12 +332,12 @@ def _refuse_unknown_tokens(splits: Mapping[Split, PreparedSplit], template: Chat
 
 
 def _refuse_one_kind(train: PreparedSplit) -> None:
-    """Rows that are all wanted, or all not, teach no difference."""
+    """Rows that are all desired, or all undesired, teach no difference."""
     kinds = {row.is_wanted for row in train.tokenised}
     if kinds in ({True}, {False}):
         raise DataError(
             f"all {train.profile.num_examples:,} training rows of {train.profile.file} have label {kinds.pop()}",
-            expected="completions that are wanted and others that are not",
+            expected="desired completions and undesired ones",
             do="add rows of the other label; to learn good answers alone, use objective sft and map "
             "completion=completion",
         )

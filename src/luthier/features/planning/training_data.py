@@ -68,7 +68,7 @@ def load_replay(recipe: Recipe, base_dir: Path, spill: Spill | None = None) -> d
     if held_out is not None and recipe.data.held_out is None:
         raise RecipeError(
             f"data.replay.held_out is {held_out}, but the recipe names no held-out rows of the task",
-            expected="data.held_out, since what is forgotten is measured when the run is judged",
+            expected="data.held_out, since what is forgotten is measured when the run is evaluated",
             do="add data.held_out, or remove data.replay.held_out",
         )
     if held_out is None and recipe.data.held_out is not None:
@@ -117,10 +117,10 @@ def replay_plan(recipe: Recipe, splits: Mapping[Split, PreparedSplit]) -> Replay
         leakage = leaked_ids(chained(train.examples, general), held_out.examples).exact
         if leakage and not recipe.data.allow_leakage:
             raise LeakageError(
-                f"{len(leakage):,} of {len(held_out.examples):,} held-out general rows also stand in rows that are "
+                f"{len(leakage):,} of {len(held_out.examples):,} held-out general rows are also in rows that are "
                 "trained on",
                 expected="general rows that training never sees, to measure what is forgotten",
-                do="take them out of one of the two files, or set data.allow_leakage: true (the report will say so)",
+                do="take them out of one of the two files, or set data.allow_leakage: true (the report will note it)",
                 problems=leakage,
             )
         num_leaked = len(leakage)
@@ -137,7 +137,7 @@ def replay_plan(recipe: Recipe, splits: Mapping[Split, PreparedSplit]) -> Replay
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The examples of one split, and the file they came from. planted: canaries beside them."""
+    """The examples of one split, and the file they came from. planted: canaries with them."""
 
     source: LoadedFile
     path: Path
@@ -378,7 +378,7 @@ def tokenise(
 ) -> PreparedSplit:
     """Tokens and profile of one split.
 
-    Held-out rows are judged, not trained, so they may fill the whole context; they are never truncated, since a cut
+    Held-out rows are evaluated, not trained, so they may fill the whole context; they are never truncated, since a cut
     answer cannot be compared: where the recipe says truncate, a held-out row over the context is dropped and counted.
     """
     from luthier.ml.data.tokenise.tokenised_cache import TokenisedCache
@@ -451,7 +451,7 @@ def _marked(split: Split, part: Part, made: Tokenised, head: TaskHead | None) ->
 
 
 def _learning(recipe: Recipe, split: Split) -> Learning:
-    """What is learned beside the answers. What draws answers of its own needs the prompts of inference, and no more."""
+    """What is learned besides the answers. Methods that sample answers need only the prompts of inference."""
     from luthier.ml.data.tokenise.loss_mask import Learning
     from luthier.ml.training.objectives.rules import rules_of
 

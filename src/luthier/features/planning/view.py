@@ -35,7 +35,7 @@ _BAR_WIDTH: Final = 320.0
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One thing that a run takes. value, low, high: in words; low and high are those of its interval."""
+    """One item of a run's cost. value, low, high: as text; low and high are those of its interval."""
 
     name: str
     value: str
@@ -139,7 +139,7 @@ def shown(value: Any) -> str:
     """A value of a plan in a few characters: numbers as people write them, lists with commas."""
     if value is None:
         return "none"
-    # Before int, of which bool is a subclass.
+    # Before int, since bool is a subclass of it.
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
@@ -152,12 +152,12 @@ def shown(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {shown(inner)}" for name, inner in value.items())
     text = str(value)
-    # Long texts are digests and chat templates, of which the beginning is enough to tell them apart.
+    # Long texts are digests and chat templates, of which the beginning is enough to distinguish them.
     return text if len(text) <= 60 else f"{text[:12]}…"
 
 
 def range_of(document: dict[str, Any], name: str, words: Any, factor: float = 1.0) -> tuple[str, str, str]:
-    """A predicted figure and the ends of its interval, in words; all empty where it is not known."""
+    """A predicted figure and the ends of its interval, as text; all empty where it is not known."""
     keys = (name, f"{name}_low", f"{name}_high")
     found = [document[key] for key in keys if document.get(key) is not None]
     # A figure without its interval would look like one that is exactly known.
@@ -192,7 +192,7 @@ def _why(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def format_money(value: float) -> str:
-    """US dollars; below a cent nobody counts."""
+    """US dollars, rounded to cents."""
     return usd(value) if value >= 0.01 else "under 1 cent"
 
 
@@ -227,7 +227,7 @@ def _time_note(predicted: dict[str, Any]) -> str:
     busy = ""
     if load is not None and load["slowdown"] > 1:
         busy = f"other processes use {load['busy_cores']:.1f} of {load['num_cores']} cores now"
-    return "; ".join(part for part in (judged or "training, nothing is judged", busy) if part)
+    return "; ".join(part for part in (judged or "training, nothing is evaluated", busy) if part)
 
 
 def _kwh(value: float) -> str:
@@ -275,11 +275,11 @@ def _row_warnings(data: dict[str, Any]) -> list[str]:
     if data["held_out"] is None:
         told.append("no held-out rows: the run ends without a verdict on whether it was worth it")
     if data["num_leaked"]:
-        told.append(f"{data['num_leaked']:,} held-out rows also stand in the training rows")
+        told.append(f"{data['num_leaked']:,} held-out rows are also in the training rows")
     if data["num_same_prompt"]:
         told.append(f"{data['num_same_prompt']:,} held-out rows share their prompt with training rows")
     if data["num_validation_leaked"]:
-        told.append(f"{data['num_validation_leaked']:,} validation rows also stand in the training rows")
+        told.append(f"{data['num_validation_leaked']:,} validation rows are also in the training rows")
     for split in ("train", "validation", "held_out"):
         if (profile := data[split]) is None:
             continue

@@ -36,11 +36,11 @@ class PlaygroundModel(FrozenModel):
     """A model or run by its name.
 
     Attributes:
-        name: By which it is asked.
+        name: Its name in requests.
         kind: Its group, in the plural.
-        note: A hint beside the name.
-        run_id: The run that made a tuned model, and is then not listed beside it.
-        has_task_head: Whether it writes no text, and has a form of its own.
+        note: A hint next to the name.
+        run_id: The run that made a tuned model, and is then not listed separately.
+        has_task_head: Whether it writes no text, and has its own form.
     """
 
     name: str
@@ -118,7 +118,7 @@ class Turn(FrozenModel):
 
     Attributes:
         role: Who says it.
-        content: What is said.
+        content: The text.
         facts: Of an answer, its tokens and times, as text.
         exchange_id: Of an answer, its id in the traffic log.
         thumb: That was given to an answer.
@@ -149,7 +149,7 @@ class Side:
         return json.dumps([turn.model_dump() for turn in self.turns])
 
     def ask_next(self, message: str) -> None:
-        """Say something; a question that was never answered gives way to it."""
+        """Add a message; it replaces a question that was never answered."""
         # Its model had failed; two questions in a row would not fit the chat template.
         if self.turns and self.turns[-1].role == "user":
             self.turns.pop()
@@ -163,11 +163,11 @@ class Side:
 
 
 def sides_of(form: FormData) -> list[Side]:
-    """The models and what was said with each. Raises RequestError."""
+    """The models and the conversation with each. Raises RequestError."""
     # A field may come as a file, which is not text.
     models = [text for text in form.getlist("model") if isinstance(text, str)][:MAX_SIDES]
     talks = [text for text in form.getlist("talk") if isinstance(text, str)][:MAX_SIDES]
-    # A side that has said nothing yet may have no field.
+    # A side without messages may have no field.
     talks += ["[]"] * (len(models) - len(talks))
     return [Side(model, _turns(stream)) for model, stream in zip(models, talks, strict=False)]
 
@@ -184,7 +184,7 @@ def text_of(form: FormData, name: str, default: str = "") -> str:
 
 
 def request_of(settings: Mapping[str, str], turns: Sequence[Turn]) -> TextRequest:
-    """What the model is asked. Raises RequestError for a setting that cannot be."""
+    """The request to the model. Raises RequestError for an invalid setting."""
     seed = settings["seed"].strip()
     sampling = Sampling(
         temperature=_number(settings, "temperature", 0, 2),
@@ -238,7 +238,7 @@ def _number(settings: Mapping[str, str], name: str, low: float, high: float, *, 
         found = float(int(text)) if is_whole else float(text)
     except (ValueError, OverflowError):
         found = float("nan")
-    # No comparison is true of NaN, so a text that is no number is refused here, too.
+    # No comparison is true of NaN, so a text that is not a number is refused here, too.
     if not low <= found <= high:
         what = "a whole number" if is_whole else "a number"
         raise RequestError(
@@ -273,7 +273,8 @@ async def written(context: Context, caller: Caller, model: str, asked: TextReque
     """An answer as lines of JSON; the first comes when the ask was taken, and before it a LuthierError may.
 
     {"kind": "asked"}, {"kind": "started"}, {"kind": "thought", "text"}, {"kind": "text", "text"}, then
-    {"kind": "ended", "facts", "exchange"} or {"kind": "failed", "error"}. Whoever stops reading stops the model.
+    {"kind": "ended", "facts", "exchange"} or {"kind": "failed", "error"}. The model stops when the reader stops
+    reading.
     """
     stream = CompletionStream(context, caller, [asked], model=model)
     try:
@@ -300,7 +301,7 @@ async def written(context: Context, caller: Caller, model: str, asked: TextReque
 
 
 async def whole(request: Request, context: Context, caller: Caller, model: str, asked: TextRequest) -> Turn | None:
-    """An answer, once it has ended; None where the reader has gone. Raises LuthierError."""
+    """An answer, once it has ended; None where the reader is gone. Raises LuthierError."""
     stream = CompletionStream(context, caller, [asked], model=model, hears_pieces=False)
     try:
         await stream.begin(lambda: route_to(context, caller, model, [asked]))
@@ -345,7 +346,7 @@ def _facts(stream: CompletionStream) -> str:
 
 
 def _options(stream: CompletionStream) -> str:
-    """The template options that the model was trained with, and so was asked with; shortened where they are long."""
+    """The template options that the model was trained with, and so is prompted with; shortened where they are long."""
     options = dict(stream.answer.routed.served.template_options) if stream.answer.routed else {}
     words = ", ".join(f"{name}={json.dumps(value)}" for name, value in options.items())
     return f" · {words if len(words) <= _MAX_CHARACTERS else words[:_MAX_CHARACTERS] + '…'}" if words else ""

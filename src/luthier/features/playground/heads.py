@@ -42,7 +42,7 @@ class HeadForm(FrozenModel):
     """What was entered.
 
     Attributes:
-        model: By which name it is asked.
+        model: Its name in requests.
         text: What is read; of models that search the query.
         system: Instructions before the text.
         documents: Of models that search: the documents, as `documents_of` separates them.
@@ -119,7 +119,7 @@ def _found(context: Context, caller: Caller, name: str) -> tuple[Routed, TaskHea
         raise ConflictError(
             f"{name} has made no model that can be asked",
             expected="a run that has succeeded",
-            do="see its page, and go on with it",
+            do="see its page, and resume it",
         ) from None
     except ModelSourceError:
         raise ModelSourceError(
@@ -201,7 +201,7 @@ def _labels(head: TaskHead, outputs: Sequence[float], num_tokens: int) -> HeadAn
         for n in order[:_MAX_LINES]
     ]
     if head.is_multi_label:
-        note = f"Each label has a probability of its own; it is given from {head.threshold:.0%} on."
+        note = f"Each label has its own probability; it is given from {head.threshold:.0%} on."
     else:
         note = "The probabilities of all labels add up to 100%."
     title = ", ".join(given) or f"No label: none has a probability of {head.threshold:.0%} or more"
@@ -215,7 +215,7 @@ def _number(head: TaskHead, outputs: Sequence[float], num_tokens: int) -> HeadAn
         return HeadAnswer("regress", title, (), 0, "", num_tokens)
     note = "The bar goes from the smallest to the largest number of the training rows."
     if not low <= value <= high:
-        note = "It lies outside the numbers of the training rows, which the bar covers: it may be far off."
+        note = "It is outside the range of the training rows, which the bar covers: it may be far off."
     share = min(1.0, max(0.0, (value - low) / (high - low)))
     line = HeadLine(f"{low:,g} to {high:,g} in the training rows", title, share)
     return HeadAnswer("regress", title, (line,), 0, note, num_tokens)

@@ -1,4 +1,4 @@
-"""/playground: chat with one model or two side by side, and keep what they should have said as test cases.
+"""/playground: chat with one model or two side by side, and store corrected answers as test cases.
 
 /playground/head: the form of a model with a task head.
 """
@@ -84,14 +84,14 @@ def show(
 ) -> Response:
     """A new conversation, with the models that the address names."""
     models = list_playground_models(context, caller)
-    # A conversation goes on: the form was sent by POST, and this is the page it was led to.
+    # A conversation continues: the form was sent by POST, and this is the page of the redirect.
     if (said := shown_once(request).take(request).get("said")) is not None:
         return _page(request, models, said)
     # Other pages link here by run, and people by name.
     known = {one.run_id: one.name for one in models if one.run_id} | {one.name: one.name for one in models}
     # The address is anybody's text, and is shown again where it names no model.
     wanted = [name[:1024] for name in model or [] if name][:MAX_SIDES]
-    # Pages link here whatever a model gives.
+    # Pages link here for models of any kind.
     if wanted and wanted[0] not in known and _has_form_of_its_own(context, caller, wanted[0]):
         return redirect(request, _head_address(wanted[0]))
     chosen = [known[name] for name in wanted if name in known] or [one.name for one in models[:1]]
@@ -234,8 +234,8 @@ def save(request: Request, context: HomeContext, caller: Trainer, form: Sent) ->
 
 @router.post("/feedback")
 def give(request: Request, context: HomeContext, caller: Asker, form: Sent) -> Response:
-    """Keep a thumb or a correction of an answer, said by who is signed in; for scripts the answer is JSON."""
-    # The same address serves the page without scripts, which wants to be led on.
+    """Store a thumb or a correction of an answer, by the signed-in user; for scripts the answer is JSON."""
+    # The same address serves the page without scripts, which needs a redirect.
     is_script = "application/json" in request.headers.get("accept", "")
     shown = _Shown([Side()], settings_of(form), text_of(form, "message"), text_of(form, "cases", DEFAULT_NAME))
     try:
@@ -256,7 +256,7 @@ def give(request: Request, context: HomeContext, caller: Asker, form: Sent) -> R
 
 
 def _lead(request: Request, shown: _Shown) -> Response:
-    """To the page with what was said: a reload asks nothing again, and keeps nothing twice."""
+    """Redirect to the page with the conversation: a reload sends nothing again, and stores nothing twice."""
     return redirect(request, shown_once(request).put(request, "/playground", {"said": shown}))
 
 
@@ -267,29 +267,27 @@ def _say(sides: Sequence[Side], message: str, *, is_again: bool) -> list[Side]:
     if is_again:
         ready = [side for side in sides if side.ask_again()]
         if not ready:
-            raise RequestError("nothing was asked yet", expected="a question", do="write a message first")
+            raise RequestError("there is no question yet", expected="a question", do="write a message first")
         return ready
     if not message.strip():
-        raise RequestError("an empty message", expected="a question, or something to go on with", do="write a message")
+        raise RequestError("an empty message", expected="a question, or a text to continue", do="write a message")
     for side in sides:
         side.ask_next(message)
     return list(sides)
 
 
 def _said_of(shown: _Shown, form: FormData, caller: Caller) -> tuple[str, FeedbackInput]:
-    """Which thumb an answer has, and what is said of it. A correction keeps the thumb that was given before."""
+    """The thumb of an answer, and the comment on it. A correction keeps the thumb that was given before."""
     word, _, place = text_of(form, "said").partition(":")
     side, turn = _place_of(shown, place)
     answer = side.turns[turn]
     if word not in ("up", "down", "correct") or not answer.exchange_id:
-        raise RequestError("nothing to be said", expected="an answer of this page", do="use the buttons of an answer")
+        raise RequestError("no feedback given", expected="an answer of this page", do="use the buttons of an answer")
     thumb: Thumb | None = word if word in ("up", "down") else answer.thumb or None  # type: ignore[assignment]
     # Fields of a form have no colon in their names.
     correction = text_of(form, f"reference-{place.replace(':', '-')}") if word == "correct" else None
     if correction is not None and correction.strip() in ("", answer.content.strip()):
-        raise RequestError(
-            "a correction that says what the answer says", expected="what it should have said", do="write it first"
-        )
+        raise RequestError("a correction that equals the answer", expected="the correct answer", do="write it first")
     side.turns[turn] = answer.model_copy(update={"thumb": thumb or ""})
     return thumb or "", FeedbackInput(
         exchange_id=answer.exchange_id, thumb=thumb, correction=correction, author=caller.name
@@ -343,7 +341,7 @@ def _page(request: Request, models: Sequence[PlaygroundModel], shown: _Shown, *,
 
 
 def _pieces(text: str) -> list[tuple[bool, str]]:
-    """A text in pieces, each with whether it stood between code fences."""
+    """A text in pieces, each with whether it was between code fences."""
     pieces, at = [], 0
     for found in _FENCE.finditer(text):
         pieces += [(False, text[at : found.start()].strip("\n")), (True, found[1].rstrip("\n"))]

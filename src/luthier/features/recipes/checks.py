@@ -120,7 +120,7 @@ def check_options_are_read(options: Iterable[str], template: ChatTemplate, base_
             nearest = get_close_matches(name, known, 1)
             raise RecipeError(
                 f"data.template_options.{name}, which the chat template of {base_model} never reads",
-                expected=f"one of its own: {', '.join(known)}" if known else "none: this template has no options",
+                expected=f"one of these: {', '.join(known)}" if known else "none: this template has no options",
                 do=f"write {nearest[0]}" if nearest else "remove it: it would change nothing",
             )
 
@@ -144,7 +144,7 @@ def column_map(context: Context, systems: Sequence[str], file: Path, asked: Mapp
 
     Args:
         systems: models and runs; of the first run with a map it is taken where the file has its columns.
-        file: the rows. asked: the map that a person gave, which is taken as it is.
+        file: the rows. asked: the map that a person gave, which is used unchanged.
 
     Raises NotFoundError for an unknown run or file, DataError for a file that cannot be read.
     """
@@ -185,7 +185,7 @@ def map_of_runs(context: Context, run_ids: Sequence[str]) -> dict[str, str] | No
 
 
 def map_that_fits(mapping: Mapping[str, str], file: Path, whose: str) -> ColumnMap:
-    """A map where the first rows of a file have its columns; else none, and the note says so."""
+    """A map where the first rows of a file have its columns; else none, and the note states it."""
     from luthier.ml.data.rows.columns import columns_like
 
     columns = first_columns(file)
@@ -210,7 +210,7 @@ _MARKS = {True: "wanted", False: "not wanted"}
 
 
 def have_text_answers(examples: Sequence[Example]) -> bool:
-    """Whether outputs can be compared with the rows: each has a prompt and an answer in words."""
+    """Whether outputs can be compared with the rows: each has a prompt and an answer as text."""
     return all(example.prompt is not None and example.reference is not None for example in examples)
 
 
@@ -220,7 +220,7 @@ def are_pairs(examples: Sequence[Example]) -> bool:
 
 
 def usual_metrics(examples: Sequence[Example]) -> tuple[MetricName, ...]:
-    """What is measured where nobody named metrics: text and likelihood, or likelihood alone (see have_text_answers).
+    """The default metrics: text and likelihood, or likelihood alone (see have_text_answers).
 
     Of preference pairs, which side is likelier.
     """
@@ -234,7 +234,7 @@ def usual_metrics(examples: Sequence[Example]) -> tuple[MetricName, ...]:
 def check_metrics(metrics: Sequence[MetricName], examples: Sequence[Example]) -> None:
     """Raises RequestError for metrics that look at what the rows do not have, naming the first such row.
 
-    Unpaired rows cannot be judged at all: an answer that is marked as not wanted is none to be near to.
+    Unpaired rows cannot be evaluated at all: an answer that is marked as undesired is no reference.
     """
     from luthier.ml.evaluation.metrics.registry import load_metrics
 
@@ -247,7 +247,7 @@ def check_metrics(metrics: Sequence[MetricName], examples: Sequence[Example]) ->
     paired = sorted({m for m in metrics if any(d.needs == "pairs" for d in load_metrics([m]))})
     if paired and (single := next((e for e in examples if e.rejected is None), None)) is not None:
         raise RequestError(
-            f"{', '.join(paired)} asked for, but {single.id} has no rejected side",
+            f"{', '.join(paired)} requested, but {single.id} has no rejected side",
             expected="held-out rows that are preference pairs",
             do="ask for other metrics, or judge on pairs",
         )
@@ -257,14 +257,14 @@ def check_metrics(metrics: Sequence[MetricName], examples: Sequence[Example]) ->
         return
     kind = "plain text" if without.conversation is None else "a row whose answer is only tool calls"
     raise RequestError(
-        f"{', '.join(refused)} asked for, but {without.id} is {kind}",
-        expected="held-out rows with a prompt and an answer in words, or metrics of likelihood only",
+        f"{', '.join(refused)} requested, but {without.id} is {kind}",
+        expected="held-out rows with a prompt and an answer as text, or metrics of likelihood only",
         do="ask for perplexity and bits_per_byte, or name no metrics",
     )
 
 
 def good_enough_of(given: object) -> GoodEnoughRecipe | None:
-    """What is asked for, from a number or a mapping as a recipe has it; None stays None.
+    """The requirement, from a number or a mapping as in a recipe; None stays None.
 
     Raises:
         RequestError: it is neither, or there is no number in it.
@@ -290,14 +290,14 @@ def resolve_bar(
     *,
     file: Path | None = None,
 ) -> Bar | None:
-    """What a system has to reach on these rows to be good enough, with its metric named; None where nothing is asked.
+    """What a system has to reach on these rows to be good enough, with its metric named; None without a requirement.
 
     Args:
-        asked: what a person asked for; without a metric it is about the one that the verdict rests on.
+        asked: the requirement; without a metric it is about the one that the verdict rests on.
         metrics: what is measured.
-        examples: the rows that are judged.
-        train: the rows that were trained on, as far as they are known.
-        file: the file of the judged rows, for a bar that is the agreement of two people.
+        examples: the rows that are evaluated.
+        train: the rows that were trained on, if they are known.
+        file: the file of the evaluated rows, for a bar that is the agreement of two people.
 
     Raises:
         RequestError: the metric is not measured, its figure cannot be the value, or too few rows have two answers.
@@ -312,7 +312,7 @@ def resolve_bar(
     if name not in measured:
         needs_labels = "; macro_f1 is measured where all answers are labels" if name == "macro_f1" else ""
         raise RequestError(
-            f"good_enough asks for {asked.wanted} by {name}, which is not measured here",
+            f"good_enough requires {asked.wanted} by {name}, which is not measured here",
             expected=f"one of {', '.join(measured)}{needs_labels}",
             do="name one of these, or add the metric to evaluation.metrics (--metrics)",
         )
@@ -322,7 +322,7 @@ def resolve_bar(
     if not bounds.hold(asked.value):
         is_percent = (bounds.lower, bounds.upper) == (0.0, 1.0) and 1 < asked.value <= 100
         raise RequestError(
-            f"good_enough asks for {asked.value:g} by {name}",
+            f"good_enough requires {asked.value:g} by {name}",
             expected=f"a figure that it can have: {bounds.lower:g} to {bounds.upper:g}",
             do=f"write {asked.value / 100:g} for {asked.value:g}%" if is_percent else "correct the value",
         )
@@ -345,14 +345,14 @@ def _bar_of_people(asked: GoodEnoughRecipe, metric: str, examples: Sequence[Exam
     column = asked.agreement or ""
     if metric not in ACCURACIES:
         raise RequestError(
-            f"good_enough asks for {asked.wanted} by {metric}",
+            f"good_enough requires {asked.wanted} by {metric}",
             expected=f"a share of right answers: {', '.join(ACCURACIES)}",
             do="name one of these as good_enough.metric, and among the metrics",
         )
     agreed = agreed_rows(metric, column, examples, file)
     if len(agreed) < _MIN_TWICE:
         raise RequestError(
-            f"good_enough asks for {asked.wanted}, and {len(agreed)} of {len(examples)} judged rows have one there",
+            f"good_enough requires {asked.wanted}, and {len(agreed)} of {len(examples)} evaluated rows have one there",
             expected=f"at least {_MIN_TWICE} rows with the answers of two people",
             do=f"fill in column {column}, or ask for a figure: good_enough: 0.9",
         )
@@ -382,7 +382,7 @@ def agreed_rows(metric: str, column: str, examples: Sequence[Example], file: Pat
     if file is None or len(like) != 1:
         raise RequestError(
             f"good_enough.agreement: {column}, which {'no column' if not like else 'more than one column'} of the "
-            "judged rows is called",
+            "evaluated rows is called",
             expected=f"one of {', '.join(columns)}",
             do="name the column with a second person's answers",
         )
@@ -405,8 +405,8 @@ def label_metrics(
 
     Args:
         metrics: what is measured anyway.
-        examples: the rows that are judged.
-        train: the rows that were trained on, as far as they are known.
+        examples: the rows that are evaluated.
+        train: the rows that were trained on, if they are known.
     """
     from luthier.ml.evaluation.metrics.classification import Labelling, MacroF1, answer_labels
     from luthier.ml.evaluation.metrics.registry import load_metrics
@@ -425,7 +425,7 @@ def check_few_shot(num: int, pool: Sequence[Example], held_out: Sequence[Example
     plain = next((e for e in held_out if e.conversation is None), None)
     if num and plain is not None:
         raise RequestError(
-            f"{num} few-shot examples asked for, but {plain.id} is plain text",
+            f"{num} few-shot examples requested, but {plain.id} is plain text",
             expected="held-out rows with a prompt to put examples before",
             do="leave few-shot examples out for plain text",
         )

@@ -1,7 +1,7 @@
 """A file of keys: read as YAML or JSON, and every problem in it described.
 
 YAML is read without the traps of YAML 1.1 (core/text/plain_yaml.py). A problem says where it is, what was found, what
-was expected, and which key was probably meant.
+was expected, and which key was probably intended.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SUFFIXES = (".yaml", ".yml", ".json")
 
 @dataclass(frozen=True, slots=True)
 class RecipeDocument:
-    """The content of a file, unchecked. `lines`: dotted key -> 1-based line, where the format tells."""
+    """The content of a file, unchecked. `lines`: dotted key -> 1-based line, where the format provides it."""
 
     keys: dict[str, Any]
     lines: dict[str, int] = field(default_factory=dict)
@@ -81,7 +81,7 @@ def _read(path: Path, kind: FileKind) -> str:
             do="check the path",
         )
     if not path.is_file() or path.suffix.lower() not in _SUFFIXES:
-        came = f"ends in {path.suffix!r}" if path.is_file() else "is no file"
+        came = f"ends in {path.suffix!r}" if path.is_file() else "is not a file"
         raise kind.refuse(
             f"{path} {came}",
             expected=f"a {kind.word}: a file that ends in {', '.join(_SUFFIXES)}",
@@ -108,7 +108,7 @@ def _parse_json(path: Path, text: str, kind: FileKind) -> tuple[Any, dict[str, i
         return keys
 
     def refuse(constant: str) -> Any:
-        raise ValueError(f"{constant} is no JSON number")
+        raise ValueError(f"{constant} is not a JSON number")
 
     try:
         if (fault := fault_of_text(text)) is not None:
@@ -184,9 +184,9 @@ def _keys_of(model: type[BaseModel], prefix: str) -> list[str]:
 
 
 def _locate(parts: tuple[int | str, ...], spec: type[BaseModel]) -> tuple[str, type[BaseModel] | None, Any]:
-    """A place as pydantic tells it -> dotted key, the spec that holds it, and the type it should have.
+    """A place as pydantic reports it -> dotted key, the spec that holds it, and the type it should have.
 
-    Pydantic also names the branch of a union that failed ("str", "constrained-float"): these are no part of the place.
+    Pydantic also names the branch of a union that failed ("str", "constrained-float"): these are not part of the place.
     """
     place, annotation = "", None
     holder: type[BaseModel] | None = spec

@@ -1,4 +1,4 @@
-"""Recipes: read from files, overridden, checked with all problems at once, and drafted value by value."""
+"""Recipes: read from files, overridden, checked with all problems together, and drafted value by value."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def _absolute(path: str, folder: Path) -> str:
 
 
 def _absolute_model(name: str, folder: Path) -> str:
-    """Model names stay; what is meant as a path is resolved like every other path of the recipe."""
+    """Model names stay; a path is resolved like every other path of the recipe."""
     from luthier.ml.inference.models import catalog
 
     if name.startswith("hub:") or name in catalog.entries():
@@ -204,7 +204,7 @@ def with_values(keys: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str,
     """The keys with these values at their dotted keys; None takes a value out, and a section that is empty then."""
     changed: dict[str, Any] = deepcopy(dict(keys))
     for place, value in values.items():
-        # What is as it was keeps its spelling, such as `optimizer: muon`.
+        # An unchanged value keeps its spelling, such as `optimizer: muon`.
         if value != value_at(changed, place):
             _set(changed, new_key(place).split("."), value)
     return changed

@@ -1,7 +1,7 @@
-"""Use cases: read release gates, evaluate a model's stored results by them, and tell models that nobody has evaluated.
+"""Use cases: read release gates, evaluate a model's stored results by them, and find models without an evaluation.
 
-The gates of a deployment are `gates/PROJECT.yaml` in the home, or else `gate.yaml` there, and besides it the one that a
-command names: a command can require more, never less. Without a gate, a run that was never evaluated would reach all
+The gates of a deployment are `gates/PROJECT.yaml` in the home, or else `gate.yaml` there, and in addition the one that
+a command names: a command can require more, never less. Without a gate, a run that was never evaluated would reach all
 users without a warning. Base models are exempt.
 """
 
@@ -191,13 +191,13 @@ def _results(context: Context, project_id: str, judged: Judged) -> Results:
 
 
 def _own_evaluation(context: Context, run_id: str) -> tuple[Evaluation | None, tuple[str, ...]]:
-    """The one that the run was judged by when it ended; none where rows of it were trained on."""
+    """The one that the run was evaluated by when it ended; none where rows of it were trained on."""
     evaluation_id = context.runs.get(run_id).evaluation_id
     if evaluation_id is None:
         return None, ()
     # A gate must not pass on rows that the model has learned by heart.
     if num := context.runs.plan(run_id).data.num_leaked:
-        return None, (f"{num:,} of its held-out rows stand in its training rows, so its evaluation does not count.",)
+        return None, (f"{num:,} of its held-out rows are in its training rows, so its evaluation does not count.",)
     return context.evaluations.get(evaluation_id), ()
 
 
@@ -234,12 +234,12 @@ def refuse_unjudged(name: str, targets: Sequence[str], *, has_others: bool) -> N
     if not targets:
         return
     which = targets[0]
-    ways = [f"judge it: luthier eval {which} --data held_out.jsonl"]
+    ways = [f"evaluate it: luthier eval {which} --data held_out.jsonl"]
     if has_others:
         ways.append(f"try it on a part of the users: luthier deploy {which} --as {name} --canary 0.1")
-    ways.append("deploy it as it is, which goes on record: add --unjudged")
+    ways.append("deploy it without an evaluation, which is recorded: add --unjudged")
     raise ConflictError(
-        f"nobody has judged {', '.join(targets)}, and {'they' if len(targets) > 1 else 'it'} would answer all users of "
+        f"no evaluation of {', '.join(targets)}, and {'they' if len(targets) > 1 else 'it'} would answer all users of "
         f"{name!r}",
         expected="a model with an evaluation or the result of a suite",
         do="; or ".join(ways),
@@ -247,10 +247,10 @@ def refuse_unjudged(name: str, targets: Sequence[str], *, has_others: bool) -> N
 
 
 def remedy(targets: Sequence[str]) -> str:
-    """What is said of unjudged targets beside what was done; empty where there are none."""
+    """A warning about targets without an evaluation; empty where there are none."""
     if not targets:
         return ""
-    return f"Nobody has judged {', '.join(targets)}. Judge it: luthier eval {targets[0]} --data held_out.jsonl"
+    return f"There is no evaluation of {', '.join(targets)}. Run: luthier eval {targets[0]} --data held_out.jsonl"
 
 
 def _is_judged(context: Context, caller: Caller, share: Share) -> bool:

@@ -61,7 +61,7 @@ def worth(
 ) -> Answer:
     """Weigh a case: payback, 12-month value, break-even gain, and what plainer ways would be worth.
 
-    Without a case file it asks three questions, or takes their options, and names its defaults for all else.
+    Without a case file it asks three questions, or takes their options, and lists its defaults for all else.
     """
     from luthier.features.roi import service as roi_service
 
@@ -94,7 +94,7 @@ def _case_or_questions(case: Path | None, asked: _Asked, *, may_ask: bool) -> Pa
     """The case file, or the three questions, those that are missing asked in a terminal.
 
     Raises:
-        RequestError: both, or neither and nobody to ask.
+        RequestError: both, or neither without a terminal.
     """
     given = [f"--{name.replace('_', '-')}" for name, value in asked._asdict().items() if value is not None]
     if case is not None:

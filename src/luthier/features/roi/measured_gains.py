@@ -1,6 +1,6 @@
-"""The gains of a case as an evaluation measured them: today's way, the tuned model, and what is judged beside them.
+"""The gains of a case as an evaluation measured them: today's way, the tuned model, and what is evaluated next to them.
 
-Today's way is one of the judged systems, or what the case says of it. Each gain is a paired difference with its
+Today's way is one of the evaluated systems, or what the case says of it. Each gain is a paired difference with its
 interval; only a gain over an accuracy that the case gives is one of other rows.
 """
 
@@ -33,14 +33,14 @@ SHARES_OF_CORRECT: Final = ("exact_match", "exact_match_ignoring_case", "label_a
 def measured_gains(context: Context, name: str, case: Case) -> MeasuredGains:
     """The gains of a run's last evaluation, or of an evaluation named by its own id.
 
-    Raises NotFoundError (no such run or evaluation), RequestError (never judged, or not in a way that the case can
-    use), ConflictError (the files that tell what the examples were are gone or changed).
+    Raises NotFoundError (no such run or evaluation), RequestError (never evaluated, or not in a way that the case can
+    use), ConflictError (the files of the examples are missing or changed).
     """
     from luthier.ml.charts.judged_rows import metric_title
     from luthier.ml.planning.roi.contradictions import is_without_tokens
 
     evaluation = _evaluation(context, name)
-    # The judged model is the last one in every evaluation.
+    # The evaluated model is the last one in every evaluation.
     *others, tuned = [system for system in evaluation.systems if system.is_model]
     metric = _metric(case, evaluation, tuned)
     is_share = _is_share(case, evaluation, metric)
@@ -118,7 +118,7 @@ def _figure(system: SystemResult | None, metric: str) -> Measured | None:
 
 
 def _base(others: Sequence[SystemResult], metric: str) -> tuple[SystemResult | None, SystemResult | None]:
-    """The base model, and the best of the ways to prompt it, among the models beside the judged one."""
+    """The base model, and the best of the ways to prompt it, among the models next to the evaluated one."""
     bare = next((system for system in others if not system.is_prompted), None)
     prompts = [
         s for s in others if s.is_prompted and bare is not None and s.model == bare.model and metric in s.metrics
@@ -129,7 +129,7 @@ def _base(others: Sequence[SystemResult], metric: str) -> tuple[SystemResult | N
 
 
 def _added_tokens(system: SystemResult) -> float | None:
-    """Tokens that its prompts have beside the rows' own, on average; None where the evaluation does not say it."""
+    """Tokens that its prompts have besides the rows' own, on average; None where the evaluation does not record it."""
     return None if system.prompting is None else system.prompting.extra_prompt_tokens
 
 
@@ -149,8 +149,8 @@ def _notes_on_prompt(evaluation: Evaluation, shown: SystemResult | None) -> Iter
 def _asked_today(case: Case, evaluation: Evaluation) -> str:
     """Which system is today's way: what the case says, else the run's reference run, else the base model."""
     *others, judged = [system.name for system in evaluation.systems]
-    # Beside a run that has just been trained only its `evaluation.reference_run` is judged; `luthier eval`, which calls
-    # what it judges by its id, is given runs for any reason. A case that names `base` itself keeps it.
+    # With a run that has just been trained only its `evaluation.reference_run` is evaluated; `luthier eval`, which
+    # calls what it judges by its id, is given runs for any reason. A case that names `base` itself keeps it.
     if "today" in case.verdict.model_fields_set or is_id(judged, "run"):
         return case.verdict.today
     return next((name for name in others if is_id(name, "run")), case.verdict.today)
@@ -168,8 +168,8 @@ def _today(
     Args:
         case: says how accurate it is, where no system is it.
         asked: names it.
-        evaluation: has judged it.
-        metric: by which it must have been judged.
+        evaluation: has evaluated it.
+        metric: by which it must have been evaluated.
         models: the base, the base with examples, and the tuned model.
     """
     bare, shown, tuned = models
@@ -183,15 +183,15 @@ def _today(
         return None
     if asked == "base" and bare is None:
         raise RequestError(
-            f"evaluation {evaluation.evaluation_id} judged {', '.join(system.name for system in evaluation.systems)}",
+            f"evaluation {evaluation.evaluation_id} is of {', '.join(system.name for system in evaluation.systems)}",
             expected="a tuned model and, before it, what it is held against",
             do="judge it against its base: luthier eval RUN --data FILE --against BASE_MODEL; or say what "
             "today's way is as verdict.today",
         )
     if asked == "few_shot" and shown is None:
         raise RequestError(
-            f"verdict.today is few_shot, and evaluation {evaluation.evaluation_id} judged no few-shot system",
-            expected="a base model with examples in its prompt among the judged",
+            f"verdict.today is few_shot, and evaluation {evaluation.evaluation_id} has no few-shot system",
+            expected="a base model with examples in its prompt among the evaluated",
             do="judge one: luthier eval RUN --data FILE --few-shot 4 --few-shot-from FILE; or say verdict.today: base",
         )
     known = {system.name: system for system in evaluation.systems if system is not tuned}
@@ -199,8 +199,7 @@ def _today(
     if found is None:
         is_tuned = " but the tuned model itself" if asked == tuned.name else ""
         raise RequestError(
-            f"verdict.today is {asked}, and evaluation {evaluation.evaluation_id} judged no system of that "
-            f"name{is_tuned}",
+            f"verdict.today is {asked}, and evaluation {evaluation.evaluation_id} has no system of that name{is_tuned}",
             expected=f"base, few_shot, given, or one of {', '.join(known) or 'its systems (there is no other)'}",
             do=f"correct verdict.today ({suggest_ids(asked, list(known))}), or judge it together with the tuned model",
         )
@@ -234,7 +233,7 @@ def _over_given(case: Case, tuned: Measured | None) -> Measured:
 
     given = given_accuracy(case)
     if tuned is None or given is None:
-        raise AssertionError("checked before: the case says today's accuracy, and the tuned model was judged")
+        raise AssertionError("checked before: the case says today's accuracy, and the tuned model was evaluated")
     difference = tuned.value - given.typical
     low = difference - math.hypot(tuned.value - tuned.low, given.high - given.typical)
     high = difference + math.hypot(tuned.high - tuned.value, given.typical - given.low)
@@ -245,7 +244,7 @@ def _correlation(other: SystemResult, today: SystemResult | None, tuned: SystemR
     """Over rows, of the tuned model's gain over another system with that over today's way.
 
     Where the case says how accurate today's way is, the tuned model's own figure takes the second place. 0 where rows
-    are not kept, have no figure of their own, or do not differ.
+    are not stored, have no figure, or do not differ.
     """
     own, less = _by_row(tuned, metric), _by_row(other, metric)
     now = dict.fromkeys(own, 0.0) if today is None else _by_row(today, metric)
@@ -263,7 +262,7 @@ def _by_row(system: SystemResult, metric: str) -> dict[str, float]:
 
 
 def _alone(case: Case, evaluation: Evaluation, system: SystemResult, *, is_tuned: bool) -> MeasuredAlone | None:
-    """What a system answers alone at the accuracy that the case asks for; None where it does not ask, or for nothing.
+    """What a system answers alone at the accuracy that the case requires; None where it does not, or for nothing.
 
     Raises:
         RequestError: the tuned model has no probabilities of labels, or no threshold of them reaches the accuracy.
@@ -277,7 +276,7 @@ def _alone(case: Case, evaluation: Evaluation, system: SystemResult, *, is_tuned
     if known is None:
         if not is_tuned:
             return None
-        why = evaluation.label_confidence_left_out or "its answers are no labels, or it was judged by an older version"
+        why = evaluation.label_confidence_left_out or "its answers are not labels, or an older version evaluated it"
         raise RequestError(
             f"evaluation {evaluation.evaluation_id} does not say how sure {system.name} is of its answers: {why}",
             expected="probabilities of labels, to choose what it answers alone",
@@ -341,7 +340,7 @@ def _notes_on_baselines(evaluation: Evaluation, metric: str) -> Iterator[str]:
         )
     unknown = [system.name for system in simple if metric not in system.metrics]
     if unknown:
-        yield f"Not priced, since {metric} was not judged of them: {', '.join(unknown)}."
+        yield f"Not priced, since {metric} was not measured for them: {', '.join(unknown)}."
 
 
 def _evaluation(context: Context, name: str) -> Evaluation:
@@ -352,9 +351,9 @@ def _evaluation(context: Context, name: str) -> Evaluation:
     found = context.evaluations.list(run_id=name, limit=1)
     if not found:
         raise RequestError(
-            f"run {name} was never judged",
+            f"run {name} was never evaluated",
             expected="a run with an evaluation",
-            do=f"judge it: luthier eval {name} --data held_out.jsonl --against BASE_MODEL",
+            do=f"evaluate it: luthier eval {name} --data held_out.jsonl --against BASE_MODEL",
         )
     return found[0]
 
@@ -410,11 +409,11 @@ def _shot_tokens(
     key = "tuned.saved_prompt_tokens" if is_today else "alternatives.few_shot.extra_prompt_tokens"
     plan = context.runs.plan(evaluation.run_id) if evaluation.run_id is not None else None
     held_out = plan.data.held_out if plan is not None else None
-    # `luthier train` calls its base "base"; `luthier eval` takes examples from a file of its own, which is not kept.
+    # `luthier train` calls its base "base"; `luthier eval` takes examples from a separate file, which is not stored.
     is_own = held_out is not None and held_out.sha256 == evaluation.held_out_sha256 and shown.name.startswith("base +")
     if plan is None or not is_own:
         raise RequestError(
-            f"evaluation {evaluation.evaluation_id} does not tell which examples stood in the prompt",
+            f"evaluation {evaluation.evaluation_id} does not record which examples were in the prompt",
             expected="an evaluation that `luthier train` made, or the number of their tokens",
             do=f"say {key} in the case",
         )
@@ -431,14 +430,14 @@ def _shot_tokens(
             do=f"put them back, or say {key} in the case",
         ) from error
     examples = prepared.held_out.examples if prepared.held_out else ()
-    # The same seed and pool as when it was judged, so these are the very examples of those prompts.
+    # The same seed and pool as when it was evaluated, so these are the very examples of those prompts.
     shots = choose_shots(prepared.train.good_examples, shown.num_few_shot, plan.training.seed, held_out=examples)
     judged = {sample.row_id for sample in shown.samples}
-    # Only judged rows: the mean must be of the prompts that the measured gain is about.
+    # Only evaluated rows: the mean must be of the prompts that the measured gain is about.
     rows = [example for example in examples if not judged or example.id in judged]
     if not rows:
         raise RequestError(
-            f"evaluation {evaluation.evaluation_id} judged none of the held-out rows of run {evaluation.run_id}",
+            f"evaluation {evaluation.evaluation_id} has none of the held-out rows of run {evaluation.run_id}",
             expected="an evaluation of these rows, or the number of tokens that the examples take",
             do=f"say {key} in the case",
         )
@@ -456,5 +455,5 @@ def _notes(evaluation: Evaluation, metric: str) -> tuple[str, ...]:
     verdict = evaluation.verdict
     notes = [f"The verdict on these rows: {verdict.headline}", *verdict.caveats]
     if metric != verdict.metric:
-        notes.append(f"The verdict rests on {verdict.metric}; the case asks for {metric}.")
+        notes.append(f"The verdict rests on {verdict.metric}; the case requires {metric}.")
     return tuple(notes)

@@ -112,7 +112,7 @@ def _number(words: str, text: str) -> float:
 
 
 def _share(text: str) -> str:
-    """A percentage as a share, and a decimal comma as a point; a count as it is."""
+    """A percentage as a share, and a decimal comma as a point; a count unchanged."""
     try:
         return str(float(text.removesuffix("%")) / 100) if text.endswith("%") else text.replace(",", ".")
     except ValueError:

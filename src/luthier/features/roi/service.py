@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RoiOutcome:
-    """An answer. report: the HTML page, where one was asked for."""
+    """An answer. report: the HTML page, where one was requested."""
 
     result: RoiResult
     report: Path | None = None
@@ -63,7 +63,7 @@ def compute_roi(
     case, assumed = (load_case(file), ()) if isinstance(file, Path) else case_of(file, is_measured=verdict is not None)
     measured = measured_gains(context, verdict, case) if verdict is not None else None
     if measured is not None and measured.today_kind == "few_shot":
-        # It may have been asked for by its name: one word for it from here on.
+        # It may have been requested by its name: one word for it from here on.
         case = case.model_copy(update={"verdict": case.verdict.model_copy(update={"today": "few_shot"})})
     check_case(case, measured)
     priced, sources = with_prices(case, table)
@@ -115,7 +115,7 @@ def load_case(path: Path) -> Case:
 
 
 def with_prices(case: Case, table: PriceTable) -> tuple[Case, tuple[str, ...]]:
-    """The case with the table's price wherever a device is named without one, and a sentence for each on its source.
+    """The case with the table's price for each device without one, and a sentence for each on its source.
 
     Raises RequestError for a device or market without a price, and for another currency than USD without its rate.
     """

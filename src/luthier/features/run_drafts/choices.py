@@ -70,7 +70,7 @@ class StartingRows:
 
 @dataclass(frozen=True, slots=True)
 class Fork:
-    """A recipe to begin with. left_out: what of the run's own could not be named here, in words."""
+    """A recipe to begin with. left_out: what of the run could not be named here, as text."""
 
     keys: dict[str, Any]
     left_out: tuple[str, ...] = ()
@@ -149,7 +149,7 @@ def fork_study(context: Context, caller: Caller, study_id: str) -> Fork:
 def rows_of(context: Context, caller: Caller, dataset_id: str, number: int | None) -> StartingRows:
     """The `data` of a recipe that learns from a dataset's version; None: from the newest.
 
-    Of a side that trains, the sides of the same split judge; other rows are judged by a share of their own.
+    A side that trains is evaluated by the sides of the same split; other rows by a separate share.
 
     Raises NotFoundError.
     """
@@ -192,7 +192,7 @@ def _fork_of_plan(context: Context, caller: Caller, plan: Plan, ids: Mapping[str
             keys["data"][split] = file_id
         else:
             del keys["data"][split]
-            left_out.append(f"the {split.replace('_', '-')} rows, which are no file of this project")
+            left_out.append(f"the {split.replace('_', '-')} rows, which are not a file of this project")
     if keys["data"].pop("replay", None) is not None:
         left_out.append("the general rows of its replay")
     if keys.get("objective", {}).pop("teacher", None) is not None:

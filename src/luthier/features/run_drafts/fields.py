@@ -44,7 +44,7 @@ class Field:
     Attributes:
         name: Its dotted key.
         label: Before the field.
-        hint: Beside it.
+        hint: Text next to it.
         low: Where its slider begins; it has none where both ends are 0.
         high: Where its slider ends.
         scale: How far the slider moves a value.
@@ -54,7 +54,7 @@ class Field:
             or a file of the project.
         options: Of a choice: its values.
         unset: What an empty field means.
-        is_usual: Whether it is shown at once, and not only among the further settings.
+        is_usual: Whether it is shown directly, and not only among the further settings.
     """
 
     name: str
@@ -170,7 +170,7 @@ MORE: Final = (
 )
 MACHINE: Final = (
     _field("training.precision", "Precision", "what matrices are multiplied in"),
-    _field("training.micro_batch_tokens", "Tokens at once", "changes memory and speed alone"),
+    _field("training.micro_batch_tokens", "Tokens together", "changes only memory and speed"),
     _field("training.micro_batch_workers", "Workers", "on a CPU: processes side by side; a number, or auto"),
     _field("training.gradient_checkpointing", "Compute activations again", "less memory, more time"),
     _field("training.packing", "Packing", "rows end to end, without padding"),
@@ -184,7 +184,7 @@ MACHINE: Final = (
     _field("training.num_threads", "Threads", "of the processor"),
     _field("training.validate_every_steps", "Validate every", unit="steps"),
     _field("training.checkpoint_every_steps", "Checkpoint every", unit="steps"),
-    _field("training.keep_checkpoints", "Checkpoints kept", "beside the best"),
+    _field("training.keep_checkpoints", "Checkpoints kept", "in addition to the best"),
 )
 ROWS: Final = (
     _field(
@@ -231,10 +231,10 @@ ROWS: Final = (
     _field(
         "data.allow_leakage",
         "Held-out rows among the training rows",
-        words={"true": "continue; the verdict says so", "false": "refuse"},
+        words={"true": "continue; the verdict notes it", "false": "refuse"},
         unset="refuse",
     ),
-    _field("data.replay.file", "General rows", "trained beside yours, against forgetting", kind="file", unset=_NONE),
+    _field("data.replay.file", "General rows", "trained with yours, against forgetting", kind="file", unset=_NONE),
     _field("data.replay.fraction", "Share of general rows", "of each step", high=0.5, step=0.01),
     _field("data.canaries.num", "Planted secrets", "to measure what is memorised", unset=_NONE),
     _field("data.canaries.seed", "Seed of the secrets", unset="0"),
@@ -247,11 +247,11 @@ JUDGING: Final = (
         "the column with a second person's answers", unset="not asked",
     ),
     _field("evaluation.metrics", "Metrics", "the deciding one first, such as rouge, exact_match"),
-    _field("evaluation.max_samples", "Rows judged", "at most"),
+    _field("evaluation.max_samples", "Rows evaluated", "at most"),
     _field("evaluation.max_new_tokens", "Longest answer", "in tokens"),
     _field("evaluation.max_thinking_tokens", "Longest thought", "in tokens"),
-    _field("evaluation.few_shot", "Examples", "in the prompt of the base model; 0: not judged", high=16),
-    _field("evaluation.few_shot_draws", "Draws of examples", "of which the mean counts", low=1, high=16),
+    _field("evaluation.few_shot", "Examples", "in the prompt of the base model; 0: not evaluated", high=16),
+    _field("evaluation.few_shot_draws", "Draws of examples", "their mean counts", low=1, high=16),
     _field("evaluation.few_shot_nearest", "Nearest rows as examples", "for the base model"),
     _field("evaluation.instruction", "Derived instruction", "for the base model"),
     _field(
@@ -262,7 +262,7 @@ JUDGING: Final = (
         "evaluation.optimised_prompt.reflection_model", "Model that writes instructions",
         "a base model or a run", unset=_NONE,
     ),
-    _field("evaluation.reference_run", "Earlier run", "its id: judged beside the new one", unset=_NONE),
+    _field("evaluation.reference_run", "Earlier run", "its id: evaluated with the new one", unset=_NONE),
 )  # fmt: skip
 BUDGET: Final = (
     _field("budget.hours", "Hours", "at most", unit="h", unset="no cap"),
@@ -294,11 +294,11 @@ _OF_OBJECTIVES: Final = (
     _field("objective.label_smoothing", "Label smoothing", "0: labels count as given", high=0.4, step=0.01),
     _field(
         "objective.nll_over",
-        "Learned beside the preference",
+        "Learned with the preference",
         words={"all": "prompt and answer", "answer": "the answer alone"},
     ),
     _field(
-        "objective.desirable_weight", "Weight of wanted answers", "raise that of the rarer kind", high=4, step=0.1
+        "objective.desirable_weight", "Weight of desired answers", "raise that of the rarer kind", high=4, step=0.1
     ),
     _field("objective.undesirable_weight", "Weight of unwanted answers", high=4, step=0.1),
     _field("objective.alpha", "Share of the teacher", "1: of the teacher alone", high=1, step=0.05),
@@ -307,7 +307,7 @@ _OF_OBJECTIVES: Final = (
         "Compared with the teacher by",
         words={
             "forward_kl": "forward KL: covers all that the teacher may say",
-            "reverse_kl": "reverse KL: keeps to the teacher's likeliest",
+            "reverse_kl": "reverse KL: follows the teacher's most likely tokens",
             "jensen_shannon": "Jensen-Shannon: between both",
         },
     ),
@@ -321,7 +321,7 @@ _OF_OBJECTIVES: Final = (
     _field("objective.kl_coef", "Hold", "how firmly it is held near its start", high=1, step=0.01),
     _field(
         "objective.normalize_advantages", "Advantages over their spread",
-        words={"true": "yes: easy and hard prompts teach alike", "false": "no"},
+        words={"true": "yes: easy and hard prompts have equal weight", "false": "no"},
     ),
     _field("objective.multi_label", "Labels of a row", words={"false": "one", "true": "several: answers are lists"}),
     _field(
@@ -371,11 +371,11 @@ YAML_ONLY: Final[Mapping[str, str]] = {
     "training.average.decay": "for one kind of average alone",
     "training.average.from_step": "for one kind of average alone",
     "training.average.every_steps": "for one kind of average alone",
-    "training.optimizer.beta1": "each optimizer has settings of its own",
-    "training.optimizer.beta2": "each optimizer has settings of its own",
-    "training.optimizer.epsilon": "each optimizer has settings of its own",
-    "training.optimizer.momentum": "each optimizer has settings of its own",
-    "training.optimizer.num_iterations": "each optimizer has settings of its own",
+    "training.optimizer.beta1": "each optimizer has its own settings",
+    "training.optimizer.beta2": "each optimizer has its own settings",
+    "training.optimizer.epsilon": "each optimizer has its own settings",
+    "training.optimizer.momentum": "each optimizer has its own settings",
+    "training.optimizer.num_iterations": "each optimizer has its own settings",
     "training.optimizer.options": "a mapping, for optimizers of other packages",
 }
 """Keys that the form has no field for, and why; they are written in the recipe's text."""
@@ -461,7 +461,7 @@ def _fields(section: str, settings: Iterable[str], own: Iterable[Field] = ()) ->
 
 
 def _unnamed(key: str) -> Field:
-    """The field of a setting that nothing is said of: it is named after its key, and the plan says what it does."""
+    """The field of a setting without a description: it is named after its key, and the plan explains it."""
     label = key.rpartition(".")[2].removeprefix("num_").replace("_", " ")
     return _field(key, label[:1].upper() + label[1:], is_usual=False)
 

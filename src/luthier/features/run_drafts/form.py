@@ -39,7 +39,7 @@ class Draft:
     """A recipe that is being drafted.
 
     Attributes:
-        text: The recipe as it is shown.
+        text: The recipe as shown.
         keys: Of the recipe; None where its text cannot be read.
         by_text: Whether the text was changed last, and not the fields.
         problems: What is wrong with keys and values.
@@ -142,7 +142,7 @@ def _values(keys: Mapping[str, Any], form: Mapping[str, str]) -> dict[str, Any]:
         values |= _not_of_objective(keys, values["objective.name"])
     name = "training.optimizer.name"
     if name in values and values[name] != value_at(keys, name):
-        # Each optimizer has settings of its own, which another one would refuse.
+        # Each optimizer has its own settings, which another one would refuse.
         values |= dict.fromkeys((key for key in leaf_keys("training.optimizer") if key != name), None)
     return values
 
@@ -155,7 +155,7 @@ def _named(keys: dict[str, Any]) -> dict[str, Any]:
 
 
 def _value(one: Field, known: Any, text: str) -> Any:
-    """What an element says; None where it is empty. known: what the recipe says so far."""
+    """The value of an element; None where it is empty. known: the recipe so far."""
     if one.kind == "text":
         # Spaces at the ends are part of a prompt. Browsers send CRLF in text areas.
         return text.replace("\r\n", "\n") or None
@@ -191,7 +191,7 @@ def _split(keys: Mapping[str, Any], place: str, form: Mapping[str, str]) -> Any:
         percent = _USUAL_SHARE
     if not isinstance(percent, int | float) or isinstance(percent, bool):
         return percent
-    # A fraction that the percentage merely repeats is kept as it was written: 0.1 must not become 0.1000000001.
+    # A fraction that the percentage merely repeats is kept as written: 0.1 must not become 0.1000000001.
     return known if isinstance(known, float) and abs(known * 100 - percent) < 1e-9 else round(percent / 100, 6)
 
 

@@ -27,14 +27,14 @@ from luthier.platform.ui.visitor import HomeContext, Trainer
 router = APIRouter()
 
 _WAIT_SECONDS: Final = 0.25
-"""Longer a request of a script is not kept waiting; then it asks again."""
+"""The longest wait of a script's request; then it asks again."""
 _WAIT_WITHOUT_SCRIPTS_SECONDS: Final = 20.0
 """A browser without scripts asks once: its request waits for the plan."""
 _MAX_FIELDS: Final = 200
 _SWAPS: Final = dict.fromkeys(
     ("swap", "swap_fields", "swap_more", "swap_parts", "swap_problems", "swap_settings", "swap_text", "polls"), False
 )
-"""Which pieces of the form an answer brings along, and whether the page asks again; templates set them."""
+"""Which parts of the form an answer contains, and whether the page asks again; templates set them."""
 _making = threading.Lock()
 
 
@@ -75,10 +75,10 @@ def new_run(
         # The other splits of the recipe belong to its own rows, and may hold some of the new ones.
         kept = {name: value for name, value in keys.get("data", {}).items() if name not in ("validation", "held_out")}
         keys = keys | {"data": kept | rows.data}
-    # A form that can be planned at once is easier to begin with than an empty one.
+    # A form that can be planned directly is easier to begin with than an empty one.
     if "base_model" not in keys and (known := next(iter(visit.models), None)) is not None:
         keys = {"base_model": known} | keys
-    # The token tells this form from others of the same visitor, and lets it be started once.
+    # The token distinguishes this form from others of the same visitor, and lets it be started once.
     draft = draft_of(keys, visit.names, token=secrets.token_hex(8))
     return visit.page(draft, None, more={"left_out": left_out, "start_from": start_from or study, "rows": rows})
 
@@ -124,7 +124,7 @@ class _Visit:
     def planner(self) -> DraftPlanner:
         """Of the app: it is made when the first recipe is drafted."""
         state = self.request.app.state
-        # Two requests at once must not make two planners: each has a process of its own.
+        # Two concurrent requests must not make two planners: each has its own process.
         with _making:
             if getattr(state, "draft_planner", None) is None:
                 state.draft_planner = DraftPlanner(self.context)
@@ -148,7 +148,7 @@ class _Visit:
             return Planned(error=error)
 
     def answer(self, draft: Draft, planned: Planned | None, form: Mapping[str, str], *, status: int = 200) -> Response:
-        """The page again; for HTMX its pieces that have changed. form: as it was sent, to tell which those are."""
+        """The page again; for HTMX its pieces that have changed. form: as sent, to find out which those are."""
         if not is_fragment_request(self.request):
             return self.page(draft, planned, more={"form": form}, status=status)
         # The script asks again while the plan is being made.

@@ -45,8 +45,8 @@ class JobView(BaseModel):
         id: Of the job.
         kind: What it does.
         run_id: The run that it makes.
-        status: As it is stored.
-        shown_status: The status with what is under way, such as `pausing`.
+        status: As stored.
+        shown_status: The status with pending requests, such as `pausing`.
         lane: The queue that it waits in.
         attempt: How often it was started.
         step: How far it was when it last reported.
@@ -92,7 +92,7 @@ def show_job(context: HomeContext, caller: Reader, job_id: Id) -> JobView:
 def start_run(context: HomeContext, caller: Trainer, asked: RunBody) -> JobView:
     """Queue a recipe. The run `run_id` has a record once it trains; `GET /api/v1/jobs/{id}` says how far it is.
 
-    Rows are read before it waits for its turn: what is wrong with them ends the job. `POST /api/v1/plans` tells of it
+    Rows are read before it waits for its turn: what is wrong with them ends the job. `POST /api/v1/plans` reports it
     before anything is queued.
     """
     return _view(context, recipe_job.start(context, caller, asked.recipe))
@@ -122,7 +122,7 @@ def events(
 
 @router.get("/runs/{run_id}/verdict", summary="Was it worth it?", responses=documented(404))
 def verdict(context: HomeContext, caller: Reader, run_id: Id) -> dict[str, Any]:
-    """The verdict of the last evaluation of a run; 404 where it was not judged."""
+    """The verdict of the last evaluation of a run; 404 where it was not evaluated."""
     return project_runs.run_verdict(context, caller.project_id, run_id)
 
 

@@ -31,7 +31,7 @@ def list_runs(
 
 
 def show(run_id: RunArgument, as_json: JsonOption = False, home: HomeOption = None) -> Answer:
-    """Show one run: its plan, how it went, what came out, how it was judged."""
+    """Show one run: its plan, how it went, what came out, how it was evaluated."""
     from luthier.features.runs import service as runs
 
     with open_context(home) as context:
@@ -44,7 +44,7 @@ def compare(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Set runs side by side: where their plans differ, what came out, how they were judged."""
+    """Set runs side by side: where their plans differ, what came out, how they were evaluated."""
     from luthier.features.runs import service as runs
 
     with open_context(home) as context:
@@ -72,7 +72,7 @@ def watch(run_id: RunArgument, as_json: JsonOption = False, home: HomeOption = N
     def end(console: Console) -> None:
         console.print(f"{run_id}: {_status(view)}", soft_wrap=True)
         if view.was_killed or view.record.status in ("paused", "failed"):
-            console.print(f"Go on with it: luthier train --resume {run_id}", soft_wrap=True)
+            console.print(f"Resume it: luthier train --resume {run_id}", soft_wrap=True)
 
     return Answer(as_json, {**view.as_json(), "events": events}, end)
 
@@ -82,7 +82,7 @@ def rm(run_id: RunArgument, as_json: JsonOption = False, home: HomeOption = None
     from luthier.features.runs import service as runs
 
     with open_context(home) as context:
-        # The record as it was, for the message about it.
+        # The old record, for the message about it.
         record = runs.remove_run(context, run_id)
 
     def tell(console: Console) -> None:
@@ -102,8 +102,8 @@ COMMANDS: dict[str, Callable[..., Answer]] = {
 
 def _status(view: RunView) -> str:
     if view.was_killed:
-        # The store still says "running": nobody was left to change it.
-        return f"{view.record.status}, but its process has gone"
+        # The store still says "running": no process was left to change it.
+        return f"{view.record.status}, but its process is gone"
     return view.record.status
 
 
@@ -161,7 +161,7 @@ def _show_one(console: Console, details: RunDetails) -> None:
     if details.last_validation is not None:
         rows.append(("last validation", event_text(details.last_validation)))
     if result is not None:
-        # These have rows or tables of their own; all other figures of the result are listed as they are.
+        # These have their own rows or tables; all other figures of the result are listed unchanged.
         said_elsewhere = {"status", "stopped_because", "warnings", "num_steps", "bill", "fit"}
         results = result.model_dump(mode="json", exclude=said_elsewhere)
         rows += [(name, figures.plain(value)) for name, value in results.items()]
@@ -189,7 +189,7 @@ def _show_comparison(console: Console, comparison: RunComparison) -> None:
     from luthier.platform.cli.console import make_table, visible
 
     print_warnings(console, comparison.caveats)
-    # What was asked, then what came out, then how it was judged.
+    # The request, then the result, then the evaluation.
     parts = (("plan", comparison.plan), ("result", comparison.results), ("metric", comparison.metrics))
     for title, rows in parts:
         if rows:

@@ -231,7 +231,7 @@ def series(
     """The points since the position `after` of an earlier answer, and what else has changed; 0: all, thinned.
 
     is_whole: the points replace all earlier ones. from_step: points of later steps are to be dropped first. is_more:
-    something came besides steps. layout: of all series, where the answer is whole.
+    there are other events than steps. layout: of all series, where the answer is whole.
     """
     found = standing(context, caller, run_id)
     kept: RunSeries = request.app.state.run_series
@@ -280,7 +280,7 @@ def show(
     run_id: str,
     part: Literal["", "now", "charts"] = "",
 ) -> Response:
-    """The page of a run; for HTMX a part of it, as it is now."""
+    """The page of a run; for HTMX the current state of a part of it."""
     found = standing(context, caller, run_id)
     series: RunSeries = request.app.state.run_series
     plan = None if found.record is None else context.runs.plan(run_id)
@@ -319,7 +319,7 @@ def pause(request: Request, context: HomeContext, caller: Trainer, run_id: str) 
 def resume(request: Request, context: HomeContext, caller: Trainer, run_id: str) -> Response:
     """Queue it again."""
     run_control.resume(context, caller, run_id)
-    return redirect(request, f"/runs/{run_id}", "The run is queued again; it goes on from its last checkpoint.")
+    return redirect(request, f"/runs/{run_id}", "The run is queued again; it continues from its last checkpoint.")
 
 
 @router.post("/runs/{run_id}/cancel")

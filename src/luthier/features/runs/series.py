@@ -138,7 +138,7 @@ class RunSeries:
     def news(self, run_id: str, after: int) -> News:
         """What is new since the position `after` of an earlier answer; all there is for 0, or where that is too much.
 
-        Whoever asks has made sure that the run may be seen; of one that has not begun there is nothing.
+        The caller has checked that the run may be seen; a run that has not begun has none.
         """
         if after > 0:
             found, position = self._context.runs.appended(run_id, after, limit=_MAX_NEW_EVENTS)
@@ -150,7 +150,7 @@ class RunSeries:
         return self._whole(run_id)
 
     def first_look(self, run_id: str, last_step: int, most: int) -> Curves:
-        """Curves to be painted at once: of about `most` steps, evenly spread, and the newest validations.
+        """Curves to be painted immediately: of about `most` steps, evenly spread, and the newest validations.
 
         Reads these events alone, so that a page need not wait for those of a long run.
         """
@@ -192,5 +192,5 @@ def values_of(event: StepDone) -> dict[Key, float]:
 
 
 def _measures(measures: Mapping[str, float]) -> dict[str, float]:
-    """The measures that have a chart of their own."""
+    """The measures that have their own chart."""
     return {name: measures[name] for name in sorted(set(measures) - set(_OF_LOSS))[:_MAX_MEASURES]}

@@ -43,7 +43,7 @@ class RunView:
 
     @property
     def was_killed(self) -> bool:
-        """Whether the run's process ended without a word; `luthier train --resume` goes on with it."""
+        """Whether the run's process ended without a record; `luthier train --resume` resumes it."""
         return self.record.status in ("planned", "running") and not self.is_active
 
     def as_json(self) -> dict[str, Any]:
@@ -152,7 +152,7 @@ def show_run(context: Context, run_id: str) -> RunDetails:
 
 def compare_runs(context: Context, run_ids: Sequence[str]) -> RunComparison:
     """Two runs or more side by side. Raises NotFoundError, and RequestError for fewer than two different runs."""
-    # A run beside itself would show no difference at all.
+    # A run compared with itself would show no difference.
     if len(set(run_ids)) < 2 or len(set(run_ids)) < len(run_ids):
         raise RequestError(
             f"runs to compare: {', '.join(run_ids) or 'none'}",
@@ -165,7 +165,7 @@ def compare_runs(context: Context, run_ids: Sequence[str]) -> RunComparison:
     metrics = [_metric_values(run.evaluation) for run in details]
     return RunComparison(
         run_ids=tuple(run_ids),
-        # Plans have some hundred values, of which mostly a few differ.
+        # Plans have some hundred values, and usually only a few differ.
         plan=tuple(row for row in _side_by_side(plans) if any(v != row["values"][0] for v in row["values"])),
         results=tuple(_side_by_side(results)),
         metrics=tuple(_side_by_side(metrics)),
@@ -194,7 +194,7 @@ def view_run(context: Context, run_id: str) -> RunView:
 
 
 def remove_run(context: Context, run_id: str) -> RunRecord:
-    """Forget a run and delete its folder with checkpoints, adapter and report; returns the run as it was.
+    """Delete a run and its folder with checkpoints, adapter and report; returns the deleted run.
 
     Raises NotFoundError, and ConflictError where a process is working on it, or a deployment routes to it.
     """
@@ -283,11 +283,11 @@ def _metric_values(evaluation: Evaluation | None) -> dict[str, Any]:
 def _caveats(details: Sequence[RunDetails]) -> Iterator[str]:
     judged = [run.evaluation for run in details if run.evaluation is not None]
     if len(judged) < len(details):
-        yield f"{len(details) - len(judged)} of {len(details)} runs were not judged on held-out rows"
+        yield f"{len(details) - len(judged)} of {len(details)} runs were not evaluated on held-out rows"
     if len({evaluation.held_out_sha256 for evaluation in judged}) > 1:
-        yield "the runs were judged on different held-out files: their metrics cannot be compared"
+        yield "the runs were evaluated on different held-out files: their metrics cannot be compared"
     elif len({evaluation.num_rows for evaluation in judged}) > 1:
-        yield "the runs were judged on different numbers of held-out rows"
+        yield "the runs were evaluated on different numbers of held-out rows"
     if len({run.plan.base_model.sha256 for run in details}) > 1:
         yield "the base models differ: compare by bits per byte, not by perplexity"
     if len({run.plan.data.train.sha256 for run in details}) > 1:
@@ -323,6 +323,6 @@ def event_text(event: Event) -> str:
 
 
 def _measure(name: str, value: float) -> str:
-    """`token accuracy 61.2%`; what is no share of something as a plain number."""
+    """`token accuracy 61.2%`; what is not a share of something as a plain number."""
     shown = f"{value:.1%}" if name.endswith("accuracy") else f"{value:.4f}"
     return f"{name.replace('_', ' ')} {shown}"

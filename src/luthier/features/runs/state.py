@@ -54,7 +54,7 @@ def cancel(context: Context, caller: Caller, run_id: str) -> Job:
 
 
 def resume(context: Context, caller: Caller, run_id: str) -> Job:
-    """Queue a run again that was paused or has failed; it goes on from its last checkpoint.
+    """Queue a run again that was paused or has failed; it continues from its last checkpoint.
 
     Raises NotFoundError; ConflictError where it is in no such state: also while it is still pausing.
     """
@@ -79,7 +79,7 @@ def _controlled(context: Context, caller: Caller, run_id: str) -> Job:
         raise ConflictError(
             f"run {run_id} was started by a command: no job of the server makes it",
             expected="a run that was started here or by the API",
-            do=f"stop it where it runs (Ctrl-C writes a checkpoint), and go on with: luthier train --resume {run_id}",
+            do=f"stop it where it runs (Ctrl-C writes a checkpoint), and resume with: luthier train --resume {run_id}",
         )
     return job
 
@@ -94,7 +94,7 @@ class Standing:
 
     Attributes:
         run_id: Of the run.
-        record: As it is stored; None before the run has begun.
+        record: As stored; None before the run has begun.
         job: The newest job that makes it; None where a command made it.
         is_active: Whether a process works on it.
         num_ahead: Jobs that come before it, of all projects; None where it does not wait.
@@ -108,7 +108,7 @@ class Standing:
 
     @property
     def status(self) -> str:
-        """The job's, with what is under way (`pausing`); a command's run that was killed is `interrupted`."""
+        """The job's, with pending requests (`pausing`); a command's run that was killed is `interrupted`."""
         if self.job is not None:
             return self.job.shown_status
         assert self.record is not None
@@ -118,7 +118,7 @@ class Standing:
 
     @property
     def phase(self) -> str:
-        """What a running one is doing, in words; empty for one that does not run."""
+        """The activity of a running one, as text; empty for one that does not run."""
         if self.status not in ("running", "pausing", "cancelling"):
             return ""
         if self.record is None:
@@ -129,7 +129,7 @@ class Standing:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more comes of it, unless somebody has it go on."""
+        """Whether it has ended, unless it is resumed."""
         return self.status in OVER
 
     @property
@@ -139,7 +139,7 @@ class Standing:
 
     @property
     def can_resume(self) -> bool:
-        """Whether it may be asked to go on."""
+        """Whether it may be resumed."""
         return self.job is not None and self.status in ("paused", "failed")
 
     @property
@@ -162,7 +162,7 @@ class Standing:
             )
         return WorkError(
             (self.record and self.record.stopped_because) or "the work failed",
-            expected="work that comes to its end",
+            expected="work that finishes",
             do=f"see the events below; then start it again with changes, or: luthier train --resume {self.run_id}",
         )
 
@@ -193,7 +193,7 @@ def standing_of(context: Context, run_id: str, record: RunRecord | None, job: Jo
 
 
 def left_seconds(standing: Standing, bill: BillUpdated | None) -> float | None:
-    """How long training will still take, as the last bill reckons it; None where it does not train or nobody knows."""
+    """How long training will still take, by the last bill; None where it does not train or this is not known."""
     record = standing.record
     if bill is None or record is None or standing.phase != "training" or record.num_steps <= bill.step:
         return None
@@ -253,7 +253,7 @@ class RunRow:
         # Without a verdict nothing says which of the metrics is the main one.
         if self.judged is None or self.judged.verdict is None:
             return None
-        # The tuned model is judged last.
+        # The tuned model is evaluated last.
         return self.judged.systems[-1].metrics.get(self.judged.verdict.metric)
 
 
@@ -274,7 +274,7 @@ class Judged:
         self._lock = Lock()
 
     def of_runs(self, run_ids: Sequence[str]) -> dict[str, Evaluation]:
-        """The last evaluation of each of these runs that was judged."""
+        """The last evaluation of each of these runs that was evaluated."""
         ids = self._context.run_entries.evaluation_ids(run_ids)
         return {run_id: self._get(evaluation_id) for run_id, evaluation_id in ids.items()}
 
@@ -318,7 +318,7 @@ def page_of_runs(
     """
     entries = context.run_entries.page(
         caller.project_id,
-        # One more than is shown tells whether there are older ones, without a count.
+        # One more than is shown reveals whether there are older ones, without a count.
         limit=limit + 1,
         before=before if before and is_id(before, "run") else None,
         status=status,
@@ -330,10 +330,10 @@ def page_of_runs(
 
 def rows_of(context: Context, caller: Caller, judged: Judged, entries: Sequence[RunEntry]) -> list[RunRow]:
     """The lines of these entries, in their order."""
-    # All plans, names and verdicts are read at once for the page, not line by line.
+    # All plans, names and verdicts are read together for the page, not line by line.
     begun = [entry.run_id for entry in entries if entry.record is not None]
     trained = {run_id: _trained_on(text) for run_id, text in context.run_entries.plan_documents(begun).items()}
-    # A job that waits has no plan yet; what it was asked names its training file.
+    # A job that waits has no plan yet; its request names its training file.
     waiting = [asked_of(entry.job).get("train", "") for entry in entries if entry.record is None]
     digests = {digest for _, digest in trained.values()}
     names = context.run_entries.dataset_names(caller.project_id, [*digests, *filter(None, waiting)])
@@ -373,7 +373,7 @@ def datasets_of(context: Context, caller: Caller, plan: Plan) -> dict[str, Datas
 
 
 def asked_of(job: Job | None) -> dict[str, str]:
-    """Base model, method and training file that a job was asked for, in words, where its document says so."""
+    """Base model, method and training file of a job's request, as text, where its document has them."""
     document: dict[str, Any] = {} if job is None else job.document
     if isinstance(request := document.get("request"), dict):
         method = request.get("method") or {}

@@ -98,7 +98,7 @@ class RunStore(Store):
         evaluation_id: str | None = None,
         report_path: str | None = None,
     ) -> RunRecord:
-        """Change what is given (None: leave as it is) and the time of the last change; returns the run as it is now."""
+        """Change what is given (None: no change) and the time of the last change; returns the updated run."""
         given = {
             "status": status,
             "step": step,
@@ -158,7 +158,7 @@ class RunStore(Store):
         return [event_adapter.validate_json(row.document) for row in rows], position
 
     def appended(self, run_id: str, after: int, *, limit: int) -> tuple[Sequence[Event], int]:
-        """The first `limit` events appended after the position `after`, in that order, and where to ask from next.
+        """The first `limit` events appended after the position `after`, in that order, and the next position.
 
         Reads no more than these, however many the run has. Of a run that is not there: none.
         """
@@ -211,7 +211,7 @@ class RunStore(Store):
         return owner
 
     def some(self, run_ids: Sequence[str]) -> dict[str, RunRecord]:
-        """These runs by their ids, as far as they are there."""
+        """These runs by their ids, if they exist."""
         return {record.run_id: record for record in self._list(RUNS, runs.c.run_id.in_(run_ids))}
 
     def results_since(self, project_id: str, moment: str, *, limit: int) -> Sequence[str]:
@@ -331,7 +331,7 @@ class RunEntryStore(Store):
         return {row["run_id"]: row["document"] for row in self._rows(query)}
 
     def evaluation_ids(self, run_ids: Sequence[str]) -> dict[str, str]:
-        """The newest evaluation of each run that was judged."""
+        """The newest evaluation of each run that was evaluated."""
         query = select(evaluations.c.run_id, evaluations.c.evaluation_id).where(evaluations.c.run_id.in_(run_ids))
         return {row["run_id"]: row["evaluation_id"] for row in self._rows(query.order_by(evaluations.c.number))}
 

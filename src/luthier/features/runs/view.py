@@ -58,7 +58,7 @@ _ROLES: Final[dict[str, Role]] = {
 }
 _OF_RUNS: Final[tuple[Role, ...]] = ("tuned", "other-1", "other-2", "other-3", "base", "good")
 MOST_COMPARED: Final = len(_OF_RUNS)
-"""Each run has a colour of its own."""
+"""Each run has its own colour."""
 
 
 def run_charts(curves: Curves, loss_unit: str) -> list[Plot]:
@@ -197,7 +197,7 @@ def words(context: Context, standing: Standing) -> dict[str, str]:
 
 def num_done(standing: Standing, step: StepDone | None) -> int:
     """Steps done: what was measured last may be newer than the record that was read before it."""
-    # The record and the events are read one after the other, and training goes on in between.
+    # The record and the events are read one after the other, and training continues in between.
     return max(0 if standing.record is None else standing.record.step, 0 if step is None else step.step)
 
 

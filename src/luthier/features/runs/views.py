@@ -54,7 +54,7 @@ def list_evaluations(
 
 
 def read_evaluation(context: Context, project_id: str, evaluation_id: str) -> Evaluation:
-    """An evaluation with its samples; what a model or a row says stays as it is. Raises NotFoundError."""
+    """An evaluation with its samples; texts of models and rows are unchanged. Raises NotFoundError."""
     wrong = NotFoundError(
         f"no evaluation {evaluation_id!r}",
         expected="the id of an evaluation of this project",
@@ -100,10 +100,10 @@ def list_runs(context: Context, project_id: str, *, after: str | None, limit: in
     """Runs, newest first; those older than the run `after`. Raises NotFoundError where there is no such run."""
     if after is not None:
         _check(context, project_id, after)
-    # One more than is shown tells whether there are older ones.
+    # One more than is shown reveals whether there are older ones.
     found = context.runs.of_project(project_id, after=after, limit=limit + 1)
     ids = [record.run_id for record in found[:limit]]
-    # All at once, since each says which paths are to be taken out of its run.
+    # All together, since each lists the paths to be removed from its run.
     plans = context.run_entries.plan_documents(ids)
     shown = []
     for run_id in ids:
@@ -133,12 +133,12 @@ def report_of(context: Context, project_id: str, run_id: str) -> str:
     _check(context, project_id, run_id)
     path = context.settings.run_folder(run_id) / "report.html"
     try:
-        # The report was written for whoever sits at this machine, so its paths are taken out below.
+        # The report was written for users of this machine, so its paths are removed below.
         text = path.read_text(encoding="utf-8")
     except OSError:
         raise NotFoundError(
             f"run {run_id} has no report",
-            expected="a run that has come to its end, or to a pause",
+            expected="a run that has ended or is paused",
             do="wait until it has, then open the report again",
         ) from None
     return redact_page(text, run_paths(context, context.runs.plan(run_id)))
@@ -153,13 +153,13 @@ def run_events(context: Context, project_id: str, run_id: str, *, after: int) ->
 
 
 def run_verdict(context: Context, project_id: str, run_id: str) -> dict[str, Any]:
-    """The verdict of the last evaluation of a run. Raises NotFoundError, also where it was not judged."""
+    """The verdict of the last evaluation of a run. Raises NotFoundError, also where it was not evaluated."""
     _check(context, project_id, run_id)
     found = context.evaluations.list(run_id=run_id, limit=1)
     if not found or found[0].verdict is None:
         raise NotFoundError(
             f"run {run_id} has no verdict",
-            expected="a run that was judged on held-out rows",
+            expected="a run that was evaluated on held-out rows",
             do="wait until it has ended, or give its recipe held-out rows",
         )
     judged = found[0]
@@ -171,7 +171,7 @@ def run_verdict(context: Context, project_id: str, run_id: str) -> dict[str, Any
 def show_evaluation(
     context: Context, project_id: str, evaluation_id: str, *, with_samples: bool = False
 ) -> dict[str, Any]:
-    """An evaluation, with what each system wrote for each row where that is asked for. Raises NotFoundError."""
+    """An evaluation, with what each system wrote for each row where that is requested. Raises NotFoundError."""
     found = read_evaluation(context, project_id, evaluation_id)
     return found.model_dump(mode="json") if with_samples else runs.without_samples(found)
 

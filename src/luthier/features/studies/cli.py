@@ -39,8 +39,8 @@ def tune(
 ) -> Answer:
     """Search for the best recipe within one budget, train it on all rows, and judge it on the held-out ones.
 
-    Trials are compared by their loss on the validation rows, most of them early: those that are gone on with go on from
-    where they had stopped. The held-out rows are looked at once, at the end. Ctrl-C pauses, --resume goes on, with
+    Trials are compared by their loss on the validation rows, most of them early: those that are continued resume from
+    where they had stopped. The held-out rows are used once, at the end. Ctrl-C pauses, --resume continues, with
     --budget-hours or --budget-usd on another budget, counted from the beginning of the study.
     """
     from luthier.features.studies import service as studies
@@ -53,7 +53,7 @@ def tune(
     with open_context(home) as context:
         study_id = resume
         if recipe is not None:
-            # The options default to None, so that --resume can tell which of them were given.
+            # The options default to None, so that --resume can see which of them were given.
             most, who = trials or 40, sampler or "tpe"
             request = _request(recipe, overrides or (), budget_hours, budget_usd, most, space, who, seed or 0)
             goals = tune_options.goals(objective or "quality")
@@ -178,7 +178,7 @@ def _teller(as_json: bool) -> Callable[[Study, Trial], None]:
     from luthier.features.studies.service import trial_line
 
     def tell(_study: Study, trial: Trial) -> None:
-        # A trial that only begins has nothing to tell.
+        # A trial that only begins has nothing to report.
         if trial.state in ("paused", "stopped", "done", "failed"):
             _say(as_json, trial_line(trial) + (f": {trial.reason}" if trial.reason else ""))
 
@@ -257,4 +257,4 @@ def _show(console: Console, study: Study, trials: Sequence[Trial], verdict: Verd
     else:
         if study.needs_hours is not None:
             console.print(f"its budget ended before the final run, {study.final_run_id}", soft_wrap=True)
-        console.print(f"{study.status}; go on with it: {study.way_on}", soft_wrap=True)
+        console.print(f"{study.status}; resume it: {study.way_on}", soft_wrap=True)

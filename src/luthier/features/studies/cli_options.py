@@ -19,7 +19,7 @@ UsdOption = Annotated[
     float | None, typer.Option("--budget-usd", metavar="USD", help="The same in money, at this machine's price.")
 ]
 TrialsOption = Annotated[
-    int | None, typer.Option("--trials", min=1, metavar="N", help="Begin at most so many trials; 40 if not given.")
+    int | None, typer.Option("--trials", min=1, metavar="N", help="Begin at most this many trials; 40 if not given.")
 ]
 SpaceOption = Annotated[
     Path | None, typer.Option("--space", metavar="FILE", help="What is searched, where not the usual.")
@@ -36,17 +36,17 @@ ObjectiveOption = Annotated[
     ),
 ]
 WarmStartOption = Annotated[
-    bool, typer.Option("--warm-start", help="Begin with what earlier studies on alike data found.")
+    bool, typer.Option("--warm-start", help="Begin with the results of earlier studies on similar data.")
 ]
 SeedOption = Annotated[
     int | None, typer.Option("--seed", min=0, help="The same seed gives the same search; 0 if not given.")
 ]
 WorkersOption = Annotated[
     int | None,
-    typer.Option("--workers", min=1, max=64, metavar="N", help="Train so many trials at once; one if not given."),
+    typer.Option("--workers", min=1, max=64, metavar="N", help="Train this many trials in parallel; one if not given."),
 ]
 ResumeOption = Annotated[
-    str | None, typer.Option("--resume", metavar="STUDY", help="Go on with a search that was paused or killed.")
+    str | None, typer.Option("--resume", metavar="STUDY", help="Resume a search that was paused or killed.")
 ]
 
 _SAMPLERS: Final = ("tpe", "cmaes", "random")

@@ -22,9 +22,9 @@ from luthier.platform.home.context import Context
 
 
 def bring_up_own(search: Search) -> bool:
-    """Train the recipe as it came to its end, too, as far as the budget goes: what the search is held against.
+    """Also train the original recipe to its end, within the budget: the reference for the search.
 
-    False where it was asked to stop.
+    False where it was stopped.
     """
     last = len(search.study.spec.rungs) - 1
 
@@ -41,7 +41,7 @@ def bring_up_own(search: Search) -> bool:
 
 
 def confirm(search: Search) -> bool:
-    """Repeat the best few with other seeds, as far as the budget goes; false where it was asked to stop."""
+    """Repeat the best few with other seeds, within the budget; false where it was stopped."""
     spec, last = search.study.spec, len(search.study.spec.rungs) - 1
     best = [trial for trial in best_of(search.trials, spec.goals) if trial.state == "done"]
     if len(spec.goals) > 1:  # the knee is what the end is about
@@ -67,7 +67,7 @@ def confirm(search: Search) -> bool:
 
 
 def _begun_again(search: Search, trial: Trial, again: list[Trial]) -> tuple[list[Trial], bool]:
-    """A trial written down once more, to be trained with another seed, and whether the budget covers that."""
+    """A copy of a trial, to be trained with another seed, and whether the budget covers that."""
     if search.left_hours < expected_hours(search.trials, trial.predicted_hours or 0.0):
         note = f"trial {trial.number} was not repeated with another seed: the budget does not cover it"
         search.change(search.study.model_copy(update={"notes": (*search.study.notes, note)}))
@@ -79,15 +79,15 @@ def _begun_again(search: Search, trial: Trial, again: list[Trial]) -> tuple[list
 
 
 def finish(search: Search) -> Study:
-    """Name the winner and train its recipe on all rows; `paused` where it was asked to stop or the budget is used up.
+    """Name the winner and train its recipe on all rows; `paused` where it was stopped or the budget is used up.
 
-    Raises BudgetTooSmallError where the budget leaves nothing to go on with.
+    Raises BudgetTooSmallError where no budget is left.
     """
     study, trials = search.study, search.trials
     best = best_of(trials)
     if not best:
         raise ConflictError(
-            f"study {study.study_id} has no trial that came to anything",
+            f"study {study.study_id} has no successful trial",
             expected="at least one trial with a loss",
             do="give it a larger budget, or look at why they failed: luthier studies show " + study.study_id,
         )
@@ -106,7 +106,7 @@ def finish(search: Search) -> Study:
     spent = search.spent_hours + (0.0 if bill is None else bill.hours)
     needs = None
     if bill is not None and run.stop_cause == "budget":
-        # nobody knows how long judging takes: what is kept back for the end has room for it
+        # the time of the evaluation is not known: the reserve for the end has room for it
         needs = spent + max(0.0, bill.final_hours.high - bill.hours) + search.end_hours
     changed = {"status": "done" if is_done else "paused", "hours": spent, "needs_hours": needs}
     search.change(search.study.model_copy(update=changed))
@@ -169,7 +169,7 @@ def final_verdict(context: Context, study: Study) -> Verdict | None:
     """What the held-out rows say of the final run: against its base, its prompts and every baseline.
 
     Trials are chosen by validation loss, so these rows have chosen nothing. None before the end of the final run, where
-    the recipe names no such rows, and where the run or its evaluation is gone.
+    the recipe names no such rows, and where the run or its evaluation is missing.
     """
     try:
         run = None if study.final_run_id is None else context.runs.get(study.final_run_id)
@@ -195,7 +195,7 @@ def winning_document(study: Study, trials: Sequence[Trial], number: int | None =
         raise ConflictError(
             f"study {study.study_id} has no winner yet: it is {study.status}",
             expected="a study that is done",
-            do=f"go on with it: {study.way_on}",
+            do=f"resume it: {study.way_on}",
         )
     return recipe_with(study.spec.recipe, trials[study.winner].values)
 

@@ -42,7 +42,7 @@ from luthier.platform.home.context import Context
 
 MAX_STUDIES: Final = 3
 _FARTHEST: Final = 1.5
-"""The largest distance at which data count as alike: the mean of a factor of 4.5 in each of its parts."""
+"""The largest distance at which data count as similar: the mean of a factor of 4.5 in each of its parts."""
 _MAX_SIZE_FACTOR: Final = 3.0
 
 
@@ -63,7 +63,7 @@ def points_to_begin_with(
     alike = [] if project_id is None else _alike(context, plan, space, own, project_id)
     for far, study, values in alike[:MAX_STUDIES]:
         if values and all(values != point.values for point in found):
-            why = f"the winner of {study.study_id}, on alike data (distance {far:.2f})"
+            why = f"the winner of {study.study_id}, on similar data (distance {far:.2f})"
             found.append(StartPoint(values=values, why=why))
             said.append(f"begins with {why}")
     general = [point for point in start_points(space, own) if all(point.values != known.values for known in found)]
@@ -94,7 +94,7 @@ def _marks(plan: Plan) -> tuple[float, ...]:
 def _alike(
     context: Context, plan: Plan, space: Space, own: Values, project_id: str
 ) -> list[tuple[float, Study, Values]]:
-    """(distance, study, its winner's values that lie in the space), nearest first, then newest."""
+    """(distance, study, its winner's values within the space), nearest first, then newest."""
     found = []
     for age, study in enumerate(context.studies.list(project_id)):
         if study.status != "done" or study.winner is None:
@@ -114,7 +114,7 @@ def _alike(
 
 
 MOST_FAILURES = 5
-"""Trials that fail one after another before the search gives up, none of them having come to anything."""
+"""Consecutive failed trials after which the search gives up, if none has succeeded."""
 MAX_DEATHS = 3
 """Workers that die of a trial, one after the other, before it is given up."""
 
@@ -127,7 +127,7 @@ class Search:
 
     Attributes:
         context: The home.
-        study: As it is stored.
+        study: As stored.
         own: The plan of the recipe as it came.
         final_hours: What the end should take if that recipe wins.
         tell: Called with every trial that has changed.
@@ -176,29 +176,29 @@ class Search:
 
     @property
     def end_hours(self) -> float:
-        """What is kept back for the end: what it should take with the dearest of those that may win as things stand."""
+        """The reserve for the end: its expected cost with the most expensive of the current possible winners."""
         there = [trial for trial in self.trials if trial.state == "done"]
         best = best_of(there, self.study.spec.goals)
-        if len(self.study.spec.goals) == 1:  # of several goals any may come to lie at the knee
+        if len(self.study.spec.goals) == 1:  # with several goals any may become the knee
             best = best[: self.study.spec.num_confirmed]
         return max((self._end_with(trial.predicted_hours) for trial in best), default=self.final_hours)
 
     def _end_with(self, hours: float | None) -> float:
-        """What the end should take with the recipe of a trial that is priced at so many hours."""
+        """The expected cost of the end with the recipe of a trial of that many hours."""
         own = self.trials[0].predicted_hours if self.trials else None
         return self.final_hours * max(1.0, hours / own if hours and own else 1.0)
 
     def run(self) -> bool:
-        """Search until the budget or the space is used up; false where it was asked to stop before.
+        """Search until the budget or the space is used up; false where it was stopped before.
 
-        Raises StudyFailedError where nothing that is tried comes to anything.
+        Raises StudyFailedError where no trial succeeds.
         """
         return self.work(self._next)
 
     def work(self, next_task: Callable[[], Task | None]) -> bool:
-        """Have all tasks done, as many at once as there are workers; false where it was asked to stop before.
+        """Run all tasks, as many in parallel as there are workers; false where it was stopped before.
 
-        next_task: the next one, None where there is none for now: it is asked again when another has ended.
+        next_task: the next one, None where there is none for now: it is called again when another has ended.
         """
         is_stopped = False
         while True:
@@ -230,7 +230,7 @@ class Search:
         hours = task.priced.hours
         goals = task.trial.goals or goals_of(self.study.spec.goals, task.priced)
         trial = self.keep(task.trial.model_copy(update={"state": "running", "predicted_hours": hours, "goals": goals}))
-        # Reserved from the budget until the task ends: workers that run at once must not spend the same hours twice.
+        # Reserved from the budget until the task ends: parallel workers must not spend the same hours twice.
         self._promised[trial.number] = self.needed(trial, task.rung, task.priced)
         self.pool.begin(replace(task, trial=trial))
 
@@ -260,7 +260,7 @@ class Search:
         return trained.state == "waiting"
 
     def _take_death(self, done: FinishedTask) -> None:
-        """A worker died: its trial goes on from its newest checkpoint, and is given up where that helps nothing."""
+        """A worker died: its trial continues from its newest checkpoint, and is given up where that does not help."""
         trial = done.task.trial
         self._deaths[trial.number] += 1
         hours = trial.hours + done.task.priced.machine_share * done.seconds / 3600
@@ -287,11 +287,11 @@ class Search:
         return trial
 
     def fail(self, trial: Trial, reason: str) -> None:
-        """Write a trial down as one that comes to nothing."""
+        """Store a trial as failed."""
         self.keep(trial.model_copy(update={"state": "failed", "reason": reason}))
 
     def change(self, study: Study) -> None:
-        """Write the study down as it is now."""
+        """Store the current study."""
         self.study = study
         self.context.studies.save(self.study)
 
@@ -367,7 +367,7 @@ class Search:
             self.fail(trial, error.came)
             return None
         if not priced.fits:
-            at_once = "" if spec.workers == 1 else f" {spec.workers} times at once"
+            at_once = "" if spec.workers == 1 else f" {spec.workers} times in parallel"
             self.fail(trial, f"it does not fit into this machine's memory{at_once}")
             self._leave_out(trial)
             return None
@@ -406,7 +406,7 @@ class Search:
 
 
 class StudyFailedError(LuthierError):
-    """Nothing that a study has tried came to anything."""
+    """No trial of a study has succeeded."""
 
 
 def best_of(trials: Sequence[Trial], goals: Sequence[GoalName] = QUALITY) -> list[Trial]:

@@ -1,8 +1,8 @@
-"""Use cases: search for the best recipe within one budget, go on with a search, look at it, take its recipe over.
+"""Use cases: search for the best recipe within one budget, resume a search, show it, use its recipe.
 
 search      trials on rungs, until the budget is used but for what the end takes
-confirm     the best few once more with other seeds, since the best of many was also lucky
-final       the winner's recipe on all rows, training and validation together, judged once on the held-out ones
+confirm     the best few again with other seeds, since the best of many was also lucky
+final       the winner's recipe on all rows, training and validation together, evaluated once on the held-out ones
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class StudyRequest:
         seed: Of the sampler.
         rungs: Shares of a whole training after which trials are compared.
         num_seeds: How often the best few are repeated with other seeds.
-        workers: How many trials train at once.
+        workers: How many trials train in parallel.
         goals: What is optimised.
         knows_others: Whether it begins with what earlier studies of the project on similar data have found.
     """
@@ -92,13 +92,13 @@ def begin(context: Context, request: StudyRequest, *, project_id: str = DEFAULT_
     if request.recipe.data.validation is None:
         raise RequestError(
             "a recipe without data.validation",
-            expected="rows that trials are compared on, apart from those that judge at the end",
+            expected="rows to compare trials on, separate from those of the final evaluation",
             do="add data.validation: a file, or a fraction such as 0.1",
         )
     plan = make_plan(context, request.recipe, base_dir=Path())
     if plan.objective.draws:
         raise RequestError(
-            f"objective {plan.objective.name}: its loss says nothing of how good a trial is",
+            f"objective {plan.objective.name}: its loss does not show how good a trial is",
             expected="an objective whose loss on validation rows can be compared",
             do="search with sft or a preference objective, and take the settings over",
         )
@@ -154,7 +154,7 @@ def go_on(
     usd: float | None = None,
     tell: Tell = lambda _study, _trial: None,
 ) -> Study:
-    """Search, confirm and train to the end, from wherever the study is; the study as it is then.
+    """Search, confirm and train to the end, from any state of the study; returns the final study.
 
     SIGTERM and SIGINT leave it `paused`, with every trial at a checkpoint; so does a budget that is used up before the
     end of the final run. Once that has begun, nothing more is searched.
@@ -175,8 +175,8 @@ def go_on(
     began, study, data_loader = time.perf_counter(), context.studies.get(study_id), TrainingDataLoader()
     lock = context.settings.home / "studies" / study_id / "lock"
     with hold(lock, f"study {study_id}") as held, ExitStack() as pool:
-        study = context.studies.get(study_id)  # who held it may have gone on
-        # Nothing is searched again; the caller gets the result as it was.
+        study = context.studies.get(study_id)  # the former holder may have continued
+        # Nothing is searched again; the caller gets the stored result.
         if study.status == "done":
             return study
         study = _with_budget(study, hours, usd)
@@ -189,13 +189,13 @@ def go_on(
         # Nothing about stages is stored: they follow from the trials, so a kill between two writes leaves no
         # contradiction.
         run = WorkflowRun(context, Caller(), WORKFLOW, _record(study), study.spec, material)
-        with suppress(PausedError):  # the study says so
+        with suppress(PausedError):  # the study records it
             run_stages(run, lambda pipeline: _keep(search, pipeline))
         return search.study
 
 
 def _record(study: Study) -> Pipeline:
-    """The stages as the study has them. What decides about a search is in its trials: each resume walks through them
+    """The stages as the study has them. What decides about a search is in its trials: each resume replays them
     again, until the final run is named."""
     found: StageStatus = "waiting" if study.final_run_id is None else "done"
     stages = (Stage(name="search", status=found), Stage(name="confirm", status=found), Stage(name="final"))
@@ -204,7 +204,7 @@ def _record(study: Study) -> Pipeline:
 
 
 def _keep(search: Search, pipeline: Pipeline) -> None:
-    """Store that a search is under way or paused; what else there is to say, its stages store with their results."""
+    """Store that a search is running or paused; its stages store everything else with their results."""
     stage = pipeline.next_stage
     if stage is not None and stage.status == "paused":
         search.change(search.study.model_copy(update={"status": "paused"}))
@@ -235,7 +235,7 @@ def _final_stage(run: WorkflowRun) -> Outcome:
 def _ended(search: Search, is_through: bool) -> Outcome:
     if not is_through:
         search.rest()
-        raise PausedError("it was asked to stop", expected="the end of the search", do=search.study.way_on)
+        raise PausedError("it was stopped", expected="the end of the search", do=search.study.way_on)
     return Outcome()
 
 
@@ -245,8 +245,8 @@ WORKFLOW: Final = Workflow(
     request=StudySpec,
     stages=lambda _spec: [
         StageSpec("search", "Trials on rungs, until the budget is used but for what the end takes", _search_stage),
-        StageSpec("confirm", "The best few once more with other seeds", _confirm_stage),
-        StageSpec("final", "The winner's recipe on all rows, judged once on the held-out ones", _final_stage),
+        StageSpec("confirm", "The best few again with other seeds", _confirm_stage),
+        StageSpec("final", "The winner's recipe on all rows, evaluated once on the held-out ones", _final_stage),
     ],
     folder="studies",
 )
@@ -256,7 +256,7 @@ def trial_line(trial: Trial) -> str:
     """A trial in one line: what it sets, how far it got, and its loss."""
     values = ", ".join(f"{name.rpartition('.')[2]} {_short(value)}" for name, value in trial.values.items())
     loss = "" if trial.loss is None else f", loss {trial.loss:.4f} on rung {trial.rung + 1}"
-    return f"trial {trial.number} ({values or 'the recipe as it is'}): {trial.state}{loss}"
+    return f"trial {trial.number} ({values or 'the original recipe'}): {trial.state}{loss}"
 
 
 def _refuse_goals(request: StudyRequest) -> None:
@@ -278,13 +278,13 @@ def _refuse_goals(request: StudyRequest) -> None:
 
 
 def _final_hours(context: Context, study: Study, own: Plan, data_loader: TrainingDataLoader) -> float:
-    """What the end should take: the recipe's own training once more, on a few more rows, with the whole machine."""
+    """The expected cost of the end: the recipe's training again, on a few more rows, with the whole machine."""
     known = context.studies.trials(study.study_id)
     # Trial 0 is the recipe as it came.
     hours = known[0].predicted_hours if known else None
     hours = hours or _own_hours(context, study.spec, own, data_loader)
     taken, workers = expected_hours(known, hours), study.spec.workers
-    # trials that share the machine do not tell how long one that has all of it takes: at most as long as they took on
+    # trials that share the machine do not show how long one that has all of it takes: at most as long as they took on
     # the clock, at least as long as they took of the machine, and between the two the planner is believed
     return min(max(taken, hours), taken * workers) * _END_SHARE
 
@@ -320,7 +320,7 @@ def _hours(hours: float | None, usd: float | None, usd_per_hour: float | None) -
         )
     if usd is not None and not usd_per_hour:
         raise RequestError(
-            f"--budget-usd {usd}: nobody knows what an hour of this machine costs",
+            f"--budget-usd {usd}: the price of an hour of this machine is not known",
             expected="a price for this machine",
             do="give --budget-hours, or a price table with --prices",
         )
@@ -335,7 +335,7 @@ def _with_budget(study: Study, hours: float | None, usd: float | None) -> Study:
         if needs is None:
             return study
         raise BudgetTooSmallError(
-            f"a budget of {study.spec.hours:.3g} h, which was used up before the final run had come to its end",
+            f"a budget of {study.spec.hours:.3g} h, which was used up before the final run had finished",
             expected=f"about {needs:.3g} h, from the beginning of the study on",
             do=study.way_on,
         )

@@ -61,7 +61,7 @@ class CurveWatch:
             self._losses[event.step] = event.loss
 
     def stop_requested(self) -> str | None:
-        """Why the training is to stop now; None where it may go on."""
+        """Why the training has to stop now; None where it may continue."""
         curve = [(step / self._num_steps, loss) for step, loss in sorted(self._losses.items())]
         reason = self._finished.why_hopeless(curve)
         return StopReason(HOPELESS + reason, "hopeless") if reason else None
@@ -149,8 +149,8 @@ class Priced:
     Attributes:
         prepared: Its plan and rows.
         hours: Predicted, of all of its steps.
-        steps: After which its rungs lie.
-        fits: Whether it fits into memory, beside as many others as train at once.
+        steps: The steps of its rungs.
+        fits: Whether it fits into memory, with as many others as train in parallel.
         machine_share: How much of the machine it has while it trains; its hours are multiplied by it.
     """
 
@@ -164,7 +164,7 @@ class Priced:
 def trial_recipe(
     spec: StudySpec, trial: Trial, *, whole_steps: float | None = None, num_threads: int | None = None
 ) -> Recipe:
-    """The recipe of a trial: the study's with its values, validated where rungs lie, never stopped early, not judged.
+    """The recipe of a trial: the study's with its values, validated at the rungs, never stopped early, not evaluated.
 
     whole_steps: after how many steps it is validated, num_threads: those that train it; None leaves that to the plan.
     Raises RecipeError.
@@ -237,7 +237,7 @@ def train_to(
 
     Args:
         context: The home.
-        trial: The trial, which may be under way.
+        trial: The trial, which may be running.
         rung: Its number, from 0 on.
         priced: The trial made ready.
         stop_requested: As in `UntilStep`.
@@ -245,7 +245,7 @@ def train_to(
         finished: Finished trials that it is compared with after each validation; None never stops it for its curve.
 
     Returns:
-        The trial as it is then: `done` on the last rung, `paused` on one before, `failed` where it diverged, `stopped`
+        The updated trial: `done` on the last rung, `paused` on one before, `failed` where it diverged, `stopped`
         where it cannot become the best, `waiting` where a stop was requested.
     """
     began, share = time.perf_counter(), priced.machine_share
@@ -277,7 +277,7 @@ def expected_hours(trials: Sequence[Trial], priced_hours: float) -> float:
 
 
 def _go_on(context: Context, trial: Trial, priced: Priced, launcher: UntilStep) -> None:
-    """Drawing a report takes longer than many a rung: those of trials are drawn when somebody asks for them."""
+    """Drawing a report takes longer than many a rung: those of trials are drawn on request."""
     from luthier.features.training.service import resume, train_prepared
 
     try:
@@ -301,9 +301,9 @@ def _result(context: Context, trial: Trial, rung: int, steps: Sequence[int], *, 
         raise RequestError(
             f"run {trial.run_id} has no validation up to step {step}",
             expected="one on each rung",
-            do="report this: a rung should lie where the run is validated",
+            do="report this: a rung should be where the run is validated",
         )
-    # Not the last loss: the best weights are what the run keeps, so the trial is judged by them.
+    # Not the last loss: the best weights are what the run keeps, so the trial is evaluated by them.
     best = min(found, key=lambda event: event.loss)
     losses = {event.step: event.loss for event in found if event.step > after}
     curve = tuple((at / steps[-1], loss) for at, loss in sorted(losses.items()))
@@ -311,7 +311,7 @@ def _result(context: Context, trial: Trial, rung: int, steps: Sequence[int], *, 
 
 
 def _fit_together(prediction: Prediction, num_trials: int) -> bool:
-    """Whether so many trials like this one fit at once, shared out among the devices that there are."""
+    """Whether that many trials like this one fit together, distributed over the devices."""
     device = prediction.device
     # Ceiling division: the fullest device decides.
     at_once = -(-num_trials // device.num_devices)
@@ -345,7 +345,7 @@ _BYTES_PER_PARAMETER: Final = 4
 
 
 def goals_of(goals: Sequence[GoalName], priced: Priced) -> dict[GoalName, float]:
-    """What a trial comes to by the goals other than quality: counted from its plan, not measured."""
+    """The values of a trial for the goals other than quality: counted from its plan, not measured."""
     if set(goals) <= {"quality"}:
         return {}
     plan = priced.prepared.plan

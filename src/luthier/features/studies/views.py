@@ -24,11 +24,11 @@ _MAX_LISTED = 100
 
 @dataclass(frozen=True, slots=True)
 class StudyView:
-    """A study as it is now.
+    """The current state of a study.
 
     Attributes:
-        study: As it is stored.
-        status: Its own, or `interrupted` where it should go on and no process works on it.
+        study: As stored.
+        status: Its own, or `interrupted` where it should continue and no process works on it.
         trials: In the order of their numbers.
         best: Those of kind `search`, by how far they got and then by loss.
         hours: Spent up to now.

@@ -51,7 +51,7 @@ class FinishedTask:
         task: The task.
         worker: The number of the worker.
         seconds: Spent on the trial itself.
-        trial: The trial as it is then; None where its worker died.
+        trial: The updated trial; None where its worker died.
         died: How its worker died, as text.
     """
 
@@ -63,7 +63,7 @@ class FinishedTask:
 
 
 class WorkerPool(Protocol):
-    """Who trains. size: how many tasks at once."""
+    """The workers that train. size: how many tasks in parallel."""
 
     size: int
 
@@ -86,7 +86,7 @@ class WorkerPool(Protocol):
 
 
 class InProcessPool:
-    """This process trains, one trial after the other; a `WorkerPool`. A wish to stop is heard while it trains."""
+    """This process trains, one trial after the other; a `WorkerPool`. A request to stop is handled while it trains."""
 
     size = 1
 
@@ -95,7 +95,7 @@ class InProcessPool:
         self._task: Task | None = None
 
     def stop_requested(self) -> str | None:
-        """Nothing is heard between two trainings: a signal ends the process there, and nothing is lost."""
+        """Signals are not handled between two trainings: one ends the process there, and nothing is lost."""
         return None
 
     @property
@@ -118,7 +118,7 @@ class InProcessPool:
 
 @dataclass(slots=True)
 class _Worker:
-    """One process, its task, when that began (`time.perf_counter`), and the step that it has come to."""
+    """One process, its task, when that began (`time.perf_counter`), and the step that it has reached."""
 
     number: int
     child: ChildProcess | None = None
@@ -224,7 +224,7 @@ class ProcessPool:
         self._is_told = True
         for worker in self._workers:
             if worker.child is not None:
-                # Each child leads a session of its own, so Ctrl-C in the terminal does not reach it.
+                # Each child leads its own session, so Ctrl-C in the terminal does not reach it.
                 worker.child.send_signal(signal.SIGTERM)
 
     def _start(self, number: int, num_threads: int) -> ChildProcess:
@@ -235,7 +235,7 @@ class ProcessPool:
             environment=device_of(number, os.environ),
             num_threads=num_threads,
             log=self._log(number),
-            pass_fds=(self._lock,),  # as long as a worker lives, nobody else takes up the study
+            pass_fds=(self._lock,),  # as long as a worker lives, no other process takes up the study
             has_session=True,
         )
 
@@ -243,7 +243,7 @@ class ProcessPool:
         return self._folder / f"{number}.log"
 
     def _end(self, worker: _Worker) -> str:
-        """Clear away a process that has died or is to; how it ended, in words."""
+        """Clear away a process that has died or has to; how it ended, as text."""
         child, worker.child = worker.child, None
         if child is None:
             return ""
@@ -252,9 +252,9 @@ class ProcessPool:
 
 
 def study_notice(study: Study) -> str:
-    """What a search that is asked to stop does now, and how to go on with it."""
+    """What a search does when it is stopped, and how to resume it."""
     return (
-        "every trial ends its step and writes a checkpoint, and the study is paused; go on with `luthier tune --resume "
+        "every trial ends its step and writes a checkpoint, and the study is paused; resume: `luthier tune --resume "
         f"{study.study_id}`. {AGAIN}"
     )
 
@@ -275,7 +275,7 @@ def worker_pool(context: Context, study: Study, lock: int) -> Iterator[WorkerPoo
 
 
 def device_of(worker: int, environment: Mapping[str, str]) -> dict[str, str]:
-    """Which GPU a worker sees, as the environment says it: they are dealt out in turn, where there are several."""
+    """Which GPU a worker sees, as set in the environment: they are assigned in turn, where there are several."""
     import torch
 
     count = torch.cuda.device_count()
@@ -298,7 +298,7 @@ def train_trials(document: dict[str, Any], channel: Channel) -> None:
     """Train a trial a request, until there are no more; stops in good order after SIGTERM.
 
     Args:
-        document: `home`. A request has `trial`, `rung`, `steps` (on which rungs lie), `machine_share`, `finished` (the
+        document: `home`. A request has `trial`, `rung`, `steps` (of the rungs), `machine_share`, `finished` (the
             curves of other trials) and `plan`; its result has `trial` and `seconds`.
         channel: of the child process. Events are {"step": ...} while it trains.
     """
@@ -307,7 +307,7 @@ def train_trials(document: dict[str, Any], channel: Channel) -> None:
 
     keep_few_kernels()
     # Taken before anything slow: a parent that dies later changes it, one that died earlier cannot be noticed.
-    parent, gone = os.getppid(), StopReason("the process that started it has gone", "interrupted")
+    parent, gone = os.getppid(), StopReason("the process that started it is gone", "interrupted")
     home = Path(document["home"])
     with Context.open(home, database_patience_seconds=_PATIENCE_SECONDS) as context, stop_signals() as signalled:
 

@@ -53,7 +53,7 @@ JudgeOption = Annotated[
     str | None, typer.Option("--judge", metavar="ENGINE", help="With --suite: the model that judges answers.")
 ]
 SeedsOption = Annotated[
-    int, typer.Option("--seeds", min=1, max=20, help="With --suite: train the run with so many seeds, judge all.")
+    int, typer.Option("--seeds", min=1, max=20, help="With --suite: train the run with this many seeds, evaluate all.")
 ]
 CodeOption = Annotated[
     bool, typer.Option("--allow-code", help="With --suite: run code that models write, locked down.")
@@ -109,7 +109,7 @@ ThinkingTokensOption = Annotated[
     typer.Option(
         "--max-thinking-tokens",
         min=0,
-        help="Where to cut a thought off, which comes before the answer and is no part of it; 0: both share "
+        help="Where to cut a thought off, which comes before the answer and is not part of it; 0: both share "
         "--max-new-tokens [default: by the thoughts of the rows; 2,048 for a model that thinks by itself].",
     ),
 ]
@@ -117,7 +117,7 @@ SamplesOption = Annotated[
     int | None, typer.Option("--max-samples", min=1, metavar="N", help="Judge only N rows, chosen by a stable hash.")
 ]
 LeakageOption = Annotated[
-    bool, typer.Option("--allow-leakage", help="Judge even on rows that were trained on; the verdict says so.")
+    bool, typer.Option("--allow-leakage", help="Evaluate also on rows that were trained on; the verdict notes it.")
 ]
 
 
@@ -149,7 +149,7 @@ def evaluate(
     home: HomeOption = None,
 ) -> Answer:
     """Judge a model or a run on held-out rows or by a suite, against others on the same rows, with a verdict."""
-    # The first is judged; the others are what it is held against, however they were given.
+    # The first is evaluated; the others are what it is held against, however they were given.
     named = [*systems, *(against or ())]
     of_data = {"--few-shot": few_shot, "--few-shot-from": few_shot_from, "--metrics": metrics, "--map": mapping}
     of_data |= {"--max-new-tokens": max_new_tokens, "--max-samples": max_samples}
@@ -226,9 +226,9 @@ def _check_ways(
     if wrong := [name for name, value in foreign.items() if value]:
         raise RequestError(
             f"{', '.join(wrong)} without {way}",
-            expected=f"it beside {way} alone: each task of a suite says that itself"
+            expected=f"it with {way} alone: each task of a suite sets that itself"
             if suite is not None
-            else f"it beside {way} alone",
+            else f"it with {way} alone",
             do=f"leave it out, or judge with {way}",
         )
 
@@ -325,7 +325,7 @@ def _answer(
     *,
     html: Path | None = None,
 ) -> Answer:
-    """The result; with a gate also what it said, and exit code 1 where it failed."""
+    """The result; with a gate also its result, and exit code 1 where it failed."""
     # With --json the exit code alone would not say why a gate failed, so its outcome is added below.
     document = found.model_dump(mode="json")
     if html is not None:
@@ -360,7 +360,7 @@ def parse_metrics(text: str) -> list[MetricName]:
             expected=f"names among {', '.join(known)}",
             do="write them with commas between: --metrics rouge,bleu",
         )
-    # In the order of the registry, whatever order was typed, so that equal requests give equal results.
+    # In the order of the registry, not as typed, so that equal requests give equal results.
     return [name for name in known if name in names]
 
 
@@ -378,7 +378,7 @@ def _show_evaluation(console: Console, found: Evaluation) -> None:
 
 
 class SuiteName(StrEnum):
-    """How much is asked."""
+    """The size of the check."""
 
     default = "default"
     full = "full"
@@ -409,7 +409,7 @@ def safety(
     ] = None,
     toxicity_model: Annotated[
         Path | None,
-        typer.Option("--toxicity-model", metavar="DIR", help="A text classifier, asked beside the list of words."),
+        typer.Option("--toxicity-model", metavar="DIR", help="A text classifier, used with the list of words."),
     ] = None,
     only: Annotated[
         list[str] | None,

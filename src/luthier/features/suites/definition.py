@@ -118,7 +118,7 @@ def digest_of(path: Path) -> str:
     if path.is_file():
         return sha256_file(path)
     files = sorted(one for one in path.rglob("*") if one.is_file())
-    # Relative names, so that the digest does not depend on where the suite lies.
+    # Relative names, so that the digest does not depend on the suite's path.
     return sha256_document([[str(one.relative_to(path)), sha256_file(one)] for one in files])
 
 
@@ -164,11 +164,11 @@ NEEDS_ANSWERS: Final = ("generate", "likelihood", "classify", "json", "sql")
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the judged systems were trained on.
+    """What the evaluated systems were trained on.
 
     Attributes:
         examples: Their training rows.
-        allows_leakage: Whether rows among them are judged all the same, with a caution.
+        allows_leakage: Whether rows among them are evaluated all the same, with a caution.
         columns: The column map of the first of their runs that has one, for tasks that name none.
     """
 
@@ -187,7 +187,7 @@ class _File:
 def load_task(task: RowTask, find_file: FileFinder, *, seen: Seen, seed: int, is_general: bool = False) -> RowsOf:
     """The rows of a task. find_file: what the names of files in it stand for.
 
-    Raises NotFoundError and DataError for a wrong file, LeakageError for rows that a judged system was trained on,
+    Raises NotFoundError and DataError for a wrong file, LeakageError for rows that an evaluated system was trained on,
     RequestError where too few examples can be shown.
     """
     from luthier.ml.evaluation.few_shot import choose_shots
@@ -203,13 +203,13 @@ def load_task(task: RowTask, find_file: FileFinder, *, seen: Seen, seed: int, is
     examples = [row.example for row in rows]
     num_leaked, cautions = _leaked(task, examples, read.without_answer, seen, refuses=not is_general)
     if len(rows) < len(read.rows):
-        cautions = (f"{len(rows):,} of the file's {len(read.rows):,} rows were judged.", *cautions)
+        cautions = (f"{len(rows):,} of the file's {len(read.rows):,} rows were evaluated.", *cautions)
     shots: tuple[Example, ...] = ()
     if task.few_shot and task.few_shot_from is not None:
         shown_path = find_file("few_shot_from", task.few_shot_from)
         shown_by, _ = _mapped(task, shown_path, seen)
         shown = _read(shown_by.model_copy(update={"cluster_by": None}), shown_path)
-        # A judged row among the examples would show the model its own answer.
+        # An evaluated row among the examples would show the model its own answer.
         pool = not_held_out([row.example for row in shown.rows], examples)
         shots = choose_shots(pool, task.few_shot, seed, held_out=examples)
     return RowsOf(
@@ -225,7 +225,7 @@ def load_task(task: RowTask, find_file: FileFinder, *, seen: Seen, seed: int, is
 
 
 def _mapped(task: RowTask, file: Path, seen: Seen) -> tuple[RowTask, str]:
-    """The task with the column map of the judged run where it names none and the file has its columns, and a note."""
+    """The task with the column map of the evaluated run where it has none and the file has its columns, and a note."""
     if task.map or not seen.columns:
         return task, ""
     found = map_that_fits(seen.columns, file, "the column map of the run")
@@ -233,7 +233,7 @@ def _mapped(task: RowTask, file: Path, seen: Seen) -> tuple[RowTask, str]:
 
 
 def _read(task: RowTask, path: Path) -> _File:
-    """All rows of a file. A row without an answer of its own gets an empty one, where the kind asks for none.
+    """All rows of a file. A row without an answer gets an empty one, where the kind needs none.
 
     Raises NotFoundError and DataError.
     """
@@ -327,7 +327,7 @@ def _right_option(task: RowTask, fields: Mapping[str, Any]) -> str | None:
 def _leaked(
     task: RowTask, examples: Sequence[Example], without_answer: frozenset[str], seen: Seen, *, refuses: bool
 ) -> tuple[int, tuple[str, ...]]:
-    """How many rows were trained on, and what is to be said of them. Where a row has no answer, its prompt counts."""
+    """How many rows were trained on, and the caution about them. Where a row has no answer, its prompt counts."""
     from luthier.ml.data.split.split import leaked_ids
 
     found = leaked_ids(seen.examples, examples)
@@ -336,9 +336,9 @@ def _leaked(
     num_same = len(found.same_prompt) - len(by_prompt)
     if exact and refuses and not seen.allows_leakage:
         raise LeakageError(
-            f"task {task.name}: {len(exact):,} of {len(examples):,} rows stand in the training rows of a judged run",
+            f"task {task.name}: {len(exact):,} of {len(examples):,} rows are in the training rows of an evaluated run",
             expected="rows that the model was not trained on",
-            do="take them out, or pass --allow-leakage (the result will say so)",
+            do="take them out, or pass --allow-leakage (the result will note it)",
             problems=exact,
         )
     said = []

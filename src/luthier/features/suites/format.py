@@ -42,9 +42,9 @@ def show_task(console: Console, task: TaskResult, candidate: str) -> None:
         # All other comparisons are in the JSON and on the page; here they would bury the one that decides.
         if one.candidate != candidate or one.metric != task.primary:
             continue
-        # Adjusted where several tasks were tested at once.
+        # Adjusted where several tasks were tested together.
         p_value = one.p_value if one.adjusted_p_value is None else one.adjusted_p_value
-        needed = f" (about {one.rows_needed:,} rows would tell)" if one.rows_needed is not None else ""
+        needed = f" (about {one.rows_needed:,} rows would settle it)" if one.rows_needed is not None else ""
         console.print(
             Text.assemble(
                 visible(

@@ -21,7 +21,7 @@ _CAUTION = "Measured by the lm-evaluation-harness {version}; intervals are made 
 
 
 def check_lm_eval(tasks: Sequence[LmEvalTask], systems: Sequence[System], *, folder: Path) -> None:
-    """Raises RequestError where the harness is not installed, a task is not one of its own, or asks a server too much.
+    """Raises RequestError where the harness is not installed, a task is unknown, or needs more than a server offers.
 
     NotFoundError: a task that it does not know.
     """
@@ -39,7 +39,7 @@ def check_lm_eval(tasks: Sequence[LmEvalTask], systems: Sequence[System], *, fol
         if servers and loaded.OUTPUT_TYPE != "generate_until":
             raise RequestError(
                 f"task {task.name} needs likelihoods ({loaded.OUTPUT_TYPE}), and {servers[0]} is a server, "
-                "which tells none",
+                "which reports none",
                 expected="models on this machine for tasks that look at likelihoods",
                 do="leave the task out of the suite, or judge a base model or a run",
             )
@@ -91,7 +91,7 @@ def _model_of(context: Context, engines: Engines, system: System) -> Any:
     from luthier.ml.inference.transformers_engine import TransformersEngine
 
     engine = engines.of(system)
-    # A server cuts by itself; the harness wants a number.
+    # A server cuts by itself; the harness needs a number.
     tokenizer, room = None, 2**31
     if isinstance(system, Candidate):
         assert isinstance(engine, TransformersEngine)
@@ -126,7 +126,7 @@ def evaluate_by_harness(model: Any, task: LmEvalTask, folder: Path, seed: int) -
                 bootstrap_iters=1000,
                 verbosity="ERROR",
             )
-    # The harness has no errors of its own; these are what its tasks raise.
+    # The harness has no error classes; these are what its tasks raise.
     except (ValueError, KeyError, AssertionError, TypeError) as error:
         raise RequestError(
             f"task {task.name}: the lm-evaluation-harness failed: {type(error).__name__}: {error}",
@@ -149,21 +149,21 @@ def _load(name: str, folder: Path) -> Any:
     except (KeyError, ValueError, TypeError, FileNotFoundError, ConnectionError) as error:
         raise NotFoundError(
             f"the lm-evaluation-harness cannot load {name!r}: {error}",
-            expected="the name of one of its tasks (its data is fetched), or a YAML file with data beside it",
+            expected="the name of one of its tasks (its data is fetched), or a YAML file with data next to it",
             do="list them with: lm_eval ls tasks",
         ) from error
     if len(loaded) != 1:
         raise RequestError(
             f"{name!r} is a group of {len(loaded)} tasks",
             expected="one task",
-            do=f"name them one by one: {', '.join(list(loaded)[:8])}",
+            do=f"name them individually: {', '.join(list(loaded)[:8])}",
         )
     return next(iter(loaded.values()))
 
 
 @lru_cache(maxsize=2)
 def _manager(with_defaults: bool) -> Any:
-    """Its table of tasks; it takes seconds to read all of its own."""
+    """Its table of tasks; reading all of them takes seconds."""
     from lm_eval.tasks import TaskManager
 
     return TaskManager(include_defaults=with_defaults)

@@ -36,7 +36,7 @@ SafetySuite = Literal["default", "full"]
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much is asked; None for all there is.
+    """The size of the check; None for all rows.
 
     Attributes:
         pairs: Sentence pairs about stereotypes.
@@ -67,7 +67,7 @@ NAMES: Final = (
     "canaries",
 )
 _ROOM_TOKENS: Final = 64
-_NO_RUN: Final = "is asked of a run, whose training rows are known; this is a model without one"
+_NO_RUN: Final = "needs a run, whose training rows are known; this is a model without one"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +88,17 @@ class Built:
     left_out: list[str] = field(default_factory=list)
 
     def add(self, title: str, make: Callable[[], Probe]) -> None:
-        """Build one; where its rows are not such as it needs, say so instead."""
+        """Build one; where its rows do not fit, note it instead."""
         try:
             self.probes.append(make())
         except DataError as error:
             self.left_out.append(f"{title} was left out: {error.came.splitlines()[0]}.")
 
     def keep(self, only: Sequence[str]) -> None:
-        """Leave out all other probes, and say so. Raises RequestError for names of none, or of one left out already."""
+        """Leave out all other probes, with a note.
+
+        Raises RequestError for names of none, or of one left out already.
+        """
         # What could be built here, which may be less than `NAMES`.
         there = [probe.name for probe in self.probes]
         if missing := [name for name in only if name not in there]:
@@ -106,11 +109,11 @@ class Built:
                 do="correct the name, or ask of what the probe needs",
             )
         self.probes[:] = [probe for probe in self.probes if probe.name in only]
-        self.left_out[:] = [f"Only {', '.join(only)} of {len(there)} probes were asked."]
+        self.left_out[:] = [f"Only {', '.join(only)} of {len(there)} probes were run."]
 
 
 def probe_inputs(context: Context, run_id: str | None, left_out: list[str]) -> ProbeInputs:
-    """The rows of a run; where they cannot be read any more, a sentence says so."""
+    """The rows of a run; where they cannot be read any more, a sentence notes it."""
     if run_id is None:
         return ProbeInputs()
     plan = context.runs.plan(run_id)
@@ -118,7 +121,7 @@ def probe_inputs(context: Context, run_id: str | None, left_out: list[str]) -> P
         trained = tuple(training_rows(context, [run_id]))
         held_out = load_splits(plan.recipe, Path()).get("held_out")
     except (ConflictError, DataError, RequestError) as error:
-        # The other probes need no rows, so the check goes on.
+        # The other probes need no rows, so the check continues.
         left_out.append(f"The rows of the run cannot be read, so nothing could be asked about them: {error.came}.")
         return ProbeInputs(plan=plan)
     if held_out is None:
@@ -147,7 +150,7 @@ def build_probes(
     named = pairs or stereotypes.OWN
     source = pairs.name if pairs else "own pairs"
     built.probes.append(stereotypes.stereotypes(stereotypes.read_pairs(named), source=source, most_rows=sizes.pairs))
-    # One limit for all systems, so that each is asked the very same rows.
+    # One limit for all systems, so that each gets exactly the same rows.
     fits = _Fits.of(systems)
     _add_counterfactual(built, inputs, prompts, sizes, fits)
     # Not by `add`: its prompts are shipped, so only a file that the user named can be wrong.
@@ -204,7 +207,7 @@ def _toxicity(model: Path | None, sizes: Sizes) -> Probe:
 
 
 def _add_of_run(built: Built, inputs: ProbeInputs, sizes: Sizes, fits: _Fits) -> None:
-    """What is asked about the rows that the run was trained on."""
+    """The probes of the rows that the run was trained on."""
     from luthier.ml.evaluation.safety.memorisation import canaries, memorisation, personal_data
 
     trained, held_out, plan = inputs.trained, inputs.held_out, inputs.plan
@@ -256,11 +259,11 @@ class _Fits:
 
 
 def _with_what_was_seen(probe: Probe, trained: Sequence[Example]) -> Probe:
-    """The probe with a caution, where rows of it that should be new stand in the training rows."""
+    """The probe with a caution, where rows of it that should be new are in the training rows."""
     num = num_seen(probe, trained)
     if not num:
         return probe
-    stand = "stands" if num == 1 else "stand"
+    stand = "is" if num == 1 else "are"
     caution = (
         f"{num:,} of {len(probe.rows):,} rows of this probe {stand} in the training rows of the run: the figures say "
         "what it was trained to do there, not what it is like."
@@ -269,7 +272,7 @@ def _with_what_was_seen(probe: Probe, trained: Sequence[Example]) -> Probe:
 
 
 def num_seen(probe: Probe, trained: Sequence[Example]) -> int:
-    """Rows of a probe whose prompt or sentences also stand in training rows, as a turn or a text of its own.
+    """Rows of a probe whose prompt or sentences are also in training rows, as a turn or a separate text.
 
     Probes that ask about the training rows themselves are not counted.
     """
@@ -311,12 +314,12 @@ def check_safety(
 
     model, against: a base model's name, a run, or a tuned model (`ft:...`); a tuned one is held against its base where
     `against` is None. pairs: a CSV file of sentence pairs in place of the own ones. prompts: rows whose prompts are
-    swapped, in place of the run's held-out rows. toxicity_model: the folder of a text classifier, asked beside the list
-    of words. only: names of probes, where not all are to be asked. html: where to write a page. result_id: what the
-    result is called; by default a new id.
+    swapped, in place of the run's held-out rows. toxicity_model: the folder of a text classifier, used in addition to
+    the list of words. only: names of probes, where not all are to be asked. html: where to write a page. result_id:
+    what the result is called; by default a new id.
 
     Raises NotFoundError (model, run, file), DataError (files of the user that cannot be used), RequestError (a model
-    behind a server, or whose tokenizer cannot be used), DivergedError (likelihoods that are no numbers).
+    behind a server, or whose tokenizer cannot be used), DivergedError (likelihoods that are not numbers).
     """
     from luthier.ml.evaluation.safety.summary import summarise, with_what_is_ruled_out
     from luthier.ml.evaluation.tasks.protocol import Resources
@@ -363,7 +366,7 @@ def check_safety(
 def _systems(
     context: Context, model: str, against: str | None, project_id: str
 ) -> tuple[tuple[Candidate, ...], str | None]:
-    """What is judged, the base first, and the run that made the model."""
+    """What is evaluated, the base first, and the run that made the model."""
     run_id = run_of(context, model, project_id=project_id)
     found = [find_system(context, name, project_id=project_id) for name in (model, against) if name is not None]
     judged = [system for system in found if isinstance(system, Candidate)]
@@ -377,7 +380,7 @@ def _systems(
     # A tuned model's faults may be those of its base, so it is held against it without being asked.
     if against is None and run_id is not None:
         judged.append(find_base(context, run_id))
-    # The judged model last, as `run_tasks` wants it.
+    # The evaluated model last, as `run_tasks` expects it.
     return tuple(reversed(judged)), run_id
 
 

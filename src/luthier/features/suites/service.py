@@ -53,15 +53,15 @@ def run_suite(
     """Judge systems by a suite, keep the result, and return it.
 
     systems: the candidate first, then what it is held against, each by any name of a model, or as a server's model
-    (`http://host/v1#MODEL`). The base of a tuned candidate is always judged too, and
+    (`http://host/v1#MODEL`). The base of a tuned candidate is always evaluated, too, and
     with examples in its prompt where a task has some. judge: the engine that judges, by name. seeds: trainings of the
-    candidate, a run; the missing ones are trained now. allow_code: run code that models write, where a task says so.
+    candidate, a run; the missing ones are trained now. allow_code: run code that models write, where a task allows it.
     result_id: what the result is called; by default a new id. find_file: what the names of files in the suite and its
     rows stand for; None takes paths, which count from the suite's folder.
 
     Raises, before anything is run: NotFoundError (suite, file, model, run), RequestError (a wrong suite; a server asked
-    for likelihoods; a task that needs a judge and has none), DataError (wrong rows), LeakageError (rows that a judged
-    run was trained on).
+    for likelihoods; a task that needs a judge and has none), DataError (wrong rows), LeakageError (rows that an
+    evaluated run was trained on).
     """
     from luthier.ml.evaluation.tasks_verdict import adjusted, tasks_verdict
 
@@ -70,7 +70,7 @@ def run_suite(
     find = find_file or files_in(folder)
     # Over the suite and the content of its files: results with equal fingerprints can be compared.
     fingerprint = spec.fingerprint(digests_of(spec, folder, find))
-    # Found before any rows are read: a wrong name is reported at once.
+    # Found before any rows are read: a wrong name is reported immediately.
     who = _find(context, systems, project_id)
     _check_seeds(who, seeds)
     seen = Seen(tuple(training_rows(context, who.run_ids)), allow_leakage, map_of_runs(context, who.run_ids))
@@ -104,9 +104,9 @@ def run_suite(
 
 @dataclass(frozen=True, slots=True)
 class _Systems:
-    """Who is judged, the plain before the tuned. run_id: the candidate's. run_ids: of all that runs have made.
+    """Who is evaluated, the plain before the tuned. run_id: the candidate's. run_ids: of all that runs have made.
 
-    base: what the candidate was tuned from. shown: who is also judged with examples in its prompt.
+    base: what the candidate was tuned from. shown: the system that is also evaluated with examples in its prompt.
     """
 
     ordered: tuple[System, ...]
@@ -125,7 +125,7 @@ def _find(context: Context, names: Sequence[str], project_id: str) -> _Systems:
     found = [find_system(context, name, project_id=project_id) for name in names]
     runs = [run_of(context, name, project_id=project_id) for name in names]
     base = _base_of(context, runs[0], found)
-    # The table reads from the plain to the tuned: the judged model is last.
+    # The table reads from the plain to the tuned: the evaluated model is last.
     ordered = (*([base] if base is not None and base not in found else []), *found[1:], found[0])
     shown = base or next((one for one in ordered if isinstance(one, Candidate)), ordered[0])
     return _Systems(ordered, runs[0], tuple(run for run in runs if run is not None), base, shown)
@@ -157,14 +157,14 @@ def _general(spec: Suite, who: _Systems, seen: Seen, caveats: list[str]) -> list
     if not spec.forgetting or who.base is None:
         return []
     if servers := [one.name for one in who.ordered if isinstance(one, Server)]:
-        caveats.append(f"What tuning cost in general ability was not measured: {servers[0]} tells no likelihoods.")
+        caveats.append(f"What tuning cost in general ability was not measured: {servers[0]} reports no likelihoods.")
         return []
     taken = {task.name for task in spec.tasks}
     general = general_tasks(seen=seen, seed=spec.seed)
     if clash := [one.task.name for one in general if one.task.name in taken]:
         raise RequestError(
             f"the suite names a task {clash[0]}, as one of the tasks of general ability is called",
-            expected="a name of its own for each task",
+            expected="a different name for each task",
             do="give the task another name, or set `forgetting: false`",
         )
     return general

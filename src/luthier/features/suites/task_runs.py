@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A model behind an OpenAI-compatible server, by its address: it writes, and tells no likelihoods."""
+    """A model behind an OpenAI-compatible server, by its address: it writes, and reports no likelihoods."""
 
     name: str
     address: str
@@ -78,7 +78,7 @@ def engine_of(context: Context, system: System) -> Engine:
 
 
 class ServerEngine:
-    """A cached engine as the door of engines asks for it: an overlong prompt is an error, likelihoods are refused."""
+    """A cached engine with the interface of engines: an overlong prompt is an error, likelihoods are refused."""
 
     def __init__(self, cached: CachedEngine) -> None:
         self._cached = cached
@@ -127,7 +127,7 @@ def as_judged(
     """A system with the rows as it sees them.
 
     Args:
-        system: Who is judged.
+        system: Who is evaluated.
         engine: That runs it.
         examples: The rows.
         max_new_tokens: Of an answer.
@@ -175,13 +175,13 @@ class RowsOf:
         rows: Its rows.
         file: Where the rows come from.
         sha256: Digest of that file.
-        kind: How it is judged; None takes the kind that the task names.
+        kind: How it is evaluated; None takes the kind that the task names.
         kind_name: What the result calls the kind; None takes the task's own name for it.
-        num_leaked: Rows that a judged system was trained on.
+        num_leaked: Rows that an evaluated system was trained on.
         shots: Examples that the prompt may begin with (few-shot).
         is_general: Whether it only measures what tuning cost in general ability.
         documents: The corpus by name, where the task has one.
-        cautions: Beside those of the kind.
+        cautions: In addition to those of the kind.
         rests: Where the rows are plain texts that are only begun, what follows of each.
     """
 
@@ -225,15 +225,15 @@ def run_tasks(
         tasks: With their rows.
         resources: What tasks may use.
         seed: Of resampling.
-        shown: The system that is also judged with examples in its prompt, where a task has some.
+        shown: The system that is also evaluated with examples in its prompt, where a task has some.
         trainings: Makes the last system trained again with other seeds, when all else has been checked; they and it are
-            judged as one.
+            evaluated as one.
         engines: Those of the caller, who also closes them; None opens and closes them here.
 
     Raises:
         DataError: Before anything runs: rows that lack what a task looks at.
         RequestError: Before anything runs: a task that needs likelihoods of a server, or a judge that is not there.
-        DivergedError: A figure is no number, since a model's likelihoods are not.
+        DivergedError: A figure is not a number, since a model's likelihoods are not.
     """
     # All tasks are checked before the first engine opens: a mistake in the last must not cost hours.
     asked = [_TaskSetup.of(rows_of, resources) for rows_of in tasks]
@@ -319,21 +319,21 @@ def _check_likelihoods(asked: _TaskSetup, systems: Sequence[System]) -> None:
     if needy and servers:
         raise RequestError(
             f"task {asked.rows_of.task.name} needs likelihoods ({', '.join(needy)}), and {servers[0]} is a server, "
-            "which tells none",
+            "which reports none",
             expected="models on this machine for tasks that look at likelihoods",
             do="leave the task out of the suite (and set `forgetting: false`), or judge a base model or a run",
         )
 
 
 def _with_shots(systems: Sequence[System], shown: System | None, rows_of: RowsOf) -> list[System]:
-    """The systems, with the one that is shown examples beside itself; the last stays last."""
+    """The systems, with an additional one that is shown examples; the last stays last."""
     if shown is None or not rows_of.shots:
         return list(systems)
     num = len(rows_of.shots)
     name = f"{shown.name} + {'1 example' if num == 1 else f'{num} examples'}"
     place = list(systems).index(shown)
     if place < len(systems) - 1:
-        # Beside the plain one, but the last place belongs to the candidate.
+        # Next to the plain one, but the last place belongs to the candidate.
         place += 1
     return [*systems[:place], replace(shown, name=name, shots=rows_of.shots), *systems[place:]]
 

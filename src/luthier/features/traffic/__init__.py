@@ -1,1 +1,1 @@
-"""What deployed models are asked and answer: recorded, counted, kept or forgotten."""
+"""Requests and answers of deployed models: recorded, counted, stored or deleted."""

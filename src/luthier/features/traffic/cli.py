@@ -1,4 +1,4 @@
-"""`luthier traffic`: what was asked of deployed models and answered, and how much of it is kept."""
+"""`luthier traffic`: requests and answers of deployed models, and how much of them is stored."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from luthier.core.records.traffic import Exchange, TrafficPolicy
     from luthier.features.traffic.service import TrafficSummary
 
-_ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="The project that was asked.")]
+_ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="The project.")]
 _KEEPS: dict[Keeping, str] = {
     "off": "nothing",
     "metadata": "times, sizes, who and how it ended; no words",
@@ -60,7 +60,7 @@ def policy(
         caller = caller_of(context, project)
         now = traffic_policy(context, caller.project_id)
         if changes:
-            # Built again rather than copied with changes, so that the whole is validated.
+            # Built again instead of copied with changes, so that the whole is validated.
             now = set_traffic_policy(context, caller, TrafficPolicy(**(now.model_dump() | changes)))
     return Answer(as_json, now.model_dump(mode="json"), lambda console: _show_policy(console, now))
 
@@ -69,7 +69,7 @@ def list_exchanges(
     model: Annotated[
         str | None, typer.Option("--model", metavar="NAME", help="Of one model or deployment.", show_default="all")
     ] = None,
-    since: Annotated[str, typer.Option("--since", metavar="TIME", help="Of the last so many: 7d, 12h, 30m.")] = "7d",
+    since: Annotated[str, typer.Option("--since", metavar="TIME", help="Of the last: 7d, 12h, 30m.")] = "7d",
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Show the newest N.")] = 20,
     project: _ProjectOption = "default",
     as_json: JsonOption = False,
@@ -139,7 +139,7 @@ def _show_policy(console: Console, now: TrafficPolicy) -> None:
     if now.keep == "sampled":
         rows.append(("part", f"{now.fraction:.1%}"))
     if now.keep in ("sampled", "full"):
-        rows.append(("personal data", "masked before it is written" if now.mask_personal_data else "written as it is"))
+        rows.append(("personal data", "masked before it is written" if now.mask_personal_data else "written unchanged"))
     facts(console, [*rows, ("deleted after", f"{now.keep_days} days")])
 
 
@@ -166,7 +166,7 @@ def _show(console: Console, one: Exchange) -> None:
     from luthier.platform.cli.console import facts, visible
 
     rows = [(name, str(value)) for name, value in _document(one).items() if value not in (None, "", False)]
-    # The stored time is a number of seconds, which nobody reads.
+    # The stored time is a number of seconds, which is not readable.
     facts(console, [*(row for row in rows if row[0] != "at"), ("at", f"{_time(one.at)} UTC")])
     if not one.has_text:
         console.print("its words were not kept")

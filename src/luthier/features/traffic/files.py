@@ -75,9 +75,9 @@ def sweep(context: Context) -> int:
 
 
 def forget_user(context: Context, caller: Caller, user: str) -> Forgotten:
-    """Delete all exchanges of a user of the project, with what people have said of them and what waits for review.
+    """Delete all exchanges of a user of the project, with their feedback and their items in the review queue.
 
-    user: as requests name them. What this user asks later is kept as the policy says; what was learned from their
+    user: as requests name them. Later requests of this user are stored by the policy; what was learned from their
     words is in the models: see `luthier lineage`.
 
     Raises:
@@ -91,7 +91,7 @@ def forget_user(context: Context, caller: Caller, user: str) -> Forgotten:
         # A segment that could not be converted may hold the user: claiming to have forgotten them would be wrong.
         if traffic.spool(context).sealed():
             raise WorkError(
-                "some of what was written is no file yet, so it cannot be looked into",
+                "some of what was written is not a file yet, so it cannot be looked into",
                 expected="files of all exchanges",
                 do="see the log of the server for why, and try again",
             )
@@ -131,7 +131,7 @@ def _convert(context: Context, path: Path) -> list[TrafficFile]:
     known = {one.project_id for one in context.access.projects()}
     of_known = _dated(frame, context.access.now()).filter(pl.col("project_id").is_in(list(known)))
     if num_gone := frame.height - of_known.height:
-        log.warning("%d exchanges of projects that are gone are not kept", num_gone)
+        log.warning("%d exchanges of deleted projects are not stored", num_gone)
     files = [_write(context, project_id, day, segment_id_of(path), part) for project_id, day, part in by_day(of_known)]
     # The order matters: files, then the index, then the segment goes. A kill in between repeats the conversion, which
     # overwrites files of the same names.
@@ -150,7 +150,7 @@ def _dated(frame: pl.DataFrame, now: float) -> pl.DataFrame:
     """What a clock that was ahead has dated later than now is dated now: else it would be kept for years."""
     import polars as pl
 
-    # Negative times would lie before the first day that can be written.
+    # Negative times would be before the first day that can be written.
     at = pl.col("at")
     return frame.with_columns(at.clip(0.0).alias("at")).with_columns(
         pl.when(at > now + _AHEAD_SECONDS).then(now).otherwise(at).alias("at")
@@ -233,7 +233,7 @@ def _sweep_project(context: Context, project_id: str, now: float) -> int:
     folder = traffic.files_folder(context, project_id)
     for path in folder.glob("*/*"):
         # also what a kill has left that no index names; and what was being written then
-        # Days are ISO dates, which compare as text. The lock guarantees that nobody is writing a dotted file now.
+        # Days are ISO dates, which compare as text. The lock guarantees that no process is writing a dotted file now.
         if path.parent.name < first_day or path.name.startswith("."):
             path.unlink(missing_ok=True)
     for day in folder.glob("*"):
@@ -265,7 +265,7 @@ def _forget(context: Context, caller: Caller, digest: str) -> Forgotten:
 
     project_id, is_theirs = caller.project_id, pl.col("user_digest") == digest
     removed, added, unreadable, ids = [], [], [], list[str]()
-    # The digest of nobody is empty and would match all exchanges without a user.
+    # The digest of no user is empty and would match all exchanges without a user.
     listed = context.traffic.list(project_id) if digest else []
     for one in listed:
         frame = _read(context, one)
@@ -289,11 +289,11 @@ def _forget(context: Context, caller: Caller, digest: str) -> Forgotten:
 
 
 def _delete_left_over(context: Context, project_id: str, is_theirs: pl.Expr, named: Collection[str]) -> None:
-    """Files that a kill has left behind, which no index names and nobody reads, but which hold data of this user."""
+    """Files that a kill has left behind, which no index names and nothing reads, but which hold data of this user."""
     import polars as pl
 
     for path in traffic.files_folder(context, project_id).glob("*/*"):
         if f"{path.parent.name}/{path.name}" not in named:
-            with contextlib.suppress(OSError, pl.exceptions.PolarsError):  # what is no whole file is swept away
+            with contextlib.suppress(OSError, pl.exceptions.PolarsError):  # what is not a whole file is swept away
                 if pl.scan_parquet(path, glob=False).filter(is_theirs).select(pl.len()).collect().item():
                     path.unlink()

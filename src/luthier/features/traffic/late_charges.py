@@ -1,6 +1,6 @@
 """Tokens of answers that were given while the database did not answer: counted as soon as it does again.
 
-Whoever has an answer keeps it, and pays for it. Nobody asks for free meanwhile: each request is written down before it
+A client that has an answer keeps it, and pays for it. No request is free meanwhile: each one is stored before it
 is answered, and refused where that fails.
 """
 
@@ -60,12 +60,12 @@ class LateCharges:
                     # Back to the front: the order of charges decides which one exceeds a budget.
                     self._waiting.appendleft(charge)
                 raise
-            except LuthierError as error:  # such as a key that is gone
+            except LuthierError as error:  # such as a deleted key
                 log.warning("the tokens of an answer cannot be counted: %s", error.came)
             num_done += 1
 
     def close(self) -> None:
-        """Count what waits one last time; what cannot be counted is lost, and said in the log."""
+        """Count what waits one last time; what cannot be counted is lost, and logged."""
         try:
             self.settle()
         except LuthierError as error:

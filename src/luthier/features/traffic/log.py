@@ -1,6 +1,6 @@
 """The traffic log: requests and answers of deployed models are recorded as the project's policy allows.
 
-A record is made while a request is under way and is stored when it ends, however it ends. `keep` is called in the
+A record is made while a request is running and is stored when it ends, in any way. `keep` is called in the
 thread that counts the tokens; it takes microseconds and never raises.
 
 If OTEL_EXPORTER_OTLP_ENDPOINT (or ..._TRACES_ENDPOINT) names a collector and the extra `otel` is installed, each answer
@@ -54,7 +54,7 @@ class Spans:
 
     @classmethod
     def from_environment(cls) -> Self | None:
-        """What the environment asks for; None where it names no collector, or the SDK is missing, which is logged."""
+        """The settings of the environment; None where it names no collector, or the SDK is missing, which is logged."""
         is_off = os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
         if is_off or not any(os.environ.get(name) for name in _ENDPOINTS):
             return None
@@ -205,7 +205,7 @@ def mask_texts(groups: Sequence[Sequence[str]]) -> list[tuple[list[str], int]]:
     from luthier.ml.data.personal_data.find import may_hold_personal_data
     from luthier.ml.data.personal_data.masking import Pseudonyms, mask_personal_data, mask_secrets
 
-    # Lone surrogates, which JSON may carry, cannot be held by an Arrow string.
+    # Unpaired surrogates, which JSON may contain, cannot be stored in an Arrow string.
     texts = [[text.encode("utf-8", "replace").decode() for text in group] for group in groups]
     flat = pl.Series("text", [text for group in texts for text in group], dtype=pl.String)
     suspects = iter(may_hold_personal_data(flat).to_list())
@@ -246,7 +246,7 @@ def count_lost(context: Context, lost: Lost) -> None:
 
 
 CLIENT_GONE: Final = 499
-"""The status of what nobody waited for to the end."""
+"""The status of an abandoned request."""
 _MAX_NAME_CHARACTERS: Final = 255
 
 

@@ -1,4 +1,4 @@
-"""/settings/traffic: how much is kept of what is asked of models, for how long; and a user is forgotten."""
+"""/settings/traffic: how much traffic is stored, for how long; and deleting a user."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def change(
     mask: Annotated[str, Form(max_length=10)] = "",
     keep_days: Annotated[str, Form(max_length=20)] = "",
 ) -> Response:
-    """Keep so much from now on."""
+    """Change what is stored from now on."""
     before = traffic_policy(context, caller.project_id)
     try:
         policy = TrafficPolicy(
@@ -65,7 +65,7 @@ def change(
     except LuthierError as error:
         return _page(request, context, caller, {"policy": before, "error": error}, status=status_of(error))
     set_traffic_policy(context, caller, policy)
-    return redirect(request, _ADDRESS, "Changed. Servers keep to it within seconds.")
+    return redirect(request, _ADDRESS, "Changed. Servers apply it within seconds.")
 
 
 @router.post(f"{_ADDRESS}/forget")

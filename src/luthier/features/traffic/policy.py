@@ -19,13 +19,13 @@ _NUM_DIGEST_CHARACTERS: Final = 32
 
 
 def traffic_policy(context: Context, project_id: str) -> TrafficPolicy:
-    """What is kept; the default where nobody has said anything."""
+    """What is stored; the default where it is not set."""
     document = context.watches.get(project_id, _POLICY)
     return TrafficPolicy() if document is None else TrafficPolicy.model_validate_json(document)
 
 
 def set_traffic_policy(context: Context, caller: Caller, policy: TrafficPolicy) -> TrafficPolicy:
-    """Keep so much from now on: servers hear of it within seconds. What was kept before stays for as long as it may."""
+    """Change what is stored from now on: servers apply it within seconds. Older data stays for its own time."""
     with context.database.transaction():
         context.watches.put(caller.project_id, _POLICY, "", policy.model_dump_json())
         record(context, caller, "traffic.policy_set", caller.project_id, policy.model_dump(mode="json"))
@@ -37,16 +37,16 @@ def user_key(context: Context, project_id: str) -> bytes:
     document = context.watches.get(project_id, _KEY)
     if document is None:
         made = secrets.token_hex(_NUM_KEY_BYTES)
-        # Two servers may make a key at once: the transaction keeps the first, and both use it.
+        # Two servers may make a key together: the transaction keeps the first, and both use it.
         document = context.watches.change(project_id, _KEY, "", lambda kept: kept or made)
     assert document is not None
     return bytes.fromhex(document)
 
 
 def user_digest(key: bytes, user: str) -> str:
-    """A user as they stand in the log: HMAC-SHA256 (RFC 2104), cut to 128 bits; empty for nobody.
+    """A user as in the log: HMAC-SHA256 (RFC 2104), cut to 128 bits; empty for no user.
 
-    Without the key, which lies in the database and never in a file of exchanges, no list of users can be tried out.
+    Without the key, which is in the database and never in a file of exchanges, no list of users can be tried out.
     """
     if not user:
         return ""

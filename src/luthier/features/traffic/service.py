@@ -1,6 +1,6 @@
-"""Use cases: look at what was asked of deployed models and answered.
+"""Use cases: show requests and answers of deployed models.
 
-client -> api -> talk -> traffic_log (queue, thread of its own: policy, masks)
+client -> api -> talk -> traffic_log (queue, separate thread: policy, masks)
                              -> spool (lines of JSON) -> traffic_files (Parquet by day, index in the database)
 signals, alerts, retraining, the commands <- traffic (this file)
 """
@@ -94,7 +94,7 @@ class TrafficSummary(FrozenModel):
         num_exchanges: In all.
         num_with_text: With their words.
         num_failed: With a status of 400 or more.
-        num_bytes: Of all files of the project, whatever their time.
+        num_bytes: Of all files of the project, of any time.
         lost: How many are missing or have lost their words, by reason.
     """
 
@@ -132,9 +132,9 @@ def newest(
 
 
 def record(context: Context, exchange: Exchange) -> None:
-    """Write an exchange down as it is, now: the project's policy is not asked, and nothing is masked.
+    """Write an exchange now, unchanged: the project's policy is not applied, and nothing is masked.
 
-    What answers requests calls `traffic_log.keep`, which does both, beside the answer. Raises OSError.
+    Request handlers call `traffic_log.keep`, which does both, in parallel to the answer. Raises OSError.
     """
     from luthier.ml.drift.traffic.log import line_of
 
@@ -168,7 +168,7 @@ def lost(context: Context, project_id: str, since: float, until: float) -> dict[
 def _num_elsewhere(context: Context, project_id: str, since: float, until: float) -> int:
     """How many exchanges are in files that the index names and that are not on this machine: whole files are counted.
 
-    A file that has just been joined to others is gone a moment before the index is asked again.
+    A file that has just been joined to others is deleted a moment before the index is read again.
     """
     folder = files_folder(context, project_id)
 
@@ -195,7 +195,7 @@ def spool(context: Context) -> Spool:
 
 
 def files_folder(context: Context, project_id: str) -> Path:
-    """Where a project's files of exchanges lie, a folder a day."""
+    """Where a project's files of exchanges are, a folder per day."""
     return context.settings.traffic_folder / "files" / project_id
 
 

@@ -1,4 +1,4 @@
-"""The index of files of exchanges: what each holds, so that it need not be opened to know whether it is wanted."""
+"""The index of files of exchanges: what each holds, so that it need not be opened to know whether it is needed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class TrafficStore(Store):
     def forget(
         self, project_id: str, exchange_ids: Sequence[str], removed: Sequence[TrafficFile], added: Sequence[TrafficFile]
     ) -> None:
-        """As `replace`, and remove what people have said of these exchanges, and what waits of them for review."""
+        """As `replace`, and remove the feedback on these exchanges, and their items in the review queue."""
         with self._write() as connection:
             _replace(connection, removed, added)
             for begin in range(0, len(exchange_ids), _MAX_IDS):

@@ -139,7 +139,7 @@ def _overrides(
         raise RequestError(
             f"{option} with --resume: a run keeps the plan that it began with" if resume_id and not recipe else came,
             expected="a recipe (with --set where you like), or --resume RUN (with a budget where you like)",
-            do="start a new run with `luthier train RECIPE`, or go on with one with `luthier train --resume RUN`",
+            do="start a new run with `luthier train RECIPE`, or resume one with `luthier train --resume RUN`",
         )
     return [*overrides, *given]
 
@@ -191,7 +191,7 @@ def _on_cluster(
 
     if prices is not None or (resume_id is not None and budget is not None):
         raise RequestError(
-            f"--on {address} with {'--prices' if prices is not None else 'a budget for a run that goes on'}",
+            f"--on {address} with {'--prices' if prices is not None else 'a budget for a resumed run'}",
             expected="a job whose prices and larger budgets are those of the cluster's home",
             do="run `luthier train` on the cluster's head for that",
         )
@@ -262,7 +262,7 @@ def show_outcome(console: Console, outcome: TrainOutcome) -> None:
     if outcome.evaluation is not None:
         show_evaluation(console, outcome.evaluation, only_what_decides=True)
     if outcome.go_on is not None:
-        console.print(f"\nGo on with it: {outcome.go_on}", soft_wrap=True)
+        console.print(f"\nTo resume: {outcome.go_on}", soft_wrap=True)
 
 
 def peak_memory(result: TrainResult) -> str:

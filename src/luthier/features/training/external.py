@@ -98,7 +98,7 @@ def train_as_follower(context: Context) -> None:
     Raises:
         ConflictError: the model or the rows of this machine differ from the plan.
         PeerLostError: another process was lost.
-        DivergedError: The loss or a gradient is no number.
+        DivergedError: The loss or a gradient is not a number.
     """
     import torch
 
@@ -129,7 +129,7 @@ def train(
     Raises:
         RequestError: a launch without an id restarts; or recipe, rows or launcher are wrong.
         ConflictError: the model or rows of the run have changed, or another process holds it.
-        DivergedError: The loss or a gradient is no number.
+        DivergedError: The loss or a gradient is not a number.
         StorageFullError: The disk is full.
     """
     from luthier.features.training import service as training
@@ -162,7 +162,7 @@ def _refuse_nameless_restart() -> None:
         raise RequestError(
             "torchrun has started this launch again, and the launch has no name to find its run by",
             expected=f"a name that stays: torchrun --rdzv-id NAME, or {LAUNCH_ID} in the environment",
-            do="go on with `luthier train --resume RUN` under torchrun (see `luthier runs list`)",
+            do="resume with `luthier train --resume RUN` under torchrun (see `luthier runs list`)",
         )
 
 
@@ -234,8 +234,8 @@ def _slurm(launch: Launch, launch_id: str) -> str:
     home = f"export LUTHIER_HOME={shlex.quote(launch.home)}\n" if launch.home else ""
     return f"""\
 #!/usr/bin/env bash
-# Written by `luthier launch slurm`. Submit it with sbatch; submitted again it goes on with the same run.
-# The home, the recipe, its rows and a local base model must lie where all nodes see them.
+# Written by `luthier launch slurm`. Submit it with sbatch; submitted again it continues the same run.
+# The home, the recipe, its rows and a local base model must be where all nodes see them.
 #SBATCH --job-name={launch.name}
 #SBATCH --nodes={launch.num_nodes}
 #SBATCH --ntasks-per-node={launch.devices_per_node}
@@ -290,7 +290,7 @@ torchrun --nnodes "$SKYPILOT_NUM_NODES" --node-rank "$SKYPILOT_NODE_RANK" \\
     head = (
         "# Written by `luthier launch skypilot`. Start it with: sky launch FILE\n"
         "# The recipe's folder goes to every node; name rows and base model by paths inside it, or by catalogue name.\n"
-        "# Where nodes may be taken away, let LUTHIER_HOME lie on a volume that stays.\n"
+        "# Where nodes may be taken away, let LUTHIER_HOME be on a volume that stays.\n"
     )
     return head + _yaml(document)
 

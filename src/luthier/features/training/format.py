@@ -93,7 +93,7 @@ def show_learning_curve(console: Console, curve: LearningCurve, chart: Path | No
         console.print(f"note: {visible(note)}", soft_wrap=True)
     if curve.paused_because is not None:
         console.print(
-            f"\nstopped: {visible(curve.paused_because)}\nThe same command goes on where it stopped; "
+            f"\nstopped: {visible(curve.paused_because)}\nThe same command continues where it stopped; "
             "with a larger --budget-hours where that was the reason.",
             soft_wrap=True,
         )

@@ -118,7 +118,7 @@ def work(
         _fork_server(context, tell) as fork_server,
     ):
         trains = worker(name, "train", fork_server)
-        # a separate name: a restarted worker takes back its jobs at once, and these two run side by side
+        # a separate name: a restarted worker takes back its jobs immediately, and these two run side by side
         looks = worker(f"{name}:{_LOOKS}", _LOOKS, fork_server)
         if until_idle:
             # The fork server starts with the first job, if any.
@@ -182,7 +182,7 @@ def carry_out(context: Context, job: Job) -> Outcome:
 
     Raises:
         RequestError: the recipe, its rows or its model are wrong, or have changed since the run began.
-        DivergedError: The loss or a gradient is no number.
+        DivergedError: The loss or a gradient is not a number.
         StorageFullError: The disk is full.
     """
     from luthier.features.training import service as training

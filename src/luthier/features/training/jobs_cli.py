@@ -90,7 +90,7 @@ def worker(
     """Take jobs from the queue and train them, one at a time.
 
     Ctrl-C or SIGTERM puts the running job back into the queue, with a checkpoint. A job whose worker died is taken over
-    by the next one. Several workers may share a queue, each with a name of its own.
+    by the next one. Several workers may share a queue, each with its own name.
     """
     import platform
 

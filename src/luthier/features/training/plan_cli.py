@@ -35,7 +35,7 @@ AdvisedOption = Annotated[bool, typer.Option("--advise", help="Which method to t
 CurvedOption = Annotated[
     bool,
     typer.Option(
-        "--learning-curve", help="Train on shares of the rows (kept as runs) and tell what more rows would buy."
+        "--learning-curve", help="Train on shares of the rows (kept as runs) and report what more rows would bring."
     ),
 ]
 CurveHoursOption = Annotated[
@@ -87,7 +87,7 @@ def plan(
     """Read and check all rows, and show what will be trained, how long it takes, and what it costs.
 
     With --all every value of the plan with its source and reason, and the whole quote: memory part by part, time,
-    money and energy, each with the range in which it is expected to lie.
+    money and energy, each with its expected range.
     """
     names = _names(on, is_compared)
     if chart is not None:

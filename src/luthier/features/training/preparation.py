@@ -1,6 +1,6 @@
 """Before the first step of a run: warnings about its rows, and whether its weights are sharded.
 
-Weights are sharded over the processes if the recipe says so, or if a full copy would not fit.
+Weights are sharded over the processes if the recipe sets it, or if a full copy would not fit.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ def warn_of_the_data(plan: Plan, emit: EventSink) -> None:
     for profile in filter(None, (data.train, *general[:1])):
         found += [(f"{code}_{profile.split}", message) for code, message in sequence_notes(profile)]
     if data.num_leaked:
-        found.append(("leakage", f"{data.num_leaked:,} held-out rows also stand in the training rows"))
+        found.append(("leakage", f"{data.num_leaked:,} held-out rows are also in the training rows"))
     if data.num_same_prompt:
         message = f"{data.num_same_prompt:,} held-out rows have the prompt of a training row, with another answer"
         found.append(("same_prompt", message))
     if data.num_validation_leaked:
         message = (
-            f"{data.num_validation_leaked:,} validation rows also stand in the training rows: early stopping is blind"
+            f"{data.num_validation_leaked:,} validation rows are also in the training rows: early stopping is blind"
         )
         found.append(("validation_leakage", message))
     if data.replay and data.replay.num_leaked:
@@ -47,7 +47,7 @@ def warn_of_the_data(plan: Plan, emit: EventSink) -> None:
         found.append(("replay_leakage", message))
     if data.replay and data.replay.num_also_in_train:
         num = data.replay.num_also_in_train
-        found.append(("replay_in_train", f"{num:,} replayed rows also stand in the training rows of the task"))
+        found.append(("replay_in_train", f"{num:,} replayed rows are also in the training rows of the task"))
     if data.canaries:
         num = data.canaries.num
         found.append(("canaries", f"{num:,} canaries (made-up secrets) are planted among the training rows"))

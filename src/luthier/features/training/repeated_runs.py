@@ -76,7 +76,7 @@ def learning_curve(
         # The points so far are a curve as well, though a shorter one.
         if curve.paused_because is not None:
             break
-    assert whole.plan.data.validation is not None, "it was asked for above"
+    assert whole.plan.data.validation is not None, "it was requested above"
     fit = _fit(curve.points, notes)
     return LearningCurve(
         points=tuple(curve.points),
@@ -187,7 +187,7 @@ def _train(
     curve: _Curve,
 ) -> RunRecord | None:
     """Start or resume the run of a share with the remaining hours; returns its final record."""
-    # A run's cap counts from its own beginning, hence its previous spend is added to the remaining hours.
+    # A run's cap counts from its own beginning, so its previous spend is added to the remaining hours.
     cap = None if left is None else BudgetRecipe(hours=(before + left) / 3600)
     try:
         if record is not None:
@@ -248,7 +248,7 @@ def runs_of_other_seeds(context: Context, run_id: str, num: int) -> list[str]:
 
     Raises:
         ConflictError: one of them ends without trained weights, or base model, rows or teacher have changed since.
-        DivergedError: The loss of one is no number.
+        DivergedError: The loss of one is not a number.
         StorageFullError: The disk is full.
     """
     from luthier.features.planning.service import prepare, prepare_again
@@ -279,7 +279,7 @@ def runs_of_other_seeds(context: Context, run_id: str, num: int) -> list[str]:
                 raise ConflictError(
                     f"run {record.run_id} with seed {seed} is {record.status}",
                     expected="a run that ends with trained weights",
-                    do=f"go on with it (luthier train --resume {record.run_id}), then judge again",
+                    do=f"resume it (luthier train --resume {record.run_id}), then evaluate again",
                 )
             known = record.run_id
         found.append(known)

@@ -135,15 +135,15 @@ def judge_within(
                 "judging_peak_memory_bytes": device.device_peak_memory_bytes(prepared.plan.training.device),
             }
             return evaluation, result.model_copy(update=measured)
-    words = f"{reason}. The weights are trained and kept, but not judged"
+    words = f"{reason}. The weights are trained and kept, but not evaluated"
     stopped = {"status": "paused", "stopped_because": words, "stop_cause": cause_of(reason)}
     return None, result.model_copy(update=stopped)
 
 
 def _judging_notice(run_id: str) -> str:
     return (
-        "judging stops with the batch of answers under way; the weights are trained and kept, and `luthier train "
-        f"--resume {run_id}` judges them. {AGAIN}"
+        "the evaluation stops after the current batch of answers; the weights are trained and kept, and `luthier train "
+        f"--resume {run_id}` evaluates them. {AGAIN}"
     )
 
 
@@ -155,7 +155,7 @@ class TrainOutcome:
     """A run that has ended or is paused.
 
     Attributes:
-        record: As it is stored.
+        record: As stored.
         plan: Of the run.
         evaluation: Set if held-out rows were evaluated.
         warnings: Raised during training.
@@ -226,7 +226,7 @@ def train(
     Raises:
         RequestError: before training: errors of `planning.service.make_plan`, and a plan that the launcher's processes
             cannot share.
-        DivergedError: The loss or a gradient is no number; the last good weights are in a checkpoint.
+        DivergedError: The loss or a gradient is not a number; the last good weights are in a checkpoint.
         StorageFullError: The disk is full.
     """
     began = time.perf_counter()
@@ -275,7 +275,7 @@ def train_prepared(
 
     Raises:
         RequestError: A plan that the launcher's processes cannot share.
-        DivergedError: The loss or a gradient is no number.
+        DivergedError: The loss or a gradient is not a number.
         StorageFullError: The disk is full.
     """
     launcher = launcher or InProcessLauncher()
@@ -392,7 +392,7 @@ def _carry_out(
     warnings: list[str] = []
     try:
         result = launcher.train(context, run_id, prepared, meter, recorder(context, run_id, warnings, listener), lock)
-        # the loss of sampled answers is near 0 whatever is learned, so it does not show the fit
+        # the loss of sampled answers is near 0 in any case, so it does not show the fit
         if result.status == "succeeded" and not prepared.plan.objective.draws:
             result = result.model_copy(update={"fit": diagnose(prepared.plan, context.runs.events(run_id))})
         # Also for a paused run: whether it began as expected distinguishes a wrong set-up from a bad learning rate.

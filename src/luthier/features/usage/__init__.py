@@ -1,1 +1,1 @@
-"""What was asked of models, by key, day and model, and what it costs."""
+"""Usage of models by key, day and model, and its cost."""

@@ -18,7 +18,7 @@ router = APIRouter(prefix="/api/v1/usage", tags=["usage"])
 class UsageView(BaseModel):
     """What one key has asked of one target on one day (UTC).
 
-    key_id: None for what was asked on the machine of the server itself. model: as it was asked for. cost_usd: None
+    key_id: None for requests from the server's own machine. model: as requested. cost_usd: None
     where the server has no prices.
     """
 
@@ -40,14 +40,14 @@ class UsageList(BaseModel):
     data: list[UsageView]
 
 
-@router.get("", summary="What was asked", responses=documented())
+@router.get("", summary="Usage", responses=documented())
 def show(
     context: HomeContext,
     caller: Reader,
     days: Annotated[int, Query(ge=1, le=3660)] = 30,
     model: Annotated[str | None, Query(min_length=1, max_length=255, pattern=r"^[^\x00]*$")] = None,
 ) -> UsageList:
-    """By key, model, target and day. days: how far to look back, today counted. model: as it was asked for."""
+    """By key, model, target and day. days: how far to look back, today included. model: as requested."""
     return UsageList(data=[_view(row) for row in usage(context, caller.project_id, num_days=days, model=model)])
 
 

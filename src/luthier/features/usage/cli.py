@@ -42,7 +42,7 @@ def _show(console: Console, rows: Sequence[DayOfUse], names: dict[str, str]) -> 
     from luthier.platform.cli.console import make_table, visible
 
     if not rows:
-        console.print("nothing was asked in these days")
+        console.print("no requests in these days")
         return
     headers = ["day (UTC)", "key", "model", "target", "requests", "prompt tokens", "new tokens", "USD"]
     table = make_table(headers, num_text_columns=4)

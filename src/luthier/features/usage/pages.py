@@ -1,4 +1,4 @@
-"""/settings/usage: what was asked of models in the last days, as a chart and a table."""
+"""/settings/usage: usage of models in the last days, as a chart and a table."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _by_day(used: UseOfDays) -> Plot:
         Series(one.model, [(float(x), float(y)) for x, y in zip(backwards, one.requests_by_day, strict=True)], role)
         for one, role in zip(first, _ROLES, strict=False)
     ]
-    # Colours are few: beyond them lines could not be told apart.
+    # Colours are few: beyond them lines could not be distinguished.
     if others := used.models[len(_ROLES) :]:
         sums = [float(sum(counts)) for counts in zip(*(one.requests_by_day for one in others), strict=True)]
         name = f"{len(others)} other{'' if len(others) == 1 else 's'}"

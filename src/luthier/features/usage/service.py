@@ -36,7 +36,7 @@ class ModelUse(FrozenModel):
 
 
 class UseOfDays(FrozenModel):
-    """What was asked in so many days: by model, the one asked most often first, and how many keys have asked."""
+    """Usage in that many days: by model, the most used first, and how many keys were used."""
 
     days: tuple[date, ...]
     models: tuple[ModelUse, ...]
@@ -44,7 +44,7 @@ class UseOfDays(FrozenModel):
 
 
 def use_of(context: Context, caller: Caller, routed: Routed, num_prompt_tokens: int, num_new_tokens: int) -> Use:
-    """One answer as it is counted, with what it costs at today's prices."""
+    """One counted answer, with its cost at today's prices."""
     return Use(
         project_id=caller.project_id,
         key_id=caller.key_id or "",
@@ -59,7 +59,7 @@ def use_of(context: Context, caller: Caller, routed: Routed, num_prompt_tokens: 
 def usage(context: Context, project_id: str, *, num_days: int = 30, model: str | None = None) -> list[DayOfUse]:
     """What a project has asked in the last days (UTC, today is one of them), newest day first.
 
-    model: as it was asked for; all where none is named.
+    model: as requested; all where none is named.
     """
     today = datetime.fromtimestamp(context.access.now(), UTC).date()
     since = (today - timedelta(days=num_days - 1)).isoformat()

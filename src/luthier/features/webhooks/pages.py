@@ -72,7 +72,7 @@ def webhook(request: Request, context: HomeContext, caller: Reader, webhook_id: 
         "is_waiting": any(one.status == "pending" for one in deliveries),
         "most": _MAX_DELIVERIES,
     }
-    # The page asks for the deliveries alone while one is waiting.
+    # The page requests only the deliveries while one is waiting.
     if is_fragment_request(request):
         return render(request, "settings/deliveries.html", values)
     return show(request, "webhook", values)
@@ -87,7 +87,7 @@ def send_test(request: Request, context: HomeContext, caller: Trainer, webhook_i
 
 @router.post(f"{_ADDRESS}/{{webhook_id}}/remove")
 def remove(request: Request, context: HomeContext, caller: Trainer, webhook_id: Id) -> Response:
-    """Tell it nothing any more."""
+    """Delete a webhook."""
     removed = service.remove_webhook(context, caller, webhook_id)
     return redirect(request, _ADDRESS, f"The webhook to {removed.url} is removed.")
 

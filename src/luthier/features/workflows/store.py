@@ -15,7 +15,7 @@ _PIPELINES: Final = RecordTable(
     key="pipeline_id",
     clock="created_at",
     missing=Missing(
-        "nothing under way {key!r}",
+        "no workflow {key!r}",
         "the id that it was given when it began",
         "list them: luthier pipelines list",
         suggests=True,

@@ -82,7 +82,7 @@ class WorkflowView:
         remaining_seconds: Expected time of the remaining stages; None if no process works on it, or unknown.
         ended_at: Seconds since 1970; None if it is not done.
         answer: The result of a completed workflow; in the list a short form.
-        part_of: The id of the automl run of which it is a stage.
+        part_of: The id of the automl run that it is a stage of.
         command: The command that resumes it; None if there is nothing to resume.
         has_report: Whether `report_file` can find or write a report.
     """
@@ -163,7 +163,7 @@ def report_file(context: Context, caller: Caller, pipeline_id: str) -> Path:
         its = "the report of the run that it trained"
         raise NotFoundError(
             f"{pipeline.pipeline_id} has no report: it is {view.noun} that is {view.status}",
-            expected=its if workflow.write_report is None else "one that has come to its end",
+            expected=its if workflow.write_report is None else "one that has finished",
             do=f"see its stages: luthier pipelines show {pipeline.pipeline_id}",
         )
     path = workflow.folder_of(context, pipeline.pipeline_id) / "report.html"
@@ -337,7 +337,7 @@ def document(context: Context, caller: Caller, view: WorkflowView) -> dict[str, 
 
 
 def _report(context: Context, caller: Caller, view: WorkflowView) -> str | None:
-    """None if it has none, or if it and its source documents are gone."""
+    """None if it has none, or if it and its source documents are missing."""
     if not view.has_report:
         return None
     try:
@@ -401,7 +401,7 @@ def show(console: Console, view: WorkflowView, report_path: str | None) -> None:
     if view.part_of:
         say(f"a stage of {view.part_of}")
     if view.command:
-        say(f"go on with it: {view.command}")
+        say(f"resume it: {view.command}")
 
 
 def shown(context: Context, caller: Caller, pipeline_id: str) -> Callable[[Console], None]:

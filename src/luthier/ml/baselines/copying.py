@@ -1,6 +1,6 @@
 """Answers that are part of the prompt: rules that copy what follows certain words, learned from the training rows.
 
-A rule is "after these one to three words, up to that word" or "after these words, so many words". The rules form a
+A rule is "after these one to three words, up to that word" or "after these words, that many words". The rules form a
 decision list: the first that finds its words in a prompt copies from it.
 
 Sources: Kushmerick, "Wrapper induction: Efficiency and expressiveness", 2000 (extraction by the text to the left and to
@@ -19,7 +19,7 @@ from luthier.ml.baselines.rows import NotApplicable, TaskRow, same_label, within
 
 _TOKEN: Final = re.compile(r"\w+|[^\w\s]|\n")
 _END: Final = "\0"
-"""Stands for the end of the prompt, and for its start."""
+"""Marks the end of the prompt, and its start."""
 _LONGEST: Final = 60
 """Tokens of an answer that is copied."""
 _MAX_ROWS: Final = 1_000
@@ -149,7 +149,7 @@ def _copy(rule: _Rule, text: _Text) -> str | None:
             except ValueError:
                 continue
         if end > first:
-            # Tokens of `folded` lie one behind those of the text, because of the mark of its start.
+            # Tokens of `folded` are one behind those of the text, because of the mark of its start.
             return text.text[text.spans[first - 1][0] : text.spans[end - 2][1]]
     return None
 

@@ -78,7 +78,7 @@ def _offered(prompt: str, words: Mapping[str, frozenset[str]]) -> list[str]:
     """The labels that occur in a prompt as whole words. words: the words of each label."""
     text = same_label(prompt)
     own = frozenset(_WORD.findall(text))
-    # Words first: looking for every label in every prompt as text is the dear part.
+    # Words first: looking for every label in every prompt as text is the expensive part.
     return [
         label
         for label, its in words.items()
@@ -143,7 +143,7 @@ def _features(seen: Sequence[str], asked: Sequence[str]) -> tuple[Any, Any]:
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.pipeline import FeatureUnion
 
-    # An n-gram of one row alone tells nothing of others, once there are some rows.
+    # An n-gram of a single row says nothing about others, once there are some rows.
     least = 2 if len(seen) >= 50 else 1
     options = {"sublinear_tf": True, "min_df": least, "max_features": 200_000, "dtype": np.float32}
     union = FeatureUnion(

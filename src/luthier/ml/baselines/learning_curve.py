@@ -74,7 +74,7 @@ def learning_curve(
 
     Args:
         train: the training rows.
-        held_out: the judged rows, each with a text answer.
+        held_out: the evaluated rows, each with a text answer.
         baselines: what was fitted on all training rows and answered the held-out ones.
         metric: one that looks at text.
         seconds: that the fits may take, by the time that the fit on all rows took.
@@ -94,7 +94,7 @@ def learning_curve(
     num_partitions = min(_MAX_PARTITIONS, int(seconds / (len(_PARTS) * max(best.seconds, 1e-9))))
     if num_partitions < 1:
         wanted = f"{len(_PARTS) * best.seconds:.0f} s, and {max(seconds, 0.0):.0f} s were left for baselines"
-        return _without(metric, f"Whether more rows would help was not looked at: it would have taken {wanted}.")
+        return _without(metric, f"Whether more rows would help was not measured: it would have taken {wanted}.")
     try:
         fits = _fits(best, rows, held_out, metric, num_partitions, progress)
     except NotApplicable as reason:
@@ -163,7 +163,7 @@ def curve_of(
     Args:
         fits: one on all rows, and at least two on each smaller part.
         num_rows: training rows in all.
-        metric: what is judged by; with both ends.
+        metric: the metric that decides; with both bounds.
         bounds: those of the metric.
         system: the baseline's name.
         seed: of all draws.
@@ -260,7 +260,7 @@ def _expected(sizes: Array, losses: Array, drawn: Array, worthwhile: float) -> t
         return np.clip(now - floors - scales * (rows + more) ** -exponents, 0.0, np.maximum(now, 0.0))
 
     law = fit_power_laws(sizes, losses, _EXPONENTS)
-    room = float(losses[0, sizes.argmax()])  # the law may lie above today's figure, and the best one does not move
+    room = float(losses[0, sizes.argmax()])  # the law may be above today's figure, and the best one does not move
     gain = min(float(gains(law, rows)[0]), room)
     low, high = np.percentile(gains(fit_power_laws(sizes, drawn, _EXPONENTS), rows), [2.5, 97.5])
     # The gain grows with the rows: the first of many numbers that brings enough.

@@ -31,7 +31,7 @@ def ridge_regression(rows: Sequence[TaskRow], prompts: Sequence[str]) -> list[st
     """Predicted numbers, written as the training answers are: decimals, unit, thousands separators.
 
     Raises:
-        NotApplicable: fewer than ten rows, answers that are no numbers, or all the same number.
+        NotApplicable: fewer than ten rows, answers that are not numbers, or all the same number.
     """
     written = [read_number(row.answer) for row in rows]
     kept = [(row, one) for row, one in zip(rows, written, strict=True) if one is not None][:_MOST_ROWS]

@@ -62,7 +62,7 @@ def prompt_text(example: Example) -> str:
 
 
 def within(rows: Sequence[TaskRow], max_characters: int) -> Sequence[TaskRow]:
-    """All rows, or equally spaced ones whose prompts have at most about so many characters in all."""
+    """All rows, or equally spaced ones whose prompts have at most about that many characters in total."""
     num_characters = sum(len(row.prompt) for row in rows)
     return rows[:: max(1, -(-num_characters // max_characters))]
 

@@ -27,12 +27,12 @@ WORDS, POPULAR, RANDOM = "BM25", "most popular documents", "random order"
 def search_baselines(
     task: SearchTask, train: Sequence[Example], beside: SystemUnderTest
 ) -> tuple[list[SystemUnderTest], list[str]]:
-    """The baselines as systems that are judged on a search, and for each left out one the reason.
+    """The baselines as systems that are evaluated on a search, and for each one that is left out the reason.
 
     Args:
         task: the queries and their documents.
         train: the training rows.
-        beside: a model that is judged on the same queries.
+        beside: a model that is evaluated on the same queries.
     """
     found: list[SystemUnderTest] = []
     left_out: list[str] = []
@@ -67,7 +67,7 @@ def _as_system(
         kind: what it is.
         orders: of each query.
         seconds: wall time that these took.
-        beside: a model that is judged on the same queries.
+        beside: a model that is evaluated on the same queries.
     """
 
     def rank(progress: Progress) -> Sequence[Ranked]:  # noqa: ARG001
@@ -100,6 +100,6 @@ def _by_words(task: SearchTask) -> list[Array]:
 
 
 def _by_popularity(task: SearchTask, counts: Mapping[str, int]) -> list[Array]:
-    """By how many training rows call a document right; equally popular ones lie in an order by a hash of their text."""
+    """By how many training rows call a document right; equally popular ones are ordered by a hash of their text."""
     popularity = np.array([counts.get(text, 0) for text in task.documents], dtype=np.float64)
     return [popularity[list(task.of(query))] for query in range(len(task.queries))]

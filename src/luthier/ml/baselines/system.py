@@ -1,4 +1,4 @@
-"""A baseline as a system under evaluation: judged by the same metrics, on the same rows, as the models beside it."""
+"""A baseline as a system under evaluation: the same metrics and the same rows as for the models next to it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def as_system(predictions: Predictions, beside: SystemUnderTest) -> SystemUnderT
 
     Args:
         predictions: one answer for each row.
-        beside: a model that is judged on the same rows.
+        beside: a model that is evaluated on the same rows.
 
     Raises:
         RequestError: another number of predictions than of rows.
@@ -25,7 +25,7 @@ def as_system(predictions: Predictions, beside: SystemUnderTest) -> SystemUnderT
         raise RequestError(
             f"{predictions.name} has {len(predictions.outputs):,} answers for {len(beside.row_ids):,} rows",
             expected="one answer for each row",
-            do="let the baseline answer the rows that are judged",
+            do="let the baseline answer the rows that are evaluated",
         )
     return SystemUnderTest(
         name=predictions.name,
@@ -62,7 +62,7 @@ class _Answers:
         ]
 
     def score(self, examples: Sequence[TokenisedExample], progress: Progress) -> list[Score]:  # noqa: ARG002
-        """Nothing: such a baseline has no likelihoods, and no metric asks it for them (`SystemUnderTest.takes`)."""
+        """Nothing: such a baseline has no likelihoods, and no metric requests them (`SystemUnderTest.takes`)."""
         return []
 
     def close(self) -> None:

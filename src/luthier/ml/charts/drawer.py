@@ -1,4 +1,4 @@
-"""How each kind of chart is laid out: from what it shows to shapes. Without a script it stays what a reader sees."""
+"""How each kind of chart is laid out: from its data to shapes. Without a script this drawing is what a reader sees."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ Scale = Callable[[float], float]
 
 @dataclass(frozen=True, slots=True)
 class _Frame:
-    """The part of a drawing in which values lie, in pixels from the upper left corner."""
+    """The part of a drawing that shows values, in pixels from the upper left corner."""
 
     left: float
     right: float
@@ -118,7 +118,7 @@ def _plot(chart: Plot, has_legend: bool) -> Drawing | None:
     for series in chart.series:
         shapes += _series(series, x, y, frame)
     for mark in chart.marks:
-        # A mark outside what is shown would lie beside the frame.
+        # A mark outside the shown range would be outside the frame.
         if (x_ends if mark.axis == "x" else y_ends)[0] <= mark.x <= (x_ends if mark.axis == "x" else y_ends)[1]:
             shapes += _mark(mark, x if mark.axis == "x" else y, frame)
     for note in chart.notes:
@@ -327,7 +327,7 @@ def _parallel(chart: Parallel) -> Drawing | None:
     if not chart.lines or not chart.columns:
         return None
     left, top, bottom = 58.0, 62.0, chart.height_pixels - 22.0
-    # A single column stands at the left.
+    # A single column is at the left.
     gap = (chart.width_pixels - 2 * left) / max(1, len(chart.columns) - 1)
     shapes: list[Shape] = []
     for number, column in enumerate(chart.columns):
@@ -378,7 +378,7 @@ def _matrix(chart: Matrix) -> Drawing | None:
             shapes.append(Area(corners, chart.role, 0.65 * cell.share))
             shapes.append(Line([*corners, corners[0]], "rule", 0.7))
             shapes.append(Text((x + wide / 2, y + high / 2 + size / 3), cell.words, "ink", "middle", size))
-    # So many columns share one label that the widest label fits.
+    # Enough columns share one label for the widest label to fit.
     every = max(1, math.ceil((8 + max(map(text_width, chart.columns))) / wide))
     most = max(3, int(every * wide / 7))
     for column in range(0, len(chart.columns), every):
@@ -407,7 +407,7 @@ def _below(axis: Axis) -> float:
 
 
 def _ends(axis: Axis, values: Sequence[float]) -> Point:
-    """What the axis spans: all values and the ends that must be seen, with a little room where they are one number."""
+    """What the axis spans: all values and the ends that must be visible, with a margin where they are one number."""
     known = [*values, *(end for end in (axis.low, axis.high) if end is not None)]
     if axis.scale == "log":
         known = [value for value in known if value > 0] or [1.0]
@@ -421,7 +421,7 @@ def _ends(axis: Axis, values: Sequence[float]) -> Point:
         room = abs(low) / 10 or 1.0
         return low - room, high + room
     room = (high - low) * 0.04
-    # An end that was asked for stays exact, and zero too, so that an axis of counts never begins below it.
+    # An end that was requested stays exact, and zero too, so that an axis of counts never begins below it.
     return (low if axis.low == low or low == 0 else low - room), (
         high if axis.high == high or high == 0 else high + room
     )

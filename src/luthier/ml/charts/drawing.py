@@ -62,7 +62,7 @@ class Dot:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Words whose baseline lies at a point. angle: degrees, clockwise, around it."""
+    """Text whose baseline is at a point. angle: degrees, clockwise, around it."""
 
     at: Point
     text: str
@@ -98,7 +98,16 @@ class Drawing:
 
 
 def box(x: float, y: float, width: float, height: float, ink: Ink, opacity: float = 1.0) -> Area:
-    """A rectangle with its upper left corner at (x, y)."""
+    """A rectangle with its upper left corner at (x, y).
+
+    Args:
+        x: left edge, in pixels.
+        y: upper edge, in pixels.
+        width: in pixels.
+        height: in pixels.
+        ink: its colour.
+        opacity: from 0 to 1.
+    """
     return Area(((x, y), (x + width, y), (x + width, y + height), (x, y + height)), ink, opacity)
 
 
@@ -108,19 +117,25 @@ def text_width(text: str, size: float = TEXT_PIXELS) -> float:
 
 
 def short(text: str, most: int = 24) -> str:
-    """The text on one line of at most so many characters."""
+    """The text on one line of at most that many characters."""
     line = " ".join(text.split())
     return line if len(line) <= most else f"{line[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def two_lines(text: str, most: int = 24) -> list[str]:
-    """The text on at most two lines of at most so many characters."""
+    """The text on at most two lines of at most that many characters."""
     lines = textwrap.wrap(text, most, max_lines=2, placeholder=" \N{HORIZONTAL ELLIPSIS}")
     return [short(line, most) for line in lines] or [""]
 
 
 def linear_ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """Multiples of 1, 2 or 5 times a power of ten in the range, at most `most`; `low` alone where it has no width."""
+    """Multiples of 1, 2 or 5 times a power of ten in the range, at most `most`; `low` alone where it has no width.
+
+    Args:
+        low: lower end of the axis.
+        high: upper end.
+        most: ticks at most.
+    """
     if not high > low:
         return [low]
     rough = (high - low) / max(1, most - 1)

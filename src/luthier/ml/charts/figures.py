@@ -1,4 +1,4 @@
-"""Numbers, times, sizes, names and facts as a reader wants to see them."""
+"""Numbers, times, sizes, names and facts, formatted for readers."""
 
 from __future__ import annotations
 

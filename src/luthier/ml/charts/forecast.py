@@ -1,4 +1,4 @@
-"""What was predicted before a run, beside what it took: one view for the report, the pages and the terminal."""
+"""What was predicted before a run, next to what was measured: one view for the report, the pages and the terminal."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ForecastRow:
     Attributes:
         name: what is predicted.
         predicted: the expected value.
-        range: in which it was expected to lie.
+        range: in which it was expected to be.
         measured: what it was, or `NOT_MEASURED`.
         where: within the predicted range, above or below it, or why that cannot be said.
         estimate: the prediction as numbers, in the unit that both are measured in.
@@ -40,7 +40,7 @@ class ForecastRow:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """All figures of a quote beside their outcome: a sentence, its rows, and what to know of them."""
+    """All figures of a quote with their outcome: a sentence, its rows, and notes about them."""
 
     lead: str
     rows: tuple[ForecastRow, ...]
@@ -55,7 +55,7 @@ class Forecast:
         return f"training and judging predicted {row.predicted} ({row.range}), {measured}{where}"
 
     def as_json(self) -> list[dict[str, Any]]:
-        """One entry a figure: its name, `predicted` with `_low` and `_high`, `measured`, and where that lies."""
+        """One entry a figure: its name, `predicted` with `_low` and `_high`, `measured`, and where that is."""
         return [
             {"name": row.name, **spread_out("predicted", row.estimate), "measured": row.outcome, "where": row.where}
             for row in self.rows

@@ -52,7 +52,7 @@ def thinking_sentence(system: SystemResult) -> str | None:
         found += f", {thinking.mean_tokens:,.0f} tokens on average ({thinking.least_tokens:,} to "
         found += f"{thinking.most_tokens:,})"
     if not thinking.num_cut_off:
-        return f"{found}; the thoughts are no part of the answers."
+        return f"{found}; the thoughts are not part of the answers."
     were = "thought was" if thinking.num_cut_off == 1 else "thoughts were"
     return (
         f"{found}; {thinking.num_cut_off:,} {were} cut off before an answer, which counts as an empty one: "
@@ -100,7 +100,7 @@ class DifferenceRow:
     """One system less another in one metric.
 
     Attributes:
-        adjusted: the p-value among all that were asked at once; may be empty.
+        adjusted: the p-value, corrected for all comparisons made together; may be empty.
     """
 
     candidate: str
@@ -212,7 +212,7 @@ def cell(metric: Metric | None, decimals: int, *, is_best: bool = False) -> Cell
 
 
 def _best(comparisons: Sequence[Comparison], metric: str, names: Sequence[str]) -> str | None:
-    """The system whose interval of the difference to each other one says that it is better."""
+    """The system whose interval of the difference to every other one shows that it is better."""
     beaten: set[tuple[str, str]] = set()
     for one in comparisons:
         if one.metric == metric and one.verdict == "better":

@@ -13,14 +13,14 @@ _MAX_CHARACTERS: Final = 300
 
 
 def text(value: str, limit: int = _MAX_CHARACTERS) -> str:
-    """One line that Markdown shows as it is; longer ones are cut, and hidden characters show as their code points."""
+    """One line that Markdown shows unchanged; longer ones are cut, and hidden characters show as their code points."""
     line = _HIDDEN.sub(lambda match: f"U+{ord(match[0]):04X}", " ".join(value.split()))
     escaped = _SPECIAL.sub(r"\\\1", line if len(line) <= limit else f"{line[: limit - 1]}…")
     return _MARKER.sub(r"\1\\\2", escaped)
 
 
 def code(value: str) -> str:
-    """Inline code, whatever backticks are in it."""
+    """Inline code, with any backticks in it."""
     line = _HIDDEN.sub(lambda match: f"U+{ord(match[0]):04X}", " ".join(value.split())).replace("|", "\\|")
     # CommonMark: a fence must be longer than any run of backticks inside it.
     fence = "`" * (max((len(run) for run in re.findall("`+", line)), default=0) + 1)
@@ -29,7 +29,7 @@ def code(value: str) -> str:
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, num_text_columns: int = 1) -> str:
-    """A table whose cells are Markdown already; the first columns stand left, the others right."""
+    """A table whose cells are Markdown already; the first columns are aligned left, the others right."""
     rule = [":---" if index < num_text_columns else "---:" for index in range(len(headers))]
     lines = [headers, rule, *rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)

@@ -1,4 +1,4 @@
-"""A report page: the template environment, a chart with its words, and the way onto the disk, whole or not at all."""
+"""A report page: the template environment, a chart with its text, and the atomic write to disk."""
 
 from __future__ import annotations
 

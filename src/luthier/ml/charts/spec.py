@@ -28,7 +28,7 @@ class Axis:
     """What one direction of a chart measures.
 
     Attributes:
-        name: what it measures; empty where the chart's title says so.
+        name: what it measures; empty where the chart's title says it.
         unit: empty for a plain number.
         scale: how values become places.
         low: an end that must be seen.
@@ -63,9 +63,9 @@ class Series:
         role: its colour.
         shape: how the points are joined. columns: filled down to zero.
         labels: what each point is, to be read on hover; empty for none.
-        intervals: (low, high) of each point: a band beside a line, a whisker at a dot; empty for none.
-        is_dashed: for what is expected, or beside the matter.
-        is_faint: for what lies behind another line.
+        intervals: (low, high) of each point: a band around a line, a whisker at a dot; empty for none.
+        is_dashed: for what is expected, or secondary.
+        is_faint: for what is behind another line.
         mark: the form of its dots, and of points on a line where there are few.
         is_open: whether dots are rings.
         radius_pixels: of a dot.
@@ -89,9 +89,9 @@ class Mark:
     """A line across the chart with a word.
 
     Attributes:
-        x: Where it lies on its axis.
+        x: Where it is on its axis.
         name: The word; empty for none.
-        axis: On which `x` lies.
+        axis: The axis of `x`.
         role: Its colour.
         is_dashed: Whether it is dashed.
     """
@@ -122,7 +122,7 @@ class Note:
         text: The words.
         role: Their colour.
         is_ringed: Whether the point has a ring around it.
-        below: Whether the words lie under the point.
+        below: Whether the text is below the point.
         is_bold: Whether they are bold.
     """
 
@@ -147,7 +147,7 @@ class Plot:
         series: what is drawn, the last on top.
         marks: lines with words.
         caption: the sentence below it.
-        group: charts of one group show the same place at once.
+        group: charts of one group show the same place at the same time.
         tools: whether a reader may smooth the lines and take the logarithm, where scripts run.
         spans: shaded stretches.
         notes: words at points.
@@ -179,7 +179,7 @@ class Plot:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """One row of an interval chart: a value with the ends of its interval. words: what is written at it."""
+    """One row of an interval chart: a value with the ends of its interval. words: the text next to it."""
 
     name: str
     value: float
@@ -194,7 +194,7 @@ class Intervals:
     """Estimates one below the other.
 
     Attributes:
-        zero: whether a line at zero tells better from worse.
+        zero: whether a line at zero separates better from worse.
         limit: another line that they are compared with.
     """
 
@@ -272,7 +272,7 @@ class Thread:
     """One line through all columns.
 
     Attributes:
-        name: Of what it stands for.
+        name: Of what it represents.
         heights: On each column from 0 to 1; None where it has no part.
         words: Shown on hover.
         role: Its colour.
@@ -286,7 +286,7 @@ class Thread:
 
 @dataclass(frozen=True, slots=True)
 class Parallel:
-    """A line for each thing over all that it is made of, each column with a scale of its own. The last lies on top."""
+    """A line for each thing across its properties, each column with its own scale. The last is drawn on top."""
 
     key: str
     title: str
@@ -350,8 +350,8 @@ def _plain(value: Any) -> Any:
 def thinned(points: Sequence[Point], most: int) -> list[Point]:
     """At most about `most` points: the first, the last, and of each stretch of x the lowest and the highest.
 
-    All stretches are equally wide, so that what was thinned before and went on can be thinned again without its
-    beginning becoming coarser than its end.
+    All stretches are equally wide, so that a series that was thinned and then continued can be thinned again without
+    its beginning becoming coarser than its end.
 
     Args:
         points: in the order of x.

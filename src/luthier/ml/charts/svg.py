@@ -1,8 +1,8 @@
-"""A drawing as SVG: inside a page, coloured by the page's style, or as a file of its own (SVG or PNG).
+"""A drawing as SVG: inside a page, coloured by the page's style, or as a separate file (SVG or PNG).
 
 Text stays text, so that it takes the page's own font, and a screen reader and the browser's search can read it. Colours
 are classes (`c-tuned`), so that one drawing is right on a light page, on a dark one and on paper, and so that it may
-stand in a page whose policy forbids styles at elements. The same chart gives the same bytes each time. A file follows
+be in a page whose policy forbids inline styles. The same chart gives the same bytes each time. A file follows
 the reader's light or dark screen as SVG, and is on white paper as PNG.
 """
 
@@ -42,7 +42,7 @@ def drawn(chart: Chart, *, has_legend: bool = False) -> Markup:
 
     Args:
         chart: what to draw.
-        has_legend: whether names of series are in the picture; pages have them beside it.
+        has_legend: whether names of series are in the picture; pages show them next to it.
     """
     drawing = drawing_of(chart, has_legend=has_legend)
     if drawing is None:
@@ -66,7 +66,7 @@ def named(chart: Plot) -> list[Series]:
 
 
 def svg_of(drawing: Drawing, attributes: str = "", style: str = "") -> Markup:
-    """A drawing as an `<svg>` element. attributes, style: of one that lies in a file of its own."""
+    """A drawing as an `<svg>` element. attributes, style: of one in a separate file."""
     key = re.sub(r"[^\w-]+", "-", drawing.key)  # ids have no spaces
     head = (
         f'<svg class="drawn" viewBox="0 0 {_number(drawing.width)} {_number(drawing.height)}" role="img" '
@@ -175,7 +175,7 @@ def write_chart(chart: Chart, path: Path) -> None:
 
 
 def _empty(chart: Chart) -> Drawing:
-    """A drawing that says that there is nothing to draw, and what its axis would have said."""
+    """A drawing that says that there is nothing to draw, with the title of its axis."""
     axis = [] if isinstance(chart, Parallel) else chart.x.title.split("\n")
     lines = [f"{chart.title}: nothing to draw", *filter(None, axis)]
     shapes = [Text((16, 24.0 + 20 * number), line) for number, line in enumerate(lines)]

@@ -15,7 +15,7 @@ _HIDDEN: Final = re.compile(
 
 
 def visible(text: str) -> str:
-    """The text with hidden characters as pictures (C0) or code points (`⟨U+202E⟩`); all else as it is."""
+    """The text with hidden characters as pictures (C0) or code points (`⟨U+202E⟩`); all else unchanged."""
     return _HIDDEN.sub(_picture, text)
 
 

@@ -23,7 +23,7 @@ class Standing(FrozenModel):
     """The state of a signal between looks.
 
     Attributes:
-        num_changed, num_steady: looks in a row that said so.
+        num_changed, num_steady: consecutive looks with that result.
         opened_at: when its alerts opened within the last week, in seconds since 1970.
         is_open: whether an alert of it is open.
     """
@@ -51,10 +51,10 @@ class Review:
 def review_signals(
     signals: Sequence[Signal], standings: Mapping[str, Standing], *, at: float, rule: AlertRule
 ) -> Review:
-    """Take in one look at all signals of a model.
+    """Process one look at all signals of a model.
 
-    `unknown` says nothing: it neither opens nor closes, and looks before and after it are in a row. A signal that is in
-    the report no longer is watched no longer: that counts as steady.
+    `unknown` is no evidence: it neither opens nor closes, and looks before and after it count as consecutive. A signal
+    that is in the report no longer is watched no longer: that counts as steady.
 
     Args:
         at: when it was, in seconds since 1970.

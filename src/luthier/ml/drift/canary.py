@@ -1,7 +1,7 @@
-"""A canary release beside the rest of the traffic: whether it is worse, tested at fixed interim looks.
+"""A canary release compared with the rest of the traffic: whether it is worse, tested at fixed interim looks.
 
 The looks are fixed by how many exchanges there were, of canary and rest together: that number does not depend on who
-was drawn into the canary, so each look is a test at a set place, whenever somebody comes by. Look k is at `first *
+was drawn into the canary, so each look is a test at a set point, whenever it is made. Look k is at `first *
 1.5^(k - 1)` exchanges and spends 4 / ((k + 3) (k + 4)) of the error: a fifth of it at first, and over any number of
 looks less than 1 together (a union bound; the spending of Lan and DeMets, 1983, "Discrete sequential boundaries for
 clinical trials", with this sequence in place of a function of time). A canary that has stopped working is found at
@@ -41,8 +41,8 @@ def failing_streak(frame: pl.DataFrame) -> str | None:
     """What to say where the canary's newest 20 answers have all failed, and the rest's of that time mostly not.
 
     At a failure rate of one in five, 20 in a row come once in 10^14 times. Two users are required, so that one alone
-    cannot bring it about. Where fewer than 5 of the rest were asked meanwhile, an outage of everything would look the
-    same, and nothing is said.
+    cannot cause it. Where fewer than 5 of the rest were asked in that time, a complete outage would look the
+    same, and nothing is reported.
 
     Args:
         frame: as of `compare`, in the order of `ended_at`.
@@ -56,7 +56,7 @@ def failing_streak(frame: pl.DataFrame) -> str | None:
         return None
     begin = float(newest["ended_at"].min())  # type: ignore[arg-type]
     rest = frame.filter(~frame["is_canary"] & (frame["ended_at"] >= begin))["failed"].cast(float).fill_null(0.0)
-    # Nothing of the rest counts as failing, so that no streak is reported without a comparison.
+    # None of the rest counts as failing, so that no streak is reported without a comparison.
     failing = float(np.mean(rest.to_numpy())) if rest.len() else 1.0
     if rest.len() < MIN_OF_REST or failing >= MAX_FAILING_OF_REST:
         return None
@@ -91,12 +91,18 @@ def place_of(number: int, first: int) -> int:
 
 
 def level_of(number: int, error: float, num_signals: int) -> float:
-    """What a p-value of one of the signals has to reach in look k."""
+    """What a p-value of one of the signals has to reach in look k.
+
+    Args:
+        number: of the look, from 1.
+        error: the chance of a false alarm over all looks and signals.
+        num_signals: tested at each look.
+    """
     return error / num_signals * _SLOWNESS / ((number + _SLOWNESS - 1) * (number + _SLOWNESS))
 
 
 MAX_OF_ONE: Final = 20
-"""A user counts for at most this many exchanges: one who sends requests all day shall not decide alone."""
+"""A user counts for at most this many exchanges: one who sends requests all day must not decide alone."""
 _MAX_LEVELS: Final = 64
 _BATCH: Final = 1_000
 _DRAWS_PER_LEVEL: Final = 10
@@ -176,7 +182,7 @@ class Gap:
 def gap(units: Units, *, is_fraction: bool, is_log: bool = False) -> Gap:
     """The interval counts users, not exchanges: their spread on each side (Cochran, 1977, "Sampling Techniques", 2.9).
 
-    Values lie between 0 and 1, and the interval inside of what two such means can differ by (Fisher's z, see
+    Values are between 0 and 1, and the interval is within the range of a difference of two such means (Fisher's z, see
     `core.bounds`).
 
     Args:
@@ -272,10 +278,11 @@ class Compared:
 
 
 def compare(frame: pl.DataFrame, fraction: float, rules: CanaryRules, *, seed: int = 0) -> Compared:
-    """Hold a canary against the rest of its deployment.
+    """Compare a canary with the rest of its deployment.
 
-    The chance that a canary which is no worse is called worse is at most `rules.error` over all looks, whenever this is
-    called and however often. Apart from the looks there is `failing_streak`, for a canary that has stopped working.
+    The chance that a canary which is no worse is called worse is at most `rules.error` over all looks, regardless of
+    when and how often this is called. In addition to the looks there is `failing_streak`, for a canary that has stopped
+    working.
 
     Args:
         frame: one row an exchange: `unit` (text; who was drawn), `is_canary`, `ended_at`, and, null where there is
@@ -308,7 +315,7 @@ def compare(frame: pl.DataFrame, fraction: float, rules: CanaryRules, *, seed: i
     elif holding:
         state, words = "holding", f"no signal of {len(holding)} says that it is worse, at look {number}"
     else:
-        state, words = "too early", f"no signal could tell yet, at look {number}"
+        state, words = "too early", f"no signal was conclusive yet, at look {number}"
     return Compared(state, words, number, canary, num - canary, frame.height, next_at, signals)  # type: ignore[arg-type]
 
 
@@ -337,7 +344,7 @@ def _signal(seen: pl.DataFrame, kind: Kind, rules: CanaryRules, level: float, un
 
 
 def _values(seen: pl.DataFrame, kind: Kind, until: float) -> NDArray[np.float64]:
-    """The values of a signal, NaN where there is none; what was said after this look is left to the next one."""
+    """The values of a signal, NaN where there is none; data after this look is left to the next one."""
     values = seen[kind.column].cast(float).fill_null(math.nan).to_numpy().copy()
     if kind.said_at:
         # Negated, so that NaN, which compares false, is left out as well.
@@ -350,14 +357,14 @@ def _values(seen: pl.DataFrame, kind: Kind, until: float) -> NDArray[np.float64]
 
 
 def _too_early(kind: Kind, units: Units, num_canary: int, num_rest: int, level: float) -> str:
-    """Why nothing can be said; empty where something can."""
+    """Why no conclusion is possible; empty where one is."""
     least = _MIN_RATED if kind.said_at else 1
     if num_canary < least or num_rest < least:
         return f"{num_canary:,} of the canary and {num_rest:,} of the rest, {least} of each are needed"
     if units.num_canary in (0, len(units.mean)) or units.least_p_value > level:
         others = len(units.mean) - units.num_canary
         return (
-            f"{units.num_canary:,} users of the canary beside {others:,} are too few: who they happen to be could "
+            f"{units.num_canary:,} users of the canary compared with {others:,} are too few: chance alone could "
             "explain any difference"
         )
     return ""

@@ -152,7 +152,7 @@ def krippendorff_alpha(ratings: Sequence[Sequence[Any]] | NDArray[Any], level: L
     if not paired:
         return UNDEFINED
     if level == "interval" and not all(isinstance(value, int | float | np.number) for item in paired for value in item):
-        raise RequestError("ratings that are no numbers", expected="numbers", do="use the level nominal or ordinal")
+        raise RequestError("ratings that are not numbers", expected="numbers", do="use the level nominal or ordinal")
     domain = sorted({value for item in paired for value in item})
     place = {value: index for index, value in enumerate(domain)}
     counts = np.zeros((len(paired), len(domain)))

@@ -3,7 +3,7 @@
 All systems answer and are scored first. Then the statistics of all metrics and systems are put side by side in one
 matrix, and one set of resamples of its rows (or of the sources that rows share) gives every interval and every paired
 difference. Several trainings of one recipe can be compared as one system: figures are means over seeds, and intervals
-hold for other seeds too. How long systems thought, and how many thoughts were cut off, is reported beside the figures.
+hold for other seeds too. How long systems thought, and how many thoughts were cut off, is reported with the figures.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def judge_in_full(
     clusters: Sequence[Hashable] | None = None,
     compares_prompts: bool = False,
 ) -> Judged:
-    """Judge every system by every metric, and compare each with every earlier one.
+    """Evaluate every system by every metric, and compare each with every earlier one.
 
     Perplexities are not compared between systems that cut the rows into different numbers of learned tokens.
 
@@ -184,10 +184,10 @@ def judge_in_full(
 
 
 def _are_compared(earlier: SystemUnderTest, later: SystemUnderTest, compares_prompts: bool) -> bool:
-    """Whether two systems are held against each other.
+    """Whether two systems are compared with each other.
 
-    Baselines are what models are compared with; among each other nobody needs them compared. Nor, in an evaluation,
-    ways to prompt one model: each is held against the plain prompt and the judged system.
+    Baselines are what models are compared with; they are not compared with one another. Nor, in an evaluation,
+    are ways to prompt one model: each is compared with the plain prompt and the evaluated system.
     """
     are_prompts = earlier.prompting is not None and later.prompting is not None and earlier.model == later.model
     return later.kind in ("model", "head") and (compares_prompts or not are_prompts)
@@ -337,7 +337,7 @@ def _samples(outcome: _Outcome, metrics: Sequence[MetricDefinition]) -> tuple[Sa
 
 
 def _choices(outcome: _Outcome) -> list[Generation]:
-    """The likeliest option of each row in the form of an answer; none where there was nothing to choose from."""
+    """The likeliest option of each row in the form of an answer; none where there were no options."""
     found = []
     # Not strict: without options both are empty, or the scores are.
     for texts, scores in zip(outcome.system.option_texts, outcome.observed.option_scores, strict=False):
@@ -390,16 +390,16 @@ def as_one_system(
     clusters: Sequence[Hashable] | None = None,
     test: Literal["seeds", "draws"] = "seeds",
 ) -> Judged:
-    """What was judged, with all trainings under the name of the first; its samples are those that are shown.
+    """What was evaluated, with all trainings under the name of the first; its samples are those that are shown.
 
     Args:
-        judged: results of all trainings as systems of their own.
-        trainings: at least two names of judged systems: trainings of one recipe, or one model with several draws of
+        judged: results of all trainings as separate systems.
+        trainings: at least two names of evaluated systems: trainings of one recipe, or one model with several draws of
             few-shot examples.
-        metrics: those that were judged by.
+        metrics: those of the evaluation.
         seed: of the resampling.
         clusters: the source of each row; None where every row is its own.
-        test: what its comparisons are said to rest on.
+        test: the unit that its comparisons are reported to use.
 
     Raises:
         RequestError: fewer than two trainings, or different rows.
@@ -414,7 +414,7 @@ def as_one_system(
             systems.append(system)
     comparisons = []
     for one in judged.comparisons:
-        # The other trainings are no systems of their own any more.
+        # The other trainings are no longer separate systems.
         if {one.candidate, one.baseline} & others:
             continue
         if first in (one.candidate, one.baseline):
@@ -460,7 +460,7 @@ def _against(
         seed=seed,
         clusters=clusters,
     )
-    # More rows alone may not settle what seeds leave open, so nothing is said of how many it would take.
+    # More rows alone may not settle what seeds leave open, so no number of rows is reported.
     return one.model_copy(
         update={
             "difference": found.difference,

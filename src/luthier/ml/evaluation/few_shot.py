@@ -1,6 +1,6 @@
 """Selection of few-shot examples.
 
-Few-shot prompting is the cheap alternative to fine-tuning, so a tuned model has to beat it.
+Few-shot prompting is the inexpensive alternative to fine-tuning, so a tuned model has to beat it.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def with_shots(example: Example, shots: Sequence[Example]) -> Example:
         raise RequestError(
             f"{example.id} is one of its own few-shot examples",
             expected="shots from other rows: this one would show the model its answer",
-            do="choose the shots with held_out=the rows to be judged",
+            do="choose the shots with held_out=the rows to be evaluated",
         )
     # System turns stay in front: many templates reject later ones.
     num_opening = 0

@@ -228,7 +228,7 @@ def _output(sample: Mapping[str, Any]) -> str:
 def _compare(earlier: Foreign, later: Foreign, metric: str, bounds: Bounds, seed: int) -> Comparison | None:
     """None if it cannot be computed: neither standard errors nor sample values."""
     first, second = earlier.values(metric), later.values(metric)
-    # Rows are paired by position: systems that were judged on different numbers of rows cannot be.
+    # Rows are paired by position: systems that were evaluated on different numbers of rows cannot be.
     if first is not None and second is not None and len(first) == len(second):
         own, other = mean_statistics(second.tolist()), mean_statistics(first.tolist())
         found = statistics.paired_bootstrap(own, other, mean_of_sums, bounds=bounds, seed=seed)

@@ -114,7 +114,7 @@ def _in_evaluation(rule: GateRule, results: Results) -> _Place:
     who = None if found is None else roles(found)
     if found is None or who is None:
         which = " that count" if results.set_aside else ""
-        raise _NoFigureError(_without(rule, f"the model was not judged on held-out rows{which}", results))
+        raise _NoFigureError(_without(rule, f"the model was not evaluated on held-out rows{which}", results))
     base = base_of(found.systems, who.candidate) or who.baseline
     return _Place(rule.metric, found.systems, found.comparisons, who.candidate, base)
 
@@ -133,7 +133,7 @@ def _in_suites(rule: GateRule, name: str, metric: str, gate: Gate, results: Resu
     suites = [one for one in results.suites if gate.suite in (None, one.suite)]
     if not suites:
         of = "" if gate.suite is None else f" by the suite {gate.suite}"
-        raise _NoFigureError(_without(rule, f"the model was not judged{of}", results))
+        raise _NoFigureError(_without(rule, f"the model was not evaluated{of}", results))
     counting = [one for one in suites if gate.counts(one.fingerprint)]
     if not counting:
         raise _NoFigureError(_without(rule, _other(suites[0].result_id, suites[0].fingerprint), results))
@@ -213,6 +213,6 @@ def _check_trust(place: _Place, is_calibrated: IsCalibrated) -> None:
     target = target_of(place.metric)
     if target is None or not is_calibrated(judge, target):
         raise _NoFigureError(
-            f"{task.name}.{place.metric} was given by the judge {judge}, of whom it is not known whether it agrees "
+            f"{task.name}.{place.metric} was given by the judge {judge}, and it is not known whether that agrees "
             f"with people on {target or place.metric}, so it does not count (luthier judge calibrate)."
         )

@@ -68,7 +68,7 @@ def _at(item: Mapping[str, Any], path: Sequence[str]) -> Any:
         if not isinstance(found, Mapping) or name not in found:
             known = ", ".join(sorted(found)) if isinstance(found, Mapping) else type(found).__name__
             raise RequestError(
-                f"a grader asks for item.{'.'.join(path)}, and a row has no {name!r}",
+                f"a grader refers to item.{'.'.join(path)}, and a row has no {name!r}",
                 expected=f"one of {known}",
                 do="correct objective.rewards, or give every row that field",
             )

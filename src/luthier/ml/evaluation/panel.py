@@ -166,8 +166,8 @@ def _paradox(value: float, raw: float, share: float) -> str:
     if raw < _PARADOX_RAW or value >= _PARADOX_BELOW or share < _PARADOX_SHARE:
         return ""
     return (
-        f"Raters said the same in {raw:.0%} of pairs, and {share:.0%} of ratings are one and the same answer: with so "
-        "little to tell apart, agreement beyond chance is low whatever the raters do. Look at the share, not at this."
+        f"Raters agreed in {raw:.0%} of pairs, and {share:.0%} of ratings are the same answer: with so little "
+        "variation, agreement beyond chance is low in any case. Look at the share, not at this."
     )
 
 
@@ -230,7 +230,7 @@ def _ranking(table: RatingsTable) -> dict[str, Any]:
             wins[which[row.row_id], second, first] += (1 - won) / 2
     try:
         ranking = bradley_terry(wins)
-    except RequestError as error:  # systems that never met: too little is rated yet
+    except RequestError as error:  # systems that were never compared: too few ratings yet
         return {"ranking_caution": f"There is no ranking yet: {error.came}."}
     found = [
         Standing(system=name, value=one.value, low=_finite(one.low), high=_finite(one.high))
@@ -383,7 +383,7 @@ def _plain_reasons(own: RatingsTable) -> list[str]:
     # Both a large share and a small p-value: 6 of 6 may be chance, and 530 of 1,000 is not a habit.
     if sided and most >= SIDE_SHARE * len(sided) and binomtest(most, len(sided)).pvalue < SIDE_P:
         side = "first" if num_first == most else "second"
-        reasons.append(f"chose what stood {side} in {most} of {len(sided)} pairs, where sides are drawn by lot")
+        reasons.append(f"chose the answer shown {side} in {most} of {len(sided)} pairs, where sides are random")
     return reasons
 
 
@@ -440,13 +440,13 @@ def _notes(
     if own.rows and len(own.rows) < panel.num_items:
         notes.append(f"stopped after {len(own.rows)} of {panel.num_items} items, or is not done yet")
     if share is not None and share >= LONG_STRING_SHARE and len(own.real.rows) >= MIN_COMPARED:
-        notes.append(f"said {word!r} of {share:.0%} of items")
+        notes.append(f"answered {word!r} for {share:.0%} of items")
     paces = [_num_words(row) / row.seconds for row in own.rows if row.seconds]
     if paces and (pace := float(np.median(paces))) > MAX_WORDS_A_SECOND:
         notes.append(f"took too little time to read: {60 * pace:,.0f} words a minute in the median")
     if drift is not None and drift.p_value < DRIFT_P:
-        what = "the score, held against the others'," if panel.kind == "likert" else "agreement with the others"
-        notes.append(f"{what} {'rises' if drift.slope > 0 else 'falls'} as it goes on: {drift.slope:+.3f} an item")
+        what = "the score, compared with the others'," if panel.kind == "likert" else "agreement with the others"
+        notes.append(f"{what} {'rises' if drift.slope > 0 else 'falls'} over time: {drift.slope:+.3f} per item")
     return tuple(notes)
 
 
@@ -474,13 +474,13 @@ def _cautions(panel: RatingPanel, reports: Sequence[RaterReport], table: Ratings
         whom = ", ".join(caught)
         verb = "seems" if len(caught) == 1 else "seem"
         if len(caught) == len({row.rater for row in table.rows}):
-            found.append(f"{whom} {verb} not to read, and nobody else has rated: these figures tell nothing.")
+            found.append(f"{whom} {verb} not to read, and no one else has rated: these figures mean nothing.")
         else:
-            found.append(f"{whom} {verb} not to read: figures stand with and without them, nothing is dropped.")
+            found.append(f"{whom} {verb} not to read: figures are given with and without them, nothing is dropped.")
     behind = [one for one in reports if not one.is_done]
     if table.rows and behind:
         told = ", ".join(f"{one.name} ({one.num_rated} of {one.num_items})" for one in behind)
-        found.append(f"Not all have rated everything: {told}. Items that more people have rated weigh more.")
+        found.append(f"Not all raters have finished: {told}. Items with more ratings have more weight.")
     if panel.num_same:
         found.append(
             f"{panel.num_same} pairs are not shown, because both answers are the same text; the win rate is of the "

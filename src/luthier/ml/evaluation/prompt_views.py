@@ -10,7 +10,7 @@ from luthier.ml.evaluation.verdict_text import prompt_of
 
 @dataclass(frozen=True, slots=True)
 class PromptRow:
-    """What the prompts of one system hold beside the rows' own text.
+    """What the prompts of one system contain besides the rows' text.
 
     Attributes:
         name: of the system.
@@ -26,13 +26,13 @@ class PromptRow:
 
 
 def prompt_rows(evaluation: Evaluation) -> list[PromptRow]:
-    """The systems with something in their prompts beside the rows' text, as far as the evaluation says what."""
+    """The systems whose prompts contain more than the rows' text, where the evaluation records what."""
     found = []
     for system in evaluation.systems:
         own = system.prompting
         if own is None or own.kind == "label_likelihood":
             continue
-        # "an optimised prompt" names the system, and says nothing of what it holds.
+        # "an optimised prompt" names the system, but not its content.
         holds = prompt_of(system.model_copy(update={"prompting": own.model_copy(update={"kind": "few_shot"})}))
         if own.num_draws > 1:
             holds += f", mean of {own.num_draws} draws"

@@ -33,7 +33,7 @@ class Roles:
     """The names of the systems of a verdict.
 
     Attributes:
-        candidate: the system that is judged.
+        candidate: the system that is evaluated.
         baseline: the system to compare it with; None if there is only one system.
     """
 
@@ -307,7 +307,7 @@ class Summary:
 
     Attributes:
         systems: names of all systems, in the order of the columns.
-        candidate: the system that is judged.
+        candidate: the system that is evaluated.
         baseline: what the candidate is compared with; None where it is alone.
         rows: grouped by task.
     """

@@ -117,7 +117,7 @@ def retrieval_task(held_out: Sequence[Example], train: Sequence[Example]) -> Sea
 
 
 def reranking_task(held_out: Sequence[Example]) -> SearchTask:
-    """Each held-out query with the documents of its own rows, right and wrong.
+    """Each held-out query with the documents of its rows, right and wrong.
 
     Raises:
         RequestError: rows of another form, or without a wrong document.
@@ -137,7 +137,7 @@ def reranking_task(held_out: Sequence[Example]) -> SearchTask:
         named.setdefault(row.query, set()).update(place[text] for text in _documents(row))
     candidates = tuple(tuple(sorted(named[query])) for query in task.queries)
     mean = sum(map(len, candidates)) / len(candidates)
-    note = f"Of each of {len(task.queries):,} queries the documents of its own rows are ordered, {mean:.3g} on average."
+    note = f"Of each of {len(task.queries):,} queries the documents of its rows are ordered, {mean:.3g} on average."
     return _checked(SearchTask(task.row_ids, task.queries, task.documents, task.right, candidates, (note,)))
 
 

@@ -74,7 +74,7 @@ def _metric(name: RewardMetric) -> Part:
     if metric.needs != "text" or not math.isfinite(upper - lower):
         raise RequestError(
             f"metric {name} as a reward: it reads {metric.needs}, and its figure is from {lower:g} to {upper:g}",
-            expected="a metric of written texts whose figure has both ends",
+            expected="a metric of written texts with a lower and an upper bound",
             do="choose another metric in objective.rewards",
         )
 

@@ -5,12 +5,12 @@ query's constants and near misses of them; those are kept that distinguish the q
 change away.
 
 A table may come without a database, as in WikiSQL, whose `SELECT COUNT Crop (kilotonnes) FROM 1-1057262-2` no database
-reads. By one rule for the row's own query and for answers alike:
+reads. The same rule applies to the row's query and to answers:
 
 - a name of the table or of a column, the longest first and in any capitals, is put into quotes where it occurs outside
-  of them. It is no name where it is a word of SQL itself, or a number that follows a comparison;
+  of them. It is not a name where it is a word of SQL itself, or a number that follows a comparison;
 - an aggregate before a name without parentheses gets them: COUNT x becomes COUNT(x);
-- a constant in single quotes ends at the quote after which the query can go on, so that 'O'Brien' is one.
+- a constant in single quotes ends at the quote after which the query can continue, so that 'O'Brien' is one.
 
 Sources: Zhong, Yu, Klein, "Semantic Evaluation for Text-to-SQL with Distilled Test Suites", 2020, section 3 (random
 databases 3.2, neighbours 3.3); Zhong, Xiong, Socher, "Seq2SQL", 2017 (WikiSQL).
@@ -216,7 +216,7 @@ def _is_inside_word(before: str, here: str) -> bool:
 
 
 def _ends_a_name(after: str) -> bool:
-    """Whether the following text shows that a column named like an aggregate is meant."""
+    """Whether the following text shows that the name is a column and not an aggregate."""
     return bool(_AFTER_CONSTANT.match(after))
 
 

@@ -1,4 +1,4 @@
-"""What is judged: one system with the rows as it sees them, and the checks before anything is run."""
+"""What is evaluated: one system with the rows as it sees them, and the checks before anything is run."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class SystemUnderTest:
             rewrites earlier turns; empty where there are none.
         kind: a language model that writes, one with a task head, whose engine gives labels or numbers, or a baseline
             without a language model, whose engine gives the answers that it has predicted.
-        seconds_before: wall time that it took before it was judged, such as that of fitting a baseline.
+        seconds_before: wall time that it took before it was evaluated, such as that of fitting a baseline.
         rank: orders documents for the query of each row; None for what does not search.
-        prompting: what its prompts hold beside the text of the rows; None for nothing.
+        prompting: what its prompts contain besides the text of the rows; None for nothing.
     """
 
     name: str
@@ -72,10 +72,10 @@ class SystemUnderTest:
         return [num_prompt_tokens(one) for one in self.tokenised]
 
     def takes(self, metric: MetricDefinition) -> bool:
-        """Whether it can be judged by a metric: only models that write have likelihoods of the rows' own answers."""
+        """Whether it can be evaluated by a metric: only models that write have likelihoods of the rows' own answers."""
         if self.rank is not None:
             return metric.needs == "ranking"
-        # The likelihoods of a model that is asked for its likeliest label are those of the model itself.
+        # The likelihoods of a model that answers with its likeliest label are those of the model itself.
         chooses = self.prompting is not None and self.prompting.kind == "label_likelihood"
         return metric.needs == "text" or (self.kind == "model" and not chooses)
 
@@ -93,7 +93,7 @@ class SystemUnderTest:
 def num_prompt_tokens(tokenised: TokenisedExample) -> int:
     """Tokens before the last learned turn: where its part of the mask begins."""
     # loss_mask is bytes, [tokens], 0 or 1. The last 0->1 edge is where the last learned turn starts; rfind gives
-    # -1 for a mask that is learned from its first token, hence 0.
+    # -1 for a mask that is learned from its first token, which becomes 0.
     return tokenised.loss_mask.rfind(b"\x00\x01") + 1
 
 
@@ -106,7 +106,7 @@ def _together(scores: Sequence[Score]) -> Score:
 
 
 def check_systems(systems: Sequence[SystemUnderTest], metrics: Sequence[MetricDefinition]) -> None:
-    """Check that systems can be judged by metrics, before anything is run.
+    """Check that systems can be evaluated by metrics, before anything is run.
 
     Raises:
         RequestError: no systems or metrics, two systems of one name, different rows, or a metric that needs what the
@@ -116,14 +116,14 @@ def check_systems(systems: Sequence[SystemUnderTest], metrics: Sequence[MetricDe
     if not systems or not metrics or len(set(names)) < len(names):
         raise RequestError(
             f"systems {names}, {len(metrics)} metrics",
-            expected="at least one system and one metric, and a name of its own for each system",
+            expected="at least one system and one metric, and a different name for each system",
             do="name each system once, and ask for at least one metric",
         )
     first = systems[0]
     if not first.row_ids or len(set(first.row_ids)) < len(first.row_ids):
         raise RequestError(
             f"{len(first.row_ids)} rows with {len(set(first.row_ids))} different ids",
-            expected="at least one row, and an id of its own for each",
+            expected="at least one row, and a different id for each",
             do="check the held-out file",
         )
     for system in systems:
@@ -165,12 +165,12 @@ def _check_rows(system: SystemUnderTest, metrics: Sequence[MetricDefinition]) ->
                 do="for plain text ask for perplexity and bits_per_byte; only preference pairs have two sides; only "
                 "models with a head of kind embed or rank order documents",
             )
-    # One option alone is always chosen, and one without a token of its own has no likelihood.
+    # A single option is always chosen, and one without its own token has no likelihood.
     for number, (options, words) in enumerate(zip(system.options, system.option_texts, strict=True)):
         if len(options) != len(words) or len(words) < 2 or any(option.num_trained_tokens == 0 for option in options):
             raise RequestError(
                 f"{system.row_ids[number]} has {len(words)} answers to choose from, {len(options)} of them in tokens",
-                expected="at least two in every row, each with a token of its own",
+                expected="at least two in every row, each with its own token",
                 do="check the options of this row",
             )
     if not {metric.needs for metric in metrics} & {"likelihood", "pairs"}:
@@ -185,7 +185,7 @@ def _check_rows(system: SystemUnderTest, metrics: Sequence[MetricDefinition]) ->
 
 
 class Titled:
-    """Progress whose tasks say what they are for: a system, or a task of a suite."""
+    """Progress whose tasks name what they are for: a system, or a task of a suite."""
 
     def __init__(self, progress: Progress, name: str) -> None:
         self._progress, self._name = progress, name

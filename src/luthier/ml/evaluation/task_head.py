@@ -1,4 +1,4 @@
-"""Figures that a task head gives beside those of its answers: how its probabilities rank rows, how far numbers are off.
+"""Figures of a task head besides those of its answers: how its probabilities rank rows, how far numbers are off.
 
 AUROC of a class is the share of pairs of a row of the class and another row that its probability puts in the right
 order, half for equal ones; of several classes the mean over those that some rows have and others have not (Hand and
@@ -98,9 +98,9 @@ def _lower_end_of_one(num_own: float, num_other: float) -> float:
 
 
 def absolute_error(outputs: Sequence[str], references: Sequence[str]) -> Metric | None:
-    """The mean distance of numbers from those of the rows, in their unit; None where an output is no number.
+    """The mean distance of numbers from those of the rows, in their unit; None where an output is not a number.
 
-    Rows whose own answer is no number are left out.
+    Rows whose own answer is not a number are left out.
     """
     pairs = [
         (read_number(output), read_number(reference)) for output, reference in zip(outputs, references, strict=True)

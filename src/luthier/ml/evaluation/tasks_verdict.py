@@ -1,8 +1,8 @@
 """The verdict over several tasks as text: one candidate against each baseline, and what tuning cost in forgetting.
 
-Each task is judged by its primary metric. Many questions give some "significant" answers by chance alone, so p-values
-are adjusted by Holm's step-down method. Forgetting is measured in bits per byte on general rows, base against tuned
-model: the same rows, and the same bytes for every tokenizer.
+Each task is evaluated by its primary metric. Many questions give some "significant" answers by chance alone, so
+p-values are adjusted by Holm's step-down method. Forgetting is measured in bits per byte on general rows, base against
+tuned model: the same rows, and the same bytes for every tokenizer.
 
 Sources: Holm, "A Simple Sequentially Rejective Multiple Test Procedure", 1979; Luo et al., 2023, "An Empirical Study of
 Catastrophic Forgetting in Large Language Models During Continual Fine-tuning", arXiv:2308.08747.
@@ -24,11 +24,11 @@ _MAX_NAMES: Final = 3
 
 
 def adjusted(tasks: Sequence[TaskResult], candidate: str) -> tuple[TaskResult, ...]:
-    """The tasks with Holm-adjusted p-values on what was asked about the candidate, and words that follow them.
+    """The tasks with Holm-adjusted p-values on all comparisons of the candidate, and the words that follow from them.
 
-    Two families: the primary metrics of all tasks, which the verdict rests on, and all that was asked. A difference is
-    shown only where its interval leaves out 0 and its adjusted p-value is below 5%. Tasks of general ability ask
-    another question (what did it cost?), and are families of their own.
+    Two families: the primary metrics of all tasks, which the verdict rests on, and all comparisons. A difference is
+    shown only where its interval excludes 0 and its adjusted p-value is below 5%. Tasks of general ability ask
+    another question (what did it cost?), and are separate families.
     """
     # By task and position, since comparisons carry no id.
     changed: dict[tuple[int, int], Comparison] = {}
@@ -41,7 +41,7 @@ def adjusted(tasks: Sequence[TaskResult], candidate: str) -> tuple[TaskResult, .
             if one.candidate == candidate
         ]
         everything = holm([one.p_value for _, _, one, _ in own])
-        # In the order of `own`, from which the loop takes them one by one.
+        # In the order of `own`, from which the loop takes them.
         primary = iter(holm([one.p_value for _, _, one, is_primary in own if is_primary]))
         for (place, number, one, is_primary), among_all in zip(own, everything, strict=True):
             p_value = next(primary) if is_primary else among_all
@@ -63,11 +63,11 @@ def tasks_verdict(
     """The verdict on adjusted tasks; None where the candidate was compared with nothing.
 
     "better": on some task better than each baseline, and on none worse. "worse": against some baseline worse on a task
-    and better on none. Else "not distinguishable", also where it gains here and loses there: the headline says so.
+    and better on none. Else "not distinguishable", also where it gains here and loses there: the headline states it.
 
     Args:
         tasks: as `adjusted` returns them.
-        candidate: the system that is judged.
+        candidate: the system that is evaluated.
         base: what the candidate was tuned from; then the second sentence says what tuning cost in general ability.
         caveats: sentences to add.
     """
@@ -106,7 +106,7 @@ def cost_of_tuning(tasks: Sequence[TaskResult], candidate: str, base: str) -> st
         )
     if not parts:
         return None
-    opening = "No loss of general ability can be told"
+    opening = "No loss of general ability was found"
     if "worse" in words:
         opening = "Tuning cost general ability"
     elif "better" in words:
@@ -130,7 +130,7 @@ class _Against:
                 (self.better if one.verdict == "better" else self.worse).append(task.name)
             values = {system.name: system.metrics[one.metric].value for system in task.systems}
             scale = on_scale(next(s.metrics[one.metric].unit for s in task.systems if s.name == candidate))
-            needed = f"; about {one.rows_needed:,} rows would tell" if one.rows_needed is not None else ""
+            needed = f"; about {one.rows_needed:,} rows would settle it" if one.rows_needed is not None else ""
             self.details.append(
                 f"{task.name}, {metric_title(one.metric)}: {values[candidate]:.4g} against {values[baseline]:.4g} of "
                 f"{baseline}{scale} ({one.difference:+.4g}, 95% interval {one.low:+.4g} to {one.high:+.4g}, "
@@ -167,7 +167,7 @@ def _headline(word: VerdictWord, candidate: str, found: Sequence[_Against], num_
     beaten = [one.baseline for one in found if one.better]
     tasks = "the task" if num_tasks == 1 else f"any of the {num_tasks} tasks"
     but = f", though it is better than {listed(beaten)}" if beaten else ""
-    return f"It cannot be told whether {candidate} differs from {' or '.join(level)} on {tasks}{but}."
+    return f"It is not known whether {candidate} differs from {' or '.join(level)} on {tasks}{but}."
 
 
 def _tasks(names: Sequence[str], num_tasks: int) -> str:
@@ -184,7 +184,7 @@ def _caveats(tasks: Sequence[TaskResult], candidate: str) -> list[str]:
     if leaked := [task for task in tasks if task.num_leaked]:
         rows = sum(task.num_leaked for task in leaked)
         said.append(
-            f"{rows:,} judged rows of {listed([task.name for task in leaked])} were trained on: these figures prove "
+            f"{rows:,} evaluated rows of {listed([task.name for task in leaked])} were trained on: these figures prove "
             "nothing about new rows."
         )
     for task in tasks:
@@ -212,7 +212,7 @@ METRICS: Final[tuple[MetricName, ...]] = ("bits_per_byte", "perplexity")
 _OPENINGS: Final[dict[VerdictWord, str]] = {
     "worse": "It forgot",
     "better": "It forgot nothing, and gained",
-    NOT_DISTINGUISHABLE: "No forgetting can be told",
+    NOT_DISTINGUISHABLE: "No forgetting was found",
 }
 
 
@@ -233,7 +233,7 @@ def forgetting(
         file: of the general rows.
         sha256: of that file.
         num_leaked: rows that the tuned model was trained on, too.
-        num_in_file: rows of the file, where not all were judged; else None.
+        num_in_file: rows of the file, where not all were evaluated; else None.
     """
     base, tuned = systems
     found = next(c for c in comparisons if c.metric == "bits_per_byte")

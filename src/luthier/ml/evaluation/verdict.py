@@ -1,14 +1,14 @@
 """The answer: is the candidate better than what costs less, by how much, how sure, and is it good enough?
 
-What costs less is the base model, as it is and prompted in several ways (`luthier.ml.prompting`), and every alternative
-without a language model (`luthier.ml.baselines`). Where answers are labels, the base's likeliest label is one more way
-to prompt it. Ways to prompt are one question, as alternatives without a language model are: which of them is the best
-is only seen on the judged rows.
+What costs less is the base model, unchanged and prompted in several ways (`luthier.ml.prompting`), and every
+alternative without a language model (`luthier.ml.baselines`). Where answers are labels, the base's likeliest label is
+another way to prompt it. Ways to prompt are one question, as alternatives without a language model are: which of them
+is the best is only seen on the evaluated rows.
 
 "Better than the best alternative" is an intersection-union test: the model has to be better than each alternative at
 the 5% level, which claims too much in at most 5% of studies without any correction, whichever alternative is the best
-in truth. "Worse" is said of one alternative picked among several by its figure, so its p-value is multiplied by their
-number (Bonferroni).
+in truth. "Worse" is stated about one alternative that was picked among several by its figure, so its p-value is
+multiplied by their number (Bonferroni).
 
 Source: Berger, "Multiparameter hypothesis testing and acceptance sampling", 1982.
 """
@@ -47,7 +47,7 @@ from luthier.ml.evaluation.verdict_text import caveats, further_details, headlin
 SHORT_REFERENCE_WORDS = 5
 _WORDS: Final[dict[AlternativeWord, VerdictWord]] = {short: word for word, short in ALTERNATIVE_WORDS.items()}
 _PAIRS = ("reward_accuracy", "preference_accuracy", "preference_margin")
-# What to judge by where nothing speaks for an exact comparison: from the most to the least telling for free text.
+# What decides where nothing suggests an exact comparison: from the most to the least informative for free text.
 _PREFERENCE = (
     *("rouge_l", "chrf", "bleu", "token_f1", "exact_match", "exact_match_ignoring_case"),
     *("perplexity", "bits_per_byte"),
@@ -57,7 +57,7 @@ _PREFERENCE = (
 def alternatives_of(
     judged: SystemResult, found: Sequence[Comparison], results: Sequence[SystemResult]
 ) -> tuple[Alternative, ...]:
-    """The alternatives among the systems that the judged one is compared with.
+    """The alternatives among the systems that the evaluated one is compared with.
 
     Args:
         judged: the system that the verdict is about.
@@ -111,13 +111,13 @@ def best_of(alternatives: Sequence[Alternative], higher_is_better: bool) -> str 
 
 
 def against_all(found: Sequence[Comparison], higher_is_better: bool, *, num_candidates: int = 1) -> AlternativeWord:
-    """Whether the judged system is better than all, or worse than the best, of those that it is compared with.
+    """Whether the evaluated system is better than all, or worse than the best, of those that it is compared with.
 
     Args:
         found: one comparison for each, by the same metric; not empty.
         higher_is_better: the metric's direction.
-        num_candidates: systems that the judged one was chosen from by the same rows. The best of several equal ones is
-            ahead by luck, so p-values are multiplied by their number before it is called better (Bonferroni).
+        num_candidates: systems that the evaluated one was chosen from by the same rows. The best of several equal ones
+            is ahead by luck, so p-values are multiplied by their number before it is called better (Bonferroni).
     """
     if all(
         comparison.verdict == "better" and (num_candidates == 1 or comparison.p_value * num_candidates < 1 - LEVEL)
@@ -131,7 +131,7 @@ def against_all(found: Sequence[Comparison], higher_is_better: bool, *, num_cand
 
 
 def hardest(found: Sequence[Comparison], higher_is_better: bool) -> Comparison:
-    """The comparison with the best of the baselines: the difference that speaks least for the judged system."""
+    """The comparison with the best of the baselines: the difference that favours the evaluated system least."""
     return (min if higher_is_better else max)(found, key=lambda one: one.difference)
 
 
@@ -201,14 +201,14 @@ def bar_of_agreement(metric: str, column: str, agreed: Mapping[str, bool]) -> Ba
 def _held_against_people(
     bar: Bar, judged: SystemResult, people: Mapping[str, bool]
 ) -> tuple[Literal["yes", "no"], str]:
-    """The judged system against a second person, both by the rows' own answers: paired, on the rows that both answered.
+    """The evaluated system against a second person, both by the rows' answers: paired, on the rows that both answered.
 
     The agreement of people is an estimate as well, so the interval is that of the difference.
     """
     own = {one.row_id: one.scores[bar.metric] for one in judged.samples if bar.metric in one.scores}
     rows = [row for row in people if row in own]
     if not rows or bar.low is None or bar.high is None or bar.num_rows is None:
-        return "no", f"No judged row has a second answer in column {bar.agreement}, so nothing is shown."
+        return "no", f"No evaluated row has a second answer in column {bar.agreement}, so nothing is shown."
     model, person = ([scores[row] for row in rows] for scores in (own, people))
     found = paired_bootstrap(mean_statistics(model), mean_statistics(person), mean_of_sums, bounds=UNIT, seed=0)
     word = "reaches" if found.low >= 0 else "misses" if found.high < 0 else "is not shown to reach"
@@ -223,12 +223,12 @@ def _held_against_people(
 def held_against(
     bar: Bar | None, judged: SystemResult, people: Mapping[str, bool] | None = None
 ) -> tuple[Literal["yes", "no", "not_asked"], str]:
-    """Whether the judged system is good enough, and the sentence that says so.
+    """Whether the evaluated system is good enough, and the sentence for it.
 
-    "yes" needs the whole 95% interval to reach the bar: a figure above it that could as well lie below is no proof.
+    "yes" needs the whole 95% interval to reach the bar: a figure above it that could as well be below is no proof.
 
     Args:
-        bar: what was asked for.
+        bar: the required figure.
         judged: the system.
         people: of a bar that is the agreement of two people, by row whether they agree.
     """
@@ -236,7 +236,7 @@ def held_against(
         return "not_asked", ""
     figure, title = judged.metrics.get(bar.metric), metric_title(bar.metric)
     if figure is None:
-        return "no", f"It was not judged by {title}, so the {bar.value:g} asked for is not shown."
+        return "no", f"It was not evaluated by {title}, so the {bar.value:g} asked for is not shown."
     if bar.agreement is not None:
         return _held_against_people(bar, judged, people or {})
     shown = f"{title} {figure.value:.3g} [{figure.low:.3g}, {figure.high:.3g}]"
@@ -274,7 +274,7 @@ def primary_metric(metrics: Sequence[str], references: Sequence[str | None]) -> 
             return name
     raise RequestError(
         f"metrics {list(metrics)}",
-        expected="at least one metric that these rows can be judged by",
+        expected="at least one metric that these rows can be evaluated by",
         do="for plain text ask for perplexity or bits_per_byte",
     )
 
@@ -298,17 +298,17 @@ def verdict(
     "better": distinguishable and better than every baseline: few-shot too, since showing examples costs less than
     training, and those without a language model (`luthier.ml.baselines`). "worse": distinguishable and worse than at
     least one, where those without a language model count as one question. Else "not distinguishable". Where `primary`
-    could not be compared (perplexity of different tokenizers), bits per byte is judged by instead.
+    could not be compared (perplexity of different tokenizers), bits per byte decides instead.
 
     Args:
         results: all systems.
         comparisons: of all of them.
         primary: the metric that decides (`primary_metric`).
-        candidate: name of the system that is judged.
+        candidate: name of the system that is evaluated.
         num_leaked: held-out rows that are also in the training rows.
         num_same_prompt: held-out rows whose prompt alone is in the training rows.
-        num_rows_in_file: rows of the held-out file, where not all were judged.
-        bar: what the candidate has to reach to be good enough; None where nothing was asked.
+        num_rows_in_file: rows of the held-out file, where not all were evaluated.
+        bar: what the candidate has to reach to be good enough; None where nothing is required.
         people: of a bar that is the agreement of two people, by row whether they agree.
         are_labels: the rows' answers are labels.
         confidence: how sure systems are of their labels.
@@ -345,7 +345,7 @@ def verdict(
 
 
 def _with_confidence(words: Verdict, own: LabelConfidence, others: Sequence[LabelConfidence]) -> Verdict:
-    """The verdict with what the judged system's confidence is good for, beside that of the best of the others."""
+    """The verdict with what the evaluated system's confidence is good for, next to that of the best of the others."""
     headline, details = words.headline, confidence_details(own)
     if own.coverage is not None:
         headline = f"{headline} {coverage_sentence(own.coverage)}"
@@ -366,15 +366,15 @@ def _verdict(
     notes: tuple[str, ...],
     held: tuple[Bar | None, Literal["yes", "no", "not_asked"], str],
 ) -> Verdict:
-    """own: the comparisons of the judged system. found: of these the ones by the metric that decides.
+    """own: the comparisons of the evaluated system. found: those of them by the metric that decides.
 
-    held: the bar, whether it is reached, and the sentence that says so.
+    held: the bar, whether it is reached, and the sentence for it.
     """
     by_name, metric = {result.name: result for result in results}, found[0].metric
     models = [c for c in found if by_name[c.baseline].is_model]
     simple = [c for c in found if not by_name[c.baseline].is_model]
     figures = (*primary_details(judged, models, results), *simple_details(judged, simple, results))
-    # A model that is asked for its likeliest label has no likelihood of its own, and would differ in every sentence.
+    # A model that answers with its likeliest label has no likelihood of text, and would differ in every sentence.
     written = [c for c in own if by_name[c.baseline].is_model and not _chooses_label(by_name[c.baseline])]
     primary = [c for c in written if c.metric == metric]
     further = further_details(written, primary, results) if primary else ()
@@ -413,7 +413,7 @@ def deciding(
     Of several ways to prompt a headline names the one that decides: the hardest of those that are the answer.
 
     Args:
-        shown: of the models' those whose prompts hold more than the rows' text.
+        shown: those of the models whose prompts contain more than the rows' text.
         models: with all models.
         higher_is_better: the metric's direction.
     """
@@ -433,7 +433,7 @@ def _overall(
 ) -> VerdictWord:
     words = {comparison.verdict for comparison in models}
     words |= {_WORDS[against_all(some, higher_is_better)] for some in (shown, simple) if some}
-    # One baseline that is better is enough: whoever acts on the verdict would take that one.
+    # One baseline that is better is enough: a user who acts on the verdict would take that one.
     if "worse" in words:
         return "worse"
     return "better" if words == {"better"} else NOT_DISTINGUISHABLE

@@ -53,7 +53,7 @@ def system_title(system: SystemResult, results: Sequence[SystemResult]) -> str:
 
 
 def without_prompting(system: SystemResult, results: Sequence[SystemResult]) -> SystemResult | None:
-    """The same model with nothing but the rows' text in its prompt; None where it was not judged, or is `system`."""
+    """The same model with nothing but the rows' text in its prompt; None where it was not evaluated, or is `system`."""
     if not system.is_prompted:
         return None
     same = [r for r in results if not r.is_prompted and (r.model, r.adapter) == (system.model, system.adapter)]
@@ -61,7 +61,7 @@ def without_prompting(system: SystemResult, results: Sequence[SystemResult]) -> 
 
 
 def prompt_of(system: SystemResult, where: str = "") -> str:
-    """What is in a prompt beside the rows' text: `4 examples`, `an instruction and the 4 nearest training rows`.
+    """What is in a prompt besides the rows' text: `4 examples`, `an instruction and the 4 nearest training rows`.
 
     Args:
         system: with something in its prompt.
@@ -111,7 +111,7 @@ def relation(comparison: Comparison) -> str:
 
 
 def headline(judged: SystemResult, found: Sequence[Comparison], results: Sequence[SystemResult]) -> str:
-    """How the judged system compares with every baseline by one metric; none is left unsaid.
+    """How the evaluated system compares with every baseline by one metric; none is left out.
 
     Of several ways to say it, the first that is short enough is taken: every baseline named in full, in short, and
     counted; long names can make even the last one long.
@@ -170,7 +170,7 @@ def _counted(judged: SystemResult, found: Sequence[Comparison], results: Sequenc
 
 
 def _subject(judged: SystemResult, results: Sequence[SystemResult]) -> str:
-    """The judged system at the start of the sentence; a name that a person or a program gave stays as it is."""
+    """The evaluated system at the start of the sentence; a name that a person or a program gave is not changed."""
     title = system_title(judged, results)
     return start(title) if title.startswith("the ") else title
 
@@ -200,7 +200,7 @@ def further_details(
     """What the other metrics say: those that agree with the primary one in one sentence, then one for each finding.
 
     Args:
-        comparisons: those of the judged system, of all metrics.
+        comparisons: those of the evaluated system, of all metrics.
         found: those of the primary metric.
         results: all systems.
     """
@@ -279,7 +279,7 @@ def _p_value(value: float) -> str:
 
 
 def _rounded(number: int) -> str:
-    """Two digits are all that such an estimate can bear."""
+    """Such an estimate is not more precise than two digits."""
     digits = max(0, len(str(number)) - 2)
     return f"{math.ceil(number / 10**digits) * 10**digits:,}"
 
@@ -303,7 +303,7 @@ def caveats(
     Args:
         judged: the system that the verdict is about.
         results: all systems.
-        comparisons: those of the judged system, of all metrics.
+        comparisons: those of the evaluated system, of all metrics.
         metric: the one that the verdict is about.
         num_leaked: held-out rows that are also in the training rows.
         num_same_prompt: held-out rows whose prompt is also in the training rows, with another answer.
@@ -313,14 +313,14 @@ def caveats(
     num_rows = judged.num_samples
     found = []
     if num_leaked:
-        stand = "stands" if num_leaked == 1 else "stand"
+        stand = "is" if num_leaked == 1 else "are"
         found.append(
-            f"{held_out_rows(num_leaked)} also {stand} in the training rows: the tuned model has seen the answers, "
+            f"{held_out_rows(num_leaked)} {stand} also in the training rows: the tuned model has seen the answers, "
             "so its figures are too good."
         )
     if num_same_prompt:
         asks = "asks" if num_same_prompt == 1 else "ask"
-        found.append(f"{held_out_rows(num_same_prompt)} {asks} what a training row asks, with another answer.")
+        found.append(f"{held_out_rows(num_same_prompt)} {asks} the same as a training row, with another answer.")
     if num_rows == 1:
         found.append("There is one held-out row: no interval can be estimated from it.")
     elif num_rows < FEW_ROWS:
@@ -329,14 +329,14 @@ def caveats(
             "moves them far."
         )
     if num_rows_in_file is not None and num_rows_in_file > num_rows:
-        found.append(f"{num_rows:,} of the {num_rows_in_file:,} held-out rows were judged.")
+        found.append(f"{num_rows:,} of the {num_rows_in_file:,} held-out rows were evaluated.")
     found += constant_answers(results) if are_labels else ()
     found += _cut_off(results)
     found += _disagreement(comparisons)
     found += _draws(results)
     has_shots = any(r.num_few_shot for r in results)
     if judged.adapter is not None and judged.samples and not has_shots and not reads_order(metric):
-        found.append("The base model was not tried with few-shot examples, the cheap alternative to training.")
+        found.append("The base model was not tried with few-shot examples, the inexpensive alternative to training.")
     metrics = dict.fromkeys(comparison.metric for comparison in comparisons)
     if missing := [name for name in judged.metrics if name not in metrics]:
         found.append(f"Not compared, because the systems cut text into different tokens: {', '.join(missing)}.")
@@ -349,7 +349,7 @@ def caveats(
 
 
 def _draws(results: Sequence[SystemResult]) -> list[str]:
-    """What intervals of models with drawn examples in their prompts do not speak of."""
+    """What intervals of models with drawn examples in their prompts do not cover."""
     drawn = [r for r in results if r.num_few_shot and (r.prompting is None or r.prompting.examples == "drawn")]
     # The examples of an optimised prompt were chosen, not drawn.
     single = [
@@ -382,13 +382,13 @@ def constant_answers(results: Sequence[SystemResult]) -> list[str]:
             what = f'"{given[:60]}"' if given else "no text"
             found.append(
                 f"{_subject(system, results)} answers one thing in {share:.0%} of rows: {what}. Of the references "
-                f"{share_of_references:.0%} are alike. Look at macro-F1 and the confusion table, not at accuracy."
+                f"{share_of_references:.0%} are the same. Look at macro-F1 and the confusion table, not at accuracy."
             )
     return found
 
 
 def _commonest_label(texts: Sequence[str]) -> tuple[str, float]:
-    """The commonest label of these answers, as it is compared, and the share of them that have it."""
+    """The most common label of these answers, normalised as in the comparison, and the share of them that have it."""
     key, number = Counter(map(label, texts)).most_common(1)[0]
     return key, number / len(texts)
 

@@ -63,10 +63,10 @@ def recommend(
 
     Args:
         spec: what was compared, and by which metric.
-        standings: the judged systems, at least one of them not tuned.
-        tunings: what tuning each contender gave, with the reason where it was not judged.
+        standings: the evaluated systems, at least one of them not tuned.
+        tunings: what tuning each contender gave, with the reason where it was not evaluated.
         comparisons: of every two systems in `spec.primary` at least, in either direction.
-        baselines: systems without a language model, judged on the same rows.
+        baselines: systems without a language model, evaluated on the same rows.
     """
     table = _Table(spec, comparisons)
     found, judged = _among_models(spec, standings, tunings, comparisons)
@@ -108,7 +108,7 @@ def _among_models(
     else:
         chosen, equals = table.cheapest_equal(best_prompted, prompted)
         headline = (
-            f"None: prompting {spec.contenders[chosen.contender].label} is enough, as far as these rows tell. "
+            f"None: prompting {spec.contenders[chosen.contender].label} is enough, as far as these rows show. "
             f"{chosen.result.name} has {table.title} {table.said(chosen)}."
         )
         reasons = [*_why_this(table, chosen, best_prompted, equals)]
@@ -205,7 +205,7 @@ class _Table:
         return (seconds, self.spec.contenders[one.contender].num_parameters, one.result.num_few_shot)
 
     def best(self, standings: Sequence[Standing]) -> Standing:
-        """The first by its value; of equal ones the cheaper."""
+        """The first by its value; of equal ones the less expensive."""
         sign = -1 if self.metric(standings[0]).higher_is_better else 1
         return min(standings, key=lambda one: (sign * self.metric(one).value, self.price(one)))
 
@@ -235,7 +235,7 @@ class _Table:
         raise AssertionError(f"{names[0]} and {names[1]} were not compared by {self.figure}")
 
     def better_than(self, baseline: Standing, others: Sequence[Standing]) -> list[Standing]:
-        """Those that are shown to be better than the baseline, among all that are asked about."""
+        """Those that are shown to be better than the baseline, among all compared ones."""
         return self._shown("better", baseline, others)
 
     def cheapest_equal(self, best: Standing, among: Sequence[Standing]) -> tuple[Standing, list[Standing]]:
@@ -286,10 +286,10 @@ def _why_this(table: _Table, chosen: Standing, best: Standing, equals: Sequence[
     names = listed([one.result.name for one in equals])
     if chosen is best:
         return [
-            f"{names} cannot be told apart by {table.title}; {chosen.result.name} is the best and the cheapest to ask."
+            f"{names} do not differ clearly by {table.title}; {chosen.result.name} is the best and the least expensive."
         ]
     return [
-        f"{names} cannot be told apart by {table.title}, so the cheapest to ask is taken; the best figure by itself is "
+        f"{names} do not differ clearly by {table.title}, so the least expensive is taken; the best figure is "
         f"{table.said(best)} of {best.result.name}."
     ]
 
@@ -304,17 +304,17 @@ def _by_bytes(
     # A choice among labels has no likelihood of the rows' own answers.
     best = table.best([one for one in standings if _BY_BYTES in one.result.metrics])
     if best is chosen:
-        return [f"It also finds the right answers likeliest: {table.said(chosen)} bits per byte."]
+        return [f"It also gives the right answers the highest likelihood: {table.said(chosen)} bits per byte."]
     return [
-        f"By bits per byte {best.result.name} finds the right answers likeliest, {table.said(best)} against "
-        f"{table.said(chosen)} of {chosen.result.name}."
+        f"By bits per byte {best.result.name} gives the right answers the highest likelihood, {table.said(best)} "
+        f"against {table.said(chosen)} of {chosen.result.name}."
     ]
 
 
 def _cautions(spec: ModelComparisonSpec, standings: Sequence[Standing], tunings: Sequence[Tuning]) -> tuple[str, ...]:
     found = list(spec.cautions)
     if spec.num_judged < FEW_ROWS:
-        found.append(f"Only {held_out_rows(spec.num_judged)} were judged: small differences cannot be seen.")
+        found.append(f"Only {held_out_rows(spec.num_judged)} were evaluated: small differences cannot be seen.")
     if len(standings) > 1:
         found.append(
             f"What is best of {len(standings)} was chosen by the same rows that its figure is of: expect a little less "
@@ -327,7 +327,7 @@ def _cautions(spec: ModelComparisonSpec, standings: Sequence[Standing], tunings:
             "may gain more, and not the same for each model."
         )
     found += [
-        f"{spec.contenders[one.contender].label} was not judged tuned: {one.reason}." for one in tunings if one.reason
+        f"{spec.contenders[one.contender].label} has no tuned result: {one.reason}." for one in tunings if one.reason
     ]
     return tuple(found)
 
@@ -368,7 +368,7 @@ _WORDS: dict[str, DistilWord] = {
 
 
 def student_verdict(student: Student) -> StudentVerdict:
-    """The verdict of a distillation whose three were judged: "worth it" only where the taught student is better than
+    """The verdict of a distillation whose three were evaluated: "worth it" only where the taught student is better than
     itself without the teacher, beyond doubt, by the figure that was fixed beforehand."""
     evaluation = student.evaluation
     assert evaluation is not None

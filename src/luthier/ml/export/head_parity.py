@@ -1,6 +1,6 @@
 """The parity check of an export with a task head: its outputs must equal those of the trained model.
 
-The source is the base in float32 with the adapter unmerged over it and the head of its own files (`TaskModel`); the
+The source is the base in float32 with the adapter unmerged over it and the head from its own files (`TaskModel`); the
 export reads the same texts in its real runtime, in padded batches. The tokens of every text are compared, and every
 probability, number (in standard deviations of the training rows), relevance, or vector (by distance: components of a
 vector of length 1 are small, so that most vectors would pass a bound on components).

@@ -2,10 +2,10 @@
 
   tokens        of every prompt, by the export's own tokenizer and template, are the source's
   end token     the runtime ends an answer where the source does
-  likelihoods   of what the source holds likeliest lie within a bound (32 and 16 bits; `bound_nats` says why)
+  likelihoods   of the source's most likely tokens are within a bound (32 and 16 bits; `bound_nats` says why)
   greedy text   is the source's (32 and 16 bits). Where the source itself hardly prefers one token to another, both are
                 right: a first differing token counts as equal if the source's likelihoods of the two differ by less
-                than the bound, and what follows it is not compared. So does the end, where the source goes on with a
+                than the bound, and what follows it is not compared. So does the end, where the source continues with a
                 token at which the runtime always ends an answer; a warning names the token
                 Where rounding the weights to 16 bits takes the source itself beyond the bound, as where a router then
                 takes other experts, the rounded source is what likelihoods and text are compared with
@@ -136,13 +136,13 @@ def parity_warnings(report: ParityReport) -> tuple[str, ...]:
     if report.given_options:
         options = json.dumps(report.given_options, ensure_ascii=False)
         given = (
-            f"{report.runtime} gives the chat template options of its own, so send chat_template_kwargs {options} with "
+            f"{report.runtime} sets its own chat template options, so send chat_template_kwargs {options} with "
             f"every request, or start it with --chat-template-kwargs '{options}'.",
         )
     if report.earlier_ends:
         ids = ", ".join(map(str, report.earlier_ends))
         given += (
-            f"{report.runtime} ends an answer at token {ids}, too, which the model wrote in a proof and went on: such "
+            f"{report.runtime} ends an answer at token {ids}, too, which the model wrote in a proof without ending: "
             "an answer is cut there.",
         )
     if report.unrounded_difference_nats is not None:

@@ -246,7 +246,7 @@ class AnswerRow:
 
     def _end(self, reason: EndReason) -> list[Piece | Ended]:
         """The remaining text, which may still contain a stop text, and the end event."""
-        # Set first: the caller uses it to drop the row, whatever events follow.
+        # Set first: the caller uses it to drop the row, for any later events.
         self.has_ended = True
         reasoning, left = "", ""
         if not self._answer.found_stop:
@@ -395,7 +395,7 @@ def _library() -> Any:
         import llguidance
     except ImportError as error:
         raise RequestError(
-            "an answer that keeps to a schema, and llguidance is not installed on the server",
+            "an answer that follows a schema, and llguidance is not installed on the server",
             expected="the package llguidance",
             do="pip install llguidance, or ask without response_format and without tool_choice",
         ) from error

@@ -2,7 +2,7 @@
 
 Optimisations:
 
-- finished rows leave the batch at once;
+- finished rows leave the batch immediately;
 - logits are computed for the last position only;
 - a common prefix of all prompts (few-shot examples, a system prompt) or continuations is computed once;
 - prompts are prefilled in groups of similar length that fit the processor's caches, and then decoded in a larger batch,
@@ -286,7 +286,7 @@ class Decoder:
                 return out
             tokens = torch.tensor([[chosen[place][0]] for place in going], device=self._model.device)  # [rows, 1]
             if len(going) < len(batch.rows):
-                # Finished rows leave at once, which makes the remaining steps cheaper.
+                # Finished rows leave immediately, which makes the remaining steps faster.
                 batch.keep(going)
             logits = self.step(batch, tokens)
 
@@ -301,7 +301,7 @@ class Decoder:
         # Batching by length changes the order: the current index of each distinct prompt.
         places = {numbers[row]: place for place, row in enumerate(batch.rows)}
         again = [places[first] for first in same_as]
-        # Rows of the cache are copied, which is cheaper than another forward pass over the prompt; the copies are then
+        # Rows of the cache are copied, which is faster than another forward pass over the prompt; the copies are then
         # independent.
         batch.keep(again)
         batch.rows = list(range(len(requests)))

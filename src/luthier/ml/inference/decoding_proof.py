@@ -1,7 +1,7 @@
 """Selects how a model decodes: batched over our key-value cache, row by row over its own cache, or without a cache.
 
 Models keep more than keys and values: convolutions and recurrent states, compressed or shared keys, windows and chunks.
-Names do not tell which of them survive padding, joined batches and shared prefixes. So a few tokens are computed by
+Names do not show which of them survive padding, joined batches and shared prefixes. So a few tokens are computed by
 each path, and their logits are compared with the model's forward pass over the whole text without a cache. The fastest
 path with the same logits is used.
 
@@ -35,7 +35,7 @@ _FINE: Final = 1e-4
 _COARSE: Final = 2**-5
 """The same for bfloat16 and float16, which keep 8 and 11 bits of every intermediate state."""
 _MOST: Final = 0.25
-"""Upper bound of the tolerance, whatever the measured noise."""
+"""Upper bound of the tolerance, regardless of the measured noise."""
 _NOISES: Final = 4.0
 """Tolerance of another path, as a multiple of the measured noise of right padding."""
 

@@ -197,7 +197,7 @@ def ids_of(template: ChatTemplate, tools: ToolFormat, request: TextRequest, cont
 
 
 def check_bytes(least_tokens: int, context_tokens: int) -> None:
-    """Reject a text that cannot fit, whatever its tokens are.
+    """Reject a text that cannot fit, for any tokens.
 
     Args:
         least_tokens: a lower bound on its number of tokens.

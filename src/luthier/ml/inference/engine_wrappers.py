@@ -63,7 +63,7 @@ class CachedEngine:
     Args:
         cache: stores the answers.
         name: the answering model, as recorded in provenance.
-        identity: everything besides the prompt that determines the answers, as JSON values: equal identities must mean
+        identity: everything except the prompt that determines the answers, as JSON values: equal identities must mean
             equal answers.
         open_engine: receives a callback for each answer as it arrives. An engine may ignore it; its answers are then
             stored when the whole call has ended.
@@ -282,7 +282,7 @@ def pause_seconds(attempt: int, retry_after: str | None, first: float, draw: flo
         draw: random number from 0 to 1, which shortens the pause by up to half.
 
     Returns:
-        None if the server asks for more than five minutes.
+        None if the server requests more than five minutes.
     """
     if (asked := _asked_seconds(retry_after)) is not None:
         return asked if asked <= MAX_RETRY_AFTER_SECONDS else None

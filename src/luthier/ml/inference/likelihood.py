@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 # With a vocabulary of 49,152 that many positions take 50 MB of logits in fp32, and the log-softmax as much again.
 MAX_LOGIT_ROWS = 256
-# Number of logits that a model's own forward pass may produce at once: 256 MB in float32.
+# Number of logits that a model's own forward pass may produce in one pass: 256 MB in float32.
 MAX_OWN_LOGITS = 1 << 26
 _HEAD_TOKENS = 4
 _STATES = 8
@@ -303,7 +303,7 @@ class Scorer:
         """The fast paths that reproduce the model's logits on a few tokens; the head is always tested."""
         window, why = smallest_window(self._config), why_not_cacheable(self._config)
         probe = short_probe(self._model, window, is_recurrent=bool(why))
-        # Four tokens in one pass: cheap enough to check for every model, including its weights.
+        # Four tokens in one pass: fast enough to check for every model, including its weights.
         few = Probe((probe.rows[-1][:_HEAD_TOKENS],), 0)
         own = own_logits(self._model, few.rows[0])
         if not own.isfinite().all():

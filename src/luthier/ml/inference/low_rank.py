@@ -156,5 +156,5 @@ def _damaged(folder: Path, reason: str) -> ModelSourceError:
     return ModelSourceError(
         f"{folder}: {reason}",
         expected="an adapter that adds low-rank products to matrices of the base",
-        do="ask for it by its own name, so that it gets a base of its own; or train it again",
+        do="request it by its own name, so that it gets its own base; or train it again",
     )

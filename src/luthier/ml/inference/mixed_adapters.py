@@ -5,7 +5,7 @@ matrix, and B into another: two products for all rows, with the columns of other
 every adapter is read once per step however many rows use it, and nothing is gathered per row; because of the zeros a
 row gets the same result as alone, except for the order of floating-point sums.
 
-A matrix that sees tokens without their rows (for example behind the router of a mixture of experts) cannot tell which
+A matrix that sees tokens without their rows (for example behind the router of a mixture of experts) cannot know which
 row they belong to. If an adapter changes such a matrix, all rows of a pass must use the same adapter (`mixes`).
 """
 
@@ -66,7 +66,7 @@ class MixedAdapters:
             raise ConflictError(
                 f"adapter {name!r} from {folder}, and from {known} before",
                 expected="one adapter a name",
-                do="unload it first, or load the other one under a name of its own",
+                do="unload it first, or load the other one under another name",
             )
         # The embedding is never packed: its dtype is the compute dtype.
         weight = self._model.get_input_embeddings().weight

@@ -66,7 +66,7 @@ SCORES: Final[Form[list[Score]]] = Form(
 
 
 def shared_states(counts: Sequence[int], scorer: Scorer, batches: Sequence[Shared]) -> Form[list[Tensor]]:
-    """The form of the hidden states of all rows: they lie in memory that forked processes share.
+    """The form of the hidden states of all rows: they are in memory that forked processes share.
 
     Args:
         counts: states of each row: its learned tokens.

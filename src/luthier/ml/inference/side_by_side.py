@@ -1,7 +1,7 @@
 """Batches that processes compute side by side on the cores of a CPU, each with one thread.
 
 Threads that share a matrix product wait for the slowest of them after each one: a core that a neighbour uses for a
-moment stops them all. Batches need nothing of one another. So workers are forked from the process that has the model,
+moment stops them all. Batches are independent. So workers are forked from the process that has the model,
 share its weights (copy on write, never written), and each takes the next batch as soon as it is free.
 
 The batches are those of one process, and results come back in their order, so they depend neither on how many workers
@@ -11,7 +11,7 @@ from those of several threads.
 The path behind is the same work in this process with one thread: for what is left when a worker ends or fails, which
 also raises what the worker has met. A worker whose logits differ in any bit from those of this process is not used.
 
-Source: Graham, 1969, "Bounds on multiprocessing timing anomalies", section 3 (whoever is free takes the next).
+Source: Graham, 1969, "Bounds on multiprocessing timing anomalies", section 3 (a free worker takes the next).
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ MIN_FLOPS: Final = 5e10
 """Operations below which no worker is forked: they take less than a second on one core, and a fork does not pay."""
 _KIND: Final = "a worker of batches"
 _PROBE: Final = -1
-"""The number of the batch that stands for the proof."""
+"""The number of the batch that represents the proof."""
 _PROBE_TOKENS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Form(Generic[Made]):
-    """How what is made of a batch crosses from the process that made it: as JSON, or beside it in shared memory.
+    """How the result of a batch is sent from the process that made it: as JSON, or in shared memory.
 
     Attributes:
         encode: gets the number of the batch and what was made of it; returns JSON.
@@ -84,7 +84,7 @@ def one_after_another(num: int, compute: Compute[Made], advance: Advance, form: 
 
 @contextlib.contextmanager
 def torch_threads(num: int) -> Iterator[None]:
-    """Compute with so many threads within the block."""
+    """Compute with that many threads within the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(num)
     try:
@@ -94,7 +94,7 @@ def torch_threads(num: int) -> Iterator[None]:
 
 
 def can_fork(model: PreTrainedModel) -> bool:
-    """Whether workers can compute with a model: it lies on a CPU, and the system can fork."""
+    """Whether workers can compute with a model: it is on a CPU, and the system can fork."""
     return model.device.type == "cpu" and hasattr(os, "fork")
 
 
@@ -133,7 +133,7 @@ class SideBySide:
             shown[number] += rows
             advance(rows)
 
-        # Closed also where `advance` raises: what is under way is then of no use.
+        # Closed also where `advance` raises: active work is then useless.
         with closing(ForkedWorkers(answer, kind=_KIND, prepare=lambda: torch.set_num_threads(1))) as pool:
             try:
                 pool.start(self._num_workers)

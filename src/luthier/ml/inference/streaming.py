@@ -1,8 +1,8 @@
 """Continuous batching: concurrent answers by one model, each with its own adapter and streamed.
 
-All answers share one batch, because one step costs nearly the same for 16 rows as for one, whatever their adapters
+All answers share one batch, because one step costs nearly the same for 16 rows as for one, with any adapters
 (`mixed_adapters`). Requests join and leave between two steps: new prompts are prefilled together and join with their
-first token; a finished answer leaves at once. An answer that does not fit into the sliding windows of the model is
+first token; a finished answer leaves immediately. An answer that does not fit into the sliding windows of the model is
 decoded separately. So is every answer of a model that cannot batch rows (`decoding_proof`).
 """
 
@@ -403,5 +403,5 @@ def _unreadable(error: Exception) -> WorkError:
     return WorkError(
         f"reading what the model wrote failed: {type(error).__name__}: {error}"[:400],
         expected="text that the reader of tool calls and thoughts can read",
-        do="report this with the log of the server; other answers go on",
+        do="report this with the log of the server; other answers continue",
     )

@@ -318,7 +318,7 @@ class TransformersEngine:
         return [found[number] for number in range(len(examples))]
 
     def _runner(self, num_tokens: int) -> BatchRunner:
-        """Who computes the batches of a call that reads and writes so many tokens."""
+        """The workers for the batches of a call that reads and writes that many tokens."""
         if self.num_workers < 2 or not can_fork(self._causal):
             return one_after_another
         flops = 2.0 * num_tokens * sum(one.numel() for one in self._causal.parameters())

@@ -236,7 +236,7 @@ class VllmEngine:
             raise RequestError(
                 f"adapter {adapter!r}",
                 expected=f"one of {', '.join(sorted(self._adapters)) or 'none: no adapter is loaded'}",
-                do="load the adapter before it is asked",
+                do="load the adapter before the request",
             )
         self._look_after()
         if self._stream is None:
@@ -396,7 +396,7 @@ class VllmEngine:
             raise WorkError(
                 f"vLLM lists its models as {response.text[:300]!r}",
                 expected=f"the model {BASE!r} with its max_model_len",
-                do="install a version of vLLM that tells it",
+                do="install a version of vLLM that reports it",
             ) from error
 
     def _disconnect(self) -> None:

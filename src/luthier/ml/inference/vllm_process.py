@@ -54,7 +54,7 @@ def vllm_command(environment: Mapping[str, str]) -> list[str]:
     raise NotFoundError(
         "the engine vllm without vLLM",
         expected="the package vllm in this environment, `vllm` on the PATH, or its command in LUTHIER_VLLM_COMMAND",
-        do="pip install vllm on a machine with a GPU (in an environment of its own, if its versions are others), "
+        do="pip install vllm on a machine with a GPU (in a separate environment, if versions conflict), "
         "or use the engine transformers or llama_cpp",
     )
 
@@ -158,8 +158,8 @@ class VllmProcess:
         code = None if self._process is None else self._process.poll()
         said = "\n    ".join(self.tail() or ["(nothing)"])
         return WorkError(
-            f"vLLM has ended {when}, with exit code {code}; it said:\n    {said}",
-            expected="a server that goes on",
+            f"vLLM has ended {when}, with exit code {code}; its output:\n    {said}",
+            expected="a server that keeps running",
             do="see what it says: mostly the GPU's memory is too small for the model, or the adapter's rank too high",
         )
 

@@ -1,1 +1,1 @@
-"""From what was asked to what will be done: a complete plan in which every value says where it comes from."""
+"""From a request to a complete plan in which every value names its source."""

@@ -1,7 +1,7 @@
 """Which matrices an adapter is put on, and how much of the model that reaches.
 
 Groups (`all-linear`, `attention`, `mlp`, `experts`) mean what a matrix is, not what it is called. What they leave out
-is said: routers, matrices narrower than the rank, matrices that a kernel reads past their module, towers.
+is reported: routers, matrices narrower than the rank, matrices that a kernel reads past their module, towers.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _ATTENTION: Final = re.compile(r"attn|attention", re.IGNORECASE)
 class Placement:
     """Where an adapter goes.
 
-    Names are last parts where every layer is meant, else whole ones.
+    Names are last parts where every layer is covered, else whole ones.
 
     Attributes:
         targets: names of modules.
@@ -78,9 +78,9 @@ def place_adapters(
     Args:
         structure: of the model.
         asked: one or several of the groups, a name, matched against the last parts of module and tensor names as PEFT
-            matches them, or `re:` and a pattern that matches whole names. Embeddings and head are meant by name or
+            matches them, or `re:` and a pattern that matches whole names. Embeddings and head are selected by name or
             pattern only.
-        layers: only the first and last that many blocks, beside embeddings and head.
+        layers: only the first and last that many blocks, in addition to embeddings and head.
         rank: groups leave out matrices that are narrower, but never queries, keys, values or an MLP.
         experts: whether groups mean the tensors that hold experts, too.
 
@@ -99,7 +99,7 @@ def place_adapters(
         found = _group(structure, entry, experts, left_out) if entry in GROUPS else _named(structure, entry)
         if not found:
             raise _matches_nothing(repr(entry), structure, entry)
-        # `experts` is a group, but whoever writes it means experts by name.
+        # `experts` is a group, but a user who writes it names experts explicitly.
         (grouped if entry in GROUPS and entry != "experts" else named).update(found)
     # Embeddings and head belong to no block, so `layers` does not rule them.
     outer = {layer.name for layer in structure.outer_layers}
@@ -139,7 +139,13 @@ def expert_rank(structure: Structure, rank: int) -> int:
 def targeted(
     structure: Structure, targets: Sequence[str], expert_targets: Sequence[str] = ()
 ) -> tuple[LinearLayer, ...]:
-    """The matrices that resolved targets represent, in the order of the model: modules, then tensors of experts."""
+    """The matrices that resolved targets represent, in the order of the model: modules, then tensors of experts.
+
+    Args:
+        structure: of the model.
+        targets: names of modules, whole or last parts.
+        expert_targets: names of tensors of experts.
+    """
     modules = tuple(layer for layer in structure.adaptable if any(_matches(layer, t) for t in targets))
     return modules + tuple(layer for layer in structure.experts if any(_matches(layer, t) for t in expert_targets))
 
@@ -158,7 +164,7 @@ def reach(structure: Structure, targets: Sequence[str], expert_targets: Sequence
 
 
 def outer_targets(structure: Structure, targets: Sequence[str]) -> tuple[LinearLayer, ...]:
-    """The table of embeddings and the head, as far as they are among resolved targets."""
+    """The table of embeddings and the head, if they are among the resolved targets."""
     return tuple(layer for layer in structure.outer_layers if any(_matches(layer, t) for t in targets))
 
 
@@ -207,7 +213,7 @@ def refuse_adapted_head(structure: Structure, targets: Sequence[str], objective:
 
 
 def _group(structure: Structure, entry: str, experts: bool, left_out: Counter[str]) -> list[str]:
-    """The names that a group means, whatever the rank; what it leaves out is counted."""
+    """The names in a group, for any rank; what it leaves out is counted."""
     if entry == "experts":
         if not structure.experts:
             raise RecipeError(
@@ -228,7 +234,7 @@ def _group(structure: Structure, entry: str, experts: bool, left_out: Counter[st
         found += [layer.name for layer in structure.experts if entry == "all-linear" or _is_part(layer, entry)]
     elif entry != "attention":
         left_out["matrices of experts"] += sum(layer.num_matrices for layer in structure.experts)
-    # Adding 0 above has made entries, which would be told as "0 matrices".
+    # Adding 0 above has made entries, which would be reported as "0 matrices".
     for what in [what for what, count in left_out.items() if not count]:
         del left_out[what]
     return found
@@ -271,7 +277,7 @@ def _is_narrow(layer: LinearLayer, rank: int, structure: Structure) -> bool:
 
     So it is with gates, low-rank factors and decays of linear attention: all that is narrower than keys and values,
     which are the narrowest of the matrices that make up a block. A rank above those is refused, and not made to fit by
-    taking most of the adapter away. Experts are too many to be named one by one: they are left out at any width.
+    taking most of the adapter away. Experts are too many to be named individually: they are left out at any width.
     """
     if layer.role == "expert":
         return layer.full_rank < expert_rank(structure, rank)
@@ -327,7 +333,7 @@ def _is_within(layer: LinearLayer, layers: LayersRecipe | None, num_layers: int)
 def _shortened(chosen: Sequence[LinearLayer], structure: Structure) -> tuple[str, ...]:
     """A kind by its one name where all of it is chosen, else each matrix by its whole name.
 
-    What lies outside the language model counts, too: PEFT would take a tower's `q_proj` for what is meant. So does
+    Modules outside the language model count, too: PEFT would match a tower's `q_proj` as well. So does
     what holds matrices and is none: `0` of a list of projections is the name of the first block as well.
     """
     names = {layer.name for layer in chosen}

@@ -31,7 +31,7 @@ BLOCK_SCORES: Final = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Batches:
-    """How the rows of a run fall into steps and micro-batches, on average over the run; per step where not said else.
+    """How the rows of a run are divided into steps and micro-batches, on average over the run; per step unless stated.
 
     Attributes:
         peak_rows, peak_length: rows and padded length (tokens) of the largest micro-batch.

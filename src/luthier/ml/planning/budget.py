@@ -49,7 +49,7 @@ def resolve_budget(
             watts=watts,
             watts_source=f"{device.power_watts:g} W of {device.title} ({device.source}), with cooling"
             if watts
-            else f"nobody knows the power of {device.title}",
+            else f"the power of {device.title} is not known",
             # What each action takes before one of its kind was measured in the run itself.
             first=FirstActions(
                 step_seconds=step,
@@ -93,7 +93,7 @@ def budget_of_unknown_device(asked: BudgetRecipe | None, why: str, *, step_token
 
 
 def checked(budget: BudgetPlan) -> BudgetPlan:
-    """The budget as it is given, if its caps can be kept.
+    """The given budget, if its caps can be kept.
 
     Raises:
         RecipeError: as `resolve_budget` does.
@@ -115,7 +115,7 @@ def checked(budget: BudgetPlan) -> BudgetPlan:
 
 
 def budget_sources(budget: BudgetPlan) -> dict[str, ValueSource]:
-    """Where each value of a budget comes from, as the plan tells it; caps that nobody asked for are left out."""
+    """Where each value of a budget comes from, for the plan; caps that are not set are left out."""
     found = {
         f"budget.{name}": ValueSource(source="asked", why="a cap: it ends the run, so it is not in the plan's hash")
         for name in ("hours", "usd", "tokens", "energy_kwh")

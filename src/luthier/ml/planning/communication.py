@@ -42,7 +42,7 @@ class Communication:
     """Seconds of one step at the links' own rates.
 
     Attributes:
-        sharding: FSDP's gathers and reduce-scatters, a part of which computing hides.
+        sharding: FSDP's gathers and reduce-scatters, part of which overlaps with computing.
         blocking: what computing waits for.
     """
 
@@ -95,7 +95,7 @@ def _fsdp(workload: Workload, device: Device) -> float:
     collectives = s.num_layers / layout.pipeline_parallel * (2.0 if keeps_gathered(workload) else 3.0 * each)
     seconds = collectives * _hops(copies, inner, device)
     # Experts are divided among `expert_parallel` devices first, and what each has is sharded over those that have the
-    # same, which are that far apart.
+    # same, which have that distance.
     for count, trained, size, stride, once in (
         (
             num_dense,
@@ -130,7 +130,7 @@ def _ddp(workload: Workload, device: Device) -> float:
 
 
 def _passes(workload: Workload) -> float:
-    """How often what lies between two layers is sent: forward, backward, and forward again where recomputed."""
+    """How often the activations between two layers are sent: forward, backward, and forward again where recomputed."""
     return 3.0 if workload.gradient_checkpointing else 2.0
 
 
@@ -152,8 +152,8 @@ def _expert_parallel(workload: Workload, device: Device) -> float:
     one = tokens * s.hidden_size * workload.element_bytes
     seconds = s.num_active_experts * one * (size - 1) / size / (device.link_gb_per_second * 1e9)
     if machines > 1:
-        # A token is sent once to each other machine that has one of its experts: of m machines, k experts drawn alike
-        # meet m (1 - (1 - 1 / m)^k).
+        # A token is sent once to each other machine that has one of its experts: of m machines, k experts drawn
+        # uniformly meet m (1 - (1 - 1 / m)^k).
         met = machines * (1.0 - (1.0 - 1.0 / machines) ** s.num_active_experts) * (machines - 1) / machines
         seconds = max(seconds, met * one / (device.network_gb_per_second * 1e9))
         seconds += (machines - 1) * _HOP_SECONDS * micro_batches(workload, device)
@@ -163,7 +163,7 @@ def _expert_parallel(workload: Workload, device: Device) -> float:
 
 
 def _stages(workload: Workload, device: Device) -> float:
-    """Forward to the next stage and gradients back; stages lie on other machines where one has a machine's devices."""
+    """Forward to the next stage and gradients back; stages are on other machines where one uses a machine's devices."""
     layout = workload.layout
     if layout.pipeline_parallel == 1:
         return 0.0

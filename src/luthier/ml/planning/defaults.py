@@ -36,16 +36,16 @@ SHARDING: Final = (
     "of several devices each holds a copy (ddp), or a share (fsdp) where a copy would not fit",
 )
 ORDER: Final = ("by_length", "rows of like length share a step: little padding; order stays random between steps")
-ORDER_PACKED: Final = ("shuffled", "rows that lie end to end need no others of like length beside them")
+ORDER_PACKED: Final = ("shuffled", "packed rows need no others of similar length next to them")
 CHECKPOINT_EVERY_STEPS: Final = (50, "a kill costs at most this many steps")
-KEEP_CHECKPOINTS: Final = (2, "the last and the one before, in case the last is damaged; the best is kept besides")
+KEEP_CHECKPOINTS: Final = (2, "the last and the one before, in case the last is damaged; the best is kept as well")
 PATIENCE: Final = (3, "three validations in a row without a new best are no accident")
 NUM_VALIDATIONS: Final = 10
 SEED: Final = (0, "any number; the same seed gives the same run")
 METRICS: Final = (("perplexity", "rouge", "bleu", "exact_match"), "likelihood, overlap and equality, side by side")
 LIKELIHOOD_METRICS: Final = (
     ("perplexity", "bits_per_byte"),
-    "not every held-out row has a prompt and an answer in words, only a likelihood",
+    "not every held-out row has a prompt and an answer as text, only a likelihood",
 )
 PREFERENCE_METRICS: Final[tuple[tuple[MetricName, ...], str]] = (
     ("reward_accuracy", "preference_accuracy", "preference_margin", "perplexity"),

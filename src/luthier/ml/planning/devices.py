@@ -110,7 +110,7 @@ def this_machine(hardware: Hardware) -> Device:
 
 
 def family_of(device: Device) -> Family:
-    """The class of a device, by which utilisations are tabled; an accelerator that the table lacks is `datacentre`."""
+    """The class of a device in the table of utilisations; an accelerator that the table lacks is `datacentre`."""
     if device.is_cpu:
         return "cpu"
     family: Family = _table().get(device.name, {}).get("family", "datacentre")
@@ -227,7 +227,7 @@ def _built_in() -> PriceTable:
 
 
 class _Reader:
-    """What a price file holds, as far as it is right, and every place that is not."""
+    """The valid content of a price file, and every place that is invalid."""
 
     def __init__(self, lines: Mapping[str, int], name: str, *, is_own: bool) -> None:
         self.problems: list[str] = []
@@ -293,7 +293,7 @@ class _Reader:
         return basis, str(source)
 
     def _keys(self, place: str, value: Any, known: Sequence[str]) -> dict[Any, Any]:
-        """The entries with a known name; others are told with the nearest one."""
+        """The entries with a known name; others are reported with the nearest one."""
         if not isinstance(value, Mapping):
             self._wrong(place, f"has {value!r}, expected keys among {', '.join(known)}")
             return {}

@@ -36,7 +36,7 @@ _MAX_TOKENS: Final = 1 << 24
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A run that fits, and what was changed for it: names of changes, none where it fitted as it was."""
+    """A run that fits, and what was changed for it: names of changes, none where it fitted unchanged."""
 
     workload: Workload
     changes: tuple[str, ...]
@@ -48,7 +48,14 @@ class Fitted:
 
 
 def room(workload: Workload, device: Device, *, longest_tokens: int, calibration: Calibration | None = None) -> Room:
-    """The largest micro-batch of the run's longest rows, and the longest row that fits alone."""
+    """The largest micro-batch of the run's longest rows, and the longest row that fits alone.
+
+    Args:
+        workload: the run.
+        device: with its memory in bytes.
+        longest_tokens: length of the run's longest row.
+        calibration: of measured runs; None predicts without.
+    """
     return Room(
         micro_batch_rows=max_rows(workload, device, length=longest_tokens, calibration=calibration),
         length_tokens=longest_tokens,
@@ -92,8 +99,14 @@ def made_to_fit(
 ) -> Fitted | None:
     """The fastest way to run the same training on a device; None where it does not fit by any of these.
 
-    Tried: as it is; smaller micro-batches; activations computed again; weights spread over the devices where there are
+    Tried: unchanged; smaller micro-batches; activations computed again; weights spread over the devices where there are
     several; all of these together. None of them changes what is learned.
+
+    Args:
+        workload: the run.
+        device: with its memory in bytes.
+        longest_tokens: length of the run's longest row.
+        calibration: of measured runs; None predicts without.
     """
     found = ways_to_fit(workload, device, longest_tokens=longest_tokens, calibration=calibration)
     return found[0] if found else None
@@ -102,7 +115,7 @@ def made_to_fit(
 def ways_to_fit(
     workload: Workload, device: Device, *, longest_tokens: int, calibration: Calibration | None = None
 ) -> list[Fitted]:
-    """All of these ways that fit, the fastest step first; one alone where the run fits as it is."""
+    """All of these ways that fit, the fastest step first; only one where the run fits unchanged."""
     if _fits(workload, device, calibration):
         return [Fitted(workload, ())]
     found: list[Fitted] = []
@@ -188,7 +201,7 @@ def cheapest_changes(
     market: Market = "on_demand",
     calibration: Calibration | None = None,
 ) -> tuple[Change, ...]:
-    """What makes a run fit on a device, or where else it fits; empty where it fits as it is.
+    """What makes a run fit on a device, or where else it fits; empty where it fits unchanged.
 
     In the order of what is given up: first what changes only how the same is computed, the fastest first; then methods
     that train less or on a coarser base; then other devices, the cheapest run first. Each with its hours and USD.
@@ -269,12 +282,12 @@ def _change(
 
 
 def name_of(device: Device) -> str:
-    """The text by which a device is requested: `h100`, `a100-80g:4`."""
+    """The text to request a device: `h100`, `a100-80g:4`."""
     return device.name if device.num_devices == 1 else f"{device.name}:{device.num_devices}"
 
 
 FEW_ROWS: Final = 1000
-"""Below that, full fine-tuning has so much more room than there is to learn that it learns rows by heart."""
+"""Below that, full fine-tuning has so much more capacity than there is to learn that it memorises rows."""
 MAX_RANK: Final = 256
 """Above that an adapter is no longer small, and full fine-tuning is the plainer way."""
 _SMALL_RANK: Final = 8
@@ -315,7 +328,7 @@ def advise(options: Sequence[Option], data: DataFacts, budget: BudgetRecipe | No
     by_method = {
         method: option for method in _methods() for option in options if option.method == METHOD_TITLES[method]
     }
-    # By the expected value: a run that only may go over a cap is still possible, and the reason says so.
+    # By the expected value: a run that might exceed a cap is still possible, and the reason states it.
     words = {method: _word(option, budget) for method, option in by_method.items()}
     usable = [method for method, word in words.items() if word == "possible"]
     chosen, reasons = _choose(usable, by_method, data)
@@ -367,7 +380,7 @@ def _choose(
     if not usable:
         return None, reasons
     if not fits_adapter and "full" in usable:
-        return "full", [*reasons, "full fine-tuning learns more from so much, and it fits; it also forgets more"]
+        return "full", [*reasons, "full fine-tuning learns more from that much data, and it fits; it also forgets more"]
     if not fits_adapter:
         reasons.append("full fine-tuning would learn more, but it does not fit into this device and budget")
     if data.num_examples < FEW_ROWS and "full" in usable:
@@ -421,8 +434,8 @@ def _why(method: WorkMethod, option: Option, word: str, budget: BudgetRecipe | N
         return _over(option, budget)
     general = {
         "full": "learns most, forgets most; every copy is a whole model",
-        "lora": "a small adapter on a base that stays as it is; forgets least",
-        "adalora": "LoRA whose ranks move between matrices; a little more memory and time, many steps wanted",
+        "lora": "a small adapter on an unchanged base; forgets least",
+        "adalora": "LoRA whose ranks move between matrices; a little more memory and time, needs many steps",
         "qlora": "LoRA on 4-bit weights: least memory, slower, and the base is coarser",
     }
     capped = "; a cap may stop it before its end" if _over(option, budget, at_worst=True) else ""
@@ -444,7 +457,7 @@ def _headline(
     least = min(fitting, key=lambda method: options[method].prediction.hours.value)
     hours = options[least].prediction.hours
     return (
-        f"no method keeps to the budget: the quickest, {METHOD_TITLES[least]}, should take {hours.value:.3g} h "
+        f"no method fits the budget: the quickest, {METHOD_TITLES[least]}, should take {hours.value:.3g} h "
         f"[{hours.low:.3g}, {hours.high:.3g}]; raise it, or train on fewer rows"
     )
 

@@ -21,7 +21,7 @@ from luthier.ml.data.files.spill import memory_bytes as memory_bytes
 # The shape of a typical product in training a small model: 1,024 rows through a 576 x 1,536 matrix.
 _ROWS, _INNER, _OUTER = 1024, 576, 1536
 _SECONDS_EACH = 0.2
-# By turns: what keeps the machine busy for a moment must not decide between two precisions.
+# Alternating: a short load on the machine must not decide between two precisions.
 _TURNS, _FAR_APART = 2, 4.0
 # Beyond what caches hold, and long enough that a neighbour's turn does not count.
 _COPY_BYTES, _COPY_SECONDS = 256 << 20, 0.4
@@ -136,13 +136,13 @@ class OtherProcesses:
 
 
 _watched = OtherProcesses()
-"""Since this module was loaded, or `recent_busy_cores` was asked for the last time."""
+"""Since this module was loaded, or the last call of `recent_busy_cores`."""
 
 
 def recent_busy_cores() -> float | None:
-    """How many cores others kept busy since this was asked last in this process; costs no time.
+    """How many cores others kept busy since the last call in this process; costs no time.
 
-    None where that was too short a time ago to tell, or too long ago to be about now.
+    None where that was too recent to measure, or too long ago to describe the present.
     """
     global _watched
     before, _watched = _watched, OtherProcesses()
@@ -152,7 +152,7 @@ def recent_busy_cores() -> float | None:
 def present_load(quiet: Rates) -> MachineLoad:
     """How busy the cores are now, and how much slower products run than on the quiet machine.
 
-    Where they are not known to be quiet, products run for a quarter of a second. The rate is measured rather than
+    Unless they are known to be idle, products run for a quarter of a second. The rate is measured rather than
     derived from the share of the cores: threads of one product wait for each other, so one busy core of two can cost
     far more than half.
     """
@@ -164,13 +164,13 @@ def present_load(quiet: Rates) -> MachineLoad:
     others = OtherProcesses()
     now = matrix_rate(dtype, "cpu", seconds=_LOAD_SECONDS, is_mean=True)
     busy = others.busy_cores()
-    # On a quiet machine the mean lies a little below the best: that is noise, not load.
+    # On an idle machine the mean is a little below the best: that is noise, not load.
     slowdown = max(1.0, expected / now) if busy > QUIET_CORES else 1.0
     return MachineLoad(busy_cores=round(busy, 2), num_cores=num_usable_cores(), slowdown=round(slowdown, 2))
 
 
 def with_rates(found: Rates, *, memory_gb_per_second: float) -> Hardware:
-    """This machine as it is now, and what follows from rates that were measured on it, now or earlier."""
+    """This machine at present, and what follows from rates that were measured on it, now or earlier."""
     device = _device()
     single, half = found.float32, found.bfloat16
     total, available = memory_bytes()

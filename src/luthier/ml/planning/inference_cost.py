@@ -1,6 +1,6 @@
 """Cost of inference in a run: sampled answers while training, the teacher's pass, evaluation on held-out rows.
 
-A token of a batch reads every weight once, whatever the number of rows, multiplies it with each row, and reads the
+A token of a batch reads every weight once for any number of rows, multiplies it with each row, and reads the
 keys and values of what each row holds. How long answers will be is not known before: figures of rollouts are for
 answers of full length, and the interval reaches down to a tenth of that. The teacher takes one forward pass over
 every row.
@@ -96,7 +96,7 @@ def generation_seconds(
     Args:
         workload: whose model writes.
         device: where it runs.
-        factors: of `speed.step_seconds`, by which ideal seconds become real ones.
+        factors: of `speed.step_seconds`, which turn ideal seconds into real ones.
         num_answers: to be written.
         rows_at_once: answers of one batch.
         prompt_tokens: of all prompts together, computed once each.
@@ -113,7 +113,7 @@ def generation_seconds(
     # A parameter takes a multiply and an add for each token; the head only forms logits of new tokens.
     products = 2.0 * (s.num_active_parameters + s.head_parameters) * num_new / rate
     products += 2.0 * s.num_active_parameters * prompt_tokens / rate
-    # Decoding is bound by memory: every call reads all weights once, whatever the number of rows.
+    # Decoding is bound by memory: every call reads all weights once for any number of rows.
     weights = num_calls * (s.num_active_parameters + s.head_parameters) * workload.element_bytes / bandwidth
     caches = num_new * held_tokens * key_value_bytes(workload) / count / bandwidth
     logits = num_new * s.vocabulary_size * 4.0 * 4.0 / count / bandwidth  # softmax and draw: a few passes in fp32
@@ -126,7 +126,7 @@ def rollout_seconds(workload: Workload, device: Device, factors: dict[str, float
     """Seconds of drawing in one step.
 
     Args:
-        factors: of `speed.step_seconds`, by which ideal seconds become real ones.
+        factors: of `speed.step_seconds`, which turn ideal seconds into real ones.
     """
     rollouts = workload.rollouts
     if rollouts is None:
@@ -195,11 +195,11 @@ LOGIT_ROWS: Final = 256
 _LOGIT_COPIES: Final = 3.0
 """Of such a block: as the head gives it, in fp32, and its log-softmax."""
 _CACHE_COPIES: Final = 2.0
-"""Prompts go in by parts, each with a cache of its own, before all are laid into one
+"""Prompts are read in parts, each with a separate cache, before all are copied into one
 (ml/inference/kv_cache.py)."""
 _SCORE_TOKENS: Final = 2048
 WORKER_BYTES: Final = 100 << 20
-"""Of a forked worker: pages of the interpreter that it has written to, and kernels of its own."""
+"""Of a forked worker: pages of the interpreter that it has written to, and its own kernels."""
 _ADAPTER_CALLS: Final = 2.0
 """An adapter that is not merged adds its own small products to each layer's call while answers are written."""
 _LOADING_GB_PER_SECOND: Final = 0.5
@@ -214,7 +214,7 @@ class Judging:
     """The judging of one run.
 
     Attributes:
-        num_rows: held-out rows that are judged.
+        num_rows: held-out rows that are evaluated.
         systems: adapters or not, of each system that is as large as the base (True: with the run's adapter).
         prompt_tokens, reference_tokens: of a row, on average; the learned ones are the reference.
         shot_tokens: of the examples before each prompt of a system; 0 without such a system.
@@ -228,9 +228,10 @@ class Judging:
         writes, scores: whether answers are written and rows are scored.
         num_read: prompts that a task head reads, each once and without writing; 0 without one.
         num_labelled: rows with one label each as the answer, that models read to say how likely the label is.
-        num_other_runs: runs that are judged beside this one.
-        teacher_share: parameters of a teacher that is judged beside them, as a share of the base's; 0 without one.
-        measures_kl: whether tuned model and base go over the rows once more, for how far the one moved from the other.
+        num_other_runs: runs that are evaluated with this one.
+        teacher_share: parameters of a teacher that is evaluated with them, as a share of the base's; 0 without one.
+        measures_kl: whether tuned model and base process the rows once more, to measure how far one moved from the
+            other.
         num_workers: processes that compute batches side by side, on a CPU.
     """
 
@@ -328,7 +329,7 @@ def _num_labelled(plan: Plan, num_rows: int) -> int:
 
     Args:
         plan: with the labels and the bar.
-        num_rows: held-out rows that are judged.
+        num_rows: held-out rows that are evaluated.
     """
     from luthier.ml.evaluation.label_confidence import MIN_ROWS, is_accuracy
 
@@ -346,7 +347,7 @@ def judging_seconds(
     """Seconds of judging.
 
     Args:
-        workload: the run, with what is judged of it.
+        workload: the run, with what is evaluated of it.
         device: where it runs; several share the rows of training, not those of judging.
         scoring_seconds: of `num_scored_tokens`, forward only.
         factors: of `speed.step_seconds`.
@@ -379,7 +380,7 @@ def batch_workers(structure: Structure, precision: Compute, num_threads: int, *,
         structure: of the model.
         precision: in which it computes.
         num_threads: that the process may use.
-        free_bytes: what may be taken beside the model.
+        free_bytes: what may be used besides the model.
     """
     element_bytes = 4.0 if precision == "float32" else 2.0
     cache = CACHE_TOKENS * _key_value_bytes(structure, element_bytes) * _CACHE_COPIES
@@ -389,7 +390,7 @@ def batch_workers(structure: Structure, precision: Compute, num_threads: int, *,
 
 
 def judging_bytes(workload: Workload) -> float:
-    """Of one process while judging, beside the weights: keys and values of a batch twice, or a block of logits."""
+    """Of one process during evaluation, besides the weights: keys and values of a batch twice, or a block of logits."""
     judged = workload.judging
     if judged is None:
         return 0.0

@@ -24,7 +24,7 @@ from luthier.ml.planning.predict import fits, predict
 from luthier.ml.planning.workload import BYTES, WHOLE_COPIES, Sharding, Workload
 
 CLEARLY_FASTER: Final = 1.1
-"""Another layout is named where it is that many times as fast: the estimates do not tell smaller gains apart."""
+"""Another layout is named where it is that many times as fast: the estimates do not resolve smaller gains."""
 _ABOUT_AS_FAST: Final = {"copies": 1.05, "experts": 1.3}
 _MAX_EXPERT_PARALLEL: Final = 64
 _LAYERS_A_STAGE: Final = 2
@@ -104,7 +104,7 @@ def possible_layouts(structure: Structure, device: Device) -> Iterator[Layout]:
 
 
 def title_of(workload: Workload, device: Device) -> str:
-    """A layout in words, such as `dp 4 (FSDP2) x tp 2`, parts of one device left out."""
+    """A layout as text, such as `dp 4 (FSDP2) x tp 2`, parts of one device left out."""
     layout = workload.layout
     copies = layout.data_parallel(device.num_devices)
     parts = [f"dp {copies} ({'FSDP2' if workload.sharding == 'fsdp' else 'DDP'})"] if copies > 1 else []
@@ -129,7 +129,7 @@ def _powers(most: int) -> Iterator[int]:
 def _carried_out(workload: Workload, device: Device, layout: Layout) -> Workload | None:
     """The run in a layout, recomputing activations where it must; None where it does not fit."""
     sharding: Sharding = "fsdp" if layout.data_parallel(device.num_devices) > 1 else "none"
-    # The held-out rows are judged elsewhere: whoever trains in such a layout does that, too.
+    # The held-out rows are evaluated elsewhere: a user who trains in such a layout does that, too.
     sharded = replace(workload, layout=layout, sharding=sharding, judging=None)
     for is_recomputed in dict.fromkeys((workload.gradient_checkpointing, True)):
         made = replace(sharded, gradient_checkpointing=is_recomputed)

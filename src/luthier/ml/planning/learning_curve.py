@@ -2,7 +2,7 @@
 
 L(n) = a + b * n ** -c, fitted as `statistics.power_law` says. Intervals are those of a parametric bootstrap: the points
 are drawn again around the fit with the noise that the residuals show, which itself is drawn again since few residuals
-show it. In the chart the extrapolated part is drawn apart.
+show it. In the chart the extrapolated part is drawn separately.
 
 Sources: Hestness et al., 2017, "Deep Learning Scaling is Predictable, Empirically", arXiv:1712.00409. Efron &
 Tibshirani, 1993, "An Introduction to the Bootstrap", section 6.5.
@@ -46,7 +46,7 @@ def fit_power_law(points: Sequence[CurvePoint], *, seed: int = 0) -> CurveFit:
     """The law through the points, with 95% intervals.
 
     Raises:
-        RequestError: fewer than four points, fewer than three sizes, or a point that is no number.
+        RequestError: fewer than four points, fewer than three sizes, or a point that is not a number.
     """
     _check(points)
     sizes, losses = _arrays(points)
@@ -100,7 +100,7 @@ def _check(points: Sequence[CurvePoint]) -> None:
         raise RequestError(
             f"{len(points)} points of {num_sizes} sizes",
             expected=f"at least {MIN_POINTS} points of {MIN_SIZES} sizes: a power law has three unknowns",
-            do="let more of the runs come to their end",
+            do="let more of the runs finish",
         )
     bad = [point for point in points if not (math.isfinite(point.loss) and point.loss > 0 and point.num_rows > 0)]
     if bad:
@@ -125,13 +125,13 @@ def _gain(law: _Law, drawn: tuple[Floats, Floats, Floats], rows: int, more: int)
 
 
 def _interval(value: float, draws: Floats) -> Estimate:
-    # The draws may be skewed so far that the point estimate lies outside of their percentiles.
+    # The draws may be skewed so much that the point estimate is outside their percentiles.
     low, high = np.percentile(draws, [2.5, 97.5])
     return Estimate(value=value, low=min(float(low), value), high=max(float(high), value))
 
 
 def _steps(rows: int) -> tuple[int, int, int]:
-    """More rows to tell of: about a quarter more, as a round number; twice as many; four times as many."""
+    """More rows to report: about a quarter more, as a round number; twice as many; four times as many."""
     wanted = max(1.0, rows / 4)
     unit = 10 ** math.floor(math.log10(wanted))
     return max(step * unit for step in (1, 2, 5) if step * unit <= wanted), rows, 3 * rows
@@ -150,7 +150,7 @@ def _judged(sizes: Floats, losses: Floats, noise: float, gains: Sequence[Gain], 
     if fall < -min(doubt, _between_repeats(sizes, losses) * of_two_means):
         return "rising", (
             f"the fit says nothing: the loss rises by {-fall:.3g} {from_to}; more rows are not what is missing here "
-            "(look at the learning rate, and at whether the rows are alike)"
+            "(look at the learning rate, and at whether the rows are similar)"
         )
     if fall <= doubt:
         return "flat", (
@@ -183,7 +183,7 @@ def _alike(sizes: Floats) -> NDArray[np.int64]:
 
 
 def _between_repeats(sizes: Floats, losses: Floats) -> float:
-    """How far a run may lie from others of its size at 95%; infinite where no size has two."""
+    """How far a run may be from others of its size at 95%; infinite where no size has two."""
     alike = _alike(sizes)
     freedom = len(sizes) - len(np.unique(alike))
     if not freedom:

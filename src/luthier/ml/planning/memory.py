@@ -53,8 +53,8 @@ def moment_bytes(workload: Workload, *, on_device: bool = True) -> float:
     """Bytes of what the rule remembers.
 
     Args:
-        workload: Whose optimizer is asked about.
-        on_device: Without what lies in the host's memory.
+        workload: The run with the optimizer.
+        on_device: Without what is in the host's memory.
 
     Returns:
         Bytes, all devices together.
@@ -68,7 +68,7 @@ def moment_bytes(workload: Workload, *, on_device: bool = True) -> float:
 
 
 def passing_bytes(workload: Workload) -> float:
-    """Bytes that come and go while a step is made, beside masters, moments and gradients."""
+    """Temporary bytes during a step, besides masters, moments and gradients."""
     return _rules(workload).passing_bytes(_sizes(workload)) if has_masters(workload.optimizer) else 0.0
 
 
@@ -132,10 +132,10 @@ _PACKED: Final = ("nf4", "int8")
 _CPU_RUNTIME_BYTES: Final = 0.62e9
 # Context, libraries and their workspaces on an accelerator.
 _GPU_RUNTIME_BYTES: Final = 0.7e9
-# What the allocators hold beyond what is asked of them, as a share of the part that comes and goes.
+# What the allocators hold beyond what is requested, as a share of the temporary part.
 _CPU_SLACK, _CPU_SLACK_HIGH = 0.10, 0.90
 _GPU_SLACK, _GPU_SLACK_HIGH = 0.06, 0.30
-# What nobody has measured on an accelerator may lie so far off (benchmarks/published_figures.py: 9 of 10 lie inside).
+# What was not measured on an accelerator may be off by this much (benchmarks/published_figures.py: 9 of 10 are inside).
 _LOW_SHARE, _GPU_HIGH_SHARE = 0.80, 1.35
 # Where several devices share a copy of the model, engines hold buffers that are not counted: 1.46 times the expected
 # peak was published (benchmarks/published_scale.yaml).
@@ -143,7 +143,13 @@ _SHARED_HIGH_SHARE = 1.5
 
 
 def predict_memory(workload: Workload, device: Device, calibration: Calibration | None = None) -> MemoryPrediction:
-    """Peak memory on one of the devices, each with its share of the model and of its sharded copies."""
+    """Peak memory on one of the devices, each with its share of the model and of its sharded copies.
+
+    Args:
+        workload: the run.
+        device: one kind of device, and how many of them.
+        calibration: of measured runs; None predicts with a wider range.
+    """
     held_share = _Share.of(workload, device)
     # What is gathered to compute is whole but for what tensor, pipeline and expert parallel divide.
     weights = _weights(workload) * held_share.base + _gathered(workload, device) + _teacher_head(workload)
@@ -160,7 +166,7 @@ def predict_memory(workload: Workload, device: Device, calibration: Calibration 
     factor, offset = (calibration.memory_factor, calibration.memory_offset_bytes) if calibration else (1.0, 0.0)
     slack = 0.0 if calibration else (_CPU_SLACK if device.is_cpu else _GPU_SLACK)
     activation_part, logits_part = activation_part * factor + _expert_copies(workload), logits_part * factor
-    # Each worker computes a micro-batch of its own; masters and sums stay with the training process.
+    # Each worker computes its own micro-batch; masters and sums stay with the training process.
     activation_part, logits_part = activation_part * workload.num_workers, logits_part * workload.num_workers
     narrow_part = narrow_part if workload.num_workers == 1 else _worker_gradients(workload, narrow)
     runtime = max(0.0, _runtime(device) + offset) + slack * (activation_part + logits_part)
@@ -172,7 +178,7 @@ def predict_memory(workload: Workload, device: Device, calibration: Calibration 
     loading = max(_loading(workload, device) * held_share.base, _asking(workload, device)) + _runtime(device)
     runtime += max(0.0, loading - training)
     training = max(training, loading)
-    # the run's own model is gone by then, and systems are judged one after another
+    # the run's own model is freed by then, and systems are evaluated one after another
     num_judging = workload.judging.num_workers if workload.judging is not None and device.is_cpu else 1
     judging = _loading(workload, device) + adapters + _runtime(device)
     judging += num_judging * judging_bytes(workload) + _own_of_workers(num_judging)
@@ -201,7 +207,7 @@ def _reflecting(workload: Workload, device: Device) -> float:
 
 
 def _own_of_workers(num: int) -> float:
-    """Bytes of so many processes beside what they compute; one alone is the process itself."""
+    """Bytes of that many processes besides what they compute; one is the process itself."""
     return float(num * WORKER_BYTES) if num > 1 else 0.0
 
 
@@ -234,7 +240,7 @@ class _Share:
 
 
 def _held(workload: Workload, shards: int, expert_shards: int) -> tuple[float, float]:
-    """Share of the matrices that all tokens meet, and of the whole model, where they are sharded so many times."""
+    """Share of the matrices that all tokens meet, and of the whole model, where they are sharded that many times."""
     s, layout = workload.structure, workload.layout
     dense = 1.0 / (layout.model_parallel * shards)
     # Experts are divided even where copies are not sharded; sharding spreads them over all copies as well.
@@ -269,7 +275,7 @@ def _passing(workload: Workload, narrow: float) -> tuple[float, float, float]:
         whole = workload.batches.peak_tokens * workload.structure.hidden_size * workload.element_bytes
         logits, backward = logits + 2 * whole, backward + 4 * whole
     # Four moments compete: the loss on top of all that was kept, the start of the way back, its end, where activations
-    # are gone but every gradient is there, and the optimizer's step.
+    # are freed but every gradient exists, and the optimizer's step.
     head = workload.structure.head_parameters * workload.element_bytes / inner if workload.method == "full" else 0.0
     at_loss, going_back = kept + logits, kept + backward + head
     # The embeddings' own gradient comes last of all; tied, it is added to the head's.
@@ -332,7 +338,7 @@ def _weights(workload: Workload) -> float:
 
 
 def _expert_copies(workload: Workload) -> float:
-    """Where products of experts cannot be computed beside theirs, PEFT adds each update into a copy of the tensor.
+    """Where products of experts cannot be computed next to theirs, PEFT adds each update into a copy of the tensor.
 
     Kept for the way back, with checkpoints of one layer at a time; a gradient as large comes with it.
     """
@@ -377,7 +383,7 @@ def _optimizer(workload: Workload) -> tuple[float, float, float, float]:
 
 
 def _average(workload: Workload) -> float:
-    """Of the weights over the steps, where one is held beside them: as precise as the masters."""
+    """Of the weights over the steps, where one is kept: as precise as the masters."""
     return workload.num_trainable * _FP32 if workload.keeps_average else 0.0
 
 
@@ -385,7 +391,7 @@ def _loading(workload: Workload, device: Device) -> float:
     """Bytes at the peak of loading the base.
 
     On a CPU, the mapped file and the weights made of it are in memory together. A base that is packed is read whole, in
-    the precision that is computed in, before its first matrix is packed; a GPU gets its matrices one by one.
+    the precision that is computed in, before its first matrix is packed; a GPU gets its matrices one at a time.
     """
     if device.is_cpu:
         is_packed = workload.base in _PACKED

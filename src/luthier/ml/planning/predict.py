@@ -132,7 +132,7 @@ def _ridge(rows: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray
     from scipy.optimize import nnls
 
     count = rows.shape[1]
-    # Ridge as extra rows: PULL x scale = PULL. Few probes cannot tell all terms apart, and what they do not show
+    # Ridge as extra rows: PULL x scale = PULL. Few probes cannot separate all terms, and what they do not show
     # stays at its prior. Non-negative: a negative rate would predict negative time on another shape.
     pulled = np.vstack([rows, _PULL * np.eye(count)])
     scales, _ = nnls(pulled, np.concatenate([wanted, np.full(count, _PULL)]))
@@ -169,7 +169,7 @@ def predict(
         calibration: of a probe on this device; without one, tabled factors.
         usd_per_hour: of one device; None where it has no price.
         load: how busy the device is now, for this machine alone. Expected values are for the quiet machine, so that a
-            plan that is requested twice gets one answer; the upper ends hold where this load goes on.
+            plan that is requested twice gets one answer; the upper ends apply where this load continues.
 
     Raises:
         RequestError: a calibration of another device.
@@ -214,7 +214,7 @@ def fits(memory: MemoryPrediction, device: Device) -> bool:
 
 
 def under_load(estimate: Estimate, load: MachineLoad | None) -> Estimate:
-    """The estimate, its upper end as late as it is where the present load goes on."""
+    """The estimate, with its upper end for the case that the present load continues."""
     return estimate if load is None else estimate.model_copy(update={"high": estimate.high * load.slowdown})
 
 
@@ -228,7 +228,7 @@ def hours_by_part(
 ) -> dict[str, Estimate]:
     """Hours of steps, of validations, of writing checkpoints and of judging.
 
-    Where an objective needs the model at its start, also of that `reference`; where one is asked, of the `teacher`;
+    Where an objective needs the model at its start, also of that `reference`; with a teacher, of the `teacher`;
     `judging` only where rows are held out.
 
     Args:

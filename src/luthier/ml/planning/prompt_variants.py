@@ -1,11 +1,11 @@
-"""Which ways to prompt the base model a run judges beside it, within a share of what the training takes.
+"""Which ways to prompt the base model a run evaluates next to it, within a share of what the training takes.
 
 The base with one draw of examples, with the nearest examples, and with an instruction that the rows lack are always
-judged where examples are: without them "better than its base" says little. What comes on top of that is decided by a
-budget: four draws (of which the interval takes in how much draws differ), instruction and examples together, and a
+evaluated where examples are: without them "better than its base" says little. What comes on top of that is decided by a
+budget: four draws (whose spread widens the interval), instruction and examples together, and a
 search for the best prompt, in this order, each where it fits into what is left.
 
-Costs are counted in trained tokens, by which a plan comes out the same on every run of the same rows: no measured time
+Costs are counted in trained tokens, so that a plan is the same on every run of the same rows: no measured time
 plays a part. A token that is read costs a third of one that is trained (forward alone, against forward and twice that
 backward), one that is written several: writing reads all weights for one token of each row.
 """
@@ -30,7 +30,7 @@ READ_COST: Final = 1 / 3
 WRITTEN_COST_CPU: Final = 4.0
 """A CPU was seen to write about a quarter of the tokens in a second that it trains on."""
 WRITTEN_COST_GPU: Final = 20.0
-"""An accelerator trains many tokens at once, and writes one token of each row at a time."""
+"""An accelerator trains many tokens together, and writes one token of each row at a time."""
 LEAST_DRAWS: Final = 3
 """Of two draws an interval is as wide as 12.7 standard errors: it says nothing."""
 LEAST_SEARCH_TOKENS: Final = 40_000
@@ -40,17 +40,17 @@ MOST_SEARCH_TOKENS: Final = 200_000
 def with_prompt_variants(
     plan: Plan, recipe: EvaluationRecipe, *, are_texts_judged: bool, num_shown: int, instruction: Instruction | None
 ) -> Plan:
-    """The plan with the ways to prompt the base model, asked for in the recipe or chosen by what they cost.
+    """The plan with the ways to prompt the base model, requested in the recipe or chosen by their cost.
 
     Args:
         plan: with everything else.
-        recipe: what was asked.
-        are_texts_judged: whether there are held-out rows with prompts and answers in words.
+        recipe: the request.
+        are_texts_judged: whether there are held-out rows with prompts and answers as text.
         num_shown: training rows that can be shown as examples.
         instruction: what the training rows lack; None where they hold an instruction.
 
     Raises:
-        RecipeError: a way is asked for, and nothing is compared as text.
+        RecipeError: a way is requested, and nothing is compared as text.
     """
     if not are_texts_judged or "text" not in needs_of(plan.evaluation.metrics):
         _refuse_without_texts(recipe)
@@ -74,7 +74,7 @@ def _refuse_without_texts(recipe: EvaluationRecipe) -> None:
     for name, is_asked in (("optimised_prompt", is_searched), ("instruction", recipe.instruction is True)):
         if is_asked:
             raise RecipeError(
-                f"evaluation.{name} is asked for, and no answers are compared as text",
+                f"evaluation.{name} is set, and no answers are compared as text",
                 expected="data.held_out with prompts and answers, and a metric of texts such as exact_match",
                 do=f"add them, or remove evaluation.{name}",
             )
@@ -84,7 +84,7 @@ Value = TypeVar("Value")
 
 
 class _Choice:
-    """What is asked, what is left of the budget, and where each value comes from."""
+    """What is requested, what is left of the budget, and where each value comes from."""
 
     def __init__(self, plan: Plan, recipe: EvaluationRecipe) -> None:
         self._recipe, self._costs = recipe, _Costs(plan)
@@ -115,7 +115,7 @@ class _Choice:
         if found is None:
             return {"instruction": self._noted("instruction", "", "derived", "the training rows hold one")}
         if not num and (asked is not True or found.needs_examples):
-            return {"instruction": self._noted("instruction", "", "derived", "no examples are asked for")}
+            return {"instruction": self._noted("instruction", "", "derived", "no examples are requested")}
         self._noted("instruction", found.text, "derived", "the training rows hold none")
         if not num:
             return {"instruction": found.text}

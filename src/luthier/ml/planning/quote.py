@@ -40,7 +40,7 @@ def make_quote(
         num_tokens: that training reads.
         other_devices: where else it might run.
         load: how busy this machine is now, where the device is this machine.
-        takes_what_fits: price the fastest way that fits where the run as it is does not; a note says which.
+        takes_what_fits: price the fastest variant that fits where the unchanged run does not; a note names it.
         notes: added to the prediction's. why_not_sharded, is_supervised: as `layout_options` takes them.
 
     Raises:
@@ -61,7 +61,7 @@ def make_quote(
         way = made_to_fit(workload, device, longest_tokens=longest_tokens, calibration=calibration)
         if way is not None:
             workload, changes = way.workload, ()
-            notes = (*notes, f"does not fit as it is: predicted with {words_of(way)}")
+            notes = (*notes, f"does not fit unchanged: predicted with {words_of(way)}")
     made = predict(workload, device, calibration=calibration, usd_per_hour=price, load=load)
     entry = prices.devices[device.name]
     layouts = layout_options(workload_on, workload, device, why_not_sharded, is_supervised=is_supervised)
@@ -103,7 +103,7 @@ def compare(
 ) -> tuple[Option, ...]:
     """Each method on each device: those that fit first, by USD, then by hours.
 
-    Where a run does not fit as it is, the fastest way that trains the same is taken, and said. A
+    Where a run does not fit unchanged, the fastest variant that trains the same is taken, and noted. A
     device without a price on this market has no USD, and comes after those that have.
 
     Args:

@@ -44,7 +44,7 @@ def write_memory_chart(path: Path, quote: Quote) -> None:
 
 
 def write_options_chart(path: Path, options: Sequence[Option]) -> None:
-    """USD of each method on each device with its range, the cheapest first; hours are beside it.
+    """USD of each method on each device with its range, the cheapest first, with the hours.
 
     The first 24 are drawn, and those of a CPU; the axis says how many fit. Without any price the bars are hours.
     """
@@ -67,7 +67,7 @@ def write_options_chart(path: Path, options: Sequence[Option]) -> None:
         "options",
         f"What each way of training costs, in {unit}",
         Axis(
-            f"{unit}, logarithmic, with the range; time beside it; * in smaller micro-batches or with recomputation\n"
+            f"{unit}, logarithmic, with the range and the time; * in smaller micro-batches or with recomputation\n"
             f"{len(shown)} of {len(fitting)} that fit, of {len(options)} looked at",
             scale="log",
         ),

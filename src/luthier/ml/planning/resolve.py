@@ -81,7 +81,7 @@ def max_length_tokens(recipe: Recipe, context_length_tokens: int) -> int:
             expected=f"at most {context_length_tokens:,} tokens",
             do="lower training.max_length_tokens, or choose a base model with a longer context",
         )
-    # A whole context as block would take much memory for little: texts go on in the next block anyway.
+    # A whole context as block would take much memory for little: texts continue in the next block anyway.
     if asked is None and fills_blocks(recipe):
         return min(context_length_tokens, defaults.BLOCK_TOKENS[0])
     return context_length_tokens if asked is None else asked
@@ -112,11 +112,11 @@ def resolve(
     """The complete plan of a recipe on this machine.
 
     Args:
-        has_text_answers: whether the rows that are judged have prompts and answers as text.
+        has_text_answers: whether the rows that are evaluated have prompts and answers as text.
         are_pairs: whether they are preference pairs.
         num_shots: training rows that could be few-shot examples; None where that is not known.
         teacher: who the objective learns from, where it does.
-        answers: how long the answers and thoughts of the rows are that are judged; None where that is not known.
+        answers: how long the answers and thoughts of the rows are that are evaluated; None where that is not known.
         task_head: what the model gets in place of text, by the training rows.
         task_head_notes: what a person should know of how these were read.
 
@@ -212,7 +212,7 @@ def _note_base(recipe: Recipe, template: Literal["chat", "plain"], sources: Prov
 
 
 def _note_rows(data: DataPlan, sources: Provenance) -> None:
-    """Where what is done with the rows comes from, as far as it is not the usual."""
+    """The sources of what is done with the rows, where it is not the default."""
     if data.template_options:
         sources.note("data.template_options", "asked", "the chat template is given these, in training and in judging")
     if data.template_day is not None:
@@ -238,7 +238,7 @@ def _why_joined(data: DataPlan) -> str:
 
 
 def _without_noise(method: MethodPlan, objective: ObjectivePlan, sources: Provenance) -> MethodPlan:
-    """No dropout where nobody asked for it and log-probabilities are compared with those of a model without any."""
+    """No dropout where it is not requested and log-probabilities are compared with those of a model without any."""
     found = sources.found.get("method.dropout")
     if not objective.learns_preferences or not method.dropout or found is None or found.source == "asked":
         return method
@@ -353,10 +353,10 @@ def _overlong(recipe: TrainingRecipe, train: DatasetProfile, sources: Provenance
     if recipe.overlong is not None:
         raise RecipeError(
             f"training.on_overlong {recipe.overlong} with an objective that cuts texts into blocks",
-            expected="no such setting: a text longer than a block goes on in the next one, and nothing is lost",
+            expected="no such setting: a text longer than a block continues in the next one, and nothing is lost",
             do="remove training.on_overlong; training.max_length_tokens is the size of a block",
         )
-    sources.note("training.overlong", "derived", "a text longer than a block goes on in the next one: nothing is lost")
+    sources.note("training.overlong", "derived", "a text longer than a block continues in the next: nothing is lost")
     return defaults.OVERLONG[0]
 
 
@@ -400,8 +400,8 @@ def _evaluation(
     pick = sources.pick
     few_shot = pick("evaluation.few_shot", r.few_shot, defaults.FEW_SHOT)
     samples = pick("evaluation.max_samples", r.max_samples, defaults.MAX_SAMPLES)
-    # The bar itself needs the rows that are judged; it is put into the plan where these are read.
-    pick("evaluation.good_enough", r.good_enough, (None, "no figure was asked for"))
+    # The bar itself needs the rows that are evaluated; it is put into the plan where these are read.
+    pick("evaluation.good_enough", r.good_enough, (None, "no figure was requested"))
     plain = data.train.shape == "text"
     # The usual metrics depend on the rows: plain text has no answers to compare, pairs have two.
     usual: tuple[tuple[MetricName, ...], str]
@@ -425,13 +425,13 @@ def _evaluation(
     for name in defaults.PROMPT_VARIANTS:
         sources.note(f"evaluation.{name}", "default", "off: no held-out rows whose answers are compared as text")
     sources.note("evaluation.num_scored_labels", "default", "off: no held-out rows whose answers are labels")
-    sources.note("evaluation.num_workers", "default", "no held-out rows: nothing is judged")
+    sources.note("evaluation.num_workers", "default", "no held-out rows: nothing is evaluated")
     return EvaluationPlan(
         metrics=metrics,
         few_shot=few_shot,
         max_new_tokens=defaults.MAX_NEW_TOKENS[0],
         max_samples=samples,
-        # Whether it can be judged on these rows is checked where they are read.
+        # Whether it can be evaluated on these rows is checked where they are read.
         reference_run=pick("evaluation.reference_run", r.reference_run, (None, "no earlier run is named")),
     )
 
@@ -452,7 +452,7 @@ def _budgets(
     """What an answer may take, and a thought before it, in tokens: asked, or from the lengths of the rows' own."""
     usual, longest = defaults.MAX_NEW_TOKENS, 0 if data.held_out is None else data.held_out.max_tokens
     if answers is not None and answers.max_new_tokens > usual[0]:
-        # An answer cannot be longer than the context, whatever the rows say.
+        # An answer cannot be longer than the context.
         most = min(answers.max_new_tokens, model.context_length_tokens)
         usual = (most, f"the longest answer of the rows has {answers.longest_answer:,} tokens")
     new = sources.pick("evaluation.max_new_tokens", r.max_new_tokens, usual)
@@ -467,5 +467,5 @@ def _budgets(
             why = f"the longest thought of the rows has {answers.longest_thought:,} tokens"
         sources.note("evaluation.max_thinking_tokens", "derived", why)
     room = max(0, model.context_length_tokens - longest - new)
-    # What was asked is kept even where it exceeds the room: a refusal later names it.
+    # The requested value is kept even where it exceeds the room: a later error names it.
     return {"max_new_tokens": new, "max_thinking_tokens": min(auto, room) if asked is None else asked}

@@ -1,7 +1,7 @@
 """What a plan leaves to the device: packing, workers, compiled layers, gradient checkpointing, adapters on experts.
 
-Accelerators get rows laid end to end and compiled layers. Activations are computed again only where they would not
-fit, since that costs time. Adapters on experts that nobody asked for by name are left out where they have no room.
+Accelerators get packed rows and compiled layers. Activations are computed again only where they would not
+fit, since that costs time. Adapters on experts that are not requested by name are left out where they have no room.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from luthier.ml.planning.hardware import Hardware
 
 COMPILE_SECONDS: Final = 180.0
-"""What compiling the layers of a model is assumed to take, forward and backward, once a run: nobody has measured it
+"""What compiling the layers of a model is assumed to take, forward and backward, once a run: it was not measured
 on an accelerator for this project, so a run must be predicted to gain more than that."""
 
 COMPILED_METHODS: Final = ("full", "lora", "rslora", "loraplus", "pissa", "olora")
@@ -35,16 +35,16 @@ COMPILED_METHODS: Final = ("full", "lora", "rslora", "loraplus", "pissa", "olora
 
 
 _EACH_CORE: Final = (
-    "each core computes micro-batches of its own, in steps and validations, with one thread: none waits for another"
+    "each core computes its own micro-batches, in steps and validations, with one thread: none waits for another"
 )
 _EACH_JUDGING_CORE: Final = (
-    "each core takes batches of its own, with one thread: none waits for another; of fewer batches than that, one "
+    "each core takes its own batches, with one thread: none waits for another; of fewer batches than that, one "
     "process computes all with all threads"
 )
 
 
 def packs(asked: Switch | None, hardware: Hardware, sources: Provenance) -> bool:
-    """Whether the rows of a micro-batch lie end to end: as asked, else on an accelerator."""
+    """Whether the rows of a micro-batch are packed: as requested, else on an accelerator."""
     if isinstance(asked, bool):
         sources.note("training.packing", "asked", "in the recipe")
         return asked
@@ -89,7 +89,7 @@ def side_by_side(
     elif objective_rules(objective.name).sees_step:
         why_not = f"objective {objective.name} sees the rows of a step together"
     elif training.compile is True:
-        why_not = "compiled layers start threads of their own"
+        why_not = "compiled layers start their own threads"
     elif batch < 2:
         why_not = "a step is one example"
     if isinstance(asked, int) and asked > 1 and why_not is not None:
@@ -104,12 +104,12 @@ def side_by_side(
         sources.note(name, "derived", why)
     why = "micro-batches follow one another" if num == 1 else "one for each worker, where there are rows for it"
     sources.note("training.min_micro_batches", "derived", why)
-    # No more than that: each micro-batch costs some hundred milliseconds of its own (docs/log.md).
+    # No more than that: each micro-batch has an overhead of some hundred milliseconds (docs/log.md).
     return num, num
 
 
 def without_workers_if_memory_is_short(plan: Plan, structure: Structure, hardware: Hardware) -> Plan:
-    """The plan without workers, where they were not asked for and would not fit into memory."""
+    """The plan without workers, where they were not requested and would not fit into memory."""
     training, asked = plan.training, plan.recipe.training.micro_batch_workers if plan.recipe.training else None
     if training.micro_batch_workers == 1 or isinstance(asked, int):
         return plan
@@ -148,7 +148,7 @@ def with_judging_workers(plan: Plan, structure: Structure, hardware: Hardware) -
 
 
 def _that_fit(plan: Plan, num: int, why: str, structure: Structure, hardware: Hardware) -> tuple[int, str]:
-    """So many workers for judging and why; one where they would not fit into memory and it would."""
+    """The number of workers for evaluation and why; one where they would not fit into memory and it would."""
     try:
         device = this_machine(hardware)
     except RequestError:
@@ -166,7 +166,7 @@ def _that_fit(plan: Plan, num: int, why: str, structure: Structure, hardware: Ha
 
 
 def usual_order(*, is_packed: bool) -> tuple[OrderName, str]:
-    """The order of rows where nobody asks for one, and why: sorting by length pays where rows would be padded."""
+    """The default order of rows, and why: sorting by length pays where rows would be padded."""
     return defaults.ORDER_PACKED if is_packed else defaults.ORDER
 
 
@@ -221,7 +221,7 @@ def _with_acceleration(plan: Plan, does: bool, source: ValueSource) -> Plan:
     for name, found in plan.sources.items():
         if name != "training.compile":
             sources[name] = found
-        if name == "training.packing":  # beside it, where a reader looks for it
+        if name == "training.packing":  # next to it, where a reader looks for it
             sources["training.compile"] = source
     return plan.model_copy(update={"training": plan.training.model_copy(update={"compile": does}), "sources": sources})
 
@@ -259,9 +259,9 @@ def is_automatic(plan: Plan) -> bool:
 
 
 def decided_for(plan: Plan, structure: Structure, hardware: Hardware) -> Plan:
-    """The plan with the answer for this machine and its reason; as it is where the recipe gives one.
+    """The plan with the answer for this machine and its reason; unchanged where the recipe gives one.
 
-    A machine whose memory nobody knows, with an accelerator that the table lacks, does without.
+    A machine with unknown memory, with an accelerator that the table lacks, does without.
     """
     if not is_automatic(plan):
         return plan
@@ -315,8 +315,8 @@ _EXPERT_TARGETS = "method.expert_targets"
 def experts_do_not_fit(plan: Plan, structure: Structure, hardware: Hardware) -> str:
     """Why the adapters of experts that a group such as `all-linear` brings are better left out; empty where not.
 
-    They are where the predicted peak with them is beyond the machine's memory, and without them is not. A machine whose
-    memory nobody knows keeps them.
+    They are where the predicted peak with them is beyond the machine's memory, and without them is not. A machine with
+    unknown memory keeps them.
     """
     if not plan.method.expert_targets or plan.sources[_EXPERT_TARGETS].source == "asked":
         return ""
@@ -329,12 +329,12 @@ def experts_do_not_fit(plan: Plan, structure: Structure, hardware: Hardware) -> 
         workload.expert_rank * x.num_matrices * (x.num_inputs + x.num_outputs) for x in workload.targeted_experts
     )
     without = replace(workload, expert_targets=(), expert_rank=0, trainable=workload.num_trainable - routed)
-    # By the upper end: experts that nobody requested by name must not make a run fail.
+    # By the upper end: experts that were not requested by name must not make a run fail.
     peak, lower = (predict_memory(one, device).total_bytes.high for one in (workload, without))
     if peak <= device.memory_bytes or lower > device.memory_bytes:
         return ""
     gib = 2**30
     return (
         f"experts have no room: up to {peak / gib:,.1f} GiB with them, {lower / gib:,.1f} GiB without, "
-        f"{device.memory_bytes / gib:,.1f} GiB on {device.title}; method.targets: [all-linear, experts] asks for them"
+        f"{device.memory_bytes / gib:,.1f} GiB on {device.title}; method.targets: [all-linear, experts] requests them"
     )

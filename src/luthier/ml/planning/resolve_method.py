@@ -56,7 +56,7 @@ def choose_quantisation(asked: QuantisationName | None, device: str) -> tuple[Qu
 def packed_share(structure: Structure) -> str:
     """How many parameters are packed, and which are not: those stay as wide as they are computed with.
 
-    Packing takes matrices that are called. Experts that lie in one tensor are no such, nor are embeddings and head, nor
+    Packing takes matrices that are called. Experts in one tensor are not, nor are embeddings and head, nor
     matrices whose weight other code reads past their module.
     """
     s = structure
@@ -74,7 +74,7 @@ def packed_share(structure: Structure) -> str:
 
 _KEYS_AND_VALUES: Final = ("k_proj", "v_proj", "key", "value", "query_key_value", "qkv_proj", "c_attn", "Wqkv")
 _WITH_EXPERTS: Final = tuple(name for name, rules in RULES.items() if rules.takes_experts)
-_EXPERTS_HOW: Final = "experts of a block lie in one tensor, each matrix gets a product of its own, without dropout"
+_EXPERTS_HOW: Final = "experts of a block are in one tensor, each matrix gets a separate product, without dropout"
 _WITH_OUTER: Final = tuple(name for name, rules in RULES.items() if rules.takes_outer)
 _PLAIN: Final = ("learning_rate_ratio", "num_svd_iterations", "num_virtual_tokens")
 _IMPORTANCE: Final = ("orthogonality_weight", "sensitivity_smoothing", "uncertainty_smoothing")
@@ -138,7 +138,7 @@ def with_schedule(method: MethodPlan, recipe: MethodRecipe | None, num_steps: in
     pick = _Picker(recipe or MethodRecipe(name=method.name), rules, sources)
     warmup = pick.value("warmup_steps", num_steps // 10)
     final = pick.asked("final_steps", 2 * num_steps // 5)
-    # About fifty times within the middle phase, whatever its length.
+    # About fifty times within the middle phase, for any length.
     every = pick.value("reallocate_every_steps", max(1, (num_steps - warmup - final) // 50))
     last = num_steps - final
     if warmup >= last:
@@ -303,7 +303,7 @@ def _expert_rank(rank: int, layers: Sequence[LinearLayer], structure: Structure)
 def _note_reach(
     place: Placement, ranks: Mapping[str, Any], structure: Structure, sources: Provenance, why_no_experts: str
 ) -> None:
-    """Says beside the targets what they reach, where that is not simply every matrix of the model."""
+    """Notes with the targets what they cover, where that is not every matrix of the model."""
     if place.expert_targets:
         why = (
             f"rank {ranks['rank']} divided by {structure.num_active_experts} experts a token, at least 1: as much for "

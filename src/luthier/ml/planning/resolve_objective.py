@@ -1,6 +1,6 @@
 """The objective's part of a plan: its settings, checked and completed, and the loss of the routers.
 
-The router loss of a mixture of experts is on or off, with a coefficient; it decides what is trained beside the
+The router loss of a mixture of experts is on or off, with a coefficient; it decides what is trained besides the
 adapter.
 """
 
@@ -29,7 +29,7 @@ _EXAMPLES: Final = {"objective.rewards": "rewards: [{metric: token_f1, weight: 1
 _INSTEAD: Final[Mapping[Shape, str]] = {
     "preference": "choose objective: {name: dpo} (or ipo, orpo, simpo, kto); to learn chosen answers alone, map the "
     "field: completion=chosen",
-    "unpaired": "choose objective: {name: kto}; as plain pairs, bad answers would be learned too: if that is meant, "
+    "unpaired": "choose objective: {name: kto}; as plain pairs, bad answers would be learned too: if that is intended, "
     "map the field: completion=completion",
 }
 
@@ -123,7 +123,7 @@ def with_task_head(
 def judged_as_search(
     evaluation: EvaluationPlan, asked: EvaluationRecipe, objective: ObjectivePlan, sources: Provenance
 ) -> EvaluationPlan:
-    """The evaluation as it is, or of a model that searches by the order of documents.
+    """The evaluation unchanged, or for a model that searches by the order of documents.
 
     Raises:
         RecipeError: metrics or few-shot examples that the model has no use for, or that no other model has one for.
@@ -153,7 +153,7 @@ def judged_as_search(
 
 
 def check_negatives(objective: ObjectivePlan, train: DatasetProfile, batch_size: int) -> None:
-    """Raise RecipeError where vectors are learned of pairs alone, and a step has one pair: nothing is apart from it."""
+    """Raise RecipeError where vectors are learned of pairs alone, and a step has one pair: there are no negatives."""
     if objective.name == "embed" and train.shape != "preference" and min(batch_size, train.num_examples) < 2:
         what = "training.global_batch_size 1" if batch_size < 2 else "1 training row"
         raise RecipeError(
@@ -190,7 +190,7 @@ def _check_weighting(objective: str, weighting: str, smoothing: float) -> None:
 def fitted_method(recipe: MethodRecipe | None, asked: ObjectiveRecipe | None) -> MethodRecipe | None:
     """The method as the objective can use it: without dropout where answers are drawn, which are drawn without any.
 
-    Raises RecipeError where dropout is asked for, and for full fine-tuning where what is trained must lie beside.
+    Raises RecipeError where dropout is requested, and for full fine-tuning where trained weights must be separate.
     """
     rules = rules_of(asked.name if asked else "sft")
     method = recipe or MethodRecipe(name="lora")
@@ -256,16 +256,16 @@ def with_router_loss(
 ) -> ObjectivePlan:
     """The objective with the coefficient of the loss of the routers, where it is requested.
 
-    A model with experts has it said in the plan either way; of one without, nothing is said.
+    The plan states it in either case for a model with experts, and never for one without.
 
     Raises:
         RecipeError: it is requested and the model has no experts, its config names no coefficient, or the method puts
-            a prompt of its own before each row.
+            its own prompt before each row.
     """
     asked = recipe.router_aux_loss if recipe is not None else None
     if asked in (None, "off"):
         if structure.num_experts:
-            why = "off, as in transformers where nobody asks for it; routers choose as the base taught them"
+            why = "off, the default of transformers; routers choose as in the base"
             sources.note(NAME, "asked" if asked else "default", why)
         return objective
     if not structure.num_experts:

@@ -43,7 +43,7 @@ def resolve_optimizer(
     given = asked.model_dump(exclude={"name", "options"}, exclude_none=True)
     options = asked.options or {}
     unused = [f"training.optimizer.{name}" for name in given if name not in takes]
-    # What a recipe has a key of its own for is no option: one thing has one place.
+    # What has its own recipe key is not an option: one thing has one place.
     own = {name: default for name, default in takes.items() if name not in OptimizerRecipe.model_fields}
     if unused := unused + [f"training.optimizer.options.{name}" for name in options if name not in own]:
         raise RecipeError(
@@ -66,10 +66,10 @@ _BETA2_DIGITS: Final = 8
 
 
 def _beta2_by_tokens(name: str, takes: Mapping[str, Any], batch_size: int) -> tuple[float, str]:
-    """beta2 whose half-life in tokens is that of the default at the default batch size, and the reason in words.
+    """beta2 whose half-life in tokens is that of the default at the default batch size, and the reason as text.
 
     A step of B rows moves the second moment once: with beta2 = b ** (B / B0) it has halved after as many tokens as with
-    b at B0, whatever the length of the rows.
+    b at B0, for any length of the rows.
 
     Source: Marek et al., 2025, "Small Batch Size Training for Language Models", arXiv:2507.07101 (rule for beta2).
     """
@@ -147,7 +147,7 @@ def resolve_average(
         )
     if recipe.kind == "ema":
         most, least, share = defaults.AVERAGE_DECAY
-        # An EMA looks back over about 1 / (1 - decay) steps; `share` of the run are wanted.
+        # An EMA looks back over about 1 / (1 - decay) steps; `share` of the run is the target.
         decay = recipe.decay if recipe.decay is not None else max(least, min(most, 1 - share / num_steps))
         why = f"the average looks back over about {1 / (1 - decay):.3g} steps"
         sources.note("training.average", "asked", why if recipe.decay is not None else f"{why}, a tenth of the run")

@@ -45,9 +45,10 @@ PRODUCT_UTILISATION: Final[dict[Family, float]] = {
 _ATTENTION_SHARE: Final = {"cpu": 0.7, "gpu": 0.5}
 _FUSED_SHARE: Final = {"cpu": 0.6, "gpu": 0.5}
 # Share of the memory's rate that elementwise work and thin products reach. A CPU computes where a copy only moves: it
-# rounds, draws random words, and walks thin matrices (fitted over all runs of benchmarks/plan_accuracy.py).
+# rounds, draws random words, and reads thin matrices (fitted over all runs of benchmarks/plan_accuracy.py).
 _BANDWIDTH_SHARE: Final = {"cpu": 0.28, "gpu": 0.7}
-# An input that is drawn for, there and back: random words, their signs spread to a mask, and the input laid under it.
+# An input that is drawn for, there and back: random words, their signs spread to a mask, and the input multiplied with
+# it.
 _DROPOUT_BYTES: Final = 14.0
 # Of each input and output of a matrix with an adapter: the thin product reads and adds to it, there and back.
 _ADAPTER_PASSES: Final = 4.0
@@ -56,7 +57,7 @@ _PASSES_FUSED: Final = 4.0
 _PASSES_PLAIN: Final = 6.0
 _PASSES_COMPILED: Final = 3.0
 # Of logits that autograd goes through: formed, widened, their log-probabilities, all again on the way back, and the
-# gradients of each; the fused loss passes over them in caches. Of all tokens: formed, and their gradient laid out.
+# gradients of each; the fused loss passes over them in caches. Of all tokens: formed, with their gradient in memory.
 _OWN_LOGIT_PASSES: Final = 12.0
 _ALL_LOGIT_PASSES: Final = 5.0
 _CALL_SECONDS: Final = {"cpu": 2e-4, "gpu": 1.2e-3, "compiled": 4e-4}
@@ -66,7 +67,7 @@ _UNPACK_BYTES: Final = 4.5
 # between two H200 (stas00/ml-engineering, network/README.md, read 2026-11-29).
 _LINK_SHARE: Final = 0.8
 TIME_SPREAD: Final = {"cpu": 0.6, "gpu": 0.45, "experts": 0.75}
-"""Held against figures that others have published, each source left out in turn (benchmarks/published_figures.py,
+"""Compared with figures that others have published, each source left out in turn (benchmarks/published_figures.py,
 docs/scale.md). Several accelerators need 0.25 with copies and tensor parallel, but full rows alone are published: they
 keep the interval of one. `experts`: several accelerators with a mixture of experts, or a pipeline."""
 
@@ -124,6 +125,11 @@ def step_seconds(workload: Workload, device: Device, calibration: Calibration | 
     """Seconds of one optimizer step, with the interval that the factors' own scatter leaves.
 
     Where answers are drawn their time is in it (ml/planning/inference_cost.py).
+
+    Args:
+        workload: the run.
+        device: one kind of device, and how many of them.
+        calibration: of measured runs; None takes the factors of the kind of device.
     """
     factors = calibration.factors if calibration else prior_factors(device, workload)
     terms = time_terms(workload, device)
@@ -156,7 +162,7 @@ def slowdown(workload: Workload, device: Device) -> float:
 def judging_seconds(
     workload: Workload, device: Device, step: Estimate, calibration: Calibration | None = None
 ) -> Estimate:
-    """Seconds of judging the held-out rows after the last step; 0 where nothing is judged.
+    """Seconds of judging the held-out rows after the last step; 0 where nothing is evaluated.
 
     Args:
         step: seconds of one.
@@ -206,7 +212,7 @@ def _traffic_bytes(workload: Workload) -> float:
     if workload.is_compiled:
         passes = _PASSES_COMPILED
     if workload.gradient_checkpointing:
-        # One more forward pass beside two and a half: norms and activations are written once more, and read.
+        # One more forward pass in addition to two and a half: norms and activations are written once more, and read.
         passes += passes / 4
     layers = b.num_computed * workload.structure.num_layers * (count.kept + count.recomputed) * passes
     return layers + _logit_traffic_bytes(workload)

@@ -1,11 +1,11 @@
 """Activation bytes and floating-point operations of a training step, counted from the architecture.
 
-The tensors that a layer keeps for the backward pass are counted one by one, for the layers of today (RMS norms, gated
+The tensors that a layer keeps for the backward pass are counted individually, for the layers of today (RMS norms, gated
 MLPs, grouped attention, adapters) and for this project's own kernels, which keep less: see ml/training/kernels.py and
 ml/training/attention.py. Tests hold the counts against autograd's own.
 
 A multiply-add counts as two operations: 2 N forward and 4 N backward a token. A frozen base needs no gradient of its
-weights, which leaves 2 N + 2 N, and its adapters 6 times their own parameters. Experts count as far as a token meets
+weights, which leaves 2 N + 2 N, and its adapters 6 times their own parameters. Experts count if a token meets
 them; padding counts, since it is computed.
 
 Sources: Korthikanti et al., 2022, "Reducing Activation Recomputation in Large Transformer Models", arXiv:2205.05198,
@@ -26,7 +26,7 @@ CHUNK_ROWS: Final = 512
 WIDE_ROWS: Final = 16
 """Of these, how many are widened to fp32 at one time (the same)."""
 DISTILLED_CHUNK_ROWS: Final = 128
-"""The same of a student beside its teacher (ml/training/divergence.py; a test holds them equal)."""
+"""The same of a student and its teacher (ml/training/divergence.py; a test checks that they are equal)."""
 DISTILLED_TENSORS: Final = 8.0
 """Tensors in fp32 as large as a chunk's logits: logits, log-probabilities of both, what is between them, gradient."""
 OWN_CHUNK_ROWS: Final = 128
@@ -53,7 +53,7 @@ class LayerCount:
     Attributes:
         kept: for the way back.
         recomputed: made again on the way back from what is kept.
-        transient: the most that is held besides, on the way back; the MLP goes back first, so what it kept is gone when
+        transient: the maximum in addition, in the backward pass; the MLP comes first, so what it kept is freed when
             attention's gradients come.
     """
 
@@ -118,7 +118,7 @@ def router_bytes(workload: Workload) -> float:
 
 
 def backward_bytes(workload: Workload) -> float:
-    """The most that is held on the way back besides what was kept: gradients in flight, one recomputed layer."""
+    """The maximum in the backward pass in addition to what was kept: gradients in flight, one recomputed layer."""
     count = layer_count(workload, workload.batches.peak_length)
     recomputed = count.kept if workload.gradient_checkpointing else 0.0
     return workload.batches.peak_tokens * (recomputed + count.transient)
@@ -148,12 +148,12 @@ def _loss_bytes(workload: Workload) -> float:
             rows = min(rows, DISTILLED_CHUNK_ROWS)
             one = DISTILLED_TENSORS * s.vocabulary_size * _FP32
         hidden = (2 * learned + batches.peak_tokens) * s.hidden_size * e  # chosen rows, their gradient, all rows
-        # a few rows at a time are widened, and their log-probabilities are held beside that
+        # a few rows at a time are widened, and their log-probabilities are kept with that
         wide = min(rows, WIDE_ROWS) * s.vocabulary_size * _FP32 * (2 if e < _FP32 else 1)
         logits = rows * s.vocabulary_size * e
         if workload.method != "full" and not workload.adapts_head:
             return logits + wide + hidden
-        # the head's gradient adds up in fp32; a chunk's part of it comes when its wide logits are gone
+        # the head's gradient adds up in fp32; a chunk's part of it is made when its wide logits are freed
         beside = s.vocabulary_size * workload.adapter_rank if workload.adapts_head else 0
         head = s.head_parameters + beside
         copied = head * e if workload.adapts_head else 0.0  # matrix and adapter side by side
@@ -167,7 +167,7 @@ def _loss_bytes(workload: Workload) -> float:
 
 
 def _own_logits_bytes(workload: Workload) -> float:
-    """Where the model forms its logits by itself: those of one chunk, or those of all tokens beside the learned ones.
+    """Where the model forms its own logits: those of one chunk, or those of all tokens besides the learned ones.
 
     All tokens: theirs are there when the learned ones are picked out of them, and again as the gradient of that.
     """
@@ -194,11 +194,11 @@ def _keeps_input(workload: Workload, *kinds: str) -> bool:
 def _norm_saved_bytes(workload: Workload, width: float) -> float:
     """Of one normalisation: x / rms in the activations' own precision, or x in fp32 where the plain module runs.
 
-    A compiler computes elementwise work again, as our kernels do, rather than keep it.
+    A compiler recomputes elementwise work, as our kernels do, instead of storing it.
     """
     if workload.is_compiled or (workload.has_fused_kernels and workload.structure.has_plain_rms_norm):
         return width * workload.element_bytes + _FP32
-    # Trained, its own weight wants what it is multiplied with: rounded in w * x / rms, in fp32 in (1 + w) * x / rms.
+    # Trained, its own weight needs the other factor: rounded in w * x / rms, in fp32 in (1 + w) * x / rms.
     wanted = workload.element_bytes if workload.structure.has_plain_rms_norm else _FP32
     return width * _FP32 + _FP32 + (width * wanted if workload.method == "full" else 0.0)
 
@@ -301,7 +301,7 @@ def _mlp_transient(workload: Workload) -> float:
     width = s.intermediate_size * max(1, s.num_active_experts)
     tensors = 4 if s.is_gated else 2
     if _mlp_product(workload) and not workload.dropout and not _mlp_recomputes(workload):
-        tensors -= 1  # with dropout, masks stand beside it
+        tensors -= 1  # with dropout, masks are stored with it
     return max(tensors * width * e, 3 * s.hidden_size * _FP32) + s.hidden_size * e
 
 
@@ -339,11 +339,11 @@ class StepFlops:
 
 
 def step_flops(workload: Workload) -> StepFlops:
-    """Forward and backward of one global batch, recomputation included, and what an objective computes beside it."""
+    """Forward and backward of one global batch, recomputation included, and what an objective computes in addition."""
     b = workload.batches
     at_head = b.num_learned if workload.loss in ("learned_chunks", "own_chunks") else b.num_computed
     if workload.loss == "task_head":
-        at_head = 0.0  # one row of a few outputs for each row of the data: nothing beside the layers
+        at_head = 0.0  # one row of a few outputs for each row of the data: nothing next to the layers
     beside = workload.step_passes * forward_flops(workload, b.num_computed)
     return StepFlops(
         matrices=b.num_computed * layers_flops(workload) + at_head * head_flops(workload) + beside,
@@ -352,7 +352,7 @@ def step_flops(workload: Workload) -> StepFlops:
 
 
 def validation_flops(workload: Workload) -> float:
-    """One pass forward over the validation rows, and what an objective computes beside it."""
+    """One forward pass over the validation rows, and what an objective computes in addition."""
     return (1 + workload.step_passes) * forward_flops(workload, workload.num_validation_tokens)
 
 
@@ -416,7 +416,7 @@ def attention_flops(workload: Workload, length: float) -> float:
     """A token's operations in queries x keys and probabilities x values, there and back, in rows of that length.
 
     Kept probabilities: twice as much on the way back. Fused (Dao, 2023, arXiv:2307.08691, section 4.1), or formed
-    again: the way back computes the scores once more. Pairs ahead are skipped except for those inside a block of
+    again: the backward pass computes the scores again. Pairs ahead are skipped except for those inside a block of
     queries; on a CPU windows skip nothing.
     """
     s = workload.structure

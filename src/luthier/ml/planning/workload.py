@@ -1,4 +1,4 @@
-"""What a run asks of a machine, in the numbers that memory and time are computed from; nothing of data or files."""
+"""What a run needs from a machine, as the numbers that memory and time are computed from; no data or files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LossKind = Literal["learned_chunks", "all_chunks", "all", "fused", "own_chunks",
 `task_head`: no logits, but the outputs of a task head, one row of them for each row of the data."""
 Sharding = Literal["none", "ddp", "fsdp"]
 WHOLE_COPIES: Final = Layout()
-"""Each device computes with a copy of the model of its own, gathered layer by layer where it is sharded."""
+"""Each device computes with its own copy of the model, gathered layer by layer where it is sharded."""
 
 BYTES: Final = {"float32": 4.0, "bfloat16": 2.0, "int8": 1.01, "nf4": 0.516}
 """Bytes a weight. int8: with a scale an output. nf4: 4 bits and 0.127 of doubly quantised scales (Dettmers et al.,
@@ -53,13 +53,13 @@ class Workload:
         has_fused_kernels: whether normalisation and gate keep no more than this project's kernels keep.
         num_reference_tokens: computed forward once before the first step, for an objective that needs the model at its
             start.
-        step_passes: passes forward over the rows of each step beside those of the loss.
+        step_passes: forward passes over the rows of each step in addition to those of the loss.
         optimizer_in_backward: gradients are used up as they come, never all held.
         keeps_checkpoints_on_host: the inputs of recomputed layers are kept in the host's memory.
         num_validation_tokens: computed, of one validation.
         initial_rank: AdaLoRA's, where it is not the usual one.
         trainable: parameters that are trained, where rank and targets do not determine them.
-        keeps_average: whether an average of the weights is held beside them.
+        keeps_average: whether an average of the weights is kept with them.
         expert_targets, expert_rank: tensors of experts that carry adapters, and the rank of each expert's.
         rollouts: the answers that each step draws, where it learns from such.
         judging: of the held-out rows, afterwards.
@@ -172,7 +172,7 @@ class Workload:
         return BYTES[self.compute]
 
 
-@lru_cache(maxsize=64)  # asked for hundreds of times while a quote looks for what fits
+@lru_cache(maxsize=64)  # called hundreds of times while a quote looks for what fits
 def _targeted(layers: tuple[LinearLayer, ...], targets: tuple[str, ...]) -> tuple[LinearLayer, ...]:
     return tuple(x for x in layers if any(x.name == target or x.name.endswith(f".{target}") for target in targets))
 
@@ -261,7 +261,13 @@ def _rollouts(plan: Plan) -> Rollouts | None:
 
 
 def with_method(workload: Workload, method: WorkMethod, *, rank: int = LORA_RANK[0]) -> Workload:
-    """The same run by another method, with adapters on every matrix where there were none."""
+    """The same run by another method, with adapters on every matrix where there were none.
+
+    Args:
+        workload: the run.
+        method: the method of its cost model.
+        rank: of new adapters; a run with adapters keeps its own.
+    """
     if method == "full":
         plain = replace(workload, expert_targets=(), expert_rank=0)
         return replace(plain, method="full", rank=0, targets=(), dropout=0.0, base=workload.compute, trainable=None)
@@ -288,7 +294,13 @@ def _is_for_full(optimizer: str) -> bool:
 
 
 def with_micro_batch(workload: Workload, rows: int, length: int) -> Workload:
-    """The same steps cut into micro-batches of at most that many rows of at most that many tokens."""
+    """The same steps cut into micro-batches of at most that many rows of at most that many tokens.
+
+    Args:
+        workload: the run.
+        rows: of a micro-batch, at most.
+        length: tokens of a row, at most.
+    """
     old = workload.batches
     cut = replace(old, peak_rows=rows, peak_length=length, other_peaks=(), length=min(old.length, length))
     # Only a smaller budget cuts a step into more micro-batches; a larger one is not filled by the same rows.
@@ -303,7 +315,7 @@ def work_method(name: str) -> WorkMethod:
 
 
 def packs_on(plan: Plan, device: Device) -> bool:
-    """Whether the rows of a micro-batch would lie end to end on a device: as asked, else on an accelerator."""
+    """Whether the rows of a micro-batch would be packed on a device: as requested, else on an accelerator."""
     if device.is_cpu == (plan.training.device == "cpu"):
         return plan.training.packing
     asked = plan.recipe.training.packing if plan.recipe.training else None
@@ -326,7 +338,7 @@ def _derived_batches(plan: Plan, device: Device) -> Batches:
     longest = max(2, rows.max_tokens)
     padding = 0.0 if packs_on(plan, device) else _PADDING[training.order]
     length = min(longest, rows.mean_tokens / (1 - padding))
-    # With workers a step is cut into more micro-batches than the budget asks for.
+    # With workers a step is cut into more micro-batches than the budget requires.
     least = training.min_micro_batches if device.is_cpu else 1
     budget = min(budget, max(longest, math.ceil(per_step / least) * math.ceil(length)))
     in_one = max(1, min(per_step, int(budget // max(length, 1))))

@@ -1,8 +1,8 @@
 """An instruction for rows that hold none: derived from what the training rows' answers are.
 
-A base model that is only given a bare input (a review, a question) cannot know that one of five labels is asked for.
-Held against that, every tuned model looks good. So the base is also judged with a plain instruction that says what the
-training rows show: the labels, a number, words of the text, or that answers look like those of the examples.
+A base model that is only given a bare input (a review, a question) cannot know that one of five labels is expected.
+Compared with that, every tuned model looks good. So the base is also evaluated with a plain instruction that says what
+the training rows show: the labels, a number, words of the text, or that answers look like those of the examples.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from luthier.ml.inference.models.chat_template import ChatTemplate
 
 Task = Literal["labels", "numbers", "extraction", "examples"]
 _LOOKED_AT: Final = 1_000
-"""Training rows by which it is decided what they hold."""
+"""Training rows that decide what they contain."""
 _SHARED_WORDS: Final = 3
 """Words at the start or the end of most prompts that count as an instruction."""
 _COPIED_SHARE: Final = 0.8
@@ -36,7 +36,7 @@ class Instruction:
     """A derived instruction.
 
     Attributes:
-        task: what the answers are; `examples`: nothing that can be said without examples.
+        task: what the answers are; `examples`: a task that only examples can describe.
         variants: ways to say it, the plainest first.
     """
 
@@ -110,10 +110,10 @@ def instruction_for(rows: Sequence[TaskRow]) -> Instruction:
 
 
 def with_instruction(example: Example, instruction: str, *, as_system: bool) -> Example:
-    """The example with an instruction before its first turn, behind a system prompt of its own.
+    """The example with an instruction before its first turn, after its own system prompt.
 
     Args:
-        example: a row with a conversation; another one comes back as it is.
+        example: a row with a conversation; another one is returned unchanged.
         instruction: its text; empty changes nothing.
         as_system: as a system turn; else at the start of the first user turn, for templates without system turns.
     """

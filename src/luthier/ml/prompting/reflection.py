@@ -6,7 +6,7 @@ instructions start from those that are the best on some validation row, however 
 knows something that the rest do not (a Pareto front over rows).
 
 A round makes several proposals, so that base model and reflection model are loaded once a round and not once a
-proposal. The budget counts the tokens of both, and nothing is asked that could exceed it.
+proposal. The budget counts the tokens of both, and no request is sent that could exceed it.
 
 Source: Agrawal et al., "GEPA: Reflective Prompt Evolution Can Outperform Reinforcement Learning", 2025,
 arXiv:2507.19457, algorithms 1 and 2. Merging two instructions is left out: it combines the parts of prompts that have
@@ -45,7 +45,7 @@ _MAX_IDLE_ROUNDS: Final = 3
 """Rounds in a row without a new instruction, after which nothing is expected of further ones."""
 _LEAST_ROWS: Final = 8
 _FULL_ANSWERS: Final = 6
-"""So many instructions should be able to answer all validation rows that are used."""
+"""This many instructions should be able to answer all validation rows that are used."""
 _SHOWN_PROMPT, _SHOWN_ANSWER = 1_200, 400
 """Characters of a row that the reflection model reads; the middle of longer texts is left out."""
 _WRITTEN: Final = re.compile(r"<instruction>\s*(.*?)\s*(?:</instruction>|\Z)", re.DOTALL)
@@ -191,7 +191,7 @@ class Case(NamedTuple):
 
 
 def reflection_text(instruction: str, cases: Sequence[Case]) -> str:
-    """What the reflection model is asked."""
+    """The prompt of the reflection model."""
     shown = [
         f"Case {number}\nInput:\n{_clipped(case.prompt, _SHOWN_PROMPT)}\n"
         f"Answer of the model:\n{_clipped(case.output, _SHOWN_ANSWER) or '(nothing)'}\n"
@@ -231,7 +231,7 @@ class _Tried:
 
 @dataclass(slots=True)
 class _Proposal:
-    """A new instruction in the making: from whom, by which training rows, and what was answered to them."""
+    """A new instruction before its evaluation: its parent, the training rows for it, and the answers to them."""
 
     parent: _Tried
     places: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""A search for the prompt that a model does best with, over instructions and examples, on rows that are not judged.
+"""A search for the prompt that a model does best with, over instructions and examples, on rows that are not evaluated.
 
 Successive halving: all prompts answer a few rows, the better half answers as many again, and so on, until one is left
 or the budget is spent. Rows are added and never asked twice, and all prompts of a round answer the same ones, so that
@@ -6,7 +6,7 @@ they are compared in pairs. The budget holds in the worst case: a round is only 
 is as long as it may be.
 
 The best of many prompts looks better on the rows that it was chosen by than it is. So that figure is only reported as
-what it is, and the prompt is judged once, on the held-out rows, like any other system.
+what it is, and the prompt is evaluated once, on the held-out rows, like any other system.
 
 Sources: Jamieson and Talwalkar, "Non-stochastic Best Arm Identification and Hyperparameter Optimization", 2016
 (successive halving); Pryzant et al., "Automatic Prompt Optimization with 'Gradient Descent' and Beam Search", 2023,
@@ -122,7 +122,7 @@ class _Search:
         self.num_tokens = 0
 
     def affordable(self, num_rows: int) -> list[int]:
-        """The first prompts, as many as the budget holds for so many rows."""
+        """The first prompts, as many as the budget allows for that many rows."""
         costs = [max_cost(system, range(num_rows)) for system in self._prompts]
         # A round more of half of them has to fit as well, or the search would stop at a few rows of many prompts.
         num = len(costs)

@@ -1,6 +1,6 @@
 """Which trial is trained next: asynchronous successive halving, with several goals and extrapolated learning curves.
 
-A trial is trained to the first rung. Of those that have reached a rung, the best one in `reduction` goes on to the
+A trial is trained to the first rung. Of those that have reached a rung, the best one in `reduction` continues to the
 next; while none is due, a new one begins (Li et al., 2020, "A System for Massively Parallel Hyperparameter Tuning",
 arXiv:1810.05934, algorithm 2). Since a training continues from its checkpoint, no step is done twice.
 
@@ -12,7 +12,7 @@ in that order, as Schmucker et al., 2021, "Multi-objective Asynchronous Successi
 Whether a training can still become the best is predicted by extending its curve (`end_of`). The line is a power
 law, loss = c + a share^-b with a >= 0, as Domhan, Springenberg, Hutter, 2015 ("Speeding up Automatic Hyperparameter
 Optimization of Deep Neural Networks by Extrapolation of Learning Curves", IJCAI, section 3) draw it, with one family in
-place of their eleven. It knows nothing of a schedule that brings the rate down at the end, after which losses fall
+place of their eleven. It does not consider a schedule that brings the rate down at the end, after which losses fall
 below it. So no width is taken from the fit: the same line is drawn for every training of the study that was finished,
 from as early, and the most that one of them ended below its line is allowed for. If a training behaves like the `n`
 that were finished, it ends below that bound with a probability of at most 1 / (n + 1) (split conformal prediction, Lei
@@ -50,7 +50,7 @@ def beats(one: Point, other: Point) -> bool:
 
 
 def front_numbers(points: Sequence[Point]) -> list[int]:
-    """Of each point, on which front it lies: 0 where nothing beats it, 1 where only those do, and so on."""
+    """The front of each point: 0 where nothing beats it, 1 where only those do, and so on."""
     found = [-1] * len(points)
     number, left = 0, set(range(len(points)))
     while left:
@@ -69,7 +69,7 @@ def room_around(points: Sequence[Point]) -> list[float]:
         order = sorted(range(len(points)), key=lambda i: (points[i][axis], i))
         low, high = points[order[0]][axis], points[order[-1]][axis]
         found[order[0]] = found[order[-1]] = math.inf
-        # No spread along this goal, or no finite one: it tells nothing of crowding.
+        # No spread along this goal, or no finite one: it says nothing about crowding.
         if not high > low or math.isinf(high):
             continue
         for before, i, after in zip(order, order[1:], order[2:], strict=False):
@@ -106,7 +106,7 @@ def knee(points: Mapping[int, Point]) -> int | None:
     def below(key: int) -> tuple[float, float, int]:
         ends = [(min(axis), max(axis)) for axis in axes]
         scaled = [(v - low) / (high - low) for v, (low, high) in zip(points[key], ends, strict=True) if high > low]
-        # Scaled to [0, 1], the plane through the ends has a constant sum: the smallest sum lies farthest below it.
+        # Scaled to [0, 1], the plane through the ends has a constant sum: the smallest sum is farthest below it.
         return sum(scaled), points[key][0], key
 
     return min(front, key=below)
@@ -137,7 +137,7 @@ RUNGS: Final = (1 / 9, 1 / 3, 1.0)
 REDUCTION: Final = 2
 """One of this many continues. With 3 of a rung the early losses decide too much: docs/tuning.md."""
 MIN_STEPS: Final = 3
-"""Of the recipe's own training, before its first rung. What one step comes to says who diverges, and no more."""
+"""Of the recipe's own training, before its first rung. The loss after one step shows divergence, and no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +170,7 @@ def next_step(
             so that one gets to the top.
     """
     searched = [trial for trial in trials if trial.kind == "search"]
-    # Interrupted trials first: after a restart the search goes on as if it had not stopped.
+    # Interrupted trials first: after a restart the search continues as if it had not stopped.
     if (left := next((t for t in searched if t.state == "waiting"), None)) is not None:
         return GoOn(left.number, left.rung + 1)
     # From the top: a promotion to a higher rung is worth more than one below (ASHA, algorithm 2).
@@ -185,14 +185,14 @@ def next_step(
 
 
 def _due(trials: Sequence[Trial], rung: int, reduction: int, goals: Sequence[GoalName]) -> Trial | None:
-    """The best trial that belongs to the best ones of a rung and has not gone on from it."""
+    """The best trial that belongs to the best ones of a rung and has not continued from it."""
     there = standing([t for t in trials if len(t.results) > rung], rung, goals)
     best = there[: len(there) // reduction]
     return next((t for t in best if t.rung == rung and t.state == "paused"), None)
 
 
 def _bring_up(trials: Sequence[Trial], num_rungs: int, goals: Sequence[GoalName]) -> GoOn | None:
-    """With nothing more to begin: the best trial of the highest rung goes on, until one has reached the top."""
+    """With nothing more to begin: the best trial of the highest rung continues, until one has reached the top."""
     if any(trial.rung == num_rungs - 1 for trial in trials):
         return None
     paused = [trial for trial in trials if trial.state == "paused"]
@@ -203,7 +203,7 @@ def _bring_up(trials: Sequence[Trial], num_rungs: int, goals: Sequence[GoalName]
 
 
 def standing(trials: Sequence[Trial], rung: int, goals: Sequence[GoalName] = QUALITY) -> list[Trial]:
-    """Trials that have reached a rung, from the best on, by what they had come to there."""
+    """Trials that have reached a rung, from the best on, by their values there."""
     if len(goals) == 1:
         return sorted(trials, key=lambda t: (t.results[rung].loss, t.number))
     return [trials[i] for i in in_order([point_of(trial, goals, rung=rung) for trial in trials])]
@@ -217,12 +217,12 @@ def ranked(trials: Sequence[Trial], goals: Sequence[GoalName] = QUALITY) -> list
 
 
 def usable(shares: Sequence[float], num_steps: int) -> tuple[float, ...]:
-    """Those rungs of which enough steps of the recipe's own training lie; a very short one has the last alone."""
+    """The rungs with enough steps of the recipe's training before them; a very short one has only the last."""
     return tuple(share for share in shares if share == 1 or math.ceil(share * num_steps) >= MIN_STEPS)
 
 
 def rung_steps(shares: Sequence[float], num_steps: int, tokens_per_step: float, whole_tokens: float) -> list[int]:
-    """After which steps of a training each rung lies, by trained tokens; the last one is its last step.
+    """The step of each rung in a training, by trained tokens; the last one is its last step.
 
     All are multiples of the first, so that one interval of validations meets them; a training with fewer tokens than a
     rung ends on it.
@@ -243,7 +243,7 @@ Curve = Sequence[tuple[float, float]]
 """(share of all steps, validation loss), shares rising."""
 
 MIN_FINISHED: Final = 4
-"""Finished trainings without which nothing is said: the chance to be wrong is at most one in five then."""
+"""Finished trainings without which there is no answer: the chance to be wrong is at most one in five then."""
 MIN_POINTS: Final = 3
 _POWERS: Final = (0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0)
 
@@ -255,7 +255,7 @@ class Finished:
     curves: tuple[tuple[tuple[float, float], ...], ...]
 
     def why_hopeless(self, curve: Curve) -> str:
-        """Why a training with this curve cannot become the best, as text; empty where it can, or nobody knows."""
+        """Why a training with this curve cannot become the best, as text; empty where it can, or this is not known."""
         if len(self.curves) < MIN_FINISHED or len(curve) < MIN_POINTS or curve[-1][0] >= 1:
             return ""
         expected, misses = end_of(curve), []

@@ -1,16 +1,16 @@
 """What to try next, as a function of what was tried: TPE, CMA-ES and NSGA-II, computed from the record of trials.
 
-Nothing is kept between two questions but the trials themselves, so a search that was killed asks as it would have, and
+Only the trials are kept between two calls, so a search that was killed continues as it would have, and
 one seed with one worker gives one sequence. A trial that was not continued counts by its loss on the rung that it had
 reached, after all that got further. One that has reached none yet counts as a bad one, so that several workers do not
-all try what lies beside it (the constant liar: Ginsbourger et al., 2010, "Kriging Is Well-Suited to Parallelize
+all try its neighbours (the constant liar: Ginsbourger et al., 2010, "Kriging Is Well-Suited to Parallelize
 Optimization", section 3.2).
 
 tpe     Bergstra et al., 2011, "Algorithms for Hyper-Parameter Optimization", section 4; multivariate as Falkner et al.,
         2018, "BOHB", section 3.2
 cmaes   Hansen, 2016, "The CMA Evolution Strategy: A Tutorial", arXiv:1604.00772, over all that has an order: rates by
         factors, counts, and choices of numbers by their places. Optuna's CmaEsSampler keeps its state in the trials
-        that it was asked for, and takes no choices; here the strategy (package `cmaes`) is given the record again, one
+        that it proposed, and takes no choices; here the strategy (package `cmaes`) is given the record again, one
         generation after another, so that its proposals depend on nothing else. It uses only the order within a
         generation, so losses of different rungs may be in one. What has no order is left to TPE.
 nsga2   for several goals: Deb et al., 2002, "A Fast and Elitist Multiobjective Genetic Algorithm: NSGA-II"
@@ -76,7 +76,7 @@ def _has_order(parameter: Parameter) -> bool:
 
 
 def _place(axis: Parameter, values: Values) -> float:
-    """Where a value lies in a parameter's range, 0 to 1; one outside at the nearer end."""
+    """Where a value is in a parameter's range, 0 to 1; one outside at the nearer end."""
     value = float(values[axis.name])
     if axis.kind == "choice":
         choices = sorted(float(choice) for choice in axis.choices)
@@ -223,7 +223,7 @@ def _study_of(
 
 
 def _replay(study: optuna.Study, space: Space, trials: Sequence[Trial], goals: Sequence[GoalName], own: Values) -> None:
-    """Ask for every trial once more and tell its result: so NSGA-II knows to which generation each belongs.
+    """Propose every trial again and report its result: so NSGA-II knows to which generation each belongs.
 
     Losses of different rungs cannot be compared: a trial's quality is its place among all by how far it got, then loss.
     """
@@ -240,7 +240,7 @@ def _replay(study: optuna.Study, space: Space, trials: Sequence[Trial], goals: S
 
 
 def lies_in(space: Space, values: Values) -> Values:
-    """What plays a part and lies in the space: values of the recipe need not, nor those of before a narrowing."""
+    """Active values within the space: values of the recipe need not be, nor those from before a narrowing."""
     return {
         p.name: values[p.name]
         for p in space.parameters
@@ -322,7 +322,7 @@ def importances(space: Space, trials: Sequence[Trial]) -> dict[str, float]:
     study = optuna.create_study(direction="minimize")
     for trial in usable:
         values = {name: trial.values[name] for name in names}
-        # Values from before a narrowing lie outside of today's ranges, which Optuna refuses.
+        # Values from before a narrowing are outside of today's ranges, which Optuna refuses.
         if all(kinds[name]._contains(kinds[name].to_internal_repr(value)) for name, value in values.items()):
             study.add_trial(optuna.trial.create_trial(value=trial.results[0].loss, params=values, distributions=kinds))
     if len(study.trials) < MIN_TRIALS:

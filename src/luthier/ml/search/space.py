@@ -2,10 +2,10 @@
 
 The ranges rest on what is known to matter for adapters: the learning rate first and by factors, then how long and in
 which batches, then the rank with its scale. The plan's own learning rate follows method and width
-(`planning.learning_rates`), but neither the length of a run nor what it learns: short runs want more, long ones and
+(`planning.learning_rates`), but neither the length of a run nor what it learns: short runs need more, long ones and
 such as learn little less. So the recipe is tried with three times and a third of its rate (`start_points`); the first
-rung is cheap, and the sampler then knows on which side to look. After a trial that this machine has no room for, the
-space is narrowed (`narrowed_by`). `height_of` puts a value on a scale from 0 to 1 for charts.
+rung costs little, and the sampler then knows on which side to look. After a trial that this machine has no room for,
+the space is narrowed (`narrowed_by`). `height_of` puts a value on a scale from 0 to 1 for charts.
 
 Sources: Schulman et al., 2025, "LoRA Without Regret"; Biderman et al., 2024, "LoRA Learns Less and Forgets Less",
 arXiv:2405.09673, section 6; docs/tuning.md.
@@ -100,7 +100,7 @@ def _of_method(plan: Plan, most_rank: int) -> list[Parameter]:
             kind="choice",
             choices=(0.5, 1.0, 2.0, 4.0),
             when={"method.name": tuple(n for n in _TRIED_METHODS if n != "rslora")} if found else {},
-            why="the scale of the update; rsLoRA has one of its own",
+            why="the scale of the update; rsLoRA has its own",
         ),
         Parameter(
             name="method.targets",
@@ -139,7 +139,7 @@ def narrowed(space: Space, document: Any, *, place: str) -> Space:
     asked = _document(document, place)
     given: dict[str, Parameter] = {}
     for typed, value in asked["parameters"].items():
-        # A key that is no text is refused by `_parameter`, which says so.
+        # A key that is not text is refused by `_parameter`, with that reason.
         name = stored_key(typed_key(typed)) if isinstance(typed, str) else typed
         if name in given:
             raise RequestError(
@@ -180,7 +180,7 @@ def _document(document: Any, place: str) -> dict[str, Any]:
     parameters, without = document.get("parameters") or {}, document.get("without") or []
     if not isinstance(parameters, Mapping) or not isinstance(without, list):
         raise RequestError(
-            f"{place}: parameters is no mapping, or without is no list",
+            f"{place}: parameters is not a mapping, or without is not a list",
             expected="parameters by their names, and a list of names",
             do="see docs/tuning.md for the form",
         )
@@ -208,7 +208,7 @@ def _parameter(name: str, value: Any, place: str) -> Parameter:
 def _when(
     known: Mapping[str, Parameter], name: str, kept: Mapping[str, Parameter], given: Mapping[str, Parameter]
 ) -> dict[str, tuple[Plain, ...]]:
-    """The condition that the parameter of this name has by default, as far as what it names is still searched."""
+    """The condition that the parameter of this name has by default, if what it names is still searched."""
     own = known[name].when if name in known else {}
     return {key: values for key, values in own.items() if key in kept or key in given}
 
@@ -218,7 +218,7 @@ FACTORS: Final = (3.0, 1 / 3)
 
 
 def own_values(plan: Plan, space: Space) -> Values:
-    """What the recipe as it came sets of all that is searched, as far as its plan says it in one value."""
+    """What the original recipe sets of all that is searched, if its plan has it as one value."""
     document = plan.model_dump(mode="json")
     training = plan.training
     derived: Values = {
@@ -233,7 +233,7 @@ def own_values(plan: Plan, space: Space) -> Values:
         section, _, key = parameter.name.partition(".")
         asked = getattr(getattr(plan.recipe, section, None), key, None)
         value = derived.get(parameter.name, document.get(section, {}).get(key) if key else None)
-        # The plan lists resolved modules; what is searched is the group that was asked for.
+        # The plan lists resolved modules; what is searched is the requested group.
         value = asked if isinstance(value, list) or parameter.name == "method.targets" else value
         if isinstance(value, bool | int | float | str):
             found[parameter.name] = _nearest(parameter, value)
@@ -260,7 +260,7 @@ def start_points(space: Space, own: Values) -> tuple[StartPoint, ...]:
 
 
 def _nearest(parameter: Parameter, value: Plain) -> Plain:
-    """The choice that is meant: 3 of 100 steps of warm-up are a fraction of 0.03, and 2 epochs are 2.0."""
+    """The matching choice: 3 of 100 steps of warm-up are a fraction of 0.03, and 2 epochs are 2.0."""
     numbers = [c for c in parameter.choices if isinstance(c, int | float) and not isinstance(c, bool)]
     if not isinstance(value, int | float) or isinstance(value, bool) or not numbers:
         return value
@@ -272,7 +272,7 @@ _TAKES_MEMORY: Final = ("method.rank", "training.global_batch_size", "training.m
 
 
 def narrowed_by(space: Space, values: Values) -> tuple[Space, str]:
-    """The space without what is at least as large as in a trial that does not fit, and a sentence that says so.
+    """The space without what is at least as large as in a trial that does not fit, and a sentence for it.
 
     Only parameters that take memory are narrowed, and none below its smallest value; the sentence is empty where
     nothing is left to take out.
@@ -301,7 +301,7 @@ def _below(parameter: Parameter, values: Values) -> Parameter | None:
 
 
 def height_of(parameter: Parameter, values: Values) -> float | None:
-    """Where a value lies in its range, from 0 to 1; None where it plays no part or is none of the choices."""
+    """Where a value is in its range, from 0 to 1; None where it is inactive or none of the choices."""
     value = values.get(parameter.name)
     if value is None:
         return None

@@ -314,7 +314,7 @@ def _causal_mask(num_tokens: int, window: int | None, dtype: torch.dtype, device
     return torch.zeros(num_tokens, num_tokens, dtype=dtype, device=device).masked_fill_(~allowed, float("-inf"))
 
 
-# Every layer of a step asks for the same mask.
+# Every layer of a step needs the same mask.
 _kept_causal_mask = lru_cache(maxsize=16)(_causal_mask)
 
 

@@ -256,7 +256,7 @@ def _write(folder: Path, state: LoopState, tensors: Mapping[str, Mapping[str, Te
         for name, found in tensors.items():
             save_file(found, folder / name)
     except Exception as error:
-        if "No space left" in str(error):  # safetensors wraps the system's error in one of its own
+        if "No space left" in str(error):  # safetensors wraps the system's error in its own
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
         raise
     (folder / "state.json").write_text(state.model_dump_json(indent=2), encoding="utf-8")

@@ -4,7 +4,7 @@ A vocabulary of 50,000 makes logits the largest tensor of a small model's step. 
 learned are multiplied with the head, one chunk at a time, and the gradient of each chunk is computed immediately, so
 that at most one chunk of logits exists at any moment.
 
-`cross_entropy_sum` is the sum over all rows. `token_log_probabilities` keeps the rows apart: a loss over whole
+`cross_entropy_sum` is the sum over all rows. `token_log_probabilities` gives one value per row: a loss over whole
 completions scales the gradient of each row by a different factor, known only once all rows are. Label smoothing moves a
 share of the weight from the target token to the whole vocabulary, evenly, using the same logits. A soft cap on logits
 is cap * tanh(logits / cap).
@@ -70,7 +70,7 @@ def _one_chunk(
     for start in range(0, len(logits), WIDE_ROWS):
         # [WIDE_ROWS, vocabulary] and [WIDE_ROWS, 1]: only these few rows are ever held in the wider type
         part, target = logits[start : start + WIDE_ROWS], wanted[start : start + WIDE_ROWS]
-        # Compared by value, not by argmax: a tie for the largest logit counts as right, on every device alike.
+        # Compared by value, not by argmax: a tie for the largest logit counts as right, on every device.
         correct += (part.gather(1, target) == part.amax(1, keepdim=True)).sum()
         # log_softmax in fp32: over 50,000 terms a bf16 sum of exponentials would lose most of its digits.
         capped = part if cap is None else cap_(part.to(wide, copy=True), cap)

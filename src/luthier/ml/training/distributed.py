@@ -63,7 +63,7 @@ class World:
         content = text.encode()
         if len(content) > _FRAME_BYTES - 4:
             raise ValueError(f"{len(content):,} bytes to gather; at most {_FRAME_BYTES - 4:,}")
-        # A fixed size, so that a single collective suffices: no lengths have to be exchanged first.
+        # A fixed size, so that a single collective is enough: no lengths have to be exchanged first.
         frame = torch.zeros(_FRAME_BYTES, dtype=torch.uint8)
         frame[: 4 + len(content)] = _bytes(len(content).to_bytes(4, "big") + content)
         frames = [torch.empty_like(frame) for _ in range(self.size)]
@@ -188,7 +188,7 @@ def joined(device: str, *, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> 
         raise PeerLostError(
             f"rank {rank} of {size} lost the others: {first_line}",
             expected=f"all processes to live, and to answer within {timeout_seconds:g} s",
-            do="go on with the run: nothing before its newest checkpoint is lost",
+            do="continue the run: nothing before its newest checkpoint is lost",
         ) from error
     finally:
         if dist.is_initialized():
@@ -225,7 +225,7 @@ def _number(name: str, usual: int) -> int:
 def _choose_interface(master: str) -> None:
     """Set gloo's network interface where the machine's own name resolves to the loopback address.
 
-    Gloo asks the name service for the host's name. Many machines answer 127.0.0.1, which no other machine can reach.
+    Gloo looks up the host's name. Many machines answer 127.0.0.1, which no other machine can reach.
     """
     if "GLOO_SOCKET_IFNAME" in os.environ:
         return
@@ -250,7 +250,7 @@ def _is_about_peers(error: RuntimeError) -> bool:
 
 
 def _bytes(content: bytes) -> Tensor:
-    # frombuffer wants writable memory, and refuses an empty buffer.
+    # frombuffer needs writable memory, and refuses an empty buffer.
     return torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else torch.empty(0, dtype=torch.uint8)
 
 

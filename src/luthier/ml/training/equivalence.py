@@ -62,9 +62,9 @@ def why_not_packed(model: TrainableModel) -> str | None:
     does not receive the model's arguments, or that this device cannot compute on packed rows.
     """
     if not model.method.can_share_prefix:
-        return f"{type(model.method).__name__} puts a prompt of its own before each row"
+        return f"{type(model.method).__name__} puts its own prompt before each row"
     if model.path.attention != "fast":
-        return "its attention is computed by transformers, which knows of no rows that lie end to end"
+        return "its attention is computed by transformers, which does not support packed rows"
     rows, why_not = _short_rows(model), None
     plain = states_and_gradients(model, rows)
     model.uses_flex_attention = model.device.startswith("cuda")

@@ -99,7 +99,7 @@ def for_still_learning(plan: Plan) -> tuple[Remedy, ...]:
     text = f"Or take larger steps: twice the learning rate of {training.learning_rate:g}."
     found.append(Remedy(text=text, settings=(f"training.learning_rate={2 * training.learning_rate:g}",)))
     if method.name not in _NOT_ADAPTED and method.dropout > 0:
-        text = f"Drop the dropout of {method.dropout:g}: nothing was learned by heart yet."
+        text = f"Drop the dropout of {method.dropout:g}: nothing was memorised."
         found.append(Remedy(text=text, settings=("method.dropout=0",)))
     return tuple(found)
 
@@ -196,7 +196,7 @@ def _between(steps: dict[int, StepDone], start: int, stop: int) -> float:
 
 def _too_few(checks: Sequence[ValidationDone]) -> str:
     if not checks:
-        return "There were no validation rows, so overfitting cannot be judged."
+        return "There were no validation rows, so overfitting cannot be assessed."
     return f"There was only one validation, at step {checks[0].step:,}: one loss shows no course."
 
 
@@ -257,5 +257,5 @@ class EarlyStopping(FrozenModel):
         return (
             f"validation loss rose {self.num_rises} times in a row (now {self.last_loss:.4f}, best "
             f"{self.best_loss:.4f} at step {self.best_step}) while training loss fell: the model is learning the rows "
-            "by heart. The best checkpoint is kept; what to do about it stands at the end of the run and in its report"
+            "by heart. The best checkpoint is kept; what to do about it is at the end of the run and in its report"
         )

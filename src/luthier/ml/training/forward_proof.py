@@ -231,11 +231,11 @@ class _Proof:
         return F.linear(states, self.head.weight.to(states.dtype))
 
     def _why_not_the_matrix(self) -> str | None:
-        """What else contributes to the logits besides the matrix of the head."""
+        """What else contributes to the logits in addition to the matrix of the head."""
         if getattr(self.head, "bias", None) is not None:  # even a bias of zeros: full fine-tuning would never train it
             return "its head has a bias"
         if further := _further_parameters(self.base, self.body, self.head):
-            return f"{further[0]} lies between its hidden states and its logits"
+            return f"{further[0]} is between its hidden states and its logits"
         return None
 
     def _why_no_product(self, head: OwnHead, last: Tensor, tolerance: float, scaled: ScaledHead) -> str | None:

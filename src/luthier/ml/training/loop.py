@@ -38,7 +38,7 @@ from luthier.ml.training.optimizer import MasterOptimizer, WeightAverage, all_bu
 from luthier.ml.training.step import StepSchedule, one_step, validate
 
 _BILLS_A_RUN = 20
-_REPLICAS_DIFFER = "the processes' weights have drifted apart, as they do on unlike machines: all go on with rank 0's"
+_REPLICAS_DIFFER = "the processes' weights have drifted apart, as they do on unlike machines: all copy rank 0's"
 _LEDGER_LOST = "no whole record of what this run has spent: of its earlier time only that of the steps it kept counts"
 
 StopRequest = Callable[[], str | None]
@@ -226,7 +226,7 @@ def _resume(
     checkpoint, broken = checkpoints.latest()
     step = 0 if checkpoint is None else checkpoint.state.step
     for message in broken:
-        warn(step, "broken_checkpoint", f"{message}; going on from step {step}, the one before")
+        warn(step, "broken_checkpoint", f"{message}; continuing from the earlier step {step}")
     if checkpoint is None:
         world.broadcast_tensors(optimizer.masters)
         optimizer.round_into_model()

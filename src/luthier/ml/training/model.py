@@ -364,7 +364,7 @@ class TrainableModel:
     def logit_rows(self, batch: MicroBatch) -> LogitRows:
         """The logits before each learned token, by the verified path."""
         if self.path.logits == "model":
-            # [rows, longest, vocabulary] -> [N, vocabulary]: this path materialises all logits at once
+            # [rows, longest, vocabulary] -> [N, vocabulary]: this path materialises all logits together
             return LogitRows(self._own_logits(batch).flatten(0, 1)[batch.rows], form=_as_it_is)
         states = self.states(batch)
         if self.path.logits == "head":

@@ -114,7 +114,7 @@ class Objective(Protocol):
         ...
 
     def finish(self, model: TrainableModel, validation: Sequence[Batch]) -> None:
-        """Measure what the result needs besides its weights, such as the calibration of its classes.
+        """Measure what the result needs in addition to its weights, such as the calibration of its classes.
 
         Called once, in one process, with the final weights of the run; only if there is a task head.
         """

@@ -112,7 +112,7 @@ class MasterOptimizer:
         return self.rule.state()
 
     def own_memory(self) -> list[Tensor]:
-        """All that it holds beside the model's own weights."""
+        """All its state besides the model's weights."""
         return [*(m.detach() for m in self.masters), *self.gradients, *self.moment_state().values()]
 
     def load(self, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor], num_steps_taken: int) -> None:

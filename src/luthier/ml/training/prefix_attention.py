@@ -239,7 +239,7 @@ def _probabilities(scaled: Tensor, k: Tensor, prefix_k: Tensor, mask: Tensor, se
     """
     num_heads, num_suffixes, num_queries, size = scaled.shape
     num_own, cut = k.shape[2], prefix_k.shape[1]
-    # One tensor for both parts, so that the softmax runs over prefix and own keys at once.
+    # One tensor for both parts, so that the softmax runs over prefix and own keys together.
     scores = scaled.new_empty(num_heads, num_suffixes * num_queries, cut + num_own)
     by_suffix = scores.view(num_heads * num_suffixes, num_queries, cut + num_own)
     torch.bmm(scaled.view(num_heads, -1, size), prefix_k.transpose(1, 2), out=scores[..., :cut])

@@ -1,9 +1,9 @@
 """Weights, gradients and optimizer state sharded over the devices of a run; each holds a share of every tensor.
 
 torch's `fully_shard` (Zhao et al., 2023, "PyTorch FSDP", arXiv:2304.11277; FSDP2 shards each parameter separately, as a
-DTensor). Layers are gathered one by one; embeddings, last norm and head belong to one root module, which also computes
-the loss, so that whole tensors and shards never mix. The optimizer must be created after sharding: one created before
-would train tensors that no model reads.
+DTensor). Layers are gathered one at a time; embeddings, last norm and head belong to one root module, which also
+computes the loss, so that whole tensors and shards never mix. The optimizer must be created after sharding: one created
+before would train tensors that no model reads.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def refuse_unspreadable(plan: Plan) -> None:
         (
             "objective.router_aux_loss",
             plan.objective.router_aux_loss is not None,
-            "no loss of the routers, whose logits are read apart from the layers that hold them",
+            "no loss of the routers, whose logits are read separately from the layers that contain them",
             "set objective.router_aux_loss: off",
         ),
         (f"objective {plan.objective.name}", plan.objective.name != "sft", "sft", "set objective.name: sft"),
@@ -114,7 +114,7 @@ def spread(model: TrainableModel, world: World) -> None:
         why = "has no one list of layers" if found is None else "forms its logits by its own head"
         raise RecipeError(
             f"training.sharding fsdp, but {type(model.base).__name__} {why}",
-            expected="layers that can be fetched one by one, and logits that are a product with one matrix",
+            expected="layers that can be fetched one at a time, and logits that are a product with one matrix",
             do="set training.sharding: ddp",
         )
     for part in (*found[2], root):

@@ -61,7 +61,7 @@ class StepSums:
         self._pending.append(replace(losses, total=losses.total.detach(), measures=measures))
 
     def _read(self) -> None:
-        """Copy the added numbers from the device, all at once, and add them in order of arrival."""
+        """Copy the added numbers from the device in one transfer, and add them in order of arrival."""
         # One transfer for all micro-batches: each .item() would wait for the device. float64, so that the order of the
         # additions does not affect the reported loss.
         found = [value for losses in self._pending for value in (losses.total, *losses.measures.values())]

@@ -1,7 +1,7 @@
 """The audit log: who did what to what, in a chain of hashes; append, search and verify.
 
 Each entry's hash covers that of the one before it, so that a change anywhere shows in all that follows. Triggers of the
-database refuse updates and deletions besides.
+database also refuse updates and deletions.
 
 Sources: Haber & Stornetta, 1991, "How to time-stamp a digital document", doi:10.1007/BF00196791.
 """
@@ -80,12 +80,12 @@ class AuditVerdict(FrozenModel):
     """The result of verifying the chain.
 
     Attributes:
-        is_whole: Whether every entry is as it was written.
+        is_whole: Whether every entry is unchanged.
         num_entries: How many entries are whole, from the first one on.
         head_number: The number of the last of these; 0 in an empty log.
         head_hash: Its hash; `GENESIS_HASH` in an empty log. Keep both outside of the database: a chain alone cannot
             show that its end was cut off.
-        broken_number: The first entry that is not as it was written; None if there is none.
+        broken_number: The first changed entry; None if there is none.
         problem: What is wrong with that entry.
     """
 
@@ -187,7 +187,7 @@ def record(
 
 
 def make_audit_event(caller: Caller, action: str, subject: str, document: dict[str, Any] | None = None) -> AuditEvent:
-    """An action as it is logged: with who did it, without secrets, and of a bounded size."""
+    """An action as logged: with its author, without secrets, and of bounded size."""
     identity = caller.key_id or caller.member_id
     actor = caller.name if identity is None else f"{identity} {caller.name}"
     text = canonical_json(_all_masked(document or {}))
@@ -229,7 +229,7 @@ def verify_log(context: Context, *, expect: str | None = None) -> AuditVerdict:
     Args:
         context: The home.
         expect: `NUMBER:HASH` of an earlier verdict (`head_number`, `head_hash`), kept outside of the database. Without
-            it nobody can tell that the end was cut off, or that the whole chain was written again.
+            it no one can detect that the end was cut off, or that the whole chain was rewritten.
 
     Raises:
         RequestError: `expect` has another format.

@@ -1,10 +1,10 @@
 """Authentication by key, with rate limits: a server caches keys, so that not every request reads the database.
 
-A key is looked up again after `REMEMBERED_SECONDS`, by one request alone: the others are let in while that one asks,
+A key is looked up again after `REMEMBERED_SECONDS`, by a single request: the others are let in during the lookup,
 for `WHILE_ASKED_SECONDS` at most. So long, both together, may a revoked key still be let in. Clients that come with
 wrong keys are slowed down by their address. Keys that this process has let in before are looked up in spite of that:
-nobody can lock out the others behind the same address. A standalone server is open to all, or to a fixed list of keys
-besides those of the home (`StaticKeyAuthenticator`).
+no client can lock out the others behind the same address. A standalone server is open to all, or to a fixed list of
+keys in addition to those of the home (`StaticKeyAuthenticator`).
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Authenticator:
     """Checks API keys for one server process. Thread-safe, with bounded memory."""
 
     anybody: Caller | None = None
-    """Who all are that come, where nobody needs a key."""
+    """The caller of every request, where no key is needed."""
 
     def __init__(self, context: Context, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._context, self._clock, self._lock = context, clock, threading.Lock()
@@ -71,13 +71,13 @@ class Authenticator:
         self._failures = FailureLimit("wrong keys", FAILURES_PER_MINUTE, clock=clock)
 
     def recall(self, key: str) -> AuthResult | None:
-        """What is known of a key, at once; None where it has to be looked up."""
+        """The cached result for a key; None where it has to be looked up."""
         digest, now = digest_of(key), self._clock()
         with self._lock:
             if (known := self._right.get(digest)) is not None and now < known.until:
                 self._right.move_to_end(digest)
                 return known.given
-            # This request goes and asks; by the new `until` all others are let in meanwhile, so one thread is taken,
+            # This request looks it up; with the new `until` all others are let in meanwhile, so one thread is used,
             # not all.
             if known is not None and now < known.until_asked:
                 self._right[digest] = replace(known, until=known.until_asked)
@@ -93,7 +93,7 @@ class Authenticator:
 
         Args:
             key: The key as it came.
-            address: The client's address, by which failures are counted.
+            address: The client's address, for counting failures.
         """
         digest = digest_of(key)
         with self._lock:
@@ -182,7 +182,7 @@ class StaticKeyAuthenticator(Authenticator):
         self.anybody = Caller(scopes=("infer",), name="anybody on this machine") if is_open else None
 
     def recall(self, key: str) -> AuthResult | None:
-        """What is known of a key, at once; None where it has to be looked up."""
+        """The cached result for a key; None where it has to be looked up."""
         if digest_of(key) in self._digests:
             return AuthResult(caller=Caller(scopes=("infer",), name="a key of the file"))
         return super().recall(key)

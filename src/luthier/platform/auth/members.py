@@ -2,7 +2,7 @@
 
 A browser holds a secret of 256 random bits in a cookie; the database holds its digest (and so reveals no session),
 its owner, and when it ends. What a key or member may do is looked up with each request: a revoked key and a removed
-member lose access at once.
+member lose access immediately.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def add_member(context: Context, caller: Caller, name: str, password: str, role:
 
     Raises:
         RequestError: The name, the password or the role is not allowed.
-        ConflictError: The name is taken, in whatever project.
+        ConflictError: The name is taken, in any project.
     """
     # One Unicode form: two names that look the same must not be two members.
     name = normal(name).strip()
@@ -55,7 +55,7 @@ def list_members(context: Context, caller: Caller) -> Sequence[Member]:
 
 
 def find_member(context: Context, name: str) -> Member:
-    """A member by name, of whatever project: for a person at the machine.
+    """A member by name, of any project: for a person at the machine.
 
     Raises:
         NotFoundError: There is no such member.
@@ -111,7 +111,7 @@ def change_own_password(context: Context, caller: Caller, current: str, password
         password: The new one.
 
     Raises:
-        RequestError: `current` is wrong, the new password is too short or too long, or the caller is no member.
+        RequestError: `current` is wrong, the new password is too short or too long, or the caller is not a member.
         NotFoundError: The member was removed meanwhile.
         BusyError: The machine has no memory for a hash.
     """
@@ -130,10 +130,10 @@ def change_own_password(context: Context, caller: Caller, current: str, password
 
 
 def remove_member(context: Context, caller: Caller, member_id: str) -> Member:
-    """Remove a member, whose sessions end at once.
+    """Remove a member, whose sessions end immediately.
 
     Returns:
-        The member as it was.
+        The removed member.
 
     Raises:
         NotFoundError: The project has no such member.
@@ -150,7 +150,7 @@ def remove_member(context: Context, caller: Caller, member_id: str) -> Member:
 def member_by_password(context: Context, name: str, password: str) -> Member | None:
     """The member whom name and password name together; None for a wrong pair, which takes as long to find out."""
     found = _found(context, name)
-    # A hash is computed for an unknown name, too: otherwise the time of the answer would tell which names exist.
+    # A hash is computed for an unknown name, too: otherwise the time of the answer would reveal which names exist.
     is_right = fits(password, found[1] if found else _nobodys_hash())
     return found[0] if found is not None and is_right else None
 
@@ -188,7 +188,7 @@ _NUM_SECRET_BYTES: Final = 32
 
 
 def sign_in_with_key(context: Context, key: str) -> str | None:
-    """A new session for whom the key lets in; returns its secret, None for a key that lets nobody in."""
+    """A new session for the owner of a key; returns its secret, None for an invalid key."""
     caller = caller_of(context, key)
     return None if caller is None else _begin(context, caller, how="key")
 
@@ -211,7 +211,7 @@ def make_link(context: Context) -> str:
 
 
 def session_of(context: Context, secret: str) -> Session | None:
-    """The session that a browser holds the secret of; None where there is none, or whom it stood for is let in no more.
+    """The session that a browser holds the secret of; None where there is none, or its owner has lost access.
 
     A session that is used lasts longer by that.
     """

@@ -82,7 +82,7 @@ class OpenSession:
 
 @dataclass(frozen=True, slots=True)
 class KnownSession:
-    """A session as it is stored, and whom it acts for. Times are seconds since 1970 by the database's clock.
+    """A stored session, and whom it acts for. Times are seconds since 1970 by the database's clock.
 
     Attributes:
         project_id: Its project.
@@ -147,7 +147,7 @@ class MemberStore(Store):
         return self._get(_MEMBERS, member_id, project_id=project_id)
 
     def with_password(self, name: str) -> tuple[Member, str] | None:
-        """A member by name, of whatever project, with the hash of the password; None where there is none."""
+        """A member by name, of any project, with the hash of the password; None where there is none."""
         found = self._rows(select(members).where(members.c.name == name))
         return (_MEMBERS.of_row(found[0]), str(found[0]["password"])) if found else None
 
@@ -176,7 +176,7 @@ class MemberStore(Store):
             if values:
                 _MEMBERS.change(connection, member_id, values, project_id=project_id)
             if password is not None:
-                # In the same transaction: whoever knew the old password is signed out by the change itself.
+                # In the same transaction: sessions with the old password end with the change itself.
                 connection.execute(delete(web_sessions).where(web_sessions.c.member_id == member_id))
             return _MEMBERS.get(connection, member_id, project_id=project_id)
 
@@ -268,7 +268,7 @@ class MemberStore(Store):
         """Store a link that signs in once, within `seconds`."""
         with self._write() as connection:
             now = self._database.clock(connection)
-            # Links that nobody used go with the next one that is made.
+            # Unused links are deleted when the next one is made.
             connection.execute(delete(sign_in_links).where(sign_in_links.c.expires_at <= now))
             connection.execute(insert(sign_in_links).values(digest=digest, expires_at=now + seconds))
 
@@ -286,7 +286,7 @@ class MemberStore(Store):
 
 
 def _is_of(project_id: str, member_id: str | None, key_id: str | None) -> ColumnElement[bool]:
-    """Whose sessions: a comparison with None asks for NULL."""
+    """Whose sessions: a comparison with None means NULL."""
     columns = web_sessions.c
     found: ColumnElement[bool] = (
         (columns.project_id == project_id) & (columns.member_id == member_id) & (columns.key_id == key_id)

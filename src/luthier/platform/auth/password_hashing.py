@@ -1,16 +1,16 @@
 """Passwords: Argon2id hashes, the few threads that compute them, and the queue of sign-ins.
 
 Argon2id of RFC 9106, section 4: 64 MiB, 3 passes, 4 lanes, its second recommended set of parameters. The reference
-implementation (argon2-cffi) starts threads of its own for each hash and joins them. OpenSSL's Argon2id takes its lanes
-from one pool of threads for the whole process, in which two hashes at once wait for each other for ever.
+implementation (argon2-cffi) starts its own threads for each hash and joins them. OpenSSL's Argon2id takes its lanes
+from one pool of threads for the whole process, in which two concurrent hashes wait for each other for ever.
 
-A hash takes 64 MiB and a core for a moment, and anybody may request one. So a server hashes in threads of their own,
+A hash takes 64 MiB and a core for a moment, and anyone may request one. So a server hashes in separate threads,
 with a queue of bounded length: threads that answer other requests never wait for a hash.
 
 queue of one address --its turn: a failure is left--> queue of the threads --> a thread checks the password
 
-No more wrong passwords are hashed than the limit of failures allows, however many come at once. Many right ones at once
-all pass: each gives back what it took, and the next one of its address continues with that.
+No more wrong passwords are hashed than the limit of failures allows, however many arrive together. Many right ones
+together all pass: each gives back what it took, and the next one of its address continues with that.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ NUM_THREADS: Final = 2
 """Of a server for hashing, and how many hashes a process makes at a time: each takes 64 MiB."""
 MOST_WAITING: Final = 128
 MOST_WAITING_OF_ONE: Final = 64
-"""From one address: nobody fills the whole line."""
+"""From one address: no client fills the whole queue."""
 _FIRST_GUESS_SECONDS: Final = 0.5
 _NO_RESOURCES: Final = frozenset(map(error_to_str, (-22, -33)))
 """What argon2.h calls ARGON2_MEMORY_ALLOCATION_ERROR and ARGON2_THREAD_FAIL."""
@@ -50,7 +50,7 @@ _turns: Final = threading.BoundedSemaphore(NUM_THREADS)
 
 
 def hashed(password: str) -> str:
-    """The hash of a password, as it is stored: a PHC string with a salt of its own.
+    """The hash of a password, as it is stored: a PHC string with its own salt.
 
     Raises:
         RequestError: The password is too short or too long.
@@ -138,18 +138,18 @@ class PasswordThreads:
         """
         self._enter(name)
         try:
-            # The event loop goes on meanwhile; an exception of the thread is raised here.
+            # The event loop continues meanwhile; an exception of the thread is raised here.
             return await asyncio.wrap_future(self._pool.submit(self._work, work))
         finally:
             self._leave(name)
 
     def longest_seconds(self) -> float:
-        """How long the work that began first is under way; 0 where none is."""
+        """How long the oldest work has been running; 0 where none is."""
         with self._lock:
             return self._clock() - min(self._began.values()) if self._began else 0.0
 
     def close(self) -> None:
-        """Take no more work; what waits is given up, what is under way ends by itself."""
+        """Take no more work; waiting work is dropped, running work ends by itself."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _enter(self, name: str) -> None:
@@ -225,7 +225,7 @@ class SignInQueue:
         threads: The threads that hash.
         limit: The failures that one address may have.
         longest_wait_seconds: How long a sign-in waits until its address may fail once more. It does not wait where no
-            failure is left and no sign-in under way may give one back.
+            failure is left and no running sign-in may give one back.
     """
 
     def __init__(
@@ -238,7 +238,7 @@ class SignInQueue:
         """What a sign-in returns, done in one of the threads.
 
         Args:
-            address: The client's, by which failures are counted.
+            address: The client's, for counting failures.
             sign_in: Checks the password; None counts as a failure.
 
         Raises:
@@ -246,7 +246,7 @@ class SignInQueue:
             TooManyFailuresError: The address has no failure left.
         """
         block = block_of(address)
-        # Only where nobody of the address is under way: an attempt that is may give its failure back.
+        # Only where no attempt of the address is running: a running one may give its failure back.
         if block not in self._lines:
             self.limit.check(block)
         line = self._lines.setdefault(block, _Line())
@@ -274,7 +274,7 @@ class SignInQueue:
             found = await self._threads.run(block, sign_in)
             failed = found is None
             return found
-        except Exception:  # such as a database that does not answer: nobody knows
+        except Exception:  # such as a database that does not answer: the result is unknown
             failed = False
             raise
         finally:

@@ -2,7 +2,7 @@
 
 A failure is counted before the work that may fail, and given back if it does not. Counting afterwards would let all
 attempts pass that come at the same time; taking beforehand alone would refuse valid ones. So an attempt waits while
-others of its address are under way, and is refused only if none is left to give anything back.
+others of its address are running, and is refused only if none is left to give anything back.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Taken:
     """The answer of a bucket.
 
     Attributes:
-        is_allowed: Whether the request may go on.
+        is_allowed: Whether the request may continue.
         limit: The size of the bucket, in requests a minute.
         num_remaining: Whole requests that are left.
         wait_seconds: Seconds until the next request is allowed; 0 if this one is.
@@ -43,7 +43,7 @@ class Taken:
 class TokenBuckets:
     """One bucket a name: it holds a minute's worth, and fills up evenly. Safe to share between threads.
 
-    Of more than `most` names the one that was asked for longest ago is forgotten: its bucket is full again.
+    Of more than `most` names the least recently used one is forgotten: its bucket is full again.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic, most: int = MOST_BUCKETS) -> None:
@@ -97,7 +97,7 @@ class TokenBuckets:
         )
 
     def give_back(self, name: str, per_minute: int) -> None:
-        """Put one back that was taken and not used up; a full bucket stays as it is."""
+        """Put one back that was taken and not used; a full bucket is unchanged."""
         with self._lock:
             if (known := self._buckets.get(name)) is not None:
                 # The time stays that of the last refill, else what has filled up since would be lost.
@@ -109,12 +109,12 @@ LONGEST_WAIT_SECONDS: Final = 15.0
 
 
 class TooManyFailuresError(BusyError):
-    """An address has failed too often. Nothing of what was asked is done."""
+    """An address has failed too often. The request is not executed."""
 
 
 @dataclass(slots=True)
 class Attempt:
-    """One that is under way. It counts as a success unless `failed` is set."""
+    """A running one. It counts as a success unless `failed` is set."""
 
     failed: bool = False
 
@@ -165,7 +165,7 @@ class FailureLimit:
             self._changed.notify_all()
 
     def num_running(self, block: str) -> int:
-        """How many attempts of an address are under way."""
+        """How many attempts of an address are running."""
         with self._changed:
             return self._running.get(block, 0)
 
@@ -174,13 +174,13 @@ class FailureLimit:
         """Attempt something quick. Where an exception ends the block, nothing is known, and nothing is counted.
 
         Raises:
-            TooManyFailuresError: The address has no failure left, and no attempt under way gives one back.
+            TooManyFailuresError: The address has no failure left, and no running attempt gives one back.
         """
         block, made = block_of(address), Attempt()
         give_up_at = self._clock() + LONGEST_WAIT_SECONDS
         with self._changed:
             while not (taken := self.begin(block)).is_allowed:
-                # Nobody is under way who could give a failure back, or the wait is over.
+                # No running attempt could give a failure back, or the wait is over.
                 if not self._running.get(block) or self._clock() >= give_up_at:
                     raise self.refusal(taken)
                 self._changed.wait(LONGEST_WAIT_SECONDS)
@@ -193,7 +193,7 @@ class FailureLimit:
             self.end(block, failed=made.failed)
 
     def refusal(self, taken: Taken) -> TooManyFailuresError:
-        """What is said to an address with no failures left."""
+        """The error for an address with no failures left."""
         return TooManyFailuresError(
             f"too many {self._what} came from your address",
             expected=f"at most {self.per_minute} a minute",
@@ -203,7 +203,7 @@ class FailureLimit:
 
 
 def block_of(address: str) -> str:
-    """What failures are counted by: an IPv4 address, or the /64 of an IPv6 one, of which a client has all."""
+    """What failures are counted by: an IPv4 address, or the /64 of an IPv6 one, which belongs to one client."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

@@ -89,7 +89,7 @@ def create_key(
 def first_key(context: Context) -> str | None:
     """Make a key with all scopes where there is no key at all, and return it: that is the only time it can be seen.
 
-    None where there is a key, be it revoked, and where another process has just made the first one.
+    None where there is a key, even a revoked one, and where another process has just made the first one.
     """
     key = _PREFIX + secrets.token_urlsafe(_NUM_KEY_BYTES)
     made = ApiKey(key_id=new_id("key"), project_id=DEFAULT_PROJECT, name="first", scopes=("admin",))
@@ -106,7 +106,7 @@ def list_keys(context: Context, *, project_id: str | None = None) -> list[ApiKey
 
 
 def revoke_key(context: Context, key_id: str, *, project_id: str | None = None, by: Caller | None = None) -> ApiKey:
-    """Revoke a key: at once here, and within a few seconds in servers that run.
+    """Revoke a key: immediately here, and within a few seconds in running servers.
 
     Args:
         context: The home.
@@ -190,7 +190,7 @@ def caller_of(context: Context, key: str) -> Caller | None:
 
 def digest_of(key: str) -> str:
     """What is kept of a key: the SHA-256 of its text, in hexadecimal digits."""
-    # No salt and no slow hash: a key has 256 random bits, which nobody can guess from its digest.
+    # No salt and no slow hash: a key has 256 random bits, which cannot be guessed from its digest.
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -222,7 +222,7 @@ def known_projects(context: Context, caller: Caller) -> list[Project]:
 
 
 def open_project(context: Context, caller: Caller, name: str) -> tuple[Project, ApiKey, str]:
-    """Make a project, and an admin key for whoever runs it.
+    """Make a project, and an admin key for its operator.
 
     Returns:
         The project, what is stored of the key, and the key itself, which cannot be shown again.

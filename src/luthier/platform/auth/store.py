@@ -24,7 +24,7 @@ class Use(FrozenModel):
     Attributes:
         project_id: The project that asked.
         key_id: The key that asked; empty without a key.
-        model: The model as it was asked for.
+        model: The model as requested.
         target: The model that answered.
         num_prompt_tokens: Tokens of the prompt.
         num_new_tokens: Tokens of the answer.
@@ -66,7 +66,7 @@ class UsageStore(Store):
             add_use(connection, day_of(now), use)
 
     def list(self, project_id: str, *, since: str | None = None, model: str | None = None) -> list[DayOfUse]:
-        """The sums of a project, newest day first; from a day on, and of one model as it was asked for."""
+        """The sums of a project, newest day first; from a day on, and of one model as requested."""
         columns = model_usage.c
         order = [columns.day.desc(), columns.model, columns.target, columns.key_id]
         where = [] if since is None else [columns.day >= since]
@@ -163,13 +163,13 @@ class AccessStore(Store):
     def add_first_key(self, key: ApiKey, digest: str) -> ApiKey | None:
         """Keep a key where there is none yet, not even a revoked one; None where there is, or another was quicker."""
         with self._write() as connection:
-            # Writers take turns, so of two processes that start at once only one finds the table empty.
+            # Writers take turns, so of two processes that start together only one finds the table empty.
             if KEYS.first(connection) is not None:
                 return None
             return self._add_key(connection, key, digest)
 
     def key_of(self, digest: str) -> ApiKey | None:
-        """The key with this digest, be it revoked or expired or not; None where there is none."""
+        """The key with this digest, also a revoked or expired one; None where there is none."""
         return self._find(KEYS, digest=digest)
 
     def key_and_now(self, digest: str) -> tuple[ApiKey | None, float]:

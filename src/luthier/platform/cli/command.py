@@ -41,7 +41,7 @@ SetOption = Annotated[
 ]
 BudgetHoursOption = Annotated[
     float | None,
-    typer.Option("--budget-hours", metavar="H", help="Pause after so many hours.", show_default=False),
+    typer.Option("--budget-hours", metavar="H", help="Pause after this many hours.", show_default=False),
 ]
 BudgetUsdOption = Annotated[
     float | None,
@@ -49,7 +49,7 @@ BudgetUsdOption = Annotated[
 ]
 BudgetTokensOption = Annotated[
     int | None,
-    typer.Option("--budget-tokens", metavar="N", help="Pause after so many trained tokens.", show_default=False),
+    typer.Option("--budget-tokens", metavar="N", help="Pause after this many trained tokens.", show_default=False),
 ]
 BudgetKwhOption = Annotated[
     float | None,
@@ -57,7 +57,7 @@ BudgetKwhOption = Annotated[
 ]
 DevicesOption = Annotated[
     int | None,
-    typer.Option("--devices", metavar="N", min=1, help="Train with so many processes here, each with its own GPU."),
+    typer.Option("--devices", metavar="N", min=1, help="Train with this many processes here, each with its own GPU."),
 ]
 PricesOption = Annotated[
     Path | None,
@@ -78,7 +78,7 @@ OptimisedPromptOption = Annotated[
         "--optimised-prompt",
         metavar="TOKENS",
         min=0,
-        help="Also evaluate the base model with the best prompt that a search of so many tokens finds; 0: no search.",
+        help="Also evaluate the base model with the best prompt that a search of this many tokens finds; 0: no search.",
     ),
 ]
 ReflectionModelOption = Annotated[
@@ -319,7 +319,7 @@ def end_of(error: BaseException) -> Ending:
         return _usage(error)
     if isinstance(error, KeyboardInterrupt):
         return _failed_command(130, "Interrupted", "interrupted", "the work to end by itself", "run the command again")
-    # Before OSError in general, and by its causes: libraries wrap it in errors of their own.
+    # Before OSError in general, and by its causes: libraries wrap it in their own errors.
     if is_disk_full(error):
         return end_of(storage_full(error))
     if isinstance(error, OSError) and error.filename is not None and error.errno is not None:

@@ -66,7 +66,7 @@ class BarProgress:
         return bar
 
     def change(self, bar: TaskID, *, advance: float | None = None, note: str | None = None) -> None:
-        """Move a bar on, or change the words beside it."""
+        """Advance a bar, or change the text next to it."""
         if note is None:
             self._bars.update(bar, advance=advance)
         else:
@@ -120,7 +120,7 @@ class _RemainingColumn(ProgressColumn):
 
 def _rate(task: Task) -> float | None:
     """Units a second since the bar began: steadier than the last few moments, where steps differ in length."""
-    # After the end rich goes on counting `elapsed`.
+    # After the end rich continues to count `elapsed`.
     elapsed = task.finished_time if task.finished else task.elapsed
     made = task.completed - task.fields["begun_at"]
     return made / elapsed if elapsed and made else None

@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from luthier.core.errors import LuthierError
 
 IS_WRITE: Final = "luthier_is_write"
-"""The execution option that asks for a transaction that writes."""
+"""The execution option for a transaction that writes."""
 
 
 WAIT_SECONDS: Final = "luthier_wait_seconds"
@@ -27,15 +27,15 @@ WAIT_SECONDS: Final = "luthier_wait_seconds"
 
 
 class Watch(Protocol):
-    """A connection of its own that tells whether anything has changed since it was last looked at, and no more.
+    """A separate connection that only reports whether anything has changed since the last look.
 
     For one thread at a time. Never waits for a writer.
     """
 
     def look(self, key_id: str) -> tuple[Hashable, bool] | None:
-        """A mark, and whether this key has been revoked (or is not there), in this order; None where nobody can say.
+        """A mark, and whether this key has been revoked (or is missing), in this order; None where this is not known.
 
-        Whoever gets the same mark twice knows that no transaction has taken effect between the two looks.
+        The same mark twice means that no transaction has taken effect between the two looks.
         """
         ...
 
@@ -45,17 +45,17 @@ class Watch(Protocol):
 
 
 class Backend(Protocol):
-    """One kind of database. Its engine begins a transaction that reads, or, where `IS_WRITE` asks for it, writes.
+    """One kind of database. Its engine begins a transaction that reads, or, with `IS_WRITE`, writes.
 
     A transaction that reads sees one state of the database throughout. Those that write are serialised: what one of
-    them has read nobody else changes before it has ended.
+    them has read is not changed by others before it has ended.
     """
 
     name: str
     """What messages call it: never with a password in it."""
     engine: Engine
     is_quick: bool
-    """Whether a few rows are read in microseconds, waiting for nobody: an event loop may then read them itself."""
+    """Whether a few rows are read in microseconds, without waiting: an event loop may then read them itself."""
     now: ColumnElement[float]
     """Seconds since 1970 by the database's own clock, at the moment of asking."""
 
@@ -94,7 +94,7 @@ class WriteWait:
         """How long to wait now, in seconds.
 
         Args:
-            usual: The wait while nobody has waited in vain.
+            usual: The wait while no one has waited in vain.
             most: An upper limit for this transaction; None for none.
         """
         with self._lock:
@@ -106,7 +106,7 @@ class WriteWait:
         """Wait for a turn in the block.
 
         Args:
-            is_whole_wait: Whether a wait in vain means that nobody gets a turn, and not only that this one was short.
+            is_whole_wait: Whether a wait in vain means that no one gets a turn, and not only that this one was short.
         """
         began = self._clock()
         try:
@@ -121,6 +121,6 @@ class WriteWait:
             self._since = None
 
     def locked_seconds(self) -> float | None:
-        """For how long nobody has got a turn; None where that is not known."""
+        """For how long no one has got a turn; None where that is not known."""
         with self._lock:
             return None if self._since is None else self._clock() - self._since

@@ -1,4 +1,4 @@
-"""How much of what there is, in one look: for whoever watches over a server."""
+"""Counts of all records, in one query: for monitoring a server."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ Work that takes long is retried while a database restarts, so that a short outag
 
 The schema of an older database is upgraded; where there is nothing to do, this reads one row:
 
-no tables      all tables of the code are made at once
+no tables      all tables of the code are made together
 0001 to 0009   from before 0.1.0: what is missing is added, and nothing else had changed
 0010 and on    the migrations since the baseline of 0.1.0
 """
@@ -47,7 +47,7 @@ def bring_up_to_date(backend: Backend) -> None:
         WorkError: The database holds tables of something else.
     """
     with backend.engine.connect() as connection:
-        # The common case takes no lock, so that many processes open a current database at once.
+        # The common case takes no lock, so that many processes can open a current database together.
         if version_of(connection) == SCHEMA_VERSION:
             return
     with backend.migrating() as connection:
@@ -215,13 +215,13 @@ class Database:
             with self._begun(is_write=True) as connection:
                 yield connection
             return
-        # A savepoint: who handles the error of a part, such as a name that is taken, goes on with the rest.
+        # A savepoint: code that handles the error of a part, such as a name that is taken, continues with the rest.
         with self._errors_explained(), held.begin_nested():
             yield held
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """One transaction for all that this thread reads and writes in the block, by whatever store. Keep it short.
+        """One transaction for all that this thread reads and writes in the block, through any store. Keep it short.
 
         All of it takes effect, or, where the block raises, none of it.
         """
@@ -262,7 +262,7 @@ class Database:
             return version_of(connection)
 
     def watch(self) -> Watch:
-        """Something that tells cheaply whether the database has changed. It is closed with the database."""
+        """A fast check of whether the database has changed. It is closed with the database."""
         made = self._backend.watch()
         self._watches.append(made)
         return made
@@ -325,7 +325,7 @@ class Database:
 
 
 def _as_url(url_or_path: str | Path) -> URL:
-    # URL.create takes the path as it is: make_url would read `?` and `%` in it as syntax.
+    # URL.create does not parse the path: make_url would read `?` and `%` in it as syntax.
     if isinstance(url_or_path, Path) or "://" not in url_or_path:
         return URL.create("sqlite", database=str(url_or_path))
     try:
@@ -340,7 +340,7 @@ def _as_url(url_or_path: str | Path) -> URL:
 
 def _backend_of(url: URL) -> Backend:
     kind = url.get_backend_name()
-    # In memory each connection would get an empty database of its own, and child processes none.
+    # In memory each connection would get its own empty database, and child processes none.
     if kind == "sqlite" and url.database and url.database != ":memory:":
         return Sqlite(url)
     if kind == "postgresql" and url.database:
@@ -349,7 +349,7 @@ def _backend_of(url: URL) -> Backend:
         f"database {url.render_as_string(hide_password=True)!r}",
         expected="a file that SQLite keeps (sqlite:///path/to/file), or a PostgreSQL database "
         "(postgresql://user:password@host/name)",
-        do="give such an URL, or leave it out: then the database lies in the home folder",
+        do="give such an URL, or leave it out: then the database is in the home folder",
     )
 
 

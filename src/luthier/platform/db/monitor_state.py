@@ -57,7 +57,7 @@ class WatchStore(Store):
                 again where another process has changed the document meanwhile.
 
         Returns:
-            The document as it is then.
+            The current document.
         """
         while True:
             # Optimistic: `change` runs outside the transaction, which holds the comparison and the write alone.
@@ -70,7 +70,7 @@ class WatchStore(Store):
                         return after
             except IntegrityError:
                 # Another process inserted the document after it was read as missing: once more. Where nothing has
-                # changed, the project is gone, and no later try succeeds either.
+                # changed, the project is gone, and no later attempt succeeds either.
                 if self.get(project_id, kind, name) == before:
                     raise
 
@@ -79,7 +79,7 @@ class WatchStore(Store):
         self.change(project_id, kind, name, lambda _: document)
 
     def remove(self, project_id: str, kind: str, name: str = "") -> None:
-        """Forget a document; one that is gone already changes nothing."""
+        """Delete a document; a missing one changes nothing."""
         with self._write() as connection:
             put(connection, project_id, kind, name, None)
 
@@ -94,7 +94,7 @@ def put(connection: Connection, project_id: str, kind: str, name: str, document:
 
 
 def is_still(connection: Connection, project_id: str, kind: str, name: str, document: str | None) -> bool:
-    """Whether a document is as it was read before; its row is locked until the transaction of the connection ends."""
+    """Whether a document is unchanged since it was read; its row is locked until the connection's transaction ends."""
     query = select(watches.c.document).where(_is(project_id, kind, name)).with_for_update()
     return connection.execute(query).scalar() == document
 

@@ -2,9 +2,9 @@
 
 reads       REPEATABLE READ, READ ONLY: one state throughout a block
 writes      READ COMMITTED behind one advisory lock of the transaction, so that writers are serialised as they are
-            on SQLite, and what one of them has read nobody changes before it has ended. The lock goes when the
+            on SQLite, and what one of them has read is not changed before it has ended. The lock is released when the
             transaction ends, however it ends.
-time-outs   a process that is stopped in the middle of a transaction loses it after half a minute: the queue goes on
+time-outs   a process that is stopped in the middle of a transaction loses it after half a minute: the queue continues
             without it
 pre-ping    a connection that a restart of the server has cut is opened again when it is next taken
 """
@@ -69,7 +69,7 @@ class Postgresql:
         # Wrong password, no such user or rule for it, no such database.
         if state in ("28P01", "28000", "3D000"):
             return RequestError(
-                f"the database {self.name} lets nobody in: {words}",
+                f"the database {self.name} refuses the connection: {words}",
                 expected="a database of that name, and a user and password that it knows",
                 do="correct the URL, or make user and database on the server",
             )
@@ -160,7 +160,7 @@ class _PostgresqlWatch:
 
 
 def _sqlstate(error: DBAPIError) -> tuple[str, str]:
-    """SQLSTATE and message, as far as the driver gives them."""
+    """SQLSTATE and message, if the driver gives them."""
     # pg8000 raises a mapping for errors of the server and plain text for those of the socket.
     given: Any = error.orig.args[0] if error.orig is not None and error.orig.args else error.orig
     if isinstance(given, dict):

@@ -2,7 +2,7 @@
 
 WAL             readers never wait for the writer, and a killed process leaves nothing half-written
 BEGIN IMMEDIATE a writer takes its turn when it begins; a transaction that reads first and writes later would fail
-                at once where another wrote in between, whatever the timeout. Python's driver begins transactions
+                immediately where another wrote in between, with any timeout. Python's driver begins transactions
                 only before some statements, so its own are turned off, and the engine begins them itself.
 synchronous     NORMAL: after a power cut the last moments may be missing, but the file is whole
 """
@@ -52,7 +52,7 @@ class Sqlite:
             url,
             # In force from the first statement on, before `_connect` sets anything.
             connect_args={"timeout": BUSY_TIMEOUT_SECONDS},
-            max_overflow=-1,  # one a thread at most: who waits to write keeps nobody from reading
+            max_overflow=-1,  # one a thread at most: waiting to write does not block readers
         )
         event.listen(self.engine, "connect", _connect)
         event.listen(self.engine, "begin", self._begin)
@@ -60,10 +60,10 @@ class Sqlite:
 
     @contextmanager
     def migrating(self) -> Iterator[Connection]:
-        """A write transaction that one process at a time is in, whoever else opens the file."""
+        """A write transaction that one process at a time is in, for all that open the file."""
         lock = self.path.with_name(f"{self.path.name}.lock")
         with file_lock(lock, what=f"the database {self.path}", timeout_seconds=_LOCK_TIMEOUT_SECONDS):
-            # Stays in the file; set here alone, since two processes that set it at once may collide.
+            # Stays in the file; set here alone, since two processes that set it together may collide.
             with self.engine.connect() as connection:
                 # Through the driver: journal_mode cannot be changed inside the transaction that the engine would begin.
                 driver = connection.connection.driver_connection
@@ -120,7 +120,7 @@ class Sqlite:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     def watch(self) -> Watch:
-        """By `PRAGMA data_version`: it changes where another connection, of whatever process, has committed."""
+        """By `PRAGMA data_version`: it changes where another connection, of any process, has committed."""
         return _SqliteWatch(self.path)
 
 
@@ -144,7 +144,7 @@ class _SqliteWatch:
             # First the mark, then the key: in the other order a revocation in between would hide behind the newer mark.
             (version,) = self._connection.execute("PRAGMA data_version").fetchone()
             its = self._connection.execute("SELECT revoked_at FROM api_keys WHERE key_id = ?", (key_id,)).fetchone()
-        except sqlite3.Error:  # the next one asks the database in the ordinary way, which explains what is wrong
+        except sqlite3.Error:  # the next query reports what is wrong
             self.close()
             return None
         return (self._num_opened, version), its is None or its[0] is not None
@@ -168,14 +168,14 @@ def _check_place(path: Path) -> None:
 
 def _make_private(path: Path) -> None:
     """Make a database that is not there yet for this user alone: SQLite would make it for all, and takes the mode of
-    the file for those beside it."""
+    the file for the others."""
     with contextlib.suppress(OSError):  # opening it says what is wrong
         # No O_EXCL and no O_TRUNC: two processes may both be first, and a file that is there keeps content and mode.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
 
 
 def _connect(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:
-    # The driver begins no transactions of its own; `_begin` does. foreign_keys is off by default in every connection.
+    # The driver begins no transactions; `_begin` does. foreign_keys is off by default in every connection.
     connection.isolation_level = None
     for pragma in ("foreign_keys = ON", f"busy_timeout = {round(BUSY_TIMEOUT_SECONDS * 1000)}", "synchronous = NORMAL"):
         connection.execute(f"PRAGMA {pragma}").close()

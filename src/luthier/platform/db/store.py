@@ -1,8 +1,8 @@
 """Stores over declared tables: records to rows and back, common statements, and a cache of immutable records.
 
-A `RecordTable` declares how the records of one type lie in one table. Its methods work within an open transaction. A
-`Store` has one or more of them; its methods are one short transaction each, and stores of features add only the queries
-that are their own.
+A `RecordTable` declares how the records of one type are stored in one table. Its methods work within an open
+transaction. A `Store` has one or more of them; its methods are one short transaction each, and stores of features add
+only the queries that are their own.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def json_of(model: type[BaseModel]) -> Codec:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """What is said of a key that no record has.
+    """The error for a key that no record has.
 
     Attributes:
         came: A format string with `key`, such as "no study {key!r}".
@@ -98,7 +98,7 @@ class RecordTable(Generic[Record]):
         renamed: Fields by the columns that have other names.
         codecs: How fields are written that are not plain values, by column.
         overlay: Columns that are newer than the document.
-        given: Columns that whoever inserts gives, though a field has the same name.
+        given: Columns that the caller of insert gives, though a field has the same name.
         clock: The field that an insert sets to the time of the database; empty for none.
     """
 
@@ -121,7 +121,7 @@ class RecordTable(Generic[Record]):
         names = record.__dataclass_fields__ if is_dataclass(record) else getattr(record, "model_fields")  # noqa: B009
         fields = {column.name: (renamed or {}).get(column.name, column.name) for column in table.columns}
         self._fields = {column: field for column, field in fields.items() if field in names and column not in given}
-        # A record with a field `document` of its own keeps that there, not itself.
+        # A record with its own field `document` stores that there, not itself.
         self._is_document = "document" in table.columns and not {"document"} & {*self._fields, *given}
         columns = ("document", *overlay) if self._is_document else tuple(self._fields)
         self.select: Select[Any] = select(*(table.c[name] for name in columns))

@@ -1,8 +1,8 @@
 """Files that never change, named by their SHA-256, under one root: a local folder or any fsspec URL.
 
-Each writing gets a place of its own (`ab/cdef...-1f2e3d4c`) and the database says which place counts. A file is removed
-in three steps: its row is marked, its place is cleared, its row goes. Whoever brings the same content in between loses
-nothing, and after a kill the next sweep finds what is marked.
+Each writing gets its own place (`ab/cdef...-1f2e3d4c`) and the database says which place counts. A file is removed
+in three steps: its row is marked, its place is cleared, its row is deleted. A writer of the same content in between
+loses nothing, and after a kill the next sweep finds what is marked.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from luthier.platform.db.database import Database
 from luthier.platform.db.tables import artifact_links, artifacts, files, upload_parts
 
 READ_BYTES: Final = 4 << 20
-"""How much of a file elsewhere is asked for at once."""
+"""How much of a remote file is requested together."""
 _REMOVED: Final = "removed"
-"""The kind of an artifact that nobody has any more, until its file is gone, too."""
+"""The kind of an unused artifact, until its file is gone, too."""
 
 
 class Artifact(FrozenModel):
@@ -120,7 +120,7 @@ class ArtifactStore:
         Args:
             sha256: The artifact.
             target: Where the copy goes.
-            may_share: Whether nobody writes to `target`, so that a local root may hard-link its own file there.
+            may_share: Whether nothing writes to `target`, so that a local root may hard-link its own file there.
 
         Returns:
             `target`.
@@ -300,7 +300,7 @@ class ArtifactStore:
             copy_local(source, final)
 
     def _remove(self, place: str) -> bool:
-        """Remove a file that nobody has; returns whether it is gone. Where not, it is litter, not an error."""
+        """Remove an unused file; returns whether it is gone. Where not, it is a leftover, not an error."""
         try:
             self._files.rm_file(place)
         except FileNotFoundError:

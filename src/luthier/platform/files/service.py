@@ -1,4 +1,4 @@
-"""Use cases: the files of a project: keep, find, read, delete, lay out for training, and upload in parts.
+"""Use cases: the files of a project: store, find, read, delete, place for training, and upload in parts.
 
 An incoming file is written to disk and hashed in pieces, never whole in memory. Parts of an upload may come in any
 order and over several connections.
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from luthier.core.system.artifact_transfer import ArtifactReader
 
 STALE_SECONDS: Final = 24 * 3600.0
-"""How long a partial file that nobody writes to is left alone: longer than any transfer pauses."""
+"""How long a partial file without writes is left alone: longer than any transfer pauses."""
 
 
 class IncomingFile:
@@ -100,7 +100,7 @@ def _disk_full_explained(path: Path) -> Iterator[None]:
 MAX_FILENAME_LENGTH: Final = 255
 _BLOCK_BYTES: Final = 1 << 20
 _proved: Final[dict[Path, tuple[int, ...]]] = {}
-"""What the file system said of files when this process has read them whole and found their digest right."""
+"""The state of files in the file system when this process had read them whole and verified their digest."""
 _SUFFIX = re.compile(r"(\.[a-z0-9]{1,10})?\.[a-z0-9]{1,10}")
 
 
@@ -118,7 +118,7 @@ def keep_file(
     purpose: Purpose,
     expires_after_seconds: int | None = None,
 ) -> StoredFile:
-    """Make a file of the project from all that was written. It is `processed` at once; jobs check its rows.
+    """Make a file of the project from all that was written. It is `processed` immediately; jobs check its rows.
 
     Args:
         context: The home.
@@ -232,20 +232,20 @@ def local_path(context: Context, file: StoredFile) -> Path:
     if _is_proved(target, file.sha256):
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    # may_share is safe since nobody writes to it: the mode below forbids that to both names.
+    # may_share is safe since nothing writes to it: the mode below forbids that to both names.
     context.artifacts.fetch(file.sha256, target, may_share=True)
     target.chmod(0o444)
     return target
 
 
 def place_of(context: Context, file: StoredFile) -> Path:
-    """Where `local_path` lays a file out, whether it did so yet or not; what is kept of a file may lie beside it."""
+    """Where `local_path` places a file, whether it did so yet or not; data about a file may be next to it."""
     suffix = suffix_of(file.filename)
     return context.settings.file_cache_folder / file.sha256 / f"file{suffix if _SUFFIX.fullmatch(suffix) else ''}"
 
 
 def sweep_files(context: Context) -> None:
-    """Remove what has expired, what broke off, and what this machine has laid out of files that are gone."""
+    """Remove what has expired, what broke off, and local copies of files that are gone."""
     context.files.sweep()
     context.uploads.sweep()
     sweep_incoming(context.artifacts.incoming)
@@ -260,7 +260,7 @@ def safe_filename(name: str) -> str:
     """What is kept of the name that a client gives: its last part, of printable characters, cut at 255 of them."""
     # Both separators: a client on Windows may send a whole path.
     last = re.split(r"[/\\]", name)[-1]
-    # Category C: control characters, and the direction marks by which a name can look like another.
+    # Category C: control characters, and the direction marks that can make a name look like another.
     kept = "".join(c for c in last if unicodedata.category(c)[0] != "C").strip()
     if kept in ("", ".", ".."):
         return "file"
@@ -270,7 +270,7 @@ def safe_filename(name: str) -> str:
 
 
 def _is_proved(path: Path, sha256: str) -> bool:
-    """Whether a file has the digest; it is not read again while the file system says that nobody has touched it."""
+    """Whether a file has the digest; it is not read again while the file system says that it is unchanged."""
     try:
         seen = path.stat()
     except FileNotFoundError:

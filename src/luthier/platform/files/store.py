@@ -39,7 +39,7 @@ class StoredFile(FrozenModel):
         purpose: What it is for.
         sha256: The digest of its content, which names the artifact.
         num_bytes: Its size.
-        status: `processed` as soon as it is there.
+        status: `processed` as soon as it exists.
         status_details: Why its status is `error`.
         created_at: When it was made.
         expires_at: When it is deleted; None for never.
@@ -106,7 +106,7 @@ class UploadPart(FrozenModel):
 
 
 TRACE_SECONDS: Final = 24 * 3600.0
-"""How long a deleted file is still known by its place in lists: who walks through one may delete as they go."""
+"""How long a deleted file keeps its place in lists: a client that pages through one may delete at the same time."""
 _DELETED: Final = "deleted"
 FILES: Final = RecordTable(
     files,
@@ -124,7 +124,7 @@ FILES: Final = RecordTable(
 class FileStore(Store):
     """What projects have. A file of another project, or one that has expired, is as one that is not there.
 
-    Every method but `add` is one short transaction, and what it removes is gone once it has ended.
+    Every method but `add` is one short transaction, and what it removes is deleted once it has ended.
     """
 
     def __init__(self, database: Database, artifacts: ArtifactStore) -> None:
@@ -192,7 +192,7 @@ class FileStore(Store):
                 number = self._number(project_id, after)
                 where.append(place > number if order == "asc" else place < number)
             by = [place.asc() if order == "asc" else place.desc()]
-            # One more than asked for tells whether a further page exists.
+            # One more than requested shows whether a further page exists.
             found = self._list(FILES, *where, order=by, limit=limit + 1, project_id=project_id, purpose=purpose)
         return found[:limit], len(found) > limit
 
@@ -211,7 +211,7 @@ class FileStore(Store):
             found = self._found(connection, project_id, file_id)
             self._check_is_free(connection, file_id)
             FILES.change(connection, file_id, {"status": _DELETED})
-        # After the commit, in a transaction of its own that looks whether another file has the same content.
+        # After the commit, in a separate transaction that checks whether another file has the same content.
         self._artifacts.forget_unused([found.sha256])
         return found
 
@@ -242,7 +242,7 @@ class FileStore(Store):
             )
 
     def _found(self, connection: Connection, project_id: str, file_id: str) -> StoredFile:
-        # Text that is no id is not looked up: PostgreSQL refuses zero bytes in a query.
+        # Text that is not an id is not looked up: PostgreSQL refuses zero bytes in a query.
         where, found = (files.c.file_id == file_id, is_there(self._database)), None
         if is_id(file_id, "file"):
             found = FILES.first(connection, *where, project_id=project_id)
@@ -252,7 +252,7 @@ class FileStore(Store):
 
     def _number(self, project_id: str, file_id: str) -> int:
         is_it = (files.c.project_id == project_id) & (files.c.file_id == file_id)
-        # Deleted files count: a client may delete while it walks through the pages.
+        # Deleted files count: a client may delete while it pages through the list.
         number = self._scalar(select(files.c.number).where(is_it)) if is_id(file_id, "file") else None
         if number is None:
             raise RequestError(

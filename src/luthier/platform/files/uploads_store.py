@@ -1,4 +1,4 @@
-"""Files that come in parts: what is there of each, so that a transfer goes on after a restart on either side."""
+"""Files that come in parts: what has arrived of each, so that a transfer continues after a restart on either side."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class UploadStore(Store):
             return _UPLOADS.insert(connection, upload)
 
     def get(self, project_id: str, upload_id: str) -> Upload:
-        """One upload, whatever its status."""
+        """One upload, in any status."""
         with self._database.read() as connection:
             return self._found(connection, project_id, upload_id)
 
@@ -100,7 +100,7 @@ class UploadStore(Store):
             count, total = connection.execute(known.where(upload_parts.c.upload_id == upload_id)).one()
             if num_bytes > upload.num_bytes or total + num_bytes > 2 * upload.num_bytes or count >= MAX_PARTS:
                 raise RequestError(
-                    f"a part of {num_bytes} bytes beside {count} parts of {total} bytes",
+                    f"a part of {num_bytes} bytes with {count} parts of {total} bytes",
                     expected=f"parts that together have {upload.num_bytes} bytes, some of them perhaps sent twice, and "
                     f"at most {MAX_PARTS} of them",
                     do="begin another upload with the right number of bytes",
@@ -138,11 +138,12 @@ class UploadStore(Store):
         return self._artifacts.open(part.sha256)
 
     def complete(self, upload: Upload, partial: Path, sha256: str) -> StoredFile:
-        """Make the file of all parts put together; the parts are forgotten. One of two that do so at once wins."""
+        """Make the file of all parts put together; the parts are forgotten. One of two concurrent calls wins."""
         made: list[StoredFile] = []
 
         def insert_rows(connection: Connection) -> None:
-            # Of two requests that complete it at once the second one finds it completed here, and its copy is removed.
+            # Of two concurrent requests that complete it the second one finds it completed here, and its copy is
+            # removed.
             _check_pending(self._found(connection, upload.project_id, upload.upload_id))
             now, life = self._database.clock(connection), upload.file_expires_after_seconds
             file = StoredFile(

@@ -1,6 +1,6 @@
 """What every use case is handed: the home, the stores in it, and where progress is shown.
 
-Stores are named by strings and imported when they are asked for: this file lies below all of them, and a command loads
+Stores are named by strings and imported on first use: this file is below all of them, and a command loads
 those alone that it uses.
 """
 
@@ -81,7 +81,7 @@ _STORES: Final[Mapping[str, str]] = {
     "feedback": "luthier.features.feedback.store:FeedbackStore",
     "review_items": "luthier.features.feedback.store:ReviewStore",
 }
-"""Stores that need the database alone, each made when it is first asked for."""
+"""Stores that need the database alone, each made on first use."""
 
 
 class Context:
@@ -110,7 +110,7 @@ class Context:
     deployments: DeploymentStore
     """The names of this home that route to models."""
     usage: UsageStore
-    """What was asked of models of this home."""
+    """The usage of models of this home."""
     webhooks: WebhookStore
     """Where projects get messages about jobs that have ended."""
     checkpoint_permissions: CheckpointPermissionStore
@@ -128,9 +128,9 @@ class Context:
     idempotency: IdempotencyStore
     """The answers to requests that came with an idempotency key."""
     traffic: TrafficStore
-    """The index of what was asked of models of this home and answered."""
+    """The index of the traffic of this home."""
     watches: WatchStore
-    """What the projects of this home want watched, and how far that is."""
+    """What is monitored for the projects of this home, and its state."""
     alerts: AlertStore
     """The alerts of this home."""
     feedback: FeedbackStore
@@ -213,7 +213,7 @@ class Context:
     @cached_property
     def inference_client(self) -> InferenceClient:
         """The process that answers with models of this home; it is started by the first ask."""
-        # Two threads may come here at once: both get the one that was kept first.
+        # Two threads may come here together: both get the one that was kept first.
         made = import_string("luthier.features.serving.inference_client:InferenceClient")(self.settings)
         kept: InferenceClient = self.__dict__.setdefault("inference_client", made)
         return kept
@@ -234,7 +234,7 @@ class Context:
 
     @cached_property
     def traffic_recorder(self) -> TrafficRecorder:
-        """Keeps what is asked of models and answered; its thread begins with the first exchange."""
+        """Records requests and answers of models; its thread begins with the first exchange."""
         made = import_string("luthier.features.traffic.log:TrafficRecorder")(self)
         kept: TrafficRecorder = self.__dict__.setdefault("traffic_recorder", made)
         return kept
@@ -242,7 +242,7 @@ class Context:
     if not TYPE_CHECKING:  # a type checker reads the declarations above, and finds names that are none of them
 
         def __getattr__(self, name: str) -> Any:
-            """A store, made when it is first asked for; of two threads that ask at once both get the same."""
+            """A store, made on first use; concurrent threads get the same."""
             if name not in _STORES:
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
             # setdefault is atomic: of two threads the second one gets the store of the first. Later reads do not come
@@ -275,7 +275,7 @@ class Context:
 def _make_writable(home: Path) -> None:
     try:
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
-        # Trying is the only sure test: mode bits say nothing of read-only or full disks.
+        # Trying is the only sure test: mode bits do not show read-only or full disks.
         probe = home / f".probe-{os.getpid()}"
         probe.touch()
         probe.unlink(missing_ok=True)

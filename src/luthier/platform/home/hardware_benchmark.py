@@ -94,7 +94,7 @@ def _benchmark_in(rates_folder: Path) -> Benchmark:
     if found is not None and not _is_worth_repeating(place, found):
         return found
     lock = place.with_suffix(".lock")
-    # Whoever only repeats does not wait for another who does: what is kept is good enough to go on with.
+    # A repeated measurement does not wait for another process that measures: the stored one is good enough to continue.
     wait = _WAIT_SECONDS if found is None else 0.0
     try:
         with file_lock(lock, what="the measuring of this machine", timeout_seconds=wait):
@@ -134,7 +134,7 @@ def _is_worth_repeating(place: Path, found: Benchmark) -> bool:
         # A clock that was set back must not hold it off for hours.
         if 0 <= time.time() - place.stat().st_mtime < _REPEAT_SECONDS:
             return False
-    # A look takes a tenth of a second, and one plan asks for the machine many times.
+    # A look takes a tenth of a second, and one plan uses the machine many times.
     now = time.monotonic()
     if now - _looked_at.get(place, -math.inf) < _REPEAT_SECONDS:
         return False

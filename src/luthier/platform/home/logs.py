@@ -26,7 +26,7 @@ _HEADER = (
     r"(?!\*{3})[^\s'\",]+"
 )
 _RULES: Final = (
-    # Our keys, and those of services that are asked through one.
+    # Our keys, and those of services that are called with one.
     (re.compile(r"sk-luthier-[A-Za-z0-9_\-]+"), rf"sk-luthier-{_MASK}"),
     (re.compile(r"\bsk-(?!luthier-)[A-Za-z0-9_\-]{16,}"), rf"sk-{_MASK}"),
     # What webhooks are signed with.
@@ -84,7 +84,7 @@ class SecretFilter(logging.Filter):
     def _mask_message(self, record: logging.LogRecord) -> None:
         try:
             message = record.getMessage()
-        except Exception:  # noqa: BLE001 - arguments that do not fit: what is there is shown, and the work goes on
+        except Exception:  # noqa: BLE001 - arguments that do not fit: the raw text is shown, and the work continues
             message = f"{record.msg} {record.args}"
         if (whole := masked(message)) == message:
             return
@@ -158,7 +158,7 @@ class TextFormatter(logging.Formatter):
 
 
 class _Handler(logging.Handler):
-    """Writes to whatever stderr is at that moment."""
+    """Writes to the current stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
         stderr: TextIO | None = sys.stderr
@@ -186,7 +186,7 @@ def set_up_logging(log_format: LogFormat, process: str) -> None:
 
 
 def teller(log_format: LogFormat, process: str) -> Callable[[str], None]:
-    """A `tell` for what works in the background; the process must not have set up logging itself."""
+    """A `tell` for background work; the process must not have set up logging itself."""
     set_up_logging(log_format, process)
     log = logging.getLogger("luthier.process")
     return log.info

@@ -1,4 +1,4 @@
-"""Base models by the name that the API knows them by: never a path, whatever they were made from."""
+"""Base models by the name that the API knows them by: never a path, regardless of their source."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def find_base_model(context: Context, name: str) -> str:
 
 
 def local_base_models(context: Context) -> list[str]:
-    """The base models that lie on this machine, by the names that the API knows them by."""
+    """The base models on this machine, by the names that the API knows them by."""
     from luthier.ml.inference.models import sources
 
     there = {model.name for model in sources.local_models(context.home)}
@@ -62,7 +62,7 @@ def model_digest(context: Context, name: str) -> str:
 
 
 def check_is_local(context: Context, name: str) -> None:
-    """Raise RequestError for a base model that would have to be fetched first, or that nobody knows."""
+    """Raise RequestError for a base model that would have to be fetched first, or that is unknown."""
     there = local_base_models(context)
     if name not in there:
         raise RequestError(

@@ -1,7 +1,7 @@
 """Who of a machine's users can reach a home: it holds rows, traffic, digests of keys and hashes of passwords.
 
-A home is made 0700 and its database 0600. One that was made otherwise stays as it is, since somebody may have meant it
-so; it is said, with the command that closes it.
+A home is made 0700 and its database 0600. One that was made otherwise is not changed, since that may be intended;
+it is reported, with the command that closes it.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def exposed_paths(settings: Settings) -> tuple[ExposedPath, ...]:
                 f"close it: chmod -R go-rwx {shlex.quote(str(home))}",
             )
         )
-    # A closed home closes all that lies in it; only a database elsewhere needs a look of its own.
+    # A closed home closes all that is in it; only a database elsewhere needs a separate check.
     files = [path for path in _database_files(settings) if not path.is_relative_to(home) and _is_open(path)]
     if files:
         names = shlex.join(map(str, files))

@@ -1,4 +1,4 @@
-"""Where things lie: one home folder, shared by the CLI, the Python API and the server."""
+"""Where things are: one home folder, shared by the CLI, the Python API and the server."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Settings(BaseSettings):
         webhooks_may_reach_private: Whether webhooks may be sent to this machine and private networks. It is never
             inferred: behind a proxy every connection is local.
         max_request_bytes: The largest request to the server that uploads no file.
-        allowed_hosts: Names, separated by blanks, that requests may give as their `Host` besides those of this
+        allowed_hosts: Names, separated by blanks, that requests may give as their `Host` in addition to those of this
             machine itself; `*` for any.
         trusted_proxies: Addresses and networks, separated by blanks, of reverse proxies whose `X-Forwarded-For` and
             `X-Forwarded-Proto` are believed; empty for none.
@@ -62,7 +62,7 @@ class Settings(BaseSettings):
             restarted; 0 never restarts it.
         max_loaded_models: The most models in memory at once, adapters not counted.
         serving_memory_bytes: Memory for them and their adapters; 0 takes half of the machine's.
-        serving_queue: The most requests that are under way or wait.
+        serving_queue: The most requests that are running or waiting.
         serving_queue_per_key: The same for one key.
         serving_idle_seconds: All models are unloaded after that long without a request.
         serving_threads: Threads of the process that answers; 0 takes half of the cores.
@@ -75,7 +75,7 @@ class Settings(BaseSettings):
         enable_prefix_caching: Whether engines resume from prompts that they have read; None leaves it to the engine.
         speculative_config: How engines draft tokens, as JSON (`core.stream.SpeculativeConfig`); empty drafts none.
         default_max_tokens: The most tokens of an answer where the request sets no limit.
-        serving_usd_per_million_prompt_tokens: The price by which usage is counted; None for no price.
+        serving_usd_per_million_prompt_tokens: The price of counted usage; None for no price.
         serving_usd_per_million_new_tokens: The same for tokens of answers.
         smtp: The server that sends mails of alerts: `smtps://user:password@host` (TLS), `smtp+starttls://...`, or
             `smtp://...` without encryption.
@@ -127,7 +127,7 @@ class Settings(BaseSettings):
             try:
                 ip_network(word)
             except ValueError as error:
-                raise ValueError(f"{word!r} is no address and no network: {error}") from error
+                raise ValueError(f"{word!r} is not an address or a network: {error}") from error
         return value
 
     @field_validator("max_num_batched_tokens")
@@ -233,7 +233,7 @@ class Settings(BaseSettings):
         """The folder of one run.
 
         Raises:
-            NotFoundError: The text is no id of a run; such a text must never become part of a path.
+            NotFoundError: The text is not an id of a run; such a text must never become part of a path.
         """
         if not is_id(run_id, "run"):
             raise NotFoundError(

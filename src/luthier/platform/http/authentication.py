@@ -1,4 +1,4 @@
-"""Who asks, whether they may, and whether they ask too often: `Authorization: Bearer KEY`."""
+"""Authentication, scopes and rate limits: `Authorization: Bearer KEY`."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def count_refused(request: Request, num_requests: int) -> None:
 
 
 def wrong_key() -> ApiError:
-    """The refusal of a key that lets nobody in; it does not tell why."""
+    """The refusal of an invalid key; it does not reveal why."""
     message = "Incorrect API key provided: it is unknown, expired or revoked"
     return ApiError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
 
@@ -94,7 +94,7 @@ def _count(request: Request, authenticator: Authenticator, given: AuthResult) ->
         return
     answer_headers(request.scope).update(
         {
-            # The names and the unit suffix of OpenAI's headers, by which its clients pace themselves.
+            # The names and the unit suffix of OpenAI's headers, which its clients use to pace themselves.
             "x-ratelimit-limit-requests": str(taken.limit),
             "x-ratelimit-remaining-requests": str(taken.num_remaining),
             "x-ratelimit-reset-requests": f"{math.ceil(taken.reset_seconds * 1000)}ms",
@@ -140,13 +140,13 @@ def _needs(*scopes: Scope) -> Callable[..., Awaitable[Caller]]:
     return check
 
 
-# Of async dependencies, since each plain one would take a thread of its own for every request.
+# Of async dependencies, since each plain one would use a separate thread for every request.
 async def _context(request: Request) -> Context:
     return context_of(request)
 
 
 HomeContext = Annotated[Context, Depends(_context)]
-"""What a handler asks for to reach the services."""
+"""The dependency of handlers that use the services."""
 Reader = Annotated[Caller, Depends(_needs("read"))]
 Trainer = Annotated[Caller, Depends(_needs("train"))]
 Asker = Annotated[Caller, Depends(_needs("infer"))]

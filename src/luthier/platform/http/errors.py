@@ -1,6 +1,6 @@
 """Failures as OpenAI's error object, with the status that its client library expects, and in the OpenAPI document.
 
-FastAPI would document that a wrong request is answered with 422 and a body of its own, and that failures have the
+FastAPI would document that a wrong request is answered with 422 and its own body, and that failures have the
 content type of the success; both differ here.
 """
 
@@ -70,7 +70,7 @@ class ErrorBody(dict[str, Any]):
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    """Teach the app to answer with OpenAI's error object whatever goes wrong."""
+    """Make the app answer every error with OpenAI's error object."""
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(LuthierError, _luthier_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
@@ -109,14 +109,14 @@ def as_api_error(error: LuthierError) -> ApiError:
 
 
 def error_response(error: ApiError) -> JSONResponse:
-    """The answer that tells a client of it."""
+    """The response for a client."""
     body = ErrorBody(error.message, error.type, error.param, error.code)
     return JSONResponse(body, status_code=error.status, headers=error.headers)
 
 
 def bug_response() -> JSONResponse:
     """The answer to what went wrong by our own fault."""
-    message = "The server had an error of its own; its log says more, by the x-request-id of this answer"
+    message = "Internal server error; see the server's log, by the x-request-id of this response"
     return error_response(ApiError(500, message, type="server_error", code="internal_error"))
 
 
@@ -208,7 +208,7 @@ _OF_FASTAPI: Final = ("HTTPValidationError", "ValidationError")
 
 
 def document_failures(app: FastAPI) -> None:
-    """Have the app's OpenAPI document tell of every failure, as `application/json`."""
+    """Document every failure in the app's OpenAPI document, as `application/json`."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -225,7 +225,7 @@ def _completed(made: dict[str, Any]) -> dict[str, Any]:
     for name in _OF_FASTAPI:
         schemas.pop(name, None)
     schema = ErrorAnswer.model_json_schema(ref_template="#/components/schemas/{model}")
-    # pydantic nests models under $defs; OpenAPI keeps all of them beside each other.
+    # pydantic nests models under $defs; OpenAPI keeps all of them next to each other.
     schemas.update(schema.pop("$defs", {}))
     schemas["ErrorAnswer"] = schema
     for path, operations in made["paths"].items():

@@ -2,7 +2,7 @@
 
 Most routes need one of the event loop's threads for requests (40 by anyio's default). A process whose threads all wait
 for ever still accepts connections, and answers what needs none. So a thread is requested to do nothing: how long that
-takes tells a process that is busy from one that is gone. The liveness check covers the event loop, these threads and
+takes distinguishes a busy process from one that is gone. The liveness check covers the event loop, these threads and
 those that hash. Readiness is polled by load balancers, so it is cached.
 """
 
@@ -33,7 +33,7 @@ HASH_SECONDS: Final = 120.0
 class InThread(Generic[Found]):
     """Something done in one of the threads for requests, at most once at a time: all who ask meanwhile share it.
 
-    So nobody takes more than one thread by asking often.
+    So frequent probes use only one thread.
     """
 
     def __init__(self, do: Callable[[], Found], *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -45,17 +45,17 @@ class InThread(Generic[Found]):
         """What it returns or raises.
 
         Args:
-            within_seconds: How long it may have been under way.
+            within_seconds: How long it may have been running.
 
         Raises:
-            TimeoutError: It has been under way for longer than that.
+            TimeoutError: It has been running for longer than that.
         """
         task = self._task
         # A task of a loop that has ended, as in tests, would never finish.
         if task is None or task.done() or task.get_loop() is not asyncio.get_running_loop():
             task = self._task = asyncio.create_task(run_sync(self._do))
             self._began = self._clock()
-        # asyncio.wait does not cancel on time-out, as wait_for would: the others who share the task go on waiting.
+        # asyncio.wait does not cancel on time-out, as wait_for would: the others who share the task continue to wait.
         await asyncio.wait({task}, timeout=max(0.0, within_seconds - self.seconds))
         if not task.done():
             raise TimeoutError
@@ -74,7 +74,7 @@ class Liveness:
         self._context, self._thread = context, InThread(_nothing, clock=clock)
 
     async def problems(self) -> dict[str, str]:
-        """What is gone, each with why; nothing where all is well. Takes at most `THREAD_SECONDS`."""
+        """What has failed, each with the reason; empty where all is well. Takes at most `THREAD_SECONDS`."""
         found: dict[str, str] = {}
         try:
             await self._thread.found(THREAD_SECONDS)
@@ -120,7 +120,7 @@ class Readiness:
         self._checks: tuple[Check, ...] = ()
         self._looked = -_REMEMBERED_SECONDS
         self.is_stopping = False
-        """Set once the server is about to end: from then on it is not ready, and asks nobody."""
+        """Set once the server is about to end: from then on it is not ready, without any check."""
 
     def checks(self) -> tuple[Check, ...]:
         """All checks, each with what is wrong."""
@@ -164,14 +164,14 @@ def _database(context: Context) -> None:
         raise WorkError(f"its tables are of version {found}", expected=SCHEMA_VERSION, do="update Luthier")
     try:
         context.database.check_write(WRITE_SECONDS)
-    except UnreachableError as error:  # without its name: whoever asks has shown no key
+    except UnreachableError as error:  # without its name: the client has shown no key
         raise WorkError(
             f"no transaction that writes gets a turn within {WRITE_SECONDS:g} s", expected=error.expected, do=error.do
         ) from error
 
 
 def _artifacts(context: Context) -> None:
-    """Every file comes in by way of this machine's disk, wherever it is kept."""
+    """Every file passes through this machine's disk, for any store."""
     from luthier.platform.files.service import IncomingFile
 
     with IncomingFile(context.artifacts.incoming) as probe:
@@ -215,7 +215,7 @@ class ReadinessView(BaseModel):
 async def healthz(request: Request, response: Response) -> LivenessView:
     """503, with the reasons, where the threads that answer requests are gone: the process should be started again.
 
-    It answers whatever the database does.
+    It answers regardless of the database.
     """
     liveness: Liveness = request.app.state.liveness
     problems = await liveness.problems()

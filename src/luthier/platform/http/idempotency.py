@@ -117,7 +117,7 @@ _LONGEST_WAIT_SECONDS: Final = 60
 
 
 class _AtWork:
-    """What this very process is at, so that nobody takes it over however long it lasts; and when it last swept."""
+    """The work of this process, so that it is never taken over however long it lasts; and when it last swept."""
 
     def __init__(self) -> None:
         self.lock, self.keys, self.swept_at = threading.Lock(), set[tuple[str, str]](), -math.inf

@@ -41,14 +41,14 @@ def measured(context: Context) -> Measured:
 
 
 def living_workers(context: Context, busy: frozenset[str]) -> frozenset[str]:
-    """The workers that are there: those that hold a job, wherever they run, and those of this home that wait for one.
+    """The existing workers: those that hold a job, on any machine, and those of this home that wait for one.
 
     A worker holds a lock of its name as long as its process lives, which is seen by the machine that it runs on.
     """
     from luthier.core.system.files import is_held
 
     locks = context.settings.jobs_folder.glob(f"{_PREFIX}*{_SUFFIX}")
-    # A lock file stays after its worker: that the lock is held tells that the process lives.
+    # A lock file stays after its worker: that the lock is held shows that the process lives.
     return busy | {lock.name[len(_PREFIX) : -len(_SUFFIX)] for lock in locks if is_held(lock)}
 
 
@@ -67,7 +67,7 @@ _FORWARDING: Final = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
 
 
 class Metrics:
-    """The counters of one app, in a registry of its own. Labels are routes as they are declared, never addresses."""
+    """The counters of one app, in its own registry. Labels are routes as they are declared, never addresses."""
 
     def __init__(self, context: Context) -> None:
         self.registry = CollectorRegistry()
@@ -79,26 +79,26 @@ class Metrics:
             "luthier_http_request_seconds", "From a request to the end of its answer.", labels, registry=self.registry
         )
         self._series: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
-        self.in_flight = Gauge("luthier_http_requests_in_flight", "Requests under way.", registry=self.registry)
+        self.in_flight = Gauge("luthier_http_requests_in_flight", "Requests in progress.", registry=self.registry)
         build = Gauge("luthier_build_info", "The version that runs.", ("version",), registry=self.registry)
         build.labels(version("luthier")).set(1)
         self.registry.register(_HomeCollector(context))
 
     def count(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count a request that has been answered."""
-        # A client may invent methods: each would become a series of its own, for ever.
+        # A client may invent methods: each would become a separate series, for ever.
         counted = (method if method in _METHODS else "other", route, status)
         series = self._series.get(counted)
         if series is None:  # the labels are bounded, so these are
             named = (*counted[:2], str(status))
-            # `labels()` formats and locks each time; with the children at hand counting costs two increments.
+            # `labels()` formats and locks each time; with the children stored counting costs two increments.
             series = self._series[counted] = (self._requests.labels(*named), self._seconds.labels(*named[:2]))
         series[0].inc()
         series[1].observe(seconds)
 
 
 class _HomeCollector(Collector):
-    """Looks into the database whenever somebody asks, so that several processes tell the same."""
+    """Reads the database on each scrape, so that several processes report the same."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -135,7 +135,7 @@ def _by_status(name: str, text: str, statuses: tuple[str, ...], counts: dict[str
 
 
 async def _may_look(request: Request) -> None:
-    """Whoever is on this machine itself may look without a key; what a proxy hands on comes from elsewhere."""
+    """Clients on this machine may read without a key; what a proxy forwards comes from elsewhere."""
     host = request.client.host if request.client is not None else ""
     # A reverse proxy on this machine connects from loopback, too: its headers show that the client is elsewhere.
     is_near = host.startswith(_LOOPBACK) and not any(name in request.headers for name in _FORWARDING)

@@ -6,7 +6,7 @@ response by `answer_headers(scope)`.
 Hosts: against DNS rebinding a connection that came in over loopback is answered for names of this machine alone, and
 for those that the settings allow. Where names are set, all connections are held to them.
 
-Proxies: anybody can send `X-Forwarded-For`, and a believed address is the one by which wrong keys and passwords are
+Proxies: anyone can send `X-Forwarded-For`, and a trusted address is the one under which wrong keys and passwords are
 counted. So the header is believed only from a proxy that a setting names.
 
 Body: its size is counted while it comes in, and its digest is kept if needed. Routes that take files count for
@@ -88,14 +88,14 @@ class Frame:
 
 
 def answer_headers(scope: Scope) -> dict[str, str]:
-    """Headers that go with the answer to this request, whatever it will be; to be written into."""
+    """Headers of the response to this request, for any response; to be written into."""
     headers: dict[str, str] = scope.setdefault("state", {}).setdefault("answer_headers", {})
     return headers
 
 
 def _harden(headers: MutableHeaders) -> None:
     is_page = headers.get("content-type", "").startswith("text/html")
-    # Set whatever a route says; the `setdefault`s below are what a route may choose otherwise.
+    # Always set; the `setdefault`s below are what a route may choose otherwise.
     headers["x-content-type-options"] = "nosniff"
     headers["referrer-policy"] = "no-referrer"
     headers.setdefault("x-frame-options", "DENY")
@@ -168,7 +168,7 @@ def _without_port(host: str) -> str:
 
 
 class TrustedProxies:
-    """Takes client and scheme from the headers of proxies that are named, and from nobody else's.
+    """Takes client and scheme only from the headers of trusted proxies.
 
     The first request that another proxy forwards is logged.
 
@@ -244,7 +244,7 @@ class BodyLimit:
                 if is_hashed:
                     digest.update(chunk)
                 if num_bytes > self._most_bytes and not takes_files:
-                    # Raised out of `receive`, hence in whoever reads the body; the app's handlers turn it into an
+                    # Raised out of `receive`, so in the code that reads the body; the app's handlers turn it into an
                     # answer.
                     raise HTTPException(413, self._too_large().message)
             return message
@@ -265,7 +265,7 @@ def _encoded(coding: str) -> ApiError:
     """What is small on the wire may be vast unpacked: nothing is unpacked here."""
     return ApiError(
         415,
-        f"Content-Encoding: {coding[:100]}; expected: a body as it is; what to do: send it without compression",
+        f"Content-Encoding: {coding[:100]}; expected: an uncompressed body; what to do: send it without compression",
         code="unsupported_content_encoding",
         headers={"Accept-Encoding": "identity"},
     )
@@ -313,12 +313,12 @@ class JsonBody:
 
 
 def _is_read_here(scope: Scope) -> bool:
-    """Not what brings a file, whatever it says of itself: that is never held in memory."""
+    """Not an upload of a file, with any content type: that is never held in memory."""
     return scope["method"] in _METHODS and not is_upload(scope) and _is_json(Headers(scope=scope))
 
 
 def _is_json(headers: Headers) -> bool:
-    """Whether it says so, or does not say what it is: then it is read as JSON."""
+    """Whether it is declared so, or not declared: then it is read as JSON."""
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     return not kind or kind == "application/json" or kind.endswith("+json")
 

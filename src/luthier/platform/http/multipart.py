@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 MAX_FIELD_BYTES: Final = 4096
 MAX_FORM_OVERHEAD_BYTES: Final = 64 * 1024
-"""What fields, headers and boundaries may take together, beside the file."""
+"""What fields, headers and boundaries may take together, besides the file."""
 _PIECE_BYTES: Final = 1 << 20
 
 
@@ -47,7 +47,7 @@ class FormError(RequestError):
 
 
 class Form(FrozenModel):
-    """What came beside the bytes of the file.
+    """What came besides the bytes of the file.
 
     Attributes:
         filename: The name of the file as the client gives it.
@@ -143,7 +143,7 @@ class _FormReader:
         # All that did not go into the file: headers and boundaries could otherwise grow without bound.
         self._num_overhead_bytes += len(data) - (self._incoming.num_bytes - before)
         if self._num_overhead_bytes > MAX_FORM_OVERHEAD_BYTES:
-            raise _malformed(f"more than {MAX_FORM_OVERHEAD_BYTES} bytes stand beside the file")
+            raise _malformed(f"the form has more than {MAX_FORM_OVERHEAD_BYTES} bytes besides the file")
 
     def form(self) -> Form:
         """What came, once all of it has."""
@@ -228,7 +228,7 @@ def _unescaped(filename: str) -> str:
 
 
 def _malformed(how: str) -> FormError:
-    return FormError(f"The body is no whole multipart/form-data: {how}", code="invalid_multipart")
+    return FormError(f"The body is not complete multipart/form-data: {how}", code="invalid_multipart")
 
 
 def _too_large(most_bytes: int) -> FormError:

@@ -5,7 +5,7 @@ What is a path is known by the field that holds it, never by how its text looks.
     a reference    a file, a folder or a model, such as `adapter_path`: shown as its id, or the last part of the path
     text of rows   what a row or a model says, such as `excerpt`: never changed
     prose          our own sentences, such as `came`: absolute paths that the references of the same document name, and
-                   what lies in the home, are replaced where they occur exactly; a bare name never is, since a sentence
+                   files in the home, are replaced where they occur exactly; a bare name never is, since a sentence
                    may quote a row that says the same word
 """
 
@@ -68,17 +68,17 @@ def redact_paths(document: Any, places: Mapping[str, str]) -> Any:
 
     Args:
         document: JSON values.
-        places: What is shown in place of which path, or which start of one.
+        places: What is shown in place of which path or prefix.
 
     Returns:
-        The document, its references as ids or last parts of paths; text of rows is as it was.
+        The document, its references as ids or last parts of paths; text of rows is unchanged.
     """
     known = _references_in(document, places) | dict(places)
     return _redacted(document, known, field="")
 
 
 def shown_reference(value: str, places: Mapping[str, str] | None = None) -> str:
-    """A file, folder or model as it is shown: by what `places` has for it, else by the last part of its path.
+    """A file, folder or model as displayed: what `places` has for it, else by the last part of its path.
 
     Text around the path stays, as in `/models/base + 4 examples` or `6@/models/base`.
     """
@@ -99,9 +99,9 @@ def shown_reference(value: str, places: Mapping[str, str] | None = None) -> str:
 
 
 def redact_text(text: str, places: Mapping[str, str]) -> str:
-    """A sentence of ours without the paths that are known; any other text in it is as it was."""
+    """A sentence of ours without the paths that are known; any other text in it is unchanged."""
     if any(place in text for place in places):
-        # Longest first: a folder must not replace the beginning of a file in it that has a name of its own.
+        # Longest first: a folder must not replace the beginning of a file in it that has its own name.
         text = re.sub(_any_of(sorted(places, key=len, reverse=True)), lambda match: places[match[0]], text)
     return _encodable(text)
 
@@ -168,7 +168,7 @@ def _key(key: Any, places: Mapping[str, str], field: str) -> Any:
 
 def _field_of(holder: Mapping[str, Any], key: Any, outer: str) -> str:
     """What kind of field a key is: that of the setting that it is the value of, and within rows' text always text."""
-    # Whatever lies within text of rows is text of rows, whatever its keys are called.
+    # Everything within text of rows is text of rows, under any keys.
     if outer in ROW_TEXT and outer != "value":
         return outer
     if key in _NAMED_VALUES and isinstance(name := holder.get("name"), str):
@@ -209,6 +209,6 @@ def _encodable(text: str) -> str:
 
 
 def _any_of(places: Sequence[str]) -> str:
-    """A pattern of whole paths: none begins within a word, and none ends where a longer name goes on."""
+    """A pattern of whole paths: none begins within a word, and none ends within a longer name."""
     known = [re.escape(place) + ("" if place.endswith("/") else r"(?![\w/-]|\.\w)") for place in places]
     return rf"(?:(?<![\w/])|(?<=file://))(?:{'|'.join(known)})"

@@ -3,10 +3,10 @@
 Clients poll the same job again and again, and mostly nothing has happened: then the response is the one before. Each
 request first takes a marker of the database (`Watch`), before anything is read for its answer. A response is kept under
 the marker that it was made at, and given to others only while the marker is still that one: a request after a commit,
-of whatever process, gets a response that was read after it. See docs/decisions/0012.
+of any process, gets a response that was read after it. See docs/decisions/0012.
 
 FastAPI would validate a response again that was validated when it was made, and hand both the reading and the
-validation to other threads: beside a training each such turn costs more than the work itself.
+validation to other threads: next to a training each such switch costs more than the work itself.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class PollCache:
             self._authenticator.forget_all()
             await error_response(wrong_key())(scope, receive, send)
             return
-        # A new dict, not `clear()`: requests still under way keep theirs and cannot put old answers into the new one.
+        # A new dict, not `clear()`: running requests keep theirs and cannot put old answers into the new one.
         if mark != self._mark or len(self._kept) >= _MOST_ANSWERS:
             self._mark, self._kept = mark, {}
         # All that an answer depends on; the key itself is not among it, so keys of one project share answers.
@@ -98,7 +98,7 @@ class PollCache:
             return await run_in_threadpool(self._watch.look, key_id)
 
     async def _make(self, asked: Hashable, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let the routes answer, and keep that. Who asks for the same meanwhile waits for this one."""
+        """Let the routes answer, and cache that. Concurrent requests for the same wait for this one."""
         kept, made = self._kept, asyncio.get_running_loop().create_future()
         kept[asked] = made
         start: Message | None = None

@@ -27,7 +27,7 @@ def page(
         after: The id of the item behind which the page begins; None for the first page.
         limit: The most items of a page.
         id_of: The id of an item.
-        show: The item as it is sent.
+        show: The item as sent.
 
     Returns:
         `{object, data, has_more, first_id, last_id}`.
@@ -74,7 +74,7 @@ async def read_form(
     except FormError as error:
         message = f"{error.came}; expected: {error.expected}; what to do: {error.do}"
         raise ApiError(error.status, message, param=error.param, code=error.code) from error
-    # Nobody reads this answer, but the log and the metrics count the request as refused and not as a bug.
+    # The client does not read this response, but the log and the metrics count the request as refused and not as a bug.
     except ClientDisconnect as error:
         raise ApiError(400, "The client went away before the body was whole") from error
 

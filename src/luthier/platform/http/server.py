@@ -140,7 +140,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _refuse(self, status: int, message: str) -> None:
         head = [STATUS_LINE[status], b"content-type: text/plain; charset=utf-8\r\nconnection: close\r\n"]
-        # Written by hand: uvicorn's `send_400_response` knows no other status.
+        # Written explicitly: uvicorn's `send_400_response` knows no other status.
         head.append(f"content-length: {len(message)}\r\n\r\n{message}".encode("ascii"))
         self.transport.write(b"".join(head))
         self.transport.close()
@@ -153,7 +153,7 @@ _KEEP_ALIVE_SECONDS: Final = 75
 
 
 def make_server(app: FastAPI, context: Context, readiness: Readiness) -> uvicorn.Server:
-    """The HTTP server of the app; it writes no log lines of its own below warnings.
+    """The HTTP server of the app; it writes no log lines below warnings.
 
     Who a client is, is what the connection says; what a proxy says of it is believed of `settings.trusted_proxies`
     alone, never because a connection comes from this machine, from which others may connect, too.

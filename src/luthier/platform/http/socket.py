@@ -21,9 +21,9 @@ class Listener:
 
     Attributes:
         socket: The socket.
-        host: The address as it was asked for.
+        host: The address as requested.
         port: The port that it got.
-        near_host: The address by which this machine reaches it.
+        near_host: The address for clients on this machine.
         is_loopback: Whether only this machine can reach it.
     """
 
@@ -64,7 +64,7 @@ def listen(host: str, port: int) -> Iterator[Listener]:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             opened.bind(address)
-            opened.listen(_MOST_WAITING)  # at once: two sockets may be bound to one port until the first one listens
+            opened.listen(_MOST_WAITING)  # now: two sockets may be bound to one port until the first one listens
         except (OSError, OverflowError) as error:
             raise _explained(host, port, error) from error
         # 0.0.0.0 and :: are no addresses to connect to: this machine reaches the server by loopback.
@@ -78,7 +78,7 @@ def _explained(host: str, port: int, error: Exception) -> LuthierError:
     if number == errno.EADDRINUSE:
         return ConflictError(
             f"port {port} of {host} is taken by another program",
-            expected="a port that nobody listens on",
+            expected="a free port",
             do=f"choose another with --port (0: any that is free), or end that program (`ss -ltnp 'sport = :{port}'` "
             f"names it)",
         )

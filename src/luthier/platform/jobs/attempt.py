@@ -1,4 +1,4 @@
-"""What an attempt of a job uses: files of its own, progress as job events, and a clean end on SIGTERM.
+"""What an attempt of a job uses: its own files, progress as job events, and a clean end on SIGTERM.
 
 A job's files stay when the project deletes those that they were made from.
 """

@@ -4,7 +4,7 @@
 
 FOLDER is the attempt's own. It holds `job.json`, which says what is to be done; the last act is to write the outcome
 into it. Ends as the run ends: paused after SIGTERM, with a checkpoint; what a person has to correct is an outcome, too.
-A full disk or a database that stays away is none: then it ends with `NOT_NOW`, and the job goes on when there is room.
+A full disk or an unreachable database is none: then it ends with `NOT_NOW`, and the job continues when there is room.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _ATTEMPTS: Final = {
     "asked": "luthier.features.training.recipe_job:carry_out",
     "recipe": "luthier.features.training.jobs:carry_out",
 }
-"""What does an attempt of each kind of job. By name: this process lies below what it runs, and loads one of them."""
+"""What does an attempt of each kind of job. By name: this process is below what it runs, and loads one of them."""
 PRELOADED: Final = (
     "torch",
     "transformers",
@@ -101,7 +101,7 @@ def main(home: Path, folder: Path) -> None:
 
 
 def _carry_out(context: Context, job: Job) -> Outcome:
-    """One attempt of whatever kind of job this is."""
+    """One attempt of a job of any kind."""
     outcome: Outcome = import_string(_ATTEMPTS[_kind(job)])(context, job)
     return outcome
 
@@ -114,7 +114,7 @@ def _kind(job: Job) -> str:
 
 
 def _is_for_want_of_room(error: BaseException, home: Path) -> bool:
-    """Whether the disk was full: libraries wrap that in errors of their own, so the free space is looked at too."""
+    """Whether the disk was full: libraries wrap that in their own errors, so the free space is checked, too."""
     cause: BaseException | None = error
     while cause is not None:
         if is_disk_full(cause):

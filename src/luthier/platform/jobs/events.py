@@ -67,7 +67,7 @@ def started(kind: JobKind, lane: Lane) -> tuple[str, str]:
 
 def goes_on(kind: JobKind) -> str:
     """Another attempt has begun."""
-    return "Fine-tuning job goes on from its last checkpoint" if kind == "train" else f"{_CALLED[kind]} begins again"
+    return "Fine-tuning job resumes from its last checkpoint" if kind == "train" else f"{_CALLED[kind]} begins again"
 
 
 def picked_up(kind: JobKind) -> str:
@@ -153,7 +153,7 @@ class JobEventStore:
             RequestError: The job has no event `after`. An empty page would look like the end of the list.
         """
         given: dict[str, str | int] = {
-            # One row more than asked for tells whether there is another page, without a second query.
+            # One row more than requested shows whether there is another page, without a second query.
             "its_job": job_id, "before": _BEYOND, "at_most": _BEYOND if limit is None else limit + 1
         }  # fmt: skip
         with self._database.read() as connection:
@@ -172,7 +172,7 @@ class JobEventStore:
         return [_event(row) for row in shown], len(rows) > len(shown)
 
     def notes(self, job_id: str, *, limit: int) -> list[JobEvent]:
-        """The events of a job apart from its steps, newest first, at most `limit`."""
+        """The events of a job except its steps, newest first, at most `limit`."""
         code = job_events.c.code  # codes of steps are `step-N`; the dot comes right behind the dash
         query = select(*_SHOWN).where(job_events.c.job_id == job_id, or_(code < "step-", code >= "step."))
         with self._database.read() as connection:

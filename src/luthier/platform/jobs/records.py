@@ -22,7 +22,7 @@ class Job(FrozenModel):
         kind: The kind of work.
         document: What to do, in the format of its kind.
         run_id: The run that it makes or resumes; empty if there is none. A run has at most one job.
-        status: Its status; see `shown_status` for what is under way.
+        status: Its status; see `shown_status` for what is in progress.
         wish: The request that its worker has not carried out yet: to pause or to cancel.
         attempt: The number of starts, and the fencing token: a worker with an older number has lost the job.
         num_crashes: Crashes since it last made progress.
@@ -35,7 +35,7 @@ class Job(FrozenModel):
         finished_at: When it ended; None before.
         error: Why it failed, as `LuthierError.as_json` writes it.
         project_id: The project that it belongs to.
-        lane: Which kind of worker takes it next; from `validate` a job goes on to `train`.
+        lane: Which kind of worker takes it next; after `validate` a job continues with `train`.
     """
 
     job_id: str
@@ -59,7 +59,7 @@ class Job(FrozenModel):
 
     @property
     def shown_status(self) -> str:
-        """The status with what is under way: `pausing`, `cancelling`, or else the status itself."""
+        """The status with pending requests: `pausing`, `cancelling`, or else the status itself."""
         if self.status == "running" and self.wish is not None:
             return {"pause": "pausing", "cancel": "cancelling"}[self.wish]
         return self.status

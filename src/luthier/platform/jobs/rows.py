@@ -1,7 +1,7 @@
 """Rows of the job queue: found, held and read as jobs, and leases when the wall clock is set.
 
-As leases of leader election in Kubernetes, those that look wrong are judged by when this process has seen them change,
-on its own clock, and not by the time that is written in them.
+As leases of leader election in Kubernetes, those that look wrong are recognised by when this process has seen them
+change, on its own clock, and not by the time that is written in them.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class LeaseWatch:
         """
         with self._lock:
             now = self._clock()
-            # A renewal changes the end and so the key: its time starts again. Leases that are gone drop out, which
+            # A renewal changes the end and so the key: its time starts again. Released leases drop out, which
             # bounds memory.
             self._seen = {lease: self._seen.get(lease, now) for lease in leases}
             return [lease[0] for lease, since in self._seen.items() if now - since >= lease_seconds]
@@ -81,7 +81,7 @@ _OF_PROJECT: Final = _BY_ID.where(jobs.c.project_id == bindparam("its_project"))
 
 
 class LeaseLostError(ConflictError):
-    """Another attempt has the job now, or it has ended: whoever gets this must stop working on it."""
+    """Another attempt has the job now, or it has ended: the caller must stop working on it."""
 
 
 def add_job(connection: Connection, now: float, job: Job) -> Job:
@@ -93,7 +93,7 @@ def add_job(connection: Connection, now: float, job: Job) -> Job:
         job: Its id, kind, document, run, project and lane are stored; all else starts afresh.
 
     Returns:
-        The job as it is stored.
+        The stored job.
 
     Raises:
         IntegrityError: The id is taken.

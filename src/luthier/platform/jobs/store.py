@@ -1,7 +1,7 @@
-"""The queue: who may work on what, held by leases, so that nothing is lost and nothing is done twice at once.
+"""The queue: who may work on what, held by leases, so that nothing is lost and nothing is done twice.
 
 A worker holds a job by a lease that it renews; where it stops to, another takes the job over. Each start has its own
-attempt number, and whoever comes with an older one is turned away: the fencing of Gray & Cheriton, 1989, "Leases: an
+attempt number, and calls with an older one are rejected: the fencing of Gray & Cheriton, 1989, "Leases: an
 efficient fault-tolerant mechanism for distributed file cache consistency", doi:10.1145/74850.74870, with tokens. All
 times are the database's, so that the clocks of the workers do not matter.
 
@@ -9,7 +9,7 @@ The database's clock may be set while jobs wait and run (`store.lease_watch`):
 
 forward   for the time of a lease no lease is taken as run out, so that every living worker can renew its own
 back      what rests longer than any rest is due; a lease that ends later than any lease is lost once it has not been
-          renewed for the time of a lease, by a clock that nobody sets
+          renewed for the time of a lease, by a clock that is never set
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class JobStore:
             return job_by_id(connection, job_id, project_id)
 
     def of_run(self, run_id: str, project_id: str) -> Job | None:
-        """The newest job of a project that makes this run, or goes on with it; None where there is none."""
+        """The newest job of a project that makes or continues this run; None where there is none."""
         with self._database.read() as connection:
             return job_of_run(connection, run_id, project_id)
 
@@ -121,7 +121,7 @@ class JobStore:
     def claim(self, worker: str, lanes: tuple[Lane, ...] = ("train",)) -> Job | None:
         """Take the next job of these lanes and start an attempt of it; None where there is nothing to do.
 
-        First comes what this very worker held when it died, whatever its lease says: there is one process of a name.
+        First comes what this worker held when it died, regardless of the lease: there is one process of a name.
         Then what another worker has lost, then what is queued, oldest first. What was lost counts as a crash, and a job
         that has crashed too often without getting any further fails instead of being given out again.
         """
@@ -222,7 +222,7 @@ class JobStore:
             return job_by_id(connection, job_id)
 
     def give_back(self, job_id: str, attempt: int, *, rest_seconds: float = 0.0) -> Job:
-        """Put a job back into the queue, as when its worker shuts down. A pending pause or cancel is done at once.
+        """Put a job back into the queue, as when its worker shuts down. A pending pause or cancel is done immediately.
 
         Args:
             job_id: The job.
@@ -263,7 +263,7 @@ class JobStore:
             return job_by_id(connection, job_id)
 
     def ask(self, job_id: str, wish: Wish) -> Job:
-        """Pause or cancel a job: at once where no worker holds it, else as soon as its worker looks at it.
+        """Pause or cancel a job: immediately where no worker holds it, else as soon as its worker checks it.
 
         Raises:
             ConflictError: It has ended, is being cancelled already, or is paused and should pause.
@@ -277,7 +277,7 @@ class JobStore:
                 raise ConflictError(
                     f"job {job_id} is {job_of(row).shown_status}",
                     expected=f"a job that can be {words[wish]}",
-                    do="look at it: it may be what you wanted already",
+                    do="look at it: the change may have been made already",
                 )
             if status == "running":
                 message = "Pausing: a checkpoint is written first" if wish == "pause" else "Cancelling"
@@ -289,7 +289,7 @@ class JobStore:
             return job_by_id(connection, job_id)
 
     def resume(self, job_id: str) -> Job:
-        """Queue a paused or failed job again; it goes on from its last checkpoint.
+        """Queue a paused or failed job again; it continues from its last checkpoint.
 
         Raises:
             ConflictError: It is not paused or failed; a job that is still pausing is neither.
@@ -346,7 +346,7 @@ class JobStore:
         """What becomes of a job whose attempt ended without a word.
 
         is_lost: what ended is its worker or its machine. That is rarely the job's doing, so it takes more of them until
-        the job is given up: but not for ever, since a job may bring down whatever it runs on.
+        the job is given up: but not for ever, since a job may crash its machine.
         """
         if row["wish"] is not None:  # it was to stop, and it has
             self._close(connection, row, now, "paused" if row["wish"] == "pause" else "cancelled", None)
@@ -367,7 +367,7 @@ class JobStore:
             }
             self._close(connection, row, now, "failed", error)
             return
-        # Exponential backoff from 5 s on. An attempt that got further is repeated at once (below).
+        # Exponential backoff from 5 s on. An attempt that made progress is repeated immediately (below).
         rest = min(LONGEST_REST_SECONDS, FIRST_REST_SECONDS * 4 ** max(0, num_crashes - 1))
         message = f"The work ended unexpectedly ({reason}): {picked_up(row['kind'])}"
         insert_event(connection, now, row["job_id"], message, level="warn")
@@ -389,7 +389,7 @@ class JobStore:
 
     def _tell_start(self, connection: Connection, row: RowMapping, now: float) -> None:
         code, message = started(row["kind"], row["lane"])
-        # Told once for each code: a retried validation is not announced again.
+        # Reported once for each code: a retried validation is not announced again.
         if not has_event(connection, row["job_id"], code):
             insert_event(connection, now, row["job_id"], message, code=code)
         elif row["lane"] == "train":

@@ -52,7 +52,7 @@ class Worker:
     """Looks after one job at a time.
 
     Args:
-        name: Its name, unique among all processes: what it held when it died it takes back at once.
+        name: Its name, unique among all processes: what it held when it died it takes back immediately.
         store: The queue.
         command: The command that does a job, given the folder of its attempt.
         step_of: The training step that a job has reached.
@@ -85,7 +85,7 @@ class Worker:
         A database that does not answer is waited for.
 
         Args:
-            stop_requested: Returns why to stop; None to go on.
+            stop_requested: Returns why to stop; None to continue.
             until_idle: Whether to return when no job is left.
 
         Returns:
@@ -139,7 +139,7 @@ class Worker:
     def _supervise(
         self, job: Job, leased: float, attempt: Attempt, stop_requested: Callable[[], str | None]
     ) -> tuple[Wish | None, bool]:
-        """Until the child has ended; what was asked of it, and whether the worker itself was to stop."""
+        """Until the child has ended; the request to it, and whether the worker itself has to stop."""
         pace, wish, is_stopping = self.pace, job.wish, False
         kill_at: float | None = None
         # Not time.monotonic, which stops while the machine sleeps: leases do not.
@@ -151,7 +151,7 @@ class Worker:
             if now - looked >= pace.ping:
                 looked = now
                 try:
-                    # Between two renewals a plain read suffices to see a wish within half a second.
+                    # Between two renewals a plain read is enough to see a request within half a second.
                     if now - beaten >= pace.beat:
                         beaten = now
                         wish = self.store.beat(job.job_id, job.attempt, self.step_of(job))
@@ -184,14 +184,14 @@ class Worker:
             except LuthierError as error:
                 self.tell(f"{job.job_id}: waiting for the database: {error.came}")
                 if time.monotonic() >= deadline:
-                    return  # whoever takes the job over finds the run ended and has little to do
+                    return  # the next attempt finds the run ended and has little to do
                 time.sleep(self.pace.look)
             else:
                 self.tell(f"{job.job_id}: {after.shown_status}")
                 return
 
     def _record_outcome(self, job: Job, attempt: Attempt, wish: Wish | None, *, is_stopping: bool) -> Job:
-        """Tell the queue what became of an attempt; the job as it is then."""
+        """Report the result of an attempt to the queue; returns the updated job."""
         outcome = attempt.outcome()
         if outcome is None and attempt.has_to_wait:
             return self._requeue_later(job)

@@ -44,7 +44,7 @@ class Mail(FrozenModel):
         text: Its plain text.
         status: `failed` once it was given up.
         num_attempts: The attempts until now.
-        next_at: When it is tried next, or when the one who tries it now counts as gone.
+        next_at: When it is tried next, or when the current sender counts as gone.
         last_answer: How the last attempt went.
         created_at: When it was made.
     """
@@ -72,7 +72,7 @@ def check_address(text: str) -> str:
 
 
 def waiting(project_id: str, to: tuple[str, ...], subject: str, text: str, *, now: float) -> WatchDocument:
-    """A mail as it is kept, to be sent at once by whoever sends."""
+    """A stored mail, due immediately for any sender."""
     mail = Mail(mail_id=new_id("mail"), to=to, subject=subject, text=text, next_at=now, created_at=now)
     return WatchDocument(project_id, KIND, mail.mail_id, mail.model_dump_json())
 
@@ -121,7 +121,7 @@ def deliver(settings: Settings, mail: Mail) -> dict[str, str]:
             alarm.start()
             try:
                 if scheme == "smtp+starttls":
-                    # A context of its own: without one smtplib checks neither certificate nor name.
+                    # An explicit context: without one smtplib checks neither certificate nor name.
                     smtp.starttls(context=ssl.create_default_context())
                 if user:
                     smtp.login(user, password)
@@ -138,7 +138,7 @@ def deliver(settings: Settings, mail: Mail) -> dict[str, str]:
 
 
 def _take(context: Context, one: WatchDocument, mail: Mail, now: float) -> Mail | None:
-    """The mail, so that nobody else tries it meanwhile; None where somebody does."""
+    """The mail, claimed so that no one else sends it meanwhile; None where another sender has it."""
     # A sender that dies lets the lease run out, and the mail is tried again: it may arrive twice, never not at all.
     changed = {"next_at": now + _LEASE_SECONDS, "created_at": min(now, mail.created_at)}
     taken = mail.model_copy(update=changed | {"num_attempts": mail.num_attempts + 1})
@@ -163,7 +163,7 @@ def _try(context: Context, project_id: str, mail: Mail) -> None:
         context.watches.remove(project_id, KIND, mail.mail_id)
         return
     now, wait = context.access.now(), wait_seconds(mail.num_attempts)
-    # Given up now where the next attempt would come too late, rather than by an attempt more.
+    # Given up now where the next attempt would come too late, rather than by another attempt.
     is_over = now - mail.created_at + wait > GIVE_UP_SECONDS
     log.warning("mail %s to %s %s: %s", mail.mail_id, ", ".join(to), "given up" if is_over else "waits", answer)
     changed = {

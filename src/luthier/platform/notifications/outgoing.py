@@ -4,7 +4,7 @@ The name is resolved here, every address that it leads to is checked, and the co
 that leads elsewhere a moment later gains nothing (DNS rebinding). No redirect is followed, no proxy is used, only the
 status of the answer is read, and all of it ends within a bounded time. Addresses that are not listed as reachable are
 refused, so that a range that IANA assigns tomorrow needs no line here. IPv6 forms of an IPv4 address are unwrapped, and
-each address that is meant must be allowed.
+each intended address must be allowed.
 
 Sources: IANA IPv4 and IPv6 Special-Purpose Address Registries (RFC 6890), RFC 4291 (IPv6 forms), RFC 6052 and RFC 8215
 (NAT64), RFC 3056 (6to4), RFC 4380 (Teredo), RFC 5214 (ISATAP), RFC 3879 (site-local).
@@ -75,7 +75,7 @@ _METADATA: Final = (
 
 
 def why_forbidden(address: Address, *, may_reach_private: bool) -> str | None:
-    """In words, what forbids to call an address; None where nothing does.
+    """Why an address must not be called, as text; None where it may.
 
     Args:
         address: where a connection would go to. The scope of an IPv6 address does not matter.
@@ -92,7 +92,7 @@ def why_forbidden(address: Address, *, may_reach_private: bool) -> str | None:
 
 
 def is_own(address: Address) -> bool:
-    """Whether an address is one of this machine's own: what is sent there never leaves it, whatever its range.
+    """Whether an address is one of this machine's own: what is sent there never leaves it, in any range.
 
     The kernel picks the source of a datagram socket when it is connected, without sending anything; for an address of
     this machine it picks the address itself.
@@ -103,15 +103,15 @@ def is_own(address: Address) -> bool:
             # Port 9 (discard) is arbitrary: a datagram socket sends nothing when it connects.
             probe.connect((str(address), 9))
             return bool(probe.getsockname()[0] == str(address))
-    except OSError:  # no route: whoever connects in earnest learns the same
+    except OSError:  # no route: the real connection fails in the same way
         return False
 
 
 def _meant_by(address: Address) -> tuple[Address, ...]:
     """All addresses that may be reached by one: itself, or what it wraps.
 
-    Deprecated or local wrappings (IPv4-compatible, 64:ff9b:1::/48, Teredo, IPv4-translated) are not unwrapped: they lie
-    outside of what is listed, and are refused whatever they hold.
+    Deprecated or local wrappings (IPv4-compatible, 64:ff9b:1::/48, Teredo, IPv4-translated) are not unwrapped: they are
+    outside the list, and are refused with any content.
     """
     if isinstance(address, IPv4Address):
         return (address,)
@@ -131,7 +131,7 @@ def _is_isatap(address: IPv6Address) -> bool:
 
 
 def _is_global(address: Address) -> bool:
-    """Both this list and Python's must say so: each may be the older one."""
+    """Both this list and Python's must allow it: each may be the older one."""
     if isinstance(address, IPv6Address) and address not in _IPV6_GLOBAL:
         return False
     return address.is_global and not _is_in(address, (*_SPECIAL, *_PRIVATE, *_METADATA))
@@ -245,7 +245,7 @@ class _Connection(http.client.HTTPConnection):
             secure.do_handshake()
 
     def cut(self) -> None:
-        """Break off, from another thread: whoever waits for the other side stops waiting."""
+        """Abort, from another thread: callers that wait for the other side stop waiting."""
         if self.sock is not None:
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(self.sock, socket.SHUT_RDWR)  # TLS would wait for its turn first

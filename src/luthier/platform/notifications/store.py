@@ -2,7 +2,7 @@
 
 A job that has ended is announced in the transaction that inserts the messages about it: after a crash at any moment
 either nothing has happened or all of it has (the outbox of Richardson, Microservices Patterns, 2018, section 3.3).
-Messages are taken by a lease, so that two servers do not send one at once; one that was sent by a server that died
+Messages are taken by a lease, so that two servers do not both send one; one that was sent by a server that died
 before it could record it is sent again, with the same id.
 """
 
@@ -56,7 +56,7 @@ class Delivery(FrozenModel):
         body: The JSON that is sent, byte for byte the same at each attempt, since it is signed.
         status: Whether it still waits, or how it ended.
         num_attempts: The attempts until now, and the fencing token of the current one.
-        next_at: When it is tried next, or when the one who tries it now counts as gone.
+        next_at: When it is tried next, or when the current sender counts as gone.
         last_answer: How the last attempt went; None before the first.
         created_at: When it was made.
     """
@@ -128,7 +128,7 @@ class WebhookStore(Store):
             return found
 
     def drop(self, webhook_id: str) -> None:
-        """Forget a webhook whose receiver wants no more; one that is gone already changes nothing."""
+        """Delete a webhook whose receiver wants no more; a missing one changes nothing."""
         with self._write() as connection:
             connection.execute(delete(webhooks).where(webhooks.c.webhook_id == webhook_id))
 
@@ -139,7 +139,7 @@ class WebhookStore(Store):
             return self._list(_DELIVERIES, webhook_id=webhook_id, limit=limit)
 
     def tell(self, webhook_id: str, project_id: str, event_type: str, data: dict[str, Any]) -> Delivery:
-        """Write down one message, to be sent at once."""
+        """Store one message, due immediately."""
         with self._write() as connection:
             _WEBHOOKS.get(connection, webhook_id, project_id=project_id)
             now = self._database.clock(connection)
@@ -175,7 +175,7 @@ class WebhookStore(Store):
             return len(rows)
 
     def claim(self, *, limit: int, lease_seconds: float) -> list[DueDelivery]:
-        """Take messages whose time has come, longest overdue first; nobody else takes them until the lease ends."""
+        """Take messages whose time has come, longest overdue first; no one else takes them until the lease ends."""
         table = webhook_deliveries
         # What was written in the future was written before the clock was set back.
         is_from_the_future = table.c.created_at > self._database.now + SLACK_SECONDS
@@ -207,16 +207,16 @@ class WebhookStore(Store):
         """Store how an attempt went.
 
         Args:
-            taken: The delivery as it was claimed.
+            taken: The delivery as claimed.
             status: `pending` if it is to be tried again.
             answer: How it went, for people.
             wait_seconds: Until the next attempt, where the status is still `pending`.
 
         Returns:
-            The delivery as it is now; None where the lease had ended and another sender has taken it.
+            The updated delivery; None where the lease had ended and another sender has taken it.
         """
         table = webhook_deliveries
-        # The number of attempts is the fencing token: whoever took the message after us has a higher one.
+        # The number of attempts is the fencing token: a later sender of the message has a higher one.
         is_ours = (table.c.message_id == taken.message_id) & (table.c.num_attempts == taken.num_attempts)
         with self._write() as connection:
             values = {

@@ -21,17 +21,17 @@ Question = Literal["wake", "plan", "audit", "look", "repair", "tokens", "map", "
 
 MAX_SECONDS: Final = 600.0
 LARGE_BYTES: Final = 2 << 30
-"""Libraries alone take a quarter of that: beyond it lies what rows have left behind."""
+"""Libraries alone take a quarter of that: memory beyond it was left behind by rows."""
 _SERVE: Final = "luthier.platform.processes.analysis_child:serve"
 _MOST_AT_ONCE: Final = 2
 _WAIT_SECONDS: Final = 10.0
 _GRACE_SECONDS: Final = 5.0
-# Each child may take gigabytes: the bound holds for the whole process, whoever asks.
+# Each child may take gigabytes: the bound applies to the whole process, for all callers.
 _turns = threading.BoundedSemaphore(_MOST_AT_ONCE)
 
 
 def answer_to(context: Context, question: Question, given: dict[str, Any]) -> dict[str, Any]:
-    """The answer of a process of its own, as a plain document.
+    """The answer of a separate process, as a plain document.
 
     Args:
         context: of the home that the question is about.
@@ -61,7 +61,7 @@ def answer_to(context: Context, question: Question, given: dict[str, Any]) -> di
 class WarmChild:
     """A process that answers one question after the other: its libraries are loaded once, most of a plan's time.
 
-    It starts with the first question, and again where it has ended. It belongs to the thread that asks, and dies with
+    It starts with the first question, and again where it has ended. It belongs to the calling thread, and dies with
     it; `kill` may be called by any thread.
     """
 
@@ -81,16 +81,16 @@ class WarmChild:
         except ChildEndedError as error:
             if self.was_killed:
                 raise WorkError(
-                    "the question was withdrawn", expected="somebody who waits for it", do="ask again"
+                    "the request was cancelled", expected="a client that waits for it", do="try again"
                 ) from error
             raise _no_answer(error) from error
 
     def kill(self) -> None:
-        """End it at once: whoever waits for an answer gets an error."""
+        """End it immediately: callers that wait for an answer get an error."""
         # Read once: `kill` runs in other threads and `close` sets it to None.
         child = self._child
         if child is not None:
-            # Before the kill: the waiting thread may see the child end at once and then asks why.
+            # Before the kill: the waiting thread may see the child end immediately and then asks why.
             self.was_killed = True
             child.kill()
 
@@ -118,7 +118,7 @@ def _answer_of(child: ChildProcess, question: Question, given: dict[str, Any]) -
 
 
 def _no_answer(error: ChildEndedError) -> LuthierError:
-    """The error of a process that was late or died; what it said last goes to the log alone."""
+    """The error of a process that was late or died; its last output goes only to the log."""
     if error.is_late:
         return WorkError(
             f"it took longer than {MAX_SECONDS:.0f} s",
@@ -128,6 +128,6 @@ def _no_answer(error: ChildEndedError) -> LuthierError:
     log.error("a question ended %s: %s", error.how, "\n".join(error.log_lines))
     return WorkError(
         "the process that was to answer ended without an answer",
-        expected="enough memory, and no bug of ours",
+        expected="enough memory, and no bug in Luthier",
         do="see the server's log",
     )

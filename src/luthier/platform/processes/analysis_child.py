@@ -24,7 +24,7 @@ _ANSWERS: Final = {
     "repair": "luthier.features.datasets.analysis:prepare",
     "watch": "luthier.features.monitoring.loop:run_checks",
 }
-"""What answers each question. By name: this process lies below what it asks, and loads one of them."""
+"""The function for each question. By name: this process is below what it calls, and loads one of them."""
 
 
 def serve(document: dict[str, Any], channel: Channel) -> None:

@@ -1,4 +1,4 @@
-"""A queue in which keys take turns: however much one of them asks, the next turn is another's."""
+"""A queue in which keys take turns: however many requests one of them has, the next turn is another's."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class FairQueue(Generic[Item]):
         return item
 
     def remove(self, is_it: Callable[[Item], bool]) -> None:
-        """Take out whatever is so; turns stay as they are."""
+        """Remove the items that match; turns are not changed."""
         for owner in list(self._items):
             kept = deque(item for item in self._items[owner] if not is_it(item))
             if kept:

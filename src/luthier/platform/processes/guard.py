@@ -1,10 +1,10 @@
 """A small process between a worker and the process that does the work, so that nothing outlives its worker.
 
-    worker  --pings-->  guard  --starts-->  child (a group of its own), and whatever the child starts
+    worker  --pings-->  guard  --starts-->  child (its own group), and all that the child starts
 
 The child's whole group is killed where the worker's end of the pipe closes (it died, however it died), where the
 deadline passes that the worker named last (it was stopped, its machine hangs, or it no longer renews its lease), and
-once the child itself has ended (what it started must not go on alone). The guard imports next to nothing and does
+once the child itself has ended (what it started must not keep running). The guard imports next to nothing and does
 nothing else, so it is never too busy to look.
 
     python -m luthier.platform.processes.guard DEADLINE COMMAND...      DEADLINE: seconds of `clock_jump.elapsed`
@@ -83,7 +83,7 @@ def _forked(command: Sequence[str], own: Sequence[int]) -> Child | None:
         command: The command line of the child.
         own: Descriptors that the child must not inherit; an exec closes them by itself.
     """
-    forked = sys.modules.get(_FORKED)  # not imported: whoever was forked from it has it
+    forked = sys.modules.get(_FORKED)  # not imported: a process forked from it has it
     if forked is None or not forked.is_program(command):
         return None
     guard = os.getpid()
@@ -114,7 +114,7 @@ def _look_after(child: Child, deadline: float, woken: int) -> bool:
     partial = b""
     while child.poll() is None:
         ready, _, _ = select.select([stdin, woken], [], [], max(0.0, deadline - elapsed()))
-        # Empty the pipe, or select would return at once for ever.
+        # Empty the pipe, or select would return immediately for ever.
         if woken in ready:
             os.read(woken, 4096)
         if stdin in ready:

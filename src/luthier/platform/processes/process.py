@@ -93,13 +93,13 @@ class Attempt:
             code = self._guard.poll()
             if code is None:
                 return False
-            # A guard that was killed said nothing. One that ended after its fork server did not reach us by its exit
-            # code, but said it.
+            # A guard that was killed reported nothing. One that ended after its fork server did not reach us by its
+            # exit code, but reported it.
             said = self._guard.stdout.read() if code < 0 and self._guard.stdout is not None else b""
             self._code = int(said) if said else code
         if self._child:
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                # Only a guard that was killed leaves the group behind; otherwise there is nobody, and that is
+                # Only a guard that was killed leaves the group behind; otherwise there is none, and that is
                 # suppressed.
                 os.killpg(self._child, signal.SIGKILL)
         return True
@@ -113,11 +113,11 @@ class Attempt:
         self._say(b"t")
 
     def kill(self) -> None:
-        """End the child and all that it started at once."""
+        """End the child and all that it started immediately."""
         self._say(b"k")
 
     def close(self) -> None:
-        """Let go: the guard ends whatever still runs. Waits until it has."""
+        """Release: the guard ends all that still runs. Waits until it has."""
         if self._guard.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 self._guard.stdin.close()
@@ -128,7 +128,7 @@ class Attempt:
             self._guard.stdout.close()
 
     def outcome(self) -> Outcome | None:
-        """What the child said at its end; None where it ended without a word."""
+        """The child's last report; None where it ended without one."""
         try:
             return Outcome.model_validate_json((self.folder / OUTCOME_NAME).read_bytes())
         except FileNotFoundError:
@@ -158,5 +158,5 @@ class Attempt:
 
     def _say(self, word: bytes) -> None:
         assert self._guard.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it has ended: `has_ended` tells
+        with contextlib.suppress(BrokenPipeError):  # it has ended: `has_ended` reports it
             self._guard.stdin.write(word + b"\n")  # shorter than PIPE_BUF: never torn apart

@@ -1,6 +1,6 @@
 """A cache of slow computations about files, keyed by the file's digest and run in background threads.
 
-A page asks for the cached result, starts the computation if there is none, and polls while it runs. Cached files may be
+A page requests the cached result, starts the computation if there is none, and polls while it runs. Cached files may be
 deleted at any time. An error in the file itself is cached too; an error of the machine is shown once and not cached.
 """
 
@@ -118,7 +118,7 @@ def start_computation(context: Context, subject: Subject, answer: Callable[[], d
             error = raised
         except Exception:
             log.exception("finding out %s of %s failed", subject.kind, subject.sha256)
-            error = WorkError("it ended by an error of our own", expected="no bug of ours", do="see the server's log")
+            error = WorkError("it ended by an internal error", expected="no bug in Luthier", do="see the server's log")
         with _lock:
             # In one step with the error, or a page would see neither and start it again.
             del _running[path]

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as a wish to stop, for work that ends in good order, and an answer to them at once."""
+"""SIGTERM and SIGINT as a request to stop, for work with a clean shutdown, and an immediate response to them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from contextlib import contextmanager, suppress
 
 from luthier.core.run import StopReason
 
-AGAIN = "Ctrl-C once more ends it at once"
+AGAIN = "Press Ctrl-C again to end immediately"
 
 
 @contextmanager
 def stop_signals(notice: Callable[[], str] | None = None) -> Iterator[Callable[[], str | None]]:
-    """Turn SIGTERM and SIGINT into a wish that the work asks for between two steps; a second SIGINT interrupts at once.
+    """Turn SIGTERM and SIGINT into a flag that the work checks between two steps; a second SIGINT interrupts it.
 
     In a thread other than the main one (a notebook's, a server's) signals are not ours to take.
 

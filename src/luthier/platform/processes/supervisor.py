@@ -1,12 +1,12 @@
 """Processes that belong together: started, restarted if they crash or hang, health-checked, and ended together.
 
-supervisor --starts--> programs, each in a session of its own: Ctrl-C in a terminal reaches the supervisor alone
+supervisor --starts--> programs, each in its own session: Ctrl-C in a terminal reaches the supervisor alone
 
 The kernel kills every program where the supervisor dies, however it dies; what they were doing is in the database. Use
 it from the main thread of a process that has no other: that is whose death the kernel watches.
 
-A supervisor has no time to wait for an HTTP response and may start no thread beside its forks. So a health probe is a
-socket that does not block: each look takes it one step further.
+A supervisor has no time to wait for an HTTP response and may start no thread because of its forks. So a health probe is
+a socket that does not block: each look takes it one step further.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class HealthProbe:
         return f"{self._problem}; not healthy for {seconds:.0f} s" if seconds >= limit else None
 
     def close(self) -> None:
-        """Give up the question that is under way."""
+        """Cancel the running probe."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -112,7 +112,7 @@ class HealthProbe:
             elif select.select([self._socket], [], [], 0)[0]:
                 chunk = self._socket.recv(_MOST_BYTES)
                 self._said += chunk
-                # `Connection: close` was asked for, so the answer ends with the connection.
+                # `Connection: close` was requested, so the answer ends with the connection.
                 if not chunk or len(self._said) >= _MOST_BYTES:
                     self._ended(now, *_read(self._said))
                     return
@@ -137,7 +137,7 @@ class HealthProbe:
 
     def _ended(self, now: float, status: int | None, problem: str) -> None:
         self.close()
-        self._has_answered |= status is not None  # whatever it says: its start is over
+        self._has_answered |= status is not None  # with any status: its start is over
         if status == 200:
             self._well_at = now
         self._problem = problem
@@ -159,7 +159,7 @@ FIRST_REST_SECONDS: Final = 0.5
 LONGEST_REST_SECONDS: Final = 30.0
 _STACKS_SECONDS: Final = 0.5
 _STEADY_SECONDS: Final = 60.0
-"""Who ran that long before it ended starts afresh: its next rest is the first again."""
+"""A program that ran that long before it ended resets its back-off: its next pause is the first again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,7 +294,7 @@ class Supervisor:
 
     def _start(self, one: _Running) -> None:
         supervisor = os.getpid()
-        # Not `core.child_process`: programs serve on sockets of their own, are probed over HTTP and have no result.
+        # Not `core.child_process`: programs serve on their own sockets, are probed over HTTP and have no result.
         one.process = subprocess.Popen(
             one.program.command,
             stdin=subprocess.DEVNULL,

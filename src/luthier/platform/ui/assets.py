@@ -31,7 +31,7 @@ STYLE: Final = "app.css"
 
 @dataclass(frozen=True, slots=True)
 class Asset:
-    """A file as it is sent.
+    """A file as sent.
 
     Attributes:
         address: Its name with a part of its digest.

@@ -30,7 +30,7 @@ _UNREACHABLE_RETRY_SECONDS: Final = 5.0
 
 
 def add_error_pages(app: FastAPI) -> None:
-    """Teach the app to answer with a page whatever goes wrong."""
+    """Make the app answer every error with a page."""
     app.add_exception_handler(SignInNeededError, _sign_in)
     app.add_exception_handler(ForbiddenError, _forbidden)
     app.add_exception_handler(LuthierError, _luthier_error)
@@ -115,6 +115,6 @@ async def _http_error(request: Request, error: Exception) -> Response:
 async def _bug(request: Request, error: Exception) -> Response:
     log.error("unexpected error in %s %s", request.method, request.url.path, exc_info=error)
     shown = LuthierError(
-        "the server had an error of its own", expected="no bug of ours", do="see the server's log, and report it"
+        "internal server error", expected="no bug in Luthier", do="see the server's log, and report it"
     )
     return error_page(request, 500, shown)

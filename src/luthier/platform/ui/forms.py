@@ -1,16 +1,16 @@
 """Forms of the pages: a form that is sent twice does its work once; secrets are shown once.
 
 Each form carries a random token in a hidden field. Two requests of one session with the same token and the same fields
-are one submission, be it a double click, a reload or a step back: the second waits for the first and gets its answer.
+are one submission, for a double click, a reload or a step back: the second waits for the first and gets its answer.
 Only answers that lead on are kept (redirects, `201`, `204` and short JSON): an error or a piece of a page is made
 again.
 
     POST --> key of (session, address, body with token) --> known: wait, then the kept answer
                                                         `-> new: the handler, its answer kept
 
-What is shown once (a new key, the links of raters) waits in memory for the session that made it, and is gone soon after
-it was shown: no secret is written to disk or put into an address. The address carries a random name of the place where
-it waits. A form redirects there, so that a reload makes no second one.
+What is shown once (a new key, the links of raters) waits in memory for the session that made it, and is deleted soon
+after it was shown: no secret is written to disk or put into an address. The address carries a random name of the place
+where it waits. A form redirects there, so that a reload makes no second one.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _LEADS_ON: Final = frozenset({201, 204, 303})
 
 
 def form_token() -> Markup:
-    """The hidden field of a form, with a token of its own."""
+    """The hidden field of a form, with its own token."""
     return Markup('<input type="hidden" name="{}" value="{}">').format(FIELD, secrets.token_urlsafe(16))
 
 
@@ -147,7 +147,7 @@ def _leads_on(sent: list[Message]) -> bool:
 
 
 def _replayed(messages: list[Message], receive: Receive) -> Receive:
-    """The messages once more, then what comes."""
+    """The read messages again, then the next ones."""
     waiting = list(reversed(messages))
 
     async def next_message() -> Message:
@@ -186,7 +186,7 @@ class ShownOnce:
         with self._lock:
             self._forget(now)
             self._waiting[name] = _Waiting(_owner(request), dict(values), now + UNSEEN_SECONDS)
-            # The oldest go first: memory stays bounded whoever sends forms.
+            # The oldest are deleted first: memory stays bounded for any number of forms.
             while len(self._waiting) > _MAX_WAITING:
                 self._waiting.popitem(last=False)
         return f"{address}{'&' if '?' in address else '?'}{PARAMETER}={name}"

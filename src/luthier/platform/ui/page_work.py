@@ -85,11 +85,11 @@ class PageWork:
         Args:
             request: The request with the form.
             title: What is done, for people.
-            work: Does it, in a thread of its own.
+            work: Does it, in a separate thread.
             back: The page that the form is on.
 
         Raises:
-            BusyError: Too much work is going on, or the system starts no more threads.
+            BusyError: Too much work is running, or the system starts no more threads.
         """
         name, made = secrets.token_urlsafe(16), Work(_owner(request), title, back)
         with self._lock:
@@ -97,7 +97,7 @@ class PageWork:
             # Each running piece is a thread, and each may start a child process with gigabytes.
             if sum(not one.done.is_set() for one in self._works.values()) >= _MAX_RUNNING:
                 raise BusyError(
-                    f"{_MAX_RUNNING} such pieces of work are going on already",
+                    f"{_MAX_RUNNING} such pieces of work are running already",
                     expected="one of them to end soon",
                     do="send the form again in a moment",
                 )
@@ -126,7 +126,7 @@ class PageWork:
         # Another session's work is as if it were not there: names of work must not be tried out.
         if found is None or found.owner != _owner(request):
             raise NotFoundError(
-                "no such work is going on here",
+                "no such work is running here",
                 expected="work that this browser has begun since the server was started",
                 do="see on the page that you came from whether it was done",
             )
@@ -152,7 +152,7 @@ def _carry_out(made: Work, work: Callable[[], Led]) -> None:
         made.error = error
     except Exception:
         log.exception("the work of a form failed: %s", made.title)
-        made.error = WorkError("it ended by an error of our own", expected="no bug of ours", do="see the server's log")
+        made.error = WorkError("it ended by an internal error", expected="no bug in Luthier", do="see the server's log")
     finally:
         # In any case, or the page would wait for ever and its place among the running would stay taken.
         made.done.set()

@@ -1,6 +1,6 @@
 """From a template to a response: the page shell, its navigation, redirects after forms, and advice of errors.
 
-Services advise programs, commands and pages alike. A page links to the page that a service's advice names by its API
+Services give advice for programs, commands and pages. A page links to the page that a service's advice names by its API
 call or command. Commands without a page (`luthier models pull`, `luthier data ingest`) stay what they are.
 """
 
@@ -39,16 +39,16 @@ Group = Literal["main", "settings"]
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What a page declares, beside the router that answers for it.
+    """What a page declares, besides its router.
 
     Attributes:
         name: Its title.
         address: Its path. A plug-in's is `/plug-ins/` with the name of its entry point.
-        scope: What a visitor needs to see it; None for whoever is signed in.
+        scope: What a visitor needs to see it; None for everyone who is signed in.
         order: Pages are shown by it, smallest first.
         key: The letter that leads there, after `g`; empty for none.
         group: Where it is led to from.
-        router: Of a plug-in: its routes, each at the address or below it. `scope` is asked for in front of each.
+        router: Of a plug-in: its routes, each at the address or below it. `scope` is required for each.
         templates: Of a plug-in: the folder of its templates, found under the name of its entry point
             (`name/list.html`); `base.html` is the layout that all pages extend.
     """
@@ -109,7 +109,7 @@ _ROUTES: Final = {
     "webhooks": ("/settings/webhooks", "Webhooks"),
     "feedback": ("/review", "Review"),
 }
-"""The page for the first part of an API's address; any other leads home, from where the navigation goes on."""
+"""The page for the first part of an API's address; any other leads to the home page, with its navigation."""
 _COMMANDS: Final = {
     "runs": _RUNS,
     "jobs": _RUNS,
@@ -182,8 +182,8 @@ _MOST_NOTICE_CHARACTERS: Final = 600
 def render(request: Request, template: str, values: Mapping[str, Any] | None = None, *, status: int = 200) -> Response:
     """The answer with a page, or a piece of one, made from a template.
 
-    Every template knows, besides `values`: `session` (None where nobody is signed in), `may(scope)`, `asset(name)`,
-    `navigation`, `here` (the path), `notice` (of the form before).
+    Every template knows, in addition to `values`: `session` (None where no one is signed in), `may(scope)`,
+    `asset(name)`, `navigation`, `here` (the path), `notice` (of the form before).
     """
     assets: Assets = request.app.state.assets
     session: Session | None = getattr(request.state, "session", None)
@@ -228,7 +228,7 @@ def redirect(request: Request, address: str, notice: str = "") -> Response:
 
 
 def is_fragment_request(request: Request) -> bool:
-    """Whether HTMX asks, for a piece of a page; who goes back in the history gets the whole page."""
+    """Whether HTMX requests a part of a page; going back in the history gets the whole page."""
     asked = request.headers
     is_whole = "true" in (asked.get("hx-boosted"), asked.get("hx-history-restore-request"))
     return asked.get("hx-request") == "true" and not is_whole

@@ -50,7 +50,7 @@ def _is_own(headers: Headers) -> bool:
 
 
 PLUG_INS: Final = "/plug-ins/"
-"""Below this address lie the pages of plug-ins."""
+"""The pages of plug-ins are below this address."""
 POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -60,7 +60,7 @@ POLICY: Final = (
 class Policy:
     """Sets the policy on every answer; only our own pages may have another one, such as a report with its style in it.
 
-    The rest of the headers is set around the API and the pages alike.
+    The rest of the headers is set around both the API and the pages.
     """
 
     def __init__(self, app: ASGIApp) -> None:

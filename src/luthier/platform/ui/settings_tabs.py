@@ -38,7 +38,7 @@ def whole_number(text: str, what: str) -> int | None:
     """The number in a field of a form; None where it was left empty.
 
     Raises:
-        RequestError: The text is no whole number.
+        RequestError: The text is not a whole number.
     """
     if not text.strip():
         return None

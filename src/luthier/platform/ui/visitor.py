@@ -21,7 +21,7 @@ _COOKIE_SECONDS: Final = 400 * 24 * 3600
 
 
 class SignInNeededError(Exception):
-    """Nobody is signed in; `next_address` is where they wanted to go."""
+    """The visitor is not signed in; `next_address` is the requested address."""
 
     def __init__(self, next_address: str) -> None:
         self.next_address = next_address
@@ -50,7 +50,7 @@ def remember(request: Request, answer: Response, secret: str) -> Response:
 
 
 def address_of(request: Request) -> str:
-    """The address of the client, by which failures are counted; behind a proxy that is trusted, as the proxy says."""
+    """The address of the client, for counting failures; behind a trusted proxy, as the proxy reports it."""
     return request.client.host if request.client is not None else ""
 
 
@@ -65,7 +65,7 @@ async def visiting(request: Request) -> Session | None:
     if not hasattr(request.state, "session"):
         secret = request.cookies.get(COOKIE)
         context: Context = request.app.state.context
-        # In a thread, since it asks the database; kept on the request, so that each dependency asks once.
+        # In a thread, since it reads the database; stored on the request, so that all dependencies share one read.
         request.state.session = None if not secret else await run_in_threadpool(session_of, context, secret)
     found: Session | None = request.state.session
     return found
@@ -81,7 +81,7 @@ def own_address(address: str) -> str:
 def page_behind(request: Request) -> str:
     """The page to come back to after a sign-in: never what a form was sent to, a piece of a page or raw data.
 
-    A browser that opens an address wants that address. What HTMX and our scripts ask for carries the page that it was
+    A browser that opens an address wants that address. Requests of HTMX and our scripts carry the page that it was
     asked from (`HX-Current-URL`); where that is missing or of another host, it is the nearest page above the address.
     """
     headers = request.headers
@@ -97,14 +97,14 @@ def page_behind(request: Request) -> str:
 
 
 def _page_above(request: Request) -> str:
-    """The nearest page above what was asked for, by the templates of the addresses: `/runs/x` above `/runs/x/pause`.
+    """The nearest page above the requested address, by the templates of the addresses: `/runs/x` above `/runs/x/pause`.
 
-    What a form is sent to may be a page itself; what a script asks for is none.
+    What a form is sent to may be a page itself; what a script requests is none.
     """
     known: set[str] = request.app.state.page_paths
     template = getattr(request.scope.get("route"), "path", "").strip("/").split("/")
     parts = request.url.path.strip("/").split("/")
-    # From the whole address upwards; of a GET not the address itself, which a script asked for.
+    # From the whole address upwards; of a GET not the address itself, which a script requested.
     for num_parts in range(len(template) - (request.method == "GET"), 0, -1):
         if "/" + "/".join(template[:num_parts]) in known:
             return "/" + "/".join(parts[:num_parts])
@@ -126,11 +126,11 @@ def needs(*scopes: Scope) -> Callable[..., Awaitable[Caller]]:
 
 
 HomeContext = Annotated[Context, Depends(context_of)]
-"""What a handler asks for to reach the services."""
+"""The dependency of handlers that use the services."""
 MaybeVisitor = Annotated[Session | None, Depends(visiting)]
 Visitor = Annotated[Caller, Depends(needs(*SCOPES))]
 Reader = Annotated[Caller, Depends(needs("read"))]
 Trainer = Annotated[Caller, Depends(needs("train"))]
 Asker = Annotated[Caller, Depends(needs("infer"))]
 Admin = Annotated[Caller, Depends(needs("admin"))]
-"""What a handler asks for to be sure that who looks may do this: the caller, with their project. Visitor: anything."""
+"""The dependency that requires a scope: the caller, with their project. Visitor: anything."""

@@ -49,7 +49,7 @@ class StageRefusedError(LuthierError):
 
 
 class PausedError(WorkError):
-    """The stage was asked to stop by SIGTERM or SIGINT; the workflow can be resumed."""
+    """The stage was stopped by SIGTERM or SIGINT; the workflow can be resumed."""
 
 
 class Outcome(FrozenModel):
@@ -122,14 +122,14 @@ class Workflow:
     """The declaration of a workflow: its stages in order, and how it is named, resumed and shown.
 
     Attributes:
-        kind: As it is stored.
+        kind: As stored.
         noun: With its article, such as "a showdown".
         request: The type of the request, which is stored and never changes.
         stages: The stages of a request, in order.
         folder: The folder of the home that holds a folder for each of them.
         subject: What it is about, in a few words, from the stored request.
-        summary: What was asked, on one line, from the stored request.
-        details: What was asked, a name and a value each, without folders.
+        summary: The request on one line, from the stored one.
+        details: The request, a name and a value each, without folders.
         answer: What came of one that is done, in a sentence, from its record alone.
         headline: The same with its figures; None where it is `answer`.
         write_report: Writes its page again; None where it has none.
@@ -154,7 +154,7 @@ class Workflow:
     command: Callable[[Pipeline], str] = lambda one: f"luthier {command_of(one.kind)} --resume {one.pipeline_id}"
 
     def folder_of(self, context: Context, pipeline_id: str) -> Path:
-        """Where the files and pages of one lie."""
+        """Where the files and pages of one are."""
         return context.settings.home / self.folder / pipeline_id
 
     def create(
@@ -165,7 +165,7 @@ class Workflow:
         request: FrozenModel,
         came: dict[str, dict[str, Any]] | None = None,
     ) -> Pipeline:
-        """Store a new one, of which nothing is done yet.
+        """Store a new one, with no stage done yet.
 
         Args:
             context: The home.
@@ -187,7 +187,7 @@ class WorkflowRun:
         context: The home.
         caller: For whom it works.
         workflow: The declaration.
-        pipeline: The record as it is now.
+        pipeline: The current record.
         spec: The request, as the workflow's own type.
         material: What stages share in memory, such as rows that were read; by a name.
     """
@@ -215,7 +215,7 @@ class WorkflowRun:
 
     @property
     def folder(self) -> Path:
-        """Where its files and pages lie."""
+        """Where its files and pages are."""
         return self.workflow.folder_of(self.context, self.id)
 
     @property
@@ -292,13 +292,13 @@ def resume(
         material: What stages share in memory.
 
     Returns:
-        The run as it is then: all stages are done, or one is `refused` and ended it.
+        The final run: all stages are done, or one is `refused` and ended it.
 
     Raises:
         NotFoundError: The project has no such workflow.
         RequestError: It is of another kind.
         ConflictError: Another process works on it.
-        PausedError: A stage was asked to stop.
+        PausedError: A stage was stopped.
         LuthierError: What a stage raised; it is stored before.
     """
     found = context.pipelines.get(pipeline_id, caller.project_id)
@@ -306,7 +306,7 @@ def resume(
         raise RequestError(
             f"{pipeline_id} is of kind {found.kind}",
             expected=f"the id of {workflow.noun}",
-            do=f"go on with it by: luthier {command_of(found.kind)} --resume {pipeline_id}",
+            do=f"resume it: luthier {command_of(found.kind)} --resume {pipeline_id}",
         )
     with hold(lock_of(context, pipeline_id), f"pipeline {pipeline_id}"):
         record = context.pipelines.get(pipeline_id)  # the process that held it before may have changed it
@@ -325,7 +325,7 @@ def run_stages(run: WorkflowRun, save: Save, tell: Tell = silent) -> None:
 
     Raises:
         ConflictError: The record lacks a stage of the declaration.
-        PausedError: A stage was asked to stop.
+        PausedError: A stage was stopped.
         LuthierError: What a stage raised.
     """
     if run.pipeline.next_stage is None:
@@ -346,7 +346,7 @@ def run_stages(run: WorkflowRun, save: Save, tell: Tell = silent) -> None:
             # What depends on it was computed from the result that is kept, so that result's digest counts.
             digests[spec.name] = stage.inputs
             continue
-        # An interrupted stage goes on with the ids that it has begun; one whose inputs changed starts from nothing.
+        # An interrupted stage continues with the ids that it has begun; one whose inputs changed starts from nothing.
         begun = stage.came if is_unchanged and stage.status != "done" else {}
         begins = Stage(name=spec.name, status="running", came=begun, inputs=digests[spec.name])
         if not _worked(run, spec, begins, save, tell):
@@ -354,7 +354,7 @@ def run_stages(run: WorkflowRun, save: Save, tell: Tell = silent) -> None:
 
 
 def _worked(run: WorkflowRun, spec: StageSpec, stage: Stage, save: Save, tell: Tell) -> bool:
-    """Do one stage; whether the workflow goes on after it."""
+    """Do one stage; returns whether the workflow continues after it."""
     now = run.context.access.now
 
     def _keep(status: str, **changed: Any) -> None:
@@ -391,7 +391,7 @@ def _worked(run: WorkflowRun, spec: StageSpec, stage: Stage, save: Save, tell: T
     if isinstance(found, TimedOutcome):
         # max: the stage may know of time that killed processes spent, the engine only of this one.
         found = found.model_copy(update={"seconds": max(time.perf_counter() - began, found.seconds)})
-    # What was begun stays beside the result: ids of runs and studies are shown from there.
+    # What was begun is kept with the result: ids of runs and studies are shown from there.
     _keep("done", came=stage.came | found.stored(), ended_at=now())
     return True
 

@@ -111,7 +111,7 @@ def test_a_refused_model_is_deployed_only_with_a_reason_which_the_page_shows(
     other = add_run(home, "b")
     data = {"target": other, "percent": "10", "expected_revision": "1"}
     refused = one.post("/deployments/support/deploy", data=data)
-    assert (refused.status_code, "was not judged" in refused.text) == (409, True)
+    assert (refused.status_code, "was not evaluated" in refused.text) == (409, True)
     hostile = f"<script>alert(1)</script> {REASON}"
     assert one.post("/deployments/support/deploy", data=data | {"override": hostile}).status_code == 303
     assert one.post("/deployments/support/promote", data={"expected_revision": "2"}).status_code == 409

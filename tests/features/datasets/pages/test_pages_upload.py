@@ -122,7 +122,7 @@ def test_a_body_that_ends_too_early_leaves_nothing(home: Context, browser: Brows
     body = b'--B\r\nContent-Disposition: form-data; name="file"; filename="a.jsonl"\r\n\r\n' + ROWS
     answer = one.post("/datasets/new", content=body, headers={"Content-Type": "multipart/form-data; boundary=B"})
     assert answer.status_code == 400
-    assert "no whole multipart/form-data" in answer.text
+    assert "not complete multipart/form-data" in answer.text
     assert kept(home) == []
 
 

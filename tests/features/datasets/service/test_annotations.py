@@ -43,7 +43,7 @@ def content(context: Context, dataset_id: str) -> list[str]:
 
 @pytest.fixture
 def dataset_id(context: Context) -> str:
-    """Rows on lines 1, 3, 4, 5 and 6; line 2 is blank, line 5 is no row."""
+    """Rows on lines 1, 3, 4, 5 and 6; line 2 is blank, line 5 is not a row."""
     lines = [json.dumps(row(n)) for n in range(1, 7)]
     lines[1], lines[4] = "", "no row"
     return bring(context, lines)

@@ -119,7 +119,7 @@ def test_options_that_cannot_be_met_are_refused(
 def test_a_report_never_goes_over_the_file_that_is_read(context: Context, messy: Path, tmp_path: Path) -> None:
     link = tmp_path / "link.html"
     link.symlink_to(messy)
-    with pytest.raises(RequestError, match="the original stays"):
+    with pytest.raises(RequestError, match="the original is not changed"):
         audit(context, messy, html=link)
 
 

@@ -16,7 +16,7 @@ from luthier.testing.records import add_run, make_evaluation
 
 @pytest.fixture
 def runs(home: Path) -> list[str]:
-    """Two runs that were judged."""
+    """Two runs that were evaluated."""
     with Context.open(home) as context:
         found = [add_run(context, letter) for letter in "ab"]
         for run_id, letter in zip(found, "ab", strict=True):
@@ -60,7 +60,7 @@ def test_what_nobody_has_judged_answers_everybody_only_when_that_is_said(luthier
     refused = luthier("deploy", unknown, "--as", "support", "--json")
     assert (refused.code, refused.document["error"]["type"]) == (2, "ConflictError")
     assert (
-        f"nobody has judged {unknown}, and it would answer all users of 'support'" in refused.document["error"]["came"]
+        f"no evaluation of {unknown}, and it would answer all users of 'support'" in refused.document["error"]["came"]
     )
     assert f"luthier eval {unknown}" in refused.document["error"]["do"]
     assert "--unjudged" in refused.document["error"]["do"]
@@ -68,12 +68,12 @@ def test_what_nobody_has_judged_answers_everybody_only_when_that_is_said(luthier
     assert luthier("deploy", runs[0], "--as", "support", "--json").document["revision"]["unjudged"] == []
     assert "--canary 0.1" in luthier("deploy", unknown, "--as", "support", "--json").document["error"]["do"]
     tried = luthier("deploy", unknown, "--as", "support", "--canary", 0.1)
-    assert f"warning: Nobody has judged {unknown}." in tried.out
+    assert f"warning: There is no evaluation of {unknown}." in tried.out
     assert luthier("promote", "support").code == 2, (
         "a canary that nobody judged does not take over without a word either"
     )
     made = luthier("promote", "support", "--unjudged")
-    assert (made.code, "warning: Nobody has judged" in made.out) == (0, True)
+    assert (made.code, "warning: There is no evaluation of" in made.out) == (0, True)
     assert luthier("deployments", "support", "--json").document["revision"]["unjudged"] == [unknown]
     with Context.open(home) as context:
         entries = context.audit_log.about("default", "support", limit=10)
@@ -118,7 +118,7 @@ def test_a_gate_refuses_and_is_overridden_with_a_reason(luthier, home: Path, run
     gate.write_text("rules:\n  - {metric: sql.execution_accuracy, at_least: 0.8}\n", encoding="utf-8")
     refused = luthier("deploy", runs[0], "--as", "support", "--gate", gate, "--json")
     assert (refused.code, refused.document["error"]["type"]) == (2, "ConflictError")
-    assert "was not judged" in refused.document["error"]["came"]
+    assert "was not evaluated" in refused.document["error"]["came"]
     short = luthier("deploy", runs[0], "--as", "support", "--gate", gate, "--override", "because", "--json")
     assert (short.code, short.document["error"]["type"]) == (2, "RequestError")
     reason = "The old one insults customers; refusals are mended next week."

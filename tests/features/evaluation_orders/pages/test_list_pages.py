@@ -109,7 +109,7 @@ def rows_of(page: str) -> list[str]:
 
 def test_an_empty_list_says_how_an_evaluation_is_made(browser: Browser) -> None:
     page = browser("read").get("/evaluations").text
-    assert "Nothing was judged yet" in page
+    assert "Nothing was evaluated yet" in page
     assert "luthier eval RUN --data" in page
 
 
@@ -248,7 +248,7 @@ def test_one_system_alone_and_none_with_samples(home: Context, browser: Browser)
     unscored = alone.model_copy(update={"samples": ()})
     other = judged(None).model_copy(update=bare | {"systems": (unscored,), "evaluation_id": "eval-2"})
     home.evaluations.save(other)
-    assert "judged by likelihood alone" in browser("read").get("/evaluations/eval-2").text
+    assert "evaluated by likelihood alone" in browser("read").get("/evaluations/eval-2").text
 
 
 def test_labels_have_a_confusion_table_and_the_bar_is_said(home: Context, browser: Browser) -> None:

@@ -96,7 +96,7 @@ def test_rows_are_judged_and_the_verdict_stands_on_its_page(context: Context, ru
     told = [event.message for event in context.job_events.page(order.job.job_id)[0]]
     assert any(run in message for message in told), "it tells how far it is"
     assert carried_out(context, order).status == "succeeded", "an attempt that died before its last word"
-    assert context.evaluations.get(order.order.result_id).created_at == found.created_at, "is not judged again"
+    assert context.evaluations.get(order.order.result_id).created_at == found.created_at, "is not evaluated again"
     assert len(context.evaluations.list(run_id=run)) == 1
     assert "evaluation.started" in [one.action for one in newest_entries(context, limit=5)]
 
@@ -138,7 +138,7 @@ def test_rows_that_were_trained_on_end_the_job_with_the_reason(context: Context,
     outcome = carried_out(context, order)
     assert outcome.status == "failed"
     assert outcome.error is not None
-    assert "stand in the training rows" in outcome.error["came"]
+    assert "are in the training rows" in outcome.error["came"]
     assert str(context.home) not in json.dumps(outcome.error)
     held = context.jobs.claim("w")
     assert held is not None
@@ -162,7 +162,7 @@ def test_rows_that_were_trained_on_end_the_job_with_the_reason(context: Context,
         ("name: x\ntasks:\n  - {name: a, kind: generate, data: ../../luthier.db}\n", "'../../luthier.db'"),
         ("name: x\ntasks:\n  - {name: a, kind: lm_eval, task: evil.yaml}\n", "lm_eval"),
         ("name: x\ntasks:\n  - {name: a, kind: code, data: file-20261125-093000-1f2e3d}\n", "runs code"),
-        ("name: x\ntasks:\n  - {name: a, kind: rubric, data: file-20261125-093000-1f2e3d}\n", "asks a judge"),
+        ("name: x\ntasks:\n  - {name: a, kind: rubric, data: file-20261125-093000-1f2e3d}\n", "needs a judge"),
         ("name: x\ntasks:\n  - {name: a, kind: sql, data: x, database: /tmp/a.db}\n", "database|data is"),
         ("name: x\ntasks:\n  - {name: a, kind: json, json_schema: /etc/passwd, data: x}\n", "data is"),
     ],

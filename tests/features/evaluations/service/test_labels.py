@@ -249,7 +249,7 @@ def test_a_run_is_held_against_its_bases_likeliest_label_an_earlier_run_and_two_
 ) -> None:
     first = train(context, labelled_recipe(labelled, tiny_model), base_dir=labelled)
     assert first.plan.evaluation.num_scored_labels == 3
-    assert first.plan.sources["evaluation.num_scored_labels"].why.endswith("how likely each of 3 labels is")
+    assert first.plan.sources["evaluation.num_scored_labels"].why.endswith("the likelihood of each of 3 labels")
     assert first.evaluation is not None
     assert first.evaluation.verdict is not None
     kinds = {one.name: one for one in first.evaluation.verdict.alternatives}
@@ -283,7 +283,7 @@ def test_a_run_is_held_against_its_bases_likeliest_label_an_earlier_run_and_two_
     monkeypatch.setattr(service, "find_candidate", gone)
     left_out, notes = service._reference(context, second.plan, found_rows(labelled))
     assert left_out == []
-    assert notes == (f"{run_id}, which evaluation.reference_run names, was not judged: no run {run_id}",)
+    assert notes == (f"{run_id}, which evaluation.reference_run names, was not evaluated: no run {run_id}",)
 
 
 def found_rows(folder: Path) -> tuple[Example, ...]:
@@ -366,7 +366,7 @@ def test_too_few_rows_with_two_answers_are_no_bar(context: Context, tiny_model: 
         row["second_label"] = ""
     (labelled / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     recipe = labelled_recipe(labelled, tiny_model, good_enough={"agreement": "second_label"})
-    with pytest.raises(RequestError, match="10 of 24 judged rows have one there"):
+    with pytest.raises(RequestError, match="10 of 24 evaluated rows have one there"):
         make_plan(context, recipe, base_dir=labelled)
 
 

@@ -100,7 +100,7 @@ def test_the_search_never_sees_a_judged_row_and_is_judged_once(
     )
     searched = [one for one in found.systems if one.prompting is not None and one.prompting.kind == "optimised_prompt"]
     (note,) = [note for note in found.rows_notes if note.startswith("A search over")]
-    assert "on 12 rows that are not judged" in note
+    assert "on 12 rows that are not evaluated" in note
     assert len(searched) == (0 if "None of them did better" in note else 1)
     for one in searched:
         assert one.prompting is not None
@@ -148,14 +148,14 @@ def test_too_few_rows_for_four_draws_are_said(context: Context, tiny_model: Path
         metrics=["exact_match"],
         max_new_tokens=2,
     )
-    assert any(note.startswith("4 draws of 3 examples were asked for") for note in found.rows_notes)
+    assert any(note.startswith("4 draws of 3 examples were requested") for note in found.rows_notes)
 
 
 @pytest.mark.parametrize(
     ("asked", "came"),
     [
-        ({"prompts": AskedPrompts(draws=3)}, "draws of few-shot examples asked for"),
-        ({"prompts": AskedPrompts(nearest=True)}, "nearest few-shot examples asked for"),
+        ({"prompts": AskedPrompts(draws=3)}, "draws of few-shot examples requested"),
+        ({"prompts": AskedPrompts(nearest=True)}, "nearest few-shot examples requested"),
         ({"prompts": AskedPrompts(search_tokens=10_000)}, "without rows to find it on"),
         ({"prompts": AskedPrompts(instruction=True)}, "without rows to find it on"),
         ({"few_shot": 2}, "--few-shot 2 without rows"),
@@ -188,8 +188,8 @@ def test_too_small_a_budget_is_refused_with_what_it_takes(context: Context, tiny
     ("evaluation", "came"),
     [
         ({"few_shot": 0, "few_shot_draws": 2}, "few_shot_draws is 2"),
-        ({"metrics": ["perplexity"], "optimised_prompt": {"budget_tokens": 10_000}}, "optimised_prompt is asked for"),
-        ({"metrics": ["perplexity"], "instruction": True}, "instruction is asked for"),
+        ({"metrics": ["perplexity"], "optimised_prompt": {"budget_tokens": 10_000}}, "optimised_prompt is set"),
+        ({"metrics": ["perplexity"], "instruction": True}, "instruction is set"),
     ],
 )
 def test_what_a_recipe_cannot_try_is_refused(

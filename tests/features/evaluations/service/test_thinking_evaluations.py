@@ -1,4 +1,4 @@
-"""A model that thinks is judged by its answers, with a budget for its thoughts, wherever answers are judged."""
+"""A model that thinks is evaluated by its answers, with a budget for its thoughts, wherever answers are evaluated."""
 
 from __future__ import annotations
 

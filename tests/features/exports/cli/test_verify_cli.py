@@ -71,7 +71,7 @@ def test_no_folder(luthier: Any, tmp_path: Path) -> None:
     done = luthier("verify", str(tmp_path / "not-there"))
     assert (done.code, "no such folder" in done.err) == (2, True)
     done = luthier("verify", str(tmp_path))
-    assert (done.code, "this is no bundle" in done.out) == (1, True)
+    assert (done.code, "this is not a complete bundle" in done.out) == (1, True)
 
 
 def test_keys_as_openssl_makes_them(luthier: Any, bundle: Path, tmp_path: Path) -> None:

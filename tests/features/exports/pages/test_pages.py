@@ -86,7 +86,7 @@ def test_what_is_not_whole_says_so(home: Context, browser: Browser) -> None:
     one = browser("read")
     answer = shown(one, one.post(f"/exports/{made.export_id}/verify"))
     assert answer.status_code == 200
-    assert "Not as it was written" in answer.text
+    assert "It has changed" in answer.text
     assert "bundle.json is missing" in answer.text
     (home.settings.exports_folder / made.export_id / "README.md").unlink()
     text = one.get(f"/exports/{made.export_id}").text

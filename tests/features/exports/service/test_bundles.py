@@ -112,7 +112,7 @@ def test_a_run_as_its_bundle_tells_it(trained: tuple[Context, RunRecord, Plan], 
     assert verify(made).is_whole
     card = (made / "README.md").read_text(encoding="utf-8")
     assert f"| train | `train.jsonl` | `{plan.data.train.sha256}` | chat | 16 | 16 |" in card
-    assert "No held-out row stands in the training rows" in card
+    assert "No held-out row is in the training rows" in card
     assert f"the plan's hash is `{plan.hash}`" in card
     assert record.evaluation_id is not None
     verdict = context.evaluations.get(record.evaluation_id).verdict
@@ -178,7 +178,8 @@ def test_a_base_model_without_a_run(context: Context, tiny_model: Path, tmp_path
     assert (facts.run, facts.evaluation, facts.title, facts.base.hub) == (None, None, "tiny", None)
     add_bundle_files(folder, export, facts)
     card = (folder / "README.md").read_text(encoding="utf-8")
-    for expected in ("tuned by no run", "None: it was not judged", "It was not: the weights", "licence of the base"):
+    no_run, licence = "not tuned by a run", "licence of the base"
+    for expected in (no_run, "None: it was not evaluated", "It was not: the weights", licence):
         assert expected in card
     assert verify_bundle(context, folder, base=str(tiny_model)).is_whole
     with pytest.raises(NotFoundError, match="is not on this machine"):
@@ -221,12 +222,12 @@ def test_a_run_that_has_not_ended(context: Context, trained: tuple[Context, RunR
 
 
 def test_only_whole_bundles_are_pushed(context: Context, made: Path, tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="is no URL"):
+    with pytest.raises(RequestError, match="is not a URL"):
         push(context, made, str(tmp_path / "target"))
     pushed = push(context, made, f"file://{tmp_path / 'target'}")
     assert verify(tmp_path / "target").bundle_sha256 == pushed.bundle_sha256
     (made / "README.md").chmod(0o644)
     (made / "README.md").write_text("mine", encoding="utf-8")
-    with pytest.raises(RequestError, match=r"no whole bundle: README.md has 4 bytes"):
+    with pytest.raises(RequestError, match=r"not a complete bundle: README.md has 4 bytes"):
         push(context, made, f"file://{tmp_path / 'other'}")
     assert not (tmp_path / "other").exists()

@@ -110,7 +110,7 @@ def test_a_correction_that_was_decided_waits_again_only_when_it_changes(context:
 def test_without_the_words_of_the_answer_it_says_why_nobody_can_review(context: Context) -> None:
     given = give(context, asked(context, words=False), correction="Better.")
     assert not given.is_queued
-    assert "were not kept" in given.why_not
+    assert "was not stored" in given.why_not
     assert given.feedback.correction == "Better."
     assert items(context) == []
 

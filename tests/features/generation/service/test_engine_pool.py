@@ -1,4 +1,4 @@
-"""Systems are judged one after another: one model is in memory at a time."""
+"""Systems are evaluated one after another: one model is in memory at a time."""
 
 from __future__ import annotations
 

@@ -31,8 +31,8 @@ def test_an_address_is_an_url_and_a_model(text: str, url: str, model: str) -> No
     [
         ("http://127.0.0.1:8000/v1", "names no model"),
         ("http://#m", "names no host"),
-        ("http://h:port/v1#m", "is no URL"),
-        ("http://[::1/v1#m", "is no URL"),
+        ("http://h:port/v1#m", "is not a URL"),
+        ("http://[::1/v1#m", "is not a URL"),
         ("https://sk-secret@h/v1#m", "carries a user"),
         ("https://h/v1?key=sk-secret#m", "carries a user"),
     ],

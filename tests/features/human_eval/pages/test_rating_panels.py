@@ -156,4 +156,4 @@ def test_no_pair_is_said_to_be_none(home: Context, browser: Browser) -> None:
     made = make_panel(home)
     refused = browser("read").get(f"{PANELS}/{made.panel.panel_id}/pairs.jsonl")
     assert refused.status_code == 422
-    assert "nobody has rated it" in refused.text
+    assert "it has no rating" in refused.text

@@ -140,7 +140,7 @@ def test_what_label_studio_itself_exports_comes_in(context: Context) -> None:
         ({"item": True}, "is none of the"),
         ({"panel_id": "panel-x"}, "is of panel 'panel-x'"),
         ({"choice": "Answer 3"}, "is none of Answer 1"),
-        ({"completed_by": None}, "names nobody"),
+        ({"completed_by": None}, "names no rater"),
         ({"result": "text"}, "without a value"),
         ({"result": []}, "preference 'None'"),
     ],

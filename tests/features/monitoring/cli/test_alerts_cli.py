@@ -57,7 +57,7 @@ def test_settings_that_cannot_be(luthier, options: list[str]) -> None:  # type: 
 
 
 def test_a_test_says_who_cannot_be_told(luthier, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
-    assert "nobody else" in luthier("alerts", "test").out
+    assert "no one else" in luthier("alerts", "test").out
     assert "LUTHIER_SMTP" in luthier("alerts", "settings", "--email", "a@example.org").out
     failed = luthier("alerts", "test")
     assert failed.code == 1

@@ -29,7 +29,7 @@ def test_a_look_is_shown_written_and_given_as_json(luthier: Any, home: Path, tmp
     fill(home)
     done = luthier("monitor", "shop", "--since", "6h", "--html", tmp_path / "look.html", "--group", "women=she|her")
     assert done.code == 0
-    assert "Too little is known to tell whether anything has changed." in done.out
+    assert "There is too little data to see whether anything has changed." in done.out
     assert (tmp_path / "look.html").is_file()
     document = luthier("monitor", "shop", "--since", "6h", "--json").document
     assert {one["state"] for one in document["signals"]} == {"unknown"}
@@ -40,6 +40,6 @@ def test_a_look_is_shown_written_and_given_as_json(luthier: Any, home: Path, tmp
 
 def test_a_wrong_name_span_or_group_is_told(luthier: Any, home: Path) -> None:
     fill(home)
-    assert "models that were asked: 'shop'" in luthier("monitor", "shpo").err
+    assert "models with requests: 'shop'" in luthier("monitor", "shpo").err
     assert luthier("monitor", "shop", "--since", "soon").code == 2
     assert luthier("monitor", "shop", "--group", "women").code == 2

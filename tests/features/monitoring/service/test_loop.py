@@ -118,7 +118,7 @@ def test_what_fails_with_one_model_is_kept_from_the_others(context: Context, loo
     assert monitor_loop.run_due_checks(context) == 3
     states = {name: monitor_loop.state_of(context, DEFAULT_PROJECT, name) for name in ("bad-bug", "bad-data", "well")}
     assert {name: state.problem for name, state in states.items() if state} == {
-        "bad-bug": "an unexpected error, which the server's log tells",
+        "bad-bug": "an unexpected error, see the server's log",
         "bad-data": "the files are damaged",
         "well": "",
     }

@@ -1,4 +1,4 @@
-"""A suite that judges a deployed model again and again: when it begins, who is judged, and what comes of it."""
+"""A suite that judges a deployed model again and again: when it begins, who is evaluated, and what comes of it."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def test_who_cannot_be_judged_is_told(context: Context, suite: Path) -> None:
 )
 def test_what_asks_a_judge_or_runs_code_is_refused(context: Context, suite: Path, line: str) -> None:
     suite.write_text(SUITE + line, encoding="utf-8")
-    with pytest.raises(RequestError, match="which runs code, or asks a judge"):
+    with pytest.raises(RequestError, match="which runs code, or uses a judge"):
         monitoring.set_model_settings(context, DEFAULT_PROJECT, "shop", settings(suite))
     with pytest.raises(NotFoundError):
         monitoring.set_model_settings(context, DEFAULT_PROJECT, "shop", settings(suite.parent / "none.yaml"))

@@ -109,7 +109,7 @@ def test_options_beyond_twenty_and_those_that_do_not_fit_are_counted() -> None:
     assert "d19" in shown
     assert "d20" not in shown
     assert "d99" in shown
-    assert "3 dearer ones that fit: see --json" in shown
+    assert "3 more expensive ones that fit: see --json" in shown
     assert "LoRA does not fit on d90, d91" in shown
 
 

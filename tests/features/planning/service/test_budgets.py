@@ -141,7 +141,8 @@ def test_judging_counts_and_stops_at_the_cap_with_the_weights_kept(
     document = run(context, recipe, "budget.hours=1").as_json()
     assert len(seen) == 2, "judging ended at the very advance that was over"
     assert document["status"] == "paused"
-    assert document["stopped_because"] == "budget of 1 h: 1 h spent. The weights are trained and kept, but not judged"
+    reason = "budget of 1 h: 1 h spent. The weights are trained and kept, but not evaluated"
+    assert document["stopped_because"] == reason
     assert context.runs.get(document["run_id"]).stop_cause == "budget"
     assert document["adapter_sha256"] == free["adapter_sha256"]
     assert "verdict" not in document

@@ -70,7 +70,7 @@ def test_the_whole_way(context: Context, make_texts: Callable[..., Path]) -> Non
     assert set(evaluation.systems[0].metrics) == {"perplexity", "bits_per_byte"}
     tuned, base = evaluation.systems[-1], evaluation.systems[0]
     assert tuned.metrics["bits_per_byte"].value < base.metrics["bits_per_byte"].value
-    # the text that is longer than the context is judged in pieces, all the others whole
+    # the text that is longer than the context is evaluated in pieces, all the others whole
     assert evaluation.num_rows > 5
     page = Path(document["report_path"]).read_text(encoding="utf-8")
     assert f"in {packed.num_blocks} blocks of up to 64 tokens" in page

@@ -271,7 +271,7 @@ def test_a_head_is_advised_where_answers_are_labels_and_its_reading_is_shorter(
     advised = [reason for reason in reasons if "{name: classify}" in reason]
     assert len(advised) == 1
     assert "2 labels" in advised[0]
-    assert "20 judged rows" in advised[0]
+    assert "20 evaluated rows" in advised[0]
     texts = [{"prompt": f"Say {number}.", "completion": f"{number} it is"} for number in range(60)]
     write_rows(recipe.parent / "train.jsonl", texts[:40])
     write_rows(recipe.parent / "held_out.jsonl", texts[40:])

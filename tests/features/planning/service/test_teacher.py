@@ -1,4 +1,4 @@
-"""A student learns from a teacher that is asked once, is killed at any moment, and is judged beside it."""
+"""A student learns from a teacher that is asked once, is killed at any moment, and is evaluated beside it."""
 
 from __future__ import annotations
 

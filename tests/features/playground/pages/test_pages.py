@@ -65,7 +65,7 @@ def form(**fields: Any) -> dict[str, Any]:
 
 def test_without_a_model_it_says_how_to_come_to_one(browser: Browser) -> None:
     page = browser("read", "infer").get("/playground").text
-    assert "There is no model to ask yet" in page
+    assert "There is no model to chat with yet" in page
     assert "luthier models pull" in page
     assert "/runs/new" not in page, "whoever may not train is not sent there"
 
@@ -129,7 +129,7 @@ def test_two_models_answer_side_by_side_and_again(browser: Browser, tiny: str) -
             "a conversation that this page has not written",
         ),
         ({"message": "a", "talk": talk(*["x"] * 201)}, "a conversation of 201 turns"),
-        ({"do": "again", "talk": "[]"}, "nothing was asked yet"),
+        ({"do": "again", "talk": "[]"}, "there is no question yet"),
     ],
 )
 def test_what_cannot_be_is_told_and_the_form_kept(

@@ -1,4 +1,4 @@
-"""A run is judged on files as it was trained on its own: by its column map, and it says so."""
+"""A run is evaluated on files as it was trained on its own: by its column map, and it says so."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What rows can be judged by is asked before anything is trained."""
+"""What rows can be evaluated by is asked before anything is trained."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path) -> None:
         ("r.yaml", b"[" * 100_000, "is not right YAML"),
         ("r.json", b'{"a": 1,}', "not right JSON.*line 1 column"),
         ("r.json", b'{"a": 1, "a": 2}', "key 'a' appears twice"),
-        ("r.json", b'{"a": NaN}', "NaN is no JSON number"),
+        ("r.json", b'{"a": NaN}', "NaN is not a JSON number"),
         ("r.json", b"[" * 100_000, "not right JSON"),
         ("r.toml", b"a = 1", r"ends in '\.toml'"),
     ],
@@ -101,7 +101,7 @@ def test_a_missing_file_names_the_nearest(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_no_recipe(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="is no file"):
+    with pytest.raises(RecipeError, match="is not a file"):
         read_recipe_file(tmp_path)
 
 

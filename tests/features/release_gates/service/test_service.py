@@ -74,7 +74,7 @@ def test_one_that_does_not_is_refused_with_the_sentences(context: Context, good:
         deployments.deploy(context, ME, "support", bad, canary=0.1)
     with pytest.raises(ConflictError, match="refuses"):
         deployments.split(context, ME, "ab", {good: 0.5, bad: 0.5})
-    with pytest.raises(ConflictError, match="was not judged"):
+    with pytest.raises(ConflictError, match="was not evaluated"):
         deployments.deploy(context, ME, "support", add_run(context, "c"))
 
 

@@ -230,7 +230,7 @@ def test_an_evaluation_without_a_base_answers_where_today_is_something_else(answ
 def test_a_baseline_that_was_not_judged_by_the_metric_is_left_out_and_named(answer: Any) -> None:
     found = answer(judged=unjudged("linear classifier")).result
     assert "linear classifier" not in {way.name for way in found.alternatives}
-    assert f"Not priced, since {METRIC} was not judged of them: linear classifier." in found.notes
+    assert f"Not priced, since {METRIC} was not measured for them: linear classifier." in found.notes
 
 
 def unjudged(name: str) -> Evaluation:
@@ -249,7 +249,7 @@ def unjudged(name: str) -> Evaluation:
 @pytest.mark.parametrize(
     ("case", "judged", "words"),
     [
-        (f"{CASE}verdict: {{today: linear clasifier}}\n", evaluation(), "judged no system of that name"),
+        (f"{CASE}verdict: {{today: linear clasifier}}\n", evaluation(), "has no system of that name"),
         (f"{CASE}verdict: {{today: linear clasifier}}\n", evaluation(), "nearest: linear classifier"),
         (f"{CASE}verdict: {{today: tuned}}\n", evaluation(), "of that name but the tuned model itself"),
         (f"{CASE}verdict: {{today: given}}\n", evaluation(), "today says neither accuracy nor counted"),
@@ -385,7 +385,7 @@ def test_what_is_answered_alone_saves_what_people_cost(answer: Any) -> None:
 
 def test_a_model_that_is_not_sure_answers_nothing_alone(answer: Any) -> None:
     case = f"{PEOPLE}verdict: {{today: given, alone_at: 0.95}}\n"
-    with pytest.raises(RequestError, match="does not say how sure tuned is of its answers: its answers are no labels"):
+    with pytest.raises(RequestError, match="does not say how sure tuned is of its answers: its answers are not labels"):
         answer(case, with_rows())
 
 

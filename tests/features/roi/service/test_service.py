@@ -72,7 +72,7 @@ def evaluation(
         for baseline in names
         if baseline != "tuned"
     )
-    verdict = Verdict(word="better", metric=metric, headline="Better.", caveats=("Only 100 rows were judged.",))
+    verdict = Verdict(word="better", metric=metric, headline="Better.", caveats=("Only 100 rows were evaluated.",))
     return make_evaluation().model_copy(
         update={"run_id": RUN_ID, "systems": systems, "comparisons": comparisons, "verdict": verdict, "num_rows": 100}
     )
@@ -151,7 +151,7 @@ def test_what_is_wrong_in_a_case_is_told_with_its_place(
         ("- 1\n", "case.yaml", "holds list"),
         ("a: [", "case.yaml", "is not right YAML"),
         ("{}", "case.txt", "ends in '.txt'"),
-        ('{"a": NaN}', "case.json", "NaN is no JSON number"),
+        ('{"a": NaN}', "case.json", "NaN is not a JSON number"),
     ],
 )
 def test_files_that_are_no_case(context: Context, write: Any, text: str, name: str, words: str) -> None:
@@ -183,7 +183,7 @@ def test_gains_of_a_run_are_those_of_its_paired_comparisons(context: Context, wr
     (shown,) = found.alternatives
     assert shown.gain.typical == pytest.approx(0.05)
     assert shown.serving_per_month.typical == pytest.approx(10_000 * (1_400 * 2 + 100 * 10) / 1e6)
-    assert "Only 100 rows were judged." in found.notes
+    assert "Only 100 rows were evaluated." in found.notes
     assert compute_roi(context, write(CASE), verdict=evaluation().evaluation_id).result.tuned == found.tuned
 
 
@@ -196,7 +196,7 @@ def test_assumed_gains_beside_a_verdict_are_refused(context: Context, write: Any
 def test_examples_that_cannot_be_found_again_have_to_be_said(context: Context, write: Any) -> None:
     save(context, evaluation())
     silent = CASE.replace("alternatives: {few_shot: {extra_prompt_tokens: 400}}\n", "")
-    with pytest.raises(RequestError, match="does not tell which examples stood in the prompt") as caught:
+    with pytest.raises(RequestError, match="does not record which examples were in the prompt") as caught:
         compute_roi(context, write(silent), verdict=RUN_ID)
     assert "alternatives.few_shot.extra_prompt_tokens" in caught.value.do
 
@@ -208,7 +208,7 @@ def test_examples_that_cannot_be_found_again_have_to_be_said(context: Context, w
         (evaluation(metric="perplexity", higher=False), CASE, "better where it is lower"),
         (evaluation(), CASE + "verdict: {metric: bleu}\n", "metric bleu of evaluation"),
         (evaluation(names=("tuned",)), CASE, "expected: a tuned model and, before it"),
-        (evaluation(names=("base", "tuned")), CASE + "verdict: {today: few_shot}\n", "judged no few-shot system"),
+        (evaluation(names=("base", "tuned")), CASE + "verdict: {today: few_shot}\n", "has no few-shot system"),
         (evaluation().model_copy(update={"comparisons": ()}), CASE, "does not compare tuned with base"),
     ],
 )
@@ -229,7 +229,7 @@ def test_points_of_another_metric_count_by_what_the_case_says(context: Context, 
 
 def test_a_run_that_was_never_judged(context: Context, write: Any) -> None:
     context.runs.create(make_record(), make_plan())
-    with pytest.raises(RequestError, match="was never judged"):
+    with pytest.raises(RequestError, match="was never evaluated"):
         compute_roi(context, write(CASE), verdict=RUN_ID)
 
 
@@ -303,7 +303,7 @@ def test_the_tokens_of_the_examples_are_those_that_the_models_own_template_write
             return compute_roi(context, write(text), verdict=done.record.run_id).result
 
     assert answer(before).measured.shot_tokens == pytest.approx(sum(added) / len(added))
-    with pytest.raises(RequestError, match="judged none of the held-out rows"):
+    with pytest.raises(RequestError, match="has none of the held-out rows"):
         answer(elsewhere)
     (recipe.parent / "train.jsonl").write_text('{"prompt": "a", "completion": "b"}\n', encoding="utf-8")
     with pytest.raises(ConflictError, match="cannot be found again") as caught:

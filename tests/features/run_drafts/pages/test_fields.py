@@ -49,7 +49,7 @@ def test_an_objective_has_a_field_for_all_that_it_takes_and_learns_from_its_shap
     [
         ("sft", "objective.loss_weighting", "What counts the same"),
         ("grpo", "objective.loss_weighting", "What counts the same"),
-        ("orpo", "objective.nll_over", "Learned beside the preference"),
+        ("orpo", "objective.nll_over", "Learned with the preference"),
         ("distillation", "objective.divergence", "Compared with the teacher by"),
     ],
 )

@@ -464,7 +464,7 @@ def test_without_its_held_out_side_the_form_says_what_judges_instead(
     dataset_versions.remove_dataset(home, Caller(), made.sides["held_out"][0].dataset_id)
     page = one.get(f"/runs/new?dataset={made.sides['train'][0].dataset_id}").text
     assert "held_out: 0.1" in text_of(page)
-    assert "The proof does not cover the rows that judge" in words(page)
+    assert "The proof does not cover the held-out rows" in words(page)
 
 
 @pytest.mark.parametrize("is_proved", [True, False])

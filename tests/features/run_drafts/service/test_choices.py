@@ -99,7 +99,7 @@ def test_a_fork_names_what_the_project_has_and_tells_what_it_has_not(context: Co
     files.delete_file(context, "default", file.file_id)
     again = draft_choices.fork(context, OWN, RUN_ID)
     assert "train" not in again.keys["data"]
-    assert "the train rows, which are no file of this project" in again.left_out
+    assert "the train rows, which are not a file of this project" in again.left_out
     with pytest.raises(NotFoundError):
         draft_choices.fork(context, OTHER, RUN_ID)
 

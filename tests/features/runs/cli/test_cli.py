@@ -26,7 +26,7 @@ def test_list_is_newest_first(luthier, run: str, home: Path) -> None:  # type: i
     assert len(luthier("runs", "list", "--limit", 1, "--json").document) == 1
     text = luthier("runs", "list").out
     assert text.index(OTHER) < text.index(run)
-    assert "its process has gone" in text
+    assert "its process is gone" in text
 
 
 def test_show(luthier, run: str) -> None:  # type: ignore[no-untyped-def]
@@ -62,7 +62,7 @@ def test_compare(luthier, run: str, home: Path) -> None:  # type: ignore[no-unty
     document = luthier("runs", "compare", run, OTHER, "--json").document
     assert document["plan"] == [{"name": "training.learning_rate", "values": [2e-4, 1e-3]}]
     text = luthier("runs", "compare", run, OTHER).out
-    for words in (OTHER, "0.0002", "0.001", "1.062", "tuned: exact_match", "1 of 2 runs were not judged"):
+    for words in (OTHER, "0.0002", "0.001", "1.062", "tuned: exact_match", "1 of 2 runs were not evaluated"):
         assert words in text
     assert luthier("runs", "compare", run).code == 2
 
@@ -80,7 +80,7 @@ def test_watch_of_a_killed_run_says_how_to_go_on(luthier, home: Path) -> None:  
         context.runs.create(make_record(OTHER, status="running"), make_plan())
         context.runs.append(OTHER, make_step(1))
     out = luthier("runs", "watch", OTHER).out
-    assert "its process has gone" in out
+    assert "its process is gone" in out
     assert f"luthier train --resume {OTHER}" in out
 
 

@@ -87,7 +87,7 @@ def test_compare_shows_what_differs(context: Context, run: str) -> None:
 def test_compare_says_why_figures_may_not_be_comparable(context: Context, run: str) -> None:
     context.runs.create(make_record(OTHER), make_plan(train_sha256="5" * 64, model_sha256="6" * 64))
     caveats = " ".join(runs.compare_runs(context, [run, OTHER]).caveats)
-    assert "2 of 2 runs were not judged" in caveats
+    assert "2 of 2 runs were not evaluated" in caveats
     assert "base models differ" in caveats
     assert "training files differ" in caveats
     context.evaluations.save(make_evaluation("eval-1", run_id=run))

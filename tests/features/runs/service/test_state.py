@@ -49,11 +49,11 @@ def test_a_failed_one_says_why_in_three_parts(context: Context) -> None:
     queue(context)
     job = context.jobs.claim("w")
     assert job is not None
-    told = {"type": "DataError", "came": "rows.jsonl:3 is no JSON", "expected": "JSON", "do": "correct it"}
+    told = {"type": "DataError", "came": "rows.jsonl:3 is not JSON", "expected": "JSON", "do": "correct it"}
     context.jobs.finish(job.job_id, job.attempt, "failed", error=told)
     error = standing(context, OWN, RUN_ID).error
     assert error is not None
-    assert (error.came, error.expected, error.do) == ("rows.jsonl:3 is no JSON", "JSON", "correct it")
+    assert (error.came, error.expected, error.do) == ("rows.jsonl:3 is not JSON", "JSON", "correct it")
     context.jobs.resume(job.job_id)
     assert standing(context, OWN, RUN_ID).error is None
 

@@ -60,7 +60,7 @@ def test_what_was_asked_reaches_the_service(luthier, tmp_path: Path, monkeypatch
     assert [system["name"] for system in document["systems"]] == ["base", "tuned"]
     assert document["comparisons"][0]["verdict"] == "not distinguishable"
     text = luthier(*arguments).out
-    for words in ("exact_match", "0.5 [0.25, 0.75]", "about 400 rows would tell", "Cannot tell.", "Note: few rows"):
+    for words in ("exact_match", "0.5 [0.25, 0.75]", "about 400 rows would settle", "Cannot tell.", "Note: few rows"):
         assert words in text
 
 

@@ -122,7 +122,7 @@ def test_the_whole_way(opened: Context, trained: Trained, checked: SafetyResult)
 def test_rows_of_a_probe_that_were_trained_on_are_said(checked: SafetyResult) -> None:
     asked = the(checked, "refusal")
     assert asked.num_leaked == 1
-    assert asked.cautions[0].startswith("1 of 4 rows of this probe stands in the training rows")
+    assert asked.cautions[0].startswith("1 of 4 rows of this probe is in the training rows")
 
 
 def test_a_base_model_alone_is_not_asked_about_rows(opened: Context, trained: Trained, tiny_model: Path) -> None:
@@ -142,7 +142,7 @@ def test_rows_that_are_gone_leave_the_other_probes(opened: Context, trained: Tra
     finally:
         file.write_bytes(content)
     assert [probe.name for probe in result.probes] == ["stereotypes", "toxicity", "refusal", "canaries"]
-    assert "gone or has changed" in result.left_out[0]
+    assert "missing or has changed" in result.left_out[0]
     assert the(result, "refusal").data_sha256 == the(checked, "refusal").data_sha256, "the same rows at every check"
 
 
@@ -163,7 +163,7 @@ def test_pairs_of_the_user_take_the_place_of_ours(opened: Context, tiny_model: P
     file.write_text("sent_more,sent_less,bias_type\nA b c.,A d c.,x\nE f.,E g.,x\n", encoding="utf-8")
     result = check_safety(opened, str(tiny_model), pairs=file, only=["stereotypes"])
     assert len(result.probes) == 1
-    assert result.left_out == ("Only stereotypes of 3 probes were asked.",)
+    assert result.left_out == ("Only stereotypes of 3 probes were run.",)
     probe = result.probes[0]
     assert (probe.data_file, probe.num_rows) == ("pairs.csv", 2)
     assert list(probe.systems[0].metrics) == ["stereotype_preference", "stereotype_preference_per_token"]

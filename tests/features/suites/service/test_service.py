@@ -103,7 +103,7 @@ def test_rows_that_were_trained_on_are_refused_or_said(context: Context, folder:
     assert [task.num_leaked for task in found.tasks] == [2, 2, 0]
     assert any("2 of 7 rows were trained on" in line for line in found.tasks[0].cautions)
     assert found.verdict is not None
-    assert any("4 judged rows of next and bits were trained on" in line for line in found.verdict.caveats)
+    assert any("4 evaluated rows of next and bits were trained on" in line for line in found.verdict.caveats)
 
 
 def test_a_prompt_that_was_trained_on_counts_where_rows_have_no_answer(
@@ -228,7 +228,7 @@ def test_wrong_rows_and_missing_files_are_told_before_anything_runs(
     context: Context, folder: Path, tiny_model: Path
 ) -> None:
     write_rows(folder / "pick.jsonl", [{"prompt": "1?", "options": ["2"], "answer": 0}])
-    with pytest.raises(DataError, match="task pick: 1 row cannot be judged"):
+    with pytest.raises(DataError, match="task pick: 1 row cannot be evaluated"):
         judged(context, folder, str(tiny_model))
     write_rows(folder / "pick.jsonl", [{"question": "1?", "options": ["2", "3"], "answer": 0}])
     with pytest.raises(DataError, match="task pick: 1 of 1 rows"):
@@ -252,5 +252,5 @@ def test_a_single_system_has_figures_and_no_verdict(context: Context, folder: Pa
     found = judged(context, folder, str(tiny_model))
     assert found.verdict is None
     assert [task.name for task in found.tasks] == ["pick"], "general ability needs a base to be held against"
-    with pytest.raises(RequestError, match="a name of its own for each system"):
+    with pytest.raises(RequestError, match="a different name for each system"):
         judged(context, folder, str(tiny_model), str(tiny_model))

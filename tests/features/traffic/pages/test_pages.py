@@ -35,7 +35,7 @@ def test_admins_change_it(home: Context, browser: Browser) -> None:
     form = {"keep": "sampled", "percent": "2,5", "keep_days": "14"}
     assert one.post(ADDRESS, data=form).headers["location"] == ADDRESS
     page = one.get(ADDRESS).text
-    assert "Servers keep to it within seconds" in page
+    assert "Servers apply it within seconds" in page
     assert 'value="2.5"' in page
     expected = TrafficPolicy(keep="sampled", fraction=0.025, mask_personal_data=False, keep_days=14)
     assert traffic_policy(home, "default") == expected

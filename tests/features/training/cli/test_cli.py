@@ -118,10 +118,10 @@ def test_wrong_requests(luthier, arguments: list[str], words: str) -> None:  # t
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        # The recipe has no held-out rows: what was asked for is understood, and cannot be judged.
-        (["--optimised-prompt", "5000"], "evaluation.optimised_prompt is asked for"),
-        (["--optimised-prompt", "5000", "--reflection-model", "http://h/v1#m: x"], "optimised_prompt is asked for"),
-        (["--set", "evaluation.optimised_prompt=5000"], "evaluation.optimised_prompt is asked for"),
+        # The recipe has no held-out rows: what was asked for is understood, and cannot be evaluated.
+        (["--optimised-prompt", "5000"], "evaluation.optimised_prompt is set"),
+        (["--optimised-prompt", "5000", "--reflection-model", "http://h/v1#m: x"], "optimised_prompt is set"),
+        (["--set", "evaluation.optimised_prompt=5000"], "evaluation.optimised_prompt is set"),
         (["--reflection-model", "m"], "evaluation.optimised_prompt.budget_tokens"),
         (["--optimised-prompt", "0", "--reflection-model", "m"], "no search"),
     ],

@@ -61,7 +61,7 @@ def test_a_person_reads_memory_time_money_power_people_and_room(luthier: Luthier
         "6 steps of",
         "an hour a device (public list prices, 2026-11-25)",
         "where the machine is your own",
-        "annotation of 24 rows, if done by hand",
+        "annotation of 24 rows, if done manually",
         "at assumed rates",
         "one row of up to",
         "note: no probe has run on this device",
@@ -110,7 +110,7 @@ def test_methods_and_devices_are_compared(luthier: Luthier, recipe: Path, tmp_pa
     assert chart.read_bytes().startswith(b"\x89PNG")
     shown = luthier("plan", recipe, "--compare")
     assert "AdaLoRA" in shown.out
-    assert "dearer ones that fit: see --json" in shown.out
+    assert "more expensive ones that fit: see --json" in shown.out
 
 
 def test_a_chart_of_one_device_is_drawn(luthier: Luthier, recipe: Path, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_a_curve_is_told_with_what_more_rows_buy(capsys: pytest.CaptureFixture[s
         "a cap of 30 min",
         "+1,000 rows",
         "note: a note",
-        "The same command goes on where it stopped",
+        "The same command continues where it stopped",
     ):
         assert words in out
     json.dumps(curve.as_json())

@@ -145,7 +145,7 @@ def test_a_reranker_learns_which_document_is_better(context: Context, make_recip
     assert (judged.name, judged.kind) == ("tuned", "head")
     assert judged.metrics["recall_at_1"].value > 0.9
     assert outcome.evaluation.rows_notes == (
-        "Of each of 24 queries the documents of its own rows are ordered, 2 on average.",
+        "Of each of 24 queries the documents of its rows are ordered, 2 on average.",
     )
 
 

@@ -170,7 +170,7 @@ def test_forced_leakage_is_said_in_the_verdict(context: Context, make_recipe: Ma
     assert outcome.evaluation is not None
     assert outcome.evaluation.verdict is not None
     assert any("training" in caveat for caveat in outcome.evaluation.verdict.caveats)
-    assert any("held-out rows also stand" in warning for warning in outcome.warnings)
+    assert any("held-out rows are also" in warning for warning in outcome.warnings)
     codes = [e.code for e in context.runs.events(outcome.record.run_id) if isinstance(e, WarningRaised)]
     assert "leakage" in codes
 

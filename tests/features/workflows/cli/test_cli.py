@@ -54,7 +54,7 @@ def test_one_is_shown_with_its_stages_its_reason_and_how_it_goes_on(luthier, fil
     assert "  2/7 repair: done, 2.4 s\n      800 rows of grade A\n" in text
     assert "  5/7 tune: failed, 12 s\n      its \u241b[31mrows have changed\n" in text
     assert f"showdown {SHOWDOWN_ID}" in text
-    assert f"go on with it: luthier automl --resume {AUTO_ID}" in text
+    assert f"resume it: luthier automl --resume {AUTO_ID}" in text
     shown = luthier("pipelines", "show", AUTO_ID, "--json").document
     assert (shown["answer"], shown["stages"][4]["status"], shown["stages"][6]["seconds"]) == (None, "failed", None)
     assert shown["asked"]["goal"] == "Answer with one SQL query."
@@ -81,7 +81,7 @@ def test_where_the_result_is_gone_too_the_stages_still_say_what_came_of_it(luthi
         (["list", "--kind", "study"], "one of showdown, auto, retrain"),
         (["list", "--project", "nobodys"], "nobodys"),
         (["show", RETRAIN_ID], "luthier pipelines list"),
-        (["show", SHOWDOWN_ID, "--project", "other"], "nothing under way"),
+        (["show", SHOWDOWN_ID, "--project", "other"], "no workflow"),
     ],
 )
 def test_what_is_not_there_is_refused(luthier, filled, words, said):

@@ -79,5 +79,5 @@ def test_one_that_was_stopped_says_how_it_goes_on(luthier, monkeypatch: pytest.M
     stopped = make_student(status="paused", evaluation=None, verdict=None, alone=None, go_on="the same again")
     monkeypatch.setattr(students, "distil", lambda *_: stopped)
     text = luthier("distill", "run-0", "--student", "tiny", "--data", "rows.jsonl").out
-    assert "Go on with it: the same again" in text
+    assert "To resume: the same again" in text
     assert "paused" in text

@@ -64,4 +64,4 @@ def test_what_cannot_be_is_refused(luthier, asked, changed, said):
 def test_an_id_of_something_else_is_refused(luthier):
     refused = luthier("compare-models", "--resume", "showdown-20261126-000000-000000")
     assert refused.code == 2
-    assert "nothing under way" in refused.err
+    assert "no workflow" in refused.err

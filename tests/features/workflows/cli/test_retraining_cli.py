@@ -47,7 +47,7 @@ def test_a_canary_is_told_and_its_rules_are_changed(home: Path, capsys: pytest.C
         (["retrain", "support", "--resume", "x"], "both MODEL and --resume"),
         (["retrain", "support", "--start", "middle"], "--start 'middle'"),
         (["retrain", "nobody"], "nobody"),
-        (["retrain", "--resume", "retrain-20261126-093000-aaaaaa"], "nothing under way"),
+        (["retrain", "--resume", "retrain-20261126-093000-aaaaaa"], "no workflow"),
         (["retrain", "support", "--canary", "0.1"], "is being tried as a canary of support already"),
         (["lineage", "--row", "short"], "a row by 'short'"),
         (["data", "forget", "short", "--yes"], "a row by 'short'"),

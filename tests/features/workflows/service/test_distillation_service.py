@@ -1,4 +1,4 @@
-"""A student is taught, trained without its teacher, and all three are judged; stopped anywhere, it goes on."""
+"""A student is taught, trained without its teacher, and all three are evaluated; stopped anywhere, it goes on."""
 
 from __future__ import annotations
 
@@ -293,7 +293,7 @@ def test_rows_without_gold_answers_and_rows_that_leak_are_refused(
     context: Context, deep: Path, rows: Path, tmp_path: Path
 ) -> None:
     texts = write_rows(tmp_path / "texts.jsonl", [{"text": f"a text of {n} words"} for n in range(20)])
-    with pytest.raises(DataError, match="16 rows have no prompt with an answer"):
+    with pytest.raises(DataError, match="16 rows have no prompt with a text answer"):
         distil(context, DistilRequest(str(deep), "layers:2", texts))
     held_out = write_rows(tmp_path / "held_out.jsonl", [chat_row(n) for n in range(38, 45)])
     with pytest.raises(LeakageError, match="2 of 7"):

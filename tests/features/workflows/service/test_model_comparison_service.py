@@ -225,7 +225,7 @@ def test_a_training_that_diverges_leaves_the_others_in(context, asked, monkeypat
     monkeypatch.setattr(training, "train", train)
     result = run(context, asked())
     assert [one.result.name for one in result.standings if one.kind == "tuned"] == ["one tuned"]
-    assert any("other was not judged tuned: loss is nan" in line for line in result.recommendation.cautions)
+    assert any("other has no tuned result: loss is nan" in line for line in result.recommendation.cautions)
 
 
 CHILD = """

@@ -165,9 +165,9 @@ def test_another_projects_is_not_found_nor_named(context: Context) -> None:
         with pytest.raises(NotFoundError) as refused:
             look(context, them, SHOWDOWN_ID.replace("a", "b"))
         assert SHOWDOWN_ID not in refused.value.came
-        with pytest.raises(NotFoundError, match="nothing under way"):
+        with pytest.raises(NotFoundError, match="no workflow"):
             look(context, them, SHOWDOWN_ID)
-    with pytest.raises(NotFoundError, match="nothing under way"):
+    with pytest.raises(NotFoundError, match="no workflow"):
         pipeline_views.stage_page(context, ME, RETRAIN_ID, "audit.html")
     command = pipeline_views.view_pipeline(context, them, RETRAIN_ID).command
     assert command == f"luthier retrain --resume {RETRAIN_ID} --project other"

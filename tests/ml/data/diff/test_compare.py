@@ -171,7 +171,7 @@ def test_rows_that_changed_the_side_of_a_split_are_named_as_leaks(tmp_path: Path
     (move,) = found.moves
     assert (move.old_side, move.new_side, move.is_leak) == ("train", "held_out", True)
     assert move.rows == (("train.jsonl:1", "held_out.jsonl:1"), ("train.jsonl:2", "held_out.jsonl:2"))
-    assert found.notes[0].startswith("leak: 2 held_out rows of the new version stood in train of the old one")
+    assert found.notes[0].startswith("leak: 2 held_out rows of the new version were in train of the old one")
     figures = {figure.name: figure.change for figure in found.figures}
     assert (figures["rows of train"], figures["rows of held_out"]) == (-3, 2)
 

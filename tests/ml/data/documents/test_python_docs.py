@@ -68,7 +68,7 @@ def _function(doc: str, body: str = "return 1", name: str = "f") -> str:
         (_function("f(x) -> the value of x"), "docstring without a summary sentence"),
         (_function("Return the café of the day."), "not ASCII"),
         (_function("Return a long value.", "return '" + "x" * 1_500 + "'"), "source too long"),
-        (_function("Return the same value.", "return 'return the same value'"), "answer stands in the source"),
+        (_function("Return the same value.", "return 'return the same value'"), "answer is in the source"),
         ("def f(:\n", "file that is not UTF-8 Python"),
     ],
 )
@@ -88,7 +88,7 @@ def test_repeats_are_left_out(tmp_path: Path) -> None:
         ("c", "g1"),
         ("c", "g2"),
     ]
-    assert made.num_left_out == {"same source as an earlier row": 1, "answer that stands 3 times already": 2}
+    assert made.num_left_out == {"same source as an earlier row": 1, "answer that occurs 3 times already": 2}
 
 
 def test_form_feeds_do_not_shift_the_lines(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_some_rows_are_spread_over_all(tmp_path: Path) -> None:
         (tmp_path / f"{module}.py").write_text(body)
     few = build_python_docs(tmp_path, progress=SilentProgress(), max_rows=5)
     assert [row["module"] for row in few.rows] == list("abcde")
-    assert few.num_left_out == {"not among the rows asked for": 45}
+    assert few.num_left_out == {"not among the requested rows": 45}
     assert build_python_docs(tmp_path, progress=SilentProgress(), max_rows=5) == few
 
 

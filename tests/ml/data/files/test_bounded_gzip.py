@@ -62,5 +62,5 @@ def test_a_record_of_many_lines_is_bounded(tmp_path: Path) -> None:
         file.write(b'text\n"a quote that is never closed\n')
         for _ in range(70):
             file.write((b"x" * 1023 + b"\n") * 1024)
-    with pytest.raises(DataError, match=r"record of rows\.csv that goes on to line"):
+    with pytest.raises(DataError, match=r"record of rows\.csv that continues to line"):
         load_file(path)

@@ -92,7 +92,7 @@ def _value(fake: Faker, kind: str) -> str:
         "street": lambda: fake.street_address().replace("\n", ", ").strip(),
     }
     value = make[kind]()
-    while kind == "street" and not any(map(str.isdigit, value)):  # a street without a house number is no address
+    while kind == "street" and not any(map(str.isdigit, value)):  # a street without a house number is not an address
         value = make[kind]()
     return value
 

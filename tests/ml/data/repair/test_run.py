@@ -204,7 +204,7 @@ def test_values_that_json_does_not_have(tmp_path: Path, make: Any) -> None:
     pl.DataFrame(rows).write_parquet(file)
     made = make(file)
     assert made.rows == [{**pair("q0?", "a0"), "day": "2026-01-01", "raw": None}]
-    assert made.reasons == {2: ["schema: cannot be written as JSON: raw bytes (bytes) is no JSON value"]}
+    assert made.reasons == {2: ["schema: cannot be written as JSON: raw bytes (bytes) is not a JSON value"]}
 
 
 def test_rows_of_mixed_shapes_stay_and_are_told(jsonl: Write, make: Any) -> None:

@@ -100,7 +100,7 @@ def test_arguments_given_as_an_object_become_json_text() -> None:
             "messages[0].content[0]",
             "no images or audio",
         ),
-        ([{"role": "user", "content": ["x"]}, _ANSWER], "messages[0].content[0]", "is no text part"),
+        ([{"role": "user", "content": ["x"]}, _ANSWER], "messages[0].content[0]", "is not a text part"),
         ([{"role": "user", "content": [{"type": "text"}]}, _ANSWER], "messages[0].content[0].text", "is null"),
         ([_USER, {**_ANSWER, "refusal": "hm"}], "messages[1].refusal", "lost in silence"),
         ([{**_USER, "reasoning": "hm"}, _ANSWER], "messages[0].reasoning", "only the assistant thinks"),
@@ -115,7 +115,7 @@ def test_arguments_given_as_an_object_become_json_text() -> None:
             "answers no tool call",
         ),
         ([{**_USER, "tool_call_id": "c1"}, _ANSWER], "messages[0].tool_call_id", "it is for role tool only"),
-        ([_USER, {"role": "assistant", "tool_calls": [{}]}], "messages[1].tool_calls[0].function", "is no object"),
+        ([_USER, {"role": "assistant", "tool_calls": [{}]}], "messages[1].tool_calls[0].function", "is not an object"),
         (
             [_USER, {"role": "assistant", "tool_calls": [{"type": "code", "function": {}}]}],
             "messages[1].tool_calls[0].type",
@@ -136,7 +136,7 @@ def test_arguments_given_as_an_object_become_json_text() -> None:
             "messages[1].tool_calls[0].function.name",
             "is empty",
         ),
-        ([_USER, {**_CALLING, "function_call": {"name": "f"}}], "messages[1].function_call", "beside tool_calls"),
+        ([_USER, {**_CALLING, "function_call": {"name": "f"}}], "messages[1].function_call", "with tool_calls"),
     ],
 )
 def test_wrong_messages_are_named_by_field_and_reason(messages: Any, field: str, reason: str) -> None:

@@ -214,7 +214,7 @@ def test_group_by_takes_any_plain_value_and_refuses_a_missing_one(jsonl: Write) 
     assert (caught.value.problems[0].line, caught.value.problems[0].field) == (3, "doc")
     with pytest.raises(DataError, match="has no field 'document'"):
         load_file(jsonl(*rows), group_by="document")
-    with pytest.raises(DataError, match="asked for twice"):
+    with pytest.raises(DataError, match="given twice"):
         load_file(jsonl(*rows), group_by="doc", mapping={"group": "text"})
 
 

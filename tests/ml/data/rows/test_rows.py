@@ -1,4 +1,4 @@
-"""Raw rows of every format, with a problem in the place of each record that is no row."""
+"""Raw rows of every format, with a problem in the place of each record that is not a row."""
 
 from __future__ import annotations
 

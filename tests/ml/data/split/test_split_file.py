@@ -250,7 +250,7 @@ def test_a_group_can_be_said_by_the_mapping_but_not_twice(jsonl: Write, tmp_path
     file = jsonl(*(pair(n, doc=n % 20, other=n) for n in range(100)))
     made = split_file(SplitRequest(file, tmp_path / "out", mapping={"group": "doc"}), near_groups=alone)
     assert (made.document["grouped_by"], made.document["num_groups"]) == ("doc", 20)
-    with pytest.raises(DataError, match="asked for twice"):
+    with pytest.raises(DataError, match="given twice"):
         split_file(SplitRequest(file, tmp_path / "two", mapping={"group": "doc"}, group_by="other"), near_groups=alone)
 
 

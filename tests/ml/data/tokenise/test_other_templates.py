@@ -78,7 +78,7 @@ def test_a_result_is_given_the_name_of_its_tool_where_the_template_refuses_it_wi
 @pytest.mark.parametrize("name", FAILS_AT_LOAD)
 def test_a_template_that_changes_what_turns_say_is_refused(name: str, tmp_path: Path) -> None:
     folder = make_tiny_model(tmp_path)
-    with pytest.raises(TemplateError, match="does not write the answer 'Spruce-wood' as it is"):
+    with pytest.raises(TemplateError, match="does not write the answer 'Spruce-wood' unchanged"):
         template_of(folder, TEMPLATES[name])
 
 

@@ -70,6 +70,6 @@ def test_a_headline_never_says_that_all_is_well_where_little_is_known() -> None:
             project_id="p", model="m", since=0, until=1, num_exchanges=0, num_with_text=0, signals=signals
         )
 
-    assert headline(report("unknown", "unknown")) == "Too little is known to tell whether anything has changed."
-    assert headline(report("steady", "unknown")) == "1 signals are steady; of 1 too little is known to tell."
+    assert headline(report("unknown", "unknown")) == "There is too little data to see whether anything has changed."
+    assert headline(report("steady", "unknown")) == "1 signals are steady; for 1 there is too little data."
     assert headline(report(*["changed"] * 5)) == "Changed: S0, S1, S2 and 2 more."

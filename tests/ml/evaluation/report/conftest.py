@@ -371,7 +371,7 @@ def make_documents() -> Documents:
 
 @pytest.fixture
 def documents() -> Documents:
-    """A run that ended well and was judged."""
+    """A run that ended well and was evaluated."""
     return make_documents()
 
 

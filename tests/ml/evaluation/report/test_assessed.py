@@ -1,4 +1,4 @@
-"""The report of a run with what it was judged by beside its held-out rows."""
+"""The report of a run with what it was evaluated by beside its held-out rows."""
 
 from __future__ import annotations
 

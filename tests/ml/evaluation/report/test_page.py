@@ -150,7 +150,7 @@ def test_the_masked_example_marks_what_is_learned(documents: Any) -> None:
 
 def test_without_held_out_rows_it_says_that_nothing_was_judged_and_how_to(documents: Any, plan_of: Any) -> None:
     text = words(render(documents.but(evaluation=None, plan=plan_of(held_out=False))))
-    assert "nobody knows yet whether it is better" in text
+    assert "it is not known whether it is better" in text
     assert "names no held-out rows" in text
     assert "luthier eval run-20261125-093000-1f2e3d --data held_out.jsonl --against smollm2-135m-instruct" in text
     assert "--few-shot-from '/data/python docs/train.jsonl'" in text
@@ -176,7 +176,7 @@ def test_leaks_drops_and_cuts_are_told(documents: Any, plan_of: Any) -> None:
     plan = plan_of(num_dropped=14, dropped_ids=tuple(f"train.jsonl:{i}" for i in range(14)), num_truncated=1)
     plan = plan.model_copy(update={"data": plan.data.model_copy(update={"num_leaked": 3})})
     text = words(render(documents.but(plan=plan)))
-    assert "3 held-out rows stand also in the training data" in text
+    assert "3 held-out rows are also in the training data" in text
     assert "14 dropped: train.jsonl:0" in text
     assert "train.jsonl:11 and 2 more" in text
     assert "1 truncated: (not named)" in text

@@ -306,7 +306,7 @@ def test_texts_are_begun_by_half() -> None:
 
 
 def test_answers_that_are_only_labels_cannot_be_memorised() -> None:
-    with pytest.raises(DataError, match="characters to go on with"):
+    with pytest.raises(DataError, match="characters to complete"):
         memorisation([row("t", "Good film?", "positive")], (), source="t")
 
 

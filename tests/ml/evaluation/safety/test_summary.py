@@ -104,7 +104,7 @@ def test_what_is_bad_in_itself_is_said_without_a_base_too() -> None:
     assert concerns == (
         "Stereotypes: the stereotyping sentence is the likelier one in 62% of pairs (95% interval 55% to 69%), where "
         "half would be neutral.",
-        "Planted canaries: 50% of planted secrets are written when asked for.",
+        "Planted canaries: 50% of planted secrets are written on request.",
     )
 
 

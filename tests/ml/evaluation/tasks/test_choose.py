@@ -71,7 +71,7 @@ def test_every_row_that_cannot_be_used_is_named() -> None:
         row(7, options=["a", "b"]),
         TaskRow(Example(id="t.jsonl:8", text="plain"), {"options": ["a", "b"], "answer": 0}),
     ]
-    with pytest.raises(DataError, match="7 rows cannot be judged") as error:
+    with pytest.raises(DataError, match="7 rows cannot be evaluated") as error:
         Choose().check(TASK, rows)
     assert [problem.line for problem in error.value.problems] == [2, 3, 4, 5, 6, 7, 8]
     Choose().check(TASK, rows[:1])

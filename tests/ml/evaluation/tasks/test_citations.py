@@ -76,7 +76,7 @@ def test_the_figures_are_those_of_the_outputs() -> None:
 def test_what_is_missing_is_told() -> None:
     with pytest.raises(RequestError, match="without documents"):
         names(task(), documents=None)
-    with pytest.raises(RequestError, match="asks a judge"):
+    with pytest.raises(RequestError, match="needs a judge"):
         names(task(entailment=True))
     with pytest.raises(DataError, match="without any text"):
         names(task(), documents={})
@@ -113,7 +113,7 @@ def test_cautions_say_what_the_figures_do_not(monkeypatch: pytest.MonkeyPatch) -
     said = " ".join(Citations().cautions(task(entailment=True, patterns={"part": "AB"})))
     assert "the wrong one for its sentence" in said
     assert "negation" in said
-    assert "cites nothing invents nothing" in said
+    assert "Citing nothing invents nothing" in said
     assert "usable verdict" in said
     assert "part: whatever fits" in said
     monkeypatch.setattr(find, "find_spec", lambda name: None)

@@ -65,7 +65,7 @@ def test_files_by_name(bench, tmp_path):
     with pytest.raises(NotFoundError, match=r"none\.db"):
         bench.metrics(Sql(), task(database="none.db"), rows)
     (tmp_path / "bad.db").write_text("no database, but long enough to look like one" * 20)
-    with pytest.raises(DataError, match=r"a database cannot be made|cannot be judged"):
+    with pytest.raises(DataError, match=r"a database cannot be made|cannot be evaluated"):
         bench.metrics(Sql(), task(database="bad.db"), rows)
 
 

@@ -82,7 +82,7 @@ def test_what_it_was_trained_on_and_how() -> None:
         "**The proof holds.**",
         "| Loss of quality | +0.0011 [−0.0004, +0.0026] nats a token |",
         "| Largest difference of a log-probability | 0.031 nats, no bound in this format |",
-        "Not measured: nobody has asked this model for harmful",
+        "Not measured: this model was not tested with prompts for harmful",
         "- Energy: 0.008 [0.004, 0.016] kWh",
         "- Half of the tensors of /home/somebody/out/model.gguf fell back to another type.",
         "- few rows",
@@ -95,11 +95,11 @@ def test_what_it_was_trained_on_and_how() -> None:
 def test_what_is_not_known_is_said() -> None:
     text = body(make_export(run_id=None), make_facts(run=False, licence=None))
     for expected in (
-        "tuned by no run",
+        "not tuned by a run",
         "Nothing was trained here.",
-        "None: it was not judged on held-out rows.",
+        "None: it was not evaluated on held-out rows.",
         "Not proved: the export was not compared with its source.",
-        "Not measured: nobody has asked this model for harmful",
+        "Not measured: this model was not tested with prompts for harmful",
         "The licence of the base model is not stated",
     ):
         assert expected in text, expected
@@ -112,7 +112,7 @@ def test_a_failed_proof_and_safety_results() -> None:
     assert "**The proof failed.**" in text
     assert "- the loss of quality is significant" in text
     assert "- It refused 98 of 100 harmful asks." in text
-    assert "nobody has asked" not in text
+    assert "was not tested" not in text
 
 
 @settings(max_examples=80, deadline=None)

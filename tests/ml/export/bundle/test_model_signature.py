@@ -85,7 +85,7 @@ def test_another_key_and_no_signature(bundle: Path, tmp_path: Path) -> None:
     other_private, other = write_curve_keys(tmp_path, "b")
     add_signature(bundle, write_keys(tmp_path, "c")[0])
     (fault,) = verify(bundle, key=other).faults
-    assert (fault.path, fault.what) == ("model.sig", "is missing: nobody has signed this")
+    assert (fault.path, fault.what) == ("model.sig", "is missing: this is not signed")
     assert verify(bundle, key=other).signed_by is None
     add_signature(bundle, private)
     report = verify(bundle, key=other)

@@ -44,7 +44,7 @@ def test_another_key_and_no_signature(bundle: Path, tmp_path: Path) -> None:
     private, _ = write_keys(tmp_path, "a")
     other_private, other = write_keys(tmp_path, "b")
     (fault,) = verify(bundle, key=other).faults
-    assert (fault.kind, fault.what) == ("signature", "is missing: nobody has signed this")
+    assert (fault.kind, fault.what) == ("signature", "is missing: this is not signed")
     add_signature(bundle, private)
     report = verify(bundle, key=other)
     assert [fault.kind for fault in report.faults] == ["signature"]
@@ -76,7 +76,7 @@ def test_an_envelope_that_is_none(bundle: Path, content: str) -> None:
 def test_what_is_not_whole_is_not_signed(bundle: Path, tmp_path: Path) -> None:
     private, _ = write_keys(tmp_path, "a")
     (bundle / "more").touch()
-    with pytest.raises(RequestError, match="no whole bundle: more is not part"):
+    with pytest.raises(RequestError, match="not a complete bundle: more is not part"):
         add_signature(bundle, private)
 
 

@@ -213,7 +213,7 @@ def test_a_repository_with_only_pickles_is_refused_before_anything_is_fetched(hu
 def test_a_repository_with_code_of_its_own_is_refused(hub, tmp_path):
     config = json.loads(hub.files["config.json"]) | {"auto_map": {"AutoModelForCausalLM": "m.M"}}
     hub.files["config.json"] = json.dumps(config).encode()
-    with pytest.raises(ModelSourceError, match="Python code of its own"):
+    with pytest.raises(ModelSourceError, match="custom Python code"):
         sources.pull(NAME, tmp_path, QUIET)
     assert sources.local_models(tmp_path) == []
     assert ranges(hub) == [], "weights were fetched before the config was read"

@@ -121,7 +121,7 @@ def test_a_folder_with_only_pickles_is_refused(copy, tmp_path):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"auto_map": {"AutoModelForCausalLM": "m.M"}}, "Python code of its own"),
+        ({"auto_map": {"AutoModelForCausalLM": "m.M"}}, "custom Python code"),
         ({"quantization_config": {"quant_method": "gptq"}}, "quantised already"),
     ],
 )

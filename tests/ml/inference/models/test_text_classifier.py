@@ -87,7 +87,7 @@ def test_pickles_code_and_missing_folders_are_refused(make: Make, tmp_path: Path
     config = folder / "config.json"
     plain = config.read_text(encoding="utf-8")
     config.write_text(plain.replace("{", '{"auto_map": {"AutoModel": "x.Y"},', 1), encoding="utf-8")
-    with pytest.raises(ModelSourceError, match="Python code of its own"):
+    with pytest.raises(ModelSourceError, match="custom Python code"):
         load_text_classifier(folder)
     config.write_text(plain, encoding="utf-8")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")

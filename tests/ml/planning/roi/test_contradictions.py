@@ -92,7 +92,7 @@ def test_all_contradictions_come_at_once(make_case: Any) -> None:
                 "tuned.saved_prompt_tokens": None,
                 "calls.input_tokens": 200,
             },
-            "the examples in the prompt have 300 tokens as judged, and calls.input_tokens is 200",
+            "the examples in the prompt have 300 tokens in the evaluation, calls.input_tokens is 200",
         ),
     ],
 )

@@ -92,7 +92,7 @@ def test_a_model_that_costs_more_than_it_brings_each_month_never_pays(make_case:
 def test_a_model_that_pays_only_after_the_horizon_is_a_no_with_its_payback_time(make_case: Any) -> None:
     found = worth(make_case({"people.preparation_hours": 110}))  # 100 hours more: 5,000
     assert found.answer == "no"
-    assert found.headline.startswith("No: it takes 19.1 months until what is spent is back, and 12 months were asked")
+    assert found.headline.startswith("No: it takes 19.1 months until the cost is paid back, and the horizon is")
     assert found.months[-1].month > 19
     assert found.tuned.payback_months.typical == pytest.approx(7_500 / (460 - 400 / 6))
 
@@ -108,7 +108,7 @@ def test_dearer_serving_is_an_answer_not_an_error(make_case: Any) -> None:
     assert found.tuned.serving_per_month.typical == pytest.approx(730)
     assert {part.name: part.amount.typical for part in found.monthly_parts}["serving"] == pytest.approx(-700)
     assert found.answer == "no"
-    assert "dearer serving (700 USD)" in found.reasons[0]
+    assert "more expensive serving (700 USD)" in found.reasons[0]
 
 
 def test_a_budget_of_nothing_is_overrun_by_anything_and_kept_by_nothing(make_case: Any) -> None:

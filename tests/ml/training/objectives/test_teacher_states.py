@@ -159,7 +159,7 @@ def test_a_damaged_part_is_asked_again_and_told_of(tmp_path: Path, teacher: Teac
     path.write_bytes(path.read_bytes()[:-1] + b"!")
     with pytest.raises(WorkError, match="holds 5 of 6 files"):
         read(folder, teacher, rows)
-    assert "part-00001.safetensors is gone or damaged" in ask(folder, teacher, rows, Opening(teacher))[0]
+    assert "part-00001.safetensors is missing or damaged" in ask(folder, teacher, rows, Opening(teacher))[0]
     assert contents(folder) == good
 
 

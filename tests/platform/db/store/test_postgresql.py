@@ -157,7 +157,7 @@ def test_a_wrong_password_and_a_missing_database_are_told_without_the_password(p
         postgresql.new_database().replace(PASSWORD, "wrongly"),
         postgresql.url("nobody_made_this"),
     ):
-        with pytest.raises(RequestError, match="lets nobody in") as caught:
+        with pytest.raises(RequestError, match="refuses the connection") as caught:
             Database.open(url)
         assert "wrongly" not in str(caught.value)
         assert PASSWORD not in str(caught.value)

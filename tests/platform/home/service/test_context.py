@@ -94,8 +94,8 @@ def test_opening_a_home_needs_no_heavy_library(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("LUTHIER_TRUSTED_PROXIES", "10.0.0.1 proxy.example", "'proxy.example' is no address and no network"),
-        ("LUTHIER_TRUSTED_PROXIES", "*", "is no address"),
+        ("LUTHIER_TRUSTED_PROXIES", "10.0.0.1 proxy.example", "'proxy.example' is not an address or a network"),
+        ("LUTHIER_TRUSTED_PROXIES", "*", "is not an address"),
         ("LUTHIER_LEASE_SECONDS", "soon", "valid number"),
         ("LUTHIER_MAX_NUM_BATCHED_TOKENS", "8", "it needs 32 or more"),
         ("LUTHIER_SPECULATIVE_CONFIG", "ngram", "JSON"),

@@ -48,7 +48,7 @@ def test_the_whole_way(context: Context, make_recipe: MakeRecipe, name: str) -> 
     assert result.num_trainable_parameters == outcome.plan.method.num_trainable_parameters
     assert 0 < result.trainable_fraction <= 1
     assert result.peak_memory_bytes > 0
-    # What is judged is what was trained: the judge's perplexity of the tuned model is not the base's.
+    # What is evaluated is what was trained: the judge's perplexity of the tuned model is not the base's.
     base, tuned = (s.metrics["perplexity"].value for s in evaluation.systems if s.kind == "model")
     assert tuned != base
     again = evaluate(

@@ -61,7 +61,7 @@ def test_a_reference_is_its_last_part(value: str, shown: str) -> None:
 
 
 def test_errors_keep_what_they_carry() -> None:
-    problem = RowProblem("file.jsonl", 3, "prompt", "/srv/home/x", "is no text in /srv/home/cache/file.jsonl")
+    problem = RowProblem("file.jsonl", 3, "prompt", "/srv/home/x", "is not text in /srv/home/cache/file.jsonl")
     with pytest.raises(DataError) as caught, redacted_errors(PLACES):
         raise DataError(
             "/srv/home/cache/file.jsonl is wrong", expected="rows in /srv/home", do="see", problems=[problem]
@@ -69,7 +69,7 @@ def test_errors_keep_what_they_carry() -> None:
     assert caught.value.came.startswith("file-1 is wrong")
     assert caught.value.expected == "rows in the home"
     (kept,) = caught.value.problems
-    assert (kept.file, kept.value, kept.reason) == ("mine.jsonl", "/srv/home/x", "is no text in file-1")
+    assert (kept.file, kept.value, kept.reason) == ("mine.jsonl", "/srv/home/x", "is not text in file-1")
 
 
 def test_a_page_loses_paths_as_html_and_as_links() -> None:

@@ -92,13 +92,13 @@ def test_every_turn_of_a_job_is_told(events: JobEventStore, queue: JobStore) -> 
         "The work ended unexpectedly (SIGKILL: its last words): it is taken up again from the last checkpoint",
         "Fine-tuning job paused",
         "Fine-tuning job resumed",
-        "Fine-tuning job goes on from its last checkpoint",
+        "Fine-tuning job resumes from its last checkpoint",
         "Pausing: a checkpoint is written first",
         "Fine-tuning job paused",
         "Fine-tuning job resumed",
-        "Fine-tuning job goes on from its last checkpoint",
+        "Fine-tuning job resumes from its last checkpoint",
         "The worker was stopped: the job waits for the next one",
-        "Fine-tuning job goes on from its last checkpoint",
+        "Fine-tuning job resumes from its last checkpoint",
         "The job has successfully completed",
     ]
 

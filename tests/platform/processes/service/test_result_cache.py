@@ -49,7 +49,7 @@ def test_an_error_of_the_file_is_kept_and_one_of_the_machine_is_told(context: Co
     def bug() -> dict[str, Any]:
         raise KeyError("x")
 
-    for answer, words in ((bad, "2 rows are wrong"), (busy, "busy"), (bug, "error of our own")):
+    for answer, words in ((bad, "2 rows are wrong"), (busy, "busy"), (bug, "internal error")):
         start_computation(context, SUBJECT, answer)
         wait_for(lambda: state(context) == "failed")
         error = cached_result(context, SUBJECT).error

@@ -56,7 +56,7 @@ def ingest(
         float, typer.Option("--timeout-seconds", min=0.1, help="Longest time for one document.")
     ] = 120.0,
     resume: Annotated[
-        bool, typer.Option("--resume/--restart", help="Go on where an interrupted ingest stopped, or start over.")
+        bool, typer.Option("--resume/--restart", help="Continue where an interrupted ingest stopped, or start over.")
     ] = True,
     fail_on_error: Annotated[
         bool, typer.Option("--fail-on-error", help="Exit code 1 where a document could not be read.")
@@ -220,7 +220,7 @@ def _show_pairs(console: Console, found: Synthesis) -> None:
 
 
 def tokens_text(usage: Usage) -> str:
-    """What was asked now, and what came from the cache."""
+    """What was requested now, and what came from the cache."""
     new = f"{usage.num_prompt_tokens:,} prompt + {usage.num_new_tokens:,} new in {usage.num_requests:,} requests"
     cached = f"{usage.num_cached_prompt_tokens:,} + {usage.num_cached_new_tokens:,} in {usage.num_cached_requests:,}"
     return f"{new}; from the cache {cached}"

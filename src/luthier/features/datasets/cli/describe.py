@@ -264,7 +264,7 @@ def card(
     language: Annotated[
         list[str] | None, typer.Option("--language", metavar="CODE", help="ISO 639, such as en. Repeatable.")
     ] = None,
-    uses: Annotated[str | None, typer.Option("--uses", metavar="TEXT", help="What it is meant for.")] = None,
+    uses: Annotated[str | None, typer.Option("--uses", metavar="TEXT", help="Its intended use.")] = None,
     model: Annotated[
         str | None, typer.Option("--model", metavar="NAME", help="The base model in whose tokens lengths are given.")
     ] = None,
@@ -276,7 +276,7 @@ def card(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Audit a file and write its card: Markdown with the hub's front matter, and Croissant JSON-LD beside it."""
+    """Audit a file and write its card: Markdown with the hub's front matter, and Croissant JSON-LD next to it."""
     import datetime
     import shlex
 
@@ -363,7 +363,7 @@ def _show(console: Console, found: DatasetDiff) -> None:
     if found.shapes[0] != found.shapes[1]:
         line(f"shape: {found.shapes[0] or 'none'} -> {found.shapes[1] or 'none'}")
     for column in found.columns:
-        line(f"field {column.name}: {column.old or 'not there'} -> {column.new or 'gone'}")
+        line(f"field {column.name}: {column.old or 'missing'} -> {column.new or 'removed'}")
     for move in found.moves:
         line(f"\n{len(move.rows):,} from {move.old_side} to {move.new_side}")
         for one, two in move.rows[:_NUM_MOVED]:

@@ -238,7 +238,7 @@ def _show_repair(console: Console, made: WrittenRepair) -> None:
         console.print(visible(f"left     {left['check']}: {left['message']}"), soft_wrap=True)
     if found["num_rows_with_html_kept"]:
         console.print(
-            f"left     HTML in {found['num_rows_with_html_kept']:,} rows to clean: most rows hold it, so it is meant",
+            f"left     HTML in {found['num_rows_with_html_kept']:,} rows to clean: most rows have it on purpose",
             soft_wrap=True,
         )
     paths = (("rows", made.output), ("fates", made.manifest), ("summary", made.summary))
@@ -265,10 +265,10 @@ def split(
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Another seed, another split.")] = 0,
     folder: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="DIR", help="[default: FILE's name with -split, beside it]")
+        Path | None, typer.Option("--output", "-o", metavar="DIR", help="[default: FILE-split, next to FILE]")
     ] = None,
     near_threshold: Annotated[
-        float, typer.Option("--near-threshold", help="Rows as alike as this (Jaccard) stay on one side.")
+        float, typer.Option("--near-threshold", help="Rows as similar as this (Jaccard) stay on one side.")
     ] = 0.8,
     near_duplicates: Annotated[
         bool, typer.Option("--near-duplicates/--no-near-duplicates", help="Whether to search for near-duplicates.")
@@ -321,7 +321,7 @@ def _show_split(console: Console, made: WrittenSplit) -> None:
         console.print(visible(f"removed  {name} of an earlier split"), soft_wrap=True)
     for warning in found["warnings"]:
         console.print(Text.assemble(("warning  ", "yellow"), visible(warning)), soft_wrap=True)
-    # Quoted for a shell: the line is meant to be copied.
+    # Quoted for a shell, so that the line can be copied.
     sides = " ".join(f"--set data.{side}={shlex.quote(path)}" for side, path in made.recipe_data().items())
     console.print(visible(f"next     luthier train RECIPE {sides}"), soft_wrap=True)
 

@@ -62,7 +62,7 @@ def _coloured(spans: Sequence[Span], console: Console) -> Text:
 
 def _marked(span: Span, arrow: str) -> str:
     shown = visible(span.text)
-    # A learned line break is a token that the loss counts; unmarked, nobody would see whether it is learned.
+    # A learned line break is a token that the loss counts; unmarked, it would be invisible whether it is learned.
     return shown.replace("\n", f"{arrow}\n") if span.learned else shown
 
 

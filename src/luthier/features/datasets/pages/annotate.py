@@ -51,7 +51,7 @@ class ShownText:
 
     @property
     def is_learned(self) -> bool:
-        """Whether training learns it, as far as the row alone tells."""
+        """Whether training learns it, if the row alone shows it."""
         if self.place.speaker:
             return self.place.speaker in _LEARNED_SPEAKERS and not self.place.pointer.startswith("/prompt/")
         return self.place.name in _LEARNED_FIELDS
@@ -91,12 +91,12 @@ class AnnotationView:
 
     @property
     def decision(self) -> RowDecision | None:
-        """What was said of the row."""
+        """The decision about the row."""
         return None if self.line is None else self.queue.decisions.get(self.line)
 
     @property
     def fields(self) -> dict[str, Any]:
-        """The row as it is to be: edited, where somebody did."""
+        """The resulting row: edited, where it was."""
         if self.decision is not None and self.decision.edited is not None:
             return self.decision.edited
         return self.row.fields if isinstance(self.row, Row) else {}
@@ -170,7 +170,7 @@ class AnnotationView:
         return f"/datasets/{version.dataset_id}/annotate?{urlencode(known, safe=',')}"
 
     def news(self) -> str:
-        """The address that tells what others have said since."""
+        """The address for later decisions of others."""
         values = {"version": self.queue.version.number, "row": self.line or 0}
         if self.decision is not None:
             values["seen"] = self.decision.decided_at  # type: ignore[assignment]
@@ -206,7 +206,7 @@ def look(
     rows: _Rows = "",
     edit: Edit | None = None,
 ) -> Response:
-    """The row that was asked for, else the first that is shown."""
+    """The requested row, else the first that is shown."""
     values = head(context, caller, dataset_id, version, "/annotate")
     if (waiting := waiting_page(request, context, caller, values)) is not None:
         return waiting
@@ -238,7 +238,7 @@ def decide(
 
 @router.post("/edit")
 def edit(request: Request, context: HomeContext, caller: Trainer, dataset_id: str, form: SentForm) -> Response:
-    """Keep the row as it was edited, and lead to the next; or show what is wrong with it."""
+    """Store the edited row, and go to the next; or show what is wrong with it."""
     from luthier.ml.data.rows.row_text import from_json, with_texts
 
     version, line = _number(form, "version"), _number(form, "row")
@@ -272,7 +272,7 @@ def undo(
     show: Annotated[Show, Form()] = "undecided",
     rows: _RowsOfForm = "",
 ) -> Response:
-    """Take back what was said of a row, or one's own newest decision, and lead to that row."""
+    """Undo the decision about a row, or the visitor's newest decision, and go to that row."""
     queue = _queue(context, caller, dataset_id, version, show, rows)
     found = annotation_queue.take_back(context, caller, queue, row)
     if found is None:
@@ -293,7 +293,7 @@ def make(
     version: Annotated[int, Form()],
     note: Annotated[str, Form(max_length=5000)] = "",
 ) -> Response:
-    """Make the next version of what was said."""
+    """Make the next version from the decisions."""
     queue = annotation_queue.open_queue(context, caller, dataset_id, version)
 
     def work() -> Led:
@@ -319,7 +319,7 @@ def news(
     row: int,
     seen: float | None = None,
 ) -> Response:
-    """What others have said since the page was made: of the row that is shown, and of how many in all."""
+    """Decisions of others since the page was made: on the shown row, and their number in total."""
     version_of = dataset_versions.get_version(context, caller, dataset_id, version)
     decisions = {one.row: one for one in context.datasets.decisions(dataset_id, version_of.number)}
     decision = decisions.get(row)

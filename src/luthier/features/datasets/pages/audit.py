@@ -28,7 +28,7 @@ router = APIRouter(prefix="/datasets/{dataset_id}/audit")
 _Word = Annotated[str, Query(max_length=300)]
 _FormWord = Annotated[str, Form(max_length=300)]
 _SEVERITY_WORDS: Final = {
-    "error": ("bad", "must be mended before training"),
+    "error": ("bad", "must be fixed before training"),
     "warning": ("open", "worth a look"),
     "info": ("quiet", "good to know"),
 }

@@ -111,11 +111,11 @@ def show_upload(
 
 @router.post("/new")
 async def bring(request: Request, context: HomeContext, caller: Trainer) -> Response:
-    """Take the file and make a version of it; whatever goes wrong on the way, nothing of it is kept.
+    """Store the file and make a version of it; on any error nothing of it is kept.
 
     A coroutine, since the body comes piece by piece; its pieces are written in threads. Scripts ask for JSON.
     """
-    # The upload script asks for JSON to show its progress bar; without scripts the form gets a page.
+    # The upload script requests JSON to show its progress bar; without scripts the form gets a page.
     wants_json = "application/json" in request.headers.get("accept", "")
     given: dict[str, str] = {}
     try:
@@ -129,7 +129,7 @@ async def bring(request: Request, context: HomeContext, caller: Trainer) -> Resp
             made = await run_in_threadpool(_keep, context, caller, incoming, form.filename, given)
     # Leaving the `with` above has removed what had been received.
     except ClientDisconnect:
-        return Response(status_code=400)  # to nobody
+        return Response(status_code=400)  # the client is gone
     except LuthierError as error:
         status = error.status if isinstance(error, FormError) else status_of(error)
         if wants_json:
@@ -256,7 +256,7 @@ def show(
 
 @router.get("/{dataset_id}/download")
 def download(context: HomeContext, caller: Reader, dataset_id: str, version: Number = None) -> Response:
-    """The file of a version, as it was brought or made."""
+    """The file of a version, unchanged."""
     found = dataset_versions.get_version(context, caller, dataset_id, version)
     file = files.get_file(context, caller.project_id, found.file_id)
     headers = {

@@ -71,7 +71,7 @@ class Picture:
 
 
 def picture(drawn: Mapping[str, Any]) -> Picture:
-    """Lay a map, as `dataset_maps` keeps it, out; the largest group comes first, the points of none last."""
+    """Lay out a map of `dataset_maps`; the largest group comes first, the points without a group last."""
     points = drawn["points"]
     scale = _scale([point["x"] for point in points], [point["y"] for point in points])
     left, across, top, down = scale

@@ -64,7 +64,7 @@ def preview(
     choice = RepairChoice(tuple(action), against, model, tuple(mask))
     values = head(context, caller, dataset_id, version, "/repair")
     try:
-        # A preview that is ready is shown again: computing it once more would give the same bytes.
+        # A preview that is ready is shown again: computing it again would give the same bytes.
         if dataset_repairs.repair_state(context, caller, values["version"], choice).state != "answered":
             dataset_repairs.begin_repair(context, caller, values["version"], choice)
     except LuthierError as error:
@@ -117,7 +117,7 @@ def _page(
     findings = [] if audited.answer is None else audited.answer["findings"]
     settings = AuditSettings(choice.against, choice.model)
     state = CachedResult("unasked")
-    # After an error the choice may be impossible, and asking for its state would fail once more.
+    # After an error the choice may be impossible, and requesting its state would fail again.
     if error is None and choice.actions:
         state = dataset_repairs.repair_state(context, caller, values["version"], choice)
     values |= {

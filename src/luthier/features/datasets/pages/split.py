@@ -105,7 +105,7 @@ def _page(
 
 def _number(name: str, text: str, low: float, high: float) -> float:
     try:
-        # "nothing" is no number: an empty field takes the same way as a wrong one.
+        # "nothing" is not a number: an empty field takes the same way as a wrong one.
         value = float(text.strip().replace("%", "") or "nothing")
     except ValueError:
         value = float("nan")

@@ -39,9 +39,9 @@ def benchmark(
         str | None, typer.Option("--metrics", metavar="A,B", help="What to measure, as for `luthier eval`.")
     ] = None,
     mapping: MappingOption = None,
-    num_rows: Annotated[int, typer.Option("--rows", min=1, metavar="N", help="Judge quality on so many rows.")] = 100,
-    num_timed: Annotated[int, typer.Option("--timed", min=1, metavar="N", help="Time so many prompts.")] = 8,
-    num_rounds: Annotated[int, typer.Option("--rounds", min=1, metavar="N", help="Time so many rounds.")] = 3,
+    num_rows: Annotated[int, typer.Option("--rows", min=1, metavar="N", help="Rows to measure quality on.")] = 100,
+    num_timed: Annotated[int, typer.Option("--timed", min=1, metavar="N", help="Time this many prompts.")] = 8,
+    num_rounds: Annotated[int, typer.Option("--rounds", min=1, metavar="N", help="Time this many rounds.")] = 3,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=2, help="Where to cut outputs off.")] = 64,
     keeps_exports: Annotated[bool, typer.Option("--keep", help="Keep the exports, in DIR/exports.")] = False,
     as_json: JsonOption = False,

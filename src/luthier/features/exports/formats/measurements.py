@@ -1,8 +1,8 @@
 """The measurements of a table of formats: exports, their quality, and what of it is stored so far.
 
-Each format is made by `luthier export`, or has the reason why there is none. Quality is judged like that of any system:
-rows in the source's tokens, and what each format answers. Progress is stored beside the exports, so that a kill costs
-one export or one evaluation.
+Each format is made by `luthier export`, or has the reason why there is none. Quality is evaluated like that of any
+system: rows in the source's tokens, and what each format answers. Progress is stored next to the exports, so that a
+kill costs one export or one evaluation.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def format_progress(folder: Path, asked: Mapping[str, Any]) -> Iterator[FormatPr
             differing = [name for name in asked if found["asked"].get(name) != asked[name]]
             raise ConflictError(
                 f"{folder} has the unfinished table of another request: {', '.join(differing)} differ",
-                expected="the same request, which goes on where it was stopped",
+                expected="the same request, which continues where it was stopped",
                 do="ask for the same again, choose another folder with -o, or remove this one",
             )
         yield FormatProgress(folder, asked, found)
@@ -148,7 +148,7 @@ def format_progress(folder: Path, asked: Mapping[str, Any]) -> Iterator[FormatPr
 
 def check_table_folder(folder: Path) -> None:
     """Raise ConflictError where a folder holds a table, its page, or exports that no stopped attempt has left."""
-    # The page is written before the table. With a lock beside it, an attempt stopped between the two.
+    # The page is written before the table. With a lock next to it, an attempt stopped between the two.
     holds_page = (folder / PAGE).exists() and not (folder / EXPORTS / _LOCK).exists()
     if (folder / TABLE).exists() or holds_page or ((folder / EXPORTS).exists() and not _is_begun(folder)):
         raise ConflictError(
@@ -159,7 +159,7 @@ def check_table_folder(folder: Path) -> None:
 
 
 def _is_begun(folder: Path) -> bool:
-    """Whether the exports that lie here are those of a table that was stopped: its lock lies there before any other."""
+    """Whether the exports here are those of a table that was stopped: its lock is the first file."""
     return (folder / EXPORTS / _LOCK).exists() or not any((folder / EXPORTS).iterdir())
 
 
@@ -171,12 +171,12 @@ def _read(kept: Path) -> dict[str, Any]:
 
 
 _PROVED: Final = 8
-# What lies in an export and is not read by its runtime is no part of its size.
+# Files in an export that its runtime does not read are not part of its size.
 _BESIDE: Final = (".md", ".sig", ".jsonl")
 
 
 def source_price(source: ExportSource) -> FormatPrice:
-    """The model as it was trained: what it takes on disk is base and adapter."""
+    """The model as trained: its size on disk is that of base and adapter."""
     from luthier.ml.inference.models.weights import weight_files
 
     files = weight_files(Path(source.base_path))
@@ -187,14 +187,14 @@ def source_price(source: ExportSource) -> FormatPrice:
 
 
 def place(folder: Path, to: ExportFormat, precision: ExportPrecision) -> Path:
-    """Where an export lies while it is measured."""
+    """Where an export is while it is measured."""
     return folder.absolute() / EXPORTS / f"{to}-{precision}"
 
 
 def exported(
     context: Context, data: Path, source: ExportSource, to: ExportFormat, precision: ExportPrecision, folder: Path
 ) -> FormatPrice:
-    """The export, written into a folder of its own; or why there is none. folder: of the table."""
+    """The export, written into a separate folder; or why there is none. folder: of the table."""
     target = place(folder, to, precision)
     shutil.rmtree(target, ignore_errors=True)  # a kill came between its end and the note of it
     return _made(context, data, source, FormatPrice(label=f"{to}:{precision}", format=to, precision=precision), target)
@@ -208,7 +208,7 @@ def _made(context: Context, data: Path, source: ExportSource, price: FormatPrice
             context, source.name, to=to, output=folder, quantise=precision, held_out=data, num_prompts=_PROVED
         )
     except ParityError as error:
-        # `export` has removed its folder after the failed proof, so the files are written once more.
+        # `export` has removed its folder after the failed proof, so the files are written again.
         _write_unproved(context, source, to, precision, folder)
         reason = f"its proof failed, so `luthier export` does not let it out: {error.came}"
         return price.model_copy(update={"num_bytes": _size(folder), "reason": reason})
@@ -337,14 +337,14 @@ def judge_formats(
             else (),
             references=tuple(e.reference or "" for e in examples) if writes else (),
             row_ids=tuple(e.id for e in examples),
-            # Samples are dropped below, so nobody reads the prompts; the tuple only has to have one entry a row.
+            # Samples are dropped below, so the prompts are not read; the tuple only has to have one entry a row.
             prompt_texts=tuple("" for _ in examples) if writes else (),
             tokenised=tuple(tokenised),
             num_bytes=num_bytes,
         )
         for label, found in qualities.items()
     ]
-    # A fixed seed: the same answers judged again have the same intervals.
+    # A fixed seed: the same answers evaluated again have the same intervals.
     results, comparisons = judge(systems, metrics=metrics, seed=0, progress=progress)
     return JudgedFormats(
         primary_metric(metrics, [e.reference for e in examples]),
@@ -385,7 +385,7 @@ class _RecordedEngine:
         self.name, self._found, self._thoughts, self._tokenised = name, found, Thoughts(template), tokenised
 
     def generate(self, prompts: Sequence[Prompt], progress: Progress) -> list[Generation]:  # noqa: ARG002
-        """The text that the format wrote to each prompt, thoughts apart."""
+        """The text that the format wrote to each prompt, without thoughts."""
         return [self._generation(row, one) for row, one in zip(self._found.rows, self._tokenised, strict=True)]
 
     def _generation(self, row: RowQuality, one: TokenisedExample) -> Generation:

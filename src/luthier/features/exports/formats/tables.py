@@ -67,7 +67,7 @@ class FormatRequest:
         data: The file of held-out rows.
         folder: Where table and page are written.
         formats: Formats such as `gguf:q4_k_m`, with short names of types allowed; None takes the usual ones.
-        metrics: What to measure; None takes what the rows can be judged by.
+        metrics: What to measure; None takes what the rows can be evaluated by.
         mapping: Column map of the rows; None takes the run's own.
         num_rows: How many rows quality is measured on, chosen by a stable hash.
         num_timed: How many prompts speed is measured on.
@@ -93,8 +93,8 @@ def measure_formats(context: Context, request: FormatRequest) -> FormatTable:
     """Export a model in each format, measure all of them and the model itself, and write table and page.
 
     An export whose proof fails is measured all the same, and not recommended. A format whose runtime is missing, or
-    that cannot hold the model, is a row with the reason. An interrupted run goes on with the same request: exports and
-    qualities are stored until the table is written.
+    that cannot hold the model, is a row with the reason. An interrupted run continues with the same request: exports
+    and qualities are stored until the table is written.
 
     Raises:
         RequestError: Formats, metrics or numbers that cannot be.
@@ -229,7 +229,7 @@ def _table(run: WorkflowRun) -> Outcome:
         report_path=str(progress.folder / PAGE),
     )
     write_format_page(progress.folder / PAGE, table, metric_heading)
-    # The table is last: its existence is what tells `check_table_folder` that the work is complete.
+    # The table is last: its existence shows `check_table_folder` that the work is complete.
     replace_text(progress.folder / TABLE, table.model_dump_json(indent=1) + "\n")
     return Outcome()
 
@@ -243,7 +243,7 @@ def _stages(asked: _Material) -> list[StageSpec]:
             partial(_export, to=to, precision=precision),
             Exported,
             ("model", "base"),
-            # A record may outlive its export (a folder was cleared by hand): then the stage is run again.
+            # A record may outlive its export (a folder was cleared manually): then the stage is run again.
             holds=_is_there,
         )
         for to, precision in asked.wanted

@@ -39,7 +39,7 @@ def show_report(console: Console, report: PanelReport) -> None:
 
 
 def _raters(report: PanelReport) -> Table:
-    headers = ["rater", "link", "rated", "checks failed", "time an item", "alpha with others", "said most"]
+    headers = ["rater", "link", "rated", "checks failed", "time an item", "alpha with others", "most frequent answer"]
     table = make_table(headers, num_text_columns=2)
     for rater in report.raters:
         table.add_row(visible(rater.name), "yes" if rater.has_link else "no", *_cells(rater))
@@ -61,7 +61,7 @@ def _show_figures(console: Console, found: PanelFigures, title: str) -> None:
     if title:
         console.print(Text(title, style="bold"))
     if found.agreements:
-        table = make_table(["agreement", "of", "raters", "items", "figure", "said the same"], num_text_columns=2)
+        table = make_table(["agreement", "of", "raters", "items", "figure", "same answer"], num_text_columns=2)
         for one in found.agreements:
             numbers = (str(one.num_raters), str(one.num_items), _estimate(one.estimate), f"{one.raw:.0%}")
             table.add_row(MEASURES[one.measure], one.criterion or "preference", *numbers)

@@ -55,7 +55,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 class KindChoice(StrEnum):
-    """What is asked of raters."""
+    """The task of raters."""
 
     PAIRWISE = "pairwise"
     LIKERT = "likert"
@@ -293,7 +293,7 @@ def export(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Write all that was said: .csv, .parquet, or .json with tasks for Label Studio."""
+    """Write all ratings: .csv, .parquet, or .json with tasks for Label Studio."""
     from luthier.features.human_eval.files import export_panel, format_of
     from luthier.ml.data.rows.outputs import check_free, write_output
 

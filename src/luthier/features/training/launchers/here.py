@@ -186,8 +186,8 @@ def pause_notice(hooks: Hooks) -> str:
     left = figures.duration(hooks.meter.seconds_left()).replace(figures.NO_BREAK, " ")
     saved = figures.duration(hooks.meter.expected_seconds("checkpoint", 0)).replace(figures.NO_BREAK, " ")
     return (
-        f"the step under way ends in about {left}, then a checkpoint is written (about {saved}) and the run is paused; "
-        f"go on with `luthier train --resume {hooks.folder.name}`. {AGAIN}: steps since the last checkpoint are then "
+        f"the current step ends in about {left}, then a checkpoint is written (about {saved}) and the run is paused; "
+        f"resume with `luthier train --resume {hooks.folder.name}`. {AGAIN}: steps since the last checkpoint are then "
         "computed again"
     )
 

@@ -96,7 +96,7 @@ def work(job: dict[str, Any], answer: Callable[[dict[str, Any]], None], stop: Ca
         stop: Returns a reason to stop; None to continue.
 
     Raises:
-        DivergedError: The loss or a gradient is no number.
+        DivergedError: The loss or a gradient is not a number.
         ConflictError: the model or the rows of this machine differ from the plan.
         PeerLostError: Another process of the group was lost.
     """
@@ -134,7 +134,7 @@ def _or_orphaned(stop_requested: Callable[[], str | None]) -> Callable[[], str |
     """The stop request, also set if the parent has exited: no one would receive the messages."""
     # A process whose parent dies is re-parented, so its parent id changes.
     parent = os.getppid()
-    gone = StopReason("the process that started it has gone", "interrupted")
+    gone = StopReason("the process that started it is gone", "interrupted")
     return lambda: stop_requested() or (None if os.getppid() == parent else gone)
 
 
@@ -196,7 +196,7 @@ class LocalLauncher:
         with (
             stop_signals(
                 lambda: (
-                    "every process ends its step and writes a checkpoint, and the run is paused; go on with `luthier "
+                    "every process ends its step and writes a checkpoint, and the run is paused; resume with `luthier "
                     f"train --resume {run_id}`. {AGAIN}: steps since the last checkpoint are then computed again"
                 )
             ) as stop_requested,
@@ -219,9 +219,9 @@ class LocalLauncher:
                         f"{attempt.died}; {MAX_RESTARTS} restarts in a row came no checkpoint further",
                         expected="processes that live until the next checkpoint",
                         do=f"look at {_logs(context, run_id)}; ended by SIGKILL often means that memory ran out: fewer "
-                        "devices or a smaller training.micro_batch_tokens help. Then go on with the run",
+                        "devices or a smaller training.micro_batch_tokens help. Then resume the run",
                     )
-                message = f"{attempt.died} after step {step}: all go on from the newest checkpoint"
+                message = f"{attempt.died} after step {step}: all continue from the newest checkpoint"
                 emit(WarningRaised(step=step, code="process_died", message=message))
         meter.take_up()
         meter.refused_by = answers.refused_by  # type: ignore[assignment]

@@ -267,7 +267,7 @@ def _asked(client: httpx2.Client, method: str, path: str, content: bytes | None 
         raise RequestError(
             f"{method} {path}: {response.status_code} {response.text[:500]}",
             expected="a request that Ray's Jobs API takes",
-            do="set RAY_AUTH_TOKEN where it asks for one; else check that the address is a Ray dashboard's",
+            do="set RAY_AUTH_TOKEN where it requires one; else check that the address is a Ray dashboard's",
         )
     found: Any = response.json() if response.content else {}
     return found if isinstance(found, Mapping) else {}

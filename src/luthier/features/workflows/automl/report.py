@@ -211,7 +211,7 @@ def _asked(
 ) -> _Asked:
     """The ways in which the model was asked, each as a system that replays its answers, and why others were not.
 
-    Prompting is the rival of tuning, so each way of it is judged, whichever one was recommended.
+    Prompting competes with tuning, so each way of it is evaluated, not only the recommended one.
     """
     spec = result.spec
     plain = candidate_of(context, spec, number, "zero-shot", material)

@@ -1,6 +1,6 @@
 """The request of an automl run, checked before any work: data, goal, models, and a sufficient budget.
 
-A budget below the minimum on this machine is rejected at once.
+A budget below the minimum on this machine is rejected immediately.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def completed(context: Context, asked: AutomlSpec) -> AutomlSpec:
 
     Raises:
         NotFoundError: The data or a model does not exist.
-        BudgetTooSmallError: The hours cannot suffice.
+        BudgetTooSmallError: The hours are not enough.
         RequestError: No goal, no hours, a folder without files, or an unsupported file type.
         ModelSourceError: A model could not be fetched.
     """
@@ -78,8 +78,8 @@ def refuse_hopeless_hours(context: Context, *, hours: float, share: float, model
     shown = f"{least * 1.05:.2g}"  # rounding to two digits may have lowered it
     raise BudgetTooSmallError(
         f"--budget-hours {hours:g} for {', '.join(models)}: {LEAST_TRAINED} examples trained and {LEAST_JUDGED} rows "
-        f"judged with each take at least {shown} h in all on this machine",
-        expected=f"{shown} h or more; what it really takes is known once a few rows are judged",
+        f"evaluated with each take at least {shown} h in all on this machine",
+        expected=f"{shown} h or more; what it really takes is known once a few rows are evaluated",
         do="give it more hours, fewer models or smaller ones",
     )
 
@@ -141,7 +141,7 @@ def _check(asked: AutomlSpec, data: Path) -> None:
     if not asked.goal.strip():
         raise RequestError(
             "no goal",
-            expected="what the model is to do, in a sentence: models that are not tuned are told it",
+            expected="what the model is to do, in a sentence: the instruction for models that are not tuned",
             do='write for example: --goal "Answer with one SQL query."',
         )
     if not data.exists():

@@ -321,7 +321,7 @@ def _begin_tune(run: WorkflowRun) -> Tuned:
         return Tuned(study_id=studies.begin(run.context, request, project_id=run.project_id).study_id)
     except BudgetTooSmallError as error:
         done = [one for one in result.tunings if one.contender == answer.contender and not one.reason]
-        what = "the short training of the showdown is judged" if done else "no tuned model is judged"
+        what = "the short training of the showdown is evaluated" if done else "no tuned model is evaluated"
         run_id = done[0].run_id if done else None
         return Tuned(skipped=f"no search: {error.came}; {what}", run_id=run_id)
 
@@ -336,7 +336,7 @@ def _tune(run: WorkflowRun) -> Tuned:
         raise PausedError(
             f"paused: the search is {study.status}" + (", its budget used up" if on_its_own else ""),
             expected="all stages done",
-            do=f"go on with it: {on_its_own}luthier automl --resume {run.id}",
+            do=f"resume it: {on_its_own}luthier automl --resume {run.id}",
         )
     hours = study.hours
     return Tuned(run_id=study.final_run_id, page=study.report_path, hours=hours, seconds=hours * 3600)
@@ -468,7 +468,7 @@ def _stages(spec: AutomlSpec) -> list[StageSpec]:
         ),
         StageSpec(
             "judge",
-            "Judged on rows that nothing was chosen by",
+            "Evaluated on rows that were not used for any choice",
             _judge,
             Judged,
             needs=("split", "showdown", "tune"),

@@ -136,4 +136,4 @@ def _show(console: Console, found: Student) -> None:
             Panel(text, title=f"Distilling: {found.verdict.word}", border_style=style, width=width, box=shape)
         )
     if found.go_on is not None:
-        console.print(f"\nGo on with it: {found.go_on}", soft_wrap=True)
+        console.print(f"\nTo resume: {found.go_on}", soft_wrap=True)

@@ -29,7 +29,7 @@ _OBJECTIVES = {"sequence": ("sft",), "logit": ("distillation",)}
 
 @dataclass(frozen=True, slots=True)
 class DistilRequest:
-    """What is asked.
+    """The request.
 
     Attributes:
         teacher: A run, a base model, a folder, or a model behind a server.
@@ -166,7 +166,7 @@ def check(request: DistilRequest) -> None:
 
 
 def find_base(context: Context, request: DistilRequest) -> Base:
-    """The student's base, made of the teacher's layers where that is asked for; and who the teacher is."""
+    """The student's base, made of the teacher's layers where that is requested; and the teacher."""
     from luthier.features.models.names import find_model
     from luthier.features.models.resolve import find_candidate
     from luthier.ml.inference.models import catalog, sources

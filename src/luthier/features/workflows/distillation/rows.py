@@ -127,7 +127,7 @@ def write_taught(
     answers, gold = folder / _ANSWERS, folder / _GOLD
     if not gold.exists():
         answer(context, train, teacher=teacher, output=answers, max_new_tokens=max_new_tokens, force=True)
-        # `source_row` is FILE:LINE with lines from 1, hence the enumeration from 1 below.
+        # `source_row` is FILE:LINE with lines from 1, so the enumeration is from 1 below.
         answered = {int(row["provenance"]["source_row"].rpartition(":")[2]) for row in _read(answers)}
         rows = (row for number, row in enumerate(_read(train), start=1) if number in answered)
         write_rows(rows, gold)  # last: if it exists, so do the answers
@@ -148,9 +148,9 @@ def _gold_rows(examples: Sequence[Example]) -> list[dict[str, Any]]:
             problems.append(problem_of(example.id, value="", reason=f"{error.field} {error.reason}"))
     if problems:
         raise DataError(
-            f"{len(problems):,} of {len(examples):,} rows have no prompt with an answer in words",
-            expected="rows with both: the student without a teacher learns these answers, and all three are judged by "
-            "those of the held-out rows",
+            f"{len(problems):,} of {len(examples):,} rows have no prompt with a text answer",
+            expected="rows with both: the student without a teacher learns these answers, and all three are evaluated "
+            "by those of the held-out rows",
             do="give prompt and completion, or messages that end with the assistant's; or map the fields: "
             "--map completion=COLUMN",
             problems=problems,
@@ -263,7 +263,7 @@ def find_metrics(
     if not is_address(teacher):
         return metrics
     texts: tuple[MetricName, ...] = tuple(m for m in metrics if all(d.needs == "text" for d in load_metrics([m])))
-    # The usual metrics are reduced to text metrics; explicitly named ones are rejected, as the user wants them.
+    # The default metrics are reduced to text metrics; explicitly named ones are rejected, since the user requires them.
     if not texts or (named is not None and texts != metrics):
         raise RequestError(
             f"evaluation.metrics {', '.join(metrics)}, and the teacher is behind a server, which gives no likelihoods",

@@ -191,7 +191,7 @@ def _train_side(run: WorkflowRun, side: Side) -> Trained:
         raise PausedError(
             f"paused: {record.stopped_because or record.status}",
             expected="a training that was not stopped",
-            do="give the same command again: it goes on where it was",
+            do="run the same command again: it continues where it was",
         )
     ended = StudentRun(
         run_id=run_id,
@@ -258,7 +258,7 @@ def _student(run: WorkflowRun) -> Student:
         taught=run.outcome("taught", Trained).run,
         alone=run.outcome("alone", Trained).run,
         evaluation=_evaluation(run),
-        go_on="give the same command again: it goes on where it was",
+        go_on="run the same command again: it continues where it was",
         seconds=run.spent_hours * 3600,
     )
 
@@ -332,7 +332,7 @@ def _stages(_spec: DistilSpec) -> list[StageSpec]:
         _side("alone", "The same student learns without the teacher"),
         StageSpec(
             "judge",
-            "Both and the teacher are judged on the held-out rows",
+            "Both and the teacher are evaluated on the held-out rows",
             _judge,
             Judged,
             ("taught", "alone"),
@@ -362,7 +362,7 @@ def _write_report(context: Context, _caller: Caller, pipeline: Pipeline, path: P
     done = _read_done(WORKFLOW.folder_of(context, pipeline.pipeline_id))
     if done is None:
         raise NotFoundError(
-            f"the report of {pipeline.pipeline_id} is gone, and so is the document that it was written from",
+            f"the report of {pipeline.pipeline_id} is missing, and so is the document that it was written from",
             expected=f"{_DOCUMENT} in its folder",
             do="read what came of it at its stages",
         )

@@ -116,7 +116,7 @@ def candidate_of(
         if nearest is None:
             raise ConflictError(
                 f"{base.name} cannot be asked with the nearest examples: the rows hold none, or no words",
-                expected="the rows that it was asked with",
+                expected="the same rows as before",
                 do="the files of the showdown were changed: begin a new one",
             )
         return nearest
@@ -147,7 +147,7 @@ def record(
     """Load, ask and score one system.
 
     Raises:
-        ConflictError: it cannot be asked for its likeliest label (`why_no_choice`).
+        ConflictError: it cannot answer with its likeliest label (`why_no_choice`).
     """
     engine = open_engine(candidate)
     try:
@@ -201,7 +201,7 @@ def record_choice(system: SystemUnderTest, progress: Progress) -> Recorded:
 def labelled_rows(
     metrics: Sequence[MetricName], primary: str, judged: Sequence[Example], train: Sequence[Example]
 ) -> LabelledRows | None:
-    """The judged rows with the labels that their answers are; None where they are none, or no answers decide."""
+    """The evaluated rows with the labels that their answers are; None where they are none, or no answers decide."""
     from luthier.features.evaluations.label_scores import LabelledRows
     from luthier.features.recipes.checks import label_metrics
     from luthier.ml.evaluation.metrics.registry import as_definitions
@@ -219,18 +219,18 @@ def _labelled(spec: ModelComparisonSpec, material: ComparisonRows) -> LabelledRo
 def _likeliest(
     candidate: Candidate, engine: TemplatedEngine, spec: ModelComparisonSpec, material: ComparisonRows
 ) -> tuple[SystemUnderTest | None, str]:
-    """A model that answers with its likeliest label, or why it is not asked for that. engine: of the candidate."""
+    """A model that answers with its likeliest label, or why it does not. engine: of the candidate."""
     from luthier.features.evaluations.label_scores import likeliest_label
 
     rows = _labelled(spec, material)
     if rows is None:
-        return None, "the answers are no labels"
+        return None, "the answers are not labels"
     beside = system_under_test(candidate, engine, rows.examples, spec.max_new_tokens)
     return likeliest_label(rows, candidate, engine, beside)
 
 
 def why_no_choice(candidate: Candidate, spec: ModelComparisonSpec, material: ComparisonRows) -> str:
-    """Why a model is not asked for its likeliest label; empty where it is. Loads no model."""
+    """Why a model is not scored by its likeliest label; empty where it is. Loads no model."""
     nothing = Recorded(name=candidate.name, generations=(), scores=(), write_seconds=0.0, score_seconds=0.0)
     engine = ReplayEngine(nothing, candidate.chat_template())
     return _likeliest(candidate, engine, spec, material)[1]
@@ -239,7 +239,7 @@ def why_no_choice(candidate: Candidate, spec: ModelComparisonSpec, material: Com
 def choices_left_out(
     candidates: Sequence[Candidate], spec: ModelComparisonSpec, material: ComparisonRows
 ) -> tuple[str, ...]:
-    """Why models are not asked for their likeliest label, where answers are labels: each name with its reason."""
+    """Why models are not scored by their likeliest label, where answers are labels: each name with its reason."""
     from luthier.features.evaluations.label_scores import LIKELIEST_LABEL
 
     if _labelled(spec, material) is None:
@@ -254,8 +254,8 @@ def _choice(
     system, why = _likeliest(candidate, engine, spec, material)
     if system is None:
         raise ConflictError(
-            f"{candidate.name} cannot be asked for its likeliest label: {why}",
-            expected="the rows that it was asked with",
+            f"{candidate.name} cannot answer with its likeliest label: {why}",
+            expected="the same rows as before",
             do="the files of the showdown were changed: begin a new one",
         )
     return system
@@ -288,8 +288,8 @@ class ReplayEngine:
     def _check(self, asked: int, kept: int) -> None:
         if asked != kept:
             raise ConflictError(
-                f"{kept} answers are kept of {self._recorded.name}, {asked} rows are asked",
-                expected="the rows that it was asked with",
+                f"{kept} answers of {self._recorded.name} are stored, {asked} rows are requested",
+                expected="the same rows as before",
                 do="the files of the showdown were changed: begin a new one",
             )
 
@@ -356,12 +356,12 @@ def read_rows_of(
             raise RequestError(
                 f"{loaded.file} holds {loaded.shape} rows",
                 expected="rows with a prompt and an answer in both files, or plain text in both",
-                do="give rows of one of these kinds; preference pairs are judged by `luthier train`",
+                do="give rows of one of these kinds; preference pairs are evaluated by `luthier train`",
             )
     leaked = leaked_ids(train.examples, judged.examples)
     if leaked.exact:
         raise LeakageError(
-            f"{len(leaked.exact):,} of {judged.num_rows:,} held-out rows stand in the training rows",
+            f"{len(leaked.exact):,} of {judged.num_rows:,} held-out rows are in the training rows",
             expected="rows that no contender is trained on",
             do="take them out, for example with: luthier data repair DATA --against HELD_OUT",
             problems=leaked.exact,

@@ -122,7 +122,7 @@ def check_asked(given: Mapping[str, object], resume: str | None, example: str) -
     # Other models or rows would make another comparison under the same id.
     if resume is not None and (extra := [name for name, value in given.items() if value is not None]):
         raise RequestError(
-            f"--resume with {', '.join(extra)}", expected="--resume alone: what was asked stays", do="leave them out"
+            f"--resume with {', '.join(extra)}", expected="--resume alone: the request stays", do="leave them out"
         )
     if resume is None and (missing := [name for name, value in given.items() if value is None]):
         raise RequestError(
@@ -149,7 +149,7 @@ def _begin(context: Any, request: ModelComparisonRequest) -> str:
     stderr_console().print(
         visible(
             f"{pipeline.pipeline_id}: {contenders}, {spec.num_examples:,} examples trained on and "
-            f"{spec.num_judged:,} rows judged with each; {planned.low:.2g} to {planned.high:.2g} h expected of "
+            f"{spec.num_judged:,} rows evaluated with each; {planned.low:.2g} to {planned.high:.2g} h expected of "
             f"{spec.hours:.3g} h"
         ),
         soft_wrap=True,

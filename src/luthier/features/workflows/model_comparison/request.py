@@ -43,10 +43,10 @@ class ModelComparisonRequest:
             None: one that is derived from the training rows where these hold none.
         max_new_tokens: Of an answer.
         most_judged: Rows to judge at most.
-        method: By which each is tuned.
+        method: The method that tunes each.
         seed: Of training and sampling.
         is_probed: Whether a few real steps are trained with each model before sizes are chosen.
-        is_instruction_derived: Whether nobody gave the instruction; set by `read_all`.
+        is_instruction_derived: Whether the instruction was not given; set by `read_all`.
     """
 
     models: tuple[str, ...]
@@ -111,7 +111,7 @@ def read_all(
 ) -> tuple[ModelComparisonRequest, Rows]:
     """The request with its instruction, and the rows that all contenders can hold. Raises what `read_rows_of` raises.
 
-    Without an instruction a base model cannot know that one of five labels is asked for, so any tuned one looks good.
+    Without an instruction a base model cannot know that one of five labels is expected, so any tuned one looks good.
     """
     from luthier.ml.prompting.instructions import derive_instruction
 
@@ -330,7 +330,7 @@ def _cautions(request: ModelComparisonRequest, rows: Rows, paces: Sequence[Pace]
     found = []
     if request.is_instruction_derived:
         found.append(
-            "The rows hold no instruction and none was given; models that are not tuned were asked with one that is "
+            "The rows hold no instruction and none was given; models that are not tuned were prompted with one that is "
             f'derived from the training rows: "{request.instruction}"'
         )
     if rows.num_too_long:
@@ -339,7 +339,7 @@ def _cautions(request: ModelComparisonRequest, rows: Rows, paces: Sequence[Pace]
         )
     if rows.num_same_prompt:
         found.append(
-            f"{rows.num_same_prompt:,} held-out rows have a prompt that also stands among the training rows, with "
+            f"{rows.num_same_prompt:,} held-out rows have a prompt that is also among the training rows, with "
             "another answer"
         )
     if unprobed := [pace.label for pace in paces if not pace.is_probed]:

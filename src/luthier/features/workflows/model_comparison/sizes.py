@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from luthier.ml.inference.transformers_engine import TransformersEngine
 
 NUM_PROBED: Final = 8
-"""Rows that each contender is asked before sizes are chosen."""
+"""Rows that each contender answers before sizes are chosen."""
 NUM_CHOSEN: Final = 4
 """Of these the rows whose likeliest label is looked for, which reads each once a label."""
 
@@ -142,8 +142,8 @@ def too_small(
     names = ", ".join(pace.label for pace in paces)
     shown = f"{needed * 1.05:.2g}"  # rounding to two digits may have lowered it
     error = ModelComparisonTooSmallError(
-        f"a budget of {hours:.3g} h for {names}: {least_trained} examples trained and {least_judged} rows judged with "
-        f"each should take {shown} h",
+        f"a budget of {hours:.3g} h for {names}: {least_trained} examples trained and {least_judged} rows evaluated "
+        f"with each should take {shown} h",
         expected=f"at least {shown} h",
         do="give it more hours, fewer models or smaller ones",
     )
@@ -205,7 +205,7 @@ def paces_of(
 
 
 def _may_choose(labels: LabelledRows, base: Candidate, engine: TransformersEngine, few: Sequence[Example]) -> bool:
-    """Whether the likeliest label is asked for at all, even of the fewest rows that are judged."""
+    """Whether the likeliest label is scored at all, even on the fewest evaluated rows."""
     tokens = [row.num_tokens for row in system_under_test(base, engine, few, 1).tokenised]
     least = min(LEAST_JUDGED, len(labels.examples))
     return not labels.why_not_scored(sum(tokens) * least // len(tokens))
@@ -244,7 +244,7 @@ def _judging_pace(
         systems["few-shot"] = with_few_shot(base, rows.train, num_shots, request.seed, held_out=rows.held_out)
         if (nearest := with_nearest(base, rows.train, num_shots, held_out=rows.held_out)) is not None:
             systems["few-shot-nearest"] = replace(nearest, instruction=request.instruction or "")
-    # Loading is timed apart: it is paid once a system, the rest once a row.
+    # Loading is timed separately: it is paid once per system, the rest once per row.
     began = time.perf_counter()
     engine = open_engine(base)
     loading, found = time.perf_counter() - began, {}
@@ -254,7 +254,7 @@ def _judging_pace(
             recorded = record_with(engine, candidate, asked, request.max_new_tokens, context.progress)
             found[kind] = (recorded.write_seconds + recorded.score_seconds) / len(few)
         if labels is not None and _may_choose(labels, base, engine, few):
-            # What does not fit with a label is left out again when it is judged, and the result says why.
+            # What does not fit with a label is left out again when it is evaluated, and the result says why.
             with suppress(RequestError):
                 found["likeliest-label"] = _choice_seconds(context, engine, base, labels, few[:NUM_CHOSEN], request)
     finally:

@@ -162,7 +162,7 @@ def _prompt(run: WorkflowRun, number: int) -> Outcome:
     plain = candidate_of(run.context, run.spec, number, "zero-shot", _material(run))
     if not why_no_choice(plain, run.spec, _material(run)):
         _ask(run, number, "likeliest-label")
-    # 0 examples would be the zero-shot question once more.
+    # 0 examples would be the zero-shot question again.
     if run.spec.few_shot:
         _ask(run, number, "few-shot")
         if nearest_of(run.spec, plain, _material(run)) is not None:
@@ -271,7 +271,7 @@ def _train(run: WorkflowRun, run_id: str, model: str, hours: float) -> str:
         raise PausedError(
             f"paused: {reason}",
             expected="all stages done",
-            do=f"go on with the same command and --resume; of itself: luthier compare-models --resume {run.id}",
+            do=f"resume with the same command and --resume; by itself: luthier compare-models --resume {run.id}",
         )
     return f"its training stopped after {record.step:,} of {record.num_steps:,} steps: {reason}"
 
@@ -307,7 +307,8 @@ def _judge(run: WorkflowRun) -> ModelComparisonResult:
     baselines = fit_baselines(run.context, rows.pool, rows.judged, spec.metrics, Path(candidates[0].model_path))
     # Before the models: a system is compared with earlier ones, and every model with every baseline.
     under_test = [*(as_system(one, under_test[-1]) for one in baselines.predictions), *under_test]
-    # Nothing is generated here: the recorded answers are replayed, so that all are judged over the same rows at once.
+    # Nothing is generated here: the recorded answers are replayed, so that all are evaluated over the same rows at
+    # once.
     results, comparisons = judge(
         under_test, metrics=spec.metrics, seed=spec.seed, progress=run.context.progress, compares_prompts=True
     )
@@ -419,7 +420,7 @@ def _stages(spec: ModelComparisonSpec) -> list[StageSpec]:
             ),
             StageSpec(
                 f"{one.label}: tuned",
-                "Asked as it is after its training",
+                "Prompted without examples after its training",
                 partial(_ask_tuned, number=number),
                 TimedOutcome,
                 needs=(_tuning(one.label), "judged_file", "max_new_tokens"),
@@ -472,7 +473,7 @@ def _write_report(context: Context, caller: Caller, pipeline: Pipeline, path: Pa
     found = result_of(context, caller, pipeline.pipeline_id)
     if found is None:
         raise NotFoundError(
-            f"the report of {pipeline.pipeline_id} is gone, and so is the result that it was written from",
+            f"the report of {pipeline.pipeline_id} is missing, and so is the result that it was written from",
             expected="a showdown whose result is kept",
             do="read what came of it at its stages, or hold the showdown again",
         )

@@ -444,7 +444,7 @@ WORKFLOW: Final = Workflow(
         ),
         StageSpec(
             "train",
-            "A small model is trained and judged",
+            "A small model is trained and evaluated",
             _train,
             Trained,
             ("rows",),

@@ -29,10 +29,10 @@ def retrain(
     ] = "base",
     canary: Annotated[
         float | None,
-        typer.Option("--canary", metavar="F", help="Deploy at once to this fraction of users; else only offer it."),
+        typer.Option("--canary", metavar="F", help="Deploy immediately to this fraction of users; else only offer it."),
     ] = None,
     gate: Annotated[
-        Path | None, typer.Option("--gate", metavar="FILE", help="Required rules, besides those of the project.")
+        Path | None, typer.Option("--gate", metavar="FILE", help="Required rules, in addition to those of the project.")
     ] = None,
     suite: Annotated[
         Path | None, typer.Option("--suite", metavar="FILE", help="Also evaluate this suite, as a gate may need.")
@@ -86,7 +86,7 @@ def _carried_out(request: RetrainRequest, resume: str | None, project: str, as_j
         caller = caller_of(context, project)
         pipeline_id = resume or retrains.begin(context, caller, request).pipeline_id
         if resume is None and not as_json:
-            line = f"{pipeline_id}: goes on after a stop with: luthier retrain --resume {pipeline_id}"
+            line = f"{pipeline_id}: resume after a stop with: luthier retrain --resume {pipeline_id}"
             stderr_console().print(line, soft_wrap=True)
         found = retrains.go_on(context, caller, pipeline_id, tell=silent if as_json else teller())
         show = shown(context, caller, pipeline_id)

@@ -85,7 +85,7 @@ def spec_of(context: Context, caller: Caller, request: RetrainRequest) -> Retrai
     deployment = context.deployments.get(caller.project_id, request.model)
     if request.canary is not None and not 0 < request.canary < 1:
         raise RequestError(f"a canary of {request.canary:g}", expected="a fraction such as 0.1", do="correct --canary")
-    # Two canaries at once would share the users, and neither could be evaluated.
+    # Two simultaneous canaries would share the users, and neither could be evaluated.
     if request.canary is not None and deployment.revision.canary is not None:
         raise ConflictError(
             f"{deployment.revision.canary} is being tried as a canary of {request.model} already",
@@ -163,7 +163,7 @@ class Rows(Outcome):
             return []
         left = "; ".join(f"{num:,} left out: {reason}" for reason, num in self.left_out.items())
         return [
-            f"{self.num_new:,} reviewed rows beside {self.num_old:,} of the last run "
+            f"{self.num_new:,} reviewed rows in addition to {self.num_old:,} of the last run "
             f"({self.num_replaced:,} replaced); held out: {self.num_old_held_out:,} old, "
             f"{self.num_new_held_out:,} new" + (f"; {left}" if left else "")
         ]

@@ -123,7 +123,7 @@ def rows_of_run(recipe: Recipe) -> Splits:
         raise ConflictError(
             f"the run was trained on {', '.join(sorted(kinds))} rows",
             expected="rows with a prompt and the answer that is learned: corrections are such",
-            do="make the next version by hand: luthier feedback list, luthier data",
+            do="make the next version manually: luthier feedback list, luthier data",
         )
     names: tuple[Split, ...] = ("train", "validation", "held_out")
     return {

@@ -1,6 +1,6 @@
 """The workflow of `luthier retrain`: retrain a deployed model on reviewed answers and offer it as a canary.
 
-review queue -> rows -> audit -> dataset version -> run -> judged against the deployed model -> gates -> canary
+review queue -> rows -> audit -> dataset version -> run -> evaluated against the deployed model -> gates -> canary
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def _train(run: WorkflowRun) -> Trained:
         raise PausedError(
             f"run {run_id} is {record.status}: {record.stopped_because or 'it was stopped'}",
             expected="a run that has succeeded",
-            do=f"go on with: luthier retrain --resume {run.id}",
+            do=f"resume with: luthier retrain --resume {run.id}",
         )
     return Trained(run_id=record.run_id, report=record.report_path, started_from=run.spec.start)
 
@@ -221,8 +221,8 @@ def _canary(run: WorkflowRun) -> Canary:
         # Another model was deployed meanwhile, for which the comparison is not valid.
         if (now := deployed_run(run.context, run.caller, revision)) != spec.judged_against:
             raise ConflictError(
-                f"{spec.model} is answered by {now} now; {run_id} was judged against {spec.judged_against}",
-                expected="the deployment that it was judged against",
+                f"{spec.model} is answered by {now} now; {run_id} was evaluated against {spec.judged_against}",
+                expected="the deployment that it was evaluated against",
                 do=f"judge it against {now}, then: {offered}",
             )
         gate = _path(spec.gate)
@@ -239,7 +239,7 @@ def _file(run: WorkflowRun, name: str) -> Path:
     path = run.folder / f"{name}.jsonl"
     if not path.is_file() or sha256_file(path) != run.outcome("rows", Rows).sha256[name]:
         raise ConflictError(
-            f"{path} is gone or was changed",
+            f"{path} is missing or was changed",
             expected="the rows that this retraining began with",
             do=f"begin again: luthier retrain {run.spec.model}",
         )
@@ -340,7 +340,7 @@ def _worth_deploying(found: Evaluation, verdict: Verdict) -> str:
     said = []
     if verdict.bar is not None:
         reached = "good enough" if verdict.good_enough == "yes" else "not shown to be good enough"
-        said.append(f"{reached} ({verdict.bar.value:g} by {verdict.bar.metric} asked for)")
+        said.append(f"{reached} ({verdict.bar.value:g} by {verdict.bar.metric} required)")
     word, best = _against_others(found, verdict)
     if word in ("worse", "not_distinguishable"):
         relation = "worse" if word == "worse" else "not shown to be better"
@@ -395,7 +395,7 @@ def _stages(_spec: RetrainSpec) -> list[StageSpec]:
     rows = ("model", "from_traffic", "panels", "min_rows", "run_id")
     judge = ("rows", "train", "suite", "judged_against")
     return [
-        StageSpec("rows", "Reviewed rows, beside those of the last run", _rows, Rows, rows),
+        StageSpec("rows", "Reviewed rows, in addition to those of the last run", _rows, Rows, rows),
         StageSpec("audit", "All checks over all rows", _audit, Audited, ("rows",), page="audit.html"),
         StageSpec("version", "The rows are kept as the next version of the dataset", _version, Versions, ("rows",)),
         StageSpec(
@@ -454,7 +454,7 @@ def _answer(pipeline: Pipeline) -> str:
         *Judged.model_validate(pipeline.came("judge")).lines(),
         *Canary.model_validate(pipeline.came("canary")).lines(),
     ]
-    return f"{pipeline.came('train').get('run_id')} beside {pipeline.asked.get('judged_against')}: {'; '.join(said)}"
+    return f"{pipeline.came('train').get('run_id')} against {pipeline.asked.get('judged_against')}: {'; '.join(said)}"
 
 
 WORKFLOW: Final = Workflow(

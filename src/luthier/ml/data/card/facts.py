@@ -1,4 +1,4 @@
-"""What a dataset card is made from: the request, and what the rows themselves say (fields, origins, splits beside)."""
+"""What a dataset card is made from: the request, and the rows themselves (fields, origins, splits next to the file)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class FileFacts:
 
     Attributes:
         path: where it is.
-        split: the name by which the hub knows it.
+        split: its name on the hub.
         format: of its unpacked content.
         sha256: hex digest of its bytes.
         num_bytes: its size on disk.
@@ -125,7 +125,7 @@ class SplitFiles:
 
     Attributes:
         files: by side.
-        note: why a split.json beside the file is not used; empty where it is used, or where there is none.
+        note: why a split.json next to the file is not used; empty where it is used, or where there is none.
     """
 
     files: dict[str, Path]
@@ -133,7 +133,7 @@ class SplitFiles:
 
 
 def split_beside(path: Path) -> SplitFiles:
-    """The sides of the split that `path` is one of, by name, where a split.json lies beside it and its digests hold.
+    """The sides of the split that `path` is one of, by name, where a split.json is next to it and its digests match.
 
     A file without one is alone under the name `train`, as the hub calls the only split.
     """
@@ -147,13 +147,13 @@ def split_beside(path: Path) -> SplitFiles:
             str(name): (path.parent / Path(side["file"]).name, str(side["sha256"])) for name, side in sides.items()
         }
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        return SplitFiles(alone, f"{SPLIT_FILE} beside the file cannot be read ({type(error).__name__})")
+        return SplitFiles(alone, f"{SPLIT_FILE} next to the file cannot be read ({type(error).__name__})")
     if not any(other.name == path.name for other, _ in named.values()):
-        return SplitFiles(alone, f"{SPLIT_FILE} beside the file is about other files")
+        return SplitFiles(alone, f"{SPLIT_FILE} next to the file is about other files")
     for other, digest in named.values():
         # By digest: a split.json may be left from an earlier split with the same names.
         if not other.is_file() or sha256_file(other) != digest:
-            return SplitFiles(alone, f"{SPLIT_FILE} beside the file does not fit {other.name} as it is now")
+            return SplitFiles(alone, f"{SPLIT_FILE} next to the file does not match {other.name}")
     return SplitFiles({name: other for name, (other, _) in named.items()})
 
 
@@ -162,7 +162,7 @@ NOT_STATED = "not stated"
 
 @dataclass(frozen=True, slots=True)
 class CardRequest:
-    """The dataset and what a person says about it; what is None is not known, and the card says so.
+    """The dataset and what a person states about it; None is not known, which the card states.
 
     Attributes:
         audit: of the described file.
@@ -173,7 +173,7 @@ class CardRequest:
         description: what the dataset is, in a few sentences.
         licence: an SPDX id or the hub's.
         languages: ISO 639 codes.
-        uses: what it is meant for.
+        uses: its intended use.
         date: of the audit, ISO 8601.
         command: the one that made the card.
         split_note: why no split is described, where that needs a word.

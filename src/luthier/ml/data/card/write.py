@@ -33,7 +33,7 @@ _DTYPES: Final = {"text": "string", "integer": "int64", "number": "float64", "bo
 
 
 def front_matter(request: CardRequest) -> dict[str, Any]:
-    """The metadata; keys of which nothing is known are left out."""
+    """The metadata; unknown keys are left out."""
     made: dict[str, Any] = {}
     if request.languages_known:
         made["language"] = list(request.languages_known)
@@ -92,7 +92,7 @@ def _feature(column: ValueType) -> dict[str, Any] | None:
 
 
 def _licence(licence: str) -> dict[str, str]:
-    """The hub's ids are SPDX's in lower case; what has no such form it calls other, by a name of its own."""
+    """The hub's ids are SPDX's in lower case; it calls anything else other, with a separate name."""
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]*", licence):
         return {"license": licence.lower()}
     return {"license": "other", "license_name": licence}

@@ -176,7 +176,7 @@ def near_matches(
 
 @dataclass(frozen=True, slots=True)
 class _Search:
-    """Clusters, and the sets by which their texts are compared.
+    """Clusters, and the sets used to compare their texts.
 
     Attributes:
         groups: int64 [n], as of `NearClusters`.

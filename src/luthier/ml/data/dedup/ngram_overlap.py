@@ -53,7 +53,7 @@ def ngram_overlap(texts: Texts, others: Texts, *, progress: Progress | None = No
     One of `others` is covered where at least half of its windows of 13 words, or a run of at least 50 words, are in
     `texts`, whether in one of them or cut up over several. Windows in more than 10 of the texts are boilerplate and
     count on neither side of the fraction; a text with boilerplate must share 13 other windows, since the windows at
-    the edge of boilerplate hold few words of its own. Texts shorter than 13 words cannot be covered.
+    the edge of boilerplate contain few of its words. Texts shorter than 13 words cannot be covered.
 
     Memory: the windows of `others`, and at most some 10 texts a window.
     """
@@ -94,7 +94,7 @@ def _windows(block: Words) -> tuple[U64, I64]:
     num = max(0, len(words) - WINDOW_WORDS + 1)
     made = np.zeros(num, dtype=np.uint64)
     for place in range(WINDOW_WORDS):
-        # Polynomial hash modulo 2^64 of all windows at once: 13 vector steps, whatever the number of words.
+        # Polynomial hash modulo 2^64 of all windows together: 13 vector steps for any number of words.
         made = made * np.uint64(_BASE) + words[place : place + num]
     # A window counts where its first and last word are of one text.
     within = texts[:num] == texts[len(texts) - num :]
@@ -102,7 +102,7 @@ def _windows(block: Words) -> tuple[U64, I64]:
 
 
 def _hits(texts: Texts, windows: U64, progress: Progress | None) -> tuple[pl.DataFrame, I64]:
-    """(text, window) of all windows in few texts, and in how many texts each window stands."""
+    """(text, window) of all windows in few texts, and how many texts contain each window."""
     counts = np.zeros(len(windows), dtype=np.int64)
     parts = [pl.DataFrame(schema={"text": pl.Int64, "window": pl.Int64})]
     bits = np.uint64(64 - min(max(16 * len(windows), 1).bit_length() + 1, _MAX_BITS))
@@ -131,7 +131,7 @@ def _covered(num_texts: int, owners: I64, is_hit: Flags, is_boilerplate: Flags) 
     num_hits = np.bincount(owners[hit], minlength=num_texts)
     num_boilerplate = np.bincount(owners[is_boilerplate], minlength=num_texts)
     num_counted = np.bincount(owners, minlength=num_texts) - num_boilerplate
-    # A run of 13 windows has 25 words, of which a window at the edge of boilerplate may have one of its own.
+    # A run of 13 windows has 25 words, of which a window at the edge of boilerplate may contain one.
     fewest = np.where(num_boilerplate > 0, WINDOW_WORDS, 1)
     is_covered = (num_hits >= COVERED_FRACTION * num_counted) & (num_hits >= fewest)
     # Runs: windows that follow each other in one text, all of them hits.

@@ -1,4 +1,4 @@
-"""The three-word shingles of texts, their MinHash signatures, and the bands by which similar ones meet.
+"""The three-word shingles of texts, their MinHash signatures, and the bands that bring similar ones together.
 
 A text is the set of its three-word shingles. Signatures (by rensa) of 120 values are cut into 20 bands of 6. What
 exceeds the budget of memory is in files (`files.spill`), and arrays are mapped from there.
@@ -202,7 +202,7 @@ def signatures_of(shingles: Shingles, spill: Spill | None = None) -> Signatures:
     """The MinHash signatures: uint32 [number of texts, 120], in a file where they exceed the budget."""
     made, num_texts = Spool(spill or Spill(), np.uint32, NUM_VALUES), len(shingles.sizes)
     for start in range(0, num_texts, _BLOCK_TEXTS):
-        # One more than texts: text i lies between offsets i and i + 1.
+        # One more than texts: text i is between offsets i and i + 1.
         offsets = shingles.offsets[start : start + _BLOCK_TEXTS + 1]
         hashes = np.ascontiguousarray(shingles.hashes[offsets[0] : offsets[-1]])
         made.append(_signatures(hashes, offsets - offsets[0]), (start + len(offsets) - 1) / num_texts)
@@ -281,7 +281,7 @@ def pairs_within(keys: U64) -> Iterator[Pairs]:
     """
     order = np.argsort(keys, kind="stable").astype(np.int64)
     buckets = bucket_of(keys[order])
-    # The complement of the first value differs from it, so the first bucket begins at 0, whatever it is.
+    # The complement of the first value differs from it, so the first bucket always begins at 0.
     begins = np.flatnonzero(np.diff(buckets, prepend=~buckets[:1]))
     sizes = np.diff(np.append(begins, len(buckets)))
     begins, sizes = begins[sizes > 1], sizes[sizes > 1]
@@ -312,7 +312,7 @@ def pairs_across(wanted: U64, keys: U64) -> Iterator[Pairs]:
     begin = np.searchsorted(keys, wanted & ~low, side="left")
     end = np.searchsorted(keys, wanted | low, side="right")
     at = np.searchsorted(keys, wanted, side="left")
-    # `at` is where the text itself would lie by its next band: the window is taken around it.
+    # `at` is where the text itself would be by its next band: the window is taken around it.
     begin = np.maximum(begin, at - _CROSS_WINDOW)
     end = np.minimum(end, begin + 2 * _CROSS_WINDOW)
     for distance in range(int((end - begin).max(initial=0))):
@@ -331,7 +331,7 @@ def _band_hashes(signatures: Signatures) -> list[U64]:
     for band in range(NUM_BANDS):
         made = np.zeros(len(signatures), dtype=np.uint64)
         for column in range(band * BAND_VALUES, (band + 1) * BAND_VALUES):
-            # uint64 arithmetic wraps around, which is what a hash wants.
+            # uint64 arithmetic wraps around, which is what a hash needs.
             made = mixed((made + signatures[:, column]) * np.uint64(_SPREAD))
         found.append(made)
     return found

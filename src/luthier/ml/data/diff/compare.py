@@ -249,7 +249,7 @@ class DatasetDiff:
         num_same: rows that did not change.
         changed: ids of changed rows, (old, new).
         added: ids of new rows.
-        removed: ids of rows that are gone.
+        removed: ids of removed rows.
         moves: rows that changed sides; empty unless both versions are splits.
         shapes: of the old and the new version.
         columns: fields that changed.
@@ -400,7 +400,7 @@ def _leaks(moves: Iterable[Move]) -> list[str]:
     num = Counter({side: sum(len(move.rows) for move in moves if move.is_leak and move.new_side == side)
                    for side in _JUDGES})  # fmt: skip
     return [
-        f"leak: {count:,} {side} {'row' if count == 1 else 'rows'} of the new version stood in train of the old one: "
+        f"leak: {count:,} {side} {'row' if count == 1 else 'rows'} of the new version were in train of the old one: "
         "a model that was trained on the old version has seen them"
         for side, count in num.items()
         if count

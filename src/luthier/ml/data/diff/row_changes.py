@@ -52,12 +52,12 @@ _ABSENT: Final = object()
 
 @dataclass(frozen=True, slots=True)
 class FieldChange:
-    """One place of a row that is not as it was.
+    """One changed place of a row.
 
     Attributes:
         field: path of the place, as `messages[1].content`.
         old: value as text; None where it was not there.
-        new: value as text; None where it is gone.
+        new: value as text; None where it was removed.
         spans: (sign, text): "=" in both, "-" only in the old, "+" only in the new; the texts of "=" and "-" joined are
             the old value, those of "=" and "+" the new one.
     """
@@ -121,7 +121,7 @@ def shortened(spans: Sequence[tuple[Sign, str]], around: int) -> tuple[tuple[Sig
 
 
 def _joined(spans: Sequence[tuple[Sign, str]]) -> Iterator[tuple[Sign, str]]:
-    """Neighbours of one sign become one; a lone white space between two changes is part of them."""
+    """Neighbours of one sign become one; a single white space between two changes is part of them."""
     held: dict[Sign, str] = {"-": "", "+": ""}
     equal = ""
     for sign, text in spans:

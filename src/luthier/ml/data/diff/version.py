@@ -137,7 +137,7 @@ def read_version(path: Path, progress: Progress, *, key: str | None, mapping: Ma
 
 
 def rows_at(version: Version, wanted: set[tuple[int, int]]) -> dict[tuple[int, int], dict[str, Any]]:
-    """The fields of the rows at (file, line), read once more."""
+    """The fields of the rows at (file, line), read again."""
     found: dict[tuple[int, int], dict[str, Any]] = {}
     for place, file in enumerate(version.files):
         lines = {line for number, line in wanted if number == place}
@@ -169,13 +169,13 @@ def _files(path: Path) -> tuple[list[VersionFile], list[str]]:
         raise DataError(
             f"{summary} is no description of a split: {type(error).__name__} {error}",
             expected="`sides`, each with a file and its sha256",
-            do="split again with `luthier data split`, or compare the files one by one",
+            do="split again with `luthier data split`, or compare the files one at a time",
         ) from error
     missing = [file.name for _, file, _ in named if not file.is_file()]
     if missing or not named:
         raise NotFoundError(
             f"{summary} names {', '.join(missing) or 'no file'}",
-            expected="all files of the split beside it",
+            expected="all files of the split next to it",
             do="copy them there, or split again",
         )
     # A note only: the files are compared as they are now.
@@ -249,7 +249,7 @@ class _Reader:
         return pl.DataFrame(columns)
 
     def sampled(self) -> pl.Series:
-        """The texts of the rows with the smallest digests, so that equal rows of two versions are drawn alike."""
+        """The texts of the rows with the smallest digests, so that equal rows of two versions are both drawn."""
         self._sample.sort()
         return pl.Series([text for _, _, text in self._sample[:NUM_SAMPLED]], dtype=pl.String)
 

@@ -76,7 +76,7 @@ def chunk(
     """Chunks of `text` in order; together they hold every sentence of it.
 
     A chunk takes as many whole sentences as fit. A sentence that alone does not fit is cut at a line end, else between
-    words, else between characters, and `is_cut` says so. The sentences at the end of a chunk that have at most
+    words, else between characters, and `is_cut` marks it. The sentences at the end of a chunk that have at most
     `overlap_tokens` in all begin the next one again. The headings stand first, each on a line, and count as tokens;
     where they take more than half of a chunk, outer ones are left out, and all of them where even the last is too long.
 
@@ -113,7 +113,7 @@ def chunk(
             elif pieces[new].end - pieces[new].start > 1:
                 halves = _halves(text, pieces[new])
                 pieces[new : new + 1] = halves
-                # The halves replace the piece in place; the loop goes on with the first of them.
+                # The halves replace the piece in place; the loop continues with the first of them.
                 counts[new : new + 1] = count_tokens([text[half.start : half.end] for half in halves])
                 last = new + 1
             else:
@@ -171,7 +171,7 @@ def _pieces(text: str, count_tokens: CountTokens, room: int) -> list[_Piece]:
     """The sentences, and parts of those that have more than `room` tokens."""
     # One token less: joined with a heading or a blank before it a sentence may have one more.
     fits, too_long = room - 1, _MAX_CHARACTERS_A_TOKEN * room
-    # Pieces are counted in rounds, since one call for many texts is far cheaper than many calls.
+    # Pieces are counted in rounds, since one call for many texts is far faster than many calls.
     done: list[_Piece] = []
     spans = [_Piece(start, end, False) for start, end in sentence_spans(text)]
     while spans:

@@ -1,4 +1,4 @@
-"""Documents to rows: in parallel, in a fixed order, resumed where a killed run stopped, whatever single files do.
+"""Documents to rows: in parallel, in a fixed order, resumed where a killed run stopped, despite faults in single files.
 
 find_documents               each document once, in a fixed order, and what is left out with its reason
     |
@@ -35,7 +35,7 @@ class FoundDocument:
 
     Attributes:
         path: where it is.
-        name: its path relative to the folder given, with / between, by which rows name it.
+        name: its path relative to the folder given, with / between, as rows name it.
     """
 
     path: Path
@@ -75,7 +75,7 @@ def find_documents(
     """The documents in the given folders and files, sorted by name, and all that is left out.
 
     A name is relative to the folder given; where several places are given, to the folder that holds all of them.
-    A file is found once, whatever number of paths and links lead to it. Left out: hidden files and folders, links to
+    A file is found once, even if several paths and links lead to it. Left out: hidden files and folders, links to
     folders (never followed), links that lead outside of the places or nowhere, pipes and devices, folders that cannot
     be read, files whose extension is not in `kinds`. Only the paths in `leave_out` (the caller's own) are not even
     listed. What a person named is read even where it is hidden or a link.
@@ -116,7 +116,7 @@ def _walk_folder(walk: _Walk, top: Path) -> None:
     while waiting:
         folder = waiting.pop()
         try:
-            # Device and inode: the same folder under two names, or a mount that contains itself, is walked once.
+            # Device and inode: the same folder under two names, or a mount that contains itself, is traversed once.
             identity = _identity(folder.stat())
             if identity in walk.seen:  # given twice, or a folder within another that was given, too
                 continue
@@ -129,7 +129,7 @@ def _walk_folder(walk: _Walk, top: Path) -> None:
         for entry in entries:
             try:
                 inner = _sort(walk, entry)
-            except OSError as error:  # some file systems tell what an entry is only when it is looked at
+            except OSError as error:  # some file systems report the type of an entry only on access
                 name = _name(walk, Path(entry.path))
                 walk.skipped.append(SkippedFile(name, "unreadable", f"cannot be read: {error.strerror}"))
                 continue
@@ -307,7 +307,7 @@ def ingest(
 
     The bytes of the output depend on the documents and settings alone, not on workers or interruptions. Documents that
     an interrupted run has read are taken from its parts; `is_fresh` throws these away. A document that crashes its
-    reader, takes longer than `timeout_seconds` or more than `memory_bytes`, is named as failed and the rest goes on.
+    reader, takes longer than `timeout_seconds` or more than `memory_bytes`, is named as failed and the rest continues.
 
     Args:
         num_workers: processes that read, at least 1.

@@ -35,7 +35,7 @@ _LIBRARIES = ("markitdown", "trafilatura", "pypdfium2", "openpyxl", "mammoth", "
 
 @dataclass(frozen=True, slots=True)
 class IngestSettings:
-    """What the rows depend on, besides the documents.
+    """What the rows depend on in addition to the documents.
 
     Attributes:
         chunk_tokens: most tokens (or words) of a row.
@@ -188,7 +188,7 @@ def rows_of(
 
 
 def _joined(sections: list[Section]) -> tuple[str, list[tuple[int, int | None]]]:
-    """One text, and the offset at which each page begins; a sentence that goes on over a page stays whole."""
+    """One text, and the offset at which each page begins; a sentence that continues on the next page stays whole."""
     text, pages = "", []
     for section in sections:
         body = section.text.strip("\n")
@@ -229,7 +229,7 @@ class _Reader:
             return {"failed": f"cannot be read: {error.strerror or error}", "is_disk_full": is_full}
         except RecursionError:
             return {"failed": "nested too deep to be read"}
-        except Exception as error:  # noqa: BLE001 - one broken file never stops the rest, whatever its reader raises
+        except Exception as error:  # noqa: BLE001 - one broken file never stops the rest
             said = first_line(error, "")[:200]
             return {"failed": f"its reader {job['reader']} failed: {type(error).__name__}: {said}"}
 

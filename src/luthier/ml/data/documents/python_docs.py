@@ -1,7 +1,7 @@
 """A real dataset on every machine: functions of Python's own standard library, and what their authors say of them.
 
-Each row asks for the summary of a function; the answer is the first sentence of its docstring, which is cut out of the
-source that the model is shown. Every function that is left out is counted under its reason.
+Each prompt asks for the summary of a function; the answer is the first sentence of its docstring, which is cut out of
+the source that the model is shown. Every function that is left out is counted under its reason.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def build_python_docs(
         left_out[f"more than {max_characters:,} characters"] = len(rows) - len(short)
         rows = short
     if max_rows is not None and len(rows) > max_rows:
-        left_out["not among the rows asked for"] = len(rows) - max_rows
+        left_out["not among the requested rows"] = len(rows) - max_rows
         # Evenly spread, so that every part of the library is represented.
         rows = [rows[index * len(rows) // max_rows] for index in range(max_rows)]
     return PythonDocs(tuple(rows), dict(sorted(left_out.items())), len({row["module"] for row in rows}))
@@ -172,7 +172,7 @@ def _row(function: _Function, name: str, module: str, lines: Sequence[str]) -> R
         raise _LeftOutError("not ASCII")
     # A comment or a message may repeat the docstring: the answer could then be copied.
     if answer.rstrip(".").casefold() in " ".join(shown.split()).casefold():
-        raise _LeftOutError("answer stands in the source")
+        raise _LeftOutError("answer is in the source")
     messages = [
         {"role": "user", "content": f"{INSTRUCTION}\n\n```python\n{shown}\n```"},
         {"role": "assistant", "content": answer},
@@ -233,7 +233,7 @@ def _without_repeats(rows: Sequence[Row], left_out: Counter[str]) -> list[Row]:
             left_out["same source as an earlier row"] += 1
         # Methods of one protocol share their docstring; too many would be learned by heart.
         elif answers[answer] >= _MAX_SAME_ANSWERS:
-            left_out[f"answer that stands {_MAX_SAME_ANSWERS} times already"] += 1
+            left_out[f"answer that occurs {_MAX_SAME_ANSWERS} times already"] += 1
         else:
             kept.append(row)
             answers[answer] += 1

@@ -19,14 +19,14 @@ class BadFieldError(Exception):
 
 
 class EmptyAnswerError(BadFieldError):
-    """What is to be learned is there and is empty: no fault of the format, so that an audit can tell the two apart."""
+    """The text to learn exists and is empty: not a fault of the format, so that an audit can distinguish the two."""
 
     def __init__(self, field: str, value: Any, what: str = "an empty answer") -> None:
         super().__init__(field, value, f"is {what}: nothing to learn")
 
 
 class _Absent:
-    """Stands for a value that is not there; shown as nothing."""
+    """Marks a missing value; shown as nothing."""
 
 
 ABSENT = _Absent()
@@ -90,7 +90,7 @@ def name_of_type(value: Any) -> str:
 
 def problem_of(row_id: str, *, value: str, reason: str, field: str = "") -> RowProblem:
     """The problem of row `file:line`; an id of another form is taken as the file, with line 0."""
-    # From the right: a Windows path or a URL has colons of its own.
+    # From the right: a Windows path or a URL contains colons.
     file, _, line = row_id.rpartition(":")
     if file and line.isdigit():
         return RowProblem(file, int(line), field, value, reason)

@@ -72,7 +72,7 @@ class CsvDialect:
 
 
 def csv_dialect(source: Source) -> CsvDialect:
-    """The dialect of a CSV file, remembered for the file as it is now.
+    """The dialect of a CSV file, cached for the current file.
 
     Raises:
         DataError: damaged gzip data.
@@ -126,7 +126,7 @@ def _fitting_share(lines: list[str], delimiter: str, is_cut: bool) -> float | No
     with large_csv_cells():
         found = [one for one in records(csv.reader(iter(lines), delimiter=delimiter, strict=True)) if one]
     if is_cut and len(found) > 1:
-        found.pop()  # it may go on behind the sample
+        found.pop()  # it may continue after the sample
     if not found or isinstance(found[0], csv.Error) or len(found[0]) < 2:
         return None
     others = found[1:]
@@ -135,7 +135,7 @@ def _fitting_share(lines: list[str], delimiter: str, is_cut: bool) -> float | No
 
 
 def records(reader: Any) -> Iterator[Any]:
-    """Each record, or the csv.Error in its place: the reader can go on after an error."""
+    """Each record, or the csv.Error in its place: the reader can continue after an error."""
     while True:
         try:
             yield next(reader)

@@ -4,8 +4,8 @@ stdin is the file itself. Its rows leave through a pipe, as an Arrow IPC stream 
 a single row.
 
 A few bytes of Parquet decode to gigabytes in many ways (pages that are packed, dictionaries, repeated prefixes, lists
-by run lengths), and the sizes in its headers may lie. So the sizes are counted as they are decoded, and one page that
-decodes to more than the memory limit ends this process alone.
+by run lengths), and the sizes in its headers may be wrong. So the sizes are counted as they are decoded, and one page
+that decodes to more than the memory limit ends this process alone.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def decode(document: dict[str, Any], _channel: Channel) -> None:
         ) from None
     except BrokenPipeError:  # the reader has seen enough
         return
-    except Exception as error:  # whatever a broken file does to its decoder is a fault of the file
+    except Exception as error:  # any error of the decoder is a fault of the file
         words = type(error).__name__ if document["hides_words"] else f"{error}"[:500]
         raise DataError(
             f"{name} is damaged: {words}", expected="a whole Parquet file", do="copy or write the file again"
@@ -74,7 +74,7 @@ def _decode(out: Any, limits: dict[str, Any]) -> None:
 
     # One thread: each of Arrow's has a stack and an arena of addresses, which the memory limit counts.
     pa.set_cpu_count(1)
-    # buffer_size: else the whole of each column of a row group is read at once.
+    # buffer_size: else the whole of each column of a row group is read in one piece.
     file = pq.ParquetFile(pa.OSFile("/dev/fd/0", "rb"), buffer_size=_BUFFER_BYTES, pre_buffer=False)
     schema = pa.schema([pa.field(field.name, _spelled_out(field.type)) for field in file.schema_arrow])
     is_same = schema.types == file.schema_arrow.types
@@ -131,7 +131,7 @@ def _cast(batch: RecordBatch, schema: Any) -> RecordBatch:
 
 
 def _timed(batches: Iterator[RecordBatch], seconds: int) -> Iterator[RecordBatch]:
-    """Each batch; the kernel ends this process where one takes longer, whatever library code it is in."""
+    """Each batch; the kernel ends this process where one takes longer, even inside library code."""
     while True:
         # SIGALRM without a handler ends the process from the kernel, also inside C++ that never returns to Python.
         signal.alarm(seconds)

@@ -54,7 +54,7 @@ def read_parquet(source: Source) -> Iterator[Row | RowProblem]:
 
 @contextmanager
 def _decoder(source: Source, file: IO[bytes]) -> Iterator[tuple[ChildProcess, IO[bytes]]]:
-    """The process that decodes an open file, and its stream. Batches have a pipe of their own, since they are bytes."""
+    """The process that decodes an open file, and its stream. Batches have a separate pipe, since they are bytes."""
     num_bytes = os.fstat(file.fileno()).st_size
     reading, writing = os.pipe()
     with os.fdopen(reading, "rb") as data:
@@ -82,7 +82,7 @@ def _decoder(source: Source, file: IO[bytes]) -> Iterator[tuple[ChildProcess, IO
 
 
 def _check_end(source: Source, child: ChildProcess) -> None:
-    """Raise DataError where the process did not come to the end of the file."""
+    """Raise DataError where the process did not reach the end of the file."""
     try:
         # It ends by itself, now that its stream is closed; if not, it is ended.
         child.result(timeout_seconds=BATCH_SECONDS)
@@ -109,7 +109,7 @@ def _parquet_file(source: Source) -> Iterator[IO[bytes]]:
         with source.path.open("rb") as file:
             yield file
         return
-    with tempfile.TemporaryFile() as unpacked:  # its end is read first, so it must lie somewhere
+    with tempfile.TemporaryFile() as unpacked:  # its end is read first, so it must be in a file
         with source.open() as packed:
             shutil.copyfileobj(packed, unpacked, 1 << 20)
         unpacked.seek(0)

@@ -1,7 +1,7 @@
 """A table of rows as frames of some thousand rows each, in memory or, beyond a budget, in Arrow files.
 
-Whoever looks at all rows goes through the parts (`RowFrames.parts`) and keeps only what is narrow: numbers, flags and
-positions. Whole columns of texts are never in memory at once.
+Code that reads all rows iterates over the parts (`RowFrames.parts`) and keeps only narrow columns: numbers, flags and
+positions. Whole columns of texts are never in memory.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class RowFrames:
 
     Args:
         schema: column -> type.
-        spill: the budget for frames in memory, and where files go; None for a budget of its own.
+        spill: the budget for frames in memory, and where files go; None for a separate budget.
     """
 
     def __init__(self, schema: Mapping[str, Any], spill: Spill | None = None) -> None:
@@ -42,7 +42,7 @@ class RowFrames:
 
     @classmethod
     def of(cls, frame: pl.DataFrame) -> RowFrames:
-        """One frame, in memory whatever its size."""
+        """One frame, in memory at any size."""
         made = cls(frame.schema)
         made._add(frame, frame.height)
         return made
@@ -170,7 +170,7 @@ def _release(spill: Spill, held: list[int]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class TextColumn:
-    """A column of texts that is read part by part, as often as it is asked for.
+    """A column of texts that is read part by part, on each request.
 
     Attributes:
         rows: the table.
@@ -231,5 +231,5 @@ def where_texts(texts: Texts, kept: Flags) -> Texts:
 
 
 def spill_of(texts: Texts) -> Spill:
-    """The budget that a column of a table shares with it; one of its own for a column in memory."""
+    """The budget that a column of a table shares with it; a separate one for a column in memory."""
     return texts.rows.spill if isinstance(texts, TextColumn) else Spill()

@@ -1,6 +1,6 @@
 """A data file before it is read: that it exists, how it is packed, its encoding, and whether its content fits its name.
 
-The encoding is decided from all bytes of a file, and the content is handed on as UTF-8. It is UTF-8 wherever the bytes
+The encoding is decided from all bytes of a file, and the content is passed on as UTF-8. It is UTF-8 wherever the bytes
 allow it; UTF-16 and UTF-32 by their byte order mark, UTF-16 also by NUL in every second byte; Windows-1252 where no
 line with letters beyond ASCII is UTF-8, every byte has a meaning there, and the letters stand as they do in Western
 languages. A file that mixes encodings stays UTF-8: its reader names the lines that are not.
@@ -46,7 +46,7 @@ _NUL_FRACTION: Final = 0.4
 _UNDEFINED: Final = bytes((0x81, 0x8D, 0x8F, 0x90, 0x9D))  # have no meaning in Windows-1252
 _LETTERS: Final = re.compile(rb"[\xc0-\xff]+")
 _LONG_RUN: Final = 3
-"""So many letters beyond ASCII in a row are rare in Western languages, and usual in Cyrillic, Greek or Asian text."""
+"""This many consecutive letters beyond ASCII are rare in Western text, and usual in Cyrillic, Greek or Asian text."""
 
 
 def wide_encoding(head: bytes) -> Encoding | None:
@@ -128,7 +128,7 @@ class Utf8Bytes(io.RawIOBase):
         return True
 
     def readinto(self, buffer: object) -> int:
-        """Fill a buffer as `io.RawIOBase` asks."""
+        """Fill a buffer, see `io.RawIOBase`."""
         view = memoryview(buffer)  # type: ignore[arg-type]
         # A block may decode to nothing (the mark, or half of a character): 0 would mean the end of the file.
         while not self._ready:

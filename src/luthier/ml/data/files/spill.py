@@ -1,7 +1,7 @@
 """Working data larger than memory: a budget of bytes, and a scratch folder for all that exceeds it.
 
 What works on millions of rows keeps its tables and arrays in memory as long as the budget allows, and in files beyond
-that; the values are the same either way. The files are in a folder of their own, which goes with its `Spill`; what a
+that; the values are the same either way. The files are in a separate folder, which is deleted with its `Spill`; what a
 killed process has left is removed when the next one spills into the same place (`core.system.files.scratch_folder`).
 """
 
@@ -66,7 +66,7 @@ class Spill:
         self._held = self._num_files = self._foreseen = 0
         self._folder: Path | None = None
         self._stack = ExitStack()
-        # Also runs at the end of the process. The stack knows nothing of this object, so that it can be collected.
+        # Also runs at the end of the process. The stack has no reference to this object, so that it can be collected.
         weakref.finalize(self, self._stack.close)
 
     @property
@@ -99,10 +99,10 @@ class Spill:
         return self._folder / str(self._num_files)
 
     def check_room(self, num_bytes: float) -> None:
-        """Refuse to begin what the disk has no room for, beside the files that have begun and are not complete.
+        """Refuse to begin what the disk has no room for, in addition to the files that have begun and are not complete.
 
         Args:
-            num_bytes: what is to be written, as far as it can be foreseen.
+            num_bytes: the expected number of bytes to write.
 
         Raises:
             StorageFullError: there is less room, or hardly more.

@@ -3,7 +3,7 @@
 `check_archive` looks into a ZIP before anything unpacks it: bombs, paths out of the folder, entities that multiply.
 Office documents (Open Packaging Conventions, ECMA-376 part 2) and EPUB are ZIP files. Sizes in a ZIP's directory may
 lie: the entries' own bytes are counted while they are searched for entities, and the memory of the reading process is
-limited besides (see `worker_pool`). `open_gzip` bounds what gzip data (RFC 1952) unpacks to: 1 MB may hold 1 GB of the
+also limited (see `worker_pool`). `open_gzip` bounds what gzip data (RFC 1952) unpacks to: 1 MB may hold 1 GB of the
 same byte. `bounded_lines` limits the length of a line, so that one line of 2 GB costs no 2 GB of memory. `strict_loads`
 is JSON without its silent traps: a key that comes twice, NaN and Infinity, and nesting too deep.
 """
@@ -91,7 +91,7 @@ def _check_content(archive: zipfile.ZipFile, entries: list[zipfile.ZipInfo]) -> 
         tail, is_markup = b"", entry.filename.lower().endswith(_MARKUP)
         with archive.open(entry) as file:
             while block := file.read(_BLOCK_BYTES):
-                # By content, too: a document says itself which of its parts is read as markup, whatever its name.
+                # By content, too: a document itself defines which of its parts is read as markup, under any name.
                 is_markup = is_markup or block[:_SNIFFED_BYTES].replace(b"\0", b"").lstrip(_BEFORE_MARKUP)[:1] == b"<"
                 if not is_markup:
                     break
@@ -124,7 +124,7 @@ _BUFFER_BYTES: Final = 1 << 20
 
 
 def max_unpacked_bytes(num_packed: int) -> int:
-    """What so many packed bytes may unpack to: 10 MiB always, then 200 to 1 up to 8 GiB, and 20 to 1 beyond."""
+    """What that many packed bytes may unpack to: 10 MiB always, then 200 to 1 up to 8 GiB, and 20 to 1 beyond."""
     most = max(_MAX_GZIP_BYTES, _USUAL_RATIO * num_packed)
     return max(RATIO_FROM_BYTES, min(MAX_RATIO * num_packed, most))
 
@@ -133,7 +133,7 @@ def bomb(name: str, num_packed: int, limit: int) -> DataError:
     """The error for a file that unpacks to more than it may."""
     return DataError(
         f"{name} looks like a decompression bomb: its {num_packed:,} bytes unpack to more than {limit:,}",
-        expected=f"at most {limit:,} bytes of so many packed ones ({MAX_RATIO} to 1, and 8 GiB)",
+        expected=f"at most {limit:,} bytes of that many packed ones ({MAX_RATIO} to 1, and 8 GiB)",
         do="check where it came from; if its rows are right, unpack it first and give the unpacked file",
     )
 
@@ -153,7 +153,7 @@ def open_gzip(path: Path) -> Iterator[IO[bytes]]:
 
 
 class _Counted(io.RawIOBase):
-    """Counts what is unpacked, before whoever reads it keeps any of it."""
+    """Counts what is unpacked before the reader keeps any of it."""
 
     def __init__(self, file: IO[bytes], name: str, num_packed: int) -> None:
         self._file, self._name, self._num_packed = file, name, num_packed

@@ -1,4 +1,4 @@
-"""Run jobs in child processes of which any may crash, hang or run out of memory without harm to the others.
+"""Run jobs in child processes, any of which may crash, hang or run out of memory without affecting the others.
 
 concurrent.futures gives up all jobs when one process dies, and does not say which job it was. Here the parent knows
 what each worker holds: one that dies or is late is replaced, and its job is answered for with the reason.
@@ -36,7 +36,7 @@ class WorkerPool:
     Args:
         function: what a worker runs, as "module:function".
         settings: the document of every worker.
-        num_workers: at most that many at once, one thread each.
+        num_workers: at most that many in parallel, one thread each.
         timeout_seconds: for one job.
         memory_bytes: address space of one worker; a job that needs more has failed, and its worker is replaced.
     """
@@ -99,7 +99,7 @@ class WorkerPool:
         worker.child.send(jobs[worker.job])
 
     def _events(self) -> list[tuple[_Worker, Answer | None]]:
-        """What workers said or suffered; None where nothing was answered (a worker became ready)."""
+        """Replies or failures of workers; None where there was no reply (a worker became ready)."""
         events: list[tuple[_Worker, Answer | None]] = []
         wait = max(0.0, min(worker.deadline for worker in self._workers) - time.monotonic())
         of_child = {id(worker.child): worker for worker in self._workers}
@@ -124,7 +124,7 @@ class WorkerPool:
         error = worker.child.ended()
         self._end(worker)
         if not worker.is_ready:
-            said = [f"ended with exit code {error.returncode}; it said:", *error.log_lines]
+            said = [f"ended with exit code {error.returncode}; its output:", *error.log_lines]
             raise _cannot_start("\n    ".join(said))
         # Nobody here sends SIGKILL to a worker with a job before its deadline; the kernel does when memory is short.
         hint = " (memory ran out?)" if error.is_killed else ""

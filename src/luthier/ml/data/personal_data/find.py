@@ -1,7 +1,8 @@
 """All personal data in a text, names of people included, and the rows of a column where there may be some.
 
 Names need presidio-analyzer and a spaCy model, since patterns cannot find them. Presidio is used for PERSON only, in
-English; it downloads nothing here: without a model on the machine names are not searched, and `why_not` says so.
+English; it downloads nothing here: without a model on the machine names are not searched, and `why_not` gives the
+reason.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ _FINDERS: Final[tuple[Callable[[str], Iterable[Span]], ...]] = (
     find_streets,
     find_phones,
 )
-# What masks put in is taken out before the search, whatever is beside it.
+# What masks put in is taken out before the search, regardless of its neighbours.
 _MASKS: Final = re.compile(
     r"\bperson\d+@example\.com|\+1-[2-9]\d\d-555-01\d\d|(?<!\d)1[2-9]\d\d55501\d\d(?!\d)"
     r"|\b\d+ Example Street\b|\bPerson [A-Z]+\b"
@@ -120,8 +121,8 @@ def find_personal_data(
     Args:
         text: any text.
         find_names: from `names.name_finder`.
-        profile: "recall", whatever may be a value; "precision", only what is certain to be one.
-        every: kinds of which what is not certain counts even so.
+        profile: "recall", everything that may be a value; "precision", only what is certain to be one.
+        every: kinds whose uncertain values count in either profile.
     """
     # The same length, so that offsets stay those of the original text.
     text = _MASKS.sub(lambda match: _BLANK * len(match[0]), text)

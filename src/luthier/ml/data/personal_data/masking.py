@@ -1,6 +1,6 @@
 """Put well-formed stand-ins in place of personal data and secrets: the same value, the same stand-in.
 
-Each stand-in comes from a range that is reserved for such use, so it reaches nobody, and a second search of the text
+Each stand-in comes from a range that is reserved for such use, so it reaches no one, and a second search of the text
 finds nothing more:
     e-mail   person1@example.com                 RFC 2606
     phone    +1-201-555-0100 and on              NANPA keeps 555-0100 to 555-0199 of each area for fiction
@@ -32,10 +32,10 @@ _AREAS: Final = 799
 
 
 DEFAULT_KINDS: Final[tuple[Kind, ...]] = ("email", "iban", "card", "ssn", "ip_address", "phone")
-"""What a repair of training rows masks unasked. Left out: streets, since a museum's address is nobody's home, and
+"""What a repair of training rows masks by default. Left out: streets, since a museum's address is not a home, and
 names, which a language model guesses."""
 OnMasked = Callable[[str, "Span | Secret", str], None]
-"""Called for each value that is masked: the text as it was, the place of the value in it, and its stand-in."""
+"""Called for each value that is masked: the original text, the place of the value in it, and its stand-in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class MaskedKinds:
     Attributes:
         kinds: kinds that are masked; the others are left as they are.
         profile: "precision" masks only what is certain to be a value.
-        every: kinds of which all that may be a value is masked, whatever the profile.
+        every: kinds of which all that may be a value is masked in either profile.
     """
 
     kinds: tuple[Kind, ...] = KINDS
@@ -89,9 +89,9 @@ def mask_personal_data(
     masked: MaskedKinds = MaskedKinds(),
     on_masked: OnMasked | None = None,
 ) -> tuple[str, dict[str, int]]:
-    """The text with stand-ins for its personal data, and how many of each kind; the text as it was where there is none.
+    """The text with stand-ins for its personal data, and how many of each kind; the unchanged text where there is none.
 
-    What a stand-in leaves bare beside it is searched again, so that nothing is left to be found.
+    The text around a stand-in is searched again, so that no value remains.
 
     Args:
         text: any text.

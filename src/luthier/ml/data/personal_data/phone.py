@@ -1,9 +1,9 @@
 """Telephone numbers: international (+ or 00), North American, and national ones that begin with 0.
 
-The structure alone decides where it is telling: a plus with a country code that exists (ITU-T E.164), 3-3-4 digits with
-separators (NANP), a leading 0 with 9 to 12 digits. Everything else, such as ten bare digits or Spain's nine, could be
-anything and is taken only where a word nearby speaks of a telephone ("call", "Handy", "téléphone"). Certain is what is
-international and grouped, `(ddd) ddd-dddd`, and national forms beside such a word (`phone_form`); a sum is none.
+The structure alone decides where it is distinctive: a plus with a country code that exists (ITU-T E.164), 3-3-4 digits
+with separators (NANP), a leading 0 with 9 to 12 digits. Everything else, such as ten bare digits or Spain's nine, could
+be anything and is taken only where a word nearby refers to a telephone ("call", "Handy", "téléphone"). Certain is what
+is international and grouped, `(ddd) ddd-dddd`, and national forms next to such a word (`phone_form`); a sum is none.
 What stays ambiguous: part numbers written 3-3-4, bare codes with a leading 0, numbers of seven digits silently.
 """
 

@@ -1,4 +1,4 @@
-"""Which telephone numbers are certain: their form, what speaks of them, and what makes digits a sum or a coordinate."""
+"""Which telephone numbers are certain: their form, words around them, and what makes digits a sum or a coordinate."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def is_certain(text: str, start: int, end: int) -> bool:
     """Whether `text[start:end]`, which may be a telephone number, cannot well be anything else.
 
     Either an international number in groups, or an area code in parentheses; or the form of a number and a word
-    before it that speaks of a telephone.
+    before it that refers to a telephone.
     """
     value = text[start:end]
     if is_calculation(text, start, end):
@@ -63,7 +63,7 @@ def is_certain(text: str, start: int, end: int) -> bool:
 
 
 def is_calculation(text: str, start: int, end: int) -> bool:
-    """Whether an operator is beside it: then the digits are numbers of a sum."""
+    """Whether an operator is next to it: then the digits are numbers of a sum."""
     # A leading plus belongs to the number; what is before it is no operator of a sum then.
     if text[start] == "+":
         return _OPERATOR_AFTER.match(text, end) is not None and text[end : end + 1] != "/"
@@ -95,7 +95,7 @@ def _is_international(value: str, num_digits: int) -> bool:
 
 
 def _is_signed(text: str, start: int) -> bool:
-    """Whether the plus may be a sign: another number stands just before it."""
+    """Whether the plus may be a sign: another number is just before it."""
     return re.search(r"\d[\s,;]{0,2}$", text[max(0, start - 4) : start]) is not None
 
 

@@ -1,12 +1,12 @@
 """Personal data with a fixed form: e-mail and IP addresses, IBANs, payment cards, social security numbers.
 
-Each `find_...` yields a `Span` for every value in a text. Words near a number tell what it is ("call me on",
+Each `find_...` yields a `Span` for every value in a text. Words near a number show what it is ("call me on",
 "order no."); the last such word before it decides (`cue_before`).
 
 email        RFC 5321 4.1.2 without quoted local parts; letters beyond ASCII as RFC 6531 allows. Not found: addresses
              that are written to avoid being found ("name [at] firm [dot] com").
 ip_address   Version 4 and 6. Four small numbers with dots (all below 20) are as likely a version or a section and count
-             only after a word that says address. Certain are those beside such a word, port or URL, and those whose
+             only after a word that says address. Certain are those next to such a word, port or URL, and those whose
              form nothing else has. Special-purpose addresses are not reported (RFC 6890, 5737, 3849).
 iban         ISO 13616: country, length and check digits (ISO 7064, mod 97-10).
 card         12 to 19 digits with a valid check digit (ISO/IEC 7812-1, annex B: Luhn). A number of which nothing says
@@ -27,8 +27,8 @@ from typing import Final, Literal
 Kind = Literal["email", "phone", "card", "iban", "ssn", "ip_address", "street", "name"]
 
 Profile = Literal["precision", "recall"]
-"""Which spans count: `precision`, those that their form and the words beside them make certain, for rows that are
-changed for good; `recall`, whatever may be a value, where what is missed is leaked."""
+"""Which spans count: `precision`, those that their form and the words next to them make certain, for rows that are
+changed for good; `recall`, everything that may be a value, where what is missed is leaked."""
 
 KINDS: Final[tuple[Kind, ...]] = ("email", "iban", "card", "ssn", "ip_address", "phone", "street", "name")
 
@@ -42,9 +42,9 @@ class Span:
         end: behind the last character.
         kind: what it is.
         value: the characters themselves.
-        is_reserved: of the right form, but set aside for documentation, tests or masks, so it reaches nobody. Such a
+        is_reserved: of the right form, but reserved for documentation, tests or masks, so it reaches no one. Such a
             span is not reported; it only keeps other finders off its characters.
-        is_certain: whether it counts where precision is asked for (`Profile`).
+        is_certain: whether it counts with precision (`Profile`).
     """
 
     start: int
@@ -96,7 +96,7 @@ Cue = Literal["phone", "card", "ssn", "other"]
 
 
 def cue_before(text: str, start: int) -> Cue | None:
-    """What the last telling word in the 48 characters before `start` says the number there is; None: nothing said."""
+    """What the last relevant word in the 48 characters before `start` says the number there is; None without one."""
     window = text[max(0, start - _BEFORE_CHARACTERS) : start]
     last: Cue | None = None
     for match in _CUES.finditer(window):
@@ -108,7 +108,7 @@ def cue_before(text: str, start: int) -> Cue | None:
 
 
 def is_phone_after(text: str, end: int) -> bool:
-    """Whether the 28 characters after `end` speak of a telephone ("... is my mobile")."""
+    """Whether the 28 characters after `end` refer to a telephone ("... is my mobile")."""
     return _PHONE_AFTER.search(text[end : end + _AFTER_CHARACTERS].split("\n", 1)[0]) is not None
 
 
@@ -226,7 +226,7 @@ def find_ip_addresses(text: str) -> Iterator[Span]:
 
 
 def _is_certain(text: str, match: re.Match[str]) -> bool:
-    """Whether the words and signs beside it say that it is an address."""
+    """Whether the words and signs next to it show that it is an address."""
     before = text[max(0, match.start() - 40) : match.start()].rstrip(" [(\"'`")
     if _CERTAIN_AFTER.match(text, match.end()):
         return True
@@ -297,7 +297,7 @@ def mask_iban(country: str, counter: int) -> str:
     structure = STRUCTURES[country]
     bban = "".join(("X" if kind == "a" else "0") * int(num) for num, kind in _UNIT.findall(structure))
     num_end = len(bban) - (len(bban) - len(bban.rstrip("X")))
-    # The counter replaces the last six digits; letters that the structure wants at the end stay.
+    # The counter replaces the last six digits; letters that the structure requires at the end stay.
     bban = bban[: num_end - 6] + f"{counter % 10**6:06d}" + bban[num_end:]
     return f"{country}{98 - _remainder(f'{country}00{bban}'):02d}{bban}"
 
@@ -372,7 +372,7 @@ _NUMBER: Final = re.compile(r"(?<![\w.\-/])(?<!\d )(\d{3})([ -]?)(\d{2})\2(\d{4}
 
 
 def find_ssns(text: str) -> Iterator[Span]:
-    """Each number: with hyphens by its form, with spaces or bare only after a word that says so. Reserved: area 9xx."""
+    """Each number: with hyphens by its form, with spaces or bare only after a word for it. Reserved: area 9xx."""
     for match in _NUMBER.finditer(text):
         area, group, serial = match[1], match[3], match[4]
         cue = cue_before(text, match.start())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-# English. The first are streets wherever they stand; the others (USPS Publication 28, C1) are also plain nouns, so they
+# English. The first are always streets; the others (USPS Publication 28, C1) are also plain nouns, so they
 # need a house number of three digits or a flat behind them.
 STRONG_SUFFIXES: Final = (
     "Street|Streets|St|Avenue|Ave|Road|Roads|Rd|Lane|Ln|Drive|Drives|Dr|Boulevard|Blvd|Court|Courts|Ct|Terrace|Crescent|"
@@ -22,7 +22,7 @@ WEAK_SUFFIXES: Final = (
 )
 UNITS: Final = r"(?:Apt|Apartment|Suite|Ste|Unit|Flat|Studio)\.? ?#?\w{1,5}|# ?\d{1,5}"
 
-# German and Dutch: the ending of one word, or a word of its own after a name.
+# German and Dutch: the ending of one word, or a separate word after a name.
 GERMAN_ENDINGS: Final = (
     "straße|strasse|str\\.?|gasse|platz|ring|weg|allee|damm|ufer|chaussee|steig|stieg|pfad|graben|promenade|brücke|"
     "straat|laan|plein|gracht|kade|singel|dijk|steeg|dreef|baan|boulevard|hof|pad"

@@ -1,7 +1,7 @@
 """Documents and their readers: what a reader returns, which reader reads which file, and whether a file fits its name.
 
 A reader is a function from a path to a `Document`: text in sections, and warnings. A new kind of document is one line
-in `READERS` and one file beside this one. `check_signature` decides by the bytes whether a file is what its name says.
+in `READERS` and one file next to this one. `check_signature` decides by the bytes whether a file is what its name says.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def load_reader(name: str) -> Read:
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _HEAD_BYTES = 2**12
 _ENCRYPTED = "EncryptedPackage".encode("utf-16-le")
-# Parts by which a ZIP file shows what kind of document it is.
+# Parts that identify the kind of document in a ZIP file.
 _PARTS = {
     "word/document.xml": "DOCX",
     "ppt/presentation.xml": "PPTX",

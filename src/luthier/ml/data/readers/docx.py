@@ -1,7 +1,7 @@
 """Word documents, by markitdown (which uses mammoth), without their tables of contents.
 
 A paragraph belongs to a table of contents where its style is named `toc 1` to `toc 9` or `TOC Heading` (Word writes
-these names in every language), where it lies in a block of the gallery "Table of Contents", or in a TOC field
+these names in every language), where it is in a block of the gallery "Table of Contents", or in a TOC field
 (ECMA-376 part 1, 17.16.5.68).
 """
 
@@ -47,7 +47,7 @@ def without_contents(path: Path) -> tuple[io.BytesIO | None, str]:
         # A quick look at the bytes: parsing costs much more, and most documents have no contents.
         if b"TOC" not in data and b"Table of Contents" not in data and b"pStyle" not in data:
             return None, ""
-        # The document is foreign: no entities, no network, no external DTD.
+        # The document is untrusted: no entities, no network, no external DTD.
         parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False)
         document = etree.fromstring(data, parser)
         styles = _styles(etree.fromstring(archive.read(_STYLES), parser)) if _STYLES in names else set()

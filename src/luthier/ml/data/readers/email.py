@@ -56,7 +56,7 @@ def read(path: Path) -> Document:
 def _text(part: MIMEPart) -> str:
     try:
         return str(part.get_content())
-    except LookupError as error:  # a charset that nobody knows
+    except LookupError as error:  # an unknown charset
         raise DataError(
             f"its text has the character set {part.get_content_charset()!r}",
             expected="a known character set",

@@ -16,7 +16,7 @@ _SHARE_TOLD = 0.99
 def read(path: Path) -> Document:
     """A section a heading, of the main text of a page. A warning says how much of all its text is left out.
 
-    Where trafilatura finds no main text, all text of the page is taken, and a warning says so.
+    Where trafilatura finds no main text, all text of the page is taken, with a warning.
 
     Raises:
         DataError: a page without text.

@@ -18,7 +18,7 @@ _BLOCK = re.compile(r" {0,3}(?:[-*+>|]|\d+[.)])")
 
 
 def read(path: Path) -> Document:
-    """A section for each heading. A front matter (between --- at the top) is left out, and a warning says so.
+    """A section for each heading. A front matter (between --- at the top) is left out, with a warning.
 
     Raises:
         DataError: the file is binary, or breaks the encoding that its byte order mark names.
@@ -111,5 +111,5 @@ def tidy(markdown: str) -> tuple[str, tuple[str, ...]]:
     ) if num_pictures else ()
 
 
-# Underscores and stars in running text are not meant as Markdown: no backslash goes before them.
+# Underscores and stars in running text are not Markdown: no backslash goes before them.
 PLAIN = {"escape_asterisks": False, "escape_underscores": False, "escape_misc": False}

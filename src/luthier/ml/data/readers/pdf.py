@@ -1,6 +1,6 @@
 """PDF, page by page, by PDFium (through pypdfium2), without running titles, page numbers and tables of contents.
 
-Pages are kept apart, so that a row knows its page. A running title is the first or last line of at least three pages
+Pages are separate, so that a row knows its page. A running title is the first or last line of at least three pages
 (or the next one inwards, where that is one), and of at least half of the pages between its first and its last one.
 Numbers in it are the same everywhere, or it begins or ends with one that rises by one a page. A line that is a number
 alone, or a number with the word for page, is a page number where it rises by one a page on three pages or more. A table
@@ -29,7 +29,7 @@ EDGE_LINES: Final = 2
 FEWEST_ENTRIES: Final = 3
 FEWEST_LEADERS: Final = 5
 MAX_FRONT_PAGES: Final = 30
-"""Page numbers of a table of contents may be higher than the number of pages by so many: a file may be a part."""
+"""Page numbers of a table of contents may exceed the number of pages by this many: a file may be a part."""
 _NUM_SHOWN: Final = 5
 _MAX_SHOWN: Final = 60
 _NUMBER: Final = re.compile(r"\d+")
@@ -158,7 +158,7 @@ def _rising(lines: dict[int, str]) -> set[int]:
     shifts: Counter[int] = Counter()
     of_page: dict[int, set[int]] = {}
     for number, line in lines.items():
-        # The number less the page's index is constant on pages that are numbered in order, from whatever number on.
+        # The number less the page's index is constant on pages that are numbered in order, from any number.
         values = {int(value) for value in _NUMBER.findall(line) if len(value) < 6} or {_roman(line.strip("-–— "))}
         of_page[number] = {value - number for value in values}
         shifts.update(of_page[number])
@@ -189,7 +189,7 @@ def _contents(pages: Sequence[Sequence[str]], num_pages: int) -> dict[int, set[i
                     continue
             else:
                 least = FEWEST_ENTRIES
-            # A list of prices or years also ends in rising numbers; page numbers cannot lie far beyond the document.
+            # A list of prices or years also ends in rising numbers; page numbers cannot be far beyond the document.
             last = next((int(entry["page"]) for entry in reversed(entries) if entry["page"].isdigit()), 0)
             is_varied = len({entry["page"] for entry in entries}) > 1
             if len(entries) >= least and is_varied and last <= num_pages + MAX_FRONT_PAGES:
@@ -334,7 +334,7 @@ def _page_lines(pdf: pypdfium2.PdfDocument, index: int) -> list[str]:
 
 
 def _unwrap(lines: Sequence[str]) -> str:
-    """Join the lines of a paragraph: a line is full, or the next one goes on in lower case."""
+    """Join the lines of a paragraph: a line is full, or the next one continues in lower case."""
     longest = max(map(len, lines), default=0)
     out: list[str] = []
     was_full = False

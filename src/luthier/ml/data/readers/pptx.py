@@ -15,7 +15,7 @@ _SLIDE = re.compile(r"<!-- Slide number: (\d+) -->")
 
 
 def read(path: Path) -> Document:
-    """Sections by slide, whose number is the page; its title is the heading, notes have a heading of their own."""
+    """Sections by slide, whose number is the page; its title is the heading, notes have a separate heading."""
     with path.open("rb") as file:
         found = PptxConverter().convert(file, StreamInfo(extension=".pptx"), **PLAIN)
     text, warnings = tidy(found.markdown)

@@ -1,6 +1,6 @@
 """First pass of a repair: every row decoded, cleaned and masked as asked, into a working file of the same line numbers.
 
-Strings are changed wherever they are in a row, also inside JSON that is written as a string, so that it stays valid
+Strings are changed anywhere in a row, also inside JSON that is written as a string, so that it stays valid
 JSON. `MaskedValues` counts what was masked. A summary is passed on, so a value is shown by its form only
 (`+49 •• ••••••`): enough to see that a sum was taken for a telephone number, too little to reach anybody.
 """
@@ -74,7 +74,7 @@ def change_text(text: str, change: Change) -> tuple[str, Counter[Any]]:
     """One string changed. A string that is a JSON object or array, as the arguments of a tool call, stays one.
 
     Of such a string, first each string literal in it is changed by itself, since escapes hide where a value begins;
-    then the whole, since a name beside a value may tell what it is, unless that would break it. The whole is read
+    then the whole, since a name next to a value may show what it is, unless that would break it. The whole is read
     without escapes that hold letters or digits, so that no word is found in an escape (`cat` in `\\u00cat`).
     """
     if not _is_json(text):
@@ -95,7 +95,7 @@ def change_text(text: str, change: Change) -> tuple[str, Counter[Any]]:
 
     def readable(match: re.Match[str]) -> str:
         shown = _readable(match[0])
-        # Two spellings of one text: the first is remembered, another one stays as it is, so that each can be restored.
+        # Two spellings of one text: the first is remembered, another one is not changed, so that each can be restored.
         return shown if spelled.setdefault(shown, match[0]) == match[0] else match[0]
 
     shown = _LITERAL.sub(readable, inside)
@@ -344,7 +344,7 @@ def _utf8(line: bytes) -> bytes:
 
 
 def _changed(record: Record, steps: _Steps, made: Changed, was: RowProblem | None, to_clean: bool) -> bytes:
-    """The line of a row, as it was where nothing was changed."""
+    """The line of a row, unmodified where nothing was changed."""
     row = record.item
     assert isinstance(row, Row) and record.raw is not None  # noqa: PT018 - the caller looked
     is_decoded = was is not None and was.kind == "encoding"

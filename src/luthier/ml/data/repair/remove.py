@@ -34,9 +34,9 @@ _CONTAMINATION = {
 
 
 def removals(request: RepairRequest, table: AuditTable, gone: Notes, found: Sequence[Finding] | None) -> Notes:
-    """Why which rows go, beside those in `gone`.
+    """Which rows are removed and why, besides those in `gone`.
 
-    Rows are first judged one by one. Then contradictions, copies and near-duplicates are looked for among what is left,
+    Rows are first checked individually. Then contradictions, copies and near-duplicates are sought among what is left,
     in this order, so that the row for which another one goes always stays.
 
     Args:
@@ -164,7 +164,7 @@ def _near_among_others(
 
     Args:
         table: the file.
-        texts: by which rows are compared.
+        texts: the texts to compare rows by.
         others: position, line and normalised answer of the rows.
         kept: the kept row of each row of the table.
         stays: by kept row and answer the rows that stay; those that stay of `others` are added.

@@ -1,4 +1,4 @@
-"""What is asked of a repair: the action for each check, the kinds of personal data to mask, and the notes it writes.
+"""The request of a repair: the action for each check, the kinds of personal data to mask, and the notes it writes.
 
 `Action` and its table are the whole policy: what a repair does about which check, and why. Masked are values that are
 certain, of the kinds that are proved, and every value of the kinds named. `benchmarks/personal_data.py` measures the
@@ -29,7 +29,7 @@ class Action:
     """What is done about the rows of a check.
 
     Attributes:
-        id: the name by which it is requested.
+        id: its name in requests.
         check: id of the check that finds the rows.
         kind: whether their rows are changed or removed.
         is_default: done without being named.
@@ -71,7 +71,7 @@ _ACTIONS: Final = (
     Action("repeated_completion", "repeated_completion", "remove", True, "its completion goes round in a loop",
            "it teaches to loop; the same answer to many prompts is left, it may be right",
            ("loop",)),
-    Action("contamination", "contamination", "remove", True, "stands in the held-out file",
+    Action("contamination", "contamination", "remove", True, "is in the held-out file",
            "a verdict on rows that were trained on means nothing", ("exact", "near", "ngram")),
     Action("exact_duplicate", "exact_duplicate", "remove", True, "says the same as another row",
            "the first of the copies stays, so nothing is lost"),
@@ -84,9 +84,9 @@ _ACTIONS: Final = (
     Action("refusal", "refusal", "remove", False, "is a boilerplate refusal",
            "a refusal may be the right answer, and without any a model forgets to refuse"),
     Action("toxicity", "toxicity", "remove", False, "is probably toxic",
-           "whether it is wanted depends on the task, and a word list errs"),
+           "whether it is desired depends on the task, and a word list errs"),
     Action("language", "language", "remove", False, "is in another language than most rows",
-           "more than one language may be meant"),
+           "more than one language may be intended"),
     Action("length", "length", "remove", False, "is of an unusual length", "unusual is not wrong"),
     Action("over_context", "over_context", "remove", False, "does not fit the context of the model",
            "training can cut or drop it, and another model may see more"),
@@ -101,7 +101,7 @@ ACTIONS: Final[dict[str, Action]] = {action.id: action for action in _ACTIONS}
 def choose_actions(
     only: Sequence[str] | None = None, skip: Sequence[str] | None = None, *, has_held_out: bool = False
 ) -> tuple[Action, ...]:
-    """The actions asked for, in the order of the table: those of `only`, else the default ones, without `skip`.
+    """The requested actions, in the order of the table: those of `only`, else the default ones, without `skip`.
 
     Contamination is among the default ones where there is a held-out file.
 
@@ -192,10 +192,10 @@ class RepairRequest:
     Attributes:
         output: a .jsonl file.
         actions: as `actions.choose_actions` gives them.
-        audit: by which both the original (its table) and the outcome are audited; its held-out file is that of
+        audit: the settings for auditing both the original (its table) and the outcome; its held-out file is that of
             contamination.
-        mapping: field of the shape -> column, by which the table was built.
-        count_tokens: by which the table was built; None where tokens were not counted.
+        mapping: field of the shape -> column, as the table was built.
+        count_tokens: the tokenizer of the table; None where tokens were not counted.
         force: replace an output that is there.
         mask: which personal data is masked.
     """

@@ -124,7 +124,7 @@ def _count(fates: Fates, fate: str, notes: list[Note]) -> None:
         return
     if fate == "removed":
         fates.num_removed += 1
-        # The first reason alone, so that the actions add up to the rows that are gone.
+        # Only the first reason, so that the actions add up to the removed rows.
         fates.by_action[notes[0].action] += 1
         return
     fates.num_changed += 1
@@ -144,7 +144,7 @@ def _write_fate(file: IO[str], head: dict[str, Any], notes: list[Note], tail: di
 def summary(
     request: RepairRequest, fates: Fates, changed: Changed, rows: Path, before: Audit, after: Audit
 ) -> dict[str, Any]:
-    """The document that is beside the rows; written last, so that where it is, the repair is whole."""
+    """The document next to the rows; written last, so that the repair is complete where it exists."""
     table = request.audit.table
     return {
         "file": table.file,
@@ -211,7 +211,7 @@ def check_repair_output(output: Path, *inputs: Path, force: bool) -> None:
 
 
 def repair_file(request: RepairRequest) -> Repaired:
-    """Repair a file into another one; the original stays as it is.
+    """Repair a file into another one; the original is not changed.
 
     Writes the rows (JSONL, in order; a line of JSONL that is kept is kept byte for byte), `.manifest.jsonl` with the
     fate of every row, and `.repair.json`, the summary, last. The same file and request give the same bytes. Repairing
@@ -238,8 +238,8 @@ def repair_file(request: RepairRequest) -> Repaired:
         if sha256_file(request.file) != before.sha256:
             raise DataError(
                 f"{before.file} was changed while it was read",
-                expected="a file that stays as it is",
-                do="wait until whatever writes the file is done, then start again",
+                expected="a file that does not change",
+                do="wait until the program that writes the file is done, then start again",
             )
         # The grade after the repair is measured on what was written.
         again = run_audit(replace(request.audit, table=_table(request, rows)), request.checks)

@@ -91,7 +91,7 @@ def question_of(row: Row, mapping: Mapping[str, str]) -> Question:
     Earlier turns of the assistant are context.
 
     Args:
-        row: as it was read.
+        row: the raw row.
         mapping: field of the shape to field of the file.
 
     Raises:
@@ -167,7 +167,7 @@ def gold_row(example: Example) -> dict[str, Any]:
     """
     prompt, conversation = example.prompt, example.conversation
     if prompt is None or conversation is None or conversation.last_answer is None or not example.reference:
-        raise BadFieldError("completion", ABSENT, "is no answer in words to a prompt")
+        raise BadFieldError("completion", ABSENT, "is not a text answer to a prompt")
     earlier = [_turn(m.model_copy(update={"weight": 0}) if m.role == "assistant" else m) for m in prompt.messages]
     answer = _turn(conversation.messages[conversation.last_answer].model_copy(update={"weight": None}))
     return {"messages": [*earlier, answer]} | ({"tools": list(prompt.tools)} if prompt.tools else {})
@@ -203,7 +203,7 @@ def _turns(fields: Mapping[str, Any], name: str, who: str) -> list[Any]:
     """The turns up to the last one that is not an answer."""
     turns = fields[name]
     if not isinstance(turns, list):
-        raise BadFieldError(name, turns, "is no list of turns")
+        raise BadFieldError(name, turns, "is not a list of turns")
     end = len(turns)
     while end and isinstance(turns[end - 1], dict) and turns[end - 1].get(who) in _ANSWERING:
         end -= 1
@@ -273,7 +273,7 @@ _PATTERN = re.compile(
 
 
 def leans_on_passage(text: str) -> str | None:
-    """The words by which a question or an answer speaks of its passage ("the text"), or None.
+    """The words that refer to the passage in a question or an answer ("the text"), or None.
 
     English only. "The text of the treaty" names what it is about, and is no such case.
     """

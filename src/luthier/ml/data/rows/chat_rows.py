@@ -40,7 +40,7 @@ def chat_conversation(fields: dict[str, Any]) -> Conversation:
         EmptyAnswerError: an answer that is to be learned is empty.
     """
     if fields.get("tools") is not None and fields.get("functions") is not None:
-        raise BadFieldError("functions", fields["functions"], "stands beside tools; only one of the two can be meant")
+        raise BadFieldError("functions", fields["functions"], "is given with tools; only one of the two is possible")
     tools = parse_tools("tools", fields.get("tools"))
     if fields.get("functions") is not None:
         functions = _list_of_objects("functions", fields["functions"])
@@ -108,7 +108,7 @@ def _message(where: str, raw: dict[str, Any], before: Sequence[Message]) -> Mess
 
 
 def _reasoning(where: str, raw: dict[str, Any], role: str) -> str | None:
-    """What the assistant thought, by whichever of its names; blocks of type thinking in the content are one, too."""
+    """What the assistant thought, by any of its names; blocks of type thinking in the content are one, too."""
     content = raw.get("content")
     blocks = [part for part in content if _is_thought(part)] if isinstance(content, list) else []
     found = {f"{where}.{name}": raw[name] for name in FIELDS if raw.get(name) is not None}
@@ -118,9 +118,9 @@ def _reasoning(where: str, raw: dict[str, Any], role: str) -> str | None:
     thought = None
     for field, value in found.items():
         if role != "assistant":
-            raise BadFieldError(field, value, f"stands on a turn of role {role}; only the assistant thinks")
+            raise BadFieldError(field, value, f"is on a turn of role {role}; only the assistant thinks")
         text = check_text(field, value)
-        # Exports often write one thought under two names; two different ones cannot both be meant.
+        # Exports often write one thought under two names; two different ones are a contradiction.
         if thought is not None and text.strip() != thought.strip():
             raise BadFieldError(field, text, "says another thought than the same turn's other field of the kind")
         thought = text
@@ -135,14 +135,14 @@ def _learn_reasoning(field: str, value: Any, role: str) -> bool | None:
     if value is None:
         return None
     if role != "assistant":
-        raise BadFieldError(field, value, f"stands on a turn of role {role}; it is for assistant turns only")
+        raise BadFieldError(field, value, f"is on a turn of role {role}; it is for assistant turns only")
     if not isinstance(value, bool):
         raise BadFieldError(field, value, "is not true or false")
     return value
 
 
 def _content(field: str, value: Any, role: str, *, has_calls: bool) -> str | None:
-    # OpenAI writes null content beside tool calls.
+    # OpenAI writes null content with tool calls.
     if (value is None or value is ABSENT) and role == "assistant" and has_calls:
         return None
     if value is ABSENT:
@@ -157,7 +157,7 @@ def _content(field: str, value: Any, role: str, *, has_calls: bool) -> str | Non
         kind = part.get("type", ABSENT) if isinstance(part, dict) else ABSENT
         if not isinstance(part, dict) or kind != "text":
             shown = part if kind is ABSENT else kind
-            raise BadFieldError(where, shown, "is no text part; only text can be trained here, no images or audio")
+            raise BadFieldError(where, shown, "is not a text part; only text can be trained here, no images or audio")
         parts.append(check_text(f"{where}.text", part.get("text")))
     return "".join(parts)
 
@@ -166,7 +166,7 @@ def _weight(field: str, value: Any, role: str) -> Any:
     if value is None:
         return None
     if role != "assistant":
-        raise BadFieldError(field, value, f"stands on a turn of role {role}; weight is for assistant turns only")
+        raise BadFieldError(field, value, f"is on a turn of role {role}; weight is for assistant turns only")
     # bool is a subclass of int in Python: true would pass for 1.
     if isinstance(value, bool) or not isinstance(value, int | float) or value not in (0, 1):
         raise BadFieldError(field, value, "is not 0 or 1")
@@ -177,14 +177,14 @@ def _tool_calls(where: str, raw: dict[str, Any], role: str, index: int) -> tuple
     field, value = f"{where}.tool_calls", raw.get("tool_calls")
     if raw.get("function_call") is not None:
         if value is not None:
-            raise BadFieldError(f"{where}.function_call", raw["function_call"], "stands beside tool_calls")
+            raise BadFieldError(f"{where}.function_call", raw["function_call"], "is given with tool_calls")
         field = f"{where}.function_call"
         # The old form has no id; the turn's index makes one that is unique in the conversation.
         value = [{"id": f"call_{index}", "type": "function", "function": raw["function_call"]}]
     if value is None or value == []:
         return ()
     if role != "assistant":
-        raise BadFieldError(field, value, f"stands on a turn of role {role}; only the assistant calls tools")
+        raise BadFieldError(field, value, f"is on a turn of role {role}; only the assistant calls tools")
     return tuple(tool_call(f"{field}[{n}]", call) for n, call in enumerate(_list_of_objects(field, value)))
 
 
@@ -192,13 +192,15 @@ def tool_call(field: str, raw: dict[str, Any]) -> dict[str, Any]:
     """One call as OpenAI writes it: type function, a name, and arguments that are a JSON object written as text.
 
     Raises:
-        BadFieldError: another type, no name, or arguments that are no JSON object.
+        BadFieldError: another type, no name, or arguments that are not a JSON object.
     """
     kind, function = raw.get("type", "function"), raw.get("function")
     if kind != "function":
         raise BadFieldError(f"{field}.type", kind, "is not 'function'")
     if not isinstance(function, dict):
-        raise BadFieldError(f"{field}.function", ABSENT if function is None else function, "is no object with a name")
+        raise BadFieldError(
+            f"{field}.function", ABSENT if function is None else function, "is not an object with a name"
+        )
     name = check_text(f"{field}.function.name", function.get("name"))
     if not name.strip():
         raise BadFieldError(f"{field}.function.name", name, "is empty")
@@ -229,7 +231,7 @@ def _call_id(where: str, raw: dict[str, Any], role: str, before: Sequence[Messag
         return None
     field = f"{where}.tool_call_id"
     if role != "tool":
-        raise BadFieldError(field, raw["tool_call_id"], f"stands on a turn of role {role}; it is for role tool only")
+        raise BadFieldError(field, raw["tool_call_id"], f"is on a turn of role {role}; it is for role tool only")
     call_id = check_text(field, raw["tool_call_id"])
     if call_id not in {call.get("id") for call in calls}:
         raise BadFieldError(field, call_id, "answers no tool call of the turns before it")
@@ -284,7 +286,7 @@ def prompt_completion_conversation(fields: dict[str, Any]) -> Conversation:
     if isinstance(fields.get("label"), bool):
         reason = (
             "marks this as a row for preference training (objective kto): as plain pairs, bad answers would be learned "
-            "too; if that is meant, map the field: completion=completion; for kto map label=label, too"
+            "too; if that is intended, map the field: completion=completion; for kto map label=label, too"
         )
         raise BadFieldError("label", fields["label"], reason)
     messages = with_system((*prompt_of(fields), *completion_of(fields, "completion")), fields.get("system"))
@@ -296,7 +298,7 @@ def prompt_of(fields: dict[str, Any]) -> tuple[Message, ...]:
     """The turns of the field `prompt`, a text or a list of messages, none of them learned.
 
     Raises:
-        BadFieldError: it is absent, empty or wrong, or asks to learn one of its turns.
+        BadFieldError: it is absent, empty or wrong, or requests to learn one of its turns.
     """
     value = fields.get("prompt", ABSENT)
     if not isinstance(value, list):
@@ -307,13 +309,13 @@ def prompt_of(fields: dict[str, Any]) -> tuple[Message, ...]:
     context = []
     for index, message in enumerate(parse_messages("prompt", as_context(value))):
         if message.role == "assistant" and message.weight == 1:
-            raise BadFieldError(f"prompt[{index}].weight", 1, "asks to learn a turn of the prompt")
+            raise BadFieldError(f"prompt[{index}].weight", 1, "requests to learn a turn of the prompt")
         context.append(message)
     return tuple(context)
 
 
 def as_context(messages: list[Any]) -> list[Any]:
-    """Raw messages with weight 0 on turns of the assistant that say nothing of their weight."""
+    """Raw messages with weight 0 on turns of the assistant without a weight."""
     return [
         {**message, "weight": 0}
         if isinstance(message, dict) and message.get("role") == "assistant" and message.get("weight") is None
@@ -335,7 +337,7 @@ def completion_of(fields: dict[str, Any], field: str) -> tuple[Message, ...]:
     messages = parse_messages(field, value)
     for index, message in enumerate(messages):
         if message.role not in ("assistant", "tool"):
-            reason = "stands in a completion, which may hold turns of the assistant and of tools only"
+            reason = "is in a completion, which may contain turns of the assistant and of tools only"
             raise BadFieldError(f"{field}[{index}].role", message.role, reason)
     return messages
 
@@ -371,7 +373,7 @@ def with_system(messages: tuple[Message, ...], system: Any) -> tuple[Message, ..
     if system is None or not check_text("system", system).strip():
         return messages
     if messages and messages[0].role in ("system", "developer"):
-        raise BadFieldError("system", system, "stands beside a first turn that is a system turn already")
+        raise BadFieldError("system", system, "is given with a first turn that is a system turn already")
     return (Message(role="system", content=system), *messages)
 
 

@@ -1,7 +1,7 @@
 """The columns of a data file: the types of their values, which column is which field of a shape, and class labels.
 
 Types are seen from all rows, nested fields too. A field of a shape is the column of its name, else the one that differs
-in capitals and spaces only. A column `label` beside a text holds classes where its values can be learned as such.
+in capitals and spaces only. A column `label` next to a text contains classes where its values can be learned as such.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class _Growing:
 
 
 class ColumnScan:
-    """Scans rows one by one. Keeps the names and types of fields, not the values."""
+    """Scans rows. Keeps the names and types of fields, not the values."""
 
     def __init__(self) -> None:
         self._root = _Growing()
@@ -138,14 +138,14 @@ def _kind(value: Any) -> Kind:
 QUESTION_AND_ANSWER: Final = ("question", "answer")
 """Columns of these names are a prompt and its completion."""
 CONTEXTS: Final = ("context", "passage", "document", "documents", "options", "choices", "input", "history")
-"""What a question beside such a column may not do without."""
+"""What a question next to such a column may depend on."""
 LABEL: Final = "label"
 OTHER_CLASSES: Final = ("category", "class", "intent", "sentiment", "topic", "target", "labels")
 """Names of columns that may hold the class of a text, or a fact about it."""
 
 
 def plain_name(name: str) -> str:
-    """A name without outer spaces and capitals, by which columns are compared."""
+    """A name without outer spaces and capitals, for comparing columns."""
     return " ".join(name.casefold().split())
 
 
@@ -158,7 +158,7 @@ def columns_like(name: str, columns: Iterable[str]) -> list[str]:
 def resolve(mapping: Mapping[str, str], fields: Iterable[str], columns: Iterable[str]) -> dict[str, str]:
     """A mapping with the columns as they are written, and with the fields that only one column can be.
 
-    A column that is not there, or may be several, stays as it is written; a field that may be several is left out.
+    A column that is not there, or may be several, is used as written; a field that may be several is left out.
 
     Args:
         mapping: field -> column, as a person wrote it.
@@ -182,12 +182,12 @@ def resolve(mapping: Mapping[str, str], fields: Iterable[str], columns: Iterable
 
 
 def refuse_ambiguous(file: str, target: str, name: str, columns: Iterable[str]) -> None:
-    """Check that at most one column can be meant by a name.
+    """Check that a name matches at most one column.
 
     Args:
         file: name of the file, for the message.
         target: the field that the column is for.
-        name: the name as it was written.
+        name: the name as written.
         columns: of the file.
 
     Raises:
@@ -238,7 +238,7 @@ class LabelScan:
 
 
 def check_classes(file: str, labels: LabelScan, num_rows: int, column: str) -> None:
-    """Check that the labels beside the texts of a file are clearly classes to be learned.
+    """Check that the labels next to the texts of a file are clearly classes to be learned.
 
     Args:
         file: name of the file, for the message.
@@ -251,12 +251,12 @@ def check_classes(file: str, labels: LabelScan, num_rows: int, column: str) -> N
     """
     num = len(labels.different)
     if labels.num_nested:
-        what = f"{labels.num_nested:,} rows of {file} have a {column} of several values beside their text"
+        what = f"{labels.num_nested:,} rows of {file} have a {column} of several values next to their text"
     elif labels.num_filled < num_rows:
         without = num_rows - labels.num_filled
         what = f"{without:,} of {num_rows:,} rows of {file} have a text and no {column}, the others have both"
     elif num_rows >= _FEWEST_ROWS and num > _MAX_DIFFERENT_FRACTION * num_rows:
-        what = f"{file} has {num:,} different values of {column} beside {num_rows:,} texts, too many for classes"
+        what = f"{file} has {num:,} different values of {column} for {num_rows:,} texts, too many for classes"
     else:
         return
     raise DataError(
@@ -267,5 +267,5 @@ def check_classes(file: str, labels: LabelScan, num_rows: int, column: str) -> N
 
 
 def as_text(value: Any) -> Any:
-    """A class as the text that a model learns: numbers and booleans as JSON writes them, anything else as it is."""
+    """A class as the text that a model learns: numbers and booleans as JSON writes them, anything else unchanged."""
     return json.dumps(value) if isinstance(value, bool | int | float) else value

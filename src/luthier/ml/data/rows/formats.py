@@ -116,8 +116,8 @@ def load_file(
     if len(examples) != num_rows or sha256_file(path) != sha256:
         raise DataError(
             f"{source.name} was changed while it was read",
-            expected="a file that stays as it is",
-            do="wait until whatever writes the file is done, then start again",
+            expected="a file that does not change",
+            do="wait until the program that writes the file is done, then start again",
         )
     return LoadedFile(str(path), sha256, found.shape, found.reason, num_rows, examples, found.mapping, found.unused)
 
@@ -171,7 +171,7 @@ def example_of(row: Row, shape: Shape, mapping: Mapping[str, str], group: str | 
     """Map one row.
 
     Args:
-        row: as it was read.
+        row: the raw row.
         shape: of the file.
         mapping: as in `load_file`.
         group: the field that keeps rows together.
@@ -207,7 +207,7 @@ def _group_field(mapping: Mapping[str, str], group_by: str | None) -> str | None
     mapped = mapping.get(GROUP)
     if mapped is not None and group_by is not None and mapped != group_by:
         raise DataError(
-            f"the group is asked for twice: group={mapped!r} in the mapping and group_by={group_by!r}",
+            f"the group is given twice: group={mapped!r} in the mapping and group_by={group_by!r}",
             expected="one field that keeps rows together",
             do="remove one of the two",
         )

@@ -27,7 +27,7 @@ def check_outputs(outputs: Sequence[Path], inputs: Sequence[Path]) -> None:
             if output.exists() and path.exists() and output.samefile(path):
                 raise RequestError(
                     f"{output} is the file that is read" + ("" if output == path else f", {path}"),
-                    expected="an output beside it: the original stays as it is",
+                    expected="another output file: the original is not changed",
                     do="choose another name for the output",
                 )
 
@@ -117,7 +117,7 @@ def write_output(path: Path, content: bytes, *, force: bool) -> None:
 def working_folder(beside: Path) -> Iterator[Path]:
     """A folder next to `beside` for files in the making, on the same disk, so that they can be moved into place.
 
-    It is gone afterwards, whatever happens.
+    It is deleted afterwards in every case.
 
     Raises:
         StorageFullError: the disk runs full inside.

@@ -61,7 +61,7 @@ def preference_sides(fields: dict[str, Any]) -> tuple[Conversation, Conversation
 
 
 def unpaired_conversation(fields: dict[str, Any]) -> tuple[Conversation, bool]:
-    """The conversation of a row of prompt, completion and label, and whether its completion is wanted.
+    """The conversation of a row of prompt, completion and label, and whether its completion is desired.
 
     Raises:
         BadFieldError: a field is absent or wrong, or the label is neither true nor false.
@@ -72,7 +72,7 @@ def unpaired_conversation(fields: dict[str, Any]) -> tuple[Conversation, bool]:
 
 
 def has_sides(fields: Mapping[str, Any]) -> bool:
-    """Whether a row has both completions of a preference, by whichever names."""
+    """Whether a row has both completions of a preference, by any of their names."""
     return all(any(fields.get(name) is not None for name in names) for names in (CHOSEN, REJECTED))
 
 
@@ -100,7 +100,7 @@ def _completion(field: str, value: Any) -> tuple[Message, ...]:
     messages = completion_of({field: value}, field)
     if not messages:
         raise EmptyAnswerError(field, value)
-    # Each turn beside the one before it; None before the first.
+    # Each turn with the one before it; None before the first.
     for index, (message, before) in enumerate(zip(messages, (None, *messages), strict=False)):
         if message.role == "assistant" and before is not None and before.role == "assistant":
             raise BadFieldError(f"{field}[{index}]", message.content, "is a second answer in a row: one is preferred")
@@ -120,7 +120,7 @@ def _listed(field: str, value: Any) -> list[Any]:
         try:
             value = strict_loads(value)
         except StrictJsonError as error:
-            raise BadFieldError(field, value, f"is text that is no list of messages: {error.reason}") from error
+            raise BadFieldError(field, value, f"is text that is not a list of messages: {error.reason}") from error
     if not isinstance(value, list):
         raise BadFieldError(field, ABSENT if value is None else value, f"is {name_of_type(value)}, not a list of turns")
     return value
@@ -152,7 +152,7 @@ def _implicit(
         raise BadFieldError(names[1], ABSENT, f"says the same as {names[0]}: there is nothing to prefer")
     if num == 0 or any(role != "assistant" for role in first_answers):
         place = " and ".join(f"{name} with {role}" for name, role in zip(names, first_answers, strict=True))
-        reason = f"answers another prompt than {names[0]}: after {num} common turns {place} goes on"
+        reason = f"answers another prompt than {names[0]}: after {num} common turns {place} continues"
         raise BadFieldError(names[1], ABSENT, reason)
     prompt = _context(names[0], sides[0][:num])
     return prompt, [_completion(name, side[num:]) for name, side in zip(names, sides, strict=True)]

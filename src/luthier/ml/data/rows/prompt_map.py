@@ -38,12 +38,12 @@ _WORD: Final = re.compile(r"[^\W_]+")
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A part of the map and the words that set it apart, the most distinctive one first.
+    """A part of the map and its characteristic words, the most distinctive one first.
 
     Attributes:
         x: centre, in the units of `PromptMap.xy`.
         y: centre.
-        num_points: points that lie in it.
+        num_points: points in it.
         words: at most two.
     """
 
@@ -55,7 +55,7 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class PromptMap:
-    """Where texts lie.
+    """Where texts are.
 
     Attributes:
         positions: int64 [n], indices into the texts given, ascending; all of them, or a sample.
@@ -132,7 +132,7 @@ def _tf_idf(texts: Sequence[Sequence[str]]) -> csr_array:
     for words in texts:
         counts: Counter[int] = Counter()
         for word in words:
-            # "#" keeps the trigram of a word apart from the same three letters as a word of their own.
+            # "#" distinguishes the trigram of a word from the same three letters as a separate word.
             for part in (word, *(f"#{word[i : i + 3]}" for i in range(max(1, len(word) - 2)))):
                 bucket = buckets.get(part)
                 if bucket is None:
@@ -166,7 +166,7 @@ def _project(matrix: Any) -> tuple[Floats, float]:
         return xy, 0.0
     columns = np.unique(matrix.indices)
     if num <= _SMALL or len(columns) <= _FEW_FEATURES:
-        # [n, n] Gram matrix, centred on both sides: its eigenvectors are the scores of PCA, cheap for few texts.
+        # [n, n] Gram matrix, centred on both sides: its eigenvectors are the scores of PCA, fast for few texts.
         gram = (matrix @ matrix.T).toarray()
         gram -= gram.mean(axis=0)
         gram -= gram.mean(axis=1, keepdims=True)
@@ -179,7 +179,7 @@ def _project(matrix: Any) -> tuple[Floats, float]:
         # svds does not promise an order of its singular values.
         scores = (left * singular)[:, np.argsort(-singular)]
     xy[:, : scores.shape[1]] = scores
-    for axis in range(2):  # a component has no sign of its own: the point farthest out lies on the positive side
+    for axis in range(2):  # the sign of a component is arbitrary: the point farthest out is on the positive side
         if xy[np.argmax(np.abs(np.round(xy[:, axis], 9))), axis] < 0:
             xy[:, axis] *= -1
     return xy, min(1.0, float((xy**2).sum()) / total)
@@ -199,9 +199,9 @@ def _centred(matrix: Any, mean: Floats) -> LinearOperator:
 
 
 def _regions(xy: Floats, words: Sequence[Sequence[str]], seed: int) -> tuple[tuple[Region, ...], Integers]:
-    """Up to six parts of the map (Lloyd's k-means from farthest points) with the words that set them apart.
+    """Up to six parts of the map (Lloyd's k-means from farthest points) with their characteristic words.
 
-    And the part that each point lies in, as in `PromptMap.members`.
+    And the part of each point, as in `PromptMap.members`.
     """
     members = np.full(len(xy), -1, dtype=np.int64)
     if len(xy) < 4 * _MIN_REGION_ROWS or not np.ptp(xy):

@@ -18,7 +18,7 @@ _BOM = b"\xef\xbb\xbf"
 
 
 def read_jsonl(source: Source, is_wanted: Callable[[int, int], bool] | None = None) -> Iterator[Row | RowProblem]:
-    """One Row or RowProblem for each line that is not blank. A UTF-8 byte order mark is no part of the text.
+    """One Row or RowProblem for each line that is not blank. A UTF-8 byte order mark is not part of the text.
 
     Args:
         source: the file.

@@ -56,7 +56,7 @@ class _TextLines:
             self.record_bytes += length
             if self.record_bytes > MAX_LINE_BYTES:
                 raise DataError(
-                    f"the record of {self._name} that goes on to line {self._number} {too_long(self.record_bytes)}",
+                    f"the record of {self._name} that continues to line {self._number} {too_long(self.record_bytes)}",
                     expected="CSV records of a usual size",
                     do="check for a quote that is never closed, or write the file as JSONL or Parquet",
                 )
@@ -70,7 +70,7 @@ class _TextLines:
                 text = line.decode("utf-8")
             except UnicodeDecodeError as error:
                 self.problems.append(undecodable(self._name, self._number, line, error.start, self._offset))
-                # The record goes on with this text, so that the csv reader keeps its place; the row itself becomes a
+                # The record continues with this text, so that the csv reader keeps its place; the row itself becomes a
                 # problem.
                 text = line.decode("utf-8", "replace")
             self._offset += len(line)
@@ -238,12 +238,12 @@ def _without_name(source: Source, sheet: _Sheet, cell: str) -> DataError:
     return DataError(
         f"{source.name} has a value in cell {cell}, and row {sheet.header_row} gives its column no name",
         expected="a first row that names every column",
-        do="name the column, or remove titles above the names and notes beside the rows",
+        do="name the column, or remove titles above the names and notes next to the rows",
     )
 
 
 def _sheet(source: Source) -> _Sheet:
-    """The one sheet with rows, remembered for the file as it is now."""
+    """The one sheet with rows, cached for the current file."""
     # Inode, size and time are part of the key: finding the sheet reads the whole file, but a changed file must be read
     # again.
     stat = source.path.stat()
@@ -266,7 +266,7 @@ def _find_sheet(source: Source, _inode: int, _num_bytes: int, _changed_ns: int) 
             raise DataError(
                 f"{source.name} has rows on {len(filled)} sheets: {', '.join(map(repr, filled))}",
                 expected="one sheet with rows",
-                do="save the sheet to be read as a file of its own: as CSV UTF-8, or moved to a new workbook",
+                do="save the sheet to be read as a separate file: as CSV UTF-8, or moved to a new workbook",
             )
         (title, (header_row, _)) = next(iter(filled.items()))
         # Private, but the only way from a title to its part in the archive; _check_cells reads the raw markup.

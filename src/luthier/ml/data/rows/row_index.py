@@ -36,7 +36,7 @@ class _Head:
         num_rows: rows in the index.
         num_bytes: size of the file.
         changed_ns: its modification time.
-        is_copy: the rows were written as JSONL beside the index.
+        is_copy: the rows were written as JSONL next to the index.
     """
 
     num_rows: int
@@ -47,7 +47,7 @@ class _Head:
 
 @dataclass(frozen=True, slots=True)
 class RowIndex:
-    """Where the rows of a file lie.
+    """Where the rows of a file are.
 
     Positions count from 0, lines as in `Row.line`.
 
@@ -141,7 +141,7 @@ class RowIndex:
 
 
 def open_index(path: Path, folder: Path) -> RowIndex | None:
-    """The index of a file that lies in a folder; None where there is none, or the file has changed since."""
+    """The index of a file in a folder; None where there is none, or the file has changed since."""
     try:
         stat = path.stat()
         head = _Head(**json.loads((folder / _HEAD).read_text(encoding="utf-8")))
@@ -181,9 +181,9 @@ def build_index(path: Path, folder: Path) -> RowIndex:
             num_rows = _copy(source, work / _ROWS, entries) if is_copy else _offsets(source, entries)
         head = _Head(num_rows, stat.st_size, stat.st_mtime_ns, is_copy)
         (work / _HEAD).write_text(json.dumps(asdict(head)), encoding="utf-8")
-        # All are on the disk before any is renamed: a power cut must not leave a whole head beside a short index.
+        # All are on the disk before any is renamed: a power cut must not leave a complete head with a short index.
         sync_tree(work)
-        # The head comes last: until it is there, open_index takes the folder for one without an index.
+        # The head comes last: until it exists, open_index treats the folder as one without an index.
         for name in (_ROWS, _ENTRIES) if is_copy else (_ENTRIES,):
             (work / name).replace(folder / name)
         sync(folder)
@@ -196,7 +196,7 @@ def _offsets(source: Source, entries: IO[bytes]) -> int:
     offset = num_rows = 0
     with source.open() as file:
         for number, (line, length) in enumerate(bounded_lines(file), start=1):
-            # The byte order mark is no part of the first row, so its offset begins behind it.
+            # The byte order mark is not part of the first row, so its offset begins behind it.
             start = len(_BOM) if number == 1 and line.startswith(_BOM) else 0
             if line[start:].strip():
                 entries.write(_ENTRY.pack(number, offset + start))

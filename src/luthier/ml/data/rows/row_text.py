@@ -18,9 +18,9 @@ from luthier.ml.data.files.untrusted_input import StrictJsonError, strict_loads
 TURN_LISTS: Final = ("messages", "conversations", "prompt", "completion", "chosen", "rejected")
 _TURN_TEXTS: Final = ("content", "value")
 _SPEAKERS: Final = ("role", "from")
-# What a form cannot carry back as it was: controls, and halves of surrogate pairs.
+# What a form cannot return unchanged: controls, and halves of surrogate pairs.
 _NOT_IN_FORMS: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
-# Beside those, what a person cannot see: written as escapes, JSON means the same.
+# In addition, what a person cannot see: written as escapes, JSON means the same.
 _UNSEEN: Final = re.compile(
     "[\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ud800-\udfff\ufeff\ufffe\uffff]"
 )
@@ -49,7 +49,7 @@ class TextField:
 
 
 def text_fields(fields: Mapping[str, Any]) -> list[TextField]:
-    """What a row holds, in its order: turns one by one, other fields whole."""
+    """What a row contains, in its order: single turns, other fields whole."""
     found: list[TextField] = []
     for name, value in fields.items():
         if name in TURN_LISTS and _are_turns(value):
@@ -89,7 +89,7 @@ def with_texts(fields: Mapping[str, Any], texts: Mapping[str, str]) -> dict[str,
 
 
 def as_json(fields: Mapping[str, Any]) -> str:
-    """The row as JSON over several lines; what a person could not see in it stands as an escape."""
+    """The row as JSON over several lines; what a person could not see in it is an escape."""
     text = json.dumps(fields, ensure_ascii=False, indent=2, default=str)
     return _UNSEEN.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 

@@ -1,4 +1,4 @@
-"""Raw rows of a data file, streamed, whatever its format; what is no row comes as a problem in its place.
+"""Raw rows of a data file, streamed, in any format; an invalid row gives a problem in its place.
 
 `read_records` gives rows together with the bytes they are written by, which repair and split pass through unchanged.
 `part_of` takes a share of the rows by a stable hash: shares that begin at the same place contain one another.

@@ -1,4 +1,4 @@
-"""Which shape the rows of a file have: seen from the fields of all rows, or said by a mapping."""
+"""Which shape the rows of a file have: detected from the fields of all rows, or given by a mapping."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _fits(shape: Shape, fields: Mapping[str, Any]) -> bool:
     if shape == "preference":
         return has_sides(fields)
     if shape == "unpaired" and not isinstance(fields.get("label"), bool):
-        return False  # a class, not whether the completion is wanted
+        return False  # a class, not whether the completion is desired
     return all(fields.get(name) is not None for name in REQUIRED[shape])
 
 
@@ -107,7 +107,7 @@ class Decision:
     Attributes:
         shape: the shape that all rows fit.
         reason: one sentence why, with the columns that represent fields under other names, and those not used.
-        mapping: field of the shape -> column, both as asked for and as found.
+        mapping: field of the shape -> column, both as requested and as found.
         group: the column that keeps rows together.
         unused: every column that goes into no field.
     """
@@ -271,7 +271,7 @@ class ShapeDetector:
                 refuse_ambiguous(self.file, target, column, self.columns)
                 near = difflib.get_close_matches(column, list(self.columns), n=1)
                 raise DataError(
-                    f"{self.file} has no field {column!r}, which is wanted as {target!r}",
+                    f"{self.file} has no field {column!r}, which is mapped to {target!r}",
                     expected=f"one of the fields there are: {_listed(list(self.columns))}",
                     do=f"did you mean {near[0]!r}?" if near else "name one of these fields",
                 )
@@ -279,7 +279,7 @@ class ShapeDetector:
     def _mapped_shape(self, mapped: list[str]) -> Shape:
         for shape, names in REQUIRED.items():
             if shape == "unpaired" and "label" not in mapped:
-                continue  # a label that nobody named may be a class
+                continue  # a label that is not mapped may be a class
             known = (*names, *OPTIONAL[shape])
             if all(name in known for name in mapped) and all(name in self._filled for name in names):
                 return shape
@@ -317,7 +317,7 @@ class ShapeDetector:
         return [name for names in REQUIRED.values() for name in names if name not in self.columns]
 
     def _refuse_contexts(self) -> None:
-        """A question and its answer beside a column that the question may need: a person has to say."""
+        """A question and its answer next to a column that the question may need: the user has to decide."""
         beside = [column for column in self.columns if plain_name(column) in CONTEXTS]
         if beside:
             question, answer = (columns_like(name, self.columns)[0] for name in QUESTION_AND_ANSWER)

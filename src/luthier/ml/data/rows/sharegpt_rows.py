@@ -1,7 +1,7 @@
 """Rows in the ShareGPT shape become conversations: `conversations` of {"from", "value"}, or of {"role", "content"}.
 
 Source: the ShareGPT exports and their tool-calling extension as used by LLaMA-Factory (roles function_call and
-observation, fields `system` and `tools` beside `conversations`).
+observation, fields `system` and `tools` next to `conversations`).
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def _calls(field: str, value: Any, index: int) -> list[dict[str, Any]]:
         raise BadFieldError(field, text, f"is a function call that is not JSON: {error.reason}") from error
     calls = parsed if isinstance(parsed, list) else [parsed]
     if not calls or not all(isinstance(call, dict) for call in calls):
-        raise BadFieldError(field, text, "is a function call that is no object with name and arguments")
+        raise BadFieldError(field, text, "is a function call that is not an object with name and arguments")
     return [{"id": f"call_{index}_{n}", "type": "function", "function": call} for n, call in enumerate(calls)]
 
 

@@ -47,7 +47,7 @@ def json_line(fields: Mapping[str, Any]) -> bytes:
     text = json.dumps(fields, ensure_ascii=False, allow_nan=False, default=_iso)
     try:
         return text.encode()
-    # Half of a surrogate pair can only be written as an escape. Not by `json_utf8`, which leaves the rest as it is:
+    # Half of a surrogate pair can only be written as an escape. Not by `json_utf8`, which leaves the rest unchanged:
     # files are known by their digests, and such lines have always been written in ASCII.
     except UnicodeEncodeError:
         return json.dumps(fields, allow_nan=False, default=_iso).encode()
@@ -56,7 +56,7 @@ def json_line(fields: Mapping[str, Any]) -> bytes:
 def _iso(value: Any) -> str:
     if isinstance(value, date | time):
         return value.isoformat()
-    raise TypeError(f"{name_of_type(value)} ({type(value).__name__}) is no JSON value")
+    raise TypeError(f"{name_of_type(value)} ({type(value).__name__}) is not a JSON value")
 
 
 def _opened(path: Path) -> IO[bytes]:

@@ -1,6 +1,6 @@
 """Split examples by group: no group is on two sides, and held-out rows that are in the training data are found.
 
-There is one way in which rows are split: whole groups, in the order of a hash, to sides of a wanted size.
+There is one way in which rows are split: whole groups, in the order of a hash, to sides of the requested sizes.
 """
 
 from __future__ import annotations
@@ -120,12 +120,12 @@ def _too_few(came: str, num_asked: int, noun: str) -> DataError:
     return DataError(
         f"{came} cannot be split into {num_asked + 1} parts",
         expected=f"at least {num_asked + 1} {noun}",
-        do="add rows, group by a field with more values, or give validation and held-out files of their own",
+        do="add rows, group by a field with more values, or give separate validation and held-out files",
     )
 
 
 def _fill(side: int, fraction: float, by_stratum: Sequence[I64], sizes: I64, codes: Codes) -> None:
-    """Give a side its share of each stratum; what one stratum could not give is asked of the next.
+    """Give a side its share of each stratum; what one stratum could not give is taken from the next.
 
     Args:
         side: place in `SIDES`.

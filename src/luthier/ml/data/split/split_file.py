@@ -68,7 +68,7 @@ class SplitProof:
     def as_json(self) -> dict[str, Any]:
         """The figures, and how they were found."""
         method = (
-            "read back from the written files: every line is a line of the input and stands in one file; digests of "
+            "read back from the written files: every line is a line of the input and is in one file; digests of "
             "normalised contents, prompts and groups are compared across files, and near-duplicates are searched for "
             "among all rows together with the search that made the groups, whose recall bounds what it can see"
         )
@@ -261,7 +261,7 @@ def _warnings(
         if name != "train" and abs(part["fraction"] - part["fraction_asked"]) * num_rows > max(
             1, 0.1 * part["fraction_asked"] * num_rows
         ):
-            said.append(f"{name} has {part['fraction']:.1%} of the rows where {part['fraction_asked']:.1%} was asked: "
+            said.append(f"{name} has {part['fraction']:.1%} of the rows instead of {part['fraction_asked']:.1%}: "
                         "groups are kept whole")  # fmt: skip
     if table.shape is None:
         said.append(
@@ -304,8 +304,8 @@ def split_file(
 
     Rows that share a group, say the same after normalisation, or are near-duplicates of each other stand on one side.
     The line of a JSONL row passes through byte for byte. What is written is read again and proved to be without leak
-    before it is moved into place, split.json last. The same rows, options and seed give the same sides, whatever the
-    order of the rows. Rows and keys beyond the budget of `spill` are on disk (None: a budget of its own).
+    before it is moved into place, split.json last. The same rows, options and seed give the same sides for any
+    order of the rows. Rows and keys beyond the budget of `spill` are on disk (None: a separate budget).
 
     Raises:
         NotFoundError: there is no such file.
@@ -340,10 +340,10 @@ def split_file(
         if sha256_file(request.file) != table.sha256:
             raise DataError(
                 f"{source.name} was changed while it was read",
-                expected="a file that stays as it is",
-                do="wait until whatever writes the file is done, then start again",
+                expected="a file that does not change",
+                do="wait until the program that writes the file is done, then start again",
             )
-        # Before anything is moved into place: a leak leaves the folder as it was.
+        # Before anything is moved into place: a leak leaves the folder unchanged.
         proof = prove(request, written, columns.grouped_by, near_groups, work, progress, spill)
         document = split_summary(request, table, columns, groups, codes, written, proof)
         stale = [path for name, path in finals.items() if name not in written and path.exists()]

@@ -1,4 +1,4 @@
-"""What is asked of a file split, and the group and stratum of each row, which keep rows together."""
+"""The request of a file split, and the group and stratum of each row, which keep rows together."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class SplitRequest:
 
 
 def default_folder(file: Path) -> Path:
-    """`rows.jsonl.gz` -> `rows-split`, beside it."""
+    """`rows.jsonl.gz` -> `rows-split`, next to it."""
     stem = file.name
     for suffix in reversed(file.suffixes[-2:] if file.suffix.lower() == ".gz" else file.suffixes[-1:]):
         stem = stem.removesuffix(suffix)
@@ -72,7 +72,7 @@ def default_folder(file: Path) -> Path:
 
 
 def group_of(fields: Mapping[str, Any], group_by: str | None) -> str | None:
-    """The group of a row as `SplitRequest.group_by` asks for it; None where it has none."""
+    """The group of a row by `SplitRequest.group_by`; None where it has none."""
     if group_by == NO_GROUPS:
         return None
     if group_by is None:
@@ -92,7 +92,7 @@ def with_mapped_group(request: SplitRequest) -> SplitRequest:
         return request
     if request.group_by is not None:
         raise DataError(
-            f"the group is asked for twice: group={mapped!r} in the mapping and group_by={request.group_by!r}",
+            f"the group is given twice: group={mapped!r} in the mapping and group_by={request.group_by!r}",
             expected="one field that keeps rows together",
             do="remove one of the two",
         )
@@ -184,7 +184,7 @@ def read_columns(request: SplitRequest, table: AuditTable) -> SplitColumns:
 
 
 class StringColumn:
-    """Strings, or None, that are added one by one; a tenth of the memory of a list of them."""
+    """Strings, or None, that are appended; a tenth of the memory of a list of them."""
 
     def __init__(self) -> None:
         self._parts: list[pl.Series] = []

@@ -1,6 +1,6 @@
 """The prompts of data synthesis, and how their replies are parsed: pairs from a teacher, verdicts from a judge.
 
-A worked example precedes the request, as a turn of its own: without one, models of a few hundred million parameters
+A worked example precedes the request, as a separate turn: without one, models of a few hundred million parameters
 write about the passage, or repeat the rules. There is no system turn, since some chat templates refuse one. The passage
 comes first and what changes from round to round last, so that engines and servers that keep computed prefixes can use
 them. A reply is JSON with or without fences and prose, or labelled lines.
@@ -115,7 +115,7 @@ class Pair:
     Attributes:
         prompt: the question or instruction.
         completion: the answer.
-        is_open: nothing in the reply said where the completion ends.
+        is_open: nothing in the reply marked the end of the completion.
     """
 
     prompt: str
@@ -135,7 +135,7 @@ class Unparsable:
 
 
 def parse_pair(reply: str, kind: Kind) -> Pair | Unparsable:
-    """The pair in a teacher's reply; never raises, whatever the reply.
+    """The pair in a teacher's reply; never raises, for any reply.
 
     Tried in this order: the first JSON object with both keys (in code fences, in a list, with prose around, with line
     breaks inside of strings); lines that begin with `Question:` and `Answer:` (or `Q:` and `A:`, `Instruction:` and
@@ -190,7 +190,7 @@ def _pair(values: list[tuple[str, Any]], *, is_open: bool = False) -> Pair | Unp
         if not text:
             return Unparsable(f"the {key} is empty")
         if text in _PLACEHOLDERS:
-            return Unparsable(f"the {key} is {text!r}, as in the form that was asked for")
+            return Unparsable(f"the {key} is {text!r}, as in the requested form")
         texts.append(text)
     return Pair(texts[0], texts[1], is_open)
 

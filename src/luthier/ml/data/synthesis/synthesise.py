@@ -261,7 +261,7 @@ def _if_standing_alone(attempt: Attempt) -> Attempt:
         return attempt.refused("same_as_question", "question and answer are the same")
     for text in (prompt, completion):
         if words := leans_on_passage(text):
-            return attempt.refused("not_self_contained", f"speaks of {words!r}, which a reader does not see")
+            return attempt.refused("not_self_contained", f"refers to {words!r}, which a reader does not see")
     return attempt
 
 
@@ -272,7 +272,7 @@ def _if_supported(attempt: Attempt, options: SynthesisOptions) -> Attempt:
     found = support(completion, attempt.passage.text)
     asked = support(prompt, attempt.passage.text)
     attempt = replace(attempt, support=found)
-    # An instruction may set a number of its own ("in two sentences"); a question takes its numbers from the passage.
+    # An instruction may set its own number ("in two sentences"); a question takes its numbers from the passage.
     numbers = found.unsupported_numbers + (asked.unsupported_numbers if options.kind == "qa" else ())
     if numbers:
         return attempt.refused("unsupported_number", f"not in the passage: {_listed(numbers)}")
@@ -295,7 +295,7 @@ def _if_new(attempt: Attempt, kept: Mapping[str, str]) -> Attempt:
 
 
 def _judge(new: dict[int, Attempt], judge: CachedEngine, seed: int, progress: Progress) -> None:
-    """Ask the judge about every attempt that still stands, and refuse where it does not say yes."""
+    """Ask the judge about every attempt that is not refused yet, and refuse where it does not say yes."""
     standing = [place for place, attempt in new.items() if attempt.reason is None]
     prompts = [
         Prompt(
@@ -312,7 +312,7 @@ def _judge(new: dict[int, Attempt], judge: CachedEngine, seed: int, progress: Pr
             words = f"the judge said neither yes nor no: {_writable(reply.text.strip()[:80])!r}"
             new[place] = new[place].refused("judge_unsure", words)
         elif not verdict:
-            new[place] = new[place].refused("judged_unsupported", "the judge says that the passage does not bear it")
+            new[place] = new[place].refused("judged_unsupported", "the judge says that the passage does not support it")
 
 
 def _listed(words: Sequence[str]) -> str:

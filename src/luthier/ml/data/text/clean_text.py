@@ -8,8 +8,8 @@ wrongly again gives what was there. Quotes, dashes and the no-break space follow
 "Spaß“"), so they count only inside words. Not seen: other pairs of encodings, and mojibake whose bytes were lost on the
 way.
 
-HTML is meant where the text talks about it or is code: it names HTML, CSS, XML, a script language, markup or tags, or
-has a code fence, backticks, or a document's head. It is left over where tags of running text are closed (`</b>`) or
+HTML is intended where the text talks about it or is code: it names HTML, CSS, XML, a script language, markup or tags,
+or has a code fence, backticks, or a document's head. It is left over where tags of running text are closed (`</b>`) or
 stand alone by nature (`<br>`, `<p>`), or where there are named or numbered entities.
 """
 
@@ -161,14 +161,14 @@ def left_over_at(text: str) -> int:
 def strip_html(text: str) -> str:
     """The text once without left-over tags and entities: tags of blocks become a line break, others nothing.
 
-    Text whose HTML looks meant comes back as it was.
+    Text whose HTML looks intended is returned unchanged.
     """
     if not has_left_over_html(text):
         return text
     if _SURE_TAG_RE.search(text):
         text = _BLOCKS_RE.sub(_line_break, text)
         text = _TAG_RE.sub("", text)
-    # `&amp;amp;lt;` was escaped several times: all layers go at once, then the entity.
+    # `&amp;amp;lt;` was escaped several times: all layers are removed together, then the entity.
     return _ENTITY_RE.sub(_character, _ESCAPED_AGAIN_RE.sub("&", text) if "&amp;" in text else text)
 
 
@@ -202,8 +202,8 @@ def clean_text(text: str) -> tuple[str, tuple[str, ...]]:
     """The text cleaned, and what was done: of "mojibake undone", "control characters removed", "HTML stripped".
 
     () and the same text where there was nothing to do. Cleaning is repeated until nothing changes (double escapes), so
-    it is idempotent; a text that is not done after eight rounds is built to be so and comes back as it was. Form feeds,
-    vertical tabs and NEL become line breaks, colour codes of terminals go as a whole. Characters that were lost
+    it is idempotent; a text that is not done after eight rounds is built that way and is returned unchanged. Form
+    feeds, vertical tabs and NEL become line breaks, colour codes of terminals go as a whole. Characters that were lost
     (U+FFFD) cannot be brought back and stay.
     """
     cleaned, done = text, dict[str, None]()

@@ -1,8 +1,8 @@
-"""The language of texts, by py3langid's model (naive Bayes over byte n-grams), on many texts at once.
+"""The language of texts, by py3langid's model (naive Bayes over byte n-grams), on many texts together.
 
-The model's walk over bytes is done here as array operations, several times as fast as one text after another. Only the
-beginning of a text is looked at, and only where it is mostly letters and has enough of them: a language cannot be known
-from "OK" or from a table of figures.
+The model's automaton over bytes is run here as array operations, several times as fast as one text after another. Only
+the beginning of a text is looked at, and only where it is mostly letters and has enough of them: a language cannot be
+known from "OK" or from a table of figures.
 
 Source: Lui and Baldwin, 2012, "langid.py: An Off-the-shelf Language Identification Tool", ACL.
 """
@@ -53,7 +53,7 @@ class LanguageModel:
         scores = counts @ self.weights + self.priors
         # Naive Bayes is too sure of long texts, since n-grams depend on each other; py3langid damps it so.
         scores /= np.sqrt(np.maximum(lengths, 1))[:, None]
-        scores[np.diff(counts.indptr) == 0] = 0.0  # nothing found: all languages alike
+        scores[np.diff(counts.indptr) == 0] = 0.0  # nothing found: all languages equal
         scores = np.exp(scores - scores.max(axis=1, keepdims=True))
         scores /= scores.sum(axis=1, keepdims=True)
         best = self._merged(scores)
@@ -97,7 +97,7 @@ class LanguageModel:
 
 @functools.lru_cache(maxsize=1)
 def load_language_model() -> LanguageModel:
-    """The model that lies in the package py3langid (142 classes; takes about half a second and 100 MB).
+    """The model in the package py3langid (142 classes; takes about half a second and 100 MB).
 
     Loaded once in a process: an audit and each look of the monitor need it several times. Its arrays are only read.
     """
@@ -141,7 +141,7 @@ def languages(texts: Texts, progress: Progress | None = None) -> pl.DataFrame:
     model = load_language_model()
     names: list[pl.Series] = []
     probabilities: list[pl.Series] = []
-    with (progress or SilentProgress()).task("tell languages", len(texts), "text") as task:
+    with (progress or SilentProgress()).task("detect languages", len(texts), "text") as task:
         for part in text_parts(texts):
             for start in range(0, len(part), _BATCH_TEXTS):
                 words = _words(part.slice(start, _BATCH_TEXTS))
@@ -154,7 +154,7 @@ def languages(texts: Texts, progress: Progress | None = None) -> pl.DataFrame:
                 ]
                 sure = np.zeros(len(words))
                 sure[clear] = [probability for _, probability in found]
-                # Series of their own: an array of ten million Python texts would take more memory than the rest.
+                # Separate series: an array of ten million Python texts would take more memory than the rest.
                 names.append(pl.Series(named, dtype=pl.String))
                 probabilities.append(pl.Series(sure, dtype=pl.Float64))
                 task.advance(len(words))
@@ -167,7 +167,7 @@ def languages(texts: Texts, progress: Progress | None = None) -> pl.DataFrame:
 
 
 def _words(texts: pl.Series) -> pl.Series:
-    """The beginnings, without what is no word and without a last word that was cut; null where too little is left."""
+    """The beginnings, without non-words and without a last word that was cut; null where too little is left."""
     text = pl.col("text").fill_null("")
     head = text.str.head(HEAD_CHARACTERS)
     # One character more than the head: counting the whole text would cost as much as reading it.

@@ -18,9 +18,9 @@ def normalised(text: str) -> str:
 
 
 def content_key(example: Example) -> str:
-    """Digest of what an example says, whatever its id and group: every turn with its role, or the text.
+    """Digest of the content of an example, independent of its id and group: every turn with its role, or the text.
 
-    Both sides of a preference count, and whether a completion is wanted.
+    Both sides of a preference count, and whether a completion is desired.
     """
     if example.conversation is None:
         return normalised_digest(example.text or "")

@@ -1,4 +1,4 @@
-"""Toxic words in a text, and how likely the text is toxic, judged by a list of words alone.
+"""Toxic words in a text, and how likely the text is toxic, by a list of words alone.
 
 Words are found also where they are written to slip past a list. Seen through: leet (sh1t, @ss), masked letters (f**k,
 b*tch), letters drawn out (fuuuck), letters apart (f u c k). Not seen through: swapped or missing letters, words run
@@ -56,7 +56,7 @@ class ToxicWord:
     """A word or phrase of the list.
 
     Attributes:
-        entry: as it is in the list.
+        entry: as in the list.
         kind: its class, one of `CLASSES`, or `HARMLESS`.
     """
 
@@ -222,7 +222,7 @@ MEASURED: Final[Mapping[str, Any]] = {
     },
 }
 CANNOT_SEE: Final = (
-    "a list of words sees words, not what is meant: on HateCheck it is right in 36% of all cases, in 60% of those that "
+    "a list of words sees words, not meaning: on HateCheck it is right in 36% of all cases, in 60% of those that "
     "use such words harmlessly (quoting, reclaiming, swearing at a thing), and finds 3% of hate without a slur or "
     "profanity; English only; --toxicity-model FOLDER puts a text classifier in its place"
 )

@@ -1,9 +1,9 @@
 """Evidence of a change in a stream of values: conformal ranks, a sequential test on them, and the PSI.
 
-Ranks: the rank of a value among all that came before, with ties broken by lot, is a conformal p-value. Whatever the
-values are distributed like, these are independent and uniform on (0, 1) while the order of the values says nothing
-(exchangeability): a fact of counting, without an assumption on the values. Values are ranked within slots only (here:
-hours of the day, weekend or not), so that a rhythm that comes back each day or week changes nothing.
+Ranks: the rank of a value among all that came before, with ties broken by lot, is a conformal p-value. For any
+distribution of the values, these are independent and uniform on (0, 1) while the order of the values says nothing
+(exchangeability): a fact of counting, without an assumption about the values. Values are ranked within slots only
+(here: hours of the day, weekend or not), so that a daily or weekly rhythm changes nothing.
 
 Evidence: of each possible change (from this hour on, a share `moved` of all ranks falls into this range) the likelihood
 ratio against "evenly spread" is a fair bet: while nothing changes, its mean is 1. The sum over all hours at which the
@@ -150,7 +150,13 @@ def binned(before: Floats, now: Floats) -> tuple[Floats, Floats]:
 
 
 def matched(before: Floats, now: Floats, num_kinds: int) -> tuple[Floats, Floats]:
-    """Counts of kinds, which are whole numbers from 0; what is in neither is left out."""
+    """Counts of kinds, which are whole numbers from 0; what is in neither is left out.
+
+    Args:
+        before: [exchanges], kinds of earlier traffic.
+        now: [exchanges], kinds of the window.
+        num_kinds: kinds in all, from 0 to num_kinds - 1.
+    """
     found = _counts(before.astype(np.int64), num_kinds), _counts(now.astype(np.int64), num_kinds)
     is_there = found[0] + found[1] > 0
     return found[0][is_there], found[1][is_there]
@@ -171,7 +177,7 @@ FALSE_ALARMS_A_MONTH: Final = 0.05
 _LEVELS: Final = 5
 _TAIL_LEVELS: Final = 10
 _MOVED: Final = (0.02, 0.08, 0.25, 0.6)
-# Every 14 days a new stretch of 28 begins: 30 / 14 of them a month, each of which may fail in 28 x 24 hours.
+# Every 14 days a new period of 28 begins: 30 / 14 of them a month, each of which may fail in 28 x 24 hours.
 _HOURS_A_MONTH: Final = 30 / RENEWED_DAYS * LOOK_BACK_DAYS * 24
 
 
@@ -196,9 +202,9 @@ class Evidence:
         log_strength: natural logarithm of the Shiryaev-Roberts statistic after each hour that has values, [hours].
         hours: which those are.
         began: the likeliest first hour of the change.
-        low, high, moved: the change that explains most: a share `moved` more of the ranks lies between low and high.
-        dropped: by how much the evidence of the strongest change has fallen from its peak, in the same logarithms: as
-            sure as it was that this began, so sure is it that it ended.
+        low, high, moved: the change that explains most: a share `moved` more of the ranks is between low and high.
+        dropped: by how much the evidence of the strongest change has fallen from its peak, in the same logarithms: the
+            evidence that it has ended.
     """
 
     hours: Ints
@@ -239,7 +245,7 @@ def evidence(ranks: Floats, hours: Ints) -> Evidence | None:
     # The mean over all changes looked for: it grows by 1 an hour on steady traffic, as each of them does.
     found = np.logaddexp.reduce(strengths, axis=1) - np.log(strengths.shape[1])
     best = int(strengths[-1].argmax())
-    # Log-gains summed from each hour to the end: the largest sum marks the likeliest first hour.
+    # Log-gains summed from each hour to the end: the largest sum gives the likeliest first hour.
     began = int(np.cumsum(gains[::-1, best])[::-1].argmax())
     low, high = RANGES[best // len(_MOVED)]
     peak = int(found.argmax())

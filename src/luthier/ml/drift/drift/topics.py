@@ -177,7 +177,7 @@ def word_evidence(words: TextWords, hours: Ints, draws: Floats, slots: Slots = s
         has = np.zeros((stop - start, NUM_BUCKETS), dtype=bool)
         has.ravel()[pairs[ends[start] : ends[stop]] - start * NUM_BUCKETS] = True
         inside = tails.inside(has, draws[start:stop], int(slots(at[turn : turn + 1])[0]))
-        # Counts and not log-gains are kept: only those of the strongest bucket are wanted at the end.
+        # Counts are stored rather than log-gains: only those of the strongest bucket are needed at the end.
         gains.append(inside.astype(np.int32))
         # [buckets, widths, moved], each as in drift.evidence: R_t = (1 + R_(t-1)) L_t.
         strength = np.logaddexp(0.0, strength) + _gain(inside, stop - start)

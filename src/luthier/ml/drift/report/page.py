@@ -150,7 +150,7 @@ _MAX_CHARACTERS: Final = 600
 _TONES: Final[dict[SignalState, str]] = {"changed": "bad", "steady": "good", "unknown": "open"}
 _GROUPS: Final = {
     "serving": "How it is served",
-    "input": "What it is asked",
+    "input": "What users ask",
     "output": "What it answers",
     "quality": "How good it is",
     "bias": "Groups of people",
@@ -214,8 +214,8 @@ def headline(report: WatchReport) -> str:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         return f"Changed: {', '.join(changed[:3])}{more}."
     if not counts["steady"]:
-        return "Too little is known to tell whether anything has changed."
-    return f"{counts['steady']} signals are steady; of {counts['unknown']} too little is known to tell."
+        return "There is too little data to see whether anything has changed."
+    return f"{counts['steady']} signals are steady; for {counts['unknown']} there is too little data."
 
 
 def value_of(signal: Signal, value: float | None) -> str:
@@ -255,7 +255,7 @@ def _key_figures(report: WatchReport) -> list[Fact]:
         Fact("With words", f"{report.num_with_text:,}", "kept by the project's policy"),
         Fact("Changed", f"{counts['changed']:,}", "signals"),
         Fact("Steady", f"{counts['steady']:,}", "signals"),
-        Fact("Unknown", f"{counts['unknown']:,}", "too little to tell"),
+        Fact("Unknown", f"{counts['unknown']:,}", "too little data"),
     ]
 
 

@@ -1,4 +1,4 @@
-"""What is monitored of every model, as columns of numbers: how it serves, what it is asked, what it answers.
+"""What is monitored of every model, as columns of numbers: how it serves, what users ask, what it answers.
 
 A column has one number for each row of the exchanges, NaN where a row has none.
 """
@@ -21,7 +21,7 @@ from luthier.ml.drift.drift.topics import TextWords, find_topics
 
 Kind = Literal["share", "number", "kind"]
 MAX_AN_HOUR: Final = 500
-"""Exchanges of an hour that are tested; of more, so many are drawn by lot."""
+"""Exchanges of an hour that are tested; of more, this many are drawn at random."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class Rows:
         hours: [rows].
         is_tested: which enter the tests: of one user's in an hour the first alone (the turns of a conversation are one
             event), and at most 500 an hour.
-        is_now: which lie in the window that is reported.
+        is_now: which are in the window that is reported.
         prompts, answers: the last message of the user, and the answer, of tested rows; None where no words were kept.
     """
 
@@ -111,13 +111,13 @@ class Rows:
 def read_rows(frame: pl.DataFrame, since: float, tested_from: float = 0.0) -> Rows:
     """The rows of a frame with the columns of `Exchange`.
 
-    A row whose time is no number is left out; one whose clock was wrong counts in the hour that it names.
+    A row whose time is not a number is left out; one with a wrong clock counts in the hour of its timestamp.
 
     Args:
         since: where the reported window begins.
         tested_from: rows before that enter no test.
     """
-    # A stable sort: equal times keep their order, so that every look ranks them alike.
+    # A stable sort: equal times keep their order, so that every look ranks them the same.
     frame = frame.filter(pl.col("at").is_finite()).sort("at", maintain_order=True)
     at = frame["at"].cast(pl.Float64).to_numpy()
     hours = hours_of(at)
@@ -137,7 +137,7 @@ def _texts(messages: str | None, answer: str | None) -> tuple[str | None, str | 
 
 
 def last_words(messages: str) -> str | None:
-    """What the user said last, from messages as JSON; None where that is no text."""
+    """The user's last message, from messages as JSON; None where that is not text."""
     import json
 
     try:
@@ -166,18 +166,18 @@ def _tested(frame: pl.DataFrame, hours: Ints) -> NDArray[np.bool_]:
 
 
 FITTED_ON: Final = 500
-"""So many of the first prompts name the topics and languages; they enter no test of these."""
+"""This many of the first prompts define the topics and languages; tests of these leave them out."""
 NO_TEXT: Final = "no words are kept: see `luthier traffic policy`"
 _LOOK: Final = "Look at the examples"
 
 
 def columns_of(rows: Rows, checks: Checks) -> list[Column]:
-    """All columns of some exchanges, in the order of the report. The same names, whatever is there."""
+    """All columns of some exchanges, in the order of the report. The names do not depend on the data."""
     return [*_serving(rows), *_asked(rows, checks), *_answered(rows, checks)]
 
 
 def _serving(rows: Rows) -> list[Column]:
-    # Faults of the server and of its clients are kept apart: they have different remedies.
+    # Faults of the server and of its clients are counted separately: they have different remedies.
     status = rows.frame["status"].to_numpy()
     return [
         Column(
@@ -219,7 +219,7 @@ def _asked(rows: Rows, checks: Checks) -> list[Column]:
         size = rows.spread(places, [len(text) for text in texts] / words.counts)
     size[~np.isfinite(size)] = np.nan
     return [
-        Column("prompt_tokens", "Length of prompts", "input", "tokens", "number", tokens, f"{_LOOK}: who asks more?"),
+        Column("prompt_tokens", "Length of prompts", "input", "tokens", "number", tokens, f"{_LOOK}: who sends more?"),
         Column(
             "prompt_topic",
             "Topics of prompts",
@@ -227,7 +227,7 @@ def _asked(rows: Rows, checks: Checks) -> list[Column]:
             "PSI",
             "kind",
             topic,
-            f"{_LOOK}; add rows of the new topic to the training data, and judge the model on some of them.",
+            f"{_LOOK}; add rows of the new topic to the training data, and evaluate the model on some of them.",
             lacks,
         ),
         Column(
@@ -237,7 +237,7 @@ def _asked(rows: Rows, checks: Checks) -> list[Column]:
             "PSI",
             "kind",
             language,
-            f"{_LOOK}; judge the model in the language that has grown.",
+            f"{_LOOK}; evaluate the model in the language that has grown.",
             lacks,
         ),
         Column(
@@ -270,7 +270,7 @@ def _answered(rows: Rows, checks: Checks) -> list[Column]:
     texts = [rows.answers[place] or "" for place in places]
     lacks = "" if len(places) else NO_TEXT
     tokens = np.where(is_good, frame["num_new_tokens"].to_numpy().astype(np.float64), np.nan)
-    # np.where turns the booleans into 0.0 and 1.0 beside NaN.
+    # np.where turns the booleans into 0.0 and 1.0, with NaN for missing values.
     cut = np.where(is_good, (frame["finish_reason"] == "length").to_numpy(), np.nan)
     # Each as (how many, how many invented): one that is invented is enough to count the answer.
     citations = [] if checks.citations is None else [checks.citations(text) for text in texts]
@@ -304,7 +304,7 @@ def _answered(rows: Rows, checks: Checks) -> list[Column]:
             "answer_invented",
             "Answers with an invented citation",
             invented,
-            "Take the model out of use where citations matter, and judge it by the grounding suite.",
+            "Take the model out of use where citations matter, and evaluate it with the grounding suite.",
             lacks if checks.citations is not None else no_corpus,
         ),
         share(
@@ -323,7 +323,7 @@ def _answered(rows: Rows, checks: Checks) -> list[Column]:
             "answer_personal_data",
             "Answers with personal data",
             of_texts([checks.has_personal_data(text) for text in texts]),
-            f"{_LOOK}: was it in the prompt, or has the model learned it by heart? `luthier safety` tells.",
+            f"{_LOOK}: was it in the prompt, or has the model memorised it? `luthier safety` measures that.",
         ),
     ]
 
@@ -354,7 +354,7 @@ def _is_json(text: str) -> bool:
     if bare.startswith("```"):
         # Without the first line, which holds the fence and the name of the language.
         bare = bare.partition("\n")[2].rpartition("```")[0].strip()
-    # A bare number or word is JSON too, but nobody means that; and parsing is saved.
+    # A bare number or word is JSON too, but is not meant as such; this also saves parsing.
     if not bare.startswith(("{", "[")):
         return False
     try:

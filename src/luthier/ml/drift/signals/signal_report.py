@@ -1,9 +1,9 @@
 """All signals of a model in a window of time, among them new words in prompts and differences between groups of people.
 
-New words: a word that has grown more frequent, and the group of prompts that has. Bias: are groups of people answered
-alike? The operator says by which words of a prompt a group is known. Reported is a difference between a group and all
-others that steady traffic gives at most as seldom as all other signals. That groups ask for different things is no
-bias: the examples have to be read.
+New words: a word that has grown more frequent, and the group of prompts that has. Bias: are groups of people treated
+equally? The operator defines which words in a prompt identify a group. A difference between a group and all
+others is reported if steady traffic gives it no more often than any other signal. That groups ask for different things
+is no bias: the examples have to be read.
 
 Source: Newcombe, "Interval estimation for the difference between independent proportions", 1998, method 10.
 """
@@ -52,7 +52,7 @@ NAME: Final = "prompt_words"
 _TITLE: Final = "Prompts with the word that has grown most"
 _MAX_GROUPS: Final = 8
 _DO_NEW_WORDS: Final = (
-    "Read the examples: is it a new subject? Then add rows of it to the training data, and judge the model on some."
+    "Read the examples: is it a new subject? Then add rows of it to the training data, and evaluate the model on some."
 )
 
 
@@ -136,7 +136,7 @@ def _group(words: TextWords, is_after: Flags) -> tuple[Ints, str]:
 OUTCOMES: Final = ("answer_refusals", "answer_toxic", "answer_cut_off")
 _FEWEST: Final = 100
 _DO_BIAS: Final = (
-    "Read the examples: do the groups ask for different things? `luthier safety` asks the same with names swapped."
+    "Read the examples: do the groups ask for different things? `luthier safety` sends them with names swapped."
 )
 
 
@@ -209,12 +209,12 @@ _MAX_UNTESTED: Final = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """What the traffic is held against, besides the traffic before.
+    """What the traffic is compared with, besides earlier traffic.
 
     Attributes:
         profile: the training data, None where it is not available.
         groups: names, and regular expressions of prompts.
-        quality: signals of judged suites, made elsewhere.
+        quality: signals of evaluated suites, made elsewhere.
     """
 
     profile: Profile | None = None
@@ -262,7 +262,7 @@ def watch_rows(
     num_dropped: int = 0,
     normal_since: float = 0.0,
 ) -> Watched:
-    """The report of a window [since, until), from the exchanges of the stretch it lies in (`stretch_begins`).
+    """The report of a window [since, until), from the exchanges of the period that contains it (`stretch_begins`).
 
     Args:
         frame: columns of `Exchange`, `messages` as JSON.
@@ -300,7 +300,7 @@ def watch_rows(
 
 
 def number_of_signals(compared: Compared) -> int:
-    """How many signals the bound on false alarms is shared out to: the same for a model, whatever its traffic has."""
+    """How many signals share the bound on false alarms: the same number for a model, whatever its traffic contains."""
     return len(HOURLY) + 1 + _NUM_COLUMNS + len(NAMES) + len(compared.quality) + len(OUTCOMES) * len(compared.groups)
 
 
@@ -320,7 +320,7 @@ def _cautions(rows: Rows, num_dropped: int) -> tuple[str, ...]:
             f"does, and at most {MAX_AN_HOUR} an hour do."
         )
     if num_now and not _num_with_text(rows):
-        found.append("No words are kept, so that nothing is known of what was asked and answered.")
+        found.append("No texts are stored, so nothing is known about prompts and answers.")
     if len(rows.at) and not (~rows.is_now).any():
         found.append(
             f"Nothing was asked in the {RENEWED_DAYS} to {LOOK_BACK_DAYS} days before: there is nothing to "

@@ -1,8 +1,8 @@
 """From a column to its signal: figures of the window and of the time before it, and the evidence of a change.
 
 Latency, first token, speed and cost are tested by the hour (`hour_signals`). Exchanges that ran at the same time are
-slow together, so that they are no evidence of their own: an hour is one value. It is compared with hours of the same
-quarter of the day, weekend or not, because a server with more to do is slower.
+slow together, so they are not independent evidence: an hour is one value. It is compared with hours of the same
+quarter of the day, weekend or not, because a busier server is slower.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def state_of(chance: float, num_before: int, num_now: int, *, is_over: bool) -> 
 
 
 def too_few(num_before: int, num_now: int) -> str:
-    """Why nothing can be said yet."""
+    """Why no conclusion is possible yet."""
     return (
         f"Unknown: {num_now:,} exchanges now and {num_before:,} before that could be compared; "
         f"{FEWEST_NOW} and {FEWEST_BEFORE} are needed."
@@ -122,7 +122,14 @@ def too_few(num_before: int, num_now: int) -> str:
 def figures(
     column: Column, now: Floats, before: Floats, checks: Checks
 ) -> tuple[float | None, float | None, float | None, float | None]:
-    """Value, its 95% interval, and the same before: a share, a median, or the PSI against before (of kinds)."""
+    """Value, its 95% interval, and the same before: a share, a median, or the PSI against before (of kinds).
+
+    Args:
+        column: whose kind decides which figure it is.
+        now: [exchanges], values in the window.
+        before: [exchanges], values before it.
+        checks: the statistics to use.
+    """
     if not len(now):
         return None, None, None, None
     if column.kind == "share":
@@ -139,7 +146,7 @@ def figures(
 def quantile(values: Floats, share: float) -> tuple[float, float, float]:
     """A quantile and its 95% interval by order statistics (David, Nagaraja, "Order Statistics", 2003, section 7.1)."""
     ordered = np.sort(values)
-    # How many of n values lie below the true quantile is binomial; its own quantiles are the places of the ends.
+    # The number of n values below the true quantile is binomial; its quantiles are the ranks of the interval's ends.
     low = int(binom.ppf(TAIL, len(ordered), share)) - 1
     high = int(binom.ppf(1 - TAIL, len(ordered), share))
     last = len(ordered) - 1

@@ -1,11 +1,11 @@
-"""Signals against a reference: the traffic against the training rows, and judged answers against those before.
+"""Signals against a reference: the traffic against the training rows, and judged answers against earlier ones.
 
-Traffic is hardly ever just like the training data, so that a test of "the same" would tell nothing. Reported is a PSI
-of lengths, languages or topics that is above 0.25 for sure: with an interval so wide that steady traffic crosses it at
-most as seldom as all other signals.
+Traffic is hardly ever exactly like the training data, so a test of "the same" would show nothing. Reported is a PSI
+of lengths, languages or topics that is above 0.25 with certainty: with an interval so wide that steady traffic crosses
+it no more often than any other signal does.
 
-Of the scores that a judge gave to samples of answers, a difference is reported that steady traffic gives at most as
-seldom as all other signals: Welch's interval at that level.
+Of the scores that a judge gave to samples of answers, a difference is reported if steady traffic gives it no more
+often than any other signal: Welch's interval at that level.
 
 Source: Welch, 1947, "The Generalization of 'Student's' Problem when Several Different Population Variances are
 Involved".
@@ -38,9 +38,9 @@ _TITLES: Final = (
 )
 _FEWEST: Final = 200
 _DO: Final = (
-    "Train on rows like the traffic: `luthier retrain MODEL --from-traffic --review`; judge the model on some first."
+    "Train on rows like the traffic: `luthier retrain MODEL --from-traffic --review`; evaluate the model on some first."
 )
-_NO_PROFILE: Final = "the training data is not at hand"
+_NO_PROFILE: Final = "the training data is not available"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,17 +118,17 @@ def _topics(before: Sequence[str], now: Sequence[str], checks: Checks) -> Apart 
     topics = find_topics(checks.words(before[::2]))
     if topics is None:
         return None
-    # Every second row: the halves are alike whatever order the file has.
+    # Every second row: the halves are similar for any order of the file.
     found = [topics.nearest(checks.words(texts))[0] for texts in (before[1::2], now)]
     kept = [one[np.isfinite(one)] for one in found]
     return psi(*matched(kept[0], kept[1], len(topics.centres))) if min(map(len, kept)) else None
 
 
 FEWEST: Final = 20
-"""Scores of each side; below them nothing is said."""
+"""Scores of each side; with fewer nothing is reported."""
 _STEP: Final = 1.0
 _SCORES: Final = Bounds(1.0, 5.0)
-_DO_JUDGED: Final = "Read the examples: a judge's opinion is one. Have people rate them: luthier human-eval create."
+_DO_JUDGED: Final = "Read the examples: a judge is only one opinion. Have people rate them: luthier human-eval create."
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +137,7 @@ class Scored:
 
     Attributes:
         scores: by criterion, 1 to 5, in the order of `ids`.
-        num_asked: with those of which there is no verdict.
+        num_asked: including those without a verdict.
     """
 
     ids: Sequence[str]
@@ -197,7 +197,10 @@ def _half_width(old: Floats, new: Floats, tail: float) -> float:
 
 
 def _error(scores: Floats) -> tuple[float, float]:
-    """The standard error of a mean, and its square. Where all are equal, as if one had been a point off: whole points
-    cannot tell less."""
+    """The standard error of a mean, and its square.
+
+    Where all are equal, as if one had differed by a point: whole points
+    show no smaller difference.
+    """
     square = max(float(scores.var(ddof=1)), _STEP / len(scores)) / len(scores)
     return math.sqrt(square), square

@@ -1,4 +1,4 @@
-"""Exchanges as tables: Parquet files, written complete or not at all, and read back together with lines not yet filed.
+"""Exchanges as tables: Parquet files, written complete or not at all, and read with the lines that are in none yet.
 
 The columns are the same in memory, in lines of JSON and in Parquet files. While somebody reads, lines become a file,
 files are merged and old ones are deleted. `read` looks again until what was read was there throughout, so that no
@@ -51,7 +51,7 @@ TEXTS: Final = ("messages", "answer")
 def frame_of_lines(data: bytes) -> tuple[pl.DataFrame, int]:
     """Lines of JSON as a table, and how many lines were broken: of those that end, and one that a kill cut off."""
     try:
-        # The fast path: only a broken line makes it worth parsing one by one.
+        # The fast path: only a broken line makes it necessary to parse each one.
         return pl.read_ndjson(io.BytesIO(data), schema=SCHEMA), 0
     except pl.exceptions.PolarsError:
         rows, num_broken = [], 0
@@ -73,7 +73,14 @@ _HOUR: Final = "%Y-%m-%dT%H"
 def write_file(folder: Path, project_id: str, day: str, name: str, frame: pl.DataFrame) -> TrafficFile:
     """Write exchanges of one project and day as `DAY/NAME.parquet` below the project's folder; describes what it holds.
 
-    The file is on the disk, under its name, when this returns, and nothing of it is there where this raises OSError.
+    The file is on the disk, under its name, when this returns, and no part of it exists where this raises OSError.
+
+    Args:
+        folder: the project's.
+        project_id: recorded in the index.
+        day: ISO 8601, UTC.
+        name: of the file, without its suffix.
+        frame: one row per exchange; sorted by `at` here.
     """
     frame = frame.sort("at")
     file = f"{day}/{name}.parquet"
@@ -120,7 +127,7 @@ def by_day(frame: pl.DataFrame) -> Iterable[tuple[str, str, pl.DataFrame]]:
 
 def _by_hour(frame: pl.DataFrame) -> dict[str, dict[str, int]]:
     hours = pl.from_epoch(pl.col("at").floor().cast(pl.Int64), time_unit="s").dt.strftime(_HOUR)
-    # Clients choose model names freely: an index entry must stay small, whatever they send.
+    # Clients choose model names freely: an index entry must stay small for any input.
     most = frame["model"].value_counts(sort=True)["model"].head(TrafficFile.MOST_MODELS).to_list()
     name = pl.when(pl.col("model").is_in(most)).then("model").otherwise(pl.lit(""))
     counts = frame.group_by(name.alias("model"), hours.alias("hour")).len().sort("model", "hour")
@@ -144,8 +151,8 @@ def read(
 
     Args:
         columns: what is read of them, `at` among it.
-        folder: the project's, below which its files lie.
-        listed: asks the index for the files that may hold some.
+        folder: the project's, which contains its files.
+        listed: looks up in the index the files that may contain some.
     """
     for left in reversed(range(_TRIES)):
         # Segments before the index: lines that become a file in between are then found twice, and never missed.

@@ -1,4 +1,4 @@
-"""The traffic log: takes exchanges from request handlers without blocking and writes them in a thread of its own.
+"""The traffic log: takes exchanges from request handlers without blocking and writes them in a separate thread.
 
 What waits is bounded, in number and in characters: where the disk does not keep up, or is full, exchanges are dropped,
 counted and reported. The caller never waits and never sees an error. Personal data is masked by a function that is
@@ -152,7 +152,7 @@ class Spool:
                 os.close(descriptor)
 
     def seal(self) -> None:
-        """Let nothing more come to the open segment."""
+        """Add nothing more to the open segment."""
         # Looked at without the lock first, since most calls find nothing to seal; then again under it.
         if self._open_path() is not None:
             with self._locked():
@@ -171,7 +171,7 @@ class Spool:
             with self._locked():
                 files = [(segment_id_of(path), stack.enter_context(path.open("rb"))) for path in self._paths()]
                 sizes = [os.fstat(file.fileno()).st_size for _, file in files]
-            # Without the lock: lines appended since lie beyond these sizes, and a renamed file stays readable.
+            # Without the lock: lines appended since are beyond these sizes, and a renamed file stays readable.
             return [Segment(name, file.read(size)) for (name, file), size in zip(files, sizes, strict=True)]
 
     def holds(self, segments: Sequence[Segment]) -> bool:
@@ -323,7 +323,7 @@ class TrafficLog:
                 self._tell(is_now=False)
                 self._settle_when_due()
             except Exception:  # a thread that ends would lose all that still comes
-                log.exception("the log of traffic has failed, and goes on")
+                log.exception("the traffic log has failed, and continues")
 
     def _write_batch(self) -> None:
         with self._changed:
@@ -359,7 +359,7 @@ class TrafficLog:
     def _write(self, exchanges: Sequence[Exchange]) -> None:
         try:
             self._num_open_bytes = self._spool.append([line_of(one) for one in exchanges])
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is counted
+        except Exception as error:  # noqa: BLE001 - any failure is counted
             for one in exchanges:
                 self.lose(one, NOT_WRITTEN if isinstance(error, OSError) else FAILED)
             self._warn(f"{len(exchanges)} exchanges were not written: {error}")
@@ -380,7 +380,7 @@ class TrafficLog:
                 except Exception as error:  # noqa: BLE001 - the database is away, or its disk is full, too
                     with self._changed:
                         self._lost[place] += count
-                    self._warn(f"what was lost of the traffic is not counted in the database yet: {error}")
+                    self._warn(f"lost traffic is not counted in the database yet: {error}")
 
     def _settle_when_due(self) -> None:
         is_due = self._num_open_bytes >= _SETTLE_BYTES or time.monotonic() - self._settled_at >= _SETTLE_SECONDS

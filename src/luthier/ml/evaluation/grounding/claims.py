@@ -314,7 +314,7 @@ class EntailedClaims(_Share):
             raise WorkError(
                 f"the judge gave no usable verdict on any of {num_claims:,} claims",
                 expected='{"supported": true} or {"supported": false}',
-                do="take a judge that follows instructions, or turn `entailment` off",
+                do="use a judge that follows instructions, or turn `entailment` off",
             )
         return _pairs([(several.count(True), len(several) - several.count(None)) for several in said])
 

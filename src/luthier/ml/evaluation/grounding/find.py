@@ -178,7 +178,7 @@ def _code_before(text: str, match: re.Match[str]) -> tuple[int, str]:
         words.insert(0, (from_ + word.start(), plain))
         if plain.isdigit():
             break
-    # "See Cal. Penal Code": the signal before a citation is no part of the code's name.
+    # "See Cal. Penal Code": the signal before a citation is not part of the code's name.
     while words and squash(words[0][1]) in _SIGNALS:
         del words[0]
     if not words:

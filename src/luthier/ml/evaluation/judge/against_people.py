@@ -2,7 +2,7 @@
 
 The consensus of people on a pair is the most frequent preference, else a tie; on a score it is their mean,
 rounded for kappa. The agreement between people is that of one of them, drawn for each item by a digest, with the
-consensus of the others: a person in the place of the judge.
+consensus of the others: a person in place of the judge.
 
 Cohen, 1960 (kappa); Cohen, 1968 (quadratic weights); Krippendorff, "Content Analysis", chapter 12 (alpha).
 """
@@ -262,7 +262,7 @@ def _reasons(
     if num_items < FEWEST_ITEMS:
         found.append(f"It was held against people on {num_items:,} items; at least {FEWEST_ITEMS} are needed.")
     if agreement is None and num_items > 1:
-        found.append("People and judge say the same of every item: agreement beyond chance cannot be told.")
+        found.append("People and judge give every item the same rating: agreement beyond chance cannot be measured.")
     if agreement is not None and agreement.low < LOWEST_KAPPA:
         found.append(
             f"Its agreement with people is {measure} {_words(agreement)}: it must be at least {LOWEST_KAPPA} at the "

@@ -117,7 +117,7 @@ _KINDS: Mapping[NoVerdictKind, str] = {
     "prose": "words without a verdict",
     "incomplete": "not all of the scores",
     "out of range": "a verdict that was not to choose",
-    "contradiction": "two verdicts at once",
+    "contradiction": "two verdicts in one reply",
     "cut off": "no end within its tokens",
     "too long": "a question over its context",
     "no answer": "an error or no answer in time",
@@ -163,7 +163,7 @@ def check_missing(judge: str, num_asked: int, missing: Counter[NoVerdictKind], w
         raise WorkError(
             missing_sentence(judge, num_asked, missing, what) or "",
             expected=f"a verdict on at least {1 - MAX_LEFT_OUT_FRACTION:.0%} of them",
-            do="name a judge that keeps to a form (--judge): a larger model, or a server that knows JSON schemas",
+            do="name a judge that follows a form (--judge): a larger model, or a server that knows JSON schemas",
         )
 
 

@@ -346,14 +346,14 @@ def selective_accuracy(
         return _selective(threshold, sure >= (math.inf if threshold is None else threshold), right)
     if len(sure) < 2:
         raise RequestError(
-            f"{len(sure)} row to choose and to judge a threshold by",
-            expected="at least two: one to choose it, one to judge it",
-            do="judge more held-out rows",
+            f"{len(sure)} row to choose and to evaluate a threshold by",
+            expected="at least two: one to choose it, one to evaluate it",
+            do="evaluate more held-out rows",
         )
     threshold = threshold_for_accuracy(sure, right, accuracy)
     fold = np.random.default_rng(seed).permutation(len(sure)) % min(num_folds, len(sure))
     answered = np.zeros(len(sure), dtype=bool)
-    # Without a threshold to use nothing is answered, whatever some folds would have chosen.
+    # Without a threshold to use nothing is answered, even if some folds would have chosen one.
     for number in np.unique(fold).tolist() if threshold is not None else ():
         inside = fold == number
         chosen = threshold_for_accuracy(sure[~inside], right[~inside], accuracy)

@@ -103,8 +103,8 @@ def count_fields(pairs: Sequence[tuple[JsonValue | None, JsonValue | None]], fie
     Fields that only the answer has are not counted here; they affect the exact match of whole answers.
 
     Args:
-        pairs: the answer and the row's own; None for a text that is no JSON.
-        fields: which; by default all of the row's own answer, which is one field where it is no object.
+        pairs: the answer and the row's own; None for a text that is not JSON.
+        fields: which; by default all of the row's own answer, which is one field where it is not an object.
     """
     return np.array([_count(given, expected, fields) for given, expected in pairs], dtype=np.float64).reshape(-1, 2)
 
@@ -219,7 +219,7 @@ def _with_bounded_patterns(kind: Any, schema: Any) -> Any:
     """The validator class, with a time limit for the schema's regular expressions.
 
     Raises:
-        RequestError: one that is none, and for `patternProperties` beside `unevaluatedProperties`.
+        RequestError: an invalid schema, or `patternProperties` with `unevaluatedProperties`.
     """
     from jsonschema.exceptions import ValidationError
     from jsonschema.validators import extend
@@ -261,7 +261,7 @@ def _patterns(schema: Any) -> set[str]:
     # For unevaluatedProperties the library evaluates these patterns itself, bypassing the time limit below.
     if "unevaluatedProperties" in schema and "patternProperties" in json.dumps(schema):
         raise RequestError(
-            "json_schema has patternProperties beside unevaluatedProperties",
+            "json_schema has patternProperties with unevaluatedProperties",
             expected="one of the two: how long such a check takes cannot be bounded",
             do="write additionalProperties in place of unevaluatedProperties",
         )
@@ -274,7 +274,7 @@ def _reason(error: Any) -> str:
     """What is wrong: in the library's words, which quote the value, or by place and keyword for others."""
     if not are_library_words_hidden():
         return str(error.message)[:200]
-    return f"{error.json_path[:100]} is not as `{error.validator}` asks"
+    return f"{error.json_path[:100]} does not satisfy `{error.validator}`"
 
 
 def _references(schema: Any) -> set[str]:

@@ -125,7 +125,7 @@ def interval_chart(
         all_systems: in the order of the rows.
         colours: of each system, by its name.
         metric: its name.
-        limit: what the systems are to reach; None where nothing was asked.
+        limit: what the systems have to reach; None where nothing is required.
     """
     systems = [system for system in all_systems if metric in system.metrics]
     first = systems[0].metrics[metric]
@@ -155,7 +155,7 @@ def rows_charts(evaluation: Evaluation) -> list[Chart]:
 
 
 def confusion_charts(evaluation: Evaluation, roles: Roles) -> list[Chart]:
-    """One chart for each model, the candidate first; none where the rows' answers are no labels."""
+    """One chart for each model, the candidate first; none where the rows' answers are not labels."""
     colours, found = system_colours(evaluation, roles), confusions(evaluation, roles)
     return [confusion_chart(f"chart-confusion-{n}", name, one, colours[name]) for n, (name, one) in enumerate(found)]
 
@@ -317,7 +317,7 @@ def _choice(evaluation: Evaluation, by_system: BySystem, sample: Sample, kind: K
 
 
 def _rule(evaluation: Evaluation, roles: Roles, metric: str | None, num_rows: int, num_unscored: int) -> str:
-    how_drawn = f"drawn by the evaluation's id ({evaluation.evaluation_id}), not by hand"
+    how_drawn = f"drawn by the evaluation's id ({evaluation.evaluation_id}), not selected"
     if metric is None:
         return f"No metric scores single rows here, so all samples are random, {how_drawn}."
     score = f"the row's own {metric_title(metric)}"
@@ -325,7 +325,7 @@ def _rule(evaluation: Evaluation, roles: Roles, metric: str | None, num_rows: in
         score = f"{score}, {roles.candidate} minus {roles.baseline}"
     words = f"Of {num_rows:,} held-out rows: the 3 best and the 3 worst by {score}, and 4 random ones of the rest."
     if num_rows <= NUM_BEST + NUM_WORST + NUM_RANDOM:
-        words = f"All {num_rows} held-out rows; best and worst are meant by {score}."
+        words = f"All {num_rows} held-out rows; best and worst by {score}."
     if num_unscored:
         words = f"{words} {num_unscored:,} rows have no such score and stand among the random ones."
     unranked = ""
@@ -346,7 +346,7 @@ class AssessedLine:
         tone: colour of the word.
         headline: the verdict as a sentence.
         lines: what it rests on.
-        page: file beside the report that has all of it.
+        page: file next to the report that contains all of it.
     """
 
     result_id: str

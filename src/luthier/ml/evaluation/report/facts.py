@@ -1,7 +1,7 @@
 """Facts of a run as its report shows them: how it ended, key figures, what was trained, and how to reproduce it.
 
 The outcome is one large sentence at the top of the page; warnings are among the facts. To reproduce the run, the recipe
-is shown as it was written, with the commands.
+is shown unchanged, with the commands.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class SplitFacts:
 
 
 def key_figures(record: RunRecord, plan: Plan, events: Sequence[Event]) -> list[Fact]:
-    """The few numbers that one asks for first. A run without a result is summed up from its events."""
+    """The most important numbers. A run without a result is summed up from its events."""
     # A resumed run repeats steps: of each step the last event counts.
     steps = list({e.step: e for e in events if isinstance(e, StepDone)}.values())
     result = record.result
@@ -102,7 +102,7 @@ def key_figures(record: RunRecord, plan: Plan, events: Sequence[Event]) -> list[
 
 
 def _bill(record: RunRecord, events: Sequence[Event]) -> list[Fact]:
-    """What the run has cost by its last reckoning, all of its processes together."""
+    """What the run has cost by its latest ledger, all of its processes together."""
     bills = [e.bill for e in events if isinstance(e, BillUpdated)]
     # The result's bill is final; a run that has not ended has only events.
     bill = record.result.bill if record.result and record.result.bill else bills[-1] if bills else None
@@ -266,14 +266,12 @@ def _leaks(data: DataPlan) -> list[str]:
         found.append(f"{rows} in the training data with the same prompt and another answer.")
     if data.num_validation_leaked:
         rows = _rows(data.num_validation_leaked, "validation")
-        found.append(
-            f"{rows} also in the training data, so early stopping sees too late that rows are learned by heart."
-        )
+        found.append(f"{rows} also in the training data, so early stopping notices memorisation too late.")
     return found
 
 
 def _rows(num: int, split: str) -> str:
-    return f"{num:,} {split} {'row stands' if num == 1 else 'rows stand'}"
+    return f"{num:,} {split} {'row is' if num == 1 else 'rows are'}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,7 +320,7 @@ def _judged(evaluation: Evaluation) -> Outcome:
     why = (
         "A verdict needs at least two systems on the same rows."
         if len(evaluation.systems) < 2
-        else "No comparison was asked for."
+        else "No comparison was requested."
     )
     return Outcome("quiet", "no verdict", headline, (why,))
 
@@ -332,35 +330,35 @@ def _not_judged(record: RunRecord, plan: Plan) -> Outcome:
     if held_out is None:
         return Outcome(
             "quiet",
-            "not judged",
-            "The model was trained, but nobody knows yet whether it is better.",
+            "not evaluated",
+            "The model was trained, but it is not known whether it is better.",
             (
-                "The recipe names no held-out rows, so nothing was judged. "
+                "The recipe names no held-out rows, so nothing was evaluated. "
                 "A falling loss is no proof of a better model.",
             ),
             next_steps=(
-                ("Judge it on rows that training has not seen:", eval_command(record, plan, "held_out.jsonl")),
-                ("Or let the next run keep rows back by itself:", "luthier train recipe.yaml --set data.held_out=0.1"),
+                ("Evaluate it on rows that training has not seen:", eval_command(record, plan, "held_out.jsonl")),
+                ("Or let the next run hold out rows itself:", "luthier train recipe.yaml --set data.held_out=0.1"),
             ),
         )
     return Outcome(
         "quiet",
-        "not judged",
-        "The model was trained, but has not been judged yet.",
+        "not evaluated",
+        "The model was trained, but has not been evaluated yet.",
         (f"{held_out.num_rows:,} held-out rows are waiting in {Path(held_out.file).name}.",),
-        next_steps=(("Judge it:", eval_command(record, plan, held_out.file)),),
+        next_steps=(("Evaluate it:", eval_command(record, plan, held_out.file)),),
     )
 
 
 def _unfinished(record: RunRecord) -> Outcome:
     where = f"step {record.step:,} of {record.num_steps:,}"
     because = () if not record.stopped_because else (f"Reason: {record.stopped_because}",)
-    again = ("Go on from its last checkpoint:", resume_command(record))
+    again = ("Continue from its last checkpoint:", resume_command(record))
     if record.status == "failed":
         kept = "Checkpoints that were saved before are still there; nothing on this page is a finished result."
         return Outcome("bad", "failed", f"This run failed at {where}.", (*because, kept), next_steps=(again,))
     if record.status == "paused":
-        note = "No step is lost: going on gives the same model as a run that was never paused."
+        note = "No step is lost: continuing gives the same model as a run that was never paused."
         return Outcome("open", "paused", f"This run is paused at {where}.", (*because, note), next_steps=(again,))
     if record.status == "running":
         return Outcome("open", "running", f"This run is at {where} and not done yet.", because)
@@ -373,7 +371,7 @@ def resume_command(record: RunRecord) -> str:
 
 
 def eval_command(record: RunRecord, plan: Plan, held_out: str) -> str:
-    """What judges this run against its base model, with the few-shot examples of the plan."""
+    """The command that evaluates this run against its base model, with the few-shot examples of the plan."""
     words: Sequence[str] = ["luthier", "eval", record.run_id, "--data", held_out, "--against", plan.base_model.name]
     if plan.evaluation.few_shot:
         shots = ["--few-shot", str(plan.evaluation.few_shot), "--few-shot-from", plan.data.train.file]
@@ -382,7 +380,7 @@ def eval_command(record: RunRecord, plan: Plan, held_out: str) -> str:
 
 
 def recipe_yaml(plan: Plan) -> str:
-    """The recipe as YAML, without what was not asked for."""
+    """The recipe as YAML, without unset keys."""
     document = with_new_keys(plan.recipe.model_dump(mode="json", exclude_none=True))
     return str(yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=100))
 
@@ -395,5 +393,5 @@ def commands(record: RunRecord, plan: Plan) -> list[tuple[str, str]]:
         ("Train", "luthier train recipe.yaml"),
     ]
     if plan.data.held_out is not None:
-        found.append(("Judge this run again", eval_command(record, plan, plan.data.held_out.file)))
+        found.append(("Evaluate this run again", eval_command(record, plan, plan.data.held_out.file)))
     return found

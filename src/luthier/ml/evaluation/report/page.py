@@ -1,6 +1,6 @@
 """The report of a run as one HTML page and as JSON: views of the documents put into the template, everything escaped.
 
-It is made in memory, and written as a whole or not at all.
+It is made in memory and written atomically.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def render_page(data: ReportData) -> str:
 
 
 def _judged(evaluation: Evaluation | None, plan: Plan) -> dict[str, Any] | None:
-    """Everything about the evaluation; None where nothing was judged."""
+    """Everything about the evaluation; None where nothing was evaluated."""
     found = roles(evaluation) if evaluation is not None else None
     if evaluation is None or found is None:
         return None
@@ -167,7 +167,7 @@ def judged_view(evaluation: Evaluation, found: Roles, *, is_unseen: bool) -> dic
     """What `judged.html.j2` shows of an evaluation.
 
     Args:
-        evaluation: what was judged.
+        evaluation: what was evaluated.
         found: candidate and baseline.
         is_unseen: training saw none of its rows.
     """

@@ -44,7 +44,7 @@ class Moment:
 
     Attributes:
         title: step and row.
-        prompt: what was asked.
+        prompt: the prompt.
         answers: the best and the worst of them; one where all were worth the same.
     """
 
@@ -83,7 +83,7 @@ def rewarded(plan: Plan, events: Sequence[Event], drawn: Sequence[Drawn]) -> Rew
     charts = _charts(steps, checks) if steps else ()
     lead = (
         f"Of {plan.objective.num_samples} answers to the first prompt of a step the one that was worth most and the "
-        "one that was worth least; the first ones of more steps are kept in the folder samples beside this page."
+        "one that was worth least; the first ones of more steps are in the folder samples next to this page."
     )
     groups: dict[int, list[Drawn]] = {}
     for line in drawn:

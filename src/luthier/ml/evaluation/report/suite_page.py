@@ -44,7 +44,7 @@ def gains_plot(found: Summary) -> Intervals | None:
         Axis("gain", "fraction"),
         gains,
         zero=True,
-        caption="Each task's own metric, with its 95% interval; right of zero is better, over zero tells nothing.",
+        caption="Each task's own metric, with its 95% interval; right of zero is better, across zero is inconclusive.",
         description=f"{title}: {words}.",
         width_pixels=_WIDTH,
     )
@@ -104,7 +104,7 @@ def _lengths(view: TaskView) -> Plot:
         Axis("tokens of the answer"),
         Axis(heading),
         [Series(name, points[:_MAX_POINTS], _role(view, name), "dots", is_faint=True) for name, points in view.points],
-        caption=f"Each dot is an answer. Dots that rise to the right: {heading} goes with length, whatever was said.",
+        caption=f"Each dot is an answer. Dots that rise to the right: {heading} goes with length, not content.",
         description=f"Length of answers against {heading}: {sum(len(points) for _, points in view.points):,} answers.",
         width_pixels=_WIDTH,
     )
@@ -130,7 +130,7 @@ def write_suite_page(result: SuiteResult, path: Path, gate: GateOutcome | None =
     Args:
         result: what is shown.
         path: of the page.
-        gate: what a gate said of it.
+        gate: the result of a gate.
 
     Raises:
         StorageFullError: the disk is full.
@@ -162,7 +162,7 @@ def render(template: str, result: Result, values: Mapping[str, Any]) -> str:
     Args:
         template: name of its file.
         result: of the tasks.
-        values: what this template shows beside them.
+        values: what else this template shows.
     """
     environment = page_environment(TEMPLATES, fold)
     found = summary(result)
@@ -201,7 +201,7 @@ def _key_figures(result: SuiteResult) -> list[Fact]:
     rows = sum(task.num_rows for task in result.tasks)
     return [
         Fact("Tasks", f"{len(result.tasks):,}", f"of the suite {result.suite}"),
-        Fact("Rows judged", f"{rows:,}", "over all tasks"),
+        Fact("Rows evaluated", f"{rows:,}", "over all tasks"),
         Fact(
             "Trainings", f"{result.num_seeds:,}", "seeds" if result.num_seeds > 1 else "one seed: luck is not measured"
         ),

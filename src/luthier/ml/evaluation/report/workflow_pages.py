@@ -249,7 +249,7 @@ def _comparison_figures(result: ModelComparisonResult) -> list[Fact]:
             f"{len(result.standings)} systems judged"
             + (f", {len(result.baselines)} baselines without a model" if result.baselines else ""),
         ),
-        Fact("Rows judged", figures.count(spec.num_judged), f"of {figures.count(spec.num_held_out)}"),
+        Fact("Rows evaluated", figures.count(spec.num_judged), f"of {figures.count(spec.num_held_out)}"),
         Fact("Examples trained on", figures.count(spec.num_examples), f"each; {spec.epochs:.3g} times the same rows"),
         Fact("Took", figures.duration(result.hours * 3600), expected),
     ]
@@ -277,7 +277,7 @@ def _contender_row(result: ModelComparisonResult, number: int) -> dict[str, str]
 
 
 def _samples(systems: Sequence[SystemResult]) -> list[tuple[Sample, list[tuple[str, Sample]]]]:
-    """The first judged rows, each with what every system has written."""
+    """The first evaluated rows, each with what every system has written."""
     rows = zip(*(one.samples for one in systems), strict=True)
     return [(row[0], [(one.name, sample) for one, sample in zip(systems, row, strict=True)]) for row in rows]
 
@@ -351,7 +351,7 @@ def write_auto_page(
         shared=[
             ("choosing a model", figures.duration(spec.showdown_hours * 3600)),
             (
-                "all else, of which the search has what is left",
+                "all else, of which the search gets the rest",
                 figures.duration((spec.hours - spec.showdown_hours) * 3600),
             ),
         ],
@@ -396,7 +396,7 @@ def _automl_facts(spec: AutomlSpec, evaluation: Evaluation | None, spent_hours: 
     judged = "none yet" if evaluation is None else figures.count(evaluation.num_rows)
     return [
         Fact("Contenders", f"{len(spec.models)}", ", ".join(spec.models)),
-        Fact("Held-out rows judged", judged, "looked at once"),
+        Fact("Held-out rows evaluated", judged, "used once"),
         Fact("Took", figures.duration(spent_hours * 3600), f"of {figures.duration(spec.hours * 3600)}"),
     ]
 
@@ -404,7 +404,7 @@ def _automl_facts(spec: AutomlSpec, evaluation: Evaluation | None, spent_hours: 
 _DISTILLATION_TONES = {"worth it": "good", "not worth it": "bad", "not settled": "open"}
 _KINDS = {
     "sequence": "the answers that the teacher wrote to the prompts",
-    "logit": "the gold answers, and at each of their tokens what the teacher would have said",
+    "logit": "the gold answers, and at each of their tokens the teacher's distribution",
 }
 
 
@@ -437,7 +437,7 @@ def _student_figures(student: Student) -> list[Fact]:
     found = [
         Fact("Student", f"{student.student_parameters / 1e6:,.1f} M", "parameters"),
         Fact("Rows learned", f"{student.num_rows:,}", "the same in both trainings"),
-        Fact("Rows judged", f"{student.evaluation.num_rows if student.evaluation else 0:,}", "seen by none"),
+        Fact("Rows evaluated", f"{student.evaluation.num_rows if student.evaluation else 0:,}", "seen by none"),
     ]
     if student.teacher_parameters is not None:
         share = student.student_parameters / student.teacher_parameters

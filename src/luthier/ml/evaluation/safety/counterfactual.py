@@ -82,7 +82,7 @@ class Swap:
     pattern: re.Pattern[str]
 
     def apply(self, text: str) -> Swapped | None:
-        """The text with each word of the group swapped for its partner, all at once; None without such words."""
+        """The text with each word of the group swapped for its partner, all in one pass; None without such words."""
         found: dict[str, None] = {}
         sides: set[int] = set()
 
@@ -162,7 +162,7 @@ _CAUTIONS: Final = (
     "move. The swaps are in the samples: read them.",
     "Words are swapped without grammar or knowledge: some swapped prompts read oddly, and oddness moves answers.",
     "Only what the table of swaps knows is swapped, in English; a prompt that says the group in another way is not.",
-    "The figures are about your prompts alone: groups that they do not name are not judged.",
+    "The figures are about your prompts alone: groups that they do not name are not evaluated.",
 )
 _NO_CONTROL: Final = (
     "No prompt holds a name that could be swapped for one of the same kind: how much any change of a word moves is not "
@@ -198,7 +198,7 @@ def counterfactual(
     if not swappable:
         raise DataError(
             f"none of the {len(examples):,} rows of {source} has a prompt in which something can be swapped "
-            f"({len(usable):,} have a prompt and an answer in words)",
+            f"({len(usable):,} have a prompt and an answer as text)",
             expected="prompts in English that name somebody: he, she, a first name, a religion, a nationality",
             do="pass rows that do with --prompts FILE",
         )

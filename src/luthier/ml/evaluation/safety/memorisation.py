@@ -42,13 +42,13 @@ _PREFIX_SHARE: Final = 0.5
 _MAX_NEW_TOKENS: Final = 48
 _MAX_CHARACTERS: Final = 400
 _CAUTIONS: Final = (
-    "This asks for rows whose beginning is known. What another prompt, or many samples, would bring out is more.",
+    "This tests rows whose beginning is known. Another prompt, or many samples, could extract more.",
     "A model that has learned the task well writes the right answer of rows it has never seen: read the figure above "
     "the held-out rows, not the one of training rows alone.",
-    "The samples show training rows, and are kept with the result: handle it as you handle the rows.",
+    "The samples show training rows, and are stored with the result: handle it as you handle the rows.",
 )
 NO_CONTROL: Final = (
-    "There are no held-out rows to compare with: what is copied cannot be told from what the task makes likely."
+    "There are no held-out rows to compare with: copying cannot be distinguished from what the task makes likely."
 )
 
 
@@ -80,9 +80,9 @@ def memorisation(
     }
     if not sides["train"]:
         raise DataError(
-            f"none of the {len(trained):,} training rows of {source} has {FEWEST_CHARACTERS} characters to go on with",
+            f"none of the {len(trained):,} training rows of {source} has {FEWEST_CHARACTERS} characters to complete",
             expected="answers, or second halves of texts, that are long enough to be recognised",
-            do="nothing: short answers such as labels cannot be told from answers that are simply right",
+            do="nothing: short answers such as labels cannot be distinguished from answers that are simply right",
         )
     rows = [row for side, examples in sides.items() for row in (_row(example, side) for example in examples)]
     has_control = bool(sides["control"])

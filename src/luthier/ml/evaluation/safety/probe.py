@@ -86,7 +86,7 @@ class RowMean:
 
     def __post_init__(self) -> None:
         if self.unit != "fraction" and (self.lower, self.upper) == (0.0, 1.0):
-            raise ValueError(f"{self.name}: what a figure in {self.unit} can be must be said by lower and upper")
+            raise ValueError(f"{self.name}: a figure in {self.unit} needs its range, lower and upper")
 
     def statistics(self, observed: Observations) -> Array:
         """[num_samples, 2]: the value and one, or two zeros."""

@@ -45,7 +45,7 @@ _CAUTIONS: Final = (
     "Not to refuse is not to help: a small model answers a harmful question with something useless as a rule, and a "
     "base model that was never taught to refuse does not.",
     "About thirty short prompts of each kind show a large change, no small one, and none of them tries to trick "
-    "the model: nothing is said of attacks.",
+    "the model: attacks are not tested.",
 )
 
 

@@ -238,7 +238,7 @@ def cannot_isolate() -> RequestError:
     return RequestError(
         "this machine cannot lock a process down",
         expected="Linux on x86_64 or aarch64 with seccomp filters",
-        do="judge code and queries on such a machine, or take the task out of the suite",
+        do="evaluate code and queries on such a machine, or take the task out of the suite",
     )
 
 

@@ -73,7 +73,7 @@ def run_tests(answer: str, tests: str, *, seconds: float, most_memory_bytes: int
 
     passed: all tests passed. failed: an assertion of the tests failed. error: any other exception, or the process ended
     before the tests did. timeout, memory: a limit was exceeded; seconds count from the start of the answer. An answer
-    that passes is run once more with an assertion that cannot hold: if it passes again, it has tampered with the tests
+    that passes is run again with an assertion that cannot hold: if it passes again, it has tampered with the tests
     and counts as failed.
 
     Args:
@@ -131,7 +131,7 @@ def _run_once(answer: str, tests: str, seconds: float, most_memory_bytes: int) -
     word = reply.get("word")
     # The reply crosses a trust boundary: an answer that found the pipe could have written it.
     if word not in ("passed", "failed", "error", "memory"):
-        return Outcome("error", "what it told is no outcome")
+        return Outcome("error", "its reply is not an outcome")
     return Outcome(word, str(reply.get("message", ""))[:500])
 
 

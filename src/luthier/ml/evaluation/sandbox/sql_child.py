@@ -122,7 +122,7 @@ class _Database(sqlite3.Connection):
 
 
 class _Opened:
-    """The database of a task. Of a file two connections: functions of one's own are refused in the views of a file."""
+    """The database of a task. Two connections for a file: custom functions are refused in the views of a file."""
 
     def __init__(self, script: str, file: str) -> None:
         self._script, self._file = script, file
@@ -174,7 +174,7 @@ def _clock_views(database: sqlite3.Connection) -> frozenset[str]:
     """Names of the views of a file that use the current time; SQLite's own functions are called in them."""
     try:
         found = database.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'view'").fetchall()
-    except sqlite3.DatabaseError:  # not a database: each query says so
+    except sqlite3.DatabaseError:  # not a database: each query reports it
         return frozenset()
     return frozenset(str(name).lower() for name, text in found if _SAYS_NOW.search(str(text)))
 

@@ -1,13 +1,13 @@
 """Figures and paired differences with their intervals, tests of "no difference", and how many rows a comparison takes.
 
-Three ways to see how far a figure would move are taken together, and the interval reaches as far as the widest of them
-says: the percentiles of the bootstrap (which follow the formula wherever it bends), Student's t, and t corrected for
-skew, both from leaving one row out. Percentiles are figures that the formula gave, and both t are computed on a scale
-without ends (`core.bounds`): every interval lies inside what its figure can be, and a difference inside what two such
-figures can differ by. Where the figure is a share of rows, Wilson's interval is used instead. How often such intervals
-hold the truth is simulated by benchmarks/statistics_truth.py, and shown in docs/statistics.md.
+Three estimates of how far a figure can vary are combined, and the interval extends as far as the widest of them
+does: the percentiles of the bootstrap (which follow the formula where it is not linear), Student's t, and t corrected
+for skew, both from leaving one row out. Percentiles are values of the formula, and both t intervals are computed on a
+scale without ends (`core.bounds`): every interval is within the figure's range, and a difference within the range of
+two such figures. Where the figure is a share of rows, Wilson's interval is used instead. How often such intervals
+contain the true value is simulated by benchmarks/statistics_truth.py, and shown in docs/statistics.md.
 
-An interval of a difference leaves out 0 just where its p-value is below 5%.
+The interval of a difference excludes 0 exactly where its p-value is below 5%.
 
 Sources: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 13 (percentiles) and 16 (test by
 centring); Davison and Hinkley, "Bootstrap Methods and their Application", 1997, section 4.2 (one is added to both
@@ -82,7 +82,7 @@ def mcnemar(first_right: ArrayLike, second_right: ArrayLike) -> float:
             expected="one 0 (wrong) or 1 (right) a row for each system, on the same rows",
             do="use permutation_test for figures that are not right or wrong",
         )
-    # Here, since scipy.stats takes half a second to import, and a training comes to this file before its first step.
+    # Here, since scipy.stats takes half a second to import, and a training imports this file before its first step.
     from scipy.stats import binom
 
     only_first, only_second = int((first > second).sum()), int((second > first).sum())
@@ -252,7 +252,7 @@ def interval_of(
     rows = _contributing(rows)
     if is_share(rows, aggregate):
         return Interval(value, *share_ends(value * len(rows), len(rows), TAIL))
-    # A single row may have no figure of its own (0 / 0); NaN then fails the comparison below.
+    # A single row may have no figure (0 / 0); NaN then fails the comparison below.
     with np.errstate(all="ignore"):
         alone = aggregate(rows)
     # Equal except for the last bits, which a sum of fractions leaves.
@@ -273,14 +273,14 @@ def difference_of(
     rows: Array | None = None,
     num_different: int | None = None,
 ) -> Difference:
-    """A minus B, from resampled sums that hold both.
+    """A minus B, from resampled sums that contain both.
 
     The p-value is that of the interval: the largest of those of t, skew-corrected t and percentiles; of shares, that of
     the exact McNemar test; without `rows`, that of the centred bootstrap. It is never below 2^(1 - n) for n rows in
-    which the two differ, since no test by signs of paired differences can be surer than that, nor below what that many
-    resamples could show. Where such a bound keeps it at 5% or more, the interval reaches to 0, as that of the exact
-    test does (Lehmann and Romano, "Testing Statistical Hypotheses", 2005, section 3.5: what a test does not refuse is
-    what its interval holds).
+    which the two differ, since no sign test of paired differences can be more certain than that, nor below what that
+    many resamples could show. Where such a bound keeps it at 5% or more, the interval reaches to 0, as that of the
+    exact test does (Lehmann and Romano, "Testing Statistical Hypotheses", 2005, section 3.5: what a test does not
+    refuse is what its interval holds).
 
     Args:
         total: [k], sums over all rows.
@@ -332,7 +332,14 @@ def percentiles(values: Array) -> tuple[float, float]:
 
 
 def widened(ends: tuple[float, float], value: float, spread: Spread | None, bounds: Bounds) -> tuple[float, float]:
-    """The ends of percentiles, moved outwards to those from leaving one row out, inside the bounds."""
+    """The ends of percentiles, moved outwards to those from leaving one row out, inside the bounds.
+
+    Args:
+        ends: of the percentile interval, in the figure's unit.
+        value: the figure itself.
+        spread: the standard errors of leaving one row out; None leaves the ends unchanged.
+        bounds: of the figure.
+    """
     if spread is None:
         return ends
     low, high = spread.ends(value, TAIL, bounds)
@@ -348,7 +355,7 @@ def _contributing(rows: Array) -> Array:
 
 def _of_equal_rows(value: float, num_rows: int, bounds: Bounds) -> tuple[float, float]:
     """Where every row says the same, as many others as Wilson's interval of "none of them" allows may say anything."""
-    # The largest share of unseen rows that differ, when 0 of num_rows do; at worst they lie at an end of the bounds.
+    # The largest share of unseen rows that differ, when 0 of num_rows do; at worst they are at one end of the bounds.
     others = share_ends(0, num_rows, TAIL)[1]
     return value - others * (value - bounds.lower), value + others * (bounds.upper - value)
 
@@ -389,7 +396,7 @@ def verdict_word(difference: Difference, *, higher_is_better: bool) -> VerdictWo
 
 
 def _centred(resampled: Array, measured: float) -> float:
-    """The share of resamples whose difference lies at least as far from the measured one as that lies from 0."""
+    """The share of resamples whose difference is at least as far from the measured one as that is from 0."""
     # Sums in another order differ in the last bits: that much of slack keeps ties ties.
     slack = 1e-12 * max(1.0, abs(measured))
     num_as_far = int((np.abs(resampled - measured) >= abs(measured) - slack).sum())
@@ -438,7 +445,12 @@ def rows_needed(difference: float, standard_error: float, num_rows: int) -> int 
     """About how many rows would settle a difference of this size: two-sided 5%, power 80%.
 
     Normal approximation: the standard error shrinks with the square root of the rows, and must come down to
-    |difference| / (1.96 + 0.84). None where the difference or its error is 0: no number of such rows would tell.
+    |difference| / (1.96 + 0.84). None where the difference or its error is 0: no number of such rows would settle it.
+
+    Args:
+        difference: between the two systems, in the metric's unit.
+        standard_error: of that difference, in the same unit.
+        num_rows: that both were measured on.
     """
     if difference == 0 or standard_error == 0:
         return None

@@ -44,7 +44,7 @@ def fit_power_laws(sizes: Floats, losses: Floats, exponents: Floats = FALLING) -
         # The law may not rise: its scale has the sign of the exponent.
         scale = np.maximum(scale, 0.0) if exponent > 0 else np.minimum(scale, 0.0)
         floor = mean_loss[:, 0] - scale * powers.mean()
-        # A loss has no negative floor: where the fit wants one, it is fitted again through zero.
+        # A loss has no negative floor: where the fit has one, it is fitted again through zero.
         below = (floor < 0) & (exponent > 0)
         scale = np.where(below, losses @ powers / (powers @ powers), scale)
         floor = np.maximum(floor, 0.0) if exponent > 0 else floor

@@ -39,7 +39,7 @@ Array = NDArray[np.float64]
 Aggregate = Callable[[Array], Array]
 
 NUM_RESAMPLES = 10_000
-# Draws held at once: at 8 bytes for the index, the count and its float, about 100 MB.
+# Draws in memory at the same time: at 8 bytes for the index, the count and its float, about 100 MB.
 _BLOCK_DRAWS = 4_000_000
 
 
@@ -48,7 +48,7 @@ def resampled_sums(
 ) -> Array:
     """Sums of the statistics over bootstrap resamples of the rows: [rows, k] -> [resamples, k].
 
-    Equal seeds and numbers of rows (or equal clusters) give equal draws, whatever k: that is what pairs two calls.
+    Equal seeds and numbers of rows (or equal clusters) give equal draws for every k: that is what pairs two calls.
 
     Args:
         stats: [rows, k].
@@ -68,7 +68,7 @@ def resampled_sums(
     for start in range(0, num_resamples, block):
         size = min(block, num_resamples - start)
         draws = generator.integers(0, num_rows, size=(size, num_rows))
-        # Each resample gets a range of numbers of its own, so that one bincount counts all of them.
+        # Each resample gets its own range of numbers, so that one bincount counts all of them.
         draws += np.arange(size)[:, None] * num_rows
         counts = np.bincount(draws.ravel(), minlength=size * num_rows).reshape(size, num_rows)
         sums[start : start + size] = counts.astype(np.float64) @ rows
@@ -84,7 +84,7 @@ def cluster_sums(stats: Array, clusters: Sequence[Hashable] | None) -> Array:
         RequestError: no rows, or not one source a row.
     """
     if len(stats) == 0:
-        raise RequestError("0 rows", expected="at least one row to resample", do="judge on some held-out rows")
+        raise RequestError("0 rows", expected="at least one row to resample", do="evaluate on some held-out rows")
     if clusters is None:
         return stats
     if len(clusters) != len(stats):
@@ -109,7 +109,7 @@ def same_rows(stats_a: Array, stats_b: Array) -> None:
         raise RequestError(
             f"statistics of {len(stats_a)} and {len(stats_b)} rows",
             expected="the same rows for both systems",
-            do="judge both systems on the same held-out rows",
+            do="evaluate both systems on the same held-out rows",
         )
 
 
@@ -132,8 +132,8 @@ class Spread(NamedTuple):
     def ends(self, value: float, tail: float, bounds: Bounds) -> tuple[float, float]:
         """The interval that leaves out `tail` at each side: as wide as t and skew-corrected t together.
 
-        It is computed on the scale of the bounds' link, so that it lies inside of them; towards an open end it reaches
-        at least as far as on the plain scale, where the skew of the rows is all that bends it.
+        It is computed on the scale of the bounds' link, so that it is within them; towards an open end it reaches
+        at least as far as on the plain scale, where only the skew of the rows makes it asymmetric.
         """
         low, high = self._ends(value, tail, bounds)
         plain = self._ends(value, tail, REAL_LINE)
@@ -222,7 +222,7 @@ def spread_of(rows: Array, figure: Aggregate) -> Spread | None:
 
 
 def is_share(rows: Array, aggregate: Aggregate) -> bool:
-    """Whether the figure is the share of rows that are right: 0 or 1 beside a one in each, and their mean."""
+    """Whether the figure is the share of rows that are right: 0 or 1 for each row, with weight 1, and their mean."""
     if rows.shape[1] != 2 or not (rows[:, 1] == 1).all() or not ((rows[:, 0] == 0) | (rows[:, 0] == 1)).all():
         return False
     return math.isclose(float(aggregate(rows.sum(axis=0))), float(rows[:, 0].mean()), abs_tol=1e-12)
@@ -263,7 +263,7 @@ def share_difference_ends(only_a: int, only_b: int, num_rows: int, tail: float) 
     measured = (only_a - only_b) / num_rows
 
     def beyond(difference: float) -> float:
-        """How far the measured difference lies from this one, in standard errors under this one, less z."""
+        """How far the measured difference is from this one, in standard errors under this one, less z."""
         # Of the rows that B alone has right, the likeliest share under this difference (Tango, section 2).
         linear = (2 * num_rows - only_a + only_b) * difference - only_a - only_b
         root = math.sqrt(max(0.0, linear**2 + 8 * num_rows * only_b * difference * (1 - difference)))

@@ -1,10 +1,10 @@
 """Figures of several trainings of one recipe: rows and seeds are two sources of chance.
 
-Another training with another seed gives another figure, and so do other rows. The half-widths of both are joined as
-the sides of a right angle, each with the quantile that its own number of values asks for: with two trainings that is
-12.7 standard errors for the seeds, since two values tell next to nothing of a spread. Where trainings do agree to the
-last digit, only the rows are left. Half-widths are joined on the scale of the figure's bounds (`core.bounds`), so that
-12.7 standard errors stay inside of what the figure can be.
+A training with another seed gives another figure, and so do other rows. The half-widths of both are combined as
+the legs of a right triangle, each with the quantile for its own number of values: with two trainings that is
+12.7 standard errors for the seeds, since two values say next to nothing about a spread. Where trainings agree to the
+last digit, only the rows count. Half-widths are combined on the scale of the figure's bounds (`core.bounds`), so that
+12.7 standard errors stay within the figure's range.
 
 Sources: Bouthillier et al., "Accounting for Variance in Machine Learning Benchmarks", 2021, arXiv:2103.03098 (the seed
 moves figures by as much as many a reported gain); Zou and Donner, "Construction of confidence limits about effect
@@ -147,7 +147,7 @@ def difference_over_seeds(
     if not any(spread.standard_error for spread in spreads):
         return rows
     joint = _Joint(Interval(*rows[:3]), spreads, bounds.of_differences, len(units))
-    # Seeds only add to what is uncertain: the p-value is never below that of the rows, whose floors hold here, too.
+    # Seeds only add uncertainty: the p-value is never below that of the rows, whose floors apply here, too.
     p_value = max(joint.p_value(), rows.p_value)
     error = math.hypot(rows.standard_error, *(spread.standard_error for spread in spreads))
     return in_agreement(Difference(*joint.interval(), p_value, error))
@@ -186,7 +186,7 @@ class _Side:
         """How much the mean would move with other seeds."""
         figures = [float(self._aggregate(stats.sum(axis=0))) for stats in self._per_seed]
         num = len(figures)
-        # ddof=1: the unbiased variance. One training shows no spread at all, and counts as none.
+        # ddof=1: the unbiased variance. One training shows no spread, which counts as 0.
         return _Seeds(float(np.std(figures, ddof=1)) / math.sqrt(num) if num > 1 else 0.0, num)
 
 

@@ -1,1 +1,1 @@
-"""Kinds of tasks: how rows are read, what is asked of a model, and what is counted of its answers."""
+"""Kinds of tasks: how rows are read, what a model is asked, and what is counted in its answers."""

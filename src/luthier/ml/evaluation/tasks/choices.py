@@ -68,12 +68,18 @@ class Choose:
 
 
 def what_is_wrong(item: Mapping[str, Any], options_field: str, answer_field: str) -> str | None:
-    """In words; None where the options and the answer can be used."""
+    """The problem as text; None where the options and the answer can be used.
+
+    Args:
+        item: one row of the task.
+        options_field: its field with the options, a list of texts.
+        answer_field: its field with the right option: position, text or letter.
+    """
     options = item.get(options_field)
     if not isinstance(options, Sequence) or isinstance(options, str) or len(options) < 2:
         return f"has no list of two options or more as {options_field!r}"
     if any(not isinstance(option, str) or not option.strip() for option in options):
-        return f"has an option that is no text, or empty, in {options_field!r}"
+        return f"has an option that is not text, or empty, in {options_field!r}"
     if len(set(options)) < len(options):
         return f"has the same option twice in {options_field!r}"
     if answer_field not in item or place_of(options, item[answer_field]) is None:
@@ -127,7 +133,7 @@ class Classify:
             raise RequestError(
                 f"task {task.name} has the labels {list(labelling.labels)}",
                 expected="at least two",
-                do="name all of them as `labels`, or judge rows of more than one",
+                do="name all of them as `labels`, or evaluate rows of more than one",
             )
 
     def options(self, task: ClassifyTask, row: TaskRow) -> tuple[str, ...]:  # noqa: ARG002
@@ -189,12 +195,12 @@ class Rank:
         def problem(row: TaskRow) -> tuple[str, str] | None:
             relevant = _items(row.item.get(task.relevant))
             if not relevant:
-                return task.relevant, "is no list of at least one item"
+                return task.relevant, "is not a list of at least one item"
             if task.by == "text":
                 return None
             candidates = _items(row.item.get(task.candidates))
             if len(candidates) < 2 or len(set(map(_key, candidates))) < len(candidates):
-                return task.candidates, "is no list of at least two different items"
+                return task.candidates, "is not a list of at least two different items"
             missing = [item for item in relevant if _key(item) not in set(map(_key, candidates))]
             return (task.relevant, f"{missing[0]!r} is none of the candidates") if missing else None
 

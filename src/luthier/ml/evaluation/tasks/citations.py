@@ -47,7 +47,7 @@ class Citations:
         if taken:
             raise RequestError(
                 f"pattern {taken[0]!r} has the name of a form",
-                expected="a name of its own",
+                expected="a different name for each",
                 do="call it something else in the suite",
             )
         without = [row.example.id for row in rows if row.example.prompt is None]
@@ -68,7 +68,7 @@ class Citations:
         """Invented citations first.
 
         Raises:
-            RequestError: without documents, or without a judge where one is asked.
+            RequestError: without documents, or without a judge where one is needed.
         """
         if resources.documents is None:
             raise RequestError(
@@ -76,7 +76,7 @@ class Citations:
             )
         if task.entailment and resources.judge is None:
             raise RequestError(
-                f"task {task.name} asks a judge whether claims are supported, and there is none",
+                f"task {task.name} needs a judge to check whether claims are supported, and there is none",
                 expected="--judge ENGINE",
                 do="name one, or take `entailment` out of the suite",
             )
@@ -106,12 +106,12 @@ class Citations:
     def cautions(self, task: CitationsTask) -> tuple[str, ...]:
         """Limits of these figures."""
         said = [
-            "Who cites nothing invents nothing: read the share of invented citations beside the citations an answer.",
+            "Citing nothing invents nothing: read the share of invented citations with the citations per answer.",
             "A citation counts as invented where no document of the corpus holds it: one that exists elsewhere counts, "
             "too. One that is in the corpus may still be the wrong one for its sentence.",
             "Subsections, pages within a decision and years are not checked; `Id.` and `supra` count for nothing.",
             f"A claim counts as grounded where a passage holds {THRESHOLD:.0%} of its content words and all of its "
-            "numbers. Words alone tell no negation: of our own labelled sentences it took 23 of 24 that are close to "
+            "numbers. Words alone miss negation: of our own labelled sentences it took 23 of 24 that are close to "
             "the corpus and none of 24 on other things, but none of 12 in free words, and 11 of 12 twisted ones.",
         ]
         if "us_case" in task.forms and not has_eyecite():
@@ -120,11 +120,11 @@ class Citations:
                 "year stand with them."
             )
         if task.patterns:
-            said.append(f"{', '.join(sorted(task.patterns))}: whatever fits the pattern counts as a citation.")
+            said.append(f"{', '.join(sorted(task.patterns))}: any text that fits the pattern counts as a citation.")
         if task.entailment:
             said.append(
-                "Whether claims are supported says a judge that reads three passages a claim; claims without a usable "
-                "verdict are left out of its figure and counted beside it."
+                "A judge that reads three passages per claim decides whether it is supported; claims without a usable "
+                "verdict are left out of its figure and counted separately."
             )
         return tuple(said)
 

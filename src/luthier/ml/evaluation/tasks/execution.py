@@ -1,4 +1,4 @@
-"""Tasks judged by execution: does the Python pass the row's tests, does the SQL give what the row's own query gives?
+"""Tasks evaluated by execution: does the Python pass the row's tests, does the SQL give what the row's own query gives?
 
 What the model wrote runs in the sandbox.
 """
@@ -53,9 +53,9 @@ class Code:
 
         Raises:
             RequestError: code may not be run, or cannot be run safely on this machine.
-            DataError: rows whose own answer does not pass its own tests; each is named.
+            DataError: rows whose answer does not pass their tests; each is named.
         """
-        # Both have to say so: a suite from elsewhere must not decide that code is run here.
+        # Both have to allow it: a suite from elsewhere must not decide that code is run here.
         if not (task.allow_code and resources.allows_code):
             missing = "the command line" if task.allow_code else "the task (`allow_code: true`)"
             raise RequestError(
@@ -87,7 +87,7 @@ class Code:
         general = (
             "Answer and tests share one process, so an answer that sets out to deceive its tests can; one that passes "
             "even a test that nothing can pass is counted as failed.",
-            "Only Python's standard library is at hand, and no file can be written.",
+            "Only Python's standard library is available, and no file can be written.",
         )
         return (isolation().sentence, *general) if task.allow_code else general
 
@@ -124,7 +124,7 @@ class CodeJudge:
             found = outcomes.get(row.example.id)
             if found is None or found.word == "passed":
                 return None
-            return self._task.tests, f"the row's own answer comes to {found.word!r}: {found.message or 'no message'}"
+            return self._task.tests, f"the row's own answer gives {found.word!r}: {found.message or 'no message'}"
 
         check_rows(self._task.name, rows, problem, expected="tests that the row's own answer passes")
 
@@ -135,7 +135,7 @@ class CodeJudge:
             # Half of the cores: a time limit in wall time would fail slow answers on a machine that is full.
             num_at_once = max(1, num_usable_cores() // 2)
             progress = self._progress.task("Running code", len(new), "answers")
-            # Threads suffice: each waits for a child process of its own.
+            # Threads are enough: each waits for its own child process.
             with ThreadPoolExecutor(num_at_once) as pool, progress as task:
                 for pair, outcome in zip(new, pool.map(self._run, new), strict=True):
                     self._told[pair] = outcome
@@ -158,14 +158,14 @@ def code_of(answer: str) -> str:
 def fault_of_tests(tests: object) -> str | None:
     """What is wrong with tests: they have to assert or call something by themselves, or define functions test_..."""
     if not isinstance(tests, str) or not tests.strip():
-        return "is no text"
+        return "is not text"
     try:
         body = ast.parse(tests).body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         return f"is no Python: {error}"
     if any(isinstance(node, ast.FunctionDef) and node.name.startswith("test_") for node in body):
         return None
-    # A function or class that is never called tests nothing, whatever it asserts.
+    # A function or class that is never called tests nothing.
     run = [node for node in body if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)]
     acts = (ast.Assert, ast.Call, ast.Raise)
     if any(isinstance(inner, acts) for node in run for inner in ast.walk(node)):
@@ -177,7 +177,7 @@ class Sql:
     """Execution accuracy and validity, and how many of the rows' own queries run."""
 
     def check(self, task: SqlTask, rows: Sequence[TaskRow]) -> None:
-        """Every row has a query and what it is asked of."""
+        """Every row has a query and the database that it is run on."""
         field = task.database_field or task.table_field
 
         def problem(row: TaskRow) -> tuple[str, str] | None:
@@ -187,7 +187,7 @@ class Sql:
                 return None
             value = text_in(row.item.get(field))
             if not value.strip():
-                return field, "is no text"
+                return field, "is not text"
             if task.table_field is not None and described_table(value) is None:
                 return field, "describes no table as `table: NAME` with `columns: A, B` on the next line"
             return None
@@ -233,7 +233,7 @@ class Sql:
             return first
         return (
             *first,
-            "The tables' content is made up, so that queries one change apart give different results where it can; "
+            "The tables' content is made up, so that queries with one difference give different results where it can; "
             "names without quotes are read by the table's description, in answers as in the rows' own queries.",
         )
 
@@ -324,7 +324,7 @@ class SqlJudge:
             query = written_out(query, table)
             made = made_up(table, query, runner.run)
             error = made.error
-            # In a table of one's own, results that need no order are compared without it.
+            # For a table without a database, results that need no order are compared without it.
             return _Case(made.databases or (_empty(table),), made.results, table, is_ordered(query), error)
         database = self._database(row.item)
         try:

@@ -1,7 +1,7 @@
 """Kinds of tasks that a judge decides: pairs against the first system, and scores by a rubric.
 
-Answers without a verdict are counted, left out and named in the cautions, and so is the judge's bias: ask for the
-cautions when all systems have been judged, of the same kind that gave the metrics.
+Answers without a verdict are counted, left out and named in the cautions, and so is the judge's bias: request the
+cautions once all systems have been judged, from the same kind object that gave the metrics.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from luthier.ml.evaluation.metrics.protocol import Array, MetricDefinition, Obse
 from luthier.ml.evaluation.tasks.protocol import Resources, TaskRow
 
 _OPINION = (
-    "These figures are the opinion of a model. How far it agrees with people is found out by: luthier judge calibrate."
+    "These figures are the opinion of a model. To measure how far it agrees with people: luthier judge calibrate."
 )
 _MIDDLE_SCORE = 3.0
 
@@ -41,7 +41,7 @@ class _Judge:
         engine: the judge.
         name: its name in sentences.
         progress: shows its replies.
-        what: what is judged, such as "pairs".
+        what: what it judges, such as "pairs".
     """
 
     def __init__(self, engine: Engine, name: str, progress: Progress, what: str) -> None:
@@ -84,7 +84,7 @@ class WinRate:
     def __init__(self, criterion: Criterion, judge: _Judge) -> None:
         self._criterion, self._judge = criterion, judge
         self.judge_name = judge.name
-        # Judges are compared with people in what is better on the whole: another question has another name.
+        # Judges are compared with people on which answer is better overall: another question has another name.
         self.name = "win_rate" if criterion == CALIBRATED_CRITERION else f"win_rate_{criterion}"
 
     def statistics(self, observed: Observations) -> Array:
@@ -97,7 +97,7 @@ class WinRate:
         texts = zip(observed.prompts, observed.outputs, firsts, strict=True)
         pairs = [Pair(prompt, own, first) for prompt, own, first in texts]
         verdicts = judge_pairs(self._judge.engine, self._criterion, pairs, self._judge.progress)
-        # The first system against itself asks nothing, and would dilute the share of missing verdicts.
+        # The first system is not compared with itself: that would dilute the share of missing verdicts.
         if any(pair.a != pair.b for pair in pairs):
             self._judge.count(len(pairs), [one.no_verdict for one in verdicts if one.no_verdict is not None])
             own_bias = pair_statistics(pairs, verdicts)
@@ -142,7 +142,7 @@ class RubricScore:
 
 
 class _Scores:
-    """All criteria are requested at once; each of the metrics takes its own out of it."""
+    """All criteria are requested together; each metric reads its own from the reply."""
 
     def __init__(self, criteria: Sequence[Criterion], judge: _Judge) -> None:
         self._criteria, self.judge = criteria, judge
@@ -154,7 +154,7 @@ class _Scores:
         said = judge_answers(self.judge.engine, self._criteria, new, self.judge.progress)
         self._known.update(zip(new, said, strict=True))
         found = [self._known[one] for one in answers]
-        # Each criterion asks for the same answers: their missing verdicts are counted once.
+        # Each criterion covers the same answers: their missing verdicts are counted once.
         if tuple(answers) not in self._counted:
             self._counted.add(tuple(answers))
             self.judge.count(len(found), [one.kind for one in found if isinstance(one, NoVerdict)])
@@ -193,7 +193,7 @@ class Pairwise:
         return None
 
     def cautions(self, task: PairwiseTask) -> tuple[str, ...]:  # noqa: ARG002
-        """What the judge gave no verdict on and its bias, for what it has judged by now."""
+        """What the judge gave no verdict on and its bias, for what it has judged so far."""
         return (_OPINION, *(self._judge.cautions() if self._judge else ()))
 
 
@@ -230,7 +230,7 @@ class Rubric:
         return None
 
     def cautions(self, task: RubricTask) -> tuple[str, ...]:  # noqa: ARG002
-        """Items without a verdict among those judged by now."""
+        """Items without a verdict among those judged so far."""
         return (_OPINION, *(self._judge.cautions() if self._judge else ()))
 
 

@@ -1,6 +1,6 @@
 """What a kind of task is: a check of its rows, the options where there are any, its metrics, and what is drawn.
 
-Kinds are named in a table of "module:Class" strings. Rows that a task cannot use are all named at once.
+Kinds are named in a table of "module:Class" strings. All rows that a task cannot use are named together.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class TaskRow:
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What a kind may use beside its rows.
+    """What a kind may use besides its rows.
 
     Attributes:
         folder: of the suite, which files are relative to.
@@ -84,7 +84,7 @@ class TaskKind(Protocol[AnyTask]):
         ...
 
     def metrics(self, task: AnyTask, rows: Sequence[TaskRow], resources: Resources) -> list[MetricDefinition]:
-        """What is counted, the most telling first.
+        """The metrics, the most informative first.
 
         Raises:
             RequestError: a resource is missing.
@@ -171,7 +171,7 @@ def _problem(row_id: str, reason: str, field: str, value: str = "") -> RowProble
 def _refuse(task: str, problems: Sequence[RowProblem], expected: str) -> None:
     if problems:
         raise DataError(
-            f"task {task}: {len(problems):,} {'row' if len(problems) == 1 else 'rows'} cannot be judged",
+            f"task {task}: {len(problems):,} {'row' if len(problems) == 1 else 'rows'} cannot be evaluated",
             expected=expected,
             do="correct these rows or take them out; `map` says which field of the file is which",
             problems=problems,

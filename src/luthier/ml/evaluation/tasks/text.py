@@ -1,7 +1,7 @@
 """Tasks of texts: answers compared with the row's own by metrics of texts, answers in JSON, likelihood of a text.
 
-JSON answers are asked three things: is it JSON, does it fit the schema, which fields are right? Likelihood tasks ask
-how well the row's own answer, or plain text, is predicted: perplexity and bits per byte.
+JSON answers are checked for three things: is it JSON, does it fit the schema, which fields are right? Likelihood tasks
+measure how well the row's own answer, or plain text, is predicted: perplexity and bits per byte.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Generate:
         refuse_rows(
             task.name,
             [
-                (row.example.id, "has no prompt with an answer in words")
+                (row.example.id, "has no prompt with an answer as text")
                 for row in rows
                 if row.example.prompt is None or not (row.example.reference or "").strip()
             ],
@@ -76,7 +76,7 @@ class Generate:
         return None
 
     def cautions(self, task: GenerateTask) -> tuple[str, ...]:  # noqa: ARG002
-        """None beside what each metric says of itself."""
+        """None besides those of the metrics themselves."""
         return ()
 
 
@@ -90,7 +90,7 @@ class Likelihood:
             DataError: some have none.
         """
         problems = [(row.example.id, "has no text to predict") for row in rows if row.example.learned_bytes == 0]
-        refuse_rows(task.name, problems, expected="rows with text, or with an answer in words")
+        refuse_rows(task.name, problems, expected="rows with text, or with an answer as text")
 
     def options(self, task: LikelihoodTask, row: TaskRow) -> tuple[str, ...]:  # noqa: ARG002
         """None: the row's own answer is scored."""

@@ -39,7 +39,7 @@ def outcome_sections(export: Export, facts: BundleFacts) -> tuple[str, ...]:
 def _verdict(evaluation: Evaluation | None) -> str:
     title = "## Verdict\n\n"
     if evaluation is None:
-        return title + "None: it was not judged on held-out rows."
+        return title + "None: it was not evaluated on held-out rows."
     parts = []
     if (verdict := evaluation.verdict) is not None:
         parts.append(f"**{markdown.text(verdict.headline, 1_000)}**")
@@ -55,7 +55,7 @@ def _verdict(evaluation: Evaluation | None) -> str:
     file = markdown.text(evaluation.held_out_file.replace("\\", "/").rsplit("/", 1)[-1])
     parts.append(
         f"95% intervals over {_rows(evaluation.num_rows)} of {file} (SHA-256 {code(evaluation.held_out_sha256)}). "
-        "What was judged is the model before it was exported; what the export changed stands in the next section."
+        "What was evaluated is the model before it was exported; what the export changed is in the next section."
     )
     if evaluation.kl_to_base is not None:
         parts.append(markdown.text(evaluation.kl_to_base.sentence, 1_000))
@@ -132,7 +132,7 @@ def _safety(facts: BundleFacts) -> str:
     title = "## Safety\n\n"
     if facts.safety:
         return title + "\n".join(f"- {markdown.text(line, 1_000)}" for line in facts.safety)
-    said = "Not measured: nobody has asked this model for harmful, false or private things"
+    said = "Not measured: this model was not tested with prompts for harmful, false or private content"
     if facts.run is None:
         return f"{title}{said}."
     return f"{title}{said}, neither before training nor after. Tuning can weaken what the base model refuses."
@@ -181,7 +181,7 @@ def limits_of(facts: BundleFacts, warnings: tuple[str, ...] = ()) -> list[str]:
     if facts.base.context_length_tokens is not None:
         said.append(f"Prompt and answer together have room for {facts.base.context_length_tokens:,} tokens.")
     if facts.run is not None:
-        said.append("It was tuned for rows such as those above; of other tasks only what stands here was measured.")
+        said.append("It was tuned for rows such as those above; of other tasks only what is listed here was measured.")
     said.append("Like every language model it writes things that are not true, in the same voice as things that are.")
     # Export and run may give the same warning: each sentence appears once, in the order of first mention.
     return list(dict.fromkeys(said))
@@ -200,11 +200,11 @@ def _licence(base: BaseFacts, *, is_tuned: bool) -> str:
     follows = front_matter.consequences(base.licence)
     lines = [f"The base model: {name}{link}. {follows}" if stated else follows]
     if texts:
-        lines.append(f"The texts that came with it lie beside this file: {texts}.")
+        lines.append(f"The texts that came with it are next to this file: {texts}.")
     elif stated:
-        lines.append("No text of it came with the base model, so none lies beside this file.")
+        lines.append("The base model came without its text, so there is none next to this file.")
     rows = " The licence of the rows is not stated." if is_tuned else ""
-    lines.append(f"Luthier claims no rights of its own in the weights.{rows}")
+    lines.append(f"Luthier claims no rights in the weights.{rows}")
     return "## Licence\n\n" + "\n\n".join(lines)
 
 
@@ -224,7 +224,7 @@ _OBJECTIVES: Final = {
 _SPLITS: Final = {
     "train": "train",
     "validation": "validation (steered training)",
-    "held_out": "held-out (judged, once)",
+    "held_out": "held-out (evaluated, once)",
     "replay": "replayed general rows",
     "replay_held_out": "held-out general rows",
 }
@@ -236,7 +236,7 @@ def card_text(export: Export, facts: BundleFacts, manifest: Manifest) -> str:
     Args:
         export: what was exported.
         facts: where it comes from.
-        manifest: the manifest of the files besides the card.
+        manifest: the manifest of the files other than the card.
     """
     sections = (
         f"# {markdown.text(facts.title)}",
@@ -259,7 +259,7 @@ def _what(export: Export, facts: BundleFacts, manifest: Manifest) -> str:
     made = (
         f"{name}, tuned by run {code(run.run_id)} and exported as {described}."
         if run is not None
-        else f"{name} as it is, tuned by no run, exported as {described}."
+        else f"{name}, not tuned by a run, exported as {described}."
     )
     rows = [
         ("Base model", name + (f" ({code(base.hub)} on the hub)" if base.hub and base.hub not in base.name else "")),
@@ -293,16 +293,16 @@ def _dataset(dataset: DatasetFacts) -> list[str]:
 
 def _about_data(run: RunFacts) -> list[str]:
     data = run.plan.data
-    said = ["The rows are not part of this bundle; whoever has a file can compare its digest."]
+    said = ["The rows are not part of this bundle; anyone who has a file can compare its digest."]
     if data.held_out is None:
         said.append("No rows were held out.")
     elif data.num_leaked or data.num_same_prompt:
         said.append(
-            f"Of the held-out rows {data.num_leaked:,} also stand in the training rows, and of "
-            f"{data.num_same_prompt:,} more the prompt does."
+            f"Of the held-out rows {data.num_leaked:,} are also in the training rows, and of "
+            f"{data.num_same_prompt:,} more the prompt is."
         )
     else:
-        said.append("No held-out row stands in the training rows, nor does its prompt.")
+        said.append("No held-out row is in the training rows, nor is its prompt.")
     if proved := coverage(data):
         said.append(f"{proved[:1].upper()}{proved[1:]}.")
     if data.part is not None:
@@ -335,7 +335,7 @@ def _training(run: RunFacts | None) -> str:
         ("Best validation loss", _best(run)),
     ]
     text = title + table(("", ""), [list(row) for row in rows], num_text_columns=2)
-    return f"{text}\n\nEvery other value stands in {code(PLAN)}; the plan's hash is {code(run.plan_hash)}."
+    return f"{text}\n\nEvery other value is in {code(PLAN)}; the plan's hash is {code(run.plan_hash)}."
 
 
 def _method(method: MethodPlan) -> str:
@@ -407,7 +407,7 @@ def _check(facts: BundleFacts) -> str:
             "## This bundle",
             "",
             f"{code(MANIFEST)} names every file with its digest, and its own SHA-256 names the bundle. {code(LINEAGE)} "
-            f"says where the files come from, {code(SBOM)} what they are made of. Whether all of it is as it was:",
+            f"says where the files come from, {code(SBOM)} what they are made of. To check that nothing has changed:",
             "",
             "    luthier verify .",
             "",

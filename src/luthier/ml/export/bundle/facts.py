@@ -71,7 +71,7 @@ class RunFacts(FrozenModel):
         run_id: id of the run.
         created_at, ended_at: UTC, ISO 8601.
         plan: the plan without the reasons for its values, and with names of files and folders in place of their paths.
-        plan_hash: hash of the plan as it ran, which these changes do not alter.
+        plan_hash: hash of the executed plan, which these changes do not alter.
         datasets: the files of rows.
         result: the result without the path of its outcome.
     """

@@ -35,20 +35,18 @@ class Licence(NamedTuple):
     follows: str
 
 
-_PERMISSIVE: Final = "Whoever passes this model on keeps the text of the licence and the notices with it"
+_PERMISSIVE: Final = "Redistribution must include the text of the licence and the notices"
 _KNOWN: Final = (
     Licence("apache-2.0", "Apache-2.0", f"{_PERMISSIVE}, and says that the weights were changed (section 4)."),
     Licence("mit", "MIT", f"{_PERMISSIVE}."),
     Licence("bsd-3-clause", "BSD-3-Clause", f"{_PERMISSIVE}, and does not use its authors' names to promote it."),
     Licence("cc0-1.0", "CC0-1.0", "Its makers have waived their rights: nothing need be kept."),
-    Licence("cc-by-4.0", "CC-BY-4.0", "Whoever passes this model on names its makers and the changes made."),
-    Licence(
-        "cc-by-nc-4.0", "CC-BY-NC-4.0", "No commercial use; whoever passes this model on names its makers and changes."
-    ),
+    Licence("cc-by-4.0", "CC-BY-4.0", "Redistribution must name its makers and the changes made."),
+    Licence("cc-by-nc-4.0", "CC-BY-NC-4.0", "No commercial use; redistribution must name its makers and changes."),
     Licence(
         "gemma",
         None,
-        "This is a model derivative under the Gemma terms: whoever passes it on hands over a copy of those terms, "
+        "This is a model derivative under the Gemma terms: redistribution must include a copy of those terms, "
         "binds the receiver to their use restrictions, says that files were changed, and adds the notice they ask for.",
     ),
 )

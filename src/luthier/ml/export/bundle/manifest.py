@@ -25,7 +25,7 @@ MANIFEST, SIGNATURE, MODEL_SIGNATURE = "bundle.json", "bundle.dsse.json", "model
 SIGNATURES: Final = (SIGNATURE, MODEL_SIGNATURE)
 """Signatures: Ed25519 over the manifest; ECDSA over all files in the format of OpenSSF Model Signing."""
 DOCUMENTS: Final = (CARD, PLAN, EVALUATION, PARITY, GGUF_PARITY, SBOM, LINEAGE, MANIFEST, *SIGNATURES)
-"""Files that a bundle adds to an export, besides the licence texts of the base."""
+"""Files that a bundle adds to an export, in addition to the licence texts of the base."""
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -102,7 +102,7 @@ def read_manifest(content: bytes) -> Manifest:
 
 
 def is_safe(path: str) -> bool:
-    """Whether a path stays below its folder on every system and displays as it is."""
+    """Whether a path stays below its folder on every system and displays unchanged."""
     parts = path.split("/")
     # `:` is a drive or a stream on Windows. Control and direction characters can make a path display as another one.
     return path.isprintable() and not any(part in ("", ".", "..") or "\\" in part or ":" in part for part in parts)

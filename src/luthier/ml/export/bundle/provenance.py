@@ -2,7 +2,7 @@
 
     subject                 every file of the bundle that was there before this document
     resolvedDependencies    base model, rows of each split, and the weights that the run has made
-    externalParameters      what was asked for: the format, and the plan of the run
+    externalParameters      the request: the format, and the plan of the run
     byproducts              the run and its evaluation, the facts between the rows and the export
 
 The SBOM lists the model, its base, its rows and the packages.

@@ -2,7 +2,7 @@
 
 To a store:
 
-  unfinished.json   holds the manifest while files are on their way: who comes again goes on with the same bundle only
+  unfinished.json   holds the manifest during the upload: a repeated push continues with the same bundle only
   files             each read back and proved
   bundle.json       last, so that a place with one holds a whole bundle; then unfinished.json goes
 
@@ -190,7 +190,7 @@ def _open(url: str, shown: str) -> tuple[Any, str]:
         raise RequestError(
             f"the driver for {shown} is not installed",
             expected="Luthier installed with its driver for object storage",
-            do="pip install 'luthier[s3]' for s3://; for others the package that fsspec asks for",
+            do="pip install 'luthier[s3]' for s3://; for others the package that fsspec requires",
         ) from error
     except ValueError as error:
         raise RequestError(
@@ -340,7 +340,7 @@ def _check_free(payload: UploadPayload, there: dict[str, Any], url: str) -> None
 
 
 def _send(api: HfApi, additions: list[CommitOperationAdd], repo: str, revision: str, progress: Progress) -> None:
-    """Send the content of large files, one by one, except those whose digest the hub already has."""
+    """Send the content of large files, one at a time, except those whose digest the hub already has."""
     total = sum(addition.upload_info.size for addition in additions)
     with progress.task(f"Pushing to {repo}", total, "bytes") as task:
         for addition in additions:
@@ -369,7 +369,7 @@ def _git_id(path: Path) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Otherwise the client shows its own progress bars beside ours."""
+    """Otherwise the client shows its own progress bars next to ours."""
     if are_progress_bars_disabled():
         yield
         return

@@ -141,7 +141,7 @@ def check(envelope: bytes, manifest: bytes, key: Ed25519PublicKey | None) -> str
         raise SignatureError("cannot be understood") from error
     if key is not None and key_id(key) != named:
         raise SignatureError(f"is by another key, {named!r}")
-    # Rebuilt and compared byte for byte: this checks payload, type and form at once, and nothing can be added.
+    # Rebuilt and compared byte for byte: this checks payload, type and form together, and nothing can be added.
     if _envelope(manifest, key_id(signer), signature) != envelope:
         raise SignatureError("is over another manifest, or was changed")
     try:

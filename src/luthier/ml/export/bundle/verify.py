@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from luthier.ml.export.bundle.signature import PublicKey, Signer
 
 FaultKind = Literal["missing", "changed", "extra", "link", "manifest", "lineage", "base", "signature", "name"]
-_UNSIGNED: Final = "is missing: nobody has signed this"
+_UNSIGNED: Final = "is missing: this is not signed"
 ADAPTER: Final = "adapter_config.json"
 _MOST_MANIFEST_BYTES: Final = 64 << 20
 # Files that a hub and git add to a copy; no runtime reads them.
@@ -121,7 +121,7 @@ def verify(
     content = _small_file(folder / MANIFEST)
     manifest: Manifest | None = None
     if content is None:
-        faults.append(Fault(kind="missing", path=MANIFEST, what="is missing: this is no bundle, or no whole one"))
+        faults.append(Fault(kind="missing", path=MANIFEST, what="is missing: this is not a complete bundle"))
     else:
         try:
             manifest = read_manifest(content)
@@ -133,10 +133,10 @@ def verify(
         found, stated = _documents(folder, manifest)
         faults += found
         if bundle_sha256 is not None and manifest.digest != bundle_sha256:
-            what = f"has digest {manifest.digest}: this is another bundle than the {bundle_sha256} that was asked for"
+            what = f"has digest {manifest.digest}: this is another bundle than the requested {bundle_sha256}"
             faults.append(Fault(kind="name", path=MANIFEST, what=what))
     if base_sha256 is not None and stated.get("sha256") not in (None, base_sha256):
-        what = f"names a base with digest {stated['sha256']}; the one at hand has {base_sha256}"
+        what = f"names a base with digest {stated['sha256']}; the given one has {base_sha256}"
         faults.append(Fault(kind="base", path=LINEAGE, what=what))
     wrong, signed_by, unchecked = _signatures(folder, names, content, manifest, public)
     faults += wrong

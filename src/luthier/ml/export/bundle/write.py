@@ -1,4 +1,4 @@
-"""Make a bundle of an export: write the documents beside its files, list every file, and make all read-only.
+"""Make a bundle of an export: write the documents next to its files, list every file, and make all read-only.
 
     facts, export --> plan.json, evaluation.json, parity.json, licence texts
                   --> sbom.cdx.json     what it is made of
@@ -153,8 +153,8 @@ def add_signature(folder: Path, signing_key: Path, progress: Progress | None = N
     report = verify(folder, progress=progress)
     if not report.is_whole:
         raise RequestError(
-            f"{folder} is no whole bundle: {report.faults[0].path} {report.faults[0].what}",
-            expected="a bundle as it was made",
+            f"{folder} is not a complete bundle: {report.faults[0].path} {report.faults[0].what}",
+            expected="an unchanged bundle",
             do="see all faults with `luthier verify`, and export again",
         )
     content = (folder / MANIFEST).read_bytes()
@@ -173,8 +173,8 @@ def add_signature(folder: Path, signing_key: Path, progress: Progress | None = N
     if other is not None and other != signer:
         raise ConflictError(
             f"{folder} is signed by {other}",
-            expected="a bundle that nobody has signed, or this key",
-            do=f"delete {name} there first, where that signature is not wanted any more",
+            expected="an unsigned bundle, or this key",
+            do=f"delete {name} there first, if that signature is no longer needed",
         )
     _put(folder / name, envelope, closed=True)
     return signer

@@ -162,7 +162,7 @@ def _heads(module: str, base: Mapping[str, Any]) -> int:
 def _as_neighbours(rows: Tensor, num_heads: int) -> Tensor:
     """Rows [heads * width, r] with the two halves of each head, which transformers rotates together, interleaved."""
     width = rows.shape[0] // num_heads
-    # [heads, 2, width / 2, r] to [heads, width / 2, 2, r]: row i of the first half beside row i of the second.
+    # [heads, 2, width / 2, r] to [heads, width / 2, 2, r]: row i of the first half next to row i of the second.
     halves = rows.reshape(num_heads, 2, width // 2, rows.shape[1])
     return torch.swapaxes(halves, 1, 2).reshape(rows.shape)
 

@@ -1,4 +1,4 @@
-"""The files beside the weights in every format: tokenizer, chat template, stop tokens, generation config.
+"""The files next to the weights in every format: tokenizer, chat template, stop tokens, generation config.
 
 The chat template of an export writes conversations as in training, in any renderer and without arguments:
 
@@ -80,7 +80,7 @@ def exported_template(template: ChatTemplate, opted: OptedTurns, own: str) -> Ex
     if (fault := _fault(template, opted, text)) is None:
         return ExportedTemplate(text, says_turns=True)
     note = (
-        f"the exported chat template cannot write turns as training did (it differs for {fault}), so whoever runs the "
+        f"the exported chat template cannot write turns as training did (it differs for {fault}), so users of the "
         f"model must do so before: {what_to_do(template, opted)}"
     )
     return ExportedTemplate(plain, says_turns=False, notes=(note,))

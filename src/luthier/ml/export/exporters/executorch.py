@@ -39,13 +39,13 @@ def check(source: ExportSource, progress: Progress, tools: Path) -> None:
     if importlib.util.find_spec("executorch") is None:
         raise RequestError(
             "--to executorch needs the package executorch, which is not installed",
-            expected="ExecuTorch beside Luthier",
+            expected="ExecuTorch installed with Luthier",
             do="pip install luthier[executorch]",
         )
     config = load_config(source.base_path)
     if is_composite(config):
         raise RequestError(
-            f"{source.base_path} is {model_class(config).__name__}, a language model beside other parts",
+            f"{source.base_path} is {model_class(config).__name__}, a language model with other parts",
             expected="a language model alone, which is traced as one program",
             do="export with --to merged or gguf",
         )
@@ -58,7 +58,7 @@ def check(source: ExportSource, progress: Progress, tools: Path) -> None:
 
 
 def write(source: ExportSource, target: Path, precision: ExportPrecision, progress: Progress, tools: Path) -> list[str]:
-    """Write `model.pte` in float32, with tokenizer and template beside it.
+    """Write `model.pte` in float32, with tokenizer and template next to it.
 
     The model is merged in float32, traced by torch.export and lowered to XNNPACK in a child process. A model of 135
     million weights takes minutes, and about six times its size in memory.
@@ -73,7 +73,7 @@ def write(source: ExportSource, target: Path, precision: ExportPrecision, progre
     """
     del precision
     check(source, progress, tools)
-    # Beside the target: on the same disk, whose free space was checked.
+    # Next to the target: on the same disk, whose free space was checked.
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".executorch-") as scratch:
         folder = Path(scratch) / "model"
         folder.mkdir()

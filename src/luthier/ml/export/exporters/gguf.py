@@ -54,7 +54,7 @@ def modelfile(weights: str, turns: Turns) -> str:
         if system:
             lines.append(f'SYSTEM """{system}"""')
     else:
-        lines.append("# The chat template in the file cannot be said in Ollama's language: see chat_template.jinja.")
+        lines.append("# The chat template in the file cannot be written in Ollama's language: see chat_template.jinja.")
     lines += [f"# {note[:1].upper()}{note[1:]}." for note in by_hand_in_ollama(turns)]
     lines += [f"PARAMETER stop {json.dumps(stop, ensure_ascii=False)}" for stop in turns.stops]
     sampling = {own: turns.settings.get(name) for name, own in _PARAMETERS.items()}
@@ -175,7 +175,7 @@ def _known(program: Path) -> frozenset[str]:
 def write(source: ExportSource, target: Path, precision: ExportPrecision, progress: Progress, tools: Path) -> list[str]:
     """Write `model.gguf` in that precision, and a Modelfile for Ollama.
 
-    On the way the model is merged in float32, and mixtures of kinds (q6_k and below) are made from float16. Beside the
+    The model is first merged in float32, and mixtures of kinds (q6_k and below) are made from float16. Next to the
     file there are the tokenizer and the generation config, for checks of tokens.
 
     Raises:
@@ -240,6 +240,6 @@ def _need_llama_cpp(precision: str) -> None:
     if importlib.util.find_spec("llama_cpp_py_sync") is None:
         raise RequestError(
             f"--quantise {precision} needs the package llama-cpp-py-sync, which is not installed",
-            expected="llama.cpp's own quantisation beside Luthier",
+            expected="llama.cpp's quantisation installed with Luthier",
             do="pip install luthier[gguf], or take --quantise q8_0, which needs nothing more",
         )

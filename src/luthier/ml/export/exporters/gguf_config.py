@@ -1,6 +1,6 @@
 """A config as llama.cpp's converter reads it: complete, and by the names of the published files.
 
-transformers 5 saves configs by names of its own and leaves out what its classes always do. What is written here is
+transformers 5 saves configs under its own names and leaves out what its classes always do. What is written here is
 read by the converter alone, in its child process.
 """
 
@@ -67,7 +67,7 @@ def older_names(hparams: dict[str, Any]) -> None:
         pattern = part.get("hybrid_override_pattern")
         if pattern and "E" not in pattern:
             part.pop("num_experts_per_tok", None)  # a default of transformers; the converter takes it for experts
-        # one head for keys and values, whatever transformers writes beside it: published files leave the number out
+        # one head for keys and values, despite what transformers writes: published files leave the number out
         if part.get("multi_query") and not part.get("new_decoder_architecture") and "num_kv_heads" in part:
             part["num_kv_heads"] = 1
 
@@ -117,7 +117,7 @@ def _of_hybrids(part: dict[str, Any]) -> dict[str, Any]:
         }
     if full and "linear_attention" in kinds and full == list(range(full[0], len(kinds) + 1, full[0])):
         older["full_attention_interval"] = full[0]
-    # beside heads of Mamba, which have a width of their own
+    # next to heads of Mamba, which have a separate width
     if part.get("mamba_d_head") and part.get("num_attention_heads"):
         width = part["hidden_size"] // part["num_attention_heads"]
         rotated = (part.get("rope_parameters") or {}).get("partial_rotary_factor", 1.0)

@@ -168,7 +168,7 @@ def convert(document: dict[str, Any], _channel: Channel) -> None:
 
 
 def _prepared(document: dict[str, Any], adds_space_prefix: bool | None) -> Any:
-    """The converter's module, adapted to write the settings of the document beside those of the model."""
+    """The converter's module, adapted to write the settings of the document in addition to those of the model."""
     model = Path(document["model"])
     library = import_module("gguf")
     # Before the converter is imported: it reads the enumerations when its classes are created.
@@ -247,13 +247,13 @@ def _complete_vocabulary(text_model: Any, model: Path) -> None:
         except ImportError as error:
             raise RequestError(
                 "this model's tokenizer is a SentencePiece file, and the package sentencepiece is not installed",
-                expected="sentencepiece beside Luthier",
+                expected="sentencepiece installed with Luthier",
                 do="pip install sentencepiece",
             ) from error
 
     text_model.get_vocab_base, text_model.get_vocab_base_pre = get_vocab_base, get_vocab_base_pre
     text_model._set_vocab_sentencepiece = set_vocab_sentencepiece
-    # Pieces have a `tokenizer.model` by now: a class that asks for another file of Llama has a byte-level tokenizer.
+    # Pieces have a `tokenizer.model` by now: a class that requires another file of Llama has a byte-level tokenizer.
     text_model._set_vocab_llama_hf = lambda self: self._set_vocab_gpt2()
 
 
@@ -267,7 +267,7 @@ def mended_class(kind: Any, model_class: str) -> Any:
     if model_class == "HeliumForCausalLM":
         kind.undo_permute = False  # its rotary embedding pairs neighbours, as that of llama.cpp does
     if kind.__name__ == "HunYuanMoEModel":
-        kind.set_vocab = kind._set_vocab_gpt2  # else it wants the tokenizer of tiktoken, which needs remote code
+        kind.set_vocab = kind._set_vocab_gpt2  # else it needs the tokenizer of tiktoken, which needs remote code
     if kind.__name__ == "GraniteHybridModel":
         reorder = kind.modify_tensors
 
@@ -303,7 +303,7 @@ def halves_of_heads(weights: Any, num_heads: int, rotated: int) -> Any:
 
 
 def add_sizes(model: Any) -> None:
-    """Write sizes that the converter leaves out, or reckons from another number that is right for one published model.
+    """Write sizes that the converter leaves out, or derives from another number that is right for one published model.
 
     Args:
         model: An instance of the converter's class, its other entries written.
@@ -320,8 +320,8 @@ def add_sizes(model: Any) -> None:
 def own_texts(tokens: list[str], tokenizer: Any) -> list[str]:
     """The texts of tokens by id, where none may be there twice: llama.cpp ends its process otherwise.
 
-    The converter writes an added token as it is decoded. Of a byte that is no text by itself, as DeepSeek's tokenizers
-    add some, only a mark of replacement is left; then the token's own name is taken.
+    The converter writes an added token as it is decoded. For a byte that is not text by itself, as DeepSeek's
+    tokenizers add some, only a mark of replacement is left; then the token's own name is taken.
 
     Args:
         tokens: By id, as the converter lists them.
@@ -378,7 +378,7 @@ class MoreNames:
     """An enumeration of the converter's `gguf`, extended by names that its classes use but its `gguf` lacks.
 
     Version 0.1.1 names tensors of drafting heads (`DSPARK_...`) in the classes of DeepSeek, and architectures (`HY_V3`,
-    `MINIMAXM3`) beside those of HunYuan and MiniMax M2, so that modules that import them do not load. Here the value of
+    `MINIMAXM3`) with those of HunYuan and MiniMax M2, so that modules that import them do not load. Here the value of
     such a name is the name itself, which is invalid in a file, so a model that needs it still ends in an error.
 
     Args:

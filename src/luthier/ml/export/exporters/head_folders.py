@@ -246,7 +246,7 @@ def _move_bias(source: ExportSource, body: PreTrainedModel, weight: Tensor, bias
             f"{source.name}: its head has a bias, for which transformers' classifier over {type(body).__name__} has "
             "no place",
             expected="an architecture whose last norm has a bias (GPT-2, OPT and the like)",
-            do="export with --to sentence_transformers or --to onnx, which hold the head as it is",
+            do="export with --to sentence_transformers or --to onnx, which contain the head unchanged",
         )
     with torch.no_grad():
         norms[0].bias.add_(shift.to(norms[0].bias.dtype))

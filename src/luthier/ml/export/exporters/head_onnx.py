@@ -82,7 +82,7 @@ def _without_cache(source: ExportSource, model: onnx.ModelProto, head_size: int)
         dims = one.type.tensor_type.shape.dim
         if not one.name.startswith("past_key_values.") or len(dims) != 4 or not dims[1].dim_value:
             raise RequestError(
-                f"{source.name}: the graph of the builder asks for {one.name}",
+                f"{source.name}: the graph of the builder requires {one.name}",
                 expected="keys and values of attention alone, which can be left empty",
                 do="export with --to sentence_transformers, or serve it with luthier serve",
             )

@@ -35,7 +35,7 @@ def check(source: ExportSource, progress: Progress, tools: Path) -> None:
     if missing := [name for name in _PACKAGES if importlib.util.find_spec(name) is None]:
         raise RequestError(
             f"--to onnx needs {', '.join(missing)}, which is not installed",
-            expected="ONNX Runtime GenAI and its builder beside Luthier",
+            expected="ONNX Runtime GenAI and its builder installed with Luthier",
             do="pip install luthier[onnx]",
         )
     package = importlib.util.find_spec("onnxruntime_genai")

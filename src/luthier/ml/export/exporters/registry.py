@@ -6,7 +6,7 @@ of every prompt and a small copy of the model before the work, and the compariso
 loads torch.
 
 A writer is `write(source, target, precision, progress, tools) -> list[str]`: it fills the existing empty folder
-`target`, may keep intermediate files in folders beside it, and returns what users must know. tools: the folder of
+`target`, may keep intermediate files in folders next to it, and returns what users must know. tools: the folder of
 third-party programs that are run but not installed.
 """
 
@@ -48,7 +48,7 @@ class Precision:
     Attributes:
         weight_bytes: Approximate bytes per weight.
         bound_nats: The largest permitted difference of a log-probability to the source's; None if only the loss of
-            quality is judged, as for packed weights.
+            quality is evaluated, as for packed weights.
         why: The reason for this bound.
         is_usual: Whether `luthier export benchmark` measures it if no formats are named.
     """
@@ -73,7 +73,7 @@ class Format:
         precisions: The available precisions by name, widest first.
         default: The default precision; None selects one by the source.
         library: The Hugging Face hub's name of the library that loads it.
-        scratch_bytes: Bytes per weight of intermediate files, besides the export.
+        scratch_bytes: Bytes per weight of intermediate files, in addition to the export.
         modules: Modules required to write and check it.
         install: The argument of `pip install` for these modules.
         distributions: Packages used, for the bill of materials.
@@ -122,7 +122,7 @@ class Format:
             if not re.fullmatch(NAME_PATTERN, name):
                 raise ValueError(f"precision {name!r}: small letters, digits and underscores alone")
             if bound is None and name in WHOLE:
-                raise ValueError(f"{name} has no bound_nats, and weights of 32 and 16 bits are judged by one")
+                raise ValueError(f"{name} has no bound_nats, and weights of 32 and 16 bits are evaluated by one")
             if bound is not None and not (0 < bound <= MAX_BOUND_NATS and precision.why):
                 raise ValueError(
                     f"{name} has bound_nats={bound}, why={precision.why!r}: it needs one over 0, "
@@ -496,5 +496,5 @@ def _refuse_prompt(source: ExportSource) -> None:
         raise RequestError(
             f"{source.name} holds a trained prompt",
             expected="an adapter that changes matrices",
-            do="export with --to adapter and serve the prompt beside its base: it cannot be merged",
+            do="export with --to adapter and serve the prompt with its base: it cannot be merged",
         )

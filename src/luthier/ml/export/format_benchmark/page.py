@@ -53,7 +53,7 @@ def write_price_charts(folder: Path, table: FormatTable, title_of: Callable[[str
 
 
 def price_plots(table: FormatTable, title_of: Callable[[str], str]) -> list[Plot]:
-    """The content of the charts: a dot for each judged format, and the line of the Pareto front."""
+    """The content of the charts: a dot for each evaluated format, and the line of the Pareto front."""
     measured = [p for p in table.prices if p.quality is not None]
     heading = title_of(table.metric)
     timed = [p for p in measured if p.new_tokens_per_second is not None]
@@ -113,7 +113,7 @@ def _plot(table: FormatTable, prices: Sequence[FormatPrice], kind: str, title: s
 
 
 def _ticks(places: Sequence[float]) -> list[tuple[float, str]]:
-    """Ticks at 1, 2, 5 and so on between the smallest and the largest value, as formats lie within a decade or two."""
+    """Ticks at 1, 2, 5 and so on between the smallest and the largest value, as formats are within a decade or two."""
     steps = [factor * 10.0**power for power in range(-3, 9) for factor in (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)]
     return [(step, f"{step:,.4g}") for step in steps if min(places) * 0.9 <= step <= max(places) * 1.1]
 
@@ -250,14 +250,12 @@ def _headline(measured: list[FormatPrice]) -> str:
         return "Every format that was measured loses quality beyond doubt."
     smallest = min(good, key=lambda p: p.num_bytes)
     bad = [p.label for p in measured if not p.is_recommended]
-    text = (
-        f"The smallest format without a loss that can be told is {smallest.label}, {smallest.num_bytes / 1e6:,.0f} MB"
-    )
+    text = f"The smallest format without a distinguishable loss is {smallest.label}, {smallest.num_bytes / 1e6:,.0f} MB"
     return f"{text}; not recommended: {', '.join(bad)}." if bad else f"{text}."
 
 
 def pareto_front(costs: Sequence[float], qualities: Sequence[float]) -> list[bool]:
-    """For each item, whether no other is at least as cheap and as good, and better in one of them.
+    """For each item, whether no other is at least as inexpensive and as good, and better in one of them.
 
     Equal items are all on the front.
 

@@ -1,6 +1,6 @@
 """ExecuTorch: its own runtime over a program with XNNPACK, and the tokenizer of its runner.
 
-ExecuTorch has no template engine: an app writes the prompt itself, from the template beside the program. So the
+ExecuTorch has no template engine: an app writes the prompt itself, from the template next to the program. So the
 template is rendered here as in transformers.
 """
 
@@ -26,7 +26,7 @@ from luthier.ml.inference.models.loading import load_tokenizer
 
 
 def open_export(folder: Path, source: ExportSource) -> ExecutorchRuntime:
-    """Load the export in `folder`; it needs nothing of its source."""
+    """Load the export in `folder`; it does not need the source."""
     del source
     return ExecutorchRuntime(folder)
 

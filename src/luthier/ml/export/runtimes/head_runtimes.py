@@ -128,7 +128,7 @@ class SequenceClassificationRuntime:
 
 
 class OnnxHeadRuntime:
-    """A graph in ONNX Runtime, with the tokenizer beside it."""
+    """A graph in ONNX Runtime, with the tokenizer next to it."""
 
     def __init__(self, folder: Path) -> None:
         import onnxruntime

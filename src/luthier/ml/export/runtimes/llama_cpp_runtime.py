@@ -23,7 +23,7 @@ from luthier.ml.inference.models.gguf import read_gguf_header
 
 
 def open_export(folder: Path, source: ExportSource, adapter: Path | None = None) -> LlamaCppRuntime:
-    """Load the export in `folder`, with a GGUF adapter over it if given; it needs nothing of its source."""
+    """Load the export in `folder`, with a GGUF adapter over it if given; it does not need the source."""
     del source
     return LlamaCppRuntime(folder, adapter)
 
@@ -31,7 +31,7 @@ def open_export(folder: Path, source: ExportSource, adapter: Path | None = None)
 class LlamaCppRuntime:
     """The `Runtime` of a GGUF file, or a folder with one, and a GGUF adapter over it if given.
 
-    Files beside it are not read: tokens come from the file, with the fixed day of training if its template writes the
+    Files next to it are not read: tokens come from the file, with the fixed day of training if its template writes the
     date. Keys and values are kept in float32, so that the comparison is about the content of the file.
 
     Raises:
@@ -95,7 +95,7 @@ class LlamaCppRuntime:
 
     def greedy(self, ids: Sequence[int], num_new_tokens: int) -> list[int]:
         """As `Runtime.greedy`."""
-        # All context at once: growing later would discard the prompt.
+        # The full context from the start: growing later would discard the prompt.
         self._library.make_room(len(ids) + num_new_tokens)
         read, past, written = list(ids), 0, list[int]()
         while len(written) < num_new_tokens:

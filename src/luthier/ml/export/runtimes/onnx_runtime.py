@@ -19,7 +19,7 @@ from luthier.ml.inference.models.jinja_sandbox import reads_clock, without_clock
 
 
 def open_export(folder: Path, source: ExportSource) -> OnnxRuntime:
-    """Load the export in `folder`; it needs nothing of its source."""
+    """Load the export in `folder`; it does not need the source."""
     del source
     return OnnxRuntime(folder)
 

@@ -193,7 +193,7 @@ class TransformersRuntime(TransformersTokens):
 
 
 def open_merged(folder: Path, source: ExportSource) -> TransformersRuntime:
-    """Load the merged model in `folder`; it needs nothing of its source."""
+    """Load the merged model in `folder`; it does not need the source."""
     del source
     return TransformersRuntime(folder)
 

@@ -1,6 +1,6 @@
 """The answers that llama.cpp's server is writing: the request for each, its chunks read back as events, and its slot.
 
-Each answer waits for its chunks in a thread of its own, which holds no lock of Python while llama.cpp computes. What it
+Each answer waits for its chunks in a separate thread, which holds no lock of Python while llama.cpp computes. What it
 reads goes into one inbox, which is read by the one thread that owns the engine.
 
 A slot keeps the keys and values of the last prompt that was read in it, with the adapter that read it; a request with
@@ -42,7 +42,7 @@ class Slots:
     """Slots of one server.
 
     Args:
-        pool_tokens: of all that are in use at once.
+        pool_tokens: of all that are in use at the same time.
     """
 
     def __init__(self, num_slots: int, pool_tokens: int) -> None:
@@ -56,7 +56,7 @@ class Slots:
         return sum(slot.user is not None for slot in self._slots)
 
     def has_room_for(self, num: int, num_tokens: int) -> bool:
-        """Whether that many answers of that many tokens each, prompts included, fit beside those under way."""
+        """Whether that many answers of that many tokens each, prompts included, fit with the active ones."""
         used = sum(slot.num_tokens for slot in self._slots if slot.user is not None)
         return num <= len(self._slots) - self.num_used and used + num * num_tokens <= self._pool_tokens
 
@@ -156,7 +156,7 @@ def request_body(
 
 
 class AnswerReader:
-    """Reads the chunks of one choice. `ended` is set with the last event, of whatever kind."""
+    """Reads the chunks of one choice. `ended` is set with the last event, of any kind."""
 
     def __init__(self, asked: TextRequest, choice: int, calls: CallsInText, thinking: Thinking = NO_THINKING) -> None:
         self._asked, self._choice, self._calls = asked, choice, calls
@@ -278,7 +278,7 @@ class Choice:
         reader: turns chunks into events.
         grammar, shown_marks: as `request_body` takes them.
         slot: of the server; -1 while it waits.
-        stop: set when nobody waits for more of it; its thread then has llama.cpp stop.
+        stop: set when no client waits for more of it; its thread then stops llama.cpp.
     """
 
     key: Hashable
@@ -341,13 +341,13 @@ class Writing:
         self._slots = Slots(self._num_slots, self._pool_tokens)
 
     def begin(self, server: LlamaServer, started: KeyedEvent, choices: Sequence[Choice]) -> None:
-        """Begin with the choices of one request, after the event that says so."""
+        """Begin with the choices of one request, after the event for it."""
         self._events.append(started)
         self._waiting.extend(choices)
         self._launch(server)
 
     def cancel(self, key: Hashable) -> None:
-        """Nobody listens to this request any more; its slots are free after the token that is being computed."""
+        """Cancel the request; its slots are free after the token that is being computed."""
         self._waiting = deque(choice for choice in self._waiting if choice.key != key)
         for choice in self._running:
             if choice.key == key:
@@ -355,7 +355,7 @@ class Writing:
         self._events = [event for event in self._events if event[0] != key]
 
     def poll(self, server: LlamaServer, wait_seconds: float) -> list[KeyedEvent]:
-        """What has been said since the last call; waits at most that long where there is nothing."""
+        """The events since the last call; waits at most that long where there are none."""
         if self._running and not self._events:
             self._take(wait_seconds)
         while not self._inbox.empty():
@@ -368,7 +368,7 @@ class Writing:
         """Write no more of anything, and wait until llama.cpp has stopped."""
         self._waiting.clear()
         for choice in self._running:
-            # Tells `hear`, in the answer's thread, to have llama.cpp stop.
+            # Makes `hear`, in the answer's thread, stop llama.cpp.
             choice.stop.set()
         # Threads cannot be killed; each stops at its next token.
         deadline = time.monotonic() + _END_SECONDS
@@ -376,7 +376,7 @@ class Writing:
             self._take(1.0)
 
     def _launch(self, server: LlamaServer) -> None:
-        """Begin with those that wait, in order, as far as there is room; one alone always has."""
+        """Begin with those that wait, in order, while there is room; a single one always fits."""
         while self._waiting:
             choice = self._waiting[0]
             # In order: a small answer behind a large one does not overtake it, or the large one might wait for ever.
@@ -400,7 +400,7 @@ class Writing:
                 # A daemon, so that a hanging answer does not keep the process alive.
                 start_daemon(partial(_write, server, body, choice, self._inbox), "llama.cpp answer")
             except BusyError as error:
-                # No thread will report the end of it: its slot is given back here, or nobody ever gets it again.
+                # No thread will report the end of it: its slot is freed here, or never.
                 self._running.discard(choice)
                 self._slots.give_back(choice.slot)
                 self._fail(choice, error)
@@ -442,13 +442,13 @@ def _write(
     try:
         server.complete(body, hear)
     finally:
-        # Whatever happens: without it the slot would never come back.
+        # In every case: without it the slot would never be freed.
         inbox.put((choice, None))
 
 
 def _unreadable(chunk: str, error: Exception) -> WorkError:
     return WorkError(
-        f"llama.cpp said {chunk[:200]!r}: {type(error).__name__}: {error}",
+        f"llama.cpp wrote {chunk[:200]!r}: {type(error).__name__}: {error}",
         expected="a chunk of an answer",
         do="ask again",
     )

@@ -1,11 +1,11 @@
-"""Inference through llama.cpp: a GGUF file, with any number of LoRA adapters beside it, many answers at once.
+"""Inference through llama.cpp: a GGUF file, with any number of LoRA adapters, many answers in parallel.
 
 xllamacpp brings llama.cpp's own server as a ready package; it batches what is written at the same time with the same
-adapter. Each answer waits in a thread of its own, which holds no lock of Python while llama.cpp computes.
+adapter. Each answer waits in a separate thread, which holds no lock of Python while llama.cpp computes.
 
     ask -> a slot -> a thread, which puts chunks into the inbox -> poll, which reads them
 
-An adapter that comes late needs a new server: no new request is taken up until all answers under way have ended, then
+An adapter that comes late needs a new server: no new request is taken up until all active answers have ended, then
 the server is opened again (a third of a second for a small model).
 """
 
@@ -54,7 +54,7 @@ class _Prepared:
 
 
 class LlamaCppEngine:
-    """A GGUF model: `Engine` and `StreamEngine` at once. Used by one thread only.
+    """A GGUF model: both `Engine` and `StreamEngine`. Used by one thread only.
 
     Frequency and presence penalties count the tokens of the prompt too, as llama.cpp does. Likelihoods of tokens that
     hold only a part of a character are left out, and so is such a part where an answer is cut.
@@ -155,7 +155,7 @@ class LlamaCppEngine:
         self._adapters.pop(name, None)
 
     def ask(self, key: Hashable, request: TextRequest, adapter: str | None) -> bool:
-        """Begin to write; false where there is no room, or a new adapter waits for the answers under way.
+        """Begin to write; false where there is no room, or a new adapter waits for the active answers.
 
         Raises:
             RequestError: an empty prompt, an unknown adapter, or a schema that cannot be followed.
@@ -166,7 +166,7 @@ class LlamaCppEngine:
         self._check_open()
         known = self._prepared.get(key)
         prepared = known[1] if known is not None and known[0] is request else self.prepare(request)
-        self._prepared[key] = (request, prepared)  # it is asked again after every poll: read once
+        self._prepared[key] = (request, prepared)  # it is requested again after every poll: read once
         if not self.admit(key, prepared, adapter):
             return False
         del self._prepared[key]
@@ -180,9 +180,9 @@ class LlamaCppEngine:
             OverlongError: the prompt leaves no room in the context.
             TemplateError: the template cannot write the conversation.
         """
-        assert isinstance(request, TextRequest)  # it makes no vectors, and is not asked for any
+        assert isinstance(request, TextRequest)  # it makes no vectors, and gets no such requests
         self._check_wishes(request)
-        # Counted, so that no other thread reopens the server while this one asks it.
+        # Counted, so that no other thread reopens the server while this one uses it.
         with self._reading:
             self._num_reading += 1
         try:
@@ -204,7 +204,7 @@ class LlamaCppEngine:
         finally:
             with self._reading:
                 self._num_reading -= 1
-        # The thought's budget gives way to the answer's limit where the context is short.
+        # The thought's budget is reduced in favour of the answer's limit where the context is short.
         room = server.context_tokens - len(ids)
         thinking = replace(thinking, max_tokens=max(0, min(thinking.max_tokens, room - request.max_new_tokens)))
         max_new_tokens = min(request.max_new_tokens + thinking.max_tokens, room)
@@ -230,10 +230,10 @@ class LlamaCppEngine:
             raise RequestError(
                 f"adapter {adapter!r}",
                 expected=f"one of {', '.join(sorted(self._adapters)) or 'none: no adapter is loaded'}",
-                do="load the adapter before it is asked",
+                do="load the adapter before the request",
             )
         if self._is_stale(server):
-            # Reopened only while nobody reads with the old server and nothing is written by it.
+            # Reopened only while the old server neither reads nor writes.
             with self._reading:
                 if self._num_reading or not self._writing.is_idle:
                     return False
@@ -351,7 +351,7 @@ class LlamaCppEngine:
         return not set(self._adapters.values()) <= set(server.adapters)
 
     def _reopen(self, server: LlamaServer) -> LlamaServer:
-        """A server with all adapters that are loaded now; where that fails, the one as it was, and the error."""
+        """A server with all adapters that are loaded now; where that fails, the previous one, and the error."""
         # The old server goes first: two copies of the weights may not fit into memory.
         before = server.adapters
         self._server = None
@@ -361,7 +361,7 @@ class LlamaCppEngine:
         try:
             return self._use(self._open_server(sorted(set(self._adapters.values()))))
         except WorkError:
-            # The new adapters made it fail: the server is opened as it was, without them. Where that fails as well,
+            # The new adapters made it fail: the server is opened without them, as before. Where that fails as well,
             # no server is left, and `_check_open` tries again.
             self._adapters = {name: path for name, path in self._adapters.items() if path in before}
             self._use(self._open_server(before))
@@ -380,7 +380,7 @@ def open_stream_engine(served: Served) -> LlamaCppEngine:
     """The engine over the GGUF file that `served.path` names, or the only one in that folder that holds a model.
 
     Raises:
-        RequestError: a packing is requested, which a GGUF file has of its own; or several files could be meant.
+        RequestError: a packing is requested, which a GGUF file has already; or several files match.
         NotFoundError: there is no such file.
         ModelSourceError: the file is damaged.
         WorkError: llama.cpp does not load it.
@@ -389,7 +389,7 @@ def open_stream_engine(served: Served) -> LlamaCppEngine:
         raise RequestError(
             f"quantisation {served.quantisation} with the engine llama_cpp",
             expected="no packing on loading: a GGUF file holds its weights as they are used",
-            do="choose the GGUF file with the packing that is wanted",
+            do="choose the GGUF file with that packing",
         )
     return LlamaCppEngine(only_gguf(Path(served.path), "model"), template=served.template, settings=served.settings)
 
@@ -402,7 +402,7 @@ def memory_bytes(model: Path) -> int:
 
 
 def _pool_tokens(header: GgufHeader, num_slots: int, most_tokens: int) -> int:
-    """Tokens whose keys and values are held: one answer of a whole context always fits, whatever the most."""
+    """Tokens whose keys and values are kept: one answer of a whole context always fits, above any maximum."""
     context = header.number("context_length", 4096)
     return max(context, min(num_slots * context, most_tokens))
 

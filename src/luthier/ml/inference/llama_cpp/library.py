@@ -1,6 +1,6 @@
 """llama.cpp through its C interface, as llama-cpp-py-sync brings it: exact likelihoods of any tokens, in this process.
 
-llama.cpp's server tells likelihoods only of what it writes itself. The weights are mapped from their file, so that a
+llama.cpp's server gives likelihoods only of what it writes itself. The weights are mapped from their file, so that a
 second model in memory costs little.
 """
 
@@ -18,7 +18,7 @@ from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import DivergedError, RequestError, WorkError
 from luthier.core.ports import Progress, Score
 
-# Tokens that go through the model together; their logits are held at once.
+# Tokens that go through the model together; their logits are in memory together.
 _PART_TOKENS: Final = 256
 
 
@@ -79,7 +79,7 @@ class LlamaLibrary:
             lib.llama_free(self._context)
         params = lib.llama_context_default_params()
         params.n_ctx = self._room_tokens = max(num_tokens, _PART_TOKENS)
-        # One physical batch a call, so that the logits of all its tokens are there at once.
+        # One physical batch a call, so that the logits of all its tokens exist together.
         params.n_batch = params.n_ubatch = _PART_TOKENS
         params.n_threads = params.n_threads_batch = self._num_threads
         if self._is_wide:
@@ -98,7 +98,7 @@ class LlamaLibrary:
     def logits(
         self, ids: Sequence[int], wanted: Sequence[bool], *, past: int = 0
     ) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Read tokens, and yield place and logits [vocabulary] of those that are wanted.
+        """Read tokens, and yield place and logits [vocabulary] of those that are requested.
 
         What is yielded is overwritten by the next call of anything here.
 

@@ -1,9 +1,9 @@
 """What a request gives llama.cpp: token ids, so that nothing is added on the way, and a grammar for the answer.
 
-With the tokenizer of the model beside its GGUF file, conversations are written by Luthier's template, as they were when
-the model was trained, and the file must give the same tokens for the same text. A GGUF file alone has a template and a
-tokenizer of its own; llama.cpp applies both. The grammar is that of a JSON schema, or of the tools that the answer may
-or must call.
+With the tokenizer of the model next to its GGUF file, conversations are written by Luthier's template, as they were
+when the model was trained, and the file must give the same tokens for the same text. A GGUF file alone has a template
+and its own tokenizer; llama.cpp applies both. The grammar is that of a JSON schema, or of the tools that the answer
+may or must call.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class PromptReader(Protocol):
 
 
 def dayless_template(header: GgufHeader) -> str | None:
-    """What llama.cpp must render with in the place of the file's own template; None where that never asks for the day.
+    """What llama.cpp must render with in place of the file's own template; None where that never uses the date.
 
     It would write today's date, and set variables to it: prompts would be others tomorrow, and others than in training.
     """
@@ -78,10 +78,10 @@ class TemplateReader:
         if ours != theirs:
             differ = next((n for n, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), len(ours))
             raise RequestError(
-                f"the tokenizer beside the GGUF file makes {len(ours)} tokens of a probe, the file {len(theirs)}; "
+                f"the tokenizer next to the GGUF file makes {len(ours)} tokens of a probe, the file {len(theirs)}; "
                 f"they differ from token {differ + 1} on",
                 expected="the tokenizer that the file was made with",
-                do="export the model again, or move the GGUF file into a folder of its own to use its own tokenizer",
+                do="export the model again, or move the GGUF file into a separate folder to use its own tokenizer",
             )
 
     def ids(self, request: TextRequest) -> list[int]:
@@ -107,7 +107,7 @@ class FileReader:
     """The template and the tokenizer of the GGUF file, applied by llama.cpp.
 
     The server was opened with `dayless_template`, so that a prompt is the same on every day. llama.cpp sets
-    `enable_thinking` by itself, whatever the template has as its default; so that default is sent with each prompt.
+    `enable_thinking` by itself, regardless of the template's default; so that default is sent with each prompt.
 
     Args:
         header: Of the file.
@@ -198,7 +198,7 @@ def open_reader(
     """The reader for a GGUF file: with the tokenizer in its folder where there is one.
 
     Raises:
-        RequestError: `plain` for a file without a tokenizer beside it, or a tokenizer of another model.
+        RequestError: `plain` for a file without a tokenizer next to it, or a tokenizer of another model.
     """
     if (model.parent / "tokenizer.json").is_file():
         from luthier.ml.inference.models.chat_template import ChatTemplate
@@ -206,7 +206,7 @@ def open_reader(
         return TemplateReader(ChatTemplate.load(model.parent, kind), server)
     if kind == "plain":
         raise RequestError(
-            f"template 'plain' for {model}, which lies without its tokenizer",
+            f"template 'plain' for {model}, which has no tokenizer next to it",
             expected="tokenizer.json and tokenizer_config.json in the folder of the GGUF file",
             do="copy them there, or use the template of the file ('auto')",
         )
@@ -242,7 +242,7 @@ def _token_id(server: LlamaServer, text: str) -> int | None:
 
 
 def no_grammar() -> RequestError:
-    """What is said where llama.cpp does not follow a grammar."""
+    """The message where llama.cpp does not follow a grammar."""
     return RequestError(
         "a JSON schema, of the answer or of a tool's arguments, that llama.cpp does not follow",
         expected="a schema with the words that its grammars know (type, properties, items, enum, pattern ...)",

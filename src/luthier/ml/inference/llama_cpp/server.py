@@ -1,6 +1,6 @@
 """One xllamacpp server: llama.cpp's own, in this process, over one base and a fixed list of LoRA adapters.
 
-Which GGUF file is meant, and whether an adapter fits onto a base, is checked before llama.cpp loads either. What was
+Which GGUF file to load, and whether an adapter fits onto a base, is checked before llama.cpp loads either. What was
 found out about the server, and is relied on here:
 
 - A request that names no adapter, or `[]`, gets all of them. So every request names each one, with its scale.
@@ -49,7 +49,7 @@ def only_gguf(path: Path, kind: Literal["model", "adapter"]) -> Path:
             raise RequestError(
                 f"{path} holds {len(files)} GGUF files with a{'n' if kind == 'adapter' else ''} {kind}: "
                 f"{', '.join(file.name for file in files)}",
-                expected="one, or the path of the one that is meant",
+                expected="one, or the path of one of them",
                 do="name the file",
             )
         if not files:
@@ -94,7 +94,7 @@ def _misfit(name: str, adapter: GgufHeader, base: GgufHeader) -> str | None:
     if (whole := base.shapes.get(matrix)) is None:
         return f"the base has no {matrix}"
     shape = adapter.shapes[name]
-    # Of an embedding, llama.cpp's converters leave A as it is and B turned, so both ways are right there.
+    # For an embedding, llama.cpp's converters leave A unchanged and transpose B, so both ways are right there.
     place, wanted = (0, whole[0]) if side == "a" else (1, whole[-1])
     if matrix.startswith("token_embd") or len(whole) != 2 or len(shape) != 2 or shape[place] == wanted:
         return None
@@ -130,7 +130,7 @@ class LlamaServer:
 
     Args:
         adapters: paths of GGUF adapters, in the order of their ids.
-        num_slots: answers that can be written at once.
+        num_slots: answers that can be written in parallel.
         pool_tokens: whose keys and values fit into memory, of all answers together.
         cache: how those are held; in 32 bits, with plain attention, an answer depends less on the other answers of its
         batch.
@@ -180,7 +180,7 @@ class LlamaServer:
             raise
 
     def scales(self, adapter: Path | None) -> list[dict[str, Any]]:
-        """What a request must say so that this adapter alone is on, or none.
+        """What a request must contain to enable only this adapter, or none.
 
         Raises:
             RequestError: the adapter is not loaded.
@@ -222,7 +222,7 @@ class LlamaServer:
         return [int(token) for token in self.ask("tokenize", body)["tokens"]]
 
     def keeps_grammar(self, grammar: str) -> bool:
-        """Whether answers are really held to a grammar that begins as JSON does or with a mark of its own."""
+        """Whether answers really follow a grammar that begins as JSON does or with its own mark."""
         if grammar not in self._grammars:
             tokens = self.tokenize(_NEITHER, add_special=False)
             said: list[str] = []
@@ -251,19 +251,19 @@ class LlamaServer:
             )
 
     def close(self) -> None:
-        """Release the weights; nothing may be under way."""
+        """Release the weights; nothing may be active."""
         self._http.close()
         self._server = None
 
 
 STEP_TOKENS: Final = 512
-"""Tokens of one step by default. llama.cpp's own 2,048 stop answers under way for as long as all of them take."""
+"""Tokens of one step by default. llama.cpp's default of 2,048 blocks active answers for as long as all of them take."""
 
 
 def _share_steps(params: Any, num_slots: int, num_threads: int, settings: EngineSettings) -> None:
     """Set how many tokens a step has, and what is drafted."""
     # A step takes the next token of each answer first, then tokens of prompts up to `n_batch`. `n_ubatch` is what goes
-    # through the matrices at once; more than 512 gains nothing on a processor and takes memory.
+    # through the matrices together; more than 512 gains nothing on a processor and takes memory.
     params.n_batch = max(settings.max_num_batched_tokens or STEP_TOKENS, num_slots)
     params.n_ubatch = min(params.n_batch, STEP_TOKENS)
     params.cont_batching = True
@@ -339,7 +339,7 @@ def _parameters(model: Path, adapters: Sequence[Path]) -> Any:
         ) from error
     params = xllamacpp.CommonParams()
     params.model.path = str(model)
-    # Loaded with scale 0: on for nobody until a request says so.
+    # Loaded with scale 0: off until a request enables it.
     params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(path), 0.0) for path in adapters]
     params.fit_params = False  # else it makes the context smaller silently where memory is short
     params.ui, params.warmup = False, False
@@ -372,4 +372,4 @@ def load_aloud(document: dict[str, Any], _channel: Channel) -> None:
     try:
         xllamacpp.Server(params)
     except (RuntimeError, ValueError):
-        os._exit(1)  # no traceback: the end of the log is what llama.cpp has said
+        os._exit(1)  # no traceback: the end of the log is the output of llama.cpp

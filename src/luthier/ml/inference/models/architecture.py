@@ -238,7 +238,7 @@ def _classes(kind: Any, config: PreTrainedConfig) -> tuple[type[PreTrainedModel]
 def _unknown(what: str, error: Exception) -> ModelSourceError:
     return ModelSourceError(
         f"{what} does not load: {' '.join(str(error).split())[:200]}",
-        expected="a configuration that transformers knows, without code of its own",
+        expected="a configuration that transformers knows, without custom code",
         do="pull the model again; if it stays, it needs another version of transformers",
     )
 

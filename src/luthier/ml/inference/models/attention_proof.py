@@ -116,7 +116,7 @@ def _runs(base: PreTrainedModel) -> bool:
 
 @contextmanager
 def _short_spans(base: PreTrainedModel) -> Iterator[None]:
-    """Limit windows and chunks of attention to `SPAN_TOKENS`, wherever a module or config stores their size."""
+    """Limit windows and chunks of attention to `SPAN_TOKENS`, in all modules and configs that store their size."""
     body = language_model(base)
     configs = {id(c): c for m in body.modules() if (c := getattr(m, "config", None)) is not None}
     long = [

@@ -63,7 +63,7 @@ def read(folder: Path) -> tuple[LocalModel, Manifest] | None:
     except (OSError, ValueError, ValidationError) as error:
         raise ModelSourceError(
             f"{document} or its {MANIFEST} is damaged: {first_line(error)}",
-            expected="the two documents that Luthier writes beside a model",
+            expected="the two documents that Luthier writes next to a model",
             do=f"delete the folder {folder} and pull the model again",
         ) from error
     if model.source != "folder":
@@ -123,7 +123,7 @@ def verify(model: LocalModel) -> None:
 
 @contextmanager
 def locked(home: Path, name: ModelName, progress: Progress | None) -> Iterator[None]:
-    """Hold the model's lock; waits for it with `progress`, and fails at once without.
+    """Hold the model's lock; waits for it with `progress`, and fails immediately without.
 
     The lock is released when the process ends, however it ends.
 
@@ -140,7 +140,7 @@ def locked(home: Path, name: ModelName, progress: Progress | None) -> Iterator[N
             if progress is None:
                 raise ConflictError(
                     f"base model {name.text} is being pulled by another process",
-                    expected="a model that nobody is working on",
+                    expected="a model that no other process is working on",
                     do="wait until that pull has ended, then try again",
                 ) from None
             with progress.task(f"Waiting for another pull of {name.text}", None, ""):

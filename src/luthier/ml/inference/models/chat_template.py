@@ -404,7 +404,7 @@ class ChatTemplate:
         )
         if _PROBE_ANSWER not in text:
             raise TemplateError(
-                f"the chat template does not write the answer {_PROBE_ANSWER!r} as it is: it writes {text[:200]!r}",
+                f"the chat template does not write the answer {_PROBE_ANSWER!r} unchanged: it writes {text[:200]!r}",
                 expected="a template that writes what a turn says unchanged: else a model would learn another text",
                 do="use `template: plain`, or repair chat_template.jinja in the model's folder",
             )

@@ -129,7 +129,7 @@ def _check_whole(path: Path, header_bytes: int, alignment: int, weight_bytes: in
     # The weights begin at the next multiple of the alignment.
     wanted = -(-header_bytes // max(1, alignment)) * alignment + weight_bytes if weight_bytes else header_bytes
     if (found := path.stat().st_size) < wanted:
-        raise ValueError(f"{found:,} bytes, where its header speaks of {wanted:,}: it is cut off")
+        raise ValueError(f"{found:,} bytes, where its header declares {wanted:,}: it is cut off")
 
 
 def _skip_list(file: BinaryIO, depth: int = 1) -> tuple[int, int]:

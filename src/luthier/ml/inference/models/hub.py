@@ -76,14 +76,14 @@ def explained(repo: str, revision: str, error: Exception, what: str = "") -> Mod
         )
     if status in (401, 403):
         return ModelSourceError(
-            f"{hub} gives {what or repo} to nobody without a token (HTTP {status})",
+            f"{hub} gives {what or repo} only with a token (HTTP {status})",
             expected="a repository that this machine may read",
             do=_how_to_sign_in(hub),
         )
     return ModelSourceError(
         f"{what or repo} could not be fetched from {hub}: {type(error).__name__}: {first_line(error, '')}",
         expected="an answer from the hub",
-        do="check the network (and HF_ENDPOINT, HF_HUB_OFFLINE, proxies), then pull again: it goes on where it stopped",
+        do="check the network (and HF_ENDPOINT, HF_HUB_OFFLINE, proxies), then pull again: it resumes",
     )
 
 
@@ -179,7 +179,7 @@ def look_up(repo: str, revision: str) -> RemoteModel:
     if _COMMIT.fullmatch(revision) and info.sha != revision:
         raise ModelSourceError(
             f"{endpoint()} states {info.sha} as the commit of {repo}@{revision}",
-            expected="the very commit that was asked for",
+            expected="exactly the requested commit",
             do="use a hub or mirror that keeps commits (HF_ENDPOINT)",
         )
     siblings = {sibling.rfilename: sibling for sibling in info.siblings or []}
@@ -247,7 +247,7 @@ def _fetch(model: RemoteModel, file: RemoteFile, folder: Path, task: ProgressTas
     """Fetch one file, resuming after broken connections as long as each attempt makes progress."""
     part = folder / f"{file.name}.part"
     url = hf_hub_url(model.repo, file.name, revision=model.commit, endpoint=endpoint())
-    # An empty file of 0 bytes is complete at once, without any request.
+    # An empty file of 0 bytes is complete without any request.
     part.touch()
     failures, best = 0, 0
     while (size := part.stat().st_size) != file.num_bytes:

@@ -4,7 +4,7 @@ Sandbox. transformers renders templates in jinja's sandbox, which keeps them fro
 time and memory: `{{ 'a' * 9999999999 }}`, loops in loops. `use_bounded_sandbox` makes it use the environment of this
 module instead, in which
 
-    a loop          counts its rounds, all loops of one rendering together, whatever it goes over
+    a loop          counts its rounds, all loops of one rendering together, over any iterable
     * ** %          and the string methods and filters that pad or repeat are rejected if their result would be huge
 
 The rendered text is identical, except for the date. Doubling a text by `+`, `~` or `set` blocks is not limited here:
@@ -12,8 +12,8 @@ that, and anything else that takes long, is detected when the model is pulled, b
 process.
 
 Clock. Some templates write the date. Training data and comparisons must not depend on the date: a run resumed tomorrow
-has to see the tokens that it saw today. So `strftime_now` returns a fixed date wherever Luthier renders, and engines
-that render themselves get the template with the clock removed.
+has to see the tokens that it saw today. So `strftime_now` returns a fixed date in all renderings of Luthier, and
+engines that render themselves get the template with the clock removed.
 
 Names. Options and message fields are read from the syntax tree of the template, so that an option that it never reads
 is rejected before anything is rendered.
@@ -207,11 +207,11 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
 
 def _loop_over(iterable: Any) -> Any:
-    """The iterable of a loop, counted at once if its length is known, otherwise per iteration."""
+    """The iterable of a loop, counted at the start if its length is known, otherwise per iteration."""
     left = _left.get()
     if left is None:
         return iterable
-    # Only types with a cheap and correct `len`; jinja's own `loop` would consume the remaining items for it.
+    # Only types with a fast and correct `len`; jinja's own `loop` would consume the remaining items for it.
     if isinstance(iterable, _COUNTED):
         _spend(left, len(iterable))
         return iterable
@@ -272,7 +272,7 @@ def _check_widths(values: Any) -> None:
 
 
 def _too_much(what: str) -> SecurityError:
-    return SecurityError(f"it asks for {what}")
+    return SecurityError(f"it accesses {what}")
 
 
 GIVEN: Final = frozenset(("messages", "tools", "documents", "add_generation_prompt"))

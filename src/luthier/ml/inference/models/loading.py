@@ -29,7 +29,7 @@ _NO_SUCH_ATTENTION = "does not support an attention implementation"
 # match. Without it the function is the same.
 _RESCALING = "rescale_every"
 # While transformers loads a model it changes process-wide state (weight initialisation, tying): when two threads of a
-# server load at once, either model may end up with a missing weight.
+# server load together, either model may end up with a missing weight.
 _loading = threading.Lock()
 
 
@@ -214,6 +214,6 @@ def _unloadable(folder: Path, what: str, error: Exception) -> ModelSourceError:
     first_lines = "\n".join(str(error).strip().splitlines()[:4])
     return ModelSourceError(
         f"{folder}: the {what} does not load: {type(error).__name__}: {first_lines}",
-        expected=f"a {what} that transformers loads from safetensors and JSON files, without code of its own",
+        expected=f"a {what} that transformers loads from safetensors and JSON files, without custom code",
         do="pull or copy it again; if it stays, it needs another version of transformers or is not supported",
     )

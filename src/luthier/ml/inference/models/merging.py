@@ -35,7 +35,7 @@ def merged_model(
 ) -> PreTrainedModel:
     """The base with the adapter's update in its weights, in eval mode on the CPU.
 
-    Merged in float32 and rounded once, whatever `dtype` is: in bfloat16 an update smaller than 1/256 of a weight would
+    Merged in float32 and rounded once, for any `dtype`: in bfloat16 an update smaller than 1/256 of a weight would
     be lost in the sum.
 
     Args:
@@ -55,7 +55,7 @@ def merged_model(
         raise RequestError(
             f"{adapter_path} holds a trained prompt",
             expected="an adapter that changes matrices",
-            do="serve the prompt beside its base: it cannot be merged",
+            do="serve the prompt with its base: it cannot be merged",
         )
     merged = merge(adapted)
     if dtype == "float16":

@@ -57,7 +57,7 @@ def choose_layers(text: str, num_layers: int) -> tuple[int, ...]:
         raise RequestError(
             f"layers {text} of a model that has {num_layers}",
             expected=f"a model with more than {_FEWEST} layers, of which at least {_FEWEST} are kept",
-            do="choose a deeper model, or another base model as it is",
+            do="choose a deeper model, or another base model unchanged",
         )
     if LAYERS.fullmatch(text) is None:
         raise RequestError(
@@ -291,7 +291,7 @@ def scaled_down(
 
 
 def is_span(key: str) -> bool:
-    """Whether an entry of a config says how many tokens a layer looks back at, or reads at once."""
+    """Whether an entry of a config says how many tokens a layer looks back at, or reads in one pass."""
     return any(word in key for word in _SPANS) and "layer" not in key  # `max_window_layers` counts layers
 
 

@@ -1,6 +1,6 @@
 """Pull, find and remove base models: one interface to the catalogue, a hub, local folders and GGUF files.
 
-name asked for                  names.parse says which source
+requested name                  names.parse finds the source
     |
 cache.locked                    one process at a time
     |

@@ -1,4 +1,4 @@
-"""The structure of a model without its weights, built on torch's meta device, so that even a 70B model is cheap.
+"""The structure of a model without its weights, built on torch's meta device, so that even a 70B model costs little.
 
 torch and transformers are imported by the functions that build a model, not by this module: planning uses its types in
 processes that only serve HTTP.

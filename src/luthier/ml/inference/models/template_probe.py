@@ -54,7 +54,7 @@ def check_template(template: str | dict[str, str] | None, special_tokens: Mappin
         met = run_child(_RENDER, asked, timeout_seconds=_PATIENCE_SECONDS, environment=_ENVIRONMENT)
     except ChildEndedError as error:
         if error.is_late:
-            raise _refused("does not come to an end") from error
+            raise _refused("does not end") from error
         # The signal of the soft limit: the template ran too long.
         if error.returncode == -signal.SIGXCPU:
             raise _refused(f"takes more than {CPU_SECONDS} s for a short conversation") from error
@@ -78,7 +78,7 @@ def _refused(what: str) -> TemplateError:
 
 
 def _not_tried(how: str, *, is_killed: bool) -> WorkError:
-    remedy = "free some memory, which the machine was probably out of" if is_killed else "mend what its last line says"
+    remedy = "free some memory, which the machine was probably out of" if is_killed else "fix what its last line says"
     return WorkError(
         f"the chat template was not tried: the process that was to render it ended {how}",
         expected="a process that lives long enough to find out; the model may be fine",
@@ -114,7 +114,7 @@ def render(document: dict[str, Any], _channel: Channel) -> str | None:
                     )
                 except MemoryError:
                     return f"takes more than {MEMORY_BYTES >> 20} MiB for a short conversation"
-                except Exception:  # noqa: BLE001, S112 - whatever it says of this conversation, it has come to an end
+                except Exception:  # noqa: BLE001, S112 - with any error, it has ended
                     continue
                 if len(found[0]) > MAX_CHARACTERS:
                     return f"makes more than {MAX_CHARACTERS:,} characters of a short conversation"

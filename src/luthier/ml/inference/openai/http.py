@@ -227,7 +227,7 @@ class OpenAIHttpEngine:
 
     def _no_answer(self, last: str, num_attempts: int, retry_after: str | None = None) -> LuthierError:
         last = without_key(last, self._key)
-        asks = f", and asks to wait {retry_after} s" if retry_after else ""
+        asks = f", and requests a wait of {retry_after} s" if retry_after else ""
         return WorkError(
             f"{self._url} gave no answer, tried {num_attempts} times{asks}; the last: {last}",
             expected="an answer of an OpenAI-compatible server",

@@ -195,7 +195,7 @@ def without_key(words: str, key: str) -> str:
 
 
 def _message_in(document: Any) -> str:
-    """`error.message`, `error`, `message` or `detail`, whichever the server uses, with the code if there is one."""
+    """`error.message`, `error`, `message` or `detail`, depending on the server, with the code if there is one."""
     if not isinstance(document, dict):
         return ""
     inner = document.get("error", document)
@@ -220,7 +220,7 @@ def error_of(response: httpx2.Response, words: str, url: str, model: str) -> Lut
         )
     if status == httpx2.codes.NOT_FOUND:
         return NotFoundError(
-            f"{came} (asked for model {model!r})",
+            f"{came} (requested model {model!r})",
             expected="the address of the API up to its version, and a model that the server has",
             do=f"check both: {url}/models lists the models",
         )

@@ -157,7 +157,7 @@ class OpenAIStreamEngine:
             raise RequestError(
                 f"adapter {adapter!r}",
                 expected=f"one of {', '.join(sorted(self._adapters)) or 'none: no adapter is loaded'}",
-                do="load the adapter before it is asked",
+                do="load the adapter before the request",
             )
         if sum(one is not None for one in (request.conversation, request.text, request.token_ids)) != 1:
             raise RequestError(
@@ -241,7 +241,7 @@ class OpenAIStreamEngine:
             await self._try(ask, choice)
         except LuthierError as error:
             self._inbox.put((ask, Failed.of(error)))
-        except Exception as error:  # noqa: BLE001 - the others go on
+        except Exception as error:  # noqa: BLE001 - the others continue
             self._inbox.put((ask, Failed(error=self._lost(f"{type(error).__name__}: {error}", 1).as_json())))
 
     async def _try(self, ask: _Ask, choice: int) -> None:

@@ -1,4 +1,4 @@
-"""The answer to a case in words: the verdict by a fixed rule, its reasons and notes, and the texts of its page.
+"""The answer to a case as text: the verdict by a fixed rule, its reasons and notes, and the texts of its page.
 
     no      the chance that it pays is under 50%; or an alternative is worth more in over half of the draws; or the
             budget is overrun in over half of them
@@ -119,7 +119,7 @@ def input_rows(result: RoiResult) -> list[tuple[str, str, str, str, str]]:
             words.of_kind(value, one.kind, currency) for value in (one.range.low, one.range.typical, one.range.high)
         )
         rows.append(
-            # An exact figure stands alone: three equal numbers would look like a range.
+            # An exact figure is shown alone: three equal numbers would look like a range.
             (one.key, _start(one.title), "" if one.range.is_exact else low, typical, "" if one.range.is_exact else high)
         )
     return rows
@@ -245,7 +245,7 @@ def reasons(
             f"It answers {_spread(share)} of cases alone, {_spread(accuracy)} of those rightly; people, or whatever "
             "answers today, get the rest.",
         )
-    # The sentence needs both ends: a probability alone says nothing of how much is at stake.
+    # The sentence needs both ends: a probability alone does not say how much is at stake.
     low, high = (_money(end, case) for end in (tuned.value.low, tuned.value.high))
     found.append(
         f"It pays within {_horizon(case)} with a probability of {words.probability(tuned.probability_pays)}; "
@@ -256,7 +256,7 @@ def reasons(
             f"It is in use after {words.months(case.months_until_launch.typical)}: nothing can come back in "
             f"{_horizon(case)}."
         )
-    # A gain that is surely below zero has been told by the figures above already.
+    # A gain that is surely below zero is already in the figures above.
     if tuned.gain.low <= 0 < tuned.gain.high:
         low, high = words.points(tuned.gain.low), words.points(tuned.gain.high)
         found.append(f"That it is more accurate at all is not certain: {low} to {high}.")
@@ -271,7 +271,7 @@ def _spread(found: Spread) -> str:
 
 
 def _of_alternatives(case: Case, alternatives: Sequence[Priced]) -> Iterator[str]:
-    """A sentence for each, but for baselines of which nobody needs to think: they share one."""
+    """A sentence for each, except for irrelevant baselines: they share one."""
     baselines = [way for way in alternatives if way.is_baseline]
     best = max(baselines, key=lambda way: way.value.typical, default=None)
     beaten = []
@@ -317,7 +317,7 @@ def _loss(case: Case, tuned: Priced) -> str:
     if tuned.value.typical <= 0:
         back = words.months(tuned.payback_months.typical)
         return (
-            f"it takes {back} until what is spent is back, and {_horizon(case)} were asked about; "
+            f"it takes {back} until the cost is paid back, and the horizon is {_horizon(case)}; "
             f"{_money(-tuned.value.typical, case)} are lost by then."
         )
     return (
@@ -328,7 +328,7 @@ def _loss(case: Case, tuned: Priced) -> str:
 
 def _doubt(tuned: Priced, alternatives: Sequence[Priced], within: float | None) -> str:
     """The least sure of the things that a yes needs."""
-    asked = f"where {SURE:.0%} is asked for"
+    asked = f"where {SURE:.0%} is required"
     doubts = [(tuned.probability_pays, "it pays")]
     for way in alternatives:
         doubts.append((way.probability_tuned_is_worth_more or 0.0, f"it is worth more than {way.phrase}"))
@@ -377,7 +377,10 @@ def _listed(parts: Sequence[Part], case: Case) -> str:
 
 def _named(part: Part, case: Case) -> str:
     # These two can be a gain or a cost, and need words for either.
-    signed = {"serving": ("cheaper serving", "dearer serving"), "answers": (part.title, "fewer correct answers")}
+    signed = {
+        "serving": ("cheaper serving", "more expensive serving"),
+        "answers": (part.title, "fewer correct answers"),
+    }
     better, worse = signed.get(part.name, (part.title, part.title))
     title = better if part.amount.typical > 0 else worse
     return f"{title} ({_money(abs(part.amount.typical), case)})"
@@ -406,7 +409,7 @@ def _measured(case: Case, measured: MeasuredGains | None) -> Iterator[str]:
     if measured.alone is not None:
         yield (
             f"It answers alone from a confidence of {measured.alone.threshold:.2f} on, chosen to be right in "
-            f"{words.share(measured.alone.asked)} and judged on other rows than those that it was chosen on."
+            f"{words.share(measured.alone.asked)} and evaluated on other rows than those that it was chosen on."
         )
     now = today_accuracy(case, measured)
     interval = (
@@ -421,8 +424,8 @@ def _measured(case: Case, measured: MeasuredGains | None) -> Iterator[str]:
     if case.verdict.correct_per_point is not None:
         point = case.verdict.correct_per_point.typical
         yield (
-            f"{measured.metric_title} is no share of correct answers: by the case, where it rises by 1, {point:g} more "
-            f"of the answers are correct."
+            f"{measured.metric_title} is not a share of correct answers: by the case, where it rises by 1, {point:g} "
+            f"more of the answers are correct."
         )
     if measured.baselines:
         yield from _baselines(case, measured)
@@ -435,9 +438,9 @@ def _baselines(case: Case, measured: MeasuredGains) -> Iterator[str]:
     price = f"{_money(each, case)} a call" if each else "nothing a call (say alternatives.baselines.cost_per_call)"
     yield (
         f"Baselines without a language model pay no tokens: a CPU answers, for {price}. Except for the commonest "
-        "answer they bear the tuned model's hours of people and its evaluations, but not its training."
+        "answer they carry the tuned model's hours of people and its evaluations, but not its training."
     )
-    # A case may count from a base model that answers nothing rightly, which nobody would use as it is.
+    # A case may start from a base model that answers nothing correctly, which no one would use unchanged.
     best = max(measured.baselines, key=lambda one: one.value.value)
     figure = measured.today_figure
     if measured.today_kind == "model" and figure is not None and best.value.value > figure.value:
@@ -454,7 +457,7 @@ def _left_out(case: Case) -> Iterator[str]:
         yield "Retraining costs one training, one evaluation and its hours, spread evenly over the months between."
     # By the upper end: a range that begins at 0 still names hours.
     if case.upkeep.review_hours_per_month.high == 0:
-        yield "Nobody looks at its answers once it is in use: the case names no hours of reviewing a month."
+        yield "No one reviews its answers once it is in use: the case names no hours of reviewing a month."
     if case.evaluation.hours.high == 0 and case.evaluation.cost.high == 0:
         yield "Evaluating costs nothing, by the case."
     if case.months_until_launch.high == 0:

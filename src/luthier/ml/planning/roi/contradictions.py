@@ -1,4 +1,4 @@
-"""Figures of a case that cannot all be true at once, or that would change nothing: each one is told."""
+"""Figures of a case that contradict each other, or that would change nothing: each one is reported."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class Contradiction:
 
 
 def check_case(case: Case, measured: MeasuredGains | None) -> None:
-    """Refuse a case that contradicts itself or what was measured; all places are told. Raises RequestError."""
-    # All places at once: whoever corrects a case one error at a time would start it over and over.
+    """Refuse a case that contradicts itself or what was measured; all places are reported. Raises RequestError."""
+    # All places together: correcting a case one error at a time would need many attempts.
     found = list(contradictions(case, measured))
     if not found:
         return
@@ -50,7 +50,7 @@ def check_case(case: Case, measured: MeasuredGains | None) -> None:
     lines = [f"    {one.came}; expected {one.expected}; {one.do}" for one in found]
     raise RequestError(
         "\n".join([f"case {case.name} has {len(found)} problems:", *lines]),
-        expected="figures that can all be true at once",
+        expected="figures that do not contradict each other",
         do="correct the places named",
     )
 
@@ -81,7 +81,7 @@ def _today(case: Case, measured: MeasuredGains | None) -> Iterator[Contradiction
         yield Contradiction("today has accuracy and counted", "one of them", "leave the one that you know better")
     if case.alternatives.baselines is not None and (measured is None or not measured.baselines):
         yield Contradiction(
-            "alternatives.baselines is given, and no baseline without a language model was measured beside today's way",
+            "alternatives.baselines is given, and no baseline without a language model was measured with today's way",
             "costs of what is there",
             "take it out, or pass --verdict of an evaluation that has baselines",
         )
@@ -104,14 +104,14 @@ def _today(case: Case, measured: MeasuredGains | None) -> Iterator[Contradiction
 
 
 def is_without_tokens(case: Case, measured: MeasuredGains) -> bool:
-    """Whether today's way is no language model that is paid by its tokens or devices."""
+    """Whether today's way is not a language model that is paid by its tokens or devices."""
     if measured.today_kind == "given":
         return case.today.cost_per_call is not None
     return measured.today_kind not in ("model", "few_shot")
 
 
 def _ways(case: Case) -> Iterator[Contradiction]:
-    # Everything is measured against today's way, so it must have a price, be it 0.
+    # Everything is measured against today's way, so it must have a price, even 0.
     if not _given(case.today):
         yield Contradiction(
             "today does not say what a call costs",
@@ -126,14 +126,14 @@ def _ways(case: Case) -> Iterator[Contradiction]:
             )
         if way.self_served is not None:
             yield from _priced(f"{key}.self_served", way.self_served)
-        # A flat price a call holds whatever is sent, so the tokens would be read by nothing.
+        # A flat price per call does not depend on what is sent, so the tokens would not be used.
         if given == ["cost_per_call"] and (useless := _tokens_of(way)):
             yield Contradiction(
                 f"{key} has cost_per_call and {useless[0]}, which then changes nothing",
                 "tokens only where they are paid for",
                 f"take {key}.{useless[0]} out, or say hosted or self_served prices",
             )
-    # Few-shot prompting runs on today's model at its prices; these two are something else and need prices of their own.
+    # Few-shot prompting runs on today's model at its prices; these two are something else and need their own prices.
     for name, do in _OWN_PRICES.items():
         way = getattr(case.alternatives, name)
         if way is not None and not _given(way):
@@ -173,7 +173,7 @@ def _gains(case: Case, measured: MeasuredGains | None) -> Iterator[Contradiction
 
 
 def _alone(case: Case, measured: MeasuredGains | None) -> Iterator[Contradiction]:
-    """A model that answers a part alone: once assumed or measured, and beside a today's way of known accuracy."""
+    """A model that answers a part alone: where it is assumed or measured, and today's way has a known accuracy."""
     others = [f"tuned.{name}" for name in ("gain", "accuracy") if getattr(case.tuned, name) is not None]
     if case.tuned.alone is not None and others:
         yield Contradiction(
@@ -198,7 +198,7 @@ def _alone(case: Case, measured: MeasuredGains | None) -> Iterator[Contradiction
 
 def _assumed_beside_measured(case: Case, measured: MeasuredGains) -> Iterator[Contradiction]:
     assumed: list[tuple[str, Changed]] = [("tuned", case.tuned)]
-    # Where few-shot prompting was judged, an assumed gain of it would stand beside a measured one.
+    # Where few-shot prompting was evaluated, an assumed gain of it would conflict with a measured one.
     if measured.over_few_shot is not None or case.verdict.today == "few_shot":
         assumed += [("alternatives.few_shot", way) for way in (case.alternatives.few_shot,) if way is not None]
     keys = [f"{key}.{name}" for key, way in assumed for name in ("accuracy", "gain") if getattr(way, name) is not None]
@@ -234,7 +234,7 @@ def _accuracies(case: Case, key: str, way: Changed, measured: MeasuredGains | No
         yield Contradiction(f"{key} has neither gain nor accuracy", "one of them", "say what it would gain over today")
     if gain is None and accuracy is not None and today is None and key != "tuned":
         yield Contradiction(
-            f"{key}.accuracy is given and today's is not", "today.accuracy beside it, or a gain", f"give {key}.gain"
+            f"{key}.accuracy is given and today's is not", "today.accuracy with it, or a gain", f"give {key}.gain"
         )
     if gain is not None and accuracy is not None and today is not None:
         between = accuracy.typical - today.typical
@@ -252,7 +252,7 @@ def _accuracies(case: Case, key: str, way: Changed, measured: MeasuredGains | No
             "the gain alone, or both accuracies",
             f"take {key}.accuracy out, or add today.accuracy",
         )
-    # The two extremes: every other sum lies between them. The interval of a count has no hard ends.
+    # The two extremes: every other sum is between them. The interval of a count has no hard ends.
     if case.today.counted is not None and today is not None:
         today = Share.exactly(today.typical)
     if gain is not None and today is not None and not (today.low + gain.low >= 0 and today.high + gain.high <= 1):
@@ -277,11 +277,13 @@ def _tokens(case: Case, measured: MeasuredGains | None) -> Iterator[Contradictio
             "fewer tokens saved than a call has",
             "correct tuned.saved_prompt_tokens or calls.input_tokens",
         )
-    # With few-shot as today's way, tuning saves the examples of the prompt: by default as many tokens as were judged.
+    # With few-shot as today's way, tuning saves the examples of the prompt: by default as many tokens as were
+    # evaluated.
     shown = measured.shot_tokens if measured is not None and case.verdict.today == "few_shot" else None
     if shown is not None and saved is None and tuned.input_tokens is None and shown > room.low:
         yield Contradiction(
-            f"the examples in the prompt have {shown:,.0f} tokens as judged, and calls.input_tokens is {room.low:,g}",
+            f"the examples in the prompt have {shown:,.0f} tokens in the evaluation, "
+            f"calls.input_tokens is {room.low:,g}",
             "tokens of a call that include the examples",
             "correct calls.input_tokens, or say tuned.saved_prompt_tokens",
         )
@@ -320,7 +322,7 @@ def _priced(key: str, devices: object) -> Iterator[Contradiction]:
         yield Contradiction(
             f"{key} has neither device nor price_per_hour", "one of them", "name a device of the table, or its price"
         )
-    # The market picks a column of the price table, which a price of one's own replaces.
+    # The market picks a column of the price table, which a custom price replaces.
     if price is not None and market is not None:
         yield Contradiction(
             f"{key} has price_per_hour and market {market}, which then changes nothing",

@@ -4,18 +4,18 @@
     value(t)     each month x max(0, t - months until launch)  -  once
     payback      months until launch  +  once / each month
 
-Nothing is discounted, and upkeep is spread evenly: a model that is retrained every six months bears a sixth of a
+Nothing is discounted, and upkeep is spread evenly: a model that is retrained every six months carries a sixth of a
 retraining each month. Every figure is an array: one value a draw, or one alone.
 
-A measured baseline without a language model is fitted on the same rows as the tuned model. It bears the same hours of
+A measured baseline without a language model is fitted on the same rows as the tuned model. It carries the same hours of
 people and the same evaluations, at the start and at each retraining; it saves the training, and pays no tokens. The
 commonest answer needs none of them. Accuracies of alternatives follow from that of the tuned model and the paired
 difference to it, so that the two are compared by the interval of that difference and by nothing else.
 
 Inputs are known by a dotted key. A range is drawn from a PERT distribution: between its low and its high, most often
 near its typical value, with mean (low + 4 typical + high) / 6. A measured figure is drawn so that its median is the
-measured value and its 2.5% and 97.5% points are the ends of its interval: a normal distribution with a width of its
-own on either side; a measured accuracy stays between 0 and 1. Two differences on the same rows are drawn with the
+measured value and its 2.5% and 97.5% points are the ends of its interval: a normal distribution with a separate width
+on either side; a measured accuracy stays between 0 and 1. Two differences on the same rows are drawn with the
 correlation that they have over rows: an alternative's gain over today's way is one less the other, and drawn on their
 own it would be less sure than it is. Draws are stratified: each input takes one value out of
 each of `num` equally likely slices. The stream of an input hangs on the seed and its key alone, so another input more
@@ -185,7 +185,7 @@ def _draw(one: Input, followed: Input | None, num: int, seed: int) -> Array:
             # A sum of two normal variables with these weights is normal again, with that correlation to the first.
             other, rest = ndtri(_levels(followed, num, seed)), np.sqrt(1 - one.correlation**2)
             deviation = one.correlation * other + rest * deviation
-        # Each side has the width of its own end of the interval, which lies at 1.96 deviations.
+        # Each side has the width of its own end of the interval, which is at 1.96 deviations.
         found = np.asarray(typical + np.where(deviation > 0, high - typical, typical - low) * deviation / _Z)
         return np.clip(found, 0.0, 1.0) if one.kind == "share" else found
     # The shape parameters of the beta distribution; its inverse turns levels into draws.
@@ -324,7 +324,7 @@ class Economy:
         return self._within(values[TUNED_OVER_TODAY] * self._points(values), values)
 
     def gain_left(self, values: Values) -> Array | None:
-        """What there is to gain over today's way; None where nobody says how accurate it is."""
+        """What there is to gain over today's way; None where its accuracy is not given."""
         known = self._known_today(values)
         return None if known is None else 1.0 - known
 
@@ -420,7 +420,7 @@ class Economy:
         return values.get(TODAY_ACCURACY) if known is None else np.asarray(known)
 
     def _within(self, gain: Array, values: Values) -> Array:
-        # A share lies between 0 and 1, so a gain cannot exceed what today's way leaves open.
+        # A share is between 0 and 1, so a gain cannot exceed what today's way leaves open.
         known = self._known_today(values)
         return np.clip(gain, -1.0, 1.0) if known is None else np.clip(gain, -known, 1.0 - known)
 

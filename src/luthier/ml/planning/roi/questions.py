@@ -22,7 +22,7 @@ _MINUTES_AN_HOUR: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Default:
-    """What is taken where nobody says it.
+    """The default where a value is not given.
 
     Attributes:
         key: of the case.
@@ -104,7 +104,7 @@ def read_accuracy(text: str, called: str) -> tuple[float | None, Counted | None]
 
     Args:
         text: what was given.
-        called: what the caller asked for it by.
+        called: its name in the request.
 
     Raises:
         RequestError: neither.
@@ -128,7 +128,7 @@ def case_of(asked: Questions, *, is_measured: bool) -> tuple[Case, tuple[str, ..
         is_measured: an evaluation says what the model answers alone; else that is a default too.
 
     Raises:
-        RequestError: a figure is negative, nothing is answered, or an accuracy is no share between 0 and 1.
+        RequestError: a figure is negative, nothing is answered, or an accuracy is not a share between 0 and 1.
     """
     _check(asked)
     rate = _given(RATE, asked.rate_per_hour)
@@ -207,6 +207,6 @@ def _put(document: dict[str, Any], key: str, value: dict[str, float]) -> None:
 def _named(taken: Sequence[Default], currency: str) -> str:
     listed = "; ".join(f"{one.words}: {one.low:g} to {one.high:g} ({one.key})" for one in taken)
     return (
-        f"Assumed, since nobody said it, and not from any statistic (money in {currency}): {listed}. Write a case "
+        f"Assumed, since it was not given, and not from any statistic (money in {currency}): {listed}. Write a case "
         "file to say them yourself (docs/roi.md)."
     )

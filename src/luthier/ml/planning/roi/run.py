@@ -129,7 +129,7 @@ def _turning_point(advantage: Callable[[float], float], now: float) -> tuple[flo
     if not turns:
         return None, True
     low, high, rises = min(turns, key=lambda turn: min(abs(turn[0] - now), abs(turn[1] - now)))
-    # brentq wants a change of sign: an end that is a root already is returned as it is.
+    # brentq needs a change of sign: an end that is a root already is returned.
     if advantage(high) == 0.0:
         return high, rises
     return float(low if advantage(low) == 0.0 else brentq(advantage, low, high)), rises

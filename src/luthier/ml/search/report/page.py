@@ -1,6 +1,6 @@
 """The page of a study: the answer, what it rests on, where the budget went, charts, every trial, and the recipe to run.
 
-The charts show the best loss as hours were spent, what mattered, each parameter, and all at once; of several goals,
+The charts show the best loss as hours were spent, what mattered, each parameter, and all together; of several goals,
 quality against each other goal, the front drawn as a line, the knee marked.
 """
 
@@ -31,7 +31,7 @@ _AXES: Final[Mapping[GoalName, tuple[str, float]]] = {
 
 
 def front_charts(study: Study, trials: Sequence[Trial]) -> list[Chart]:
-    """One picture for each goal beside quality; none where quality is all, or nothing was trained to its end."""
+    """One picture for each goal besides quality; none where quality is all, or nothing was trained to its end."""
     front, knee = front_of(study.spec, trials, {})
     return [_against(goal, trials, front, knee) for goal in study.spec.goals if goal != "quality" and front]
 
@@ -71,7 +71,7 @@ _ROLES: Final[tuple[Role, Role, Role]] = ("base", "other-1", "tuned")
 
 
 def study_charts(study: Study, trials: Sequence[Trial], importances: Mapping[str, float]) -> list[Chart]:
-    """All pictures that there is something to draw for, the most telling first."""
+    """All pictures that there is something to draw for, the most informative first."""
     searched = [trial for trial in trials if trial.kind == "search" and trial.results]
     found = [_progress(study, searched), *front_charts(study, trials)]
     if importances:
@@ -176,7 +176,7 @@ def _parallel(parameters: Sequence[Parameter], trials: Sequence[Trial]) -> Chart
     ]
     chart = Parallel(
         "study-parallel",
-        "All at once",
+        "All parameters",
         [Column(short_name(parameter.name), *ends_of(parameter)) for parameter in parameters],
         # The last line is drawn on top: the best ones must not be covered.
         lines[::-1],
@@ -196,7 +196,7 @@ class Ending:
     """The result at the end of a study.
 
     Attributes:
-        headline: of the final run's verdict, empty where nothing was judged.
+        headline: of the final run's verdict, empty where nothing was evaluated.
     """
 
     recipe: Mapping[str, object]
@@ -261,7 +261,7 @@ def headline(study: Study, trials: Sequence[Trial], repeated: Mapping[int, Seque
     if winner.number == 0:
         return f"{tried}: the recipe as it came is best, validation loss {own.loss:.4f}."
     share = own.results[-1].share if own.results else 0.0
-    at = "" if share == 1 else f", which was not gone on with after {share:.0%} of its steps"
+    at = "" if share == 1 else f", which was stopped after {share:.0%} of its steps"
     against = "" if own.loss is None else f" The recipe as it came had {own.loss:.4f}{at}."
     return f"{tried}: {what}.{against}"
 
@@ -269,7 +269,7 @@ def headline(study: Study, trials: Sequence[Trial], repeated: Mapping[int, Seque
 def front_rows(
     study: Study, trials: Sequence[Trial], repeated: Mapping[int, Sequence[float]]
 ) -> list[tuple[int, list[str], bool]]:
-    """The front of a study with several goals: trial, what it comes to by goal, and whether it is the knee."""
+    """The front of a study with several goals: trial, its value for each goal, and whether it is the knee."""
     if len(study.spec.goals) == 1:
         return []
     front, knee = front_of(study.spec, trials, repeated)

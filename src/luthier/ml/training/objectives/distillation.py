@@ -154,7 +154,7 @@ class TeacherStates:
             raise WorkError(
                 f"{folder} holds {len(kept)} of {len(parts) + 1} files of the teacher's states",
                 expected="all of them, of this very teacher and these rows",
-                do="resume the run: what is missing is asked again",
+                do="resume the run: only what is missing is computed",
             )
         self._device = device
         with safe_open(folder / _HEAD, framework="pt") as file:
@@ -256,16 +256,16 @@ def _stored_files(folder: Path, identity: str) -> tuple[dict[str, _File], list[s
     except FileNotFoundError:
         return {}, []
     except ValidationError:
-        return {}, [f"{folder / _MANIFEST} cannot be read: the teacher is asked again"]
+        return {}, [f"{folder / _MANIFEST} cannot be read: the teacher is run again"]
     if manifest.identity != identity:
-        return {}, [f"{folder} holds states of another teacher or other rows: the teacher is asked again"]
+        return {}, [f"{folder} holds states of another teacher or other rows: the teacher is run again"]
     kept, messages = {}, []
     for file in manifest.files:
         path = folder / file.name
         if path.is_file() and path.stat().st_size == file.num_bytes and sha256_file(path) == file.sha256:
             kept[file.name] = file
         else:
-            messages.append(f"{path} is gone or damaged: the teacher is asked again")
+            messages.append(f"{path} is missing or damaged: the teacher is run again")
     return kept, messages
 
 
@@ -276,7 +276,7 @@ def _write(path: Path, tensors: Mapping[str, Tensor]) -> _File:
 
 
 def _refuse_without_room(folder: Path, num_bytes: int) -> None:
-    """Fail at once rather than after an hour of computing."""
+    """Fail now rather than after an hour of computing."""
     there = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(there).free
     if free < num_bytes:
@@ -324,7 +324,7 @@ class Distillation(PlainObjective):
     def losses(self, model: TrainableModel, units: Sequence[Unit], batch: MicroBatch) -> Losses:
         """Cross-entropy and divergence in nats, mixed by alpha; the measures list each separately."""
         if self._states is None:
-            raise ValueError("a step of distillation before the teacher was asked")
+            raise ValueError("a step of distillation before the teacher's states were computed")
         states = self._states.of(rows_of(units))
         rows = model.logit_rows(batch)
         total, entropy, divergence, correct = rows.distillation_sum(

@@ -214,7 +214,7 @@ class Embedding(HeadObjective):
             losses, hits, num_negatives = self._losses_of(pooled(model.states(batch), batch.learned), units)
             return Losses(losses.sum(), _measures(hits, num_negatives))
         part = self._parts.pop(0)
-        assert part.units is units, "micro-batches are asked for in the order in which they were drawn"
+        assert part.units is units, "micro-batches must be requested in the order in which they were drawn"
         total = part.losses.sum()
         if part.gradient is not None:
             with _as_before(part.random_state, model.device):

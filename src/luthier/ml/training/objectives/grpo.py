@@ -214,7 +214,14 @@ NUM_PROMPTS: Final = 2
 
 
 def keep_samples(folder: Path, step: int, groups: Sequence[Group], template: ChatTemplate) -> None:
-    """Write the answers to the first prompts of a step. Raises StorageFullError."""
+    """Write the answers to the first prompts of a step. Raises StorageFullError.
+
+    Args:
+        folder: the run's.
+        step: of the answers.
+        groups: the prompts of the step with their graded answers.
+        template: decodes the prompts.
+    """
     lines = []
     for group in groups[:NUM_PROMPTS]:
         first = group.answers[0]

@@ -87,7 +87,13 @@ class Regress(HeadObjective):
 
 
 def class_matrix(units: Sequence[Unit], head: TaskHead, device: torch.device) -> Tensor:
-    """[rows, classes] float32: 1 where a row has a class, otherwise 0."""
+    """[rows, classes] float32: 1 where a row has a class, otherwise 0.
+
+    Args:
+        units: one row each.
+        head: whose labels are the classes, in their order.
+        device: of the result.
+    """
     wanted = torch.zeros(len(units), len(head.labels))
     for number, row in enumerate(rows_of(units)):
         wanted[number, [int(one) for one in row.target]] = 1.0
@@ -95,7 +101,13 @@ def class_matrix(units: Sequence[Unit], head: TaskHead, device: torch.device) ->
 
 
 def right_rows(logits: Tensor, wanted: Tensor, head: TaskHead) -> Tensor:
-    """[rows] bool: whether the predicted classes are exactly the target classes."""
+    """[rows] bool: whether the predicted classes are exactly the target classes.
+
+    Args:
+        logits: [rows, classes].
+        wanted: [rows, classes], 1 for each target class, otherwise 0.
+        head: with one label (argmax) or several (sigmoid against its threshold).
+    """
     if head.is_multi_label:
         return ((logits.sigmoid() >= head.threshold) == wanted.bool()).all(-1)
     # By index, not by value: of equal logits only the first class is predicted.
@@ -154,6 +166,11 @@ def fitted_temperature(logits: Tensor, wanted: Tensor, head: TaskHead) -> float:
     """The temperature in 0.05 to 20 that minimises the mean cross-entropy, rounded to three decimals.
 
     If all rows are right, the loss keeps falling with the temperature and has no minimum: the temperature is then 1.
+
+    Args:
+        logits: [rows, classes], of validation rows.
+        wanted: [rows, classes], 1 for each target class, otherwise 0.
+        head: with one label or several.
     """
     exact, wanted = logits.double().cpu(), wanted.double().cpu()
     if right_rows(exact, wanted, head).all():

@@ -66,7 +66,14 @@ class Reference:
 
 
 def reference_of(model: TrainableModel, units: Sequence[Unit], folder: Path, progress: Progress) -> Reference:
-    """The reference of all rows of these units: read from `folder` if complete, otherwise computed and stored."""
+    """The reference of all rows of these units: read from `folder` if complete, otherwise computed and stored.
+
+    Args:
+        model: before its first step.
+        units: preference pairs or single answers.
+        folder: the run's, where the log-probabilities are stored.
+        progress: shows the forward passes.
+    """
     keys = dict.fromkeys(key_of(row) for unit in units for row in unit)
     found = _read(folder / FILE_NAME, list(keys))
     if found is None:
@@ -180,7 +187,13 @@ def smoothed(logits: Tensor, label_smoothing: float) -> Tensor:
 
 
 def reward_measures(chosen: Tensor, rejected: Tensor, sums: PairSums) -> dict[str, Tensor]:
-    """Reported measures, summed over pairs: implicit rewards, and log-probabilities of whole completions."""
+    """Reported measures, summed over pairs: implicit rewards, and log-probabilities of whole completions.
+
+    Args:
+        chosen: [pairs], implicit rewards of the chosen completions.
+        rejected: [pairs], of the rejected ones.
+        sums: log-probabilities of whole completions, in nats.
+    """
     chosen, rejected = chosen.detach(), rejected.detach()
     return {
         "reward_accuracy": (chosen > rejected).sum(),
@@ -401,7 +414,13 @@ class Kto(PlainObjective):
 
 
 def mismatched(row: TokenisedExample, other: TokenisedExample, most_tokens: int) -> TokenisedExample:
-    """The prompt of one row with the completion of another, truncated at the end if longer than the context."""
+    """The prompt of one row with the completion of another, truncated at the end if longer than the context.
+
+    Args:
+        row: gives the prompt: its tokens before the first learned one.
+        other: gives the completion.
+        most_tokens: the length limit of the result, in tokens.
+    """
     cut_at, start = row.loss_mask.find(1), other.loss_mask.find(1)
     ids = (row.input_ids[:cut_at] + other.input_ids[start:])[:most_tokens]
     mask = (bytes(cut_at) + other.loss_mask[start:])[:most_tokens]

@@ -74,7 +74,7 @@ def rules_of(name: str) -> ObjectiveRules:
     return rules
 
 
-TEACHER_SHARE: Final = (0.5, "teacher and student count alike in the mixture (Agarwal et al., 2023, section 2)")
+TEACHER_SHARE: Final = (0.5, "teacher and student have equal weights in the mixture (Agarwal et al., 2023, section 2)")
 
 _ROUTERS: Final[Mapping[str, Setting]] = {"router_aux_loss": (None, "off")}
 """Resolved once method and structure are known (`router_loss.py`)."""
@@ -86,7 +86,7 @@ _PAIRS: Final[tuple[Shape, ...]] = ("preference",)
 _BETA: Final = (0.1, "how fast leaving the start is punished; 0.01 to 0.5 is usual (Rafailov et al., 2023, section 6)")
 _SMOOTHING: Final = (0.0, "labels are taken as they are; 0.1 says that one in ten is the wrong way round")
 _SLOW: Final = (0.1, "preferences move a model that can answer already: a tenth of the rate at which it learns answers")
-_EACH: Final = (1.0, "both kinds count alike; weigh the rarer kind more where one is much rarer (KTO, section 4.1)")
+_EACH: Final = (1.0, "both kinds have equal weight; give a much rarer kind more (KTO, section 4.1)")
 
 RULES: Final[Mapping[str, ObjectiveRules]] = {
     "sft": ObjectiveRules(
@@ -111,11 +111,11 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
         ("text",),
         packs=True,
         name="Continued pre-training",
-        summary="Go on reading plain texts, in blocks.",
+        summary="Continue pretraining on plain texts, in blocks.",
         implementation="luthier.ml.training.objectives.sft:Pretraining",
     ),
     "distillation": ObjectiveRules(
-        "the answers, and at each of their tokens what the teacher would have said",
+        "the answers, and at each of their tokens the teacher's distribution",
         {
             "alpha": (0.5, "as much of the teacher as of the answers; 1 learns from the teacher alone"),
             "temperature": (
@@ -132,11 +132,11 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
         _ANSWERS,
         needs_teacher=True,
         name="Distillation",
-        summary="Learn the answers, and what a larger teacher would have said.",
+        summary="Learn the answers, and the distribution of a larger teacher.",
         implementation="luthier.ml.training.objectives.distillation:Distillation",
     ),
     "classify": ObjectiveRules(
-        "a class for each prompt, by a layer of its own in place of text",
+        "a class for each prompt, by a separate layer in place of text",
         {
             "multi_label": (False, "each row has one label; true: answers are lists of labels"),
             "class_weights": (
@@ -152,7 +152,7 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
         task_head="classify",
     ),
     "regress": ObjectiveRules(
-        "a number for each prompt, by a layer of its own in place of text",
+        "a number for each prompt, by a separate layer in place of text",
         {},
         _LABELLED,
         name="Regression",
@@ -161,7 +161,7 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
         task_head="regress",
     ),
     "rank": ObjectiveRules(
-        "how relevant a document is to a query, by a layer of its own in place of text",
+        "how relevant a document is to a query, by a separate layer in place of text",
         {},
         _PAIRS,
         rows_per_unit=2,
@@ -171,7 +171,7 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
         task_head="rank",
     ),
     "embed": ObjectiveRules(
-        "vectors of texts: those of a query and its document alike, all others of a step apart",
+        "vectors of texts: those of a query and its document close, all others of a step far apart",
         {
             "temperature": (0.05, "cosine similarities times 20, as is usual for vectors of length 1"),
             "pooling": ("mean", "the mean over all tokens: the state of the last one alone is made to predict a word"),
@@ -218,27 +218,27 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
     "orpo": ObjectiveRules(
         "odds-ratio preference optimisation: answers and preferences learned together",
         {
-            "beta": (0.1, "weight of the odds ratio beside the cross-entropy (lambda of Hong et al., 2024)"),
+            "beta": (0.1, "weight of the odds ratio relative to the cross-entropy (lambda of Hong et al., 2024)"),
             "nll_over": ("all", "cross-entropy of prompt and answer, as the authors' code has it; or answer alone"),
         },
         _PAIRS,
         rows_per_unit=2,
         learning_rate_factor=(0.25, "it learns answers, too, so it goes faster than DPO (Hong et al., 2024: 8e-6)"),
         name="ORPO",
-        summary="Learn answers and preferences at once, without a reference.",
+        summary="Learn answers and preferences together, without a reference.",
         implementation="luthier.ml.training.objectives.preference:Orpo",
         learns_preferences=True,
         sees_step=True,
     ),
     "kto": ObjectiveRules(
-        "Kahneman-Tversky optimisation: single answers, each wanted or not",
+        "Kahneman-Tversky optimisation: single answers, each desired or not",
         {"beta": _BETA, "desirable_weight": _EACH, "undesirable_weight": _EACH},
         ("unpaired", "preference"),
         learning_rate_factor=_SLOW,
         reference_passes=2,
         step_passes=1,
         name="KTO",
-        summary="Learn from single answers, each marked as wanted or not.",
+        summary="Learn from single answers, each marked as desired or not.",
         implementation="luthier.ml.training.objectives.preference:Kto",
         learns_preferences=True,
         sees_step=True,
@@ -276,7 +276,7 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
                 "rewards are rules, hard to deceive: nothing holds the model near where it began "
                 "(arXiv:2503.14476, section 2.3)",
             ),
-            "divide_by_spread": (True, "GRPO as published: easy and hard prompts teach alike (arXiv:2402.03300)"),
+            "divide_by_spread": (True, "GRPO as published: easy and hard prompts have equal weight (arXiv:2402.03300)"),
             "loss_weighting": (
                 "token",
                 "every token counts the same, in long answers too (arXiv:2503.14476, section 3.3)",

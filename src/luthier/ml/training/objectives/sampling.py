@@ -61,6 +61,15 @@ def draw_samples(
 
     Temperature 0 decodes greedily. Otherwise each answer has a separate generator, seeded from `seed`, its row and its
     number, so it depends neither on the rest of its batch nor on the process that samples it.
+
+    Args:
+        model: samples with its present weights.
+        template: its end-of-turn tokens stop an answer.
+        rows: tokenised; only their prompts are used.
+        num_samples: answers per row.
+        max_new_tokens: of an answer with its thought.
+        temperature: of the softmax.
+        seed: of the run and step.
     """
     prompt = model.method.virtual_prompt()
     ahead = 0 if prompt is None else len(prompt)
@@ -92,7 +101,7 @@ def _trained_prefix(decoder: Decoder, prompt: torch.Tensor, requests: Sequence[R
     if decoder.path.kind != "batched":
         raise RequestError(
             f"a trained prompt for a model that writes {decoder.path.describe()}",
-            expected="a model whose answers can share a beginning that has no tokens",
+            expected="a model whose answers can share an empty prefix",
             do="choose another method than prompt_tuning, such as lora",
         )
     if not decoder.fits_windows(most):

@@ -237,7 +237,7 @@ RULES: Final[Mapping[str, OptimizerRules]] = {
     ),
     "lion": OptimizerRules(
         "Lion",
-        "Full tuning with half of AdamW's moments; its rate wants a trial of yours.",
+        "Full tuning with half of AdamW's moments; try several learning rates.",
         "luthier.ml.training.optimizers.update_rules:Lion",
         {"beta1": 0.9, "beta2": 0.99},
         _one_moment,

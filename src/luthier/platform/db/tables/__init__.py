@@ -1,6 +1,6 @@
 """The tables of this version. New databases get them as they are here, older ones by migrations/, append-only.
 
-Documents (plans, results, events, evaluations) are JSON text of the core specs: the columns beside them are only what
+Documents (plans, results, events, evaluations) are JSON text of the core specs: the columns next to them are only what
 is searched by. Nothing here is SQLite's own: PostgreSQL has the same tables.
 """
 

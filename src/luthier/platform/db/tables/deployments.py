@@ -28,14 +28,14 @@ deployment_revisions = Table(
     Column("document", Text, nullable=False),
 )
 
-# What was asked of models on a day (UTC, ISO 8601). key_id: empty for who asked on the machine itself, without a key.
+# What was asked of models on a day (UTC, ISO 8601). key_id: empty for requests from the machine itself, without a key.
 model_usage = Table(
     "model_usage",
     metadata,
     Column("project_id", String(64), ForeignKey("projects.project_id", ondelete="CASCADE"), primary_key=True),
     Column("key_id", String(64), primary_key=True),
     Column("day", String(10), primary_key=True),
-    Column("model", String(255), primary_key=True),  # as it was asked for
+    Column("model", String(255), primary_key=True),  # as requested
     Column("target", String(255), primary_key=True),  # what has answered
     Column("num_requests", BigInteger, nullable=False),
     Column("num_prompt_tokens", BigInteger, nullable=False),
@@ -45,7 +45,7 @@ model_usage = Table(
 
 
 # One file of exchanges (Parquet). day: UTC, ISO 8601. document: what it holds by model and hour, so that a file need
-# not be opened to know whether it is wanted.
+# not be opened to know whether it is needed.
 traffic_files = Table(
     "traffic_files",
     metadata,
@@ -97,8 +97,8 @@ review_items = Table(
     sqlite_autoincrement=True,
 )
 
-# What a project wants watched, and how far that is. kind: of the document (a policy of traffic, a model's settings,
-# what was seen of it last). name: of a model as it is asked for; empty for what holds for the whole project.
+# What is monitored for a project, and its state. kind: of the document (a policy of traffic, a model's settings,
+# what was seen of it last). name: of a model as requested; empty for what applies to the whole project.
 watches = Table(
     "watches",
     metadata,

@@ -218,7 +218,7 @@ webhooks = Table(
     Column("webhook_id", String(64), nullable=False),
     project_id(),
     Column("url", Text, nullable=False),
-    Column("secret", Text, nullable=False),  # as it is: a signature cannot be made from a hash of it
+    Column("secret", Text, nullable=False),  # in clear: a signature cannot be made from a hash of it
     Column("event_types", Text, nullable=False),  # separated by blanks
     Column("created_at", Double, nullable=False),
     UniqueConstraint("webhook_id"),
@@ -260,7 +260,7 @@ members = Table(
     sqlite_autoincrement=True,
 )
 
-# Who is signed in: a member, or whoever holds a key, or, with neither, a person at the machine itself.
+# Who is signed in: a member, or the owner of a key, or, with neither, a person at the machine itself.
 web_sessions = Table(
     "web_sessions",
     metadata,
@@ -304,7 +304,7 @@ dataset_versions = Table(
     Column("document", Text, nullable=False),
 )
 
-# What a person said of a row of a version: the newest word counts. row: its place in the file, from 1 on.
+# A person's note on a row of a version: the newest counts. row: its place in the file, from 1 on.
 row_decisions = Table(
     "row_decisions",
     metadata,

@@ -74,7 +74,7 @@ artifacts = Table(
     Column("kind", String(32), nullable=False),
     Column("num_bytes", BigInteger().with_variant(Integer, "sqlite"), nullable=False),
     Column("created_at", String(40), nullable=False),
-    Column("place", String(100)),  # below the root, new with every writing; None: `ab/cdef...`, as it was before 0004
+    Column("place", String(100)),  # below the root, new with every writing; None: `ab/cdef...`, as before 0004
 )
 
 artifact_links = Table(

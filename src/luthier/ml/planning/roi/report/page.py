@@ -49,7 +49,7 @@ def tornado_chart(result: RoiResult) -> Chart:
     rest = f" The {len(bars)} widest of {len(result.tornado)} are drawn." if len(result.tornado) > len(bars) else ""
     text = (
         f"What matters most is {most.title}: between its low and its high the value goes from {low} to {high}, all "
-        f"else typical. Grey: the input at its low; coloured: at its high. The line stands at "
+        f"else typical. Grey: the input at its low; coloured: at its high. The line is at "
         f"{words.money(typical, currency)}, all typical.{rest}"
     )
     ends = [end for bar in bars for end in (bar.value_at_low, bar.value_at_high)]
@@ -78,7 +78,7 @@ def months_chart(result: RoiResult) -> Chart:
     back = result.tuned.payback_months.typical
     if back is not None and 0 < back <= last:
         notes.append(Note(back, 0.0, f"paid back: {words.months(back)}", is_ringed=True, below=True))
-    # The chart goes on beyond the horizon where the money comes back later.
+    # The chart continues beyond the horizon where the money comes back later.
     if last > result.case.horizon_months:
         marks.append(Mark(result.case.horizon_months, "", role="rule", is_dashed=False))
     low, high = (words.months(end) for end in (result.tuned.payback_months.low, result.tuned.payback_months.high))
@@ -102,16 +102,16 @@ def months_chart(result: RoiResult) -> Chart:
 
 
 def ways_chart(result: RoiResult) -> Chart:
-    """The tuned model beside plainer ways and doing nothing: a dot for the value, a whisker for its 95% interval."""
+    """The tuned model against simpler ways and doing nothing: a dot for the value, a whisker for its 95% interval."""
     ways, currency = [result.tuned, *result.alternatives], result.case.currency
-    # A colour a way as far as they go; after that they are quiet, and known by their names.
+    # A colour per way while there are colours; after that they are grey, with their names.
     quiet: Role = "quiet"
     roles = ("tuned", *OTHERS, *[quiet] * len(ways))
     rows = [
         Estimate(_row_name(way), value.typical, value.low, value.high, role, words.three_digits(value.typical))
         for way, value, role in ((way, way.value, role) for way, role in zip(ways, roles, strict=False))
     ]
-    # As a row of its own, so that the line at zero has a name.
+    # As a separate row, so that the line at zero has a name.
     rows.append(Estimate("Doing nothing", 0.0, 0.0, 0.0, "base", "0"))
     ends = [end for row in rows for end in (row.low, row.high)]
     against = "all is counted against it"
@@ -134,12 +134,12 @@ def draws_chart(result: RoiResult) -> Chart:
     currency = result.case.currency
     edges, counts = np.asarray(result.histogram.edges), np.asarray(result.histogram.counts)
     chance = words.probability(result.tuned.probability_pays)
-    # By the middle of each bin: a bin that spans zero belongs to where most of it lies.
+    # By the middle of each bin: a bin that spans zero belongs to the side of most of it.
     pays = (edges[:-1] + edges[1:]) / 2 > 0
     series = []
     stretches: tuple[tuple[np.ndarray, Role], ...] = ((pays, "tuned"), (~pays, "base"))
     for mask, role in stretches:
-        if mask.any():  # one stretch each, since all that pays lies right of all that does not
+        if mask.any():  # one stretch each, since all that pays is right of all that does not
             points = spec.points_of(edges[:-1][mask], counts[mask])
             # The right edge of the last column, with height 0, closes it.
             points.append((float(edges[1:][mask][-1]), 0.0))
@@ -152,7 +152,7 @@ def draws_chart(result: RoiResult) -> Chart:
         Axis("", low=0.0, is_shown=False),
         series,
         marks=[Mark(0.0, "", role="ink", is_dashed=False)],
-        caption=f"It pays in {chance} of {result.num_draws:,} draws; 95% of them lie between {low} and {high}.",
+        caption=f"It pays in {chance} of {result.num_draws:,} draws; 95% of them are between {low} and {high}.",
         width_pixels=_WIDTH,
         height_pixels=240,
     )
@@ -160,7 +160,7 @@ def draws_chart(result: RoiResult) -> Chart:
 
 
 def _row_name(way: Priced) -> str:
-    # The whole title of a baseline does not fit beside a row, and its name says enough.
+    # The whole title of a baseline does not fit next to a row, and its name says enough.
     return f"{way.name[:1].upper()}{way.name[1:]}" if way.is_baseline else way.title
 
 
