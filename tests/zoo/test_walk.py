@@ -111,9 +111,7 @@ def test_the_table_replaces_what_was_between_its_marks(tmp_path: Path) -> None:
     assert summary(found).endswith(
         "Of 3 rows 1 are taken as they are, 1 with the opt-in that their refusal names, 1 not at all"
     )
-    assert walked_on({"one": "abc", "two": "def"}) == (
-        "Of 2 families 1 were walked on commit abc; on def: two."
-    )
+    assert walked_on({"one": "abc", "two": "def"}) == ("Of 2 families 1 were walked on commit abc; on def: two.")
 
 
 @pytest.mark.shared_data
