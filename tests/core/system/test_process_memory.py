@@ -185,7 +185,7 @@ def use():  # 128 MB as a step uses them: all at a time, then freed
 
 use()
 usual = use()
-with memory.freed_memory_kept():
+with memory.keep_freed():
     use()
     within, kept = use(), memory.resident_bytes() // MB
 print(json.dumps([usual, within, kept, memory.resident_bytes() // MB, memory.keep_freed_memory()]))

@@ -9,7 +9,7 @@ process, which over-states it.
 
 A training step allocates and frees the same hundreds of megabytes as the step before. glibc returns free memory at the
 end of its heap to the system, which maps and zeroes the same pages again at the next step, a page fault each. Where
-faults are slow, as in a virtual machine, they took a third of a step (docs/log.md). `freed_memory_kept` stops that.
+faults are slow, as in a virtual machine, they took a third of a step (docs/log.md). `keep_freed` stops that.
 """
 
 from __future__ import annotations
@@ -171,8 +171,11 @@ def return_freed_memory() -> None:
 
 
 @contextlib.contextmanager
-def freed_memory_kept() -> Iterator[None]:
-    """Keep the memory that is freed within the block for what is allocated within it."""
+def keep_freed() -> Iterator[None]:
+    """Keep the memory that is freed within the block for what is allocated within it.
+
+    Enter it after a fork: workers would copy what this process has kept before.
+    """
     is_kept = keep_freed_memory()
     try:
         yield

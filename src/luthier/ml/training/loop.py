@@ -7,7 +7,6 @@ checkpoint. With several processes (`distributed.World`) each takes its share of
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,7 +25,7 @@ from luthier.core.events import (
 from luthier.core.plan import Plan, TrainingPlan
 from luthier.core.ports import EventSink, Progress
 from luthier.core.run import RunStatus, StopReason
-from luthier.core.system import process_memory
+from luthier.core.system.process_memory import keep_freed
 from luthier.ml.training.budget import Meter, bill_summary, remaining
 from luthier.ml.training.checkpoint import Checkpoint, CheckpointFolder, LoopState, SharedCheckpoints
 from luthier.ml.training.distributed import ALONE, World
@@ -118,9 +117,7 @@ def train(
 
     own = [*optimizer.own_memory(), *average.weights.values()]
     computing = micro_batch_workers(plan, model, objective, units, validation, schedule, own, state.step, world, warn)
-    # Entered after the workers are forked: what is kept before would be copied into each of them.
-    keeping = process_memory.freed_memory_kept() if p.device == "cpu" else contextlib.nullcontext()
-    with progress.task("training", p.num_steps, "step", done=state.step) as bar, computing as workers, keeping:
+    with progress.task("training", p.num_steps, "step", done=state.step) as bar, computing as workers, keep_freed():
         while True:
             if validation and _is_validation_due(p, state):
                 refused = meter.refuses("validation", num_validation_tokens, num_checkpoints=1)
