@@ -115,14 +115,14 @@ def import_late(importer: str, library: str, name: str) -> None:
         name: The function.
     """
 
-    def late(*given: Any, **named: Any) -> Any:
+    def _late(*given: Any, **named: Any) -> Any:
         return getattr(importlib.import_module(library), name)(*given, **named)
 
     def import_module(
         asked: str, variables: Any = None, local: Any = None, names: Sequence[str] | None = (), level: int = 0
     ) -> Any:
         if (asked, tuple(names or ()), level) == (library, (name,), 0):
-            return SimpleNamespace(**{name: late})
+            return SimpleNamespace(**{name: _late})
         return builtins.__import__(asked, variables, local, names or (), level)
 
     def execute(loader: Loader, module: ModuleType) -> None:
