@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from ipaddress import ip_network
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -16,17 +16,6 @@ from luthier.core.ids import is_id
 
 if TYPE_CHECKING:
     from luthier.core.stream import EngineSettings
-
-
-class _PlaceInHome(property):
-    """A path below the home folder. A property, so that pydantic takes it for no setting."""
-
-    def __init__(self, place: str) -> None:
-        super().__init__(lambda settings: settings.home / place)
-
-    def __get__(self, settings: Any, owner: type | None = None) -> Path:
-        found: Path = super().__get__(settings, owner)
-        return found
 
 
 class Settings(BaseSettings):
@@ -189,45 +178,95 @@ class Settings(BaseSettings):
                 do="correct the variable, or unset it",
             ) from error
 
-    database_path = _PlaceInHome("luthier.db")
-    """The SQLite file, where no other database is named."""
-    models_folder = _PlaceInHome("models")
-    """Base models, one folder each."""
-    runs_folder = _PlaceInHome("runs")
-    """Runs, one folder each: checkpoints, adapter, report."""
-    students_folder = _PlaceInHome("students")
-    """Distillations, one folder each: the teacher's answers, the gold rows, the report."""
-    exports_folder = _PlaceInHome("exports")
-    """Exports that the server was asked for, one folder each."""
-    artifacts_folder = _PlaceInHome("artifacts")
-    """Files named by their digest."""
-    incoming_folder = _PlaceInHome("cache/incoming")
-    """Files that are on their way in, or out to artifacts elsewhere."""
-    file_cache_folder = _PlaceInHome("cache/files")
-    """Files of projects as this machine trains on them, one folder a digest; may be deleted between jobs."""
-    jobs_folder = _PlaceInHome("jobs")
-    """Attempts of queued jobs, one folder each: what was asked, the log, how it ended."""
-    traffic_folder = _PlaceInHome("traffic")
-    """What was asked of models and answered, as far as the projects' policies keep it."""
-    probes_folder = _PlaceInHome("probes")
-    """What probes measured on this machine."""
-    rates_folder = _PlaceInHome("rates")
-    """How fast this machine, and each other one with this home, multiplies matrices."""
-    tools_folder = _PlaceInHome("cache/tools")
-    """Programs of others that Luthier runs but does not install; may be deleted, and is fetched again."""
-    answers_folder = _PlaceInHome("cache/answers")
-    """What was found out about files, one folder a digest; may be deleted at any time, and is found out again."""
-    tokenised_folder = _PlaceInHome("cache/tokenised")
-    """Tokenised rows, named by the digest of what they were made from; may be deleted at any time."""
-    serving_copies_folder = _PlaceInHome("cache/serving")
-    """Models as GGUF files that are served in their place; may be deleted while no server runs."""
-    imports_folder = _PlaceInHome("cache/imports")
-    """Where transformers found its classes (`core/system/libraries.py`); may be deleted at any time."""
+    @property
+    def database_path(self) -> Path:
+        """The SQLite file, where no other database is named."""
+        return self.home / "luthier.db"
+
+    @property
+    def models_folder(self) -> Path:
+        """Base models, one folder each."""
+        return self.home / "models"
+
+    @property
+    def runs_folder(self) -> Path:
+        """Runs, one folder each: checkpoints, adapter, report."""
+        return self.home / "runs"
+
+    @property
+    def students_folder(self) -> Path:
+        """Distillations, one folder each: the teacher's answers, the gold rows, the report."""
+        return self.home / "students"
+
+    @property
+    def exports_folder(self) -> Path:
+        """Exports that the server was asked for, one folder each."""
+        return self.home / "exports"
+
+    @property
+    def artifacts_folder(self) -> Path:
+        """Files named by their digest."""
+        return self.home / "artifacts"
+
+    @property
+    def incoming_folder(self) -> Path:
+        """Files that are on their way in, or out to artifacts elsewhere."""
+        return self.home / "cache" / "incoming"
+
+    @property
+    def file_cache_folder(self) -> Path:
+        """Files of projects as this machine trains on them, one folder a digest; may be deleted between jobs."""
+        return self.home / "cache" / "files"
 
     @property
     def scratch_folder(self) -> Path:
         """Rows larger than memory, of audits, repairs, splits and trainings; in folders that go with their work."""
         return self.scratch or self.home / "cache" / "scratch"
+
+    @property
+    def jobs_folder(self) -> Path:
+        """Attempts of queued jobs, one folder each: what was asked, the log, how it ended."""
+        return self.home / "jobs"
+
+    @property
+    def traffic_folder(self) -> Path:
+        """What was asked of models and answered, as far as the projects' policies keep it."""
+        return self.home / "traffic"
+
+    @property
+    def probes_folder(self) -> Path:
+        """What probes measured on this machine."""
+        return self.home / "probes"
+
+    @property
+    def rates_folder(self) -> Path:
+        """How fast this machine, and each other one with this home, multiplies matrices."""
+        return self.home / "rates"
+
+    @property
+    def tools_folder(self) -> Path:
+        """Programs of others that Luthier runs but does not install; may be deleted, and is fetched again."""
+        return self.home / "cache" / "tools"
+
+    @property
+    def answers_folder(self) -> Path:
+        """What was found out about files, one folder a digest; may be deleted at any time, and is found out again."""
+        return self.home / "cache" / "answers"
+
+    @property
+    def tokenised_folder(self) -> Path:
+        """Tokenised rows, named by the digest of what they were made from; may be deleted at any time."""
+        return self.home / "cache" / "tokenised"
+
+    @property
+    def serving_copies_folder(self) -> Path:
+        """Models as GGUF files that are served in their place; may be deleted while no server runs."""
+        return self.home / "cache" / "serving"
+
+    @property
+    def imports_folder(self) -> Path:
+        """Where transformers found its classes (`core/system/libraries.py`); may be deleted at any time."""
+        return self.home / "cache" / "imports"
 
     def run_folder(self, run_id: str) -> Path:
         """The folder of one run.

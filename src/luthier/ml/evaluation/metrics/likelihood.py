@@ -107,8 +107,8 @@ class ChoiceAccuracy(MeanOfRows):
 class ChoiceAccuracyPerByte(ChoiceAccuracy):
     """The same by likelihood per UTF-8 byte of an option, so that long options are not at a disadvantage."""
 
-    name: str = "choice_accuracy_per_byte"
-    title: str = "accuracy of the option likeliest for each byte"
+    name: ClassVar[str] = "choice_accuracy_per_byte"
+    title: ClassVar[str] = "accuracy of the option likeliest for each byte"
 
     def _losses(self, observed: Observations, row: int) -> Array:
         found: Array = super()._losses(observed, row) / np.array(observed.option_bytes[row])
