@@ -128,7 +128,6 @@ def test_a_base_and_an_adapter_are_served_by_proved_copies(tmp_path: Path, tiny_
     home = tmp_path / "home"
     with Context.open(home) as context:
         sources.pull(str(tiny_model), home, SilentProgress())
-        hardware_of(context)
         (name,) = local_base_models(context)
     fetch_converter(home)
     found = {}
