@@ -12,7 +12,6 @@ from playwright.sync_api import Page, expect
 
 from luthier.features.models.service import pull_model
 from luthier.platform.home.context import Context
-from luthier.platform.home.hardware_benchmark import hardware_of
 from luthier.testing.servers import RunningServer, running_server
 from luthier.testing.tiny import make_tiny_model
 
@@ -84,7 +83,6 @@ def chat(page: Page, server: RunningServer, run_id: str) -> None:
 def test_from_upload_to_chat(tmp_path: Path, make_page: Callable[..., Page]) -> None:
     with Context.open(tmp_path / "home") as context:
         pull_model(context, str(make_tiny_model(tmp_path / "tiny")))
-        hardware_of(context)  # measured by this process already; those of the server would do so again
     with running_server(tmp_path / "home") as server:
         page = make_page()
         page.goto(server.link)

@@ -152,9 +152,8 @@ def test_a_base_and_an_adapter_are_served_by_proved_copies(tmp_path: Path, tiny_
     from luthier.ml.inference.models import sources
 
     home = tmp_path / "home"
-    with Context.open(home) as context:
-        sources.pull(str(tiny_model), home, SilentProgress())
-        hardware_of(context)
+    Context.open(home).close()
+    sources.pull(str(tiny_model), home, SilentProgress())
     fetch_converter(home)
     found = {}
     for engine in ("auto", "llama_cpp"):
