@@ -139,7 +139,7 @@ SpeculativeConfigOption = Annotated[
 ]
 QuantizationOption = Annotated[
     Literal["auto", "float16", "q8_0"] | None,
-    typer.Option("--quantization", help="Weights of GGUF copies; auto: q8_0 only where it cannot be told from float16."),
+    typer.Option("--quantization", help="Weights of GGUF copies; auto: q8_0 where it is as near as float16."),
 ]
 
 
