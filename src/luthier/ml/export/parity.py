@@ -24,11 +24,11 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -212,6 +212,7 @@ def _beyond_bound(findings: Findings, bound: float) -> list[str]:
 
 
 NUM_PROMPTS = 32
+_SIXTEEN_BITS: Final[Mapping[str, Literal["bfloat16", "float16"]]] = {"bfloat16": "bfloat16", "float16": "float16"}
 # Replaces a likelihood that is NaN or infinite, so that reports stay valid JSON.
 _IMPOSSIBLE_NATS = -1000.0
 
@@ -250,9 +251,10 @@ def prove(
     seen = observed if observed is not None else observe_source(source, examples, progress)
     with closing(open_export(format, export_folder, source, in_child=True)) as runtime:
         report, has_other_reasons = _compared(seen, runtime, format, precision, progress, bound_nats)
-    if report.passed or has_other_reasons or precision not in ("bfloat16", "float16"):
+    rounded_to = _SIXTEEN_BITS.get(precision)
+    if report.passed or has_other_reasons or rounded_to is None:
         return report
-    rounded = observe_source(source, (), progress, prompts=seen.prompts, rounded_to=precision)
+    rounded = observe_source(source, (), progress, prompts=seen.prompts, rounded_to=rounded_to)
     with closing(open_export(format, export_folder, source, in_child=True)) as runtime:
         to_rounded = compare(rounded, runtime, format, precision, progress, bound_nats=bound_nats)
     return _of_rounded(report, to_rounded) if to_rounded.passed else report
