@@ -137,6 +137,10 @@ SpeculativeConfigOption = Annotated[
         help='How tokens are drafted: \'{"method": "ngram", "num_speculative_tokens": 8}\'.',
     ),
 ]
+QuantizationOption = Annotated[
+    Literal["auto", "float16", "q8_0"] | None,
+    typer.Option("--quantization", help="Weights of GGUF copies; auto: q8_0 where it is as near as float16."),
+]
 
 
 def serve(
@@ -158,13 +162,7 @@ def serve(
     max_num_batched_tokens: MaxNumBatchedTokensOption = None,
     enable_prefix_caching: PrefixCachingOption = None,
     speculative_config: SpeculativeConfigOption = None,
-    quantization: Annotated[
-        Literal["auto", "float16", "q8_0"] | None,
-        typer.Option(
-            "--quantization",
-            help="Weights of GGUF copies; auto: q8_0 only where it cannot be told from float16.",
-        ),
-    ] = None,
+    quantization: QuantizationOption = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a line on stdout once it answers, and one once a model is loaded.")
     ] = False,
@@ -198,15 +196,7 @@ def serve(
     with stop_signals(notice) as stop_requested, open_context(home) as context:
         serve_models(
             context,
-            StandaloneRequest(
-                tuple(models),
-                engine=engine,
-                host=host,
-                port=port,
-                key_file=key_file,
-                settings=settings,
-                quantization=quantization,
-            ),
+            StandaloneRequest(tuple(models), engine, host, port, key_file, settings, quantization),
             stop_requested=stop_requested,
             tell=teller(context.settings.log_format, "serve"),
             started=started,

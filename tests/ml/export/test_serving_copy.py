@@ -143,6 +143,9 @@ def test_eight_bits_need_texts_and_likelihoods_as_near_as_those_of_sixteen():
     report = _report("q8_0", 0.2, low=-0.001, high=0.001)
     far = report.model_copy(update={"max_difference_nats": 1.62})
     assert "log-probabilities differ by up to 1.62 nats, where all must be and 0.2 are allowed" in _why_not(far)
+    rounded = _report("float16", 0.2, low=-0.001, high=0.001).model_copy(update={"unrounded_difference_nats": 0.9})
+    assert _why_not(rounded) == "rounding the weights to float16 moves log-probabilities by 0.9 nats"
+    assert _why_not(rounded, is_asked=True) is None
     assert "2 of 4 greedy texts are equal" in _why_not(report.model_copy(update={"num_texts_equal": 2}))
     # Who asks for it gets it: no bound was set then.
     assert _why_not(far.model_copy(update={"bound_nats": None, "num_texts_equal": 2}), is_asked=True) is None

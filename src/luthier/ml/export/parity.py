@@ -2,10 +2,10 @@
 
   tokens        of every prompt, by the export's own tokenizer and template, are the source's
   end token     the runtime ends an answer where the source does
-  likelihoods   of the source's most likely tokens are within a bound (32 and 16 bits; `bound_nats` says why)
+  likelihoods   of what the source holds likeliest lie within a bound (32 and 16 bits; `bound_nats` says why)
   greedy text   is the source's (32 and 16 bits). Where the source itself hardly prefers one token to another, both are
                 right: a first differing token counts as equal if the source's likelihoods of the two differ by less
-                than the bound, and what follows it is not compared. So does the end, where the source continues with a
+                than the bound, and what follows it is not compared. So does the end, where the source goes on with a
                 token at which the runtime always ends an answer; a warning names the token
                 Where rounding the weights to 16 bits takes the source itself beyond the bound, as where a router then
                 takes other experts, the rounded source is what likelihoods and text are compared with
@@ -24,7 +24,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -136,13 +136,13 @@ def parity_warnings(report: ParityReport) -> tuple[str, ...]:
     if report.given_options:
         options = json.dumps(report.given_options, ensure_ascii=False)
         given = (
-            f"{report.runtime} sets its own chat template options, so send chat_template_kwargs {options} with "
+            f"{report.runtime} gives the chat template options of its own, so send chat_template_kwargs {options} with "
             f"every request, or start it with --chat-template-kwargs '{options}'.",
         )
     if report.earlier_ends:
         ids = ", ".join(map(str, report.earlier_ends))
         given += (
-            f"{report.runtime} ends an answer at token {ids}, too, which the model wrote in a proof without ending: "
+            f"{report.runtime} ends an answer at token {ids}, too, which the model wrote in a proof and went on: such "
             "an answer is cut there.",
         )
     if report.unrounded_difference_nats is not None:
@@ -212,7 +212,7 @@ def _beyond_bound(findings: Findings, bound: float) -> list[str]:
 
 
 NUM_PROMPTS = 32
-_ROUNDED_TO: Final[dict[str, Literal["bfloat16", "float16"]]] = {"bfloat16": "bfloat16", "float16": "float16"}
+_SIXTEEN_BITS: Final[Mapping[str, Literal["bfloat16", "float16"]]] = {"bfloat16": "bfloat16", "float16": "float16"}
 # Replaces a likelihood that is NaN or infinite, so that reports stay valid JSON.
 _IMPOSSIBLE_NATS = -1000.0
 
@@ -251,9 +251,10 @@ def prove(
     seen = observed if observed is not None else observe_source(source, examples, progress)
     with closing(open_export(format, export_folder, source, in_child=True)) as runtime:
         report, has_other_reasons = _compared(seen, runtime, format, precision, progress, bound_nats)
-    if report.passed or has_other_reasons or precision not in _ROUNDED_TO:
+    rounded_to = _SIXTEEN_BITS.get(precision)
+    if report.passed or has_other_reasons or rounded_to is None:
         return report
-    rounded = observe_source(source, (), progress, prompts=seen.prompts, rounded_to=_ROUNDED_TO[precision])
+    rounded = observe_source(source, (), progress, prompts=seen.prompts, rounded_to=rounded_to)
     with closing(open_export(format, export_folder, source, in_child=True)) as runtime:
         to_rounded = compare(rounded, runtime, format, precision, progress, bound_nats=bound_nats)
     return _of_rounded(report, to_rounded) if to_rounded.passed else report

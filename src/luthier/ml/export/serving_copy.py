@@ -283,6 +283,10 @@ def _why_not(report: ParityReport, *, is_asked: bool) -> str | None:
         )
     if not report.passed:
         return " ".join(report.reasons)
+    if report.unrounded_difference_nats is not None and not is_asked:
+        # It equals the rounded model, which is enough for an export, whose bits somebody has chosen.
+        found = f"{report.unrounded_difference_nats:.3g}"
+        return f"rounding the weights to {report.precision} moves log-probabilities by {found} nats"
     if report.earlier_ends:
         return f"llama.cpp ends answers at token {', '.join(map(str, report.earlier_ends))}, and the model goes on"
     loss = report.nll_increase_nats
