@@ -245,4 +245,6 @@ def test_empty_answers_are_one_thing_too():
         for caveat in verdict(results, [compared(*results, "better")], primary="rouge_l", are_labels=True).caveats
         if "answers one thing" in caveat
     ]
-    assert said.startswith("The base model answers one thing in 100% of rows: no text. Of the references 50% are alike")
+    assert said.startswith(
+        "The base model answers one thing in 100% of rows: no text. Of the references 50% are the same"
+    )

@@ -86,7 +86,7 @@ def test_there_is_an_end_to_trying(engine, server):
 
 def test_a_server_that_asks_for_hours_is_not_waited_for(engine, server):
     server.troubles = [Trouble(429, "quota", {"Retry-After": "7200"})]
-    with pytest.raises(WorkError, match="asks to wait 7200 s"):
+    with pytest.raises(WorkError, match="requests a wait of 7200 s"):
         engine.generate(asked(["Why?"]), SILENT)
     assert len(server.requests) == 1
 

@@ -115,7 +115,7 @@ def test_a_command_that_is_none_is_said_with_words(tiny):
 
 def test_a_child_that_ends_at_once_is_an_error_with_its_last_words(tiny, settings):
     settings(exit_code=3)
-    with pytest.raises(WorkError, match=r"exit code 3; it said:(\n|.)*no GPU was found"):
+    with pytest.raises(WorkError, match=r"exit code 3; its output:(\n|.)*no GPU was found"):
         VllmEngine(str(tiny))
 
 

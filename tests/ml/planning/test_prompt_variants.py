@@ -96,7 +96,7 @@ def test_where_no_texts_are_compared_nothing_is_tried_and_what_is_asked_is_refus
     decide: Callable[..., Plan],
 ) -> None:
     assert ways(decide(120, LABELS, texts=False)) == (1, False, "", False, 0)
-    with pytest.raises(RecipeError, match="optimised_prompt is asked for"):
+    with pytest.raises(RecipeError, match="optimised_prompt is set"):
         decide(120, LABELS, texts=False, optimised_prompt={"budget_tokens": 5_000})
 
 

@@ -100,7 +100,7 @@ def test_an_edit_by_its_texts_and_as_json(browser: Browser, desk: str) -> None:
     ("sent", "said"),
     [
         ({"text:/messages/1/content": "  "}, "messages[1].content is an empty answer: nothing to learn"),
-        ({"text:/messages/1/content": "It is 1."}, "the row is as it was"),
+        ({"text:/messages/1/content": "It is 1."}, "the row is unchanged"),
         ({"text:/nowhere": "x"}, "the row has no text at '/nowhere'"),
         ({"json": '{"messages": ['}, "this is not JSON"),
         ({"json": '{"text": "x"}'}, "messages is absent or null"),

@@ -182,9 +182,9 @@ def test_a_run_is_judged_on_a_file_as_at_its_end(context: Context, make_recipe: 
     assert outcome.evaluation is not None
     assert again.systems[-1].metrics == outcome.evaluation.systems[-1].metrics
     assert [one.kind for one in again.systems] == ["model", "popularity", "nearest", "head"]
-    with pytest.raises(RequestError, match="perplexity asked for, and a model here searches documents"):
+    with pytest.raises(RequestError, match="perplexity requested, and a model here searches documents"):
         evaluate(context, [run_id], data=path.parent / "test.jsonl", metrics=["perplexity"])
-    with pytest.raises(RequestError, match="mrr asked for, and no model here searches documents"):
+    with pytest.raises(RequestError, match="mrr requested, and no model here searches documents"):
         evaluate(context, [plan.base_model.path], data=path.parent / "test.jsonl", metrics=["mrr"])
 
 

@@ -166,8 +166,8 @@ def test_a_side_of_a_split_brings_the_other_sides(tmp_path: Path, request_of: Ma
         ("{broken", "cannot be read"),
         ("[]", "cannot be read"),
         ('{"sides": {"train": {"file": "other.jsonl", "sha256": "0"}}}', "is about other files"),
-        ('{"sides": {"train": {"file": "a.jsonl", "sha256": "0"}}}', "does not fit a.jsonl as it is now"),
-        ('{"sides": {"train": {"file": "../../a.jsonl", "sha256": "0"}}}', "does not fit a.jsonl as it is now"),
+        ('{"sides": {"train": {"file": "a.jsonl", "sha256": "0"}}}', "does not match a.jsonl"),
+        ('{"sides": {"train": {"file": "../../a.jsonl", "sha256": "0"}}}', "does not match a.jsonl"),
     ],
 )
 def test_a_split_file_that_does_not_fit_is_not_believed(text: str, note: str, tmp_path: Path, request_of: Make) -> None:

@@ -78,7 +78,7 @@ def test_the_text_alone_is_learned_where_a_person_says_so(written: Write) -> Non
 @pytest.mark.parametrize(
     ("labels", "said"),
     [
-        ([f"free text {n}" for n in range(20)], "20 different values of label beside 20 texts"),
+        ([f"free text {n}" for n in range(20)], "20 different values of label for 20 texts"),
         (["a", None, "b"], "1 of 3 rows of rows.jsonl have a text and no label"),
         ([["a", "b"], ["c"]], "2 rows of rows.jsonl have a label of several values"),
     ],

@@ -76,7 +76,7 @@ def test_a_date_in_the_format_of_the_country_is_iso(workbook: Write) -> None:
 
 def test_two_sheets_with_rows_are_refused_by_name(workbook: Write) -> None:
     path = workbook({"Train": [["text"], ["a"]], "Test": [["text"], ["b"]]})
-    with pytest.raises(DataError, match=r"rows on 2 sheets: 'Train', 'Test'[\s\S]*file of its own"):
+    with pytest.raises(DataError, match=r"rows on 2 sheets: 'Train', 'Test'[\s\S]*separate file"):
         load_file(path)
 
 

@@ -142,7 +142,7 @@ def test_a_giant_component_is_told(jsonl: Write, tmp_path: Path) -> None:
     made = split_file(SplitRequest(file, tmp_path / "out"), near_groups=by_first_word)
     assert any("one group of 90 rows (90.0%) is larger than the whole share of train" in warning
                for warning in made.document["warnings"])  # fmt: skip
-    assert any("validation has" in warning and "10.0% was asked" in warning for warning in made.document["warnings"])
+    assert any("validation has" in warning and "instead of 10.0%" in warning for warning in made.document["warnings"])
 
 
 def test_strata_have_their_share_and_missing_values_are_a_stratum(jsonl: Write, tmp_path: Path) -> None:

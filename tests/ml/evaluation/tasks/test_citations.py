@@ -115,7 +115,7 @@ def test_cautions_say_what_the_figures_do_not(monkeypatch: pytest.MonkeyPatch) -
     assert "negation" in said
     assert "Citing nothing invents nothing" in said
     assert "usable verdict" in said
-    assert "part: whatever fits" in said
+    assert "part: any text that fits" in said
     monkeypatch.setattr(find, "find_spec", lambda name: None)
     assert "luthier[law]" in " ".join(Citations().cautions(task()))
     assert "luthier[law]" not in " ".join(Citations().cautions(task(forms=("url",))))

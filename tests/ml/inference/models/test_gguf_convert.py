@@ -23,7 +23,7 @@ def test_metadata_is_read_without_the_weights(tiny_gguf):
 
 def test_a_child_that_is_killed_is_an_error_with_its_last_words(tiny_gguf, tmp_path, monkeypatch):
     python_that(tmp_path, monkeypatch, "echo 'last words' >&2; kill -9 $$")
-    with pytest.raises(ModelSourceError, match=r"exit code -9; it said:\n    last words") as caught:
+    with pytest.raises(ModelSourceError, match=r"exit code -9; its output:\n    last words") as caught:
         convert(tiny_gguf, tmp_path / "out", SilentProgress())
     assert "memory" in caught.value.do
 
