@@ -18,12 +18,12 @@ _WORDS: Final = r"(?u)\b[^\W\d]+\b"
 _LEAST_SHARE: Final = 0.95
 _LEAST_ROWS: Final = 10
 _MOST_NUMBERS: Final = 8
-_MOST_ROWS: Final = 5_000
+_MOST_ROWS: Final = 2_000
 """Of training: the closed form solves a system of as many equations."""
 
 
 def rows_for_regression(rows: Sequence[TaskRow]) -> Sequence[TaskRow]:
-    """The rows that a regression is fitted on: the first 5,000 whose answers are numbers."""
+    """The rows that a regression is fitted on: the first 2,000 whose answers are numbers."""
     return [row for row in rows if read_number(row.answer) is not None][:_MOST_ROWS]
 
 
