@@ -80,14 +80,15 @@ def write_table(page: Path, found: Mapping[str, Outcomes], commits: Mapping[str,
 
 
 def walked_on(commits: Mapping[str, str]) -> str:
-    """On which commit families were walked: one for all, or those of each."""
+    """On which commit families were walked: one for all, or that of most and the families of each other one."""
     by_commit: dict[str, list[str]] = {}
     for name, commit in commits.items():
         by_commit.setdefault(commit, []).append(name)
     if len(by_commit) == 1:
         return f"All {len(commits)} families were walked on commit {next(iter(by_commit))}."
-    parts = [f"on commit {commit}: {', '.join(names)}" for commit, names in by_commit.items()]
-    return f"The {len(commits)} families were walked {'; '.join(parts)}."
+    most = max(by_commit, key=lambda commit: len(by_commit[commit]))
+    parts = [f"on {commit}: {', '.join(names)}" for commit, names in by_commit.items() if commit != most]
+    return f"Of {len(commits)} families {len(by_commit[most])} were walked on commit {most}; {'; '.join(parts)}."
 
 
 _COLUMNS: Final = {

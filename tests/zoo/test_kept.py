@@ -91,7 +91,7 @@ def test_the_table_is_of_all_families_on_the_commits_that_they_were_walked_on(
     KeptOutcomes(tmp_path / "kept", ["plan"]).keep("llama", OUTCOMES, "abc")
     arguments = ["--stages", "plan", "--kept", str(tmp_path / "kept"), "--resume", "--cold", "--docs", str(page)]
     assert command.main(arguments) == 0
-    assert "walked on commit abc: llama; on commit def: gpt2." in page.read_text(encoding="utf-8")
+    assert "Of 2 families 1 were walked on commit abc; on def: gpt2." in page.read_text(encoding="utf-8")
 
 
 def test_the_commit_is_that_of_the_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,7 +112,7 @@ def test_the_table_replaces_what_was_between_its_marks(tmp_path: Path) -> None:
         "Of 3 rows 1 are taken as they are, 1 with the opt-in that their refusal names, 1 not at all"
     )
     assert walked_on({"one": "abc", "two": "def"}) == (
-        "The 2 families were walked on commit abc: one; on commit def: two."
+        "Of 2 families 1 were walked on commit abc; on def: two."
     )
 
 

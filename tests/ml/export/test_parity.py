@@ -17,8 +17,9 @@ from luthier.core.ports import SilentProgress
 from luthier.core.records.export import ParityReport
 from luthier.ml.export import parity
 from luthier.ml.export.exporters.registry import Precision, format_of
-from luthier.ml.export.parity import prove
+from luthier.ml.export.parity import parity_warnings, prove
 from luthier.ml.export.source_side import ObservedSource, observe_source
+from luthier.ml.inference.models.merging import merged_model
 from luthier.testing.tiny import make_tiny_model
 
 
@@ -53,6 +54,53 @@ def test_a_true_merge_passes(merged: Path, make_source: MakeSource, examples: li
     assert report.max_difference_nats < 1e-4
     assert report.source_perplexity == pytest.approx(report.export_perplexity, rel=1e-4)
     assert ParityReport.model_validate_json(report.model_dump_json()) == report
+
+
+@pytest.fixture
+def strict(monkeypatch: pytest.MonkeyPatch) -> float:
+    """A bound of merged weights in bfloat16 that rounding of the tiny model goes beyond."""
+    known, bound = format_of("merged"), 0.002
+    more = replace(
+        known, precisions={**known.precisions, "bfloat16": replace(known.precisions["bfloat16"], bound_nats=bound)}
+    )
+    monkeypatch.setattr(parity, "format_of", lambda _name: more)
+    return bound
+
+
+@pytest.fixture
+def rounded(merged: Path, tiny_model: Path, adapter: Path, tmp_path: Path) -> Path:
+    """The merged model in bfloat16."""
+    folder = Path(shutil.copytree(merged, tmp_path / "rounded"))
+    merged_model(tiny_model, adapter, dtype="bfloat16").save_pretrained(folder)
+    return folder
+
+
+def test_what_rounding_does_to_the_source_itself_is_no_fault_of_an_export(
+    strict: float, rounded: Path, observed: ObservedSource, examples: list[Example]
+) -> None:
+    report = _prove(rounded, observed, examples, "bfloat16")
+    assert report.passed, report.reasons
+    assert report.unrounded_difference_nats is not None
+    assert report.unrounded_difference_nats > strict > report.max_difference_nats
+    assert report.source_perplexity != report.export_perplexity, "quality is that against the source as it is"
+    assert "Rounding the weights to bfloat16 changes" in " ".join(parity_warnings(report))
+    assert ParityReport.model_validate_json(report.model_dump_json()) == report
+
+
+@pytest.mark.usefixtures("strict")
+def test_what_rounding_does_not_explain_fails(
+    rounded: Path, observed: ObservedSource, examples: list[Example], tiny_model: Path
+) -> None:
+    weights = load_file(rounded / "model.safetensors")
+    name = next(name for name in weights if "q_proj" in name)
+    weights[name][0] += 0.5
+    save_file(weights, rounded / "model.safetensors", metadata={"format": "pt"})
+    report = _prove(rounded, observed, examples, "bfloat16")
+    assert not report.passed
+    assert "Log-probabilities differ by up to" in " ".join(report.reasons)
+    assert report.unrounded_difference_nats is None
+    shutil.copy(tiny_model / "model.safetensors", rounded)
+    assert "the adapter is not in it" in " ".join(_prove(rounded, observed, examples, "bfloat16").reasons)
 
 
 def test_an_adapter_over_its_base_passes(adapter: Path, observed: ObservedSource, examples: list[Example]) -> None:

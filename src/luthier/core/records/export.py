@@ -122,6 +122,8 @@ class ParityReport(FrozenModel):
         reasons: why not, one sentence each.
         given_options: of the template, which the runtime had to be given, since it sets them itself otherwise.
         earlier_ends: tokens at which the runtime ends an answer and the source, in a prompt of the proof, did not.
+        unrounded_difference_nats: the largest difference to the source as it is, where rounding the weights takes the
+            source itself beyond the bound and differences and texts are those to the rounded source; None elsewhere.
     """
 
     format: ExportFormat
@@ -141,6 +143,7 @@ class ParityReport(FrozenModel):
     reasons: tuple[str, ...] = ()
     given_options: dict[str, TemplateOption] = Field(default_factory=dict)
     earlier_ends: tuple[int, ...] = ()
+    unrounded_difference_nats: float | None = None
 
 
 class HeadParityReport(FrozenModel):

@@ -7,6 +7,8 @@
                 right: a first differing token counts as equal if the source's likelihoods of the two differ by less
                 than the bound, and what follows it is not compared. So does the end, where the source goes on with a
                 token at which the runtime always ends an answer; a warning names the token
+                Where rounding the weights to 16 bits takes the source itself beyond the bound, as where a router then
+                takes other experts, the rounded source is what likelihoods and text are compared with
   adapter       the export is not nearer to the bare base than to the source
   quality       the references do not become much less likely: for fewer bits the only measure, with a 95% interval of a
                 paired bootstrap over prompts
@@ -143,6 +145,12 @@ def parity_warnings(report: ParityReport) -> tuple[str, ...]:
             f"{report.runtime} ends an answer at token {ids}, too, which the model wrote in a proof and went on: such "
             "an answer is cut there.",
         )
+    if report.unrounded_difference_nats is not None:
+        given += (
+            f"Rounding the weights to {report.precision} changes log-probabilities of this model by up to "
+            f"{report.unrounded_difference_nats:.3g} nats, as where a router takes other experts; the export equals "
+            f"the rounded model within {report.max_difference_nats:.3g} nats.",
+        )
     # Only a loss that is both significant (interval above 0) and relevant in size.
     if not report.passed or increase.low <= 0 or increase.value <= NOTEWORTHY_LOSS_NATS:
         return given
@@ -238,17 +246,42 @@ def prove(
     """
     # The source model is freed before the export is opened: one at a time in memory.
     seen = observed if observed is not None else observe_source(source, examples, progress)
-    runtime = open_export(format, export_folder, source, in_child=True)
-    try:
-        return compare(seen, runtime, format, precision, progress)
-    finally:
-        runtime.close()
+    with closing(open_export(format, export_folder, source, in_child=True)) as runtime:
+        report, has_other_reasons = _compared(seen, runtime, format, precision, progress)
+    if report.passed or has_other_reasons or precision not in ("bfloat16", "float16"):
+        return report
+    rounded = observe_source(source, (), progress, prompts=seen.prompts, rounded_to=precision)
+    with closing(open_export(format, export_folder, source, in_child=True)) as runtime:
+        to_rounded = compare(rounded, runtime, format, precision, progress)
+    return _of_rounded(report, to_rounded) if to_rounded.passed else report
+
+
+def _of_rounded(report: ParityReport, to_rounded: ParityReport) -> ParityReport:
+    """The report on an export that equals its source once that is rounded; its quality is that against the source."""
+    return report.model_copy(
+        update={
+            "num_texts_equal": to_rounded.num_texts_equal,
+            "max_difference_nats": to_rounded.max_difference_nats,
+            "mean_difference_nats": to_rounded.mean_difference_nats,
+            "earlier_ends": to_rounded.earlier_ends,
+            "unrounded_difference_nats": report.max_difference_nats,
+            "passed": True,
+            "reasons": (),
+        }
+    )
 
 
 def compare(
     seen: ObservedSource, runtime: Runtime, format: ExportFormat, precision: ExportPrecision, progress: Progress
 ) -> ParityReport:
     """Compare an export in an open runtime with the outputs of its source; like `prove`, for a given runtime."""
+    return _compared(seen, runtime, format, precision, progress)[0]
+
+
+def _compared(
+    seen: ObservedSource, runtime: Runtime, format: ExportFormat, precision: ExportPrecision, progress: Progress
+) -> tuple[ParityReport, bool]:
+    """The report, and whether it has a reason against the export that rounding of the weights cannot explain."""
     bound, answers = format_of(format).precisions[precision].bound_nats, _within_context(seen, runtime)
     tokens, findings = compared_tokens(seen.prompts, answers, runtime), Findings(num_prompts=len(answers))
     with progress.task(f"Proving it equal in {runtime.name}", len(answers), "prompts") as task:
@@ -258,8 +291,9 @@ def compare(
     increase = increase_a_token(findings.export_nats, findings.source_nats, findings.num_tokens)
     # A placeholder of one zero if nothing was compared: `judge` gives the reason.
     everywhere = np.concatenate([rows.ravel() for rows in findings.differences] or [np.zeros(1, np.float32)])
+    others = (*tokens.reasons, *judge(seen, findings, None, increase))
     reasons = (*tokens.reasons, *judge(seen, findings, bound, increase))
-    return ParityReport(
+    report = ParityReport(
         format=format,
         precision=precision,
         runtime=runtime.name,
@@ -278,6 +312,7 @@ def compare(
         given_options=tokens.given_options,
         earlier_ends=tuple(sorted(findings.earlier_ends)),
     )
+    return report, bool(others)
 
 
 def _within_context(seen: ObservedSource, runtime: Runtime) -> list[SourceAnswer]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -137,7 +137,12 @@ class ObservedSource:
 
 
 def observe_source(
-    source: ExportSource, examples: Sequence[Example], progress: Progress, *, prompts: SourcePrompts | None = None
+    source: ExportSource,
+    examples: Sequence[Example],
+    progress: Progress,
+    *,
+    prompts: SourcePrompts | None = None,
+    rounded_to: Literal["bfloat16", "float16"] | None = None,
 ) -> ObservedSource:
     """Run the source on the prompts of held-out examples (`source_prompts`).
 
@@ -148,6 +153,8 @@ def observe_source(
         examples: Held-out examples.
         progress: Advanced by each prompt.
         prompts: The prompts of the examples, if already made.
+        rounded_to: Merge the adapter and round the weights of the source first, as an export in 16 bits does. The base
+            without the adapter is then not run.
 
     Raises:
         RequestError: no example fits, or none has a reference.
@@ -159,12 +166,14 @@ def observe_source(
     from luthier.ml.export.runtimes.transformers_runtime import TransformersModel
 
     seen = prompts if prompts is not None else source_prompts(source, examples)
-    model = TransformersModel(source.base_path, source.adapter_path, source.quantisation, source.precision)
+    model = TransformersModel(
+        source.base_path, source.adapter_path, source.quantisation, source.precision, rounded_to=rounded_to
+    )
     ends = frozenset(source_template(source).end_of_turn_ids)
     answers, vocabulary = [], 0
     with progress.task("Running the source", len(seen.prompts), "prompts") as task:
         for prompt in seen.prompts:
-            answer, vocabulary = _answer(model, ends, source, prompt)
+            answer, vocabulary = _answer(model, ends, source, prompt, with_base=rounded_to is None)
             answers.append(answer)
             task.advance()
     return ObservedSource(seen, tuple(answers), vocabulary)
@@ -197,7 +206,7 @@ def reference_nll(rows: LogProbabilities, start: int, num_prompt: int, reference
 
 
 def _answer(
-    model: TransformersModel, ends: frozenset[int], source: ExportSource, prompt: ProofPrompt
+    model: TransformersModel, ends: frozenset[int], source: ExportSource, prompt: ProofPrompt, *, with_base: bool
 ) -> tuple[SourceAnswer, int]:
     """The source's outputs for a prompt, and the number of its logits."""
     ids, num_prompt = prompt.ids, len(prompt.prompt_ids)
@@ -211,7 +220,7 @@ def _answer(
         )
     top, nll = likeliest(rows), reference_nll(rows, start, num_prompt, prompt.reference_ids)
     base = None
-    if source.adapter_path is not None:
+    if with_base and source.adapter_path is not None:
         with model.without_adapter():
             base = np.take_along_axis(model.log_probabilities(ids, start), top.ids, axis=1)
     written = model.greedy(prompt.prompt_ids, NUM_NEW_TOKENS, ends)

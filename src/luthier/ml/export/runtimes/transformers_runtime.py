@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import jinja2
 import torch
@@ -29,7 +29,7 @@ from luthier.ml.inference.decoding_proof import text_part
 from luthier.ml.inference.models.architecture import context_tokens
 from luthier.ml.inference.models.forward import accepted
 from luthier.ml.inference.models.loading import attach_adapter, load_tokenizer
-from luthier.ml.inference.models.merging import PackedFrom, virtual_tokens, wide_model
+from luthier.ml.inference.models.merging import PackedFrom, merge, round_weights, virtual_tokens, wide_model
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -44,9 +44,11 @@ class TransformersModel:
         adapter_path: folder of a PEFT adapter; None for the model alone.
         quantisation: the packing of the base in training; its matrices are used as rounded then.
         packed_from: the precision in which training read the base before packing it.
+        rounded_to: merge the adapter and round all weights to this type, as an export in 16 bits does; None does not.
 
     Raises:
         NotFoundError, ModelSourceError: a folder is missing or damaged.
+        RequestError: a weight overflows float16, for `rounded_to`.
     """
 
     def __init__(
@@ -55,10 +57,15 @@ class TransformersModel:
         adapter_path: str | Path | None = None,
         quantisation: Quantisation | None = None,
         packed_from: PackedFrom = "bfloat16",
+        rounded_to: Literal["bfloat16", "float16"] | None = None,
     ) -> None:
         model: PreTrainedModel | PeftModel = wide_model(model_path, quantisation, packed_from)
         self._adapted: PeftModel | None = attach_adapter(model, adapter_path) if adapter_path is not None else None
         model = self._adapted if self._adapted is not None else model
+        if rounded_to is not None:
+            if self._adapted is not None and not self._adapted.active_peft_config.is_prompt_learning:
+                model, self._adapted = merge(self._adapted), None
+            round_weights(model, rounded_to)
         self._prompt = virtual_tokens(model)
         self._causal: PreTrainedModel = model.get_base_model() if self._adapted is not None else model
         # the model that gives logits for text; its cached path is checked when text is first generated

@@ -57,13 +57,33 @@ def merged_model(
             expected="an adapter that changes matrices",
             do="serve the prompt beside its base: it cannot be merged",
         )
+    merged = merge(adapted)
+    if dtype == "float16":
+        check_room(merged)
+    return merged.to(_DTYPES[dtype]).eval()
+
+
+def merge(adapted: PeftModel) -> PreTrainedModel:
+    """The model with the update of its adapter, which is no trained prompt, in its weights; changed in place."""
     # Before the merge, which changes matrices in place.
     _untie(adapted)
     with quiet_peft():
         merged: PreTrainedModel = adapted.merge_and_unload()
+    return merged
+
+
+@torch.no_grad()
+def round_weights(model: nn.Module, dtype: Literal["bfloat16", "float16"]) -> None:
+    """Round all weights in place to what a file of 16 bits holds; they keep their own type.
+
+    Raises:
+        RequestError: a weight overflows float16.
+    """
     if dtype == "float16":
-        check_room(merged)
-    return merged.to(_DTYPES[dtype]).eval()
+        check_room(model)
+    for weight in model.parameters():
+        if weight.is_floating_point():
+            weight.copy_(weight.to(_DTYPES[dtype]))
 
 
 def wide_model(
@@ -84,7 +104,7 @@ def wide_model(
     return model.float()
 
 
-def check_room(model: PreTrainedModel) -> None:
+def check_room(model: nn.Module) -> None:
     """Raise RequestError if a weight overflows float16."""
     most = torch.finfo(torch.float16).max
     for name, weight in model.named_parameters():
