@@ -107,7 +107,7 @@ def test_agreement_that_cannot_be_told_from_chance_is_not_a_number():
 
 
 def test_what_is_no_table_of_ratings_is_refused():
-    with pytest.raises(RequestError, match="no numbers"):
+    with pytest.raises(RequestError, match="not numbers"):
         krippendorff_alpha([["a", "b"], ["a", "a"]], "interval")
     with pytest.raises(RequestError, match="different numbers of items"):
         krippendorff_alpha([[1, 2], [1]], "nominal")

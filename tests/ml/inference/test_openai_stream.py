@@ -144,7 +144,7 @@ def test_a_dead_server_is_told_with_its_address():
     ("body", "words"),
     [
         ("data: {nonsense\n\n", "Expecting property name"),
-        ("data: [1]\n\n", "no object"),
+        ("data: [1]\n\n", "not an object"),
         ('data: {"error": {"message": "out of memory"}}\n\n', "out of memory"),
         ('data: {"choices": [{"delta": {"content": "a"}}]}\n\n', "cut in the middle"),
         ('data: {"choices": [{"delta": {"content": 5}}]}\n\n', "a text that is none"),

@@ -156,7 +156,7 @@ def test_people_who_all_say_the_same_of_everything_prove_nothing():
     assert not found.may_enter_gate
     (same,) = held(lambda prompt: '{"better": "tie"}', pair_rows(says="tie"))
     assert same.agreement is None
-    assert "cannot be told" in " ".join(same.reasons)
+    assert "cannot be measured" in " ".join(same.reasons)
 
 
 def test_people_who_click_at_random_are_no_measure_for_a_judge():

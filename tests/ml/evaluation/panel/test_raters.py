@@ -106,7 +106,7 @@ def test_haste_sameness_and_drift_are_noted_not_punished() -> None:
     reports = {one.name: one for one in rater_reports(*panel_of(table), table)}
     assert any("words a minute" in note for note in reports["Ben"].notes)
     assert any("agreement with the others" in note and "falls" in note for note in reports["Cleo"].notes)
-    assert any("'tie' of 100%" in note for note in reports["Dora"].notes)
+    assert any("'tie' for 100%" in note for note in reports["Dora"].notes)
     assert reports["Ada"].median_seconds == 20.0
 
 

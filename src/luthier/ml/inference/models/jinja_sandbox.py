@@ -272,7 +272,7 @@ def _check_widths(values: Any) -> None:
 
 
 def _too_much(what: str) -> SecurityError:
-    return SecurityError(f"it accesses {what}")
+    return SecurityError(f"it asks for {what}")
 
 
 GIVEN: Final = frozenset(("messages", "tools", "documents", "add_generation_prompt"))
