@@ -112,7 +112,7 @@ def test_ones_own_newest_decision_is_taken_back(context: Context, dataset_id: st
 @pytest.mark.parametrize(
     ("edited", "words"),
     [
-        (row(4), "as it was"),
+        (row(4), "unchanged"),
         ({"prompt": "p", "completion": " "}, "nothing to learn"),
         ({"prompt": "p"}, "completion"),
         ({"text": "p"}, "absent"),

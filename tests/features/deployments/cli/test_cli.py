@@ -104,7 +104,7 @@ def test_what_is_wrong_is_explained(luthier, options: list[str], words: str) -> 
     assert done.code == 2
     assert words in done.err
     assert luthier("deployments", "--remove").code == 2
-    assert luthier("usage").out.startswith("nothing was asked")
+    assert luthier("usage").out.startswith("no requests")
 
 
 def test_a_target_may_have_an_equals_sign() -> None:
