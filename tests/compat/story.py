@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -240,13 +241,26 @@ def crowd(client: openai.OpenAI) -> None:
     """More asks than a key may have under way: told when to come again, and let in as soon as others have gone."""
     wishes: Any = {"model": MODEL, "messages": ASK, "max_tokens": 400, "n": 8, "temperature": 2}
     one: Any = {"model": MODEL, "messages": ASK, "max_tokens": 2}
-    impatient, streams = client.with_options(max_retries=0), list[Any]()
+    impatient, streams, errors = client.with_options(max_retries=0), list[Any](), list[openai.RateLimitError]()
 
     def come() -> None:
-        for _ in range(40):  # a fast machine may have ended an answer before the next one is asked for
+        try:
             streams.append(impatient.chat.completions.create(stream=True, **wishes))
+        except openai.RateLimitError as error:
+            errors.append(error)
 
-    refused = caught(openai.RateLimitError, come)
+    # All at once: one after another, a fast machine would end each answer before the next one is asked for.
+    while not errors and len(streams) < 100:
+        together = [threading.Thread(target=come) for _ in range(10)]
+        for thread in together:
+            thread.start()
+        for thread in together:
+            thread.join()
+
+    def again() -> None:
+        raise errors[0]
+
+    refused = caught(openai.RateLimitError, again)
     assert len(streams) >= 3
     assert float(refused.response.headers["retry-after"]) > 0
     for stream in streams:

@@ -427,8 +427,7 @@ class Evaluation(FrozenModel):
         verdict: the answer; None where there was nothing to compare.
         forgetting: what tuning did to general rows; None where it was not measured.
         kl_to_base: how far tuning moved the model on these rows; None where it was not measured.
-        rows_notes: what a person should know of how the rows were read, such as the column map that they were read by,
-            and of how models were asked that have no fast way.
+        rows_notes: how the rows were read, such as by a column map, and models asked that have no fast way.
         baselines_left_out: baselines that do not fit the rows, each with the reason.
         labels: what the rows' answers are, where they are labels (`luthier.ml.evaluation.metrics.classification`), in
             alphabetical order; else empty.

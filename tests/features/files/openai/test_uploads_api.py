@@ -144,7 +144,7 @@ def test_parts_that_are_refused(client: TestClient, context: Context) -> None:
     refused(too_large, 413)
     for _ in range(2):
         add(client, upload["id"], WHOLE)
-    assert "beside 2 parts" in refused(client.post(f"/v1/uploads/{upload['id']}/parts", files={"data": b"x"}), 400)
+    assert "with 2 parts" in refused(client.post(f"/v1/uploads/{upload['id']}/parts", files={"data": b"x"}), 400)
     assert len(kept_files(context)) == 1
 
 

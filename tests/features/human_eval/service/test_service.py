@@ -183,7 +183,7 @@ def test_who_always_takes_the_left_side_is_caught(context: Context) -> None:
     for item in range(panel.num_items):
         rating_desk.keep_preference(context, panel, rater, item, "first")
     (reason,) = panel_report(context, ME, panel.panel_id).raters[0].caught
-    assert "stood first in 20 of 20" in reason
+    assert "shown first in 20 of 20" in reason
 
 
 def test_one_sided_ratings_say_that_kappa_tells_little(context: Context) -> None:

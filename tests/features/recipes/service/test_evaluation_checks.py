@@ -46,7 +46,7 @@ def test_rows_without_answers_in_words_are_judged_by_likelihood() -> None:
 def test_metrics_of_text_need_text() -> None:
     judgeable.check_metrics(["rouge", "perplexity"], ANSWERED)
     judgeable.check_metrics(["perplexity", "bits_per_byte"], CALLING)
-    with pytest.raises(RequestError, match=r"bleu, rouge asked for, but t.jsonl:1 is plain text"):
+    with pytest.raises(RequestError, match=r"bleu, rouge requested, but t.jsonl:1 is plain text"):
         judgeable.check_metrics(["rouge", "bleu", "perplexity"], PLAIN)
     with pytest.raises(RequestError, match=r"t.jsonl:7 is a row whose answer is only tool calls"):
         judgeable.check_metrics(["rouge"], CALLING)
@@ -95,7 +95,7 @@ def test_answers_that_are_only_tool_calls_are_judged_by_likelihood(context: Cont
     write_rows(recipe.parent / "test.jsonl", [row])
     made = plan(context, recipe)
     assert made.evaluation.metrics == ("perplexity", "bits_per_byte")
-    with pytest.raises(RequestError, match="rouge asked for"):
+    with pytest.raises(RequestError, match="rouge requested"):
         plan(context, make_recipe_with(recipe, "evaluation: {metrics: [rouge]}"))
 
 

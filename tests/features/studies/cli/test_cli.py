@@ -30,7 +30,7 @@ def test_a_search_its_list_and_its_recipe(luthier, recipe, tmp_path):
     assert done.code == 0
     study_id, trials = done.document["study_id"], done.document["trials"]
     assert (done.document["status"], len([t for t in trials if t["kind"] == "search"])) == ("done", 3)
-    assert "trial 0 (the recipe as it is): paused" in done.err
+    assert "trial 0 (the original recipe): paused" in done.err
     assert study_id in luthier("studies", "list").out
     shown = luthier("studies", "show", study_id).out
     assert "3 recipes were tried" in shown

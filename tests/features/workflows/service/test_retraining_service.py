@@ -119,7 +119,7 @@ def test_the_whole_way_though_it_is_killed_in_between(
     view = pipeline_views.view_pipeline(context, ME, begun.pipeline_id)
     made = [thing for stage in view.stages for thing, _ in stage.made]
     assert made == ["dataset", "dataset", "run", "evaluation", "evaluation"]
-    assert f"{run_id} beside {deployed}: old rows: " in view.answer
+    assert f"{run_id} against {deployed}: old rows: " in view.answer
     assert "gives it 20% of the users" in view.answer
 
     # and once more, from there on: what was learned is old now, and what was held out still is
@@ -163,11 +163,11 @@ def test_the_judgement_says_whether_it_is_good_enough_and_better_than_what_needs
     )  # fmt: skip
     assert word == "better"  # than the deployed model
     assert sentence.endswith(
-        "on 80 rows; not shown to be good enough (0.9 by label_accuracy asked for); not shown to be better than linear "
+        "on 80 rows; not shown to be good enough (0.9 by label_accuracy required); not shown to be better than linear "
         "classifier, which needs no language model"
     )
     found = judged(bar=bar, good_enough="yes", best_alternative="n", better_than_best_alternative="better")
-    assert retrains.against(found, "new", "old")[1].endswith("; good enough (0.9 by label_accuracy asked for)")
+    assert retrains.against(found, "new", "old")[1].endswith("; good enough (0.9 by label_accuracy required)")
 
 
 def test_the_deployed_model_is_not_named_twice_among_what_the_new_one_is_held_against() -> None:

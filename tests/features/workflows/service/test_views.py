@@ -150,7 +150,7 @@ def test_a_retraining_that_is_done_says_what_came_of_it(context: Context) -> Non
         found = found.changed(Stage(name=name, status="done", came=came.get(name, {}), began_at=1.0, ended_at=2.0))
     context.pipelines.save(found)
     view = pipeline_views.view_pipeline(context, ME, RETRAIN_ID)
-    assert view.answer.startswith(f"{run_id} beside run-")
+    assert view.answer.startswith(f"{run_id} against run-")
     assert view.answer.endswith("old rows: better by rouge_l; offered: luthier deploy it")
     assert [list(stage.made) for stage in view.stages if stage.made] == [[("run", run_id)]], "the rest is not there"
 
