@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.features.training.service.test_service import SLOW, Child, _same_story
+from tests.fixtures.forked_children import SessionForkServer
 
 from luthier.core.errors import NotFoundError, RecipeError, RequestError
 from luthier.core.events import BillUpdated
@@ -235,14 +234,16 @@ def long_recipe(make_recipe: MakeRecipe) -> Path:
 
 
 @pytest.mark.drill
-def test_kill_9_forgets_nothing_that_was_spent(context: Context, long_recipe: Path) -> None:
-    child = Child(context.home, "train", str(long_recipe))
+def test_kill_9_forgets_nothing_that_was_spent(
+    context: Context, long_recipe: Path, fork_server: SessionForkServer
+) -> None:
+    child = Child(fork_server, context.home, "train", str(long_recipe))
     run_id = child.wait_for_step(context, 13)
-    os.kill(child.process.pid, signal.SIGKILL)
+    child.process.kill()
     child.process.communicate()
     spent = Ledger(context.settings.run_folder(run_id)).last().settled()
     assert spent.seconds > spent.interrupted_seconds > 0
-    document = Child(context.home, "resume", run_id).finish()
+    document = Child(fork_server, context.home, "resume", run_id).finish()
     assert document["status"] == "succeeded"
     bill = document["bill"]
     assert bill["hours"] * 3600 > spent.seconds
@@ -251,7 +252,9 @@ def test_kill_9_forgets_nothing_that_was_spent(context: Context, long_recipe: Pa
 
 
 @pytest.mark.drill
-def test_drill_kills_at_random_moments_around_a_cap(context: Context, long_recipe: Path) -> None:
+def test_drill_kills_at_random_moments_around_a_cap(
+    context: Context, long_recipe: Path, fork_server: SessionForkServer
+) -> None:
     """Killed again and again, raised little by little: the same adapter, every process counted, never a step over."""
     import random
     import time
@@ -264,9 +267,9 @@ def test_drill_kills_at_random_moments_around_a_cap(context: Context, long_recip
     for _ in range(12):
         cap += whole // 8
         context.runs.set_budget(run_id, _with_tokens(context, run_id, cap))
-        child = Child(context.home, "resume", run_id)
+        child = Child(fork_server, context.home, "resume", run_id)
         time.sleep(draw.uniform(0.0, 9.0))
-        os.kill(child.process.pid, signal.SIGKILL)
+        child.process.kill()
         child.process.communicate()
         spent = Ledger(context.settings.run_folder(run_id)).last().settled()
         assert last <= spent.seconds
@@ -276,7 +279,9 @@ def test_drill_kills_at_random_moments_around_a_cap(context: Context, long_recip
             break
     context.runs.set_budget(run_id, _with_tokens(context, run_id, 100 * whole))
     if context.runs.get(run_id).status != "succeeded":
-        assert Child(context.home, "resume", run_id).finish()["adapter_sha256"] == expected["adapter_sha256"]
+        assert (
+            Child(fork_server, context.home, "resume", run_id).finish()["adapter_sha256"] == expected["adapter_sha256"]
+        )
     _same_story(context, run_id, expected["run_id"])
     assert (context.settings.run_folder(run_id) / LEDGER).is_file()
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -355,7 +353,7 @@ def test_kill_9_again_and_again_gives_the_undisturbed_bytes(
     run_id = _after(context, child, expected["run_id"])
     for step in steps:
         assert child.wait_for_step(context, step) == run_id
-        os.kill(child.process.pid, signal.SIGKILL)
+        child.process.kill()
         child.process.communicate()
         child = Child(fork_server, context.home, "resume", run_id)
     document = child.finish()
@@ -412,7 +410,7 @@ def test_drill_many_kills_at_random_moments(
         time.sleep(draw.uniform(0.0, 9.0))
         if child.process.poll() is not None:
             break
-        os.kill(child.process.pid, signal.SIGKILL)
+        child.process.kill()
         child.process.communicate()
         child = Child(fork_server, context.home, "resume", run_id)
     assert child.finish()["adapter_sha256"] == expected["adapter_sha256"]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.features.training.service.test_service import Child, _after
+from tests.fixtures.forked_children import SessionForkServer
 
 from luthier.features.evaluations.service import evaluate
 from luthier.features.recipes.service import load_recipe
@@ -82,17 +81,19 @@ def test_validation_and_judging_agree_on_the_tuned_model(context: Context, make_
 
 
 @pytest.mark.drill
-def test_kill_9_gives_the_undisturbed_ranks_and_bytes(context: Context, make_recipe: MakeRecipe) -> None:
+def test_kill_9_gives_the_undisturbed_ranks_and_bytes(
+    context: Context, make_recipe: MakeRecipe, fork_server: SessionForkServer
+) -> None:
     training = QUICK | {"epochs": 8, "checkpoint_every_steps": 2}
     recipe = make_recipe(method={"name": "adalora"}, training=training, data={"train": "train.jsonl"})
     expected = run(context, recipe).as_json()
-    child = Child(context.home, "train", str(recipe))
+    child = Child(fork_server, context.home, "train", str(recipe))
     run_id = _after(context, child, expected["run_id"])
     for step in (12, 30):  # of 40: in the reallocation, and in the final phase
         assert child.wait_for_step(context, step) == run_id
-        os.kill(child.process.pid, signal.SIGKILL)
+        child.process.kill()
         child.process.communicate()
-        child = Child(context.home, "resume", run_id)
+        child = Child(fork_server, context.home, "resume", run_id)
     document = child.finish()
     assert document["status"] == "succeeded"
     assert document["adapter_sha256"] == expected["adapter_sha256"]
