@@ -75,15 +75,25 @@ def _trl(python: Path, args: argparse.Namespace, model: Path, rows: Path) -> Fin
 
 
 def _luthier(work: Path, home: Path, rows: Path) -> Finished:
-    recipe = work / "speed.yaml"
-    training = "epochs: 1, global_batch_size: 8, learning_rate: 2.0e-4, lr_schedule: linear, warmup_fraction: 0.0"
-    recipe.write_text(
-        f"base_model: {MODEL}\ndata: {{train: {rows}}}\n"
-        "method: {name: lora, rank: 16, alpha: 32, dropout: 0.0}\n"
-        f"training: {{{training}, max_length_tokens: 1024, checkpoint_every_steps: 1000}}\n",
-        encoding="utf-8",
-    )
+    recipe = write_recipe(work / "speed.yaml", rows)
     return run_json([*luthier_command(), "train", str(recipe), "--home", str(home), "--json"], cwd=work)
+
+
+def write_recipe(file: Path, rows: Path, *, schedule_key: str = "lr_schedule", **training: object) -> Path:
+    """Write the recipe of LoRA training that is compared.
+
+    Args:
+        file: the recipe.
+        rows: training rows.
+        schedule_key: the key of the learning rate's schedule; older code knows it as `schedule`.
+        training: further keys of `training`.
+    """
+    own = {"epochs": 1, "global_batch_size": 8, "learning_rate": 2e-4, schedule_key: "linear", "warmup_fraction": 0.0}
+    own |= {"max_length_tokens": 1024, "checkpoint_every_steps": 1000} | training
+    method = {"name": "lora", "rank": 16, "alpha": 32, "dropout": 0.0}
+    recipe = {"base_model": MODEL, "data": {"train": str(rows)}, "method": method, "training": own}
+    file.write_text(json.dumps(recipe, indent=2), encoding="utf-8")  # YAML, too
+    return file
 
 
 def _pair(theirs: Finished, ours: Finished) -> dict[str, Any]:

@@ -25,9 +25,7 @@ from typing import Any
 
 from machine import describe, luthier_command, run_json
 from rows import wikisql_rows, write_jsonl
-
-ROOT = Path(__file__).resolve().parents[1]
-MODEL = "smollm2-135m-instruct"
+from train_speed import MODEL, ROOT, write_recipe
 
 
 def main() -> None:
@@ -43,8 +41,8 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     found = wikisql_rows(args.data / "wikisql_mlx/train.jsonl")[: args.num_examples]
     rows = write_jsonl(found, args.work / "rows.jsonl")
-    workers = "" if args.workers is None else f", micro_batch_workers: {args.workers}"
-    sides = {"other": (args.other.resolve(), ""), "this": (ROOT, workers)}
+    workers: dict[str, object] = {} if args.workers is None else {"micro_batch_workers": args.workers}
+    sides = {"other": (args.other.resolve(), dict[str, object]()), "this": (ROOT, workers)}
     for name, (checkout, _) in sides.items():
         _run(args.work, checkout, name, ["models", "pull", MODEL])
     pairs: list[dict[str, dict[str, Any]]] = []
@@ -55,16 +53,10 @@ def main() -> None:
     print(json.dumps(_document(args.other, len(found), pairs), indent=2))
 
 
-def _train(work: Path, checkout: Path, extra: str, name: str, rows: Path) -> dict[str, Any]:
+def _train(work: Path, checkout: Path, extra: dict[str, object], name: str, rows: Path) -> dict[str, Any]:
     """Train once with one checkout: tokens per second, peak bytes, loss, and the digest of the adapter."""
-    recipe = work / f"{name}.yaml"  # in names of keys that both know: older ones are aliases
-    training = "epochs: 1, global_batch_size: 8, learning_rate: 2.0e-4, schedule: linear, warmup_fraction: 0.0"
-    recipe.write_text(
-        f"base_model: {MODEL}\ndata: {{train: {rows}}}\n"
-        "method: {name: lora, rank: 16, alpha: 32, dropout: 0.0}\n"
-        f"training: {{{training}, max_length_tokens: 1024, checkpoint_every_steps: 1000{extra}}}\n",
-        encoding="utf-8",
-    )
+    # In names of keys that both know: older ones are aliases.
+    recipe = write_recipe(work / f"{name}.yaml", rows, schedule_key="schedule", **extra)
     done = _run(work, checkout, name, ["train", str(recipe)])
     weights = max((work / f"home-{name}").rglob("adapter_model.safetensors"), key=lambda path: path.stat().st_mtime)
     return {

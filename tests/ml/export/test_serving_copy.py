@@ -147,7 +147,7 @@ def test_eight_bits_need_texts_and_likelihoods_as_near_as_those_of_sixteen():
     assert _why_not(rounded) == "rounding the weights to float16 moves log-probabilities by 0.9 nats"
     assert _why_not(rounded, is_asked=True) is None
     assert "2 of 4 greedy texts are equal" in _why_not(report.model_copy(update={"num_texts_equal": 2}))
-    # Who asks for it gets it: no bound was set then.
+    # A requested q8_0 is taken: no bound was set then.
     assert _why_not(far.model_copy(update={"bound_nats": None, "num_texts_equal": 2}), is_asked=True) is None
 
 

@@ -26,7 +26,7 @@ STUB = [sys.executable, "-m", "luthier.testing.vllm_stub"]
 
 @pytest.fixture(autouse=True, scope="module")
 def quick_look():
-    """Whether a server is ready is looked at more often than users need it."""
+    """Check whether a server is ready more often than users need it."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(vllm_process, "_LOOK_SECONDS", 0.02)
         yield

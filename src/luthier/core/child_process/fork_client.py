@@ -97,8 +97,8 @@ class ForkServer:
 
     Args:
         modules: What it loads before the first fork, by name.
-        imports_folder: Where what transformers found out about its own files is kept, as `keep_import_structure` takes
-            it; None to have it search again.
+        imports_folder: Where the result of transformers' search of its own files is stored (`keep_import_structure`);
+            None to have it search again.
         tell: Called with a sentence where a program has to be started in the usual way, and why.
         free_variables: Variables in which the environment of a program may differ from that of the server, since
             nothing reads them while the modules are loaded.

@@ -65,8 +65,8 @@ class Start(TypedDict):
         descriptor: The socket of its owner.
         owner: The process with which the kernel kills it; None leaves that to the end of the socket.
         modules: What it loads, by name.
-        imports_folder: Where what transformers found out about its own files is kept, as `keep_import_structure` takes
-            it; None to have it search again.
+        imports_folder: Where the result of transformers' search of its own files is stored (`keep_import_structure`);
+            None to have it search again.
         free_variables: Variables in which the environment of a program may differ from its own.
     """
 

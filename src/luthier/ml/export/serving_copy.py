@@ -6,10 +6,10 @@
                     report.json
 
 The proof is that of an export (`parity`): llama.cpp against the model in float32, on the same token ids. 8 bits a
-weight are taken only where nobody could tell them from 16: log-probabilities and greedy texts within the bound of
-float16, and the 95% interval of the loss below `NOTEWORTHY_LOSS_NATS`. Who asks for q8_0 gets it with what it costs in
-the proof. Everything here that loads a model runs in a child process; the module itself loads nothing heavy, since
-servers look reports up for each request.
+weight are chosen only where they cannot be told from 16: log-probabilities and greedy texts within the bound of
+float16, and the 95% interval of the loss below `NOTEWORTHY_LOSS_NATS`. A q8_0 that was requested is taken, with its
+cost in the proof. Everything here that loads a model runs in a child process; the module itself loads nothing heavy,
+since servers look reports up for each request.
 """
 
 from __future__ import annotations

@@ -96,8 +96,7 @@ class TransformersModel:
         """Inside this block the weights are rounded to float16, as a file in 16 bits would hold them."""
         kept = [(weight, weight.detach().clone()) for weight in self._causal.parameters()]
         try:
-            for weight, before in kept:
-                weight.data.copy_(before.half())
+            round_weights(self._causal, "float16")
             yield
         finally:
             for weight, before in kept:
