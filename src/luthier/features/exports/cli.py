@@ -238,5 +238,5 @@ def _show_verified(console: Console, report: VerifyReport) -> None:
         ("result", "whole" if report.is_whole else f"{len(report.faults):,} fault{'s' * (len(report.faults) > 1)}"),
     ]
     if report.left_aside:
-        rows.insert(2, ("not looked at", f"{', '.join(report.left_aside)} (of the hub or git)"))
+        rows.insert(2, ("not checked", f"{', '.join(report.left_aside)} (of the hub or git)"))
     facts(console, rows)

@@ -39,7 +39,7 @@ MODEL: Final = "model.gguf"
 ADAPTER: Final = "adapter.gguf"
 REPORT: Final = "report.json"
 CopyQuantization = Literal["auto", "float16", "q8_0"]
-"""How the weights of a copy are held; `auto`: as q8_0 where that cannot be told from float16."""
+"""How the weights of a copy are held; `auto`: as q8_0 where that is not distinguishable from float16."""
 # In the order in which they are tried. q8_0 is the smaller and faster one; where it is proved by the bounds of float16,
 # no float16 needs to be made.
 _TRIED: Final[Mapping[CopyQuantization, tuple[ExportPrecision, ...]]] = {

@@ -68,7 +68,7 @@ def write_options_chart(path: Path, options: Sequence[Option]) -> None:
         f"What each way of training costs, in {unit}",
         Axis(
             f"{unit}, logarithmic, with the range and the time; * in smaller micro-batches or with recomputation\n"
-            f"{len(shown)} of {len(fitting)} that fit, of {len(options)} looked at",
+            f"{len(shown)} of {len(fitting)} that fit, of {len(options)} compared",
             scale="log",
         ),
         rows,

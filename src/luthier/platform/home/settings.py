@@ -58,7 +58,7 @@ class Settings(BaseSettings):
         serving_engine: What answers for models with files of their own: `auto` takes a proved GGUF copy by llama.cpp
             where one was made and found faster, `transformers` never does.
         serving_quantization: How the weights of such a copy are held: `q8_0` (8 bits), `float16`, or `auto`, which
-            takes q8_0 where its log-probabilities and texts cannot be told from those of float16.
+            takes q8_0 where its log-probabilities and texts are not distinguishable from those of float16.
         max_num_seqs: The most answers that one engine writes at once; 0 leaves it to the engine.
         max_num_batched_tokens: The most tokens of one step of an engine; 0 leaves it to the engine.
         enable_prefix_caching: Whether engines resume from prompts that they have read; None leaves it to the engine.

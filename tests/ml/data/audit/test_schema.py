@@ -57,7 +57,7 @@ def test_an_id_that_stands_twice_is_a_warning_and_no_row_is_to_be_removed_for_it
     (finding,) = check(audited(*({"text": text, "id": row_id} for text, row_id in [("a", 7), ("b", 8), ("c", 7)])))
     assert (finding.severity, finding.count, finding.lines) == ("warning", 1, ())
     assert finding.examples[0].row == "rows.jsonl:3"
-    assert finding.examples[0].note == "the id '7' stands on line 1 too"
+    assert finding.examples[0].note == "the id '7' is also on line 1"
 
 
 def test_a_conversation_in_which_nothing_is_learned_is_named(audited: Callable[..., AuditRequest]) -> None:

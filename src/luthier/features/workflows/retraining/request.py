@@ -132,7 +132,7 @@ def _refuse_waiting(context: Context, caller: Caller, request: RetrainRequest) -
     if waiting:
         raise ConflictError(
             f"{waiting:,} answers of {request.model} wait to be reviewed",
-            expected="a queue in which somebody has looked at each",
+            expected="a queue in which each item is reviewed",
             do="decide them on the page /review, then begin again; without --review they are left out",
         )
 

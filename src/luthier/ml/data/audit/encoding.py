@@ -83,7 +83,7 @@ def _lost(table: AuditTable) -> Iterator[Finding]:
             _NAME,
             "warning",
             positions,
-            message=f"{rows(len(positions))} with U+FFFD, which stands for characters that were lost",
+            message=f"{rows(len(positions))} with U+FFFD, the mark of lost characters",
             fix="take these rows from their source again in the right encoding: what was lost cannot be brought back",
             excerpts=_excerpts(table, positions, lambda text: text.index("\ufffd")),
             details={"sort": "lost_characters"},

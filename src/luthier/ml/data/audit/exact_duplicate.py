@@ -35,7 +35,7 @@ def check(request: AuditRequest) -> list[Finding]:
             "error" if fraction >= _MUCH else "warning",
             shown,
             message=f"{rows(len(copies))} ({fraction:.1%}) {'says' if len(copies) == 1 else 'say'} exactly what an "
-            f"earlier row says: copies of {rows(len(originals))}, one of which stands {int(sizes.max()) + 1:,} times",
+            f"earlier row says: copies of {rows(len(originals))}, one of which occurs {int(sizes.max()) + 1:,} times",
             fix="`luthier data repair` keeps the first of each and removes the others",
             notes={int(p): f"same as {table.id_of(lines[int(first[p])])}" for p in shown[:5]},
             details={"num_groups": len(originals), "largest_group": int(sizes.max()) + 1},

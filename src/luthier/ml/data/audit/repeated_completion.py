@@ -156,7 +156,7 @@ def _loops(request: AuditRequest) -> Iterator[Finding]:
         _NAME,
         "warning",
         found,
-        message=f"{rows(len(found))} in which the same passage stands four times or more in a row",
+        message=f"{rows(len(found))} in which a passage is repeated four times or more",
         fix="cut the repetition, or remove these rows: luthier data repair",
         notes=notes,
         excerpts=excerpts,

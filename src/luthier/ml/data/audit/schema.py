@@ -79,7 +79,7 @@ def _duplicate_ids(table: AuditTable) -> Iterator[Finding]:
     shown = repeats[:NUM_EXAMPLES]
     lines, names = table.lines, table.rows.take(ids.positions[shown], "row_id")["row_id"].to_list()
     notes = {
-        int(ids.positions[at]): f"the id {name!r} stands on line {lines[ids.positions[first[at]]]} too"
+        int(ids.positions[at]): f"the id {name!r} is also on line {lines[ids.positions[first[at]]]}"
         for at, name in zip(shown.tolist(), names, strict=True)
     }
     found = about_rows(

@@ -275,7 +275,7 @@ def leaked_ids(train: Sequence[Example], held_out: Sequence[Example]) -> Leakage
     exact, same_prompt = [], []
     for example, (content, prompt) in zip(held_out, keys, strict=True):
         if (twin := contents.get(content)) is not None:
-            exact.append(_problem(example, f"also stands in the training data, as {twin}"))
+            exact.append(_problem(example, f"is also in the training data, as {twin}"))
         elif prompt is not None and prompt in prompts:
             reason = f"has the same prompt as {prompts[prompt]} in the training data, with another answer"
             same_prompt.append(_problem(example, reason))

@@ -265,7 +265,7 @@ def of_known_classes(examples: Sequence[Example], head: TaskHead) -> list[Exampl
 
 
 def _notes_of_judged(splits: Mapping[Split, Sequence[Example]], head: TaskHead) -> tuple[str, ...]:
-    """What a person should know of rows that are validated or judged on and that the head can never get right."""
+    """What a person should know of rows used for validation or evaluation and that the head can never get right."""
     notes = []
     for split in _JUDGED:
         examples = splits.get(split, ())
