@@ -32,13 +32,16 @@ from luthier.core.ports import Generation, Progress, Prompt, Score, SilentProgre
 from luthier.ml.baselines.predict import Predictions
 from luthier.ml.baselines.system import as_system
 from luthier.ml.evaluation import statistics
-from luthier.ml.evaluation.compare import judge, verdict
+from luthier.ml.evaluation.compare import judge_in_full, verdict
+from luthier.ml.evaluation.metrics.registry import as_definitions
+from luthier.ml.evaluation.one_system import as_one_system
 from luthier.ml.evaluation.statistics import resampled_sums
 from luthier.ml.evaluation.systems import SystemUnderTest
 
 NUM_WORDS = 4
 """Of each answer: a graded one has some of them right."""
 RIGHT = 0.6
+_DRAWN = Prompting(kind="few_shot", examples="drawn", num_draws=4)
 _KINDS: tuple[Literal["majority", "nearest", "linear", "copy"], ...] = ("majority", "nearest", "linear", "copy")
 
 
@@ -52,6 +55,8 @@ class Case:
         num_baselines: without a language model, at most four.
         common: share of rows in which all systems do the same.
         num_rows: held-out rows.
+        draws: shares of rows that draws of examples for one prompt are right on, evaluated as one system; none higher
+            than the tuned model's.
     """
 
     metric: Literal["exact_match", "rouge_l"]
@@ -59,11 +64,14 @@ class Case:
     num_baselines: int
     common: float
     num_rows: int = 60
+    draws: tuple[float, ...] = ()
 
     @property
     def name(self) -> str:
         """As results call it."""
-        return f"{self.metric}, {self.num_prompts} prompts, {self.num_baselines} baselines, {self.common:g} common"
+        drawn = f", draws {', '.join(map(str, self.draws))}" if self.draws else ""
+        counts = f"{self.num_prompts} prompts, {self.num_baselines} baselines"
+        return f"{self.metric}, {counts}, {self.common:g} common{drawn}"
 
 
 CASES = [
@@ -72,6 +80,7 @@ CASES = [
     for num_prompts, num_baselines in ((0, 1), (4, 4))
     for common in (0.0, 0.7)
 ]
+CASES += [Case("exact_match", 0, 0, 0.0, draws=draws) for draws in ((0.6,) * 4, (0.2, 0.3, 0.4, 0.6))]
 
 
 def main() -> None:
@@ -137,8 +146,19 @@ def study(case: Case, generator: np.random.Generator) -> Verdict:
         ),
         tuned,
     ]
-    results, comparisons = judge(systems, metrics=[case.metric], seed=0, progress=SilentProgress())
-    return verdict(results, comparisons, primary=case.metric)
+    draws = [
+        _system(f"draw {number}", _by_share(generator, share, case.num_rows), prompting=_DRAWN)
+        for number, share in enumerate(case.draws)
+    ]
+    metrics = as_definitions([case.metric])
+    judged = judge_in_full([systems[0], *draws, *systems[1:]], metrics=metrics, seed=0, progress=SilentProgress())
+    if draws:
+        judged = as_one_system(judged, [one.name for one in draws], metrics, seed=0, test="draws")
+    return verdict(judged.systems, judged.comparisons, primary=case.metric)
+
+
+def _by_share(generator: np.random.Generator, share: float, num_rows: int) -> list[str]:
+    return [_answer(row, NUM_WORDS * bool(generator.random() < share)) for row in range(num_rows)]
 
 
 def _right_words(case: Case, generator: np.random.Generator, shape: tuple[int, int]) -> np.ndarray[Any, Any]:

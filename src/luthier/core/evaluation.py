@@ -122,8 +122,8 @@ class Comparison(FrozenModel):
             power, two-sided 5%); None where the difference is 0 or settled.
         adjusted_p_value: Holm's, where several tasks and metrics were tested for one candidate.
         test: what the p-value comes from; `seeds`: rows and trainings with several seeds together; `draws`: rows and
-            draws of few-shot examples together; `unpaired_t`: two standard errors, as if the systems had been evaluated
-            on different rows.
+            draws of few-shot examples together; `strongest_draw`: rows, against the draw that is hardest to beat, with
+            its difference; `unpaired_t`: two standard errors, as if on different rows.
     """
 
     baseline: str
@@ -136,7 +136,7 @@ class Comparison(FrozenModel):
     verdict: VerdictWord
     rows_needed: int | None = None
     adjusted_p_value: float | None = None
-    test: Literal["bootstrap", "mcnemar", "seeds", "draws", "unpaired_t"] = "bootstrap"
+    test: Literal["bootstrap", "mcnemar", "seeds", "draws", "strongest_draw", "unpaired_t"] = "bootstrap"
 
 
 AlternativeKind = Literal[

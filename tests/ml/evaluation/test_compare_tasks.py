@@ -13,10 +13,11 @@ from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import RequestError
 from luthier.core.evaluation import Comparison
 from luthier.core.ports import SilentProgress
-from luthier.ml.evaluation.compare import as_one_system, judge_in_full
+from luthier.ml.evaluation.compare import judge_in_full
 from luthier.ml.evaluation.metrics.likelihood import ChoiceAccuracy
 from luthier.ml.evaluation.metrics.protocol import mean_of_sums, mean_statistics
 from luthier.ml.evaluation.metrics.registry import load_metrics
+from luthier.ml.evaluation.one_system import as_one_system
 
 REFERENCES = [f"answer {number}" for number in range(40)]
 

@@ -12,12 +12,13 @@ from luthier.core.evaluation import Comparison, SystemResult
 from luthier.core.evaluation_plan import Prompting
 from luthier.core.ports import SilentProgress
 from luthier.core.records.bounds import Bounds
-from luthier.ml.evaluation.compare import as_one_system, judge_in_full, verdict
+from luthier.ml.evaluation.compare import judge_in_full, verdict
 from luthier.ml.evaluation.metrics.protocol import mean_of_sums, mean_statistics
 from luthier.ml.evaluation.metrics.registry import as_definitions
+from luthier.ml.evaluation.one_system import as_one_system
 from luthier.ml.evaluation.statistics import difference_over_seeds
 from luthier.ml.evaluation.verdict import deciding
-from luthier.ml.evaluation.verdict_text import caveats, system_title
+from luthier.ml.evaluation.verdict_text import caveats, primary_details, system_title
 
 UNIT = Bounds(0.0, 1.0)
 REFERENCES = ["spruce", "maple"] * 20
@@ -56,6 +57,47 @@ def test_draws_that_differ_widen_the_interval_and_those_that_agree_do_not() -> N
     assert apart.high - apart.low > 1.5 * (alike.high - alike.low)
     assert (apart.verdict, alike.verdict) == ("not distinguishable", "better")
     assert (apart.test, apart.rows_needed) == ("draws", None)
+
+
+def test_better_than_draws_is_better_than_the_strongest_of_them() -> None:
+    """A mean of four draws that are far apart has a wide interval; that of the best of them has not."""
+    found = judged(0, 18, 2, 6)
+    against = next(one for one in found.comparisons if (one.baseline, one.candidate) == ("draw 0", "tuned"))
+    assert (against.verdict, against.test) == ("better", "strongest_draw")
+    assert against.difference == pytest.approx((30 - 18) / 40)
+    prompting = Prompting(kind="few_shot", examples="drawn", num_draws=4)
+    systems = [one.model_copy(update={"prompting": prompting} if one.num_few_shot else {}) for one in found.systems]
+    text = primary_details(systems[-1], [against], systems)[0]
+    assert "exact match 0.75 against 0.45 of the strongest of 4 draws (+0.30" in text
+
+
+def test_one_draw_that_is_as_good_leaves_it_open_whatever_their_mean_is() -> None:
+    against = next(
+        one for one in judged(10, 10, 10, 27).comparisons if one.candidate == "tuned" and one.baseline != "base"
+    )
+    assert against.verdict == "not distinguishable"
+
+
+def test_a_draw_that_is_better_does_not_make_the_model_worse_than_all() -> None:
+    found = judged(2, 40, 4, 3)
+    against = next(one for one in found.comparisons if (one.baseline, one.candidate) == ("draw 0", "tuned"))
+    assert against.verdict == "not distinguishable"
+
+
+def test_a_model_as_good_as_the_strongest_draw_is_seldom_called_better() -> None:
+    """200 studies: draws right on 30, 40 and 50% of 60 rows, and a model that is right on 50%."""
+    random, better, metrics = np.random.default_rng(1), 0, as_definitions(["exact_match"])
+    references = ["spruce", "maple"] * 30
+    for _ in range(200):
+        systems = [
+            system_of(name, [text if random.random() < share else "oak" for text in references], references, shots=4)
+            for name, share in (("draw 0", 0.3), ("draw 1", 0.4), ("draw 2", 0.5), ("tuned", 0.5))
+        ]
+        found = judge_in_full(systems, metrics=metrics, seed=0, progress=SilentProgress())
+        joined = as_one_system(found, ["draw 0", "draw 1", "draw 2"], metrics, seed=0, test="draws")
+        better += joined.comparisons[0].verdict == "better"
+    # 2.5% of 200 are 5; 12 are reached by chance less than once in a hundred such tests.
+    assert better <= 12
 
 
 def test_equal_systems_are_seldom_told_apart_and_the_interval_covers_the_mean_of_all_draws() -> None:

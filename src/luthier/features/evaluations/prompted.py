@@ -159,7 +159,7 @@ def as_systems(
 
 def draws_together(judged: Judged, draws: Sequence[str], metrics: Sequence[MetricDefinition]) -> Judged:
     """What was evaluated, with all draws of examples as one system, under the name of the first."""
-    from luthier.ml.evaluation.compare import as_one_system
+    from luthier.ml.evaluation.one_system import as_one_system
 
     return as_one_system(judged, draws, metrics, seed=0, test="draws") if len(draws) > 1 else judged
 

@@ -346,7 +346,8 @@ def _run_task(
     trainings: Sequence[System],
     seed: int,
 ) -> TaskResult:
-    from luthier.ml.evaluation.compare import as_one_system, judge_in_full
+    from luthier.ml.evaluation.compare import judge_in_full
+    from luthier.ml.evaluation.one_system import as_one_system
     from luthier.ml.evaluation.systems import Titled
 
     rows_of, task, rows = asked.rows_of, asked.rows_of.task, asked.rows_of.rows

@@ -12,7 +12,7 @@ import time
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -379,96 +379,3 @@ def _compare(earlier: _Outcome, later: _Outcome, metric: MetricDefinition, resam
 def _same_tokens(one: SystemUnderTest, other: SystemUnderTest) -> bool:
     pairs = zip(one.tokenised, other.tokenised, strict=True)
     return all(a.num_trained_tokens == b.num_trained_tokens for a, b in pairs)
-
-
-def as_one_system(
-    judged: Judged,
-    trainings: Sequence[str],
-    metrics: Sequence[MetricDefinition],
-    *,
-    seed: int,
-    clusters: Sequence[Hashable] | None = None,
-    test: Literal["seeds", "draws"] = "seeds",
-) -> Judged:
-    """What was evaluated, with all trainings under the name of the first; its samples are those that are shown.
-
-    Args:
-        judged: results of all trainings as separate systems.
-        trainings: at least two names of evaluated systems: trainings of one recipe, or one model with several draws of
-            few-shot examples.
-        metrics: those of the evaluation.
-        seed: of the resampling.
-        clusters: the source of each row; None where every row is its own.
-        test: the unit that its comparisons are reported to use.
-
-    Raises:
-        RequestError: fewer than two trainings, or different rows.
-    """
-    first, others = trainings[0], set(trainings[1:])
-    by_name = {metric.name: metric for metric in metrics}
-    systems = []
-    for system in judged.systems:
-        if system.name == first:
-            systems.append(_mean(system, judged, trainings, by_name, seed, clusters))
-        elif system.name not in others:
-            systems.append(system)
-    comparisons = []
-    for one in judged.comparisons:
-        # The other trainings are no longer separate systems.
-        if {one.candidate, one.baseline} & others:
-            continue
-        if first in (one.candidate, one.baseline):
-            one = _against(one, judged, trainings, by_name[one.metric], seed, clusters, test)
-        comparisons.append(one)
-    return Judged(tuple(systems), tuple(comparisons), judged.observed, judged.statistics)
-
-
-def _mean(
-    system: SystemResult,
-    judged: Judged,
-    trainings: Sequence[str],
-    metrics: dict[str, MetricDefinition],
-    seed: int,
-    clusters: Sequence[Hashable] | None,
-) -> SystemResult:
-    found: dict[str, Metric] = {}
-    for name, figure in system.metrics.items():
-        arrays = [judged.statistics[training, name] for training in trainings]
-        interval = statistics.over_seeds(
-            arrays, metrics[name].aggregate, bounds=bounds_of(metrics[name]), seed=seed, clusters=clusters
-        )
-        found[name] = figure.model_copy(update=dict(zip(("value", "low", "high"), interval, strict=True)))
-    every = [one for one in judged.systems if one.name in trainings]
-    return system.model_copy(update={"metrics": found, "seconds": sum(one.seconds for one in every)})
-
-
-def _against(
-    one: Comparison,
-    judged: Judged,
-    trainings: Sequence[str],
-    metric: MetricDefinition,
-    seed: int,
-    clusters: Sequence[Hashable] | None,
-    test: Literal["seeds", "draws"],
-) -> Comparison:
-    candidates, baselines = (trainings if name == trainings[0] else (name,) for name in (one.candidate, one.baseline))
-    found = statistics.difference_over_seeds(
-        [judged.statistics[name, metric.name] for name in candidates],
-        [judged.statistics[name, metric.name] for name in baselines],
-        metric.aggregate,
-        bounds=bounds_of(metric),
-        seed=seed,
-        clusters=clusters,
-    )
-    # More rows alone may not settle what seeds leave open, so no number of rows is reported.
-    return one.model_copy(
-        update={
-            "difference": found.difference,
-            "low": found.low,
-            "high": found.high,
-            "p_value": found.p_value,
-            "verdict": statistics.verdict_word(found, higher_is_better=metric.higher_is_better),
-            "rows_needed": None,
-            "test": test,
-        }
-    )

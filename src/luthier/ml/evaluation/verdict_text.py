@@ -245,9 +245,12 @@ def _primary(
     largest = max(abs(comparison.difference), abs(comparison.low), abs(comparison.high))
     decimals = min(4, max(1, 1 - math.floor(math.log10(largest)))) if largest > 0 else 2
     metric = judged.metrics[comparison.metric]
-    against = baseline.metrics[comparison.metric].value
+    against, which = baseline.metrics[comparison.metric].value, ""
+    if comparison.test == "strongest_draw" and baseline.prompting is not None:
+        against = metric.value - comparison.difference
+        which = f" of the strongest of {baseline.prompting.num_draws} draws"
     opening = f"{_OPENINGS[finding(comparison)]} {system_title(baseline, results)}"
-    values = f"{metric_title(comparison.metric)} {metric.value:.{decimals}f} against {against:.{decimals}f}"
+    values = f"{metric_title(comparison.metric)} {metric.value:.{decimals}f} against {against:.{decimals}f}{which}"
     rows = held_out_rows(judged.num_samples)
     if finding(comparison) == "equal":
         return f"{opening}: {values} on {rows}; no number of rows can be named for a difference of 0."
@@ -268,9 +271,9 @@ def _rows_needed(comparison: Comparison, decimals: int) -> str:
     if float(f"{comparison.difference:.{decimals}f}") == 0:
         return "; equal as far as these decimals go, so no number of rows that would settle it can be named"
     if comparison.test in ("seeds", "draws"):
-        return f"; other {comparison.test} count as well as rows here, so how many would settle it cannot be told"
+        return f"; other {comparison.test} count as well as rows here, so no number of rows can be named to settle it"
     if comparison.rows_needed is None:
-        return "; how many rows would settle it cannot be told from so few"
+        return "; too few rows to name a number that would settle it"
     return f"; about {_rounded(comparison.rows_needed)} held-out rows would settle a difference of this size"
 
 
