@@ -25,9 +25,7 @@ def chat(
     against: Annotated[
         str | None, typer.Option("--against", metavar="OTHER", help="Ask this one the same, side by side.")
     ] = None,
-    system: Annotated[
-        str | None, typer.Option("--system", metavar="TEXT", help="The system prompt.")
-    ] = None,
+    system: Annotated[str | None, typer.Option("--system", metavar="TEXT", help="The system prompt.")] = None,
     temperature: Annotated[
         float, typer.Option("--temperature", metavar="T", min=0.0, max=5.0, help="0 takes the likeliest token always.")
     ] = 0.0,
