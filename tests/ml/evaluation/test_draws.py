@@ -85,10 +85,10 @@ def test_a_draw_that_is_better_does_not_make_the_model_worse_than_all() -> None:
 
 
 def test_a_model_as_good_as_the_strongest_draw_is_seldom_called_better() -> None:
-    """200 studies: draws right on 30, 40 and 50% of 60 rows, and a model that is right on 50%."""
+    """60 studies: draws right on 30, 40 and 50% of 60 rows, and a model that is right on 50%."""
     random, better, metrics = np.random.default_rng(1), 0, as_definitions(["exact_match"])
     references = ["spruce", "maple"] * 30
-    for _ in range(200):
+    for _ in range(60):
         systems = [
             system_of(name, [text if random.random() < share else "oak" for text in references], references, shots=4)
             for name, share in (("draw 0", 0.3), ("draw 1", 0.4), ("draw 2", 0.5), ("tuned", 0.5))
@@ -96,8 +96,8 @@ def test_a_model_as_good_as_the_strongest_draw_is_seldom_called_better() -> None
         found = judge_in_full(systems, metrics=metrics, seed=0, progress=SilentProgress())
         joined = as_one_system(found, ["draw 0", "draw 1", "draw 2"], metrics, seed=0, test="draws")
         better += joined.comparisons[0].verdict == "better"
-    # 2.5% of 200 are 5; 12 are reached by chance less than once in a hundred such tests.
-    assert better <= 12
+    # 2.5% of 60 are 1.5; 6 are reached by chance less than once in a hundred such tests.
+    assert better <= 5
 
 
 def test_equal_systems_are_seldom_told_apart_and_the_interval_covers_the_mean_of_all_draws() -> None:
