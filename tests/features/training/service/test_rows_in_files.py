@@ -101,7 +101,7 @@ def judged(outcome: TrainOutcome) -> list[tuple[str, dict[str, Any]]]:
 
 def validations(context: Context, outcome: TrainOutcome) -> list[tuple[int, float, dict[str, float]]]:
     """Step, loss and measures of each validation of a run."""
-    events = (event for _, event in context.runs.events(outcome.record.run_id))
+    events = context.runs.events(outcome.record.run_id)
     return [(event.step, event.loss, event.measures) for event in events if isinstance(event, ValidationDone)]
 
 
