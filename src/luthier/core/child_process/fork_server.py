@@ -149,14 +149,15 @@ def main(start: Start, make: Callable[..., Server] | None = None) -> None:
     if start["imports_folder"] is not None:
         keep_import_structure(Path(start["imports_folder"]))
     server = (make or Server)(control, given, state, start["free_variables"])
-    for name in start["modules"]:
+    modules = list(start["modules"])
+    while modules:
         try:
-            import_libraries([name])
+            import_libraries([modules.pop(0)])
         except BaseException:  # noqa: BLE001 - of any kind, of which the owner reads the last line
             traceback.print_exc()
             raise SystemExit(UNFIT) from None
         # A program that waits is forked with what is loaded by now, and loads the rest as far as it needs it.
-        if (command := server.serve_waiting()) is not None:
+        if modules and (command := server.serve_waiting()) is not None:
             run_programs(command)
             return
     _end_threads()

@@ -6,8 +6,9 @@ Load is the number of answers that both have under way, the request's own among 
 counts, since answers that began together end together, and the next ones come a moment later. The engine changes only
 where the other one is faster by a tenth: at loads between, each change would cost more than it wins.
 
-A request stays with the engine that took it. An engine that is not in memory is loaded in the background, without
-unloading anything, while the other one answers. One that has failed is tried again after a pause, which doubles.
+A request stays with the engine that began to write; before that it may move (`picked_request`). An engine that is not
+in memory is loaded in the background, without unloading anything, while the other one answers. One that has failed is
+tried again after a pause, which doubles.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from luthier.core.engine_rates import rates_for
 from luthier.core.errors import RequestError
 from luthier.core.stream import LoadedModel, Served, TextRequest, features_of
 
-PickReason = Literal["only", "load", "feature", "pinned", "loading", "memory", "failed"]
-"""Why an engine answers: it is the only one, the faster one at this load, the only one for a feature of the request,
-named by the request, or in the place of one that is being loaded, does not fit into memory, or has failed."""
+PickReason = Literal["only", "load", "moved", "feature", "pinned", "loading", "memory", "failed"]
+"""Why an engine answers: it is the only one, the faster one at this load, or at that of requests that came before this
+one had begun, the only one for a feature of the request, named by the request, or in the place of one that is being
+loaded, does not fit into memory, or has failed."""
 
 Unavailable = Literal["memory", "failed"]
 """Why an engine cannot answer now."""
@@ -206,7 +208,8 @@ class EngineBalance:
             choice.reason,
             key,
             choice.is_fallback,
-            other=other.served if must is None else None,
+            # Several prompts are one answer, with one fingerprint: none of them moves alone.
+            other=other.served if must is None and len(requests) == 1 else None,
             loads=other.served if choice.loads_other else None,
             num_bytes=_measured_bytes(served, is_fallback=not choice.is_fallback),
             variant=variant,
@@ -282,6 +285,17 @@ class EngineBalance:
                 for side in pair.sides.values():
                     side.opening_until = 0.0
 
+    def note_moved(self, pick: EnginePick) -> None:
+        """Count a request that has moved."""
+        with self._lock:
+            self._num_requests[pick.served.engine, pick.reason] += 1
+
+    def follow(self, waiting: EnginePick, found: EnginePick) -> EnginePick | None:
+        """Where a request that has not begun goes, as a later one goes to another engine; None where it stays."""
+        if waiting.other is None or waiting.is_fallback == found.is_fallback:
+            return None
+        return EnginePick(waiting.other, "moved", waiting.pair, found.is_fallback, variant=waiting.variant)
+
     def after_failure(self, pick: EnginePick) -> EnginePick | None:
         """Where a request goes whose engine has failed before it began; None where no other may answer it.
 
@@ -294,7 +308,6 @@ class EngineBalance:
             moves = pair.sides[not pick.is_fallback].retry_at <= self._clock()
             is_fallback = pick.is_fallback != moves
             served = pick.other if moves else pick.served
-            self._num_requests[served.engine, "failed"] += 1
             return EnginePick(served, "failed", pick.pair, is_fallback, variant=pick.variant)
 
 

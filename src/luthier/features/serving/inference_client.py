@@ -4,7 +4,7 @@ One child process (`engine_process`), started by the first request. It ends with
 it has been idle for a while; or when it crashes: running requests then fail (503, retryable), and the next request
 starts a new one. This process never loads torch. Admission control limits the total number of requests and those of
 each key, and sets Retry-After on rejections. Of a model with two engines it picks the one for each request
-(`engine_balance`), and hands a request whose engine fails before it has begun to the other one.
+(`engine_balance`), and may hand a request that has not begun to the other one (`picked_request`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from functools import partial
 from typing import Any, Final
 
 from luthier.core.child_process.process import ChildProcess
-from luthier.core.errors import BusyError, LuthierError, WorkError
+from luthier.core.errors import BusyError, WorkError
 from luthier.core.stream import (
     Ended,
     Failed,
@@ -35,6 +35,7 @@ from luthier.core.stream import (
 )
 from luthier.core.system.process_setup import num_usable_cores, start_daemon
 from luthier.features.serving.engine_balance import EngineBalance, EnginePick
+from luthier.features.serving.picked_request import PickedRequest
 from luthier.platform.home.settings import Settings
 
 _LOOK_BACK_SECONDS: Final = 60.0
@@ -127,6 +128,8 @@ class InferenceClient:
         self._child: _Child | None = None
         self._is_closed = False
         self._balance = EngineBalance()
+        # Requests of models with two engines that have not begun. Single operations on a set are atomic.
+        self._movable: set[PickedRequest] = set()
 
     @property
     def num_requests(self) -> dict[tuple[str, str], int]:
@@ -149,6 +152,11 @@ class InferenceClient:
         found = self._balance.pick(model, requests, self.loaded, engine)
         if found.loads is not None and (child := self._child) is not None:
             child.load(found.loads, found.num_bytes)
+        if found.pair is not None and found.reason == "load":
+            # Of clients that ask at once the first ones would else be answered by the engine for a few.
+            for one in tuple(self._movable):
+                if one.pick.pair == found.pair and (other := self._balance.follow(one.pick, found)) is not None:
+                    one.move(other)
         return found
 
     def ask_picked(
@@ -161,7 +169,9 @@ class InferenceClient:
         key: str | None = None,
         moved: Callable[[EnginePick], None] = lambda _: None,
     ) -> Callable[[], None]:
-        """As `ask`, with an engine of `pick`; one that fails before it has begun is replaced by the other one, once.
+        """As `ask`, with an engine of `pick`; before it writes, the other one may replace it, once.
+
+        That is where it fails, and where the load of later requests asks for the other one.
 
         Args:
             pick: The engine.
@@ -176,32 +186,22 @@ class InferenceClient:
         """
         if pick.pair is None:
             return self.ask(as_loaded(pick.served), request, hear, key=key)
-        cancels = _Cancels()
-        has_begun = False
-
-        def hear_first(event: Event) -> None:
-            nonlocal has_begun
-            fails = isinstance(event, Failed) and event.is_of_engine and not has_begun
-            has_begun = True
-            if not fails or (other := self._balance.after_failure(pick)) is None:
-                noted(pick)(event)
-                return
-            try:
-                moved(other)
-                cancels.add(self._ask(as_loaded(other.served), request, noted(other), key, other))
-            except LuthierError as error:
-                hear(Failed.of(error))
-
-        def noted(taken: EnginePick) -> OnEvent:
-            def hear_noted(event: Event) -> None:
-                if isinstance(event, Ended):
-                    self._balance.note_answer(taken)
-                hear(event)
-
-            return hear_noted
-
-        cancels.add(self._ask(as_loaded(pick.served), request, hear_first, key, pick))
-        return cancels
+        made = PickedRequest(
+            pick,
+            lambda taken, told: self._ask(as_loaded(taken.served), request, told, key, taken),
+            hear,
+            self._balance,
+            moved=moved,
+            settled=self._movable.discard,
+        )
+        # Before it is sent: its first event may come before this returns.
+        self._movable.add(made)
+        try:
+            made.begin()
+        except BaseException:
+            self._movable.discard(made)
+            raise
+        return made
 
     def ask(
         self, model: Served, request: TextRequest | PoolingRequest, hear: OnEvent, *, key: str | None = None
@@ -273,30 +273,6 @@ class InferenceClient:
             self._is_closed, child = True, self._child
         if child is not None:
             child.close()
-
-
-class _Cancels:
-    """Cancels a request wherever it went. Thread-safe."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._all: list[Callable[[], None]] = []
-        self._is_cancelled = False
-
-    def add(self, cancel: Callable[[], None]) -> None:
-        """One more place; cancelled at once where the request was."""
-        with self._lock:
-            self._all.append(cancel)
-            is_late = self._is_cancelled
-        if is_late:
-            cancel()
-
-    def __call__(self) -> None:
-        with self._lock:
-            self._is_cancelled, todo = True, list(self._all)
-        # Outside of the lock: it waits for an event that is being heard, which may add a place.
-        for one in todo:
-            one()
 
 
 class _Ask:

@@ -529,7 +529,7 @@ def test_an_engine_may_count_memory_while_another_goes(world: World) -> None:
     key = SlowKey()
     other = SimpleNamespace(num_bytes=10, has_closed=False, is_idle=False)
     engines[key], engines["other"] = asking, other
-    engines["gone"] = SimpleNamespace(num_bytes=20, has_closed=True)
+    engines["gone"] = SimpleNamespace(num_bytes=20, has_closed=True, failure=None)
     answers: list[object] = []
 
     def count() -> None:

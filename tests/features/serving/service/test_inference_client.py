@@ -132,9 +132,51 @@ def test_a_request_whose_engine_dies_before_it_begins_is_answered_by_the_other(t
 
 def test_what_has_begun_stays_with_its_engine(two: TwoEngines) -> None:
     two.ask()
-    two.tell_last(Started(num_prompt_tokens=1), DEAD)
-    assert two.heard == [Started(num_prompt_tokens=1), DEAD]
+    events = (Started(num_prompt_tokens=1), Piece(text="a"), DEAD)
+    two.tell_last(*events)
+    assert two.heard == list(events)
     assert two.moved == []
+
+
+def test_what_was_taken_up_and_not_begun_to_be_written_moves_and_is_taken_up_once(two: TwoEngines) -> None:
+    two.ask()
+    two.tell_last(Started(num_prompt_tokens=1))
+    assert two.heard == []  # by which engine the answer is written is not known before it begins
+    two.tell_last(DEAD)
+    events = (Started(num_prompt_tokens=2), Ended(reason="stop", num_new_tokens=0))
+    two.tell_last(*events)
+    assert two.heard == list(events)
+
+
+def test_of_a_burst_those_that_wait_follow_to_the_engine_for_a_crowd(two: TwoEngines) -> None:
+    for _ in range(5):
+        two.ask()
+    first, *waiting = list(two.child._asks)[1:]
+    two.child._tell(first, Started(num_prompt_tokens=1))
+    two.child._tell(first, Piece(text="a"))
+    two.sent()
+    two.ask()
+    assert two.moved == ["transformers"] * 4
+    sent = two.sent()
+    assert {one["cancel"] for one in sent if "cancel" in one} == set(waiting)
+    assert [one["model"]["engine"] for one in sent if "ask" in one] == ["transformers"] * 5
+    # What comes late of the engine before is not heard.
+    for key in waiting:
+        two.child._tell(key, Piece(text="late"))
+    assert [one.text for one in two.heard if isinstance(one, Piece)] == ["a"]
+    assert two.client.num_requests == {
+        ("llama_cpp", "load"): 5,
+        ("transformers", "load"): 1,
+        ("transformers", "moved"): 4,
+    }
+    assert two.client.num_under_way == 1 + 6
+    two.ask()
+    assert len(two.moved) == 4  # each moves once
+
+
+def test_prompts_of_one_request_stay_together(two: TwoEngines) -> None:
+    pick = two.client.pick(COPY, [REQUEST, REQUEST])
+    assert (pick.served, pick.other) == (COPY, None)
 
 
 def test_a_wrong_request_goes_to_no_other_engine(two: TwoEngines) -> None:
