@@ -10,13 +10,15 @@ SmolLM2-135M-Instruct with random adapters (rank 16, all linear layers) whose pr
 text. All sides hold their models for the whole time, and each window asks every side the same greedy questions, in an
 order that turns; no question comes twice.
 
+    auto            `luthier serve`: each request goes to the engine that is faster at the load
     transformers    `luthier serve --engine transformers`
     llama_cpp       `luthier serve --engine llama_cpp`: the proved GGUF copies that `auto` takes where they are faster
     llama-server    the same files in llama.cpp's own HTTP server (xllamacpp), without Luthier
     with drafts     with --speculative-config: the side llama_cpp, with what `luthier serve` takes by that option
     vllm            with --vllm-python: `vllm serve` of the environment of that interpreter
 
-First `luthier serve` with `auto` makes, proves and times the copies; what it has chosen, and why, is in the document.
+First `luthier serve` with `auto` makes, proves and times the copies; what it has chosen, and why, is in the document,
+and how many requests each of its engines has answered. Both are in memory before the first window.
 Of each window: new tokens a second of all clients together, and seconds to the first token. Of each side at the end:
 proportional memory of its processes. No round begins that would not be over after `--minutes`. Prints one JSON
 document: of each cell the median rate of the rounds, its share of the best side's, first tokens (p50, p95) of all
@@ -53,6 +55,7 @@ CLIENTS: Final = (1, 4, 16)
 RANK: Final = 16
 _SLOTS, _SLOT_TOKENS = 16, 2048
 _VLLM_SECONDS: Final = 600.0
+_LOAD_SECONDS: Final = 120.0
 _KEY: Final = "benchmark-of-engines"
 
 
@@ -130,11 +133,10 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
     began = time.perf_counter()
     auto = _luthier(args, "auto")
     chosen = {name: {"engine": one["engine"], "reason": one["reason"]} for name, one in auto.started["models"].items()}
-    auto.close()
-    files = _copies(args)
-    preparation = round(time.perf_counter() - began, 1)
-    sides: dict[str, _Side] = {}
+    sides = {"auto": auto}
     try:
+        files = _copies(args)
+        preparation = round(time.perf_counter() - began, 1)
         sides["transformers"] = _luthier(args, "transformers")
         sides["llama_cpp"] = _luthier(args, "llama_cpp")
         if args.speculative_config is not None:
@@ -144,12 +146,14 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
             sides["vllm"] = _vllm(args)
         rounds = asyncio.run(_rounds(sides, args))
         memory = {name: side.memory_bytes() for name, side in sides.items()}
+        requests = _requests_by_engine(auto)
     finally:
         for side in sides.values():
             side.close()
     return _summary(rounds) | {
         "memory_mb": {name: round(num / 1e6) for name, num in memory.items()},
         "auto": chosen,
+        "auto_requests": requests,
         "preparation_seconds": preparation,
         "minutes": round((time.monotonic() - args.began) / 60, 1),
         "rounds": rounds,
@@ -217,6 +221,33 @@ def _luthier(args: argparse.Namespace, engine: str, *options: str) -> _Side:
     if "ready" not in ready:
         raise RuntimeError(f"luthier serve --engine {engine} said {ready}")
     return _Side(process, started["url"], started)
+
+
+def _requests_by_engine(side: _Side) -> dict[str, int]:
+    """Requests of this server by engine and reason, those of the warm-up among them."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    with urllib.request.urlopen(f"{side.url}/metrics", timeout=30) as answer:
+        families = text_string_to_metric_families(answer.read().decode())
+    return {
+        f"{sample.labels['engine']}, {sample.labels['reason']}": int(sample.value)
+        for family in families
+        for sample in family.samples
+        if sample.name == "luthier_serving_requests_total"
+    }
+
+
+async def _load_both(side: _Side, numbers: range, num_adapters: int) -> None:
+    """Ask as many at once as there are clients at most, until the engine for a crowd is in memory, too."""
+    deadline = time.monotonic() + _LOAD_SECONDS
+    while True:
+        await _window(side, numbers, max(CLIENTS), num_adapters, 4)
+        with urllib.request.urlopen(f"{side.url}/v1/models/base", timeout=30) as answer:
+            engines = json.loads(answer.read())["engines"]
+        if all(one["is_loaded"] for one in engines if one["tokens_per_second"]):
+            return
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"not both engines are in memory after {_LOAD_SECONDS:g} s: {engines}")
 
 
 def _llama_server(files: list[str], args: argparse.Namespace) -> _Side:
@@ -310,6 +341,7 @@ async def _rounds(sides: dict[str, _Side], args: argparse.Namespace) -> list[dic
     for side in sides.values():  # loads what is opened by a first request, and every adapter
         for place, adapters in enumerate(adapters_of_cells):
             await _window(side, range(-(place + 1) * num_warm, -place * num_warm), 1, adapters, 2)
+    await _load_both(sides["auto"], range(-3 * num_warm - 2 * max(CLIENTS), -3 * num_warm), args.adapters)
     order = tuple(sides)
     found, first, longest = list[dict[str, Any]](), 0, 0.0
     for number in range(args.rounds):

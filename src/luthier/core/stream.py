@@ -16,6 +16,7 @@ from pydantic import Field, TypeAdapter, model_validator
 
 from luthier.core.conversation import AS_THEY_ARE, Conversation, OptedTurns
 from luthier.core.defaults import NEW_TOKENS
+from luthier.core.engine_rates import EngineRates
 from luthier.core.errors import LuthierError, OverlongError
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.plan import Quantisation
@@ -217,6 +218,7 @@ class Served(FrozenModel):
         settings: of the engine; the process that loads models sets it.
         fallback: the same model for another engine, which answers what this one does otherwise (`for_requests`).
         hands_over: features that the fallback answers.
+        rates: how fast both engines are, where the load decides which of them answers; by number of variants.
     """
 
     engine: str = "transformers"
@@ -231,6 +233,7 @@ class Served(FrozenModel):
     settings: EngineSettings = ENGINE_DEFAULTS
     fallback: Served | None = None
     hands_over: tuple[RequestFeature, ...] = ()
+    rates: tuple[EngineRates, ...] = ()
 
     def for_requests(self, requests: Iterable[TextRequest]) -> Served:
         """What answers these prompts of one request: the fallback where any of them has a feature that it takes."""
@@ -408,18 +411,20 @@ class Failed(FrozenModel):
         error: as `LuthierError.as_json` writes it.
         num_refused_tokens: of a prompt that was refused for its length.
         num_contexts: how many times the context of the model that is, rounded up.
+        is_of_engine: whether the engine itself has failed, so that another one may answer the same request.
     """
 
     kind: Literal["failed"] = "failed"
     error: dict[str, Any]
     num_refused_tokens: int = 0
     num_contexts: int = 0
+    is_of_engine: bool = False
 
     @classmethod
-    def of(cls, error: LuthierError) -> Failed:
+    def of(cls, error: LuthierError, *, is_of_engine: bool = False) -> Failed:
         """The event that reports an error."""
         if not isinstance(error, OverlongError) or not error.most_tokens:
-            return cls(error=error.as_json())
+            return cls(error=error.as_json(), is_of_engine=is_of_engine)
         # Ceiling division.
         num_contexts = -(-error.num_tokens // error.most_tokens)
         return cls(error=error.as_json(), num_refused_tokens=error.num_tokens, num_contexts=num_contexts)

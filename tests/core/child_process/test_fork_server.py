@@ -19,7 +19,7 @@ import pytest
 from tests.vacuous import nonempty
 
 from luthier.core.child_process import fork_client, fork_server
-from luthier.core.child_process.fork_client import ForkedProcess, ForkServer
+from luthier.core.child_process.fork_client import ForkedProcess, ForkServer, NotStartedError
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="fork servers are Linux's own")
 FREE = ("PYTEST_CURRENT_TEST",)
@@ -337,6 +337,71 @@ def test_whoever_gave_up_waiting_finds_nothing_started_later(
         assert not mark.exists()
         forked(server, errors, "touch", str(mark)).wait()
         assert mark.exists()
+
+
+def _slow(folder: Path, name: str, gate: Path) -> None:
+    """A module that is loaded once a file is there."""
+    (folder / f"{name}.py").write_text(
+        f"import pathlib, time\nwhile not pathlib.Path({str(gate)!r}).exists(): time.sleep(0.01)\n"
+    )
+
+
+def test_what_waits_is_forked_between_two_modules_with_what_is_loaded_by_then(
+    module_folder: Path, tmp_path: Path, told: list[str], errors: IO[bytes]
+) -> None:
+    gates = [tmp_path / "first", tmp_path / "second"]
+    for name, gate in zip(("slow_first", "slow_second"), gates, strict=True):
+        _slow(module_folder, name, gate)
+
+    def waits() -> bool:
+        gates[0].touch()
+        return False
+
+    modules = ("slow_first", "slow_second")
+    with ForkServer(modules, tell=told.append, free_variables=FREE, patience_seconds=300) as server:
+        program = server.start_program([*PROGRAM, "exit", "3"], stderr=errors, stop_requested=waits)
+        assert program is not None
+        opened.append(program)
+        gates[1].touch()  # it would load the second one itself where it needed it; the server loads it behind it
+        assert program.wait(120) == 3
+        assert forked(server, errors, "exit", "4").wait(120) == 4
+    assert told == []
+
+
+def test_a_server_that_turns_out_unfit_after_an_answer_is_not_started_again(
+    module_folder: Path, tmp_path: Path, told: list[str], errors: IO[bytes]
+) -> None:
+    _slow(module_folder, "slow_first", tmp_path / "first")
+    (module_folder / "wrong_second.py").write_text("raise ValueError('no such device')\n")
+
+    def waits() -> bool:
+        (tmp_path / "first").touch()
+        return False
+
+    modules = ("slow_first", "wrong_second")
+    with ForkServer(modules, tell=told.append, free_variables=FREE, patience_seconds=300) as server:
+        program = server.start_program([*PROGRAM, "exit", "3"], stderr=errors, stop_requested=waits)
+        assert program is not None
+        opened.append(program)
+        # Its fork server is gone meanwhile, so that nobody knows its exit code.
+        program.wait(120)
+        assert eventually(lambda: server.pid is None)
+        for _ in range(2):
+            assert server.start_program([*PROGRAM, "exit", "0"], stderr=errors) is None
+    assert told == ["there is no fork server, so each program loads its libraries itself: ValueError: no such device"]
+
+
+def test_who_waits_for_it_hears_a_stop(module_folder: Path, tmp_path: Path, told: list[str], errors: IO[bytes]) -> None:
+    _slow(module_folder, "slow_library", tmp_path / "go")
+    mark = tmp_path / "mark"
+    with ForkServer(("slow_library",), tell=told.append, free_variables=FREE, patience_seconds=300) as server:
+        command = [*PROGRAM, "touch", str(mark)]
+        with pytest.raises(NotStartedError):
+            server.start_program(command, stderr=errors, stop_requested=lambda: True)
+        (tmp_path / "go").touch()
+        assert forked(server, errors, "exit", "0").wait(120) == 0
+    assert not mark.exists()
+    assert told == []
 
 
 def test_a_killed_server_is_started_again_and_its_programs_go_on(

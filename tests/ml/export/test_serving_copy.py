@@ -11,7 +11,7 @@ from luthier.core.child_process.process import ChildEndedError
 from luthier.core.errors import WorkError
 from luthier.core.stream import Served
 from luthier.ml.export import parity, serving_copy
-from luthier.ml.export.serving_copy import ADAPTER, MODEL, EngineSpeed, ServingCopy, make_adapter, make_base, read_copy
+from luthier.ml.export.serving_copy import ADAPTER, MODEL, ServingCopy, make_adapter, make_base, read_copy
 from luthier.ml.inference.llama_cpp import cpp
 
 pytest.importorskip("xllamacpp")
@@ -239,11 +239,6 @@ def test_a_report_that_cannot_be_read_is_none(tmp_path):
     assert read_copy(tmp_path) is None
     (tmp_path / "report.json").write_text('{"precision": "q8_0", "of a newer version": 1}')
     assert read_copy(tmp_path) is None
-
-
-def test_faster_is_by_both_rates():
-    assert EngineSpeed(alone=20, crowd=40).is_faster_than(EngineSpeed(alone=10, crowd=60))
-    assert not EngineSpeed(alone=20, crowd=40).is_faster_than(EngineSpeed(alone=10, crowd=80))
 
 
 def test_both_engines_are_timed(base, tiny_model, adapter, make_source, tools, tmp_path):

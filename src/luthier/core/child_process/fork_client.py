@@ -23,6 +23,7 @@ from luthier.core.child_process.fork_server import (
     HELLO,
     PROGRAM,
     TITLE_BYTES,
+    UNFIT,
     Request,
     Start,
     inherited_state,
@@ -32,9 +33,14 @@ from luthier.core.child_process.fork_server import (
 
 _REPLY_SECONDS: Final = 30.0
 _CLOSE_SECONDS: Final = 5.0
+_LOOK_SECONDS: Final = 0.1
 _FIRST_PAUSE_SECONDS: Final = 0.0005
 _LAST_PAUSE_SECONDS: Final = 0.02
 _ONCE_MORE: Final = "a program loads its libraries itself, since it could not be forked"
+
+
+class NotStartedError(Exception):
+    """A program was not started, since a stop was requested while it waited for the server."""
 
 
 class ForkedProcess:
@@ -141,7 +147,12 @@ class ForkServer:
             self._is_up()
 
     def start_program(
-        self, command: Sequence[str], *, stderr: IO[bytes], wait_seconds: float | None = None
+        self,
+        command: Sequence[str],
+        *,
+        stderr: IO[bytes],
+        wait_seconds: float | None = None,
+        stop_requested: Callable[[], bool] = lambda: False,
     ) -> ForkedProcess | None:
         """Fork a program in its own session, with pipes as standard input and output.
 
@@ -149,11 +160,13 @@ class ForkServer:
             command: `[sys.executable, "-m", MODULE, ...]`.
             stderr: Its standard error.
             wait_seconds: The same as `patience_seconds`, for this program; None for that one.
+            stop_requested: Called while it waits: whether the program is not wanted any more.
 
         Returns:
             The program; None where it must be started in the usual way. It has not been started then.
 
         Raises:
+            NotStartedError: A stop was requested while it waited. Nothing was started.
             OSError: The server died while it was forking: whether the program began is not known.
         """
         theirs_in, ours_in = os.pipe()
@@ -161,7 +174,7 @@ class ForkServer:
         program = None
         request = Request(command=list(command), environment=dict(os.environ), state=inherited_state())
         try:
-            forked = self._fork(request, [theirs_in, theirs_out, stderr.fileno()], wait_seconds)
+            forked = self._fork(request, [theirs_in, theirs_out, stderr.fileno()], wait_seconds, stop_requested)
             if forked is not None:
                 program = ForkedProcess(*forked, ours_in, ours_out)
         finally:
@@ -174,16 +187,20 @@ class ForkServer:
         return program
 
     def _fork(
-        self, request: Mapping[str, Any], files: Sequence[int], wait_seconds: float | None
+        self,
+        request: Mapping[str, Any],
+        files: Sequence[int],
+        wait_seconds: float | None,
+        stop_requested: Callable[[], bool] = lambda: False,
     ) -> tuple[int, int, socket.socket] | None:
         """Process id, pidfd and connection of a program that was forked; None, errors and the rest as `start_program`.
 
         Args:
             request: A `Request`.
             files: Its standard files, stdin first.
-            wait_seconds: As `start_program` has it.
+            wait_seconds, stop_requested: As `start_program` has them.
         """
-        connection = self._connect(self.patience_seconds if wait_seconds is None else wait_seconds)
+        connection = self._connect(self.patience_seconds if wait_seconds is None else wait_seconds, stop_requested)
         if connection is None:
             return None
         try:
@@ -213,7 +230,7 @@ class ForkServer:
     ) -> None:
         self.close()
 
-    def _connect(self, wait_seconds: float) -> socket.socket | None:
+    def _connect(self, wait_seconds: float, stop_requested: Callable[[], bool]) -> socket.socket | None:
         """A connection to the server, once it is ready for a request."""
         with self._lock:
             if not self._is_up() or self._control is None:
@@ -224,13 +241,15 @@ class ForkServer:
                 socket.send_fds(self._control, [HELLO], [theirs.fileno()])
         # The request is sent only after the server has reported that it is ready: one that gave up waiting must not
         # find its program started later.
-        ours.settimeout(max(0.01, wait_seconds))
         try:
-            is_ready = ours.recv(1) == HELLO
+            is_ready = _is_ready(ours, wait_seconds, stop_requested)
         except TimeoutError:
-            self._tell(f"{_ONCE_MORE}: no fork server within {wait_seconds:.0f} s")
+            self._tell(f"{_ONCE_MORE}: no fork server within {wait_seconds:.3g} s")
             ours.close()
             return None
+        except NotStartedError:
+            ours.close()
+            raise
         except OSError:
             is_ready = False
         with self._lock:
@@ -287,7 +306,7 @@ class ForkServer:
         self._control = ours
 
     def _note_end(self) -> None:
-        """Say how the server ended. One that never was ready would not be the next time either."""
+        """Say how the server ended. One that never was ready, or is unfit, would not be better the next time."""
         if self._process is None or self._log is None:
             return
         try:
@@ -296,7 +315,8 @@ class ForkServer:
             return
         self._log.seek(0)
         said = (self._log.read().decode(errors="replace").strip().splitlines() or [f"exit code {code}"])[-1]
-        if self._has_answered:
+        # It may have answered before it had loaded all.
+        if self._has_answered and code != UNFIT:
             self._tell(f"the fork server ended ({said}): started again with the next program")
         else:
             self._is_refused = True
@@ -316,6 +336,24 @@ class ForkServer:
         if self._log is not None:
             self._log.close()
         self._process = self._control = self._log = None
+
+
+def _is_ready(connection: socket.socket, wait_seconds: float, stop_requested: Callable[[], bool]) -> bool:
+    """Whether the server says that it is ready; false where it has ended.
+
+    Raises:
+        TimeoutError: It says nothing for that long.
+        NotStartedError: A stop was requested meanwhile.
+    """
+    deadline = time.monotonic() + max(0.01, wait_seconds)
+    while (left := deadline - time.monotonic()) > 0:
+        connection.settimeout(min(left, _LOOK_SECONDS))
+        try:
+            return connection.recv(1) == HELLO
+        except TimeoutError:
+            if stop_requested():
+                raise NotStartedError from None
+    raise TimeoutError
 
 
 def _is_readable(descriptor: int) -> bool:

@@ -26,6 +26,7 @@ import signal
 import socket
 import struct
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
@@ -44,6 +45,8 @@ from luthier.core.system.process_setup import end_with, keep_few_kernels, wait_b
 PROGRAM: Final = "luthier.core.child_process.fork_server"
 HELLO: Final = b"\n"
 """What the server says once it is ready for a request."""
+UNFIT: Final = 78
+"""The exit code of a server that cannot load its modules, or must not fork with them: another one could not either."""
 _MOST_FILES: Final = 8
 _REQUEST_SECONDS: Final = 5.0
 """The time for a request to arrive once announced: the server does one thing at a time."""
@@ -145,19 +148,35 @@ def main(start: Start, make: Callable[..., Server] | None = None) -> None:
     show_as(sys.orig_argv[:-1])
     if start["imports_folder"] is not None:
         keep_import_structure(Path(start["imports_folder"]))
-    import_libraries(start["modules"])
-    # OpenBLAS ends its threads before a fork and starts them again when they are needed: a first fork leaves none.
-    if (pid := os.fork()) == 0:
-        os._exit(0)
-    os.waitpid(pid, 0)
+    server = (make or Server)(control, given, state, start["free_variables"])
+    modules = list(start["modules"])
+    while modules:
+        try:
+            import_libraries([modules.pop(0)])
+        except BaseException:  # noqa: BLE001 - of any kind, of which the owner reads the last line
+            traceback.print_exc()
+            raise SystemExit(UNFIT) from None
+        # A program that waits is forked with what is loaded by now, and loads the rest as far as it needs it.
+        if modules and (command := server.serve_waiting()) is not None:
+            run_programs(command)
+            return
+    _end_threads()
     if (hazard := fork_hazard()) is not None:
-        raise SystemExit(hazard)
+        sys.stderr.write(f"{hazard}\n")
+        raise SystemExit(UNFIT)
     # Else the first collection of each program would write to, and so copy, every page of the libraries.
     gc.collect()
     gc.freeze()
-    command = (make or Server)(control, given, state, start["free_variables"]).serve()
-    if command is not None:
+    server.note_loaded()
+    if (command := server.serve()) is not None:
         run_programs(command)
+
+
+def _end_threads() -> None:
+    """OpenBLAS ends its threads before a fork and starts them again when they are needed: a first fork leaves none."""
+    if (pid := os.fork()) == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
 
 
 class Server:
@@ -178,27 +197,59 @@ class Server:
         free_variables: Sequence[str],
     ) -> None:
         self._control, self._state, self._free_variables = control, state, frozenset(free_variables)
-        self._environment = dict(os.environ)
-        self._own = {name: value for name, value in os.environ.items() if name not in given}
+        self._given = given
         self._programs: dict[int, tuple[int, socket.socket]] = {}
         """By pidfd: process id, and the connection over which its end is reported."""
         self._poller = select.poll()
         self._poller.register(control, select.POLLIN)
+        self.note_loaded()
+
+    def note_loaded(self) -> None:
+        """Note what loading has made of this process until now: programs must be like those that load it themselves."""
+        self._environment = dict(os.environ)
+        self._own = {name: value for name, value in os.environ.items() if name not in self._given}
         self._files = _times_of_files()
 
     def serve(self) -> list[str] | None:
         """Answer requests until the owner is gone; in a forked process, return the command that it has to run."""
         while True:
-            for descriptor, _ in self._poller.poll():
-                if descriptor in self._programs:
-                    self._report(descriptor)
-                    continue
-                said, received, _, _ = socket.recv_fds(self._control, 1, 1, socket.MSG_CMSG_CLOEXEC)
-                if not said:
-                    return None
-                command = self._answer(socket.socket(fileno=received[0]))
-                if command is not None:
-                    return command
+            is_there, command = self._serve_once(None)
+            if command is not None or not is_there:
+                return command
+
+    def serve_waiting(self) -> list[str] | None:
+        """Answer the requests that wait now, between two modules; in a forked process, return its command.
+
+        Raises:
+            SystemExit: The owner is gone.
+        """
+        while self._poller.poll(0):
+            _end_threads()
+            self.note_loaded()
+            is_there, command = self._serve_once(0)
+            if command is not None:
+                return command
+            if not is_there:
+                raise SystemExit(0)
+        return None
+
+    def _serve_once(self, wait_milliseconds: int | None) -> tuple[bool, list[str] | None]:
+        """Answer what there is.
+
+        Returns:
+            Whether the owner is there; in a forked process, the command that it has to run.
+        """
+        for descriptor, _ in self._poller.poll(wait_milliseconds):
+            if descriptor in self._programs:
+                self._report(descriptor)
+                continue
+            said, received, _, _ = socket.recv_fds(self._control, 1, 1, socket.MSG_CMSG_CLOEXEC)
+            if not said:
+                return False, None
+            command = self._answer(socket.socket(fileno=received[0]))
+            if command is not None:
+                return True, command
+        return True, None
 
     def _report(self, pidfd: int) -> None:
         """Reap a program that has ended, and report it to its requester."""

@@ -82,7 +82,9 @@ def show_all(console: Console, found: Sequence[DeploymentView]) -> None:
 
 
 def show_one(console: Console, view: DeploymentView) -> None:
-    """A deployment, how its traffic is shared out, and its history."""
+    """A deployment, how its traffic is shared out, what answers it, and its history."""
+    from luthier.features.serving.models import describe_engines
+
     made = view.deployment
     facts(
         console,
@@ -94,6 +96,8 @@ def show_one(console: Console, view: DeploymentView) -> None:
     )
     console.print()
     _show_shares(console, made.revision, view.num_requests)
+    for target, engines in view.engines.items():
+        console.print(Text(visible(f"  engine of {target}: {describe_engines(engines)}")), soft_wrap=True)
     _show_gate(console, made.revision)
     _show_unjudged(console, made.revision)
     table = make_table(["revision", "", "goes to", "when (UTC)", "back to"], num_text_columns=4)

@@ -13,7 +13,7 @@ from luthier.features.deployments import service as deployments
 from luthier.features.model_cards import service as project_models
 from luthier.features.release_gates.service import default_gate, remedy
 from luthier.features.serving.head_answers import example_request
-from luthier.features.serving.models import head_of_deployment
+from luthier.features.serving.models import describe_engines, head_of_deployment
 from luthier.platform.home.context import Context
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.render import redirect, render
@@ -127,6 +127,7 @@ def _page(request: Request, context: Context, caller: Caller, name: str, given: 
         "view": view,
         "deployment": view.deployment,
         "revision": view.deployment.revision,
+        "engines": {target: describe_engines(each) for target, each in view.engines.items()},
         "authors": deployments.authors_of(context, caller, name),
         "choices": [(target, about) for target, about in choices if target not in current],
         "given": given,

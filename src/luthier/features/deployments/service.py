@@ -7,14 +7,15 @@ only if its release gates let it pass, or if somebody overrides them with a reas
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from luthier.core.access import Caller
-from luthier.core.errors import ConflictError, NotFoundError, RequestError
+from luthier.core.errors import ConflictError, LuthierError, NotFoundError, RequestError
 from luthier.core.ids import is_id, new_id
 from luthier.core.records import deployment as routing
 from luthier.core.records.deployment import NAME, Deployment, Revision, Share
@@ -28,6 +29,7 @@ from luthier.features.release_gates.service import (
     unjudged_targets,
 )
 from luthier.features.serving.engine_choice import EngineDecision, choose_engines
+from luthier.features.serving.models import EngineView, engines_of, fastest
 from luthier.features.serving.targets import find_share, served_share
 from luthier.platform.audit_log.service import record
 from luthier.platform.home.context import Context
@@ -144,11 +146,13 @@ class DeploymentView:
         deployment: The deployment at its newest revision.
         num_requests: Requests that each target has answered under this name, over all revisions.
         history: All revisions, newest first; empty in lists.
+        engines: What answers for each target that is on this machine; empty in lists.
     """
 
     deployment: Deployment
     num_requests: dict[str, int]
     history: tuple[Revision, ...] = ()
+    engines: Mapping[str, Sequence[EngineView]] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """The document of `luthier deployments --json`; folders stay on this machine."""
@@ -160,6 +164,12 @@ class DeploymentView:
             "revision": revision_json(self.deployment.revision),
             "requests": self.num_requests,
         }
+        if self.engines:
+            # Without what is in memory, which only the server's process knows.
+            document["engines"] = {
+                target: [one.model_dump(mode="json", exclude={"is_loaded"}) for one in each]
+                for target, each in self.engines.items()
+            }
         return document | ({"history": [revision_json(one) for one in self.history]} if self.history else {})
 
 
@@ -336,7 +346,17 @@ def show_deployment(context: Context, caller: Caller, name: str) -> DeploymentVi
     """One deployment with its history, newest first. Raises NotFoundError."""
     found = context.deployments.get(caller.project_id, name)
     counts = context.usage.num_requests(caller.project_id, [name])
-    return DeploymentView(found, _counts_of(name, counts), context.deployments.revisions(found.deployment_id))
+    history = context.deployments.revisions(found.deployment_id)
+    return DeploymentView(found, _counts_of(name, counts), history, _engines_of(context, caller, found))
+
+
+def _engines_of(context: Context, caller: Caller, deployment: Deployment) -> dict[str, tuple[EngineView, ...]]:
+    found = {}
+    for share in deployment.revision.shares:
+        with contextlib.suppress(LuthierError):  # its files are not on this machine
+            served = fastest(context, served_share(context, caller, share))
+            found[share.target] = engines_of(served, context.inference_client.loaded)
+    return found
 
 
 def authors_of(context: Context, caller: Caller, name: str) -> dict[int, str]:

@@ -124,9 +124,13 @@ def _drawn(prompts: Sequence[int], num: int, new: int, micro_batch_tokens: int, 
     ]
 
 
-def of_validation(prepared: Prepared, *, shares_prefix: bool, packs: bool = False) -> list[Batch]:
-    """The validation split in micro-batches: one step that holds them all, cut as training steps are cut."""
-    from luthier.ml.data.tokenise.batches import StepSchedule
+def of_validation(prepared: Prepared, *, shares_prefix: bool, packs: bool = False) -> Sequence[Batch]:
+    """The validation split in micro-batches: one step that holds them all, cut as training steps are cut.
+
+    Of rows in files a micro-batch is made each time that it is asked for.
+    """
+    from luthier.ml.data.files.sequences import LazySequence
+    from luthier.ml.data.tokenise.batches import LazyBatches, StepSchedule
 
     if prepared.validation is None:
         return []
@@ -144,7 +148,8 @@ def of_validation(prepared: Prepared, *, shares_prefix: bool, packs: bool = Fals
         packed=units.totals if packs else None,
         min_micro_batches=prepared.plan.training.min_micro_batches,
     )
-    return [([units[i] for i in batch], whole.shared_tokens(batch)) for batch in whole.step(0)]
+    made = LazyBatches(units, whole.step(0), whole.shared_tokens)
+    return made if isinstance(units.rows, LazySequence) else list(made)
 
 
 def _families(units: Units, size: int) -> Families | None:

@@ -25,7 +25,7 @@ from luthier.core.system.process_setup import start_daemon
 from luthier.features.generation.engines import api_key, parse_address
 from luthier.features.serving.loaded import EngineChoice, choose_model, show_deployment_note
 from luthier.features.serving.models import fastest
-from luthier.features.serving.service import as_trained, refuse_head
+from luthier.features.serving.service import as_loaded, as_trained, refuse_head
 from luthier.ml.inference.openai.chunks import event_stream_lines
 from luthier.ml.inference.openai.messages import server_words, without_key
 from luthier.platform.home.context import Context
@@ -203,8 +203,10 @@ class LocalChatClient:
 
     def begin(self, request: TextRequest, hear: OnEvent) -> Callable[[], None]:
         """As of `ChatClient`. Raises WorkError where it cannot be asked now."""
-        served, asked = as_trained(self.served.for_requests([request]), request)
-        return self.context.inference_client.ask(served, asked, hear)
+        client = self.context.inference_client
+        pick = client.pick(self.served, [request])
+        _, asked = as_trained(pick.served, request)
+        return client.ask_picked(pick, asked, hear, as_loaded=as_loaded)
 
 
 def open_chat_client(context: Context, name: str, engine: EngineChoice = "auto") -> ChatClient:

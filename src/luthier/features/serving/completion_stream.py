@@ -49,11 +49,12 @@ class CompletionStream:
         requests: One for each prompt.
         model: The name that was requested.
         user: The end user, if the request names one.
+        engine: The engine that the client asks for; None leaves it to the load.
         hears_pieces: Whether `next` also returns pieces; the answer contains all text in any case.
 
     Attributes:
         answer: The text so far.
-        fingerprint: Of the model; empty until the request starts.
+        answering: What answers; known once `begin` has returned, and settled with the first event.
         exchange: Its record in the traffic log, according to the project's policy, once it has ended.
         began_at: When it was sent, by `time.monotonic`.
         first_at: When the first piece arrived, by `time.monotonic`; 0 before that.
@@ -68,12 +69,14 @@ class CompletionStream:
         *,
         model: str = "",
         user: str = "",
+        engine: str | None = None,
         hears_pieces: bool = True,
     ) -> None:
         self._context, self._caller, self._requests, self._hears_pieces = context, caller, requests, hears_pieces
+        self._engine = engine
         choices = [serving.Choice() for one in requests for _ in range(one.num_choices)]
         self.answer = serving.Answer(choices, num_prompts=len(requests))
-        self.fingerprint = ""
+        self.answering = serving.Answering()
         self.exchange = RequestRecord(context, caller, model, user)
         if requests and requests[0].conversation is None:
             self.exchange.operation = "text_completion"
@@ -107,9 +110,19 @@ class CompletionStream:
                 with contextlib.suppress(RuntimeError):  # the loop is closed: the server has shut down
                     loop.call_soon_threadsafe(self._inbox.put_nowait, event)
 
+        replaced = list[serving.Answering]()
+
         def ask() -> None:
             routed = self.answer.routed = route()
-            self._cancel, self.fingerprint = serving.ask(self._context, self._caller, routed, self._requests, hear)
+            self._cancel, self.answering = serving.ask(
+                self._context, self._caller, routed, self._requests, hear, engine=self._engine, moved=moved
+            )
+            # An engine may fail while its request is being sent.
+            self.answering = replaced[-1] if replaced else self.answering
+
+        def moved(answering: serving.Answering) -> None:
+            replaced.append(answering)
+            self.answering = answering
 
         try:
             await to_thread.run_sync(ask)

@@ -2,8 +2,9 @@
 
 On a machine without a GPU a base and the LoRA adapters over it may be served as GGUF by llama.cpp. The files are made
 once, in the cache of the home, proved against the model and timed beside it (`ml/export/serving_copy.py`). What
-llama.cpp does otherwise than the engine transformers goes to that engine (`Served.fallback`). Whatever speaks against
-a copy leaves the model with its own engine, and the reason is shown.
+llama.cpp does otherwise than the engine transformers goes to that engine (`Served.fallback`). Where each of both is the
+faster one at some load, and memory holds both, the load of the moment decides (`engine_balance.py`). Whatever speaks
+against a copy leaves the model with its own engine, and the reason is shown.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any, Final, Literal
 
 from luthier.core.child_process.channel import Channel
 from luthier.core.child_process.process import run_child
+from luthier.core.engine_rates import NUM_CROWD, EngineRates, EngineSpeed, rates_for
 from luthier.core.errors import ConflictError, LuthierError, RequestError, StorageFullError, WorkError
 from luthier.core.ids import sha256_document
 from luthier.core.records.export import ExportSource
@@ -30,14 +32,13 @@ from luthier.core.stream import Served
 from luthier.core.system.files import file_lock, scratch_folder
 from luthier.core.system.process_setup import num_usable_cores
 from luthier.core.task_head import is_task_model
-from luthier.features.serving.engine_process import default_memory_bytes, settled_template, split
+from luthier.features.serving.engine_process import default_memory_bytes, settled_template, split, weight_bytes
 from luthier.features.serving.targets import stamp, stamp_of
 from luthier.ml.export.serving_copy import (
     ADAPTER,
     MODEL,
     REPORT,
     CopyQuantization,
-    EngineSpeed,
     ServingCopy,
     read_copy,
 )
@@ -86,8 +87,8 @@ class _Copies:
         """What the proofs have shown."""
         return self.base.proof if self.adapter is None else f"{self.base.proof}; its adapter {self.adapter.proof}"
 
-    def of(self, served: Served) -> Served:
-        """The model with these files in the place of its own."""
+    def of(self, served: Served, rates: tuple[EngineRates, ...] = ()) -> Served:
+        """The model with these files in the place of its own; rates: where the load decides which of both answers."""
         adapter = None if self.adapter_folder is None else str(self.adapter_folder / ADAPTER)
         return Served(
             engine="llama_cpp",
@@ -99,6 +100,7 @@ class _Copies:
             opted_turns=served.opted_turns,
             fallback=served,
             hands_over=self.base.hands_over,
+            rates=rates,
         )
 
 
@@ -120,13 +122,17 @@ def choose_engines(context: Context, models: Mapping[str, Served], *, must: bool
             if models[name].engine != "llama_cpp":
                 raise refused_copy(name, reason)
     copies = {name: one for name, one in found.items() if isinstance(one, _Copies)}
-    slower = {} if must else _slower(context, models, copies)
+    timed = {} if must else _timed(context, models, copies)
     decisions = {}
     for name, served in models.items():
-        if name in copies and name not in slower:
-            decisions[name] = EngineDecision(copies[name].of(served), f"proved: {copies[name].proof}")
+        if (one := copies.get(name)) is None:
+            decisions[name] = EngineDecision(served, refused[name])
+        elif must:
+            decisions[name] = EngineDecision(one.of(served), f"proved: {one.proof}")
+        elif isinstance(rates := timed[name], str):
+            decisions[name] = EngineDecision(served, rates)
         else:
-            decisions[name] = EngineDecision(served, slower.get(name) or refused[name])
+            decisions[name] = _decide(context, served, one, rates)
     return decisions
 
 
@@ -140,15 +146,20 @@ def refused_copy(name: str, reason: str) -> RequestError:
 
 
 def known_copy(context: Context, served: Served) -> Served | None:
-    """The copy of a model that `choose_engines` has made and found faster; None where there is none. Loads nothing."""
+    """The copy of a model that `choose_engines` has made and found faster at some load; None where there is none.
+
+    Loads nothing.
+    """
     # Looked up for each request: most homes have none at all.
     if served.engine != "transformers" or not context.settings.serving_copies_folder.is_dir():
         return None
     found = _find_copies(context, served.path, served, "no")
     if not isinstance(found, _Copies):
         return None
-    speeds = _read_speeds(found.folder)
-    return found.of(served) if speeds and all(copy.is_faster_than(own) for own, copy in speeds.values()) else None
+    if not (rates := _read_rates(found.folder)):
+        return None
+    decided = _decide(context, served, found, rates).served
+    return None if decided == served else decided
 
 
 Make = Literal["no", "yes", "again"]
@@ -163,7 +174,7 @@ def _find_copies(context: Context, name: str, served: Served, make: Make) -> _Co
     base = _copy(context, name, served, folder, make)
     if isinstance(base, str) or base.why_not is not None:
         return base if isinstance(base, str) else str(base.why_not)
-    if base.memory_bytes > (budget := context.settings.serving_memory_bytes or default_memory_bytes()):
+    if base.memory_bytes > (budget := _memory_budget(context)):
         return (
             f"llama.cpp takes {base.memory_bytes / 1e9:.1f} GB for it with keys and values of its context, and models "
             f"may take {budget / 1e9:.1f} (LUTHIER_SERVING_MEMORY_BYTES)"
@@ -313,34 +324,84 @@ def _check_room(parent: Path, source: ExportSource) -> None:
         )
 
 
-def _slower(context: Context, models: Mapping[str, Served], copies: Mapping[str, _Copies]) -> dict[str, str]:
-    """The models whose copy is slower than their own files, or could not be timed, each with the reason."""
-    found: dict[str, str] = {}
+def _decide(context: Context, served: Served, copies: _Copies, rates: tuple[EngineRates, ...]) -> EngineDecision:
+    """By what was timed: the copy, the model's own files, or both where the load decides and memory holds them."""
+    proved = f"proved: {copies.proof}"
+    winners = {one.winner for one in rates}
+    shown = rates_for(rates, 1 if served.adapter_path is None else max(one.num_variants for one in rates))
+    assert shown is not None  # `_timed` and `known_copy` come with some
+    if winners == {"engine"}:
+        return EngineDecision(copies.of(served), proved)
+    if winners == {"fallback"}:
+        return EngineDecision(served, f"llama.cpp is proved, too, and slower here: {_figures(shown)}")
+    num_bytes = _bytes_of_both(served, copies, rates)
+    if num_bytes <= (budget := _memory_budget(context)):
+        return EngineDecision(copies.of(served, rates), f"{proved}; {by_load(shown)}")
+    expected = context.settings.serving_expected_answers
+    is_copy = not shown.takes_fallback(expected) if expected else shown.engine.is_faster_than(shown.fallback)
+    why = f"for {expected:,} answers at once" if expected else "for few and many answers at once together"
+    reason = (
+        f"one engine, since both take {num_bytes / 1e9:.1f} GB and models may take {budget / 1e9:.1f} "
+        f"(LUTHIER_SERVING_MEMORY_BYTES); the better one {why} (LUTHIER_SERVING_EXPECTED_ANSWERS): {_figures(shown)}"
+    )
+    return EngineDecision(copies.of(served), f"{proved}; {reason}") if is_copy else EngineDecision(served, reason)
+
+
+def by_load(rates: EngineRates) -> str:
+    """Which engine answers at which load, and the figures, as a phrase."""
+    first, then = ("transformers", "llama_cpp") if rates.takes_fallback(1) else ("llama_cpp", "transformers")
+    at = rates.switch_at
+    loads = (
+        f"{first} alone, {then} in a crowd" if at is None else f"{first} up to {at - 1}, {then} from {at} answers on"
+    )
+    return f"by load, {loads}: {_figures(rates)}"
+
+
+def _figures(rates: EngineRates) -> str:
+    copy, own = rates.engine, rates.fallback
+    crowd = "eight" if copy.num_crowd == NUM_CROWD else f"{copy.num_crowd:,}"
+    return (
+        f"{copy.alone:.1f} and {copy.crowd:.1f} new tokens/s alone and of {crowd} at once, "
+        f"against {own.alone:.1f} and {own.crowd:.1f}"
+    )
+
+
+def _bytes_of_both(served: Served, copies: _Copies, rates: tuple[EngineRates, ...]) -> int:
+    """Memory of both engines, as measured when they were timed; what was not is estimated by the files."""
+    copy = max(copies.base.memory_bytes, *(one.engine.num_bytes for one in rates))
+    own = max(one.fallback.num_bytes for one in rates)
+    return copy + (own or weight_bytes(served.path) + weight_bytes(served.adapter_path))
+
+
+def _memory_budget(context: Context) -> int:
+    return context.settings.serving_memory_bytes or default_memory_bytes()
+
+
+def _timed(
+    context: Context, models: Mapping[str, Served], copies: Mapping[str, _Copies]
+) -> dict[str, tuple[EngineRates, ...] | str]:
+    """How fast both engines of each model are; or why they could not be timed."""
+    found: dict[str, tuple[EngineRates, ...] | str] = {}
     for folder in {one.folder for one in copies.values()}:
         names = [name for name, one in copies.items() if one.folder == folder]
         try:
-            own, copy = _speeds(context, folder, [(models[name], copies[name].of(models[name])) for name in names])
+            _time_once(context, folder, [(models[name], copies[name].of(models[name])) for name in names])
+            found |= dict.fromkeys(names, _read_rates(folder))
         except (LuthierError, OSError, MemoryError) as error:
             reason = f"llama.cpp could not be timed: {error.came if isinstance(error, LuthierError) else error}"
-            found |= dict.fromkeys(names, reason)
-            continue
-        if not copy.is_faster_than(own):
-            figures = f"{copy.alone:.1f} and {copy.crowd:.1f} new tokens/s alone and of eight at once"
-            reason = (
-                f"llama.cpp is proved, too, and slower here: {figures}, against {own.alone:.1f} and {own.crowd:.1f}"
-            )
             found |= dict.fromkeys(names, reason)
     return found
 
 
-def _speeds(context: Context, folder: Path, pairs: list[tuple[Served, Served]]) -> tuple[EngineSpeed, EngineSpeed]:
-    """How fast a base and its adapters are answered by their own files and by their copies; timed once a machine."""
+def _time_once(context: Context, folder: Path, pairs: list[tuple[Served, Served]]) -> None:
+    """Time a base and its adapters by their own files and by their copies, once for a machine and its versions."""
     num_adapters = sum(own.adapter_path is not None for own, _ in pairs)
     threads, cores = context.settings.serving_threads, num_usable_cores()
     # Adapters are answered together by one engine and in turn by the other, so that their number decides, too.
-    key = sha256_document([platform.node(), cores, threads, num_adapters])[:16]
-    if key in (known := _read_speeds(folder)):
-        return known[key]
+    key = sha256_document([_machine(), cores, threads, num_adapters])[:16]
+    place = folder / f"speed-{key}.json"
+    if _read_timing(place) is not None:
+        return
     document = {
         "own": [own.model_dump(mode="json") for own, _ in pairs],
         "copy": [copy.model_dump(mode="json") for _, copy in pairs],
@@ -352,9 +413,17 @@ def _speeds(context: Context, folder: Path, pairs: list[tuple[Served, Served]]) 
     environment = {"OMP_NUM_THREADS": str(threads)} if threads else None
     with context.progress.task(title, None, "") as task:
         made = run_child(f"{__name__}:time_engines", document, title=title, on_event=task.note, environment=environment)
-    speeds = EngineSpeed.model_validate(made["own"]), EngineSpeed.model_validate(made["copy"])
-    (folder / f"speed-{key}.json").write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
-    return speeds
+    kept = made | {"machine": _machine(), "num_variants": max(1, num_adapters)}
+    place.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+
+
+@cache
+def _machine() -> list[str]:
+    """What speeds hold for: this machine and its processor, and the versions of what computes."""
+    from luthier.ml.planning.hardware import cpu_name
+
+    versions = [importlib.metadata.version(name) for name in ("torch", "transformers")]
+    return [platform.node(), cpu_name(), *versions, *_versions()]
 
 
 def time_engines(document: dict[str, Any], channel: Channel) -> dict[str, Any]:
@@ -381,14 +450,23 @@ def time_engines(document: dict[str, Any], channel: Channel) -> dict[str, Any]:
     return found
 
 
-def _read_speeds(folder: Path) -> dict[str, tuple[EngineSpeed, EngineSpeed]]:
-    """What was timed, by key: the model's own files, and the copy."""
-    found = {}
-    for file in sorted(folder.glob("speed-*.json")):
-        try:
-            document = json.loads(file.read_text(encoding="utf-8"))
-            sides = EngineSpeed.model_validate(document["own"]), EngineSpeed.model_validate(document["copy"])
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # written halfway, or by another version: it is timed again
-        found[file.stem.removeprefix("speed-")] = sides
-    return found
+def _read_rates(folder: Path) -> tuple[EngineRates, ...]:
+    """What was timed on this machine, by number of variants."""
+    found = (_read_timing(file) for file in sorted(folder.glob("speed-*.json")))
+    return tuple(sorted((one for one in found if one is not None), key=lambda one: one.num_variants))
+
+
+def _read_timing(place: Path) -> EngineRates | None:
+    """One timing; None where there is none, or another machine's, or none that can be read: it is made again."""
+    try:
+        document = json.loads(place.read_text(encoding="utf-8"))
+        # Files of earlier versions do not name their machine.
+        if document.get("machine", _machine()) != _machine():
+            return None
+        return EngineRates(
+            num_variants=document.get("num_variants", 1),
+            engine=EngineSpeed.model_validate(document["copy"]),
+            fallback=EngineSpeed.model_validate(document["own"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None

@@ -7,6 +7,9 @@ regardless of their adapters; several models take turns, one step each (`engine_
 one base share it in memory. When a model is requested and there is no slot or memory, the least recently used model is
 unloaded; a busy one takes no new requests and is unloaded when idle. The process ends when its parent does, or closes
 the channel. When models are loaded or unloaded, an event lists the loaded ones: {"loaded": [LoadedModel, ...]}.
+
+{"load": Served, "num_bytes": INT} loads a model in the background, where nothing has to be unloaded for it. An engine
+for which there is no room then, or that has failed, is an event: {"unavailable": Served, "why": "memory" or "failed"}.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import signal
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -38,6 +41,7 @@ from luthier.core.stream import (
 )
 from luthier.core.system.libraries import import_libraries, keep_import_structure
 from luthier.core.system.process_setup import start_daemon
+from luthier.features.serving.engine_balance import Unavailable
 from luthier.features.serving.engine_thread import Ask, EngineContext, EngineThread, TurnLock, defect, too_large
 
 if TYPE_CHECKING:
@@ -57,7 +61,7 @@ def split(served: Served, precision: Callable[[], Precision]) -> tuple[Served, s
     Raises ModelSourceError for an unreadable adapter.
     """
     # Models that differ in their adapter have different fallbacks, and share a base all the same.
-    served = served.model_copy(update={"fallback": None, "hands_over": ()})
+    served = served.model_copy(update={"fallback": None, "hands_over": (), "rates": ()})
     # llama.cpp and vLLM load every adapter over a shared base by themselves.
     if served.engine != "transformers":
         return served.model_copy(update={"adapter_path": None}), served.adapter_path
@@ -136,6 +140,7 @@ class Scheduler:
         precision: The fastest precision of this machine, for models without an explicit one.
         open_engine: Loads a model.
         tell_loaded: Called with the loaded models when they change.
+        tell_unavailable: Called with a model for which there is no room beside others, or whose engine has failed.
     """
 
     def __init__(
@@ -147,10 +152,13 @@ class Scheduler:
         precision: Callable[[], Precision],
         open_engine: Callable[[Served], StreamEngine] = open_engine,
         tell_loaded: Callable[[tuple[LoadedModel, ...]], None] = lambda _: None,
+        tell_unavailable: Callable[[Served, Unavailable], None] = lambda *_: None,
     ) -> None:
         self._tell, self._most_models, self._memory_bytes = tell, most_models, memory_bytes
         self._precision = precision
         self._tell_loaded, self._loaded = tell_loaded, tuple[LoadedModel, ...]()
+        self._tell_unavailable = tell_unavailable
+        self._own_of: dict[Served, tuple[str, str]] = {}  # of a copy: path and digest of the model that it stands for
         self._inbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._waiting: list[_Waiting] = []
         self._engine_threads: OrderedDict[Served, EngineThread] = OrderedDict()  # least recently used first
@@ -190,13 +198,17 @@ class Scheduler:
                 self._cancel(one["cancel"])
             elif "ask" in one:
                 self._read(one)
+            elif "load" in one:
+                self._load(Served.model_validate(one["load"]), one["num_bytes"])
         self._sweep()
         self._hand_on()
         self._say_loaded()
 
     def _say_loaded(self) -> None:
         open_ones = [
-            (served, engine_thread) for served, engine_thread in self._engine_threads.items() if engine_thread.is_open
+            (served, engine_thread)
+            for served, engine_thread in self._engine_threads.items()
+            if engine_thread.is_open and not engine_thread.is_closing and not engine_thread.has_closed
         ]
         loaded = tuple(
             LoadedModel(served=served, decoding=engine_thread.decoding) for served, engine_thread in open_ones
@@ -214,12 +226,34 @@ class Scheduler:
                 if "pool" in said
                 else TextRequest.model_validate(said["request"])
             )
-            model, adapter = split(Served.model_validate(said["model"]), self._precision)
+            model, adapter = self._split(Served.model_validate(said["model"]))
             self._waiting.append(_Waiting(model, Ask(key, request, adapter, said.get("owner"))))
         except LuthierError as error:
             self._fail(key, error)
         except Exception as error:  # noqa: BLE001 - one ask must not end the answers of all others
             self._fail(key, defect(error))
+
+    def _split(self, served: Served) -> tuple[Served, str | None]:
+        model, adapter = split(served, self._precision)
+        if served.fallback is not None:
+            self._own_of[model] = (served.fallback.path, served.fallback.sha256)
+        return model, adapter
+
+    def _load(self, served: Served, num_bytes: int) -> None:
+        """Open an engine that no request waits for; only where nothing has to be closed for it."""
+        try:
+            model, _ = self._split(served)
+        except LuthierError as error:
+            sys.stderr.write(f"luthier: {served.path} was not loaded in the background: {error.came}\n")
+            self._tell_unavailable(served, "failed")
+            return
+        if model in self._engine_threads:
+            return
+        num_bytes = max(num_bytes, weight_bytes(model.path) + weight_bytes(model.adapter_path))
+        if self._is_place([*self._engine_threads, model], self._num_bytes() + num_bytes):
+            self._open(model, num_bytes)
+        else:
+            self._tell_unavailable(model, "memory")
 
     def _cancel(self, key: str) -> None:
         self._waiting = [one for one in self._waiting if one.ask.key != key]
@@ -233,6 +267,8 @@ class Scheduler:
             if engine_thread.has_closed:
                 with self._engine_threads_lock:
                     del self._engine_threads[model]
+                if engine_thread.failure is not None:
+                    self._tell_unavailable(model, "failed")
                 self._thread_of_request = {
                     key: own for key, own in self._thread_of_request.items() if own is not engine_thread
                 }
@@ -263,7 +299,7 @@ class Scheduler:
                 try:
                     engine_thread = self._opened(one.model, leaving)
                 except LuthierError as error:
-                    self._fail(one.ask.key, error)
+                    self._tell([(one.ask.key, Failed.of(error, is_of_engine=True))])
                     continue
             if engine_thread is None or engine_thread.is_closing or one.model in leaving:
                 staying.append(one)
@@ -284,18 +320,16 @@ class Scheduler:
         num_bytes = weight_bytes(model.path) + weight_bytes(model.adapter_path)
         if num_bytes > self._memory_bytes:
             raise too_large(model, num_bytes)
-        if self._is_place(len(self._engine_threads), self._num_bytes() + num_bytes):
-            engine_thread = EngineThread(model, self._engine_context, num_bytes)
-            with self._engine_threads_lock:
-                self._engine_threads[model] = engine_thread
-            return engine_thread
+        if self._is_place([*self._engine_threads, model], self._num_bytes() + num_bytes):
+            return self._open(model, num_bytes)
         by_use = [(known, own) for known, own in self._engine_threads.items() if not own.is_closing]
         # The sort is stable: idle engines first, least recently used first.
         victims = sorted((pair for pair in by_use if pair[0] not in leaving), key=lambda pair: not pair[1].is_idle)
         # Engines that are closing count as free, so that a second round does not evict more than needed.
         gone = [own for known, own in self._engine_threads.items() if own.is_closing or known in leaving]
         while not self._is_place(
-            len(self._engine_threads) - len(gone), self._num_bytes() - sum(own.num_bytes for own in gone) + num_bytes
+            [*(known for known, own in self._engine_threads.items() if own not in gone), model],
+            self._num_bytes() - sum(own.num_bytes for own in gone) + num_bytes,
         ):
             known, victim = victims.pop(0)
             gone.append(victim)
@@ -306,8 +340,17 @@ class Scheduler:
                 leaving.add(known)
         return None
 
-    def _is_place(self, num_others: int, num_bytes: int) -> bool:
-        return num_others < self._most_models and num_bytes <= self._memory_bytes
+    def _open(self, model: Served, num_bytes: int) -> EngineThread:
+        engine_thread = EngineThread(model, self._engine_context, num_bytes)
+        with self._engine_threads_lock:
+            self._engine_threads[model] = engine_thread
+        return engine_thread
+
+    def _is_place(self, models: Collection[Served], num_bytes: int) -> bool:
+        """Whether these may be open together; a copy beside the model that it stands for is no further model."""
+        own = {(model.path, model.sha256) for model in models if model not in self._own_of}
+        num_models = sum(self._own_of.get(model) not in own for model in models)
+        return num_models <= self._most_models and num_bytes <= self._memory_bytes
 
     def _num_bytes(self) -> int:
         with self._engine_threads_lock:
@@ -354,6 +397,9 @@ def serve(document: dict[str, Any], channel: Channel) -> None:
     def tell_loaded(models: tuple[LoadedModel, ...]) -> None:
         channel.emit({"loaded": [model.model_dump(mode="json") for model in models]})
 
+    def tell_unavailable(model: Served, why: Unavailable) -> None:
+        channel.emit({"unavailable": model.model_dump(mode="json"), "why": why})
+
     scheduler = Scheduler(
         tell,
         most_models=document["most_models"],
@@ -361,6 +407,7 @@ def serve(document: dict[str, Any], channel: Channel) -> None:
         precision=precision,
         open_engine=partial(open_engine, settings=EngineSettings.model_validate(document["settings"])),
         tell_loaded=tell_loaded,
+        tell_unavailable=tell_unavailable,
     )
     if document["has_threads"]:
         # llama.cpp takes as many as this says, else one a core.

@@ -215,12 +215,14 @@ class EngineThread:
         is_closing: Whether it has been asked to close.
         has_closed: Whether it has closed.
         decoding: Its decoding path; None until it is open, and for engines that do not report one.
+        failure: What ended it; None while it runs, and where it was closed.
     """
 
     def __init__(self, served: Served, engine_context: EngineContext, num_bytes: int) -> None:
         self._served, self._engine_context, self.num_bytes = served, engine_context, num_bytes
         self.has_closed = self.is_closing = self.is_open = False
         self.decoding: Decoding | None = None
+        self.failure: LuthierError | None = None
         self._lock = threading.Lock()
         # `_open` is written by the scheduler (`ask`) and by this engine's thread (`_forget`); the queues and adapters
         # are only used by the engine's own thread.
@@ -263,17 +265,17 @@ class EngineThread:
         self._inbox.put(None)
 
     def _live(self) -> None:
-        reason: LuthierError = WorkError("the model was let go", expected="an answer", do="ask again")
         try:
             self._write_all()
         except LuthierError as error:
-            reason = error
+            self.failure = error
         except Exception as error:  # noqa: BLE001 - the other engines go on
-            reason = unexpected(error)
+            self.failure = unexpected(error)
         with self._lock:
             # Under the lock of `ask`: a request is either in `left` and fails here, or is rejected by `ask`.
             self.has_closed, left = True, list(self._open)
-        self._fail(left, reason)
+        reason = self.failure or WorkError("the model was let go", expected="an answer", do="ask again")
+        self._tell([(key, Failed.of(reason, is_of_engine=True)) for key in left])
         self._engine_context.wake()
 
     def _write_all(self) -> None:

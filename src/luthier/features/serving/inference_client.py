@@ -3,7 +3,8 @@
 One child process (`engine_process`), started by the first request. It ends with this process, however that ends; when
 it has been idle for a while; or when it crashes: running requests then fail (503, retryable), and the next request
 starts a new one. This process never loads torch. Admission control limits the total number of requests and those of
-each key, and sets Retry-After on rejections.
+each key, and sets Retry-After on rejections. Of a model with two engines it picks the one for each request
+(`engine_balance`), and may hand a request that has not begun to the other one (`picked_request`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import threading
 import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -33,6 +34,8 @@ from luthier.core.stream import (
     stream_event,
 )
 from luthier.core.system.process_setup import num_usable_cores, start_daemon
+from luthier.features.serving.engine_balance import EngineBalance, EnginePick
+from luthier.features.serving.picked_request import PickedRequest
 from luthier.platform.home.settings import Settings
 
 _LOOK_BACK_SECONDS: Final = 60.0
@@ -45,13 +48,16 @@ class Slot:
 
     def __init__(self, queue: AdmissionQueue, key: str | None) -> None:
         self._queue, self._key, self._is_in = queue, key, True
+        self.on_leave: Callable[[], None] = lambda: None
 
     def leave(self, *, has_ended: bool) -> None:
         """Release the slot, once. has_ended: whether the request completed rather than being cancelled."""
         with self._queue.lock:
-            if self._is_in:
-                self._is_in = False
-                self._queue.left(self._key, has_ended)
+            if not self._is_in:
+                return
+            self._is_in = False
+            self._queue.left(self._key, has_ended)
+        self.on_leave()
 
 
 class AdmissionQueue:
@@ -121,6 +127,81 @@ class InferenceClient:
         self._admission_queue = AdmissionQueue(settings.serving_queue, settings.serving_queue_per_key)
         self._child: _Child | None = None
         self._is_closed = False
+        self._balance = EngineBalance()
+        # Requests of models with two engines that have not begun. Single operations on a set are atomic.
+        self._movable: set[PickedRequest] = set()
+
+    @property
+    def num_requests(self) -> dict[tuple[str, str], int]:
+        """Requests for text by engine and by the reason for it."""
+        return {(engine, reason): num for (engine, reason), num in self._balance.num_requests.items()}
+
+    def pick(self, model: Served, requests: Sequence[TextRequest], engine: str | None = None) -> EnginePick:
+        """The engine that answers the prompts of one request, by the load of the moment.
+
+        Where the faster one is not in memory, it is loaded in the background.
+
+        Args:
+            model: The model, with its fallback and rates.
+            requests: The prompts.
+            engine: The engine that the request asks for; None or `auto` for any.
+
+        Raises:
+            RequestError: The engine that is asked for does not run this model, or not such a request.
+        """
+        found = self._balance.pick(model, requests, self.loaded, engine)
+        if found.loads is not None and (child := self._child) is not None:
+            child.load(found.loads, found.num_bytes)
+        if found.pair is not None and found.reason == "load":
+            # Of clients that ask at once the first ones would else be answered by the engine for a few.
+            for one in tuple(self._movable):
+                if one.pick.pair == found.pair and (other := self._balance.follow(one.pick, found)) is not None:
+                    one.move(other)
+        return found
+
+    def ask_picked(
+        self,
+        pick: EnginePick,
+        request: TextRequest,
+        hear: OnEvent,
+        *,
+        as_loaded: Callable[[Served], Served],
+        key: str | None = None,
+        moved: Callable[[EnginePick], None] = lambda _: None,
+    ) -> Callable[[], None]:
+        """As `ask`, with an engine of `pick`; before it writes, the other one may replace it, once.
+
+        That is where it fails, and where the load of later requests asks for the other one.
+
+        Args:
+            pick: The engine.
+            request: The prompt.
+            hear: As of `ask`.
+            as_loaded: Makes the model of a pick loadable.
+            key: As of `ask`.
+            moved: Called with the other engine before its first event, where it answers instead.
+
+        Raises:
+            BusyError, WorkError: As of `ask`.
+        """
+        if pick.pair is None:
+            return self.ask(as_loaded(pick.served), request, hear, key=key)
+        made = PickedRequest(
+            pick,
+            lambda taken, told: self._ask(as_loaded(taken.served), request, told, key, taken),
+            hear,
+            self._balance,
+            moved=moved,
+            settled=self._movable.discard,
+        )
+        # Before it is sent: its first event may come before this returns.
+        self._movable.add(made)
+        try:
+            made.begin()
+        except BaseException:
+            self._movable.discard(made)
+            raise
+        return made
 
     def ask(
         self, model: Served, request: TextRequest | PoolingRequest, hear: OnEvent, *, key: str | None = None
@@ -138,14 +219,28 @@ class InferenceClient:
             BusyError: No slot is free, in total or for this key.
             WorkError: The server is shutting down, or the engine process exited right after its start.
         """
+        return self._ask(model, request, hear, key, None)
+
+    def _ask(
+        self,
+        model: Served,
+        request: TextRequest | PoolingRequest,
+        hear: OnEvent,
+        key: str | None,
+        pick: EnginePick | None,
+    ) -> Callable[[], None]:
         with self._lock:
             if self._is_closed:
                 raise WorkError("the server is shutting down", expected="a running server", do="ask again later")
             slot = self._admission_queue.enter(key)
+            if pick is not None:
+                num = request.num_choices if isinstance(request, TextRequest) else 1
+                self._balance.enter(pick, num)
+                slot.on_leave = partial(self._balance.leave, pick, num)
             try:
                 cancel = None if self._child is None else self._child.ask(model, request, hear, slot, key)
                 if cancel is None:
-                    self._child = _Child(self._settings)
+                    self._child = _Child(self._settings, self._balance)
                     cancel = self._child.ask(model, request, hear, slot, key)
                 if cancel is None:
                     raise _ended_error()
@@ -204,8 +299,8 @@ class _Ask:
 class _Child:
     """One instance of the process, with a thread that starts and reads it, and one that writes to it."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, balance: EngineBalance | None = None) -> None:
+        self._settings, self._balance = settings, balance or EngineBalance()
         self._lock = threading.Lock()
         self._asks: dict[str, _Ask] = {}
         self._outbox: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
@@ -250,6 +345,10 @@ class _Child:
     @property
     def num_under_way(self) -> int:
         return len(self._asks)
+
+    def load(self, model: Served, num_bytes: int) -> None:
+        """Load a model in the background where there is room for it. num_bytes: what it is known to take; else 0."""
+        self._outbox.put({"load": model.model_dump(mode="json"), "num_bytes": num_bytes})
 
     def close(self) -> None:
         with self._lock:
@@ -298,6 +397,9 @@ class _Child:
                 if "event" not in message:  # it failed; see its log
                     return
                 event = message["event"]
+                if isinstance(event, dict) and "unavailable" in event:
+                    self._balance.note_unavailable(Served.model_validate(event["unavailable"]), event["why"])
+                    continue
                 if isinstance(event, dict):
                     self.loaded = tuple(LoadedModel.model_validate(one) for one in event["loaded"])
                     continue
@@ -329,8 +431,11 @@ class _Child:
 
     def _end(self) -> None:
         with self._lock:
+            is_crash = not (self.has_ended or self._is_closed)
             self.has_ended = True
             left, self._asks = self._asks, {}
+        # Before the requests hear of it: those that have not begun go to an engine that has not failed.
+        self._balance.note_end(is_crash=is_crash)
         self._outbox.put(None)
         if self._process is not None:
             self._process.kill()
@@ -338,7 +443,7 @@ class _Child:
         for ask in left.values():
             ask.slot.leave(has_ended=False)
         for ask in left.values():
-            ask.tell(Failed(error=_ended_error().as_json()))
+            ask.tell(Failed.of(_ended_error(), is_of_engine=True))
 
     def _send_all(self, process: ChildProcess) -> None:
         while (document := self._outbox.get()) is not None:

@@ -11,13 +11,14 @@ from pydantic import Field
 
 from luthier.core.access import Caller
 from luthier.core.conversation import AS_THEY_ARE, OptedTurns
+from luthier.core.engine_rates import EngineSpeed, rates_for
 from luthier.core.errors import ConflictError, LuthierError, NotFoundError
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import is_id, sha256_document
 from luthier.core.recipe import TemplateOption
 from luthier.core.records.base_model import LocalModel
 from luthier.core.records.deployment import NAME, Deployment
-from luthier.core.stream import Decoding, Served, TextRequest
+from luthier.core.stream import Decoding, LoadedModel, RequestFeature, Served, TextRequest
 from luthier.core.task_head import TaskHead, TaskHeadKind, readable_task_head_in, task_head_in
 from luthier.features.models.names import is_tuned_name
 from luthier.features.models.store import TunedModel
@@ -32,6 +33,66 @@ from luthier.platform.audit_log.service import record
 from luthier.platform.home.context import Context
 
 
+class EngineView(FrozenModel):
+    """An engine of a model.
+
+    Attributes:
+        engine: Its name.
+        is_loaded: Whether the model is in memory with it.
+        min_answers, max_answers: With how many answers at once it is the faster one; None where there is no limit.
+        features: Of requests that it answers whatever the load is.
+        speed: As timed on this machine; None where it was not timed beside another one.
+    """
+
+    engine: str
+    is_loaded: bool
+    min_answers: int | None = None
+    max_answers: int | None = None
+    features: tuple[RequestFeature, ...] = ()
+    speed: EngineSpeed | None = None
+
+
+def engines_of(served: Served, loaded: Sequence[LoadedModel]) -> tuple[EngineView, ...]:
+    """The engines that answer for a model, the one for a single answer first. loaded: what is in memory."""
+
+    def is_loaded(model: Served) -> bool:
+        return any(one.answers(model) for one in loaded)
+
+    own = served.fallback
+    if own is None:
+        return (EngineView(engine=served.engine, is_loaded=is_loaded(served)),)
+    rates = rates_for(served.rates, 1)
+    copy_view = EngineView(engine=served.engine, is_loaded=is_loaded(served))
+    own_view = EngineView(engine=own.engine, is_loaded=is_loaded(own), features=served.hands_over)
+    if rates is None:
+        return copy_view, own_view
+    copy_view = copy_view.model_copy(update={"speed": rates.engine})
+    own_view = own_view.model_copy(update={"speed": rates.fallback})
+    first, second = (own_view, copy_view) if rates.takes_fallback(1) else (copy_view, own_view)
+    if (at := rates.switch_at) is None:
+        return first, second
+    return first.model_copy(update={"max_answers": at - 1}), second.model_copy(update={"min_answers": at})
+
+
+def describe_engines(engines: Sequence[EngineView]) -> str:
+    """Which engine answers when, in one line."""
+    return "; ".join(_describe(one, is_only=len(engines) == 1) for one in engines)
+
+
+def _describe(view: EngineView, *, is_only: bool) -> str:
+    when = []
+    if view.max_answers is not None:
+        when.append(f"up to {view.max_answers:,} {'answer' if view.max_answers == 1 else 'answers'} at once")
+    if view.min_answers is not None:
+        when.append(f"from {view.min_answers:,} answers at once on")
+    if view.features:
+        when.append(f"always for {', '.join(view.features)}")
+    words = view.engine if is_only or not when else f"{view.engine} {', '.join(when)}"
+    if (speed := view.speed) is None:
+        return words
+    return f"{words} ({speed.alone:.1f} new tokens/s alone, {speed.crowd:.1f} of {speed.num_crowd:,} at once)"
+
+
 class NamedModel(FrozenModel):
     """An entry of the model list.
 
@@ -43,6 +104,7 @@ class NamedModel(FrozenModel):
         opted_turns: How its conversations are rewritten by default.
         decoding: Its decoding path; None while it is not loaded.
         task_head: Its task head; None for a text model.
+        engines: What answers for it; empty where its files are not on this machine.
     """
 
     model_id: str
@@ -52,6 +114,7 @@ class NamedModel(FrozenModel):
     opted_turns: OptedTurns = AS_THEY_ARE
     decoding: Decoding | None = None
     task_head: TaskHeadKind | None = None
+    engines: tuple[EngineView, ...] = ()
 
 
 def list_models(context: Context, caller: Caller) -> list[NamedModel]:
@@ -236,7 +299,8 @@ def _as_served(context: Context, name: str, created_at: float, owner: str, serve
     if served is None:
         return NamedModel(model_id=name, created_at=created_at, owned_by=owner)
     asked = served if context.only is not None else fastest(context, served)
-    loaded = next((one for one in context.inference_client.loaded if one.answers(asked)), None)
+    in_memory = context.inference_client.loaded
+    loaded = next((one for one in in_memory if one.answers(asked)), None)
     head = readable_task_head_in(served.adapter_path or served.path)
     return NamedModel(
         model_id=name,
@@ -246,6 +310,7 @@ def _as_served(context: Context, name: str, created_at: float, owner: str, serve
         opted_turns=served.opted_turns,
         decoding=None if loaded is None else loaded.decoding,
         task_head=None if head is None else head.kind,
+        engines=engines_of(asked, in_memory),
     )
 
 

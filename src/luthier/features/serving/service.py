@@ -30,6 +30,7 @@ from luthier.core.stream import (
     WrittenToken,
 )
 from luthier.core.task_head import refuse_other_use
+from luthier.features.serving.engine_balance import EnginePick, PickReason
 from luthier.features.serving.inference_client import Event, OnEvent
 from luthier.features.serving.models import Routed, head_of, route, served_model, user_of
 from luthier.features.usage.service import use_of
@@ -158,11 +159,42 @@ def new_seed() -> int:
     return secrets.randbits(31)
 
 
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """What answers a request.
+
+    Attributes:
+        engine: The engine by its name.
+        reason: Why this engine.
+        fingerprint: Of the model and its configuration, the engine among it.
+    """
+
+    engine: str = ""
+    reason: PickReason = "only"
+    fingerprint: str = ""
+
+    @classmethod
+    def of(cls, pick: EnginePick) -> Answering:
+        """Of the engine of a request."""
+        served = pick.served
+        # Fields at their defaults are left out, so that they do not change the fingerprints of models that lack them.
+        unset = {name for name in ("template_options", "opted_turns") if getattr(served, name) in ((), AS_THEY_ARE)}
+        unset |= {"settings", "fallback", "hands_over", "rates"}  # what does not answer this request
+        digest = sha256_document(served.model_dump(mode="json", exclude=unset))
+        return cls(served.engine, pick.reason, f"fp_{digest[:10]}")
+
+
 def ask(
-    context: Context, caller: Caller, model: str | Routed, requests: Sequence[TextRequest], hear: OnEvent
-) -> tuple[Callable[[], None], str]:
-    """Generate answers to prompts; returns a function that cancels it, and a fingerprint of the model and its
-    configuration.
+    context: Context,
+    caller: Caller,
+    model: str | Routed,
+    requests: Sequence[TextRequest],
+    hear: OnEvent,
+    *,
+    engine: str | None = None,
+    moved: Callable[[Answering], None] = lambda _: None,
+) -> tuple[Callable[[], None], Answering]:
+    """Generate answers to prompts; returns a function that cancels it, and what answers.
 
     Args:
         context: The home.
@@ -170,11 +202,13 @@ def ask(
         model: Its name, or the routed target.
         requests: One per prompt. Choices are numbered across all of them.
         hear: Called with every event, from another thread; it must not block.
+        engine: The engine that the client asks for; None or `auto` leaves it to the load.
+        moved: Called where another engine answers than the one returned, since that has failed before it began.
 
     Raises:
         QuotaError: The caller's daily token budget is used up.
         NotFoundError: No such model.
-        RequestError: The model does not generate text.
+        RequestError: The model does not generate text, or the engine does not run it or not such a request.
         BusyError: Too many requests are running or waiting.
         WorkError: The server is shutting down. Errors of the request itself are reported as `Failed`.
     """
@@ -182,8 +216,9 @@ def ask(
     charge_tokens(context, caller, 0)
     served = model.served if isinstance(model, Routed) else served_model(context, caller, model)
     refuse_head(model.model if isinstance(model, Routed) else model, served)
+    client = context.inference_client
     # One engine for all prompts of a request: its answers have one shape, and one fingerprint.
-    served = served.for_requests(requests)
+    pick = client.pick(served, requests, engine)
     cancels = list[Callable[[], None]]()
 
     def cancel() -> None:
@@ -193,17 +228,23 @@ def ask(
     first = 0
     try:
         for request in requests:
-            loaded, asked = as_trained(served, request)
-            cancels.append(context.inference_client.ask(loaded, asked, _from(first, hear), key=_place_of(caller)))
+            _, asked = as_trained(pick.served, request)
+            cancels.append(
+                client.ask_picked(
+                    pick,
+                    asked,
+                    _from(first, hear),
+                    as_loaded=as_loaded,
+                    key=_place_of(caller),
+                    moved=lambda other: moved(Answering.of(other)),
+                )
+            )
             first += request.num_choices
     except LuthierError:
         # Several prompts are one request of the client: if one cannot be queued, none may continue.
         cancel()
         raise
-    # Fields at their defaults are left out, so that they do not change the fingerprints of models that lack them.
-    unset = {name for name in ("template_options", "opted_turns") if getattr(served, name) in ((), AS_THEY_ARE)}
-    unset |= {"settings", "fallback", "hands_over"}  # what does not answer this request
-    return cancel, "fp_" + sha256_document(served.model_dump(mode="json", exclude=unset))[:10]
+    return cancel, Answering.of(pick)
 
 
 def refuse_head(name: str, served: Served) -> None:
@@ -222,14 +263,16 @@ def as_trained(served: Served, request: _Asked) -> tuple[Served, _Asked]:
         _warn_once(served.adapter_path or served.path, otherwise)
     if served.opted_turns != AS_THEY_ARE:
         request = request.model_copy(update={"opted_turns": served.opted_turns})
-        served = served.model_copy(update={"opted_turns": AS_THEY_ARE})
-    if not trained:
-        return served, request
-    # Without its options, so that it shares its base with models trained with other options.
-    return (
-        served.model_copy(update={"template_options": ()}),
-        request.model_copy(update={"trained_options": trained}),
-    )
+    if trained:
+        request = request.model_copy(update={"trained_options": trained})
+    return as_loaded(served), request
+
+
+def as_loaded(served: Served) -> Served:
+    """A model without what it was trained with, so that it shares its base with models trained otherwise."""
+    if not served.template_options and served.opted_turns == AS_THEY_ARE:
+        return served
+    return served.model_copy(update={"template_options": (), "opted_turns": AS_THEY_ARE})
 
 
 def template_option_warning(served: Served, request: TextRequest) -> str | None:

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
 _LOCK_SECONDS = 1.0
 _LOOKS: Final = "validate"
+_PATIENCE_SECONDS: Final = 0.75
+"""Of a job whose fork server is in the middle of a module; then it is executed, which takes a second longer at most
+where it needs none of the libraries, and a few seconds where it trains."""
 
 
 def submit(context: Context, recipe: Recipe, *, base_dir: Path) -> Job:
@@ -131,7 +134,8 @@ def work(
 def _fork_server(context: Context, tell: Callable[[str], None]) -> contextlib.AbstractContextManager[ForkServer | None]:
     """The fork server that starts attempts with preloaded libraries, if enabled.
 
-    A job that arrives before it is ready waits for it: executed, the job would load the same libraries from the start.
+    A job that arrives while it loads waits for the end of the module that is being loaded, and is forked with what is
+    there by then. It does not wait long: many jobs end with an answer that needs none of the heavy libraries.
 
     Args:
         context: The home.
@@ -142,7 +146,9 @@ def _fork_server(context: Context, tell: Callable[[str], None]) -> contextlib.Ab
 
     if not context.settings.fork_server:
         return contextlib.nullcontext()
-    return ForkServer(PRELOADED, tell=tell, imports_folder=context.settings.imports_folder)
+    return ForkServer(
+        PRELOADED, tell=tell, imports_folder=context.settings.imports_folder, patience_seconds=_PATIENCE_SECONDS
+    )
 
 
 def _until_idle(looks: Worker, trains: Worker, stop_requested: Callable[[], str | None]) -> int:

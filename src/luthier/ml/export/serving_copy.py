@@ -27,6 +27,7 @@ from pydantic import ValidationError
 
 from luthier.core.child_process.channel import Channel
 from luthier.core.child_process.process import comes_of_killed_child
+from luthier.core.engine_rates import NUM_CROWD, EngineSpeed
 from luthier.core.errors import LuthierError, error_from
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.records.export import ExportPrecision, ExportSource, ParityReport
@@ -73,22 +74,6 @@ class ServingCopy(FrozenModel):
     why_not: str | None = None
     hands_over: tuple[RequestFeature, ...] = ()
     memory_bytes: int = 0
-
-
-class EngineSpeed(FrozenModel):
-    """New tokens a second of an engine on this machine.
-
-    Attributes:
-        alone: one answer at a time.
-        crowd: eight at once, with the adapters in turn.
-    """
-
-    alone: float
-    crowd: float
-
-    def is_faster_than(self, other: EngineSpeed) -> bool:
-        """By the product of both rates, so that neither use decides alone."""
-        return self.alone * self.crowd > other.alone * other.crowd
 
 
 def read_copy(folder: Path) -> ServingCopy | None:
@@ -317,7 +302,6 @@ def _handed_over(*, thinks: bool) -> tuple[RequestFeature, ...]:
 
 
 _NUM_NEW: Final = 32
-_NUM_AT_ONCE: Final = 8
 _ROUNDS: Final = 2
 
 
@@ -341,12 +325,13 @@ def time_engine(served: Served, adapters: Sequence[str], *, num_threads: int) ->
         for path in adapters:
             engine.load_adapter(path, path)
         names: list[str | None] = [*adapters] or [None]
-        crowd = [names[number % len(names)] for number in range(_NUM_AT_ONCE)]
+        crowd = [names[number % len(names)] for number in range(NUM_CROWD)]
         _tokens_per_second(engine, names[:1], 2)  # the first request warms caches up, and proves a decoding path
         # The best of the rounds: whatever else runs on the machine can only slow one down.
         return EngineSpeed(
             alone=max(_tokens_per_second(engine, names[:1], _NUM_NEW) for _ in range(_ROUNDS)),
             crowd=max(_tokens_per_second(engine, crowd, _NUM_NEW) for _ in range(_ROUNDS)),
+            num_bytes=engine.num_bytes,
         )
 
 

@@ -41,7 +41,7 @@ from luthier.core.system import process_memory
 from luthier.ml.inference.side_by_side import torch_threads
 from luthier.ml.training.distributed import World
 from luthier.ml.training.model import TrainableModel
-from luthier.ml.training.objective_protocol import Batch, Losses, Objective, PlainObjective, Unit
+from luthier.ml.training.objective_protocol import Batch, Losses, Objective, Unit, sees_all_together
 from luthier.ml.training.optimizers.rules import gradient_buffers
 from luthier.ml.training.step import Counted, StepSchedule, accumulate, seed_random, validation_losses
 
@@ -50,16 +50,13 @@ Warn = Callable[[int, str, str], None]
 """Called with the step, the code and the text of a warning."""
 
 _KIND = "a worker of micro-batches"
-_OF_THE_WHOLE = ("draw", "draw_validation", "look")
-"""Methods of an objective that see all micro-batches of a step or of a validation together."""
 
 
 def why_not_side_by_side(plan: Plan, model: TrainableModel, objective: Objective) -> str | None:
     """Why the micro-batches of a run cannot be computed by workers; None where they can."""
-    kind = type(objective)
     if model.device != "cpu" or not hasattr(os, "fork"):
         return "workers are forked and compute on a CPU"
-    if any(getattr(kind, name, None) is not getattr(PlainObjective, name) for name in _OF_THE_WHOLE):
+    if sees_all_together(objective):
         return f"objective {plan.objective.name} sees the rows of a step together"
     if plan.training.compile or model.uses_flex_attention:
         return "compiled code starts threads of its own"

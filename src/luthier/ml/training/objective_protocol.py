@@ -151,6 +151,15 @@ class PlainObjective:
         """There is nothing to measure."""
 
 
+_OF_THE_WHOLE = ("draw", "draw_validation", "look")
+
+
+def sees_all_together(objective: Objective) -> bool:
+    """Whether it sees all micro-batches of a step or of a validation together, or draws others in their place."""
+    kind = type(objective)
+    return any(getattr(kind, name, None) is not getattr(PlainObjective, name) for name in _OF_THE_WHOLE)
+
+
 def rows_of(units: Sequence[Unit]) -> list[TokenisedExample]:
     """The rows of all units, in order."""
     return [row for unit in units for row in unit]

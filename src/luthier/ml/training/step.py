@@ -23,7 +23,7 @@ from luthier.core.recipe import ScheduleName
 from luthier.ml.training.checkpoint import LoopState
 from luthier.ml.training.distributed import ALONE, World
 from luthier.ml.training.model import MicroBatch, TrainableModel, collate
-from luthier.ml.training.objective_protocol import Batch, Losses, Objective, Unit, rows_of
+from luthier.ml.training.objective_protocol import Batch, Losses, Objective, Unit, rows_of, sees_all_together
 from luthier.ml.training.optimizer import MasterOptimizer
 from luthier.ml.training.sharding import idle_pass, loss_divisor, missing_passes
 
@@ -324,9 +324,13 @@ def validate(
     """
     start = time.perf_counter()
     model.module.eval()
+    # Micro-batches of rows in files are made when they are asked for, other objects each time, and none is kept; an
+    # objective that compares them knows units by identity.
+    validation = list(validation) if sees_all_together(objective) else validation
     mine = objective.draw_validation(model, validation[world.rank :: world.size])
     sums, num_missing = StepSums(), missing_passes(model, len(mine), world)
-    objective.look(model, [micro_batch for micro_batch, _ in validation])
+    if sees_all_together(objective):
+        objective.look(model, [micro_batch for micro_batch, _ in validation])
     with progress.task("validating", len(mine), "batch") as bar:
 
         def take(losses: Losses, counts: Counted) -> None:

@@ -57,6 +57,9 @@ class Settings(BaseSettings):
         serving_threads: Threads of the process that answers; 0 takes half of the cores.
         serving_engine: What answers for models with files of their own: `auto` takes a proved GGUF copy by llama.cpp
             where one was made and found faster, `transformers` never does.
+        serving_expected_answers: How many answers are usually written at once: where memory holds one of a model's two
+            engines only, the faster one with that many serves it; 0 takes the one that is better alone and in a crowd
+            together.
         serving_quantization: How the weights of such a copy are held: `q8_0` (8 bits), `float16`, or `auto`, which
             takes q8_0 where its log-probabilities and texts are not distinguishable from those of float16.
         max_num_seqs: The most answers that one engine writes at once; 0 leaves it to the engine.
@@ -98,6 +101,7 @@ class Settings(BaseSettings):
     serving_idle_seconds: float = Field(default=600.0, gt=0)
     serving_threads: int = Field(default=0, ge=0)
     serving_engine: Literal["auto", "transformers"] = "auto"
+    serving_expected_answers: int = Field(default=0, ge=0)
     serving_quantization: Literal["auto", "float16", "q8_0"] = "auto"
     max_num_seqs: int = Field(default=0, ge=0, le=1024)
     max_num_batched_tokens: int = Field(default=0, ge=0)

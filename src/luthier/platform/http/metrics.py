@@ -111,6 +111,7 @@ class _HomeCollector(Collector):
         """The state of the home; without what the database knows where it does not answer."""
         free = disk_free_bytes(self._context)
         yield GaugeMetricFamily("luthier_disk_free_bytes", "Free on the disk that holds the home.", value=free)
+        yield _by_engine(self._context)
         try:
             found = measured(self._context)
         except LuthierError:
@@ -125,6 +126,17 @@ class _HomeCollector(Collector):
         yield CounterMetricFamily("luthier_tokens", "Tokens that were charged to keys.", value=found.num_tokens)
         deliveries = found.deliveries_by_status
         yield _by_status("luthier_webhook_deliveries", "Webhook deliveries by status.", _DELIVERY_STATUSES, deliveries)
+
+
+def _by_engine(context: Context) -> Metric:
+    """Of this process, unlike the rest; nothing where no model was asked yet: a scrape starts no client."""
+    family = CounterMetricFamily(
+        "luthier_serving_requests", "Requests for text by engine and by why it answered.", labels=("engine", "reason")
+    )
+    client = context.__dict__.get("inference_client")
+    for (engine, reason), num in sorted(client.num_requests.items() if client is not None else ()):
+        family.add_metric((engine, reason), num)
+    return family
 
 
 def _by_status(name: str, text: str, statuses: tuple[str, ...], counts: dict[str, int]) -> Metric:

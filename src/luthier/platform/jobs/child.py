@@ -34,32 +34,35 @@ _ATTEMPTS: Final = {
 }
 """What does an attempt of each kind of job. By name: this process is below what it runs, and loads one of them."""
 PRELOADED: Final = (
+    # First what is needed by a job that ends with its first answer: these load no torch.
+    "luthier.features.training.jobs",
+    "luthier.features.training.service",
+    "luthier.features.training.recipe_job",
+    "luthier.features.finetuning_api.job",
+    # What the functions of the modules above import when they are called.
+    "luthier.ml.inference.models.sources",
+    "luthier.ml.data.rows.formats",
+    "luthier.features.planning.objective_inputs",
+    "luthier.features.planning.probes",
+    "luthier.features.planning.quotes",
+    "luthier.features.planning.rehearsal",
+    "luthier.ml.planning.quote",
+    "luthier.ml.planning.resolve",
     "torch",
     "transformers",
     "peft",
     "scipy.optimize",
     "scipy.special",
-    "luthier.features.finetuning_api.job",
-    "luthier.features.training.jobs",
-    "luthier.features.training.recipe_job",
-    "luthier.features.training.service",
-    # What the functions of the modules above import when they are called.
-    "luthier.features.planning.objective_inputs",
-    "luthier.features.planning.probes",
-    "luthier.features.planning.quotes",
-    "luthier.features.planning.rehearsal",
-    "luthier.ml.data.rows.formats",
     "luthier.ml.data.tokenise.search",
     "luthier.ml.data.tokenise.tokenised_cache",
     "luthier.ml.evaluation.label_confidence",
     "luthier.ml.inference.models.chat_template",
-    "luthier.ml.inference.models.sources",
-    "luthier.ml.planning.quote",
-    "luthier.ml.planning.resolve",
     "luthier.ml.training.loop",
     "luthier.ml.training.methods.lora",
 )
 """What a fork server loads for attempts: what most of them need. By name, as `_ATTEMPTS` is.
+
+In between it forks what waits, so the order counts.
 
 Importing these must start no thread, open no device and draw no random number.
 """

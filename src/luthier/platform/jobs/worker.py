@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from luthier.core.child_process.fork_client import ForkServer
+from luthier.core.child_process.fork_client import ForkServer, NotStartedError
 from luthier.core.errors import LuthierError
 from luthier.core.system.clock_jump import elapsed
 from luthier.platform.jobs.records import Job, JobStatus, Lane, Wish
@@ -113,7 +114,10 @@ class Worker:
     def _run(self, job: Job, leased: float, stop_requested: Callable[[], str | None]) -> None:
         self.tell(f"{job.job_id} attempt {job.attempt}: {job.kind} {job.run_id}")
         try:
-            attempt = self._start(job, leased)
+            attempt = self._start(job, leased, stop_requested)
+        except NotStartedError:
+            self._settle(job, lambda: self._put_back(job))
+            return
         except OSError as error:  # a full disk, or no process left: another time
             self.tell(f"{job.job_id} cannot be started: {error}")
             self._settle(job, lambda: self._requeue_later(job))
@@ -127,10 +131,31 @@ class Worker:
             attempt.close()
         self._settle(job, lambda: self._record_outcome(job, attempt, wish, is_stopping=is_stopping))
 
-    def _start(self, job: Job, leased: float) -> Attempt:
+    def _start(self, job: Job, leased: float, stop_requested: Callable[[], str | None]) -> Attempt:
         folder = self.folder / job.job_id / f"attempt-{job.attempt:04d}"
         folder.mkdir(parents=True)  # an attempt number is given once: a folder that is there would be another's
-        return Attempt(self.command(job, folder), folder, self._deadline(leased), self.fork_server)
+        looked = elapsed()
+
+        def is_unwanted() -> bool:
+            nonlocal looked
+            if stop_requested() is not None:
+                return True
+            if elapsed() - looked < self.pace.ping:
+                return False
+            looked = elapsed()
+            # Where the database does not answer, the attempt is started, and its wish is read again.
+            with contextlib.suppress(LuthierError):
+                return self.store.get(job.job_id).wish is not None
+            return False
+
+        return Attempt(self.command(job, folder), folder, self._deadline(leased), self.fork_server, is_unwanted)
+
+    def _put_back(self, job: Job) -> Job:
+        """Settle a job that was not started: as it is asked to be, else back into the queue, since the worker stops."""
+        wish = self.store.get(job.job_id).wish
+        if wish is None:
+            return self.store.give_back(job.job_id, job.attempt)
+        return self.store.finish(job.job_id, job.attempt, "cancelled" if wish == "cancel" else "paused")
 
     def _deadline(self, leased: float) -> float:
         """When the child must be dead, before another worker may have the job: of a lease from the moment `leased`."""

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -58,13 +58,20 @@ class Attempt:
         folder: The attempt's own folder, for the child's log and, at the end, its outcome.
         deadline: When the guard kills the child where no later deadline is set, by `clock_jump.elapsed`.
         fork_server: Forks the guard, and so the child; None executes them.
+        stop_requested: Called while it waits for the fork server: whether the attempt is not wanted any more.
 
     Raises:
         OSError: No process can be started, or it is not known whether one was.
+        NotStartedError: A stop was requested while it waited. Nothing was started.
     """
 
     def __init__(
-        self, command: Sequence[str], folder: Path, deadline: float, fork_server: ForkServer | None = None
+        self,
+        command: Sequence[str],
+        folder: Path,
+        deadline: float,
+        fork_server: ForkServer | None = None,
+        stop_requested: Callable[[], bool] = lambda: False,
     ) -> None:
         self.folder = folder
         self._code: int | None = None
@@ -78,7 +85,7 @@ class Attempt:
             if fork_server is not None:
                 # At most half of the time that is left, since the lease is not renewed meanwhile.
                 wait = min(fork_server.patience_seconds, (deadline - elapsed()) / 2)
-                forked = fork_server.start_program(guard, stderr=log, wait_seconds=wait)
+                forked = fork_server.start_program(guard, stderr=log, wait_seconds=wait, stop_requested=stop_requested)
             self._guard: subprocess.Popen[bytes] | ForkedProcess = forked or subprocess.Popen(
                 guard, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True
             )

@@ -156,3 +156,8 @@ def test_a_copy_is_made_where_it_is_asked_for(
     assert asked == ["make_base"]
     shown = luthier("deploy", runs[1], "--as", "other", "--gguf-copy").out
     assert f"engine of {runs[1]}: transformers (llama.cpp does not hold it)" in shown
+    # What answers is shown afterwards, too.
+    assert f"engine of {runs[1]}: transformers" in luthier("deployments", "other").out
+    (engine,) = luthier("deployments", "other", "--json").document["engines"][runs[1]]
+    assert (engine["engine"], engine["speed"]) == ("transformers", None)
+    assert "is_loaded" not in engine

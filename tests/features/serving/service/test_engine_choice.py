@@ -17,10 +17,12 @@ from luthier.core.records.deployment import Share
 from luthier.core.stream import Served
 from luthier.features.serving import engine_choice
 from luthier.features.serving.engine_choice import choose_engines, known_copy
-from luthier.features.serving.models import fastest
+from luthier.features.serving.inference_client import InferenceClient
+from luthier.features.serving.models import describe_engines, engines_of, fastest
 from luthier.platform.home.context import Context
 
 FAST, SLOW = {"alone": 50.0, "crowd": 80.0}, {"alone": 10.0, "crowd": 40.0}
+QUICK_ALONE, QUICK_IN_A_CROWD = {"alone": 30.0, "crowd": 27.0}, {"alone": 15.0, "crowd": 43.0}
 
 
 @pytest.fixture(autouse=True)
@@ -139,6 +141,62 @@ def test_a_slower_copy_leaves_the_model_with_its_own_engine(context: Context, ch
     assert "slower here: 10.0 and 40.0 new tokens/s" in made.reason
     assert "against 50.0 and 80.0" in made.reason
     assert known_copy(context, base) is None
+
+
+def test_the_load_decides_where_each_engine_is_faster_somewhere(
+    context: Context, children: Children, base: Served
+) -> None:
+    children.own, children.copy = QUICK_IN_A_CROWD, QUICK_ALONE
+    (made,) = choose_engines(context, {"base": base}).values()
+    assert made.served.engine == "llama_cpp"
+    assert made.served.fallback == base
+    (rates,) = made.served.rates
+    assert (rates.engine.crowd, rates.fallback.crowd, rates.switch_at) == (27.0, 43.0, 5)
+    assert "by load, llama_cpp up to 4, transformers from 5 answers on: 30.0 and 27.0 new tokens/s" in made.reason
+    # A server takes both, too, and shows them.
+    assert known_copy(context, base) == made.served
+    shown = describe_engines(engines_of(made.served, ()))
+    assert shown == (
+        "llama_cpp up to 4 answers at once (30.0 new tokens/s alone, 27.0 of 8 at once); transformers from 5 answers "
+        "at once on, always for logprobs (15.0 new tokens/s alone, 43.0 of 8 at once)"
+    )
+
+
+@pytest.mark.parametrize(("expected", "engine"), [(1, "llama_cpp"), (16, "transformers"), (0, "llama_cpp")])
+def test_where_memory_holds_one_engine_the_expected_load_decides(
+    context: Context, children: Children, base: Served, expected: int, engine: str
+) -> None:
+    children.own = QUICK_IN_A_CROWD | {"num_bytes": 600}
+    children.copy = QUICK_ALONE | {"num_bytes": 500}
+    # Without a number by both rates: 30 * 27 against 15 * 43.
+    settings = {"serving_memory_bytes": 1000, "serving_expected_answers": expected}
+    context.settings = context.settings.model_copy(update=settings)
+    (made,) = choose_engines(context, {"base": base}).values()
+    assert (made.served.engine, made.served.rates) == (engine, ())
+    assert "one engine, since both take 0.0 GB" in made.reason
+    assert "LUTHIER_SERVING_EXPECTED_ANSWERS" in made.reason
+    assert fastest(context, base) == made.served
+
+
+def test_speeds_of_another_machine_or_version_are_not_taken(
+    context: Context, children: Children, base: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choose_engines(context, {"base": base})
+    assert known_copy(context, base) is not None
+    monkeypatch.setattr(engine_choice, "_machine", lambda: ["another one"])
+    assert known_copy(context, base) is None
+    choose_engines(context, {"base": base})
+    assert children.names == ["make_base", "time_engines", "time_engines"]
+    assert known_copy(context, base) is not None
+
+
+def test_speeds_that_earlier_versions_timed_are_taken(context: Context, children: Children, base: Served) -> None:
+    choose_engines(context, {"base": base}, must=True)
+    (folder,) = (one for one in context.settings.serving_copies_folder.iterdir() if one.is_dir())
+    (folder / "speed-0123.json").write_text(json.dumps({"own": SLOW, "copy": FAST}), encoding="utf-8")
+    copy = known_copy(context, base)
+    assert copy is not None
+    assert copy.rates == ()
 
 
 def test_an_adapter_that_is_not_proved_stays_alone_with_its_own_engine(
@@ -269,13 +327,14 @@ def test_a_server_can_be_told_to_take_none(context: Context, children: Children,
     assert fastest(context, base) == base
 
 
-class Client:
-    """Keeps what it is asked for, in the place of the process that answers."""
+class Client(InferenceClient):
+    """Keeps what it is asked for, and starts no process."""
 
-    def __init__(self) -> None:
+    def __init__(self, context: Context) -> None:
+        super().__init__(context.settings)
         self.asked: list[Served] = []
 
-    def ask(self, model: Served, *_: Any, **__: Any) -> Callable[[], None]:
+    def _ask(self, model: Served, *_: Any) -> Callable[[], None]:
         self.asked.append(model)
         return lambda: None
 
@@ -289,17 +348,18 @@ def test_what_llama_cpp_does_otherwise_is_asked_of_the_own_engine(
     from luthier.features.serving.service import ask, ask_pooling
 
     copy = choose_engines(context, {"m": base})["m"].served
-    client = context.__dict__["inference_client"] = Client()
+    client = context.__dict__["inference_client"] = Client(context)
     routed = Routed("m", "m", copy)
     plain, likelihoods = TextRequest(text="a"), TextRequest(text="a", num_top=0)
     prints = [
-        ask(context, Caller(), routed, asked, print)[1] for asked in ([plain], [plain, likelihoods], [likelihoods])
+        ask(context, Caller(), routed, asked, print)[1].fingerprint
+        for asked in ([plain], [plain, likelihoods], [likelihoods])
     ]
     ask_pooling(context, Caller(), routed, PoolingRequest(inputs=("a",)), print)
     assert [one.engine for one in client.asked] == ["llama_cpp", *["transformers"] * 4]
     # The fingerprint says which engine has answered.
     assert prints[0] != prints[1]
-    assert prints[1] == prints[2] == ask(context, Caller(), Routed("m", "m", base), [plain], print)[1]
+    assert prints[1] == prints[2] == ask(context, Caller(), Routed("m", "m", base), [plain], print)[1].fingerprint
     del context.__dict__["inference_client"]
 
 

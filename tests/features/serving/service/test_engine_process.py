@@ -138,6 +138,7 @@ class World:
         self.failures: dict[str, Failed] = {}
         self.told: queue.Queue[tuple[str, StreamEvent]] = queue.Queue()
         self.loaded: list[tuple[LoadedModel, ...]] = []
+        self.unavailable: list[tuple[str, str]] = []
         self.describes = False
         self.texts: dict[str, str] = {}
         self.errors: dict[str, LuthierError] = {}
@@ -156,6 +157,7 @@ class World:
             precision=lambda: "float32",
             open_engine=self.open_engine,
             tell_loaded=self.loaded.append,
+            tell_unavailable=lambda model, why: self.unavailable.append((Path(model.path).name, why)),
         )
         threading.Thread(target=self.scheduler.work, daemon=True).start()
 
@@ -176,11 +178,19 @@ class World:
             (self.folder / adapter).write_bytes(b"0" * 10)
         return Served(engine="fake", path=str(file), sha256="", adapter_path=adapter and str(self.folder / adapter))
 
-    def ask(self, name: str, adapter: str | None = None, *, text: str = "a", owner: str | None = None) -> str:
+    def copy(self, name: str) -> Served:
+        """A copy that stands for the model of that name."""
+        return self.model(f"{name}-copy").model_copy(update={"fallback": self.model(name)})
+
+    def load(self, model: Served, num_bytes: int = 0) -> None:
+        self.scheduler.hear({"load": model.model_dump(mode="json"), "num_bytes": num_bytes})
+
+    def ask(self, name: str | Served, adapter: str | None = None, *, text: str = "a", owner: str | None = None) -> str:
         self.num_asked += 1
-        key = f"{name}{self.num_asked}"
+        served = self.model(name, adapter) if isinstance(name, str) else name
+        key = f"{Path(served.path).name}{self.num_asked}"
         request = TextRequest(text=text).model_dump(mode="json")
-        model = self.model(name, adapter).model_dump(mode="json")
+        model = served.model_dump(mode="json")
         self.scheduler.hear({"ask": key, "owner": owner, "model": model, "request": request})
         return key
 
@@ -265,6 +275,59 @@ def test_the_longest_unused_model_goes(world: World) -> None:
     for name in ("a", "b", "a", "c", "a", "b"):
         world.answered(world.ask(name))
     assert world.log == ["open a", "open b", "close b", "open c", "close c", "open b"]
+
+
+def test_a_copy_beside_its_model_is_no_further_model(world: World) -> None:
+    world.open_desk(most_models=2)
+    world.answered(world.ask(world.copy("a")), world.ask("b"))
+    world.load(world.model("a"))
+    world.until(lambda: "open a" in world.log)
+    world.answered(world.ask("a"), world.ask("b"), world.ask(world.copy("a")))
+    assert [one for one in world.log if one.startswith("close")] == []
+    assert world.unavailable == []
+    # The third model takes the place of the one that was not asked for the longest time.
+    world.answered(world.ask("c"))
+    assert "open c" in world.log
+    assert world.log.count("close a") + world.log.count("close b") + world.log.count("close a-copy") >= 1
+
+
+def test_nothing_is_closed_for_what_is_loaded_in_the_background(world: World) -> None:
+    world.sizes = {"a-copy": 400, "a": 400}
+    world.open_desk(most_models=1, memory_bytes=1000)
+    world.answered(world.ask(world.copy("a")))
+    world.load(world.model("b"))
+    world.until(lambda: world.unavailable == [("b", "memory")])
+    world.load(world.model("a"), num_bytes=700)  # what it was measured to take, which its file does not show
+    world.until(lambda: len(world.unavailable) == 2)
+    world.load(world.model("a"), num_bytes=500)
+    world.until(lambda: "open a" in world.log)
+    world.load(world.model("a"))
+    world.answered(world.ask("a"))
+    assert world.log == ["open a-copy", "open a"]
+    assert world.unavailable == [("b", "memory"), ("a", "memory")]
+
+
+def test_an_engine_that_fails_is_unavailable_and_its_requests_may_go_to_another(world: World) -> None:
+    world.open_desk()
+    world.broken.add("a")
+    key = world.ask("a")
+    world.failed(key)
+    assert world.failures[key].is_of_engine
+    world.until(lambda: world.unavailable == [("a", "failed")])
+    wrong = world.ask("b", text="wrong")
+    world.failed(wrong)
+    assert not world.failures[wrong].is_of_engine
+    world.broken.clear()
+    world.answered(world.ask("a"))
+    assert world.unavailable == [("a", "failed")]
+
+
+def test_an_engine_that_is_closed_for_another_has_not_failed(world: World) -> None:
+    world.open_desk(most_models=1)
+    world.answered(world.ask("a"))
+    world.answered(world.ask("b"))
+    world.until(lambda: [[Path(one.served.path).name for one in each] for each in world.loaded][-1:] == [["b"]])
+    assert world.unavailable == []
 
 
 def test_one_that_is_writing_is_waited_for_and_those_who_came_later_wait_too(world: World) -> None:
@@ -466,7 +529,7 @@ def test_an_engine_may_count_memory_while_another_goes(world: World) -> None:
     key = SlowKey()
     other = SimpleNamespace(num_bytes=10, has_closed=False, is_idle=False)
     engines[key], engines["other"] = asking, other
-    engines["gone"] = SimpleNamespace(num_bytes=20, has_closed=True)
+    engines["gone"] = SimpleNamespace(num_bytes=20, has_closed=True, failure=None)
     answers: list[object] = []
 
     def count() -> None:

@@ -67,7 +67,8 @@ class Asking:
         asked = requests or (request(),)
         num_choices = sum(one.num_choices for one in asked)
         self.answer = serving.Answer([serving.Choice() for _ in range(num_choices)], num_prompts=len(asked))
-        self.cancel, self.fingerprint = serving.ask(context, ME, str(model), asked, self.events.put)
+        self.cancel, answering = serving.ask(context, ME, str(model), asked, self.events.put)
+        self.fingerprint = answering.fingerprint
 
     def until(self, is_it: Callable[[Event], bool]) -> Event:
         while True:

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 from tests.fixtures.service import chat_row, write_rows
 
-from luthier.core.events import StepDone
+from luthier.core.events import StepDone, ValidationDone
+from luthier.features.planning.batch_schedules import of_validation
 from luthier.features.planning.service import Prepared, prepare
 from luthier.features.recipes.service import load_recipe
 from luthier.features.training import service as training_module
 from luthier.features.training.service import TrainOutcome, resume, train
 from luthier.ml.data.files.sequences import LazySequence
+from luthier.ml.data.tokenise.batches import LazyBatches
 from luthier.ml.data.tokenise.token_store import StoredRows
 from luthier.platform.home.context import Context
 
@@ -97,6 +99,12 @@ def judged(outcome: TrainOutcome) -> list[tuple[str, dict[str, Any]]]:
     return [(system.name, {name: found.value for name, found in system.metrics.items()}) for system in systems]
 
 
+def validations(context: Context, outcome: TrainOutcome) -> list[tuple[int, float, dict[str, float]]]:
+    """Step, loss and measures of each validation of a run."""
+    events = context.runs.events(outcome.record.run_id)
+    return [(event.step, event.loss, event.measures) for event in events if isinstance(event, ValidationDone)]
+
+
 def with_budget(context: Context, num_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     changed = context.settings.model_copy(update={"data_memory_bytes": num_bytes})
     monkeypatch.setattr(context, "settings", changed)
@@ -115,9 +123,14 @@ def test_the_same_plan_and_the_same_weights(
     assert there.plan.hash == here.plan.hash
     assert tuple(there.train.examples) == here.train.examples
     assert list(there.trained_units) == list(here.trained_units)
+    # Those of a validation are in files, too, and made batch by batch.
+    kept, lazy = (of_validation(one, shares_prefix=True) for one in (here, there))
+    assert (type(kept), type(lazy)) == (list, LazyBatches)
+    assert list(lazy) == kept
     second = run(context, recipe)
     assert second.as_json()["adapter_sha256"] == first.as_json()["adapter_sha256"]
     assert second.as_json()["train_loss"] == first.as_json()["train_loss"]
+    assert validations(context, second) == validations(context, first) != []
     assert judged(second) == judged(first)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from itertools import chain
 
 import numpy as np
@@ -9,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import DataError, RecipeError
 from luthier.core.recipe import OrderName
-from luthier.ml.data.tokenise.batches import StepSchedule
+from luthier.ml.data.tokenise.batches import LazyBatches, StepSchedule
 from luthier.ml.data.tokenise.shared_prefix import Families, UnitPrefixes
 
 _ORDERS: list[OrderName] = ["by_length", "shuffled", "as_given"]
@@ -357,3 +359,30 @@ def test_a_long_common_beginning_is_computed_in_two_micro_batches_at_most() -> N
         min_micro_batches=4,
     )
     assert [len(batch) for batch in schedule.step(0)] == [4, 4]
+
+
+class _Rows:
+    """Units that are made anew each time, as those of rows in files are; counts how many are asked for."""
+
+    def __init__(self, num: int) -> None:
+        self.num, self.num_made = num, 0
+
+    def __len__(self) -> int:
+        return self.num
+
+    def __getitem__(self, index: int) -> tuple[TokenisedExample]:
+        self.num_made += 1
+        return (TokenisedExample(str(index), array("i", [index]), b"\x01"),)
+
+
+def test_lazy_micro_batches_are_made_when_they_are_asked_for_and_so_are_their_slices() -> None:
+    rows = _Rows(7)
+    batches = LazyBatches(rows, ((0, 1, 2), (3, 4), (5, 6)), lambda batch: (len(batch),))  # type: ignore[arg-type]
+    share = batches[1::2]
+    assert (len(batches), len(share), rows.num_made) == (3, 1, 0)
+    units, prefixes = share[0]
+    assert ([unit[0].id for unit in units], prefixes, rows.num_made) == (["3", "4"], (2,), 2)
+    assert [[unit[0].id for unit in one] for one, _ in batches] == [["0", "1", "2"], ["3", "4"], ["5", "6"]]
+    assert batches[0][0][0][0] is not batches[0][0][0][0]
+    with pytest.raises(IndexError):
+        batches[3]

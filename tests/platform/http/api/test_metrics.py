@@ -6,6 +6,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from luthier.core.errors import WorkError
+from luthier.core.stream import Served, TextRequest
 from luthier.core.system.files import file_lock
 from luthier.platform.home.context import Context
 from luthier.platform.http import metrics as measures
@@ -58,6 +59,21 @@ def test_the_state_of_the_home(visitor, home: Context) -> None:  # type: ignore[
     assert found["luthier_tokens_total", ()] == 0
     assert found["luthier_webhook_deliveries", labelled(status="pending")] == 0
     assert found["luthier_database_up", ()] == 1
+
+
+def test_answers_by_engine_and_a_scrape_starts_no_client(visitor, home: Context) -> None:  # type: ignore[no-untyped-def]
+    asked = visitor(address="127.0.0.1")
+    name = "luthier_serving_requests_total"
+    assert [labels for key, labels in figures(asked.get("/metrics").text) if key == name] == []
+    assert "inference_client" not in home.__dict__
+    client = home.inference_client
+    model = Served(path="/model", sha256="a")
+    for _ in range(2):
+        client.pick(model, [TextRequest(text="a")])
+    client.pick(model, [TextRequest(text="a")], "transformers")
+    found = figures(asked.get("/metrics").text)
+    assert found[name, labelled(engine="transformers", reason="only")] == 2
+    assert found[name, labelled(engine="transformers", reason="pinned")] == 1
 
 
 def test_a_database_that_is_away_is_a_figure(visitor, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from luthier.core.child_process.fork_client import ForkServer
 from luthier.core.errors import UnreachableError
 from luthier.core.system.clock_jump import elapsed
 from luthier.platform.db.database import Database
-from luthier.platform.jobs.records import Job
+from luthier.platform.jobs.records import Job, Wish
 from luthier.platform.jobs.store import JobStore
 from luthier.platform.jobs.worker import Pace, Worker
 from luthier.platform.processes.process import Attempt
@@ -301,7 +301,7 @@ def test_the_lease_counts_from_its_claim_and_not_from_the_start_of_the_child(
         began.append(elapsed())
         return claim(*arguments)  # type: ignore[arg-type]
 
-    def slow_start(self: Attempt, command: object, folder: Path, deadline: float, fork_server: object) -> None:
+    def slow_start(self: Attempt, command: object, folder: Path, deadline: float, *_: object) -> None:
         began.append(deadline)
         raise OSError(11, "no process left")
 
@@ -365,6 +365,45 @@ def test_a_fork_server_that_dies_over_a_start_costs_a_rest(house: House, monkeyp
     house.work()
     assert (house.queue.get(job_id).status, house.steps(job_id)) == ("succeeded", 40)
     house.told = [line for line in house.told if "started again with the next program" not in line]
+
+
+@pytest.fixture
+def loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ForkServer]:
+    """A fork server that is loading until it is closed."""
+    (tmp_path / "endless_library.py").write_text("import time\nwhile True: time.sleep(0.01)\n")
+    folders = filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(folders))
+    with ForkServer(("endless_library",), tell=lambda _: None, patience_seconds=300) as server:
+        yield server
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="fork servers are Linux's own")
+def test_a_worker_that_waits_for_its_fork_server_hears_a_stop(house: House, loading: ForkServer) -> None:
+    house.fork_server, job_id = loading, house.submit()
+    worker = house.worker()
+    assert worker.work(lambda: "enough" if loading.pid is not None else None) == 1
+    job = house.queue.get(job_id)
+    assert (job.status, job.num_crashes, house.steps(job_id)) == ("queued", 0, 0)
+    assert house.told[-1] == "stopped: enough"
+
+
+@pytest.mark.parametrize(("wish", "status"), [("cancel", "cancelled"), ("pause", "paused")])
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="fork servers are Linux's own")
+def test_a_job_that_waits_for_the_fork_server_hears_what_is_asked_of_it(
+    house: House, loading: ForkServer, wish: Wish, status: str
+) -> None:
+    house.fork_server, job_id = loading, house.submit()
+    worker = house.worker()
+    command = worker.command
+
+    def asked(job: Job, folder: Path) -> Sequence[str]:
+        house.queue.ask(job_id, wish)
+        return command(job, folder)
+
+    worker.command = asked
+    assert worker.work(lambda: None, until_idle=True) == 1
+    assert house.queue.get(job_id).status == status
+    assert house.steps(job_id) == 0
 
 
 @both_ways

@@ -135,6 +135,8 @@ class SamplingBody(BaseModel):
 Event = StreamEvent
 TARGET_HEADER, USER_HEADER = "x-luthier-target", "x-luthier-user"
 WARNING_HEADER, TRACE_HEADER = "x-luthier-warning", "traceparent"
+ENGINE_HEADER: Final = "x-luthier-engine"
+"""Of a request: the engine that must answer it; of an answer: the one that did."""
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"description": "The answer", "content": {"application/json": {}, "text/event-stream": {}}}
 }
@@ -145,6 +147,7 @@ class ResponseBuilder(Protocol):
     """Formats an answer as `chat.completion` or `text_completion`. id: shown to the client."""
 
     id: str
+    fingerprint: str
 
     def whole(self, answer: serving.Answer) -> dict[str, Any]:
         """The complete response."""
@@ -202,13 +205,16 @@ async def respond(
     Raises ApiError for failures before the first byte.
     """
     named = user or request.headers.get(USER_HEADER)
-    stream = CompletionStream(context, caller, asked, model=model, user=named or "", hears_pieces=is_streamed)
+    engine = request.headers.get(ENGINE_HEADER)
+    stream = CompletionStream(
+        context, caller, asked, model=model, user=named or "", engine=engine, hears_pieces=is_streamed
+    )
     stream.exchange.trace_parent = request.headers.get(TRACE_HEADER, "")
     try:
         await stream.begin(lambda: route(context, caller, model, user_of(caller, asked, named)))
     except LuthierError as error:
         raise refused(error) from error
-    written = words(stream.fingerprint)
+    written = words(stream.answering.fingerprint)
     stream.exchange.exchange_id = written.id
     # Until a response has started, nothing else detects a disconnected client.
     watcher, early = asyncio.create_task(stream.watch(request.receive)), list[Event]()
@@ -229,7 +235,10 @@ async def respond(
         watcher.cancel()
         if not is_going_on:
             await stream.leave()
+    # Another engine has answered than the request was sent to, where that failed before it began.
+    written.fingerprint = stream.answering.fingerprint
     told = target_header(stream.answer.routed) | _warning_header(stream.answer.routed, asked)
+    told |= {ENGINE_HEADER: stream.answering.engine}
     if not is_streamed:
         return JSONResponse(written.whole(stream.answer), headers=told)
     # X-Accel-Buffering: nginx otherwise buffers proxied responses and would delay the pieces.

@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from luthier.core.conversation import OptedTurns
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.features.serving import models as served_models
-from luthier.features.serving.models import NamedModel
+from luthier.features.serving.models import EngineView, NamedModel
 from luthier.platform.http.authentication import HomeContext, Looker, Trainer
 from luthier.platform.http.errors import ApiError
 
@@ -54,6 +54,20 @@ def _show(model: NamedModel) -> dict[str, Any]:
         "rewritten_turns": _rewritten(model.opted_turns),
         "task_head": model.task_head,
         "decoding": None if model.decoding is None else model.decoding.model_dump(mode="json"),
+        "engines": [_engine(one) for one in model.engines],
+    }
+
+
+def _engine(view: EngineView) -> dict[str, Any]:
+    speed = view.speed
+    rates = None if speed is None else {"alone": speed.alone, "crowd": speed.crowd, "crowd_answers": speed.num_crowd}
+    return {
+        "engine": view.engine,
+        "is_loaded": view.is_loaded,
+        "min_answers": view.min_answers,
+        "max_answers": view.max_answers,
+        "features": list(view.features),
+        "tokens_per_second": rates,
     }
 
 

@@ -12,7 +12,8 @@ Forgetting, Rehearsal and Pseudorehearsal", Connection Science 7(2). A few perce
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +21,43 @@ from numpy.typing import NDArray
 from luthier.core.errors import DataError, RecipeError
 from luthier.core.recipe import OrderName
 from luthier.ml.data.tokenise.shared_prefix import Families, UnitPrefixes
+from luthier.ml.data.tokenise.token_store import Unit
 
 _WINDOW_BATCHES = 16
 _EXAMPLES, _BATCHES = 0, 1
 _MOST_AGAIN = 0.25
 """A cut that computes more than this share of a micro-batch a second time takes longer than it saves."""
+
+
+class LazyBatches(Sequence[tuple[list[Unit], tuple[int, ...]]]):
+    """Micro-batches of units, each made when it is asked for and not kept; slices are such sequences, too.
+
+    Args:
+        units: by index; their rows may be in files.
+        indices: of each micro-batch.
+        prefixes: the shared prefixes of a micro-batch (`StepSchedule.shared_tokens`).
+    """
+
+    def __init__(
+        self,
+        units: Sequence[Unit],
+        indices: Sequence[tuple[int, ...]],
+        prefixes: Callable[[Sequence[int]], tuple[int, ...]],
+    ) -> None:
+        self._units, self._indices, self._prefixes = units, indices, prefixes
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[list[Unit], tuple[int, ...]]: ...
+    @overload
+    def __getitem__(self, index: slice) -> LazyBatches: ...
+    def __getitem__(self, index: int | slice) -> tuple[list[Unit], tuple[int, ...]] | LazyBatches:
+        if isinstance(index, slice):
+            return LazyBatches(self._units, self._indices[index], self._prefixes)
+        batch = self._indices[index]
+        return [self._units[i] for i in batch], self._prefixes(batch)
 
 
 class StepSchedule:

@@ -14,6 +14,7 @@ arXiv:1512.00567, section 7.
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
@@ -29,6 +30,8 @@ from luthier.ml.training.objective_protocol import NO_TOOLS, Batch, Losses, Plai
 
 if TYPE_CHECKING:
     from luthier.ml.training.model import MicroBatch, TrainableModel
+
+_NO_IDS: Final = array("i")
 
 
 class HeadObjective(PlainObjective):
@@ -141,7 +144,10 @@ def _row_weights(wanted: Tensor, head: TaskHead) -> Tensor:
 
 @torch.no_grad()
 def outputs_of(model: TrainableModel, batches: Sequence[Batch]) -> tuple[Tensor, list[Unit]]:
-    """The head's outputs [rows, outputs] in float32 for prepared micro-batches, and their units in that order."""
+    """The head's outputs [rows, outputs] in float32 for prepared micro-batches, and their units in that order.
+
+    The units are without their tokens, which may be more than fits into memory.
+    """
     from luthier.ml.training.model import collate
 
     was_training = model.module.training
@@ -151,7 +157,7 @@ def outputs_of(model: TrainableModel, batches: Sequence[Batch]) -> tuple[Tensor,
     for micro_batch, prefix_lengths in batches:
         batch = collate(rows_of(micro_batch), model.pad_id, model.device, prefix_lengths=prefix_lengths)
         found.append(model.head_outputs(batch))
-        units += micro_batch
+        units += [tuple(replace(row, input_ids=_NO_IDS, loss_mask=b"") for row in unit) for unit in micro_batch]
     model.module.train(was_training)
     return (torch.cat(found) if found else torch.zeros(0)), units
 

@@ -12,6 +12,7 @@ import openai
 import pytest
 from tests.vacuous import nonempty
 
+from luthier.core.engine_rates import EngineRates, EngineSpeed
 from luthier.core.ports import SilentProgress
 from luthier.core.stream import RequestFeature, Served
 from luthier.platform.auth.authenticator import StaticKeyAuthenticator
@@ -64,11 +65,15 @@ WISHES: dict[str, dict[str, Any]] = {
     "a schema": {"response_format": SCHEMA, "temperature": 0},
 }
 _HANDED: tuple[RequestFeature, ...] = ("logprobs", "penalties", "thought_before_json")
+_RATES = EngineRates(engine=EngineSpeed(alone=30, crowd=27), fallback=EngineSpeed(alone=15, crowd=43))
 
 
 @contextmanager
 def serving(model: Path, folder: Path) -> Iterator[openai.OpenAI]:
-    """A server of one model three times: `own` by transformers, `copy` by llama.cpp beside it, `file` as GGUF alone."""
+    """A server of one model four times.
+
+    `own` by transformers, `copy` by llama.cpp beside it, `both` by the load, `file` as GGUF alone.
+    """
     copy = folder / "copy"
     copy.mkdir()
     for file in (*model.glob("tokenizer*"), model / "chat_template.jinja", model / "generation_config.json"):
@@ -84,6 +89,7 @@ def serving(model: Path, folder: Path) -> Iterator[openai.OpenAI]:
             "own": own,
             "copy": llama.model_copy(update={"fallback": own, "hands_over": _HANDED}),
             "file": llama,
+            "both": llama.model_copy(update={"fallback": own, "hands_over": _HANDED, "rates": (_RATES,)}),
         }
         app = create_app(context, authenticator=StaticKeyAuthenticator(context, (), is_open=True))
         with (
@@ -165,6 +171,43 @@ def test_the_fingerprint_says_which_engine_has_answered(client: openai.OpenAI) -
     assert fingerprint("copy") == fingerprint("file") != fingerprint("own")
     for wishes in ({"logprobs": True}, {"presence_penalty": 0.5}):
         assert fingerprint("copy", **wishes) == fingerprint("own")
+
+
+def test_an_answer_names_its_engine_and_a_request_may_choose_it(client: openai.OpenAI) -> None:
+    def asked(model: str, engine: str | None = None, **wishes: Any) -> tuple[str, str]:
+        headers = {} if engine is None else {"x-luthier-engine": engine}
+        given = ASKED | {"temperature": 0, "max_tokens": 2} | wishes
+        raw = client.chat.completions.with_raw_response.create(model=model, extra_headers=headers, **given)
+        found = raw.parse()
+        if isinstance(found, openai.Stream):
+            found = next(iter(found))
+        return raw.headers["x-luthier-engine"], str(found.system_fingerprint)
+
+    copy, own = asked("copy"), asked("own")
+    assert (copy[0], own[0]) == ("llama_cpp", "transformers")
+    assert asked("both") == asked("both", "auto") == asked("both", "llama_cpp", n=8, temperature=1.0) == copy
+    assert asked("both", "transformers") == asked("both", logprobs=True) == own
+    assert asked("both", "transformers", stream=True) == own
+    for model, engine, wishes in (
+        ("own", "llama_cpp", {}),
+        ("both", "vllm", {}),
+        ("both", "llama_cpp", {"logprobs": True}),
+    ):
+        with pytest.raises(openai.BadRequestError, match=f"the engine '{engine}' for a"):
+            asked(model, engine, **wishes)
+
+
+def test_the_list_of_models_says_which_engine_answers_when(client: openai.OpenAI) -> None:
+    whole(client, "copy", {"temperature": 0, "max_tokens": 1})
+    whole(client, "own", {"temperature": 0, "max_tokens": 1})
+    engines = {model.id: model.model_dump()["engines"] for model in client.models.list()}
+    copy, own = engines["both"]
+    assert (copy["engine"], copy["is_loaded"], copy["min_answers"], copy["max_answers"]) == ("llama_cpp", True, None, 4)
+    assert copy["tokens_per_second"] == {"alone": 30, "crowd": 27, "crowd_answers": 8}
+    assert (own["engine"], own["is_loaded"], own["min_answers"], own["max_answers"]) == ("transformers", True, 5, None)
+    assert own["features"] == ["logprobs", "penalties", "thought_before_json"]
+    assert [one["engine"] for one in engines["file"]] == ["llama_cpp"]
+    assert [one["tokens_per_second"] for one in engines["copy"]] == [None, None]
 
 
 def test_vectors_come_from_the_own_engine_and_are_refused_without_one(client: openai.OpenAI) -> None:

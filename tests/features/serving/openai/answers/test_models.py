@@ -43,6 +43,8 @@ def test_own_and_base_models_are_listed_and_looked_up(client: openai.OpenAI, tun
     base = client.models.retrieve("tiny")
     assert (base.id, base.owned_by) == ("tiny", "system")
     assert (found.decoding, found.template_options) == (None, {})  # its run and its files are gone
+    assert found.engines == []
+    assert [one["engine"] for one in base.engines] == ["transformers"]
 
 
 def test_another_project_sees_nothing_of_it(make_client: MakeClient, client: openai.OpenAI, tuned: str) -> None:

@@ -1,0 +1,76 @@
+"""How fast two engines answer with one model, and which is the faster one at a load."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from luthier.core.frozen_model import FrozenModel
+
+NUM_CROWD: Final = 8
+"""Answers at once by which a crowd is timed."""
+
+
+class EngineSpeed(FrozenModel):
+    """New tokens a second of an engine on this machine, of all answers together.
+
+    Attributes:
+        alone: one answer at a time.
+        crowd: `num_crowd` at once, with the adapters in turn.
+        num_crowd: answers at once of `crowd`.
+        num_bytes: what the engine then took for weights, adapters and its cache; 0 where it was not measured.
+    """
+
+    alone: float
+    crowd: float
+    num_crowd: int = NUM_CROWD
+    num_bytes: int = 0
+
+    def at(self, num_answers: int) -> float:
+        """The rate with that many answers at once: on a line between the two that were timed, level beyond them."""
+        share = min(1.0, max(0.0, (num_answers - 1) / max(1, self.num_crowd - 1)))
+        return self.alone + share * (self.crowd - self.alone)
+
+    def is_faster_than(self, other: EngineSpeed) -> bool:
+        """By the product of both rates, so that neither use decides alone."""
+        return self.alone * self.crowd > other.alone * other.crowd
+
+
+class EngineRates(FrozenModel):
+    """The speeds of a model's two engines, timed with the same requests.
+
+    Attributes:
+        num_variants: how many models requests took in turn: the base, or adapters over it.
+        engine: the engine of the proved copy (`Served.engine`).
+        fallback: the engine of the model's own files (`Served.fallback`).
+    """
+
+    num_variants: int = 1
+    engine: EngineSpeed
+    fallback: EngineSpeed
+
+    @property
+    def winner(self) -> str | None:
+        """`engine` or `fallback`: the one that is no slower alone nor in a crowd; None where the load decides."""
+        if self.engine.alone >= self.fallback.alone and self.engine.crowd >= self.fallback.crowd:
+            return "engine"
+        if self.engine.alone <= self.fallback.alone and self.engine.crowd <= self.fallback.crowd:
+            return "fallback"
+        return None
+
+    def takes_fallback(self, num_answers: int) -> bool:
+        """Whether the fallback is the faster one with that many answers at once."""
+        return self.fallback.at(num_answers) > self.engine.at(num_answers)
+
+    @property
+    def switch_at(self) -> int | None:
+        """The fewest answers at once with which the other engine than that of a single answer is faster."""
+        alone = self.takes_fallback(1)
+        most = max(self.engine.num_crowd, self.fallback.num_crowd)
+        return next((num for num in range(2, most + 1) if self.takes_fallback(num) != alone), None)
+
+
+def rates_for(rates: tuple[EngineRates, ...], num_variants: int) -> EngineRates | None:
+    """The rates timed with the most variants that are no more than these; else those with the fewest; None for none."""
+    ordered = sorted(rates, key=lambda one: one.num_variants)
+    below = [one for one in ordered if one.num_variants <= num_variants]
+    return below[-1] if below else ordered[0] if ordered else None
