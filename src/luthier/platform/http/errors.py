@@ -133,12 +133,21 @@ async def _luthier_error(request: Request, error: Exception) -> JSONResponse:
 async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     """The first thing that is wrong with the request, with its place; status 400, as OpenAI answers."""
     assert isinstance(error, RequestValidationError)
-    found = [(_place(one["loc"]), str(one["msg"])) for one in error.errors()]
+    return await _api_error(request, invalid_request([(one["loc"], str(one["msg"])) for one in error.errors()]))
+
+
+def invalid_request(problems: Sequence[tuple[Sequence[int | str], str]]) -> ApiError:
+    """The refusal of a request that does not fit its form: the first thing that is wrong, with its place.
+
+    Args:
+        problems: Of pydantic: the place, which begins with `body`, `query` or `path`, and what is wrong there.
+    """
+    found = [(_place(location), message) for location, message in problems]
     place = found[0][0]
     # a field that may be one thing or another has an error for each
     words = " or: ".join(dict.fromkeys(message for where, message in found if where == place))
     what = f"{words} at {place!r}" if place else words
-    return await _api_error(request, ApiError(400, f"Invalid request: {what}", param=place, code="invalid_value"))
+    return ApiError(400, f"Invalid request: {what}", param=place, code="invalid_value")
 
 
 def _place(location: Sequence[int | str]) -> str | None:
