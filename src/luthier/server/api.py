@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from luthier.core.errors import LuthierError
 from luthier.core.system.clock_jump import JumpWatch, elapsed
 from luthier.features.accounts import keys_api as keys
+from luthier.features.batches import api as batches
 from luthier.features.deployments import api as deployments
 from luthier.features.evals_api import api as evals
 from luthier.features.evaluation_orders import api as evaluation_orders
@@ -134,6 +135,7 @@ _OF_A_HOME: tuple[APIRouter, ...] = (
     graders.router,
     stored.router,
     evals.router,
+    batches.router,
 )
 _ALWAYS: tuple[APIRouter, ...] = (
     health.router,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
@@ -20,6 +21,7 @@ from luthier.features.evals_api.records import (
     RunRequest,
 )
 from luthier.features.evals_api.store import Order, RunStatus, RunView
+from luthier.platform.home.context import Context
 from luthier.platform.http.authentication import HomeContext, Reader, Trainer
 from luthier.platform.http.errors import ApiError, documented
 from luthier.platform.http.idempotency import once
@@ -383,11 +385,11 @@ def _error(error: dict[str, Any]) -> RunError:
     return RunError(code=error.get("code", "run_failed"), message=message)
 
 
-def _run(request: Request, context: HomeContext, caller: Caller, eval_id: str, view: RunView) -> RunObject:
+def _run(request: Request, context: Context, caller: Caller, eval_id: str, view: RunView) -> RunObject:
     return run_object(request, context.evals.get(caller.project_id, eval_id), view)
 
 
-def _once(request: Request, caller: Caller, context: HomeContext, work: Any) -> Any:
+def _once(request: Request, caller: Caller, context: Context, work: Callable[[], Any]) -> Any:
     """As `idempotency.once`, with the status 201 of something new."""
     made = once(request, caller, context, work)
     if isinstance(made, Response) and made.status_code == 200:

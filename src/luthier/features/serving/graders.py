@@ -5,9 +5,6 @@ All grader kinds of OpenAI's API are parsed, including those that are rejected w
 
 from __future__ import annotations
 
-import json
-import math
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -182,7 +179,6 @@ _NOT_COMPUTED: Final = {
     "meteor": "needs word lists of synonyms, and this server has none",
 }
 _ANSWER_TOKENS: Final = 256
-_NUMBER: Final = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
 ERRORS: Final = (
     "formula_parse_error", "sample_parse_error", "truncated_observation_error", "unresponsive_reward_error",
     "invalid_variable_error", "other_error", "python_grader_server_error", "python_grader_runtime_error",
@@ -265,19 +261,12 @@ def run(context: Context, caller: Caller, grader: GraderRequest, output: str, it
         UnsupportedError: the grader cannot be run here; names the field.
     """
     from luthier.features.serving.service import answer
+    from luthier.ml.evaluation.graders import sample_of_text
 
     def ask(model: str, messages: Sequence[Mapping[str, str]], max_tokens: int, temperature: float, seed: int) -> str:
         return answer(context, caller, model, messages, max_tokens=max_tokens, temperature=temperature, seed=seed)
 
-    return grade(grader, sample_of(output), item, ask, run_once if context.settings.python_graders else None)
-
-
-def sample_of(output: str) -> dict[str, Any]:
-    """The fields of an answer of which only the text is known; `output_json` where that is JSON."""
-    try:
-        return {"output_text": output, "output_json": json.loads(output)}
-    except (ValueError, RecursionError):
-        return {"output_text": output}
+    return grade(grader, sample_of_text(output), item, ask, run_once if context.settings.python_graders else None)
 
 
 def run_once(source: str, sample: Mapping[str, Any], item: Mapping[str, Any]) -> PythonGrade:
@@ -340,11 +329,11 @@ def _one(
     ask: Ask,
     run_python: RunPython | None,
 ) -> Graded:
-    from luthier.ml.evaluation.graders import filled
+    from luthier.ml.evaluation.graders import filled, label_in, sample_of_text, score_in
 
     if isinstance(grader, PythonRequest):
         assert run_python is not None  # `check` has refused it otherwise
-        return _by_code(run_python(grader.source, sample_of(sample) if isinstance(sample, str) else sample, item))
+        return _by_code(run_python(grader.source, sample_of_text(sample) if isinstance(sample, str) else sample, item))
     try:
         texts = [filled(text, sample, item) for text in templates_of(grader)]
     except RequestError as error:
@@ -368,7 +357,10 @@ def _one(
     # A failure on one row must not end the run.
     except LuthierError as error:
         return Graded(0.0, errors={"model_grader_server_error"}, details=error.came)
-    reward = _score(grader, said) if isinstance(grader, ScoreModelRequest) else _label(grader, said)
+    if isinstance(grader, ScoreModelRequest):
+        reward = score_in(said, *(grader.range or (0.0, 1.0)))
+    else:
+        reward = label_in(said, grader.labels, grader.passing_labels)
     if reward is None:
         return Graded(0.0, errors={"model_grader_parse_error"}, details=f"the model answered {said[:200]!r}")
     return Graded(reward)
@@ -393,29 +385,6 @@ def _compared(grader: StringCheckRequest | TextSimilarityRequest, said: str, mea
         # True for equal texts and `eq`, and for different texts and `ne`.
         return float((said == meant) == (grader.operation == "eq"))
     return similarity(grader.evaluation_metric)(said, meant)  # type: ignore[arg-type]
-
-
-def _score(grader: ScoreModelRequest, said: str) -> float | None:
-    """The number in an answer: its field `result` if it is JSON, otherwise the first number; None outside the range."""
-    low, high = grader.range or (0.0, 1.0)
-    try:
-        document = json.loads(said)
-        found = float(document["result"] if isinstance(document, dict) else document)
-    except (ValueError, KeyError, TypeError):
-        match = _NUMBER.search(said)
-        if match is None:
-            return None
-        found = float(match[0])
-    return found if math.isfinite(found) and low <= found <= high else None
-
-
-def _label(grader: LabelModelRequest, said: str) -> float | None:
-    """Whether the label in an answer passes; None unless it contains exactly one of the labels."""
-    plain = said.strip().strip("\"'.`").casefold()
-    exact = [label for label in grader.labels if label.casefold() == plain]
-    # A label within a sentence counts, but only without another label.
-    found = exact or [label for label in grader.labels if label.casefold() in said.casefold()]
-    return float(found[0] in grader.passing_labels) if len(found) == 1 else None
 
 
 def templates_of(grader: SingleGrader) -> list[str]:

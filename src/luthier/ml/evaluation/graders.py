@@ -74,6 +74,14 @@ def filled(template: str, output: str | Mapping[str, Any], item: Mapping[str, An
     return _PLACE.sub(value, template)
 
 
+def sample_of_text(output: str) -> dict[str, Any]:
+    """The fields of an answer of which only the text is known; `output_json` where that is JSON."""
+    try:
+        return {"output_text": output, "output_json": json.loads(output)}
+    except (ValueError, RecursionError):
+        return {"output_text": output}
+
+
 def value_at(fields: Mapping[str, Any], path: str, kind: str = "item") -> Any:
     """What a path such as `answer.value` or `turns[0].content` refers to.
 
@@ -286,6 +294,46 @@ def fuzzy_match(output: str, reference: str) -> float:
         row = ((row + match) | (row - match)) & full
     # Every 0 in the row is one character of the longest common subsequence.
     return 2.0 * (len(output) - row.bit_count()) / (len(output) + len(reference))
+
+
+_NUMBER: Final = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
+
+
+def score_in(said: str, low: float, high: float) -> float | None:
+    """The number in a model's answer: its field `result` if it is JSON, otherwise the first number.
+
+    Args:
+        said: the answer.
+        low: lower end of the scale.
+        high: upper end of the scale.
+
+    Returns:
+        The number; None where there is none, or one outside of the scale.
+    """
+    try:
+        document = json.loads(said)
+        found = float(document["result"] if isinstance(document, dict) else document)
+    except (ValueError, KeyError, TypeError):
+        match = _NUMBER.search(said)
+        if match is None:
+            return None
+        found = float(match[0])
+    return found if math.isfinite(found) and low <= found <= high else None
+
+
+def label_in(said: str, labels: Sequence[str], passing_labels: Sequence[str]) -> float | None:
+    """Whether the label in a model's answer passes: 1 or 0; None unless it contains exactly one of the labels.
+
+    Args:
+        said: the answer.
+        labels: all labels.
+        passing_labels: those that pass.
+    """
+    plain = said.strip().strip("\"'.`").casefold()
+    exact = [label for label in labels if label.casefold() == plain]
+    # A label within a sentence counts, but only without another label.
+    found = exact or [label for label in labels if label.casefold() in said.casefold()]
+    return float(found[0] in passing_labels) if len(found) == 1 else None
 
 
 Grade = Callable[[str, Mapping[str, Any]], float]

@@ -22,6 +22,7 @@ from luthier.platform.home.settings import Settings
 if TYPE_CHECKING:
     from luthier.core.stream import Served
     from luthier.features.assessments.store import AssessmentStore
+    from luthier.features.batches.store import BatchStore
     from luthier.features.datasets.store import DatasetStore
     from luthier.features.deployments.store import DeploymentStore
     from luthier.features.evals_api.store import EvalStore
@@ -80,6 +81,7 @@ _STORES: Final[Mapping[str, str]] = {
     "traffic": "luthier.features.traffic.store:TrafficStore",
     "stored_completions": "luthier.features.traffic.stored_completions:StoredCompletionStore",
     "evals": "luthier.features.evals_api.store:EvalStore",
+    "batches": "luthier.features.batches.store:BatchStore",
     "watches": "luthier.platform.db.monitor_state:WatchStore",
     "alerts": "luthier.features.monitoring.alerts_store:AlertStore",
     "feedback": "luthier.features.feedback.store:FeedbackStore",
@@ -137,6 +139,8 @@ class Context:
     """Chat completions that clients asked to store."""
     evals: EvalStore
     """The evals of OpenAI's Evals API, with their runs and graded items."""
+    batches: BatchStore
+    """The batches of requests of this home."""
     watches: WatchStore
     """What is monitored for the projects of this home, and its state."""
     alerts: AlertStore

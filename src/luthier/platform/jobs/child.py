@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 JOB_NAME = "job.json"
 _ATTEMPTS: Final = {
+    "batch": "luthier.features.batches.job:carry_out",
     "export": "luthier.features.exports.requests:carry_out",
     "eval_run": "luthier.features.evals_api.job:carry_out",
     "evaluation": "luthier.features.evaluation_orders.job:carry_out",

@@ -74,3 +74,19 @@ stored_completions = Table(
     Index(None, "project_id", "created_at"),
     sqlite_autoincrement=True,
 )
+
+# A file of requests that is answered beside live traffic. document: a features.batches.records.Batch.
+batches = Table(
+    "batches",
+    metadata,
+    number(),
+    Column("batch_id", String(64), nullable=False),
+    project_id(),
+    Column("job_id", String(64), nullable=False),
+    Column("document", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    UniqueConstraint("batch_id"),
+    UniqueConstraint("job_id"),
+    Index(None, "project_id"),
+    sqlite_autoincrement=True,
+)
