@@ -13,14 +13,14 @@ import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from pydantic import ValidationError
 
 from luthier.core.access import Caller
-from luthier.core.errors import library_words_hidden
+from luthier.core.errors import StorageFullError, UnreachableError, WorkError, library_words_hidden
 from luthier.core.ids import sha256_bytes
 from luthier.core.json_limits import fault_of_text, json_utf8
 from luthier.features.batches.records import Batch, BatchFault, BatchStatus, Line
@@ -37,6 +37,8 @@ NUM_AT_ONCE: Final = 16
 """Requests that are answered at the same time; the engine answers them together."""
 MAX_LINE_BYTES: Final = 4 << 20
 _MAX_FAULTS: Final = 20
+_MAX_LOST: Final = 32
+"""So many requests in a row without an engine end the attempt: it is tried again, and at last fails."""
 _LOOK_SECONDS: Final = 1.0
 _OUTPUT, _ERRORS = "output.jsonl", "errors.jsonl"
 _EXPIRED: Final = "This request could not be executed before the completion window expired."
@@ -52,6 +54,7 @@ class _Written:
         line: The line, without its end.
         num_prompt_tokens: Tokens of the prompt.
         num_new_tokens: Tokens of the answer.
+        is_lost: Whether there is no answer since the engine has ended.
     """
 
     key: int
@@ -59,6 +62,7 @@ class _Written:
     line: bytes
     num_prompt_tokens: int = 0
     num_new_tokens: int = 0
+    is_lost: bool = False
 
 
 @dataclass(slots=True)
@@ -87,7 +91,8 @@ class _Done:
 def carry_out(context: Context, job: Job) -> Outcome:
     """Answer all requests that are left, until the batch is cancelled or expires."""
     one = context.batches.of_job(job.job_id)
-    if one.has_ended:  # else the attempt before died between its work and its last word
+    if one.has_ended:  # the attempt before died between its work and its last word
+        _clear(context, job)
         return Outcome(status="succeeded")
     context.progress = JobProgress(context, job)
     use_own_engine(context)
@@ -103,7 +108,7 @@ def carry_out(context: Context, job: Job) -> Outcome:
         with _Files(context.settings.jobs_folder / job.job_id) as written:
             if one.status != "finalizing":
                 _answer_all(context, job, one, path, written)
-        _finish(context, job, context.batches.of_job(job.job_id), path)
+        _finish(context, job, context.batches.of_job(job.job_id))
     return Outcome(status="succeeded")
 
 
@@ -148,10 +153,11 @@ def _answer_all(context: Context, job: Job, one: Batch, path: Path, written: _Fi
     task = context.progress.task("Answering", one.num_total, "requests", len(done.keys))
     pool = ThreadPoolExecutor(NUM_AT_ONCE, thread_name_prefix="batch")
     running: set[Future[_Written]] = set()
-    looked = 0.0
+    looked, num_lost = time.monotonic(), 0
 
     def keep_ready() -> None:
         """Wait for an answer, and store all that are ready."""
+        nonlocal num_lost
         ready, _ = wait(running, timeout=_LOOK_SECONDS, return_when=FIRST_COMPLETED)
         running.difference_update(ready)
         found = [future.result() for future in ready]
@@ -160,8 +166,16 @@ def _answer_all(context: Context, job: Job, one: Batch, path: Path, written: _Fi
             done.count(answer)
         report_step(context, job, len(done.keys))
         task.advance(len(found))
+        if found:
+            num_lost = num_lost + len(found) if all(answer.is_lost for answer in found) else 0
+        if num_lost >= _MAX_LOST:
+            raise WorkError(
+                f"{num_lost} requests in a row had no answer, since the process that answers has ended each time",
+                expected="an engine that loads the model and answers",
+                do="see the log of the job's last attempt: memory may be too small for the model",
+            )
 
-    stopped: BatchStatus | None = None
+    stopped = _stopped(context, one.batch_id, done)
     try:
         with task:
             for number, line in _lines(path):
@@ -180,8 +194,9 @@ def _answer_all(context: Context, job: Job, one: Batch, path: Path, written: _Fi
     finally:
         # After an error or a signal nothing is waited for: threads in the middle of an answer end with the engine.
         pool.shutdown(wait=not running, cancel_futures=True)
-    # One last look: a batch that is cancelled with its last answer under way counts as cancelled.
-    stopped = stopped or _stopped(context, one.batch_id, done)
+    if stopped is None and len(done.keys) < one.num_total:
+        # The file had fewer lines than could wait at once, so that nobody has looked meanwhile.
+        stopped = _stopped(context, one.batch_id, done)
     if stopped == "expired":
         _expire(one, path, done, written)
     values = {"status": "finalizing"} if stopped is None else {}
@@ -218,7 +233,7 @@ def _expire(one: Batch, path: Path, done: _Done, written: _Files) -> None:
         done.count(each)
 
 
-def _finish(context: Context, job: Job, one: Batch, path: Path) -> None:
+def _finish(context: Context, job: Job, one: Batch) -> None:
     """Make the files of the project, each once, and write down how the batch has ended."""
     folder = context.settings.jobs_folder / job.job_id
     made = {}
@@ -233,7 +248,13 @@ def _finish(context: Context, job: Job, one: Batch, path: Path) -> None:
         end = "cancelled"
     # Of an expired batch the time is there already, and stays.
     context.batches.change(one.batch_id, time_of=f"{end}_at", status=end, **made)
-    for leftover in (folder / _OUTPUT, folder / _ERRORS, path):
+    _clear(context, job)
+
+
+def _clear(context: Context, job: Job) -> None:
+    """Remove what is in the files of the project by now."""
+    folder = context.settings.jobs_folder / job.job_id
+    for leftover in (folder / _OUTPUT, folder / _ERRORS, *(folder / "files").glob("input.*")):
         leftover.unlink(missing_ok=True)
 
 
@@ -340,7 +361,13 @@ def _answered(context: Context, caller: Caller, one: Batch, number: int, line: b
     if asked.url != one.endpoint:
         message = f"line {number:,}: url {asked.url[:100]!r}; expected: {one.endpoint}, the endpoint of the batch"
         return _failed(one, key, custom_id, number, "invalid_url", message)
-    answer = answer_offline(context, caller, one.endpoint, asked.body)
+    try:
+        answer = answer_offline(context, caller, one.endpoint, asked.body)
+    except (StorageFullError, UnreachableError):
+        raise  # no fault of the request: the job is tried again
+    except WorkError as error:
+        lost = _failed(one, key, custom_id, number, "engine_ended", f"{error.came}; what to do: {error.do}")
+        return replace(lost, is_lost=True)
     num_prompt, num_new = answer.usage
     response = {"status_code": answer.status, "request_id": f"req_{_digest(one, key)}", "body": answer.body}
     made = {"id": f"batch_req_{_digest(one, key)}", "custom_id": custom_id, "response": response, "error": None}
