@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
 
@@ -38,6 +38,9 @@ from luthier.ml.evaluation.graders import filled, item_fields, value_at
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.attempt import own_copy
 from luthier.platform.jobs.records import Job
+
+if TYPE_CHECKING:
+    from luthier.ml.evaluation.metrics.structured_output import SchemaCheck
 
 MAX_LINE_CHARACTERS: Final = 1 << 20
 _NUM_SHOWN: Final = 5
@@ -193,7 +196,8 @@ def _checked(one: Eval, run: EvalRun, rows: Iterator[SourceRow | str]) -> Iterat
     from luthier.ml.evaluation.metrics.structured_output import SchemaCheck
 
     config = one.data_source_config
-    schema = SchemaCheck(config.item_schema) if isinstance(config, CustomConfig) else None
+    item_schema = config.item_schema if isinstance(config, CustomConfig) else None
+    schema = None if item_schema is None else SchemaCheck(item_schema)
     lacks_answer = needs_sample(run) and isinstance(config, CustomConfig) and config.include_sample_schema
     problems, num_problems, num_rows = list[str](), 0, 0
     for number, row in enumerate(rows, 1):
@@ -202,7 +206,7 @@ def _checked(one: Eval, run: EvalRun, rows: Iterator[SourceRow | str]) -> Iterat
         if isinstance(row, str):
             fault = row
         else:
-            fault = None if schema is None else schema.fault(row.item)
+            fault = None if item_schema is None or schema is None else fault_of_item(item_schema, schema, row.item)
             if fault is None and lacks_answer and row.sample is None:
                 fault = "no sample: the eval includes the sample schema, and no model is asked"
         if fault is None:
@@ -225,6 +229,21 @@ def _checked(one: Eval, run: EvalRun, rows: Iterator[SourceRow | str]) -> Iterat
             expected="at least one row",
             do="name a file with rows, or other conditions for stored completions",
         )
+
+
+def fault_of_item(item_schema: Mapping[str, Any], check: SchemaCheck, item: Mapping[str, Any]) -> str | None:
+    """What is wrong with an item; None where it fits. A missing column goes by its name.
+
+    Args:
+        item_schema: The schema.
+        check: The same, compiled.
+        item: The item.
+    """
+    required = item_schema.get("required")
+    missing = [name for name in required if name not in item] if isinstance(required, list) else []
+    if missing:
+        return f"the column {missing[0]!r} is missing; it has {', '.join(map(repr, list(item)[:10])) or 'none'}"
+    return check.fault(item)
 
 
 def sample_fields(sample: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from luthier.core.graders import SuiteGrader
 from luthier.core.json_limits import fault_of_text, json_text
 from luthier.core.results.suite import GradedTask, Suite, TaskGrader
 from luthier.core.text.plain_yaml import write_yaml
-from luthier.features.evals_api.data import messages_of, row_of_line
+from luthier.features.evals_api.data import fault_of_item, messages_of, row_of_line
 from luthier.features.evals_api.records import EvalRun, ItemReference, RunRequest, SourceRow, Template, pass_threshold
 from luthier.features.serving import graders
 from luthier.features.serving.graders import GraderRequest, LabelModelRequest, MultiRequest, ScoreModelRequest
@@ -227,7 +227,9 @@ def _rows_of(name: str, one: Mapping[str, Any], run: RunRequest | None, data: Pa
     rows: list[SourceRow] = []
     problems = []
     for number, row in enumerate(_given_rows(name, run, data), 1):
-        fault = row if isinstance(row, str) else None if check is None else check.fault(row.item)
+        fault = row if isinstance(row, str) else None
+        if check is not None and isinstance(row, SourceRow):
+            fault = fault_of_item(item_schema, check, row.item)
         if fault is not None:
             problems.append(f"row {number:,}: {fault}")
         elif isinstance(row, SourceRow):

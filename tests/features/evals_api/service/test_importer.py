@@ -163,7 +163,7 @@ def test_what_cannot_become_a_suite_says_what_is_missing(
 def test_rows_that_do_not_fit_the_schema_are_named(tmp_path: Path) -> None:
     data = tmp_path / "rows.jsonl"
     data.write_text('{"item": {"q": "Why?"}}\n{"q": 1}\n{"item": {"q": "Why?", "a": "So"}}\n')
-    with pytest.raises(RequestError, match=r"2 rows do not fit: row 1: .*'a' is a required property.*row 2: "):
+    with pytest.raises(RequestError, match=r"2 rows do not fit: row 1: .*the column 'a' is missing.*row 2: "):
         import_evals(json.dumps(EVAL), tmp_path, data=data, prompt="q")
     with pytest.raises(NotFoundError):
         import_evals(json.dumps(EVAL), tmp_path, data=tmp_path / "none", prompt="q")

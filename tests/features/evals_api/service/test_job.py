@@ -110,7 +110,9 @@ def test_rows_of_a_file_that_are_wrong_end_the_run_before_anything_is_asked(open
     error = view.job.error or {}
     assert error["code"] == "invalid_data_source"
     assert "4 of 5 rows" in error["message"]
-    for part in nonempty(["row 2: ", "'a' is a required property", "row 3: not JSON", "row 4: ", "the key item"]):
+    for part in nonempty(
+        ["row 2: ", "the column 'a' is missing; it has 'q'", "row 3: not JSON", "row 4: ", "the key item"]
+    ):
         assert part in error["message"]
     assert opened.inference_client.asked == []  # type: ignore[attr-defined]
     assert statuses(opened, view) == []

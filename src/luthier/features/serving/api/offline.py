@@ -75,7 +75,7 @@ def parsed(endpoint: Endpoint, body: Mapping[str, Any]) -> BaseModel:
         made = _BODIES[endpoint].model_validate(body)
     except ValidationError as error:
         problems = [(("body", *one["loc"]), str(one["msg"])) for one in error.errors(include_url=False)]
-        raise invalid_request(problems) from error
+        raise invalid_request(problems, dict(body)) from error
     for name in ("stream", "store"):
         if getattr(made, name, None):
             message = f"{name}: true in a request that is carried out later; expected: false, or no {name}"
