@@ -2,7 +2,7 @@
 
 Every answer is appended to a file in the folder of the job and synced to the disk, as the line that the output file
 will have. A later attempt reads which requests these files hold and skips them, so that no answer is lost or doubled,
-wherever a kill came. Memory does not grow with the batch, but for a digest of 8 bytes for each request.
+wherever a kill came. Memory does not grow with the size of the file, only with a digest for each request.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class _Done:
         self.num_prompt_tokens += one.num_prompt_tokens
         self.num_new_tokens += one.num_new_tokens
 
-    def values(self) -> dict[str, int]:
+    def values(self) -> dict[str, Any]:
         """As fields of a batch."""
         names = ("num_completed", "num_failed", "num_prompt_tokens", "num_new_tokens")
         return {name: getattr(self, name) for name in names}
@@ -101,10 +101,11 @@ def carry_out(context: Context, job: Job) -> Outcome:
         if one.status in ("validating", "cancelling") and one.in_progress_at is None:
             checked = _checked(path)
             if checked.faults:
-                context.batches.change(one.batch_id, time_of="failed_at", status="failed", faults=checked.faults)
+                values: dict[str, Any] = {"status": "failed", "faults": checked.faults}
+                context.batches.change(one.batch_id, values, time_of="failed_at")
                 return Outcome(status="succeeded")
-            values = {"num_total": checked.num_requests, "model": checked.model}
-            one = context.batches.change(one.batch_id, time_of="in_progress_at", status="in_progress", **values)
+            values = {"status": "in_progress", "num_total": checked.num_requests, "model": checked.model}
+            one = context.batches.change(one.batch_id, values, time_of="in_progress_at")
         with _Files(context.settings.jobs_folder / job.job_id) as written:
             if one.status != "finalizing":
                 _answer_all(context, job, one, path, written)
@@ -149,7 +150,7 @@ def _checked(path: Path) -> _Checked:
 def _answer_all(context: Context, job: Job, one: Batch, path: Path, written: _Files) -> None:
     caller = Caller(project_id=job.project_id, scopes=("infer",), **job.document[CALLER])
     done = written.read()
-    context.batches.change(one.batch_id, **done.values())
+    context.batches.change(one.batch_id, done.values())
     task = context.progress.task("Answering", one.num_total, "requests", len(done.keys))
     pool = ThreadPoolExecutor(NUM_AT_ONCE, thread_name_prefix="batch")
     running: set[Future[_Written]] = set()
@@ -199,14 +200,14 @@ def _answer_all(context: Context, job: Job, one: Batch, path: Path, written: _Fi
         stopped = _stopped(context, one.batch_id, done)
     if stopped == "expired":
         _expire(one, path, done, written)
-    values = {"status": "finalizing"} if stopped is None else {}
+    status = {"status": "finalizing"} if stopped is None else {}
     times = {"expired": "expired_at", "cancelled": "cancelling_at"}
-    context.batches.change(one.batch_id, time_of=times.get(stopped or "", "finalizing_at"), **done.values(), **values)
+    context.batches.change(one.batch_id, done.values() | status, time_of=times.get(stopped or "", "finalizing_at"))
 
 
 def _stopped(context: Context, batch_id: str, done: _Done) -> BatchStatus | None:
     """Whether a batch ends before its last request: `cancelled` or `expired`. Stores the counts on the way."""
-    now = context.batches.change(batch_id, **done.values())
+    now = context.batches.change(batch_id, done.values())
     if now.status == "cancelling":
         return "cancelled"
     return "expired" if context.access.now() >= now.expires_at else None
@@ -247,7 +248,7 @@ def _finish(context: Context, job: Job, one: Batch) -> None:
     elif one.status == "cancelling":
         end = "cancelled"
     # Of an expired batch the time is there already, and stays.
-    context.batches.change(one.batch_id, time_of=f"{end}_at", status=end, **made)
+    context.batches.change(one.batch_id, {"status": end, **made}, time_of=f"{end}_at")
     _clear(context, job)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -90,14 +91,15 @@ class BatchStore(Store):
             rows = connection.execute(query).mappings().all()
         return [_view(row) for row in rows[:limit]], len(rows) > limit
 
-    def change(self, batch_id: str, *, time_of: str = "", **values: Any) -> Batch:
+    def change(self, batch_id: str, values: Mapping[str, Any], *, time_of: str = "") -> Batch:
         """Set fields of a batch.
 
         Args:
             batch_id: The batch.
-            time_of: The field that becomes now; empty for none.
             values: Fields and their values. A status does not go back from `cancelling` to what came before it.
+            time_of: The field that becomes now where it is not set; empty for none.
         """
+        values = dict(values)
         with self._write() as connection:
             one = _BATCHES.get(connection, batch_id, is_locked=True)
             if one.status == "cancelling" and values.get("status") in ("validating", "in_progress"):

@@ -172,7 +172,7 @@ def test_an_expired_batch_says_so_of_every_request_that_is_left(
 
     def say(text: str) -> str:
         if text == "say 5":
-            opened.batches.change(view.batch.batch_id, expires_at=1.0)
+            opened.batches.change(view.batch.batch_id, {"expires_at": 1.0})
         return text
 
     answering(opened, say)
@@ -215,7 +215,7 @@ def test_many_lines_take_no_memory_of_their_own(
     num = 20_000
     with path.open("w") as file:
         for number in range(num):
-            file.write(json.dumps({"custom_id": str(number), "body": {"model": "m", "text": "x" * 250}}) + "\n")
+            file.write(json.dumps({"custom_id": str(number), "body": {"model": "m", "text": "x" * 1000}}) + "\n")
     monkeypatch.setattr(batch_job, "_document", _quick(batch_job._document))
     tracemalloc.start()
     try:
@@ -224,8 +224,8 @@ def test_many_lines_take_no_memory_of_their_own(
     finally:
         tracemalloc.stop()
     assert (checked.num_requests, checked.model, checked.faults) == (num, "m", ())
-    # Of 5 MB: what a set of digests takes, 8 bytes each and what Python adds.
-    assert peak < 2 << 20 < path.stat().st_size / 2
+    # Of 20 MB: what a set of digests takes, about 100 bytes each, and the buffer of the file.
+    assert peak < 5 << 20 < path.stat().st_size / 3
 
 
 def _quick(document: Callable[[bytes | None], Any]) -> Callable[[bytes | None], Any]:
