@@ -8,41 +8,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import openai
 import pytest
+from tests.compat.conftest import VERSIONS
 
-from luthier.features.models.service import pull_model
-from luthier.platform.auth.service import create_key
-from luthier.platform.home.context import Context
-from luthier.platform.home.hardware_benchmark import hardware_of
-from luthier.testing.servers import PASSWORD, PostgresqlServer, RunningServer, home_server, running_server
+from luthier.testing.servers import PASSWORD, PostgresqlServer, RunningServer, home_server
 
 STORY = Path(__file__).with_name("story.py")
 OLDEST = Path(__file__).parents[2] / "build" / "openai-oldest"
-VERSIONS = ("oldest", "newest")
 TIMEOUT_SECONDS = 240
-
-
-@pytest.fixture(scope="module")
-def keys_and_server(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Any]:
-    """A server with two workers, so that the stories of both versions may go on at once."""
-    home = tmp_path_factory.mktemp("compat") / "home"
-    with Context.open(home) as context:
-        pull_model(context, str(tiny_model))
-        hardware_of(context)  # measured by this process already; those of the server would do so again
-        keys = {
-            "admin": create_key(context, "admin", scopes=("admin",))[1],
-            "reader": create_key(context, "reader", scopes=("read",))[1],
-        }
-        for version in VERSIONS:
-            keys[version] = create_key(context, version, scopes=("read",), requests_per_minute=1)[1]
-            keys[f"crowd {version}"] = create_key(context, f"crowd {version}", scopes=("infer",))[1]
-    # With the fork server of users: each story has several jobs, which need not load their libraries again then.
-    environment = {"LUTHIER_SERVING_QUEUE_PER_KEY": "3", "LUTHIER_FORK_SERVER": "1"}
-    with running_server(home, num_workers=2, environment=environment) as server:
-        yield keys, server
 
 
 @pytest.fixture(scope="module")

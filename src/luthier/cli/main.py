@@ -29,6 +29,7 @@ from luthier.features.datasets import cli as data
 from luthier.features.deployments import cli as canary
 from luthier.features.deployments import cli as deploy
 from luthier.features.doctor import cli as doctor
+from luthier.features.evals_api import cli as evals
 from luthier.features.exports import cli as export
 from luthier.features.exports import cli as push
 from luthier.features.exports import cli as verify
@@ -189,6 +190,7 @@ def _add_groups(app: typer.Typer) -> None:
         ),
         ("models", models.COMMANDS, "List, fetch, show, check and remove base models."),
         ("data", data.COMMANDS | lineage.DATA_COMMANDS, "Make rows of documents; audit, repair, split, remove rows."),
+        ("evals", evals.COMMANDS, "Turn evals of OpenAI's API into suites."),
         ("judge", judge.COMMANDS, "Calibrate a model that judges against people's ratings."),
         (
             "human-eval",

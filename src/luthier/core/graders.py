@@ -1,7 +1,8 @@
 """What a written answer is worth, as a recipe says it: figures, graders and lengths, each with a weight.
 
-Graders are those of OpenAI's fine-tuning API (reinforcement, "graders"), by the same names and fields. Of its kinds
-`python` is left out, since it runs code that a recipe brings along, and so are those that ask another model.
+Graders are those of OpenAI's fine-tuning API (reinforcement, "graders"), by the same names and fields. In rewards
+`python` is left out, since it runs code that a recipe brings along, and so are those that ask another model; tasks of
+suites have all of them (`SuiteGrader`).
 """
 
 from __future__ import annotations
@@ -80,6 +81,72 @@ class MultiGrader(FrozenModel):
 
 
 Grader = Annotated[StringCheck | TextSimilarity | MultiGrader, Field(discriminator="type")]
+
+
+class PythonGraderSpec(FrozenModel):
+    """Python source with a function `grade(sample, item)` that returns a number; it runs in a locked-down process.
+
+    Attributes:
+        type: names the grader.
+        name: what measures call it.
+        source: the code.
+    """
+
+    type: Literal["python"]
+    name: str = "python"
+    source: str
+
+
+class GraderTurn(FrozenModel):
+    """A message for a model that grades; its text has places to fill, as in `StringCheck`.
+
+    Attributes:
+        role: who says it.
+        content: the text.
+    """
+
+    role: Literal["user", "assistant", "system", "developer"]
+    content: str
+
+
+class ScoreModelSpec(FrozenModel):
+    """A model that answers with a number within `range`.
+
+    Attributes:
+        type: names the grader.
+        name: what measures call it.
+        input: the messages.
+        range: the ends of the scale.
+    """
+
+    type: Literal["score_model"]
+    name: str = "score_model"
+    input: Annotated[tuple[GraderTurn, ...], Field(min_length=1)]
+    range: tuple[float, float] = (0.0, 1.0)
+
+
+class LabelModelSpec(FrozenModel):
+    """A model that answers with one of `labels`; 1 where it is among `passing_labels`, else 0.
+
+    Attributes:
+        type: names the grader.
+        name: what measures call it.
+        input: the messages.
+        labels: all that may be answered.
+        passing_labels: those that pass.
+    """
+
+    type: Literal["label_model"]
+    name: str = "label_model"
+    input: Annotated[tuple[GraderTurn, ...], Field(min_length=1)]
+    labels: Annotated[tuple[str, ...], Field(min_length=1)]
+    passing_labels: tuple[str, ...]
+
+
+SuiteGrader = Annotated[
+    StringCheck | TextSimilarity | PythonGraderSpec | ScoreModelSpec | LabelModelSpec | MultiGrader,
+    Field(discriminator="type"),
+]
 
 
 class LengthPenalty(FrozenModel):

@@ -21,7 +21,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from luthier.core.errors import LuthierError
 from luthier.core.system.clock_jump import JumpWatch, elapsed
 from luthier.features.accounts import keys_api as keys
+from luthier.features.batches import api as batches
 from luthier.features.deployments import api as deployments
+from luthier.features.evals_api import api as evals
 from luthier.features.evaluation_orders import api as evaluation_orders
 from luthier.features.exports.folders import remove_abandoned
 from luthier.features.feedback import api as feedback
@@ -32,8 +34,9 @@ from luthier.features.model_browser import api as base_models
 from luthier.features.planning import api as plans
 from luthier.features.runs import api as runs
 from luthier.features.runs.service import sweep_removed
-from luthier.features.serving.api import chat, checkpoints, completions, graders, models, pooling
+from luthier.features.serving.api import chat, checkpoints, completions, graders, models, pooling, stored
 from luthier.features.traffic.files import sweep as sweep_traffic
+from luthier.features.traffic.stored_completions import sweep_stored_completions
 from luthier.features.usage import api as usage
 from luthier.features.webhooks import api as webhooks
 from luthier.platform.auth.authenticator import Authenticator
@@ -84,7 +87,7 @@ async def _sweep(context: Context, every_seconds: float) -> None:
             log.exception("clearing away what has expired has to wait: an error of our own")
             continue
         # Each on its own: one that fails must not keep the others from their work.
-        for sweep in (sweep_files, sweep_traffic, sweep_removed, remove_abandoned):
+        for sweep in (sweep_files, sweep_traffic, sweep_stored_completions, sweep_removed, remove_abandoned):
             try:
                 await run_in_threadpool(sweep, context)
             except (LuthierError, OSError) as error:  # the next one may find the store or the database again
@@ -130,6 +133,9 @@ _OF_A_HOME: tuple[APIRouter, ...] = (
     uploads.router,
     checkpoints.router,
     graders.router,
+    stored.router,
+    evals.router,
+    batches.router,
 )
 _ALWAYS: tuple[APIRouter, ...] = (
     health.router,

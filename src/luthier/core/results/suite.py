@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from luthier.core.defaults import NEW_TOKENS
 from luthier.core.evaluation import Comparison, ReliabilityBin, SystemResult, VerdictWord
 from luthier.core.frozen_model import FrozenModel
+from luthier.core.graders import SuiteGrader
 from luthier.core.ids import sha256_document
 
 TaskName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]{0,63}$")]
@@ -216,6 +217,34 @@ class RubricTask(TaskCommon):
     criteria: Annotated[tuple[Criterion, ...], Field(min_length=1)] = CRITERIA
 
 
+class TaskGrader(FrozenModel):
+    """A grader of a task.
+
+    Attributes:
+        grader: as in OpenAI's API.
+        pass_threshold: the least score that passes.
+    """
+
+    grader: SuiteGrader
+    pass_threshold: Annotated[float, Field(allow_inf_nan=False)] = 0.5
+
+
+class GradedTask(TaskCommon):
+    """Write an answer, which graders of OpenAI's API grade: the form of an eval that was imported.
+
+    Attributes:
+        kind: names the task.
+        graders: the graders; the share of answers that pass the first sums the task up.
+        item: the field of the row with the fields that `{{item.x}}` refers to; None takes those of the row itself.
+        allow_code: whether graders in Python may be run; the command line has to allow it, too.
+    """
+
+    kind: Literal["graded"]
+    graders: Annotated[tuple[TaskGrader, ...], Field(min_length=1)]
+    item: str | None = None
+    allow_code: bool = False
+
+
 class CitationsTask(TaskCommon):
     """Are the citations of an answer to be found in the corpus, and its claims?
 
@@ -265,6 +294,7 @@ RowTask = (
     | PairwiseTask
     | RubricTask
     | CitationsTask
+    | GradedTask
 )
 SuiteTask = Annotated[RowTask | LmEvalTask, Field(discriminator="kind")]
 

@@ -66,7 +66,7 @@ def start(context: HomeContext, caller: Trainer, asked: EvaluationBody) -> Evalu
     return EvaluationJob(
         job_id=made.job.job_id,
         result_id=made.order.result_id,
-        kind=made.order.kind,
+        kind=asked.kind,
         candidate=made.order.candidate,
         against=list(made.order.against),
         status=made.job.status,

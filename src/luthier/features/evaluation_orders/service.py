@@ -35,7 +35,7 @@ class EvaluationOrder(FrozenModel):
     """What a job of the kind `evaluation` is to judge, and by what.
 
     Attributes:
-        kind: On rows, by a suite, or for safety.
+        kind: On rows, by a suite, for safety, or a run of an eval of OpenAI's API, which `evals_api` carries out.
         result_id: The id that the result will have.
         candidate: The evaluated run or base model.
         against: What it is compared with.
@@ -47,7 +47,7 @@ class EvaluationOrder(FrozenModel):
         allow_leakage: Judge although rows were trained on.
     """
 
-    kind: OrderKind
+    kind: OrderKind | Literal["eval"]
     result_id: str
     candidate: str
     against: Annotated[tuple[str, ...], Field(max_length=MAX_AGAINST)] = ()
@@ -64,7 +64,7 @@ _PREFIX: Final = "job-"
 _IDS: Final[dict[OrderKind, str]] = {"rows": "eval", "safety": "safety", "suite": "suite"}
 _MAX_SUITE_BYTES: Final = 1 << 20
 _MAX_LOOKED_THROUGH: Final = 200
-_PAGES: Final[dict[OrderKind, str]] = {"rows": "", "safety": "safety/", "suite": "suites/"}
+_PAGES: Final = {"rows": "", "safety": "safety/", "suite": "suites/", "eval": "suites/"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,8 @@ class OrderView:
     @property
     def words(self) -> str:
         """What it is, in short."""
-        by = {"rows": f"on {self.order.label}", "safety": "for safety", "suite": f"by the suite {self.order.label}"}
+        label = self.order.label
+        by = {"rows": f"on {label}", "safety": "for safety", "suite": f"by the suite {label}", "eval": f"by {label}"}
         return f"{self.order.candidate} {by[self.order.kind]}"
 
     @property
@@ -251,13 +252,25 @@ OPERATORS_KINDS: Final = ("lm_eval", "code", "pairwise", "rubric")
 def _check_task(context: Context, project_id: str, task: Mapping[str, Any]) -> None:
     name = str(task.get("name"))[:64]
     # A caller over the network must not get code run, or a third party's model called with the server's key.
-    if task.get("kind") in OPERATORS_KINDS or task.get("entailment"):
+    if task.get("kind") in OPERATORS_KINDS or task.get("entailment") or _needs_operator(task):
         raise RequestError(
             f"task {name} is of the kind {task.get('kind')}, which runs code, or uses a judge",
             expected="tasks that need neither: a server carries out no others",
             do="run this suite on the machine of the server: luthier eval RUN --suite FILE",
         )
     check_suite_files(context, project_id, task)
+
+
+def _needs_operator(task: Mapping[str, Any]) -> bool:
+    """Whether a graded task runs code or asks a judge; what has another form is refused when the suite is read."""
+    if task.get("kind") != "graded" or not isinstance(task.get("graders"), list):
+        return False
+    kinds = [one["grader"].get("type") for one in task["graders"] if isinstance(one, dict) and _has_grader(one)]
+    return any(kind in ("python", "score_model", "label_model") for kind in kinds)
+
+
+def _has_grader(one: Mapping[str, Any]) -> bool:
+    return isinstance(one.get("grader"), dict)
 
 
 def _file(context: Context, caller: Caller, kind: OrderKind, file_id: str | None) -> StoredFile:

@@ -5,13 +5,10 @@ All grader kinds of OpenAI's API are parsed, including those that are rejected w
 
 from __future__ import annotations
 
-import json
-import math
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import Field
 
@@ -20,9 +17,14 @@ from luthier.core.errors import LuthierError, RequestError, UnsupportedError
 from luthier.core.frozen_model import FrozenModel
 from luthier.platform.home.context import Context
 
+if TYPE_CHECKING:
+    from luthier.ml.evaluation.sandbox.runners import PythonGrade
+
 MAX_CHARACTERS: Final = 100_000
 _Text = Annotated[str, Field(max_length=MAX_CHARACTERS)]
 _Name = Annotated[str, Field(min_length=1, max_length=200)]
+PassThreshold = Annotated[float, Field(allow_inf_nan=False)] | None
+"""The least score that passes; only evals look at it."""
 
 
 class StringCheckRequest(FrozenModel):
@@ -46,16 +48,20 @@ class TextSimilarityRequest(FrozenModel):
         "cosine", "fuzzy_match", "bleu", "gleu", "meteor",
         "rouge_1", "rouge_2", "rouge_3", "rouge_4", "rouge_5", "rouge_l",
     ]  # fmt: skip
-    pass_threshold: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    pass_threshold: PassThreshold = None
 
 
 class PythonRequest(FrozenModel):
-    """Grading code, which is never run here."""
+    """Grading code with a function `grade(sample, item)`: run in a locked-down process, where the operator allows it.
+
+    `image_tag` is refused: there is one environment, Python's standard library.
+    """
 
     type: Literal["python"]
     name: _Name
     source: _Text
     image_tag: str | None = None
+    pass_threshold: PassThreshold = None
 
 
 class TextPart(FrozenModel):
@@ -70,7 +76,7 @@ class GraderMessage(FrozenModel):
 
     type: Literal["message"] | None = None
     role: Literal["user", "assistant", "system", "developer"]
-    content: _Text | TextPart | Annotated[tuple[TextPart, ...], Field(max_length=100)]
+    content: _Text | TextPart | Annotated[tuple[_Text | TextPart, ...], Field(max_length=100)]
 
     @property
     def text(self) -> str:
@@ -79,7 +85,7 @@ class GraderMessage(FrozenModel):
         if isinstance(self.content, str):
             return self.content
         parts = (self.content,) if isinstance(self.content, TextPart) else self.content
-        return "\n".join(part.text for part in parts)
+        return "\n".join(part if isinstance(part, str) else part.text for part in parts)
 
 
 _Messages = Annotated[tuple[GraderMessage, ...], Field(min_length=1, max_length=100)]
@@ -104,6 +110,7 @@ class ScoreModelRequest(FrozenModel):
     input: _Messages
     range: tuple[float, float] | None = None
     sampling_params: SamplingParameters | None = None
+    pass_threshold: PassThreshold = None
 
 
 class LabelModelRequest(FrozenModel):
@@ -134,6 +141,7 @@ class MultiRequest(FrozenModel):
         | SingleGrader
     )
     calculate_output: Annotated[str, Field(min_length=1, max_length=1000)]
+    pass_threshold: PassThreshold = None
 
     @property
     def by_name(self) -> dict[str, SingleGrader]:
@@ -171,7 +179,6 @@ _NOT_COMPUTED: Final = {
     "meteor": "needs word lists of synonyms, and this server has none",
 }
 _ANSWER_TOKENS: Final = 256
-_NUMBER: Final = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
 ERRORS: Final = (
     "formula_parse_error", "sample_parse_error", "truncated_observation_error", "unresponsive_reward_error",
     "invalid_variable_error", "other_error", "python_grader_server_error", "python_grader_runtime_error",
@@ -181,6 +188,8 @@ ERRORS: Final = (
 
 Ask = Callable[[str, Sequence[Mapping[str, str]], int, float, int], str]
 """(model, messages, max_tokens, temperature, seed) -> the generated text."""
+RunPython = Callable[[str, Mapping[str, Any], Mapping[str, Any]], "PythonGrade"]
+"""(source, sample, item) -> what the function `grade` of the source gave."""
 
 
 @dataclass(slots=True)
@@ -202,28 +211,24 @@ class Graded:
     details: str | None = None
 
 
-def check(grader: GraderRequest) -> None:
-    """Raise UnsupportedError for a grader that cannot be run here, naming the field."""
-    from luthier.ml.evaluation.graders import Formula, item_fields
+def check(grader: GraderRequest, *, allows_python: bool = False) -> None:
+    """Raise UnsupportedError for a grader that cannot be run here, naming the field.
+
+    allows_python: whether code of a request may be run, in a locked-down process.
+    """
+    from luthier.ml.evaluation.graders import SAMPLE_FIELDS, Formula, item_fields
 
     if isinstance(grader, MultiRequest):
         # A formula has only simple parts, so one level is enough.
         for one in grader.by_name.values():
-            check(one)
+            check(one, allows_python=allows_python)
         try:
             Formula(grader.calculate_output, list(grader.by_name))
         except RequestError as error:
             raise _wrong(error, "grader.calculate_output") from error
         return
-    # Code of a request would run with the rights of the server.
     if isinstance(grader, PythonRequest):
-        raise UnsupportedError(
-            f"grader {grader.name!r} of type python",
-            expected="a grader that runs no code of the request",
-            do="grade with string_check, text_similarity, score_model, label_model, or a multi grader of these",
-            code="unsupported_grader",
-            param="grader.type",
-        )
+        _check_python(grader, allows_python=allows_python)
     if isinstance(grader, TextSimilarityRequest) and (why := _NOT_COMPUTED.get(grader.evaluation_metric)):
         raise UnsupportedError(
             f"evaluation_metric {grader.evaluation_metric}: it {why}",
@@ -242,9 +247,9 @@ def check(grader: GraderRequest) -> None:
         )
     if isinstance(grader, ScoreModelRequest):
         _check_sampling(grader)
-    for text in _templates(grader):
+    for text in templates_of(grader):
         try:
-            item_fields(text)
+            item_fields(text, SAMPLE_FIELDS)
         except RequestError as error:
             raise _wrong(error, "grader") from error
 
@@ -256,23 +261,46 @@ def run(context: Context, caller: Caller, grader: GraderRequest, output: str, it
         UnsupportedError: the grader cannot be run here; names the field.
     """
     from luthier.features.serving.service import answer
+    from luthier.ml.evaluation.graders import sample_of_text
 
     def ask(model: str, messages: Sequence[Mapping[str, str]], max_tokens: int, temperature: float, seed: int) -> str:
         return answer(context, caller, model, messages, max_tokens=max_tokens, temperature=temperature, seed=seed)
 
-    return grade(grader, output, item, ask)
+    return grade(grader, sample_of_text(output), item, ask, run_once if context.settings.python_graders else None)
 
 
-def grade(grader: GraderRequest, output: str, item: Mapping[str, Any], ask: Ask) -> Graded:
-    """Like `run`, with `ask` for calls of grading models."""
+def run_once(source: str, sample: Mapping[str, Any], item: Mapping[str, Any]) -> PythonGrade:
+    """Run a grader in Python for one answer, in a process of its own."""
+    from luthier.ml.evaluation.sandbox.runners import PythonGrader
+
+    with PythonGrader(source) as grader:
+        return grader.grade(sample, item)
+
+
+def grade(
+    grader: GraderRequest,
+    sample: str | Mapping[str, Any],
+    item: Mapping[str, Any],
+    ask: Ask,
+    run_python: RunPython | None = None,
+) -> Graded:
+    """Like `run`.
+
+    Args:
+        grader: What grades.
+        sample: The text, or the fields of the whole answer (`ml.evaluation.graders.SAMPLE_FIELDS`).
+        item: The fields of the row.
+        ask: Calls grading models.
+        run_python: Runs graders in Python; None refuses them.
+    """
     from luthier.ml.evaluation.graders import Formula
 
-    check(grader)
+    check(grader, allows_python=run_python is not None)
     start = time.perf_counter()
     if not isinstance(grader, MultiRequest):
-        found = _one(grader, output, item, ask)
+        found = _one(grader, sample, item, ask, run_python)
     else:
-        parts = {name: _one(one, output, item, ask) for name, one in grader.by_name.items()}
+        parts = {name: _one(one, sample, item, ask, run_python) for name, one in grader.by_name.items()}
         found = Graded(0.0, scores={name: part.reward for name, part in parts.items()})
         for part in parts.values():
             found.errors |= part.errors
@@ -294,11 +322,20 @@ def uses_model(grader: GraderRequest) -> bool:
     return any(isinstance(part, ScoreModelRequest | LabelModelRequest) for part in parts)
 
 
-def _one(grader: SingleGrader, output: str, item: Mapping[str, Any], ask: Ask) -> Graded:
-    from luthier.ml.evaluation.graders import filled
+def _one(
+    grader: SingleGrader,
+    sample: str | Mapping[str, Any],
+    item: Mapping[str, Any],
+    ask: Ask,
+    run_python: RunPython | None,
+) -> Graded:
+    from luthier.ml.evaluation.graders import filled, label_in, sample_of_text, score_in
 
+    if isinstance(grader, PythonRequest):
+        assert run_python is not None  # `check` has refused it otherwise
+        return _by_code(run_python(grader.source, sample_of_text(sample) if isinstance(sample, str) else sample, item))
     try:
-        texts = [filled(text, output, item) for text in _templates(grader)]
+        texts = [filled(text, sample, item) for text in templates_of(grader)]
     except RequestError as error:
         return Graded(0.0, errors={"invalid_variable_error"}, details=error.came)
     if isinstance(grader, StringCheckRequest | TextSimilarityRequest):
@@ -320,10 +357,20 @@ def _one(grader: SingleGrader, output: str, item: Mapping[str, Any], ask: Ask) -
     # A failure on one row must not end the run.
     except LuthierError as error:
         return Graded(0.0, errors={"model_grader_server_error"}, details=error.came)
-    reward = _score(grader, said) if isinstance(grader, ScoreModelRequest) else _label(grader, said)
+    if isinstance(grader, ScoreModelRequest):
+        reward = score_in(said, *(grader.range or (0.0, 1.0)))
+    else:
+        reward = label_in(said, grader.labels, grader.passing_labels)
     if reward is None:
         return Graded(0.0, errors={"model_grader_parse_error"}, details=f"the model answered {said[:200]!r}")
     return Graded(reward)
+
+
+def _by_code(made: PythonGrade) -> Graded:
+    if made.word == "graded":
+        return Graded(made.score)
+    reason = {"timeout": "it took too long", "memory": "it needed too much memory"}.get(made.word, "")
+    return Graded(0.0, errors={"python_grader_runtime_error"}, details=made.message or reason)
 
 
 def _compared(grader: StringCheckRequest | TextSimilarityRequest, said: str, meant: str) -> float:
@@ -340,30 +387,8 @@ def _compared(grader: StringCheckRequest | TextSimilarityRequest, said: str, mea
     return similarity(grader.evaluation_metric)(said, meant)  # type: ignore[arg-type]
 
 
-def _score(grader: ScoreModelRequest, said: str) -> float | None:
-    """The number in an answer: its field `result` if it is JSON, otherwise the first number; None outside the range."""
-    low, high = grader.range or (0.0, 1.0)
-    try:
-        document = json.loads(said)
-        found = float(document["result"] if isinstance(document, dict) else document)
-    except (ValueError, KeyError, TypeError):
-        match = _NUMBER.search(said)
-        if match is None:
-            return None
-        found = float(match[0])
-    return found if math.isfinite(found) and low <= found <= high else None
-
-
-def _label(grader: LabelModelRequest, said: str) -> float | None:
-    """Whether the label in an answer passes; None unless it contains exactly one of the labels."""
-    plain = said.strip().strip("\"'.`").casefold()
-    exact = [label for label in grader.labels if label.casefold() == plain]
-    # A label within a sentence counts, but only without another label.
-    found = exact or [label for label in grader.labels if label.casefold() in said.casefold()]
-    return float(found[0] in grader.passing_labels) if len(found) == 1 else None
-
-
-def _templates(grader: SingleGrader) -> list[str]:
+def templates_of(grader: SingleGrader) -> list[str]:
+    """The texts of a grader that may have placeholders."""
     if isinstance(grader, StringCheckRequest | TextSimilarityRequest):
         return [grader.input, grader.reference]
     return [] if isinstance(grader, PythonRequest) else [message.text for message in grader.input]
@@ -378,6 +403,25 @@ def _check_sampling(grader: ScoreModelRequest) -> None:
             do="leave it out, and set the temperature",
             code="unsupported_value",
             param="grader.sampling_params.top_p",
+        )
+
+
+def _check_python(grader: PythonRequest, *, allows_python: bool) -> None:
+    if not allows_python:
+        raise UnsupportedError(
+            f"grader {grader.name!r} of type python: this server runs no code of requests",
+            expected="a grader that runs no code, or a server whose operator allows it (LUTHIER_PYTHON_GRADERS=true)",
+            do="grade with string_check, text_similarity, score_model, label_model, or a multi grader of these",
+            code="unsupported_grader",
+            param="grader.type",
+        )
+    if grader.image_tag is not None:
+        raise UnsupportedError(
+            f"image_tag {grader.image_tag[:100]!r}",
+            expected="none: a grader in Python has the standard library of this server's Python",
+            do="leave image_tag out, and import nothing else",
+            code="unsupported_value",
+            param="grader.image_tag",
         )
 
 

@@ -119,10 +119,16 @@ _CLOSE_SECONDS: Final = 10.0
 
 
 class InferenceClient:
-    """Sends requests to the engine process. All methods are thread-safe and none waits for a model."""
+    """Sends requests to the engine process. All methods are thread-safe and none waits for a model.
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    Args:
+        settings: Of the home.
+        has_session: Whether the engine process leads a session of its own, and so has the usual priority whatever this
+            process has.
+    """
+
+    def __init__(self, settings: Settings, *, has_session: bool = True) -> None:
+        self._settings, self._has_session = settings, has_session
         self._lock = threading.Lock()
         self._admission_queue = AdmissionQueue(settings.serving_queue, settings.serving_queue_per_key)
         self._child: _Child | None = None
@@ -240,7 +246,7 @@ class InferenceClient:
             try:
                 cancel = None if self._child is None else self._child.ask(model, request, hear, slot, key)
                 if cancel is None:
-                    self._child = _Child(self._settings, self._balance)
+                    self._child = _Child(self._settings, self._balance, has_session=self._has_session)
                     cancel = self._child.ask(model, request, hear, slot, key)
                 if cancel is None:
                     raise _ended_error()
@@ -299,8 +305,8 @@ class _Ask:
 class _Child:
     """One instance of the process, with a thread that starts and reads it, and one that writes to it."""
 
-    def __init__(self, settings: Settings, balance: EngineBalance | None = None) -> None:
-        self._settings, self._balance = settings, balance or EngineBalance()
+    def __init__(self, settings: Settings, balance: EngineBalance | None = None, *, has_session: bool = True) -> None:
+        self._settings, self._balance, self._has_session = settings, balance or EngineBalance(), has_session
         self._lock = threading.Lock()
         self._asks: dict[str, _Ask] = {}
         self._outbox: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
@@ -384,7 +390,7 @@ class _Child:
             "imports_folder": str(self._settings.imports_folder),
         }
         # A separate session: the server has lowered the priority of its own session.
-        return ChildProcess(_SERVE, document, log="inherit", has_session=True)
+        return ChildProcess(_SERVE, document, log="inherit", has_session=self._has_session)
 
     def _hear_all(self, process: ChildProcess) -> None:
         # Idleness is only noticed between two reads, so a read must not last longer than the idle limit.

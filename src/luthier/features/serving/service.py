@@ -361,15 +361,35 @@ def answer(
     conversation = Conversation(messages=tuple(Message.model_validate(dict(message)) for message in messages))
     sampling = Sampling(temperature=temperature, seed=seed)
     request = TextRequest(conversation=conversation, sampling=sampling, max_new_tokens=max_tokens)
+    return complete(context, caller, model, [request])[0].choices[0].text
+
+
+def complete(
+    context: Context, caller: Caller, model: str, requests: Sequence[TextRequest], user: str | None = None
+) -> tuple[Answer, str]:
+    """The whole answers to prompts, and the fingerprint of the model; blocks and charges their tokens.
+
+    Args:
+        context: The home.
+        caller: Whose budget and slots are used.
+        model: Its name.
+        requests: One for each prompt.
+        user: The end user, if the request names one.
+
+    Raises:
+        LuthierError: As `answer`.
+    """
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-    heard = Answer([Choice()], routed=route(context, caller, model, user_of(caller, [request])))
-    ask(context, caller, heard.routed or model, [request], events.put)
+    routed = route(context, caller, model, user_of(caller, requests, user))
+    choices = [Choice() for one in requests for _ in range(one.num_choices)]
+    heard = Answer(choices, num_prompts=len(requests), routed=routed)
+    _, fingerprint = ask(context, caller, routed, requests, events.put)
     while not heard.has_ended:
         heard.hear(events.get())
     charge(context, caller, heard)
     if heard.error is not None:
         raise heard.error
-    return heard.choices[0].text
+    return heard, fingerprint
 
 
 def charge(context: Context, caller: Caller, heard: Answer) -> None:

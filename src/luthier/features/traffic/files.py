@@ -38,9 +38,13 @@ log = logging.getLogger("luthier.service")
 
 
 class Forgotten(FrozenModel):
-    """What was deleted of a user. unreadable: files that could not be looked into: damaged, or on another machine."""
+    """What was deleted of a user. unreadable: files that could not be looked into: damaged, or on another machine.
+
+    num_stored_completions: chat completions that a client had stored, which are counted apart.
+    """
 
     num_exchanges: int
+    num_stored_completions: int = 0
     unreadable: tuple[str, ...] = ()
 
 
@@ -281,6 +285,10 @@ def _forget(context: Context, caller: Caller, digest: str) -> Forgotten:
     # One transaction for index, feedback, review and log: a kill leaves the user in all of them or in none.
     with context.database.transaction():
         context.traffic.forget(project_id, ids, removed, added)
+        if digest:
+            num_stored = context.stored_completions.forget(project_id, digest)
+            found = found.model_copy(update={"num_stored_completions": num_stored})
+            document["num_stored_completions"] = num_stored
         record(context, caller, "traffic.user_forgotten", project_id, document)
     _unlink(context, removed)
     if digest:

@@ -77,6 +77,8 @@ def forget(
     def work() -> Led:
         found = forget_user(context, caller, user)
         words = f"Deleted: {found.num_exchanges:,} exchange{'' if found.num_exchanges == 1 else 's'}."
+        if found.num_stored_completions:
+            words += f" {found.num_stored_completions:,} stored chat completions as well."
         if found.unreadable:
             words += f" {len(found.unreadable)} files could not be looked into; the server's log names them."
         return Led(_ADDRESS, words)

@@ -9,7 +9,7 @@ import contextlib
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
@@ -20,6 +20,7 @@ from luthier.core.ids import new_id
 from luthier.core.recipe import Recipe
 from luthier.features.recipes.service import with_absolute_paths
 from luthier.platform.home.context import Context
+from luthier.platform.jobs.attempt import reported_step
 from luthier.platform.jobs.records import Job, JobStatus, Lane, Wish
 from luthier.platform.processes.process import Outcome
 
@@ -29,10 +30,11 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
 _LOCK_SECONDS = 1.0
-_LOOKS: Final = "validate"
 _PATIENCE_SECONDS: Final = 0.75
 """Of a job whose fork server is in the middle of a module; then it is executed, which takes a second longer at most
 where it needs none of the libraries, and a few seconds where it trains."""
+_BESIDE: Final[tuple[Lane, ...]] = ("validate", "infer")
+"""Lanes that do not wait for a training."""
 
 
 def submit(context: Context, recipe: Recipe, *, base_dir: Path) -> Job:
@@ -102,7 +104,7 @@ def work(
 
     def step_of(job: Job) -> int:
         if job.kind != "train":
-            return 0
+            return reported_step(context, job)
         try:
             return context.runs.get(job.run_id).step
         except NotFoundError:  # it is still being prepared
@@ -121,14 +123,14 @@ def work(
         _fork_server(context, tell) as fork_server,
     ):
         trains = worker(name, "train", fork_server)
-        # a separate name: a restarted worker takes back its jobs immediately, and these two run side by side
-        looks = worker(f"{name}:{_LOOKS}", _LOOKS, fork_server)
+        # separate names: a restarted worker takes back its jobs immediately, and these run side by side
+        beside = [worker(f"{name}:{lane}", lane, fork_server) for lane in _BESIDE]
         if until_idle:
             # The fork server starts with the first job, if any.
-            return _until_idle(looks, trains, stop_requested)
+            return _until_idle([*beside, trains], stop_requested)
         if fork_server is not None:
             fork_server.start()
-        return _side_by_side(looks, trains, stop_requested)
+        return _side_by_side(beside, trains, stop_requested)
 
 
 def _fork_server(context: Context, tell: Callable[[str], None]) -> contextlib.AbstractContextManager[ForkServer | None]:
@@ -151,36 +153,36 @@ def _fork_server(context: Context, tell: Callable[[str], None]) -> contextlib.Ab
     )
 
 
-def _until_idle(looks: Worker, trains: Worker, stop_requested: Callable[[], str | None]) -> int:
-    """Run one lane after the other, until both are empty."""
+def _until_idle(workers: Sequence[Worker], stop_requested: Callable[[], str | None]) -> int:
+    """Run one lane after the other, until all are empty."""
     num_done = 0
     while True:
-        # Validation first, since that lane feeds the other; both are repeated until a round finds nothing.
-        num_now = sum(worker.work(stop_requested, until_idle=True) for worker in (looks, trains))
+        # Validation first, since that lane feeds the others; all are repeated until a round finds nothing.
+        num_now = sum(worker.work(stop_requested, until_idle=True) for worker in workers)
         num_done += num_now
         if num_now == 0 or stop_requested() is not None:
             return num_done
 
 
-def _side_by_side(looks: Worker, trains: Worker, stop_requested: Callable[[], str | None]) -> int:
-    """Run both lanes in parallel until a stop is requested; if one fails, the other ends as well."""
+def _side_by_side(beside: Sequence[Worker], trains: Worker, stop_requested: Callable[[], str | None]) -> int:
+    """Run all lanes in parallel until a stop is requested; if one fails, the others end as well."""
     ended = Event()
 
     def stop() -> str | None:
-        return stop_requested() or ("the other lane has ended" if ended.is_set() else None)
+        return stop_requested() or ("another lane has ended" if ended.is_set() else None)
 
     def work(worker: Worker) -> int:
         try:
             return worker.work(stop)
         finally:
-            # In `finally`: an error must also end the other lane, otherwise this process would wait for it forever.
+            # In `finally`: an error must also end the other lanes, otherwise this process would wait for it forever.
             ended.set()
 
-    with ThreadPoolExecutor(1, thread_name_prefix=_LOOKS) as pool:
+    with ThreadPoolExecutor(len(beside), thread_name_prefix="lane") as pool:
         # Training stays in this thread: Python delivers signals to the main thread only.
-        looking = pool.submit(work, looks)
+        running = [pool.submit(work, worker) for worker in beside]
         num_done = work(trains)
-        return num_done + looking.result()
+        return num_done + sum(one.result() for one in running)
 
 
 def carry_out(context: Context, job: Job) -> Outcome:

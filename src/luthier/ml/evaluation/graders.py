@@ -20,59 +20,107 @@ from luthier.core.errors import RequestError, library_reason
 from luthier.core.graders import Grader, MultiGrader, Similarity, StringCheck, TextSimilarity
 
 _PLACE = re.compile(r"\{\{\s*(.*?)\s*\}\}")
+_INDEXED = re.compile(r"([^\[\]]*)((?:\[\d{1,6}\])+)")
 _OUTPUT = "sample.output_text"
+SAMPLE_FIELDS: Final = ("output_text", "output_json", "output_tools", "choices", "model", "finish_reason")
+"""What `{{sample.FIELD}}` may refer to where a whole answer is graded; `output_json` is the text, parsed."""
 
 
-def item_fields(template: str) -> tuple[str, ...]:
+def item_fields(template: str, sample_fields: Sequence[str] = ("output_text",)) -> tuple[str, ...]:
     """The row fields that a template uses: `{{item.answer.value}}` uses `answer`.
+
+    Args:
+        template: text with placeholders.
+        sample_fields: what a placeholder may refer to of the answer.
 
     Raises:
         RequestError: a placeholder refers neither to the row nor to the generated text.
     """
     names = []
     for place in _PLACE.findall(template):
-        if place == _OUTPUT:
-            continue
         kind, _, rest = place.partition(".")
-        if kind != "item" or not rest:
+        first = rest.split(".")[0].partition("[")[0]
+        if kind == "sample" and first in sample_fields:
+            continue
+        if kind != "item" or not first:
             raise RequestError(
                 f"a grader with the place {{{{{place}}}}}",
-                expected=f"{{{{{_OUTPUT}}}}} or {{{{item.FIELD}}}} with a field of the row",
-                do="correct objective.rewards",
+                expected=f"{{{{sample.{'|'.join(sample_fields)}}}}} or {{{{item.FIELD}}}} with a field of the row",
+                do="correct the template of the grader (in a recipe: objective.rewards)",
             )
-        names.append(rest.split(".")[0])
+        names.append(first)
     return tuple(dict.fromkeys(names))
 
 
-def filled(template: str, output: str, item: Mapping[str, Any]) -> str:
+def filled(template: str, output: str | Mapping[str, Any], item: Mapping[str, Any]) -> str:
     """The template with its placeholders filled; non-text values are written as JSON.
 
+    Args:
+        template: text with placeholders.
+        output: the generated text, or the fields of the whole answer.
+        item: the fields of the row.
+
     Raises:
-        RequestError: the row has no such field.
+        RequestError: the row, or the answer, has no such field.
     """
+    sample = {"output_text": output} if isinstance(output, str) else output
 
     def value(match: re.Match[str]) -> str:
-        place = match[1]
-        if place == _OUTPUT:
-            return output
-        found = _at(item, place.split(".")[1:])
+        kind, _, rest = match[1].partition(".")
+        found = value_at(sample if kind == "sample" else item, rest, kind)
         return found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
 
     # One pass: placeholders inside inserted text are not expanded.
     return _PLACE.sub(value, template)
 
 
-def _at(item: Mapping[str, Any], path: Sequence[str]) -> Any:
-    found: Any = item
-    for name in path:
-        if not isinstance(found, Mapping) or name not in found:
-            known = ", ".join(sorted(found)) if isinstance(found, Mapping) else type(found).__name__
+def sample_of_text(output: str) -> dict[str, Any]:
+    """The fields of an answer of which only the text is known; `output_json` where that is JSON."""
+    try:
+        return {"output_text": output, "output_json": json.loads(output)}
+    except (ValueError, RecursionError):
+        return {"output_text": output}
+
+
+def value_at(fields: Mapping[str, Any], path: str, kind: str = "item") -> Any:
+    """What a path such as `answer.value` or `turns[0].content` refers to.
+
+    Args:
+        fields: of the row, or of the answer.
+        path: names by dots; `[n]` is a place in a list.
+        kind: what the fields are of, for the message.
+
+    Raises:
+        RequestError: there is no such field.
+    """
+    found: Any = fields
+    for step in _steps(path):
+        is_there = (
+            isinstance(found, list | tuple) and step < len(found)
+            if isinstance(step, int)
+            else isinstance(found, Mapping) and step in found
+        )
+        if not is_there:
+            known = ", ".join(sorted(map(str, found))) if isinstance(found, Mapping) else type(found).__name__
+            of = "a row" if kind == "item" else "an answer"
             raise RequestError(
-                f"a grader refers to item.{'.'.join(path)}, and a row has no {name!r}",
+                f"a grader refers to {kind}.{path}, and {of} has no {step!r}",
                 expected=f"one of {known}",
-                do="correct objective.rewards, or give every row that field",
+                do="correct the template (in a recipe: objective.rewards), or give every row that field",
             )
-        found = found[name]
+        found = found[step]
+    return found
+
+
+def _steps(path: str) -> list[str | int]:
+    found: list[str | int] = []
+    for name in path.split("."):
+        match = _INDEXED.fullmatch(name)
+        if match is None:
+            found.append(name)
+            continue
+        found += [match[1]] if match[1] else []
+        found += [int(number) for number in re.findall(r"\d+", match[2])]
     return found
 
 
@@ -246,6 +294,46 @@ def fuzzy_match(output: str, reference: str) -> float:
         row = ((row + match) | (row - match)) & full
     # Every 0 in the row is one character of the longest common subsequence.
     return 2.0 * (len(output) - row.bit_count()) / (len(output) + len(reference))
+
+
+_NUMBER: Final = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
+
+
+def score_in(said: str, low: float, high: float) -> float | None:
+    """The number in a model's answer: its field `result` if it is JSON, otherwise the first number.
+
+    Args:
+        said: the answer.
+        low: lower end of the scale.
+        high: upper end of the scale.
+
+    Returns:
+        The number; None where there is none, or one outside of the scale.
+    """
+    try:
+        document = json.loads(said)
+        found = float(document["result"] if isinstance(document, dict) else document)
+    except (ValueError, KeyError, TypeError):
+        match = _NUMBER.search(said)
+        if match is None:
+            return None
+        found = float(match[0])
+    return found if math.isfinite(found) and low <= found <= high else None
+
+
+def label_in(said: str, labels: Sequence[str], passing_labels: Sequence[str]) -> float | None:
+    """Whether the label in a model's answer passes: 1 or 0; None unless it contains exactly one of the labels.
+
+    Args:
+        said: the answer.
+        labels: all labels.
+        passing_labels: those that pass.
+    """
+    plain = said.strip().strip("\"'.`").casefold()
+    exact = [label for label in labels if label.casefold() == plain]
+    # A label within a sentence counts, but only without another label.
+    found = exact or [label for label in labels if label.casefold() in said.casefold()]
+    return float(found[0] in passing_labels) if len(found) == 1 else None
 
 
 Grade = Callable[[str, Mapping[str, Any]], float]

@@ -22,8 +22,10 @@ from luthier.platform.home.settings import Settings
 if TYPE_CHECKING:
     from luthier.core.stream import Served
     from luthier.features.assessments.store import AssessmentStore
+    from luthier.features.batches.store import BatchStore
     from luthier.features.datasets.store import DatasetStore
     from luthier.features.deployments.store import DeploymentStore
+    from luthier.features.evals_api.store import EvalStore
     from luthier.features.evaluations.store import EvaluationStore
     from luthier.features.exports.store import ExportStore
     from luthier.features.feedback.store import FeedbackStore, ReviewStore
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from luthier.features.traffic.late_charges import LateCharges
     from luthier.features.traffic.log import TrafficRecorder
     from luthier.features.traffic.store import TrafficStore
+    from luthier.features.traffic.stored_completions import StoredCompletionStore
     from luthier.features.workflows.store import PipelineStore
     from luthier.platform.audit_log.service import AuditLogStore
     from luthier.platform.auth.members_store import MemberStore
@@ -76,6 +79,9 @@ _STORES: Final[Mapping[str, str]] = {
     "audit_log": "luthier.platform.audit_log.service:AuditLogStore",
     "idempotency": "luthier.platform.http.idempotency:IdempotencyStore",
     "traffic": "luthier.features.traffic.store:TrafficStore",
+    "stored_completions": "luthier.features.traffic.stored_completions:StoredCompletionStore",
+    "evals": "luthier.features.evals_api.store:EvalStore",
+    "batches": "luthier.features.batches.store:BatchStore",
     "watches": "luthier.platform.db.monitor_state:WatchStore",
     "alerts": "luthier.features.monitoring.alerts_store:AlertStore",
     "feedback": "luthier.features.feedback.store:FeedbackStore",
@@ -129,6 +135,12 @@ class Context:
     """The answers to requests that came with an idempotency key."""
     traffic: TrafficStore
     """The index of the traffic of this home."""
+    stored_completions: StoredCompletionStore
+    """Chat completions that clients asked to store."""
+    evals: EvalStore
+    """The evals of OpenAI's Evals API, with their runs and graded items."""
+    batches: BatchStore
+    """The batches of requests of this home."""
     watches: WatchStore
     """What is monitored for the projects of this home, and its state."""
     alerts: AlertStore

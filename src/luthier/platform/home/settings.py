@@ -42,6 +42,8 @@ class Settings(BaseSettings):
         log_format: The format of the lines that server and workers write to stderr.
         webhooks_may_reach_private: Whether webhooks may be sent to this machine and private networks. It is never
             inferred: behind a proxy every connection is local.
+        python_graders: Whether graders may be Python code of a request, which runs in a locked-down process.
+        stored_completion_days: How many days an answer to a request with `store: true` is kept.
         max_request_bytes: The largest request to the server that uploads no file.
         allowed_hosts: Names, separated by blanks, that requests may give as their `Host` in addition to those of this
             machine itself; `*` for any.
@@ -89,6 +91,8 @@ class Settings(BaseSettings):
     fork_server: bool = True
     log_format: Literal["text", "json"] = "text"
     webhooks_may_reach_private: bool = False
+    python_graders: bool = False
+    stored_completion_days: int = Field(default=30, ge=1)
     max_request_bytes: int = Field(default=4 << 20, gt=0)
     allowed_hosts: str = ""
     trusted_proxies: str = ""

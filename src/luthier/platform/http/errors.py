@@ -133,12 +133,40 @@ async def _luthier_error(request: Request, error: Exception) -> JSONResponse:
 async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     """The first thing that is wrong with the request, with its place; status 400, as OpenAI answers."""
     assert isinstance(error, RequestValidationError)
-    found = [(_place(one["loc"]), str(one["msg"])) for one in error.errors()]
+    problems = [(one["loc"], str(one["msg"])) for one in error.errors()]
+    return await _api_error(request, invalid_request(problems, error.body))
+
+
+def invalid_request(problems: Sequence[tuple[Sequence[int | str], str]], body: Any = None) -> ApiError:
+    """The refusal of a request that does not fit its form: the first thing that is wrong, with its place.
+
+    Args:
+        problems: Of pydantic: the place, which begins with `body`, `query` or `path`, and what is wrong there.
+        body: Of the request, in which the places are looked up; None leaves them as they are.
+    """
+    found = [(_place(_without_tags(location, body)), message) for location, message in problems]
     place = found[0][0]
     # a field that may be one thing or another has an error for each
     words = " or: ".join(dict.fromkeys(message for where, message in found if where == place))
     what = f"{words} at {place!r}" if place else words
-    return await _api_error(request, ApiError(400, f"Invalid request: {what}", param=place, code="invalid_value"))
+    return ApiError(400, f"Invalid request: {what}", param=place, code="invalid_value")
+
+
+def _without_tags(location: Sequence[int | str], body: Any) -> Sequence[int | str]:
+    """The place without the tags of unions: pydantic names the kind that a value said it is (`completions`) beside it.
+
+    A part that is no key of the value there, and is not the last, is such a tag: only the last one may be missing.
+    """
+    if not isinstance(body, dict) or location[0] != "body":
+        return location
+    kept, here = [location[0]], body
+    for number, part in enumerate(location[1:], 1):
+        is_key = (isinstance(here, dict) and part in here) or (isinstance(here, list) and isinstance(part, int))
+        if isinstance(here, dict) and not is_key and number < len(location) - 1:
+            continue
+        kept.append(part)
+        here = here[part] if is_key and (not isinstance(part, int) or part < len(here)) else None
+    return kept
 
 
 def _place(location: Sequence[int | str]) -> str | None:

@@ -59,6 +59,22 @@ def own_copy(context: Context, job: Job, file_id: str, stem: str) -> Path:
     return path
 
 
+_STEP_NAME: Final = "step"
+
+
+def report_step(context: Context, job: Job, step: int) -> None:
+    """Say how far a job is that makes no run: so that crashes with progress between them do not end it."""
+    (context.settings.jobs_folder / job.job_id / _STEP_NAME).write_text(str(step), encoding="ascii")
+
+
+def reported_step(context: Context, job: Job) -> int:
+    """What the attempts of a job have reported last; 0 before that."""
+    try:
+        return int((context.settings.jobs_folder / job.job_id / _STEP_NAME).read_text(encoding="ascii"))
+    except (OSError, ValueError):  # not there yet, or being written
+        return 0
+
+
 _REPORT_SECONDS: Final = 2.0
 _TERMINATED: Final = 128 + signal.SIGTERM
 

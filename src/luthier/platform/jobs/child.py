@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 JOB_NAME = "job.json"
 _ATTEMPTS: Final = {
+    "batch": "luthier.features.batches.job:carry_out",
     "export": "luthier.features.exports.requests:carry_out",
+    "eval_run": "luthier.features.evals_api.job:carry_out",
     "evaluation": "luthier.features.evaluation_orders.job:carry_out",
     "request": "luthier.features.finetuning_api.job:carry_out",
     "asked": "luthier.features.training.recipe_job:carry_out",
@@ -73,7 +75,7 @@ _PATIENCE_SECONDS: Final = 60.0  # the worker's own ends with the lease
 def main(home: Path, folder: Path) -> None:
     """Do the job that `job.json` in the folder describes."""
     from luthier.core.errors import LuthierError, StorageFullError, UnreachableError
-    from luthier.core.system.process_setup import keep_few_kernels, wait_briefly
+    from luthier.core.system.process_setup import keep_few_kernels, lower_session_priority, wait_briefly
     from luthier.platform.home.context import Context
     from luthier.platform.processes.process import NOT_NOW, Outcome, write_outcome
 
@@ -82,6 +84,9 @@ def main(home: Path, folder: Path) -> None:
     wait_briefly()
     keep_few_kernels()
     job = Job.model_validate_json((folder / JOB_NAME).read_bytes())
+    if job.lane == "infer":
+        # Live requests go first. The session, which this process leads, holds the engine that it starts as well.
+        lower_session_priority()
     try:
         with Context.open(home, database_patience_seconds=_PATIENCE_SECONDS) as context:
             try:
@@ -110,7 +115,9 @@ def _carry_out(context: Context, job: Job) -> Outcome:
 
 
 def _kind(job: Job) -> str:
-    """The key of `_ATTEMPTS`: the kind of the job, and of a training by what its document holds."""
+    """The key of `_ATTEMPTS`: the kind of the job, and of a training or an eval's run by what its document holds."""
+    if "eval_run" in job.document:
+        return "eval_run"
     if job.kind in _ATTEMPTS:
         return job.kind
     return next((key for key in ("request", "asked") if key in job.document), "recipe")

@@ -48,6 +48,7 @@ _CALLED: Final[dict[JobKind, str]] = {
     "train": "Fine-tuning job",
     "export": "Export",
     "evaluation": "Evaluation",
+    "batch": "Batch",
 }
 _ENDS: Final[dict[JobStatus, str]] = {
     "succeeded": "The job has successfully completed",

@@ -8,9 +8,9 @@ from luthier.core.access import DEFAULT_PROJECT
 from luthier.core.frozen_model import FrozenModel
 
 JobStatus = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
-JobKind = Literal["train", "export", "evaluation"]
+JobKind = Literal["train", "export", "evaluation", "batch"]
 Wish = Literal["pause", "cancel"]
-Lane = Literal["validate", "train"]
+Lane = Literal["validate", "train", "infer"]
 ENDED: Final[tuple[JobStatus, ...]] = ("succeeded", "failed", "cancelled")
 
 
@@ -35,7 +35,8 @@ class Job(FrozenModel):
         finished_at: When it ended; None before.
         error: Why it failed, as `LuthierError.as_json` writes it.
         project_id: The project that it belongs to.
-        lane: Which kind of worker takes it next; after `validate` a job continues with `train`.
+        lane: Which kind of worker takes it next; after `validate` a job continues with `train`, and `infer` is for
+            jobs that only ask models, beside a training.
     """
 
     job_id: str

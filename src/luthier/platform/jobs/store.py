@@ -392,7 +392,7 @@ class JobStore:
         # Reported once for each code: a retried validation is not announced again.
         if not has_event(connection, row["job_id"], code):
             insert_event(connection, now, row["job_id"], message, code=code)
-        elif row["lane"] == "train":
+        elif row["lane"] != "validate":
             insert_event(connection, now, row["job_id"], goes_on(row["kind"]))
 
     def _note(self, connection: Connection, row: RowMapping, found: dict[str, Any] | None) -> None:

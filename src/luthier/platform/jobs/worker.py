@@ -221,6 +221,8 @@ class Worker:
         if outcome is None and attempt.has_to_wait:
             return self._requeue_later(job)
         if outcome is None and not is_stopping:
+            # What it reached since the last heartbeat: a job that gets further between two crashes is not given up.
+            self.store.beat(job.job_id, job.attempt, self.step_of(job))
             return self.store.crash(job.job_id, job.attempt, attempt.how_it_ended(), is_lost=attempt.was_lost)
         if outcome is None or (outcome.status == "paused" and is_stopping):
             return self.store.give_back(job.job_id, job.attempt)

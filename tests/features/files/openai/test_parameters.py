@@ -9,16 +9,34 @@ from typing import Any, Final, get_type_hints
 
 import pytest
 from fastapi.routing import APIRoute
-from openai.types import completion_create_params, embedding_create_params, file_create_params, file_list_params
+from openai.types import (
+    batch_create_params,
+    batch_list_params,
+    completion_create_params,
+    embedding_create_params,
+    eval_create_params,
+    eval_list_params,
+    eval_update_params,
+    file_create_params,
+    file_list_params,
+)
 from openai.types.chat import completion_create_params as chat_params
+from openai.types.chat import completion_list_params
+from openai.types.evals import run_create_params, run_list_params
+from openai.types.evals.runs import output_item_list_params
 from openai.types.fine_tuning import job_create_params, job_list_events_params, job_list_params
 from openai.types.fine_tuning.jobs import checkpoint_list_params
 from pydantic import BaseModel, ValidationError
 from tests.vacuous import nonempty
 
 from luthier.core.records.fine_tuning import FineTuningRequest
+from luthier.features.batches import api as batches
+from luthier.features.batches.records import BatchRequest
+from luthier.features.evals_api import api as evals
+from luthier.features.evals_api.records import EvalRequest, EvalUpdate, RunRequest
 from luthier.features.files import api as files
 from luthier.features.finetuning_api import api as fine_tuning
+from luthier.features.serving.api import stored
 from luthier.features.serving.api.chat import ChatBody
 from luthier.features.serving.api.completions import CompletionBody
 from luthier.features.serving.api.pooling import EmbeddingBody
@@ -36,12 +54,25 @@ TYPES: Final[dict[str, tuple[Any, ...]]] = {
     "jobs list": (job_list_params.JobListParams,),
     "job events list": (job_list_events_params.JobListEventsParams,),
     "job checkpoints list": (checkpoint_list_params.CheckpointListParams,),
+    "stored list": (completion_list_params.CompletionListParams,),
+    "evals": (eval_create_params.EvalCreateParams,),
+    "evals update": (eval_update_params.EvalUpdateParams,),
+    "evals list": (eval_list_params.EvalListParams,),
+    "eval runs": (run_create_params.RunCreateParams,),
+    "eval runs list": (run_list_params.RunListParams,),
+    "output items list": (output_item_list_params.OutputItemListParams,),
+    "batches": (batch_create_params.BatchCreateParams,),
+    "batches list": (batch_list_params.BatchListParams,),
 }
 BODIES: Final[dict[str, type[BaseModel]]] = {
     "chat": ChatBody,
     "completions": CompletionBody,
     "embeddings": EmbeddingBody,
     "jobs": FineTuningRequest,
+    "evals": EvalRequest,
+    "evals update": EvalUpdate,
+    "eval runs": RunRequest,
+    "batches": BatchRequest,
 }
 LEAST: Final[dict[str, dict[str, Any]]] = {
     "chat": {"model": "m", "messages": [{"role": "user", "content": "a"}]},
@@ -52,13 +83,11 @@ LEAST: Final[dict[str, dict[str, Any]]] = {
 # Of each accepted parameter: values that pass, and values that are refused.
 SHAPES: Final[dict[str, tuple[list[Any], list[Any]]]] = {
     "function_call": (["none", "auto"], [{"name": "f"}, "f", {}]),
-    "metadata": ([{}, {"a": "b"}], [[], {"a": 1}, "a", {"a": "b" * 513}, {str(n): "" for n in range(17)}]),
     "prompt_cache_key": (["k"], [1, {}, "k" * 1025]),
     "prompt_cache_retention": (["in_memory", "24h"], ["for ever", 24, {}]),
     "prompt_cache_options": ([{}, {"mode": "implicit", "ttl": "30m"}], [{"mode": "x"}, {"other": 1}, "x", []]),
     "prediction": ([{"type": "content", "content": "a"}], [{}, "a", {"type": "x", "content": "a"}]),
     "service_tier": (["auto", "default"], ["flex", "priority", "scale", "fast", "", 1, {}]),
-    "store": ([False], [True, "true", 1, 0, {}]),
     "echo": ([False], [True, 1, 0, ""]),
 }
 # What asks for a refused parameter, an empty value among them.
@@ -112,6 +141,13 @@ def test_what_is_supported_has_a_place() -> None:
     places["jobs list"] = query_names(fine_tuning.router, jobs)
     places["job events list"] = query_names(fine_tuning.router, f"{jobs}/{{job_id}}/events")
     places["job checkpoints list"] = query_names(fine_tuning.router, f"{jobs}/{{job_id}}/checkpoints")
+    places["stored list"] = query_names(stored.router, "/v1/chat/completions")
+    places["evals list"] = query_names(evals.router, "/v1/evals")
+    runs = "/v1/evals/{eval_id}/runs"
+    places["eval runs list"] = query_names(evals.router, runs)
+    # The client takes eval_id with the others, and puts it into the address.
+    places["output items list"] = query_names(evals.router, f"{runs}/{{run_id}}/output_items") | {"eval_id"}
+    places["batches list"] = query_names(batches.router, "/v1/batches")
     assert len(states("supported")) > 40
     for request, name in states("supported"):
         assert name in places[request], (request, name)

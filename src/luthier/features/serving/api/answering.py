@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Annotated, Any, Final, Protocol
 from urllib.parse import quote
 
+from anyio import to_thread
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -137,6 +138,8 @@ TARGET_HEADER, USER_HEADER = "x-luthier-target", "x-luthier-user"
 WARNING_HEADER, TRACE_HEADER = "x-luthier-warning", "traceparent"
 ENGINE_HEADER: Final = "x-luthier-engine"
 """Of a request: the engine that must answer it; of an answer: the one that did."""
+Keep = Callable[[dict[str, Any], str], None]
+"""(response, end user) -> None: stores a complete response."""
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"description": "The answer", "content": {"application/json": {}, "text/event-stream": {}}}
 }
@@ -197,10 +200,12 @@ async def respond(
     words: Callable[[str], ResponseBuilder],
     is_streamed: bool,
     user: str | None = None,
+    keep: Keep | None = None,
 ) -> Response:
     """Generate answers to the prompts and respond; a disconnected client cancels the request.
 
-    words: created with the fingerprint of the model. user: the end user, if the request names one.
+    words: created with the fingerprint of the model. user: the end user, if the request names one. keep: stores the
+    complete response before its last byte is sent.
 
     Raises ApiError for failures before the first byte.
     """
@@ -240,10 +245,14 @@ async def respond(
     told = target_header(stream.answer.routed) | _warning_header(stream.answer.routed, asked)
     told |= {ENGINE_HEADER: stream.answering.engine}
     if not is_streamed:
-        return JSONResponse(written.whole(stream.answer), headers=told)
+        whole = written.whole(stream.answer)
+        if keep is not None:
+            await to_thread.run_sync(keep, whole, named or "")
+        return JSONResponse(whole, headers=told)
     # X-Accel-Buffering: nginx otherwise buffers proxied responses and would delay the pieces.
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **told}
-    return StreamingResponse(_events(stream, early, written), media_type="text/event-stream", headers=headers)
+    events = _events(stream, early, written, None if keep is None else lambda whole: keep(whole, named or ""))
+    return StreamingResponse(events, media_type="text/event-stream", headers=headers)
 
 
 def _warning_header(routed: Routed | None, asked: Sequence[TextRequest]) -> dict[str, str]:
@@ -261,7 +270,12 @@ async def watch(request: Request, inbox: asyncio.Queue[Event | None]) -> None:
     inbox.put_nowait(None)
 
 
-async def _events(stream: CompletionStream, early: list[Event], words: ResponseBuilder) -> AsyncIterator[bytes]:
+async def _events(
+    stream: CompletionStream,
+    early: list[Event],
+    words: ResponseBuilder,
+    keep: Callable[[dict[str, Any]], None] | None,
+) -> AsyncIterator[bytes]:
     """The answer as server-sent events; starlette closes this on disconnect. early: events received so far."""
     told: set[int] = set()
     num_open = len(stream.answer.choices)
@@ -284,6 +298,11 @@ async def _events(stream: CompletionStream, early: list[Event], words: ResponseB
             num_open -= isinstance(event, Ended)
         # Before the last chunks: once a client has read [DONE], its usage includes this answer.
         await stream.charge()
+        if not num_open and keep is not None:
+            try:
+                await to_thread.run_sync(keep, words.whole(stream.answer))
+            except LuthierError as error:  # the client asked for it to be stored, and must know that it is not
+                yield _line(_as_body(refused(error)), event="error")
         if not num_open and (last := words.usage(stream.answer)) is not None:
             yield _line(last)
         yield b"data: [DONE]\n\n"

@@ -10,10 +10,12 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Literal
 
+from anyio import to_thread
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from luthier.core.access import Caller
 from luthier.core.conversation import Conversation, Message
 from luthier.core.json_limits import fault_of_text
 from luthier.core.records.fine_tuning import Metadata
@@ -21,8 +23,8 @@ from luthier.core.stream import CallPiece, Ended, Piece, TextRequest, TokenLikel
 from luthier.core.text.json_schema import check_schema
 from luthier.features.serving.api.answering import (
     ANSWERS,
+    Keep,
     Name,
-    OffOnly,
     OneTier,
     SamplingBody,
     Unsupported,
@@ -30,6 +32,8 @@ from luthier.features.serving.api.answering import (
     usage_of,
 )
 from luthier.features.serving.service import Answer, Choice
+from luthier.features.traffic.stored_completions import keeper
+from luthier.platform.home.context import Context
 from luthier.platform.http.authentication import Asker, HomeContext
 from luthier.platform.http.errors import ApiError
 from luthier.platform.http.middleware import refusal
@@ -354,7 +358,7 @@ class ChatBody(SamplingBody):
     chat_template_kwargs: TemplateOptions | None = None
 
     metadata: Metadata | None = None
-    store: OffOnly = None
+    store: bool | None = None
     service_tier: OneTier = None
     safety_identifier: Name | None = None
     prompt_cache_key: Name | None = None
@@ -372,12 +376,33 @@ class ChatBody(SamplingBody):
 @router.post("", responses=ANSWERS, response_class=Response)
 async def create_chat_completion(body: ChatBody, request: Request, context: HomeContext, caller: Asker) -> Response:
     """Generate the next turn of a conversation; with `stream` as server-sent events."""
+    return await respond(
+        request,
+        context,
+        caller,
+        model=body.model,
+        asked=[chat_request(body, context.settings.default_max_tokens)],
+        words=lambda fingerprint: ChatResponseBuilder(body.model, fingerprint, body.tells_usage, bool(body.logprobs)),
+        is_streamed=bool(body.stream),
+        user=body.end_user(),
+        keep=await _keeper(context, caller, body),
+    )
+
+
+async def _keeper(context: Context, caller: Caller, body: ChatBody) -> Keep | None:
+    if not body.store:
+        return None
+    return await to_thread.run_sync(keeper, context, caller, body.model_dump(mode="json", exclude_unset=True))
+
+
+def chat_request(body: ChatBody, default_max_tokens: int) -> TextRequest:
+    """The request for the engine. Raises ApiError and UnsupportedError for values that contradict each other."""
     # None differs from a number: only an explicit limit includes the reasoning.
     limit = _max_tokens(body)
-    asked = TextRequest(
+    return TextRequest(
         conversation=_conversation(body),
         sampling=body.sampling(),
-        max_new_tokens=limit or context.settings.default_max_tokens,
+        max_new_tokens=limit or default_max_tokens,
         # An explicit limit covers reasoning and answer together, as in OpenAI's API.
         max_thinking_tokens=None if limit is None else 0,
         template_options=body.chat_template_kwargs or {},
@@ -389,16 +414,6 @@ async def create_chat_completion(body: ChatBody, request: Request, context: Home
         # OpenAI's default is true, also for an explicit null.
         calls_in_parallel=body.parallel_tool_calls is not False,
         **tool_wishes(body.tools, body.tool_choice),
-    )
-    return await respond(
-        request,
-        context,
-        caller,
-        model=body.model,
-        asked=[asked],
-        words=lambda fingerprint: ChatResponseBuilder(body.model, fingerprint, body.tells_usage, bool(body.logprobs)),
-        is_streamed=bool(body.stream),
-        user=body.end_user(),
     )
 
 

@@ -40,6 +40,22 @@ class CompletionBody(SamplingBody):
 @router.post("", responses=ANSWERS, response_class=Response)
 async def create_completion(body: CompletionBody, request: Request, context: HomeContext, caller: Asker) -> Response:
     """Continue a text; with `stream` as server-sent events."""
+    return await respond(
+        request,
+        context,
+        caller,
+        model=body.model,
+        asked=completion_requests(body),
+        words=lambda fingerprint: CompletionResponseBuilder(
+            body.model, fingerprint, body.tells_usage, body.logprobs is not None
+        ),
+        is_streamed=bool(body.stream),
+        user=body.end_user(),
+    )
+
+
+def completion_requests(body: CompletionBody) -> list[TextRequest]:
+    """The requests for the engine, one for each prompt. Raises ApiError for values that contradict each other."""
     # best_of above n would generate more texts than are returned.
     if body.best_of not in (None, body.n or 1):
         raise ApiError(
@@ -49,7 +65,7 @@ async def create_completion(body: CompletionBody, request: Request, context: Hom
             code="invalid_value",
         )
     sampling, stops = body.sampling(), body.stops()
-    asked = [
+    return [
         TextRequest(
             text=prompt if isinstance(prompt, str) else None,
             token_ids=None if isinstance(prompt, str) else tuple(prompt),
@@ -62,18 +78,6 @@ async def create_completion(body: CompletionBody, request: Request, context: Hom
         )
         for prompt in _prompts(body)
     ]
-    return await respond(
-        request,
-        context,
-        caller,
-        model=body.model,
-        asked=asked,
-        words=lambda fingerprint: _CompletionResponseBuilder(
-            body.model, fingerprint, body.tells_usage, body.logprobs is not None
-        ),
-        is_streamed=bool(body.stream),
-        user=body.end_user(),
-    )
 
 
 def _prompts(body: CompletionBody) -> list[str] | list[list[int]]:
@@ -85,7 +89,7 @@ def _prompts(body: CompletionBody) -> list[str] | list[list[int]]:
 
 
 @dataclass(slots=True)
-class _CompletionResponseBuilder:
+class CompletionResponseBuilder:
     """`text_completion`, the same object for complete responses and chunks."""
 
     model: str

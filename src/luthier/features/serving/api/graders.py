@@ -92,17 +92,18 @@ def run(request: GraderRun, caller: Trainer, context: HomeContext) -> GraderAnsw
 
 
 @router.post("/validate", response_model=GraderChecked, responses=documented())
-def validate(request: GraderCheck, caller: Trainer) -> GraderChecked:  # noqa: ARG001
+def validate(request: GraderCheck, caller: Trainer, context: HomeContext) -> GraderChecked:  # noqa: ARG001
     """Check whether a grader can be run here."""
-    graders.check(request.grader)
+    graders.check(request.grader, allows_python=context.settings.python_graders)
     return GraderChecked(grader=request.grader.model_dump(mode="json", exclude_none=True))
 
 
 def _errors(graded: Graded) -> GraderErrors:
     flags = {name: name in graded.errors for name in graders.ERRORS}
+    is_of_code = flags["python_grader_runtime_error"]
     return GraderErrors(
         **flags,
         python_grader_server_error_type=None,
-        python_grader_runtime_error_details=None,
-        model_grader_server_error_details=graded.details,
+        python_grader_runtime_error_details=graded.details if is_of_code else None,
+        model_grader_server_error_details=None if is_of_code else graded.details,
     )

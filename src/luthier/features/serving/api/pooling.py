@@ -122,12 +122,21 @@ _ANSWERS: Final = documented(404, 503)
 @router.post("/embeddings", responses=_ANSWERS, response_class=Response)
 async def create_embeddings(body: EmbeddingBody, request: Request, context: HomeContext, caller: Asker) -> Response:
     """One vector per text, in order."""
+    return await _respond(
+        request,
+        context,
+        caller,
+        body,
+        "embeddings",
+        lambda head: embedding_inputs(body, head),
+        lambda run: embedding_response(body, run.pooled),
+    )
 
-    def made(head: TaskHead | None) -> PoolingRequest:
-        is_query = None if body.input_type is None else body.input_type == "query"
-        return embedding_request(head, _inputs(body.input), body.dimensions, is_query=is_query)
 
-    return await _respond(request, context, caller, body, "embeddings", made, lambda run: _embeddings(body, run.pooled))
+def embedding_inputs(body: EmbeddingBody, head: TaskHead | None) -> PoolingRequest:
+    """The request for a model with this head. Raises RequestError for what the model does not do."""
+    is_query = None if body.input_type is None else body.input_type == "query"
+    return embedding_request(head, _inputs(body.input), body.dimensions, is_query=is_query)
 
 
 @router.post("/classify", responses=_ANSWERS, response_class=Response)
@@ -330,7 +339,8 @@ def _usage(made: Pooled) -> dict[str, int]:
     return {"prompt_tokens": made.num_prompt_tokens, "total_tokens": made.num_prompt_tokens}
 
 
-def _embeddings(body: EmbeddingBody, made: Pooled) -> dict[str, Any]:
+def embedding_response(body: EmbeddingBody, made: Pooled) -> dict[str, Any]:
+    """The object of the response. Raises RequestError for dimensions that the model does not have."""
     width = len(made.outputs[0])
     if body.dimensions not in (None, width):
         raise RequestError(

@@ -1,15 +1,17 @@
-"""Runs generated code in a sandboxed child: Python with tests, and read-only SQL in SQLite."""
+"""Runs code of others in a sandboxed child: Python with tests, graders in Python, and read-only SQL in SQLite."""
 
 from __future__ import annotations
 
 import functools
+import math
 import signal
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from luthier.core.errors import RequestError, are_library_words_hidden
 from luthier.ml.evaluation.sandbox.bubblewrap import bubblewrap
@@ -144,6 +146,114 @@ def _without_reply(error: ChildError) -> Outcome:
     if error.signal_number:
         return Outcome("error", f"ended by signal {error.signal_number}")
     return Outcome("error", "ended before its tests did")
+
+
+GRADER_SECONDS = 10.0
+"""Wall time for one answer that a grader in Python grades."""
+
+
+@dataclass(frozen=True, slots=True)
+class PythonGrade:
+    """What a grader in Python gave for one answer.
+
+    Attributes:
+        word: `graded`; `error` where its code raised or ended; `timeout`, `memory` where it exceeded a limit.
+        score: the number that it returned; 0 if it returned none.
+        message: truncated error text, or empty.
+    """
+
+    word: Literal["graded", "error", "timeout", "memory"]
+    score: float = 0.0
+    message: str = ""
+
+
+class PythonGrader:
+    """A grader that is Python source with a function `grade(sample, item)`. Use it in a `with` block. Thread-safe.
+
+    A child that times out or ends fails only the answer that it was grading: the next one gets a new child.
+
+    Args:
+        source: the code.
+        seconds: for one answer, the loading of the code included.
+        most_memory_bytes: limit of the child's address space.
+    """
+
+    def __init__(self, source: str, *, seconds: float = GRADER_SECONDS, most_memory_bytes: int = 2**29) -> None:
+        self._source, self._seconds, self._memory = source, seconds, most_memory_bytes
+        self._child: Child | None = None
+        self._lock = threading.Lock()
+
+    def grade(self, sample: Mapping[str, Any], item: Mapping[str, Any]) -> PythonGrade:
+        """Grade one answer.
+
+        Args:
+            sample: the fields of the answer.
+            item: the fields of the row.
+
+        Raises:
+            RequestError: this machine cannot sandbox a process.
+        """
+        with self._lock:
+            deadline = time.monotonic() + self._seconds
+            try:
+                reply: Mapping[str, Any] = {"word": "loaded"}
+                if self._child is None:
+                    reply = self._started()
+                    # Starting the child is not the grader's fault.
+                    deadline = time.monotonic() + self._seconds
+                    assert self._child is not None
+                    reply = self._child.ask({"source": self._source}, self._seconds)
+                if reply.get("word") == "loaded":
+                    asked = {"sample": dict(sample), "item": dict(item)}
+                    reply = self._child.ask(asked, max(0.1, deadline - time.monotonic()))
+                else:
+                    self._close()
+            except ChildError as error:
+                self._close()
+                found = _without_reply(error)
+                word = found.word if found.word in ("timeout", "memory") else "error"
+                return PythonGrade(word, message=found.message)  # type: ignore[arg-type]
+            return _grade_of(reply)
+
+    def close(self) -> None:
+        """End the child."""
+        with self._lock:
+            self._close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _close(self) -> None:
+        if self._child is not None:
+            self._child.close()
+            self._child = None
+
+    def _started(self) -> Mapping[str, Any]:
+        child = Child("grade_child.py", seconds=_MAX_CHILD_SECONDS, most_memory_bytes=self._memory)
+        self._child = child
+        reply = child.ask({"policy": child.policy}, _SECONDS_TO_START)
+        in_force = reply.get("in_force", {})
+        # The code comes from a caller: files must be out of reach by Landlock, or by bubblewrap's own file system.
+        if not (in_force.get("seccomp") and (in_force.get("landlock") or child.is_wrapped)):
+            self._close()
+            raise cannot_isolate()
+        return reply
+
+
+def _grade_of(reply: Mapping[str, Any]) -> PythonGrade:
+    """The reply crosses a trust boundary: a grader that found the pipe could have written it."""
+    word, score = reply.get("word"), reply.get("score", 0.0)
+    message = str(reply.get("message", ""))[:500]
+    if word == "graded" and isinstance(score, int | float) and math.isfinite(score):
+        return PythonGrade("graded", float(score))
+    if word == "memory":
+        return PythonGrade("memory", message=message)
+    return PythonGrade("error", message=message or "its reply is not a grade")
 
 
 # Additional time for building a database and for clock checks between steps.

@@ -112,6 +112,7 @@ BUILT_IN: Final = {
     "pairwise": "luthier.ml.evaluation.tasks.judged:Pairwise",
     "rubric": "luthier.ml.evaluation.tasks.judged:Rubric",
     "citations": "luthier.ml.evaluation.tasks.citations:Citations",
+    "graded": "luthier.ml.evaluation.tasks.graded:Graded",
 }
 
 

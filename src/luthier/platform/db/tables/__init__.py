@@ -18,6 +18,7 @@ from luthier.platform.db.tables.deployments import (
     traffic_files,
     watches,
 )
+from luthier.platform.db.tables.evals import batches, eval_output_items, eval_runs, evals, stored_completions
 from luthier.platform.db.tables.server import (
     api_keys,
     audit_log,
@@ -59,7 +60,7 @@ from luthier.platform.db.tables.work import (
 )
 
 # The newest migration. A test holds that this is the head of migrations/ and that older databases become these tables.
-SCHEMA_VERSION = "0010"
+SCHEMA_VERSION = "0017"
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -69,11 +70,15 @@ __all__ = [
     "artifacts",
     "assessments",
     "audit_log",
+    "batches",
     "checkpoint_permissions",
     "dataset_versions",
     "datasets",
     "deployment_revisions",
     "deployments",
+    "eval_output_items",
+    "eval_runs",
+    "evals",
     "evaluations",
     "events",
     "exports",
@@ -98,6 +103,7 @@ __all__ = [
     "row_decisions",
     "runs",
     "sign_in_links",
+    "stored_completions",
     "studies",
     "traffic_files",
     "trials",

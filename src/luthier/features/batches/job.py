@@ -1,0 +1,429 @@
+"""An attempt of a batch: it answers what earlier attempts have not, and ends with the files of answers and errors.
+
+Every answer is appended to a file in the folder of the job and synced to the disk, as the line that the output file
+will have. A later attempt reads which requests these files hold and skips them, so that no answer is lost or doubled,
+wherever a kill came. Memory does not grow with the size of the file, only with a digest for each request.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from pydantic import ValidationError
+
+from luthier.core.access import Caller
+from luthier.core.errors import StorageFullError, UnreachableError, WorkError, library_words_hidden
+from luthier.core.ids import sha256_bytes
+from luthier.core.json_limits import fault_of_text, json_utf8
+from luthier.features.batches.records import Batch, BatchFault, BatchStatus, Line
+from luthier.features.batches.service import CALLER
+from luthier.features.serving.api.offline import answer_offline, use_own_engine
+from luthier.platform.files import service as files
+from luthier.platform.home.context import Context
+from luthier.platform.jobs.attempt import JobProgress, exit_on_sigterm, own_copy, report_step
+from luthier.platform.jobs.records import Job
+from luthier.platform.processes.process import Outcome
+
+MAX_REQUESTS: Final = 500_000
+NUM_AT_ONCE: Final = 16
+"""Requests that are answered at the same time; the engine answers them together."""
+MAX_LINE_BYTES: Final = 4 << 20
+_MAX_FAULTS: Final = 20
+_MAX_LOST: Final = 32
+"""So many requests in a row without an engine end the attempt: it is tried again, and at last fails."""
+_LOOK_SECONDS: Final = 1.0
+_OUTPUT, _ERRORS = "output.jsonl", "errors.jsonl"
+_EXPIRED: Final = "This request could not be executed before the completion window expired."
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """A line of a file that the batch makes.
+
+    Attributes:
+        key: Of the request.
+        is_ok: Whether it was answered.
+        line: The line, without its end.
+        num_prompt_tokens: Tokens of the prompt.
+        num_new_tokens: Tokens of the answer.
+        is_lost: Whether there is no answer since the engine has ended.
+    """
+
+    key: int
+    is_ok: bool
+    line: bytes
+    num_prompt_tokens: int = 0
+    num_new_tokens: int = 0
+    is_lost: bool = False
+
+
+@dataclass(slots=True)
+class _Done:
+    """What the files hold so far."""
+
+    keys: set[int] = field(default_factory=set)
+    num_completed: int = 0
+    num_failed: int = 0
+    num_prompt_tokens: int = 0
+    num_new_tokens: int = 0
+
+    def count(self, one: _Written) -> None:
+        self.keys.add(one.key)
+        self.num_completed += one.is_ok
+        self.num_failed += not one.is_ok
+        self.num_prompt_tokens += one.num_prompt_tokens
+        self.num_new_tokens += one.num_new_tokens
+
+    def values(self) -> dict[str, Any]:
+        """As fields of a batch."""
+        names = ("num_completed", "num_failed", "num_prompt_tokens", "num_new_tokens")
+        return {name: getattr(self, name) for name in names}
+
+
+def carry_out(context: Context, job: Job) -> Outcome:
+    """Answer all requests that are left, until the batch is cancelled or expires."""
+    one = context.batches.of_job(job.job_id)
+    if one.has_ended:  # the attempt before died between its work and its last word
+        _clear(context, job)
+        return Outcome(status="succeeded")
+    context.progress = JobProgress(context, job)
+    use_own_engine(context)
+    with exit_on_sigterm(), library_words_hidden():
+        path = own_copy(context, job, one.input_file_id, "input")
+        if one.status in ("validating", "cancelling") and one.in_progress_at is None:
+            checked = _checked(path)
+            if checked.faults:
+                values: dict[str, Any] = {"status": "failed", "faults": checked.faults}
+                context.batches.change(one.batch_id, values, time_of="failed_at")
+                return Outcome(status="succeeded")
+            values = {"status": "in_progress", "num_total": checked.num_requests, "model": checked.model}
+            one = context.batches.change(one.batch_id, values, time_of="in_progress_at")
+        with _Files(context.settings.jobs_folder / job.job_id) as written:
+            if one.status != "finalizing":
+                _answer_all(context, job, one, path, written)
+        _finish(context, job, context.batches.of_job(job.job_id))
+    return Outcome(status="succeeded")
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    num_requests: int
+    model: str | None
+    faults: tuple[BatchFault, ...]
+
+
+def _checked(path: Path) -> _Checked:
+    """What is wrong with the file as a whole: a line that is wrong by itself fails alone, later."""
+    seen, faults = set[int](), list[BatchFault]()
+    models, num_requests = set[str](), 0
+    for number, line in _lines(path):
+        num_requests += 1
+        document = _document(line)
+        if isinstance(document, str):
+            continue
+        custom_id, body = document.get("custom_id"), document.get("body")
+        if isinstance(body, dict) and isinstance(body.get("model"), str) and len(models) < 2:
+            models.add(body["model"])
+        if not isinstance(custom_id, str):
+            continue
+        key = _key(custom_id, number)
+        if key in seen and len(faults) < _MAX_FAULTS:
+            message = f"the custom_id {custom_id[:100]!r} is that of an earlier line; expected: a new one in each line"
+            faults.append(BatchFault(code="duplicate_custom_id", message=message, line=number, param="custom_id"))
+        seen.add(key)
+    if not num_requests:
+        faults.append(BatchFault(code="empty_file", message="the file has no requests; expected: at least one line"))
+    if num_requests > MAX_REQUESTS:
+        message = f"the file has {num_requests:,} requests; expected: at most {MAX_REQUESTS:,}; split it"
+        faults.append(BatchFault(code="too_many_requests", message=message))
+    return _Checked(num_requests, next(iter(models)) if len(models) == 1 else None, tuple(faults))
+
+
+def _answer_all(context: Context, job: Job, one: Batch, path: Path, written: _Files) -> None:
+    caller = Caller(project_id=job.project_id, scopes=("infer",), **job.document[CALLER])
+    done = written.read()
+    context.batches.change(one.batch_id, done.values())
+    task = context.progress.task("Answering", one.num_total, "requests", len(done.keys))
+    pool = ThreadPoolExecutor(NUM_AT_ONCE, thread_name_prefix="batch")
+    running: set[Future[_Written]] = set()
+    looked, num_lost = time.monotonic(), 0
+
+    def keep_ready() -> None:
+        """Wait for an answer, and store all that are ready."""
+        nonlocal num_lost
+        ready, _ = wait(running, timeout=_LOOK_SECONDS, return_when=FIRST_COMPLETED)
+        running.difference_update(ready)
+        found = [future.result() for future in ready]
+        written.append(found)
+        for answer in found:
+            done.count(answer)
+        report_step(context, job, len(done.keys))
+        task.advance(len(found))
+        if found:
+            num_lost = num_lost + len(found) if all(answer.is_lost for answer in found) else 0
+        if num_lost >= _MAX_LOST:
+            raise WorkError(
+                f"{num_lost} requests in a row had no answer, since the process that answers has ended each time",
+                expected="an engine that loads the model and answers",
+                do="see the log of the job's last attempt: memory may be too small for the model",
+            )
+
+    stopped = _stopped(context, one.batch_id, done)
+    try:
+        with task:
+            for number, line in _lines(path):
+                if _key_of(line, number) in done.keys:
+                    continue
+                while len(running) >= NUM_AT_ONCE and stopped is None:
+                    keep_ready()
+                    if time.monotonic() - looked >= _LOOK_SECONDS:
+                        looked = time.monotonic()
+                        stopped = _stopped(context, one.batch_id, done)
+                if stopped is not None:
+                    break
+                running.add(pool.submit(_answered, context, caller, one, number, line))
+            while running:
+                keep_ready()
+    finally:
+        # After an error or a signal nothing is waited for: threads in the middle of an answer end with the engine.
+        pool.shutdown(wait=not running, cancel_futures=True)
+    if stopped is None and len(done.keys) < one.num_total:
+        # The file had fewer lines than could wait at once, so that nobody has looked meanwhile.
+        stopped = _stopped(context, one.batch_id, done)
+    if stopped == "expired":
+        _expire(one, path, done, written)
+    status = {"status": "finalizing"} if stopped is None else {}
+    times = {"expired": "expired_at", "cancelled": "cancelling_at"}
+    context.batches.change(one.batch_id, done.values() | status, time_of=times.get(stopped or "", "finalizing_at"))
+
+
+def _stopped(context: Context, batch_id: str, done: _Done) -> BatchStatus | None:
+    """Whether a batch ends before its last request: `cancelled` or `expired`. Stores the counts on the way."""
+    now = context.batches.change(batch_id, done.values())
+    if now.status == "cancelling":
+        return "cancelled"
+    return "expired" if context.access.now() >= now.expires_at else None
+
+
+def _expire(one: Batch, path: Path, done: _Done, written: _Files) -> None:
+    """An error line for every request that was not executed."""
+    late: list[_Written] = []
+    for number, line in _lines(path):
+        document = _document(line)
+        custom_id = None if isinstance(document, str) else document.get("custom_id")
+        key = _key_of(line, number)
+        if key in done.keys:
+            continue
+        custom_id = custom_id if isinstance(custom_id, str) else None
+        late.append(_failed(one, key, custom_id, number, "batch_expired", _EXPIRED))
+        if len(late) >= NUM_AT_ONCE:
+            written.append(late)
+            for each in late:
+                done.count(each)
+            late = []
+    written.append(late)
+    for each in late:
+        done.count(each)
+
+
+def _finish(context: Context, job: Job, one: Batch) -> None:
+    """Make the files of the project, each once, and write down how the batch has ended."""
+    folder = context.settings.jobs_folder / job.job_id
+    made = {}
+    for name, column in ((_OUTPUT, "output_file_id"), (_ERRORS, "error_file_id")):
+        source = folder / name
+        if getattr(one, column) is None and source.is_file() and source.stat().st_size:
+            made[column] = _project_file(context, one, source, f"{one.batch_id}_{name}")
+    end: BatchStatus = "completed"
+    if one.expired_at is not None:
+        end = "expired"
+    elif one.status == "cancelling":
+        end = "cancelled"
+    # Of an expired batch the time is there already, and stays.
+    context.batches.change(one.batch_id, {"status": end, **made}, time_of=f"{end}_at")
+    _clear(context, job)
+
+
+def _clear(context: Context, job: Job) -> None:
+    """Remove what is in the files of the project by now."""
+    folder = context.settings.jobs_folder / job.job_id
+    for leftover in (folder / _OUTPUT, folder / _ERRORS, *(folder / "files").glob("input.*")):
+        leftover.unlink(missing_ok=True)
+
+
+def _project_file(context: Context, one: Batch, source: Path, filename: str) -> str:
+    known, _ = files.list_files(context, one.project_id, purpose="batch_output")
+    for file in known:
+        if file.filename == filename:  # the attempt before died between storing it and naming it
+            return file.file_id
+    with files.incoming_file(context) as incoming, source.open("rb") as reader:
+        while block := reader.read(1 << 20):
+            incoming.write(block)
+        return files.keep_file(
+            context,
+            one.project_id,
+            incoming,
+            filename=filename,
+            purpose="batch_output",
+            expires_after_seconds=one.output_expires_seconds,
+        ).file_id
+
+
+class _Files:
+    """The files of answers and of errors, appended to and synced. Use it in a `with` block.
+
+    Args:
+        folder: Of the job.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._paths = {True: folder / _OUTPUT, False: folder / _ERRORS}
+        self._open: dict[bool, BinaryIO] = {}
+
+    def __enter__(self) -> _Files:
+        for is_ok, path in self._paths.items():
+            _cut_partial_line(path)
+            self._open[is_ok] = path.open("ab")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._open.values():
+            file.close()
+
+    def read(self) -> _Done:
+        """What earlier attempts have written."""
+        done = _Done()
+        for is_ok, path in self._paths.items():
+            with path.open("rb") as file:
+                for line in file:
+                    document = json.loads(line)
+                    done.count(_written_line(is_ok, line, document))
+        return done
+
+    def append(self, lines: list[_Written]) -> None:
+        """Add lines; they are on the disk when this returns."""
+        for is_ok, file in self._open.items():
+            own = [one.line for one in lines if one.is_ok == is_ok]
+            if own:
+                file.write(b"".join(line + b"\n" for line in own))
+                file.flush()
+                os.fsync(file.fileno())
+
+
+def _written_line(is_ok: bool, line: bytes, document: dict[str, Any]) -> _Written:
+    custom_id, number = document.get("custom_id"), (document.get("error") or {}).get("line") or 0
+    usage = ((document.get("response") or {}).get("body") or {}).get("usage") or {}
+    return _Written(
+        _key(custom_id, number), is_ok, line, usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)
+    )
+
+
+def _cut_partial_line(path: Path) -> None:
+    """Remove what a kill has left behind the last whole line."""
+    if not path.exists():
+        path.touch()
+        return
+    with path.open("rb+") as file:
+        size = end = file.seek(0, os.SEEK_END)
+        while end > 0:
+            start = max(0, end - (1 << 16))
+            file.seek(start)
+            block = file.read(end - start)
+            if (place := block.rfind(b"\n")) >= 0:
+                end = start + place + 1
+                break
+            end = start
+        if end < size:
+            file.truncate(end)
+            os.fsync(file.fileno())
+
+
+def _answered(context: Context, caller: Caller, one: Batch, number: int, line: bytes | None) -> _Written:
+    document = _document(line)
+    if isinstance(document, str):
+        return _failed(one, _key(None, number), None, number, "invalid_line", f"line {number:,}: {document}")
+    custom_id = document.get("custom_id")
+    custom_id = custom_id if isinstance(custom_id, str) else None
+    key = _key(custom_id, number)
+    try:
+        asked = Line.model_validate(document)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        message = f"line {number:,}: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        return _failed(one, key, custom_id, number, "invalid_line", message)
+    if asked.url != one.endpoint:
+        message = f"line {number:,}: url {asked.url[:100]!r}; expected: {one.endpoint}, the endpoint of the batch"
+        return _failed(one, key, custom_id, number, "invalid_url", message)
+    try:
+        answer = answer_offline(context, caller, one.endpoint, asked.body)
+    except (StorageFullError, UnreachableError):
+        raise  # no fault of the request: the job is tried again
+    except WorkError as error:
+        lost = _failed(one, key, custom_id, number, "engine_ended", f"{error.came}; what to do: {error.do}")
+        return replace(lost, is_lost=True)
+    num_prompt, num_new = answer.usage
+    response = {"status_code": answer.status, "request_id": f"req_{_digest(one, key)}", "body": answer.body}
+    made = {"id": f"batch_req_{_digest(one, key)}", "custom_id": custom_id, "response": response, "error": None}
+    return _Written(key, answer.is_ok, _json_line(made), num_prompt, num_new)
+
+
+def _failed(one: Batch, key: int, custom_id: str | None, number: int, code: str, message: str) -> _Written:
+    error = {"code": code, "message": message, "line": number}
+    made = {"id": f"batch_req_{_digest(one, key)}", "custom_id": custom_id, "response": None, "error": error}
+    return _Written(key, False, _json_line(made))
+
+
+def _json_line(document: dict[str, Any]) -> bytes:
+    return json_utf8(document, separators=(",", ":"))
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
+    """The lines of the input that are not blank, each with its number from 1 on; None for one that is too long."""
+    with path.open("rb") as file:
+        number = 0
+        while line := file.readline(MAX_LINE_BYTES + 1):
+            number += 1
+            if len(line) > MAX_LINE_BYTES:
+                while not line.endswith(b"\n") and (line := file.readline(MAX_LINE_BYTES)):
+                    pass
+                yield number, None
+            elif line.strip():
+                yield number, line
+
+
+def _document(line: bytes | None) -> dict[str, Any] | str:
+    """The object of a line; for a line that has none, why."""
+    if line is None:
+        return f"longer than {MAX_LINE_BYTES >> 20} MiB"
+    try:
+        text = line.decode()
+        if (fault := fault_of_text(text)) is not None:
+            return f"{fault.came}; expected: {fault.expected}"
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        return f"not JSON ({str(error)[:100]})"
+    return found if isinstance(found, dict) else f"{type(found).__name__}; expected: an object"
+
+
+def _key_of(line: bytes | None, number: int) -> int:
+    document = _document(line)
+    custom_id = None if isinstance(document, str) else document.get("custom_id")
+    return _key(custom_id if isinstance(custom_id, str) else None, number)
+
+
+def _key(custom_id: str | None, number: int) -> int:
+    """Names a request within its batch: its custom_id, or its line where it has none. 64 bits of BLAKE2b."""
+    name = f"line {number}" if custom_id is None else f"id {custom_id}"
+    return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest())
+
+
+def _digest(one: Batch, key: int) -> str:
+    return sha256_bytes(f"{one.batch_id}:{key}".encode())[:24]

@@ -1,0 +1,92 @@
+"""Use cases: start a batch, read, list and cancel batches."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Final
+
+from luthier.core.access import Caller
+from luthier.core.errors import NotFoundError, UnsupportedError
+from luthier.core.ids import new_id
+from luthier.features.batches.records import Batch, BatchRequest
+from luthier.features.batches.store import BatchView
+from luthier.platform.audit_log.service import record
+from luthier.platform.files import service as files
+from luthier.platform.files.store import StoredFile
+from luthier.platform.home.context import Context
+from luthier.platform.jobs.records import Job
+
+CALLER: Final = "caller"
+"""The key of who has started it in the document of its job."""
+
+
+def start(context: Context, caller: Caller, request: BatchRequest) -> BatchView:
+    """Queue a batch; a worker of this server carries it out.
+
+    Raises:
+        UnsupportedError: The project has no such file, or it is for another purpose.
+    """
+    stored = _input_file(context, caller, request.input_file_id)
+    job_id, expiry = new_id("job"), request.output_expires_after
+    one = Batch(
+        batch_id=f"batch_{secrets.token_hex(16)}",
+        project_id=caller.project_id,
+        job_id=job_id,
+        endpoint=request.endpoint,
+        input_file_id=stored.file_id,
+        completion_window=request.completion_window,
+        metadata=request.metadata,
+        output_expires_seconds=None if expiry is None else expiry.seconds,
+    )
+    identity = caller.model_dump(mode="json", include={"key_id", "member_id", "name"})
+    job = Job(
+        job_id=job_id,
+        kind="batch",
+        document={"batch_id": one.batch_id, CALLER: identity},
+        run_id="",
+        project_id=caller.project_id,
+        lane="infer",
+    )
+    facts = {"endpoint": one.endpoint, "input_file_id": one.input_file_id, "job_id": job_id}
+    with context.database.transaction():
+        made = context.batches.add(one, job)
+        record(context, caller, "batch.created", one.batch_id, facts)
+    return made
+
+
+def cancel(context: Context, caller: Caller, batch_id: str) -> BatchView:
+    """Cancel a batch; what was answered until then becomes its output file.
+
+    Raises:
+        NotFoundError: The project has no such batch.
+        ConflictError: It has ended.
+    """
+    with context.database.transaction():
+        view = context.batches.get(caller.project_id, batch_id)
+        is_queued = view.job.status == "queued" and view.job.attempt == 0
+        context.batches.cancel(caller.project_id, batch_id, is_queued=is_queued)
+        if is_queued:
+            # No attempt has begun, so there is nothing to finish.
+            context.jobs.ask(view.job.job_id, "cancel")
+        record(context, caller, "batch.cancelled", batch_id)
+    return context.batches.get(caller.project_id, batch_id)
+
+
+def _input_file(context: Context, caller: Caller, file_id: str) -> StoredFile:
+    try:
+        stored = files.get_file(context, caller.project_id, file_id)
+    except NotFoundError as error:
+        raise _refused(error.came) from error
+    if stored.purpose != "batch":
+        raise _refused(f"the file {file_id} has the purpose {stored.purpose}")
+    return stored
+
+
+def _refused(came: str) -> UnsupportedError:
+    return UnsupportedError(
+        came,
+        expected="the id of a file of this project with the purpose batch",
+        do="upload the requests with purpose=batch",
+        code="invalid_file",
+        param="input_file_id",
+    )

@@ -1,0 +1,61 @@
+"""`luthier evals`: evals of OpenAI's API as suites of this machine."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from luthier.platform.cli.command import Answer, ForceOption, JsonOption
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from luthier.features.evals_api.importer import ImportedEval
+
+
+def import_file(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="The JSON of an eval or a list of evals; - reads stdin.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where suite and rows are written.")] = Path(),
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", metavar="ROWS", help='Rows: JSON lines {"item": {...}}.', show_default="of a run"),
+    ] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option("--prompt", metavar="FIELD", help="The prompt's field in items.", show_default="of a run"),
+    ] = None,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> Answer:
+    """Turn evals of OpenAI's API into suites for `luthier eval MODEL --suite`; name what has no counterpart."""
+    from luthier.core.errors import NotFoundError
+    from luthier.features.evals_api.importer import import_evals
+
+    if file == "-":
+        text = sys.stdin.read()
+    elif not (path := Path(file)).is_file():
+        raise NotFoundError(
+            f"no file {file}", expected="the JSON of an eval", do="correct the path, or give - for stdin"
+        )
+    else:
+        text = path.read_text(encoding="utf-8")
+    found = import_evals(text, out, data=data, prompt=prompt, force=force)
+    return Answer(as_json, {"suites": [one.document() for one in found]}, lambda console: _show(console, found))
+
+
+def _show(console: Console, found: list[ImportedEval]) -> None:
+    from luthier.platform.cli.console import visible
+
+    for one in found:
+        graders = ", ".join(one.graders)
+        console.print(visible(f"{one.suite}: {one.num_rows:,} rows, graders {graders}"), soft_wrap=True)
+        for note in one.notes:
+            console.print(visible(f"Note: {note}"), soft_wrap=True, style="yellow")
+    console.print(visible(f"Next: luthier eval MODEL --suite {found[0].suite}"), soft_wrap=True)
+
+
+COMMANDS: dict[str, Callable[..., Any]] = {"import": import_file}

@@ -1,0 +1,296 @@
+"""Use case: an eval of OpenAI's API, as its JSON was retrieved, becomes a suite file with a file of rows.
+
+What has no counterpart is named and left out: nothing is guessed. Rows and prompt come from a run of the eval in the
+same JSON, or from a file and a field that the caller names.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import TypeAdapter, ValidationError
+
+from luthier.core.errors import NotFoundError, RequestError, UnsupportedError
+from luthier.core.graders import SuiteGrader
+from luthier.core.json_limits import fault_of_text, json_text
+from luthier.core.results.suite import GradedTask, Suite, TaskGrader
+from luthier.core.text.plain_yaml import write_yaml
+from luthier.features.evals_api.data import fault_of_item, messages_of, row_of_line
+from luthier.features.evals_api.records import EvalRun, ItemReference, RunRequest, SourceRow, Template, pass_threshold
+from luthier.features.serving import graders
+from luthier.features.serving.graders import GraderRequest, LabelModelRequest, MultiRequest, ScoreModelRequest
+from luthier.ml.data.rows.outputs import write_output
+
+_NOT_PLAIN: Final = re.compile(r"[^a-z0-9]+")
+_GRADER: Final[TypeAdapter[GraderRequest]] = TypeAdapter(GraderRequest)
+_SUITE_GRADER: Final[TypeAdapter[SuiteGrader]] = TypeAdapter(SuiteGrader)
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedEval:
+    """What one eval has become.
+
+    Attributes:
+        name: Of the eval.
+        suite: The suite file.
+        rows: The file of its rows.
+        num_rows: Rows in it.
+        graders: The names of the graders that the suite has.
+        notes: What was left out or is otherwise than before, a sentence each.
+    """
+
+    name: str
+    suite: Path
+    rows: Path
+    num_rows: int
+    graders: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def document(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {
+            "name": self.name,
+            "suite": str(self.suite),
+            "rows": str(self.rows),
+            "num_rows": self.num_rows,
+            "graders": list(self.graders),
+            "notes": list(self.notes),
+        }
+
+
+def import_evals(
+    text: str, out: Path, *, data: Path | None = None, prompt: str | None = None, force: bool = False
+) -> list[ImportedEval]:
+    """Write a suite and its rows for each eval of a JSON text.
+
+    Args:
+        text: An eval, a list of them, or a page of the API (`{"object": "list", "data": [...]}`); runs among them give
+            rows and prompts.
+        out: The folder to write to.
+        data: JSON lines with `item`, in place of the rows of a run.
+        prompt: The field of an item with the prompt, as text or as messages, in place of the prompt of a run.
+        force: Replace files of the same name.
+
+    Raises:
+        RequestError: The text holds no eval, or one that cannot become a suite; says what is missing.
+        NotFoundError: There is no file `data`.
+        ConflictError: A file is there already.
+    """
+    documents = _documents(text)
+    evals = [one for one in documents if "testing_criteria" in one]
+    runs = [one for one in documents if one.get("object") == "eval.run"]
+    if not evals:
+        raise RequestError(
+            "the JSON holds no eval",
+            expected="an object with data_source_config and testing_criteria, as client.evals.retrieve returns it",
+            do="save it with eval.model_dump_json(), or a list of such objects",
+        )
+    found = []
+    taken: set[str] = set()
+    for one in evals:
+        name = _plain_name(str(one.get("name") or one.get("id") or "eval"), taken)
+        own = [run for run in runs if run.get("eval_id") == one.get("id")]
+        found.append(_imported(one, own, name, out, data=data, prompt=prompt, force=force))
+    return found
+
+
+def _imported(
+    one: Mapping[str, Any],
+    runs: Sequence[Mapping[str, Any]],
+    name: str,
+    out: Path,
+    *,
+    data: Path | None,
+    prompt: str | None,
+    force: bool,
+) -> ImportedEval:
+    notes: list[str] = []
+    kept = [made for number, grader in enumerate(one["testing_criteria"]) if (made := _grader(number, grader, notes))]
+    if not kept:
+        raise RequestError(
+            f"eval {name}: none of its graders has a counterpart: {' '.join(notes)}",
+            expected="a string_check, text_similarity, score_model, label_model, python or multi grader",
+            do="see docs/evals.md for what each of them needs",
+        )
+    run = _newest(runs, notes)
+    rows = _rows_of(name, one, run, data)
+    if any(row.sample is not None for row in rows):
+        notes.append("Answers in the rows (`sample`) were left out: a suite has the evaluated model answer.")
+    lines = [{"prompt": _prompt(name, run, row, prompt), "item": row.item} for row in rows]
+    runs_code = any(grader.grader.type == "python" for grader in kept)
+    task = GradedTask(
+        name=name, kind="graded", data=f"{name}.jsonl", item="item", graders=tuple(kept), allow_code=runs_code
+    )
+    if runs_code:
+        notes.append("A grader is Python code: it runs with --allow-code, in the lock-down of docs/tasks.md.")
+    suite = Suite(name=name, tasks=(task,))
+    out.mkdir(parents=True, exist_ok=True)
+    rows_path, suite_path = out / f"{name}.jsonl", out / f"{name}.yaml"
+    write_output(rows_path, "".join(json_text(line) + "\n" for line in lines).encode(), force=force)
+    document = {"name": suite.name, "tasks": [task.model_dump(mode="json", exclude_defaults=True)]}
+    write_output(suite_path, write_yaml(document).encode(), force=force)
+    names = tuple(grader.grader.name for grader in kept)
+    return ImportedEval(str(one.get("name") or name), suite_path, rows_path, len(lines), names, tuple(notes))
+
+
+def _documents(text: str) -> list[dict[str, Any]]:
+    if (fault := fault_of_text(text)) is not None:
+        raise RequestError(f"{fault.came} at {fault.place or 'the top'}", expected=fault.expected, do="make it smaller")
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(
+            f"the text is no JSON: {str(error)[:200]}",
+            expected="an eval as JSON, or a list of evals",
+            do="save it with eval.model_dump_json()",
+        ) from error
+    if isinstance(found, dict) and isinstance(found.get("data"), list):
+        found = found["data"]
+    listed = found if isinstance(found, list) else [found]
+    return [one for one in listed if isinstance(one, dict)]
+
+
+def _grader(number: int, document: Any, notes: list[str]) -> TaskGrader | None:
+    """The grader of a suite; None, with a note, for one that has no counterpart."""
+    name = document.get("name", number + 1) if isinstance(document, dict) else number + 1
+    try:
+        grader = _GRADER.validate_python({key: value for key, value in document.items() if value is not None})
+        graders.check(grader, allows_python=True)
+        spec = _SUITE_GRADER.validate_python(_spec(grader))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        notes.append(f"Grader {name!r} was left out: {place}: {first['msg']}.")
+        return None
+    except (UnsupportedError, AttributeError) as error:
+        reason = error.came if isinstance(error, UnsupportedError) else "it is no object"
+        notes.append(f"Grader {name!r} was left out: {reason}.")
+        return None
+    if isinstance(grader, ScoreModelRequest | LabelModelRequest):
+        notes.append(f"Grader {name!r} asked {grader.model}: here it asks the judge that --judge names.")
+        if isinstance(grader, ScoreModelRequest) and grader.sampling_params is not None:
+            notes.append(f"The sampling_params of grader {name!r} were left out: the judge answers at temperature 0.")
+    return TaskGrader(grader=spec, pass_threshold=pass_threshold(grader))
+
+
+def _spec(grader: GraderRequest) -> dict[str, Any]:
+    document = grader.model_dump(mode="json", exclude_none=True)
+    for unused in ("pass_threshold", "model", "sampling_params"):
+        document.pop(unused, None)
+    if isinstance(grader, ScoreModelRequest | LabelModelRequest):
+        document["input"] = [{"role": one.role, "content": one.text} for one in grader.input]
+    if isinstance(grader, MultiRequest):
+        parts = {name: part.model_dump(mode="json", exclude_none=True) for name, part in grader.by_name.items()}
+        document["graders"] = {name: _without_threshold(part) for name, part in parts.items()}
+    return document
+
+
+def _without_threshold(part: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in part.items() if name != "pass_threshold"}
+
+
+def _newest(runs: Sequence[Mapping[str, Any]], notes: list[str]) -> RunRequest | None:
+    """The newest run of the eval that can be read, for its rows and its prompt."""
+    for run in sorted(runs, key=lambda one: one.get("created_at") or 0, reverse=True):
+        source = _without_nulls(run.get("data_source"))
+        try:
+            return RunRequest.model_validate({"data_source": source})
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            place = ".".join(str(part) for part in first["loc"])
+            notes.append(f"Run {run.get('id')} was not used: {place}: {first['msg']}.")
+    return None
+
+
+def _without_nulls(value: Any) -> Any:
+    """Clients write what is not set as null; rows keep theirs."""
+    if isinstance(value, dict):
+        return {
+            key: inner if key in ("item", "sample") else _without_nulls(inner)
+            for key, inner in value.items()
+            if inner is not None
+        }
+    return [_without_nulls(one) for one in value] if isinstance(value, list) else value
+
+
+def _rows_of(name: str, one: Mapping[str, Any], run: RunRequest | None, data: Path | None) -> list[SourceRow]:
+    from luthier.ml.evaluation.metrics.structured_output import SchemaCheck
+
+    schema = (one.get("data_source_config") or {}).get("schema") or {}
+    item_schema = (schema.get("properties") or {}).get("item") or (one["data_source_config"] or {}).get("item_schema")
+    check = SchemaCheck(item_schema) if isinstance(item_schema, dict) else None
+    rows: list[SourceRow] = []
+    problems = []
+    for number, row in enumerate(_given_rows(name, run, data), 1):
+        fault = row if isinstance(row, str) else None
+        if check is not None and isinstance(row, SourceRow):
+            fault = fault_of_item(item_schema, check, row.item)
+        if fault is not None:
+            problems.append(f"row {number:,}: {fault}")
+        elif isinstance(row, SourceRow):
+            rows.append(row)
+    if problems:
+        raise RequestError(
+            f"eval {name}: {len(problems):,} rows do not fit: {'; '.join(problems[:5])}",
+            expected='JSON lines {"item": {...}}, each item as the schema of the eval',
+            do="correct these rows",
+        )
+    if not rows:
+        raise RequestError(f"eval {name}: no rows", expected="at least one row", do="name a file by --data")
+    return rows
+
+
+def _given_rows(name: str, run: RunRequest | None, data: Path | None) -> list[SourceRow | str]:
+    if data is not None:
+        if not data.is_file():
+            raise NotFoundError(f"no file {data}", expected="JSON lines with `item`", do="correct --data")
+        return [row_of_line(line) for line in data.read_text(encoding="utf-8").splitlines() if line.strip()]
+    source = None if run is None else run.data_source.source
+    if source is None or source.type != "file_content":
+        where = "no run of it is in the JSON" if source is None else f"its run names them by {source.type}"
+        raise RequestError(
+            f"eval {name} has no rows of its own, and {where}",
+            expected="a file of rows",
+            do='download it, and name it: --data FILE (JSON lines {"item": {...}})',
+        )
+    return list(source.content)
+
+
+def _prompt(name: str, run: RunRequest | None, row: SourceRow, field: str | None) -> Any:
+    """The prompt of a row: a text, or messages."""
+    source = None if run is None else run.data_source
+    asked = getattr(source, "input_messages", None)
+    if field is None and isinstance(asked, Template | ItemReference):
+        assert run is not None
+        own = EvalRun(
+            eval_run_id="", eval_id="", project_id="", job_id="", result_id="", name="", model="", data_source=source
+        )  # fmt: skip
+        return messages_of(own, row.item)
+    if field is None:
+        raise RequestError(
+            f"eval {name} says nothing of the prompt: no run with input_messages is in the JSON",
+            expected="the field of an item with the prompt",
+            do="name it: --prompt FIELD, or put a run of the eval into the JSON",
+        )
+    if field not in row.item:
+        raise RequestError(
+            f"eval {name}: an item has no field {field!r}",
+            expected=f"one of {', '.join(sorted(row.item))}",
+            do="correct --prompt",
+        )
+    value = row.item[field]
+    return value if isinstance(value, list) else str(value)
+
+
+def _plain_name(name: str, taken: set[str]) -> str:
+    plain = _NOT_PLAIN.sub("_", name.lower()).strip("_")[:60] or "eval"
+    number, free = 2, plain
+    while free in taken:
+        free, number = f"{plain}_{number}", number + 1
+    taken.add(free)
+    return free

@@ -1,0 +1,147 @@
+"""Requests of the API that a job carries out: a body in, the object of the response out, without HTTP.
+
+The same bodies, checks and response objects as those of the routes. A job has an engine process of its own, of low
+priority; it ends with the job.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ValidationError
+
+from luthier.core.access import Caller
+from luthier.core.errors import BusyError, LuthierError, WorkError, error_from
+from luthier.core.stream import Failed, Pooled, TextRequest
+from luthier.features.serving import service as serving
+from luthier.features.serving.api.answering import Event, ResponseBuilder, SamplingBody, refused
+from luthier.features.serving.api.chat import ChatBody, ChatResponseBuilder, chat_request
+from luthier.features.serving.api.completions import CompletionBody, CompletionResponseBuilder, completion_requests
+from luthier.features.serving.api.pooling import EmbeddingBody, embedding_inputs, embedding_response
+from luthier.features.serving.inference_client import InferenceClient
+from luthier.features.serving.models import head_of, route, user_of
+from luthier.platform.home.context import Context
+from luthier.platform.http.errors import ApiError, ErrorBody, invalid_request
+
+Endpoint = Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings"]
+_BODIES: Final[dict[Endpoint, type[BaseModel]]] = {
+    "/v1/chat/completions": ChatBody,
+    "/v1/completions": CompletionBody,
+    "/v1/embeddings": EmbeddingBody,
+}
+_MAX_TRIES: Final = 3
+_WAIT_SECONDS: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class OfflineAnswer:
+    """How a request ended.
+
+    Attributes:
+        status: The HTTP status that the route would give.
+        body: The object of the response, or `{"error": ...}`.
+    """
+
+    status: int
+    body: dict[str, Any]
+
+    @property
+    def is_ok(self) -> bool:
+        """Whether it was answered."""
+        return self.status == 200
+
+    @property
+    def usage(self) -> tuple[int, int]:
+        """Tokens of the prompt and of the answer; 0 where there is none."""
+        usage = self.body.get("usage") or {}
+        return usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)
+
+
+def use_own_engine(context: Context) -> None:
+    """Answer with an engine process in the session of this job, so that it has no more priority than the job.
+
+    An inference client that the context has already stays.
+    """
+    context.__dict__.setdefault("inference_client", InferenceClient(context.settings, has_session=False))
+
+
+def parsed(endpoint: Endpoint, body: Mapping[str, Any]) -> BaseModel:
+    """The body of a request, checked as the route does. Raises ApiError, which names the parameter."""
+    try:
+        made = _BODIES[endpoint].model_validate(body)
+    except ValidationError as error:
+        problems = [(("body", *one["loc"]), str(one["msg"])) for one in error.errors(include_url=False)]
+        raise invalid_request(problems, dict(body)) from error
+    for name in ("stream", "store"):
+        if getattr(made, name, None):
+            message = f"{name}: true in a request that is carried out later; expected: false, or no {name}"
+            raise ApiError(400, message, param=name, code="unsupported_value")
+    return made
+
+
+def answer_offline(context: Context, caller: Caller, endpoint: Endpoint, body: Mapping[str, Any]) -> OfflineAnswer:
+    """Carry out a request; blocks until it is answered. What is wrong with it is an answer, too.
+
+    Raises:
+        WorkError: The engine ends again and again, or this process is ending.
+    """
+    try:
+        made = parsed(endpoint, body)
+        for attempt in range(1, _MAX_TRIES + 1):
+            try:
+                return OfflineAnswer(200, _carried_out(context, caller, made))
+            except (BusyError, WorkError) as error:
+                # An engine that has ended is started again by the next request.
+                if attempt == _MAX_TRIES or not error.retry_helps:
+                    raise
+                time.sleep(_WAIT_SECONDS * attempt)
+        raise AssertionError("the loop returns or raises")
+    except ApiError as error:
+        return _failed(error)
+    except WorkError as error:
+        if error.retry_helps:
+            raise
+        return _failed(refused(error))
+    except LuthierError as error:
+        return _failed(refused(error))
+
+
+def _carried_out(context: Context, caller: Caller, body: BaseModel) -> dict[str, Any]:
+    if isinstance(body, EmbeddingBody):
+        return _embedded(context, caller, body)
+    assert isinstance(body, SamplingBody)
+    asked = [chat_request(body, context.settings.default_max_tokens)] if isinstance(body, ChatBody) else []
+    asked += completion_requests(body) if isinstance(body, CompletionBody) else []
+    return _written(context, caller, body, asked)
+
+
+def _written(context: Context, caller: Caller, body: SamplingBody, asked: list[TextRequest]) -> dict[str, Any]:
+    heard, fingerprint = serving.complete(context, caller, body.model, asked, body.end_user())
+    words: ResponseBuilder
+    if isinstance(body, ChatBody):
+        words = ChatResponseBuilder(body.model, fingerprint, False, bool(body.logprobs))
+    else:
+        assert isinstance(body, CompletionBody)
+        words = CompletionResponseBuilder(body.model, fingerprint, False, body.logprobs is not None)
+    return words.whole(heard)
+
+
+def _embedded(context: Context, caller: Caller, body: EmbeddingBody) -> dict[str, Any]:
+    routed = route(context, caller, body.model, user_of(caller, (), body.user))
+    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    serving.ask_pooling(context, caller, routed, embedding_inputs(body, head_of(routed.served)), events.put)
+    event = events.get()
+    if isinstance(event, Failed):
+        serving.charge_refused(context, caller, event.num_refused_tokens)
+        raise error_from(event.error)
+    assert isinstance(event, Pooled)
+    serving.charge_pooled(context, caller, event, routed)
+    return embedding_response(body, event)
+
+
+def _failed(error: ApiError) -> OfflineAnswer:
+    return OfflineAnswer(error.status, dict(ErrorBody(error.message, error.type, error.param, error.code)))

@@ -1,0 +1,193 @@
+"""Tasks that graders of OpenAI's API decide: what an eval is when it has become a task of a suite.
+
+Each grader gives two figures: the share of answers that reach its threshold, and, where its scores are no right or
+wrong, their mean. Graders in Python run in the locked-down child; those that ask a model ask the judge of the command.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any, Final
+
+import numpy as np
+
+from luthier.core.conversation import Conversation, Message
+from luthier.core.errors import RequestError
+from luthier.core.graders import LabelModelSpec, MultiGrader, PythonGraderSpec, ScoreModelSpec, SuiteGrader
+from luthier.core.ports import Prompt
+from luthier.core.results.suite import GradedTask, TaskFigures, TaskGrader
+from luthier.ml.evaluation.graders import (
+    fields_of,
+    filled,
+    item_fields,
+    label_in,
+    make_grader,
+    sample_of_text,
+    score_in,
+)
+from luthier.ml.evaluation.metrics.protocol import Array, Fraction, MetricDefinition, Observations, mean_statistics
+from luthier.ml.evaluation.sandbox.runners import PythonGrader, isolation, require_isolation
+from luthier.ml.evaluation.tasks.protocol import Resources, TaskRow, check_rows
+
+_GRADE_TOKENS: Final = 256
+_NOT_PLAIN: Final = re.compile(r"[^a-z0-9]+")
+
+
+class Graded:
+    """The share of answers that pass each grader, and the mean score of graders with more than right and wrong."""
+
+    def check(self, task: GradedTask, rows: Sequence[TaskRow]) -> None:
+        """Every row has the fields that the graders refer to."""
+        wanted = dict.fromkeys(name for one in task.graders for name in _fields(one.grader))
+
+        def problem(row: TaskRow) -> tuple[str, str] | None:
+            item = item_of(task, row.item)
+            if item is None:
+                return str(task.item), "holds no fields"
+            missing = next((name for name in wanted if name not in item), None)
+            return None if missing is None else (missing, "is not there, and a grader refers to it")
+
+        check_rows(task.name, rows, problem, expected=f"the fields {', '.join(wanted) or 'of an item'} in every row")
+
+    def options(self, task: GradedTask, row: TaskRow) -> tuple[str, ...]:  # noqa: ARG002
+        """None: the model writes."""
+        return ()
+
+    def metrics(self, task: GradedTask, rows: Sequence[TaskRow], resources: Resources) -> list[MetricDefinition]:  # noqa: ARG002
+        """One or two for each grader, in their order.
+
+        Raises:
+            RequestError: a grader needs a judge and there is none, or code that may not be run.
+        """
+        metrics: list[MetricDefinition] = []
+        for number, one in enumerate(task.graders, 1):
+            _check_allowed(task, one.grader, resources)
+            name = _NOT_PLAIN.sub("_", one.grader.name.lower()).strip("_") or f"grader_{number}"
+            if name in {metric.name for metric in metrics}:
+                name = f"{name}_{number}"
+            scores = _Scores(task, one, resources)
+            metrics.append(Fraction(name, f"answers that pass {one.grader.name}", scores.passed))
+            if (ends := _ends(one.grader)) is not None:
+                title, unit = f"mean score by {one.grader.name}", "score"
+                low, high = ends
+                metrics.append(_Mean(f"{name}_score", title, scores.mean, unit=unit, lower=low, upper=high))
+        return metrics
+
+    def figures(self, task: GradedTask, observed: Observations) -> TaskFigures | None:  # noqa: ARG002
+        """Nothing is drawn."""
+        return None
+
+    def cautions(self, task: GradedTask) -> tuple[str, ...]:
+        """What was in force, and whose opinion some figures are."""
+        kinds = {one.grader.type for one in task.graders}
+        found = [isolation().sentence] if "python" in kinds and task.allow_code else []
+        if kinds & {"score_model", "label_model"}:
+            found.append(
+                "Graders that ask a model are the opinion of the judge; answers that it did not grade count 0."
+            )
+        return tuple(found)
+
+
+class _Mean(Fraction):
+    """The mean of scores, which may have any ends."""
+
+    def aggregate(self, sums: Array) -> Array:
+        """[..., 2] -> [...]."""
+        result: Array = sums[..., 0] / sums[..., 1]
+        return result
+
+
+class _Scores:
+    """The scores of one grader, computed once for each system."""
+
+    def __init__(self, task: GradedTask, one: TaskGrader, resources: Resources) -> None:
+        self._task, self._one, self._resources = task, one, resources
+        self._seen: tuple[Observations, list[float]] | None = None
+
+    def passed(self, observed: Observations) -> Array:
+        return mean_statistics([score >= self._one.pass_threshold for score in self._of(observed)])
+
+    def mean(self, observed: Observations) -> Array:
+        return mean_statistics(self._of(observed))
+
+    def _of(self, observed: Observations) -> list[float]:
+        # Both figures of a grader read the same observations, one after the other.
+        if self._seen is None or self._seen[0] is not observed:
+            items = [item_of(self._task, item) or {} for item in observed.items]
+            self._seen = (observed, _graded(self._one.grader, observed.outputs, items, self._resources))
+        return self._seen[1]
+
+
+def item_of(task: GradedTask, row: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What `{{item.x}}` refers to; None where the row lacks it."""
+    if task.item is None:
+        return row
+    found = row.get(task.item)
+    return found if isinstance(found, Mapping) else None
+
+
+def _graded(
+    grader: SuiteGrader, outputs: Sequence[str], items: Sequence[Mapping[str, Any]], resources: Resources
+) -> list[float]:
+    pairs = list(zip(outputs, items, strict=True))
+    if isinstance(grader, PythonGraderSpec):
+        with ExitStack() as stack:
+            code = stack.enter_context(PythonGrader(grader.source))
+            return [code.grade(sample_of_text(output), item).score for output, item in pairs]
+    if isinstance(grader, ScoreModelSpec | LabelModelSpec):
+        return _by_judge(grader, pairs, resources)
+    grade = make_grader(grader)
+    return [grade(output, item) for output, item in pairs]
+
+
+def _by_judge(
+    grader: ScoreModelSpec | LabelModelSpec, pairs: Sequence[tuple[str, Mapping[str, Any]]], resources: Resources
+) -> list[float]:
+    assert resources.judge is not None  # `_check_allowed` has refused it otherwise
+    prompts = []
+    for output, item in pairs:
+        sample = sample_of_text(output)
+        turns = tuple(Message(role=one.role, content=filled(one.content, sample, item)) for one in grader.input)
+        prompts.append(Prompt(conversation=Conversation(messages=turns), max_new_tokens=_GRADE_TOKENS))
+    said = [one.text for one in resources.judge.generate(prompts, resources.progress)]
+    if isinstance(grader, LabelModelSpec):
+        return [label_in(text, grader.labels, grader.passing_labels) or 0.0 for text in said]
+    return [score_in(text, *grader.range) or 0.0 for text in said]
+
+
+def _check_allowed(task: GradedTask, grader: SuiteGrader, resources: Resources) -> None:
+    if isinstance(grader, ScoreModelSpec | LabelModelSpec) and resources.judge is None:
+        raise RequestError(
+            f"task {task.name}: grader {grader.name!r} asks a model, and there is no judge",
+            expected="a judge on the command line: --judge ENGINE",
+            do="name one, or take the grader out",
+        )
+    if not isinstance(grader, PythonGraderSpec):
+        return
+    if not (task.allow_code and resources.allows_code):
+        missing = "the command line" if task.allow_code else "the task (`allow_code: true`)"
+        raise RequestError(
+            f"task {task.name}: grader {grader.name!r} is Python code, which {missing} does not allow",
+            expected="leave from both: `allow_code: true` in the task, --allow-code on the command line",
+            do="give it if you trust the lock-down that docs/tasks.md describes, or take the grader out",
+        )
+    require_isolation()
+
+
+def _fields(grader: SuiteGrader) -> tuple[str, ...]:
+    if isinstance(grader, PythonGraderSpec):
+        return ()
+    if isinstance(grader, ScoreModelSpec | LabelModelSpec):
+        return tuple(name for one in grader.input for name in item_fields(one.content))
+    return fields_of(grader)
+
+
+def _ends(grader: SuiteGrader) -> tuple[float, float] | None:
+    """The ends of its scores; None where they are only right and wrong."""
+    if isinstance(grader, ScoreModelSpec):
+        return (min(0.0, grader.range[0]), max(0.0, grader.range[1]))
+    if isinstance(grader, PythonGraderSpec | MultiGrader):
+        return (-np.inf, np.inf)
+    return (0.0, 1.0) if grader.type == "text_similarity" else None

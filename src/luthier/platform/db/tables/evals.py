@@ -1,0 +1,92 @@
+"""Tables of OpenAI's Evals and Batch APIs: evals, their runs and output items, stored chat completions, batches."""
+
+from __future__ import annotations
+
+from sqlalchemy import Column, Double, ForeignKey, Index, Integer, String, Table, Text, UniqueConstraint
+
+from luthier.platform.db.tables.base import metadata, number, project_id
+
+# document: a features.evals_api.records.Eval.
+evals = Table(
+    "evals",
+    metadata,
+    number(),
+    Column("eval_id", String(64), nullable=False),
+    project_id(),
+    Column("document", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+    UniqueConstraint("eval_id"),
+    Index(None, "project_id"),
+    sqlite_autoincrement=True,
+)
+
+# A run of an eval. Its status is that of its job. totals: counts of the output items so far, as JSON; written in the
+# transaction that writes the items.
+eval_runs = Table(
+    "eval_runs",
+    metadata,
+    number(),
+    Column("eval_run_id", String(64), nullable=False),
+    Column("eval_id", String(64), ForeignKey("evals.eval_id", ondelete="CASCADE"), nullable=False),
+    project_id(),
+    Column("job_id", String(64), nullable=False),
+    Column("result_id", String(64), nullable=False),
+    Column("document", Text, nullable=False),
+    Column("totals", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    UniqueConstraint("eval_run_id"),
+    UniqueConstraint("job_id"),
+    Index(None, "eval_id"),
+    sqlite_autoincrement=True,
+)
+
+# position: the place of the item in the data source, from 0 on.
+eval_output_items = Table(
+    "eval_output_items",
+    metadata,
+    number(),
+    Column("item_id", String(64), nullable=False),
+    Column("eval_run_id", String(64), ForeignKey("eval_runs.eval_run_id", ondelete="CASCADE"), nullable=False),
+    Column("position", Integer, nullable=False),
+    Column("status", String(8), nullable=False),
+    Column("document", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    UniqueConstraint("item_id"),
+    UniqueConstraint("eval_run_id", "position"),
+    Index(None, "eval_run_id", "status"),
+    sqlite_autoincrement=True,
+)
+
+# Answers to requests with `store: true`. user_digest: the end user as in the traffic log; empty for none.
+stored_completions = Table(
+    "stored_completions",
+    metadata,
+    number(),
+    Column("completion_id", String(64), nullable=False),
+    project_id(),
+    Column("model", String(255), nullable=False),
+    Column("user_digest", String(64), nullable=False),
+    Column("labels", Text, nullable=False),  # the metadata of the request, as JSON
+    Column("document", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    UniqueConstraint("completion_id"),
+    Index(None, "project_id", "created_at"),
+    sqlite_autoincrement=True,
+)
+
+# A file of requests that is answered beside live traffic. document: a features.batches.records.Batch.
+batches = Table(
+    "batches",
+    metadata,
+    number(),
+    Column("batch_id", String(64), nullable=False),
+    project_id(),
+    Column("job_id", String(64), nullable=False),
+    Column("document", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    UniqueConstraint("batch_id"),
+    UniqueConstraint("job_id"),
+    Index(None, "project_id"),
+    sqlite_autoincrement=True,
+)

@@ -1,0 +1,242 @@
+"""Batches as jobs: killed, cancelled and expired in the middle, and large ones; no answer is lost or doubled."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.fixtures.echo_engine import answering
+
+from luthier.core.access import Caller
+from luthier.core.errors import WorkError
+from luthier.core.ports import SilentProgress
+from luthier.core.stream import Failed
+from luthier.features.batches import job as batch_job
+from luthier.features.batches import service
+from luthier.features.batches.records import BatchRequest
+from luthier.features.batches.store import BatchView
+from luthier.features.serving.api import offline
+from luthier.platform.files import service as files
+from luthier.platform.home.context import Context
+from luthier.platform.jobs.records import Job
+
+CALLER = Caller()
+CHAT = "/v1/chat/completions"
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Context]:
+    """A home of this file; every test has batches of its own."""
+    from luthier.ml.inference.models import sources
+
+    with Context.open(tmp_path_factory.mktemp("batches") / "home") as context:
+        sources.pull(str(tiny_model), context.home, SilentProgress())
+        yield context
+
+
+@pytest.fixture
+def opened(shared: Context) -> Context:
+    answering(shared)
+    return shared
+
+
+def lines(num: int) -> str:
+    made = []
+    for number in range(num):
+        body = {"model": "tiny", "messages": [{"role": "user", "content": f"say {number}"}]}
+        made.append(json.dumps({"custom_id": f"id-{number}", "method": "POST", "url": CHAT, "body": body}))
+    return "".join(f"{one}\n" for one in made)
+
+
+def start(context: Context, text: str) -> BatchView:
+    with files.incoming_file(context) as incoming:
+        incoming.write(text.encode())
+        stored = files.keep_file(context, "default", incoming, filename="in.jsonl", purpose="batch")
+    asked = {"input_file_id": stored.file_id, "endpoint": CHAT, "completion_window": "24h"}
+    return service.start(context, CALLER, BatchRequest.model_validate(asked))
+
+
+def claimed(context: Context) -> Job:
+    job = context.jobs.claim("here", ("infer",))
+    assert job is not None
+    return job
+
+
+def finished(context: Context, job: Job) -> BatchView:
+    outcome = batch_job.carry_out(context, job)
+    context.jobs.finish(job.job_id, job.attempt, outcome.status, outcome.error, outcome.found)
+    return context.batches.get("default", job.document["batch_id"])
+
+
+def content(context: Context, file_id: str | None) -> list[dict[str, Any]]:
+    if file_id is None:
+        return []
+    path = files.local_path(context, files.get_file(context, "default", file_id))
+    return [json.loads(one) for one in path.read_text().splitlines()]
+
+
+def test_kills_at_any_moment_lose_and_double_no_answer(opened: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    start(opened, lines(60))
+    asked: Counter[str] = Counter()
+
+    def say(text: str) -> str:
+        asked[text] += 1
+        return text.split()[-1]
+
+    answering(opened, say)
+    job = claimed(opened)
+    append = batch_job._Files.append
+    # Killed before lines are written, in the middle of a line, after them, between storing the output file and naming
+    # it, and before the last word.
+    for moment in ("before", "torn", "after", "stored", "ended"):
+        calls = 0
+
+        def dying(self: Any, found: Any, moment: str = moment) -> None:
+            nonlocal calls
+            calls += 1
+            if calls < 2:
+                append(self, found)
+                return
+            if moment == "torn":
+                self._open[True].write(found[0].line[:25])
+                self._open[True].flush()
+            if moment == "after":
+                append(self, found)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            if moment == "ended":
+                patched.setattr(batch_job, "_clear", _raise)
+            elif moment == "stored":
+                patched.setattr(batch_job, "_project_file", partial(_after, batch_job._project_file))
+            else:
+                patched.setattr(batch_job._Files, "append", dying)
+            with pytest.raises(KeyboardInterrupt):
+                batch_job.carry_out(opened, job)
+    view = finished(opened, job)
+    assert view.status == "completed"
+    answers = content(opened, view.batch.output_file_id)
+    assert sorted(one["custom_id"] for one in answers) == sorted(f"id-{n}" for n in range(60))
+    for one in answers:
+        said = one["response"]["body"]["choices"][0]["message"]["content"]
+        assert f"id-{said}" == one["custom_id"]
+    assert (view.batch.num_total, view.batch.num_completed, view.batch.num_failed) == (60, 60, 0)
+    assert (view.batch.num_prompt_tokens, view.batch.error_file_id) == (180, None)
+    names = [one.filename for one in files.list_files(opened, "default", purpose="batch_output")[0]]
+    assert names.count(f"{view.batch.batch_id}_output.jsonl") == 1
+    # Answers that were on the disk were not asked for again.
+    assert max(asked.values()) <= 4
+    assert not (opened.settings.jobs_folder / job.job_id / "output.jsonl").exists()
+
+
+def _raise(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _after(work: Callable[..., Any], *given: Any) -> None:
+    work(*given)
+    raise KeyboardInterrupt
+
+
+def test_a_cancelled_batch_keeps_what_was_answered(opened: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    view = start(opened, lines(50))
+    monkeypatch.setattr(batch_job, "_LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(batch_job, "NUM_AT_ONCE", 2)
+
+    def say(text: str) -> str:
+        if text == "say 10":
+            service.cancel(opened, CALLER, view.batch.batch_id)
+        return text
+
+    answering(opened, say)
+    view = finished(opened, claimed(opened))
+    assert view.status == "cancelled"
+    num = len(content(opened, view.batch.output_file_id))
+    assert 10 <= num < 50
+    assert (view.batch.num_completed, view.batch.num_failed, view.batch.error_file_id) == (num, 0, None)
+    assert view.batch.cancelled_at is not None
+
+
+def test_an_expired_batch_says_so_of_every_request_that_is_left(
+    opened: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = start(opened, lines(30) + "not json\n")
+    monkeypatch.setattr(batch_job, "_LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(batch_job, "NUM_AT_ONCE", 2)
+
+    def say(text: str) -> str:
+        if text == "say 5":
+            opened.batches.change(view.batch.batch_id, {"expires_at": 1.0})
+        return text
+
+    answering(opened, say)
+    view = finished(opened, claimed(opened))
+    assert view.status == "expired"
+    answered, late = (content(opened, one) for one in (view.batch.output_file_id, view.batch.error_file_id))
+    assert len(answered) >= 5
+    assert {one["error"]["code"] for one in late} == {"batch_expired"}
+    named = [one["custom_id"] for one in [*answered, *late]]
+    assert sorted(map(str, named)) == sorted([*(f"id-{n}" for n in range(30)), "None"])
+    assert view.batch.num_completed + view.batch.num_failed == view.batch.num_total == 31
+
+
+def test_an_engine_that_ends_fails_its_requests_and_then_the_attempt(
+    opened: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(offline, "_WAIT_SECONDS", 0.0)
+    ended = Failed(
+        error=WorkError("the process that answers has ended", expected="an answer", do="ask again").as_json()
+    )
+    view = start(opened, lines(3))
+    answering(opened, lambda text: ended if text == "say 1" else text)
+    view = finished(opened, claimed(opened))
+    (lost,) = content(opened, view.batch.error_file_id)
+    assert (lost["custom_id"], lost["error"]["code"]) == ("id-1", "engine_ended")
+    start(opened, lines(40))
+    answering(opened, lambda _: ended)
+    monkeypatch.setattr(batch_job, "_MAX_LOST", 5)
+    job = claimed(opened)
+    with pytest.raises(WorkError, match="requests in a row had no answer"):
+        batch_job.carry_out(opened, job)
+    opened.jobs.ask(job.job_id, "cancel")
+    opened.jobs.crash(job.job_id, job.attempt, "killed")
+
+
+def test_many_lines_take_no_memory_of_their_own(
+    opened: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "in.jsonl"
+    num = 20_000
+    with path.open("w") as file:
+        for number in range(num):
+            file.write(json.dumps({"custom_id": str(number), "body": {"model": "m", "text": "x" * 1000}}) + "\n")
+    monkeypatch.setattr(batch_job, "_document", _quick(batch_job._document))
+    tracemalloc.start()
+    try:
+        checked = batch_job._checked(path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (checked.num_requests, checked.model, checked.faults) == (num, "m", ())
+    # Of 20 MB: what a set of digests takes, about 100 bytes each, and the buffer of the file.
+    assert peak < 5 << 20 < path.stat().st_size / 3
+
+
+def _quick(document: Callable[[bytes | None], Any]) -> Callable[[bytes | None], Any]:
+    """Lines of this test are known to be within the limits of JSON, whose check takes a second for so many."""
+    return lambda line: json.loads(line) if line is not None else document(line)
+
+
+def test_a_line_that_is_too_long_fails_alone(opened: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_job, "MAX_LINE_BYTES", 300)
+    view = start(opened, lines(1) + "x" * 1000 + "\n" + lines(2).splitlines()[1] + "\n")
+    view = finished(opened, claimed(opened))
+    (wrong,) = content(opened, view.batch.error_file_id)
+    assert (wrong["error"]["line"], wrong["error"]["code"]) == (2, "invalid_line")
+    assert sorted(one["custom_id"] for one in content(opened, view.batch.output_file_id)) == ["id-0", "id-1"]

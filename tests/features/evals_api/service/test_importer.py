@@ -1,0 +1,169 @@
+"""Evals of OpenAI's API become suites, with a run or with rows of one's own; what has no counterpart is named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luthier.core.errors import ConflictError, NotFoundError, RequestError
+from luthier.core.results.suite import GradedTask
+from luthier.features.evals_api.importer import import_evals
+from luthier.features.suites.definition import Seen, files_in, load_suite, load_task
+
+SCHEMA = {"type": "object", "properties": {"q": {"type": "string"}, "a": {"type": "string"}}, "required": ["q", "a"]}
+# As `client.evals.retrieve(...)` returned it, with the nulls that `model_dump_json()` writes.
+EVAL: dict[str, Any] = {
+    "id": "eval_67b7fa9a81a88190ab4aa417e397ea21",
+    "object": "eval",
+    "created_at": 1740110490,
+    "name": "Support: Tone & Facts",
+    "metadata": {},
+    "data_source_config": {
+        "type": "custom",
+        "schema": {
+            "type": "object",
+            "properties": {"item": SCHEMA, "sample": {"type": "object"}},
+            "required": ["item", "sample"],
+        },
+    },
+    "testing_criteria": [
+        {
+            "name": "exact",
+            "type": "string_check",
+            "input": "{{ sample.output_text }}",
+            "reference": "{{ item.a }}",
+            "operation": "ilike",
+        },
+        {
+            "name": "alike",
+            "type": "text_similarity",
+            "input": "{{ sample.output_text }}",
+            "reference": "{{ item.a }}",
+            "evaluation_metric": "fuzzy_match",
+            "pass_threshold": 0.8,
+        },
+        {
+            "name": "vectors",
+            "type": "text_similarity",
+            "input": "{{ sample.output_text }}",
+            "reference": "{{ item.a }}",
+            "evaluation_metric": "cosine",
+            "pass_threshold": 0.8,
+        },
+        {
+            "name": "tone",
+            "type": "label_model",
+            "model": "o3-mini",
+            "input": [
+                {"type": "message", "role": "developer", "content": {"type": "input_text", "text": "Rate the tone."}},
+                {"type": "message", "role": "user", "content": "{{ sample.output_text }}"},
+            ],
+            "labels": ["polite", "rude"],
+            "passing_labels": ["polite"],
+        },
+        {"name": "length", "type": "python", "source": "def grade(sample, item):\n    return 1.0", "image_tag": None},
+    ],
+}
+RUN: dict[str, Any] = {
+    "id": "evalrun_1",
+    "object": "eval.run",
+    "created_at": 2,
+    "eval_id": EVAL["id"],
+    "data_source": {
+        "type": "completions",
+        "model": "gpt-4o-mini",
+        "input_messages": {
+            "type": "template",
+            "template": [
+                {"type": None, "role": "system", "content": {"type": "input_text", "text": "Answer {{item.a}}."}},
+                {"type": None, "role": "user", "content": "{{item.q}}"},
+            ],
+        },
+        "source": {
+            "type": "file_content",
+            "content": [
+                {"item": {"q": "Why?", "a": "So"}, "sample": None},
+                {"item": {"q": "Who?", "a": "Me", "more": None}, "sample": {"output_text": "You"}},
+            ],
+        },
+        "sampling_params": None,
+    },
+}
+
+
+def imported(tmp_path: Path, documents: Any, **options: Any) -> Any:
+    (found,) = import_evals(json.dumps(documents), tmp_path, **options)
+    return found
+
+
+def test_an_eval_with_a_run_becomes_a_suite_that_can_be_run(tmp_path: Path) -> None:
+    found = imported(tmp_path, [EVAL, RUN | {"id": "older", "created_at": 1, "data_source": {}}, RUN])
+    assert (found.suite.name, found.num_rows) == ("support_tone_facts.yaml", 2)
+    assert found.graders == ("exact", "alike", "tone", "length")
+    notes = " ".join(found.notes)
+    for part in (
+        "'vectors' was left out: evaluation_metric cosine",
+        "asked o3-mini",
+        "--judge",
+        "--allow-code",
+        "sample",
+    ):
+        assert part in notes
+    suite = load_suite(found.suite)
+    (task,) = suite.tasks
+    assert isinstance(task, GradedTask)
+    assert [one.pass_threshold for one in task.graders] == [0.5, 0.8, 0.5, 0.5]
+    assert task.allow_code
+    rows = load_task(task, files_in(tmp_path), seen=Seen(), seed=0).rows
+    assert [row.item["item"]["a"] for row in rows] == ["So", "Me"]
+    prompt = rows[0].example.prompt
+    assert prompt is not None
+    assert [(one.role, one.content) for one in prompt.messages] == [("system", "Answer So."), ("user", "Why?")]
+
+
+def test_a_page_of_evals_with_rows_and_a_prompt_of_ones_own(tmp_path: Path) -> None:
+    data = tmp_path / "rows.jsonl"
+    data.write_text('{"item": {"q": "Why?", "a": "So"}}\n\n')
+    page = {"object": "list", "data": [EVAL, EVAL]}
+    found = import_evals(json.dumps(page), tmp_path / "out", data=data, prompt="q")
+    assert [one.suite.name for one in found] == ["support_tone_facts.yaml", "support_tone_facts_2.yaml"]
+    line = json.loads(found[1].rows.read_text())
+    assert line == {"prompt": "Why?", "item": {"q": "Why?", "a": "So"}}
+    with pytest.raises(ConflictError):
+        import_evals(json.dumps(page), tmp_path / "out", data=data, prompt="q")
+    assert len(import_evals(json.dumps(page), tmp_path / "out", data=data, prompt="q", force=True)) == 2
+
+
+@pytest.mark.parametrize(
+    ("documents", "options", "message"),
+    [
+        ("{", {}, "no JSON"),
+        ({"object": "list", "data": []}, {}, "holds no eval"),
+        (EVAL, {}, "no rows of its own, and no run of it is in the JSON"),
+        ([EVAL, RUN | {"data_source": RUN["data_source"] | {"source": {"type": "file_id", "id": "file-1"}}}], {},
+         "its run names them by file_id"),
+        ([EVAL, RUN], {"prompt": "none"}, "no field 'none'"),
+        (EVAL | {"testing_criteria": [EVAL["testing_criteria"][2]]}, {}, "none of its graders has a counterpart"),
+        ([EVAL, RUN | {"data_source": {"type": "jsonl", "source": RUN["data_source"]["source"]}}], {},
+         "says nothing of the prompt"),
+    ],
+)  # fmt: skip
+def test_what_cannot_become_a_suite_says_what_is_missing(
+    tmp_path: Path, documents: Any, options: dict[str, Any], message: str
+) -> None:
+    text = documents if isinstance(documents, str) else json.dumps(documents)
+    with pytest.raises(RequestError, match=message):
+        import_evals(text, tmp_path, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_that_do_not_fit_the_schema_are_named(tmp_path: Path) -> None:
+    data = tmp_path / "rows.jsonl"
+    data.write_text('{"item": {"q": "Why?"}}\n{"q": 1}\n{"item": {"q": "Why?", "a": "So"}}\n')
+    with pytest.raises(RequestError, match=r"2 rows do not fit: row 1: .*the column 'a' is missing.*row 2: "):
+        import_evals(json.dumps(EVAL), tmp_path, data=data, prompt="q")
+    with pytest.raises(NotFoundError):
+        import_evals(json.dumps(EVAL), tmp_path, data=tmp_path / "none", prompt="q")

@@ -1,0 +1,79 @@
+"""Tasks of graders: what passes, what is scored, and what has to be there before anything runs."""
+
+import pytest
+
+from luthier.core.errors import DataError, RequestError
+from luthier.core.results.suite import GradedTask
+from luthier.ml.evaluation.sandbox.runners import isolation
+from luthier.ml.evaluation.tasks.protocol import Resources, task_kind
+from luthier.ml.inference.fake import FakeEngine
+
+CHECK = {
+    "type": "string_check",
+    "name": "Right!",
+    "input": "{{sample.output_text}}",
+    "reference": "{{item.a}}",
+    "operation": "eq",
+}
+LIKE = {
+    "type": "text_similarity",
+    "name": "alike",
+    "input": "{{sample.output_text}}",
+    "reference": "{{item.a}}",
+    "evaluation_metric": "fuzzy_match",
+}
+CODE = {"type": "python", "name": "code", "source": "def grade(sample, item):\n    return len(sample['output_text'])"}
+SCORE = {"type": "score_model", "name": "judged", "input": [{"role": "user", "content": "Rate {{sample.output_text}}"}]}
+LABEL = SCORE | {"type": "label_model", "name": "tone", "labels": ["good", "bad"], "passing_labels": ["good"]}
+
+
+def task(*graders, **keys):
+    given = [one if "grader" in one else {"grader": one} for one in graders]
+    return GradedTask.model_validate({"name": "t", "kind": "graded", "data": "r.jsonl", "graders": given} | keys)
+
+
+def figures(one, bench, outputs, items, judge=None, allows_code=False):
+    kind = task_kind("graded")
+    rows = [bench.row(number, **item) for number, item in enumerate(items, 1)]
+    kind.check(one, rows)
+    resources = Resources(bench.folder, judge=judge, judge_name="j", allows_code=allows_code)
+    observed = bench.observed(rows, outputs)
+    found = {}
+    for metric in kind.metrics(one, rows, resources):
+        stats = metric.statistics(observed)
+        found[metric.name] = float(metric.aggregate(stats.sum(axis=0)))
+    return found
+
+
+def test_shares_and_mean_scores(bench):
+    one = task(CHECK, {"grader": LIKE, "pass_threshold": 0.5})
+    found = figures(one, bench, ["four", "for", "x"], [{"a": "four"}] * 3)
+    assert found["right"] == pytest.approx(1 / 3)
+    assert found["alike"] == pytest.approx(2 / 3)
+    assert found["alike_score"] == pytest.approx((1 + 6 / 7 + 0) / 3)
+
+
+def test_the_fields_may_be_in_one_field_of_the_row(bench):
+    one = task(CHECK, item="item")
+    assert figures(one, bench, ["b"], [{"item": {"a": "b"}}]) == {"right": 1.0}
+    with pytest.raises(DataError, match="holds no fields"):
+        figures(one, bench, ["b"], [{"item": "text"}])
+    with pytest.raises(DataError, match="a grader refers to it"):
+        figures(one, bench, ["b"], [{"item": {"c": "b"}}])
+
+
+def test_models_that_grade_are_the_judge_of_the_command(bench):
+    judge = FakeEngine(lambda prompt: "0.5" if "Rate yes" in prompt.conversation.messages[0].content else "good")
+    assert figures(task(SCORE), bench, ["yes", "no"], [{}, {}], judge) == {"judged": 0.5, "judged_score": 0.25}
+    assert figures(task(LABEL), bench, ["no"], [{}], judge) == {"tone": 1.0}
+    with pytest.raises(RequestError, match="there is no judge"):
+        figures(task(SCORE), bench, ["yes"], [{}])
+
+
+@pytest.mark.skipif(not isolation().seccomp, reason="this machine cannot lock a process down")
+def test_code_runs_where_task_and_command_allow_it(bench):
+    allowed = task({"grader": CODE, "pass_threshold": 3}, allow_code=True)
+    assert figures(allowed, bench, ["abc", "a"], [{}, {}], allows_code=True) == {"code": 0.5, "code_score": 2.0}
+    for one, allows_code in ((task(CODE), True), (allowed, False)):
+        with pytest.raises(RequestError, match="does not allow"):
+            figures(one, bench, ["a"], [{}], allows_code=allows_code)
