@@ -9,7 +9,6 @@ import gzip
 import json
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Final, Literal
-from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request
 from starlette.responses import HTMLResponse, Response
@@ -18,11 +17,11 @@ from luthier.core.access import Caller
 from luthier.core.errors import RequestError
 from luthier.core.evaluation import Evaluation, Metric
 from luthier.core.run import RunRecord, TrainResult
+from luthier.features.runs import list_pages
 from luthier.features.runs import state as run_control
 from luthier.features.runs import views as project_runs
 from luthier.features.runs.series import TRAINING, VALIDATION, RunSeries
 from luthier.features.runs.state import Judged, Standing, bill_of, last_step, page_of_runs, standing
-from luthier.features.runs.store import STATUSES, EntryStatus
 from luthier.features.runs.view import (
     FIRST_POINTS,
     MOST_COMPARED,
@@ -48,34 +47,7 @@ router = APIRouter()
 PAGE = Page("Runs", "/runs", "read", order=30, key="r")
 
 
-@router.get("/runs")
-def show_runs(
-    request: Request,
-    context: HomeContext,
-    caller: Reader,
-    status: str = "",
-    text: Annotated[str, Query(max_length=200)] = "",
-    before: Annotated[str, Query(max_length=100)] = "",
-) -> Response:
-    """The list; for HTMX its rows alone, as they are now."""
-    chosen: EntryStatus | None = next((one for one in STATUSES if one == status), None)
-    page = page_of_runs(context, caller, request.app.state.judged, before=before or None, status=chosen, text=text)
-    asked = {name: value for name, value in (("status", chosen), ("text", text.strip())) if value}
-    values = {
-        "page": page,
-        "statuses": STATUSES,
-        "status": chosen,
-        "text": text.strip(),
-        "before": before,
-        "is_filtered": bool(asked),
-        "is_moving": any(row.standing.status not in ("succeeded", "failed", "cancelled") for row in page.rows),
-        "most_compared": MOST_COMPARED,
-        "older": f"/runs?{urlencode({**asked, 'before': page.older})}" if page.older else "",
-        "newest": f"/runs?{urlencode(asked)}" if before else "",
-        "this": f"/runs?{urlencode({**asked, **({'before': before} if before else {})})}",
-    }
-    return render(request, "runs/rows.html" if is_fragment_request(request) else "runs/list.html", values)
-
+router.include_router(list_pages.router)
 
 LETTERS: Final = "ABCDEF"
 _TUNED: Final = "tuned"

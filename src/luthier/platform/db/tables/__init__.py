@@ -18,6 +18,7 @@ from luthier.platform.db.tables.deployments import (
     traffic_files,
     watches,
 )
+from luthier.platform.db.tables.run_table import run_labels, run_tags, run_values, run_views
 from luthier.platform.db.tables.server import (
     api_keys,
     audit_log,
@@ -59,7 +60,7 @@ from luthier.platform.db.tables.work import (
 )
 
 # The newest migration. A test holds that this is the head of migrations/ and that older databases become these tables.
-SCHEMA_VERSION = "0010"
+SCHEMA_VERSION = "0011"
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -96,6 +97,10 @@ __all__ = [
     "ratings",
     "review_items",
     "row_decisions",
+    "run_labels",
+    "run_tags",
+    "run_values",
+    "run_views",
     "runs",
     "sign_in_links",
     "studies",
