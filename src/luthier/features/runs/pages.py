@@ -17,17 +17,19 @@ from luthier.core.access import Caller
 from luthier.core.errors import RequestError
 from luthier.core.evaluation import Evaluation, Metric
 from luthier.core.run import RunRecord, TrainResult
-from luthier.features.runs import list_pages
+from luthier.features.runs import file_pages, list_pages, run_files
 from luthier.features.runs import state as run_control
 from luthier.features.runs import views as project_runs
-from luthier.features.runs.series import TRAINING, VALIDATION, RunSeries
-from luthier.features.runs.state import Judged, Standing, bill_of, last_step, page_of_runs, standing
+from luthier.features.runs.series import CLOCK, TRAINING, VALIDATION, RunSeries
+from luthier.features.runs.state import Judged, Standing, bill_of, last_step, name_of, page_of_runs, standing
 from luthier.features.runs.view import (
     FIRST_POINTS,
     MOST_COMPARED,
     best_marks,
     changing,
+    clock_of,
     layout_of,
+    machine_charts,
     num_done,
     overlaid,
     role_of,
@@ -48,8 +50,9 @@ PAGE = Page("Runs", "/runs", "read", order=30, key="r")
 
 
 router.include_router(list_pages.router)
+router.include_router(file_pages.router)
 
-LETTERS: Final = "ABCDEF"
+LETTERS: Final = "ABCDEFGH"
 _TUNED: Final = "tuned"
 _BASE: Final = "base"
 
@@ -210,6 +213,8 @@ def series(
     news = kept.news(run_id, after)
     points: dict[str, dict[str, list[Any]]] = {}
     for (chart, name), its_points in news.curves.points.items():
+        if (chart, name) == CLOCK:
+            continue
         points.setdefault(chart, {})[name] = rounded(its_points)
     document = {
         "position": news.position,
@@ -218,6 +223,7 @@ def series(
         "is_more": news.curves.is_more,
         "points": points,
         "layout": layout_of(news.curves),
+        "clock": clock_of(found, news.curves),
         "marks": [{"x": mark.x, "name": mark.name} for mark in best_marks(news.curves)],
         "words": words(context, found),
         "num_done": num_done(found, last_step(context, run_id)),
@@ -264,11 +270,22 @@ def show(
     drawn = {
         "run": found,
         "charts": [] if plan is None else run_charts(curves, plan.objective.loss_unit),
+        "machine": machine_charts(curves),
+        "steps_per_epoch": None if plan is None else plan.training.num_steps_per_epoch,
         "layout": layout_of(curves),
     }
     if part == "charts" and is_fragment_request(request):
         return render(request, "runs/charts.html", drawn)
-    return render(request, "runs/run.html", whole_page(context, caller, request.app.state.judged, found) | drawn)
+    name, labels = name_of(context, found)
+    values = whole_page(context, caller, request.app.state.judged, found) | drawn
+    values |= {
+        "name": name,
+        "labels": labels,
+        "copies": None if plan is None else run_files.copies_of(context, plan),
+        "logs": run_files.logs_of(context, found, plan),
+        "has_weights": run_files.has_weights(context, found),
+    }
+    return render(request, "runs/run.html", values)
 
 
 @router.get("/runs/{run_id}/report")

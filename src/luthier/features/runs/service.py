@@ -13,11 +13,7 @@ from luthier.core.errors import ConflictError, ModelSourceError, NotFoundError, 
 from luthier.core.evaluation import Evaluation
 from luthier.core.events import (
     BillUpdated,
-    CheckpointSaved,
     Event,
-    RunEnded,
-    RunStarted,
-    SnapshotSaved,
     StepDone,
     ValidationDone,
     WarningRaised,
@@ -25,12 +21,10 @@ from luthier.core.events import (
 from luthier.core.plan import Plan
 from luthier.core.run import Bill, RunRecord
 from luthier.core.task_head import TaskHead, task_head_in
-from luthier.features.planning.format import bill_line
 from luthier.features.runs.filter_language import parse_filter
 from luthier.features.runs.filter_query import Order
 from luthier.features.runs.labels import RunLabels
 from luthier.ml.charts.forecast import Forecast
-from luthier.platform.cli import figures
 from luthier.platform.home.context import Context
 
 _LOCK_SECONDS = 1.0
@@ -355,37 +349,3 @@ def _caveats(details: Sequence[RunDetails]) -> Iterator[str]:
         yield "the base models differ: compare by bits per byte, not by perplexity"
     if len({run.plan.data.train.sha256 for run in details}) > 1:
         yield "the training files differ"
-
-
-def event_text(event: Event) -> str:
-    """One line."""
-    match event:
-        case RunStarted():
-            begun = "started" if event.from_step == 0 else f"resumed after step {event.from_step:,}"
-            return f"{begun}, {event.num_steps:,} steps in all"
-        case StepDone():
-            return (
-                f"step {event.step:,}  epoch {event.epoch:.2f}  loss {event.loss:.4f}  "
-                f"learning rate {event.learning_rate:.3g}  gradient {event.gradient_norm:.3g}  "
-                f"{event.num_tokens / max(event.seconds, 1e-9):,.0f} tokens/s"
-            )
-        case ValidationDone():
-            best = "  best so far" if event.is_best else ""
-            measures = "".join(f"  {_measure(name, value)}" for name, value in event.measures.items())
-            return f"step {event.step:,}  validation loss {event.loss:.4f}{measures}{best}"
-        case CheckpointSaved():
-            return f"step {event.step:,}  checkpoint {event.path} ({figures.size(event.num_bytes)})"
-        case SnapshotSaved():
-            return f"step {event.step:,}  snapshot {event.path}"
-        case WarningRaised():
-            return f"step {event.step:,}  warning: {event.message}"
-        case BillUpdated():
-            return f"step {event.step:,}  {bill_line(event.bill)}"
-        case RunEnded():
-            return f"step {event.step:,}  {event.status}: {event.reason}"
-
-
-def _measure(name: str, value: float) -> str:
-    """`token accuracy 61.2%`; what is not a share of something as a plain number."""
-    shown = f"{value:.1%}" if name.endswith("accuracy") else f"{value:.4f}"
-    return f"{name.replace('_', ' ')} {shown}"
