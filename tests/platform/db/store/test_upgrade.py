@@ -105,8 +105,13 @@ def test_a_database_of_0_1_keeps_every_row_and_has_the_tables_of_a_new_one(
     with Database.open(url) as database:
         assert database.schema_version() == SCHEMA_VERSION
         with database.read() as connection:
-            assert rows_of(connection) == rows
+            after = rows_of(connection)
+            assert {name: after[name] for name in rows} == rows
             assert reflected(connection) == fresh
+            # The runs of before can be searched and have names.
+            kept = {(row["run_id"], row["key"]) for row in after["run_values"]}
+            for run in nonempty(rows["runs"]):
+                assert {(run["run_id"], "name"), (run["run_id"], "training.learning_rate")} <= kept
 
 
 @pytest.mark.parametrize(
