@@ -80,8 +80,9 @@ def compare(
     context: HomeContext,
     caller: Reader,
     run: Annotated[list[str] | None, Query(max_length=MOST_COMPARED)] = None,
+    find: Annotated[str, Query(max_length=200)] = "",
 ) -> Response:
-    """Runs side by side; with fewer than two, the runs to choose from."""
+    """Runs side by side; with fewer than two, the runs to choose from, those that `find` occurs in."""
     # Without repeats, in the order of the address, which decides letters and colours.
     ids = list(dict.fromkeys(run or ()))
     found = [standing(context, caller, run_id) for run_id in ids]
@@ -93,10 +94,16 @@ def compare(
                 f"run {one.run_id} has not begun", expected="runs that have begun", do="compare it once it trains"
             )
     if len(found) < 2:
-        rows = page_of_runs(context, caller, judged).rows
         # A run that waits has nothing to compare.
-        known = [row for row in rows if row.standing.record is not None and row.run_id not in ids]
-        return render(request, "runs/choose.html", {"chosen": ids, "rows": known, "most": MOST_COMPARED})
+        page = page_of_runs(context, caller, judged, text=find, only_begun=True)
+        values = {
+            "chosen": [(one.run_id, name_of(context, one)[0]) for one in found],
+            "rows": [row for row in page.rows if row.run_id not in ids],
+            "has_more": page.older is not None,
+            "find": find.strip(),
+            "most": MOST_COMPARED,
+        }
+        return render(request, "runs/choose.html", values)
     return render(request, "runs/compare.html", _values(context, caller, judged, request.app.state.run_series, found))
 
 
@@ -118,6 +125,7 @@ def _values(
         charts.append(overlaid(curves, VALIDATION, "compare-validation", "Validation loss", unit))
     return {
         "runs": list(zip(found, names.values(), map(role_of, range(len(found))), strict=True)),
+        "titles": {one.run_id: name_of(context, one)[0] for one in found},
         "comparison": project_runs.compare_runs(context, caller.project_id, ids),
         "bills": [bill_of(context, record) for record in records],
         "charts": charts + _metric_charts(names, evaluations),

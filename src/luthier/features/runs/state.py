@@ -129,10 +129,10 @@ class Standing:
         if self.status not in ("running", "pausing", "cancelling"):
             return ""
         if self.record is None:
-            return "looking at its files" if self.job is not None and self.job.lane == "validate" else "preparing"
+            return "reading its files" if self.job is not None and self.job.lane == "validate" else "preparing"
         if self.record.status == "planned":
             return "loading the model"
-        return "judging and writing the report" if self.record.step >= self.record.num_steps else "training"
+        return "evaluating and writing the report" if self.record.step >= self.record.num_steps else "training"
 
     @property
     def is_over(self) -> bool:

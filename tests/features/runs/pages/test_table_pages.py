@@ -140,8 +140,8 @@ def test_the_chosen_are_changed_together_by_who_may(home: Context, browser: Brow
     ):  # fmt: skip
         assert trainer.post("/runs/edit", data={"run": runs[1], "do": do, "word": word}).status_code == 303
         assert getattr(home.run_labels.of_runs(runs)[runs[1]], name) == value
-    assert trainer.post("/runs/edit", data={"do": "archive"}).status_code == 400
-    assert trainer.post("/runs/edit", data={"run": runs, "do": "tag"}).status_code == 400
+    assert trainer.post("/runs/edit", data={"do": "archive"}).status_code == 422
+    assert trainer.post("/runs/edit", data={"run": runs, "do": "tag"}).status_code == 422
     evil = trainer.post("/runs/edit", data={"run": runs[0], "do": "star", "back": "//evil.example/runs"})
     assert evil.headers["location"] == "/runs"
 
