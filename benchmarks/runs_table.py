@@ -108,7 +108,7 @@ def main() -> int:
         fill(context, args.runs)
         filled_seconds = time.perf_counter() - began
         key = create_key(context, "benchmark", scopes=("read",))[1]
-        app, address = create_home_app(context)[0], "http://127.0.0.1"
+        app, address = create_home_app(context), "http://127.0.0.1"
         with TestClient(app, base_url=address, client=("127.0.0.1", 50000)) as client:
             client.headers.update({"Sec-Fetch-Site": "same-origin"})
             client.post("/sign-in", data={"key": key})
