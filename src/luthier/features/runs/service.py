@@ -29,7 +29,7 @@ from luthier.platform.home.context import Context
 
 _LOCK_SECONDS = 1.0
 _REMOVED = ".removed-"
-_MAX_LISTED = 100_000
+_AT_ONCE = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,25 +129,23 @@ def list_runs(context: Context, limit: int | None = None, *, filter_text: str = 
     Archived runs are there unless the filter leaves them out. Raises RequestError for a filter or an order that cannot
     be read.
     """
-    entries = context.run_entries.page(
-        None,
-        limit=_MAX_LISTED if limit is None else limit,
-        tree=parse_filter(filter_text),
-        order=Order.parse(sort),
-        only_begun=True,
-        hides_archived=False,
-    )
-    ids = [entry.run_id for entry in entries]
-    labels, defaults = context.run_labels.of_runs(ids), context.run_labels.default_names(ids)
-    return [
-        replace(
-            view_of(context, entry.record),
-            name=labels[entry.run_id].name or defaults.get(entry.run_id, ""),
-            labels=labels[entry.run_id],
+    tree, order, views, before = parse_filter(filter_text), Order.parse(sort), list[RunView](), None
+    while limit is None or len(views) < limit:
+        # A bounded number at a time: databases limit the values of one statement.
+        most = _AT_ONCE if limit is None else min(_AT_ONCE, limit - len(views))
+        entries = context.run_entries.page(
+            None, limit=most, before=before, tree=tree, order=order, only_begun=True, hides_archived=False
         )
-        for entry in entries
-        if entry.record is not None
-    ]
+        ids = [entry.run_id for entry in entries]
+        labels, defaults = context.run_labels.of_runs(ids), context.run_labels.default_names(ids)
+        for entry in entries:
+            if entry.record is not None:
+                name = labels[entry.run_id].name or defaults.get(entry.run_id, "")
+                views.append(replace(view_of(context, entry.record), name=name, labels=labels[entry.run_id]))
+        if len(entries) < most:
+            break
+        before = ids[-1]
+    return views
 
 
 def show_run(context: Context, run_id: str) -> RunDetails:
