@@ -160,5 +160,5 @@ def test_sample_prompts_are_off_unless_asked_for_and_change_no_hash(make_plan: C
     assert asked.sources["evaluation.sample_prompts"].source == "asked"
     assert plain.hash == asked.hash, "a run is the same with and without them"
     for wrong in ({"validation": False}, {"shape": "text"}):
-        with pytest.raises(RecipeError, match="evaluation.sample_prompts is 5"):
+        with pytest.raises(RecipeError, match=r"evaluation\.sample_prompts is 5"):
             make_plan({"evaluation": {"sample_prompts": 5}}, **wrong)

@@ -67,8 +67,9 @@ def delete_run(context: Context, caller: Caller, run_id: str) -> RunRecord:
         raise ConflictError(
             f"run {run_id} has never begun", expected="a run with a plan", do="archive it: the list then hides it"
         )
-    removed = set_aside(context, run_id)
-    record(context, caller, "run.deleted", run_id, {"base_model": removed.base_model, "status": removed.status})
+    with context.database.transaction():
+        removed = set_aside(context, run_id)
+        record(context, caller, "run.deleted", run_id, {"base_model": removed.base_model, "status": removed.status})
     return removed
 
 

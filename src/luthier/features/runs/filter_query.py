@@ -30,7 +30,7 @@ from sqlalchemy import (
 )
 
 from luthier.core.access import DEFAULT_PROJECT
-from luthier.core.aliases import new_key
+from luthier.core.aliases import new_key, stored_key
 from luthier.core.errors import RequestError
 from luthier.core.plan import MethodPlan, ObjectivePlan, TrainingPlan
 from luthier.core.text.suggest import suggest_ids
@@ -72,10 +72,12 @@ _NEGATED: Final = {"!=": ":", "!~": "~"}
 
 def _short_names() -> dict[str, str]:
     """Each value of a plan by the last part of its name, where only one has it."""
-    found: dict[str, list[str]] = {}
+    found: dict[str, set[str]] = {}
     for name in PLAN_FIELDS:
-        found.setdefault(name.rpartition(".")[2], []).append(name)
-    return {short: names[0] for short, names in found.items() if len(names) == 1}
+        # By the name of today, and by the one that an earlier version had.
+        for known in (name, stored_key(name)):
+            found.setdefault(known.rpartition(".")[2], set()).add(name)
+    return {short: next(iter(names)) for short, names in found.items() if len(names) == 1}
 
 
 _SHORT: Final = _short_names()
@@ -98,10 +100,9 @@ def is_value(key: str) -> bool:
     return key not in OWN_FIELDS
 
 
-def unknown_field(name: str) -> str:
-    """What an error says of a name that no field has."""
-    known = [*OWN_FIELDS, *ALIASES, *RESULT_FIELDS, *_SHORT, *PLAN_FIELDS]
-    return f"{name[:100]!r}, which is no field; {suggest_ids(name, known)}"
+def nearest_fields(name: str) -> str:
+    """What an error suggests in place of a name that no field has."""
+    return suggest_ids(name, [*OWN_FIELDS, *ALIASES, *RESULT_FIELDS, *_SHORT, *PLAN_FIELDS])
 
 
 _later = jobs.alias("later")
@@ -247,8 +248,8 @@ class EntryQuery:
             return own[key]
         if not is_value(key) or not (key in PLAN_FIELDS or key in RESULT_FIELDS or self._is_known(key)):
             raise RequestError(
-                f"sorting by {unknown_field(key.removeprefix(METRIC))}",
-                expected="a field of the list",
+                f"the order {key.removeprefix(METRIC)[:100]!r}, which is no field",
+                expected=f"a field or a metric of a run; {nearest_fields(key.removeprefix(METRIC))}",
                 do="click the head of a column, or see the fields in docs/runs.md",
             )
         column = run_values.c.text if self._is_text(key) else run_values.c.number
@@ -294,7 +295,8 @@ class EntryQuery:
         if key == "steps":
             return _number_is(c.step, one.operator, _number_of(one))
         if not (key in PLAN_FIELDS or key in RESULT_FIELDS or self._is_known(key)):
-            raise filter_fault(one.position, unknown_field(one.name), "the name of a field, or of a metric of a run")
+            expected = f"a field or a metric of a run; {nearest_fields(one.name)}"
+            raise filter_fault(one.position, f"{one.name[:100]!r}, which is no field,", expected)
         return self._has_value(key, one)
 
     def _tagged(self, one: Condition) -> ColumnElement[bool]:

@@ -69,7 +69,7 @@ def test_or_binds_less_than_what_stands_side_by_side_and_not_binds_most() -> Non
         ("lr>", 4, "end of the filter"),
         ("tag:a lr>>2", 10, "'>2'"),
         ("a (b or c", 3, "never closed"),
-        ("a )", 3, "')'"),
+        ("a )", 3, "closing parenthesis"),
         ("a) b", 2, "closing parenthesis"),
         ("a or", 5, "end of the filter"),
         ("or a", 1, "'or' without a condition before it"),
