@@ -17,7 +17,7 @@ from luthier.core.access import Caller
 from luthier.core.errors import RequestError
 from luthier.core.evaluation import Evaluation, Metric
 from luthier.core.run import RunRecord, TrainResult
-from luthier.features.runs import file_pages, list_pages, run_files
+from luthier.features.runs import run_files
 from luthier.features.runs import state as run_control
 from luthier.features.runs import views as project_runs
 from luthier.features.runs.series import CLOCK, TRAINING, VALIDATION, RunSeries
@@ -48,9 +48,6 @@ from luthier.platform.ui.visitor import HomeContext, Reader, Trainer
 router = APIRouter()
 PAGE = Page("Runs", "/runs", "read", order=30, key="r")
 
-
-router.include_router(list_pages.router)
-router.include_router(file_pages.router)
 
 LETTERS: Final = "ABCDEFGH"
 _TUNED: Final = "tuned"

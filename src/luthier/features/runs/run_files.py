@@ -59,7 +59,8 @@ def weights_of(context: Context, caller: Caller, run_id: str) -> WeightsArchive:
             do="wait until it has, or take a checkpoint on the machine",
         )
     sizes = {path: path.stat().st_size for path in files}
-    record(context, caller, "run.weights_downloaded", run_id, {"num_bytes": sum(sizes.values())})
+    with context.database.transaction():
+        record(context, caller, "run.weights_downloaded", run_id, {"num_bytes": sum(sizes.values())})
     return WeightsArchive(f"{run_id}-{folder.name}.zip", sum(sizes.values()), _zipped(folder, files))
 
 

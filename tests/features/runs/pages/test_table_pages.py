@@ -289,7 +289,7 @@ def test_a_run_can_be_copied_as_recipe_command_and_call_without_paths(home: Cont
     assert "luthier train recipe.yaml" in text
     call = text.split('id="copy-python" tabindex="0">')[1].split("</pre>")[0]
     compile(call, "call", "exec")
-    assert "'train': 'mine.jsonl'" in call
+    assert "'train': 'files/mine.jsonl'" in call
     recipe = one.get(f"/runs/{RUN_ID}/recipe.yaml")
     assert recipe.text.startswith("base_model: tiny\n")
     assert str(home.home) not in recipe.text + text
