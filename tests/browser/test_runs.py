@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Page, expect
 
-from luthier.core.events import RunEnded, ValidationDone
+from luthier.core.events import MachineSampled, RunEnded, ValidationDone
 from luthier.platform.auth.service import create_key
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job
@@ -30,8 +30,15 @@ LAST_POINT = """() => {
   const series = canvas === null ? [] : echarts.getInstanceByDom(canvas).getOption().series;
   return Object.fromEntries(series.map((one) => [one.name, one.data.length ? one.data[one.data.length - 1][0] : null]));
 }"""
+BEGAN = 1_795_599_000.0
+"""2026-11-25T09:30:00+00:00, when the run was made."""
 LOST = ("net::ERR_CONNECTION_REFUSED", "net::ERR_CONNECTION_RESET")
 """What Chromium writes of a server that was killed: before, or during a request."""
+
+
+def sample_at(step: int, at: float) -> MachineSampled:
+    return MachineSampled(step=step, at=at, run_cores=1.0, machine_cores=1.5, num_cores=2, run_memory_bytes=1 << 30,
+                          machine_memory_bytes=2 << 30, memory_bytes=4 << 30)  # fmt: skip
 
 
 @pytest.fixture
@@ -128,6 +135,82 @@ def test_a_hidden_tab_asks_for_nothing(home: Context, job: Job, make_page: Calla
         assert asked == []
         page.evaluate(turn, False)
         wait_until(page, lambda: page.evaluate(LAST_POINT).get("training") == 45, "what came meanwhile")
+        page.close()
+
+
+LOSS_X = """() => {
+  const canvas = document.querySelector('#run-charts .canvas');
+  const series = canvas === null ? [] : echarts.getInstanceByDom(canvas).getOption().series;
+  return series.length ? series[0].data[series[0].data.length - 1][0] : null;
+}"""
+
+
+def test_a_chart_is_shown_over_epochs_and_time_zoomed_and_saved(
+    home: Context, job: Job, make_page: Callable[..., Page]
+) -> None:
+    key, page = create_key(home, "Ada", scopes=("read", "train"))[1], look_often(make_page())
+    for step, seconds in ((1, 60), (21, 1260), (40, 2400)):
+        home.runs.append(RUN_ID, sample_at(step, BEGAN + seconds))
+    with home_server(home.home) as server:
+        sign_in(page, server.url, key)
+        page.goto(f"{server.url}/runs/{RUN_ID}")
+        wait_until(page, lambda: page.evaluate(LAST_POINT).get("training") == 40, "the first curves")
+        wait_until(page, lambda: page.locator("#run-charts .canvas").count() == 7, "with two of the machine")
+        axis = page.get_by_label("Horizontal axis")
+        axis.select_option("epoch")
+        wait_until(page, lambda: page.evaluate(LOSS_X) == 8, "40 steps of 5 an epoch")
+        wait_until(page, lambda: not axis.locator("option[value=time]").is_disabled(), "the clock")
+        axis.select_option("time")
+        wait_until(page, lambda: page.evaluate(LOSS_X) == 40, "2,400 s in minutes")
+        reset = page.get_by_role("button", name="Reset zoom: Loss")
+        expect(reset).to_be_hidden()
+        page.get_by_role("button", name="Zoom in: Loss").press("Enter")
+        expect(reset).to_be_visible()
+        assert violations(page) == []
+        reset.click()
+        expect(reset).to_be_hidden()
+        with page.expect_download() as saved:
+            page.get_by_role("button", name="CSV of Loss").click()
+        assert saved.value.suggested_filename == f"{RUN_ID}-loss.csv"
+        lines = saved.value.path().read_text(encoding="utf-8").splitlines()
+        assert lines[0] == "step,epoch,seconds,training,validation"
+        assert lines[20].split(",")[:3] == ["20", "4", "1200"]
+        with page.expect_download() as saved:
+            page.get_by_role("button", name="PNG of Loss").click()
+        assert saved.value.path().read_bytes()[:4] == b"\x89PNG"
+        page.reload()
+        wait_until(page, lambda: page.evaluate(LOSS_X) == 40, "the axis stays chosen")
+        page.get_by_text("Edit", exact=True).click()
+        page.get_by_label("Name", exact=True).fill("Client mails")
+        page.get_by_role("button", name="Save", exact=True).click()
+        page.get_by_role("heading", name="Client mails").wait_for()
+        page.goto(f"{server.url}/runs")
+        page.get_by_label("Filter").fill('name~"client" lr<1')
+        page.get_by_label("Filter").press("Enter")
+        page.get_by_role("link", name="Client mails").wait_for()
+        page.get_by_text("Columns", exact=True).click()
+        page.get_by_label("Learning rate").check()
+        page.get_by_role("button", name="Show", exact=True).click()
+        page.get_by_role("columnheader", name="Learning rate").wait_for()
+        assert violations(page) == []
+        page.close()
+
+
+def test_a_select_with_many_choices_is_searched(home: Context, make_page: Callable[..., Page]) -> None:
+    for letter in "abcdef0123":
+        add_run(home, letter)
+    key, page = create_key(home, "Ada", scopes=("read", "train", "infer"))[1], make_page()
+    with home_server(home.home) as server:
+        sign_in(page, server.url, key)
+        page.goto(f"{server.url}/evaluations/new")
+        choice = page.locator("#candidate")
+        page.get_by_role("searchbox", name="Search: Model to evaluate").fill("bbbb")
+        wait_until(page, lambda: choice.locator("option").count() == 1, "what is left")
+        assert choice.input_value().endswith("bbbbbb")
+        page.get_by_role("searchbox", name="Search: Model to evaluate").fill("")
+        wait_until(page, lambda: choice.locator("option").count() == 10, "all again")
+        assert choice.input_value().endswith("bbbbbb"), "and the choice stays"
+        assert violations(page) == []
         page.close()
 
 

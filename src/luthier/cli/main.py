@@ -180,7 +180,7 @@ def _build_app() -> typer.Typer:
 def _add_groups(app: typer.Typer) -> None:
     """The commands that have subcommands."""
     for name, verbs, text in (
-        ("runs", runs.COMMANDS, "List, show, compare, watch and remove runs."),
+        ("runs", runs.COMMANDS, "List, show, edit, compare, watch and remove runs."),
         ("jobs", jobs.COMMANDS, "Queue recipes for workers; list, pause, resume and cancel jobs."),
         ("studies", tune.COMMANDS, "List, show and compare searches; take over the best recipe."),
         (

@@ -92,6 +92,7 @@ class EvaluationPlan(FrozenModel):
             asking would take too long.
         reference_run: an earlier run that is evaluated next to the tuned model; None: none.
         num_workers: processes that score rows and write answers side by side, each with one thread; 1: one process.
+        sample_prompts: validation rows that are answered at each checkpoint; 0: none.
     """
 
     metrics: tuple[MetricName, ...]
@@ -110,3 +111,4 @@ class EvaluationPlan(FrozenModel):
     num_scored_labels: int = 0
     reference_run: str | None = None
     num_workers: int = 1
+    sample_prompts: int = 0

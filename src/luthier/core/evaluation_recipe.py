@@ -87,6 +87,8 @@ class EvaluationRecipe(FrozenModel):
         max_samples: judge only the first N by stable hash.
         good_enough: what the tuned model has to reach; None: nothing.
         reference_run: the id of an earlier run, such as today's model, that is evaluated next to the tuned model.
+        sample_prompts: how many validation rows are answered before the first step and at each checkpoint, to be read
+            beside each other; 0: none. It takes time and changes nothing that is trained.
     """
 
     metrics: tuple[MetricName, ...] | None = None
@@ -100,6 +102,7 @@ class EvaluationRecipe(FrozenModel):
     max_samples: Annotated[int, Field(ge=1)] | None = None
     good_enough: GoodEnoughRecipe | None = None
     reference_run: str | None = None
+    sample_prompts: Annotated[int, Field(ge=0, le=20)] | None = None
 
     def without_server(self) -> EvaluationRecipe:
         """The same without a reflection model behind a server: for rows without consent to send them there."""

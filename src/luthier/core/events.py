@@ -159,6 +159,84 @@ class BillUpdated(FrozenModel):
     bill: Bill
 
 
+class GpuSample(FrozenModel):
+    """A GPU in a moment; what its driver does not report is None.
+
+    Attributes:
+        name: `GPU 0`.
+        utilisation: the share of the last moments in which it computed, from 0 to 1.
+        memory_bytes: in use, by whichever process.
+        power_watts: what it draws.
+    """
+
+    name: str
+    utilisation: float | None = None
+    memory_bytes: int | None = None
+    power_watts: float | None = None
+
+
+class MachineSampled(FrozenModel):
+    """What the run and its machine did, up to the end of `step`.
+
+    Attributes:
+        kind: names the event.
+        step: the last step that was done.
+        at: when, in seconds since 1970.
+        run_cores: cores that the run's processes kept busy, on average since the sample before.
+        machine_cores: cores that were busy in all.
+        num_cores: that the machine has.
+        run_memory_bytes: resident memory of the run's processes; pages that they share are counted in each.
+        machine_memory_bytes: in use by all processes.
+        memory_bytes: that the machine has.
+        gpus: its GPUs, where the run trains on one.
+    """
+
+    kind: Literal["machine"] = "machine"
+    step: int
+    at: float
+    run_cores: float
+    machine_cores: float
+    num_cores: int
+    run_memory_bytes: int
+    machine_memory_bytes: int
+    memory_bytes: int
+    gpus: tuple[GpuSample, ...] = ()
+
+
+class SampleAnswer(FrozenModel):
+    """A fixed prompt and what the model in training answers to it, greedily.
+
+    Attributes:
+        prompt: as text, with the turns of the chat template.
+        answer: what was written.
+        reference: the answer of the row; empty for a prompt of the recipe.
+        num_new_tokens: of the answer.
+        is_cut: whether it ended at the limit of tokens.
+    """
+
+    prompt: str
+    answer: str
+    reference: str = ""
+    num_new_tokens: int = 0
+    is_cut: bool = False
+
+
+class SamplesAnswered(FrozenModel):
+    """The fixed prompts of a run, answered by the weights of `step`.
+
+    Attributes:
+        kind: names the event.
+        step: the step of the weights.
+        answers: one a prompt, in the same order at each step.
+        seconds: wall time.
+    """
+
+    kind: Literal["samples"] = "samples"
+    step: int
+    answers: tuple[SampleAnswer, ...]
+    seconds: float
+
+
 class RunEnded(FrozenModel):
     """The last event.
 
@@ -176,7 +254,16 @@ class RunEnded(FrozenModel):
 
 
 Event = Annotated[
-    RunStarted | StepDone | ValidationDone | SnapshotSaved | CheckpointSaved | WarningRaised | BillUpdated | RunEnded,
+    RunStarted
+    | StepDone
+    | ValidationDone
+    | SnapshotSaved
+    | CheckpointSaved
+    | WarningRaised
+    | BillUpdated
+    | MachineSampled
+    | SamplesAnswered
+    | RunEnded,
     Field(discriminator="kind"),
 ]
 event_adapter: TypeAdapter[Event] = TypeAdapter(Event)

@@ -441,8 +441,8 @@ class Plan(FrozenModel):
         fields = EvaluationPlan.model_fields.items()
         unused_of_evaluation = {n for n, field in fields if getattr(self.evaluation, n) == field.default}
         # The number of labels follows from the rows, which are in the hash; how many processes judge does not matter; a
-        # reflection model may be named by a path, and its size follows from it.
-        left_out = {"num_scored_labels", "num_workers", "reflection_model", "reflection_parameters"}
+        # reflection model may be named by a path, and its size follows from it; samples are for people to read.
+        left_out = {"num_scored_labels", "num_workers", "reflection_model", "reflection_parameters", "sample_prompts"}
         excluded["evaluation"] = dict.fromkeys(unused_of_evaluation | left_out, True)
         if (bar := self.evaluation.good_enough) is not None:
             unused_of_bar = {n for n, field in Bar.model_fields.items() if getattr(bar, n) == field.default}

@@ -152,3 +152,13 @@ def test_a_loss_that_does_not_know_of_it_is_refused_with_an_adapter_on_the_head(
     with pytest.raises(RecipeError, match=r"objective sft with an adapter on lm_head[\s\S]*leave lm_head out"):
         make_plan(asked)
     assert make_plan({"method": {"name": "lora", "targets": ["q_proj", "embed_tokens"]}})
+
+
+def test_sample_prompts_are_off_unless_asked_for_and_change_no_hash(make_plan: Callable[..., Plan]) -> None:
+    plain, asked = make_plan(), make_plan({"evaluation": {"sample_prompts": 5}})
+    assert (plain.evaluation.sample_prompts, asked.evaluation.sample_prompts) == (0, 5)
+    assert asked.sources["evaluation.sample_prompts"].source == "asked"
+    assert plain.hash == asked.hash, "a run is the same with and without them"
+    for wrong in ({"validation": False}, {"shape": "text"}):
+        with pytest.raises(RecipeError, match=r"evaluation\.sample_prompts is 5"):
+            make_plan({"evaluation": {"sample_prompts": 5}}, **wrong)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.exc import IntegrityError
@@ -13,11 +13,13 @@ from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.evaluation import Evaluation, EvaluationOverview
 from luthier.core.text.suggest import suggest_ids
 from luthier.platform.db.database import Database
+from luthier.platform.db.run_values import of_evaluation, put_values
 from luthier.platform.db.store import LRUCache, Missing, RecordTable, Store
 from luthier.platform.db.tables import evaluations, jobs, runs
 
 _MAX_CHARACTERS: Final = 32_000_000
 _MAX_OVERVIEWS: Final = 5000
+_WITHOUT_SAMPLES: Final[Any] = {"systems": {"__all__": {"samples"}}}
 _EVALUATIONS: Final = RecordTable(
     evaluations,
     Evaluation,
@@ -42,7 +44,11 @@ class EvaluationStore(Store):
     def save(self, evaluation: Evaluation) -> None:
         """Add an evaluation. Raises ConflictError (id taken) and NotFoundError (no such run)."""
         try:
-            self._insert(_EVALUATIONS, evaluation)
+            with self._write() as connection:
+                _EVALUATIONS.insert(connection, evaluation)
+                if evaluation.run_id is not None:
+                    values = of_evaluation(evaluation.model_dump(mode="json", exclude=_WITHOUT_SAMPLES))
+                    put_values(connection, evaluation.run_id, values)
         except IntegrityError as error:
             raise self._refusal(evaluation) from error
 

@@ -95,6 +95,10 @@ class TunedModelStore(Store):
         """The project's own models, newest first; of one job where it is named."""
         return self._list(_MODELS, project_id=project_id, job_id=job_id)
 
+    def of_run(self, run_id: str) -> Sequence[str]:
+        """The ids of the models that a run has made, of whichever project."""
+        return self._scalars(select(tuned_models.c.model_id).where(tuned_models.c.run_id == run_id))
+
     def permitted(self, project_id: str) -> Sequence[TunedModel]:
         """Checkpoints of other projects that this one may use, newest first."""
         return self._list(_MODELS, _is_permitted(project_id), tuned_models.c.project_id != project_id)

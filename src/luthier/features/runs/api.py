@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
-from pydantic import BaseModel, ConfigDict
+from fastapi import APIRouter, BackgroundTasks, Query
+from pydantic import BaseModel, ConfigDict, Field
 
+from luthier.features.runs import changes
 from luthier.features.runs import views as project_runs
+from luthier.features.runs.labels import LabelChanges
 from luthier.features.training import recipe_job
 from luthier.platform.home.context import Context
 from luthier.platform.http.authentication import HomeContext, Reader, Trainer
@@ -81,6 +83,53 @@ class RunBody(BaseModel):
     recipe: dict[str, Any]
 
 
+class RunEdit(BaseModel):
+    """What is to change; what is left out, or null, stays as it is.
+
+    Attributes:
+        name: Empty: the default name again.
+        note: Free text.
+        group: Empty: none.
+        is_starred: The star.
+        is_archived: Whether lists hide it.
+        tags: All of its tags.
+        add_tags: Tags to add.
+        remove_tags: Tags to take away.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Annotated[str | None, Field(max_length=1_000)] = None
+    note: Annotated[str | None, Field(max_length=20_000)] = None
+    group: Annotated[str | None, Field(max_length=1_000)] = None
+    is_starred: bool | None = None
+    is_archived: bool | None = None
+    tags: Annotated[list[str] | None, Field(max_length=100)] = None
+    add_tags: Annotated[list[str], Field(max_length=100)] = []
+    remove_tags: Annotated[list[str], Field(max_length=100)] = []
+
+
+class RunLabelsView(BaseModel):
+    """What is written about a run. name: empty where it has its default name."""
+
+    id: str
+    object: Literal["run.labels"] = "run.labels"
+    name: str
+    note: str
+    group: str
+    is_starred: bool
+    is_archived: bool
+    tags: list[str]
+
+
+class DeletedRun(BaseModel):
+    """What is left of a run."""
+
+    id: str
+    object: Literal["run"] = "run"
+    deleted: Literal[True] = True
+
+
 @router.get("/jobs/{job_id}", summary="Look at a job", responses=documented(404))
 def show_job(context: HomeContext, caller: Reader, job_id: Id) -> JobView:
     """One job of the project, those that commands have queued, too."""
@@ -99,10 +148,35 @@ def start_run(context: HomeContext, caller: Trainer, asked: RunBody) -> JobView:
 
 
 @router.get("/runs", summary="List runs", responses=documented(404))
-def list_runs(context: HomeContext, caller: Reader, after: _After = None, limit: _Limit = 20) -> RunList:
-    """Runs of the project, newest first."""
-    page = project_runs.list_runs(context, caller.project_id, after=after, limit=limit)
+def list_runs(
+    context: HomeContext,
+    caller: Reader,
+    after: _After = None,
+    limit: _Limit = 20,
+    filter: Annotated[str, Query(max_length=1_000)] = "",
+    sort: Annotated[str, Query(max_length=120)] = "",
+) -> RunList:
+    """Runs of the project that have begun, newest first, or in the order of `sort` (`-lr`: largest first).
+
+    `filter` keeps some of them: `lr>1e-3 tag:sweep verdict:better`. Archived runs are there unless it leaves them out.
+    """
+    page = project_runs.list_runs(context, caller.project_id, after=after, limit=limit, filter_text=filter, sort=sort)
     return RunList(data=list(page.runs), has_more=page.has_more)
+
+
+@router.patch("/runs/{run_id}", summary="Edit a run", responses=documented(404))
+def edit_run(context: HomeContext, caller: Trainer, run_id: Id, asked: RunEdit) -> RunLabelsView:
+    """Change its name, note, group, star, archive mark or tags; fields that are left out stay as they are."""
+    labels = changes.edit_run(context, caller, run_id, LabelChanges(**asked.model_dump()))
+    return RunLabelsView(id=run_id, **labels.as_json())
+
+
+@router.delete("/runs/{run_id}", summary="Delete a run", responses=documented(404, 409))
+def delete_run(context: HomeContext, caller: Trainer, run_id: Id, background: BackgroundTasks) -> DeletedRun:
+    """Delete a run with its checkpoints, weights, evaluations and report; refused while something uses it."""
+    changes.delete_run(context, caller, run_id)
+    background.add_task(changes.sweep, context)
+    return DeletedRun(id=run_id)
 
 
 @router.get("/runs/{run_id}", summary="Look at a run", responses=documented(404))

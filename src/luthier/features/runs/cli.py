@@ -18,7 +18,16 @@ RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The id of a run
 
 
 def list_runs(
-    limit: Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Only the newest N.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Only the first N.")] = None,
+    filter_text: Annotated[
+        str,
+        typer.Option(
+            "--filter", metavar="FILTER", help="Only some: 'lr>1e-3 tag:sweep verdict:better' (docs/runs.md)."
+        ),
+    ] = "",
+    sort: Annotated[
+        str, typer.Option("--sort", metavar="FIELD", help="Sort by a field; -FIELD: the largest first.")
+    ] = "",
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
@@ -26,7 +35,7 @@ def list_runs(
     from luthier.features.runs import service as runs
 
     with open_context(home) as context:
-        views = runs.list_runs(context, limit)
+        views = runs.list_runs(context, limit, filter_text=filter_text, sort=sort)
     return Answer(as_json, [view.as_json() for view in views], lambda console: _show_all(console, views))
 
 
@@ -55,7 +64,7 @@ def compare(
 def watch(run_id: RunArgument, as_json: JsonOption = False, home: HomeOption = None) -> Answer:
     """Follow a run until it ends. With --json its events come as one document at the end."""
     from luthier.features.runs import service as runs
-    from luthier.features.runs.service import event_text
+    from luthier.features.training.event_text import event_text
     from luthier.platform.cli.console import stdout_console, visible
 
     events = []
@@ -91,9 +100,41 @@ def rm(run_id: RunArgument, as_json: JsonOption = False, home: HomeOption = None
     return Answer(as_json, {"removed": run_id, "status": record.status}, tell)
 
 
+def edit(
+    run_id: RunArgument,
+    name: Annotated[str | None, typer.Option("--name", help="Its name; empty for the default name.")] = None,
+    note: Annotated[str | None, typer.Option("--note", help="A note; empty to remove it.")] = None,
+    group: Annotated[str | None, typer.Option("--group", help="The group it is listed with; empty for none.")] = None,
+    tag: Annotated[list[str] | None, typer.Option("--tag", metavar="TAG", help="Add a tag; repeatable.")] = None,
+    untag: Annotated[list[str] | None, typer.Option("--untag", metavar="TAG", help="Remove a tag; repeatable.")] = None,
+    star: Annotated[bool | None, typer.Option("--star/--no-star", help="Give it a star, or take it away.")] = None,
+    archive: Annotated[
+        bool | None, typer.Option("--archive/--no-archive", help="Hide it from lists, or show it again.")
+    ] = None,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """Change the name, note, tags, group, star or archive mark of a run."""
+    from luthier.features.runs.changes import edit_here
+    from luthier.features.runs.labels import LabelChanges
+
+    changes = LabelChanges(name, note, group, star, archive, add_tags=tag or (), remove_tags=untag or ())
+    with open_context(home) as context:
+        labels = edit_here(context, run_id, changes)
+
+    def tell(console: Console) -> None:
+        from luthier.platform.cli.console import facts, visible
+
+        shown = labels.as_json() | {"tags": ", ".join(labels.tags)}
+        facts(console, [(key.removeprefix("is_"), visible(str(value))) for key, value in shown.items() if value])
+
+    return Answer(as_json, {"run_id": run_id, **labels.as_json()}, tell)
+
+
 COMMANDS: dict[str, Callable[..., Answer]] = {
     "list": list_runs,
     "show": show,
+    "edit": edit,
     "compare": compare,
     "watch": watch,
     "rm": rm,
@@ -116,12 +157,13 @@ def _show_all(console: Console, views: list[RunView]) -> None:
             "No runs yet. Start one with `luthier train RECIPE`, or with `luthier quickstart`.", soft_wrap=True
         )
         return
-    headers = ["run", "status", "base model", "method", "steps", "training loss", "validation loss"]
-    table = make_table(headers, num_text_columns=4)
+    headers = ["run", "name", "status", "base model", "method", "steps", "training loss", "validation loss"]
+    table = make_table(headers, num_text_columns=5)
     for view in views:
         record, result = view.record, view.record.result
         table.add_row(
             record.run_id,
+            visible(view.name or ""),
             _status(view),
             visible(record.base_model),
             record.method,
@@ -135,14 +177,17 @@ def _show_all(console: Console, views: list[RunView]) -> None:
 def _show_one(console: Console, details: RunDetails) -> None:
     from luthier.features.evaluations.verdict_format import print_warnings, show_evaluation
     from luthier.features.planning.format import bill_line
-    from luthier.features.runs.service import event_text
+    from luthier.features.training.event_text import event_text
     from luthier.features.training.format import show_fit
     from luthier.platform.cli import figures
     from luthier.platform.cli.console import facts, make_table, visible
 
     record, result = details.view.record, details.view.record.result
+    labels = details.view.labels
+    written = {} if labels is None else labels.as_json() | {"name": details.view.name, "tags": ", ".join(labels.tags)}
     rows = [
         ("run", record.run_id),
+        *((key.removeprefix("is_"), str(value)) for key, value in written.items() if value),
         ("status", _status(details.view) + (f": {record.stopped_because}" if record.stopped_because else "")),
         ("base model", record.base_model),
         ("method", record.method),

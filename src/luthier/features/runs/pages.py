@@ -9,7 +9,6 @@ import gzip
 import json
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Final, Literal
-from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request
 from starlette.responses import HTMLResponse, Response
@@ -18,17 +17,19 @@ from luthier.core.access import Caller
 from luthier.core.errors import RequestError
 from luthier.core.evaluation import Evaluation, Metric
 from luthier.core.run import RunRecord, TrainResult
+from luthier.features.runs import run_files
 from luthier.features.runs import state as run_control
 from luthier.features.runs import views as project_runs
-from luthier.features.runs.series import TRAINING, VALIDATION, RunSeries
-from luthier.features.runs.state import Judged, Standing, bill_of, last_step, page_of_runs, standing
-from luthier.features.runs.store import STATUSES, EntryStatus
+from luthier.features.runs.series import CLOCK, TRAINING, VALIDATION, RunSeries
+from luthier.features.runs.state import Judged, Standing, bill_of, last_step, name_of, page_of_runs, standing
 from luthier.features.runs.view import (
     FIRST_POINTS,
     MOST_COMPARED,
     best_marks,
     changing,
+    clock_of,
     layout_of,
+    machine_charts,
     num_done,
     overlaid,
     role_of,
@@ -48,36 +49,7 @@ router = APIRouter()
 PAGE = Page("Runs", "/runs", "read", order=30, key="r")
 
 
-@router.get("/runs")
-def show_runs(
-    request: Request,
-    context: HomeContext,
-    caller: Reader,
-    status: str = "",
-    text: Annotated[str, Query(max_length=200)] = "",
-    before: Annotated[str, Query(max_length=100)] = "",
-) -> Response:
-    """The list; for HTMX its rows alone, as they are now."""
-    chosen: EntryStatus | None = next((one for one in STATUSES if one == status), None)
-    page = page_of_runs(context, caller, request.app.state.judged, before=before or None, status=chosen, text=text)
-    asked = {name: value for name, value in (("status", chosen), ("text", text.strip())) if value}
-    values = {
-        "page": page,
-        "statuses": STATUSES,
-        "status": chosen,
-        "text": text.strip(),
-        "before": before,
-        "is_filtered": bool(asked),
-        "is_moving": any(row.standing.status not in ("succeeded", "failed", "cancelled") for row in page.rows),
-        "most_compared": MOST_COMPARED,
-        "older": f"/runs?{urlencode({**asked, 'before': page.older})}" if page.older else "",
-        "newest": f"/runs?{urlencode(asked)}" if before else "",
-        "this": f"/runs?{urlencode({**asked, **({'before': before} if before else {})})}",
-    }
-    return render(request, "runs/rows.html" if is_fragment_request(request) else "runs/list.html", values)
-
-
-LETTERS: Final = "ABCDEF"
+LETTERS: Final = "ABCDEFGH"
 _TUNED: Final = "tuned"
 _BASE: Final = "base"
 
@@ -105,8 +77,9 @@ def compare(
     context: HomeContext,
     caller: Reader,
     run: Annotated[list[str] | None, Query(max_length=MOST_COMPARED)] = None,
+    find: Annotated[str, Query(max_length=200)] = "",
 ) -> Response:
-    """Runs side by side; with fewer than two, the runs to choose from."""
+    """Runs side by side; with fewer than two, the runs to choose from, those that `find` occurs in."""
     # Without repeats, in the order of the address, which decides letters and colours.
     ids = list(dict.fromkeys(run or ()))
     found = [standing(context, caller, run_id) for run_id in ids]
@@ -118,10 +91,16 @@ def compare(
                 f"run {one.run_id} has not begun", expected="runs that have begun", do="compare it once it trains"
             )
     if len(found) < 2:
-        rows = page_of_runs(context, caller, judged).rows
         # A run that waits has nothing to compare.
-        known = [row for row in rows if row.standing.record is not None and row.run_id not in ids]
-        return render(request, "runs/choose.html", {"chosen": ids, "rows": known, "most": MOST_COMPARED})
+        page = page_of_runs(context, caller, judged, text=find, only_begun=True)
+        values = {
+            "chosen": [(one.run_id, name_of(context, one)[0]) for one in found],
+            "rows": [row for row in page.rows if row.run_id not in ids],
+            "has_more": page.older is not None,
+            "find": find.strip(),
+            "most": MOST_COMPARED,
+        }
+        return render(request, "runs/choose.html", values)
     return render(request, "runs/compare.html", _values(context, caller, judged, request.app.state.run_series, found))
 
 
@@ -143,6 +122,7 @@ def _values(
         charts.append(overlaid(curves, VALIDATION, "compare-validation", "Validation loss", unit))
     return {
         "runs": list(zip(found, names.values(), map(role_of, range(len(found))), strict=True)),
+        "titles": {one.run_id: name_of(context, one)[0] for one in found},
         "comparison": project_runs.compare_runs(context, caller.project_id, ids),
         "bills": [bill_of(context, record) for record in records],
         "charts": charts + _metric_charts(names, evaluations),
@@ -238,6 +218,8 @@ def series(
     news = kept.news(run_id, after)
     points: dict[str, dict[str, list[Any]]] = {}
     for (chart, name), its_points in news.curves.points.items():
+        if (chart, name) == CLOCK:
+            continue
         points.setdefault(chart, {})[name] = rounded(its_points)
     document = {
         "position": news.position,
@@ -246,6 +228,7 @@ def series(
         "is_more": news.curves.is_more,
         "points": points,
         "layout": layout_of(news.curves),
+        "clock": clock_of(found, news.curves),
         "marks": [{"x": mark.x, "name": mark.name} for mark in best_marks(news.curves)],
         "words": words(context, found),
         "num_done": num_done(found, last_step(context, run_id)),
@@ -292,11 +275,22 @@ def show(
     drawn = {
         "run": found,
         "charts": [] if plan is None else run_charts(curves, plan.objective.loss_unit),
+        "machine": machine_charts(curves),
+        "steps_per_epoch": None if plan is None else plan.training.num_steps_per_epoch,
         "layout": layout_of(curves),
     }
     if part == "charts" and is_fragment_request(request):
         return render(request, "runs/charts.html", drawn)
-    return render(request, "runs/run.html", whole_page(context, caller, request.app.state.judged, found) | drawn)
+    name, labels = name_of(context, found)
+    values = whole_page(context, caller, request.app.state.judged, found) | drawn
+    values |= {
+        "name": name,
+        "labels": labels,
+        "copies": None if plan is None else run_files.copies_of(context, plan),
+        "logs": run_files.logs_of(context, found, plan),
+        "has_weights": run_files.has_weights(context, found),
+    }
+    return render(request, "runs/run.html", values)
 
 
 @router.get("/runs/{run_id}/report")

@@ -18,6 +18,7 @@ from luthier.core.events import (
     REPLAY_LOSS,
     TASK_LOSS,
     Event,
+    MachineSampled,
     RunStarted,
     StepDone,
     ValidationDone,
@@ -44,6 +45,13 @@ VALIDATION: Final[Key] = ("loss", "validation")
 LEARNING_RATE: Final[Key] = ("learning_rate", "learning rate")
 GRADIENT_NORM: Final[Key] = ("gradient_norm", "gradient norm")
 TOKENS_PER_SECOND: Final[Key] = ("tokens_per_second", "tokens a second")
+CLOCK: Final[Key] = ("clock", "seconds")
+"""Seconds since 1970 by step: the axis of time."""
+PROCESSOR, MEMORY = "machine_processor", "machine_memory"
+GPU_UTILISATION, GPU_MEMORY, GPU_POWER = "machine_gpu_utilisation", "machine_gpu_memory", "machine_gpu_power"
+MACHINE_CHARTS: Final = (PROCESSOR, MEMORY, GPU_UTILISATION, GPU_MEMORY, GPU_POWER)
+OF_RUN, OF_MACHINE = "this run", "whole machine"
+_GIB: Final = 1 << 30
 _OF_LOSS: Final = (PLAIN_LOSS, TASK_LOSS, REPLAY_LOSS)
 
 
@@ -55,7 +63,7 @@ class Curves:
         points: By chart and series.
         from_step: Where the newest start began, if there was one: what was known of later steps is void.
         best: The last validation that was the best so far.
-        is_more: Whether any event came that is not a step.
+        is_more: Whether any event came that is neither a step nor a sample of the machine.
     """
 
     points: dict[Key, list[Point]] = field(default_factory=dict)
@@ -71,6 +79,10 @@ class Curves:
         for event in events:
             if isinstance(event, StepDone):
                 for key, value in values_of(event).items():
+                    self._add(key, event.step, value, most)
+                continue
+            if isinstance(event, MachineSampled):
+                for key, value in usage_of(event).items():
                     self._add(key, event.step, value, most)
                 continue
             self.is_more = True
@@ -157,8 +169,9 @@ class RunSeries:
         every = max(1, last_step / most)
         steps = sorted({last_step, *(round(every * n) for n in range(1, most + 1))}) if last_step else []
         runs, curves = self._context.runs, Curves()
-        events = [*runs.at_steps(run_id, steps), *runs.of_kinds(run_id, ["validation"], limit=most)]
-        curves.take(sorted(events, key=lambda e: e.step if isinstance(e, StepDone | ValidationDone) else 0))
+        others = runs.of_kinds(run_id, ["validation", "machine"], limit=2 * most)
+        events = [*runs.at_steps(run_id, steps), *others]
+        curves.take(sorted(events, key=_step_of))
         return curves
 
     def _whole(self, run_id: str) -> News:
@@ -174,6 +187,31 @@ class RunSeries:
                 known.curves.take(found)
                 if len(found) < _AT_ONCE:
                     return News(known.curves.downsampled(MAX_POINTS), known.position, is_whole=True)
+
+
+def _step_of(event: Event) -> int:
+    return event.step if isinstance(event, StepDone | ValidationDone | MachineSampled) else 0
+
+
+def usage_of(event: MachineSampled) -> dict[Key, float]:
+    """What a sample of the machine adds to each series: percent of all cores, GiB, percent and watts."""
+    values: dict[Key, float] = {
+        CLOCK: event.at,
+        (MEMORY, OF_RUN): event.run_memory_bytes / _GIB,
+        (MEMORY, OF_MACHINE): event.machine_memory_bytes / _GIB,
+    }
+    # The first sample has nothing before it to be a mean since.
+    if event.machine_cores > 0:
+        values[PROCESSOR, OF_RUN] = 100 * event.run_cores / event.num_cores
+        values[PROCESSOR, OF_MACHINE] = 100 * event.machine_cores / event.num_cores
+    for gpu in event.gpus:
+        if gpu.utilisation is not None:
+            values[GPU_UTILISATION, gpu.name] = 100 * gpu.utilisation
+        if gpu.memory_bytes is not None:
+            values[GPU_MEMORY, gpu.name] = gpu.memory_bytes / _GIB
+        if gpu.power_watts is not None:
+            values[GPU_POWER, gpu.name] = gpu.power_watts
+    return values
 
 
 def values_of(event: StepDone) -> dict[Key, float]:

@@ -6,18 +6,14 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from luthier.core.errors import ConflictError, ModelSourceError, NotFoundError, RequestError
 from luthier.core.evaluation import Evaluation
 from luthier.core.events import (
     BillUpdated,
-    CheckpointSaved,
     Event,
-    RunEnded,
-    RunStarted,
-    SnapshotSaved,
     StepDone,
     ValidationDone,
     WarningRaised,
@@ -25,21 +21,28 @@ from luthier.core.events import (
 from luthier.core.plan import Plan
 from luthier.core.run import Bill, RunRecord
 from luthier.core.task_head import TaskHead, task_head_in
-from luthier.features.planning.format import bill_line
+from luthier.features.runs.filter_language import parse_filter
+from luthier.features.runs.filter_query import Order
+from luthier.features.runs.labels import RunLabels
 from luthier.ml.charts.forecast import Forecast
-from luthier.platform.cli import figures
 from luthier.platform.home.context import Context
 
 _LOCK_SECONDS = 1.0
 _REMOVED = ".removed-"
+_AT_ONCE = 1_000
 
 
 @dataclass(frozen=True, slots=True)
 class RunView:
-    """A run and whether a process is working on it now. "running" and not active: its process was killed."""
+    """A run and whether a process is working on it now. "running" and not active: its process was killed.
+
+    name: of its list; labels: what was written about it. Both are None where they were not read.
+    """
 
     record: RunRecord
     is_active: bool
+    name: str | None = None
+    labels: RunLabels | None = None
 
     @property
     def was_killed(self) -> bool:
@@ -47,8 +50,13 @@ class RunView:
         return self.record.status in ("planned", "running") and not self.is_active
 
     def as_json(self) -> dict[str, Any]:
-        """The record with what is known of its process."""
-        return {**self.record.model_dump(mode="json"), "is_active": self.is_active, "was_killed": self.was_killed}
+        """The record with what is known of its process, and what was written about it."""
+        document = {
+            **self.record.model_dump(mode="json"),
+            "is_active": self.is_active,
+            "was_killed": self.was_killed,
+        }
+        return document if self.labels is None else document | self.labels.as_json() | {"name": self.name}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +123,29 @@ class RunComparison:
         }
 
 
-def list_runs(context: Context, limit: int | None = None) -> list[RunView]:
-    """The runs of this home, newest first."""
-    return [_view(context, record) for record in context.runs.list(limit)]
+def list_runs(context: Context, limit: int | None = None, *, filter_text: str = "", sort: str = "") -> list[RunView]:
+    """The runs of this home, newest first, or in the order of `sort`; those that a filter keeps.
+
+    Archived runs are there unless the filter leaves them out. Raises RequestError for a filter or an order that cannot
+    be read.
+    """
+    tree, order, views, before = parse_filter(filter_text), Order.parse(sort), list[RunView](), None
+    while limit is None or len(views) < limit:
+        # A bounded number at a time: databases limit the values of one statement.
+        most = _AT_ONCE if limit is None else min(_AT_ONCE, limit - len(views))
+        entries = context.run_entries.page(
+            None, limit=most, before=before, tree=tree, order=order, only_begun=True, hides_archived=False
+        )
+        ids = [entry.run_id for entry in entries]
+        labels, defaults = context.run_labels.of_runs(ids), context.run_labels.default_names(ids)
+        for entry in entries:
+            if entry.record is not None:
+                name = labels[entry.run_id].name or defaults.get(entry.run_id, "")
+                views.append(replace(view_of(context, entry.record), name=name, labels=labels[entry.run_id]))
+        if len(entries) < most:
+            break
+        before = ids[-1]
+    return views
 
 
 def show_run(context: Context, run_id: str) -> RunDetails:
@@ -137,7 +165,7 @@ def show_run(context: Context, run_id: str) -> RunDetails:
     # While it runs again after a pause, the bill of the result is the old one, and the events have a newer.
     ended = record.result.bill if record.result and record.status != "running" else None
     return RunDetails(
-        view=_view(context, record),
+        view=named_view(context, record),
         plan=plan,
         evaluation=_last_evaluation(context, run_id),
         last_step=step if isinstance(step, StepDone) else None,
@@ -190,23 +218,44 @@ def watch_run(context: Context, run_id: str, *, pause_seconds: float = 0.5) -> I
 
 def view_run(context: Context, run_id: str) -> RunView:
     """One run, in short. Raises NotFoundError."""
-    return _view(context, context.runs.get(run_id))
+    return view_of(context, context.runs.get(run_id))
 
 
 def remove_run(context: Context, run_id: str) -> RunRecord:
     """Delete a run and its folder with checkpoints, adapter and report; returns the deleted run.
 
-    Raises NotFoundError, and ConflictError where a process is working on it, or a deployment routes to it.
+    Raises NotFoundError, and ConflictError where a process is working on it, or it is in use (see `set_aside`).
+    """
+    record = set_aside(context, run_id)
+    sweep_removed(context)
+    return record
+
+
+def set_aside(context: Context, run_id: str) -> RunRecord:
+    """Begin the removal of a run, which `sweep_removed` finishes; takes milliseconds. Returns the run.
+
+    Raises:
+        NotFoundError: There is no such run.
+        ConflictError: A process is working on it, a deployment routes to it or to a model of it, or a model that was
+            made by it is registered.
     """
     from luthier.core.system.files import file_lock
 
     record = context.runs.get(run_id)
+    models = context.tuned_models.of_run(run_id)
     # Deleting the weights would break the clients of that name.
-    if names := context.deployments.routing_to(run_id):
+    for target in (run_id, *models):
+        if names := context.deployments.routing_to(target):
+            raise ConflictError(
+                f"run {run_id} answers as {', '.join(names)}",
+                expected="a run that no deployment routes to",
+                do=f"deploy another one first, or give the name up: luthier deployments {names[0]} --remove",
+            )
+    if models:
         raise ConflictError(
-            f"run {run_id} answers as {', '.join(names)}",
-            expected="a run that no deployment routes to",
-            do=f"deploy another one first, or give the name up: luthier deployments {names[0]} --remove",
+            f"run {run_id} is the source of {', '.join(models[:3])}",
+            expected="a run without registered models",
+            do=f"delete them first: DELETE /v1/models/{models[0]}",
         )
     folder = context.settings.run_folder(run_id)
     if folder.is_dir():
@@ -214,9 +263,7 @@ def remove_run(context: Context, run_id: str) -> RunRecord:
             # The name says what is to go, so that a kill from here on leaves a removal that the next sweep finishes.
             # The rename is atomic and takes the lock file along; deleting many files is not, and is done afterwards.
             folder.rename(folder.with_name(f"{_REMOVED}{run_id}"))
-    else:
-        context.runs.delete(run_id)
-    sweep_removed(context)
+    context.runs.delete(run_id)
     return record
 
 
@@ -236,8 +283,16 @@ def without_samples(evaluation: Evaluation) -> dict[str, Any]:
     return evaluation.model_dump(mode="json", exclude={"systems": {"__all__": {"samples"}}})
 
 
-def _view(context: Context, record: RunRecord) -> RunView:
+def view_of(context: Context, record: RunRecord) -> RunView:
+    """A run whose record is known, in short."""
     return RunView(record, is_active(context, record.run_id))
+
+
+def named_view(context: Context, record: RunRecord) -> RunView:
+    """The same with its name and what was written about it."""
+    labels = context.run_labels.of_runs([record.run_id])[record.run_id]
+    default = context.run_labels.default_names([record.run_id]).get(record.run_id, "")
+    return replace(view_of(context, record), name=labels.name or default, labels=labels)
 
 
 def is_active(context: Context, run_id: str) -> bool:
@@ -292,37 +347,3 @@ def _caveats(details: Sequence[RunDetails]) -> Iterator[str]:
         yield "the base models differ: compare by bits per byte, not by perplexity"
     if len({run.plan.data.train.sha256 for run in details}) > 1:
         yield "the training files differ"
-
-
-def event_text(event: Event) -> str:
-    """One line."""
-    match event:
-        case RunStarted():
-            begun = "started" if event.from_step == 0 else f"resumed after step {event.from_step:,}"
-            return f"{begun}, {event.num_steps:,} steps in all"
-        case StepDone():
-            return (
-                f"step {event.step:,}  epoch {event.epoch:.2f}  loss {event.loss:.4f}  "
-                f"learning rate {event.learning_rate:.3g}  gradient {event.gradient_norm:.3g}  "
-                f"{event.num_tokens / max(event.seconds, 1e-9):,.0f} tokens/s"
-            )
-        case ValidationDone():
-            best = "  best so far" if event.is_best else ""
-            measures = "".join(f"  {_measure(name, value)}" for name, value in event.measures.items())
-            return f"step {event.step:,}  validation loss {event.loss:.4f}{measures}{best}"
-        case CheckpointSaved():
-            return f"step {event.step:,}  checkpoint {event.path} ({figures.size(event.num_bytes)})"
-        case SnapshotSaved():
-            return f"step {event.step:,}  snapshot {event.path}"
-        case WarningRaised():
-            return f"step {event.step:,}  warning: {event.message}"
-        case BillUpdated():
-            return f"step {event.step:,}  {bill_line(event.bill)}"
-        case RunEnded():
-            return f"step {event.step:,}  {event.status}: {event.reason}"
-
-
-def _measure(name: str, value: float) -> str:
-    """`token accuracy 61.2%`; what is not a share of something as a plain number."""
-    shown = f"{value:.1%}" if name.endswith("accuracy") else f"{value:.4f}"
-    return f"{name.replace('_', ' ')} {shown}"

@@ -7,9 +7,11 @@ shown here, and controlled where it was started.
 from __future__ import annotations
 
 import json
+import time
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from threading import Lock
 from typing import Any, Final
 
@@ -20,11 +22,16 @@ from luthier.core.events import BillUpdated, StepDone
 from luthier.core.ids import is_id
 from luthier.core.plan import Plan
 from luthier.core.run import Bill, RunRecord
+from luthier.features.runs.filter_language import Filter
+from luthier.features.runs.filter_query import Order
+from luthier.features.runs.labels import RunLabels
 from luthier.features.runs.service import is_active
 from luthier.features.runs.store import DatasetName, EntryStatus, RunEntry
 from luthier.features.runs.views import without_paths
 from luthier.platform.audit_log.service import record
+from luthier.platform.db.run_values import NAME, Value, default_name
 from luthier.platform.home.context import Context
+from luthier.platform.http.path_redaction import redact_text, reference_paths
 from luthier.platform.jobs.records import Job, Wish
 
 
@@ -122,10 +129,10 @@ class Standing:
         if self.status not in ("running", "pausing", "cancelling"):
             return ""
         if self.record is None:
-            return "looking at its files" if self.job is not None and self.job.lane == "validate" else "preparing"
+            return "reading its files" if self.job is not None and self.job.lane == "validate" else "preparing"
         if self.record.status == "planned":
             return "loading the model"
-        return "judging and writing the report" if self.record.step >= self.record.num_steps else "training"
+        return "evaluating and writing the report" if self.record.step >= self.record.num_steps else "training"
 
     @property
     def is_over(self) -> bool:
@@ -231,6 +238,10 @@ class RunRow:
         loss: Of the last step.
         judged: Its last evaluation, without samples.
         bill: So far.
+        name: As someone named it, or else its default name.
+        labels: What was written about it.
+        values: Of its plan, result and evaluation, by key: those that the list shows.
+        reason: Why it failed, in one sentence without paths; empty for one that has not.
     """
 
     standing: Standing
@@ -241,6 +252,10 @@ class RunRow:
     loss: float | None
     judged: Evaluation | None
     bill: Bill | None
+    name: str = ""
+    labels: RunLabels = field(default_factory=RunLabels)
+    values: Mapping[str, Value] = field(default_factory=dict)
+    reason: str = ""
 
     @property
     def run_id(self) -> str:
@@ -259,7 +274,7 @@ class RunRow:
 
 @dataclass(frozen=True, slots=True)
 class RunPage:
-    """Rows, the newest first, and the id behind which older ones are; None where there are none."""
+    """Rows in their order, and the id behind which more are; None where there are none."""
 
     rows: Sequence[RunRow]
     older: str | None
@@ -304,6 +319,11 @@ def page_of_runs(
     status: EntryStatus | None = None,
     text: str = "",
     limit: int = ROWS,
+    tree: Filter | None = None,
+    order: Order | None = None,
+    columns: Sequence[str] = (),
+    hides_archived: bool = True,
+    only_begun: bool = False,
 ) -> RunPage:
     """Some runs of the caller's project.
 
@@ -313,8 +333,16 @@ def page_of_runs(
         judged: Evaluations, cached.
         before: Only runs older than the one with this id.
         status: Only runs in this state.
-        text: Must occur in the id, the base model, the method or the request.
+        text: Must occur in the name, the id, the base model, the method or the request.
         limit: At most this many.
+        tree: A filter.
+        order: What they are sorted by; None: the newest first.
+        columns: Keys of the values that are shown.
+        hides_archived: Leave out what was archived.
+        only_begun: Leave out what waits in the queue.
+
+    Raises:
+        RequestError: The filter or the order has a field that there is not.
     """
     entries = context.run_entries.page(
         caller.project_id,
@@ -323,39 +351,85 @@ def page_of_runs(
         before=before if before and is_id(before, "run") else None,
         status=status,
         text=text.strip()[:_MAX_TEXT_CHARACTERS],
+        tree=tree,
+        order=order,
+        hides_archived=hides_archived,
+        only_begun=only_begun,
     )
     shown = entries[:limit]
-    return RunPage(rows_of(context, caller, judged, shown), shown[-1].run_id if len(entries) > limit else None)
+    rows = rows_of(context, caller, judged, shown, columns)
+    return RunPage(rows, shown[-1].run_id if len(entries) > limit else None)
 
 
-def rows_of(context: Context, caller: Caller, judged: Judged, entries: Sequence[RunEntry]) -> list[RunRow]:
-    """The lines of these entries, in their order."""
+def rows_of(
+    context: Context, caller: Caller, judged: Judged, entries: Sequence[RunEntry], columns: Sequence[str] = ()
+) -> list[RunRow]:
+    """The lines of these entries, in their order. columns: keys of the values that are shown."""
     # All plans, names and verdicts are read together for the page, not line by line.
     begun = [entry.run_id for entry in entries if entry.record is not None]
-    trained = {run_id: _trained_on(text) for run_id, text in context.run_entries.plan_documents(begun).items()}
+    plans = context.run_entries.plan_documents(begun)
+    trained = {run_id: _trained_on(text) for run_id, text in plans.items()}
     # A job that waits has no plan yet; its request names its training file.
     waiting = [asked_of(entry.job).get("train", "") for entry in entries if entry.record is None]
     digests = {digest for _, digest in trained.values()}
     names = context.run_entries.dataset_names(caller.project_id, [*digests, *filter(None, waiting)])
     verdicts = judged.of_runs(begun)
+    labels = context.run_labels.of_runs([entry.run_id for entry in entries])
+    values = context.run_entries.values(begun, [NAME, *columns])
     rows = []
     for entry in entries:
         record, job = entry.record, entry.job
         file, digest = trained.get(entry.run_id, ("", ""))
         step = None if record is None else last_step(context, entry.run_id)
+        standing, asked = standing_of(context, entry.run_id, record, job), asked_of(job)
+        base_model = _last_part(record.base_model if record else asked.get("base_model", ""))
+        train_file, dataset = _last_part(file) or asked.get("train", ""), names.get(digest or asked.get("train", ""))
+        own = values.get(entry.run_id, {})
+        created = record.created_at if record else _iso(job)
+        default = str(own.get(NAME) or default_name(train_file, dataset and dataset.name, base_model, created))
         rows.append(
             RunRow(
-                standing=standing_of(context, entry.run_id, record, job),
-                base_model=_last_part(record.base_model if record else asked_of(job).get("base_model", "")),
-                method=record.method if record else asked_of(job).get("method", ""),
-                train_file=_last_part(file) or asked_of(job).get("train", ""),
-                dataset=names.get(digest or asked_of(job).get("train", "")),
+                standing=standing,
+                base_model=base_model,
+                method=record.method if record else asked.get("method", ""),
+                train_file=train_file,
+                dataset=dataset,
+                name=labels[entry.run_id].name or default,
+                labels=labels[entry.run_id],
+                values=own,
+                reason=_reason(context, standing, plans.get(entry.run_id)),
                 loss=None if step is None else step.loss,
                 judged=verdicts.get(entry.run_id),
                 bill=None if record is None else bill_of(context, record),
             )
         )
     return rows
+
+
+def name_of(context: Context, standing: Standing) -> tuple[str, RunLabels]:
+    """The name of a run, and what was written about it."""
+    run_id, record, asked = standing.run_id, standing.record, asked_of(standing.job)
+    labels = context.run_labels.of_runs([run_id])[run_id]
+    if labels.name:
+        return labels.name, labels
+    if (default := context.run_labels.default_names([run_id]).get(run_id)) is not None:
+        return default, labels
+    base_model = _last_part(record.base_model if record else asked.get("base_model", ""))
+    created = record.created_at if record else _iso(standing.job)
+    return default_name(asked.get("train", ""), None, base_model, created), labels
+
+
+def _iso(job: Job | None) -> str:
+    moment = time.time() if job is None else job.created_at
+    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds")
+
+
+def _reason(context: Context, standing: Standing, plan: str | None) -> str:
+    """Why a run failed, in one sentence, without paths of this machine."""
+    if standing.error is None:
+        return ""
+    document = None if plan is None else json.loads(plan)
+    return redact_text(standing.error.came, reference_paths(context, document))
 
 
 def bill_of(context: Context, record: RunRecord) -> Bill | None:

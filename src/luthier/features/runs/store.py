@@ -7,20 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, get_args
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Select,
-    bindparam,
-    delete,
-    exists,
-    func,
-    insert,
-    or_,
-    select,
-    union_all,
-    update,
-)
+from sqlalchemy import Connection, Select, bindparam, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from luthier.core.access import DEFAULT_PROJECT
@@ -28,8 +15,32 @@ from luthier.core.errors import ConflictError
 from luthier.core.events import Event, RunStarted, WarningRaised, event_adapter
 from luthier.core.plan import Plan
 from luthier.core.run import RunRecord, RunStatus, TrainResult
+from luthier.features.runs.filter_language import Filter
+from luthier.features.runs.filter_query import DELETED, EntryQuery, Order
+from luthier.platform.db.run_values import (
+    DATASET,
+    NAME,
+    Value,
+    dataset_of,
+    default_name,
+    of_plan,
+    of_result,
+    put_values,
+)
 from luthier.platform.db.store import Missing, RecordTable, Store, json_of
-from luthier.platform.db.tables import dataset_versions, datasets, evaluations, events, files, jobs, plans, runs
+from luthier.platform.db.tables import (
+    dataset_versions,
+    datasets,
+    evaluations,
+    events,
+    files,
+    jobs,
+    plans,
+    run_labels,
+    run_tags,
+    run_values,
+    runs,
+)
 from luthier.platform.jobs.records import Job
 from luthier.platform.jobs.rows import job_of
 
@@ -67,9 +78,14 @@ class RunStore(Store):
         conflict = ConflictError(
             f"run {record.run_id} exists already", expected="a new id", do="make one with new_id('run')"
         )
+        document = plan.model_dump(mode="json")
         with self._write(conflict) as connection:
             RUNS.insert(connection, record)
             _PLANS.insert(connection, plan, run_id=record.run_id)
+            values = of_plan(document)
+            if record.result is not None:
+                values |= of_result(record.result.model_dump(mode="json"))
+            put_values(connection, record.run_id, values | _named(connection, record, plan))
 
     def get(self, run_id: str) -> RunRecord:
         """One run."""
@@ -111,6 +127,8 @@ class RunStore(Store):
         values["updated_at"] = datetime.now(UTC).isoformat(timespec="seconds")
         with self._write() as connection:
             RUNS.change(connection, run_id, values)
+            if result is not None:
+                put_values(connection, run_id, of_result(result.model_dump(mode="json")))
             return RUNS.get(connection, run_id)
 
     def set_budget(self, run_id: str, plan: Plan) -> None:
@@ -200,6 +218,12 @@ class RunStore(Store):
         """Forget a run with its plan, events, evaluations and links to artifacts. Files stay where they are."""
         with self._write() as connection:
             RUNS.remove(connection, run_id)
+            # They have no foreign key, since a run that waits has them before it has a row.
+            for table in (run_labels, run_tags):
+                connection.execute(delete(table).where(table.c.run_id == run_id))
+            # Its job stays, and must not be listed as one that waits.
+            if connection.execute(select(jobs.c.number).where(jobs.c.run_id == run_id).limit(1)).first() is not None:
+                connection.execute(insert(run_labels).values(run_id=run_id, is_archived=DELETED))
 
     def list(self, limit: int | None = None) -> list[RunRecord]:
         """Runs, newest first; at most `limit`, where it is given."""
@@ -239,6 +263,15 @@ class RunStore(Store):
         return [event_adapter.validate_json(document) for document in self._scalars(query)]
 
 
+def _named(connection: Connection, record: RunRecord, plan: Plan) -> dict[str, Value]:
+    """The default name of a run, and the dataset with its training rows where there is one."""
+    owner = select(jobs.c.project_id).where(jobs.c.run_id == record.run_id).order_by(jobs.c.number.desc()).limit(1)
+    project_id = connection.execute(owner).scalar() or DEFAULT_PROJECT
+    dataset = dataset_of(connection, project_id, plan.data.train.sha256)
+    found: dict[str, Value] = {NAME: default_name(plan.data.train.file, dataset, record.base_model, record.created_at)}
+    return found if dataset is None else found | {DATASET: dataset}
+
+
 def _step(event: Event) -> int:
     return event.from_step if isinstance(event, RunStarted) else event.step
 
@@ -250,14 +283,6 @@ def _check_exists(connection: Connection, run_id: str) -> None:
 
 EntryStatus = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
 STATUSES: Final[tuple[EntryStatus, ...]] = get_args(EntryStatus)
-
-_later = jobs.alias()
-_IS_NEWEST: Final = ~exists(
-    select(_later.c.number).where(_later.c.run_id == jobs.c.run_id, _later.c.number > jobs.c.number)
-)
-_BEGUN: Final = runs.outerjoin(jobs, (jobs.c.run_id == runs.c.run_id) & _IS_NEWEST)
-_TRAINS: Final = jobs.c.kind == "train"  # a job of another kind makes no run
-_IS_WAITING: Final = ~exists(select(runs.c.number).where(runs.c.run_id == jobs.c.run_id))
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,40 +308,87 @@ class RunEntryStore(Store):
 
     def page(
         self,
-        project_id: str,
+        project_id: str | None,
         *,
         limit: int,
         before: str | None = None,
         status: EntryStatus | None = None,
         text: str = "",
+        tree: Filter | None = None,
+        order: Order | None = None,
+        only_begun: bool = False,
+        hides_archived: bool = True,
     ) -> Sequence[RunEntry]:
-        """Runs and waiting jobs of a project, the newest id first, at most `limit`.
+        """Runs and waiting jobs of a project in an order, the newest id first where none is given, at most `limit`.
 
-        before: only those with a smaller id. text: what must stand in the id, the base model, the method or what was
-        asked of the job, in any case.
+        Args:
+            project_id: The project; None for all of them.
+            limit: The most entries.
+            before: Only those behind the entry with this id; one that is gone has the place of its id alone.
+            status: Only those in this state.
+            text: What must stand in the name, the id, the base model, the method or the request, in any case.
+            tree: A filter.
+            order: What they are sorted by.
+            only_begun: Leave out what waits in the queue.
+            hides_archived: Leave out what was archived.
+
+        Raises:
+            RequestError: The filter or the order has a field that there is not.
         """
-        begun = select(runs.c.run_id).select_from(_BEGUN)
-        begun = begun.where(func.coalesce(jobs.c.project_id, DEFAULT_PROJECT) == project_id)
-        waiting = select(jobs.c.run_id).where(jobs.c.project_id == project_id, _TRAINS, _IS_NEWEST, _IS_WAITING)
+        order = order or Order()
+        asked = EntryQuery(project_id, self.has_key, self.has_text, only_begun=only_begun)
+        after = None
         if before is not None:
-            begun, waiting = begun.where(runs.c.run_id < before), waiting.where(jobs.c.run_id < before)
-        if status is not None:
-            begun = begun.where(_has_status(func.coalesce(jobs.c.status, runs.c.status), status))
-            waiting = waiting.where(_has_status(jobs.c.status, status))
-        if text:
-            begun = begun.where(_says(text, runs.c.run_id, runs.c.base_model, runs.c.method, jobs.c.document))
-            waiting = waiting.where(_says(text, jobs.c.run_id, jobs.c.document))
-        both = union_all(begun, waiting).subquery()
-        # Ids begin with their time, so the largest id is the newest.
-        newest = select(both.c.run_id).order_by(both.c.run_id.desc()).limit(limit)
+            after = (before, None if order.key == "created" else self._scalar(asked.value_of(before, order)))
+        query = asked.ids(
+            tree, order, limit=limit, after=after, status=status, text=text, hides_archived=hides_archived
+        )
         with self._database.read() as connection:
-            ids = connection.execute(newest).scalars().all()
+            ids = connection.execute(query).scalars().all()
             records = connection.execute(RUNS.query(runs.c.run_id.in_(ids))).mappings()
             found = {row["run_id"]: RUNS.of_row(row) for row in records}
-            asked = select(jobs).where(jobs.c.run_id.in_(ids)).order_by(jobs.c.number)
+            newest = select(jobs).where(jobs.c.run_id.in_(ids)).order_by(jobs.c.number)
             # Ordered by number: of several jobs of one run the newest stays.
-            made_by = {row["run_id"]: job_of(row) for row in connection.execute(asked).mappings()}
+            made_by = {row["run_id"]: job_of(row) for row in connection.execute(newest).mappings()}
         return [RunEntry(run_id, found.get(run_id), made_by.get(run_id)) for run_id in ids]
+
+    def count(
+        self,
+        project_id: str,
+        tree: Filter | None,
+        *,
+        status: EntryStatus | None = None,
+        text: str = "",
+        hides_archived: bool = True,
+    ) -> int:
+        """How many entries `page` has for the same conditions. Raises RequestError as it does."""
+        asked = EntryQuery(project_id, self.has_key, self.has_text)
+        return int(self._scalar(asked.count(tree, status=status, text=text, hides_archived=hides_archived)))
+
+    def has_key(self, key: str) -> bool:
+        """Whether any run has a value with this key."""
+        return self._scalar(select(run_values.c.key).where(run_values.c.key == key).limit(1)) is not None
+
+    def has_text(self, key: str) -> bool:
+        """Whether the values with this key are texts."""
+        is_text = select(run_values.c.key).where(run_values.c.key == key, run_values.c.text.is_not(None))
+        return self._scalar(is_text.limit(1)) is not None
+
+    def values(self, run_ids: Sequence[str], keys: Sequence[str]) -> dict[str, dict[str, Value]]:
+        """The values of runs with these keys, by run and key."""
+        is_asked = run_values.c.run_id.in_(run_ids) & run_values.c.key.in_(keys)
+        found: dict[str, dict[str, Value]] = {}
+        for row in self._rows(select(run_values).where(is_asked)):
+            found.setdefault(row["run_id"], {})[row["key"]] = row["number"] if row["text"] is None else row["text"]
+        return found
+
+    def keys(self) -> Sequence[str]:
+        """The keys that runs have values for, each once, in the order of the alphabet."""
+        # One look-up in the index a key, where a DISTINCT would read every row.
+        first = select(func.min(run_values.c.key).label("key")).cte("found", recursive=True)
+        following = select(func.min(run_values.c.key)).where(run_values.c.key > first.c.key).scalar_subquery()
+        every = first.union_all(select(following).where(first.c.key.is_not(None)))
+        return sorted(self._scalars(select(every.c.key).where(every.c.key.is_not(None))))
 
     def num_ahead(self, job_id: str) -> int:
         """How many jobs of all projects are before this one in its lane, those that are being worked on included."""
@@ -351,11 +423,3 @@ class RunEntryStore(Store):
         with self._database.read() as connection:
             rows = connection.execute(query).all()
         return {name: DatasetName(*row[2:]) for row in rows for name in row[:2] if name in named}
-
-
-def _has_status(column: ColumnElement[Any], status: EntryStatus) -> ColumnElement[bool]:
-    return column.in_(("running", "planned") if status == "running" else (status,))
-
-
-def _says(text: str, *columns: ColumnElement[Any]) -> ColumnElement[bool]:
-    return or_(*(column.icontains(text, autoescape=True) for column in columns))

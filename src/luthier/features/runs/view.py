@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import PurePath
 from typing import Any, Final, get_args
 
@@ -23,7 +24,21 @@ from luthier.core.graders import RewardMetric
 from luthier.core.plan import Plan
 from luthier.core.run import Bill, BudgetPlan
 from luthier.features.planning.quotes import load_quote
-from luthier.features.runs.series import GRADIENT_NORM, LEARNING_RATE, TOKENS_PER_SECOND, Curves, Key
+from luthier.features.runs.run_files import samples_of
+from luthier.features.runs.series import (
+    CLOCK,
+    GPU_MEMORY,
+    GPU_POWER,
+    GPU_UTILISATION,
+    GRADIENT_NORM,
+    LEARNING_RATE,
+    MACHINE_CHARTS,
+    MEMORY,
+    PROCESSOR,
+    TOKENS_PER_SECOND,
+    Curves,
+    Key,
+)
 from luthier.features.runs.state import (
     Judged,
     Standing,
@@ -56,7 +71,16 @@ _ROLES: Final[dict[str, Role]] = {
     "minimised": "quiet",
     "replayed rows": "other-3",
 }
-_OF_RUNS: Final[tuple[Role, ...]] = ("tuned", "other-1", "other-2", "other-3", "base", "good")
+_OF_MACHINE: Final[dict[str, tuple[str, str, float | None]]] = {
+    PROCESSOR: ("Processor", "% of all cores", 100.0),
+    MEMORY: ("Memory", "GiB", None),
+    GPU_UTILISATION: ("GPU utilisation", "%", 100.0),
+    GPU_MEMORY: ("GPU memory", "GiB", None),
+    GPU_POWER: ("GPU power", "W", None),
+}
+_OF_RUNS: Final[tuple[Role, ...]] = (
+    "tuned", "other-1", "other-2", "other-3", "base", "good", "other-5", "other-7",
+)  # fmt: skip
 MOST_COMPARED: Final = len(_OF_RUNS)
 """Each run has its own colour."""
 
@@ -65,7 +89,8 @@ def run_charts(curves: Curves, loss_unit: str) -> list[Plot]:
     """Loss first, then rate, norm and speed, then each measure. loss_unit: empty where loss has none."""
     by_chart: dict[str, list[Series]] = {name: [] for name in _TITLES}
     order = list(_ROLES)
-    for (chart, name), points in sorted(curves.points.items(), key=lambda item: _place(item[0], order)):
+    own = {key: points for key, points in curves.points.items() if key[0] not in (CLOCK[0], *MACHINE_CHARTS)}
+    for (chart, name), points in sorted(own.items(), key=lambda item: _place(item[0], order)):
         role = _ROLES.get(name, "other-2")
         by_chart.setdefault(chart, []).append(Series(name, rounded(points), role))
     return [
@@ -83,9 +108,34 @@ def run_charts(curves: Curves, loss_unit: str) -> list[Plot]:
     ]
 
 
+def machine_charts(curves: Curves) -> list[Plot]:
+    """What the run and its machine did: processor, memory and GPUs, as far as there are samples."""
+    charts = []
+    for chart in MACHINE_CHARTS:
+        found = sorted((name, points) for (its_chart, name), points in curves.points.items() if its_chart == chart)
+        if not found:
+            continue
+        title, unit, high = _OF_MACHINE[chart]
+        roles: Sequence[Role] = ("tuned", "quiet") if chart in (PROCESSOR, MEMORY) else _OF_RUNS
+        series = [
+            Series(name, rounded(points), roles[number % len(roles)]) for number, (name, points) in enumerate(found)
+        ]
+        y = Axis(title.lower(), unit, low=0.0, high=high)
+        charts.append(Plot(key=chart, title=title, x=STEP, y=y, series=series, group="run"))
+    return charts
+
+
 def _unit(chart: str) -> str:
     """Of the reward that a metric gives: always from 0 to 1, where evaluation counts BLEU and chrF from 0 to 100."""
     return "0 to 1" if chart.removeprefix("reward_") in get_args(RewardMetric) and chart.startswith("reward_") else ""
+
+
+def clock_of(standing: Standing, curves: Curves) -> list[Point]:
+    """Seconds since the run was made, by step: the axis of time."""
+    if standing.record is None:
+        return []
+    began = datetime.fromisoformat(standing.record.created_at).timestamp()
+    return [(step, round(at - began, 1)) for step, at in curves.points.get(CLOCK, [])]
 
 
 def layout_of(curves: Curves) -> str:
@@ -169,6 +219,7 @@ def changing(context: Context, caller: Caller, judged: Judged, standing: Standin
         "checkpoints": [event for event in events if isinstance(event, CheckpointSaved)][:5],
         "log": [(event, _event_text(event, places)) for event in events],
         "job_log": [] if job is None else _job_log(context, job.job_id, places),
+        "samples": None if record is None else samples_of(context, run_id),
         "fit": record.result.fit if record is not None and record.result is not None else None,
     }
 

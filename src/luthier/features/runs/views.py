@@ -17,6 +17,8 @@ from luthier.core.evaluation import Evaluation, EvaluationOverview
 from luthier.core.ids import is_id
 from luthier.core.plan import Plan
 from luthier.features.runs import service as runs
+from luthier.features.runs.filter_language import parse_filter
+from luthier.features.runs.filter_query import Order
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import home_paths, redact_page, redact_paths, reference_paths, run_paths
 
@@ -96,19 +98,47 @@ class RunPage:
     has_more: bool
 
 
-def list_runs(context: Context, project_id: str, *, after: str | None, limit: int) -> RunPage:
-    """Runs, newest first; those older than the run `after`. Raises NotFoundError where there is no such run."""
+def list_runs(
+    context: Context, project_id: str, *, after: str | None, limit: int, filter_text: str = "", sort: str = ""
+) -> RunPage:
+    """Runs in an order, newest first where none is given; those behind the run `after`.
+
+    Args:
+        context: The home.
+        project_id: Of the project.
+        after: The last run of the page before; None for the first page.
+        limit: The most runs.
+        filter_text: A filter; archived runs are there unless it leaves them out.
+        sort: A field, with `-` in front for the largest first.
+
+    Raises:
+        NotFoundError: There is no run `after`.
+        RequestError: The filter or the order cannot be read.
+    """
     if after is not None:
         _check(context, project_id, after)
     # One more than is shown reveals whether there are older ones.
-    found = context.runs.of_project(project_id, after=after, limit=limit + 1)
-    ids = [record.run_id for record in found[:limit]]
+    found = context.run_entries.page(
+        project_id,
+        limit=limit + 1,
+        before=after,
+        tree=parse_filter(filter_text),
+        order=Order.parse(sort),
+        only_begun=True,
+        hides_archived=False,
+    )
+    ids = [entry.run_id for entry in found[:limit]]
     # All together, since each lists the paths to be removed from its run.
-    plans = context.run_entries.plan_documents(ids)
+    plans, labels = context.run_entries.plan_documents(ids), context.run_labels.of_runs(ids)
+    defaults = context.run_labels.default_names(ids)
     shown = []
-    for run_id in ids:
-        places = reference_paths(context, json.loads(plans[run_id]))
-        shown.append(redact_paths(runs.view_run(context, run_id).as_json(), places))
+    for entry in found[:limit]:
+        if (record := entry.record) is None:
+            continue
+        places = reference_paths(context, json.loads(plans[entry.run_id]))
+        document: dict[str, Any] = redact_paths(runs.view_of(context, record).as_json(), places)
+        own = labels[entry.run_id]
+        shown.append(document | own.as_json() | {"name": own.name or defaults.get(entry.run_id, "")})
     return RunPage(tuple(shown), len(found) > limit)
 
 
@@ -118,7 +148,8 @@ def show_run(context: Context, project_id: str, run_id: str) -> dict[str, Any]:
     document = runs.show_run(context, run_id).as_json()
     # A place on the server says nothing to a client.
     del document["folder"]
-    return _shown(context, document)
+    name = document.pop("name")  # a name that someone gave is no path, whatever it looks like
+    return _shown(context, document) | {"name": name}
 
 
 def compare_runs(context: Context, project_id: str, run_ids: Sequence[str]) -> dict[str, Any]:

@@ -21,12 +21,9 @@ from luthier.core.evaluation import Evaluation
 from luthier.core.events import (
     ROUTER_LOSS,
     TASK_LOSS,
-    CheckpointSaved,
     Event,
     RunEnded,
-    RunStarted,
     StepDone,
-    WarningRaised,
     comparable_loss,
 )
 from luthier.core.ids import new_id, sha256_file
@@ -46,6 +43,7 @@ from luthier.features.planning.quotes import forecast_of_run, save_quote
 from luthier.features.planning.service import Prepared, prepare, prepare_again
 from luthier.features.recipes.service import with_absolute_paths
 from luthier.features.training.launchers.here import InProcessLauncher, Launcher
+from luthier.features.training.recorder import RunLog, recorder
 from luthier.platform.files.artifacts import link_artifact
 from luthier.platform.home.context import Context
 from luthier.platform.processes.stop_signals import AGAIN, stop_signals
@@ -391,7 +389,14 @@ def _carry_out(
 
     warnings: list[str] = []
     try:
-        result = launcher.train(context, run_id, prepared, meter, recorder(context, run_id, warnings, listener), lock)
+        result = launcher.train(
+            context,
+            run_id,
+            prepared,
+            meter,
+            recorder(context, run_id, warnings, listener, device=prepared.plan.training.device),
+            lock,
+        )
         # the loss of sampled answers is near 0 in any case, so it does not show the fit
         if result.status == "succeeded" and not prepared.plan.objective.draws:
             result = result.model_copy(update={"fit": diagnose(prepared.plan, context.runs.events(run_id))})
@@ -437,7 +442,9 @@ def _text(page: Path | None) -> str | None:
 
 
 def _close(context: Context, run_id: str, step: int, status: RunStatus, reason: str) -> None:
-    context.runs.append(run_id, RunEnded(step=step, status=status, reason=reason))
+    ended = RunEnded(step=step, status=status, reason=reason)
+    context.runs.append(run_id, ended)
+    RunLog(context.settings.run_folder(run_id)).write(ended)
     context.runs.update(run_id, stopped_because=reason)
 
 
@@ -450,48 +457,3 @@ def _keep_files(context: Context, run_id: str, result: TrainResult) -> None:
         link = partial(link_artifact, run_id=run_id, name=f"{folder.name}/{file.name}", sha256=sha256_file(file))
         # In one transaction: a registered file without a reference would be garbage-collected.
         context.artifacts.put_file(file, folder.name, link)
-
-
-def recorder(
-    context: Context, run_id: str, warnings: list[str], listener: EventSink | None = None
-) -> Callable[[Event], None]:
-    """Writes events into the store. Events of a killed process after its last checkpoint are dropped first.
-
-    listener: called with each event after it is stored. Waits for a database that restarts.
-    """
-    from luthier.platform.db.database import retry_unreachable
-
-    def record(event: Event) -> None:
-        if isinstance(event, RunStarted):
-            # Steps after the checkpoint are trained again, and their events must not be there twice.
-            context.runs.truncate_after(run_id, event.from_step)
-            context.runs.update(run_id, status="running", step=event.from_step)
-            _tell_of_checkpoint(context, run_id, event.from_step)
-        if isinstance(event, RunEnded):
-            return  # the record is closed by `_carry_out`, once result, verdict and report are on disk
-        context.runs.append(run_id, event)
-        if isinstance(event, StepDone):
-            context.runs.update(run_id, step=event.step)
-        if listener is not None:
-            listener(event)
-
-    def emit(event: Event) -> None:
-        # A run of hours must survive a restart of its database.
-        retry_unreachable(lambda: record(event))
-        if isinstance(event, WarningRaised):
-            warnings.append(event.message)
-
-    return emit
-
-
-def _tell_of_checkpoint(context: Context, run_id: str, step: int) -> None:
-    """Emit the event of the checkpoint from which a run resumes, if its process was killed before emitting it."""
-    from luthier.ml.training.checkpoint import checkpoint_path
-
-    folder = checkpoint_path(context.settings.run_folder(run_id) / "checkpoints", step)
-    if not folder.is_dir() or any(
-        isinstance(event, CheckpointSaved) and event.step == step for event in context.runs.events(run_id)
-    ):
-        return
-    num_bytes = sum(file.stat().st_size for file in folder.iterdir())
-    context.runs.append(run_id, CheckpointSaved(step=step, path=str(folder), num_bytes=num_bytes))

@@ -67,6 +67,7 @@ PROMPT_VARIANTS: Final = (
 )
 """Fields of a plan's evaluation that say in which ways the base model is prompted."""
 MAX_NEW_TOKENS: Final = (NEW_TOKENS, "longer answers are cut and counted as cut")
+SAMPLE_PROMPTS: Final = (0, "off: answers at each checkpoint take time; 5 shows how the model changes")
 MAX_SAMPLES: Final = (NUM_JUDGED, "keeps judging to minutes on a CPU; raise it to narrow the intervals")
 MICRO_BATCH_TOKENS_CPU: Final = 2048
 MICRO_BATCH_TOKENS_GPU: Final = 16384

@@ -194,7 +194,12 @@ def _resolved(
         method=method,
         objective=objective,
         training=training,
-        evaluation=evaluation.model_copy(update=_budgets(asked, data, answers, model, sources)),
+        evaluation=evaluation.model_copy(
+            update={
+                **_budgets(asked, data, answers, model, sources),
+                "sample_prompts": _sample_prompts(asked, data, sources, writes=objective.task_head is None),
+            }
+        ),
         sources=sources.in_order(_SECTIONS),
     )
     plan = resolve_for_device.without_workers_if_memory_is_short(plan, structure, hardware)
@@ -434,6 +439,18 @@ def _evaluation(
         # Whether it can be evaluated on these rows is checked where they are read.
         reference_run=pick("evaluation.reference_run", r.reference_run, (None, "no earlier run is named")),
     )
+
+
+def _sample_prompts(r: EvaluationRecipe, data: DataPlan, sources: Provenance, *, writes: bool) -> int:
+    """How many validation rows are answered at each checkpoint."""
+    number: int = sources.pick("evaluation.sample_prompts", r.sample_prompts, defaults.SAMPLE_PROMPTS)
+    if number and (data.validation is None or data.train.shape == "text" or not writes):
+        raise RecipeError(
+            f"evaluation.sample_prompts is {number}, but no validation rows have prompts that are answered with text",
+            expected="data.validation, and rows with prompts and written answers",
+            do="add data.validation, or remove evaluation.sample_prompts",
+        )
+    return number
 
 
 def _refuse_without_examples(r: EvaluationRecipe, few_shot: int) -> None:

@@ -34,6 +34,7 @@ from luthier.ml.training.micro_batch_workers import micro_batch_workers
 from luthier.ml.training.model import TrainableModel
 from luthier.ml.training.objective_protocol import Batch, Objective, Unit, rows_of
 from luthier.ml.training.optimizer import MasterOptimizer, WeightAverage, all_but_averages, averages_in
+from luthier.ml.training.sample_prompts import AnswerSamples
 from luthier.ml.training.step import StepSchedule, one_step, validate
 
 _BILLS_A_RUN = 20
@@ -67,6 +68,7 @@ def train(
     meter: Meter | None = None,
     world: World = ALONE,
     snapshot: Snapshot | None = None,
+    samples: AnswerSamples | None = None,
 ) -> LoopOutcome:
     """Train from the newest checkpoint (or from scratch) to the end of the plan; leaves the best weights in the model.
 
@@ -75,6 +77,7 @@ def train(
         stop_requested: called after each step; a returned text saves a checkpoint and pauses the run for that reason.
         meter: meters the spend; if it refuses an action the run pauses. None: no cap.
         snapshot: called at the end of each epoch and of the run, before that step's checkpoint. None: never.
+        samples: called before the first step and before each checkpoint on the way; changes nothing that is trained.
         world: processes that share the work; `emit`, `progress`, `folder` and `meter` of rank 0 count, stops of any.
 
     Raises:
@@ -117,6 +120,8 @@ def train(
 
     own = [*optimizer.own_memory(), *average.weights.values()]
     computing = micro_batch_workers(plan, model, objective, units, validation, schedule, own, state.step, world, warn)
+    if samples is not None and state.step == 0:
+        samples(model, 0)
     with progress.task("training", p.num_steps, "step", done=state.step) as bar, computing as workers, keep_freed():
         while True:
             if validation and _is_validation_due(p, state):
@@ -136,6 +141,9 @@ def train(
                     path = snapshot(model, state.step)
                 emit(SnapshotSaved(step=state.step, path=str(path), metrics=_metrics(state.step, event, checked)))
             if saved is not state and (is_best or state.step % p.checkpoint_every_steps == 0):
+                if samples is not None:
+                    with average.shown_in(model.module):
+                        samples(model, state.step)
                 save()
             is_best = False
             if state.step == p.num_steps:

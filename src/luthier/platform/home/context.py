@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from luthier.features.human_eval.store import RatingPanelStore
     from luthier.features.models.store import TunedModelStore
     from luthier.features.monitoring.alerts_store import AlertStore
+    from luthier.features.runs.labels import RunLabelStore
     from luthier.features.runs.store import RunEntryStore, RunStore
     from luthier.features.serving.checkpoint_permissions import CheckpointPermissionStore
     from luthier.features.serving.inference_client import InferenceClient
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
 _STORES: Final[Mapping[str, str]] = {
     "runs": "luthier.features.runs.store:RunStore",
     "run_entries": "luthier.features.runs.store:RunEntryStore",
+    "run_labels": "luthier.features.runs.labels:RunLabelStore",
     "assessments": "luthier.features.assessments.store:AssessmentStore",
     "rating_panels": "luthier.features.human_eval.store:RatingPanelStore",
     "studies": "luthier.features.studies.store:StudyStore",
@@ -97,6 +99,8 @@ class Context:
     """The runs of this home."""
     run_entries: RunEntryStore
     """Lists of the runs of this home and of what waits to become one."""
+    run_labels: RunLabelStore
+    """Names, notes and tags of the runs of this home, and saved views of their list."""
     assessments: AssessmentStore
     """Results of suites, safety checks and calibrations in this home."""
     rating_panels: RatingPanelStore

@@ -84,6 +84,27 @@ def test_watch_of_a_killed_run_says_how_to_go_on(luthier, home: Path) -> None:  
     assert f"luthier train --resume {OTHER}" in out
 
 
+def test_edit_and_find_again(luthier, run: str, home: Path) -> None:  # type: ignore[no-untyped-def]
+    with Context.open(home) as context:
+        context.runs.create(make_record(OTHER, status="failed"), make_plan(learning_rate=1e-3))
+    document = luthier("runs", "edit", run, "--name", "Client mails", "--tag", "sweep", "--star", "--json").document
+    assert document == {
+        "run_id": run, "name": "Client mails", "note": "", "group": "", "is_starred": True, "is_archived": False,
+        "tags": ["sweep"],
+    }  # fmt: skip
+    out = luthier("runs", "edit", run, "--note", "slow", "--group", "g", "--untag", "sweep", "--archive").out
+    assert "slow" in out
+    assert luthier("runs", "edit", "run-1", "--name", "x").code == 2
+    listed = luthier("runs", "list", "--filter", 'name~"client" star:yes', "--json").document
+    assert [(one["run_id"], one["name"], one["tags"]) for one in listed] == [(run, "Client mails", [])]
+    assert [one["run_id"] for one in luthier("runs", "list", "--sort", "-lr", "--json").document] == [OTHER, run]
+    assert "Client mails" in luthier("runs", "list").out
+    assert "Client mails" in luthier("runs", "show", run).out
+    wrong = luthier("runs", "list", "--filter", "lr>>1")
+    assert wrong.code == 2
+    assert "at character 4" in wrong.err
+
+
 def test_rm(luthier, run: str) -> None:  # type: ignore[no-untyped-def]
     assert luthier("runs", "rm", run, "--json").document == {"removed": run, "status": "succeeded"}
     assert luthier("runs", "rm", run).code == 2

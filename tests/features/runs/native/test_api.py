@@ -108,3 +108,42 @@ def test_a_run_is_started_from_a_recipe_with_files_by_id(visitor, home, tmp_path
         assert answer.status_code == 400
         assert answer.json()["error"]["message"]
     assert len(home.jobs.list()) == 1
+
+
+def test_runs_are_edited_filtered_sorted_and_deleted(visitor, home) -> None:  # type: ignore[no-untyped-def]
+    ids = [f"run-20260101-00000{number}-abcdef" for number in range(3)]
+    for number, one in enumerate(ids):
+        home.runs.create(make_record(one, status="succeeded"), make_plan(learning_rate=(2e-3, 1e-3, 3e-3)[number]))
+    reader, trainer = visitor("read"), visitor("train")
+    place = f"/api/v1/runs/{ids[0]}"
+    asked = {"name": "Client mails", "tags": ["Sweep"], "is_starred": True}
+    assert reader.patch(place, json=asked).status_code == 403
+    edited = trainer.patch(place, json=asked).json()
+    assert (edited["name"], edited["tags"], edited["is_starred"], edited["note"]) == (
+        "Client mails",
+        ["sweep"],
+        True,
+        "",
+    )
+    assert trainer.patch(place, json={"add_tags": ["b"], "note": "n"}).json()["tags"] == ["b", "sweep"]
+    assert trainer.patch(place, json={"colour": "red"}).status_code == 400
+    assert trainer.patch(place, json={"tags": ["two words"]}).status_code == 400
+    assert reader.get(place).json()["name"] == "Client mails"
+
+    def listed(query: str) -> list[str]:
+        answer = reader.get(f"/api/v1/runs?{query}")
+        assert answer.status_code == 200, answer.text
+        return [run["run_id"] for run in answer.json()["data"]]
+
+    assert listed("sort=-lr") == [ids[2], ids[0], ids[1]]
+    assert listed(f"sort=-lr&after={ids[2]}&limit=1") == [ids[0]]
+    assert listed("filter=tag:sweep%20lr%3E1e-3") == [ids[0]]
+    wrong = reader.get("/api/v1/runs?filter=lr%3E%3E1")
+    assert wrong.status_code == 400
+    assert "at character 4" in wrong.json()["error"]["message"]
+    create_project(home, "c")
+    for other in (visitor("train", project="c").patch(place, json={}), visitor("train", project="c").delete(place)):
+        assert other.status_code == 404
+    assert reader.delete(place).status_code == 403
+    assert trainer.delete(place).json() == {"id": ids[0], "object": "run", "deleted": True}
+    assert listed("sort=lr") == [ids[1], ids[2]]

@@ -6,6 +6,9 @@ from collections.abc import Callable
 
 from fastapi.testclient import TestClient
 
+from luthier.core.access import Caller
+from luthier.features.runs.changes import edit_run
+from luthier.features.runs.labels import LabelChanges
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job
 from luthier.testing.records import events_of, make_evaluation, make_plan, make_record, make_result, tell
@@ -50,6 +53,27 @@ def test_with_one_run_others_can_be_chosen(home: Context, browser: Browser) -> N
     assert reader.get("/runs/compare").text.count("checkbox") == 2
 
 
+def test_the_runs_to_choose_from_are_searched(home: Context, browser: Browser) -> None:
+    one, two, three = (trained(home, letter) for letter in "abc")
+    edit_run(home, Caller(), two, LabelChanges(name="Client mails"))
+    text = browser("read").get(f"/runs/compare?run={one}&find=client").text
+    assert f'value="{two}"' in text
+    assert f'value="{three}"' not in text
+    assert "Client mails" in text
+    assert "No run matches" in browser("read").get("/runs/compare?find=nothing").text
+
+
+def test_eight_runs_stand_side_by_side_under_their_names(home: Context, browser: Browser) -> None:
+    ids = [trained(home, letter, learning_rate=1e-5 * n) for n, letter in enumerate("abcdefab"[:6], 1)]
+    ids += [trained(home, digit) for digit in "12"]
+    edit_run(home, Caller(), ids[7], LabelChanges(name="Client mails"))
+    text = browser("read").get("/runs/compare?" + "&".join(f"run={one}" for one in ids)).text
+    assert "8 runs side by side" in text
+    assert "H · lora" in text
+    assert "Client mails" in text
+    assert text.count('class="differs"') == 7
+
+
 def test_with_no_two_runs_it_says_so(home: Context, browser: Browser) -> None:
     trained(home, "a")
     assert "There are not two runs yet" in browser("read").get("/runs/compare").text
@@ -63,5 +87,5 @@ def test_one_that_has_not_begun_and_too_many_are_refused(home: Context, browser:
     refused = reader.get(f"/runs/compare?run={one}&run={waiting}")
     assert refused.status_code == 422
     assert "has not begun" in refused.text
-    many = "&".join(f"run=run-20261125-093000-00000{n}" for n in range(7))
+    many = "&".join(f"run=run-20261125-093000-00000{n}" for n in range(9))
     assert reader.get(f"/runs/compare?{many}").status_code == 422

@@ -91,7 +91,7 @@ def test_the_list_is_sifted_and_paged(home: Context, browser: Browser) -> None:
     older = unescape(first.split('rel="next"')[0].rsplit('href="', 1)[1].split('"')[0])
     assert one.get(older).text.count('scope="row"') == 5
     assert one.get("/runs?text=000007").text.count('scope="row"') == 1
-    assert "No run fits" in one.get("/runs?status=failed").text
+    assert "No run matches" in one.get("/runs?status=failed").text
     assert one.get("/runs?status=nonsense&before=nonsense").text.count('scope="row"') == 25
 
 
@@ -138,7 +138,14 @@ def test_a_run_that_trains(home: Context, browser: Browser) -> None:
     running(home)
     home.runs.append(RUN_ID, WarningRaised(step=30, code="overfitting", message="validation loss rises"))
     text = browser("read", "infer").get(f"/runs/{RUN_ID}").text
-    for words in ("step 30 of 100", "about", "left", "It learns rows by heart", "Training loss", "Checkpoint of 4.2"):
+    for words in (
+        "step 30 of 100",
+        "about",
+        "left",
+        "Overfitting: it memorises its rows",
+        "Training loss",
+        "Checkpoint of 4.2",
+    ):
         assert words in text
     assert text.count("<svg") >= 5
     assert text.count("<h1") == 1

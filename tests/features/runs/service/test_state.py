@@ -36,7 +36,7 @@ def test_from_the_queue_to_the_end(context: Context) -> None:
     context.runs.update(RUN_ID, status="running", step=4)
     assert standing(context, OWN, RUN_ID).phase == "training"
     context.runs.update(RUN_ID, step=10)
-    assert standing(context, OWN, RUN_ID).phase == "judging and writing the report"
+    assert standing(context, OWN, RUN_ID).phase == "evaluating and writing the report"
     context.jobs.ask(job.job_id, "pause")
     found = standing(context, OWN, RUN_ID)
     assert (found.status, found.can_pause, found.can_resume, found.can_cancel) == ("pausing", False, False, True)

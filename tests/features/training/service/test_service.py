@@ -26,7 +26,8 @@ from luthier.core.errors import (
 from luthier.core.events import CheckpointSaved, RunEnded, RunStarted, StepDone, ValidationDone, WarningRaised
 from luthier.core.ids import sha256_file
 from luthier.features.recipes.service import load_recipe
-from luthier.features.training.service import TrainOutcome, recorder, resume, train
+from luthier.features.training.recorder import recorder
+from luthier.features.training.service import TrainOutcome, resume, train
 from luthier.ml.training import checkpoint as checkpoint_module
 from luthier.ml.training.checkpoint import checkpoint_path
 from luthier.platform.home.context import Context

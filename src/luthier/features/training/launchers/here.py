@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from luthier.ml.training.loop import LoopOutcome
     from luthier.ml.training.model import TrainableModel
     from luthier.ml.training.objective_protocol import Batch, Objective, Unit
+    from luthier.ml.training.sample_prompts import AnswerSamples
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +155,7 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
             meter=hooks.meter,
             world=world,
             snapshot=_snapshots(plan, hooks),
+            samples=_samples(prepared, hooks, world, spreads=spreads),
         )
     _finish(objective, model, validation, outcome, world)
     hooks.meter.begin("saving")
@@ -203,6 +205,25 @@ def _snapshots(plan: Plan, hooks: Hooks) -> Callable[[TrainableModel, int], Path
     if not hooks.num_snapshots:
         return None
     return Snapshots(Path(plan.base_model.path), hooks.folder, hooks.num_snapshots).save
+
+
+def _samples(prepared: Prepared, hooks: Hooks, world: World, *, spreads: bool) -> AnswerSamples | None:
+    """What answers the fixed prompts of the run, where it has some; on the rank that reports."""
+    from luthier.ml.training.sample_prompts import SamplePrompts, chosen_rows
+
+    plan = prepared.plan
+    if not plan.evaluation.sample_prompts or prepared.validation is None or not world.is_first:
+        return None
+    if spreads:
+        message = "the sample prompts are not answered: the weights are spread over the devices"
+        hooks.emit(WarningRaised(step=0, code="no_samples", message=message))
+        return None
+    rows = chosen_rows(
+        prepared.validation.tokenised,
+        plan.evaluation.sample_prompts,
+        context_length_tokens=plan.base_model.context_length_tokens,
+    )
+    return SamplePrompts(rows, prepared.template, hooks.emit, plan.evaluation.max_new_tokens)
 
 
 def _ask_teacher(prepared: Prepared, hooks: Hooks, world: World) -> TrainResult | None:

@@ -19,6 +19,7 @@ from luthier.platform.db.tables.deployments import (
     watches,
 )
 from luthier.platform.db.tables.evals import batches, eval_output_items, eval_runs, evals, stored_completions
+from luthier.platform.db.tables.run_table import run_labels, run_tags, run_values, run_views
 from luthier.platform.db.tables.server import (
     api_keys,
     audit_log,
@@ -101,6 +102,10 @@ __all__ = [
     "ratings",
     "review_items",
     "row_decisions",
+    "run_labels",
+    "run_tags",
+    "run_values",
+    "run_views",
     "runs",
     "sign_in_links",
     "stored_completions",

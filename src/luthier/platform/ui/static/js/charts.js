@@ -2,7 +2,11 @@
 // For live plots: `window.Luthier.charts.append(key, name, points)` adds points to a series, `replace` replaces all its
 // points, `forgetAfter(key, x)` drops those after x, `mark(key, marks)` sets the marks, and `refresh()` draws
 // what has changed: only the lines, only of visible charts. `ready` is a promise of the first drawing.
-const charts = new Map(); // by key: { figure, spec, chart, isStale, isSeen, smoothing, isLog }
+// `clock(points, isAll)` gives the seconds of steps, for plots of the group `run` over time. Every plot has buttons to
+// zoom, to go back to all of it, and to save it as a picture (PNG) or a table (CSV).
+const charts = new Map(); // by key: { figure, spec, chart, isStale, isSeen, smoothing, isLog, zoom }
+const RUN_GROUP = "run";
+let axisName = "step", clock = [];
 const MOST_POINTS = 2000, FEWEST_SMOOTHED = 30;
 
 const colours = new Map(); // what has been looked up in this theme
@@ -73,9 +77,41 @@ function smoothed(points, strength) {
   return points.map(([x], place) => [x, sums[place][0] / sums[place][1]]);
 }
 
-// The last point of a series at or before x.
-function pointAt(series, x) {
-  return series.points.findLast((point) => point[0] <= x);
+// How the steps of a run are shown: as they are, as epochs, or as time since its start. Between two samples of the clock
+// time passes evenly; before the first and after the last a step keeps its distance.
+const hasAxes = (spec) => spec.group === RUN_GROUP && spec.x.name === "step";
+const stepsPerEpoch = () => Number(document.querySelector("[data-steps-per-epoch]")?.dataset.stepsPerEpoch) || 0;
+const isHours = () => clock.length > 0 && clock[clock.length - 1][1] >= 2 * 3600;
+
+function secondsAt(step) {
+  if (clock.length < 2) return clock.length ? clock[0][1] : 0;
+  let low = 1, high = clock.length - 1; // the first sample at or after the step, from the second on
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (clock[middle][0] >= step) high = middle;
+    else low = middle + 1;
+  }
+  const [fromStep, from] = clock[low - 1], [toStep, to] = clock[low];
+  return Math.max(0, from + ((step - fromStep) * (to - from)) / Math.max(1e-9, toStep - fromStep));
+}
+
+function shownX(spec, step) {
+  if (!hasAxes(spec) || axisName === "step") return step;
+  return axisName === "epoch" ? step / stepsPerEpoch() : secondsAt(step) / (isHours() ? 3600 : 60);
+}
+
+function shownPoints(spec, points) {
+  return hasAxes(spec) && axisName !== "step" ? points.map(([step, ...rest]) => [shownX(spec, step), ...rest]) : points;
+}
+
+function xNames(spec) {
+  if (!hasAxes(spec) || axisName === "step") return [spec.x.name, spec.x_title];
+  return axisName === "epoch" ? ["epoch", "epoch"] : isHours() ? ["hour", "hours since the start"] : ["minute", "minutes since the start"];
+}
+
+// The last point at or before x.
+function pointAt(points, x) {
+  return points.findLast((point) => point[0] <= x);
 }
 
 function common(spec) {
@@ -120,9 +156,9 @@ function band(series) {
 // The lines of a plot: as they are, or, where they are smoothed, faintly with the smooth ones over them.
 function lines(entry) {
   const { spec, smoothing, isLog } = entry;
-  const shown = (points) => (isLog ? points.filter((point) => point[1] > 0) : points);
+  const shown = (points) => shownPoints(spec, isLog ? points.filter((point) => point[1] > 0) : points);
   const marks = spec.marks.map((mark) => ({
-    [mark.axis === "y" ? "yAxis" : "xAxis"]: mark.x, label: { formatter: mark.name, position: "insideEndTop", color: colour(mark.role) },
+    [mark.axis === "y" ? "yAxis" : "xAxis"]: mark.axis === "y" ? mark.x : shownX(spec, mark.x), label: { formatter: mark.name, position: "insideEndTop", color: colour(mark.role) },
     lineStyle: { color: colour(mark.role), type: mark.is_dashed ? "dashed" : "solid" },
   }));
   return spec.series.flatMap((series, n) => {
@@ -156,27 +192,27 @@ function lines(entry) {
 
 function plot(entry) {
   const { spec } = entry;
-  const { axis, base, muted } = common(spec);
+  const { axis, base, muted } = common(spec), [xName, xTitle] = xNames(spec);
   return {
     ...base,
     grid: { left: 62, right: 16, top: spec.series.length > 1 ? 34 : 14, bottom: 44 },
     legend: { show: spec.series.length > 1, top: 0, left: 0, type: "scroll", textStyle: { color: muted }, itemWidth: 14, itemHeight: 8, data: spec.series.map((series) => series.name).filter(Boolean) },
-    xAxis: { ...axis(spec.x_title, spec.x, false, spec.x.scale), splitLine: { show: false }, ...(spec.group ? { max: "dataMax" } : {}) },
+    xAxis: { ...axis(xTitle, spec.x, false, spec.x.scale), splitLine: { show: false }, ...(spec.group ? { max: "dataMax" } : {}) },
     yAxis: axis(spec.y_title, spec.y, true, entry.isLog ? "log" : spec.y.scale),
-    dataZoom: [{ type: "inside", xAxisIndex: 0, filterMode: "none", zoomOnMouseWheel: "shift", moveOnMouseWheel: false }],
+    dataZoom: [{ type: "inside", xAxisIndex: 0, filterMode: "none", zoomOnMouseWheel: "shift", moveOnMouseWheel: false, ...entry.zoom }],
     tooltip: {
       ...base.tooltip, trigger: spec.series.some((s) => s.shape === "dots") ? "item" : "axis",
       axisPointer: { animation: false, lineStyle: { color: muted } },
       formatter: (found) => {
         const all = Array.isArray(found) ? found : [found];
         const x = all[0].value[0], named = new Map(all.map((one) => [one.seriesName, one.value])); // of a smoothed line, the smooth
-        if (all[0].value[2]) return `${spec.x.name} ${number(x)}\n${all[0].value[2]}: ${number(all[0].value[1])} ${spec.y.unit}`;
+        if (all[0].value[2]) return `${xName} ${number(x)}\n${all[0].value[2]}: ${number(all[0].value[1])} ${spec.y.unit}`;
         const lines = spec.series.filter((series) => series.name || spec.series.length === 1).flatMap((series) => {
-          const point = named.get(series.name) ?? pointAt(series, x);
-          const where = point && point[0] !== x ? ` (${spec.x.name} ${number(point[0])})` : "";
+          const point = named.get(series.name) ?? pointAt(shownPoints(spec, series.points), x);
+          const where = point && point[0] !== x ? ` (${xName} ${number(point[0])})` : "";
           return point ? [`${series.name || spec.title}: ${number(point[1])} ${spec.y.unit}${where}`] : [];
         });
-        return [`${spec.x.name} ${number(x)}`, ...lines].join("\n");
+        return [`${xName} ${number(x)}`, ...lines].join("\n");
       },
     },
     series: lines(entry),
@@ -316,6 +352,13 @@ function addTools(entry) {
   figure.querySelector("h3").after(bar);
 }
 
+// What a table has beside each step of a run: its epoch and its time, as far as they are known.
+const columnsOfStep = (spec) => () => {
+  if (!hasAxes(spec)) return [];
+  const epoch = ["epoch", (step) => step / stepsPerEpoch()], seconds = ["seconds", secondsAt];
+  return [...(stepsPerEpoch() ? [epoch] : []), ...(clock.length > 1 ? [seconds] : [])];
+};
+
 function start(figure) {
   const spec = JSON.parse(figure.dataset.chart);
   const canvas = document.createElement("div");
@@ -329,6 +372,7 @@ function start(figure) {
   const entry = { figure, spec, chart: window.echarts.init(canvas), isSeen: true, smoothing: 0, isLog: false };
   charts.set(spec.key, entry);
   if (spec.tools) addTools(entry);
+  if (spec.kind === "plot") window.Luthier.addChartActions?.(entry, { colour, columnsOfStep: columnsOfStep(spec) });
   draw(entry);
   if (spec.group) {
     entry.chart.group = spec.group;
@@ -347,6 +391,8 @@ function startAll(within) {
     if (!entry.figure.isConnected) { entry.chart.dispose(); charts.delete(key); }
   }
   for (const figure of within.querySelectorAll("figure.chart[data-chart]:not(.live-drawn)")) start(figure);
+  for (const one of document.querySelectorAll("[data-needs-script]")) one.hidden = false;
+  showAxes();
 }
 
 function change(key, name, points, isAll) {
@@ -367,6 +413,7 @@ window.Luthier.charts = {
   append: (key, name, points) => change(key, name, points, false),
   replace: (key, name, points) => change(key, name, points, true),
   forgetAfter(x) {
+    clock = clock.filter((point) => point[0] <= x);
     for (const entry of charts.values()) {
       if (entry.spec.kind !== "plot") continue;
       for (const series of entry.spec.series) series.points = series.points.filter((point) => point[0] <= x);
@@ -379,10 +426,44 @@ window.Luthier.charts = {
     entry.spec.marks = whole;
     entry.isStale = true;
   },
+  clock(points, isAll) {
+    if (isAll) clock = points;
+    else {
+      while (clock.length && points.length && clock[clock.length - 1][0] >= points[0][0]) clock.pop();
+      clock.push(...points);
+    }
+    if (clock.length > MOST_POINTS) clock = thinned(clock, MOST_POINTS / 2);
+    showAxes();
+    if (points.length && axisName === "time") for (const entry of charts.values()) entry.isStale ||= hasAxes(entry.spec);
+  },
   refresh() {
     for (const entry of charts.values()) if (entry.isStale && entry.isSeen) update(entry);
   },
 };
+
+// The switch of the horizontal axis: kept for the browser, without what this run has not.
+function showAxes() {
+  const choice = document.querySelector("[data-chart-axis]");
+  if (!choice) return;
+  const has = { step: true, epoch: stepsPerEpoch() > 0, time: clock.length > 1 };
+  for (const option of choice.options) option.disabled = !has[option.value];
+  let kept = "step";
+  try { kept = localStorage.getItem("luthier-chart-axis") ?? "step"; } catch { /* the step, then */ }
+  const wanted = has[kept] ? kept : "step";
+  choice.value = wanted;
+  if (wanted !== axisName) setAxis(wanted);
+}
+
+function setAxis(name) {
+  axisName = name;
+  for (const entry of charts.values()) if (hasAxes(entry.spec)) { entry.zoom = undefined; draw(entry); }
+}
+
+document.addEventListener("change", (event) => {
+  if (!event.target.matches?.("[data-chart-axis]")) return;
+  try { localStorage.setItem("luthier-chart-axis", event.target.value); } catch { /* for this page only, then */ }
+  setAxis(event.target.value);
+});
 
 const drawAll = () => { colours.clear(); for (const entry of charts.values()) draw(entry); };
 // ECharts is large: it comes once the page, with the server's own drawings, has been painted.

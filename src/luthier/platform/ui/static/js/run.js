@@ -28,6 +28,7 @@ function draw(answer) {
   for (const [chart, series] of Object.entries(answer.points)) {
     for (const [name, points] of Object.entries(series)) (answer.is_whole ? charts.replace : charts.append)(chart, name, points);
   }
+  if (answer.clock.length || answer.is_whole) charts.clock(answer.clock, answer.is_whole);
   if (answer.marks.length) charts.mark("loss", answer.marks);
   charts.refresh();
 }
@@ -80,6 +81,7 @@ function take(answer) {
     draw(answer);
   }
   show(answer);
+  if (isNew && window.htmx) tell("#run-log", "luthier:log");
   if (answer.standing !== standing || (answer.is_more && !answer.is_whole && window.htmx)) tell("#run-now", "luthier:changed");
   standing = answer.standing;
   isOver = answer.is_over && !isToBegin;

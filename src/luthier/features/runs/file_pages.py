@@ -1,0 +1,52 @@
+"""Addresses of a run's files: its weights as ZIP, its metrics as CSV, its recipe as YAML, and the end of its log."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response, StreamingResponse
+
+from luthier.core.errors import NotFoundError
+from luthier.features.runs import run_files
+from luthier.features.runs.state import standing
+from luthier.platform.ui.render import render
+from luthier.platform.ui.visitor import HomeContext, Reader, Trainer
+
+router = APIRouter()
+
+
+@router.get("/runs/{run_id}/weights.zip")
+def weights(context: HomeContext, caller: Trainer, run_id: str) -> Response:
+    """The trained weights with their settings; the download is logged."""
+    made = run_files.weights_of(context, caller, run_id)
+    return StreamingResponse(made.blocks, media_type="application/zip", headers=_attachment(made.name))
+
+
+@router.get("/runs/{run_id}/metrics.csv")
+def metrics(context: HomeContext, caller: Reader, run_id: str) -> Response:
+    """Every value of every step."""
+    lines = run_files.metrics_csv(context, caller, run_id)
+    return StreamingResponse(lines, media_type="text/csv", headers=_attachment(f"{run_id}-metrics.csv"))
+
+
+@router.get("/runs/{run_id}/recipe.yaml")
+def recipe(context: HomeContext, caller: Reader, run_id: str) -> Response:
+    """The recipe, with names in the place of paths of this machine."""
+    if standing(context, caller, run_id).record is None:
+        raise NotFoundError(
+            f"run {run_id} has no plan yet", expected="a run that has begun", do="wait until it has begun"
+        )
+    text = run_files.copies_of(context, context.runs.plan(run_id)).recipe
+    return Response(text, media_type="application/yaml", headers=_attachment(f"{run_id}.yaml"))
+
+
+@router.get("/runs/{run_id}/log")
+def log(request: Request, context: HomeContext, caller: Reader, run_id: str) -> Response:
+    """The end of its logs, as a part of its page."""
+    found = standing(context, caller, run_id)
+    plan = None if found.record is None else context.runs.plan(run_id)
+    return render(request, "runs/log.html", {"run": found, "logs": run_files.logs_of(context, found, plan)})
+
+
+def _attachment(name: str) -> dict[str, str]:
+    # Ids and names of our own folders: nothing in them needs quoting.
+    return {"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "no-store"}

@@ -1,0 +1,175 @@
+"""The list of runs as a table: filter, order, columns and saved views; changes of the chosen runs, and of one run."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+from fastapi import APIRouter, Form, Query, Request
+from starlette.background import BackgroundTask
+from starlette.responses import Response
+
+from luthier.core.errors import RequestError
+from luthier.features.runs import changes as run_changes
+from luthier.features.runs import labels
+from luthier.features.runs.labels import MAX_NAME, MAX_NOTE, LabelChanges
+from luthier.features.runs.table import (
+    OWN_COLUMNS,
+    asked_for,
+    cells_of,
+    known_fields,
+    offered_columns,
+    table_of,
+)
+from luthier.features.runs.view import MOST_COMPARED
+from luthier.platform.ui.render import is_fragment_request, redirect, render
+from luthier.platform.ui.visitor import HomeContext, Reader, Trainer, own_address
+
+router = APIRouter()
+_MAX_CHOSEN: Final = 100
+_Short = Annotated[str, Query(max_length=1_000)]
+_Text = Annotated[str, Form(max_length=MAX_NAME + 100)]
+_Address = Annotated[str, Form(max_length=6_000)]
+Action = Literal["archive", "restore", "star", "unstar", "tag", "untag", "group"]
+_DONE: Final[dict[Action, str]] = {
+    "archive": "archived", "restore": "restored", "star": "starred", "unstar": "without a star", "tag": "tagged",
+    "untag": "without the tag", "group": "in the group",
+}  # fmt: skip
+
+
+@router.get("/runs")
+def show_runs(
+    request: Request,
+    context: HomeContext,
+    caller: Reader,
+    filter: _Short = "",
+    status: Annotated[str, Query(max_length=40)] = "",
+    text: Annotated[str, Query(max_length=200)] = "",
+    sort: Annotated[str, Query(max_length=120)] = "",
+    columns: Annotated[list[str] | None, Query(max_length=100)] = None,
+    archived: Annotated[str, Query(max_length=10)] = "",
+    before: Annotated[str, Query(max_length=100)] = "",
+) -> Response:
+    """The list; for HTMX its rows alone, as they are now."""
+    asked = asked_for(
+        filter_text=filter, status=status, text=text, sort=sort, columns=columns or (), archived=archived, before=before
+    )
+    table = table_of(context, caller, request.app.state.judged, asked)
+    rows = table.page.rows
+    values = {
+        "table": table,
+        "asked": asked,
+        "rows": [(row, cells_of(row, asked.columns)) for row in rows],
+        "own_columns": OWN_COLUMNS,
+        "is_moving": any(row.standing.status not in ("succeeded", "failed", "cancelled") for row in rows),
+        "most_compared": MOST_COMPARED,
+        "this": asked.address(asked.before),
+        "newest": asked.address() if asked.before else "",
+        "older": asked.address(table.page.older) if table.page.older else "",
+        "is_grouped": asked.order.key == "group" if table.error is None else False,
+    }
+    if is_fragment_request(request):
+        return render(request, "runs/rows.html", values)
+    values |= {
+        "views": [(view, f"/runs?{view.query}") for view in context.run_labels.views(caller.project_id)],
+        "offered": offered_columns(context, asked.columns),
+        "fields": known_fields(),
+        "is_empty": not rows and not asked.is_filtered and not asked.before and table.error is None,
+    }
+    return render(request, "runs/list.html", values, status=200 if table.error is None else 422)
+
+
+@router.post("/runs/edit")
+def edit_chosen(
+    request: Request,
+    context: HomeContext,
+    caller: Trainer,
+    run: Annotated[list[str], Form(max_length=_MAX_CHOSEN)] = [],  # noqa: B006 - FastAPI copies it
+    do: Annotated[Action, Form()] = "archive",
+    word: _Text = "",
+    back: _Address = "/runs",
+) -> Response:
+    """Change what is written about the chosen runs."""
+    changes = _changes(do, word)
+    number = run_changes.edit_runs(context, caller, run, changes)
+    shown = f" {word.strip()}" if do in ("tag", "untag", "group") else ""
+    notice = f"{number:,} {'run is' if number == 1 else 'runs are'} {_DONE[do]}{shown}."
+    return redirect(request, _list_address(back), notice)
+
+
+def _changes(do: Action, word: str) -> LabelChanges:
+    if do in ("tag", "untag") and not word.strip():
+        raise RequestError("no tag", expected="a word", do="write the tag into the field beside the buttons")
+    match do:
+        case "archive" | "restore":
+            return LabelChanges(is_archived=do == "archive")
+        case "star" | "unstar":
+            return LabelChanges(is_starred=do == "star")
+        case "tag":
+            return LabelChanges(add_tags=word.split())
+        case "untag":
+            return LabelChanges(remove_tags=[one.lower() for one in word.split()])
+    return LabelChanges(group=word)
+
+
+@router.post("/runs/views")
+def save_view(
+    request: Request,
+    context: HomeContext,
+    caller: Trainer,
+    name: _Text = "",
+    query: _Address = "",
+) -> Response:
+    """Keep filter, order and columns under a name, for all of the project."""
+    view = labels.save_view(context, caller, name, query)
+    return redirect(request, f"/runs?{view.query}", f"The view {view.name} is saved.")
+
+
+@router.post("/runs/views/delete")
+def delete_view(request: Request, context: HomeContext, caller: Trainer, name: _Text = "") -> Response:
+    """Delete a saved view; the runs are unchanged."""
+    labels.delete_view(context, caller, name)
+    return redirect(request, "/runs", f"The view {name} is deleted.")
+
+
+@router.post("/runs/{run_id}/edit")
+def edit(
+    request: Request,
+    context: HomeContext,
+    caller: Trainer,
+    run_id: str,
+    name: _Text = "",
+    note: Annotated[str, Form(max_length=MAX_NOTE + 1_000)] = "",
+    group: _Text = "",
+    tags: Annotated[str, Form(max_length=2_000)] = "",
+    star: Annotated[str, Form(max_length=10)] = "",
+    archived: Annotated[str, Form(max_length=10)] = "",
+) -> Response:
+    """Change what is written about a run: everything that the form has."""
+    changes = LabelChanges(name, note, group, bool(star), bool(archived), tags=tags.replace(",", " ").split())
+    run_changes.edit_run(context, caller, run_id, changes)
+    return redirect(request, f"/runs/{run_id}", "Saved.")
+
+
+@router.post("/runs/{run_id}/star")
+def star_run(
+    request: Request, context: HomeContext, caller: Trainer, run_id: str, back: _Address = "/runs"
+) -> Response:
+    """Give it a star, or take the star away."""
+    was = context.run_labels.of_runs([run_id])[run_id]
+    run_changes.edit_run(context, caller, run_id, LabelChanges(is_starred=not was.is_starred))
+    return redirect(request, _list_address(back))
+
+
+@router.post("/runs/{run_id}/delete")
+def delete_run(request: Request, context: HomeContext, caller: Trainer, run_id: str) -> Response:
+    """Delete a run with its files, unless something uses it. The files go after the answer: they may be large."""
+    run_changes.delete_run(context, caller, run_id)
+    answer = redirect(request, "/runs", f"The run {run_id} is deleted.")
+    answer.background = BackgroundTask(run_changes.sweep, context)
+    return answer
+
+
+def _list_address(back: str) -> str:
+    """The list that a form came from; never another site."""
+    found = own_address(back)
+    return found if found == "/runs" or found.startswith(("/runs?", "/runs/")) else "/runs"

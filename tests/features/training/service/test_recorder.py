@@ -1,0 +1,70 @@
+"""The recorder of a run: its events in the store, what the machine does beside them, and its log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from luthier.core.events import MachineSampled, RunEnded, RunStarted, WarningRaised
+from luthier.core.system import machine_usage
+from luthier.features.training.recorder import RunLog, recorder
+from luthier.platform.home.context import Context
+from luthier.testing.records import RUN_ID, make_plan, make_record, make_step
+
+
+@pytest.fixture
+def run_id(context: Context) -> str:
+    context.settings.run_folder(RUN_ID).mkdir(parents=True)
+    context.runs.create(make_record(), make_plan())
+    return RUN_ID
+
+
+def test_a_sample_of_the_machine_is_stored_after_the_first_step_and_survives_a_resume(
+    context: Context, run_id: str
+) -> None:
+    emit = recorder(context, run_id, [])
+    emit(RunStarted(from_step=0, num_steps=10))
+    for step in (1, 2, 3):
+        emit(make_step(step))
+    found = [event for event in context.runs.events(run_id) if isinstance(event, MachineSampled)]
+    assert [event.step for event in found] == [1], "the next one is due in five seconds"
+    assert found[0].run_memory_bytes > 0
+    again = recorder(context, run_id, [])
+    again(RunStarted(from_step=2, num_steps=10))
+    again(make_step(3))
+    found = [event for event in context.runs.events(run_id) if isinstance(event, MachineSampled)]
+    assert [event.step for event in found] == [1, 3]
+
+
+def test_gpus_are_asked_where_the_run_trains_on_one(
+    context: Context, run_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(machine_usage.Nvml, "open", lambda: asked.append(True))
+    recorder(context, run_id, [])(make_step(1))
+    assert asked == []
+    recorder(context, run_id, [], device="cuda")(make_step(2))
+    assert asked == [True]
+
+
+def test_the_log_has_a_line_an_event_over_all_starts(context: Context, run_id: str) -> None:
+    warnings: list[str] = []
+    for start in (0, 1):
+        emit = recorder(context, run_id, warnings)
+        emit(RunStarted(from_step=start, num_steps=10))
+        emit(make_step(start + 1))
+        emit(make_step(start + 2))
+        emit(WarningRaised(step=start + 2, code="x", message="two\nlines"))
+        emit(RunEnded(step=start + 2, status="paused", reason="of the loop"))
+    lines = (context.settings.run_folder(run_id) / "log.txt").read_text(encoding="utf-8").splitlines()
+    said = [line.partition("  ")[2] for line in lines]
+    assert said[0] == "started, 10 steps in all"
+    assert said[2] == "step 2  warning: two lines"
+    assert said[3] == "resumed after step 1, 10 steps in all"
+    assert len(said) == 6, "of steps one a second, and the end where the record is closed"
+    assert warnings == ["two\nlines"] * 2
+
+
+def test_a_log_that_cannot_be_written_ends_nothing(tmp_path: Path) -> None:
+    RunLog(tmp_path / "missing").write(make_step(1))
