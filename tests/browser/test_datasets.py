@@ -68,13 +68,13 @@ def partials(server: HomeServer) -> list[Path]:
 def test_from_a_dropped_file_to_a_repaired_version_and_its_tokens(server: HomeServer, page: Page) -> None:
     page.goto(f"{server.url}/datasets")
     check(page)
-    page.get_by_role("link", name="Bring a dataset").click()
+    page.get_by_role("link", name="Add data").click()
     page.wait_for_url("**/datasets/new")
     check(page)
     bad = GOOD + chat("What comes after 3?", "After 3 comes 4.") + chat(HOSTILE, HOSTILE) + chat("Say it", "")
     page.evaluate(_DROP, ["First questions.jsonl", bad])
     expect(page.locator("#name")).to_have_value("First questions")
-    page.get_by_role("button", name="Bring it").click()
+    page.get_by_role("button", name="Add", exact=True).click()
     page.wait_for_url("**/datasets/data-*")
     address = page.url
     expect(page.get_by_text(HOSTILE).first).to_be_hidden()  # on the next page of rows
@@ -120,7 +120,7 @@ def test_an_upload_shows_how_far_it_is_and_can_be_cancelled(server: HomeServer, 
     page.goto(f"{server.url}/datasets/new")
     slowed(page, 200_000)
     page.set_input_files("#file", str(large))
-    page.get_by_role("button", name="Bring it").click()
+    page.get_by_role("button", name="Add", exact=True).click()
     expect(page.locator("[data-progress-words]")).to_contain_text("left")
     assert 0 < page.evaluate("document.querySelector('[data-upload] progress').value") < 1
     assert violations(page) == []
@@ -131,13 +131,14 @@ def test_an_upload_shows_how_far_it_is_and_can_be_cancelled(server: HomeServer, 
     expect(page.get_by_text("large")).to_have_count(0)
 
 
-def test_what_cannot_be_rows_is_told_before_it_is_sent(server: HomeServer, page: Page) -> None:
+def test_what_cannot_be_read_is_refused_before_it_is_sent(server: HomeServer, page: Page) -> None:
     page.goto(f"{server.url}/datasets/new")
     sent: list[str] = []
     page.on("request", lambda request: sent.append(request.method))
-    page.evaluate(_DROP, ["paper.pdf", "%PDF"])
-    expect(page.get_by_text("paper.pdf does not end as a file of rows does")).to_be_visible()
-    page.get_by_role("button", name="Bring it").click()
+    page.evaluate(_DROP, ["program.exe", "MZ"])
+    expect(page.get_by_text("program.exe: no kind of file that is read")).to_be_visible()
+    page.get_by_role("button", name="Add", exact=True).click()
+    page.get_by_role("button", name="Remove all").click()
     page.evaluate(_DROP, ["empty.jsonl", ""])
     expect(page.get_by_text("empty.jsonl is empty")).to_be_visible()
     assert "POST" not in sent
