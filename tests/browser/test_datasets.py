@@ -16,6 +16,7 @@ from luthier.platform.home.context import Context
 from luthier.testing.servers import HomeServer, home_server, wait_for
 from luthier.testing.tiny import make_tiny_model
 from tests.browser.conftest import PHONE, sign_in, violations
+from tests.features.datasets.conftest import work_once
 from tests.fixtures.questions import answers_in_this_process
 
 HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(1)>'
@@ -160,3 +161,31 @@ def test_a_connection_that_breaks_leaves_nothing(server: HomeServer, page: Page)
     wait_for(lambda: partials(server) == [])
     page.goto(f"{server.url}/datasets/new")
     assert "a.jsonl" not in page.content()
+
+
+def test_documents_are_dropped_followed_and_their_columns_and_questions_chosen(server: HomeServer, page: Page) -> None:
+    page.goto(f"{server.url}/datasets/new")
+    for name, text in (("a.txt", "The front of a violin is spruce."), ("program.exe", "MZ")):
+        page.evaluate(_DROP, [name, text])
+    expect(page.locator("[data-chosen] li")).to_have_text(["a.txt · 32 B", "program.exe · 2 B"])
+    page.fill("#name", "Violins")
+    page.get_by_role("button", name="Add", exact=True).click()
+    page.wait_for_url("**/datasets/jobs/job-*")
+    expect(page.get_by_text("Waiting for a worker")).to_be_visible()
+    check(page)
+    with Context.open(server.home) as context:
+        job = work_once(context)
+    assert job.status == "succeeded"
+    expect(page.get_by_role("button", name="Make questions")).to_be_visible()  # without a reload
+    expect(page.get_by_text("program.exe")).to_be_visible()
+    check(page)
+    page.get_by_role("button", name="Update the estimate").click()
+    page.wait_for_url("**/questions?**")
+    check(page)
+    page.goto(f"{server.url}/datasets/new")
+    page.evaluate(_DROP, ["fragen.csv", "Frage;Antwort\nWer?;Ich.\n"])
+    page.get_by_role("button", name="Add", exact=True).click()
+    page.wait_for_url("**/columns?**")
+    check(page)
+    page.get_by_role("button", name="Use these columns").click()
+    expect(page.get_by_role("link", name="Train on it")).to_be_visible()

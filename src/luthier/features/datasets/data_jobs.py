@@ -22,6 +22,25 @@ _MAX_ID_CHARACTERS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
+class JobFigures:
+    """How far a job is.
+
+    Attributes:
+        done: Files that were read, or passages that are done.
+        total: Of how many.
+        made: Passages or pairs so far.
+        seconds_left: About how long it still takes; None where that is not known.
+        cost_usd: US dollars so far; None without prices.
+    """
+
+    done: int = 0
+    total: int = 0
+    made: int = 0
+    seconds_left: float | None = None
+    cost_usd: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class DataJob:
     """A job that works on a dataset.
 
@@ -62,9 +81,11 @@ class DataJob:
         return found
 
     @property
-    def progress(self) -> dict[str, float | None]:
-        """The newest figures: `done`, `total`, `made`, `seconds_left`; empty before the first."""
-        return next((event.data for event in self.events if event.data), {})
+    def progress(self) -> JobFigures:
+        """The newest figures; zeros before the first."""
+        found = next((event.data for event in self.events if event.data), {})
+        counts = {name: int(found.get(name) or 0) for name in ("done", "total", "made")}
+        return JobFigures(**counts, seconds_left=found.get("seconds_left"), cost_usd=found.get("cost_usd"))
 
     @property
     def warnings(self) -> list[JobEvent]:
@@ -135,7 +156,7 @@ def keep_made(context: Context, caller: Caller, job_id: str) -> Job:
         raise ConflictError(
             f"job {job_id} is an import", expected="a job that writes questions", do="add the corrected files"
         )
-    return questions.keep_made(context, caller, shown.job, int(shown.progress.get("done") or 0))
+    return questions.keep_made(context, caller, shown.job, shown.progress.done)
 
 
 def _order_of(job: Job) -> ImportOrder | QuestionOrder:

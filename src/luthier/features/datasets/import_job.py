@@ -187,7 +187,7 @@ def _lay_out(done: _Import, documents: Path) -> None:
     for one in done.order.files:
         stored = files.get_file(done.context, done.job.project_id, one.file_id)
         source = files.local_path(done.context, stored)
-        target = _free(documents.joinpath(*PurePosixPath(one.name).parts))
+        target = _target(documents, one.name)
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.suffix.lower() == ARCHIVE_SUFFIX:
             try:
@@ -344,6 +344,15 @@ def _described(done: _Import, version: DatasetVersion, kind: str) -> dict[str, A
         "kind": kind,
         "num_rows": version.num_rows,
     }
+
+
+def _target(documents: Path, name: str) -> Path:
+    """Where a file is laid out, under its own name and folders where these are free."""
+    target = documents.joinpath(*PurePosixPath(name).parts)
+    # A file and a folder of one name, which no folder of a person holds but a form may.
+    if any(parent.is_file() for parent in target.parents):
+        target = documents / target.relative_to(documents).as_posix().replace("/", "_")
+    return _free(target)
 
 
 def _name(path: Path, folder: Path) -> str:

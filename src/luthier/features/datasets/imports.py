@@ -41,6 +41,7 @@ OVERLAP_TOKENS: Final = 0
 _KEPT_SECONDS: Final = 7 * 24 * 3600
 """Files that were added are deleted after the import; those of one that never ends, after a week."""
 _MAX_NAME_CHARACTERS: Final = 600
+_MAX_PART_BYTES: Final = 200
 
 
 class ImportFile(FrozenModel):
@@ -300,8 +301,17 @@ def _forget(context: Context, project_id: str, kept: Sequence[StoredFile]) -> No
 def _clean_path(name: str) -> str:
     """The name that a client gives, with the folders of an upload of a folder, and nothing that leads elsewhere."""
     parts = [part for part in name.replace("\\", "/").split("/") if part.strip() not in ("", ".", "..")]
-    cleaned = "/".join(files.safe_filename(part) for part in parts)
-    return cleaned if 0 < len(cleaned) <= _MAX_NAME_CHARACTERS else files.safe_filename(name)
+    cleaned = "/".join(_short(files.safe_filename(part)) for part in parts)
+    return cleaned if 0 < len(cleaned) <= _MAX_NAME_CHARACTERS else _short(files.safe_filename(name))
+
+
+def _short(part: str) -> str:
+    """A name that file systems take, by its bytes, with its ending."""
+    stem, dot, suffix = part.rpartition(".")
+    while len(part.encode()) > _MAX_PART_BYTES and stem:
+        stem = stem[:-1]
+        part = f"{stem}{dot}{suffix}"
+    return part if len(part.encode()) <= _MAX_PART_BYTES else "file"
 
 
 def _name_from(names: Sequence[str]) -> str:

@@ -17,13 +17,13 @@ from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import new_id
 from luthier.features.datasets import service as dataset_versions
-from luthier.features.datasets.rows import look_of, open_rows
+from luthier.features.datasets.rows import look_of, sample_rows
 from luthier.features.datasets.store import DatasetVersion
 from luthier.features.datasets.syntheses import Prices
 from luthier.features.generation.engines import is_address, parse_address
 from luthier.platform.audit_log.service import record
 from luthier.platform.home.context import Context
-from luthier.platform.home.model_names import find_base_model, local_base_models
+from luthier.platform.home.model_names import base_models, find_base_model, local_base_models
 from luthier.platform.jobs.records import Job
 
 SYNTHESIS: Final = "synthesis"
@@ -138,7 +138,18 @@ def teachers(context: Context) -> list[Teacher]:
     A configured model on this machine comes first, since it was set up for that; one elsewhere comes last, so that no
     passage leaves the machine unless somebody chooses so.
     """
-    here = [Teacher(f"model:{name}", name) for name in local_base_models(context)]
+    from luthier.ml.inference.models import sources
+
+    found = {model.name: model for model in sources.local_models(context.home)}
+    known = base_models(context)
+
+    def rank(name: str) -> tuple[bool, int]:
+        model = found[known[name]]
+        return not model.has_chat_template, -model.num_parameters
+
+    # Larger models that were tuned to answer write better questions.
+    names = sorted(local_base_models(context), key=rank)
+    here = [Teacher(f"model:{name}", name) for name in names]
     server = _server(context)
     if server is None:
         return here
@@ -176,17 +187,13 @@ def estimate(
         DataError: The file cannot be read.
         WorkError: The machine could not index it.
     """
-    from luthier.core.dataset import Row
     from luthier.ml.data.provenance import PROVENANCE
     from luthier.ml.data.synthesis.synthesis_prompts import pair_prompt
 
-    rows, column = open_rows(context, caller, version), passage_column(version)
-    num_passages = min(rows.num_rows, max_passages or rows.num_rows)
-    step = max(1, num_passages // _SAMPLED)
+    num_passages, rows = sample_rows(context, caller, version, _SAMPLED, first=max_passages)
     lengths = []
-    for position in range(0, num_passages, step):
-        row = rows.row(position)
-        if isinstance(row, Row) and isinstance(text := row.fields.get(column), str):
+    for row in rows:
+        if isinstance(text := row.fields.get(passage_column(version)), str):
             provenance = row.fields.get(PROVENANCE)
             known = provenance if isinstance(provenance, dict) else None
             messages = pair_prompt("qa", text, provenance=known).messages

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from luthier.core.access import Caller
 from luthier.core.dataset import Row
@@ -34,6 +34,7 @@ from luthier.platform.processes.result_cache import (
 if TYPE_CHECKING:
     from luthier.ml.data.rows.row_index import RowIndex
 
+T = TypeVar("T")
 SMALL_BYTES: Final = 4 << 20
 """Files of text up to this size are read by the process of the request."""
 RETRY_SECONDS: Final = 20.0
@@ -59,7 +60,7 @@ def open_rows(context: Context, caller: Caller, version: DatasetVersion) -> RowI
         return found
     path = files.local_path(context, file)
     with redacted_errors({str(path): file.filename, path.name: file.filename}):
-        if is_quick(path):
+        if is_quick(path) or is_small(version.filename, version.num_bytes):
             return build_index(path, folder)
         # In a child process: parsing a large file would hold the interpreter lock of the server for seconds.
         answer_about(context, caller.project_id, "index", version.file_id, {"folder": str(folder)})
@@ -181,6 +182,37 @@ def rows_page(
         file = files.get_file(context, caller.project_id, version.file_id)
         return _of_small(context, file, lambda path: read_page(path, start=start, num=num, lines=lines))
     return _indexed_page(open_rows(context, caller, version), start, num, lines)
+
+
+def sample_rows(
+    context: Context, caller: Caller, version: DatasetVersion, most: int, *, first: int | None = None
+) -> tuple[int, list[Row]]:
+    """How many records a version has, and up to `most` rows spread over them; those that cannot be read are left out.
+
+    first: of the first so many records alone; None for all.
+
+    Raises NotFoundError, DataError, WorkError.
+    """
+    if is_small(version.filename, version.num_bytes):
+        file = files.get_file(context, caller.project_id, version.file_id)
+        found = _of_small(context, file, _all_rows)
+        num_rows = min(len(found), first or len(found))
+        return num_rows, [row for row in found[: num_rows : _step(num_rows, most)] if isinstance(row, Row)]
+    index = open_rows(context, caller, version)
+    num_rows = min(index.num_rows, first or index.num_rows)
+    some = (index.row(place) for place in range(0, num_rows, _step(num_rows, most)))
+    return num_rows, [row for row in some if isinstance(row, Row)]
+
+
+def _step(num_rows: int, most: int) -> int:
+    return max(1, -(-num_rows // most))
+
+
+def _all_rows(path: Path) -> list[Row | RowProblem]:
+    from luthier.ml.data.files.source import open_source
+    from luthier.ml.data.rows.rows import read_rows
+
+    return list(read_rows(open_source(path)))
 
 
 def look_at(path: Path, columns: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -306,7 +338,7 @@ def _problem(problem: RowProblem) -> dict[str, Any]:
     return {"line": problem.line, "reason": reason}
 
 
-def _of_small(context: Context, file: StoredFile, answer: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+def _of_small(context: Context, file: StoredFile, answer: Callable[[Path], T]) -> T:
     path = files.local_path(context, file)
     with redacted_errors({str(path): file.filename, path.name: file.filename}):
         return answer(path)

@@ -18,6 +18,7 @@ from luthier.core.access import Caller
 from luthier.features.datasets import questions
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.store import DatasetVersion
+from luthier.features.run_drafts.choices import rows_of, shape_of
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
 from luthier.platform.home.settings import Settings
@@ -205,7 +206,7 @@ def test_a_stopped_job_offers_its_pairs(home: Context, browser: Browser) -> None
     home.job_events.append(job.job_id, "progress-1-1", "Writing questions", data=figures)
     running = words(one.get(f"/datasets/jobs/{job.job_id}"))
     assert "2 of 3 passages, 2 pairs" in running
-    assert "about 4 s left" in running
+    assert "about 4.0 s left" in running
     error = {"type": "WorkError", "came": "writer stopped to answer", "expected": "answers", "do": "then continue"}
     home.jobs.finish(job.job_id, taken.attempt, "failed", error)
     stopped = words(one.get(f"/datasets/jobs/{job.job_id}"))
@@ -235,8 +236,9 @@ def test_columns_are_chosen_over_the_first_rows(home: Context, browser: Browser)
     assert "Read as prompt_completion" in text
     assert "Train on it" in text
     assert "Choose columns" not in text
-    form = one.get(f"/runs/new?dataset={version.dataset_id}&version=1").text
-    assert "prompt: FRAGE" in unescape(form), "the recipe of a new run has them"
+    data = rows_of(home, ME, version.dataset_id, 1).data
+    assert data["columns"] == {"prompt": "FRAGE", "completion": "Antwort"}, "the recipe of a new run has them"
+    assert shape_of(home, ME, version.file_id) == "prompt_completion"
 
 
 @pytest.mark.parametrize(

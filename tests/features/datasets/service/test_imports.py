@@ -118,7 +118,7 @@ def test_a_file_with_a_password_among_good_ones_is_named_and_the_others_are_read
         ("papers/empty.txt", "failed", "it is empty (0 bytes)"),
         ("papers/old.doc", "failed", "convert it first: soffice"),
         ("papers/program.exe", "skipped", ".exe: no kind of file that is read"),
-        ("papers/twice.csv", "failed", "has the column 'name' twice: name,name; rename or remove columns"),
+        ("papers/twice.csv", "failed", "twice.csv has the column 'name' twice"),
     ],
 )
 def test_every_file_that_is_not_used_has_its_reason(
@@ -166,8 +166,7 @@ def test_a_workbook_with_merged_cells_beside_documents_is_read_as_text_and_says_
 def test_progress_counts_files_and_passages_and_warns_of_single_files(done: tuple[Context, Job]) -> None:
     context, job = done
     shown = data_jobs.show_job(context, ME, job.job_id)
-    assert shown.progress["done"] == shown.progress["total"] == 13
-    assert shown.progress["made"] == 9
+    assert (shown.progress.done, shown.progress.total, shown.progress.made) == (13, 13, 9)
     assert any("Reading documents: 13 of 13 files, 9 passages" in message for message in events(context, job))
     assert any("papers/locked.pdf: it is protected by a password" in one.message for one in shown.warnings)
 
@@ -287,7 +286,8 @@ def test_cancelling_a_waiting_import_deletes_its_files(context: Context) -> None
 
 
 def test_names_of_files_lead_nowhere(context: Context, tmp_path: Path) -> None:
-    add(context, {"../../up.txt": TEXT.encode(), "a\\b\\c.txt": TEXT.encode()}, name="Named")
+    sent = ["../../up.txt", "a\\b\\c.txt", "a/b", "x", "x/y.txt", f"{'ü' * 300}.txt"]
+    add(context, {name: TEXT.encode() for name in sent}, name="Named")
     job = work_once(context)
-    assert sorted(files_of(job)) == ["a/b/c.txt", "up.txt"]
+    assert sorted(files_of(job)) == ["a/b (2)", "a/b/c.txt", "up.txt", "x", "x_y.txt", f"{'ü' * 98}.txt"]
     assert not list(tmp_path.glob("up.txt"))

@@ -35,18 +35,21 @@ def read(
         made.append(IncomingFile(folder))
         return made[-1]
 
-    form = asyncio.run(
-        read_files_form(
-            pieces(),
-            {"content-type": "multipart/form-data; boundary=B"},
-            new_file,
-            file_fields=frozenset({"file", "folder"}),
-            fields=frozenset({"name"}),
-            most_bytes=most_bytes,
-            most_files=most_files,
-        )
+    reading = read_files_form(
+        pieces(),
+        {"content-type": "multipart/form-data; boundary=B"},
+        new_file,
+        file_fields=frozenset({"file", "folder"}),
+        fields=frozenset({"name"}),
+        most_bytes=most_bytes,
+        most_files=most_files,
     )
-    return form, made
+    try:
+        return asyncio.run(reading), made
+    except BaseException:
+        for one in made:  # as the caller of a form does, whose files are gone then
+            one.__exit__(None, None, None)
+        raise
 
 
 def test_files_of_several_fields_come_in_their_order_with_their_folders(tmp_path: Path) -> None:
@@ -88,12 +91,12 @@ def test_a_body_that_ends_early_is_refused(tmp_path: Path) -> None:
     async def half() -> AsyncIterator[bytes]:
         yield body_of([("file", "a.txt", b"one")])[:-9]
 
-    with pytest.raises(FormError, match="ends before its last boundary"):
+    with IncomingFile(tmp_path) as file, pytest.raises(FormError, match="ends before its last boundary"):
         asyncio.run(
             read_files_form(
                 half(),
                 {"content-type": "multipart/form-data; boundary=B"},
-                lambda: IncomingFile(tmp_path),
+                lambda: file,
                 file_fields=frozenset({"file"}),
                 fields=frozenset(),
                 most_bytes=100,

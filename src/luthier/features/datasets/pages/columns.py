@@ -62,7 +62,7 @@ def _page(
     values = head(context, caller, dataset_id, number, "/columns")
     values |= {"table": None, "choice": choice, "look": None}
     try:
-        if (waiting := waiting_page(request, context, caller, values)) is not None:
+        if (waiting := waiting_page(request, context, caller, values, needs_index=False)) is not None:
             return waiting
         table = column_choices.table_of(context, caller, values["version"])
         values |= {"table": table, "choice": choice or table.proposed}

@@ -16,7 +16,7 @@ from luthier.core.access import Caller
 from luthier.core.errors import LuthierError
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.data_jobs import list_jobs
-from luthier.features.datasets.rows import index_state, known_look, known_shape, look_of, rows_page
+from luthier.features.datasets.rows import index_state, is_small, known_look, known_shape, look_of, rows_page
 from luthier.features.datasets.service import get_version, show_dataset
 from luthier.features.datasets.store import DatasetVersion
 from luthier.features.datasets.version_analyses import known_grade
@@ -97,18 +97,24 @@ def has_columns(context: Context, version: DatasetVersion) -> bool:
     return known is not None and known["shape"] is None and bool(known["columns"])
 
 
-def waiting_page(request: Request, context: Context, caller: Caller, values: dict[str, Any]) -> Response | None:
+def waiting_page(
+    request: Request, context: Context, caller: Caller, values: dict[str, Any], *, needs_index: bool = True
+) -> Response | None:
     """The page that is shown while the rows of a large version are indexed; None where they can be read.
 
     Args:
         values: The result of `head`.
+        needs_index: Whether rows are read by their place; else small files are read without an index.
 
     Raises:
         NotFoundError: The file of the version is gone.
         DataError: The file cannot be read.
         WorkError: The machine could not index it.
     """
-    state = index_state(context, caller, values["version"])
+    version: DatasetVersion = values["version"]
+    if not needs_index and is_small(version.filename, version.num_bytes):
+        return None
+    state = index_state(context, caller, version)
     # Raised here, so that each page shows it with its own frame and status.
     if state.error is not None:
         raise state.error

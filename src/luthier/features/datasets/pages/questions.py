@@ -119,7 +119,7 @@ def _page(
     values["form"] = None
     try:
         questions.check_passages(context, caller, values["version"])
-        if (waiting := waiting_page(request, context, caller, values)) is not None:
+        if (waiting := waiting_page(request, context, caller, values, needs_index=False)) is not None:
             return waiting
         values["form"] = form_values(context, caller, values["version"], given)
     except LuthierError as problem:

@@ -18,6 +18,9 @@ function lookAgain() {
       const places = [...document.querySelectorAll("[data-look-again]")].map((one) => one.closest("#answer, #what"));
       if (places.some((place) => !place || !page.getElementById(place.id))) { location.reload(); return; }
       for (const place of new Set(places)) place.replaceWith(document.adoptNode(page.getElementById(place.id)));
+      // What was found decides the next step.
+      const steps = page.getElementById("steps");
+      if (steps) document.getElementById("steps")?.replaceWith(document.adoptNode(steps));
       document.querySelector("aside form button[disabled]")?.removeAttribute("disabled");
       window.Luthier?.charts?.startAll(document);
       document.getElementById("said").textContent = "It is done.";
