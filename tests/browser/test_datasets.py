@@ -16,6 +16,7 @@ from luthier.platform.home.context import Context
 from luthier.testing.servers import HomeServer, home_server, wait_for
 from luthier.testing.tiny import make_tiny_model
 from tests.browser.conftest import PHONE, sign_in, violations
+from tests.features.datasets.conftest import work_once
 from tests.fixtures.questions import answers_in_this_process
 
 HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(1)>'
@@ -68,13 +69,13 @@ def partials(server: HomeServer) -> list[Path]:
 def test_from_a_dropped_file_to_a_repaired_version_and_its_tokens(server: HomeServer, page: Page) -> None:
     page.goto(f"{server.url}/datasets")
     check(page)
-    page.get_by_role("link", name="Bring a dataset").click()
+    page.get_by_role("link", name="Add data").click()
     page.wait_for_url("**/datasets/new")
     check(page)
     bad = GOOD + chat("What comes after 3?", "After 3 comes 4.") + chat(HOSTILE, HOSTILE) + chat("Say it", "")
     page.evaluate(_DROP, ["First questions.jsonl", bad])
     expect(page.locator("#name")).to_have_value("First questions")
-    page.get_by_role("button", name="Bring it").click()
+    page.get_by_role("button", name="Add", exact=True).click()
     page.wait_for_url("**/datasets/data-*")
     address = page.url
     expect(page.get_by_text(HOSTILE).first).to_be_hidden()  # on the next page of rows
@@ -120,7 +121,7 @@ def test_an_upload_shows_how_far_it_is_and_can_be_cancelled(server: HomeServer, 
     page.goto(f"{server.url}/datasets/new")
     slowed(page, 200_000)
     page.set_input_files("#file", str(large))
-    page.get_by_role("button", name="Bring it").click()
+    page.get_by_role("button", name="Add", exact=True).click()
     expect(page.locator("[data-progress-words]")).to_contain_text("left")
     assert 0 < page.evaluate("document.querySelector('[data-upload] progress').value") < 1
     assert violations(page) == []
@@ -131,13 +132,14 @@ def test_an_upload_shows_how_far_it_is_and_can_be_cancelled(server: HomeServer, 
     expect(page.get_by_text("large")).to_have_count(0)
 
 
-def test_what_cannot_be_rows_is_told_before_it_is_sent(server: HomeServer, page: Page) -> None:
+def test_what_cannot_be_read_is_refused_before_it_is_sent(server: HomeServer, page: Page) -> None:
     page.goto(f"{server.url}/datasets/new")
     sent: list[str] = []
     page.on("request", lambda request: sent.append(request.method))
-    page.evaluate(_DROP, ["paper.pdf", "%PDF"])
-    expect(page.get_by_text("paper.pdf does not end as a file of rows does")).to_be_visible()
-    page.get_by_role("button", name="Bring it").click()
+    page.evaluate(_DROP, ["program.exe", "MZ"])
+    expect(page.get_by_text("program.exe: no kind of file that is read")).to_be_visible()
+    page.get_by_role("button", name="Add", exact=True).click()
+    page.get_by_role("button", name="Remove all").click()
     page.evaluate(_DROP, ["empty.jsonl", ""])
     expect(page.get_by_text("empty.jsonl is empty")).to_be_visible()
     assert "POST" not in sent
@@ -159,3 +161,31 @@ def test_a_connection_that_breaks_leaves_nothing(server: HomeServer, page: Page)
     wait_for(lambda: partials(server) == [])
     page.goto(f"{server.url}/datasets/new")
     assert "a.jsonl" not in page.content()
+
+
+def test_documents_are_dropped_followed_and_their_columns_and_questions_chosen(server: HomeServer, page: Page) -> None:
+    page.goto(f"{server.url}/datasets/new")
+    for name, text in (("a.txt", "The front of a violin is spruce."), ("program.exe", "MZ")):
+        page.evaluate(_DROP, [name, text])
+    expect(page.locator("[data-chosen] li")).to_have_text(["a.txt · 32 B", "program.exe · 2 B"])
+    page.fill("#name", "Violins")
+    page.get_by_role("button", name="Add", exact=True).click()
+    page.wait_for_url("**/datasets/jobs/job-*")
+    expect(page.get_by_text("Waiting for a worker")).to_be_visible()
+    check(page)
+    with Context.open(server.home) as context:
+        job = work_once(context)
+    assert job.status == "succeeded"
+    expect(page.get_by_role("button", name="Make questions")).to_be_visible()  # without a reload
+    expect(page.get_by_text("program.exe")).to_be_visible()
+    check(page)
+    page.get_by_role("button", name="Update the estimate").click()
+    page.wait_for_url("**/questions?**")
+    check(page)
+    page.goto(f"{server.url}/datasets/new")
+    page.evaluate(_DROP, ["fragen.csv", "Frage;Antwort\nWer?;Ich.\n"])
+    page.get_by_role("button", name="Add", exact=True).click()
+    page.wait_for_url("**/columns?**")
+    check(page)
+    page.get_by_role("button", name="Use these columns").click()
+    expect(page.get_by_role("link", name="Train on it")).to_be_visible()

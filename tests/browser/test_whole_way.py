@@ -38,17 +38,17 @@ def bring_rows(page: Page, folder: Path) -> None:
     (folder / "questions.jsonl").write_text(rows(), encoding="utf-8")
     page.get_by_role("link", name="Datasets", exact=True).click()
     check(page)
-    page.get_by_role("link", name="Bring a dataset").first.click()
+    page.get_by_role("link", name="Add data").first.click()
     page.set_input_files("#file", folder / "questions.jsonl")
     page.fill("#name", "Questions")
-    page.get_by_role("button", name="Bring it").click()
+    page.get_by_role("button", name="Add", exact=True).click()
     page.wait_for_url("**/datasets/data-*")
     expect(page.get_by_role("heading", level=1)).to_have_text("Questions")
     check(page)
 
 
 def start_a_run(page: Page) -> None:
-    page.get_by_role("link", name="Train on this").first.click()
+    page.get_by_role("link", name="Train on it").first.click()
     page.wait_for_url("**/runs/new?**")
     page.select_option("#f-base_model", "tiny")
     page.wait_for_selector("[data-state=planned]", timeout=2 * MINUTES)

@@ -103,6 +103,7 @@ def fill_home(home: Context, folder: Path, base: Path) -> FullHome:
         "task": suite.tasks[0].name,
     }
     of_route = {
+        "/datasets/jobs/": {"job_id": _failed_import(home, file_id)},
         "/models/": {"name": made.runs[1]},
         "/evaluations/safety/": {"result_id": safety.result_id, "task": safety.probes[0].name},
         "/pipelines/{pipeline_id}/report": {"pipeline_id": homes.SHOWDOWN_ID},
@@ -149,6 +150,24 @@ def _failed_run(home: Context, rows: Path, base: Path) -> tuple[str, str]:
     home.jobs.finish(taken.job_id, taken.attempt, "failed", error=error)
     home.job_events.append(job.job_id, "full", words)
     return job.job_id, run_id
+
+
+def _failed_import(home: Context, file_id: str) -> str:
+    """A job that has read added files, whose error names a path."""
+    order = {"files": [{"file_id": file_id, "name": "papers/a.pdf"}], "name": "papers"}
+    job = Job(job_id="job-20261125-093100-eeeeee", kind="import", document={"import": order}, run_id="")
+    home.jobs.submit(job)
+    taken = home.jobs.claim("w")
+    assert taken is not None
+    words = f"{home.home}/jobs/a.pdf cannot be read"
+    found = {
+        "files": [{"name": "papers/a.pdf", "status": "failed", "reason": QUOTED}],
+        "num_files": 1,
+        "num_left_out": 1,
+    }
+    error = {"type": "DataError", "came": words, "expected": "a document with text", "do": "add another one"}
+    home.jobs.finish(taken.job_id, taken.attempt, "failed", error, found | {"datasets": [], "unit": "words"})
+    return job.job_id
 
 
 def _evaluation(home: Context, run_id: str, rows: Path, base: Path) -> Evaluation:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import quantiles
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -39,7 +39,12 @@ def map_answer(context: Context, document: dict[str, Any]) -> dict[str, Any]:
     from luthier.ml.data.audit.table import build_table
     from luthier.ml.data.rows.prompt_map import prompt_map
 
-    table = build_table(Path(document["file"]), progress=context.progress, spill=working_memory(context))
+    table = build_table(
+        Path(document["file"]),
+        mapping=document.get("columns"),
+        progress=context.progress,
+        spill=working_memory(context),
+    )
     # Files of plain texts have no prompts at all; one prompt is enough to make prompts the subject.
     column = "prompt" if has_prompts(table) else "text"
     found = prompt_map(table.rows.texts(column))
@@ -71,7 +76,7 @@ def diff_answer(context: Context, document: dict[str, Any]) -> dict[str, Any]:
     from luthier.ml.data.diff.row_changes import changed_columns
 
     old, new = Path(document["against"]), Path(document["file"])
-    found = compare(context, old, new, key=document["key"], num_examples=_EXAMPLES)
+    found = compare(context, old, new, key=document["key"], mapping=document.get("columns"), num_examples=_EXAMPLES)
     pairs = [(_line(a), _line(b)) for a, b in found.changed]
     answer = found.as_json() | {"old": "", "new": ""}  # the places of the files are private
     for name in ("changed", "added", "removed"):
@@ -116,7 +121,7 @@ def split_answer(context: Context, document: dict[str, Any]) -> dict[str, Any]:
     """Split a file into a folder; returns the content of split.json."""
     from luthier.features.datasets.data_files import SplitOptions, split
 
-    options = SplitOptions(folder=Path(document["folder"]), **document["options"])
+    options = SplitOptions(folder=Path(document["folder"]), mapping=document.get("columns"), **document["options"])
     return split(context, Path(document["file"]), options).document
 
 
@@ -154,13 +159,14 @@ def look_answer(_: Context, document: dict[str, Any]) -> dict[str, Any]:
     """How many rows a file has, and of which shape they are."""
     from luthier.features.datasets.rows import look_at
 
-    return look_at(Path(document["file"]))
+    return look_at(Path(document["file"]), document.get("columns"))
 
 
 def tokens_answer(context: Context, document: dict[str, Any]) -> dict[str, Any]:
     """The rows of a file as the tokens of a model."""
 
-    return survey(context, Path(document["file"]), document["model"], document["template"])
+    file, columns = Path(document["file"]), document.get("columns")
+    return survey(context, file, document["model"], document["template"], columns)
 
 
 def _snippet(text: str, prefix: str) -> str:
@@ -178,7 +184,7 @@ def prepare(context: Context, asked: dict[str, Any]) -> dict[str, Any]:
     """Repair `file` into `output` (again, where it is there) and return the summary, with examples of each repair.
 
     Args:
-        asked: `file`, `output`, `actions`, `against`, `model` and `mask`.
+        asked: `file`, `output`, `actions`, `against`, `model`, `mask` and `columns`.
 
     Returns:
         `summary`, and `examples`: the line, the repairs with their reasons, whether the row is removed, and its cells
@@ -195,6 +201,7 @@ def prepare(context: Context, asked: dict[str, Any]) -> dict[str, Any]:
         only=tuple(asked["actions"]),
         against=None if asked["against"] is None else Path(asked["against"]),
         model=asked["model"],
+        mapping=asked.get("columns"),
         force=True,
         mask=tuple(asked["mask"]),
     )
@@ -246,7 +253,13 @@ _MAX_REFUSED: Final = 10
 _BINS: Final = 24
 
 
-def survey(context: Context, file: Path, model: str, template: Literal["auto", "chat", "plain"]) -> dict[str, Any]:
+def survey(
+    context: Context,
+    file: Path,
+    model: str,
+    template: Literal["auto", "chat", "plain"],
+    columns: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """The first rows as tokens, the lengths of up to 2,000 rows as a histogram, and which rows would be refused.
 
     The two sides of a preference count as separate rows. Rows that cannot be tokenised are listed under `refused`.
@@ -262,7 +275,7 @@ def survey(context: Context, file: Path, model: str, template: Literal["auto", "
     from luthier.ml.inference.models import sources
     from luthier.ml.inference.models.chat_template import ChatTemplate
 
-    loaded = load_file(file)
+    loaded = load_file(file, mapping=dict(columns or {}))
     local = sources.pull(model, context.home, context.progress)
     chat = ChatTemplate.load(local.path, template)
     # Tokenising all rows of a large file would take minutes; the sample is evenly spaced, since files are often sorted.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from luthier.core.errors import RowProblem
     from luthier.ml.data.rows.row_index import RowIndex
 
-Show = Literal["undecided", "all", "accepted", "rejected", "edited"]
+Show = Literal["undecided", "all", "warned", "accepted", "rejected", "edited"]
 SHOWN: Final[tuple[Show, ...]] = get_args(Show)
 _DECISION_OF: Final[Mapping[str, Decision]] = {"accepted": "accept", "rejected": "reject", "edited": "edit"}
 MAX_ROWS_NAMED: Final = 10_000
@@ -64,7 +64,28 @@ class Queue:
         found = Counter(one.decision for line, one in self.decisions.items() if not about or line in about)
         total = len(self.only) if self.only else self.rows.num_rows
         named = {show: found[decision] for show, decision in _DECISION_OF.items()}
-        return named | {"all": total, "decided": found.total(), "undecided": total - found.total()}
+        warned = sum(not about or line in about for line in self.warned)
+        return named | {"warned": warned} | {"all": total, "decided": found.total(), "undecided": total - found.total()}
+
+    @cached_property
+    def warned(self) -> frozenset[int]:
+        """The lines of rows that a check has marked when they were written."""
+        return frozenset(self.version.details.get("warned", ()))
+
+    @cached_property
+    def open_lines(self) -> list[int]:
+        """The lines of the filter that nobody has decided about, in the order of the file."""
+        if self.show in _DECISION_OF:
+            return []
+        lines = self.only or (sorted(self.warned) if self.show == "warned" else self.rows.lines())
+        return [line for line in lines if line not in self.decisions and self._is_shown(line)]
+
+    @property
+    def num_open(self) -> int:
+        """How many rows `open_lines` has; no row is read for it."""
+        if not self.only and self.show in ("all", "undecided"):
+            return self.counts["undecided"]
+        return len(self.open_lines)
 
     @cached_property
     def by_author(self) -> list[tuple[str, int]]:
@@ -104,7 +125,7 @@ class Queue:
             return [line for line in self.only if self._is_shown(line)]
         if self.show in _DECISION_OF:
             return sorted(line for line in self.decisions if self._is_shown(line))
-        return None
+        return sorted(self.warned) if self.show == "warned" else None
 
     def _is_shown(self, line: int) -> bool:
         decided = self.decisions.get(line)
@@ -112,6 +133,8 @@ class Queue:
             return True
         if self.show == "undecided":
             return decided is None
+        if self.show == "warned":
+            return line in self.warned
         return decided is not None and decided.decision == _DECISION_OF[self.show]
 
     def _lines(self, line: int, step: int) -> Iterator[int]:
@@ -201,6 +224,28 @@ def decide(
     # `seen` is the time of the decision that the page showed. Another time means that a colleague decided in between.
     is_news = before is not None and before.author != caller.name and before.decided_at != seen
     return Decided(kept, before if is_news else None)
+
+
+def decide_all(
+    context: Context, caller: Caller, queue: Queue, decision: Literal["accept", "reject", "undo"]
+) -> Sequence[int]:
+    """Decide about all rows of the queue's filter at once; returns their lines.
+
+    Accept and reject take the rows that nobody has decided about, at the time of writing too: no decision is replaced.
+    Undo takes the caller's own decisions of the filter back.
+    """
+    version = queue.version
+    if decision != "undo":
+        return context.datasets.decide_open(version.dataset_id, version.number, queue.open_lines, decision, caller.name)
+    about = set(queue.only)
+    wanted = _DECISION_OF.get(queue.show)
+    lines = [
+        line
+        for line, one in queue.decisions.items()
+        if one.author == caller.name and one.decision == wanted and (not about or line in about)
+    ]
+    context.datasets.undo_decisions(version.dataset_id, version.number, lines)
+    return lines
 
 
 def take_back(context: Context, caller: Caller, queue: Queue, line: int | None = None) -> RowDecision | None:
@@ -309,5 +354,5 @@ def _checked(queue: Queue, row: Row | RowProblem, edited: Mapping[str, Any] | No
 
     if edited is None:
         raise RequestError("an edit without a row", expected="the row as it should be", do="open the row and edit it")
-    check_edited(queue.rows, row, edited)
+    check_edited(queue.rows, row, edited, queue.version.columns)
     return edited

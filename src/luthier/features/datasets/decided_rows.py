@@ -29,15 +29,20 @@ class Counts:
         decided: Rows by decision.
         num_undecided: Rows without a decision, which pass through.
         num_unreadable: Records that are not rows, which are left out.
+        num_written: Rows that were written.
+        warned: Lines of the result that were marked by a check before and were not edited.
     """
 
     decided: Counter[str] = field(default_factory=Counter)
     num_undecided: int = 0
     num_unreadable: int = 0
+    num_written: int = 0
+    warned: list[int] = field(default_factory=list)
 
     def as_details(self, queue: Queue) -> dict[str, Any]:
         """For the version that was made."""
         return {
+            **({"warned": self.warned} if self.warned else {}),
             "from_version": queue.version.number,
             "accepted": self.decided["accept"],
             "rejected": self.decided["reject"],
@@ -63,6 +68,7 @@ def decided_rows(queue: Queue, counts: Counts) -> Iterator[bytes]:
         if decision is not None and decision.decision == "reject":
             continue
         if decision is not None and decision.edited is not None:
+            counts.num_written += 1
             yield json_line(decision.edited) + b"\n"
             continue
         # Rows come in pieces, so a row of many megabytes never is in memory as a whole.
@@ -71,6 +77,9 @@ def decided_rows(queue: Queue, counts: Counts) -> Iterator[bytes]:
         if queue.rows.is_copy and first.startswith(b'"'):
             counts.num_unreadable += 1
             continue
+        counts.num_written += 1
+        if line in queue.warned:
+            counts.warned.append(counts.num_written)
         yield first
         yield from pieces
 
@@ -78,7 +87,9 @@ def decided_rows(queue: Queue, counts: Counts) -> Iterator[bytes]:
 _LOOKED_AT: Final = 100
 
 
-def check_edited(rows: RowIndex, row: Row | RowProblem, edited: Mapping[str, Any]) -> None:
+def check_edited(
+    rows: RowIndex, row: Row | RowProblem, edited: Mapping[str, Any], columns: Mapping[str, str] | None = None
+) -> None:
     """Refuse an edited row that does not fit the shape of the file, or that leaves nothing to learn.
 
     The first hundred rows decide the shape. Rows of no known shape keep the fields and the types that they had.
@@ -87,6 +98,7 @@ def check_edited(rows: RowIndex, row: Row | RowProblem, edited: Mapping[str, Any
         rows: The index of the file.
         row: The row before the edit.
         edited: Its fields after the edit.
+        columns: Which column is which field, as chosen for the version.
 
     Raises:
         RequestError: The row is unchanged, or does not fit.
@@ -96,7 +108,7 @@ def check_edited(rows: RowIndex, row: Row | RowProblem, edited: Mapping[str, Any
 
     if isinstance(row, Row) and row.fields == edited:
         raise RequestError("the row is unchanged", expected="an edit", do="accept the row, or change something in it")
-    found = _decision_of(rows)
+    found = _decision_of(rows, columns)
     if found is None:
         _check_same_fields(row, edited)
         return
@@ -113,14 +125,14 @@ def check_edited(rows: RowIndex, row: Row | RowProblem, edited: Mapping[str, Any
 
 def shape_of(rows: RowIndex) -> Shape | None:
     """The shape that the first rows of a file have; None where they have none in common."""
-    found = _decision_of(rows)
+    found = _decision_of(rows, None)
     return None if found is None else found.shape
 
 
-def _decision_of(rows: RowIndex) -> Decision | None:
+def _decision_of(rows: RowIndex, columns: Mapping[str, str] | None) -> Decision | None:
     from luthier.ml.data.rows.shapes import ShapeDetector
 
-    detector = ShapeDetector(rows.name, {})
+    detector = ShapeDetector(rows.name, dict(columns or {}))
     for position in range(min(rows.num_rows, _LOOKED_AT)):
         row = rows.row(position)
         if isinstance(row, Row):

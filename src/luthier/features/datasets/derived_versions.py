@@ -18,6 +18,7 @@ from luthier.core.system.files import scratch_folder
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.service import add_version, get_version, keep_rows
 from luthier.features.datasets.store import Dataset, DatasetVersion
+from luthier.features.datasets.version_analyses import columns_key
 from luthier.features.files.references import answer_about
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
@@ -145,7 +146,12 @@ def begin_repair(context: Context, caller: Caller, version: DatasetVersion, choi
             caller.project_id,
             "repair",
             version.file_id,
-            {"output": str(output), "actions": list(choice.actions), "mask": list(choice.mask)},
+            {
+                "output": str(output),
+                "actions": list(choice.actions),
+                "mask": list(choice.mask),
+                "columns": version.columns,
+            },
             against=None if other is None else other.file_id,
             model=choice.model or None,
         )
@@ -239,7 +245,7 @@ def _repair_subject(
         "against": None if other is None else [other.sha256, files.suffix_of(other.filename)],
         # Name and digest: a model that was pulled again under its name may count other tokens.
         "model": [choice.model, model_digest(context, choice.model)] if choice.model else None,
-    }
+    } | columns_key(version)
     return Subject(version.sha256, "repair", given), other
 
 
@@ -363,7 +369,7 @@ def split_dataset(context: Context, caller: Caller, version: DatasetVersion, wis
     beside.mkdir(parents=True, exist_ok=True)
     # Next to the file cache, on a disk that is sized for data files; /tmp may be a small tmpfs.
     with scratch_folder(beside, "split-") as folder:
-        given = {"folder": str(folder), "options": asdict(wishes)}
+        given = {"folder": str(folder), "options": asdict(wishes), "columns": version.columns}
         # The child writes the sides into the scratch folder and returns split.json with the proof.
         document = answer_about(context, caller.project_id, "split", version.file_id, given)
         document["file"] = version.filename
@@ -371,7 +377,9 @@ def split_dataset(context: Context, caller: Caller, version: DatasetVersion, wis
         document["strata"] = dict(list(document["strata"].items())[:_MAX_STRATA])
         of = {"dataset_id": dataset.dataset_id, "name": dataset.name, "version": version.number}
         sides = {
-            side: _keep(context, caller, f"{dataset.name}-{SIDES[side]}", folder / part["file"], of, document)
+            side: _keep(
+                context, caller, f"{dataset.name}-{SIDES[side]}", folder / part["file"], of, document, version.columns
+            )
             for side, part in document["sides"].items()
         }
     return MadeSplit(sides, document)
@@ -420,7 +428,13 @@ def split_of(context: Context, caller: Caller, version: DatasetVersion) -> Split
 
 
 def _keep(
-    context: Context, caller: Caller, name: str, path: Path, of: dict[str, Any], document: dict[str, Any]
+    context: Context,
+    caller: Caller,
+    name: str,
+    path: Path,
+    of: dict[str, Any],
+    document: dict[str, Any],
+    columns: dict[str, str],
 ) -> tuple[Dataset, DatasetVersion]:
     file = files.add_file(context, caller.project_id, path, filename=f"{path.stem}.jsonl", purpose="fine-tune")
     details = {"of": of, "side": path.stem, "split": document}
@@ -428,10 +442,20 @@ def _keep(
     note = f"split from {of['name']} version {of['version']}"[:1000]
     known = context.datasets.find(caller.project_id, name)
     if known is None:
-        return dataset_versions.create_dataset(context, caller, name, file, origin="split", note=note, details=details)
+        return dataset_versions.create_dataset(
+            context, caller, name, file, origin="split", note=note, details=details, columns=columns
+        )
     newest = context.datasets.versions(known.dataset_id)[0].number
     made = dataset_versions.add_version(
-        context, caller, known.dataset_id, file, origin="split", parent=newest, note=note, details=details
+        context,
+        caller,
+        known.dataset_id,
+        file,
+        origin="split",
+        parent=newest,
+        note=note,
+        details=details,
+        columns=columns,
     )
     return known, made
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -17,7 +17,7 @@ from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
     from luthier.core.records.base_model import LocalModel
-    from luthier.ml.data.documents.ingest import Ingestion
+    from luthier.ml.data.documents.ingest import IngestedDocument, Ingestion
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,7 @@ def ingest(
     timeout_seconds: float = 120.0,
     is_fresh: bool = False,
     force: bool = False,
+    on_document: Callable[[IngestedDocument], None] = lambda _: None,
 ) -> IngestOutcome:
     """Read documents into rows of text with their provenance.
 
@@ -74,6 +75,7 @@ def ingest(
         timeout_seconds: The limit for one document.
         is_fresh: Discard what an interrupted ingest to the same output has read.
         force: Replace an output that exists.
+        on_document: Called with each document when it was read or has failed.
 
     Raises:
         RequestError: No documents were named, or options that cannot be.
@@ -108,6 +110,7 @@ def ingest(
         timeout_seconds=timeout_seconds,
         is_fresh=is_fresh,
         force=force,
+        on_document=on_document,
     )
     return IngestOutcome(output, outcome_path(output), unit, done)
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from luthier.core.access import Caller
 from luthier.core.dataset import Row
@@ -33,6 +34,7 @@ from luthier.platform.processes.result_cache import (
 if TYPE_CHECKING:
     from luthier.ml.data.rows.row_index import RowIndex
 
+T = TypeVar("T")
 SMALL_BYTES: Final = 4 << 20
 """Files of text up to this size are read by the process of the request."""
 RETRY_SECONDS: Final = 20.0
@@ -58,7 +60,7 @@ def open_rows(context: Context, caller: Caller, version: DatasetVersion) -> RowI
         return found
     path = files.local_path(context, file)
     with redacted_errors({str(path): file.filename, path.name: file.filename}):
-        if is_quick(path):
+        if is_quick(path) or is_small(version.filename, version.num_bytes):
             return build_index(path, folder)
         # In a child process: parsing a large file would hold the interpreter lock of the server for seconds.
         answer_about(context, caller.project_id, "index", version.file_id, {"folder": str(folder)})
@@ -118,9 +120,10 @@ _MAX_COLUMNS: Final = 40
 _MAX_PROBLEMS: Final = 20
 
 
-def look(context: Context, project_id: str, file: StoredFile) -> CachedResult:
+def look(context: Context, project_id: str, file: StoredFile, columns: Mapping[str, str] | None = None) -> CachedResult:
     """What `look_at` finds, once it is found; a small file is looked at now, for others that is begun."""
-    subject = _subject(file.sha256, file.filename)
+    columns = dict(columns or {})
+    subject = _subject(file.sha256, file.filename, columns)
     found = cached_result(context, subject)
     # Also where it was found in the future: the clock was set back since.
     # Only errors of the machine are retried. Errors of the file are the same next time.
@@ -128,10 +131,10 @@ def look(context: Context, project_id: str, file: StoredFile) -> CachedResult:
     if found.state != "unasked" and not is_over:
         return found
     if is_small(file.filename, file.num_bytes):
-        return store_result(context, subject, lambda: _of_small(context, file, look_at))
+        return store_result(context, subject, lambda: _of_small(context, file, partial(look_at, columns=columns)))
 
     def answer() -> dict[str, Any]:
-        look = answer_about(context, project_id, "look", file.file_id, {})
+        look = answer_about(context, project_id, "look", file.file_id, {"columns": columns})
         # The version was stored before its rows were counted; it gets the number here.
         context.datasets.learn_num_rows(file.file_id, look["num_rows"])
         return look
@@ -139,19 +142,27 @@ def look(context: Context, project_id: str, file: StoredFile) -> CachedResult:
     return start_computation(context, subject, answer)
 
 
-def _subject(sha256: str, filename: str) -> Subject:
-    return Subject(sha256, "look", {"suffix": files.suffix_of(filename), "reading": _READING})
+def _subject(sha256: str, filename: str, columns: Mapping[str, str]) -> Subject:
+    given: dict[str, Any] = {"suffix": files.suffix_of(filename), "reading": _READING}
+    # Only where some were chosen: results from before columns could be chosen stay valid.
+    return Subject(sha256, "look", given | ({"columns": dict(columns)} if columns else {}))
 
 
 def look_of(context: Context, caller: Caller, version: DatasetVersion) -> CachedResult:
     """`look` for the file of a version. Raises NotFoundError."""
-    return look(context, caller.project_id, files.get_file(context, caller.project_id, version.file_id))
+    file = files.get_file(context, caller.project_id, version.file_id)
+    return look(context, caller.project_id, file, version.columns)
+
+
+def known_look(context: Context, version: DatasetVersion) -> dict[str, Any] | None:
+    """What `look_of` has found of a version before; None where it was not asked yet, or found nothing."""
+    return cached_result(context, _subject(version.sha256, version.filename, version.columns)).answer
 
 
 def known_shape(context: Context, version: DatasetVersion) -> str | None:
-    """The shape of a version where it was found out already."""
-    found = cached_result(context, _subject(version.sha256, version.filename))
-    return None if found.answer is None else found.answer["shape"]
+    """The shape of a version, if it is known already."""
+    found = known_look(context, version)
+    return None if found is None else found["shape"]
 
 
 def rows_page(
@@ -173,8 +184,41 @@ def rows_page(
     return _indexed_page(open_rows(context, caller, version), start, num, lines)
 
 
-def look_at(path: Path) -> dict[str, Any]:
+def sample_rows(
+    context: Context, caller: Caller, version: DatasetVersion, most: int, *, first: int | None = None
+) -> tuple[int, list[Row]]:
+    """How many records a version has, and up to `most` rows spread over them; those that cannot be read are left out.
+
+    first: of the first so many records alone; None for all.
+
+    Raises NotFoundError, DataError, WorkError.
+    """
+    if is_small(version.filename, version.num_bytes):
+        file = files.get_file(context, caller.project_id, version.file_id)
+        found = _of_small(context, file, _all_rows)
+        num_rows = min(len(found), first or len(found))
+        return num_rows, [row for row in found[: num_rows : _step(num_rows, most)] if isinstance(row, Row)]
+    index = open_rows(context, caller, version)
+    num_rows = min(index.num_rows, first or index.num_rows)
+    some = (index.row(place) for place in range(0, num_rows, _step(num_rows, most)))
+    return num_rows, [row for row in some if isinstance(row, Row)]
+
+
+def _step(num_rows: int, most: int) -> int:
+    return max(1, -(-num_rows // most))
+
+
+def _all_rows(path: Path) -> list[Row | RowProblem]:
+    from luthier.ml.data.files.source import open_source
+    from luthier.ml.data.rows.rows import read_rows
+
+    return list(read_rows(open_source(path)))
+
+
+def look_at(path: Path, columns: Mapping[str, str] | None = None) -> dict[str, Any]:
     """How many rows a file has, their columns, their shape and why it is that one; what is wrong where there is none.
+
+    columns: which column is which field, as a person has chosen.
 
     Raises NotFoundError and DataError where the file as a whole cannot be read.
     """
@@ -183,7 +227,7 @@ def look_at(path: Path) -> dict[str, Any]:
     from luthier.ml.data.rows.shapes import ShapeDetector
 
     source = open_source(path)
-    detector, num_unreadable = ShapeDetector(source.name, {}, read_as(source)), 0
+    detector, num_unreadable = ShapeDetector(source.name, dict(columns or {}), read_as(source)), 0
     problems: list[dict[str, Any]] = []
     for row in read_rows(source):
         if isinstance(row, Row):
@@ -294,7 +338,7 @@ def _problem(problem: RowProblem) -> dict[str, Any]:
     return {"line": problem.line, "reason": reason}
 
 
-def _of_small(context: Context, file: StoredFile, answer: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+def _of_small(context: Context, file: StoredFile, answer: Callable[[Path], T]) -> T:
     path = files.local_path(context, file)
     with redacted_errors({str(path): file.filename, path.name: file.filename}):
         return answer(path)

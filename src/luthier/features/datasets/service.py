@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -31,8 +31,8 @@ ROW_SUFFIXES: Final = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".tab", ".p
 _DOCUMENT_SUFFIXES: Final = frozenset(
     (".pdf", ".docx", ".doc", ".pptx", ".html", ".htm", ".md", ".txt", ".rst", ".epub", ".eml", ".odt", ".rtf")
 )
-_MAX_NAME_CHARACTERS: Final = 100
-_MAX_NOTE_CHARACTERS: Final = 1000
+MAX_NAME_CHARACTERS: Final = 100
+MAX_NOTE_CHARACTERS: Final = 1000
 
 
 def create_dataset(
@@ -44,21 +44,41 @@ def create_dataset(
     origin: Origin = "upload",
     note: str = "",
     details: dict[str, Any] | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> tuple[Dataset, DatasetVersion]:
-    """Make a dataset of a file of the project. Raises RequestError for a name, ConflictError where it is taken."""
-    name = name.strip()
-    if not name or len(name) > _MAX_NAME_CHARACTERS or not name.isprintable():
-        raise RequestError(
-            f"the name {name[: _MAX_NAME_CHARACTERS + 1]!r} for a dataset",
-            expected=f"1 to {_MAX_NAME_CHARACTERS} printable characters",
-            do="choose such a name",
-        )
+    """Make a dataset of a file of the project. Raises RequestError for a name, ConflictError where it is taken.
+
+    columns: which column is which field of a shape; None where the file shows it.
+    """
+    name = checked_name(name)
     dataset = Dataset(dataset_id=new_id("data"), project_id=caller.project_id, name=name)
-    first = _version(context, caller, dataset.dataset_id, file, origin, None, note, details)
+    first = _version(context, caller, dataset.dataset_id, file, origin, None, note, details, columns)
     with context.database.transaction():
         made = context.datasets.add(dataset, first)
         record(context, caller, "dataset.created", dataset.dataset_id, {"name": name, "file": file.file_id})
     return made
+
+
+def checked_name(name: str) -> str:
+    """The name of a dataset without outer spaces. Raises RequestError for one that cannot be."""
+    name = name.strip()
+    if not name or len(name) > MAX_NAME_CHARACTERS or not name.isprintable():
+        raise RequestError(
+            f"the name {name[: MAX_NAME_CHARACTERS + 1]!r} for a dataset",
+            expected=f"1 to {MAX_NAME_CHARACTERS} printable characters",
+            do="choose such a name",
+        )
+    return name
+
+
+def free_name(context: Context, project_id: str, name: str) -> str:
+    """The name, cut to its length, with a number behind it where the project has a dataset of that name."""
+    name = "".join(character for character in name if character.isprintable()).strip() or "data"
+    found, number = name[:MAX_NAME_CHARACTERS], 1
+    while context.datasets.find(project_id, found) is not None:
+        number += 1
+        found = f"{name[: MAX_NAME_CHARACTERS - len(f' {number}')]} {number}"
+    return found
 
 
 def add_version(
@@ -71,12 +91,17 @@ def add_version(
     parent: int | None,
     note: str = "",
     details: dict[str, Any] | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> DatasetVersion:
-    """Add a version to a dataset of the project. Raises NotFoundError for the dataset or the parent."""
+    """Add a version to a dataset of the project. Raises NotFoundError for the dataset or the parent.
+
+    columns: which column is which field; None takes those that were chosen for the parent.
+    """
     context.datasets.get(caller.project_id, dataset_id)
     if parent is not None:
-        get_version(context, caller, dataset_id, parent)
-    version = _version(context, caller, dataset_id, file, origin, parent, note, details)
+        before = get_version(context, caller, dataset_id, parent)
+        columns = before.columns if columns is None else columns
+    version = _version(context, caller, dataset_id, file, origin, parent, note, details, columns)
     with context.database.transaction():
         made = context.datasets.add_version(version)
         record(context, caller, "dataset.version_added", dataset_id, {"file": file.file_id, "origin": origin})
@@ -106,7 +131,7 @@ def bring_file(context: Context, caller: Caller, incoming: IncomingFile, filenam
     Raises RequestError (by its name it holds no rows), DataError (by its content), StorageFullError.
     """
     from luthier.ml.data.files.source import open_source
-    from luthier.ml.data.rows.rows import read_as
+    from luthier.ml.data.rows.rows import read_rows
 
     check_filename(filename)
     file = files.keep_file(context, caller.project_id, incoming, filename=filename, purpose="fine-tune")
@@ -116,8 +141,9 @@ def bring_file(context: Context, caller: Caller, incoming: IncomingFile, filenam
         with redacted_errors({str(path): file.filename, path.name: file.filename}):
             # Opening checks what the name cannot: compression, encoding and the magic bytes of the format.
             source = open_source(path)
-            if source.format == "xlsx":
-                read_as(source)  # which sheet holds the rows: with two, the file cannot be used
+            if source.format in ("csv", "xlsx"):
+                # The header alone: names that come twice, merged cells, and a second sheet make the file unusable.
+                next(read_rows(source), None)
     # A file without usable rows must not stay behind as a file of the project.
     except BaseException:
         files.delete_file(context, caller.project_id, file.file_id)
@@ -198,11 +224,12 @@ def _version(
     parent: int | None,
     note: str,
     details: dict[str, Any] | None,
+    columns: Mapping[str, str] | None,
 ) -> DatasetVersion:
-    if len(note) > _MAX_NOTE_CHARACTERS:
+    if len(note) > MAX_NOTE_CHARACTERS:
         raise RequestError(
             f"a note of {len(note):,} characters",
-            expected=f"at most {_MAX_NOTE_CHARACTERS:,}",
+            expected=f"at most {MAX_NOTE_CHARACTERS:,}",
             do="say it in fewer words",
         )
     return DatasetVersion(
@@ -219,6 +246,7 @@ def _version(
         author=caller.name,
         note=note.strip(),
         details=details or {},
+        columns=dict(columns or {}),
     )
 
 

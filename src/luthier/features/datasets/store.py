@@ -5,20 +5,20 @@ A dataset is a name with versions; a version never changes once it is made.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
 from pydantic import Field
-from sqlalchemy import Select, delete, func, select
+from sqlalchemy import Select, delete, func, insert, select
 
-from luthier.core.errors import ConflictError
+from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.frozen_model import FrozenModel
 from luthier.platform.db.store import Missing, RecordTable, Store
 from luthier.platform.db.tables import dataset_versions, datasets, files, row_decisions
 from luthier.platform.files.store import hold_file
 
-Origin = Literal["upload", "repair", "split", "annotation", "test case", "review"]
-"""How a version was made: uploaded by somebody, or made from an earlier version."""
+Origin = Literal["upload", "repair", "split", "annotation", "test case", "review", "documents", "questions"]
+"""How a version was made: uploaded by somebody, of documents, written from passages, or from an earlier version."""
 Decision = Literal["accept", "reject", "edit"]
 
 
@@ -54,6 +54,7 @@ class DatasetVersion(FrozenModel):
         author: Who made it.
         note: Why, in the author's words.
         details: How it was made, such as which repairs; plain JSON.
+        columns: Which column is which field of a shape, as a person has chosen; empty where the file shows it.
         created_at: Seconds since 1970.
     """
 
@@ -69,6 +70,7 @@ class DatasetVersion(FrozenModel):
     author: str = "local"
     note: str = ""
     details: dict[str, Any] = Field(default_factory=dict)
+    columns: dict[str, str] = Field(default_factory=dict)
     created_at: float = 0.0
 
 
@@ -103,6 +105,8 @@ _WITH_VERSIONS: Final = select(*datasets.c, dataset_versions.c.document).join(
     dataset_versions, dataset_versions.c.dataset_id == datasets.c.dataset_id
 )
 _OF_FILES: Final = files.c.file_id == dataset_versions.c.file_id
+
+_PORTION: Final = 500
 
 DatasetAndVersion = tuple[Dataset, DatasetVersion]
 
@@ -199,6 +203,27 @@ class DatasetStore(Store):
                 if version.num_rows is None:
                     _VERSIONS.put(connection, version.model_copy(update={"num_rows": num_rows}))
 
+    def choose_columns(self, dataset_id: str, number: int, columns: Mapping[str, str]) -> DatasetVersion:
+        """Store which column is which field with a version. Raises NotFoundError."""
+        with self._write() as connection:
+            known = _VERSIONS.first(connection, is_locked=True, dataset_id=dataset_id, number=number)
+            if known is None:
+                raise NotFoundError(
+                    f"no version {number} of dataset {dataset_id}",
+                    expected="a version of the dataset",
+                    do="see the versions of the dataset",
+                )
+            # The rows stay as they are: only how they are read is written down.
+            made = known.model_copy(update={"columns": dict(columns)})
+            _VERSIONS.put(connection, made)
+            return made
+
+    def columns_of_file(self, project_id: str, file_id: str) -> dict[str, str]:
+        """Which column of a file is which field, as chosen for the newest version with these rows; else empty."""
+        query = _WITH_VERSIONS.where(datasets.c.project_id == project_id, dataset_versions.c.file_id == file_id)
+        found = [version for _, version in self._with_versions(query) if version.columns]
+        return max(found, key=lambda one: one.created_at).columns if found else {}
+
     def using_file(self, file_id: str) -> Sequence[tuple[str, int]]:
         """The names of datasets, with the numbers of their versions, that a file holds the rows of."""
         query = (
@@ -221,10 +246,38 @@ class DatasetStore(Store):
             _DECISIONS.put(connection, made, dataset_id=dataset_id, version=version)
         return made
 
+    def decide_open(
+        self, dataset_id: str, version: int, lines: Sequence[int], decision: Decision, author: str
+    ) -> Sequence[int]:
+        """Store one decision about all of these rows that have none yet; returns their lines.
+
+        In one transaction: a decision that somebody else stores meanwhile is never replaced.
+        """
+        with self._write() as connection:
+            now = self._database.clock(connection)
+            known = set(connection.execute(select(row_decisions.c.row).where(*_of(dataset_id, version))).scalars())
+            made = [line for line in dict.fromkeys(lines) if line not in known]
+            rows = [
+                _DECISIONS.row(RowDecision(row=line, decision=decision, author=author, decided_at=now))
+                | {"dataset_id": dataset_id, "version": version}
+                for line in made
+            ]
+            if rows:
+                connection.execute(insert(row_decisions), rows)
+        return made
+
     def undo_decision(self, dataset_id: str, version: int, row: int) -> None:
         """Delete the decision about a row."""
         with self._write() as connection:
             connection.execute(delete(row_decisions).where(*_of(dataset_id, version), row_decisions.c.row == row))
+
+    def undo_decisions(self, dataset_id: str, version: int, rows: Sequence[int]) -> None:
+        """Delete the decisions about several rows."""
+        with self._write() as connection:
+            # In portions: databases limit the number of parameters of one statement.
+            for start in range(0, len(rows), _PORTION):
+                some = row_decisions.c.row.in_(rows[start : start + _PORTION])
+                connection.execute(delete(row_decisions).where(*_of(dataset_id, version), some))
 
     def decisions(self, dataset_id: str, version: int) -> Sequence[RowDecision]:
         """The decisions about rows of a version, in their order."""

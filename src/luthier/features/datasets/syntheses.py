@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -16,6 +17,7 @@ from luthier.features.generation.engines import find_teacher
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
+    from luthier.core.ports import ProgressTask
     from luthier.ml.data.files.source import Source
     from luthier.ml.data.synthesis.synthesise import Attempt, Passage, SynthesisOptions
     from luthier.ml.inference.engine_wrappers import CachedEngine, Usage
@@ -57,7 +59,7 @@ class Synthesis:
         judge: Who checked; None where overlap of words alone decided.
         min_support: The share of an answer's words (0 to 1) that has to occur in its passage.
         num_rows: Rows that were used.
-        num_rows_left: Rows that --max-rows left out.
+        num_rows_left: Rows that --max-rows or the budget left out.
         num_pairs: Pairs that were kept.
         num_refused: Pairs that were refused.
         refused: How many pairs, by reason.
@@ -67,6 +69,7 @@ class Synthesis:
         cost_usd: US dollars for the new requests; None without prices.
         cost_note: What `cost_usd` covers.
         seconds: How long it took.
+        stopped_by_budget: Whether the budget ended it before the last row.
     """
 
     file: str
@@ -87,10 +90,48 @@ class Synthesis:
     cost_usd: float | None
     cost_note: str
     seconds: float
+    stopped_by_budget: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """The document of `luthier data synthesise --json`."""
         return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class SynthesisState:
+    """How far a synthesis is, after each batch.
+
+    Attributes:
+        num_done: Rows that are done.
+        num_rows: Rows in all.
+        num_pairs: Pairs that were kept.
+        num_refused: Pairs that were refused.
+        cost_usd: US dollars for the new requests so far; None without prices.
+    """
+
+    num_done: int
+    num_rows: int
+    num_pairs: int
+    num_refused: int
+    cost_usd: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class SynthesisRun:
+    """How a synthesis runs, beside what it writes.
+
+    Attributes:
+        budget_usd: The most that the teacher's new requests should cost; needs prices. The first batch is always
+            requested; it ends before any other that may exceed it.
+        batch_passages: Passages that the teacher gets at once; None for the usual number. Progress comes after each.
+        with_passage: Each pair holds its passage, and what a reader should check.
+        on_batch: Called after each batch.
+    """
+
+    budget_usd: float | None = None
+    batch_passages: int | None = None
+    with_passage: bool = False
+    on_batch: Callable[[SynthesisState], None] = lambda _: None
 
 
 @dataclass(slots=True)
@@ -98,6 +139,8 @@ class _Tally:
     num_pairs: int = 0
     support: float = 0.0
     refused: list[Attempt] = field(default_factory=list)
+    num_done: int = 0
+    stopped_by_budget: bool = False
 
 
 def synthesise(
@@ -116,12 +159,14 @@ def synthesise(
     seed: int = 0,
     prices: Prices | None = None,
     force: bool = False,
+    run: SynthesisRun | None = None,
 ) -> Synthesis:
     """Have a teacher write pairs from the `text` of each row, and keep those that the passage supports.
 
     The output has the rows that were kept; what was refused is next to it in `<output>.refused.jsonl`, or there is no
     such file where nothing was. max_rows: only the first rows. What was answered is kept in the home, so a second run,
-    or one after a stop midway, requests only the rest. force: replace an existing output.
+    or one after a stop midway, requests only the rest. force: replace an existing output. run: budget, batches, and who
+    is told how far it is.
 
     Raises RequestError (impossible options), ConflictError (an output is there), NotFoundError (file, model),
     DataError (rows without text; or no pair could be kept, and then the refused file says why), and what an engine
@@ -132,7 +177,9 @@ def synthesise(
     from luthier.ml.data.synthesis.synthesise import SynthesisOptions
 
     options = SynthesisOptions(kind, pairs_per_passage, min_support, max_new_tokens, temperature, seed)
+    run = run or SynthesisRun()
     _check(options, max_rows, prices, file, output)
+    check_budget(run.budget_usd, prices)
     start = time.monotonic()
     source = open_source(file)
     check_free_listed(output, refused_file(output), force=force)
@@ -140,7 +187,7 @@ def synthesise(
     num_rows = min(num_found, max_rows or num_found)
     with ExitStack() as stack:
         writer, examiner = _engines(context, stack, teacher, judge)
-        tally = _write(context, source, num_rows, writer, examiner, options, output, prices or Prices())
+        tally = _write(context, source, num_rows, writer, examiner, options, output, prices or Prices(), run)
     listed = refused_file(output)
     if not tally.num_pairs:
         raise _no_rows_error(file, writer.name, tally.refused, listed)
@@ -153,8 +200,8 @@ def synthesise(
         teacher=writer.name,
         judge=examiner.name if examiner else None,
         min_support=min_support,
-        num_rows=num_rows,
-        num_rows_left=num_found - num_rows,
+        num_rows=tally.num_done,
+        num_rows_left=num_found - tally.num_done,
         num_pairs=tally.num_pairs,
         num_refused=len(tally.refused),
         refused=_counts(tally.refused),
@@ -164,6 +211,7 @@ def synthesise(
         cost_usd=cost,
         cost_note=note,
         seconds=time.monotonic() - start,
+        stopped_by_budget=tally.stopped_by_budget,
     )
 
 
@@ -201,6 +249,18 @@ def check_prices(prices: Prices | None) -> None:
             f"prices {prices}",
             expected="US dollars a million tokens, 0 or more, for input and output both",
             do="give --price-input and --price-output, or neither",
+        )
+
+
+def check_budget(budget_usd: float | None, prices: Prices | None) -> None:
+    """Raise RequestError for a budget that is none, or one without prices to count by."""
+    if budget_usd is None:
+        return
+    if not 0 < budget_usd < float("inf") or prices is None or prices.input_usd is None:
+        raise RequestError(
+            f"a budget of {budget_usd:g} USD{'' if prices and prices.input_usd is not None else ' without prices'}",
+            expected="more than 0 USD, and the prices of the teacher's tokens",
+            do="give --price-input and --price-output with --budget-usd, or leave the budget out",
         )
 
 
@@ -266,6 +326,42 @@ def _passages(source: Source) -> Iterator[Passage]:
         yield Passage(row.id, row.fields["text"], provenance if isinstance(provenance, dict) else {})
 
 
+@dataclass(slots=True)
+class _Meter:
+    """Counts batches, reports them, and ends the passages where the next batch may exceed the budget."""
+
+    tally: _Tally
+    teacher: CachedEngine
+    num_rows: int
+    prices: Prices
+    run: SynthesisRun
+    highest_cost: float = 0.0
+    spent_before: float = 0.0
+
+    def batch_done(self, num_passages: int, task: ProgressTask) -> None:
+        """Take the next batch into account."""
+        tally = self.tally
+        tally.num_done += num_passages
+        task.advance(num_passages)
+        # Usage counts new requests only, so a run that continues from the cache starts with a low estimate.
+        task.note(estimate(self.teacher, tally.num_done, self.num_rows, self.prices))
+        cost = self.prices.cost(self.teacher.usage)
+        refused = len(tally.refused)
+        self.run.on_batch(SynthesisState(tally.num_done, self.num_rows, tally.num_pairs, refused, cost))
+        if self.run.budget_usd is not None and cost is not None:
+            self.highest_cost, self.spent_before = max(self.highest_cost, cost - self.spent_before), cost
+            # The next batch is taken to cost as much as the dearest so far.
+            is_over = cost + self.highest_cost > self.run.budget_usd
+            tally.stopped_by_budget = tally.num_done < self.num_rows and is_over
+
+    def within_budget(self, passages: Iterator[Passage]) -> Iterator[Passage]:
+        """The passages as long as the budget lasts."""
+        for passage in passages:
+            if self.tally.stopped_by_budget:
+                return
+            yield passage
+
+
 def _write(
     context: Context,
     source: Source,
@@ -275,31 +371,33 @@ def _write(
     options: SynthesisOptions,
     output: Path,
     prices: Prices,
+    run: SynthesisRun,
 ) -> _Tally:
     """Write both files; the one with the pairs only where there is a pair."""
     from luthier.ml.data.rows.write_rows import write_rows
-    from luthier.ml.data.synthesis.synthesise import attempts, refused_row_of, row_of
+    from luthier.ml.data.synthesis.synthesise import BATCH_PASSAGES, attempts, refused_row_of, row_of
 
     tally, kept = _Tally(), []
     judge_name = judge.name if judge is not None else None
+    write = partial(row_of, options=options, teacher=teacher.name, judge=judge_name, with_passage=run.with_passage)
     with context.progress.task("Writing pairs", num_rows, "row") as task:
-        num_done = 0
-
-        def batch_done(num_passages: int) -> None:
-            nonlocal num_done
-            num_done += num_passages
-            task.advance(num_passages)
-            # Usage counts new requests only, so a run that continues from the cache starts with a low estimate.
-            task.note(estimate(teacher, num_done, num_rows, prices))
-
-        passages = islice(_passages(source), num_rows)
-        for attempt in attempts(passages, teacher, judge, options, context.progress, batch_done=batch_done):
+        meter = _Meter(tally, teacher, num_rows, prices, run)
+        found = attempts(
+            meter.within_budget(islice(_passages(source), num_rows)),
+            teacher,
+            judge,
+            options,
+            context.progress,
+            batch_done=lambda num_passages: meter.batch_done(num_passages, task),
+            batch_passages=run.batch_passages or BATCH_PASSAGES,
+        )
+        for attempt in found:
             # No reason against it and a measured support: only both together mean that it was checked and kept.
             if attempt.reason is None and attempt.support is not None:
                 tally.num_pairs += 1
                 tally.support += attempt.support.fraction
                 # Collected, not streamed: the output appears only when all is done, so a stop leaves no partial file.
-                kept.append(row_of(attempt, options, teacher=teacher.name, judge=judge_name))
+                kept.append(write(attempt))
             else:
                 tally.refused.append(attempt)
     rows = (refused_row_of(a, options, teacher=teacher.name, judge=judge_name) for a in tally.refused)

@@ -60,6 +60,7 @@ def begin_audit(context: Context, caller: Caller, version: DatasetVersion, setti
         version.file_id,
         against=None if other is None else other.file_id,
         model=settings.model or None,
+        mapping=version.columns or None,
         most_lines=MAX_LINES,
     )
 
@@ -94,7 +95,12 @@ def finding_of(audited: CachedResult, number: int) -> dict[str, Any]:
 
 def _grade(version: DatasetVersion) -> Subject:
     """CachedResult next to the audit itself, which may be large, for lists of many datasets."""
-    return Subject(version.sha256, "grade", {"suffix": files.suffix_of(version.filename)})
+    return Subject(version.sha256, "grade", {"suffix": files.suffix_of(version.filename)} | columns_key(version))
+
+
+def columns_key(version: DatasetVersion) -> dict[str, Any]:
+    """What chosen columns add to the key of a result: nothing where none are, so that earlier results stay valid."""
+    return {"columns": version.columns} if version.columns else {}
 
 
 def _audit_subject(
@@ -106,7 +112,7 @@ def _audit_subject(
         "filename": version.filename,
         "against": None if other is None else [other.sha256, other.filename],
         "model": [settings.model, model_digest(context, settings.model)] if settings.model else None,
-    }
+    } | columns_key(version)
     return Subject(version.sha256, "audit", given), other
 
 
@@ -136,14 +142,22 @@ def difference(
     before, after = (files.get_file(context, caller.project_id, one.file_id) for one in (old, new))
     # The suffix decides how bytes are parsed, so it belongs to the cache key with the digests.
     suffixes = [files.suffix_of(file.filename) for file in (before, after)]
-    subject = Subject(after.sha256, "diff", {"old": before.sha256, "suffixes": suffixes, "key": key})
+    given = {"old": before.sha256, "suffixes": suffixes, "key": key} | columns_key(new)
+    subject = Subject(after.sha256, "diff", given)
     found = cached_result(context, subject)
     if found.state != "unasked" and not (again and found.state == "failed"):
         return found
     return start_computation(
         context,
         subject,
-        lambda: answer_about(context, caller.project_id, "diff", after.file_id, {"key": key}, against=before.file_id),
+        lambda: answer_about(
+            context,
+            caller.project_id,
+            "diff",
+            after.file_id,
+            {"key": key, "columns": new.columns},
+            against=before.file_id,
+        ),
     )
 
 
@@ -154,11 +168,13 @@ def map_of(context: Context, caller: Caller, version: DatasetVersion, *, again: 
     """
     file = files.get_file(context, caller.project_id, version.file_id)
     # The same rows in two datasets share one map.
-    subject = Subject(file.sha256, "map", {"suffix": files.suffix_of(file.filename)})
+    subject = Subject(file.sha256, "map", {"suffix": files.suffix_of(file.filename)} | columns_key(version))
     found = cached_result(context, subject)
     if found.state == "unasked" or (again and found.state == "failed"):
         return start_computation(
-            context, subject, lambda: answer_about(context, caller.project_id, "map", file.file_id, {})
+            context,
+            subject,
+            lambda: answer_about(context, caller.project_id, "map", file.file_id, {"columns": version.columns}),
         )
     return found
 
@@ -185,7 +201,7 @@ def begin_tokens(context: Context, caller: Caller, version: DatasetVersion, mode
         )
 
     def answer() -> dict[str, object]:
-        given = {"template": template}
+        given = {"template": template, "columns": version.columns}
         return answer_about(context, caller.project_id, "tokens", version.file_id, given, model=model)
 
     return start_computation(context, _tokens_subject(context, version, model, template), answer)
@@ -194,4 +210,4 @@ def begin_tokens(context: Context, caller: Caller, version: DatasetVersion, mode
 def _tokens_subject(context: Context, version: DatasetVersion, model: str, template: str) -> Subject:
     # The digest, not the name: a model that was pulled again under its name may have another tokenizer.
     given = {"suffix": files.suffix_of(version.filename), "model": model_digest(context, model), "template": template}
-    return Subject(version.sha256, "tokens", given)
+    return Subject(version.sha256, "tokens", given | columns_key(version))

@@ -204,8 +204,22 @@ def plan_of(
     """
     # Files are placed by this process, since the child must not need the database to find them.
     names = FileReferences(context, project_id)
+    recipe = with_chosen_columns(context, project_id, recipe)
     document = with_files(recipe, file=names.file, model=names.model, run=names.run)
     return _redacted(names, lambda: ask(context, "plan", {"recipe": document, "compares": compares}))
+
+
+def with_chosen_columns(context: Context, project_id: str, recipe: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The recipe with the columns that were chosen for its training rows, where it names none of its own.
+
+    Recipes from before `data.columns` was called so name them `map`.
+    """
+    data = recipe.get("data")
+    if not isinstance(data, dict) or data.get("columns") is not None or data.get("map") is not None:
+        return recipe
+    train = data.get("train")
+    chosen = context.datasets.columns_of_file(project_id, train) if isinstance(train, str) else {}
+    return dict(recipe) | {"data": data | {"columns": chosen}} if chosen else recipe
 
 
 def with_files(

@@ -11,6 +11,7 @@ from luthier.core.access import Caller
 from luthier.core.aliases import with_new_keys, with_stored_keys
 from luthier.core.dataset import Row, Shape
 from luthier.core.errors import ConflictError, LuthierError, NotFoundError
+from luthier.core.ids import sha256_document
 from luthier.core.plan import Plan
 from luthier.core.recipe import Recipe
 from luthier.features.datasets import derived_versions as dataset_splits
@@ -29,8 +30,8 @@ _MAX_VERSIONS: Final = 100
 _MAX_FILES: Final = 30
 _ROWS_LOOKED_AT: Final = 50
 _MAX_SHAPES: Final = 1000
-_shapes: Final[dict[str, Shape]] = {}
-"""By the digest of the file's content, which alone decides it."""
+_shapes: Final[dict[tuple[str, str], Shape]] = {}
+"""By the digest of the file's content and the columns that were chosen, which alone decide it."""
 _SPLITS: Final = ("train", "validation", "held_out")
 _JUDGING: Final = ("validation", "held_out")
 _FIRST_SHARE: Final = 0.1
@@ -101,13 +102,15 @@ def shape_of(context: Context, caller: Caller, file_id: str) -> Shape | None:
     try:
         file = files.get_file(context, caller.project_id, file_id)
         # Read once: another thread may clear them at any time.
-        found = _shapes.get(file.sha256)
+        columns = context.datasets.columns_of_file(caller.project_id, file_id)
+        key = file.sha256, sha256_document(columns)
+        found = _shapes.get(key)
         if found is None:
             # A bound on memory; the content decides the shape, so entries never go stale and clearing only costs a
             # second look.
             if len(_shapes) >= _MAX_SHAPES:
                 _shapes.clear()
-            _shapes[file.sha256] = found = _shape_of(files.local_path(context, file))
+            _shapes[key] = found = _shape_of(files.local_path(context, file), columns)
         return found
     except LuthierError:
         return None
@@ -156,6 +159,8 @@ def rows_of(context: Context, caller: Caller, dataset_id: str, number: int | Non
     version = dataset_versions.get_version(context, caller, dataset_id, number)
     split = dataset_splits.split_of(context, caller, version)
     data: dict[str, Any] = {"train": version.file_id}
+    if version.columns:
+        data["columns"] = dict(version.columns)
     if split is not None and split.side == "train":
         data |= {side: one.file_id for side in _JUDGING if (one := split.sides.get(side)) is not None}
     if "held_out" not in data:
@@ -203,13 +208,13 @@ def _fork_of_plan(context: Context, caller: Caller, plan: Plan, ids: Mapping[str
     return Fork(keys, tuple(left_out))
 
 
-def _shape_of(path: Path) -> Shape:
+def _shape_of(path: Path, columns: Mapping[str, str]) -> Shape:
     from luthier.ml.data.files.source import open_source
     from luthier.ml.data.rows.rows import read_rows
     from luthier.ml.data.rows.shapes import ShapeDetector
 
     source = open_source(path)
-    detector = ShapeDetector(source.name, {})
+    detector = ShapeDetector(source.name, dict(columns))
     for number, row in enumerate(read_rows(source)):
         if isinstance(row, Row):
             detector.add(row)

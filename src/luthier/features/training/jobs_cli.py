@@ -149,6 +149,12 @@ def _what(job: Job) -> list[tuple[str, str]]:
     if job.kind == "evaluation":
         asked = job.document["evaluation"]
         return [("judges", str(asked["candidate"])), ("by", str(asked["label"])), ("result", str(asked["result_id"]))]
+    if job.kind == "import":
+        asked = job.document["import"]
+        return [("imports", f"{len(asked['files']):,} files"), ("dataset", str(asked["name"] or asked["dataset_id"]))]
+    if job.kind == "synthesis":
+        asked = job.document["synthesis"]
+        return [("writes questions from", str(asked["name"])), ("teacher", str(asked["teacher"]))]
     return [("run", job.run_id), ("base model", str(job.document.get("recipe", job.document).get("base_model")))]
 
 

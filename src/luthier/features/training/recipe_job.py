@@ -15,7 +15,7 @@ from luthier.core.errors import LuthierError, NotFoundError, StorageFullError, U
 from luthier.core.ids import new_id, sha256_bytes
 from luthier.core.recipe import Recipe
 from luthier.core.run import RunRecord
-from luthier.features.files.references import FileReferences, with_files
+from luthier.features.files.references import FileReferences, with_chosen_columns, with_files
 from luthier.features.models.store import TunedModel
 from luthier.platform.audit_log.service import record
 from luthier.platform.home.context import Context
@@ -61,6 +61,7 @@ def checked(context: Context, project_id: str, recipe: Mapping[str, Any]) -> tup
     from luthier.features.recipes.service import recipe_from
 
     names = FileReferences(context, project_id)
+    recipe = with_chosen_columns(context, project_id, recipe)
     document = with_files(
         recipe, file=lambda place, value: names.stored(place, value).file_id, model=names.model, run=names.run
     )

@@ -45,6 +45,7 @@ class IncomingFile:
         # Unbuffered: pieces are large already, and a full disk shows at the write and not at the close.
         self._file = self.path.open("xb", buffering=0)
         self._sha256, self.num_bytes = hashlib.sha256(), 0
+        self._is_finished = False
 
     def write(self, data: bytes | memoryview) -> None:
         """Append bytes."""
@@ -57,11 +58,14 @@ class IncomingFile:
         self.num_bytes += len(data)
 
     def finish(self) -> str:
-        """Bring all of it to the disk and close it; returns its SHA-256 in hexadecimal digits."""
+        """Bring all of it to the disk and close it, once; returns its SHA-256 in hexadecimal digits."""
+        if self._is_finished:
+            return self._sha256.hexdigest()
         with _disk_full_explained(self.path):
             # Before the database names the file: after a power cut a row must not point to an empty one.
             sync_file(self._file)
             self._file.close()
+        self._is_finished = True
         return self._sha256.hexdigest()
 
     def __enter__(self) -> Self:

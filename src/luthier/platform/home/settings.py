@@ -71,6 +71,10 @@ class Settings(BaseSettings):
         default_max_tokens: The most tokens of an answer where the request sets no limit.
         serving_usd_per_million_prompt_tokens: The price of counted usage; None for no price.
         serving_usd_per_million_new_tokens: The same for tokens of answers.
+        teacher: The model that writes questions from passages for the pages, beside those of this machine:
+            `http(s)://host:port/v1#MODEL`; empty for none. Its key is in LUTHIER_TEACHER_API_KEY or OPENAI_API_KEY.
+        teacher_usd_per_million_prompt_tokens: Its price, shown before it is used; None for none.
+        teacher_usd_per_million_new_tokens: The same for tokens of answers.
         smtp: The server that sends mails of alerts: `smtps://user:password@host` (TLS), `smtp+starttls://...`, or
             `smtp://...` without encryption.
         smtp_from: The sender of these mails.
@@ -114,6 +118,9 @@ class Settings(BaseSettings):
     default_max_tokens: int = Field(default=1024, ge=1)
     serving_usd_per_million_prompt_tokens: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     serving_usd_per_million_new_tokens: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    teacher: str = ""
+    teacher_usd_per_million_prompt_tokens: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    teacher_usd_per_million_new_tokens: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     smtp: SecretStr | None = None
     smtp_from: str = ""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, Mapping
+from collections.abc import AsyncIterable, Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from python_multipart import MultipartParser
@@ -21,6 +21,8 @@ MAX_FIELD_BYTES: Final = 4096
 MAX_FORM_OVERHEAD_BYTES: Final = 64 * 1024
 """What fields, headers and boundaries may take together, besides the file."""
 _PIECE_BYTES: Final = 1 << 20
+_OVERHEAD_OF_A_FILE_BYTES: Final = 2048
+"""What the headers of one more file may take: its name with its folders."""
 
 
 class FormError(RequestError):
@@ -83,6 +85,11 @@ async def read_form(
         StorageFullError: The disk has no room for the file.
     """
     reader = _FormReader(headers, incoming, file_field, fields, most_bytes)
+    await _feed(body, reader)
+    return reader.form()
+
+
+async def _feed(body: AsyncIterable[bytes], reader: _FormReader) -> None:
     held = bytearray()
     try:
         async for chunk in body:
@@ -95,7 +102,49 @@ async def read_form(
         await asyncio.to_thread(reader.feed, bytes(held))
     except FormParserError as error:
         raise _malformed(str(error)) from error
-    return reader.form()
+
+
+class FilesForm(FrozenModel):
+    """What came besides the bytes of the files.
+
+    Attributes:
+        filenames: The names of the files as the client gives them, in their order; of a folder with its path.
+        fields: The other fields by name.
+    """
+
+    filenames: tuple[str, ...]
+    fields: dict[str, str]
+
+
+async def read_files_form(
+    body: AsyncIterable[bytes],
+    headers: Mapping[str, str],
+    new_file: Callable[[], IncomingFile],
+    *,
+    file_fields: frozenset[str],
+    fields: frozenset[str],
+    most_bytes: int,
+    most_files: int,
+) -> FilesForm:
+    """Write the files of a form to what `new_file` gives for each, and return the rest. What `body` raises passes.
+
+    Args:
+        body: The body of the request, in chunks.
+        headers: Its headers.
+        new_file: Called for each file that comes; the caller closes what it gave.
+        file_fields: The names of the fields with files. Fields in which no file was chosen are left out.
+        fields: The names of the other fields that are allowed.
+        most_bytes: The most bytes of all files together.
+        most_files: The most files.
+
+    Raises:
+        FormError: 413 for more than `most_bytes` or `most_files`; 400 for another kind of body, one that ends too
+            early, and fields that are unknown, repeated or too long.
+        StorageFullError: The disk has no room for a file.
+    """
+    reader = _FilesReader(headers, new_file, file_fields, fields, most_bytes, most_files)
+    await _feed(body, reader)
+    return reader.files_form()
 
 
 class _FormReader:
@@ -127,7 +176,8 @@ class _FormReader:
             self._parser = MultipartParser(_boundary(headers), callbacks)
         except FormParserError as error:
             raise _malformed(str(error)) from error
-        self._num_overhead_bytes = 0
+        self._num_overhead_bytes = self._num_file_bytes = 0
+        self._most_overhead_bytes = MAX_FORM_OVERHEAD_BYTES
         self._fields: dict[str, str] = {}
         self._filename: str | None = None
         self._name = ""
@@ -138,12 +188,12 @@ class _FormReader:
 
     def feed(self, data: bytes) -> None:
         """Take the next piece of the body."""
-        before = self._incoming.num_bytes
+        before = self._num_file_bytes
         self._parser.write(data)
         # All that did not go into the file: headers and boundaries could otherwise grow without bound.
-        self._num_overhead_bytes += len(data) - (self._incoming.num_bytes - before)
-        if self._num_overhead_bytes > MAX_FORM_OVERHEAD_BYTES:
-            raise _malformed(f"the form has more than {MAX_FORM_OVERHEAD_BYTES} bytes besides the file")
+        self._num_overhead_bytes += len(data) - (self._num_file_bytes - before)
+        if self._num_overhead_bytes > self._most_overhead_bytes:
+            raise _malformed(f"the form has more than {self._most_overhead_bytes} bytes besides the file")
 
     def form(self) -> Form:
         """What came, once all of it has."""
@@ -190,6 +240,7 @@ class _FormReader:
             if self._incoming.num_bytes + end - start > self._most_bytes:
                 raise _too_large(self._most_bytes)
             self._incoming.write(memoryview(data)[start:end])
+            self._num_file_bytes += end - start
             return
         self._value += data[start:end]
         if len(self._value) > MAX_FIELD_BYTES:
@@ -201,6 +252,73 @@ class _FormReader:
 
     def _end(self) -> None:
         self._is_whole = True
+
+
+class _FilesReader(_FormReader):
+    """Takes any number of files from several fields."""
+
+    def __init__(
+        self,
+        headers: Mapping[str, str],
+        new_file: Callable[[], IncomingFile],
+        file_fields: frozenset[str],
+        fields: frozenset[str],
+        most_bytes: int,
+        most_files: int,
+    ) -> None:
+        # The first file is made here only where there is one: until then the reader has none.
+        super().__init__(headers, None, "", fields, most_bytes)  # type: ignore[arg-type]
+        self._new_file, self._file_fields, self._most_files = new_file, file_fields, most_files
+        self._most_overhead_bytes = MAX_FORM_OVERHEAD_BYTES + most_files * _OVERHEAD_OF_A_FILE_BYTES
+        self._filenames: list[str] = []
+        self._chosen: str | None = None
+        """The name of the file whose bytes come now; None outside of files."""
+
+    def files_form(self) -> FilesForm:
+        """What came, once all of it has."""
+        if not self._is_whole:
+            raise _malformed("the body ends before its last boundary")
+        return FilesForm(filenames=tuple(self._filenames), fields=self._fields)
+
+    def _end_headers(self) -> None:
+        kind, options = parse_options_header(self._headers.get("content-disposition"))
+        name = _text(options.get(b"name", b""))[:100]
+        self._chosen = None
+        if kind != b"form-data" or name not in self._file_fields:
+            super()._end_headers()
+            return
+        self._name, self._chosen = name, _unescaped(_text(options.get(b"filename", b"")))
+        # Browsers send one empty part with an empty name for a field in which no file was chosen.
+        if self._chosen:
+            if len(self._filenames) == self._most_files:
+                raise FormError(
+                    f"more than {self._most_files:,} files in one form",
+                    expected=f"at most {self._most_files:,}",
+                    do="put them into one ZIP file, or send them in parts",
+                    param=name,
+                    code="too_many_files",
+                    status=413,
+                )
+            self._filenames.append(self._chosen)
+            self._incoming = self._new_file()
+
+    def _data(self, data: bytes, start: int, end: int) -> None:
+        if self._name not in self._file_fields:
+            super()._data(data, start, end)
+            return
+        if not self._chosen:
+            raise FormError("a file without a name", param=self._name)
+        if self._num_file_bytes + end - start > self._most_bytes:
+            raise _too_large(self._most_bytes)
+        self._incoming.write(memoryview(data)[start:end])
+        self._num_file_bytes += end - start
+
+    def _end_part(self) -> None:
+        if self._name not in self._file_fields:
+            super()._end_part()
+        elif self._chosen:
+            # Closed as soon as it is whole: a folder may have more files than a process may hold open.
+            self._incoming.finish()
 
 
 def _boundary(headers: Mapping[str, str]) -> bytes:

@@ -49,6 +49,8 @@ _CALLED: Final[dict[JobKind, str]] = {
     "export": "Export",
     "evaluation": "Evaluation",
     "batch": "Batch",
+    "import": "Import",
+    "synthesis": "Synthesis",
 }
 _ENDS: Final[dict[JobStatus, str]] = {
     "succeeded": "The job has successfully completed",
@@ -68,7 +70,10 @@ def started(kind: JobKind, lane: Lane) -> tuple[str, str]:
 
 def goes_on(kind: JobKind) -> str:
     """Another attempt has begun."""
-    return "Fine-tuning job resumes from its last checkpoint" if kind == "train" else f"{_CALLED[kind]} begins again"
+    if kind == "train":
+        return "Fine-tuning job resumes from its last checkpoint"
+    # What documents were read to, and what a model has written, is kept between attempts.
+    return f"{_CALLED[kind]} {'continues' if kind in ('import', 'synthesis') else 'begins again'}"
 
 
 def picked_up(kind: JobKind) -> str:

@@ -96,7 +96,7 @@ def current(path: str) -> str:
 
 _RUNS, _MODELS = ("/runs", "Runs"), ("/models", "Models")
 _DEPLOYMENTS = ("/models?show=deployments", "Deployments")
-_FILES, _DATASETS = ("/datasets/new", "Bring a dataset"), ("/datasets", "Datasets")
+_FILES, _DATASETS = ("/datasets/new", "Add data"), ("/datasets", "Datasets")
 _HOME = ("/", "Home")
 _ROUTES: Final = {
     "runs": _RUNS,

@@ -66,7 +66,7 @@ def test_htmx_gets_the_desk_alone_and_the_address_of_the_row(browser: Browser, d
     assert "What is 1?" in words(answer), "after the last row come those that were skipped"
     answer = one.post(f"{desk}/decide", data=sent | {"row": 1}, headers=HX)
     assert "All 3 rows are decided" in words(answer)
-    assert "New run with it" in words(answer)
+    assert "Train on it" in words(answer)
 
 
 def test_the_last_decision_is_taken_back(browser: Browser, desk: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,18 +53,19 @@ def test_a_script_is_told_where_it_is_or_what_was_wrong(home: Context, browser: 
     answer = send(one, json=True)
     assert answer.status_code == 201
     assert one.get(answer.json()["address"]).status_code == 200
-    wrong = send(one, b"%PDF", "paper.pdf", json=True, name="Paper")
-    assert (wrong.status_code, wrong.json()["came"]) == (422, "'paper.pdf' is a document, and no file of rows")
-    assert "luthier data ingest" in wrong.json()["do"]
+    wrong = send(one, b"MZ", "program.exe", json=True, name="Program")
+    assert (wrong.status_code, wrong.json()["came"]) == (422, "'program.exe': no kind of file that is read")
+    assert ".pdf, .docx" in wrong.json()["expected"]
 
 
 @pytest.mark.parametrize(
     ("content", "filename", "given", "status", "words"),
     [
-        (b"%PDF", "paper.pdf", {}, 422, "luthier data ingest"),
+        (b"MZ", "program.exe", {}, 422, "no kind of file that is read"),
+        (b"a,a\n1,2\n", "twice.csv", {}, 422, "twice"),
         (b"", "", {}, 400, "no file was chosen"),
         (b"", "rows.jsonl", {}, 422, "is empty"),
-        (ROWS, "rows.jsonl", {"name": " "}, 422, "the name"),
+        (ROWS, "rows.jsonl", {"name": "x" * 101}, 422, "the name"),
         (ROWS, "rows.jsonl", {"name": "Taken"}, 409, "exists already"),
         (ROWS, "rows.jsonl", {"dataset": "data-none"}, 404, "no dataset"),
         (ROWS, "rows.jsonl", {"note": "x" * 1001}, 422, "a note of 1,001 characters"),
@@ -161,8 +161,38 @@ def test_who_may_only_look_brings_nothing(home: Context, browser: Browser) -> No
 
 def test_the_page_tells_a_script_what_it_takes(browser: Browser) -> None:
     page = browser(*TRAIN).get("/datasets/new").text
-    assert json.dumps(".jsonl .ndjson .json .csv .tsv .tab .parquet .xlsx") in page
+    for suffix in (".pdf", ".docx", ".eml", ".jsonl", ".csv", ".zip"):
+        assert suffix in page.partition('data-suffixes="')[2].partition('"')[0].split()
+    assert "webkitdirectory" in page
     assert 'enctype="multipart/form-data"' in page
+
+
+def test_a_name_is_taken_from_the_file_where_none_is_given(home: Context, browser: Browser) -> None:
+    one = browser(*TRAIN)
+    for _ in range(2):
+        assert send(one, name="").status_code == 303
+    assert sorted(dataset.name for dataset, _ in dataset_versions.list_datasets(home, Caller())) == ["rows", "rows 2"]
+
+
+def test_documents_and_folders_lead_to_the_job_that_reads_them(home: Context, browser: Browser) -> None:
+    one = browser(*TRAIN)
+    sent = [("file", ("a.txt", b"One text.")), ("folder", ("papers/b.txt", b"Another.")), ("folder", ("", b""))]
+    answer = one.post("/datasets/new", data={"name": "Papers", "passage_tokens": "64"}, files=sent)
+    assert answer.status_code == 303
+    (job,) = home.jobs.list()
+    assert answer.headers["location"] == f"/datasets/jobs/{job.job_id}"
+    order = job.document["import"]
+    assert [file["name"] for file in order["files"]] == ["a.txt", "papers/b.txt"]
+    assert (order["name"], order["passage_tokens"], order["author"]) == ("Papers", 64, "k")
+    assert files.list_files(home, "default")[0][0].expires_at is not None, "what is never read is not kept for ever"
+    assert one.post("/datasets/new", data={"passage_tokens": "few"}, files=sent).status_code == 422
+
+
+def test_rows_whose_columns_are_not_recognised_lead_to_their_choice(home: Context, browser: Browser) -> None:
+    one = browser(*TRAIN)
+    answer = send(one, b"FRAGE;Antwort\nWer?;Ich.\n", "f.csv", name="F")
+    dataset = dataset_versions.list_datasets(home, Caller())[0][0]
+    assert answer.headers["location"] == f"/datasets/{dataset.dataset_id}/columns?version=1"
 
 
 def test_the_same_rows_twice_are_one_version(home: Context, browser: Browser) -> None:

@@ -167,6 +167,10 @@ def synthesise(
     price_output: Annotated[
         float | None, typer.Option("--price-output", min=0, metavar="USD", help="For a million tokens of replies.")
     ] = None,
+    budget_usd: Annotated[
+        float | None,
+        typer.Option("--budget-usd", min=0, metavar="USD", help="Stop before the passages that may cost more."),
+    ] = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
     home: HomeOption = None,
@@ -190,6 +194,7 @@ def synthesise(
             seed=seed,
             force=force,
             prices=syntheses.Prices(price_input, price_output),
+            run=syntheses.SynthesisRun(budget_usd=budget_usd),
         )
     return Answer(as_json, found.as_json(), lambda console: _show_pairs(console, found))
 
@@ -198,7 +203,8 @@ def _show_pairs(console: Console, found: Synthesis) -> None:
     from luthier.platform.cli import figures
     from luthier.platform.cli.console import facts, visible
 
-    left = f" ({found.num_rows_left:,} more rows were left out by --max-rows)" if found.num_rows_left else ""
+    by = "--budget-usd" if found.stopped_by_budget else "--max-rows"
+    left = f" ({found.num_rows_left:,} more rows were left out by {by})" if found.num_rows_left else ""
     pairs = f"{found.num_pairs:,} {'pair' if found.num_pairs == 1 else 'pairs'}"
     console.print(
         visible(f"{found.output}: {pairs} from {found.num_rows:,} rows of {found.file}{left}"), soft_wrap=True

@@ -20,6 +20,7 @@ from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.annotations import SHOWN, Queue, Show, named_lines
 from luthier.features.datasets.pages.datasets import Number, head, waiting_page
 from luthier.features.datasets.store import Decision, RowDecision
+from luthier.ml.data.provenance import PROVENANCE
 from luthier.platform.home.context import Context
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.page_work import Led, page_work
@@ -55,6 +56,19 @@ class ShownText:
         if self.place.speaker:
             return self.place.speaker in _LEARNED_SPEAKERS and not self.place.pointer.startswith("/prompt/")
         return self.place.name in _LEARNED_FIELDS
+
+
+@dataclass(frozen=True, slots=True)
+class ShownPassage:
+    """The passage that a pair was written from.
+
+    Attributes:
+        text: The passage.
+        source: The file, page and section that it is from.
+    """
+
+    text: str
+    source: str
 
 
 @dataclass(frozen=True)
@@ -111,6 +125,8 @@ class AnnotationView:
         known = {place.pointer: place.text for place in before}
         shown = []
         for place in text_fields(self.fields):
+            if self.passage is not None and place.name == PROVENANCE:
+                continue  # shown as the passage beside the pair
             old, text = known.get(place.pointer, ""), place.text[:_MAX_SHOWN]
             spans: tuple[tuple[str, str], ...] = (("=", text),)
             # The word diff is quadratic in the number of words: long texts are shown without marks.
@@ -120,10 +136,38 @@ class AnnotationView:
         return shown
 
     @property
+    def passage(self) -> ShownPassage | None:
+        """The passage beside a pair; None where the row holds none."""
+        found = self._provenance
+        if not isinstance(text := found.get("passage"), str):
+            return None
+        page = f"page {found['page']}" if found.get("page") is not None else ""
+        parts = (found.get("file"), page, found.get("section"))
+        return ShownPassage(text[:_MAX_SHOWN], ", ".join(str(part) for part in parts if part))
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a check has marked when the row was written, unless the row was edited since."""
+        is_edited = self.decision is not None and self.decision.edited is not None
+        found = self._provenance.get("warnings")
+        return [] if is_edited or not isinstance(found, list) else [str(line) for line in found]
+
+    @property
+    def num_open(self) -> int:
+        """Undecided rows of the filter."""
+        return self.queue.num_open
+
+    @property
+    def _provenance(self) -> Mapping[str, Any]:
+        found = self.fields.get(PROVENANCE)
+        return found if isinstance(found, dict) else {}
+
+    @property
     def focus(self) -> str:
         """The place that an edit most likely changes: the last text that is learned, else the first text."""
         texts = [shown for shown in self.texts if shown.place.is_text]
-        learned = [shown.place.pointer for shown in texts if shown.is_learned]
+        chosen = self.queue.version.columns.get("completion")
+        learned = [shown.place.pointer for shown in texts if shown.is_learned or shown.place.name == chosen]
         # The last answer is what an annotator corrects most often.
         return learned[-1] if learned else texts[0].place.pointer if texts else ""
 
@@ -158,7 +202,7 @@ class AnnotationView:
     @property
     def filters(self) -> list[tuple[Show, int]]:
         """What can be shown, and how many rows of each there are."""
-        return [(show, self.queue.counts[show]) for show in SHOWN]
+        return [(show, self.queue.counts[show]) for show in SHOWN if show != "warned" or self.queue.warned]
 
     def at(self, *, row: int | None = None, show: str | None = None, edit: str | None = None, rows: str = "") -> str:
         """The address of another row, filter or form of this queue. rows: `all` for no choice of rows."""
@@ -234,6 +278,31 @@ def decide(
     return _onward(
         request, context, caller, queue.having(row, made.decision), row, _decision_message(row, decision, made)
     )
+
+
+@router.post("/all")
+def decide_all(
+    request: Request,
+    context: HomeContext,
+    caller: Trainer,
+    dataset_id: str,
+    version: Annotated[int, Form()],
+    decision: Annotated[Literal["accept", "reject", "undo"], Form()],
+    show: Annotated[Show, Form()] = "undecided",
+    rows: _RowsOfForm = "",
+) -> Response:
+    """Keep one decision about all undecided rows that are shown, or take one's own decisions of the filter back."""
+    queue = _queue(context, caller, dataset_id, version, show, rows)
+    view = AnnotationView(queue, None)
+
+    def work() -> Led:
+        lines = annotation_queue.decide_all(context, caller, queue, decision)
+        number = f"{len(lines):,} row{'' if len(lines) == 1 else 's'}"
+        done = "are undecided again" if decision == "undo" else f"are {_WORDS[decision]}"
+        return Led(view.at(show="undecided"), f"{number} {done}")
+
+    # Of a million rows this takes seconds: the page waits for it elsewhere.
+    return page_work(request).answer(request, "The rows are being decided", work, back=view.at())
 
 
 @router.post("/edit")

@@ -1,37 +1,35 @@
-"""/datasets: the list of datasets, one dataset with its rows and versions, and the upload of files.
+"""/datasets: the list of datasets, and one dataset with its rows, its versions and the next step.
 
-`head` gives what all pages of one dataset show on top: name, version and tabs. /datasets/new streams the upload to
-disk, as a new dataset or as a new version.
+`head` gives what all pages of one dataset show on top: name, version, tabs and what to do next.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Final
 from urllib.parse import quote
 
-from fastapi import APIRouter, Form, Query, Request
-from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response, StreamingResponse
 
 from luthier.core.access import Caller
 from luthier.core.errors import LuthierError
 from luthier.features.datasets import service as dataset_versions
-from luthier.features.datasets.rows import index_state, known_shape, look_of, rows_page
+from luthier.features.datasets.data_jobs import list_jobs
+from luthier.features.datasets.rows import index_state, is_small, known_look, known_shape, look_of, rows_page
 from luthier.features.datasets.service import get_version, show_dataset
 from luthier.features.datasets.store import DatasetVersion
 from luthier.features.datasets.version_analyses import known_grade
+from luthier.ml.data.provenance import PROVENANCE
 from luthier.platform.files import service as files
-from luthier.platform.files.service import IncomingFile
 from luthier.platform.home.context import Context
-from luthier.platform.http.multipart import FormError, read_form
 from luthier.platform.processes.result_cache import CachedResult
-from luthier.platform.ui.errors import status_of
-from luthier.platform.ui.render import Page, page_advice, redirect, render
+from luthier.platform.ui.render import Page, redirect, render
 from luthier.platform.ui.visitor import HomeContext, Reader, Trainer
 
 TABS: Final = (
     ("Rows", ""),
+    ("Columns", "/columns"),
     ("Tokens", "/tokens"),
     ("Audit", "/audit"),
     ("Repair", "/repair"),
@@ -41,27 +39,82 @@ TABS: Final = (
     ("Annotate", "/annotate"),
 )
 """The pages of a dataset: name and end of the address."""
+_TABLES: Final = (".csv", ".tsv", ".tab", ".xlsx", ".parquet")
 
 
 def head(context: Context, caller: Caller, dataset_id: str, number: int | None, tab: str) -> dict[str, Any]:
     """What `datasets/frame.html` is given. number: of the version, None for the newest. Raises NotFoundError."""
     dataset, versions = show_dataset(context, caller, dataset_id)
     version = get_version(context, caller, dataset_id, number)
-    return {"dataset": dataset, "versions": versions, "version": version, "tabs": TABS, "tab": tab}
+    shown = [one for one in TABS if one[1] != "/columns" or has_columns(context, version)]
+    return {
+        "dataset": dataset,
+        "versions": versions,
+        "version": version,
+        "tabs": shown,
+        "tab": tab,
+        "steps": next_steps(context, version),
+    }
 
 
-def waiting_page(request: Request, context: Context, caller: Caller, values: dict[str, Any]) -> Response | None:
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Something to do with a dataset next.
+
+    Attributes:
+        name: The text of its button.
+        address: Where it leads.
+        is_main: Whether it is the one to do first.
+    """
+
+    name: str
+    address: str
+    is_main: bool = False
+
+
+def next_steps(context: Context, version: DatasetVersion) -> list[Step]:
+    """What to do next with a version, the main step last: by the shape of its rows, as far as it is known."""
+    page, number = f"/datasets/{version.dataset_id}", version.number
+    train = f"/runs/new?dataset={version.dataset_id}&version={number}"
+    known = known_look(context, version)
+    if known is not None and known["shape"] is None and known["columns"]:
+        return [Step("Choose columns", f"{page}/columns?version={number}", True)]
+    if known is None or known["shape"] != "text":
+        review = [Step("Review", f"{page}/annotate?version={number}")] if version.origin == "questions" else []
+        return [*review, Step("Train on it", train, True)]
+    questions = f"{page}/questions?version={number}"
+    # Passages of documents are there to be asked about; other texts mostly to be learned as they are.
+    if PROVENANCE in known["columns"]:
+        return [Step("Train on it", train), Step("Make questions", questions, True)]
+    return [Step("Make questions", questions), Step("Train on it", train, True)]
+
+
+def has_columns(context: Context, version: DatasetVersion) -> bool:
+    """Whether columns can be chosen for a version: some are, or its rows are a table or have no shape of their own."""
+    if version.columns or files.suffix_of(version.filename).removesuffix(".gz") in _TABLES:
+        return True
+    known = known_look(context, version)
+    return known is not None and known["shape"] is None and bool(known["columns"])
+
+
+def waiting_page(
+    request: Request, context: Context, caller: Caller, values: dict[str, Any], *, needs_index: bool = True
+) -> Response | None:
     """The page that is shown while the rows of a large version are indexed; None where they can be read.
 
     Args:
         values: The result of `head`.
+        needs_index: Whether rows are read by their place; else small files are read without an index.
 
     Raises:
         NotFoundError: The file of the version is gone.
         DataError: The file cannot be read.
         WorkError: The machine could not index it.
     """
-    state = index_state(context, caller, values["version"])
+    version: DatasetVersion = values["version"]
+    if not needs_index and is_small(version.filename, version.num_bytes):
+        return None
+    state = index_state(context, caller, version)
     # Raised here, so that each page shows it with its own frame and status.
     if state.error is not None:
         raise state.error
@@ -75,7 +128,13 @@ def how_made(version: DatasetVersion) -> str:
     parent = "" if version.parent is None else f" from version {version.parent}"
     details = version.details
     if version.origin == "upload":
-        return "taken from the API’s files" if details.get("adopted") else "brought"
+        return "taken from the API’s files" if details.get("adopted") else "added"
+    if version.origin == "documents":
+        counts = details.get("documents")
+        return f"read from {_rows(counts['num_documents'], 'document')}" if counts else "added with other files"
+    if version.origin == "questions":
+        of = details["of"]
+        return f"questions from {of['name']} version {of['version']}, by {details['found']['teacher']}"
     if version.origin == "repair" and "fates" in details:
         fates = details["fates"]
         grades = f"grade {details.get('grade_before')} → {details.get('grade_after')}"
@@ -90,111 +149,11 @@ def how_made(version: DatasetVersion) -> str:
     return f"{words[version.origin]}{parent}"
 
 
-def _rows(number: int) -> str:
-    return f"{number:,} row{'' if number == 1 else 's'}"
+def _rows(number: int, what: str = "row") -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 router = APIRouter(prefix="/datasets")
-
-_FIELDS: Final = frozenset({"dataset", "name", "note"})
-_MAX_FILES: Final = 100
-_Text = Annotated[str, Form(max_length=2000)]
-
-
-@router.get("/new")
-def show_upload(
-    request: Request, context: HomeContext, caller: Trainer, dataset: Annotated[str, Query(max_length=100)] = ""
-) -> Response:
-    """The form. dataset: the id of the one that gets a new version."""
-    return _form(request, context, caller, {"dataset": dataset})
-
-
-@router.post("/new")
-async def bring(request: Request, context: HomeContext, caller: Trainer) -> Response:
-    """Store the file and make a version of it; on any error nothing of it is kept.
-
-    A coroutine, since the body comes piece by piece; its pieces are written in threads. Scripts ask for JSON.
-    """
-    # The upload script requests JSON to show its progress bar; without scripts the form gets a page.
-    wants_json = "application/json" in request.headers.get("accept", "")
-    given: dict[str, str] = {}
-    try:
-        incoming = await run_in_threadpool(files.incoming_file, context)
-        with incoming:
-            most = context.settings.max_file_bytes
-            form = await read_form(
-                request.stream(), request.headers, incoming, file_field="file", fields=_FIELDS, most_bytes=most
-            )
-            given = form.fields
-            made = await run_in_threadpool(_keep, context, caller, incoming, form.filename, given)
-    # Leaving the `with` above has removed what had been received.
-    except ClientDisconnect:
-        return Response(status_code=400)  # the client is gone
-    except LuthierError as error:
-        status = error.status if isinstance(error, FormError) else status_of(error)
-        if wants_json:
-            document = error.as_json() | {"do": page_advice(error.do).striptags()}
-            return JSONResponse(document, status_code=status)
-        return await run_in_threadpool(_form, request, context, caller, given, error, status)
-    address = f"/datasets/{made.dataset_id}"
-    if wants_json:
-        return JSONResponse({"address": address}, status_code=201)
-    return redirect(request, address, f"Version {made.number} is kept.")
-
-
-@router.post("/adopt")
-def adopt(request: Request, context: HomeContext, caller: Trainer, file: _Text, name: _Text = "") -> Response:
-    """Make a dataset of a file that the API has brought."""
-    try:
-        made = dataset_versions.adopt_file(context, caller, name, file)
-    except LuthierError as error:
-        given = {"file": file, "adopted_name": name}
-        return _form(request, context, caller, given, error, status_of(error))
-    return redirect(request, f"/datasets/{made.dataset_id}", "The file is a dataset now.")
-
-
-def _keep(
-    context: Context, caller: Caller, incoming: IncomingFile, filename: str, given: dict[str, str]
-) -> DatasetVersion:
-    # Browsers send an empty part with an empty name when no file was chosen.
-    if not filename and not incoming.num_bytes:
-        raise FormError("no file was chosen", expected="a file of rows", do="choose one, or drop it on the page")
-    file = dataset_versions.bring_file(context, caller, incoming, filename)
-    note, dataset_id = given.get("note", ""), given.get("dataset", "")
-    try:
-        if not dataset_id:
-            return dataset_versions.create_dataset(context, caller, given.get("name", ""), file, note=note)[1]
-        newest = dataset_versions.get_version(context, caller, dataset_id)
-        if newest.sha256 == file.sha256:  # the form was sent twice: the rows are there already
-            files.delete_file(context, caller.project_id, file.file_id)
-            return newest
-        return dataset_versions.add_version(
-            context, caller, dataset_id, file, origin="upload", parent=newest.number, note=note
-        )
-    except BaseException:
-        files.delete_file(context, caller.project_id, file.file_id)
-        raise
-
-
-def _form(
-    request: Request,
-    context: Context,
-    caller: Caller,
-    given: dict[str, str],
-    error: LuthierError | None = None,
-    status: int = 200,
-) -> Response:
-    found, _ = files.list_files(context, caller.project_id, purpose="fine-tune", limit=_MAX_FILES)
-    values: dict[str, Any] = {
-        "datasets": [dataset for dataset, _ in dataset_versions.list_datasets(context, caller)],
-        "files": [file for file in found if not context.datasets.using_file(file.file_id)],
-        "given": dict.fromkeys(("dataset", "name", "note", "file", "adopted_name"), "") | given,
-        "error": error,
-        "suffixes": dataset_versions.ROW_SUFFIXES,
-        "max_bytes": context.settings.max_file_bytes,
-    }
-    return render(request, "datasets/new.html", values, status=status)
-
 
 PAGE = Page("Datasets", "/datasets", "read", order=20, key="d")
 
@@ -220,7 +179,8 @@ def show_all(
         for dataset, version in found
         if all(word in dataset.name.casefold() for word in words)
     ]
-    return render(request, "datasets/list.html", {"rows": shown, "num_all": len(found), "q": q})
+    jobs = [] if q else list_jobs(context, caller)
+    return render(request, "datasets/list.html", {"rows": shown, "num_all": len(found), "q": q, "jobs": jobs})
 
 
 @router.get("/{dataset_id}")
@@ -244,6 +204,8 @@ def show(
     }
     try:  # a file that is lost or damaged is still one that can be replaced and removed
         values["look"] = look_of(context, caller, values["version"])
+        # The look may have been the first one: the next step depends on what it has found.
+        values |= head(context, caller, dataset_id, values["version"].number, "")
         values["indexing"] = index_state(context, caller, values["version"])
         values["rows_error"] = values["indexing"].error
         if values["indexing"].state == "answered":

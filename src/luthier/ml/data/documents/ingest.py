@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -302,6 +302,7 @@ def ingest(
     force: bool = False,
     readers: Mapping[str, str] = READERS,
     memory_bytes: int = MEMORY_BYTES,
+    on_document: Callable[[IngestedDocument], None] = lambda _: None,
 ) -> Ingestion:
     """Read all documents in `places` into the JSONL file `output`: rows {"text", "provenance"}.
 
@@ -315,6 +316,7 @@ def ingest(
         force: replace an output that exists; one with the same bytes, which an interrupted run has left, needs none.
         readers: extension -> `module:function`.
         memory_bytes: address space of one worker.
+        on_document: called with each document when it was read or has failed, in any order.
 
     Raises:
         NotFoundError: there is no such place.
@@ -337,7 +339,9 @@ def ingest(
     with file_lock(parts / "lock", what=f"the output {output}", timeout_seconds=0):
         if is_fresh:
             _discard(parts)
-        answers = _read_all(found, parts, settings, readers, num_workers, timeout_seconds, memory_bytes, progress)
+        answers = _read_all(
+            found, parts, settings, readers, num_workers, timeout_seconds, memory_bytes, progress, on_document
+        )
         documents = tuple(_document(one, answer) for one, answer in zip(found, answers, strict=True))
         done = Ingestion(documents, tuple(skipped))
         if not done.num_rows:
@@ -379,6 +383,7 @@ def _read_all(
     timeout_seconds: float,
     memory_bytes: int,
     progress: Progress,
+    on_document: Callable[[IngestedDocument], None],
 ) -> list[Answer]:
     # By position: workers end in any order, and the output follows the order of the documents.
     answers: list[Answer] = [{} for _ in found]
@@ -390,6 +395,7 @@ def _read_all(
             places.append(place)
         else:
             answers[place] = {"failed": f"{suffix} cannot be read; convert it first: {CONVERT_FIRST[suffix]}"}
+            on_document(_document(one, answers[place]))
     pool = WorkerPool(
         _WORKER,
         {"parts": str(parts.absolute()), "settings": asdict(settings)},
@@ -405,6 +411,7 @@ def _read_all(
                     f"no room left in {parts.parent}", expected="room for the rows twice", do="free some, run it again"
                 )
             answers[places[job]] = answer
+            on_document(_document(found[places[job]], answer))
             task.advance()
             task.note(jobs[job]["name"])
 

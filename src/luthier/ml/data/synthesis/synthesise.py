@@ -117,10 +117,11 @@ def attempts(
     progress: Progress,
     *,
     batch_done: Callable[[int], None] = lambda _: None,
+    batch_passages: int = BATCH_PASSAGES,
 ) -> Iterator[Attempt]:
     """Every pair that was requested, kept or refused, in the order of the passages; at least one for each passage.
 
-    The passages are streamed in batches of 32; `batch_done` is called after each with its number of passages. Of a
+    The passages are streamed in batches; `batch_done` is called after each with its number of passages. Of a
     passage that yields a refused pair the next pair is requested all the same, unless the answer could only be the same
     again. Equal options, passages and answers give equal attempts. A passage that is too long for the teacher is
     refused, and raises no OverlongError.
@@ -132,10 +133,11 @@ def attempts(
         options: what to write, and what to keep.
         progress: shows the replies.
         batch_done: called after each batch with its number of passages.
+        batch_passages: passages of a batch, which the teacher gets at once.
     """
     kept: dict[str, str] = {}
     stream = iter(passages)
-    while batch := list(islice(stream, BATCH_PASSAGES)):
+    while batch := list(islice(stream, batch_passages)):
         made: list[list[Attempt]] = [[] for _ in batch]
         for number in range(options.pairs_per_passage):
             _write_round(batch, made, number, teacher, judge, options, progress, kept)
@@ -144,13 +146,36 @@ def attempts(
         batch_done(len(batch))
 
 
-def row_of(attempt: Attempt, options: SynthesisOptions, *, teacher: str, judge: str | None) -> dict[str, Any]:
-    """The row of a kept pair: prompt, completion, and a provenance that marks it as synthetic."""
-    return {
-        "prompt": attempt.prompt,
-        "completion": attempt.completion,
-        PROVENANCE: _provenance(attempt, options, teacher, judge),
-    }
+def row_of(
+    attempt: Attempt, options: SynthesisOptions, *, teacher: str, judge: str | None, with_passage: bool = False
+) -> dict[str, Any]:
+    """The row of a kept pair: prompt, completion, and a provenance that marks it as synthetic.
+
+    with_passage: the provenance also holds the passage, and what a reader should check (`warnings_of`).
+    """
+    provenance = _provenance(attempt, options, teacher, judge)
+    if with_passage:
+        provenance |= {"passage": attempt.passage.text, "warnings": warnings_of(attempt)}
+    return {"prompt": attempt.prompt, "completion": attempt.completion, PROVENANCE: provenance}
+
+
+_SURE_SUPPORT: Final = 0.8
+_COPIED_SHARE: Final = 0.9
+
+
+def warnings_of(attempt: Attempt) -> list[str]:
+    """What a reader should check of a kept pair; empty for most, and wrong for certain for none."""
+    prompt, completion = attempt.prompt or "", attempt.completion or ""
+    found = []
+    if attempt.support is not None and attempt.support.fraction < _SURE_SUPPORT:
+        missing = _listed(attempt.support.unsupported_words)
+        share = 1 - attempt.support.fraction
+        found.append(f"{share:.0%} of the answer's words are not in the passage: {missing}")
+    if len(completion) > _COPIED_SHARE * len(attempt.passage.text):
+        found.append("the answer repeats the whole passage")
+    if normalised(completion) in normalised(prompt):
+        found.append("the question already contains the answer")
+    return found
 
 
 def refused_row_of(attempt: Attempt, options: SynthesisOptions, *, teacher: str, judge: str | None) -> dict[str, Any]:

@@ -1,0 +1,163 @@
+"""Use cases: follow, stop and continue the jobs on datasets: imports of files, and questions from passages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from luthier.core.access import Caller
+from luthier.core.errors import ConflictError
+from luthier.features.datasets import imports, questions
+from luthier.features.datasets.imports import ImportOrder
+from luthier.features.datasets.questions import QuestionOrder
+from luthier.platform.audit_log.service import record
+from luthier.platform.home.context import Context
+from luthier.platform.jobs.events import JobEvent
+from luthier.platform.jobs.records import ENDED, Job
+
+_MAX_EVENTS: Final = 200
+_MAX_LOOKED_THROUGH: Final = 200
+_MAX_ID_CHARACTERS: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class JobFigures:
+    """How far a job is.
+
+    Attributes:
+        done: Files that were read, or passages that are done.
+        total: Of how many.
+        made: Passages or pairs so far.
+        seconds_left: About how long it still takes; None where that is not known.
+        cost_usd: US dollars so far; None without prices.
+    """
+
+    done: int = 0
+    total: int = 0
+    made: int = 0
+    seconds_left: float | None = None
+    cost_usd: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DataJob:
+    """A job that works on a dataset.
+
+    Attributes:
+        job: The job.
+        order: What it is to do.
+        events: Its newest events, newest first; empty in lists.
+    """
+
+    job: Job
+    order: ImportOrder | QuestionOrder
+    events: Sequence[JobEvent] = ()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more happens to it unless somebody continues it."""
+        return self.job.status in ENDED or self.job.status == "paused"
+
+    @property
+    def is_import(self) -> bool:
+        """Whether it reads files; else it writes questions."""
+        return isinstance(self.order, ImportOrder)
+
+    @property
+    def title(self) -> str:
+        """What it does, in short."""
+        if isinstance(self.order, ImportOrder):
+            number = len(self.order.files)
+            return f"Add {number:,} file{'' if number == 1 else 's'}" + (
+                f" as {self.order.name}" if self.order.name else ""
+            )
+        return f"Questions from {self.order.name}"
+
+    @property
+    def found(self) -> dict[str, Any]:
+        """What it has made and noted."""
+        found: dict[str, Any] = self.job.document.get("found", {})
+        return found
+
+    @property
+    def progress(self) -> JobFigures:
+        """The newest figures; zeros before the first."""
+        found = next((event.data for event in self.events if event.data), {})
+        counts = {name: int(found.get(name) or 0) for name in ("done", "total", "made")}
+        return JobFigures(**counts, seconds_left=found.get("seconds_left"), cost_usd=found.get("cost_usd"))
+
+    @property
+    def warnings(self) -> list[JobEvent]:
+        """What went wrong with single files so far, oldest first."""
+        return [event for event in reversed(self.events) if event.level == "warn"]
+
+    @property
+    def mark(self) -> str:
+        """Changes with each thing that can be seen to happen."""
+        return f"{self.job.shown_status}-{self.events[0].event_id if self.events else 0}"
+
+
+def show_job(context: Context, caller: Caller, job_id: str) -> DataJob:
+    """One job of the project. Raises NotFoundError, also for jobs of other kinds."""
+    # The id comes from an address; the cut bounds what goes into the query and the error.
+    job = context.jobs.get(job_id[:_MAX_ID_CHARACTERS], caller.project_id)
+    questions.check_is_dataset(job)
+    events, _ = context.job_events.page(job.job_id, limit=_MAX_EVENTS)
+    return DataJob(job, _order_of(job), events)
+
+
+def list_jobs(context: Context, caller: Caller, *, limit: int = 10) -> list[DataJob]:
+    """Those that are running, paused or have failed, newest first, among the newest 200 jobs of the project."""
+    found = context.jobs.list(project_id=caller.project_id, limit=_MAX_LOOKED_THROUGH)
+    shown = [
+        job for job in found if job.kind in ("import", "synthesis") and job.status not in ("succeeded", "cancelled")
+    ]
+    return [DataJob(job, _order_of(job)) for job in shown[:limit]]
+
+
+def cancel(context: Context, caller: Caller, job_id: str) -> None:
+    """Cancel a job. Raises NotFoundError, ConflictError where it has ended."""
+    shown = show_job(context, caller, job_id)
+    with context.database.transaction():
+        after = context.jobs.ask(job_id, "cancel")
+        record(context, caller, f"{shown.job.kind}.cancelled", job_id)
+    # A running attempt deletes them itself: it may be reading them.
+    if shown.is_import and after.status == "cancelled":
+        imports.forget_files(context, shown.job)
+
+
+def pause(context: Context, caller: Caller, job_id: str) -> None:
+    """Pause a job that writes questions. Raises NotFoundError, ConflictError where it has ended or reads files."""
+    shown = show_job(context, caller, job_id)
+    if shown.is_import:
+        raise ConflictError(
+            f"job {job_id} is an import",
+            expected="a job that writes questions",
+            do="cancel it, or wait for it: an import takes minutes",
+        )
+    with context.database.transaction():
+        context.jobs.ask(job_id, "pause")
+        record(context, caller, "synthesis.paused", job_id)
+
+
+def go_on(context: Context, caller: Caller, job_id: str) -> None:
+    """Continue a job that has failed or is paused. Raises NotFoundError, ConflictError."""
+    shown = show_job(context, caller, job_id)
+    with context.database.transaction():
+        context.jobs.resume(job_id)
+        record(context, caller, f"{shown.job.kind}.continued", job_id)
+
+
+def keep_made(context: Context, caller: Caller, job_id: str) -> Job:
+    """Make a dataset of the pairs that a stopped job has written. Raises NotFoundError, ConflictError."""
+    shown = show_job(context, caller, job_id)
+    if shown.is_import:
+        raise ConflictError(
+            f"job {job_id} is an import", expected="a job that writes questions", do="add the corrected files"
+        )
+    return questions.keep_made(context, caller, shown.job, shown.progress.done)
+
+
+def _order_of(job: Job) -> ImportOrder | QuestionOrder:
+    return imports.order_of(job) if job.kind == "import" else questions.order_of(job)

@@ -1,0 +1,329 @@
+"""Use cases: add files of any kind to a project: rows become a version at once, documents become passages by a job.
+
+one file of rows ------------------------------> a version of a dataset, in the request
+several files, a folder, documents, ZIP files -> kept as files of the project -> job `import` (`import_job`)
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field
+
+from luthier.core.access import Caller
+from luthier.core.errors import ConflictError, LuthierError, NotFoundError, RequestError
+from luthier.core.frozen_model import FrozenModel
+from luthier.core.ids import new_id
+from luthier.features.datasets import service as dataset_versions
+from luthier.features.datasets.rows import look
+from luthier.features.datasets.service import ROW_SUFFIXES, checked_name, free_name
+from luthier.features.datasets.store import DatasetVersion
+from luthier.platform.audit_log.service import record
+from luthier.platform.files import service as files
+from luthier.platform.files.service import IncomingFile
+from luthier.platform.files.store import StoredFile
+from luthier.platform.home.context import Context
+from luthier.platform.jobs.records import Job
+
+FileKind = Literal["rows", "document", "archive", "convert first", "unknown"]
+
+IMPORT: Final = "import"
+"""The kind of these jobs, and the key of their order in the job document."""
+MAX_FILES: Final = 2_000
+PASSAGE_TOKENS: Final = 256
+"""Shorter than on the command line: a small model writes better questions from short passages."""
+OVERLAP_TOKENS: Final = 0
+"""None: a sentence in two passages would make the same question twice."""
+_KEPT_SECONDS: Final = 7 * 24 * 3600
+"""Files that were added are deleted after the import; those of one that never ends, after a week."""
+_MAX_NAME_CHARACTERS: Final = 600
+_MAX_PART_BYTES: Final = 200
+
+
+class ImportFile(FrozenModel):
+    """A file of an import.
+
+    Attributes:
+        file_id: The file of the project.
+        name: The name that it came under; of a folder with its path.
+    """
+
+    file_id: str
+    name: str
+
+
+class ImportOrder(FrozenModel):
+    """What a job of the kind `import` is to read.
+
+    Attributes:
+        files: The files, in the order in which they came.
+        name: The name of the dataset that is made.
+        dataset_id: The dataset that gets a new version of the passages; empty for a new one.
+        note: Why, in the author's words.
+        author: Who added them.
+        passage_tokens: The longest passage, in tokens of the default base model, or in words without it.
+    """
+
+    files: Annotated[tuple[ImportFile, ...], Field(min_length=1, max_length=MAX_FILES)]
+    name: str
+    dataset_id: str = ""
+    note: str = ""
+    author: str = "local"
+    passage_tokens: Annotated[int, Field(ge=16, le=100_000)] = PASSAGE_TOKENS
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What became of files that were added.
+
+    Attributes:
+        version: The version of the rows, where they became one at once; else None.
+        job: The job that reads them; None where there is none.
+    """
+
+    version: DatasetVersion | None = None
+    job: Job | None = None
+
+
+def kind_of(name: str) -> FileKind:
+    """What a file holds by its name. A workbook counts as rows: a job decides by its columns."""
+    from luthier.ml.data.documents.archives import ARCHIVE_SUFFIX
+    from luthier.ml.data.readers.document import CONVERT_FIRST, READERS
+
+    suffix = files.suffix_of(name)
+    if suffix.removesuffix(".gz") in ROW_SUFFIXES:
+        return "rows"
+    if suffix in READERS:
+        return "document"
+    if suffix in CONVERT_FIRST:
+        return "convert first"
+    return "archive" if suffix == ARCHIVE_SUFFIX else "unknown"
+
+
+def accepted_suffixes() -> tuple[str, ...]:
+    """Endings of files that can be added, in the order in which pages name them."""
+    from luthier.ml.data.documents.archives import ARCHIVE_SUFFIX
+    from luthier.ml.data.readers.document import READERS
+
+    return tuple(dict.fromkeys((*READERS, *ROW_SUFFIXES, ARCHIVE_SUFFIX)))
+
+
+def add(
+    context: Context,
+    caller: Caller,
+    incoming: Sequence[tuple[IncomingFile, str]],
+    *,
+    name: str = "",
+    dataset_id: str = "",
+    note: str = "",
+    passage_tokens: int = PASSAGE_TOKENS,
+) -> Added:
+    """Add files that came in; on any error nothing of them is kept.
+
+    Args:
+        incoming: The files with the names that they came under.
+        name: Of a new dataset; empty takes the name of the file or folder.
+        dataset_id: The dataset that gets a new version; empty for a new dataset.
+        note: Why, in the author's words.
+        passage_tokens: The longest passage of a document.
+
+    Raises:
+        RequestError: No file, only files of kinds that are not read, or a name that cannot be.
+        ConflictError: The name is taken.
+        NotFoundError: No such dataset.
+        DataError: A file of rows or a ZIP file that cannot be read, or is not safe.
+        StorageFullError: The disk is full.
+    """
+    if not incoming:
+        raise RequestError("no file was chosen", expected="at least one file", do="choose files, or drop them here")
+    names = [_clean_path(one) for _, one in incoming]
+    _check_kinds(names)
+    if dataset_id:
+        context.datasets.get(caller.project_id, dataset_id)
+        called = ""
+    else:
+        called = checked_name(name) if name.strip() else free_name(context, caller.project_id, _name_from(names))
+        _check_is_free(context, caller, called)
+    if len(incoming) == 1 and kind_of(names[0]) == "rows":
+        return Added(version=_add_rows(context, caller, *incoming[0], called, dataset_id, note))
+    _check_archives(incoming)
+    kept = _keep(context, caller, incoming, names)
+    try:
+        order = ImportOrder(
+            files=tuple(ImportFile(file_id=file.file_id, name=one) for file, one in zip(kept, names, strict=True)),
+            name=called,
+            dataset_id=dataset_id,
+            note=note[: dataset_versions.MAX_NOTE_CHARACTERS],
+            author=caller.name,
+            passage_tokens=passage_tokens,
+        )
+        return Added(job=start(context, caller, order))
+    except BaseException:
+        _forget(context, caller.project_id, kept)
+        raise
+
+
+def start(context: Context, caller: Caller, order: ImportOrder) -> Job:
+    """Queue an import."""
+    document = {IMPORT: order.model_dump(mode="json")}
+    job = Job(job_id=new_id("job"), kind="import", document=document, run_id="", project_id=caller.project_id)
+    facts = {"num_files": len(order.files), "name": order.name, "dataset_id": order.dataset_id}
+    with context.database.transaction():
+        made = context.jobs.submit(job)
+        record(context, caller, "import.started", job.job_id, facts)
+    return made
+
+
+def order_of(job: Job) -> ImportOrder:
+    """What a job of this kind is to read."""
+    return ImportOrder.model_validate(job.document[IMPORT])
+
+
+def forget_files(context: Context, job: Job) -> None:
+    """Delete the files that an import has read; what was deleted before is no error."""
+    for one in order_of(job).files:
+        with contextlib.suppress(NotFoundError, ConflictError):
+            files.delete_file(context, job.project_id, one.file_id)
+
+
+def _add_rows(
+    context: Context,
+    caller: Caller,
+    incoming: IncomingFile,
+    filename: str,
+    name: str,
+    dataset_id: str,
+    note: str,
+) -> DatasetVersion:
+    file = dataset_versions.bring_file(context, caller, incoming, filename)
+    try:
+        if not dataset_id:
+            return dataset_versions.create_dataset(context, caller, name, file, note=note)[1]
+        newest = dataset_versions.get_version(context, caller, dataset_id)
+        if newest.sha256 == file.sha256:  # the form was sent twice: the rows are there already
+            files.delete_file(context, caller.project_id, file.file_id)
+            return newest
+        columns = fitting_columns(context, caller, newest, file)
+        return dataset_versions.add_version(
+            context, caller, dataset_id, file, origin="upload", parent=newest.number, note=note, columns=columns
+        )
+    except BaseException:
+        files.delete_file(context, caller.project_id, file.file_id)
+        raise
+
+
+def fitting_columns(context: Context, caller: Caller, before: DatasetVersion, file: StoredFile) -> dict[str, str]:
+    """The columns that were chosen for a version, where a new file has all of them; else none."""
+    if not before.columns:
+        return {}
+    try:
+        found = look(context, caller.project_id, file)
+    except LuthierError:  # its own page says what is wrong with it
+        return {}
+    if found.answer is None:  # a large file, which is still being read: its page says where they do not fit
+        return before.columns
+    return before.columns if set(before.columns.values()) <= set(found.answer["columns"]) else {}
+
+
+def _check_kinds(names: Sequence[str]) -> None:
+    """Refuse files of which none can be read; a job names single ones that cannot."""
+    kinds = {kind_of(name) for name in names}
+    if kinds & {"rows", "document", "archive"}:
+        return
+    from luthier.ml.data.readers.document import CONVERT_FIRST
+
+    first = PurePosixPath(names[0]).name
+    if "convert first" in kinds:
+        convert = next(name for name in names if kind_of(name) == "convert first")
+        raise RequestError(
+            f"{PurePosixPath(convert).name!r} is of a kind that is not read",
+            expected=f"a file that ends in {', '.join(accepted_suffixes())}",
+            do=f"convert it first: {CONVERT_FIRST[files.suffix_of(convert)]}",
+        )
+    others = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+    raise RequestError(
+        f"{first!r}{others}: no kind of file that is read",
+        expected=f"a file that ends in {', '.join(accepted_suffixes())}",
+        do="save it as one of these kinds, for example as PDF or CSV",
+    )
+
+
+def _check_is_free(context: Context, caller: Caller, name: str) -> None:
+    if context.datasets.find(caller.project_id, name) is not None:
+        raise ConflictError(
+            f"a dataset {name!r} exists already",
+            expected="a name that is free",
+            do="choose another name, or add the files as a new version of that one",
+        )
+
+
+def _check_archives(incoming: Sequence[tuple[IncomingFile, str]]) -> None:
+    """Refuse an unsafe or oversized ZIP by its directory, before anything is unpacked."""
+    from luthier.ml.data.documents.archives import check_archive_size
+
+    for one, name in incoming:
+        if kind_of(name) == "archive":
+            check_archive_size(one.path, PurePosixPath(name).name)
+
+
+def _keep(
+    context: Context, caller: Caller, incoming: Sequence[tuple[IncomingFile, str]], names: Sequence[str]
+) -> list[StoredFile]:
+    kept: list[StoredFile] = []
+    try:
+        for (one, _), name in zip(incoming, names, strict=True):
+            kept.append(
+                files.keep_file(
+                    context,
+                    caller.project_id,
+                    one,
+                    filename=PurePosixPath(name).name,
+                    purpose="user_data",
+                    expires_after_seconds=_KEPT_SECONDS,
+                )
+            )
+    except BaseException:
+        _forget(context, caller.project_id, kept)
+        raise
+    return kept
+
+
+def _forget(context: Context, project_id: str, kept: Sequence[StoredFile]) -> None:
+    for file in kept:
+        with contextlib.suppress(LuthierError):
+            files.delete_file(context, project_id, file.file_id)
+
+
+def _clean_path(name: str) -> str:
+    """The name that a client gives, with the folders of an upload of a folder, and nothing that leads elsewhere."""
+    parts = [part for part in name.replace("\\", "/").split("/") if part.strip() not in ("", ".", "..")]
+    cleaned = "/".join(_short(files.safe_filename(part)) for part in parts)
+    return cleaned if 0 < len(cleaned) <= _MAX_NAME_CHARACTERS else _short(files.safe_filename(name))
+
+
+def _short(part: str) -> str:
+    """A name that file systems take, by its bytes, with its ending."""
+    stem, dot, suffix = part.rpartition(".")
+    while len(part.encode()) > _MAX_PART_BYTES and stem:
+        stem = stem[:-1]
+        part = f"{stem}{dot}{suffix}"
+    return part if len(part.encode()) <= _MAX_PART_BYTES else "file"
+
+
+def _name_from(names: Sequence[str]) -> str:
+    """A name for a dataset: that of the folder, else of the first file without its ending."""
+    first = PurePosixPath(names[0])
+    if len(first.parts) > 1 and all(PurePosixPath(one).parts[0] == first.parts[0] for one in names):
+        return first.parts[0]
+    stem = first.name.split(".", 1)[0] or first.name
+    return stem if len(names) == 1 else f"{stem} and {len(names) - 1} more"
+
+
+def files_of(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """What became of each file of an import, as its job has noted it."""
+    listed: list[dict[str, Any]] = found.get("files", [])
+    return listed

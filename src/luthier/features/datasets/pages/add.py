@@ -1,0 +1,154 @@
+"""/datasets/new: add files of any kind. Their bytes go to the disk as they come; documents are then read by a job."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Form, Query, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse, Response
+
+from luthier.core.access import Caller
+from luthier.core.errors import LuthierError, RequestError
+from luthier.features.datasets import imports
+from luthier.features.datasets import service as dataset_versions
+from luthier.features.datasets.columns import need_choice
+from luthier.features.datasets.imports import MAX_FILES, PASSAGE_TOKENS, Added
+from luthier.platform.files import service as files
+from luthier.platform.files.service import IncomingFile
+from luthier.platform.home.context import Context
+from luthier.platform.http.multipart import FilesForm, FormError, read_files_form
+from luthier.platform.ui.errors import status_of
+from luthier.platform.ui.render import page_advice, redirect, render
+from luthier.platform.ui.visitor import HomeContext, Trainer
+
+router = APIRouter(prefix="/datasets")
+
+_FILE_FIELDS: Final = frozenset({"file", "folder"})
+_FIELDS: Final = frozenset({"dataset", "name", "note", "passage_tokens"})
+_MAX_SHOWN: Final = 100
+_Text = Annotated[str, Form(max_length=2000)]
+
+
+@router.get("/new")
+def show_upload(
+    request: Request, context: HomeContext, caller: Trainer, dataset: Annotated[str, Query(max_length=100)] = ""
+) -> Response:
+    """The form. dataset: the id of the one that gets a new version."""
+    return _form(request, context, caller, {"dataset": dataset})
+
+
+@router.post("/new")
+async def add(request: Request, context: HomeContext, caller: Trainer) -> Response:
+    """Take the files and make a version of rows, or a job that reads documents; on any error nothing of them is kept.
+
+    A coroutine, since the body comes piece by piece; its pieces are written in threads. Scripts ask for JSON.
+    """
+    # The upload script requests JSON to show its progress bar; without scripts the form gets a page.
+    wants_json = "application/json" in request.headers.get("accept", "")
+    given: dict[str, str] = {}
+    try:
+        with ExitStack() as stack:
+            incoming: list[IncomingFile] = []
+
+            def new_file() -> IncomingFile:
+                incoming.append(stack.enter_context(files.incoming_file(context)))
+                return incoming[-1]
+
+            form = await read_files_form(
+                request.stream(),
+                request.headers,
+                new_file,
+                file_fields=_FILE_FIELDS,
+                fields=_FIELDS,
+                most_bytes=context.settings.max_file_bytes,
+                most_files=MAX_FILES,
+            )
+            given = form.fields
+            address, notice = await run_in_threadpool(_add, context, caller, incoming, form)
+    # Leaving the `with` above has removed what had been received and was not kept.
+    except ClientDisconnect:
+        return Response(status_code=400)  # the client is gone
+    except LuthierError as error:
+        status = error.status if isinstance(error, FormError) else status_of(error)
+        if wants_json:
+            document = error.as_json() | {"do": page_advice(error.do).striptags()}
+            return JSONResponse(document, status_code=status)
+        return await run_in_threadpool(_form, request, context, caller, given, error, status)
+    if wants_json:
+        return JSONResponse({"address": address}, status_code=201)
+    return redirect(request, address, notice)
+
+
+@router.post("/adopt")
+def adopt(request: Request, context: HomeContext, caller: Trainer, file: _Text, name: _Text = "") -> Response:
+    """Make a dataset of a file that was uploaded by the API."""
+    try:
+        made = dataset_versions.adopt_file(context, caller, name, file)
+    except LuthierError as error:
+        given = {"file": file, "adopted_name": name}
+        return _form(request, context, caller, given, error, status_of(error))
+    return redirect(request, f"/datasets/{made.dataset_id}", "The file is a dataset now.")
+
+
+def _add(context: Context, caller: Caller, incoming: list[IncomingFile], form: FilesForm) -> tuple[str, str]:
+    """Where the form leads, and what is said there."""
+    given = form.fields
+    if not incoming:
+        raise FormError("no file was chosen", expected="at least one file", do="choose files, or drop them on the page")
+    made = imports.add(
+        context,
+        caller,
+        list(zip(incoming, form.filenames, strict=True)),
+        name=given.get("name", ""),
+        dataset_id=given.get("dataset", ""),
+        note=given.get("note", ""),
+        passage_tokens=_passage_tokens(given.get("passage_tokens", "")),
+    )
+    return _leads_to(context, caller, made)
+
+
+def _leads_to(context: Context, caller: Caller, made: Added) -> tuple[str, str]:
+    if made.job is not None:
+        return f"/datasets/jobs/{made.job.job_id}", ""
+    assert made.version is not None
+    page = f"/datasets/{made.version.dataset_id}"
+    if need_choice(context, caller, made.version):
+        return f"{page}/columns?version={made.version.number}", ""
+    return page, f"Version {made.version.number} is kept."
+
+
+def _passage_tokens(text: str) -> int:
+    if not text.strip():
+        return PASSAGE_TOKENS
+    number = int(text) if text.strip().isascii() and text.strip().isdigit() and len(text.strip()) < 7 else 0
+    if not 16 <= number <= 100_000:
+        raise RequestError(
+            f"{text[:40]!r} as the longest passage", expected="a whole number of tokens, 16 to 100,000", do="correct it"
+        )
+    return number
+
+
+def _form(
+    request: Request,
+    context: Context,
+    caller: Caller,
+    given: dict[str, str],
+    error: LuthierError | None = None,
+    status: int = 200,
+) -> Response:
+    found, _ = files.list_files(context, caller.project_id, purpose="fine-tune", limit=_MAX_SHOWN)
+    fields = ("dataset", "name", "note", "file", "adopted_name", "passage_tokens")
+    values: dict[str, Any] = {
+        "datasets": [dataset for dataset, _ in dataset_versions.list_datasets(context, caller)],
+        "files": [file for file in found if not context.datasets.using_file(file.file_id)],
+        "given": dict.fromkeys(fields, "") | given,
+        "error": error,
+        "suffixes": imports.accepted_suffixes(),
+        "max_bytes": context.settings.max_file_bytes,
+        "max_files": MAX_FILES,
+        "passage_tokens": PASSAGE_TOKENS,
+    }
+    return render(request, "datasets/new.html", values, status=status)

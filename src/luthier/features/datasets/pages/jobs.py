@@ -1,0 +1,114 @@
+"""/datasets/jobs/{id}: a job that reads added files or writes questions: its progress, its result, the next step."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from luthier.core.access import Caller
+from luthier.core.errors import ConflictError, LuthierError, NotFoundError, WorkError
+from luthier.features.datasets import data_jobs
+from luthier.features.datasets.data_jobs import DataJob
+from luthier.features.datasets.imports import MAX_FILES
+from luthier.features.datasets.pages.datasets import columns_of
+from luthier.features.datasets.pages.questions import form_values
+from luthier.features.datasets.rows import rows_page
+from luthier.features.datasets.service import get_version
+from luthier.platform.home.context import Context
+from luthier.platform.http.path_redaction import redact_paths, reference_paths
+from luthier.platform.ui.errors import status_of
+from luthier.platform.ui.render import is_fragment_request, redirect, render
+from luthier.platform.ui.visitor import HomeContext, Reader, Trainer
+
+router = APIRouter(prefix="/datasets/jobs")
+
+_PREVIEWED: Final = 5
+
+
+@router.get("/{job_id}")
+def show(request: Request, context: HomeContext, caller: Reader, job_id: str, after: str = "") -> Response:
+    """How far it is; for HTMX its content alone. after: what was seen last; nothing is sent (204) while that holds."""
+    view = data_jobs.show_job(context, caller, job_id)
+    # 204 makes HTMX keep the page unchanged.
+    if after and is_fragment_request(request) and after == view.mark:
+        return Response(status_code=204)
+    return _page(request, context, caller, view)
+
+
+@router.post("/{job_id}/cancel")
+def cancel(request: Request, context: HomeContext, caller: Trainer, job_id: str) -> Response:
+    """Give it up."""
+    return _done(request, context, caller, job_id, data_jobs.cancel)
+
+
+@router.post("/{job_id}/pause")
+def pause(request: Request, context: HomeContext, caller: Trainer, job_id: str) -> Response:
+    """Stop writing questions for now."""
+    return _done(request, context, caller, job_id, data_jobs.pause)
+
+
+@router.post("/{job_id}/continue")
+def go_on(request: Request, context: HomeContext, caller: Trainer, job_id: str) -> Response:
+    """Continue where it stopped."""
+    return _done(request, context, caller, job_id, data_jobs.go_on)
+
+
+@router.post("/{job_id}/keep")
+def keep(request: Request, context: HomeContext, caller: Trainer, job_id: str) -> Response:
+    """Make a dataset of the pairs that are there, and lead to the job that does it."""
+    try:
+        made = data_jobs.keep_made(context, caller, job_id)
+    except ConflictError as error:
+        return _page(request, context, caller, data_jobs.show_job(context, caller, job_id), error)
+    return redirect(request, f"/datasets/jobs/{made.job_id}")
+
+
+def _done(request: Request, context: Context, caller: Caller, job_id: str, do: Any) -> Response:
+    try:
+        do(context, caller, job_id)
+    except ConflictError as error:
+        return _page(request, context, caller, data_jobs.show_job(context, caller, job_id), error)
+    return redirect(request, f"/datasets/jobs/{job_id}")
+
+
+def _page(
+    request: Request, context: Context, caller: Caller, view: DataJob, error: LuthierError | None = None
+) -> Response:
+    failure = None
+    if view.job.error is not None:
+        # Errors name files by their path here; readers of the page know them by id.
+        redacted = redact_paths(view.job.error, reference_paths(context, view.job.document))
+        failure = WorkError(redacted["came"], expected=redacted["expected"], do=redacted["do"])
+    values = {
+        "view": view,
+        "order": view.order,
+        "found": view.found,
+        "failure": failure,
+        "error": error,
+        "passages": None,
+        "form": None,
+        "max_files": MAX_FILES,
+        "current": "/datasets",
+    }
+    if view.job.status == "succeeded" and view.is_import:
+        values |= _of_passages(context, caller, view)
+    template = "datasets/job_state.html" if is_fragment_request(request) else "datasets/job.html"
+    return render(request, template, values, status=status_of(error) if error else 200)
+
+
+def _of_passages(context: Context, caller: Caller, view: DataJob) -> dict[str, Any]:
+    """A preview of the passages that an import has made, and the form that makes questions of them."""
+    made = next((one for one in view.found.get("datasets", []) if one["kind"] == "passages"), None)
+    if made is None:
+        return {}
+    try:
+        version = get_version(context, caller, made["dataset_id"], made["version"])
+        page = rows_page(context, caller, version, num=_PREVIEWED)
+        values: dict[str, Any] = {"passages": page | {"columns": columns_of(page)}}
+        if caller.may("train"):
+            values["form"] = form_values(context, caller, version)
+    except (NotFoundError, WorkError):  # it was removed since, or is still being read: the list of what was made stays
+        return {}
+    return values

@@ -1,0 +1,159 @@
+"""/datasets/{id}/questions: have a model write questions and answers from passages; who, how many, for how much."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Form, Query, Request
+from starlette.responses import Response
+
+from luthier.core.access import Caller
+from luthier.core.errors import LuthierError, RequestError
+from luthier.features.datasets import questions
+from luthier.features.datasets.pages.datasets import Number, head, waiting_page
+from luthier.features.datasets.questions import MAX_PAIRS, Estimate, Teacher
+from luthier.features.datasets.store import DatasetVersion
+from luthier.platform.home.context import Context
+from luthier.platform.ui.errors import status_of
+from luthier.platform.ui.render import redirect, render
+from luthier.platform.ui.visitor import HomeContext, Trainer
+
+router = APIRouter(prefix="/datasets/{dataset_id}/questions")
+
+_Text = Annotated[str, Form(max_length=300)]
+_Word = Annotated[str, Query(max_length=300)]
+
+
+@router.get("")
+def show(
+    request: Request,
+    context: HomeContext,
+    caller: Trainer,
+    dataset_id: str,
+    version: Number = None,
+    teacher: _Word = "",
+    pairs: _Word = "",
+    passages: _Word = "",
+    budget: _Word = "",
+) -> Response:
+    """The form with the estimate of what is chosen in it."""
+    given = {"teacher": teacher, "pairs": pairs, "passages": passages, "budget": budget}
+    return _page(request, context, caller, dataset_id, version, given)
+
+
+@router.post("")
+def start(
+    request: Request,
+    context: HomeContext,
+    caller: Trainer,
+    dataset_id: str,
+    version: Annotated[int, Form(ge=1)],
+    teacher: _Text = "",
+    pairs: _Text = "1",
+    passages: _Text = "",
+    budget: _Text = "",
+) -> Response:
+    """Queue it, and lead to its page."""
+    given = {"teacher": teacher, "pairs": pairs, "passages": passages, "budget": budget}
+    values = head(context, caller, dataset_id, version, "/questions")
+    try:
+        job = questions.start(
+            context,
+            caller,
+            values["version"],
+            teacher,
+            pairs_per_passage=_number("questions a passage", pairs) or 1,
+            max_passages=_number("passages", passages),
+            budget_usd=_amount(budget),
+        )
+    except LuthierError as error:
+        return _page(request, context, caller, dataset_id, version, given, error)
+    return redirect(request, f"/datasets/jobs/{job.job_id}")
+
+
+def form_values(
+    context: Context, caller: Caller, version: DatasetVersion, given: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """What the form shows: the models, what is chosen, and what it will take. Raises what `estimate` raises."""
+    given = dict.fromkeys(("teacher", "pairs", "passages", "budget"), "") | (given or {})
+    known = questions.teachers(context)
+    chosen = next((one for one in known if one.value == given["teacher"]), known[0] if known else None)
+    pairs, passages = _read(given)
+    return {
+        "version": version,
+        "teachers": known,
+        "chosen": chosen,
+        "given": given | {"pairs": given["pairs"] or "1"},
+        "estimates": _estimates(context, caller, version, known, pairs, passages),
+        "max_pairs": MAX_PAIRS,
+    }
+
+
+def _estimates(
+    context: Context,
+    caller: Caller,
+    version: DatasetVersion,
+    known: list[Teacher],
+    pairs: int,
+    passages: int | None,
+) -> list[tuple[Teacher, Estimate]]:
+    """An estimate for each price: models of this machine share one."""
+    by_price: dict[Any, tuple[Teacher, Estimate]] = {}
+    for one in known:
+        if one.prices not in by_price:
+            found = questions.estimate(context, caller, version, one, pairs_per_passage=pairs, max_passages=passages)
+            by_price[one.prices] = one, found
+    return list(by_price.values())
+
+
+def _page(
+    request: Request,
+    context: Context,
+    caller: Caller,
+    dataset_id: str,
+    number: int | None,
+    given: dict[str, str],
+    error: LuthierError | None = None,
+) -> Response:
+    values = head(context, caller, dataset_id, number, "/questions")
+    values["form"] = None
+    try:
+        questions.check_passages(context, caller, values["version"])
+        if (waiting := waiting_page(request, context, caller, values, needs_index=False)) is not None:
+            return waiting
+        values["form"] = form_values(context, caller, values["version"], given)
+    except LuthierError as problem:
+        error = error or problem
+    values["error"] = error
+    return render(request, "datasets/questions.html", values, status=200 if error is None else status_of(error))
+
+
+def _read(given: dict[str, str]) -> tuple[int, int | None]:
+    """The numbers of the form for an estimate; what cannot be read counts as not given, and is refused at the start."""
+    try:
+        return _number("questions a passage", given["pairs"]) or 1, _number("passages", given["passages"])
+    except RequestError:
+        return 1, None
+
+
+def _number(name: str, text: str) -> int | None:
+    text = text.strip().replace(",", "")
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text)):
+        raise RequestError(
+            f"{text[:40]!r} {name}", expected="a whole number from 1 on", do="correct it, or leave it empty"
+        )
+    return int(text)
+
+
+def _amount(text: str) -> float | None:
+    text = text.strip()
+    if not text:
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise RequestError(
+            f"{text[:40]!r} as the budget", expected="US dollars, such as 2.50", do="correct it, or leave it empty"
+        ) from None

@@ -1,0 +1,376 @@
+"""Use cases: have a model write questions and answers from the passages of a dataset, by a job, within a budget.
+
+The model is one of this machine, or the one that the operator has configured (`LUTHIER_TEACHER`): no address comes from
+a form. What a model has answered is kept, so a job that stops in the middle continues without a request twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Final
+from urllib.parse import urlsplit
+
+from pydantic import Field
+
+from luthier.core.access import Caller
+from luthier.core.errors import ConflictError, NotFoundError, RequestError
+from luthier.core.frozen_model import FrozenModel
+from luthier.core.ids import new_id
+from luthier.features.datasets import service as dataset_versions
+from luthier.features.datasets.rows import look_of, sample_rows
+from luthier.features.datasets.store import DatasetVersion
+from luthier.features.datasets.syntheses import Prices
+from luthier.features.generation.engines import is_address, parse_address
+from luthier.platform.audit_log.service import record
+from luthier.platform.home.context import Context
+from luthier.platform.home.model_names import base_models, find_base_model, local_base_models
+from luthier.platform.jobs.records import Job
+
+SYNTHESIS: Final = "synthesis"
+"""The kind of these jobs, and the key of their order in the job document."""
+SERVER: Final = "server"
+"""What a form sends for the configured model; `model:NAME` for one of this machine."""
+BATCH_PASSAGES: Final = 8
+"""Small batches: progress after each, and little to repeat after a stop."""
+MAX_NEW_TOKENS: Final = 256
+MAX_PAIRS: Final = 5
+_SAMPLED: Final = 50
+_THIS_MACHINE: Final = ("127.0.0.1", "localhost", "::1")
+_CHARACTERS_OF_A_TOKEN: Final = (5.0, 3.0)
+"""Most and fewest characters of one token, over the usual tokenizers and European languages."""
+_USUAL_REPLY_TOKENS: Final = (25, 120)
+"""Tokens of a question with its answer as JSON, from short ones to long ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Teacher:
+    """A model that can write questions.
+
+    Attributes:
+        value: What a form sends for it.
+        name: As people know it.
+        address: The server that has it; empty for this machine.
+        is_here: Whether passages stay on this machine.
+        prices: What its tokens cost; None for nothing, or where no price is configured.
+    """
+
+    value: str
+    name: str
+    address: str = ""
+    is_here: bool = True
+    prices: Prices | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """An estimate.
+
+    Attributes:
+        low: Its low end.
+        high: Its high end.
+    """
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What writing questions will take, before anything is requested.
+
+    Attributes:
+        num_passages: Passages that are used.
+        num_requests: Requests to the model: one for each pair of a passage.
+        prompt_tokens: Tokens of all prompts.
+        new_tokens: Tokens of all replies.
+        cost_usd: US dollars for both; None without prices.
+    """
+
+    num_passages: int
+    num_requests: int
+    prompt_tokens: Range
+    new_tokens: Range
+    cost_usd: Range | None
+
+
+class QuestionOrder(FrozenModel):
+    """What a job of the kind `synthesis` is to write.
+
+    Attributes:
+        dataset_id: The dataset of the passages.
+        version: Their version.
+        file_id: The file of the project with the passages.
+        name: The name of the dataset.
+        column: The column that holds the passages.
+        teacher: Who writes: the name of a base model, or an address.
+        teacher_name: The same as people know it.
+        pairs_per_passage: Pairs that are requested of each passage.
+        max_passages: The first so many passages; None for all.
+        price_input_usd: US dollars for a million tokens of prompts; None for no price.
+        price_output_usd: The same for tokens of replies.
+        budget_usd: The most that it should cost; None for no limit.
+        author: Who ordered it.
+    """
+
+    dataset_id: str
+    version: int
+    file_id: str
+    name: str
+    column: str = "text"
+    teacher: str
+    teacher_name: str
+    pairs_per_passage: Annotated[int, Field(ge=1, le=MAX_PAIRS)] = 1
+    max_passages: Annotated[int, Field(ge=1)] | None = None
+    price_input_usd: float | None = None
+    price_output_usd: float | None = None
+    budget_usd: float | None = None
+    author: str = "local"
+
+    @property
+    def prices(self) -> Prices:
+        """What the teacher's tokens cost."""
+        return Prices(self.price_input_usd, self.price_output_usd)
+
+
+def teachers(context: Context) -> list[Teacher]:
+    """The models that can write questions, the preferred one first.
+
+    A configured model on this machine comes first, since it was set up for that; one elsewhere comes last, so that no
+    passage leaves the machine unless somebody chooses so.
+    """
+    from luthier.ml.inference.models import sources
+
+    found = {model.name: model for model in sources.local_models(context.home)}
+    known = base_models(context)
+
+    def rank(name: str) -> tuple[bool, int]:
+        model = found[known[name]]
+        return not model.has_chat_template, -model.num_parameters
+
+    # Larger models that were tuned to answer write better questions.
+    names = sorted(local_base_models(context), key=rank)
+    here = [Teacher(f"model:{name}", name) for name in names]
+    server = _server(context)
+    if server is None:
+        return here
+    return [server, *here] if server.is_here else [*here, server]
+
+
+def find_teacher(context: Context, value: str) -> Teacher:
+    """The model that a form names. Raises RequestError."""
+    known = teachers(context)
+    found = next((one for one in known if one.value == value), None)
+    if found is None:
+        raise RequestError(
+            f"no model {value[:100]!r} that writes questions",
+            expected=f"one of {', '.join(one.name for one in known)}" if known else "a base model on this machine",
+            do="choose one of the list"
+            if known
+            else "`luthier models pull NAME` on the server brings one; LUTHIER_TEACHER configures one elsewhere",
+        )
+    return found
+
+
+def estimate(
+    context: Context,
+    caller: Caller,
+    version: DatasetVersion,
+    teacher: Teacher | None,
+    *,
+    pairs_per_passage: int = 1,
+    max_passages: int | None = None,
+) -> Estimate:
+    """The tokens and the cost of writing questions, from up to 50 passages spread over the file.
+
+    Raises:
+        NotFoundError: The file of the version is gone.
+        DataError: The file cannot be read.
+        WorkError: The machine could not index it.
+    """
+    from luthier.ml.data.provenance import PROVENANCE
+    from luthier.ml.data.synthesis.synthesis_prompts import pair_prompt
+
+    num_passages, rows = sample_rows(context, caller, version, _SAMPLED, first=max_passages)
+    lengths = []
+    for row in rows:
+        if isinstance(text := row.fields.get(passage_column(version)), str):
+            provenance = row.fields.get(PROVENANCE)
+            known = provenance if isinstance(provenance, dict) else None
+            messages = pair_prompt("qa", text, provenance=known).messages
+            lengths.append(sum(len(message.content or "") for message in messages))
+    mean = sum(lengths) / len(lengths) if lengths else 0.0
+    num_requests = num_passages * pairs_per_passage
+    most, fewest = _CHARACTERS_OF_A_TOKEN
+    prompts = Range(num_requests * mean / most, num_requests * mean / fewest)
+    replies = Range(*(float(num_requests * tokens) for tokens in _USUAL_REPLY_TOKENS))
+    return Estimate(num_passages, num_requests, prompts, replies, _cost(teacher, prompts, replies))
+
+
+def check_passages(context: Context, caller: Caller, version: DatasetVersion) -> None:
+    """Check that a version holds passages. Raises RequestError, and what `look_of` raises."""
+    found = look_of(context, caller, version)
+    if found.error is not None:
+        raise found.error
+    if found.answer is not None and found.answer["shape"] != "text":
+        raise RequestError(
+            f"the rows are {found.answer['shape'] or 'of no known shape'}, and no passages",
+            expected="rows with a text each, as documents become when they are added",
+            do="add documents, or choose the column that holds the texts",
+        )
+
+
+def passage_column(version: DatasetVersion) -> str:
+    """The column that holds the passages."""
+    return version.columns.get("text", "text")
+
+
+def start(
+    context: Context,
+    caller: Caller,
+    version: DatasetVersion,
+    teacher: str,
+    *,
+    pairs_per_passage: int = 1,
+    max_passages: int | None = None,
+    budget_usd: float | None = None,
+) -> Job:
+    """Queue the writing of questions from the passages of a version.
+
+    Args:
+        teacher: The `value` of a `Teacher`.
+        pairs_per_passage: Pairs that are requested of each passage, 1 to 5.
+        max_passages: The first so many passages; None for all.
+        budget_usd: The most that it should cost; needs a teacher with prices.
+
+    Raises:
+        RequestError: No such model, numbers that cannot be, a budget without prices, or rows that are no passages.
+        NotFoundError: No such dataset.
+    """
+    dataset = context.datasets.get(caller.project_id, version.dataset_id)
+    found = find_teacher(context, teacher)
+    check_passages(context, caller, version)
+    if not 1 <= pairs_per_passage <= MAX_PAIRS or (max_passages is not None and max_passages < 1):
+        raise RequestError(
+            f"{pairs_per_passage} questions a passage, of {'all' if max_passages is None else max_passages} passages",
+            expected=f"1 to {MAX_PAIRS} questions, of 1 passage or more",
+            do="correct the numbers",
+        )
+    _check_budget(found, budget_usd)
+    prices = found.prices or Prices()
+    order = QuestionOrder(
+        dataset_id=version.dataset_id,
+        version=version.number,
+        file_id=version.file_id,
+        name=dataset.name,
+        column=passage_column(version),
+        teacher=found.address or find_base_model(context, found.name),
+        teacher_name=found.name,
+        pairs_per_passage=pairs_per_passage,
+        max_passages=max_passages,
+        price_input_usd=prices.input_usd,
+        price_output_usd=prices.output_usd,
+        budget_usd=budget_usd,
+        author=caller.name,
+    )
+    return _submit(context, caller, order)
+
+
+def keep_made(context: Context, caller: Caller, job: Job, num_done: int) -> Job:
+    """Make the dataset of what a stopped job has written: by a job of the passages that are done.
+
+    Raises:
+        ConflictError: The job is running or has succeeded, or no passage is done yet.
+    """
+    if job.status not in ("failed", "paused", "cancelled") or num_done < 1:
+        raise ConflictError(
+            f"job {job.job_id} is {job.shown_status}, with {num_done:,} passages done",
+            expected="a job that has stopped after its first passages",
+            do="wait for it, or continue it",
+        )
+    if job.status == "paused":
+        context.jobs.ask(job.job_id, "cancel")
+    return _submit(context, caller, order_of(job).model_copy(update={"max_passages": num_done, "author": caller.name}))
+
+
+def order_of(job: Job) -> QuestionOrder:
+    """What a job of this kind is to write."""
+    return QuestionOrder.model_validate(job.document[SYNTHESIS])
+
+
+def check_is_configured(context: Context, order: QuestionOrder) -> None:
+    """Check that the server of an order is still the configured one. Raises RequestError."""
+    if is_address(order.teacher) and order.teacher != context.settings.teacher:
+        raise RequestError(
+            f"the model {order.teacher_name} is not configured any more",
+            expected="the model that LUTHIER_TEACHER names now",
+            do="start it again with another model",
+        )
+
+
+def _submit(context: Context, caller: Caller, order: QuestionOrder) -> Job:
+    document = {SYNTHESIS: order.model_dump(mode="json")}
+    job = Job(job_id=new_id("job"), kind="synthesis", document=document, run_id="", project_id=caller.project_id)
+    facts = {"dataset_id": order.dataset_id, "version": order.version, "teacher": order.teacher_name}
+    with context.database.transaction():
+        made = context.jobs.submit(job)
+        record(context, caller, "synthesis.started", job.job_id, facts | {"budget_usd": order.budget_usd})
+    return made
+
+
+def _server(context: Context) -> Teacher | None:
+    """The configured model. Raises RequestError where its address cannot be."""
+    settings = context.settings
+    if not settings.teacher:
+        return None
+    url, model = parse_address(settings.teacher)
+    host = urlsplit(url).hostname or ""
+    prices = (settings.teacher_usd_per_million_prompt_tokens, settings.teacher_usd_per_million_new_tokens)
+    has_prices = None not in prices
+    return Teacher(
+        SERVER, f"{model} at {urlsplit(url).netloc}", settings.teacher, host in _THIS_MACHINE,
+        Prices(*prices) if has_prices else None,
+    )  # fmt: skip
+
+
+def _cost(teacher: Teacher | None, prompts: Range, replies: Range) -> Range | None:
+    if teacher is None or teacher.prices is None:
+        return None
+    prices = teacher.prices
+    assert prices.input_usd is not None
+    assert prices.output_usd is not None
+    low, high = (
+        (getattr(prompts, end) * prices.input_usd + getattr(replies, end) * prices.output_usd) / 1e6
+        for end in ("low", "high")
+    )
+    return Range(low, high)
+
+
+def _check_budget(teacher: Teacher, budget_usd: float | None) -> None:
+    if budget_usd is None:
+        return
+    if not 0 < budget_usd < float("inf"):
+        raise RequestError(
+            f"a budget of {budget_usd:g} USD", expected="more than 0 USD", do="correct it, or leave it empty"
+        )
+    if teacher.prices is None:
+        raise RequestError(
+            f"a budget of {budget_usd:g} USD for {teacher.name}, which has no price here",
+            expected="no budget, or a model with prices",
+            do="leave the budget empty; the operator sets LUTHIER_TEACHER_USD_PER_MILLION_PROMPT_TOKENS and "
+            "LUTHIER_TEACHER_USD_PER_MILLION_NEW_TOKENS",
+        )
+
+
+def check_is_dataset(job: Job) -> None:
+    """Raise NotFoundError for a job that works on no dataset."""
+    if job.kind not in ("import", "synthesis"):
+        raise NotFoundError(
+            f"job {job.job_id} is no import and writes no questions",
+            expected="the id of such a job",
+            do="see the list of datasets",
+        )
+
+
+def source_version(context: Context, caller: Caller, order: QuestionOrder) -> DatasetVersion:
+    """The version with the passages of an order. Raises NotFoundError."""
+    return dataset_versions.get_version(context, caller, order.dataset_id, order.version)

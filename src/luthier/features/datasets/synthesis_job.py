@@ -1,0 +1,214 @@
+"""An attempt of a job that writes questions: pairs with their passages, as a dataset to review.
+
+What the teacher has answered is kept request by request: an attempt after a stop requests only the rest.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from luthier.core.access import Caller
+from luthier.core.errors import (
+    BusyError,
+    LuthierError,
+    StorageFullError,
+    UnreachableError,
+    WorkError,
+    library_words_hidden,
+)
+from luthier.features.datasets import service as dataset_versions
+from luthier.features.datasets.questions import (
+    BATCH_PASSAGES,
+    MAX_NEW_TOKENS,
+    QuestionOrder,
+    check_is_configured,
+    order_of,
+)
+from luthier.features.datasets.store import DatasetVersion
+from luthier.features.datasets.syntheses import Synthesis, SynthesisRun, SynthesisState, refused_file, synthesise
+from luthier.platform.files import service as files
+from luthier.platform.home.context import Context
+from luthier.platform.http.path_redaction import home_paths, redact_paths
+from luthier.platform.jobs.attempt import exit_on_sigterm, own_copy
+from luthier.platform.jobs.records import Job
+from luthier.platform.processes.process import Outcome
+
+_MAX_REFUSED_SHOWN: Final = 20
+_MAX_WARNED: Final = 50_000
+
+
+@dataclass
+class _Report:
+    """Progress as events of the job, with figures that its page shows as a bar."""
+
+    context: Context
+    job: Job
+    number: int = 0
+    began: float = field(default_factory=time.monotonic)
+    last: SynthesisState | None = None
+
+    def stage(self, message: str) -> None:
+        """A part of the work begins."""
+        self._append(message, None)
+
+    def batch(self, state: SynthesisState) -> None:
+        """A batch of passages is done."""
+        self.last = state
+        left = (time.monotonic() - self.began) / state.num_done * (state.num_rows - state.num_done)
+        figures = {
+            "done": float(state.num_done),
+            "total": float(state.num_rows),
+            "made": float(state.num_pairs),
+            "seconds_left": left,
+            "cost_usd": state.cost_usd,
+        }
+        cost = "" if state.cost_usd is None else f", {state.cost_usd:.4f} USD so far"
+        words = f"{state.num_done:,} of {state.num_rows:,} passages, {state.num_pairs:,} pairs{cost}"
+        self._append(f"Writing questions: {words}", figures)
+
+    def _append(self, message: str, figures: dict[str, float | None] | None) -> None:
+        self.number += 1
+        code = f"progress-{self.job.attempt}-{self.number}"
+        self.context.job_events.append(self.job.job_id, code, message, data=figures)
+
+
+def carry_out(context: Context, job: Job) -> Outcome:
+    """Write the pairs, and make a dataset of them. A teacher that stops to answer is an outcome, too."""
+    order, report = order_of(job), _Report(context, job)
+    try:
+        with exit_on_sigterm(), library_words_hidden():
+            found = _write(context, job, order, report)
+    except SystemExit:
+        return Outcome(status="paused")  # what was answered is kept
+    except (StorageFullError, UnreachableError):
+        raise  # no fault of the job: it is tried again
+    except LuthierError as error:
+        shown = _stopped(order, report, error) if isinstance(error, WorkError | BusyError) else error
+        return Outcome(status="failed", error=redact_paths(shown.as_json(), home_paths(context)))
+    return Outcome(status="succeeded", found=found)
+
+
+def _write(context: Context, job: Job, order: QuestionOrder, report: _Report) -> dict[str, Any]:
+    made = _made_before(context, job)
+    if made is not None:  # the attempt before died between its work and its last word
+        return dict(made.details["found"])
+    check_is_configured(context, order)
+    report.stage(f"Loading {order.teacher_name}")
+    folder = context.settings.jobs_folder / job.job_id
+    passages = _passages(own_copy(context, job, order.file_id, "passages"), order.column, folder)
+    output = folder / "pairs.jsonl"
+    done = synthesise(
+        context,
+        passages,
+        teacher=order.teacher,
+        output=output,
+        pairs_per_passage=order.pairs_per_passage,
+        max_rows=order.max_passages,
+        max_new_tokens=MAX_NEW_TOKENS,
+        prices=order.prices,
+        force=True,
+        run=SynthesisRun(order.budget_usd, BATCH_PASSAGES, True, report.batch),
+    )
+    found = _found(done, output) | {"teacher": order.teacher_name}
+    version = _keep(context, job, order, output, found)
+    output.unlink()
+    dataset = context.datasets.get(job.project_id, version.dataset_id)
+    own = {"dataset_id": version.dataset_id, "version": version.number, "name": dataset.name}
+    return found | own
+
+
+def _passages(file: Path, column: str, folder: Path) -> Path:
+    """The passages as rows with `text`: a copy where another column holds them."""
+    if column == "text":
+        return file
+    from luthier.core.dataset import Row
+    from luthier.ml.data.files.source import open_source
+    from luthier.ml.data.rows.rows import read_rows
+    from luthier.ml.data.rows.write_rows import json_line
+
+    output = folder / "texts.jsonl"
+    with output.open("wb") as written:
+        for row in read_rows(open_source(file)):
+            if isinstance(row, Row):
+                fields = {name: value for name, value in row.fields.items() if name not in ("text", column)}
+                written.write(json_line(fields | {"text": row.fields.get(column)}) + b"\n")
+    return output
+
+
+def _found(done: Synthesis, output: Path) -> dict[str, Any]:
+    return {
+        "num_pairs": done.num_pairs,
+        "num_passages": done.num_rows,
+        "num_passages_left": done.num_rows_left,
+        "stopped_by_budget": done.stopped_by_budget,
+        "num_refused": done.num_refused,
+        "refused": done.refused,
+        "refused_shown": _first_refused(refused_file(output)),
+        "cost_usd": done.cost_usd,
+        "num_prompt_tokens": done.teacher_usage.num_prompt_tokens,
+        "num_new_tokens": done.teacher_usage.num_new_tokens,
+    }
+
+
+def _first_refused(file: Path) -> list[dict[str, str]]:
+    if not file.is_file():
+        return []
+    shown = []
+    for row in _rows(file):
+        if len(shown) == _MAX_REFUSED_SHOWN:
+            break
+        said = {name: str(row[name] or "")[:500] for name in ("prompt", "completion", "explanation")}
+        shown.append(said | {"reason": str(row["reason"])})
+    return shown
+
+
+def _keep(context: Context, job: Job, order: QuestionOrder, output: Path, found: dict[str, Any]) -> DatasetVersion:
+    """The pairs as a dataset of their own."""
+    caller = Caller(project_id=job.project_id, name=order.author)
+    warned = [line for line, row in enumerate(_rows(output), start=1) if row["provenance"]["warnings"]]
+    of = {"dataset_id": order.dataset_id, "name": order.name, "version": order.version}
+    details = {"job": job.job_id, "of": of, "warned": warned[:_MAX_WARNED], "found": found}
+    file = files.add_file(context, job.project_id, output, filename="pairs.jsonl", purpose="fine-tune")
+    try:
+        name = dataset_versions.free_name(context, job.project_id, f"{order.name[:85]} questions")
+        note = f"written by {order.teacher_name} from {order.name} version {order.version}"
+        return dataset_versions.create_dataset(
+            context, caller, name, file, origin="questions", note=note[:1000], details=details
+        )[1]
+    except BaseException:
+        files.delete_file(context, job.project_id, file.file_id)
+        raise
+
+
+def _made_before(context: Context, job: Job) -> DatasetVersion | None:
+    known = context.datasets.all_versions(job.project_id, 200)
+    made = next((one for _, one in known if one.origin == "questions" and one.details.get("job") == job.job_id), None)
+    if made is None:
+        return None
+    dataset = context.datasets.get(job.project_id, made.dataset_id)
+    own = {"dataset_id": made.dataset_id, "version": made.number, "name": dataset.name}
+    return made.model_copy(update={"details": made.details | {"found": made.details["found"] | own}})
+
+
+def _rows(file: Path) -> Iterator[dict[str, Any]]:
+    with file.open("rb") as lines:
+        for line in lines:
+            yield json.loads(line)
+
+
+def _stopped(order: QuestionOrder, report: _Report, error: LuthierError) -> LuthierError:
+    """The error of a teacher that has stopped to answer, with what is kept."""
+    last = report.last
+    kept = "what it has answered is kept"
+    if last is not None:
+        kept = f"{last.num_pairs:,} pairs from {last.num_done:,} of {last.num_rows:,} passages are kept"
+    return WorkError(
+        f"{order.teacher_name} stopped to answer: {error.came}",
+        expected="a model that answers until the last passage",
+        do=f"see that it runs, then continue: {kept}, and nothing is requested twice",
+    )

@@ -1,0 +1,140 @@
+"""Columns by choice: kept with the version, and used by whatever reads its rows."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from tests.features.datasets.conftest import ME, add
+from tests.fixtures.questions import answers_in_this_process
+
+from luthier.core.access import Caller
+from luthier.core.errors import NotFoundError, RequestError
+from luthier.features.datasets import columns as column_choices
+from luthier.features.datasets import service as dataset_versions
+from luthier.features.datasets.analysis import survey
+from luthier.features.datasets.annotations import decide, open_queue
+from luthier.features.datasets.columns import ColumnChoice
+from luthier.features.datasets.derived_versions import SplitWishes, split_dataset
+from luthier.features.datasets.rows import look_of
+from luthier.features.datasets.service import path_of
+from luthier.features.datasets.store import DatasetVersion
+from luthier.features.files.references import with_chosen_columns
+from luthier.platform.home.context import Context
+
+TABLE = "Nr;FRAGE;Antwort\n" + "".join(f"{n};Was kommt nach {n}?;Nach {n} kommt {n + 1}.\n" for n in range(30))
+CHOICE = ColumnChoice("question", "FRAGE", "Antwort")
+
+
+@pytest.fixture
+def version(context: Context) -> DatasetVersion:
+    made = add(context, {"Fragen.csv": TABLE.encode()}).version
+    assert made is not None
+    return made
+
+
+def test_rows_of_unknown_columns_need_a_choice_and_the_likeliest_is_proposed(
+    context: Context, version: DatasetVersion
+) -> None:
+    assert column_choices.need_choice(context, ME, version)
+    table = column_choices.table_of(context, ME, version)
+    assert table.columns == ["Nr", "FRAGE", "Antwort"]
+    assert len(table.rows) == 10
+    assert table.proposed == CHOICE
+
+
+def test_a_choice_is_kept_with_the_version_and_decides_its_shape(context: Context, version: DatasetVersion) -> None:
+    made = column_choices.choose(context, ME, version, CHOICE)
+    assert made.columns == {"prompt": "FRAGE", "completion": "Antwort"}
+    stored = dataset_versions.get_version(context, ME, version.dataset_id)
+    assert stored == made
+    look = look_of(context, ME, stored).answer
+    assert look is not None
+    assert (look["shape"], look["num_rows"]) == ("prompt_completion", 30)
+    assert not column_choices.need_choice(context, ME, stored)
+    assert column_choices.table_of(context, ME, stored).proposed == CHOICE
+
+
+def test_texts_alone_and_texts_with_labels(context: Context, version: DatasetVersion) -> None:
+    texts = column_choices.choose(context, ME, version, ColumnChoice("text", "FRAGE"))
+    assert texts.columns == {"text": "FRAGE"}
+    look = look_of(context, ME, texts).answer
+    assert look is not None
+    assert look["shape"] == "text"
+    labels = column_choices.choose(context, ME, version, ColumnChoice("label", "FRAGE", "Nr"))
+    assert labels.columns == {"prompt": "FRAGE", "completion": "Nr"}
+
+
+@pytest.mark.parametrize(
+    ("choice", "words"),
+    [
+        (ColumnChoice("question", "FRAGE", "Nothing"), "no column 'Nothing'"),
+        (ColumnChoice("question", "", "Antwort"), "no column was chosen"),
+        (ColumnChoice("question", "FRAGE", "FRAGE"), "the column 'FRAGE' for both"),
+    ],
+)
+def test_columns_that_cannot_be_are_refused(
+    context: Context, version: DatasetVersion, choice: ColumnChoice, words: str
+) -> None:
+    with pytest.raises(RequestError, match=words):
+        column_choices.choose(context, ME, version, choice)
+    assert dataset_versions.get_version(context, ME, version.dataset_id).columns == {}
+
+
+def test_another_project_cannot_choose(context: Context, version: DatasetVersion) -> None:
+    with pytest.raises(NotFoundError):
+        column_choices.choose(context, Caller(project_id="proj-other"), version, CHOICE)
+
+
+@pytest.mark.parametrize(
+    ("header", "use", "first", "second"),
+    [
+        ("Customer Question,Our Answer", "question", "Customer Question", "Our Answer"),
+        ("id,Body,Topic", "label", "Body", "Topic"),
+        ("a,b,c", "question", "a", "b"),
+        ("notes", "text", "notes", ""),
+    ],
+)
+def test_the_proposal_goes_by_the_names(context: Context, header: str, use: str, first: str, second: str) -> None:
+    row = ",".join("x" for _ in header.split(","))
+    made = add(context, {"t.csv": f"{header}\n{row}\n".encode()}).version
+    assert made is not None
+    assert column_choices.table_of(context, ME, made).proposed == ColumnChoice(use, first, second)  # type: ignore[arg-type]
+
+
+def test_a_recipe_takes_the_chosen_columns_unless_it_names_its_own(context: Context, version: DatasetVersion) -> None:
+    chosen = column_choices.choose(context, ME, version, CHOICE).columns
+    recipe = {"base_model": "tiny", "data": {"train": version.file_id, "held_out": 0.1}}
+    assert with_chosen_columns(context, "default", recipe)["data"]["columns"] == chosen
+    own = recipe | {"data": {"train": version.file_id, "columns": {"text": "FRAGE"}}}
+    assert with_chosen_columns(context, "default", own) == own
+    assert with_chosen_columns(context, "proj-other", recipe) == recipe, "another project's choice is not found"
+
+
+def test_tokens_split_and_edits_read_the_chosen_columns(
+    context: Context, version: DatasetVersion, tiny_model: str
+) -> None:
+    made = column_choices.choose(context, ME, version, CHOICE)
+    found = survey(context, path_of(context, ME, made), str(tiny_model), "auto", made.columns)
+    assert (found["shape"], found["num_refused"]) == ("prompt_completion", 0)
+    with answers_in_this_process():
+        sides = split_dataset(context, ME, made, SplitWishes(near_threshold=None)).sides
+    assert {one.columns["prompt"] for _, one in sides.values()} == {"FRAGE"}
+    queue = open_queue(context, ME, version.dataset_id, 1)
+    with pytest.raises(RequestError, match="completion"):
+        decide(context, ME, queue, 1, "edit", edited={"Nr": "0", "FRAGE": "Was?", "Antwort": ""})
+    kept = decide(context, ME, queue, 1, "edit", edited={"Nr": "0", "FRAGE": "Was?", "Antwort": "Das."})
+    assert kept.decision.decision == "edit"
+
+
+def test_the_next_version_has_the_columns_and_an_upload_with_others_has_none(
+    context: Context, version: DatasetVersion
+) -> None:
+    column_choices.choose(context, ME, version, CHOICE)
+    same = add(context, {"b.csv": (TABLE + "99;Wer?;Ich.\n").encode()}, dataset_id=version.dataset_id).version
+    assert same is not None
+    assert same.columns == CHOICE.columns
+    rows = json.dumps({"prompt": "q", "completion": "a"}) + "\n"
+    other = add(context, {"c.jsonl": rows.encode()}, dataset_id=version.dataset_id).version
+    assert other is not None
+    assert other.columns == {}
