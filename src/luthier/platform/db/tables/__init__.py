@@ -39,6 +39,7 @@ from luthier.platform.db.tables.server import (
     webhook_deliveries,
     webhooks,
 )
+from luthier.platform.db.tables.team import inbox_items, invitations
 from luthier.platform.db.tables.work import (
     artifact_links,
     artifacts,
@@ -59,7 +60,7 @@ from luthier.platform.db.tables.work import (
 )
 
 # The newest migration. A test holds that this is the head of migrations/ and that older databases become these tables.
-SCHEMA_VERSION = "0010"
+SCHEMA_VERSION = "0013"
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -81,6 +82,8 @@ __all__ = [
     "files",
     "generations",
     "idempotency_keys",
+    "inbox_items",
+    "invitations",
     "job_events",
     "jobs",
     "key_usage",
