@@ -96,7 +96,7 @@ def check_edited(rows: RowIndex, row: Row | RowProblem, edited: Mapping[str, Any
 
     if isinstance(row, Row) and row.fields == edited:
         raise RequestError("the row is unchanged", expected="an edit", do="accept the row, or change something in it")
-    found = _decision_of(rows)
+    found = detected_shape(rows)
     if found is None:
         _check_same_fields(row, edited)
         return
@@ -113,11 +113,12 @@ def check_edited(rows: RowIndex, row: Row | RowProblem, edited: Mapping[str, Any
 
 def shape_of(rows: RowIndex) -> Shape | None:
     """The shape that the first rows of a file have; None where they have none in common."""
-    found = _decision_of(rows)
+    found = detected_shape(rows)
     return None if found is None else found.shape
 
 
-def _decision_of(rows: RowIndex) -> Decision | None:
+def detected_shape(rows: RowIndex) -> Decision | None:
+    """The shape of a file with its columns, by its first hundred rows; None where they have none in common."""
     from luthier.ml.data.rows.shapes import ShapeDetector
 
     detector = ShapeDetector(rows.name, {})

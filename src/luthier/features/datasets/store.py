@@ -249,10 +249,7 @@ class DatasetStore(Store):
         )
         query = _WITH_VERSIONS.add_columns(counted.c.num).join(counted, is_counted)
         rows = self._rows(query.where(datasets.c.project_id == project_id).order_by(datasets.c.name))
-        return [
-            (_DATASETS.of_row(row), DatasetVersion.model_validate_json(row["document"]), int(row["num"]))
-            for row in rows
-        ]
+        return [(_DATASETS.of_row(row), _VERSIONS.of_row(row), int(row["num"])) for row in rows]
 
     def _with_versions(self, query: Select[Any]) -> Sequence[DatasetAndVersion]:
         return [(_DATASETS.of_row(row), _VERSIONS.of_row(row)) for row in self._rows(query)]

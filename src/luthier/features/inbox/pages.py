@@ -9,7 +9,7 @@ from fastapi import APIRouter, Form, Path, Query, Request
 from starlette.responses import Response
 
 from luthier.core.access import Caller
-from luthier.core.errors import LuthierError, RequestError
+from luthier.core.errors import LuthierError, NotAllowedError, RequestError
 from luthier.features.human_eval.service import own_link
 from luthier.features.inbox import service as inbox
 from luthier.features.inbox.records import KIND_TITLES, InboxEntry, InboxShow
@@ -126,7 +126,7 @@ def rate(request: Request, context: HomeContext, caller: Reader, item: _Item) ->
     try:
         entry = inbox.get_entry(context, caller, item)
         if entry.work.kind != "rate" or not inbox.may_settle(caller, entry):
-            raise RequestError(
+            raise NotAllowedError(
                 f"{caller.name!r} would rate {entry.work.title!r}",
                 expected="a panel of raters that is assigned to you, or a trainer",
                 do="ask a trainer to assign the panel to you",

@@ -13,7 +13,7 @@ from datetime import time as clock_time
 from typing import Any, Final
 
 from luthier.core.access import Caller
-from luthier.core.errors import ConflictError, LuthierError, NotFoundError, RequestError
+from luthier.core.errors import ConflictError, LuthierError, NotAllowedError, NotFoundError, RequestError
 from luthier.features.inbox.records import NEEDS, InboxEntry, InboxMark, InboxShow, InboxState, Work
 from luthier.features.inbox.sources import item_id_of, waiting_work
 from luthier.features.inbox.store import Event
@@ -74,7 +74,7 @@ def may_assign(caller: Caller) -> bool:
 
 
 def may_settle(caller: Caller, entry: InboxEntry) -> bool:
-    """Whether somebody may put an entry off or mark it as done: trainers and admins, and the member who was given it."""
+    """Whether somebody may put an entry off or mark it as done: trainers, admins, and the member who was given it."""
     return caller.may("train") or (caller.member_id is not None and caller.member_id == entry.mark.assignee_id)
 
 
@@ -93,10 +93,11 @@ def assign(
 
     Raises:
         NotFoundError: No such entry or member.
-        RequestError: The caller may not assign, the member may not do such work, or the day is over.
+        NotAllowedError: The caller may not assign.
+        RequestError: The member may not do such work, or the day is over.
     """
     if not may_assign(caller):
-        raise RequestError(
+        raise NotAllowedError(
             f"{caller.name!r} assigns work, and may {', '.join(caller.scopes)}",
             expected="a trainer or an admin of the project",
             do="ask one of them",
@@ -132,6 +133,7 @@ def ask_to_annotate(
 
     Raises:
         NotFoundError: No such dataset or member.
+        NotAllowedError: As for `assign`.
         RequestError: As for `assign`.
     """
     dataset = context.datasets.get(caller.project_id, dataset_id)
@@ -149,7 +151,7 @@ def finish(context: Context, caller: Caller, item_id: str) -> InboxEntry:
 
     Raises:
         NotFoundError: No such entry.
-        RequestError: The caller may not.
+        NotAllowedError: The caller may not.
         ConflictError: It is marked already.
     """
     entry = _settled_by(context, caller, item_id)
@@ -166,7 +168,8 @@ def snooze(context: Context, caller: Caller, item_id: str, seconds: float) -> In
 
     Raises:
         NotFoundError: No such entry.
-        RequestError: The caller may not, or a time that cannot be.
+        NotAllowedError: The caller may not.
+        RequestError: A time that cannot be.
     """
     if not 0 < seconds <= MAX_SNOOZE_SECONDS:
         raise RequestError(f"{seconds:,.0f} s of snooze", expected="from 1 s to 366 days", do="choose such a time")
@@ -180,7 +183,7 @@ def reopen(context: Context, caller: Caller, item_id: str) -> InboxEntry:
 
     Raises:
         NotFoundError: No such entry.
-        RequestError: The caller may not.
+        NotAllowedError: The caller may not.
     """
     entry = _settled_by(context, caller, item_id)
     changes = {"snoozed_until": None, "done_at": None, "done_by": "", "done_mark": ""}
@@ -285,7 +288,7 @@ def _is_shown(entry: InboxEntry, caller: Caller, show: InboxShow, assignee: str 
 def _settled_by(context: Context, caller: Caller, item_id: str) -> InboxEntry:
     entry = get_entry(context, caller, item_id)
     if not may_settle(caller, entry):
-        raise RequestError(
+        raise NotAllowedError(
             f"{caller.name!r} may {', '.join(caller.scopes)} here, and was not given this entry",
             expected="a trainer, an admin, or the member to whom it is assigned",
             do="ask one of them",

@@ -15,6 +15,7 @@ from luthier.core.errors import (
     BusyError,
     ConflictError,
     LuthierError,
+    NotAllowedError,
     NotFoundError,
     QuotaError,
     RequestError,
@@ -44,6 +45,8 @@ def status_of(error: LuthierError) -> int:
     """The HTTP status of one of our errors."""
     if isinstance(error, NotFoundError):
         return 404
+    if isinstance(error, NotAllowedError):
+        return 403
     if isinstance(error, ConflictError):
         return 409
     if isinstance(error, QuotaError | BusyError):
