@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 MAX_COMPARED_ROWS: Final = 50_000
 """Of a file with more rows, rows with equal prompts are not searched; near-duplicates of held-out rows always are."""
 _DETAIL: Final = "review_ids"
+_MAX_TARGETS: Final = 50
 _LOCK_SECONDS: Final = 30.0
 _FILENAME: Final = "reviewed.jsonl"
 
@@ -89,26 +90,21 @@ class _Candidates:
 
 
 def targets(context: Context, caller: Caller, model: str | None = None) -> list[Target]:
-    """The datasets of the caller's project that are trained on, those with reviewed answers first.
+    """Datasets of the caller's project that are trained on, the newest 50; those with reviewed answers come first.
 
     Args:
         context: The home.
         caller: The caller, whose project is used.
         model: Only answers of this model; None for all.
     """
-    ids = {item.review_id for item in accepted(context, caller.project_id, model)}
+    ids = set(context.review_items.ids(caller.project_id, model=model, status="accepted"))
     found = []
-    for dataset, version in context.datasets.list(caller.project_id):
+    for dataset, version in context.datasets.list(caller.project_id)[:_MAX_TARGETS]:
         if _side(context, caller, version) in ("held_out", "validation"):
             continue
         known = _added_before(context.datasets.versions(dataset.dataset_id))
         found.append((not known & ids, Target(dataset, version, len(ids - known))))
     return [target for _, target in sorted(found, key=lambda pair: pair[0])]
-
-
-def num_accepted(context: Context, caller: Caller, model: str | None = None) -> int:
-    """All accepted answers."""
-    return len(accepted(context, caller.project_id, model))
 
 
 def add_accepted(context: Context, caller: Caller, dataset_id: str, model: str | None = None) -> AddedRows:

@@ -104,7 +104,7 @@ def test_a_look_by_hand_holds_nobody_up(browser, home, sick: None, monkeypatch: 
     assert led == [page, page], "answered while the look goes on"
     shown = client.get(page).text
     assert "The exchanges are being checked" in shown
-    assert re.search(r"<button[^>]* disabled>Look now", shown)
+    assert re.search(r"<button[^>]* disabled>Check now", shown)
     go_on.set()
     wait_for(lambda: monitor_loop.check_progress(home, DEFAULT_PROJECT, "shop-bot").state == "answered")
     assert begun == [{"models": [[DEFAULT_PROJECT, "shop-bot"]], "canaries": False}], (
@@ -132,8 +132,8 @@ def test_a_look_that_failed_is_shown(browser, home, sick: None, monkeypatch: pyt
 
     monkeypatch.setitem(sys.modules, "luthier.features.monitoring.service", types.SimpleNamespace(watch=watch))
     monitor_loop.check_model(home, DEFAULT_PROJECT, "shop-bot")
-    assert "look failed" in browser("read").get("/monitor").text
-    assert "The last look failed" in browser("read").get("/monitor/model?name=shop-bot").text
+    assert "check failed" in browser("read").get("/monitor").text
+    assert "The last check failed" in browser("read").get("/monitor/model?name=shop-bot").text
 
 
 def test_a_mail_that_waits_is_shown(browser, home) -> None:  # type: ignore[no-untyped-def]

@@ -105,7 +105,9 @@ def test_a_database_of_0_1_keeps_every_row_and_has_the_tables_of_a_new_one(
     with Database.open(url) as database:
         assert database.schema_version() == SCHEMA_VERSION
         with database.read() as connection:
-            assert rows_of(connection) == rows
+            now = rows_of(connection)
+            assert {name: now[name] for name in rows} == rows
+            assert [name for name in now if name not in rows and now[name]] == [], "new tables begin empty"
             assert reflected(connection) == fresh
 
 
