@@ -65,7 +65,7 @@ def _panels(context: Context, caller: Caller) -> Iterator[Work]:
                 kind="rate",
                 subject=one.panel.panel_id,
                 title=f"Rate answers: {one.panel.name}",
-                detail=f"{one.num_ratings:,} of {num_wanted:,} ratings by {one.num_raters} raters",
+                detail=f"{one.num_ratings:,} of {num_wanted:,} ratings by {one.num_raters} rater{'s' * (one.num_raters != 1)}",
                 address=f"/evaluations/panels/{quote(one.panel.panel_id, safe='')}",
                 since=one.panel.created_at,
                 mark=str(one.num_raters),

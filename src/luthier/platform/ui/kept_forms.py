@@ -33,8 +33,8 @@ KEPT_SECONDS: Final = 1800.0
 _MAX_FORMS: Final = 500
 _MAX_CHARACTERS: Final = 1_000_000
 _FORM_TYPE: Final = "application/x-www-form-urlencoded"
-_SECRET: Final = ("password", "key", "secret", "current", "again", "token")
-"""Fields with such a word in their name are not kept."""
+_SECRET: Final = frozenset(("password", "again", "current", "key", "secret", "token", "smtp", FIELD))
+"""Fields that are not kept; nor is any other with `password` or `secret` in its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +128,8 @@ def filled(page: str, form: KeptForm, path: str) -> tuple[str, bool]:
 def _values(form: FormData) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for name, value in form.multi_items():
-        is_secret = any(word in name.lower() for word in _SECRET)
-        if isinstance(value, str) and not is_secret and name != FIELD:
+        is_secret = name in _SECRET or "password" in name or "secret" in name
+        if isinstance(value, str) and not is_secret:
             found.setdefault(name, []).append(value)
     return found
 
