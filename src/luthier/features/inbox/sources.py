@@ -60,12 +60,13 @@ def dataset_work(dataset_id: str, name: str, version: int, num_rows: int | None,
 def _panels(context: Context, caller: Caller) -> Iterator[Work]:
     for one in context.rating_panels.list(caller.project_id)[:MAX_OF_A_KIND]:
         num_wanted = one.num_raters * one.panel.num_items
+        raters = f"{one.num_raters} rater{'' if one.num_raters == 1 else 's'}"
         if one.panel.closed_at is None and one.num_ratings < num_wanted:
             yield Work(
                 kind="rate",
                 subject=one.panel.panel_id,
                 title=f"Rate answers: {one.panel.name}",
-                detail=f"{one.num_ratings:,} of {num_wanted:,} ratings by {one.num_raters} rater{'s' * (one.num_raters != 1)}",
+                detail=f"{one.num_ratings:,} of {num_wanted:,} ratings by {raters}",
                 address=f"/evaluations/panels/{quote(one.panel.panel_id, safe='')}",
                 since=one.panel.created_at,
                 mark=str(one.num_raters),
