@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
-from tests.features.inbox.service.test_service import correct, failed_job, member
 
 from luthier.core.access import Caller
 from luthier.core.records.deployment import CanaryMeasure, CanaryWatch, SideValue
@@ -23,6 +22,7 @@ from luthier.testing.homes import ME
 from luthier.testing.homes import fill as fill_home
 from luthier.testing.servers import HomeServer, home_server
 from tests.browser.conftest import PHONE, WIDE, sign_in, violations
+from tests.features.inbox.service.test_service import correct, failed_job, member
 
 MakePage = Callable[..., Page]
 PASSWORD = "correct horse battery"

@@ -135,13 +135,15 @@ def sign_out(request: Request, context: HomeContext, token: str) -> Response:
 
 def _found(request: Request, context: Context, token: str) -> Invitation:
     failures: FailureLimit = request.app.state.rating_failures
+    missing: NotFoundError | None = None
     # Links cannot be guessed at 256 bits; the limit keeps one address from making the database look up at will.
     with failures.attempt(address_of(request)) as attempt:
         try:
             return invites.open_invitation(context, token)
-        except NotFoundError:
-            attempt.failed = True
-            raise
+        except NotFoundError as error:
+            # Raised behind the block: one that an error ends counts as no attempt.
+            attempt.failed, missing = True, error
+    raise missing
 
 
 def _again(request: Request, context: Context, token: str, name: str, error: LuthierError) -> Response:

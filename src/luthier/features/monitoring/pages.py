@@ -100,7 +100,7 @@ Kind = Literal["all", "failed", "words", "said"]
 _KINDS: Final[dict[Kind, str]] = {
     "all": "All",
     "failed": "Failed",
-    "words": "With words",
+    "words": "With text",
     "said": "With feedback",
 }
 _Model = Annotated[str, Query(min_length=1, max_length=255, pattern=r"^[^\x00]*$")]
@@ -245,7 +245,7 @@ def review(request: Request, context: HomeContext, caller: Trainer, exchange_id:
         return _exchange(request, context, caller, exchange_id, error)
     words = "It waits for review." if made.num_queued else "It was queued before."
     if made.num_wordless:
-        words = "It cannot be reviewed: its words were not kept."
+        words = "It cannot be reviewed: its text was not stored."
     return redirect(request, f"/monitor/exchanges/{exchange_id}", words)
 
 

@@ -194,7 +194,7 @@ def queue(
             made = review_queue.queue_liked(context, caller, model)
         words = f"{made.num_queued} answers wait for review."
         if made.num_wordless:
-            words += f" {made.num_wordless} cannot be reviewed: their words were not kept."
+            words += f" {made.num_wordless} cannot be reviewed: their texts were not stored."
         return Led(address, words)
 
     return page_work(request).answer(request, "Answers are being chosen for review", work, back=address)

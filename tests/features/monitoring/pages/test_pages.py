@@ -190,7 +190,7 @@ def test_exchanges_are_sifted_and_paged(browser, home) -> None:  # type: ignore[
     assert "3 of 3" in client.get("/monitor/exchanges?show=failed").text
     assert "60 of 60" not in client.get("/monitor/exchanges?show=words&name=other").text
     bare = client.get("/monitor/exchanges/chatcmpl-99").text
-    assert "Its words were not kept" in bare
+    assert "The text was not stored" in bare
     assert "Have it reviewed" not in bare
 
 

@@ -99,7 +99,7 @@ def test_who_may_only_read_decides_nothing(browser, home) -> None:  # type: igno
     client = browser("read")
     page = client.get("/review?edit=1").text
     assert "/review/decide" not in page
-    assert "You may look" in page
+    assert "You can read the decisions here" in page
     assert client.post("/review/decide", data={"item": "x", "seen": "x", "decision": "accept"}).status_code == 403
 
 
