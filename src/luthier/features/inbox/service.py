@@ -339,7 +339,7 @@ def _about(work: Work) -> str:
 
 
 def _end_of(day: date) -> float:
-    return datetime.combine(day, clock_time.max, UTC).timestamp()
+    return datetime.combine(day, clock_time(23, 59, 59), UTC).timestamp()
 
 
 def _messages(

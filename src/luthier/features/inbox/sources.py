@@ -15,13 +15,14 @@ from luthier.core.ids import sha256_bytes
 from luthier.features.deployments.canary_release import last_seen
 from luthier.features.inbox.records import Work
 from luthier.platform.home.context import Context
-from luthier.platform.http.path_redaction import home_paths, redact_text, shown_reference
+from luthier.platform.http.path_redaction import redact_text, reference_paths, shown_reference
 from luthier.platform.jobs.records import Job, JobKind
 
 MAX_OF_A_KIND: Final = 50
 FAILED_SECONDS: Final = 14 * 24 * 3600.0
 """So long a failed job waits for somebody to look at it."""
 _MAX_DETAIL_CHARACTERS: Final = 300
+_MAX_JOBS: Final = 20
 _JOBS: Final[dict[JobKind, str]] = {"train": "Training", "export": "Export", "evaluation": "Evaluation"}
 
 
@@ -135,16 +136,16 @@ def _canaries(context: Context, caller: Caller) -> Iterator[Work]:
 
 def _jobs(context: Context, caller: Caller) -> Iterator[Work]:
     now = context.access.now()
-    failed = context.jobs.list(status="failed", project_id=caller.project_id, limit=MAX_OF_A_KIND)
-    places = home_paths(context) if failed else {}
+    failed = context.jobs.list(status="failed", project_id=caller.project_id, limit=_MAX_JOBS)
     for job in failed:
         ended = job.finished_at if job.finished_at is not None else job.updated_at
         if now - ended <= FAILED_SECONDS:
+            reason = str((job.error or {}).get("came", "no reason was stored"))
             yield Work(
                 kind="job",
                 subject=job.job_id,
                 title=f"{_JOBS[job.kind]} failed",
-                detail=_short(redact_text(str((job.error or {}).get("came", "no reason was stored")), places)),
+                detail=_short(redact_text(reason, reference_paths(context, job.document))),
                 address=_address_of(job),
                 since=ended,
                 mark=str(job.attempt),

@@ -220,6 +220,8 @@ def add(
         address = f"/datasets/{made.version.dataset_id}?version={made.version.number}"
         return Led(address, _added_words(made))
 
+    if dataset:
+        context.datasets.get(caller.project_id, dataset)
     try:
         return page_work(request).answer(
             request, "The accepted answers are compared with held-out rows", work, back=back

@@ -202,7 +202,7 @@ def render(request: Request, template: str, values: Mapping[str, Any] | None = N
         "may": lambda scope: session is not None and session.caller.may(scope),
         "asset": assets.address,
         "navigation": entries_for(session),
-        "counts": _counts(request, session),
+        "navigation_counts": _counts(request, session),
         "current": current(request.url.path),
         "here": request.url.path,
         # A fragment would show it in the middle of a page and take it away from the next whole one.

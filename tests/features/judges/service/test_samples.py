@@ -99,6 +99,8 @@ def test_both_sides_of_a_canary_are_rated_alike(context, asked):
     scores, cautions = judges.scores_of_sides(context, settings, pl.DataFrame(rows, schema=SCHEMA))
     assert len(asked) == len(scores) == 40, "as many of each side"
     for name, score in nonempty(scores.items()):
-        assert score == pytest.approx(1 / 3 if int(name.rpartition("-")[2]) % 2 else 1.0), "relevance and accuracy are 1"
+        assert score == pytest.approx(1 / 3 if int(name.rpartition("-")[2]) % 2 else 1.0), (
+            "relevance and accuracy are 1"
+        )
     assert cautions == ()
     assert judges.scores_of_sides(context, WatchSettings(), pl.DataFrame(rows, schema=SCHEMA)) == ({}, ())

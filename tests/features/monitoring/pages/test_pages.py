@@ -140,7 +140,7 @@ def test_a_mail_that_waits_is_shown(browser, home) -> None:  # type: ignore[no-u
     mail = mails.Mail(mail_id="mail-1", to=("a@example.org",), subject="s", text="t", last_answer="550 <b>no</b>")
     home.watches.put(DEFAULT_PROJECT, mails.KIND, mail.mail_id, mail.model_dump_json())
     page = browser("read").get("/monitor").text
-    assert "waits to be tried again" in page
+    assert "waits for another attempt" in page
     assert "550 &lt;b&gt;no" in page
 
 
