@@ -156,7 +156,8 @@ def test_a_thumb_and_a_correction_are_kept_for_the_answer(
     expect(bad).to_have_attribute("aria-pressed", "true", timeout=SECONDS)
     expect(good).to_have_attribute("aria-pressed", "false")
     assert violations(page) == []
-    page.locator(".save > summary").click()
+    expect(page.locator("[data-notice]")).to_contain_text("What should it have said?")
+    expect(page.locator("[name='reference-1-1']")).to_be_focused()
     page.locator("[name='reference-1-1']").fill("Maple.")
     page.get_by_role("button", name="Send for review").click()
     expect(page.locator("[data-saved]")).to_contain_text("Kept", timeout=SECONDS)

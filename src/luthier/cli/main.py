@@ -36,6 +36,7 @@ from luthier.features.exports import cli as verify
 from luthier.features.exports.formats import cli as format_prices
 from luthier.features.feedback import cli as feedback
 from luthier.features.human_eval import cli as human_eval
+from luthier.features.inbox import cli as inbox
 from luthier.features.judges import cli as judge
 from luthier.features.lineage import cli as lineage
 from luthier.features.model_browser import cli as models
@@ -199,6 +200,7 @@ def _add_groups(app: typer.Typer) -> None:
         ),
         ("alerts", alerts.COMMANDS, "Alerts on deployed models, and who receives them."),
         ("feedback", feedback.COMMANDS, "Import and list feedback on answers, and have answers reviewed."),
+        ("inbox", inbox.COMMANDS, "Work that waits for people: list, assign, snooze, mark as done."),
         ("keys", keys.COMMANDS, "Create, list and revoke API keys of the server."),
         ("users", users.COMMANDS, "Create, list, change and remove users who sign in to the pages."),
         ("server", server.COMMANDS, "The server of pages and APIs, with its workers."),

@@ -196,6 +196,12 @@ class QuotaError(RequestError):
     http_status = 429
 
 
+class NotAllowedError(RequestError):
+    """The caller may not do this to this thing, though others of their scope may."""
+
+    http_status = 403
+
+
 class ConflictError(RequestError):
     """The thing exists, but it is in use or in a state that does not allow this."""
 

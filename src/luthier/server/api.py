@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from luthier.core.errors import LuthierError
 from luthier.core.system.clock_jump import JumpWatch, elapsed
+from luthier.features.accounts import invitations_api as invitations
 from luthier.features.accounts import keys_api as keys
 from luthier.features.batches import api as batches
 from luthier.features.deployments import api as deployments
@@ -30,6 +31,7 @@ from luthier.features.feedback import api as feedback
 from luthier.features.files import api as files
 from luthier.features.files import uploads_api as uploads
 from luthier.features.finetuning_api import api as fine_tuning
+from luthier.features.inbox import api as inbox
 from luthier.features.model_browser import api as base_models
 from luthier.features.planning import api as plans
 from luthier.features.runs import api as runs
@@ -121,6 +123,7 @@ class _SteadyClock:
 _OF_A_HOME: tuple[APIRouter, ...] = (
     fine_tuning.router,
     keys.router,
+    invitations.router,
     plans.router,
     runs.router,
     webhooks.router,
@@ -129,6 +132,7 @@ _OF_A_HOME: tuple[APIRouter, ...] = (
     usage.router,
     base_models.router,
     feedback.router,
+    inbox.router,
     files.router,
     uploads.router,
     checkpoints.router,

@@ -33,6 +33,7 @@ from luthier.platform.ui import page_work
 from luthier.platform.ui.assets import Assets
 from luthier.platform.ui.errors import add_error_pages
 from luthier.platform.ui.forms import ShownOnce, SubmitOnce
+from luthier.platform.ui.kept_forms import KeptForms
 from luthier.platform.ui.page_work import PageWork
 from luthier.platform.ui.render import Page, declared
 from luthier.platform.ui.security import PLUG_INS, Policy, SameOrigin
@@ -116,7 +117,7 @@ def create_pages(context: Context) -> FastAPI:
     failures = FailureLimit("wrong keys, passwords or links", sign_in.FAILURES_PER_MINUTE)
     app.state.sign_ins = SignInQueue(context.password_threads, failures)
     app.state.rating_failures = FailureLimit("invalid links", rate.FAILURES_PER_MINUTE)
-    app.state.shown_once, app.state.page_work = ShownOnce(), PageWork()
+    app.state.shown_once, app.state.page_work, app.state.kept_forms = ShownOnce(), PageWork(), KeptForms()
     app.state.judged, app.state.run_series = Judged(context), RunSeries(context)
     # Where a person may be sent back to after signing in.
     app.state.page_paths = {route.path for route in page_routes() if "GET" in (route.methods or ())}

@@ -196,10 +196,12 @@ def _of_projects(home: Context, made: homes.Made) -> dict[str, str]:
     """Keys, members, webhooks, exchanges and uploads: what needs no file of rows."""
     from luthier.core.records.traffic import Exchange
     from luthier.features.feedback import review as review_queue
+    from luthier.features.inbox.sources import item_id_of
     from luthier.features.serving import checkpoint_permissions
     from luthier.features.traffic import service as traffic
     from luthier.platform.auth import members
     from luthier.platform.auth import service as access
+    from luthier.platform.auth.invitations import invite
     from luthier.platform.files import service
     from luthier.platform.notifications.store import EVENT_TYPES, Webhook
 
@@ -231,4 +233,6 @@ def _of_projects(home: Context, made: homes.Made) -> dict[str, str]:
         "upload_id": upload.upload_id,
         "exchange_id": exchange.exchange_id,
         "permission_id": permission.permission_id,
+        "invitation_id": invite(home, ME, "viewer").invitation.invitation_id,
+        "item": item_id_of("review", "front-desk"),
     }

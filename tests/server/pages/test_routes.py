@@ -76,7 +76,7 @@ QUERIES = (
     "/api/v1/runs?limit=100",
 )
 """Addresses with queries, beside each route as it is."""
-WITHOUT = {"/welcome/{token}", "/rate/{token}"}
+WITHOUT = {"/welcome/{token}", "/rate/{token}", "/invite/{token}"}
 """Routes of links that hold a secret, which no address can be made of."""
 
 
@@ -138,6 +138,9 @@ BODIES: dict[str, dict[str, Any]] = {
     "POST /v1/classify": {"model": "{checkpoint}", "input": "q"},
     "POST /v1/rerank": {"model": "{checkpoint}", "query": "q", "documents": ["d"]},
     "POST /v1/score": {"model": "{checkpoint}", "text_1": "q", "text_2": "d"},
+    "POST /api/v1/inbox/annotations": {"dataset": "{dataset_id}", "assignee": "ada"},
+    "POST /api/v1/inbox/{item}/assign": {"assignee": None},
+    "POST /api/v1/inbox/{item}/snooze": {"seconds": 60},
     "POST /api/v1/feedback": {"id": "{exchange_id}", "rating": 1},
     "POST /v1/uploads/{upload_id}/complete": {"part_ids": ["part-1"]},
     "POST /v1/fine_tuning/checkpoints/{checkpoint:path}/permissions": {"project_ids": ["proj-friend"]},
@@ -150,6 +153,9 @@ FORMS: dict[str, dict[str, Any]] = {
     "POST /deployments": {"name": "stolen", "target": "{run_id}", "deployment": "stolen"},
     "POST /playground/answer": {"model": "{checkpoint}", "prompt": "q"},
     "POST /playground/head": {"model": "{run_id}", "text": "q"},
+    "POST /inbox/annotate": {"dataset": "{dataset_id}"},
+    "POST /inbox/{item}/assign": {"name": ""},
+    "POST /review/add": {"dataset": "{dataset_id}"},
     "POST /review/decide": {"item": "{exchange_id}", "seen": "x", "decision": "accept"},
 }
 DEFAULT_FORM: dict[str, Any] = {

@@ -310,6 +310,57 @@ class CanarySignal(FrozenModel):
     sentence: str = ""
 
 
+CanaryFinding = Literal["better", "worse", "not distinguishable", "too few"]
+
+
+class SideValue(FrozenModel):
+    """A figure of one side of a canary release, with its 95% interval over users.
+
+    Attributes:
+        value: in the unit of the measure.
+        low: lower end.
+        high: upper end.
+        num: answers that it is about.
+        num_users: of how many users; who is not named counts by conversation or by answer.
+    """
+
+    value: float
+    low: float
+    high: float
+    num: int
+    num_users: int
+
+
+class CanaryMeasure(FrozenModel):
+    """One figure of both sides, up to now. The rules of the sequential test decide about a rollback, not this.
+
+    Attributes:
+        name: for programs.
+        title: for people.
+        unit: of the values.
+        is_better_high: whether high values are the good ones.
+        canary: the canary's; None where it has none.
+        rest: that of the others; None where they have none.
+        difference: canary minus rest; None without both.
+        low: lower end of its 95% interval.
+        high: upper end.
+        finding: what follows at 95% for all measures together.
+        missing: what is missing for a conclusion; empty where there is one.
+    """
+
+    name: str
+    title: str
+    unit: str
+    is_better_high: bool = False
+    canary: SideValue | None = None
+    rest: SideValue | None = None
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+    finding: CanaryFinding = "too few"
+    missing: str = ""
+
+
 class CanaryWatch(FrozenModel):
     """What was seen of a canary when it was last looked at.
 
@@ -331,6 +382,8 @@ class CanaryWatch(FrozenModel):
         cautions: what the reader has to know.
         rolled_back_to: the revision that a rollback has made; None where none was.
         kept_because: why it was not rolled back although it is worse.
+        measures: both sides beside each other, up to now.
+        summary: whether they can be distinguished, in one sentence; empty before the first comparison.
     """
 
     project_id: str
@@ -350,3 +403,5 @@ class CanaryWatch(FrozenModel):
     cautions: tuple[str, ...] = ()
     rolled_back_to: int | None = None
     kept_because: str = ""
+    measures: tuple[CanaryMeasure, ...] = ()
+    summary: str = ""

@@ -5,7 +5,7 @@ An alert is a signal that has changed, from when it is reported until it is back
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
@@ -69,6 +69,10 @@ class AlertSettings(FrozenModel):
     left_out: Annotated[tuple[str, ...], Field(max_length=500)] = ()
     emails: Annotated[tuple[str, ...], Field(max_length=20)] = ()
     rule: AlertRule = AlertRule()
+
+
+SETTINGS_KIND: Final = "signals"
+"""The kind of the documents of `watches` that hold the settings of a model."""
 
 
 class WatchSettings(FrozenModel):

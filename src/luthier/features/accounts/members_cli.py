@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from luthier.features.accounts import invitations_cli
 from luthier.platform.cli.command import (
     DEFAULT_URL,
     Answer,
@@ -192,4 +193,5 @@ COMMANDS: dict[str, Callable[..., Answer]] = {
     "password": password,
     "remove": remove,
     "link": link,
+    **invitations_cli.COMMANDS,
 }

@@ -1,4 +1,4 @@
-"""/settings/members: who signs in by name and password: list, add, change, remove."""
+"""/settings/members: who signs in by name and password: list, add, change, remove; and invitations."""
 
 from __future__ import annotations
 
@@ -11,28 +11,33 @@ from starlette.responses import Response
 from luthier.core.access import Caller
 from luthier.core.errors import BusyError, LuthierError
 from luthier.platform.auth import members as people
+from luthier.platform.auth.invitations import list_invitations
 from luthier.platform.auth.members_store import ROLES, Role
 from luthier.platform.auth.password_hashing import LEAST_PASSWORD_CHARACTERS
+from luthier.platform.auth.public_address import public_address
 from luthier.platform.home.context import Context
 from luthier.platform.ui.errors import status_of
+from luthier.platform.ui.forms import shown_once
 from luthier.platform.ui.render import Page, redirect
 from luthier.platform.ui.settings_tabs import Id, show
-from luthier.platform.ui.visitor import Admin, HomeContext
+from luthier.platform.ui.visitor import Admin, HomeContext, root_of
 
 router = APIRouter()
 PAGE = Page("Members", "/settings/members", "admin", order=30, group="settings")
 
-_ADDRESS: Final = "/settings/members"
+ADDRESS: Final = "/settings/members"
+SPANS: Final = {"1d": "in a day", "7d": "in 7 days", "30d": "in 30 days", "90d": "in 90 days"}
+_MAX_ENDED: Final = 50
 _Text = Annotated[str, Form(max_length=2000)]
 
 
-@router.get(_ADDRESS)
+@router.get(ADDRESS)
 def members(request: Request, context: HomeContext, caller: Admin) -> Response:
     """The members of the project, and a form for another one."""
-    return _page(request, context, caller, {})
+    return members_page(request, context, caller, shown_once(request).take(request))
 
 
-@router.post(_ADDRESS)
+@router.post(ADDRESS)
 async def add(
     request: Request,
     context: HomeContext,
@@ -52,11 +57,11 @@ async def add(
         raise
     except LuthierError as error:
         values = {"error": error, "form": {"name": name, "role": role}}
-        return await run_in_threadpool(_page, request, context, caller, values, status=422)
-    return redirect(request, _ADDRESS, f"{made.name} may sign in now, with the name and the password that you gave.")
+        return await run_in_threadpool(members_page, request, context, caller, values, status=422)
+    return redirect(request, ADDRESS, f"{made.name} may sign in now, with the name and the password that you gave.")
 
 
-@router.post(f"{_ADDRESS}/{{member_id}}/role")
+@router.post(f"{ADDRESS}/{{member_id}}/role")
 def change_role(
     request: Request, context: HomeContext, caller: Admin, member_id: Id, role: Annotated[Role, Form()]
 ) -> Response:
@@ -65,10 +70,10 @@ def change_role(
         changed = people.change_role(context, caller, member_id, role)
     except LuthierError as error:
         return _refused(request, context, caller, error)
-    return redirect(request, _ADDRESS, f"{changed.name} is {changed.role} now.")
+    return redirect(request, ADDRESS, f"{changed.name} is {changed.role} now.")
 
 
-@router.post(f"{_ADDRESS}/{{member_id}}/password")
+@router.post(f"{ADDRESS}/{{member_id}}/password")
 async def change_password(
     request: Request, context: HomeContext, caller: Admin, member_id: Id, password: _Text = ""
 ) -> Response:
@@ -81,17 +86,17 @@ async def change_password(
         raise
     except LuthierError as error:
         return await run_in_threadpool(_refused, request, context, caller, error)
-    return redirect(request, _ADDRESS, f"{changed.name} has another password, and has to sign in again.")
+    return redirect(request, ADDRESS, f"{changed.name} has another password, and has to sign in again.")
 
 
-@router.post(f"{_ADDRESS}/{{member_id}}/remove")
+@router.post(f"{ADDRESS}/{{member_id}}/remove")
 def remove(request: Request, context: HomeContext, caller: Admin, member_id: Id) -> Response:
     """Remove a member, who is signed out immediately."""
     try:
         removed = people.remove_member(context, caller, member_id)
     except LuthierError as error:
         return _refused(request, context, caller, error)
-    return redirect(request, _ADDRESS, f"{removed.name} is removed, and signed out everywhere.")
+    return redirect(request, ADDRESS, f"{removed.name} is removed, and signed out everywhere.")
 
 
 def _name_of(caller: Caller) -> str:
@@ -101,14 +106,28 @@ def _name_of(caller: Caller) -> str:
 
 
 def _refused(request: Request, context: Context, caller: Caller, error: LuthierError) -> Response:
-    return _page(request, context, caller, {"error": error}, status=status_of(error))
+    return members_page(request, context, caller, {"error": error}, status=status_of(error))
 
 
-def _page(request: Request, context: Context, caller: Caller, values: dict[str, Any], *, status: int = 200) -> Response:
+def members_page(
+    request: Request, context: Context, caller: Caller, values: dict[str, Any], *, status: int = 200
+) -> Response:
+    """The tab of members and invitations. values: what a form held and why it was refused, or what is shown once."""
+    now = context.access.now()
+    invited = [(one, one.state(now)) for one in list_invitations(context, caller)]
+    ended = [pair for pair in invited if pair[1] != "open"]
     common = {
         "members": people.list_members(context, caller),
         "roles": ROLES,
         "least": LEAST_PASSWORD_CHARACTERS,
         "form": {"name": "", "role": "trainer"},
+        "invitations": [one for one, state in invited if state == "open"],
+        "ended_invitations": ended[:_MAX_ENDED],
+        "num_ended_invitations": len(ended),
+        "invitation_form": {"role": "viewer", "recipient": "", "expires": "7d", "public_url": root_of(request)},
+        "invitation_made": None,
+        "spans": SPANS,
+        "links": public_address(context, caller.project_id),
+        "address_given": "",
     }
     return show(request, "members", common | values, status=status)

@@ -108,7 +108,7 @@ def check_edited(
 
     if isinstance(row, Row) and row.fields == edited:
         raise RequestError("the row is unchanged", expected="an edit", do="accept the row, or change something in it")
-    found = _decision_of(rows, columns)
+    found = detected_shape(rows, columns)
     if found is None:
         _check_same_fields(row, edited)
         return
@@ -125,11 +125,12 @@ def check_edited(
 
 def shape_of(rows: RowIndex) -> Shape | None:
     """The shape that the first rows of a file have; None where they have none in common."""
-    found = _decision_of(rows, None)
+    found = detected_shape(rows)
     return None if found is None else found.shape
 
 
-def _decision_of(rows: RowIndex, columns: Mapping[str, str] | None) -> Decision | None:
+def detected_shape(rows: RowIndex, columns: Mapping[str, str] | None = None) -> Decision | None:
+    """The shape of a file with its columns, by its first hundred rows; None where they have none in common."""
     from luthier.ml.data.rows.shapes import ShapeDetector
 
     detector = ShapeDetector(rows.name, dict(columns or {}))

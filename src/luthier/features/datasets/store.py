@@ -283,6 +283,27 @@ class DatasetStore(Store):
         """The decisions about rows of a version, in their order."""
         return self._list(_DECISIONS, *_of(dataset_id, version), order=[row_decisions.c.row])
 
+    def annotated(self, project_id: str) -> Sequence[tuple[Dataset, DatasetVersion, int]]:
+        """Datasets of whose newest version rows were decided, with how many, in the order of their names."""
+        newest = (
+            select(dataset_versions.c.dataset_id, func.max(dataset_versions.c.number).label("version"))
+            .group_by(dataset_versions.c.dataset_id)
+            .subquery()
+        )
+        is_newest = (row_decisions.c.dataset_id == newest.c.dataset_id) & (row_decisions.c.version == newest.c.version)
+        counted = (
+            select(row_decisions.c.dataset_id, row_decisions.c.version, func.count().label("num"))
+            .join(newest, is_newest)
+            .group_by(row_decisions.c.dataset_id, row_decisions.c.version)
+            .subquery()
+        )
+        is_counted = (dataset_versions.c.dataset_id == counted.c.dataset_id) & (
+            dataset_versions.c.number == counted.c.version
+        )
+        query = _WITH_VERSIONS.add_columns(counted.c.num).join(counted, is_counted)
+        rows = self._rows(query.where(datasets.c.project_id == project_id).order_by(datasets.c.name))
+        return [(_DATASETS.of_row(row), _VERSIONS.of_row(row), int(row["num"])) for row in rows]
+
     def _with_versions(self, query: Select[Any]) -> Sequence[DatasetAndVersion]:
         return [(_DATASETS.of_row(row), _VERSIONS.of_row(row)) for row in self._rows(query)]
 

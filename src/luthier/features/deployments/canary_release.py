@@ -9,7 +9,7 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, LuthierError, NotFoundError
@@ -17,6 +17,7 @@ from luthier.core.ids import sha256_bytes, sha256_document
 from luthier.core.records.deployment import CanaryRules, CanaryWatch, Deployment
 from luthier.core.records.traffic import Feedback
 from luthier.features.deployments import service as deployments
+from luthier.features.deployments.canary_sides import measured_sides
 from luthier.features.traffic import service as traffic
 from luthier.platform.audit_log import service as audit_log
 from luthier.platform.home.context import Context
@@ -68,6 +69,7 @@ def canary_frame(
     frame = pl.DataFrame(
         {
             "unit": units,
+            "exchange_id": ids,
             "is_canary": found["is_canary"],
             "ended_at": found["at"] + found["seconds"],
             "failed": [float(one) for one in failed],
@@ -190,6 +192,15 @@ def check_canary(context: Context, caller: Caller, name: str, *, may_roll_back: 
         context.watches.put(caller.project_id, _SEEN, name, same.model_dump_json())
         return same
     frame, summary = canary_frame(context, caller.project_id, name, canary=look.canary, since=revision.created_at)
+    measures, summary_words, more = measured_sides(
+        context,
+        caller.project_id,
+        name,
+        frame,
+        canary=look.canary,
+        since=revision.created_at,
+        seed=_seed(look.deployment),
+    )
     # One look of a sequential test; its error is spent over all looks, so it may be repeated without correction.
     found = compare(frame, look.fraction, look.rules, seed=_seed(look.deployment))
     watch = CanaryWatch(
@@ -207,7 +218,9 @@ def check_canary(context: Context, caller: Caller, name: str, *, may_roll_back: 
         num_seen=found.num_seen,
         next_at=found.next_at,
         signals=found.signals,
-        cautions=_cautions(frame, summary),
+        cautions=(*_cautions(frame, summary), *more),
+        measures=measures,
+        summary=summary_words,
     )
     # Rolled back before it is stored, so that the stored state says what was done about it.
     if watch.state == "worse" and may_roll_back:
@@ -274,7 +287,20 @@ def _still(context: Context, look: _CanaryState) -> CanaryWatch | None:
     number, _ = look_at(frame.height, first_look(look.fraction, look.rules.least_requests))
     if number != last.look or failing_streak(frame.sort("ended_at", maintain_order=True)) is not None:
         return None
-    return last.model_copy(update={"at": context.access.now(), "num_seen": frame.height})
+    same: dict[str, Any] = {"at": context.access.now(), "num_seen": frame.height}
+    if frame.height != last.num_seen:
+        # The figures of both sides are those of now; the test waits for its next look.
+        measures, words, _ = measured_sides(
+            context,
+            one.project_id,
+            one.name,
+            frame,
+            canary=look.canary,
+            since=revision.created_at,
+            seed=_seed(one),
+        )
+        same |= {"measures": measures, "summary": words}
+    return last.model_copy(update=same)
 
 
 def _taken_back(context: Context, look: _CanaryState, watch: CanaryWatch) -> CanaryWatch:

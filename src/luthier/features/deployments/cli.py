@@ -314,4 +314,13 @@ def _show(console: Console, seen: CanaryWatch) -> None:
             console.print(visible(one.sentence), soft_wrap=True)
     for caution in seen.cautions:
         console.print(visible(caution), soft_wrap=True)
+    if seen.measures:
+        sides = make_table(["so far", "canary", "rest", "difference (95%)", "so it is"], num_text_columns=1)
+        for measure in seen.measures:
+            ends = "" if measure.difference is None else f"({measure.low:.3g} to {measure.high:.3g})"
+            gap = "" if measure.difference is None else f"{measure.difference:.3g} {ends}"
+            figures = ["" if one is None else f"{one.value:.3g}" for one in (measure.canary, measure.rest)]
+            sides.add_row(measure.title, *figures, gap, measure.missing or measure.finding)
+        console.print(sides)
+        console.print(visible(seen.summary), soft_wrap=True)
     console.print(f"{seen.num_seen:,} exchanges so far; the next look is at {seen.next_at:,}")

@@ -9,6 +9,8 @@ from starlette.responses import Response
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, LuthierError, NotFoundError, RequestError
+from luthier.core.records.deployment import Revision
+from luthier.features.deployments import canary_release, canary_sides
 from luthier.features.deployments import service as deployments
 from luthier.features.model_cards import service as project_models
 from luthier.features.release_gates.service import default_gate, remedy
@@ -105,6 +107,19 @@ def rollback(
     return redirect(request, f"/deployments/{name}", f"Rolled back: {name} goes to {targets} again.")
 
 
+@router.post("/compare")
+def compare(request: Request, context: HomeContext, caller: Trainer, name: str) -> Response:
+    """Begin a comparison of the canary with the rest, and lead to where it will be: it reads the traffic."""
+    deployment = context.deployments.get(caller.project_id, name)
+    if deployment.revision.canary is None:
+        error = ConflictError(
+            f"{name!r} has no canary", expected="a canary that is being tried", do="deploy one to a part of the users"
+        )
+        return _page(request, context, caller, name, {"error": error})
+    canary_sides.start_comparison(context, caller.project_id, name)
+    return redirect(request, f"/deployments/{name}")
+
+
 @router.post("/remove")
 def remove(request: Request, context: HomeContext, caller: Trainer, name: str) -> Response:
     """Give the name up."""
@@ -129,6 +144,7 @@ def _page(request: Request, context: Context, caller: Caller, name: str, given: 
         "revision": view.deployment.revision,
         "engines": {target: describe_engines(each) for target, each in view.engines.items()},
         "authors": deployments.authors_of(context, caller, name),
+        **_canary_values(context, caller, name, view.deployment.revision),
         "choices": [(target, about) for target, about in choices if target not in current],
         "given": given,
         "error": error,
@@ -139,3 +155,16 @@ def _page(request: Request, context: Context, caller: Caller, name: str, given: 
         "example": example_request(name, head),
     }
     return render(request, "deployments/show.html", values, status=status_of(error) if error else 200)
+
+
+def _canary_values(context: Context, caller: Caller, name: str, revision: Revision) -> dict[str, Any]:
+    """Both sides of a canary as they were seen last, and who may decide about it; nothing without a canary."""
+    if revision.canary is None:
+        return {"seen": None, "comparison": None, "deciders": ()}
+    seen = canary_release.last_seen(context, caller, name)
+    is_same = seen is not None and seen.canary == revision.canary and seen.revision == revision.number
+    return {
+        "seen": seen if is_same else None,
+        "comparison": canary_sides.comparison_state(context, caller.project_id, name),
+        "deciders": canary_sides.who_may_decide(context, caller),
+    }

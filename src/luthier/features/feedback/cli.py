@@ -92,6 +92,48 @@ def queue(
     return Answer(as_json, document, tell)
 
 
+def add_rows(
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="The name of a dataset; a new one is made.")],
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="NAME", help="Answers of one model.", show_default="all")
+    ] = None,
+    project: _ProjectOption = "default",
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """Make the next version of a dataset with the accepted answers of the review, without held-out rows."""
+    from luthier.features.feedback.accepted_rows import add_accepted, add_to_new_dataset
+
+    with open_context(home) as context:
+        caller = caller_of(context, project)
+        known = context.datasets.find(caller.project_id, dataset.strip())
+        if known is None:
+            made = add_to_new_dataset(context, caller, dataset, model)
+        else:
+            made = add_accepted(context, caller, known.dataset_id, model)
+    document = {
+        "dataset": made.version.dataset_id,
+        "version": made.version.number,
+        "added": made.num_added,
+        "replaced": made.num_replaced,
+        "left_out": dict(made.left_out),
+        "cautions": list(made.cautions),
+    }
+
+    def tell(console: Console) -> None:
+        from luthier.platform.cli.console import visible
+
+        console.print(visible(f"version {made.version.number} of {dataset}: {made.num_added:,} rows added"))
+        if made.num_replaced:
+            console.print(f"{made.num_replaced:,} earlier rows with the same prompts are left out of it")
+        for reason, num in made.left_out.items():
+            console.print(visible(f"{num:,} not added: {reason}"), soft_wrap=True)
+        for caution in made.cautions:
+            console.print(visible(f"note: {caution}"), soft_wrap=True)
+
+    return Answer(as_json, document, tell)
+
+
 def _show_import(console: Console, came: Imported) -> None:
     from luthier.platform.cli.console import visible
 
@@ -121,4 +163,9 @@ def _show(console: Console, found: Sequence[Feedback]) -> None:
     console.print(table)
 
 
-COMMANDS: dict[str, Callable[..., Answer]] = {"import": import_file, "list": list_all, "queue": queue}
+COMMANDS: dict[str, Callable[..., Answer]] = {
+    "import": import_file,
+    "list": list_all,
+    "queue": queue,
+    "add-rows": add_rows,
+}

@@ -32,6 +32,9 @@ _ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
 _FLUSH_SECONDS: Final = 2.0
 _PAUSE_SECONDS: Final = 0.2
 
+_ASK: Final = "what should it have said? Send it as `correction`: it then waits for review"
+"""The answer to a thumb down alone: what is wrong helps nobody to train a better model."""
+
 Outcome = Literal["new", "replaced", "same"]
 
 
@@ -54,7 +57,7 @@ class FeedbackResult:
         feedback: As stored.
         outcome: Whether it is new, replaces an earlier one, or repeats it.
         is_queued: Whether a correction waits for review.
-        why_not: Why a correction does not wait.
+        why_not: Why nothing waits for review, or what would have to be sent for that; empty where nothing is missing.
     """
 
     feedback: Feedback
@@ -98,7 +101,7 @@ def _give(context: Context, exchange: Exchange, said: FeedbackInput) -> Feedback
     outcome: Outcome = "new" if before is None else "same" if before == kept else "replaced"
     if not kept.correction:
         review_queue.withdraw_correction(context, kept)
-        return FeedbackResult(kept, outcome)
+        return FeedbackResult(kept, outcome, why_not=_ASK if kept.thumb == "down" else "")
     if exchange.messages is None:
         why_not = (
             "the text of this answer was not stored (see the policy of the project's traffic), so it cannot be reviewed"

@@ -161,6 +161,15 @@ class ReviewStore(Store):
         query = select(*by, func.count().label("num")).where(review_items.c.project_id == project_id).group_by(*by)
         return {(row["model"], row["status"]): row["num"] for row in self._rows(query)}
 
+    def waiting(self, project_id: str) -> Sequence[tuple[str, int, str, int]]:
+        """Of each model with items that wait: its name, how many, the id of the first and the number of the newest."""
+        columns = review_items.c
+        is_it = (columns.project_id == project_id) & (columns.status == "waiting")
+        found = select(columns.model, func.count().label("num"), func.min(columns.review_id).label("first"))
+        query = found.add_columns(func.max(columns.number).label("newest")).where(is_it).group_by(columns.model)
+        rows = self._rows(query.order_by(columns.model))
+        return [(row["model"], int(row["num"]), str(row["first"]), int(row["newest"])) for row in rows]
+
     def exchange_ids(self, project_id: str) -> set[str]:
         """The exchanges that were ever queued."""
         of_project = review_items.c.project_id == project_id

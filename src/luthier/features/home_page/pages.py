@@ -15,6 +15,7 @@ from luthier.core.access import Caller
 from luthier.core.run import RunRecord
 from luthier.features.deployments.service import list_deployments
 from luthier.features.home_page import service as overview
+from luthier.features.inbox.service import list_entries
 from luthier.platform.auth.members_store import Session
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import shown_reference
@@ -63,6 +64,7 @@ def _rest(context: Context, caller: Caller) -> dict[str, Any]:
         "deployments": list_deployments(context, caller)[:_MAX_LISTED],
         "spent": overview.spent_this_month(context, project_id),
         "room": overview.room(context),
+        "for_you": list_entries(context, caller, show="for_you"),
     }
 
 

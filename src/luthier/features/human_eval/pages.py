@@ -25,11 +25,12 @@ from luthier.ml.charts import figures
 from luthier.ml.charts.judged_rows import Tone, tone_of
 from luthier.ml.charts.spec import OTHERS, Axis, Intervals
 from luthier.ml.charts.spec import Estimate as Drawn
+from luthier.platform.auth.public_address import learn_public_address, link_root, public_address
 from luthier.platform.home.context import Context
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.forms import shown_once
 from luthier.platform.ui.render import redirect, render
-from luthier.platform.ui.visitor import HomeContext, Reader, Trainer
+from luthier.platform.ui.visitor import HomeContext, Reader, Trainer, root_of
 
 MEASURES: Final = {
     "krippendorff_alpha": "Krippendorff's alpha",
@@ -258,9 +259,12 @@ def create(
     attention: _Short = "10",
     instructions: _Long = "",
     name: _Short = "",
+    public_url: _Short = "",
 ) -> Response:
     """Make a panel, and lead to its page, which shows the links once."""
     try:
+        if public_url:
+            learn_public_address(context, caller, public_url)
         answered = answers_of(
             read_evaluation(context, caller.project_id, evaluation),
             systems,
@@ -278,7 +282,7 @@ def create(
         )
     except LuthierError as error:
         form = {"kind": kind, "raters": raters, "most_rows": most_rows, "attention": attention}
-        form |= {"instructions": instructions, "name": name}
+        form |= {"instructions": instructions, "name": name, "public_url": public_url}
         return _form(request, context, caller, evaluation, {"error": error, "form": form, "chosen": systems})
     return _lead(request, made.panel.panel_id, made.links)
 
@@ -359,7 +363,11 @@ def _form(request: Request, context: Context, caller: Caller, evaluation_id: str
         found = read_evaluation(context, caller.project_id, evaluation_id)
     written = [] if found is None else [system for system in found.systems if system.samples]
     chosen = values.get("chosen") or [system.name for system in written if system.is_model]
-    common = {"evaluations": known, "evaluation": found, "written": written, "form": _EMPTY}
+    common = {"evaluations": known, "evaluation": found, "written": written}
+    common |= {
+        "form": _EMPTY | {"public_url": root_of(request)},
+        "address_of_links": public_address(context, caller.project_id),
+    }
     error = values.get("error")
     status = 200 if error is None else status_of(error)
     return render(request, "human_eval/new.html", common | values | {"chosen": chosen, "error": error}, status=status)
@@ -379,8 +387,7 @@ def _show(
     error: LuthierError | None = None,
 ) -> Response:
     report = rating_panels.panel_report(context, caller, panel_id)
-    # From the request: behind a proxy only the request knows under which address the server is reached.
-    root = f"{request.url.scheme}://{request.url.netloc}"
+    root = link_root(context, caller.project_id, root_of(request))
     values = {
         "report": report,
         "panel": report.panel,
@@ -389,6 +396,7 @@ def _show(
         "is_shown_before": (shown or {}).get("is_shown_before", False),
         "estimate": shown_estimate,
         "address": f"{_ADDRESS}/{panel_id}",
+        "address_of_links": public_address(context, caller.project_id),
         "error": error,
     }
     return render(request, "human_eval/show.html", values, status=200 if error is None else status_of(error))

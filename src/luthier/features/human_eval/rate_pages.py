@@ -13,11 +13,12 @@ from luthier.core.errors import ConflictError, LuthierError, NotFoundError, Requ
 from luthier.core.results.human_eval import HIGHEST, LOWEST, MAX_COMMENT_CHARACTERS, Rater, RatingPanel
 from luthier.features.human_eval import rating_view
 from luthier.features.human_eval import service as rating_links
+from luthier.platform.auth.members_store import Session
 from luthier.platform.auth.rate_limiter import FailureLimit, TooManyFailuresError
 from luthier.platform.home.context import Context
 from luthier.platform.ui.errors import status_of, with_retry_after
 from luthier.platform.ui.render import redirect, render
-from luthier.platform.ui.visitor import HomeContext, address_of
+from luthier.platform.ui.visitor import HomeContext, MaybeVisitor, address_of
 
 router = APIRouter(prefix="/rate")
 
@@ -79,8 +80,18 @@ SentForm = Annotated[FormData, Depends(_form_of)]
 
 
 @router.get("/{token}")
-def look(request: Request, context: HomeContext, came: Came, token: str, begin: str = "") -> Response:
-    """What to do, then one item after the other, then thanks."""
+def look(
+    request: Request,
+    context: HomeContext,
+    came: Came,
+    session: MaybeVisitor,
+    token: str,
+    begin: str = "",
+    mine: str = "",
+) -> Response:
+    """What to do, then one item after the other, then thanks. A member is asked first whether the link is theirs."""
+    if came.rater is not None and session is not None and not (begin or mine) and _is_other(session, came.rater):
+        return _of_somebody_else(request, context, came, session, token)
     return _page(request, context, came, token, is_begun=bool(begin))
 
 
@@ -119,6 +130,27 @@ def undo(request: Request, context: HomeContext, came: Came, token: str) -> Resp
     except ConflictError:
         return redirect(request, f"/rate/{token}")
     return redirect(request, f"/rate/{token}?begin=1")
+
+
+def _is_other(session: Session, rater: Rater) -> bool:
+    """Whether a member is signed in who is not the rater by name; keys and the person at the machine try links out."""
+    return session.how == "password" and session.caller.name != rater.name
+
+
+def _of_somebody_else(
+    request: Request, context: Context, came: _RaterSession, session: Session, token: str
+) -> Response:
+    """409: the link is good, and the browser belongs to a member who would rate in another name."""
+    assert came.panel is not None
+    assert came.rater is not None
+    is_theirs = rating_links.is_panel_of(context, session.caller, came.panel.panel_id)
+    values = {
+        "rater_name": came.rater.name if is_theirs else "",
+        "visitor_name": session.caller.name,
+        "panel_address": f"/evaluations/panels/{came.panel.panel_id}" if is_theirs else "",
+        "address": f"/rate/{token}",
+    }
+    return render(request, "human_eval/rate/other.html", values, status=409)
 
 
 def _page(

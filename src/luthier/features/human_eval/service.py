@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from luthier.core.access import Caller
-from luthier.core.errors import RequestError
+from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.ids import new_id
 from luthier.core.results.human_eval import Rater, RatingItem, RatingKind, RatingPanel, RatingRow, RatingsTable
 from luthier.core.results.human_eval_report import PanelReport
@@ -177,6 +177,27 @@ def create_panel(
 def list_panels(context: Context, caller: Caller) -> Sequence[PanelCounts]:
     """The panels of the caller's project, newest first."""
     return context.rating_panels.list(caller.project_id)
+
+
+def is_panel_of(context: Context, caller: Caller, panel_id: str) -> bool:
+    """Whether a panel is one of the caller's project, and the caller may see it."""
+    try:
+        context.rating_panels.get(caller.project_id, panel_id)
+    except NotFoundError:
+        return False
+    return caller.may("read")
+
+
+def own_link(context: Context, caller: Caller, panel_id: str) -> RaterLink:
+    """A link with which the caller rates a panel themselves: as the rater of their name, who is added where missing.
+
+    Raises NotFoundError, ConflictError where the panel is closed.
+    """
+    context.rating_panels.get(caller.project_id, panel_id)
+    known = next((one for one in context.rating_panels.raters(panel_id) if one.name == caller.name), None)
+    if known is None:
+        return add_rater(context, caller, panel_id, caller.name)
+    return renew_link(context, caller, panel_id, known.rater_id)
 
 
 def close_panel(context: Context, caller: Caller, panel_id: str) -> RatingPanel:

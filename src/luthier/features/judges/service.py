@@ -277,6 +277,30 @@ def judged_by(
     return signals, (f"{said}: luthier judge calibrate.",)
 
 
+def scores_of_sides(
+    context: Context, settings: WatchSettings, frame: pl.DataFrame
+) -> tuple[dict[str, float], tuple[str, ...]]:
+    """The mean score of sampled answers on both sides of a canary, 0 to 1, by exchange, and cautions.
+
+    frame: exchanges with their words, columns of `Exchange`. An unavailable judge is a caution, not an error. Raises
+    nothing where the settings name no judge: then there are no scores.
+    """
+    if settings.judge is None:
+        return {}, ()
+    scores: dict[str, float] = {}
+    try:
+        with closing(open_judge(context, settings.judge)) as judge:
+            for side in (frame["is_canary"], ~frame["is_canary"]):
+                found = _scored(context, judge, _sample(frame.filter(side), None, None, settings.num_judged))
+                for place, exchange_id in enumerate(found.ids):
+                    given = [found.scores[criterion][place] for criterion in CRITERIA]
+                    # From 1 to 5, as judges give them.
+                    scores[exchange_id] = (sum(given) / len(given) - 1) / 4
+    except LuthierError as error:
+        return {}, (f"The judge {settings.judge} could not be asked: {error.came}.",)
+    return scores, ()
+
+
 def _sample(frame: pl.DataFrame, since: float | None, until: float | None, num_wanted: int) -> pl.DataFrame:
     """Answered exchanges of a time whose text was stored: those with the lowest hashes, in that order."""
     import polars as pl

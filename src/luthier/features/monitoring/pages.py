@@ -20,6 +20,7 @@ from luthier.features.feedback import service as feedback
 from luthier.features.monitoring import alerts
 from luthier.features.monitoring import loop as monitor_loop
 from luthier.features.monitoring.loop import CheckState, PastCheck
+from luthier.features.monitoring.planned import planned_signals
 from luthier.features.runs.view import rounded
 from luthier.features.traffic import service as traffic
 from luthier.ml.charts.spec import Axis, Mark, Plot, Point, Series
@@ -99,7 +100,7 @@ Kind = Literal["all", "failed", "words", "said"]
 _KINDS: Final[dict[Kind, str]] = {
     "all": "All",
     "failed": "Failed",
-    "words": "With words",
+    "words": "With text",
     "said": "With feedback",
 }
 _Model = Annotated[str, Query(min_length=1, max_length=255, pattern=r"^[^\x00]*$")]
@@ -158,8 +159,14 @@ def model(request: Request, context: HomeContext, caller: Reader, name: _Model) 
     signals = seen.report.signals if seen.report is not None else ()
     groups = [(title, [one for one in signals if one.group == group]) for group, title in _GROUPS.items()]
     said = feedback.list_feedback(context, caller.project_id, model=name, since=context.access.now() - 7 * _DAY)
+    settings = alerts.alert_settings(context, caller.project_id)
+    is_unknown = any(one.state == "unknown" for one in signals) or seen.report is None
+    traffic_now, planned = planned_signals(context, caller.project_id, name, settings) if is_unknown else (None, [])
     values = {
         "watched": watched,
+        "settings": settings,
+        "traffic_now": traffic_now,
+        "planned": planned,
         "look": monitor_loop.check_progress(context, caller.project_id, name),
         "report": seen.report,
         "groups": [(title, ones) for title, ones in groups if ones],
@@ -238,7 +245,7 @@ def review(request: Request, context: HomeContext, caller: Trainer, exchange_id:
         return _exchange(request, context, caller, exchange_id, error)
     words = "It waits for review." if made.num_queued else "It was queued before."
     if made.num_wordless:
-        words = "It cannot be reviewed: its words were not kept."
+        words = "It cannot be reviewed: its text was not stored."
     return redirect(request, f"/monitor/exchanges/{exchange_id}", words)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Final, Literal, get_args
+from typing import Annotated, Any, Final, Literal, get_args
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Form, Query, Request
@@ -14,6 +14,7 @@ from luthier.core.errors import ConflictError, LuthierError
 from luthier.core.ids import sha256_document
 from luthier.core.records.traffic import ReviewItem, ReviewStatus
 from luthier.features.feedback import review as review_queue
+from luthier.features.feedback.accepted_rows import AddedRows, add_accepted, add_to_new_dataset, targets
 from luthier.features.feedback.review import Decision
 from luthier.features.monitoring import loop as monitor_loop
 from luthier.platform.home.context import Context
@@ -193,10 +194,50 @@ def queue(
             made = review_queue.queue_liked(context, caller, model)
         words = f"{made.num_queued} answers wait for review."
         if made.num_wordless:
-            words += f" {made.num_wordless} cannot be reviewed: their words were not kept."
+            words += f" {made.num_wordless} cannot be reviewed: their texts were not stored."
         return Led(address, words)
 
     return page_work(request).answer(request, "Answers are being chosen for review", work, back=address)
+
+
+@router.post("/add")
+def add(
+    request: Request,
+    context: HomeContext,
+    caller: Trainer,
+    dataset: Annotated[str, Form(max_length=64)] = "",
+    name: Annotated[str, Form(max_length=200)] = "",
+    model: _ModelOfForm = "",
+) -> Response:
+    """Make the next version of a dataset with the accepted answers, or a dataset of them, and lead to it."""
+    back = f"/review?{urlencode({'model': model, 'status': 'accepted'})}"
+
+    def work() -> Led:
+        if dataset:
+            made = add_accepted(context, caller, dataset, model or None)
+        else:
+            made = add_to_new_dataset(context, caller, name, model or None)
+        address = f"/datasets/{made.version.dataset_id}?version={made.version.number}"
+        return Led(address, _added_words(made))
+
+    if dataset:
+        context.datasets.get(caller.project_id, dataset)
+    try:
+        return page_work(request).answer(
+            request, "The accepted answers are compared with held-out rows", work, back=back
+        )
+    except LuthierError as error:
+        view = _review_view(context, caller, None, model, "accepted", error=error)
+        return _page(request, context, caller, view)
+
+
+def _added_words(made: AddedRows) -> str:
+    words = f"{made.num_added} accepted answers were added as version {made.version.number}."
+    if made.num_replaced:
+        words += f" They replace {made.num_replaced} rows with the same prompts."
+    for reason, num in made.left_out.items():
+        words += f" {num} not added: {reason}."
+    return " ".join([words, *(f"Note: {caution}." for caution in made.cautions)])
 
 
 def _review_view(
@@ -234,12 +275,23 @@ def _page(request: Request, context: Context, caller: Caller, view: ReviewView) 
     template = "monitoring/review/desk.html" if is_fragment_request(request) else "monitoring/review/show.html"
     names = sorted({*monitor_loop.monitored_models(context, caller.project_id), *view.models})
     status = 200 if view.error is None else status_of(view.error)
-    answer = render(request, template, {"desk": view, "names": names}, status=status)
+    values = {"desk": view, "names": names, **_additions(request, context, caller, view)}
+    answer = render(request, template, values, status=status)
     if is_fragment_request(request):
         item = None if view.item is None else view.item.review_id
         # The address follows the item without a history entry for each one: "back" leaves the queue.
         answer.headers["HX-Replace-Url"] = view.at(item=item, edit=view.is_edited)
     return answer
+
+
+def _additions(request: Request, context: Context, caller: Caller, view: ReviewView) -> dict[str, Any]:
+    """The datasets to which accepted answers can be added, and the one that is chosen."""
+    if not caller.may("train") or not view.num("accepted"):
+        return {"targets": [], "target": None}
+    found = targets(context, caller, view.model or None)
+    wanted = request.query_params.get("dataset", "")
+    chosen = next((one for one in found if one.dataset.dataset_id == wanted), found[0] if found else None)
+    return {"targets": found, "target": chosen, "new_name": f"{view.model or 'answers'} reviewed"}
 
 
 def _seen(item: ReviewItem) -> str:

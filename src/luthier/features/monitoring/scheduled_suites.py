@@ -20,15 +20,14 @@ from luthier.core.evaluation import Metric
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import new_id
 from luthier.core.records.deployment import Share
-from luthier.core.records.monitoring import WatchSettings
+from luthier.core.records.monitoring import SETTINGS_KIND, WatchSettings
 from luthier.core.results.signal import Signal
 from luthier.core.results.suite import SuiteResult, TaskResult
 from luthier.features.evaluation_orders.service import ASKED, OPERATORS_KINDS, EvaluationOrder
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import ENDED, Job
 
-SETTINGS: Final = "signals"
-"""The kind of the documents in `watches` that hold the settings of a model."""
+SETTINGS: Final = SETTINGS_KIND
 
 
 def model_settings(context: Context, project_id: str, model: str) -> WatchSettings:

@@ -305,7 +305,8 @@ def set_model_settings(context: Context, project_id: str, model: str, settings: 
 def _watched(context: Context, project_id: str, model: str, since: float, until: float | None) -> Watched:
     from luthier.features.judges.service import judged_by
     from luthier.features.monitoring.scheduled_suites import suite_signals
-    from luthier.ml.drift.signals.signal_report import Compared, number_of_signals, stretch_begins, watch_rows
+    from luthier.ml.drift.signals.signal_report import Compared, number_of_signals, watch_rows
+    from luthier.ml.drift.thresholds import stretch_begins
 
     until = context.access.now() if until is None else until
     if not since < until:

@@ -247,8 +247,10 @@ def give(request: Request, context: HomeContext, caller: Asker, form: Sent) -> R
             return _refused(error)
         shown.error = error
         return _page(request, list_playground_models(context, caller), shown, status=status_of(error))
-    shown.notice = "Thanks: it is kept." if not given.feedback.correction else "Kept; it waits for review."
-    if given.why_not:
+    shown.notice = "Kept; it waits for review." if given.feedback.correction else "Thanks: it is kept."
+    if thumb == "down" and not given.feedback.correction:
+        shown.notice = "Kept. What should it have said? Write it below the answer and send it for review."
+    if given.why_not and given.feedback.correction:
         shown.notice = f"Kept, but {given.why_not}."
     if is_script:
         return JSONResponse({"thumb": thumb, "words": shown.notice})

@@ -30,6 +30,7 @@ _WORDS: Final = {
     "fine_tuning.job.cancelled": "a training was cancelled",
     "luthier.alert.opened": "something has changed with a deployed model",
     "luthier.alert.closed": "it is steady again",
+    "luthier.inbox.assigned": "work of the inbox was assigned to a member",
 }
 
 

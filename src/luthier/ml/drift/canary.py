@@ -191,24 +191,27 @@ def gap(units: Units, *, is_fraction: bool, is_log: bool = False) -> Gap:
             failure and one success added to each side (Agresti and Caffo, 2000), so that none in fifty is not taken for
             never.
     """
-    means, variances = [], []
-    for side in (units.is_canary, ~units.is_canary):
-        mean, weight = units.mean[side], units.weight[side]
-        value = float(np.average(mean, weights=weight))
-        num, total = len(mean), float(weight.sum())
-        # Variance of a ratio estimate: exchanges of one user are correlated, so users are the sampling units.
-        spread = float(np.sum((weight * (mean - value)) ** 2)) / total**2 * num / max(num - 1, 1)
-        if is_fraction:
-            padded = (value * total + 1) / (total + 2)
-            spread = max(spread, padded * (1 - padded) / (total + 2))
-        means.append(value)
-        variances.append(spread)
+    sides = [mean_and_variance(units, side, is_fraction=is_fraction) for side in (units.is_canary, ~units.is_canary)]
+    means, variances = [mean for mean, _ in sides], [variance for _, variance in sides]
     difference = means[0] - means[1]
     # Nearer to an end than half a user of the smaller side is not resolved by counting users.
     least = min(units.num_canary, len(units.mean) - units.num_canary)
     bounds = REAL_LINE if is_log else UNIT.of_differences
     low, high = bounds.around(difference, math.sqrt(sum(variances)), _Z, margin=1 / (2 * least))
     return Gap(means[0], means[1], difference, low, high)
+
+
+def mean_and_variance(units: Units, side: NDArray[np.bool_], *, is_fraction: bool) -> tuple[float, float]:
+    """The mean of the users of a side, and the variance of it, as `gap` describes."""
+    mean, weight = units.mean[side], units.weight[side]
+    value = float(np.average(mean, weights=weight))
+    num, total = len(mean), float(weight.sum())
+    # Variance of a ratio estimate: exchanges of one user are correlated, so users are the sampling units.
+    spread = float(np.sum((weight * (mean - value)) ** 2)) / total**2 * num / max(num - 1, 1)
+    if is_fraction:
+        padded = (value * total + 1) / (total + 2)
+        spread = max(spread, padded * (1 - padded) / (total + 2))
+    return value, spread
 
 
 def _in_levels(

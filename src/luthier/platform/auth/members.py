@@ -31,6 +31,21 @@ def add_member(context: Context, caller: Caller, name: str, password: str, role:
         RequestError: The name, the password or the role is not allowed.
         ConflictError: The name is taken, in any project.
     """
+    member = new_member(caller.project_id, name, role)
+    # Before the transaction: to hash takes long, on purpose.
+    stored = hashed(password)
+    with context.database.transaction():
+        made = context.members.add(member, stored)
+        record(context, caller, "member.created", member.member_id, {"name": member.name, "role": role})
+    return made
+
+
+def new_member(project_id: str, name: str, role: Role) -> Member:
+    """A member who is not kept yet.
+
+    Raises:
+        RequestError: The name or the role is not allowed.
+    """
     # One Unicode form: two names that look the same must not be two members.
     name = normal(name).strip()
     if not name or len(name) > _MOST_NAME_CHARACTERS or not name.isprintable():
@@ -39,14 +54,8 @@ def add_member(context: Context, caller: Caller, name: str, password: str, role:
             expected=f"1 to {_MOST_NAME_CHARACTERS} printable characters",
             do="choose such a name",
         )
-    _check_role(role)
-    member = Member(member_id=new_id("member"), project_id=caller.project_id, name=name, role=role)
-    # Before the transaction: to hash takes long, on purpose.
-    stored = hashed(password)
-    with context.database.transaction():
-        made = context.members.add(member, stored)
-        record(context, caller, "member.created", member.member_id, {"name": name, "role": role})
-    return made
+    check_role(role)
+    return Member(member_id=new_id("member"), project_id=project_id, name=name, role=role)
 
 
 def list_members(context: Context, caller: Caller) -> Sequence[Member]:
@@ -78,7 +87,7 @@ def change_role(context: Context, caller: Caller, member_id: str, role: Role) ->
         RequestError: There is no such role.
         ConflictError: The member is the caller.
     """
-    _check_role(role)
+    check_role(role)
     _refuse_oneself(caller, member_id, "another role")
     with context.database.transaction():
         changed = context.members.change(caller.project_id, member_id, role=role)
@@ -166,7 +175,8 @@ def _nobodys_hash() -> str:
     return hashed(secrets.token_urlsafe(32))
 
 
-def _check_role(role: str) -> None:
+def check_role(role: str) -> None:
+    """Refuse a role that there is not. Raises RequestError."""
     if role not in ROLES:
         raise RequestError(f"the role {role!r}", expected=f"one of {', '.join(ROLES)}", do="choose one of them")
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from luthier.features.feedback.store import FeedbackStore, ReviewStore
     from luthier.features.generation.store import GenerationStore
     from luthier.features.human_eval.store import RatingPanelStore
+    from luthier.features.inbox.store import InboxStore
     from luthier.features.models.store import TunedModelStore
     from luthier.features.monitoring.alerts_store import AlertStore
     from luthier.features.runs.labels import RunLabelStore
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from luthier.features.traffic.stored_completions import StoredCompletionStore
     from luthier.features.workflows.store import PipelineStore
     from luthier.platform.audit_log.service import AuditLogStore
+    from luthier.platform.auth.invitations_store import InvitationStore
     from luthier.platform.auth.members_store import MemberStore
     from luthier.platform.auth.password_hashing import PasswordThreads
     from luthier.platform.auth.store import AccessStore, UsageStore
@@ -76,6 +78,8 @@ _STORES: Final[Mapping[str, str]] = {
     "checkpoint_permissions": "luthier.features.serving.checkpoint_permissions:CheckpointPermissionStore",
     "access": "luthier.platform.auth.store:AccessStore",
     "members": "luthier.platform.auth.members_store:MemberStore",
+    "invitations": "luthier.platform.auth.invitations_store:InvitationStore",
+    "inbox": "luthier.features.inbox.store:InboxStore",
     "datasets": "luthier.features.datasets.store:DatasetStore",
     "exports": "luthier.features.exports.store:ExportStore",
     "audit_log": "luthier.platform.audit_log.service:AuditLogStore",
@@ -129,6 +133,10 @@ class Context:
     """The projects and keys of this home."""
     members: MemberStore
     """Who signs in to the pages of this home."""
+    invitations: InvitationStore
+    """Links that make members of projects."""
+    inbox: InboxStore
+    """Who does what of the inboxes of the projects of this home."""
     datasets: DatasetStore
     """The datasets of the projects of this home."""
     exports: ExportStore

@@ -6,6 +6,7 @@ import os
 from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -78,6 +79,8 @@ class Settings(BaseSettings):
         smtp: The server that sends mails of alerts: `smtps://user:password@host` (TLS), `smtp+starttls://...`, or
             `smtp://...` without encryption.
         smtp_from: The sender of these mails.
+        public_url: The address that links to this server begin with, such as `https://luthier.example`; empty for that
+            of each project, which its pages ask for once.
     """
 
     model_config = SettingsConfigDict(env_prefix="LUTHIER_", env_ignore_empty=True, frozen=True, extra="ignore")
@@ -123,6 +126,15 @@ class Settings(BaseSettings):
     teacher_usd_per_million_new_tokens: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     smtp: SecretStr | None = None
     smtp_from: str = ""
+    public_url: str = ""
+
+    @field_validator("public_url")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        parts = urlsplit(value.strip().rstrip("/"))
+        if value and (parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment):
+            raise ValueError(f"{value!r} is not https://HOST or http://HOST:PORT")
+        return value.strip().rstrip("/")
 
     @field_validator("trusted_proxies")
     @classmethod

@@ -23,6 +23,7 @@ from luthier.core.errors import (
     ConflictError,
     DefectError,
     LuthierError,
+    NotAllowedError,
     NotFoundError,
     QuotaError,
     RequestError,
@@ -85,6 +86,8 @@ def as_api_error(error: LuthierError) -> ApiError:
     # Subclasses come before RequestError at the end of the chain, which would match most of them.
     if isinstance(error, NotFoundError):
         return ApiError(status, message, code="not_found")
+    if isinstance(error, NotAllowedError):
+        return ApiError(status, message, type="insufficient_permissions", code="not_allowed")
     if isinstance(error, ConflictError):
         return ApiError(status, message, code="conflict", headers={"x-should-retry": "false"})
     if isinstance(error, UnsupportedError):

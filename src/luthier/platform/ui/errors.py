@@ -15,12 +15,14 @@ from luthier.core.errors import (
     BusyError,
     ConflictError,
     LuthierError,
+    NotAllowedError,
     NotFoundError,
     QuotaError,
     RequestError,
     StorageFullError,
     UnreachableError,
 )
+from luthier.platform.ui.kept_forms import keep_form, remember_form, with_name
 from luthier.platform.ui.render import is_fragment_request, render
 from luthier.platform.ui.visitor import ForbiddenError, SignInNeededError
 
@@ -43,6 +45,8 @@ def status_of(error: LuthierError) -> int:
     """The HTTP status of one of our errors."""
     if isinstance(error, NotFoundError):
         return 404
+    if isinstance(error, NotAllowedError):
+        return 403
     if isinstance(error, ConflictError):
         return 409
     if isinstance(error, QuotaError | BusyError):
@@ -71,9 +75,16 @@ async def _sign_in(request: Request, error: Exception) -> Response:
     assert isinstance(error, SignInNeededError)
     # fetch() would follow a redirect and take the sign-in page for its answer; HTMX goes where HX-Redirect says.
     is_script = request.headers.get("sec-fetch-mode", "navigate") != "navigate"
+    # What a person has typed is not lost with the session: the page that they come back to holds it again.
+    kept = await keep_form(request)
+    if kept is not None:
+        error = SignInNeededError(with_name(error.next_address, kept[0]))
+    answer: Response = RedirectResponse(error.address, status_code=303)
     if is_script or is_fragment_request(request) or "application/json" in request.headers.get("accept", ""):
-        return Response(status_code=401, headers={"HX-Redirect": error.address})
-    return RedirectResponse(error.address, status_code=303)
+        answer = Response(status_code=401, headers={"HX-Redirect": error.address})
+    if kept is not None:
+        remember_form(answer, kept[1])
+    return answer
 
 
 async def _forbidden(request: Request, error: Exception) -> Response:

@@ -24,6 +24,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from luthier.core.access import Scope
 from luthier.core.evaluation import Metric
+from luthier.core.import_string import import_string
 from luthier.core.registry import PAGES
 from luthier.ml.charts import figures
 from luthier.ml.charts.page import page_environment
@@ -32,6 +33,7 @@ from luthier.ml.charts.visible import visible
 from luthier.platform.auth.members_store import Session
 from luthier.platform.ui.assets import Assets
 from luthier.platform.ui.forms import form_token
+from luthier.platform.ui.kept_forms import filled, kept_form
 
 Group = Literal["main", "settings"]
 """Where a page is led to from: the head of every page, or the tabs of the settings."""
@@ -51,6 +53,8 @@ class Page:
         router: Of a plug-in: its routes, each at the address or below it. `scope` is required for each.
         templates: Of a plug-in: the folder of its templates, found under the name of its entry point
             (`name/list.html`); `base.html` is the layout that all pages extend.
+        count: "module:function" of a number that the navigation shows beside the name: it gets the home and the caller,
+            and has to be quick; empty for none.
     """
 
     name: str
@@ -61,6 +65,7 @@ class Page:
     group: Group = "main"
     router: APIRouter | None = None
     templates: Path | None = None
+    count: str = ""
 
 
 @cache
@@ -177,6 +182,10 @@ _TEMPLATES: Final = Path(__file__).parent / "templates"
 _FEATURES: Final = Path(__file__).parents[2] / "features"
 _NOTICE: Final = "luthier_notice"
 _MOST_NOTICE_CHARACTERS: Final = 600
+_RESTORED: Final = (
+    "You are signed in again. The form that you sent before was not processed: it holds what you entered. Check it and "
+    "send it again."
+)
 
 
 def render(request: Request, template: str, values: Mapping[str, Any] | None = None, *, status: int = 200) -> Response:
@@ -193,16 +202,33 @@ def render(request: Request, template: str, values: Mapping[str, Any] | None = N
         "may": lambda scope: session is not None and session.caller.may(scope),
         "asset": assets.address,
         "navigation": entries_for(session),
+        "navigation_counts": _counts(request, session),
         "current": current(request.url.path),
         "here": request.url.path,
         # A fragment would show it in the middle of a page and take it away from the next whole one.
         "notice": "" if is_fragment_request(request) else notice,
     }
+    form = None if is_fragment_request(request) else kept_form(request)
+    if form is not None and session is not None:
+        common["notice"] = f"{common['notice']} {_RESTORED}".strip()
     text = environment().get_template(template).render(common | dict(values or {}))
+    if form is not None and session is not None:
+        text, is_whole = filled(text, form, request.url.path)
+        if not is_whole:
+            text = environment().get_template("restored.html").render(common | {"form": form})
     answer = HTMLResponse(text, status_code=status)
-    if common["notice"]:
+    if notice and common["notice"]:
         answer.delete_cookie(_NOTICE)
     return answer
+
+
+def _counts(request: Request, session: Session | None) -> dict[str, int]:
+    """What waits, by the address of the page; nothing for a piece of a page, which has no navigation."""
+    if session is None or is_fragment_request(request):
+        return {}
+    counted = [page for page in entries_for(session) if page.count]
+    context = request.app.state.context
+    return {page.address: import_string(page.count)(context, session.caller) for page in counted}
 
 
 def redirect(request: Request, address: str, notice: str = "") -> Response:

@@ -54,6 +54,11 @@ def address_of(request: Request) -> str:
     return request.client.host if request.client is not None else ""
 
 
+def root_of(request: Request) -> str:
+    """Scheme and host that a request came by, without a slash at its end."""
+    return f"{request.url.scheme}://{request.url.netloc}"
+
+
 async def context_of(request: Request) -> Context:
     """The open home that the pages work in."""
     context: Context = request.app.state.context

@@ -96,3 +96,70 @@ def test_all_traffic_goes_over_with_100_percent(home: Context, browser: Browser)
     assert browser("read", "train").post("/deployments/support/deploy", data=data).status_code == 303
     assert shares(home) == {second: 1.0}
     assert deployments.show_deployment(home, ME, "support").deployment.revision.kind == "deploy"
+
+
+def test_both_sides_of_a_canary_are_beside_each_other_with_who_may_decide(home: Context, browser: Browser) -> None:
+    from luthier.core.records.deployment import CanaryMeasure, CanaryWatch, SideValue
+    from luthier.platform.auth.members import add_member
+
+    _, second = fill(home).runs
+    add_member(home, ME, "Ada <b>", "correct horse battery", "admin")
+    add_member(home, ME, "Vera", "correct horse battery", "viewer")
+    made = deployments.deploy(home, ME, "support", second, canary=0.25)
+    reader, trainer = browser("read"), browser("read", "train")
+    page = reader.get("/deployments/support").text
+    assert "Not compared yet" in page
+    assert 'disabled aria-describedby="why-not-promote">Promote the canary' in page
+    assert "Trainers and admins of the project may promote it: Ada &lt;b&gt;." in page
+    assert "Vera" not in page
+    page = trainer.get("/deployments/support").text
+    assert 'action="/deployments/support/promote"' in page
+    assert "Ada &lt;b&gt; (admin)" in page
+    side = SideValue(value=0.031, low=0.01, high=0.06, num=1234, num_users=99)
+    slow = SideValue(value=2.4, low=2.1, high=2.9, num=1200, num_users=90)
+    measures = (
+        CanaryMeasure(name="failures", title="Failed requests", unit="fraction", canary=side, rest=side, difference=0.0,
+                      low=-0.02, high=0.02, finding="not distinguishable"),
+        CanaryMeasure(name="seconds_p95", title="Latency", unit="s", canary=slow, rest=None, missing="needs 50 more"),
+    )  # fmt: skip
+    seen = CanaryWatch(
+        project_id="default", name="support", canary=second, revision=made.revision.number, at=1e9, since=1e9,
+        state="holding", sentence="no signal says so", measures=measures, summary="No difference so far.", next_at=300,
+    )  # fmt: skip
+    home.watches.put("default", "canary", "support", seen.model_dump_json())
+    page = reader.get("/deployments/support").text
+    for words in ("No difference so far.", "3.1%", "1,234 answers, 99 users", "not distinguishable", "needs 50 more"):
+        assert words in page, words
+    home.watches.put("default", "canary", "support", seen.model_copy(update={"revision": 1}).model_dump_json())
+    assert "No difference so far." not in reader.get("/deployments/support").text, "that was another revision"
+
+
+def test_a_comparison_is_begun_by_who_may_train(home: Context, browser: Browser, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    from luthier.features.deployments import canary_sides
+
+    _, second = fill(home).runs
+    asked: list[object] = []
+    monkeypatch.setattr(canary_sides, "answer_to", lambda _, question, given: asked.append((question, given)) or {})
+    one = browser("read", "train")
+    assert one.post("/deployments/support/compare").status_code == 409, "there is no canary"
+    deployments.deploy(home, ME, "support", second, canary=0.25)
+    assert browser("read").post("/deployments/support/compare").status_code == 403
+    assert one.post("/deployments/support/compare").status_code == 303
+    from luthier.testing.servers import wait_for
+
+    wait_for(lambda: asked == [("watch", {"models": [], "canaries": True})])
+
+
+def test_of_two_admins_who_decide_one_canary_the_second_sees_what_the_first_did(
+    home: Context, browser: Browser
+) -> None:
+    first, second = fill(home).runs
+    deployments.deploy(home, ME, "support", second, canary=0.25)
+    ada, ben = browser("admin"), browser("admin")
+    form = {"expected_revision": "2"}
+    assert ada.post("/deployments/support/promote", data=form).status_code == 303
+    answer = ben.post("/deployments/support/rollback", data=form)
+    assert answer.status_code == 409
+    assert "You decided on revision 2. Now it is revision 3 (promote by k" in answer.text
+    assert shares(home) == {second: 1.0}, "the first decision holds"
+    assert first != second

@@ -203,3 +203,46 @@ def test_no_canary_and_no_deployment(context: Context) -> None:
     with pytest.raises(ConflictError, match="has no canary"):
         canary_watch.check_canary(context, ME, "support")
     assert canary_watch.check_canaries(context) == []
+
+
+def test_both_sides_are_kept_with_the_check_and_renewed_between_looks(
+    context: Context, canary: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exchanges(context, canary, seconds=3.0)
+    canary_watch.set_rules(context, ME, "support", CanaryRules(rolls_back=False))
+    seen = canary_watch.check_canary(context, ME, "support")
+    found = {one.name: one for one in seen.measures}
+    assert list(found) == ["failures", "seconds_p50", "seconds_p95", "thumbs", "score"], "no judge is set"
+    assert found["seconds_p50"].finding == "worse"
+    assert found["failures"].finding == "not distinguishable"
+    assert found["seconds_p50"].canary is not None
+    assert (found["seconds_p50"].canary.value, found["seconds_p50"].canary.num) == (3.0, 120)
+    assert seen.summary.startswith("The canary is worse in: time to the end of the answer, median")
+    assert canary_watch.last_seen(context, ME, "support") == seen
+
+
+def test_a_judge_of_the_model_rates_both_sides(
+    context: Context, canary: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from luthier.core.records.monitoring import SETTINGS_KIND, WatchSettings
+    from luthier.features.judges import service as judges
+
+    lines = exchanges(context, canary, num=60)
+    document = WatchSettings(judge="http://localhost:1/v1#judge").model_dump_json()
+    context.watches.put(ME.project_id, SETTINGS_KIND, "support", document)
+
+    def scores(_context: object, settings: WatchSettings, frame: object) -> tuple[dict[str, float], tuple[str, ...]]:
+        assert settings.judge is not None
+        return {one.exchange_id: 0.9 if one.is_canary else 0.5 for one in lines}, ("The judge is not calibrated.",)
+
+    monkeypatch.setattr(judges, "scores_of_sides", scores)
+    seen = canary_watch.check_canary(context, ME, "support", may_roll_back=False)
+    judged = next(one for one in seen.measures if one.name == "judge")
+    assert judged.canary is not None
+    assert judged.rest is not None
+    assert (judged.canary.value, judged.rest.value, judged.finding) == (
+        pytest.approx(0.9),
+        pytest.approx(0.5),
+        "better",
+    )
+    assert "The judge is not calibrated." in seen.cautions

@@ -60,3 +60,13 @@ def test_what_is_wrong_is_told(visitor, home) -> None:  # type: ignore[no-untype
     assert client.get(PLACE).status_code == 403, "who may only ask does not read what others said"
     assert visitor("read").post(PLACE, json={"exchange_id": one, "thumb": "up"}).status_code == 403
     assert visitor().post(PLACE, json={"exchange_id": one, "thumb": "up"}).status_code == 401
+
+
+def test_a_thumb_down_is_asked_what_it_should_have_been(visitor, home) -> None:  # type: ignore[no-untyped-def]
+    one, client = asked(home), visitor("infer")
+    told = client.post(PLACE, json={"exchange_id": one, "thumb": "down"}).json()
+    assert told["note"].startswith("what should it have said?")
+    assert not told["waits_for_review"]
+    told = client.post(PLACE, json={"exchange_id": one, "thumb": "down", "correction": "Better."}).json()
+    assert (told["note"], told["waits_for_review"]) == ("", True)
+    assert client.post(PLACE, json={"exchange_id": one, "thumb": "up"}).json()["note"] == ""

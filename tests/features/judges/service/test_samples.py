@@ -91,3 +91,16 @@ def test_without_a_judge_nothing_is_asked_and_a_judge_that_cannot_be_is_refused(
     assert not asked
     with pytest.raises(RequestError):
         monitoring.set_model_settings(context, "default", "shop", WatchSettings(judge="http://localhost:1/v1"))
+
+
+def test_both_sides_of_a_canary_are_rated_alike(context, asked):
+    rows = [exchange(n, "bad answer" if n % 2 else "good answer", at=n, is_canary=bool(n % 2)) for n in range(100)]
+    settings = WatchSettings(judge="judge", num_judged=20)
+    scores, cautions = judges.scores_of_sides(context, settings, pl.DataFrame(rows, schema=SCHEMA))
+    assert len(asked) == len(scores) == 40, "as many of each side"
+    for name, score in nonempty(scores.items()):
+        assert score == pytest.approx(1 / 3 if int(name.rpartition("-")[2]) % 2 else 1.0), (
+            "relevance and accuracy are 1"
+        )
+    assert cautions == ()
+    assert judges.scores_of_sides(context, WatchSettings(), pl.DataFrame(rows, schema=SCHEMA)) == ({}, ())

@@ -104,7 +104,7 @@ def test_a_look_by_hand_holds_nobody_up(browser, home, sick: None, monkeypatch: 
     assert led == [page, page], "answered while the look goes on"
     shown = client.get(page).text
     assert "The exchanges are being checked" in shown
-    assert re.search(r"<button[^>]* disabled>Look now", shown)
+    assert re.search(r"<button[^>]* disabled>Check now", shown)
     go_on.set()
     wait_for(lambda: monitor_loop.check_progress(home, DEFAULT_PROJECT, "shop-bot").state == "answered")
     assert begun == [{"models": [[DEFAULT_PROJECT, "shop-bot"]], "canaries": False}], (
@@ -132,15 +132,15 @@ def test_a_look_that_failed_is_shown(browser, home, sick: None, monkeypatch: pyt
 
     monkeypatch.setitem(sys.modules, "luthier.features.monitoring.service", types.SimpleNamespace(watch=watch))
     monitor_loop.check_model(home, DEFAULT_PROJECT, "shop-bot")
-    assert "look failed" in browser("read").get("/monitor").text
-    assert "The last look failed" in browser("read").get("/monitor/model?name=shop-bot").text
+    assert "check failed" in browser("read").get("/monitor").text
+    assert "The last check failed" in browser("read").get("/monitor/model?name=shop-bot").text
 
 
 def test_a_mail_that_waits_is_shown(browser, home) -> None:  # type: ignore[no-untyped-def]
     mail = mails.Mail(mail_id="mail-1", to=("a@example.org",), subject="s", text="t", last_answer="550 <b>no</b>")
     home.watches.put(DEFAULT_PROJECT, mails.KIND, mail.mail_id, mail.model_dump_json())
     page = browser("read").get("/monitor").text
-    assert "waits to be tried again" in page
+    assert "waits for another attempt" in page
     assert "550 &lt;b&gt;no" in page
 
 
@@ -190,7 +190,7 @@ def test_exchanges_are_sifted_and_paged(browser, home) -> None:  # type: ignore[
     assert "3 of 3" in client.get("/monitor/exchanges?show=failed").text
     assert "60 of 60" not in client.get("/monitor/exchanges?show=words&name=other").text
     bare = client.get("/monitor/exchanges/chatcmpl-99").text
-    assert "Its words were not kept" in bare
+    assert "The text was not stored" in bare
     assert "Have it reviewed" not in bare
 
 
@@ -211,3 +211,12 @@ def test_an_exchange_is_queued_once(browser, home) -> None:  # type: ignore[no-u
     assert client.post(f"/monitor/exchanges/{one}/review").status_code == 303
     client.post(f"/monitor/exchanges/{one}/review")
     assert len(home.review_items.list(DEFAULT_PROJECT)) == 1
+
+
+def test_what_will_be_watched_is_shown_before_there_is_traffic(home, browser) -> None:  # type: ignore[no-untyped-def]
+    alerts.change_settings(home, Caller(), {"models": ("new-bot",)})
+    page = browser("read").get("/monitor/model?name=new-bot").text
+    assert "What will be watched" in page
+    assert "needs 200 more answers in the last" in page
+    assert "waits for data" in page
+    assert "no judge is set" in page

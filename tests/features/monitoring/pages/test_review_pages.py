@@ -99,7 +99,7 @@ def test_who_may_only_read_decides_nothing(browser, home) -> None:  # type: igno
     client = browser("read")
     page = client.get("/review?edit=1").text
     assert "/review/decide" not in page
-    assert "You may look" in page
+    assert "You can read the decisions here" in page
     assert client.post("/review/decide", data={"item": "x", "seen": "x", "decision": "accept"}).status_code == 403
 
 
@@ -113,3 +113,38 @@ def test_more_is_queued_from_the_page(browser, home) -> None:  # type: ignore[no
     assert "4 answers wait for review" in page
     assert is_harmless(page)
     assert len(statuses(home)) == 4
+
+
+def test_accepted_answers_go_to_a_dataset_by_one_button(browser, home) -> None:  # type: ignore[no-untyped-def]
+    from luthier.features.datasets import service as dataset_versions
+
+    ids, client = queued(home, 2), browser("read", "train")
+    assert "to-dataset" not in client.get("/review").text, "nothing is accepted yet"
+    for one in ids:
+        item = home.review_items.get(one, DEFAULT_PROJECT)
+        review_queue.decide(home, Caller(), item, "accept", edited=f"Better than {one}.")
+    page = client.get("/review").text
+    assert "A new dataset of them" in page
+    refused = client.post("/review/add", data={"name": " ", "model": "shop-bot"})
+    assert refused.status_code == 422
+    assert "printable characters" in refused.text
+    made = client.post("/review/add", data={"name": "faq", "model": "shop-bot"})
+    assert made.status_code == 303
+    faq = home.datasets.find(DEFAULT_PROJECT, "faq")
+    assert faq is not None
+    assert f"/datasets/{faq.dataset_id}?version=1" in made.headers["location"]
+    assert "All accepted answers are in" in client.get("/review?status=accepted").text
+    rows = b'{"messages":[{"role":"user","content":"Hello?"},{"role":"assistant","content":"Hi."}]}\n'
+    file = dataset_versions.keep_rows(home, Caller(), [rows], "other.jsonl")
+    other, _ = dataset_versions.create_dataset(home, Caller(), "other", file)
+    page = client.get(f"/review?dataset={other.dataset_id}").text
+    assert "Add 2 accepted rows to other as version 2" in page
+    led = client.post("/review/add", data={"dataset": other.dataset_id})
+    assert led.status_code == 303
+    assert "2 accepted answers were added as version 2." in client.get(led.headers["location"]).text
+    again = client.post("/review/add", data={"dataset": other.dataset_id})
+    assert again.status_code == 409
+    assert "none can be added" in again.text
+    reader = browser("read")
+    assert "/review/add" not in reader.get("/review").text
+    assert reader.post("/review/add", data={"dataset": other.dataset_id}).status_code == 403

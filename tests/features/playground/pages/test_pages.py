@@ -243,6 +243,9 @@ def test_a_thumb_is_kept_for_the_answer(home: Context, browser: Browser, tiny: s
     asked = {"Accept": "application/json"}
     told = client.post("/playground/feedback", data=form(talk=said, said="down:1:1"), headers=asked).json()
     assert told["thumb"] == "down"
+    assert "What should it have said?" in told["words"]
+    page = shown(client, client.post("/playground/feedback", data=form(talk=said, said="down:1:1"))).text
+    assert '<details class="save" open>' in page
     assert [one.thumb for one in home.feedback.list("default")] == ["down"]
 
 

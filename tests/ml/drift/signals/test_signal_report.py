@@ -13,8 +13,9 @@ from tests.vacuous import nonempty
 from luthier.core.results.signal import WatchReport
 from luthier.features.monitoring.service import text_checks
 from luthier.ml.drift.signals.columns import Checks, last_words, read_rows
-from luthier.ml.drift.signals.signal_report import Compared, Watched, number_of_signals, stretch_begins, watch_rows
+from luthier.ml.drift.signals.signal_report import Compared, Watched, number_of_signals, watch_rows
 from luthier.ml.drift.signals.training import NAMES, Profile
+from luthier.ml.drift.thresholds import stretch_begins
 from luthier.platform.home.context import Context
 from luthier.testing.traffic import BEGINS, Change, last_prompts, made_traffic, with_prompts
 

@@ -20,6 +20,7 @@ from luthier.core.records.traffic import ReviewItem
 from luthier.core.workflows.pipeline import Pipeline
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.store import DatasetVersion
+from luthier.features.feedback.accepted_rows import learning
 from luthier.features.model_cards.service import rows_by_digest
 from luthier.features.planning.training_data import load_splits
 from luthier.platform.home.context import Context
@@ -109,7 +110,7 @@ def reviewed_rows(
             prompt = pair["prompt"]
             # A prompt of a panel is a text or a conversation.
             messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-            _add(found, _learning(messages, pair["chosen"]) | {"panel_id": panel}, "panel")
+            _add(found, learning(messages, pair["chosen"]) | {"panel_id": panel}, "panel")
     _keep_newest(found)
     return found
 
@@ -300,12 +301,7 @@ def stored_version(context: Context, caller: Caller, pipeline: Pipeline, path: P
 
 
 def _row_of(item: ReviewItem) -> dict[str, Any]:
-    return _learning(item.messages, item.learned) | {"review_id": item.review_id, "exchange_id": item.exchange_id}
-
-
-def _learning(messages: Sequence[Mapping[str, Any]], answer: str) -> dict[str, Any]:
-    before = [{**message, "weight": 0} if message.get("role") == "assistant" else dict(message) for message in messages]
-    return {"messages": [*before, {"role": "assistant", "content": answer}]}
+    return learning(item.messages, item.learned) | {"review_id": item.review_id, "exchange_id": item.exchange_id}
 
 
 def _add(found: Reviewed, row: dict[str, Any], source: str) -> None:

@@ -36,6 +36,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from luthier.core.records.bounds import Bounds
+from luthier.ml.drift.thresholds import FALSE_ALARMS_A_MONTH, LOOK_BACK_DAYS, RENEWED_DAYS
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -170,10 +171,6 @@ def _spread(weights: Floats, values: Floats) -> float:
     return float((weights * values**2).sum() - (weights * values).sum() ** 2)
 
 
-LOOK_BACK_DAYS: Final = 28
-RENEWED_DAYS: Final = 14
-FALSE_ALARMS_A_MONTH: Final = 0.05
-"""Of all signals of a model together, at most, on steady traffic."""
 _LEVELS: Final = 5
 _TAIL_LEVELS: Final = 10
 _MOVED: Final = (0.02, 0.08, 0.25, 0.6)

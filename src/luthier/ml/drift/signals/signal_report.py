@@ -23,9 +23,6 @@ from numpy.typing import NDArray
 from luthier.core.results.signal import Signal, WatchReport
 from luthier.core.system.bounded_regex import BoundedPattern
 from luthier.ml.drift.drift.evidence import (
-    FALSE_ALARMS_A_MONTH,
-    LOOK_BACK_DAYS,
-    RENEWED_DAYS,
     Flags,
     Floats,
     Ints,
@@ -47,6 +44,13 @@ from luthier.ml.drift.signals.signal_test import (
     too_few,
 )
 from luthier.ml.drift.signals.training import LOOKS_A_MONTH, NAMES, Profile, training_signals
+from luthier.ml.drift.thresholds import (
+    FALSE_ALARMS_A_MONTH,
+    FEWEST_OF_GROUP,
+    LOOK_BACK_DAYS,
+    RENEWED_DAYS,
+    stretch_begins,
+)
 
 NAME: Final = "prompt_words"
 _TITLE: Final = "Prompts with the word that has grown most"
@@ -134,7 +138,6 @@ def _group(words: TextWords, is_after: Flags) -> tuple[Ints, str]:
 
 
 OUTCOMES: Final = ("answer_refusals", "answer_toxic", "answer_cut_off")
-_FEWEST: Final = 100
 _DO_BIAS: Final = (
     "Read the examples: do the groups ask for different things? `luthier safety` sends them with names swapped."
 )
@@ -175,8 +178,8 @@ def _bias_signal(
         "unit": "fraction",
         "reference": 0.0,
     }
-    if min(len(inside), len(others)) < _FEWEST:
-        lacks = f"{len(inside)} exchanges of the group and {len(others)} others; {_FEWEST} of each are needed"
+    if min(len(inside), len(others)) < FEWEST_OF_GROUP:
+        lacks = f"{len(inside)} exchanges of the group and {len(others)} others; {FEWEST_OF_GROUP} of each are needed"
         return Signal(**shared, value=None, sentence=f"Unknown: {lacks if has_prompt.any() else NO_TEXT}.")
     low, high = _ends(inside, others, checks, TAIL)
     shared |= {"value": float(inside.mean() - others.mean()), "low": low, "high": high}
@@ -202,7 +205,6 @@ def _ends(inside: Floats, others: Floats, checks: Checks, tail: float) -> tuple[
     return a - b - math.hypot(a - low_a, high_b - b), a - b + math.hypot(high_a - a, b - low_b)
 
 
-_DAY: Final = 86_400.0
 _NUM_COLUMNS: Final = 14
 _MAX_UNTESTED: Final = 0.1
 
@@ -235,19 +237,6 @@ class Watched:
     tested: tuple[Tested, ...]
     rows: Rows
     num_signals: int
-
-
-def stretch_begins(until: float, normal_since: float = 0.0) -> float:
-    """Where the stretch of time that is tested begins, 14 to 28 days before `until`.
-
-    A new stretch is taken every 14 days, the same at every look between: a test that moved along with the time would be
-    a new one at every look.
-
-    Args:
-        normal_since: what was before that is not to be compared with.
-    """
-    step = RENEWED_DAYS * _DAY
-    return max(normal_since, ((until - (LOOK_BACK_DAYS - RENEWED_DAYS) * _DAY) // step) * step)
 
 
 def watch_rows(

@@ -17,7 +17,6 @@ from scipy.stats import binom
 
 from luthier.core.results.signal import Signal, SignalState
 from luthier.ml.drift.drift.evidence import (
-    FALSE_ALARMS_A_MONTH,
     Evidence,
     Floats,
     Ints,
@@ -33,9 +32,15 @@ from luthier.ml.drift.drift.evidence import (
     slots_of,
 )
 from luthier.ml.drift.signals.columns import Checks, Column, Rows
+from luthier.ml.drift.thresholds import (
+    FALSE_ALARMS_A_MONTH,
+    FEWEST_AN_HOUR,
+    FEWEST_BEFORE,
+    FEWEST_HOURS_BEFORE,
+    FEWEST_HOURS_NOW,
+    FEWEST_NOW,
+)
 
-FEWEST_BEFORE: Final = 500
-FEWEST_NOW: Final = 200
 ENOUGH_FOR_SLOTS: Final = 8_000
 """From this many exchanges on, each is compared with those of the same quarter of the day, weekend or not."""
 MAX_EXAMPLES: Final = 5
@@ -170,9 +175,6 @@ def _sentence(column: Column, state: SignalState, found: Evidence, num_before: i
     return f"{column.title}: {moved} {side}, to where {below} to {above}% of those before lay."
 
 
-FEWEST_AN_HOUR: Final = 5
-FEWEST_HOURS_BEFORE: Final = 96
-FEWEST_HOURS_NOW: Final = 6
 _SLOWER: Final = "See what else runs on the machine and whether prompts or answers have become longer; add a replica."
 
 

@@ -23,10 +23,11 @@ from scipy.special import stdtrit
 
 from luthier.core.records.bounds import Bounds
 from luthier.core.results.signal import Signal
-from luthier.ml.drift.drift.evidence import FALSE_ALARMS_A_MONTH, MUCH, Apart, Floats, binned, matched, psi
+from luthier.ml.drift.drift.evidence import MUCH, Apart, Floats, binned, matched, psi
 from luthier.ml.drift.drift.topics import find_topics
 from luthier.ml.drift.signals.columns import NO_TEXT, Checks, Rows
 from luthier.ml.drift.signals.signal_test import MAX_EXAMPLES, TAIL
+from luthier.ml.drift.thresholds import FALSE_ALARMS_A_MONTH, FEWEST_TEXTS
 
 NAMES: Final = ("prompt_length_psi", "prompt_language_psi", "prompt_topic_psi", "answer_length_psi")
 LOOKS_A_MONTH: Final = 720
@@ -36,7 +37,6 @@ _TITLES: Final = (
     "Topics of prompts against training",
     "Length of answers against training",
 )
-_FEWEST: Final = 200
 _DO: Final = (
     "Train on rows like the traffic: `luthier retrain MODEL --from-traffic --review`; evaluate the model on some first."
 )
@@ -62,7 +62,7 @@ def training_signals(rows: Rows, profile: Profile | None, checks: Checks, num_si
     lacks = NO_TEXT if not asked else _NO_PROFILE if profile is None else ""
     if profile is not None and not lacks:
         few = min(len(asked), len(said), len(profile.prompts), len(profile.answers))
-        lacks = f"{few} texts to compare; {_FEWEST} are needed" if few < _FEWEST else ""
+        lacks = f"{few} texts to compare; {FEWEST_TEXTS} are needed" if few < FEWEST_TEXTS else ""
     if lacks or profile is None:
         return [_signal(name, title, None, lacks) for name, title in zip(NAMES, _TITLES, strict=True)]
     found = (
@@ -107,7 +107,7 @@ def _lengths(texts: Sequence[str]) -> Floats:
 def _languages(before: Sequence[str], now: Sequence[str], checks: Checks) -> Apart | None:
     found = [[one for one in checks.languages(texts) if one is not None] for texts in (before, now)]
     names = {name: place for place, name in enumerate(sorted({*found[0], *found[1]}))}
-    if min(map(len, found)) < _FEWEST:
+    if min(map(len, found)) < FEWEST_TEXTS:
         return None
     counted = [np.array([names[one] for one in several], dtype=np.float64) for several in found]
     return psi(*matched(counted[0], counted[1], len(names)))

@@ -41,6 +41,7 @@ from luthier.platform.db.tables.server import (
     webhook_deliveries,
     webhooks,
 )
+from luthier.platform.db.tables.team import inbox_items, invitations
 from luthier.platform.db.tables.work import (
     artifact_links,
     artifacts,
@@ -87,6 +88,8 @@ __all__ = [
     "files",
     "generations",
     "idempotency_keys",
+    "inbox_items",
+    "invitations",
     "job_events",
     "jobs",
     "key_usage",

@@ -267,6 +267,11 @@ async function give(button, side, bubble) {
     side.keep();
     for (const one of bubble.querySelectorAll(".thumbs button")) one.setAttribute("aria-pressed", String(one.value.startsWith(`${given.thumb}:`)));
     status.textContent = given.words;
+    if (isThumb && given.thumb === "down") {
+      const correction = bubble.querySelector("details.save");
+      correction.open = true;
+      correction.querySelector("textarea").focus();
+    }
   } catch (wrong) {
     const error = wrong.shown ?? { came: "the server cannot be reached", do: "try again" };
     status.textContent = visible(`Not kept: ${error.came}; ${error.do}`);

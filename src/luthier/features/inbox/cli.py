@@ -1,0 +1,157 @@
+"""`luthier inbox`: what waits for people, and who does it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from luthier.platform.cli.command import Answer, HomeOption, JsonOption, caller_of, open_context
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from luthier.features.inbox.records import InboxEntry
+
+_ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="The project it belongs to.")]
+_ItemArgument = Annotated[str, typer.Argument(metavar="ITEM", help="The id of an entry; see `luthier inbox list`.")]
+
+
+def list_all(
+    show: Annotated[Literal["open", "snoozed", "done"], typer.Option("--show", help="Which entries.")] = "open",
+    assignee: Annotated[
+        str | None, typer.Option("--for", metavar="NAME", help="Only those of one member.", show_default="all")
+    ] = None,
+    project: _ProjectOption = "default",
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """List what waits: to rate, review and annotate; alerts, canaries to decide about, and jobs that failed."""
+    from luthier.features.inbox import service as inbox
+
+    with open_context(home) as context:
+        found = inbox.list_entries(context, caller_of(context, project), show=show, assignee=assignee)
+    return Answer(as_json, [_document(one) for one in found], lambda console: _show(console, found, show))
+
+
+def assign(
+    item: _ItemArgument,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="The member who does it; left out: nobody.", show_default=False)
+    ] = None,
+    due: Annotated[
+        str | None, typer.Option("--due", metavar="YYYY-MM-DD", help="The last day on which it is in time (UTC).")
+    ] = None,
+    project: _ProjectOption = "default",
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """Give an entry to a member, who gets a message, or to nobody."""
+    from luthier.features.inbox import service as inbox
+
+    day = None if due is None else _day(due)
+    with open_context(home) as context:
+        made = inbox.assign(context, caller_of(context, project), item, name, due=day)
+    whom = f"assigned to {made.assignee}" if made.assignee else "assigned to nobody"
+    return _changed(as_json, made, whom)
+
+
+def done(
+    item: _ItemArgument, project: _ProjectOption = "default", as_json: JsonOption = False, home: HomeOption = None
+) -> Answer:
+    """Mark an entry as done; it opens again when something new comes up in its place."""
+    from luthier.features.inbox import service as inbox
+
+    with open_context(home) as context:
+        made = inbox.finish(context, caller_of(context, project), item)
+    return _changed(as_json, made, "marked as done")
+
+
+def snooze(
+    item: _ItemArgument,
+    span: Annotated[str, typer.Argument(metavar="SPAN", help="How long, such as 3d or 12h.")],
+    project: _ProjectOption = "default",
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """Hide an entry for a time."""
+    from luthier.features.inbox import service as inbox
+    from luthier.platform.home.duration import parse_duration
+
+    seconds = parse_duration(span, option="SPAN")
+    with open_context(home) as context:
+        made = inbox.snooze(context, caller_of(context, project), item, seconds)
+    return _changed(as_json, made, f"hidden until {_when(made.mark.snoozed_until)}")
+
+
+def reopen(
+    item: _ItemArgument, project: _ProjectOption = "default", as_json: JsonOption = False, home: HomeOption = None
+) -> Answer:
+    """Have an entry wait again that was snoozed or marked as done."""
+    from luthier.features.inbox import service as inbox
+
+    with open_context(home) as context:
+        made = inbox.reopen(context, caller_of(context, project), item)
+    return _changed(as_json, made, "open again")
+
+
+def _day(text: str) -> date:
+    from luthier.core.errors import RequestError
+
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise RequestError(f"--due {text!r}", expected="a day such as 2026-12-03", do="correct it") from None
+
+
+def _changed(as_json: bool, made: InboxEntry, words: str) -> Answer:
+    from luthier.platform.cli.console import visible
+
+    text = f"{visible(made.work.title)}: {words}"
+    return Answer(as_json, _document(made), lambda console: console.print(text, soft_wrap=True))
+
+
+def _document(one: InboxEntry) -> dict[str, Any]:
+    due = one.mark.due_at
+    return {
+        "id": one.item_id,
+        "kind": one.work.kind,
+        "about": one.work.subject,
+        "title": one.work.title,
+        "detail": one.work.detail,
+        "address": one.work.address,
+        "status": one.state,
+        "waiting_since": one.work.since,
+        "assignee": one.assignee or None,
+        "due": None if due is None else datetime.fromtimestamp(due, UTC).date().isoformat(),
+        "overdue": one.is_overdue,
+    }
+
+
+def _when(moment: float | None) -> str:
+    return "-" if moment is None else f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M}"
+
+
+def _show(console: Console, found: Sequence[InboxEntry], show: str) -> None:
+    from luthier.platform.cli.console import make_table, visible
+
+    if not found:
+        console.print("nothing waits" if show == "open" else f"nothing is {show}")
+        return
+    table = make_table(["entry", "what", "how far", "who", "due (UTC)"], num_text_columns=5)
+    for one in found:
+        due = "-" if one.mark.due_at is None else f"{datetime.fromtimestamp(one.mark.due_at, UTC):%Y-%m-%d}"
+        texts = (one.work.title, one.work.detail[:80], one.assignee or "-")
+        table.add_row(one.item_id, *map(visible, texts), f"{due} overdue" if one.is_overdue else due)
+    console.print(table)
+
+
+COMMANDS: dict[str, Callable[..., Answer]] = {
+    "list": list_all,
+    "assign": assign,
+    "done": done,
+    "snooze": snooze,
+    "reopen": reopen,
+}

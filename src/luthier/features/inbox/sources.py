@@ -1,0 +1,172 @@
+"""What waits for people in a project: one question to each part that has such work, each of a few rows.
+
+Nothing is copied: an entry is there as long as the work is, and gone when it is done where it belongs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Final
+from urllib.parse import quote, urlencode
+
+from luthier.core.access import Caller
+from luthier.core.ids import sha256_bytes
+from luthier.features.deployments.canary_release import last_seen
+from luthier.features.inbox.records import Work
+from luthier.platform.home.context import Context
+from luthier.platform.http.path_redaction import redact_text, reference_paths, shown_reference
+from luthier.platform.jobs.records import Job, JobKind
+
+MAX_OF_A_KIND: Final = 50
+FAILED_SECONDS: Final = 14 * 24 * 3600.0
+"""So long a failed job waits for somebody to look at it."""
+_MAX_DETAIL_CHARACTERS: Final = 300
+_MAX_JOBS: Final = 20
+_JOBS: Final[dict[JobKind, str]] = {"train": "Training", "export": "Export", "evaluation": "Evaluation"}
+
+
+def waiting_work(context: Context, caller: Caller, asked: frozenset[str] = frozenset()) -> list[Work]:
+    """All of the caller's project, by kind.
+
+    Args:
+        context: The home.
+        caller: The project, and what its values may be shown to.
+        asked: Ids of entries that somebody was given: a dataset whose annotation has not begun is one of them.
+    """
+    parts: tuple[Callable[[Context, Caller], Iterator[Work]], ...] = (_canaries, _alerts, _jobs, _reviews, _panels)
+    found = [work for part in parts for work in part(context, caller)]
+    return [*found, *_datasets(context, caller, asked)]
+
+
+def item_id_of(kind: str, subject: str) -> str:
+    """The id of an entry: fit for addresses and commands, and the same for the same thing."""
+    return f"item-{sha256_bytes(f'{kind} {subject}'.encode())[:12]}"
+
+
+def dataset_work(dataset_id: str, name: str, version: int, num_rows: int | None, num_decided: int) -> Work:
+    """The annotation of a dataset."""
+    total = "an unknown number of rows" if num_rows is None else f"{num_rows:,} rows"
+    return Work(
+        kind="annotate",
+        subject=dataset_id,
+        title=f"Annotate {name}",
+        detail=f"{num_decided:,} of {total} decided, version {version}",
+        address=f"/datasets/{quote(dataset_id, safe='')}/annotate",
+        since=None,
+        mark=str(version),
+    )
+
+
+def _panels(context: Context, caller: Caller) -> Iterator[Work]:
+    for one in context.rating_panels.list(caller.project_id)[:MAX_OF_A_KIND]:
+        num_wanted = one.num_raters * one.panel.num_items
+        raters = f"{one.num_raters} rater{'' if one.num_raters == 1 else 's'}"
+        if one.panel.closed_at is None and one.num_ratings < num_wanted:
+            yield Work(
+                kind="rate",
+                subject=one.panel.panel_id,
+                title=f"Rate answers: {one.panel.name}",
+                detail=f"{one.num_ratings:,} of {num_wanted:,} ratings by {raters}",
+                address=f"/evaluations/panels/{quote(one.panel.panel_id, safe='')}",
+                since=one.panel.created_at,
+                mark=str(one.num_raters),
+            )
+
+
+def _reviews(context: Context, caller: Caller) -> Iterator[Work]:
+    for model, num, first, newest in context.review_items.waiting(caller.project_id)[:MAX_OF_A_KIND]:
+        yield Work(
+            kind="review",
+            subject=model,
+            title=f"Review answers of {model}",
+            detail=f"{num:,} answer{'s' if num > 1 else ''} to accept, correct or reject",
+            address=f"/review?{urlencode({'model': model})}",
+            since=_time_of(first),
+            mark=str(newest),
+        )
+
+
+def _datasets(context: Context, caller: Caller, asked: frozenset[str]) -> Iterator[Work]:
+    begun = list(context.datasets.annotated(caller.project_id))
+    if asked:
+        # Only where somebody was given something: these datasets have no decision that would find them.
+        known = {dataset.dataset_id for dataset, _, _ in begun}
+        for dataset, version in context.datasets.list(caller.project_id):
+            is_asked = item_id_of("annotate", dataset.dataset_id) in asked
+            if is_asked and dataset.dataset_id not in known:
+                begun.append((dataset, version, 0))
+    for dataset, version, num_decided in begun[:MAX_OF_A_KIND]:
+        if version.num_rows is None or num_decided < version.num_rows:
+            yield dataset_work(dataset.dataset_id, dataset.name, version.number, version.num_rows, num_decided)
+
+
+def _alerts(context: Context, caller: Caller) -> Iterator[Work]:
+    for alert in context.alerts.list(caller.project_id, status="open", limit=MAX_OF_A_KIND):
+        yield Work(
+            kind="alert",
+            subject=alert.alert_id,
+            title=f"{alert.model}: {alert.signal.title} has changed",
+            detail=_short(alert.signal.sentence),
+            address=f"/monitor/model?{urlencode({'name': alert.model})}",
+            since=alert.opened_at,
+            mark=alert.alert_id,
+        )
+
+
+def _canaries(context: Context, caller: Caller) -> Iterator[Work]:
+    for deployment in context.deployments.list(caller.project_id):
+        revision = deployment.revision
+        share = None if revision.canary is None else revision.share_of(revision.canary)
+        if revision.canary is None or share is None:
+            continue
+        seen = last_seen(context, caller, deployment.name)
+        is_same = seen is not None and seen.canary == revision.canary and seen.revision == revision.number
+        words = seen.sentence if seen is not None and is_same else "not compared yet"
+        yield Work(
+            kind="canary",
+            subject=deployment.name,
+            title=f"Decide about the canary of {deployment.name}",
+            detail=_short(f"{shown_reference(revision.canary)} answers {share.fraction:.0%} of the users: {words}"),
+            address=f"/deployments/{quote(deployment.name, safe='')}",
+            since=revision.created_at,
+            mark=str(revision.number),
+        )
+
+
+def _jobs(context: Context, caller: Caller) -> Iterator[Work]:
+    now = context.access.now()
+    failed = context.jobs.list(status="failed", project_id=caller.project_id, limit=_MAX_JOBS)
+    for job in failed:
+        ended = job.finished_at if job.finished_at is not None else job.updated_at
+        if now - ended <= FAILED_SECONDS:
+            reason = str((job.error or {}).get("came", "no reason was stored"))
+            yield Work(
+                kind="job",
+                subject=job.job_id,
+                title=f"{_JOBS[job.kind]} failed",
+                detail=_short(redact_text(reason, reference_paths(context, job.document))),
+                address=_address_of(job),
+                since=ended,
+                mark=str(job.attempt),
+            )
+
+
+def _address_of(job: Job) -> str:
+    if job.run_id:
+        return f"/runs/{quote(job.run_id, safe='')}"
+    return "/evaluations" if job.kind == "evaluation" else "/models" if job.kind == "export" else "/runs"
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _MAX_DETAIL_CHARACTERS else f"{line[: _MAX_DETAIL_CHARACTERS - 1]}…"
+
+
+def _time_of(made_id: str) -> float | None:
+    """The time in an id such as `review-20261125-093000-1f2e3d`, in seconds since 1970."""
+    try:
+        day, clock = made_id.split("-")[1:3]
+        return datetime.strptime(f"{day}{clock}", "%Y%m%d%H%M%S").replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        return None

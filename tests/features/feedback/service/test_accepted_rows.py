@@ -1,0 +1,166 @@
+"""Accepted answers become the next version of a dataset: in its columns, once, and never what is held out."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from luthier.core.access import Caller
+from luthier.core.errors import ConflictError, NotFoundError, RequestError
+from luthier.core.records.traffic import ReviewItem
+from luthier.features.datasets import service as dataset_versions
+from luthier.features.feedback import review as review_queue
+from luthier.features.feedback.accepted_rows import add_accepted, add_to_new_dataset, targets
+from luthier.platform.auth.service import create_project
+from luthier.platform.home.context import Context
+
+ME = Caller(name="ann")
+
+
+def accept(
+    context: Context, number: int, *, prompt: str = "", answer: str = "", before: tuple[dict[str, str], ...] = ()
+) -> str:
+    item = ReviewItem(
+        review_id=f"review-20261125-0930{number:02}-aaaaaa",
+        project_id="default",
+        model="shop-bot",
+        source="correction",
+        exchange_id=f"chatcmpl-{number}",
+        messages=(
+            *before,
+            {"role": "user", "content": prompt or f"What is the price of the walnut board number {number}?"},
+        ),
+        answer="I do not know.",
+        correction=answer or f"It costs {number} euros and is sent within two days.",
+    )
+    context.review_items.add([item])
+    review_queue.decide(context, ME, context.review_items.get(item.review_id, "default"), "accept")
+    return item.review_id
+
+
+def dataset(context: Context, name: str, content: str, filename: str = "rows.jsonl", **details: Any) -> str:
+    file = dataset_versions.keep_rows(context, ME, [content.encode()], filename)
+    origin = "split" if details else "upload"
+    made, _ = dataset_versions.create_dataset(context, ME, name, file, origin=origin, details=details)  # type: ignore[arg-type]
+    return made.dataset_id
+
+
+def rows_of(context: Context, dataset_id: str) -> list[dict[str, Any]]:
+    newest = dataset_versions.get_version(context, ME, dataset_id)
+    text = dataset_versions.path_of(context, ME, newest).read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+CHAT = '{"messages":[{"role":"user","content":"Hello?"},{"role":"assistant","content":"Hi."}]}\n'
+
+
+def test_accepted_answers_are_added_once_and_earlier_rows_stay_byte_for_byte(context: Context) -> None:
+    faq = dataset(context, "faq", CHAT)
+    first = accept(context, 1, before=({"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}))
+    (target,) = targets(context, ME)
+    assert (target.dataset.name, target.version.number, target.num_new) == ("faq", 1, 1)
+    made = add_accepted(context, ME, faq)
+    assert (made.version.number, made.num_added, made.num_replaced, dict(made.left_out)) == (2, 1, 0, {})
+    assert made.cautions == ("the project has no held-out rows, so none were compared",)
+    assert (made.version.origin, made.version.parent, made.version.details["review_ids"]) == ("review", 1, [first])
+    path = dataset_versions.path_of(context, ME, made.version)
+    assert path.read_text(encoding="utf-8").startswith(CHAT)
+    turns = rows_of(context, faq)[1]["messages"]
+    assert [(one["role"], one.get("weight")) for one in turns] == [
+        ("user", None),
+        ("assistant", 0),
+        ("user", None),
+        ("assistant", None),
+    ]
+    assert targets(context, ME)[0].num_new == 0
+    with pytest.raises(ConflictError, match="of 0 accepted answers none can be added"):
+        add_accepted(context, ME, faq)
+    accept(context, 2)
+    assert add_accepted(context, ME, faq, "shop-bot").version.number == 3
+    assert len(rows_of(context, faq)) == 3
+
+
+def test_a_correction_replaces_the_row_with_its_prompt(context: Context) -> None:
+    old = '{"messages":[{"role":"user","content":"what is THE price?"},{"role":"assistant","content":"Free."}]}\n'
+    faq = dataset(context, "faq", CHAT + old)
+    accept(context, 1, prompt="What is the price?", answer="9 euros.")
+    accept(context, 2, prompt="Hello?", answer="Hi.")
+    made = add_accepted(context, ME, faq)
+    assert (made.num_added, made.num_replaced) == (1, 1)
+    assert dict(made.left_out) == {"is in the dataset already": 1}
+    assert [row["messages"][-1]["content"] for row in rows_of(context, faq)] == ["Hi.", "9 euros."]
+
+
+def test_held_out_rows_and_what_is_nearly_one_are_not_added(context: Context) -> None:
+    faq = dataset(context, "faq", CHAT)
+    long = "Please tell me in one sentence how many days it takes until a walnut board arrives in the north of Norway"
+    held = [
+        {"messages": [{"role": "user", "content": "Which wood is it?"}, {"role": "assistant", "content": "Oak."}]},
+        {
+            "messages": [
+                {"role": "user", "content": f"{long}?"},
+                {"role": "assistant", "content": "It takes nine days."},
+            ]
+        },
+    ]
+    lines = "".join(json.dumps(row) + "\n" for row in held)
+    of = {"dataset_id": "data-20261125-093000-aaaaaa", "name": "all", "version": 1}
+    side = dataset(context, "all-held-out", lines, of=of, side="held_out", split={})
+    accept(context, 1, prompt="which  wood is IT?", answer="Walnut.")
+    accept(context, 2, prompt=f"{long}, please?", answer="It takes nine days.")
+    accept(context, 3)
+    made = add_accepted(context, ME, faq)
+    assert made.num_added == 1
+    assert dict(made.left_out) == {"is a held-out row of all-held-out, or nearly so": 2}
+    assert made.cautions == ()
+    with pytest.raises(ConflictError, match="is the held-out side of a split"):
+        add_accepted(context, ME, side)
+    assert [one.dataset.name for one in targets(context, ME)] == ["faq"]
+
+
+def test_answers_take_the_columns_of_the_dataset(context: Context) -> None:
+    table = dataset(context, "table", "Question,Answer\nHello?,Hi.\nBye?,Bye.\n", "rows.csv")
+    accept(context, 1)
+    accept(context, 2, before=({"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}))
+    accept(context, 3, before=({"role": "system", "content": "Be brief."},))
+    made = add_accepted(context, ME, table)
+    assert made.num_added == 1
+    assert dict(made.left_out) == {
+        "is a conversation of several turns, for which the dataset has no columns": 1,
+        "has a system prompt, for which the dataset has no column": 1,
+    }
+    rows = rows_of(context, table)
+    assert [row["Answer"] for row in rows] == ["Hi.", "Bye.", "It costs 1 euros and is sent within two days."]
+    alpaca = dataset(context, "alpaca", '{"instruction":"Hello?","input":"","output":"Hi."}\n')
+    assert add_accepted(context, ME, alpaca).num_added == 1
+    assert rows_of(context, alpaca)[1]["input"] == ""
+    text = dataset(context, "texts", '{"text":"Hello."}\n')
+    with pytest.raises(ConflictError, match="the shape text"):
+        add_accepted(context, ME, text)
+
+
+def test_of_one_prompt_the_later_decision_is_added(context: Context) -> None:
+    faq = dataset(context, "faq", CHAT)
+    accept(context, 1, prompt="Same?", answer="First.")
+    accept(context, 2, prompt="same?", answer="Second.")
+    made = add_accepted(context, ME, faq)
+    assert dict(made.left_out) == {"the same prompt was decided again later": 1}
+    assert rows_of(context, faq)[1]["messages"][-1]["content"] == "Second."
+
+
+def test_a_new_dataset_is_made_and_other_projects_are_out_of_reach(context: Context) -> None:
+    with pytest.raises(ConflictError, match="none can be added"):
+        add_to_new_dataset(context, ME, "reviewed")
+    accept(context, 1)
+    made = add_to_new_dataset(context, ME, "reviewed", "shop-bot")
+    assert (made.version.number, made.version.num_rows, made.num_added) == (1, 1, 1)
+    with pytest.raises(ConflictError, match="exists already"):
+        add_to_new_dataset(context, ME, "reviewed")
+    with pytest.raises(RequestError, match="printable"):
+        add_to_new_dataset(context, ME, " ")
+    other = Caller(project_id=create_project(context, "other").project_id)
+    with pytest.raises(NotFoundError):
+        add_accepted(context, other, made.version.dataset_id)
+    assert targets(context, other) == []
