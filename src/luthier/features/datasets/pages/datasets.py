@@ -196,7 +196,7 @@ def _form(
     return render(request, "datasets/new.html", values, status=status)
 
 
-PAGE = Page("Datasets", "/datasets", "read", order=20, key="d")
+PAGE = Page("Datasets", "/datasets", "read", order=20, key="d", group="data")
 
 ROWS_A_PAGE: Final = 20
 Number = Annotated[int | None, Query(ge=1, le=10**9)]

@@ -52,6 +52,23 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
+// The explanation of a word opens on hover, too; by click, tap and keys it opens without this script.
+let hovering = 0;
+document.addEventListener("pointerover", (event) => {
+  const ask = event.pointerType === "mouse" ? event.target.closest?.(".term") : null;
+  const open = document.querySelector(".term-tip[data-by-hover]:popover-open");
+  clearTimeout(hovering);
+  if (open && open.parentElement !== ask) hovering = setTimeout(() => { open.hidePopover(); delete open.dataset.byHover; }, 200);
+  const tip = ask?.querySelector(".term-tip");
+  if (!tip || tip.matches(":popover-open")) return;
+  hovering = setTimeout(() => { tip.dataset.byHover = ""; tip.showPopover({ source: ask.querySelector("button") }); }, 150);
+});
+
+document.addEventListener("click", (event) => {
+  const tip = event.target.closest?.(".term-ask")?.parentElement.querySelector(".term-tip[data-by-hover]:popover-open");
+  if (tip) { event.preventDefault(); delete tip.dataset.byHover; } // a click keeps open what hovering has opened
+});
+
 // Requests of our scripts carry the address of the current page, so that a sign-in can return to it.
 window.Luthier = Object.assign(window.Luthier ?? {}, {
   async ask(address, options = {}) {
