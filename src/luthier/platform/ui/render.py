@@ -151,7 +151,7 @@ def group_of(address: str) -> Group:
 
 _RUNS, _MODELS = ("/runs", "Runs"), ("/models", "Models")
 _DEPLOYMENTS = ("/deployments", "Deployments")
-_FILES, _DATASETS = ("/datasets/new", "Bring a dataset"), ("/datasets", "Datasets")
+_FILES, _DATASETS = ("/datasets/new", "Add data"), ("/datasets", "Datasets")
 _HOME = ("/", "Home")
 _ROUTES: Final = {
     "runs": _RUNS,
@@ -177,7 +177,7 @@ _COMMANDS: Final = {
     "promote": _DEPLOYMENTS,
     "rollback": _DEPLOYMENTS,
     "export": _MODELS,
-    "eval": ("/evaluations/new", "Judge a model"),
+    "eval": ("/evaluations/new", "Evaluate a model"),
     "data repair": _DATASETS,
     "data audit": _DATASETS,
     "data split": _DATASETS,

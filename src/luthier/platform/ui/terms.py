@@ -13,8 +13,9 @@ from markupsafe import Markup
 from luthier.core.ids import sha256_bytes
 from luthier.core.text.glossary import find_term
 
+_WORD: Final = Markup('<span class="term-word">{}</span>')
 _TERM: Final = Markup(
-    '<span class="term"><span class="term-word">{word}</span>'
+    '<span class="term">{word}'
     '<button type="button" class="term-ask" popovertarget="{id}" aria-label="What does {name} mean?">?</button>'
     '<span class="term-tip" id="{id}" popover><b>{name}</b> {meaning} <a href="/glossary#{key}">Glossary</a></span>'
     "</span>"
@@ -39,10 +40,21 @@ class Terms:
         Raises:
             NotFoundError: The glossary has no such term.
         """
+        return self._with(word, _WORD.format(shown or word), Markup("{}").format(shown or word))
+
+    def ask(self, word: str) -> Markup:
+        """The "?" alone, for a place behind a heading or a label that has the word; nothing at a later use.
+
+        Raises:
+            NotFoundError: The glossary has no such term.
+        """
+        return self._with(word, Markup(""), Markup(""))
+
+    def _with(self, word: str, first: Markup, later: Markup) -> Markup:
         found = find_term(word)
         if found.name in self._explained:
-            return Markup("{}").format(shown or word)
+            return later
         self._explained.add(found.name)
         return _TERM.format(
-            word=shown or word, id=f"{self._prefix}{found.key}", name=found.name, meaning=found.meaning, key=found.key
+            word=first, id=f"{self._prefix}{found.key}", name=found.name, meaning=found.meaning, key=found.key
         )
