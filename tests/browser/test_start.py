@@ -50,7 +50,7 @@ def test_from_home_to_a_run_in_four_clicks(make_page: Callable[..., Page], serve
     start.choose_data(NAME).planned()
     expect(page.get_by_role("radio", name="Answer questions")).to_be_checked()
     expect(rail.get_by_role("listitem").nth(1)).to_contain_text("this page")
-    assert f"dataset=" in page.url, "a reload keeps the answers"
+    assert "dataset=" in page.url, "a reload keeps the answers"
     page.reload()
     start.planned()
     assert violations(page) == []
