@@ -132,3 +132,30 @@ def test_keys_lead_to_pages(make_page: Callable[..., Page], server: HomeServer) 
         page.keyboard.press("g")
         page.keyboard.press(key)
         page.wait_for_url(f"**{path}")
+
+
+def test_forms_and_conversations_survive_a_reload(make_page: Callable[..., Page], server: HomeServer) -> None:
+    page = make_page()
+    sign_in(page, server.url, server.key)
+    page.goto(f"{server.url}/runs/new")
+    text = page.locator("#f-text")
+    text.fill("base_model: tiny\ntraining: {epochs: 7}\n")
+    page.reload()
+    expect(text).to_have_value("base_model: tiny\ntraining: {epochs: 7}\n")
+    expect(page.locator("#f-training-epochs")).to_have_value("7")
+    page.goto(f"{server.url}/playground")
+    talk = [
+        {"role": "user", "content": "Why?"},
+        {"role": "assistant", "content": "<b>Because</b>.", "facts": "3 tokens"},
+    ]
+    page.evaluate("(talk) => sessionStorage.setItem('luthier-talk::1', JSON.stringify(talk))", talk)
+    page.reload()
+    expect(page.locator(".turn.user .words")).to_have_text("Why?")
+    expect(page.locator(".turn.answer .words")).to_have_text("<b>Because</b>.")
+    page.get_by_role("link", name="New conversation").click()
+    page.wait_for_url("**/playground?model=*")
+    page.reload()
+    expect(page.locator(".turn")).to_have_count(0)
+    page.get_by_role("button", name="Sign out").click()
+    page.wait_for_url("**/sign-in*")
+    assert page.evaluate("() => sessionStorage.length") == 0, "what a tab keeps is of who was signed in"
