@@ -30,5 +30,5 @@ def _show(console: Console, found: list[Term]) -> None:
     for one in found:
         if one.topic != topic and len(found) > 1:
             topic = one.topic
-            console.print(f"\n[bold]{topic}[/bold]")
-        console.print(f"[bold]{one.name}[/bold]: {one.meaning}", highlight=False)
+            console.print(f"\n{topic}")
+        console.print(f"{one.name}: {one.meaning}")

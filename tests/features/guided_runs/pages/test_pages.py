@@ -150,7 +150,7 @@ def test_until_both_are_planned_the_page_asks_again(browser: Browser, dataset: s
 
 
 def test_it_starts_once(home: Context, browser: Browser, dataset: str, plans: Plans) -> None:
-    one = browser("train")
+    one = browser("train", "read")
     form = sent(one.get(f"/start?dataset={dataset}").text) | {"size": "better"}
     first, second = one.post("/start/run", data=form), one.post("/start/run", data=form)
     (job,) = home.jobs.list()
@@ -169,7 +169,7 @@ def test_it_does_not_start_before_it_is_planned_or_against_the_plan(
     assert answer.headers["location"].startswith("/start?goal=answers&dataset=")
     assert "The plan is not ready yet" in one.get(answer.headers["location"]).text
     plans.answer = Planned(error=RequestError("a row is too long", expected="shorter rows", do="cut them"))
-    assert one.post("/start/run", data=form).status_code == 400
+    assert one.post("/start/run", data=form).status_code == 422
     assert one.post("/start/run", data={"size": "quick"}).headers["location"].startswith("/start?")
     assert home.jobs.list() == []
 
@@ -193,7 +193,7 @@ def test_a_version_and_a_base_model_can_be_named(home: Context, browser: Browser
     assert sent(page)["dataset"] == f"{dataset}:1"
     assert sent(page)["base_model"] == "tiny"
     assert one.get(f"/start?dataset={dataset}&version=2").status_code == 404
-    assert one.get(f"/start?dataset={dataset}&base_model=no-such").status_code == 400
+    assert one.get(f"/start?dataset={dataset}&base_model=no-such").status_code == 422
 
 
 def test_a_server_without_a_model_offers_to_fetch_one(
@@ -219,7 +219,7 @@ def test_a_server_without_a_model_offers_to_fetch_one(
     assert (answer.headers["location"], fetched) == (back, ["smollm2-135m-instruct"])
     away = one.post("/start/model", data={"name": "smollm2-135m-instruct", "back": "//elsewhere.example/"})
     assert away.headers["location"] == "/start"
-    assert one.post("/start/model", data={"name": "/etc"}).status_code == 400
+    assert one.post("/start/model", data={"name": "/etc"}).status_code == 422
 
 
 def test_who_may_not_train_and_other_projects(home: Context, browser: Browser, dataset: str, plans: Plans) -> None:
