@@ -137,9 +137,12 @@ def test_keys_lead_to_pages(make_page: Callable[..., Page], server: HomeServer) 
 def test_forms_and_conversations_survive_a_reload(make_page: Callable[..., Page], server: HomeServer) -> None:
     page = make_page()
     sign_in(page, server.url, server.key)
-    page.goto(f"{server.url}/runs/new")
+    with page.expect_response("**/runs/new/plan"):  # the form is planned once when it opens
+        page.goto(f"{server.url}/runs/new")
+    page.wait_for_load_state("networkidle")
     text = page.locator("#f-text")
     text.fill("base_model: tiny\ntraining: {epochs: 7}\n")
+    expect(page.locator("#f-training-epochs")).to_have_value("7")
     page.reload()
     expect(text).to_have_value("base_model: tiny\ntraining: {epochs: 7}\n")
     expect(page.locator("#f-training-epochs")).to_have_value("7")
@@ -158,4 +161,5 @@ def test_forms_and_conversations_survive_a_reload(make_page: Callable[..., Page]
     expect(page.locator(".turn")).to_have_count(0)
     page.get_by_role("button", name="Sign out").click()
     page.wait_for_url("**/sign-in*")
-    assert page.evaluate("() => sessionStorage.length") == 0, "what a tab keeps is of who was signed in"
+    kept = page.evaluate("() => Object.keys(sessionStorage).filter((name) => name.startsWith('luthier-'))")
+    assert kept == [], "what a tab keeps is of who was signed in"

@@ -79,7 +79,7 @@ GOALS: Final[dict[GoalName, Goal]] = {
     ),
 }
 SIZES: Final[dict[Size, tuple[str, str]]] = {
-    "quick": ("Small and quick", "A first result to judge whether the way is right."),
+    "quick": ("Small and quick", "A first result, to see whether more is worth it."),
     "better": ("Better and slower", "The largest model of this server that fits, and more passes over your data."),
 }
 

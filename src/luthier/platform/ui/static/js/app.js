@@ -92,6 +92,7 @@ for (const form of document.querySelectorAll("form[data-keep]")) {
     const [name, value] = known[place] ?? [];
     if (name !== one.name || value === state(one)) continue;
     if (typeof value === "boolean") one.checked = value; else one.value = value;
+    form.dataset.restored = "";
     one.dispatchEvent(new Event("input", { bubbles: true }));
     one.dispatchEvent(new Event("change", { bubbles: true }));
   }
