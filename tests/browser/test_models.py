@@ -104,7 +104,7 @@ def test_an_export_is_watched_until_it_is_made(make_page: MakePage, served: Serv
         expect(page.locator(".now")).to_contain_text("Running the source: 3 of 32 prompts")
         expect(page.locator("#export-word")).to_contain_text("running: Running the source")
         context.jobs.finish(job.job_id, job.attempt, "failed", {"type": "E", "came": "no", "expected": "y", "do": "z"})
-        expect(page.get_by_text("It was not made")).to_be_visible()
+        expect(page.get_by_text("The export failed")).to_be_visible()
         page.on("dialog", lambda asked: asked.accept())
         page.get_by_role("button", name="Remove").click()
         page.wait_for_url(f"{served.url}/models/{served.made.runs[0]}")

@@ -35,6 +35,7 @@ from luthier.features.exports import cli as push
 from luthier.features.exports import cli as verify
 from luthier.features.exports.formats import cli as format_prices
 from luthier.features.feedback import cli as feedback
+from luthier.features.glossary import cli as glossary
 from luthier.features.human_eval import cli as human_eval
 from luthier.features.inbox import cli as inbox
 from luthier.features.judges import cli as judge
@@ -244,6 +245,7 @@ def _add_serving(app: typer.Typer) -> None:
     app.command("sign", short_help="Sign an exported bundle with your key.")(push.sign)
     app.command("push", short_help="Upload an exported bundle to a hub or object storage.")(push.push)
     app.command("doctor", short_help="Show what this machine can do.")(doctor.doctor)
+    app.command("glossary", short_help="Explain the terms in plain words.")(glossary.glossary)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -23,6 +23,7 @@ from luthier import features
 from luthier.core.access import SCOPES
 from luthier.core.errors import RequestError
 from luthier.features.accounts import sign_in_pages as sign_in
+from luthier.features.home_page.progress import Rail
 from luthier.features.human_eval import rate_pages as rate
 from luthier.features.runs.series import RunSeries
 from luthier.features.runs.state import Judged
@@ -119,6 +120,7 @@ def create_pages(context: Context) -> FastAPI:
     app.state.rating_failures = FailureLimit("invalid links", rate.FAILURES_PER_MINUTE)
     app.state.shown_once, app.state.page_work, app.state.kept_forms = ShownOnce(), PageWork(), KeptForms()
     app.state.judged, app.state.run_series = Judged(context), RunSeries(context)
+    app.state.rail = Rail(context)
     # Where a person may be sent back to after signing in.
     app.state.page_paths = {route.path for route in page_routes() if "GET" in (route.methods or ())}
     add_error_pages(app)

@@ -124,7 +124,7 @@ def compare(request: Request, context: HomeContext, caller: Trainer, name: str) 
 def remove(request: Request, context: HomeContext, caller: Trainer, name: str) -> Response:
     """Give the name up."""
     deployments.remove(context, caller, name)
-    return redirect(request, "/models?show=deployments", f"The deployment {name} is removed; its models stay.")
+    return redirect(request, "/deployments", f"The deployment {name} is removed; its models stay.")
 
 
 def _page(request: Request, context: Context, caller: Caller, name: str, given: dict[str, Any]) -> Response:

@@ -170,7 +170,7 @@ def _number(text: str) -> int | None:
     return int(text)
 
 
-PAGE = Page("Evaluations", "/evaluations", "read", order=50, key="e")
+PAGE = Page("Evaluations", "/evaluations", "read", order=50, key="e", group="evaluate")
 
 _LIST: Final = 50
 _WORDS: Final = (*get_args(VerdictWord), "none")

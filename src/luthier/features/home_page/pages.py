@@ -15,6 +15,7 @@ from luthier.core.access import Caller
 from luthier.core.run import RunRecord
 from luthier.features.deployments.service import list_deployments
 from luthier.features.home_page import service as overview
+from luthier.features.home_page.run_names import run_names
 from luthier.features.inbox.service import list_entries
 from luthier.platform.auth.members_store import Session
 from luthier.platform.home.context import Context
@@ -57,9 +58,11 @@ def _now(context: Context, caller: Caller) -> dict[str, Any]:
 
 def _rest(context: Context, caller: Caller) -> dict[str, Any]:
     project_id = caller.project_id
+    runs = context.runs.of_project(project_id, limit=_MAX_LISTED)
     return {
+        "names": run_names(context, project_id, runs),
         "verdicts": overview.last_verdicts(context, project_id, limit=_MAX_LISTED),
-        "runs": [_shown(one) for one in context.runs.of_project(project_id, limit=_MAX_LISTED)],
+        "runs": [_shown(one) for one in runs],
         "datasets": context.datasets.list(project_id)[:_MAX_LISTED],
         "deployments": list_deployments(context, caller)[:_MAX_LISTED],
         "spent": overview.spent_this_month(context, project_id),

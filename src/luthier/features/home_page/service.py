@@ -19,6 +19,7 @@ from luthier.core.evaluation import Comparison, Evaluation, Metric, VerdictWord
 from luthier.core.events import BillUpdated, StepDone
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.run import RunRecord
+from luthier.features.home_page.run_names import run_names
 from luthier.features.runs.service import view_run
 from luthier.features.runs.views import without_paths
 from luthier.ml.evaluation.result_views import roles
@@ -39,6 +40,7 @@ class Running(FrozenModel):
         job_id: The job; None for a run that a command has started.
         status: As a badge shows it.
         stage: What it does now.
+        name: Of the run, for people; empty for work that makes none.
         base_model: Empty until it is known.
         method: Empty until it is known.
         step: The last step; 0 while the run is prepared.
@@ -52,6 +54,7 @@ class Running(FrozenModel):
     job_id: str | None
     status: str
     stage: str
+    name: str = ""
     base_model: str = ""
     method: str = ""
     step: int = 0
@@ -70,6 +73,7 @@ class Waiting(FrozenModel):
         status: Its status.
         base_model: As requested.
         since: Seconds since 1970.
+        name: Of the run, for people; empty for work that makes none.
     """
 
     job_id: str
@@ -77,6 +81,7 @@ class Waiting(FrozenModel):
     status: str
     base_model: str
     since: float
+    name: str = ""
 
 
 class Now(FrozenModel):
@@ -164,6 +169,7 @@ def look_now(context: Context, project_id: str) -> Now:
     jobs = context.jobs.list(status="running", project_id=project_id, limit=MAX_SHOWN)
     records = context.runs.some([job.run_id for job in jobs])
     running = [_of_job(context, job, records.get(job.run_id)) for job in jobs]
+    begun = list(records.values())
     # Runs of commands have no job and belong to `default`.
     if project_id == DEFAULT_PROJECT:
         known = {job.run_id for job in jobs}
@@ -171,11 +177,18 @@ def look_now(context: Context, project_id: str) -> Now:
             # A run of a killed command keeps the status `running`; `is_active` looks whether its process lives.
             if record.run_id not in known and view_run(context, record.run_id).is_active:
                 running.append(_of_run(context, record, None, "running", record.created_at))
+                begun.append(record)
     queued = context.jobs.list(status="queued", project_id=project_id, limit=MAX_SHOWN + 1)
     paused = context.jobs.list(status="paused", project_id=project_id, limit=MAX_SHOWN + 1)
     # The store lists the newest first; the queue is worked off from the oldest.
-    waiting = [_waiting(job) for job in (*reversed(queued), *paused)]
-    return Now(running=tuple(running), waiting=tuple(waiting[:MAX_SHOWN]), has_more=len(waiting) > MAX_SHOWN)
+    later = [*reversed(queued), *paused]
+    shown = later[:MAX_SHOWN]
+    names = run_names(context, project_id, begun, [*jobs, *shown])
+    return Now(
+        running=tuple(one.model_copy(update={"name": names.get(one.run_id or "", "")}) for one in running),
+        waiting=tuple(_waiting(job, names.get(job.run_id or "", "")) for job in shown),
+        has_more=len(later) > MAX_SHOWN,
+    )
 
 
 def last_verdicts(context: Context, project_id: str, *, limit: int) -> list[Judged]:
@@ -225,9 +238,9 @@ def _of_job(context: Context, job: Job, record: RunRecord | None) -> Running:
     if record is not None:
         return _of_run(context, record, job.job_id, job.shown_status, job.created_at)
     # A job of the fine-tuning API passes the lane `validate` before it waits for `train`.
-    stage = "looking at the files" if job.lane == "validate" else "preparing: model and rows are loaded"
+    stage = "checking the files" if job.lane == "validate" else "preparing: loading model and rows"
     if not job.run_id:
-        stage = f"at work: {job.kind}"
+        stage = f"in progress: {job.kind}"
     return Running(
         run_id=job.run_id or None,
         job_id=job.job_id,
@@ -241,7 +254,7 @@ def _of_job(context: Context, job: Job, record: RunRecord | None) -> Running:
 def _of_run(context: Context, record: RunRecord, job_id: str | None, status: str, since: float | str) -> Running:
     step = context.runs.last(record.run_id, "step")
     is_trained = record.num_steps > 0 and record.step >= record.num_steps
-    stage = "judging on held-out rows" if is_trained else "training" if record.step else "preparing the first step"
+    stage = "evaluating on held-out rows" if is_trained else "training" if record.step else "preparing the first step"
     return Running(
         run_id=record.run_id,
         job_id=job_id,
@@ -269,8 +282,9 @@ def _left_seconds(context: Context, record: RunRecord, step: StepDone | None) ->
     return None if step is None else step.seconds * left
 
 
-def _waiting(job: Job) -> Waiting:
+def _waiting(job: Job, name: str) -> Waiting:
     return Waiting(
+        name=name,
         job_id=job.job_id,
         run_id=job.run_id or None,
         status=job.status,

@@ -29,7 +29,7 @@ from luthier.platform.auth.public_address import learn_public_address, link_root
 from luthier.platform.home.context import Context
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.forms import shown_once
-from luthier.platform.ui.render import redirect, render
+from luthier.platform.ui.render import Page, redirect, render
 from luthier.platform.ui.visitor import HomeContext, Reader, Trainer, root_of
 
 MEASURES: Final = {
@@ -218,6 +218,7 @@ def _drawn(names: Sequence[str], found: Sequence[Estimate]) -> list[Drawn]:
 
 
 router = APIRouter(prefix="/evaluations/panels")
+PAGE = Page("Panels", router.prefix, "read", order=55, key="l", group="evaluate")
 
 _ADDRESS: Final = "/evaluations/panels"
 _MAX_EVALUATIONS: Final = 100

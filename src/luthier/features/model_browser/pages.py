@@ -24,7 +24,8 @@ from luthier.platform.ui.render import Page, redirect, render
 from luthier.platform.ui.visitor import HomeContext, Reader, Trainer
 
 router = APIRouter()
-PAGE = Page("Models", "/models", "read", order=70, key="m")
+PAGE = Page("Models", "/models", "read", order=70, key="m", group="use")
+DEPLOYMENTS = Page("Deployments", "/deployments", "read", order=75, key="y", group="use")
 
 _MAX: Final = 20
 Tab = Literal["tuned", "deployments", "base", "lineage"]
@@ -39,6 +40,16 @@ def models(
     after: Annotated[str | None, Query(max_length=64)] = None,
 ) -> Response:
     """The models of the project, and those of the machine."""
+    return _list(request, context, caller, show, after)
+
+
+@router.get("/deployments")
+def names(request: Request, context: HomeContext, caller: Reader) -> Response:
+    """The deployments of the project."""
+    return _list(request, context, caller, "deployments", None)
+
+
+def _list(request: Request, context: Context, caller: Caller, show: Tab, after: str | None) -> Response:
     values: dict[str, Any] = {"show": show}
     if show == "tuned":
         views, has_more = project_models.list_tuned(context, caller, limit=_MAX, after=after)

@@ -84,7 +84,8 @@ def _chart(signal: Signal, past: Sequence[PastCheck]) -> Plot | None:
 
 
 router = APIRouter(prefix="/monitor")
-PAGE = Page("Monitor", "/monitor", "read", order=80, key="o")
+PAGE = Page("Monitor", "/monitor", "read", order=80, key="o", group="watch")
+TRAFFIC = Page("Traffic", "/monitor/exchanges", "read", order=82, key="f", group="watch")
 
 _PAGE: Final = 50
 _MAX_ALERTS: Final = 50

@@ -24,7 +24,7 @@ from luthier.platform.ui.render import Page, is_fragment_request, redirect, rend
 from luthier.platform.ui.visitor import HomeContext, Reader, Trainer
 
 router = APIRouter(prefix="/review")
-PAGE = Page("Review", "/review", "read", order=90, key="v")
+PAGE = Page("Review", "/review", "read", order=90, key="v", group="data")
 
 _STATUSES: Final[tuple[ReviewStatus, ...]] = get_args(ReviewStatus)
 _MAX_SEEN_CHARACTERS: Final = 64

@@ -50,7 +50,7 @@ from luthier.platform.ui.render import Page, redirect, render
 from luthier.platform.ui.visitor import Asker, HomeContext, Trainer
 
 router = APIRouter(prefix="/playground")
-PAGE = Page("Playground", "/playground", "infer", order=60, key="p")
+PAGE = Page("Playground", "/playground", "infer", order=60, key="p", group="use")
 
 _FENCE: Final = re.compile(r"^```[^\n]*\n(.*?)(?:^```[ \t]*$\n?|\Z)", re.DOTALL | re.MULTILINE)
 _PLACE: Final = re.compile(r"([1-9]):([0-9]{1,3})")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import threading
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
@@ -18,6 +17,7 @@ from luthier.features.planning.view import format_money, view_of
 from luthier.features.run_drafts import choices as draft_choices
 from luthier.features.run_drafts import fields as recipe_fields
 from luthier.features.run_drafts.form import SHARE, Draft, draft_of, fields_of, read_form
+from luthier.features.run_drafts.planner import draft_planner
 from luthier.features.training import recipe_job
 from luthier.platform.home.context import Context
 from luthier.platform.ui.errors import status_of
@@ -31,11 +31,11 @@ _WAIT_SECONDS: Final = 0.25
 _WAIT_WITHOUT_SCRIPTS_SECONDS: Final = 20.0
 """A browser without scripts asks once: its request waits for the plan."""
 _MAX_FIELDS: Final = 200
+_MAX_RECIPE_CHARACTERS: Final = 4000
 _SWAPS: Final = dict.fromkeys(
     ("swap", "swap_fields", "swap_more", "swap_parts", "swap_problems", "swap_settings", "swap_text", "polls"), False
 )
 """Which parts of the form an answer contains, and whether the page asks again; templates set them."""
-_making = threading.Lock()
 
 
 async def _form(request: Request) -> dict[str, str]:
@@ -57,9 +57,15 @@ def new_run(
     start_from: Annotated[str, Query(alias="from", max_length=64)] = "",
     study: Annotated[str, Query(max_length=64)] = "",
     base_model: Annotated[str, Query(max_length=200)] = "",
+    recipe: Annotated[str, Query(max_length=_MAX_RECIPE_CHARACTERS)] = "",
 ) -> Response:
-    """The form: empty, with the rows of a dataset's version, or with the recipe of a run or of a study's winner."""
+    """The form: empty, with the rows of a dataset's version, or with the recipe of the address (as YAML), of a run or
+    of a study's winner.
+    """
     visit = _Visit(request, context, caller)
+    if recipe:
+        given = read_form({"text": recipe, "side": "text", "draft": secrets.token_hex(8)}, visit.names)
+        return visit.page(given, None)
     keys: dict[str, Any] = {}
     left_out: tuple[str, ...] = ()
     rows: draft_choices.StartingRows | None = None
@@ -122,14 +128,8 @@ class _Visit:
 
     @property
     def planner(self) -> DraftPlanner:
-        """Of the app: it is made when the first recipe is drafted."""
-        state = self.request.app.state
-        # Two concurrent requests must not make two planners: each has its own process.
-        with _making:
-            if getattr(state, "draft_planner", None) is None:
-                state.draft_planner = DraftPlanner(self.context)
-            planner: DraftPlanner = state.draft_planner
-        return planner
+        """Of the app."""
+        return draft_planner(self.request.app.state, self.context)
 
     def planned(self, draft: Draft, form: Mapping[str, str]) -> Planned | None:
         """The plan of a draft, waited for; None where there is none to wait for, or it takes longer."""

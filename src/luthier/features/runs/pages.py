@@ -46,7 +46,7 @@ from luthier.platform.ui.render import Page, is_fragment_request, redirect, rend
 from luthier.platform.ui.visitor import HomeContext, Reader, Trainer
 
 router = APIRouter()
-PAGE = Page("Runs", "/runs", "read", order=30, key="r")
+PAGE = Page("Runs", "/runs", "read", order=30, key="r", group="train")
 
 
 LETTERS: Final = "ABCDEFGH"

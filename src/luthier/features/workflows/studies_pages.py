@@ -18,7 +18,7 @@ from luthier.platform.ui.render import Page, is_fragment_request, render
 from luthier.platform.ui.visitor import HomeContext, Reader
 
 router = APIRouter(prefix="/studies")
-PAGE = Page("Studies", "/studies", "read", order=40, key="t")
+PAGE = Page("Studies", "/studies", "read", order=40, key="t", group="train")
 
 
 @router.get("")

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import quote, unquote
@@ -34,9 +34,24 @@ from luthier.platform.auth.members_store import Session
 from luthier.platform.ui.assets import Assets
 from luthier.platform.ui.forms import form_token
 from luthier.platform.ui.kept_forms import filled, kept_form
+from luthier.platform.ui.terms import Terms
 
-Group = Literal["main", "settings"]
-"""Where a page is led to from: the head of every page, or the tabs of the settings."""
+Group = Literal["main", "data", "train", "evaluate", "use", "watch", "settings"]
+"""Where a page is linked from: a group of the navigation, or the tabs of the settings."""
+_TITLES: Final[dict[Group, str]] = {
+    "data": "Data",
+    "train": "Train",
+    "evaluate": "Evaluate",
+    "use": "Use",
+    "watch": "Watch",
+}
+_MORE: Final = "More"
+"""The heading of pages that belong to none of the five groups: those of plug-ins that name none."""
+_ABOVE_ORDER: Final = 20
+_BELOW_ORDER: Final = 1000
+"""Pages of `main` with an order below the first are above the groups (Home), from the second on below (Settings)."""
+_BELONGS: Final = {"/exports": "/models", "/pipelines": "/studies", "/worth": "/evaluations"}
+"""The page of the navigation to which pages at another address belong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +64,7 @@ class Page:
         scope: What a visitor needs to see it; None for everyone who is signed in.
         order: Pages are shown by it, smallest first.
         key: The letter that leads there, after `g`; empty for none.
-        group: Where it is led to from.
+        group: Where it is linked from. `main`: above the five groups, below them, or under "More", by its order.
         router: Of a plug-in: its routes, each at the address or below it. `scope` is required for each.
         templates: Of a plug-in: the folder of its templates, found under the name of its entry point
             (`name/list.html`); `base.html` is the layout that all pages extend.
@@ -79,28 +94,68 @@ def declared() -> dict[str, Page]:
     return dict(sorted(found.items(), key=lambda item: item[1].order))
 
 
-def entries(group: Group = "main") -> list[Page]:
-    """The pages of a group, in order."""
-    return [page for page in declared().values() if page.group == group]
+@dataclass(frozen=True, slots=True)
+class NavigationGroup:
+    """Pages that are shown together.
+
+    Attributes:
+        name: The group; `main` for pages that belong to no group.
+        title: Its heading; empty for none.
+        pages: In order.
+    """
+
+    name: Group
+    title: str
+    pages: tuple[Page, ...]
 
 
-def entries_for(session: Session | None, group: Group = "main") -> list[Page]:
-    """What this visitor may look at."""
+def entries(group: Group | None = None) -> list[Page]:
+    """The pages of a group, in order; None: of the whole navigation."""
+    return [
+        page for page in declared().values() if (page.group != "settings" if group is None else page.group == group)
+    ]
+
+
+def entries_for(session: Session | None, group: Group | None = None) -> list[Page]:
+    """Those that this visitor may open."""
     if session is None:
         return []
     return [page for page in entries(group) if page.scope is None or session.caller.may(page.scope)]
 
 
+def navigation_for(session: Session | None) -> list[NavigationGroup]:
+    """The navigation of this visitor, without empty groups."""
+    pages = entries_for(session)
+    main = [page for page in pages if page.group == "main"]
+    above = [page for page in main if page.order < _ABOVE_ORDER]
+    below = [page for page in main if page.order >= _BELOW_ORDER]
+    more = [page for page in main if _ABOVE_ORDER <= page.order < _BELOW_ORDER]
+    found = [
+        NavigationGroup("main", "", tuple(above)),
+        *(NavigationGroup(name, title, tuple(p for p in pages if p.group == name)) for name, title in _TITLES.items()),
+        NavigationGroup("main", _MORE, tuple(more)),
+        NavigationGroup("main", "", tuple(below)),
+    ]
+    return [one for one in found if one.pages]
+
+
 def current(path: str) -> str:
     """The address of the page of the navigation that an address belongs to; empty for none."""
+    path = next((to for start, to in _BELONGS.items() if path == start or path.startswith(f"{start}/")), path)
     known = [page.address for page in entries()]
-    fitting = [address for address in known if path == address or (address != "/" and path.startswith(address))]
+    fitting = [one for one in known if path == one or (one != "/" and path.startswith(f"{one}/"))]
     # The longest fit is the most specific entry.
     return max(fitting, key=len, default="")
 
 
+def group_of(address: str) -> Group:
+    """The group of the page of the navigation that an address belongs to; `main` where there is none."""
+    found = current(address)
+    return next((page.group for page in entries() if page.address == found), "main")
+
+
 _RUNS, _MODELS = ("/runs", "Runs"), ("/models", "Models")
-_DEPLOYMENTS = ("/models?show=deployments", "Deployments")
+_DEPLOYMENTS = ("/deployments", "Deployments")
 _FILES, _DATASETS = ("/datasets/new", "Add data"), ("/datasets", "Datasets")
 _HOME = ("/", "Home")
 _ROUTES: Final = {
@@ -127,7 +182,7 @@ _COMMANDS: Final = {
     "promote": _DEPLOYMENTS,
     "rollback": _DEPLOYMENTS,
     "export": _MODELS,
-    "eval": ("/evaluations/new", "Judge a model"),
+    "eval": ("/evaluations/new", "Evaluate a model"),
     "data repair": _DATASETS,
     "data audit": _DATASETS,
     "data split": _DATASETS,
@@ -192,7 +247,8 @@ def render(request: Request, template: str, values: Mapping[str, Any] | None = N
     """The answer with a page, or a piece of one, made from a template.
 
     Every template knows, in addition to `values`: `session` (None where no one is signed in), `may(scope)`,
-    `asset(name)`, `navigation`, `here` (the path), `notice` (of the form before).
+    `asset(name)`, `navigation`, `here` (the path), `group` (of the navigation that the path belongs to), `notice` (of
+    the form before), `rail()` (the first steps of a project), `term(word)` (a word with its explanation).
     """
     assets: Assets = request.app.state.assets
     session: Session | None = getattr(request.state, "session", None)
@@ -201,10 +257,13 @@ def render(request: Request, template: str, values: Mapping[str, Any] | None = N
         "session": session,
         "may": lambda scope: session is not None and session.caller.may(scope),
         "asset": assets.address,
-        "navigation": entries_for(session),
+        "navigation": navigation_for(session),
         "navigation_counts": _counts(request, session),
         "current": current(request.url.path),
         "here": request.url.path,
+        "group": group_of(request.url.path),
+        "rail": partial(_rail, request, session),
+        "term": Terms(request.url.path, is_piece=is_fragment_request(request)),
         # A fragment would show it in the middle of a page and take it away from the next whole one.
         "notice": "" if is_fragment_request(request) else notice,
     }
@@ -229,6 +288,12 @@ def _counts(request: Request, session: Session | None) -> dict[str, int]:
     counted = [page for page in entries_for(session) if page.count]
     context = request.app.state.context
     return {page.address: import_string(page.count)(context, session.caller) for page in counted}
+
+
+def _rail(request: Request, session: Session | None) -> Any:
+    """The first steps of the visitor's project; None where they are done, and for servers without a rail."""
+    rail = getattr(request.app.state, "rail", None)
+    return None if rail is None else rail.of(session)
 
 
 def redirect(request: Request, address: str, notice: str = "") -> Response:

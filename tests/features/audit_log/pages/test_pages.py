@@ -48,7 +48,7 @@ def test_they_are_filtered_and_paged(home: Context, browser: Browser) -> None:
     assert "row-9-" in page
     assert "row-10-" not in page
     assert "Older entries" not in page
-    assert "Nothing fits this filter." in one.get(ADDRESS, params={"actor": "%"}).text
+    assert "No entry matches this filter." in one.get(ADDRESS, params={"actor": "%"}).text
     assert one.get(ADDRESS, params={"before": "x"}).status_code == 422
 
 

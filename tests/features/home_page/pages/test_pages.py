@@ -35,17 +35,18 @@ def queue(home: Context, *, project_id: str = "default", base_model: str = "tiny
 
 def test_a_fresh_home_teaches_the_way(browser: Browser) -> None:
     page = browser("admin").get("/").text
-    links = ("/datasets/new", "/datasets", "/runs/new", "/evaluations", "/playground")
+    links = ("/datasets/new", "/start", "/evaluations", "/playground", "/monitor")
     places = [page.index(f'href="{link}">', page.index("first-steps")) for link in links]
     assert places == sorted(places), "in the order of the steps"
     for scopes, words in ((("read",), "This step needs the scope train."), (("read", "train"), "the scope infer")):
         assert words in browser(*scopes).get("/").text
-    assert "/runs/new" not in browser("read").get("/").text
+    assert "/start" not in browser("read").get("/").text
+    assert page.count('class="button primary') == 1, "one thing to do first"
 
 
 def test_who_may_not_look_is_led_to_what_is_theirs(browser: Browser) -> None:
     assert browser("infer").get("/").headers["location"] == "/playground"
-    assert browser("train").get("/").headers["location"] == "/settings"
+    assert browser("train").get("/").headers["location"] == "/start"
     assert browser("infer").get("/home/now").status_code == 403
 
 

@@ -78,7 +78,7 @@ def test_a_job_goes_from_waiting_to_running_to_judged(context: Context) -> None:
     context.runs.update(job.run_id, step=10)
     context.jobs.ask(job.job_id, "pause")
     (running,) = overview.look_now(context, "default").running
-    assert (running.stage, running.status, running.left_seconds) == ("judging on held-out rows", "pausing", None)
+    assert (running.stage, running.status, running.left_seconds) == ("evaluating on held-out rows", "pausing", None)
     assert overview.look_now(context, "proj-none") == overview.Now(running=(), waiting=(), has_more=False)
 
 

@@ -66,7 +66,7 @@ def test_a_model_that_writes_no_text_shows_how_it_is_asked(home: Context, browse
     assert "http://127.0.0.1/v1/classify" in text
     assert "classes with probabilities" in text
     assert "luthier predict" in text
-    assert ">Ask it</a>" not in text
+    assert ">Chat with it</a>" not in text
     assert f'href="/playground/head?model={made.tuned}"'.replace(":", "%3A") in text
     assert "not fitted: probabilities are as they were trained" in text
     assert "<script>alert" not in text
@@ -96,7 +96,7 @@ def test_who_may_only_look_finds_no_forms(home: Context, browser: Browser) -> No
         text = viewer.get(address).text
         for form in ('action="/deployments', 'action="/exports"', "/remove"):
             assert form not in text
-        assert "Ask it" not in text
+        assert "Chat with it" not in text
     for address in (
         "/exports", "/deployments", "/deployments/support/deploy", "/deployments/support/promote",
         "/deployments/support/rollback", "/deployments/support/remove", f"/exports/{made.export_id}/remove",

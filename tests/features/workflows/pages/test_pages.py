@@ -38,7 +38,7 @@ def test_the_list_stands_below_the_studies(home: Context, browser: Browser) -> N
     assert "tune<span" in table
     assert "5 of 7" in table
     assert f'a stage of <a href="/pipelines/{AUTO_ID}"' in table
-    assert "Nothing was searched yet" in text
+    assert "No studies yet" in text
     answer = one.get("/pipelines")
     assert (answer.status_code, answer.headers["location"]) == (303, "/studies#pipelines")
 

@@ -19,7 +19,7 @@ HOSTILE = "<script>alert(1)</script>"
 
 def test_nothing_was_searched_yet(browser: Browser) -> None:
     text = browser("read").get("/studies").text
-    assert "Nothing was searched yet" in text
+    assert "No studies yet" in text
     assert "luthier tune recipe.yaml" in text
 
 

@@ -118,7 +118,7 @@ def test_a_secret_is_shown_to_its_session_and_not_for_ever(
     now[0] += 2
     gone = shown(one, led).text
     assert "sk-luthier-" not in gone.replace('placeholder="sk-luthier-', "")
-    assert "What was shown here is not kept" in gone
+    assert "This was shown once" in gone
 
 
 def test_what_nobody_looks_at_is_forgotten() -> None:

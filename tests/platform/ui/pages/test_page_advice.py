@@ -66,7 +66,7 @@ def test_every_link_of_an_advice_is_a_page(browser: Browser) -> None:
             assert one.get(link).status_code == 200, link
 
 
-DEPLOYMENTS, BRING = '<a href="/models?show=deployments">Deployments</a>', '<a href="/datasets/new">Add data</a>'
+DEPLOYMENTS, BRING = '<a href="/deployments">Deployments</a>', '<a href="/datasets/new">Add data</a>'
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ def _rows(number: int, what: str = "row") -> str:
 
 router = APIRouter(prefix="/datasets")
 
-PAGE = Page("Datasets", "/datasets", "read", order=20, key="d")
+PAGE = Page("Datasets", "/datasets", "read", order=20, key="d", group="data")
 
 ROWS_A_PAGE: Final = 20
 Number = Annotated[int | None, Query(ge=1, le=10**9)]

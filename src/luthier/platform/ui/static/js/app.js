@@ -52,6 +52,23 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
+// The explanation of a word opens on hover, too; by click, tap and keys it opens without this script.
+let hovering = 0;
+document.addEventListener("pointerover", (event) => {
+  const ask = event.pointerType === "mouse" ? event.target.closest?.(".term") : null;
+  const open = document.querySelector(".term-tip[data-by-hover]:popover-open");
+  clearTimeout(hovering);
+  if (open && open.parentElement !== ask) hovering = setTimeout(() => { open.hidePopover(); delete open.dataset.byHover; }, 200);
+  const tip = ask?.querySelector(".term-tip");
+  if (!tip || tip.matches(":popover-open")) return;
+  hovering = setTimeout(() => { tip.dataset.byHover = ""; tip.showPopover({ source: ask.querySelector("button") }); }, 150);
+});
+
+document.addEventListener("click", (event) => {
+  const tip = event.target.closest?.(".term-ask")?.parentElement.querySelector(".term-tip[data-by-hover]:popover-open");
+  if (tip) { event.preventDefault(); delete tip.dataset.byHover; } // a click keeps open what hovering has opened
+});
+
 // Requests of our scripts carry the address of the current page, so that a sign-in can return to it.
 window.Luthier = Object.assign(window.Luthier ?? {}, {
   async ask(address, options = {}) {
@@ -61,6 +78,32 @@ window.Luthier = Object.assign(window.Luthier ?? {}, {
     return new Promise(() => {}); // the page is left
   },
 });
+
+// A form with `data-keep` survives a reload: what was entered is kept for this tab until it is sent. Its value names the
+// fields to keep; empty: all of them, except passwords and files.
+const isReturn = performance.getEntriesByType("navigation")[0]?.type !== "navigate";
+for (const form of document.querySelectorAll("form[data-keep]")) {
+  const key = `luthier-form:${location.pathname}${location.search}:${form.id}`, names = form.dataset.keep.split(" ").filter(Boolean);
+  const kept = () => [...form.elements].filter((one) => one.name && !/hidden|file|password|submit|button/.test(one.type) && (!names.length || names.includes(one.name)));
+  const state = (one) => (/checkbox|radio/.test(one.type) ? one.checked : one.value);
+  const store = (act) => { try { return act(sessionStorage); } catch { return null; } }; // storage may be forbidden
+  const known = isReturn ? JSON.parse(store((one) => one.getItem(key)) ?? "[]") : [];
+  for (const [place, one] of kept().entries()) {
+    const [name, value] = known[place] ?? [];
+    if (name !== one.name || value === state(one)) continue;
+    if (typeof value === "boolean") one.checked = value; else one.value = value;
+    form.dataset.restored = "";
+    one.dispatchEvent(new Event("input", { bubbles: true }));
+    one.dispatchEvent(new Event("change", { bubbles: true }));
+  }
+  const save = () => store((one) => one.setItem(key, JSON.stringify(kept().map((field) => [field.name, state(field)]))));
+  form.addEventListener("input", save);
+  document.addEventListener("htmx:afterSettle", () => { if (form.isConnected) save(); });
+  form.addEventListener("submit", () => store((one) => one.removeItem(key)));
+}
+
+// What a tab keeps is of the person who is signed in.
+document.querySelector('form[action="/sign-out"]')?.addEventListener("submit", () => { try { sessionStorage.clear(); } catch { /* nothing was kept, then */ } });
 
 // A form or button with `data-confirm` asks before an action that cannot be undone.
 document.addEventListener("submit", (event) => {

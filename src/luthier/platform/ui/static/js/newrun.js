@@ -64,6 +64,7 @@ function tell() {
 
 if (form) {
   const side = form.querySelector("[data-side]");
+  if ("restored" in form.dataset) side.value = "text"; // after a reload the text counts, until a field is changed
   form.addEventListener("input", (event) => {
     side.value = event.target.name === "text" ? "text" : "fields";
     const element = event.target.closest(".knob");

@@ -3,6 +3,7 @@ const form = document.querySelector("form#chat");
 const message = form?.elements.namedItem("message");
 const status = form?.querySelector("[data-status]");
 const sides = [];
+const isReturn = performance.getEntriesByType("navigation")[0]?.type !== "navigate";
 
 function clone(id) {
   return document.getElementById(id).content.firstElementChild.cloneNode(true);
@@ -60,10 +61,34 @@ class Side {
     this.input = section.querySelector('input[name="talk"]');
     this.choice = form.querySelector(`[data-model="${this.number}"]`);
     this.turns = JSON.parse(this.input.value);
-    this.choice.addEventListener("change", () => this.showModel());
+    this.choice.addEventListener("change", () => {
+      this.showModel();
+      history.replaceState(null, "", document.querySelector("[data-new]").href); // a reload has these models again
+      for (const side of sides) side.keep();
+    });
     this.showModel();
+    if (!this.turns.length && isReturn) this.restore();
   }
 
+  // The conversation of this tab, after a reload or a step back.
+  restore() {
+    let turns = [];
+    try { turns = JSON.parse(sessionStorage.getItem(this.key) ?? "[]"); } catch { /* storage may be forbidden */ }
+    for (const turn of turns) {
+      if (turn.role === "user") { this.say(turn.content); continue; }
+      const bubble = clone("answer-turn");
+      this.list.append(bubble);
+      this.finish(bubble, { text: turn.content, thought: turn.thought ?? "" }, turn.facts ?? "", turn.exchange_id ?? "");
+      this.turns.at(-1).thumb = turn.thumb;
+      for (const one of bubble.querySelectorAll(".thumbs button")) one.setAttribute("aria-pressed", String(one.value.startsWith(`${turn.thumb}:`)));
+      const thought = bubble.querySelector(".thought");
+      thought.hidden = !turn.thought;
+      thought.querySelector(".thinking").textContent = visible(turn.thought ?? "");
+    }
+    this.keep();
+  }
+
+  get key() { return `luthier-talk:${location.search}:${this.number}`; }
   get isAsked() { return this.choice.value !== ""; }
   get isBusy() { return this.controller !== undefined; }
 
@@ -74,7 +99,12 @@ class Side {
     document.querySelector("[data-new]").href = `/playground?${chosen.map((name) => `model=${encodeURIComponent(name)}`).join("&")}`;
   }
 
-  keep() { this.input.value = JSON.stringify(this.turns); }
+  keep() {
+    this.input.value = JSON.stringify(this.turns);
+    try { sessionStorage.setItem(this.key, this.input.value); } catch { /* too long, or forbidden: for this page only, then */ }
+  }
+
+  forget() { try { sessionStorage.removeItem(this.key); } catch { /* nothing was kept, then */ } }
 
   say(text) {
     if (this.turns.at(-1)?.role === "user") this.takeBack();
@@ -301,6 +331,7 @@ if (form) {
       setTimeout(() => { button.textContent = "Copy"; }, 1500);
     }
   });
+  document.querySelector("[data-new]").addEventListener("click", () => { for (const side of sides) side.forget(); });
   form.querySelector("[data-stop]").addEventListener("click", stopAll);
   message.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); say(); }

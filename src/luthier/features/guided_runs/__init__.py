@@ -1,0 +1,1 @@
+"""The guided run: what for, which data, quick or better, and start; the recipe follows from the answers."""

@@ -1,0 +1,64 @@
+"""The five steps of a project: from what is there, until its first verdict."""
+
+from __future__ import annotations
+
+import pytest
+
+from luthier.core.access import Caller, Scope
+from luthier.core.ids import new_id
+from luthier.features.datasets.service import create_dataset, keep_rows
+from luthier.features.home_page.progress import Progress, Rail, progress_of
+from luthier.platform.auth.members_store import Session
+from luthier.platform.auth.service import create_project
+from luthier.platform.home.context import Context
+from luthier.platform.jobs.records import Job
+from luthier.testing.records import add_run, make_evaluation
+
+
+def at(progress: Progress | None) -> str:
+    assert progress is not None
+    return next(step.name for step in progress.steps if step.state == "next")
+
+
+def test_each_step_follows_from_what_the_project_has(home: Context) -> None:
+    first = progress_of(home, "default")
+    assert first is not None
+    assert (at(first), first.address) == ("data", "/datasets/new")
+    assert [step.state for step in first.steps] == ["next", "later", "later", "later", "later"]
+    create_dataset(home, Caller(), "Rows", keep_rows(home, Caller(), [b'{"text": "a"}\n'], "a.jsonl"))
+    second = progress_of(home, "default")
+    assert second is not None
+    assert (at(second), second.address) == ("train", "/start")
+    job = home.jobs.submit(Job(job_id=new_id("job"), kind="train", document={}, run_id=new_id("run")))
+    waiting = progress_of(home, "default")
+    assert waiting is not None
+    assert (at(waiting), waiting.address, waiting.scope) == ("train", f"/runs/{job.run_id}", "read")
+    home.jobs.ask(job.job_id, "cancel")
+    run_id = add_run(home, "a")
+    third = progress_of(home, "default")
+    assert third is not None
+    assert (at(third), third.address) == ("evaluate", f"/evaluations/new?model={run_id}")
+    assert [step.state for step in third.steps] == ["done", "done", "next", "later", "later"]
+    home.evaluations.save(make_evaluation(run_id=run_id))
+    assert progress_of(home, "default") is None, "over with the first verdict"
+
+
+def test_projects_have_steps_of_their_own(home: Context) -> None:
+    other = create_project(home, "other")
+    home.evaluations.save(make_evaluation(run_id=add_run(home, "a")))
+    assert progress_of(home, "default") is None
+    assert at(progress_of(home, other.project_id)) == "data"
+
+
+def test_the_rail_is_for_those_who_may_read_and_ends_for_good(home: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    def session(*scopes: Scope) -> Session:
+        return Session(caller=Caller(scopes=scopes), project_name="default", how="key", created_at=0.0, expires_at=1.0)
+
+    rail = Rail(home)
+    assert rail.of(None) is None
+    assert rail.of(session("infer")) is None
+    assert at(rail.of(session("read"))) == "data"
+    home.evaluations.save(make_evaluation(run_id=add_run(home, "a")))
+    assert rail.of(session("read")) is None
+    monkeypatch.setattr("luthier.features.home_page.progress.progress_of", lambda *_: pytest.fail("asked again"))
+    assert rail.of(session("read")) is None
