@@ -16,6 +16,7 @@ from luthier.features.deployments.canary_release import last_seen
 from luthier.features.inbox.records import Work
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import redact_text, reference_paths, shown_reference
+from luthier.platform.jobs.events import JOB_NAMES
 from luthier.platform.jobs.records import Job, JobKind
 
 MAX_OF_A_KIND: Final = 50
@@ -23,7 +24,14 @@ FAILED_SECONDS: Final = 14 * 24 * 3600.0
 """So long a failed job waits for somebody to look at it."""
 _MAX_DETAIL_CHARACTERS: Final = 300
 _MAX_JOBS: Final = 20
-_JOBS: Final[dict[JobKind, str]] = {"train": "Training", "export": "Export", "evaluation": "Evaluation"}
+_PAGES: Final[dict[JobKind, str]] = {
+    "train": "/runs",
+    "export": "/models",
+    "evaluation": "/evaluations",
+    "batch": "/evaluations",
+    "import": "/datasets/jobs/{job_id}",
+    "synthesis": "/datasets/jobs/{job_id}",
+}
 
 
 def waiting_work(context: Context, caller: Caller, asked: frozenset[str] = frozenset()) -> list[Work]:
@@ -144,7 +152,7 @@ def _jobs(context: Context, caller: Caller) -> Iterator[Work]:
             yield Work(
                 kind="job",
                 subject=job.job_id,
-                title=f"{_JOBS[job.kind]} failed",
+                title=f"{JOB_NAMES[job.kind]} failed",
                 detail=_short(redact_text(reason, reference_paths(context, job.document))),
                 address=_address_of(job),
                 since=ended,
@@ -155,7 +163,7 @@ def _jobs(context: Context, caller: Caller) -> Iterator[Work]:
 def _address_of(job: Job) -> str:
     if job.run_id:
         return f"/runs/{quote(job.run_id, safe='')}"
-    return "/evaluations" if job.kind == "evaluation" else "/models" if job.kind == "export" else "/runs"
+    return _PAGES[job.kind].format(job_id=quote(job.job_id, safe=""))
 
 
 def _short(text: str) -> str:

@@ -44,7 +44,7 @@ class JobEvent(FrozenModel):
     data: dict[str, float | None] | None = None
 
 
-_CALLED: Final[dict[JobKind, str]] = {
+JOB_NAMES: Final[dict[JobKind, str]] = {
     "train": "Fine-tuning job",
     "export": "Export",
     "evaluation": "Evaluation",
@@ -52,6 +52,7 @@ _CALLED: Final[dict[JobKind, str]] = {
     "import": "Import",
     "synthesis": "Synthesis",
 }
+"""What messages and pages call a job, by its kind."""
 _ENDS: Final[dict[JobStatus, str]] = {
     "succeeded": "The job has successfully completed",
     "failed": "The job has failed",
@@ -65,7 +66,7 @@ def created(kind: JobKind, job_id: str) -> str:
 
 def started(kind: JobKind, lane: Lane) -> tuple[str, str]:
     """The code and the words of a first attempt in a lane."""
-    return ("validating", "Validating the files") if lane == "validate" else ("started", f"{_CALLED[kind]} started")
+    return ("validating", "Validating the files") if lane == "validate" else ("started", f"{JOB_NAMES[kind]} started")
 
 
 def goes_on(kind: JobKind) -> str:
@@ -73,7 +74,7 @@ def goes_on(kind: JobKind) -> str:
     if kind == "train":
         return "Fine-tuning job resumes from its last checkpoint"
     # What documents were read to, and what a model has written, is kept between attempts.
-    return f"{_CALLED[kind]} {'continues' if kind in ('import', 'synthesis') else 'begins again'}"
+    return f"{JOB_NAMES[kind]} {'continues' if kind in ('import', 'synthesis') else 'begins again'}"
 
 
 def picked_up(kind: JobKind) -> str:
@@ -83,12 +84,12 @@ def picked_up(kind: JobKind) -> str:
 
 def resumed(kind: JobKind) -> str:
     """A job that had ended or rested is queued again."""
-    return f"{_CALLED[kind]} resumed"
+    return f"{JOB_NAMES[kind]} resumed"
 
 
 def ended(kind: JobKind, status: JobStatus) -> str:
     """A job has ended without an error, or rests."""
-    return _ENDS.get(status) or f"{_CALLED[kind]} {status}"
+    return _ENDS.get(status) or f"{JOB_NAMES[kind]} {status}"
 
 
 _BEYOND: Final = 2**31 - 1
