@@ -19,6 +19,7 @@ from luthier.core.evaluation import (
     Evaluation,
     SystemResult,
 )
+from luthier.core.evaluation_plan import SHARES_OF_CORRECT
 from luthier.core.ids import is_id
 from luthier.core.results.measured_gains import Measured, MeasuredAlone, MeasuredBaseline, MeasuredGains, TodayKind
 from luthier.core.results.roi import Case
@@ -27,7 +28,6 @@ from luthier.platform.home.context import Context
 
 _MIN_CORRELATED: Final = 10
 """Rows below which a correlation is mostly noise."""
-SHARES_OF_CORRECT: Final = ("exact_match", "exact_match_ignoring_case", "label_accuracy")
 
 
 def measured_gains(context: Context, name: str, case: Case) -> MeasuredGains:
