@@ -56,7 +56,7 @@ def test_the_picture_has_the_tuned_model_its_base_and_the_alternatives_from_best
         ("tuned model", 75, "tuned"),
         ("untuned model", 0, "base"),
         ("linear classifier", 78, "other-1"),
-        ("4 examples in the prompt", 41.25, "other-1"),
+        ("4 examples in the prompt", 41.25, "base"),
     ]
     interval = view.chart.rows[0].interval
     assert interval is not None

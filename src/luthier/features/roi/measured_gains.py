@@ -103,7 +103,7 @@ def _is_share(case: Case, evaluation: Evaluation, metric: str) -> bool:
     if case.verdict.today == "given":
         raise RequestError(
             f"verdict.today is given, and evaluation {evaluation.evaluation_id} is read by "
-            f"{metric_title(metric)}, which today's accuracy cannot be held against",
+            f"{metric_title(metric)}, which today's accuracy cannot be compared with",
             expected=f"one of {', '.join(SHARES_OF_CORRECT)}",
             do="name another verdict.metric, or a system of the evaluation as verdict.today",
         )
@@ -184,7 +184,7 @@ def _today(
     if asked == "base" and bare is None:
         raise RequestError(
             f"evaluation {evaluation.evaluation_id} is of {', '.join(system.name for system in evaluation.systems)}",
-            expected="a tuned model and, before it, what it is held against",
+            expected="a tuned model and, before it, what it is compared with",
             do="judge it against its base: luthier eval RUN --data FILE --against BASE_MODEL; or say what "
             "today's way is as verdict.today",
         )

@@ -50,10 +50,11 @@ class ShortAnswer:
     """The answer to the three questions beside a verdict.
 
     Attributes:
-        badge: yes, no or not settled.
+        badge: yes, no or not settled; `assumed` where the answer rests on assumptions.
         tone: its colour.
         headline: one sentence.
         figures: value, payback time and probability, each with its range.
+        num_draws: that the ranges are from.
         assumed: why the answer rests on assumptions and not on the evaluation; empty where it rests on that.
     """
 
@@ -61,6 +62,7 @@ class ShortAnswer:
     tone: Tone
     headline: str
     figures: tuple[Fact, ...]
+    num_draws: int
     assumed: str = ""
 
 
@@ -121,12 +123,14 @@ def _short_answer(context: Context, evaluation: Evaluation, asked: Questions) ->
     judged = evaluation.systems[-1].name
     if any(one.system == judged for one in evaluation.label_confidence):
         return _answered(compute_roi(context, asked, verdict=evaluation.evaluation_id).result)
-    why = evaluation.label_confidence_left_out or "its answers are not labels"
+    why = evaluation.label_confidence_left_out or (
+        "its probabilities of labels are not stored" if evaluation.labels else "its answers are not labels"
+    )
     # Without probabilities there is no measured share of cases that the model answers alone.
     return _answered(
         compute_roi(context, asked).result,
         f"This evaluation does not measure which cases the model can answer alone ({why}). Assumed: 20% to 80% of "
-        "cases, 90% to 99% of these correctly. The verdict on this page is not part of the calculation.",
+        "cases, 90% to 99% of these correctly. The figures of this page are not part of the calculation.",
     )
 
 
@@ -136,7 +140,10 @@ def _answered(result: RoiResult, assumed: str = "") -> ShortAnswer:
     figures = answer.key_figures(result)
     # The break-even gains need the whole page to be understood.
     shown = tuple(one for one in figures if not one.name.startswith("Break-even"))
-    return ShortAnswer(answer.BADGES[result.answer], answer.TONES[result.answer], result.headline, shown, assumed)
+    badge, tone = answer.BADGES[result.answer], answer.TONES[result.answer]
+    if assumed:
+        badge, tone = "assumed", "open"
+    return ShortAnswer(badge, tone, result.headline, shown, result.num_draws, assumed)
 
 
 def _number(words: str, text: str) -> float:

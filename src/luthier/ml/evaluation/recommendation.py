@@ -303,7 +303,8 @@ def _rows_for_bar(case: Case) -> int | None:
     growth = (below / above) ** 2
     if not 1 < growth <= MAX_GROWTH:
         return None
-    return math.ceil(case.judged.num_samples * growth)
+    # The small number keeps rounding errors of the division from adding a row.
+    return math.ceil(case.judged.num_samples * growth - 1e-6)
 
 
 def _over(figure: Metric, value: float) -> float:

@@ -25,7 +25,7 @@ from luthier.ml.evaluation.verdict_text import held_out_rows, listed
 
 MAX_BARS: Final = 9
 MAX_CHARACTERS: Final = 600
-_WIDTH: Final = 400
+_WIDTH: Final = 360
 
 Kind = Literal["typical", "best", "worst"]
 _TITLES: Final[dict[Kind, str]] = {"typical": "Typical", "best": "Best", "worst": "Worst"}
@@ -115,7 +115,7 @@ def verdict_view(evaluation: Evaluation) -> VerdictView | None:
         sentence=_sentence(evaluation, metric, rival),
         recommendation=recommend(evaluation),
         tone=tone_of(None if verdict is None else verdict.word),
-        chart=_chart(evaluation, metric, shown[:MAX_BARS]) if shown else None,
+        chart=_chart(evaluation, metric, shown[:MAX_BARS], rival) if shown else None,
         num_not_drawn=max(0, len(shown) - MAX_BARS),
         picks=_picks(evaluation, metric, rival),
         caveats=() if verdict is None else verdict.caveats,
@@ -171,16 +171,18 @@ def _num_right(system: SystemResult, figure: Metric) -> str:
     return f"{about}{whole:,}"
 
 
-def _chart(evaluation: Evaluation, metric: str, shown: Sequence[SystemResult]) -> Bars:
+def _chart(
+    evaluation: Evaluation, metric: str, shown: Sequence[SystemResult], rival: SystemResult | None
+) -> Bars:
     judged, systems = judged_system(evaluation.systems), evaluation.systems
-    is_share, base = metric in SHARES_OF_CORRECT, base_of(systems, judged.name)
+    is_share = metric in SHARES_OF_CORRECT
     decimals = common_decimals([one.metrics[metric] for one in shown])
     rows, described = [], []
     for one in shown:
         found = one.metrics[metric]
         scale = one.num_samples if is_share else 1
         words = _num_right(one, found).removeprefix("about ") if is_share else number(found.value, decimals)
-        role: Role = "tuned" if one is judged else "base" if one.name == base else "other-1"
+        role: Role = "tuned" if one is judged else "other-1" if one is rival else "base"
         name = short_name(one, systems)
         rows.append(Bar(name, scale * found.value, words, role, interval=(scale * found.low, scale * found.high)))
         ends = [f"{scale * end:,.0f}" if is_share else number(end, decimals) for end in (found.low, found.high)]
@@ -188,11 +190,11 @@ def _chart(evaluation: Evaluation, metric: str, shown: Sequence[SystemResult]) -
     first, limit = shown[0].metrics[metric], bar_mark(evaluation.verdict, metric)
     if is_share:
         num = judged.num_samples
-        axis, title = Axis(f"of {num:,}", low=0.0, high=float(num)), f"Right answers of {held_out_rows(num)}"
+        axis, title = Axis("", low=0.0, high=float(num)), f"Right answers of {held_out_rows(num)}"
         limit = None if limit is None else type(limit)(num * limit.x, limit.name)
     else:
         axis, title = Axis(""), f"{metric_heading(metric)}{on_scale(first.unit)}, {_direction(first)}"
-    caption = "Bars: figures. Thin lines: 95% intervals."
+    caption = "Thin lines: 95% intervals."
     return Bars(
         "verdict-figures",
         title,

@@ -82,7 +82,7 @@ def test_a_run_is_held_against_every_way_to_prompt_its_base(context: Context, ti
     assert plan.instruction in notes
     assert "tokens of 60,000" in notes
     page = Path(str(outcome.record.report_path)).read_text(encoding="utf-8")
-    assert "What was put into prompts" in page
+    assert ">Prompts</h2>" in page
     assert plan.instruction in page
     assert "mean of 3 draws" in page
 

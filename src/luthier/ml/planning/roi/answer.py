@@ -262,7 +262,7 @@ def reasons(
         found.append(f"That it is more accurate at all is not certain: {low} to {high}.")
     found += _of_alternatives(case, alternatives)
     if not alternatives and answer != "no":
-        found.append("No plainer way was priced, so it is held against doing nothing alone.")
+        found.append("No simpler way was priced, so it is compared with doing nothing only.")
     return tuple(found)
 
 
