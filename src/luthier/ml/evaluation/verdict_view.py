@@ -171,9 +171,7 @@ def _num_right(system: SystemResult, figure: Metric) -> str:
     return f"{about}{whole:,}"
 
 
-def _chart(
-    evaluation: Evaluation, metric: str, shown: Sequence[SystemResult], rival: SystemResult | None
-) -> Bars:
+def _chart(evaluation: Evaluation, metric: str, shown: Sequence[SystemResult], rival: SystemResult | None) -> Bars:
     judged, systems = judged_system(evaluation.systems), evaluation.systems
     is_share = metric in SHARES_OF_CORRECT
     decimals = common_decimals([one.metrics[metric] for one in shown])
@@ -286,8 +284,8 @@ def _rule(num: int, ranking: str, other: str) -> str:
     by = metric_title(ranking)
     order = f"the gain over {other} by {by}" if other else by
     return (
-        f"Of {held_out_rows(num)}, ordered by {order}: the one in the middle, the first and the last. Ties are settled "
-        "by a digest of the row, not by choice."
+        f"Of {held_out_rows(num)}, ordered by {order}, the largest first: the middle one, the first and the last. Ties "
+        "are settled by a digest of the row, not by choice."
     )
 
 

@@ -54,7 +54,8 @@ def test_the_page_opens_with_sentence_picture_action_and_three_samples(home: Con
         "The tuned model answers 50 of 100 held-out rows correctly, the untuned model 0 and a linear classifier 78. "
         "Use a linear classifier instead."
     )
-    places = [page.index(part) for part in ("<h1", "<svg", 'id="action"', 'id="worth"', 'class="one-sample"', 'id="details"')]
+    parts = ("<h1", "<svg", 'id="action"', 'id="worth"', 'class="one-sample"', 'id="details"')
+    places = [page.index(part) for part in parts]
     assert places == sorted(places)
     assert page.count('class="one-sample"') == 3
     assert f'href="{PAGE}/alternative"' in action_of(page)
@@ -117,7 +118,8 @@ def test_a_larger_base_model_of_this_machine_is_offered_with_the_run_to_fork(
     def model(name: str, num: int, path: str | None = "/m") -> ModelView:
         return ModelView(
             name=name, title=name, source="catalog", licence="", licence_url="", num_parameters=num,
-            context_length_tokens=512, has_chat_template=True, note="", path=path, num_bytes=1, sha256="0", architecture=None,
+            context_length_tokens=512, has_chat_template=True, note="", path=path, num_bytes=1, sha256="0",
+            architecture=None,
         )  # fmt: skip
 
     # The run's base has 100,000 parameters.

@@ -285,7 +285,8 @@ def test_the_first_screen_is_that_of_the_page_sentence_picture_action_and_sample
     assert view.sentence in heading
     assert view.recommendation.title in heading
     assert view.recommendation.reason in text
-    places = [html.index(part) for part in ("<h1", 'class="verdict-reason"', "<svg", 'class="one-sample"', 'class="support"')]
+    parts = ("<h1", 'class="verdict-reason"', "<svg", 'class="one-sample"', 'class="support"')
+    places = [html.index(part) for part in parts]
     assert places == sorted(places)
     assert html.count('class="one-sample"') == 3
     assert view.picks.rule in text
