@@ -17,6 +17,7 @@ from luthier.core.evaluation import Evaluation
 from luthier.features.roi.service import compute_roi
 from luthier.ml.charts.figures import Fact
 from luthier.ml.charts.judged_rows import Tone
+from luthier.platform.db.store import LRUCache
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
@@ -66,6 +67,10 @@ class ShortAnswer:
     assumed: str = ""
 
 
+_KEPT: Final[LRUCache[ShortAnswer]] = LRUCache(500)
+"""Answers that were calculated, so that a reload does not calculate them again."""
+
+
 @dataclass(frozen=True, slots=True)
 class WorthPart:
     """The form beside a verdict with its answer.
@@ -92,8 +97,10 @@ def worth_part(context: Context, evaluation: Evaluation, given: Mapping[str, str
     """The form, and the answer where the questions are answered. Wrong fields are an error of the part."""
     if not any(given.values()):
         return WorthPart(evaluation.evaluation_id, given)
+    # An answer is thousands of draws; the same questions on the same evaluation have the same one.
+    key = "\n".join((str(context.home), evaluation.evaluation_id, *given.values()))
     try:
-        answer = _short_answer(context, evaluation, questions_of(given))
+        answer = _KEPT.find(key) or _KEPT.keep(key, _short_answer(context, evaluation, questions_of(given)))
     except LuthierError as error:
         return WorthPart(evaluation.evaluation_id, given, error=error)
     return WorthPart(evaluation.evaluation_id, given, answer)
