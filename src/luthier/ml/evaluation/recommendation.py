@@ -101,24 +101,24 @@ def recommendation_document(evaluation: Evaluation | None) -> dict[str, Any] | N
 
 
 def rival_of(evaluation: Evaluation) -> SystemResult | None:
-    """The system that a reader compares the judged one with: what it does not beat, else the best alternative."""
+    """The system that a reader compares the judged one with.
+
+    What it does not beat, else the best alternative, else what it beats by least.
+    """
     verdict = evaluation.verdict
     if verdict is None or not evaluation.systems:
         return None
-    found = _case(evaluation, verdict).rival
-    return found or next((one for one in evaluation.systems if one.name == verdict.best_alternative), None)
+    case = _case(evaluation, verdict)
+    name = verdict.best_alternative if case.rival is None else case.rival.name
+    if name is None and (nearest := _nearest(case)) is not None:
+        name = nearest.baseline
+    return next((one for one in evaluation.systems if one.name == name), None)
 
 
 def _case(evaluation: Evaluation, verdict: Verdict) -> Case:
     judged = judged_system(evaluation.systems)
     by_name = {one.name: one for one in evaluation.systems if one is not judged and verdict.metric in one.metrics}
-    gaps = {
-        one.baseline: one
-        for one in evaluation.comparisons
-        if one.candidate == judged.name and one.metric == verdict.metric and one.baseline in by_name
-        # A student need not beat its teacher, which costs more.
-        if not one.baseline.startswith(_TEACHER)
-    }
+    gaps = {one.baseline: one for one in _own(evaluation, verdict) if one.baseline in by_name}
     names = [name for name, gap in gaps.items() if gap.verdict != "better"]
     if not names and verdict.better_than_best_alternative not in (None, "better"):
         names = [name for name in by_name if name == verdict.best_alternative]
@@ -343,18 +343,29 @@ def _is_ahead(case: Case) -> bool:
 
 def _ahead_of_all(case: Case) -> str:
     """How far it is ahead of the nearest of all that it was compared with."""
-    verdict = case.verdict
-    own = [c for c in case.evaluation.comparisons if (c.candidate, c.metric) == (case.judged.name, verdict.metric)]
-    own = [c for c in own if not c.baseline.startswith(_TEACHER)]
-    if not own:
+    nearest = _nearest(case)
+    if nearest is None:
         return "It is better than everything that it was compared with."
-    sign, systems = _sign(case.judged, verdict), case.evaluation.systems
-    nearest = min(own, key=lambda one: sign * one.difference)
+    systems, own = case.evaluation.systems, _own(case.evaluation, case.verdict)
     name = next((plain_name(one, systems) for one in systems if one.name == nearest.baseline), nearest.baseline)
     others = {1: "", 2: " The other one is further behind."}.get(
         len(own), f" {len(own) - 1:,} others are further behind."
     )
     return f"{start(case.subject)} is {_distance(case, nearest, name)}.{others}"
+
+
+def _own(evaluation: Evaluation, verdict: Verdict) -> list[Comparison]:
+    """The comparisons of the judged system by the verdict's metric."""
+    by = (judged_system(evaluation.systems).name, verdict.metric)
+    own = [one for one in evaluation.comparisons if (one.candidate, one.metric) == by]
+    # A student need not beat its teacher, which costs more.
+    return [one for one in own if not one.baseline.startswith(_TEACHER)]
+
+
+def _nearest(case: Case) -> Comparison | None:
+    """The comparison that favours the judged system least."""
+    sign = _sign(case.judged, case.verdict)
+    return min(_own(case.evaluation, case.verdict), key=lambda one: sign * one.difference, default=None)
 
 
 def _gap(case: Case) -> str:

@@ -290,3 +290,5 @@ def test_the_first_screen_is_that_of_the_page_sentence_picture_action_and_sample
     assert places == sorted(places)
     assert html.count('class="one-sample"') == 3
     assert view.picks.rule in text
+    assert "the untuned model with 4 examples in its prompt 0.204" in view.sentence
+    assert "luthier deploy run-20261125-093000-1f2e3d --as NAME" in text

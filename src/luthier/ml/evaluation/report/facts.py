@@ -306,20 +306,20 @@ def outcomes(record: RunRecord, plan: Plan, evaluation: Evaluation | None) -> li
     if record.status != "succeeded":
         found.append(_unfinished(record))
     if evaluation is not None:
-        found.append(_judged(evaluation))
+        found.append(_judged(evaluation, record, plan))
     elif record.status == "succeeded":
         found.append(_not_judged(record, plan))
     return found
 
 
-def _judged(evaluation: Evaluation) -> Outcome:
+def _judged(evaluation: Evaluation, record: RunRecord, plan: Plan) -> Outcome:
     verdict, view = evaluation.verdict, verdict_view(evaluation)
     if verdict is not None:
         # Details of the figure that decides come first in a verdict; the others are shown below them.
         num = verdict.num_primary_details
         details, further = verdict.details[:num], verdict.details[num:]
-        caveats = verdict.caveats
-        return Outcome(tone_of(verdict.word), verdict.title, verdict.headline, details, further, caveats, view=view)
+        tone, steps = tone_of(verdict.word), _commands_of(view, record, plan)
+        return Outcome(tone, verdict.title, verdict.headline, details, further, verdict.caveats, steps, view)
     headline = f"Measured on {evaluation.num_rows:,} held-out rows, but without a verdict."
     why = (
         "A verdict needs at least two systems on the same rows."
@@ -327,6 +327,19 @@ def _judged(evaluation: Evaluation) -> Outcome:
         else "No comparison was requested."
     )
     return Outcome("quiet", "no verdict", headline, (why,), view=view)
+
+
+def _commands_of(view: VerdictView | None, record: RunRecord, plan: Plan) -> tuple[tuple[str, str], ...]:
+    """The commands of the recommended action, where it has some."""
+    action = None if view is None or view.recommendation is None else view.recommendation.action
+    if action == "use_model":
+        return (
+            ("Ask it:", shlex.join(["luthier", "chat", record.run_id])),
+            ("Give it a name for programs:", shlex.join(["luthier", "deploy", record.run_id, "--as", "NAME"])),
+        )
+    if action == "evaluate_more":
+        return (("Evaluate it on more rows:", eval_command(record, plan, "more_held_out.jsonl")),)
+    return (("See the base models:", "luthier models list"),) if action == "larger_base" else ()
 
 
 def _not_judged(record: RunRecord, plan: Plan) -> Outcome:
