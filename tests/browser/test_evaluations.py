@@ -1,4 +1,4 @@
-"""The samples of an evaluation where scripts run: found without the page being loaded again, and back again."""
+"""An evaluation where scripts run: its verdict, "Worth it?" in place, and samples found without loading the page."""
 
 from __future__ import annotations
 
@@ -55,6 +55,19 @@ def test_samples_are_found_and_paged(
         expect(page.locator("article.sample")).to_have_count(10)
         page.wait_for_load_state()  # the scripts listen only then
         page.evaluate("window.isSame = true")
+        expect(page.locator("h1")).to_contain_text("The tuned model answers 1,500 of 3,000 held-out rows correctly")
+        expect(page.locator(".verdict-picture svg")).to_be_visible()
+        expect(page.locator("#action .verdict-title")).to_be_visible()
+        expect(page.locator("#systems")).to_be_hidden()
+        page.focus("#details > summary")
+        page.keyboard.press("Enter")
+        expect(page.locator("#systems")).to_be_visible()
+        assert violations(page) == []
+        for name, value in (("answers_per_week", "400"), ("minutes_each", "6"), ("cost_of_an_error", "20")):
+            page.fill(f"#worth [name={name}]", value)
+        page.click("text=Calculate")
+        expect(page.locator("#worth")).to_contain_text("Worth in 12 months")
+        assert "answers_per_week=400" in page.url
         page.focus("[name=kind]")
         page.select_option("[name=kind]", "changed")
         status = page.locator("#samples [role=status]")
@@ -63,6 +76,7 @@ def test_samples_are_found_and_paged(
         page.click("text=Next")
         expect(page.locator(".judged-pager")).to_contain_text("page 2 of 3")
         assert "page=2" in page.url
+        assert "answers_per_week=400" in page.url, "a filter of samples keeps the answers to the questions"
         assert page.evaluate("window.isSame"), "the page was not loaded again"
         assert page.locator("article.sample img, article.sample script").count() == 0
         assert violations(page) == []

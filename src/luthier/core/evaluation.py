@@ -175,8 +175,7 @@ class Alternative(FrozenModel):
         low: lower end of its 95% interval.
         high: upper end of its 95% interval.
         seconds: wall time of fitting it and of its answers.
-        extra_prompt_tokens: tokens that it adds to each prompt, on average; None where that is not known, and for
-            baselines without a language model.
+        extra_prompt_tokens: tokens that it adds to each prompt, on average; None without a prompt or where unknown.
     """
 
     name: str
@@ -338,8 +337,8 @@ class Verdict(FrozenModel):
         good_enough: `yes`: the whole 95% interval reaches the bar; `not_asked`: no bar was set.
         bar: what was required.
         learning_curve: whether more training rows would help; None where no baseline was fitted.
-        coverage: which share of cases the evaluated system can answer alone at the bar; None where that is not known,
-            or no bar of accuracy was set.
+        coverage: the share of cases that the evaluated system can answer alone at the bar; None where unknown.
+        num_leaked: held-out rows that are also training rows.
     """
 
     word: VerdictWord
@@ -355,6 +354,7 @@ class Verdict(FrozenModel):
     bar: Bar | None = None
     learning_curve: RowsCurve | None = None
     coverage: Coverage | None = None
+    num_leaked: int = 0
 
     @property
     def title(self) -> str:
@@ -397,7 +397,7 @@ class KlToBase(FrozenModel):
         value: the mean over the tokens of the rows' own answers.
         low: lower end of the 95% interval, over rows.
         high: upper end of the interval.
-        num_rows: rows that were looked at.
+        num_rows: rows that were scored.
         num_tokens: tokens of their answers.
         sentence: the finding.
     """

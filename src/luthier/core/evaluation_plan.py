@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from luthier.core.evaluation_recipe import MetricName
 from luthier.core.frozen_model import FrozenModel
+
+SHARES_OF_CORRECT: Final = ("exact_match", "exact_match_ignoring_case", "label_accuracy")
+"""The metrics that are the share of rows with a correct answer."""
 
 
 class Bar(FrozenModel):
@@ -29,6 +32,13 @@ class Bar(FrozenModel):
     num_rows: int | None = None
 
 
+class ShownTurn(FrozenModel):
+    """One turn of an example in a prompt."""
+
+    role: str
+    content: str
+
+
 class Prompting(FrozenModel):
     """What a system's prompts add to the text of the rows: an instruction, and examples from the training rows.
 
@@ -45,6 +55,8 @@ class Prompting(FrozenModel):
             `label_likelihood` those of the prompt with each label, less the prompt once.
         search_tokens: tokens that the search for it has read and written; 0 without one.
         reflection_model: the model that wrote the instruction; empty where none did.
+        turns: of `drawn` examples the turns of the first draw, as they are before the row's own; empty for other
+            examples, and in evaluations of before they were recorded.
     """
 
     kind: Literal["few_shot", "instruction", "optimised_prompt", "label_likelihood"]
@@ -54,6 +66,7 @@ class Prompting(FrozenModel):
     extra_prompt_tokens: float = 0.0
     search_tokens: int = 0
     reflection_model: str = ""
+    turns: tuple[ShownTurn, ...] = ()
 
 
 class ThinkingFigures(FrozenModel):

@@ -130,7 +130,7 @@ def test_too_few_rows_are_said_to_be_too_few(num_rows: int) -> None:
     found = curve(labelled(num_rows), labelled(40, start=500))
     assert found is not None
     assert (found.word, found.points, found.expected_gain) == ("unclear", (), None)
-    assert f"cannot be told from so few rows ({num_rows} to train on, 40 judged" in found.advice
+    assert f"is unclear from so few rows ({num_rows} to train on, 40 judged" in found.advice
 
 
 def test_a_quarter_that_fits_nothing_is_said() -> None:

@@ -78,8 +78,7 @@ def test_it_claims_exactly_what_was_found_against_each_baseline(first, second):
         ("worse", "The tuned model is worse than the base model, by perplexity."),
         (
             "not distinguishable",
-            "By perplexity, no difference between the tuned model and the base model can be told "
-            "from 120 held-out rows.",
+            "By perplexity, 120 held-out rows do not show a difference between the tuned model and the base model.",
         ),
         ("equal", "By perplexity, the tuned model and the base model are equal on 120 held-out rows."),
     ],

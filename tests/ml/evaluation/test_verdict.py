@@ -102,7 +102,7 @@ def test_the_other_metrics_stand_behind_the_primary_one():
         primary="rouge_l",
     )
     assert said.details[1:] == ("BLEU says the same.",)
-    assert any("2 metrics were looked at" in caveat for caveat in said.caveats)
+    assert any("2 metrics were compared" in caveat for caveat in said.caveats)
 
 
 def test_perplexity_of_different_tokenizers_gives_way_to_bits_per_byte():

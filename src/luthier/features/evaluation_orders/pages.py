@@ -1,6 +1,7 @@
 """/evaluations: stored verdicts with their samples, and the evaluations that the server runs as jobs.
 
-/evaluations/new orders one, /evaluations/orders/JOB shows its progress, /evaluations/ID its figures and samples.
+/evaluations/new orders one, /evaluations/orders/JOB shows its progress, /evaluations/ID its verdict, figures and
+samples, /evaluations/ID/alternative what is recommended in place of the tuned model.
 """
 
 from __future__ import annotations
@@ -18,13 +19,17 @@ from luthier.features.assessments import service as project_assessments
 from luthier.features.evaluation_orders import service as evaluation_orders
 from luthier.features.evaluation_orders.service import MAX_AGAINST, OrderKind, OrderView
 from luthier.features.evaluations import view as judged
+from luthier.features.evaluations.alternative import alternative_of
 from luthier.features.evaluations.view import PageNumber, SamplesAsked, samples_shown
 from luthier.features.model_cards import service as project_models
+from luthier.features.roi.three_questions import QuestionsAsked, worth_part
 from luthier.features.run_drafts import choices as draft_choices
+from luthier.features.runs.next_steps import next_steps
 from luthier.features.runs.views import list_evaluations, read_evaluation
 from luthier.ml.charts.judged_rows import forgetting_rows, tone_of
 from luthier.ml.evaluation.prompt_views import prompt_rows
 from luthier.ml.evaluation.result_views import Roles, roles, shade
+from luthier.ml.evaluation.verdict_view import verdict_view
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import redact_paths, reference_paths
@@ -203,18 +208,27 @@ def show_evaluation(
     caller: Reader,
     evaluation_id: str,
     asked: SamplesAsked,
+    questions: QuestionsAsked,
     page: PageNumber = 1,
+    details: Annotated[str, Query(max_length=10)] = "",
 ) -> Response:
-    """One evaluation; for HTMX its samples alone."""
+    """One evaluation; for HTMX its samples alone. details: not empty to open the statistics."""
     evaluation = read_evaluation(context, caller.project_id, evaluation_id)
     who = roles(evaluation) or Roles("", None)
-    samples = samples_shown(evaluation, who, asked, page, f"/evaluations/{evaluation.evaluation_id}")
+    kept = {name: value for name, value in questions.items() if value}
+    address = f"/evaluations/{evaluation.evaluation_id}"
+    samples = samples_shown(evaluation, who, asked, page, address, kept=kept)
     status = 422 if samples["error"] is not None else 200
     if is_fragment_request(request):
         return render(request, "evaluation_orders/samples.html", samples, status=status)
-    details, further = ((), ()) if evaluation.verdict is None else judged.main_details(evaluation.verdict)
+    lines, further = ((), ()) if evaluation.verdict is None else judged.main_details(evaluation.verdict)
+    view = verdict_view(evaluation)
     values = {
-        "details": details,
+        "view": view,
+        "steps": next_steps(context, caller, evaluation, None if view is None else view.recommendation),
+        "worth": None if evaluation.verdict is None else worth_part(context, evaluation, questions),
+        "shows_details": bool(details),
+        "details": lines,
         "further": further,
         "tone": tone_of(None if evaluation.verdict is None else evaluation.verdict.word),
         "metrics": judged.metric_rows(evaluation),
@@ -228,3 +242,29 @@ def show_evaluation(
         "forgetting": None if evaluation.forgetting is None else forgetting_rows(evaluation.forgetting),
     }
     return render(request, "evaluation_orders/show.html", values | samples, status=status)
+
+
+@router.get("/{evaluation_id}/worth")
+def worth(
+    request: Request, context: HomeContext, caller: Reader, evaluation_id: str, questions: QuestionsAsked
+) -> Response:
+    """The answer to the three questions, for HTMX; for others the whole page with it."""
+    evaluation = read_evaluation(context, caller.project_id, evaluation_id)
+    part = worth_part(context, evaluation, questions)
+    address = f"/evaluations/{evaluation.evaluation_id}?{urlencode(part.kept)}"
+    if not is_fragment_request(request):
+        return redirect(request, f"{address}#worth")
+    answer = render(
+        request, "roi/worth_part.html", {"worth": part}, status=200 if part.error is None else status_of(part.error)
+    )
+    # The address of the whole page, so that a reload shows the same answer.
+    answer.headers["HX-Push-Url"] = address
+    return answer
+
+
+@router.get("/{evaluation_id}/alternative")
+def alternative(request: Request, context: HomeContext, caller: Reader, evaluation_id: str) -> Response:
+    """The prompt or the method that is recommended in place of the tuned model."""
+    evaluation = read_evaluation(context, caller.project_id, evaluation_id)
+    values = {"evaluation": evaluation, "found": alternative_of(evaluation), "current": "/evaluations"}
+    return render(request, "evaluation_orders/alternative.html", values)

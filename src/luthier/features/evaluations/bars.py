@@ -64,7 +64,7 @@ def on_judged_rows(
 
 
 def _not_held_against(bar: Bar, why: str) -> str:
-    return f"The bar of the run, {bar.value:g} by {bar.metric}, was not held against: {why}."
+    return f"The bar of the run, {bar.value:g} by {bar.metric}, was not applied: {why}."
 
 
 def comparable_bar(

@@ -48,6 +48,7 @@ def show_evaluation(console: Console, evaluation: Evaluation, *, only_what_decid
         console.print(visible(evaluation.kl_to_base.sentence), soft_wrap=True)
     if evaluation.verdict is not None:
         console.print(verdict_panel(console, evaluation.verdict))
+        show_recommendation(console, evaluation)
         return
     for system in evaluation.systems:  # where there is a verdict, its caveats state it
         if (thought := thinking_sentence(system)) is not None:
@@ -55,6 +56,18 @@ def show_evaluation(console: Console, evaluation: Evaluation, *, only_what_decid
         if system.num_cut_off:
             cut = f"{system.num_cut_off:,} of {system.num_samples:,} outputs were cut off at the token limit"
             console.print(f"{visible(system.name)}: {cut}", soft_wrap=True)
+
+
+def show_recommendation(console: Console, evaluation: Evaluation) -> None:
+    """The evaluation in one sentence, the recommended action and its reason; nothing without a verdict."""
+    from luthier.ml.evaluation.verdict_view import verdict_view
+
+    view = verdict_view(evaluation)
+    if view is None or view.recommendation is None:
+        return
+    console.print(visible(view.sentence), soft_wrap=True)
+    console.print(Text(visible(f"Recommended: {view.recommendation.title}"), style="bold"), soft_wrap=True)
+    console.print(visible(view.recommendation.reason), soft_wrap=True)
 
 
 def verdict_panel(console: Console, verdict: Verdict) -> Panel:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final
 from urllib.parse import urlencode
 
@@ -66,7 +66,7 @@ def units(evaluation: Evaluation) -> dict[str, Metric]:
 
 
 def charts(evaluation: Evaluation, roles: Roles) -> list[Intervals | Plot]:
-    """First the differences in the metric of the verdict, then each metric over all systems, then what more rows bring.
+    """The differences in the metric of the verdict, each metric over all systems, and the curve over training rows.
 
     A metric in which all systems are equal has no chart: there would be nothing to see.
     """
@@ -75,8 +75,8 @@ def charts(evaluation: Evaluation, roles: Roles) -> list[Intervals | Plot]:
     name = "" if evaluation.verdict is None else evaluation.verdict.metric
     mine = [c for c in evaluation.comparisons if c.metric == name and c.candidate == roles.candidate]
     if mine and name in found:
-        rows = [Estimate(f"less {c.baseline}", c.difference, c.low, c.high, colours[c.baseline]) for c in mine]
-        title = f"{metric_heading(name)}: {roles.candidate} less each other"
+        rows = [Estimate(f"minus {c.baseline}", c.difference, c.low, c.high, colours[c.baseline]) for c in mine]
+        title = f"{metric_heading(name)}: {roles.candidate} minus each other system"
         ends = [end for c in mine for end in (c.low, c.high)]
         # The axis always includes zero: whether an interval crosses it is what the chart is read for.
         low, high = (0.0 if min(ends) > 0 else None), (0.0 if max(ends) < 0 else None)
@@ -146,9 +146,15 @@ PageNumber = Annotated[int, Query(ge=1, le=1_000_000)]
 
 
 def samples_shown(
-    evaluation: Evaluation, who: Roles, asked: dict[str, str], number: int, address: str
+    evaluation: Evaluation,
+    who: Roles,
+    asked: dict[str, str],
+    number: int,
+    address: str,
+    *,
+    kept: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """All that the part shows. number: of the page, from 1. address: of its page."""
+    """All that the part shows. number: of the page, from 1. address: of its page. kept: further fields of addresses."""
     metrics = scored_metrics(evaluation)
     error = None
     try:
@@ -161,7 +167,7 @@ def samples_shown(
     # A filter may shorten the list below the page that the address names.
     number = min(number, num_pages)
     shown = rows[(number - 1) * _PAGE : number * _PAGE]
-    first = {key: value for key, value in asked.items() if value}
+    first = {key: value for key, value in asked.items() if value} | dict(kept or {})
     units = units_of(evaluation.systems)
     return {
         "evaluation": evaluation,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from luthier.core.conversation import Conversation
 from luthier.core.dataset import Example, TokenisedExample
-from luthier.core.evaluation_plan import Prompting
+from luthier.core.evaluation_plan import Prompting, ShownTurn
 from luthier.core.ports import Prompt
 from luthier.features.recipes.checks import have_text_answers
 
@@ -66,6 +66,7 @@ def prompting_of(
 ) -> Prompting | None:
     """What the prompts contain besides the rows' text, with the tokens that this takes; None for nothing."""
     from luthier.ml.data.tokenise.loss_mask import tokenise_sides
+    from luthier.ml.evaluation.few_shot import shown_turns
     from luthier.ml.evaluation.systems import num_prompt_tokens
 
     if not (candidate.shots or candidate.num_nearest or candidate.instruction or candidate.search_tokens is not None):
@@ -80,6 +81,7 @@ def prompting_of(
     elif candidate.instruction and not num_shots:
         kind = "instruction"
     chosen: Literal["none", "drawn", "nearest"] = "nearest" if candidate.num_nearest else "drawn"
+    drawn = () if candidate.num_nearest else candidate.shots[:num_shots]
     return Prompting(
         kind=kind,
         instruction=candidate.instruction,
@@ -88,6 +90,7 @@ def prompting_of(
         extra_prompt_tokens=sum(added) / len(added) if added else 0.0,
         search_tokens=candidate.search_tokens or 0,
         reflection_model=candidate.reflection_model,
+        turns=tuple(ShownTurn(role=t.role, content=t.content or "") for one in drawn for t in shown_turns(one)),
     )
 
 

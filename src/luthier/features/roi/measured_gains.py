@@ -19,6 +19,7 @@ from luthier.core.evaluation import (
     Evaluation,
     SystemResult,
 )
+from luthier.core.evaluation_plan import SHARES_OF_CORRECT
 from luthier.core.ids import is_id
 from luthier.core.results.measured_gains import Measured, MeasuredAlone, MeasuredBaseline, MeasuredGains, TodayKind
 from luthier.core.results.roi import Case
@@ -27,7 +28,6 @@ from luthier.platform.home.context import Context
 
 _MIN_CORRELATED: Final = 10
 """Rows below which a correlation is mostly noise."""
-SHARES_OF_CORRECT: Final = ("exact_match", "exact_match_ignoring_case", "label_accuracy")
 
 
 def measured_gains(context: Context, name: str, case: Case) -> MeasuredGains:
@@ -103,7 +103,7 @@ def _is_share(case: Case, evaluation: Evaluation, metric: str) -> bool:
     if case.verdict.today == "given":
         raise RequestError(
             f"verdict.today is given, and evaluation {evaluation.evaluation_id} is read by "
-            f"{metric_title(metric)}, which today's accuracy cannot be held against",
+            f"{metric_title(metric)}, which today's accuracy cannot be compared with",
             expected=f"one of {', '.join(SHARES_OF_CORRECT)}",
             do="name another verdict.metric, or a system of the evaluation as verdict.today",
         )
@@ -184,7 +184,7 @@ def _today(
     if asked == "base" and bare is None:
         raise RequestError(
             f"evaluation {evaluation.evaluation_id} is of {', '.join(system.name for system in evaluation.systems)}",
-            expected="a tuned model and, before it, what it is held against",
+            expected="a tuned model and, before it, what it is compared with",
             do="judge it against its base: luthier eval RUN --data FILE --against BASE_MODEL; or say what "
             "today's way is as verdict.today",
         )

@@ -79,6 +79,8 @@ class RunDetails:
 
     def as_json(self) -> dict[str, Any]:
         """The document of `luthier runs show --json`."""
+        from luthier.ml.evaluation.recommendation import recommendation_document
+
         return {
             **self.view.as_json(),
             "folder": self.folder,
@@ -91,6 +93,7 @@ class RunDetails:
             "forecast": None if self.forecast is None else self.forecast.as_json(),
             "task_head": None if self.task_head is None else self.task_head.model_dump(mode="json"),
             "evaluation": None if self.evaluation is None else without_samples(self.evaluation),
+            "recommendation": recommendation_document(self.evaluation),
         }
 
 

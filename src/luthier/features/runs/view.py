@@ -24,6 +24,7 @@ from luthier.core.graders import RewardMetric
 from luthier.core.plan import Plan
 from luthier.core.run import Bill, BudgetPlan
 from luthier.features.planning.quotes import load_quote
+from luthier.features.runs.next_steps import next_steps
 from luthier.features.runs.run_files import samples_of
 from luthier.features.runs.series import (
     CLOCK,
@@ -51,6 +52,7 @@ from luthier.features.runs.state import (
 )
 from luthier.ml.charts import figures
 from luthier.ml.charts.spec import Axis, Mark, Plot, Point, Role, Series
+from luthier.ml.evaluation.verdict_view import verdict_view
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import redact_paths, redact_text, run_paths, shown_reference
 from luthier.platform.jobs.events import JobEvent
@@ -199,6 +201,8 @@ def changing(context: Context, caller: Caller, judged: Judged, standing: Standin
     models = [] if job is None else context.tuned_models.list(caller.project_id, job_id=job.job_id)
     folder = context.settings.run_folder(run_id)
     quote = None if record is None else load_quote(context, run_id)
+    evaluation = judged.of_runs([run_id]).get(run_id)
+    verdict = None if evaluation is None else verdict_view(evaluation)
     return {
         "splits": [] if plan is None else _splits(plan, datasets_of(context, caller, plan)),
         "coverage": "" if plan is None else coverage(plan.data),
@@ -211,7 +215,11 @@ def changing(context: Context, caller: Caller, judged: Judged, standing: Standin
         "error": _shown_error(standing, places),
         "overfitting": next((one for one in warnings if one.code == "overfitting"), None),
         "warnings": [redact_text(one.message, places) for one in warnings if one.code != "overfitting"],
-        "judged": judged.of_runs([run_id]).get(run_id),
+        "judged": evaluation,
+        "verdict": verdict,
+        "steps": ()
+        if evaluation is None or verdict is None
+        else next_steps(context, caller, evaluation, verdict.recommendation),
         "has_report": record is not None and (folder / "report.html").is_file(),
         # A model without a step is the end of the training, one with a step a snapshot on the way.
         "outcome": next((one for one in models if one.step is None), None),

@@ -184,7 +184,12 @@ def run_events(context: Context, project_id: str, run_id: str, *, after: int) ->
 
 
 def run_verdict(context: Context, project_id: str, run_id: str) -> dict[str, Any]:
-    """The verdict of the last evaluation of a run. Raises NotFoundError, also where it was not evaluated."""
+    """The verdict of the last evaluation of a run, and the recommended action.
+
+    Raises NotFoundError, also where it was not evaluated.
+    """
+    from luthier.ml.evaluation.recommendation import recommendation_document
+
     _check(context, project_id, run_id)
     found = context.evaluations.list(run_id=run_id, limit=1)
     if not found or found[0].verdict is None:
@@ -196,15 +201,19 @@ def run_verdict(context: Context, project_id: str, run_id: str) -> dict[str, Any
     judged = found[0]
     facts = {"run_id": run_id, "evaluation_id": judged.evaluation_id, "num_rows": judged.num_rows}
     verdict = judged.verdict.model_dump(mode="json")  # type: ignore[union-attr]
-    return facts | _shown(context, verdict, context.runs.plan(run_id))
+    document = verdict | {"recommendation": recommendation_document(judged)}
+    return facts | _shown(context, document, context.runs.plan(run_id))
 
 
 def show_evaluation(
     context: Context, project_id: str, evaluation_id: str, *, with_samples: bool = False
 ) -> dict[str, Any]:
-    """An evaluation, with what each system wrote for each row where that is requested. Raises NotFoundError."""
+    """An evaluation with its recommended action, and with all answers where requested. Raises NotFoundError."""
+    from luthier.ml.evaluation.recommendation import recommendation_document
+
     found = read_evaluation(context, project_id, evaluation_id)
-    return found.model_dump(mode="json") if with_samples else runs.without_samples(found)
+    document = found.model_dump(mode="json") if with_samples else runs.without_samples(found)
+    return document | {"recommendation": recommendation_document(found)}
 
 
 def _check(context: Context, project_id: str, run_id: str) -> None:

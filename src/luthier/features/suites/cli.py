@@ -326,8 +326,14 @@ def _answer(
     html: Path | None = None,
 ) -> Answer:
     """The result; with a gate also its result, and exit code 1 where it failed."""
+    from luthier.core.evaluation import Evaluation
+
     # With --json the exit code alone would not say why a gate failed, so its outcome is added below.
     document = found.model_dump(mode="json")
+    if isinstance(found, Evaluation):
+        from luthier.ml.evaluation.recommendation import recommendation_document
+
+        document["recommendation"] = recommendation_document(found)
     if html is not None:
         document["html"] = str(html)
     if outcome is None:

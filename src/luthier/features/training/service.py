@@ -189,7 +189,10 @@ class TrainOutcome:
         if self.plan.budget is not None:
             document["budget"] = self.plan.budget.model_dump(mode="json", exclude={"first"})
         if self.evaluation is not None and self.evaluation.verdict is not None:
+            from luthier.ml.evaluation.recommendation import recommendation_document
+
             document["verdict"] = self.evaluation.verdict.model_dump(mode="json")
+            document["recommendation"] = recommendation_document(self.evaluation)
         return document
 
 

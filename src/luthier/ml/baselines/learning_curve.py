@@ -89,7 +89,7 @@ def learning_curve(
     rows = QUICK[best.name].rows(task_rows(train))
     if len(rows) < MIN_ROWS or len(held_out) < MIN_HELD_OUT:
         few = f"{len(rows):,} to train on, {len(held_out):,} judged; at least {MIN_ROWS} and {MIN_HELD_OUT} are needed"
-        return _without(metric, f"Whether more rows would help cannot be told from so few rows ({few}).")
+        return _without(metric, f"Whether more rows would help is unclear from so few rows ({few}).")
     # A partition is fitted twice: as quarters, and as halves.
     num_partitions = min(_MAX_PARTITIONS, int(seconds / (len(_PARTS) * max(best.seconds, 1e-9))))
     if num_partitions < 1:
@@ -99,7 +99,7 @@ def learning_curve(
         fits = _fits(best, rows, held_out, metric, num_partitions, progress)
     except NotApplicable as reason:
         why = f"a quarter of the {len(rows):,} rows is too few for a {best.name}: {reason}"
-        return _without(metric, f"Whether more rows would help cannot be told: {why}.")
+        return _without(metric, f"Whether more rows would help is unclear: {why}.")
     return curve_of(fits, len(rows), metric, bounds, best.name)
 
 
@@ -304,6 +304,6 @@ def _advice(
         most = _small(gain.high, worthwhile)
         return f"Rows are not what is missing: {of_whom}; twice as many would make it at most {most:.2g} better."
     return (
-        f"Whether more rows would help cannot be told from {points[-1].rows:,} rows: {of_whom}; twice as many would "
+        f"Whether more rows would help is unclear from {points[-1].rows:,} rows: {of_whom}; twice as many would "
         f"make it about {_small(gain.value, worthwhile):.2g} {interval} better."
     )

@@ -122,7 +122,7 @@ def with_shots(example: Example, shots: Sequence[Example]) -> Example:
     num_opening = 0
     while num_opening < len(conversation.messages) and conversation.messages[num_opening].role in _OPENING_ROLES:
         num_opening += 1
-    shown = [turn for shot in shots for turn in _shown_turns(shot)]
+    shown = [turn for shot in shots for turn in shown_turns(shot)]
     shown_in = {
         side: Conversation(
             messages=(*whole.messages[:num_opening], *shown, *whole.messages[num_opening:]), tools=whole.tools
@@ -147,7 +147,8 @@ def _usable(pool: Sequence[Example], held_out: Sequence[Example]) -> Iterator[Ex
     return (example for example in pool if example.reference and _prompt_key(example) not in asked)
 
 
-def _shown_turns(shot: Example) -> list[Message]:
+def shown_turns(shot: Example) -> list[Message]:
+    """The turns of an example as a prompt has them: without its system prompt and reasoning."""
     turns = [message for message in _conversation(shot).messages if message.role not in _OPENING_ROLES]
     return [_without_thought(turn) if turn.role == "assistant" else turn for turn in turns]
 

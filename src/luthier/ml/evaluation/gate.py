@@ -204,8 +204,8 @@ def _check_trust(place: _Place, is_calibrated: IsCalibrated) -> None:
         return
     if task.num_leaked:
         raise _NoFigureError(
-            f"{task.name}.{place.metric}: {task.num_leaked:,} of its rows stand in the rows that the model was trained "
-            "on, so it does not count."
+            f"{task.name}.{place.metric}: {task.num_leaked:,} of its rows are among the rows that the model was "
+            "trained on, so it does not count."
         )
     judge = task.judges.get(place.metric)
     if judge is None:

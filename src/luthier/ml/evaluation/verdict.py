@@ -340,6 +340,7 @@ def verdict(
         are_labels=are_labels,
     )
     words = _verdict(judged, own, found, results, notes, (bar, *held_against(bar, judged, people)))
+    words = words.model_copy(update={"num_leaked": num_leaked})
     known = {one.system: one for one in confidence}
     return words if judged.name not in known else _with_confidence(words, known.pop(judged.name), list(known.values()))
 

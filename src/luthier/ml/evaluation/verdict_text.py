@@ -135,7 +135,8 @@ def _named(judged: SystemResult, found: Sequence[Comparison], results: Sequence[
         both = f"{names[0]}, with or without {names[1].removeprefix('it with ')}"
         return f"{_subject(judged, results)} is {relation(found[0])} {both}, by {title}."
     if words == {NOT_DISTINGUISHABLE}:
-        return f"By {title}, no difference between {subject} and {' or '.join(names)} can be told from {rows}."
+        verb = "does" if judged.num_samples == 1 else "do"
+        return f"By {title}, {rows} {verb} not show a difference between {subject} and {' or '.join(names)}."
     if words == {"equal"} and len(found) == 1:
         return f"By {title}, {subject} and {names[0]} are equal on {rows}."
     text = f"{_subject(judged, results)} is {relation(found[0])} {names[0]}"
@@ -271,23 +272,24 @@ def _rows_needed(comparison: Comparison, decimals: int) -> str:
     if float(f"{comparison.difference:.{decimals}f}") == 0:
         return "; equal as far as these decimals go, so no number of rows that would settle it can be named"
     if comparison.test in ("seeds", "draws"):
-        return f"; other {comparison.test} count as well as rows here, so no number of rows can be named to settle it"
+        return f"; other {comparison.test} count as well as rows here, so it is unknown how many would settle it"
     if comparison.rows_needed is None:
-        return "; too few rows to name a number that would settle it"
-    return f"; about {_rounded(comparison.rows_needed)} held-out rows would settle a difference of this size"
+        return "; with so few it is unknown how many rows would settle it"
+    return f"; about {rounded_up(comparison.rows_needed)} held-out rows would settle a difference of this size"
 
 
 def _p_value(value: float) -> str:
     return "p < 0.001" if value < 0.001 else f"p = {value:.3f}" if value < 0.1 else f"p = {value:.2f}"
 
 
-def _rounded(number: int) -> str:
+def rounded_up(number: int) -> str:
     """Such an estimate is not more precise than two digits."""
     digits = max(0, len(str(number)) - 2)
     return f"{math.ceil(number / 10**digits) * 10**digits:,}"
 
 
 FEW_ROWS = 30
+LEAKED = "also in the training rows"
 
 
 def caveats(
@@ -316,10 +318,10 @@ def caveats(
     num_rows = judged.num_samples
     found = []
     if num_leaked:
-        stand = "is" if num_leaked == 1 else "are"
+        are = "is" if num_leaked == 1 else "are"
         found.append(
-            f"{held_out_rows(num_leaked)} {stand} also in the training rows: the tuned model has seen the answers, "
-            "so its figures are too good."
+            f"{held_out_rows(num_leaked)} {are} {LEAKED}: the tuned model was trained on these answers, so its figures "
+            "are too good."
         )
     if num_same_prompt:
         asks = "asks" if num_same_prompt == 1 else "ask"
@@ -345,8 +347,8 @@ def caveats(
         found.append(f"Not compared, because the systems cut text into different tokens: {', '.join(missing)}.")
     if len(metrics) > 1:
         found.append(
-            f"{len(metrics)} metrics were looked at. The verdict is about {metric_title(metric)}, chosen by rule "
-            "beforehand; each of the others looks different by mere luck 1 time in 20."
+            f"{len(metrics)} metrics were compared. The verdict is about {metric_title(metric)}, chosen by rule "
+            "beforehand; each of the others shows a difference by chance 1 time in 20."
         )
     return tuple(found)
 
@@ -365,8 +367,8 @@ def _draws(results: Sequence[SystemResult]) -> list[str]:
     num = max(single)
     examples = "example in the prompt is" if num == 1 else f"{num} examples in the prompt are"
     return [
-        f"The {examples} one draw from the training rows: others can do better or worse, and no interval here speaks "
-        "of that."
+        f"The {examples} one draw from the training rows: other draws can do better or worse, and no interval here "
+        "covers that."
     ]
 
 
@@ -385,7 +387,7 @@ def constant_answers(results: Sequence[SystemResult]) -> list[str]:
             what = f'"{given[:60]}"' if given else "no text"
             found.append(
                 f"{_subject(system, results)} answers one thing in {share:.0%} of rows: {what}. Of the references "
-                f"{share_of_references:.0%} are the same. Look at macro-F1 and the confusion table, not at accuracy."
+                f"{share_of_references:.0%} are the same. Judge by macro-F1 and the confusion table, not by accuracy."
             )
     return found
 
@@ -397,14 +399,14 @@ def _commonest_label(texts: Sequence[str]) -> tuple[str, float]:
 
 
 def _cut_off(results: Sequence[SystemResult]) -> list[str]:
-    told = [sentence for r in results if (sentence := thinking_sentence(r)) is not None]
+    thoughts = [sentence for r in results if (sentence := thinking_sentence(r)) is not None]
     # Cut off within a thought is in `thinking_sentence`; here only the rest.
     in_answer = [(r, r.num_cut_off - (r.thinking.num_cut_off if r.thinking else 0)) for r in results]
     parts = [f"{number} of {r.name}" for r, number in in_answer if number]
     if not parts:
-        return told
+        return thoughts
     return [
-        *told,
+        *thoughts,
         f"Answers cut off at max_new_tokens: {', '.join(parts)}. Where references are longer than that, raise it; "
         "where they are not, the system does not know when to stop, and that counts against it.",
     ]

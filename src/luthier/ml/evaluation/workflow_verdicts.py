@@ -403,8 +403,8 @@ def _headline(found: Comparison, metric: str, evaluation: Evaluation) -> str:
     if found.verdict == "worse":
         return f"Distilling was not worth it: by {title} the student is worse with the teacher than without."
     return (
-        f"Distilling was not shown to be worth it: by {title} no difference between the student with and without the "
-        f"teacher can be told from {rows}."
+        f"Distilling was not shown to be worth it: by {title} the student with the teacher is not clearly "
+        f"different from the one without, on {rows}."
     )
 
 

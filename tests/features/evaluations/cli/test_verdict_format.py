@@ -39,3 +39,13 @@ def test_cut_off_outputs_are_told_by_the_caveats_or_else_in_a_line(has_verdict: 
     changes = {"systems": (cut, *evaluation.systems[1:])} | ({} if has_verdict else {"verdict": None})
     told = "base: 1 of 1 outputs were cut off at the token limit" in shown(evaluation.model_copy(update=changes))
     assert told is not has_verdict
+
+
+def test_the_recommended_action_follows_the_verdict_with_its_reason() -> None:
+    text = " ".join(shown(make_evaluation()).split())
+    end = text[text.index("few rows") :]
+    assert "The tuned model answers" in end
+    assert "Recommended: Evaluate on about 400 held-out rows" not in end, "400 rows are more than 20 times one row"
+    assert "Recommended: " in end
+    without = shown(make_evaluation().model_copy(update={"verdict": None}))
+    assert "Recommended" not in without

@@ -202,7 +202,7 @@ def test_a_tuned_model_is_held_against_its_base_on_the_judged_rows(
     assert (moved.candidate, moved.base, moved.num_rows) == ("tuned", "base", 9)
     assert 0 < moved.low <= moved.value <= moved.high
     page = Path(str(outcome.record.report_path)).read_text(encoding="utf-8")
-    assert "How far it moved from its base" in page
+    assert "Distance from its base model" in page
     again = evaluate(context, [outcome.record.run_id, str(tiny_model)], data=data, metrics=["exact_match"])
     assert again.kl_to_base is not None
     assert again.kl_to_base.value == pytest.approx(moved.value, rel=1e-6)
@@ -384,7 +384,7 @@ def judged_later(context: Context, run_id: str, folder: Path) -> None:
     assert other.verdict is not None
     assert other.verdict.good_enough == "not_asked"
     (note,) = other.rows_notes
-    assert note.startswith("The bar of the run, 0 by label_accuracy, was not held against: ")
+    assert note.startswith("The bar of the run, 0 by label_accuracy, was not applied: ")
     # Likelihoods alone have no baselines, so there is no verdict: that is no reason to refuse them here.
     alone = evaluate(context, [run_id], data=later, metrics=["bits_per_byte"])
     assert (alone.verdict, len(alone.rows_notes)) == (None, 1)
@@ -411,6 +411,6 @@ def test_a_run_is_held_against_the_bar_of_its_recipe(context: Context, tiny_mode
     assert "It reaches the 0 asked for: label accuracy" in verdict.headline
     judged_later(context, outcome.record.run_id, tmp_path)
     page = Path(str(outcome.record.report_path)).read_text(encoding="utf-8")
-    assert "Which label was given for which" in page
+    assert "Confusion of labels" in page
     assert "asked for: 0" in page
     assert verdict.title in page

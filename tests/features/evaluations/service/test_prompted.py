@@ -62,6 +62,8 @@ def test_a_run_is_held_against_every_way_to_prompt_its_base(context: Context, ti
     drawn = models["base + 2 examples"]
     assert drawn.prompting is not None
     assert (drawn.prompting.num_draws, drawn.prompting.examples, drawn.num_few_shot) == (3, "drawn", 2)
+    assert [turn.role for turn in drawn.prompting.turns] == ["user", "assistant"] * 2
+    assert all(nonempty(turn.content for turn in drawn.prompting.turns))
     told = models["base + instruction"]
     assert told.prompting is not None
     assert (told.prompting.kind, told.num_few_shot, told.prompting.instruction) == ("instruction", 0, plan.instruction)
@@ -80,7 +82,7 @@ def test_a_run_is_held_against_every_way_to_prompt_its_base(context: Context, ti
     assert plan.instruction in notes
     assert "tokens of 60,000" in notes
     page = Path(str(outcome.record.report_path)).read_text(encoding="utf-8")
-    assert "What was put into prompts" in page
+    assert ">Prompts</h2>" in page
     assert plan.instruction in page
     assert "mean of 3 draws" in page
 

@@ -68,7 +68,7 @@ def test_the_whole_way(context: Context, make_recipe: MakeRecipe) -> None:
     assert forgetting.sentence in (*outcome.evaluation.verdict.details, *outcome.evaluation.verdict.caveats)
     assert context.evaluations.get(outcome.evaluation.evaluation_id) == outcome.evaluation
     page = Path(str(outcome.record.report_path)).read_text(encoding="utf-8")
-    assert "What it forgot" in page
+    assert ">Forgetting</h2>" in page
     assert "replay-held-out" in page
 
 

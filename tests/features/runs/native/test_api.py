@@ -24,6 +24,8 @@ def test_a_run_with_all_that_is_known_of_it(visitor, home, run_id: str) -> None:
     assert '"/' not in shown.text, "no path of the server"
     verdict = asked.get(f"/api/v1/runs/{run_id}/verdict").json()
     assert verdict["word"] == run["evaluation"]["verdict"]["word"]
+    assert verdict["recommendation"]["action"] == run["recommendation"]["action"]
+    assert verdict["recommendation"]["reason"]
     evaluation = asked.get(f"/api/v1/evaluations/{verdict['evaluation_id']}").json()
     assert evaluation["run_id"] == run_id
     assert "samples" not in evaluation["systems"][0]

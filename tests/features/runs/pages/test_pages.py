@@ -195,6 +195,9 @@ def test_a_judged_one_shows_its_verdict_and_its_report(home: Context, browser: B
     text = one.get(f"/runs/{run_id}").text
     assert "Cannot tell." in text
     assert "/evaluations/eval-20261125-093000-aaaaaa" in text
+    verdict = text[text.index('id="verdict-title"') :]
+    assert verdict.index("<svg") < verdict.index('id="action"') < verdict.index("Cannot tell.")
+    assert 'class="verdict-title"' in text
     assert f"/runs/{run_id}/report" in text
     report = one.get(f"/runs/{run_id}/report")
     assert "script-src" not in report.headers["content-security-policy"]

@@ -13,6 +13,7 @@ from luthier.core.run import Fit, Remedy
 from luthier.ml.charts.page import TEMPLATES
 from luthier.ml.evaluation.report import page
 from luthier.ml.evaluation.report.page import render_report
+from luthier.ml.evaluation.verdict_view import verdict_view
 
 ALL_ZERO = {"value": 0.0, "low": 0.0, "high": 0.0}
 
@@ -272,3 +273,22 @@ def test_how_the_run_fitted_stands_below_the_curves_with_what_to_do(documents: A
     assert "It learned rows by heart Validation loss rose <fast>." in text
     assert "Stop at step 126. --set training.max_steps=126" in text
     assert "What to do in the next run" not in words(render(documents))
+
+
+def test_the_first_screen_is_that_of_the_page_sentence_picture_action_and_samples(documents: Any) -> None:
+    html = render(documents)
+    view = verdict_view(documents.evaluation)
+    assert view is not None
+    assert view.recommendation is not None
+    text = words(html)
+    heading = html[html.index("<h1") : html.index("</h1>")]
+    assert view.sentence in heading
+    assert view.recommendation.title in heading
+    assert view.recommendation.reason in text
+    parts = ("<h1", 'class="verdict-reason"', "<svg", 'class="one-sample"', 'class="support"')
+    places = [html.index(part) for part in parts]
+    assert places == sorted(places)
+    assert html.count('class="one-sample"') == 3
+    assert view.picks.rule in text
+    assert "the untuned model with 4 examples in its prompt 0.204" in view.sentence
+    assert "luthier deploy run-20261125-093000-1f2e3d --as NAME" in text

@@ -327,7 +327,7 @@ def _rule(evaluation: Evaluation, roles: Roles, metric: str | None, num_rows: in
     if num_rows <= NUM_BEST + NUM_WORST + NUM_RANDOM:
         words = f"All {num_rows} held-out rows; best and worst by {score}."
     if num_unscored:
-        words = f"{words} {num_unscored:,} rows have no such score and stand among the random ones."
+        words = f"{words} {num_unscored:,} rows have no such score and are among the random ones."
     unranked = ""
     if evaluation.verdict is not None and evaluation.verdict.metric != metric:
         title = start(metric_title(evaluation.verdict.metric))

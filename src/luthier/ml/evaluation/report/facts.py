@@ -24,6 +24,7 @@ from luthier.ml.charts import figures
 from luthier.ml.charts.figures import Fact
 from luthier.ml.charts.judged_rows import Tone, tone_of
 from luthier.ml.evaluation.report.rewarded import best_validation
+from luthier.ml.evaluation.verdict_view import VerdictView, verdict_view
 
 MAX_IDS: Final = 12
 METHOD_TITLES: Final = {
@@ -286,6 +287,7 @@ class Outcome:
         further: what else was found.
         caveats: what limits it.
         next_steps: pairs of text and command.
+        view: of an evaluation for people; None for other outcomes.
     """
 
     tone: Tone
@@ -295,6 +297,7 @@ class Outcome:
     further: tuple[str, ...] = ()
     caveats: tuple[str, ...] = ()
     next_steps: tuple[tuple[str, str], ...] = ()
+    view: VerdictView | None = None
 
 
 def outcomes(record: RunRecord, plan: Plan, evaluation: Evaluation | None) -> list[Outcome]:
@@ -303,26 +306,40 @@ def outcomes(record: RunRecord, plan: Plan, evaluation: Evaluation | None) -> li
     if record.status != "succeeded":
         found.append(_unfinished(record))
     if evaluation is not None:
-        found.append(_judged(evaluation))
+        found.append(_judged(evaluation, record, plan))
     elif record.status == "succeeded":
         found.append(_not_judged(record, plan))
     return found
 
 
-def _judged(evaluation: Evaluation) -> Outcome:
-    verdict = evaluation.verdict
+def _judged(evaluation: Evaluation, record: RunRecord, plan: Plan) -> Outcome:
+    verdict, view = evaluation.verdict, verdict_view(evaluation)
     if verdict is not None:
         # Details of the figure that decides come first in a verdict; the others are shown below them.
         num = verdict.num_primary_details
         details, further = verdict.details[:num], verdict.details[num:]
-        return Outcome(tone_of(verdict.word), verdict.title, verdict.headline, details, further, verdict.caveats)
+        tone, steps = tone_of(verdict.word), _commands_of(view, record, plan)
+        return Outcome(tone, verdict.title, verdict.headline, details, further, verdict.caveats, steps, view)
     headline = f"Measured on {evaluation.num_rows:,} held-out rows, but without a verdict."
     why = (
         "A verdict needs at least two systems on the same rows."
         if len(evaluation.systems) < 2
         else "No comparison was requested."
     )
-    return Outcome("quiet", "no verdict", headline, (why,))
+    return Outcome("quiet", "no verdict", headline, (why,), view=view)
+
+
+def _commands_of(view: VerdictView | None, record: RunRecord, plan: Plan) -> tuple[tuple[str, str], ...]:
+    """The commands of the recommended action, where it has some."""
+    action = None if view is None or view.recommendation is None else view.recommendation.action
+    if action == "use_model":
+        return (
+            ("Ask it:", shlex.join(["luthier", "chat", record.run_id])),
+            ("Give it a name for programs:", shlex.join(["luthier", "deploy", record.run_id, "--as", "NAME"])),
+        )
+    if action == "evaluate_more":
+        return (("Evaluate it on more rows:", eval_command(record, plan, "more_held_out.jsonl")),)
+    return (("See the base models:", "luthier models list"),) if action == "larger_base" else ()
 
 
 def _not_judged(record: RunRecord, plan: Plan) -> Outcome:
@@ -389,7 +406,7 @@ def commands(record: RunRecord, plan: Plan) -> list[tuple[str, str]]:
     """(what it does, command), in the order in which they are typed."""
     found = [
         ("Get the base model", f"luthier models pull {plan.base_model.name}"),
-        ("Look at the plan before it runs", "luthier plan recipe.yaml"),
+        ("See the plan before it runs", "luthier plan recipe.yaml"),
         ("Train", "luthier train recipe.yaml"),
     ]
     if plan.data.held_out is not None:

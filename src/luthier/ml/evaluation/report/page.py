@@ -27,6 +27,7 @@ from luthier.ml.charts.judged_rows import (
 )
 from luthier.ml.charts.page import page_environment, replace_text
 from luthier.ml.evaluation.prompt_views import prompt_rows
+from luthier.ml.evaluation.recommendation import recommendation_document
 from luthier.ml.evaluation.report import facts
 from luthier.ml.evaluation.report.charts import curve_charts, curves, measure_charts, rank_charts
 from luthier.ml.evaluation.report.evaluation_results import (
@@ -103,7 +104,7 @@ class ReportData:
         versions: names of programs and of the machine, to what they are; shown as they come.
         example: one training example as (text, learned) pieces.
         licence: of the base model.
-        quote: what was predicted before the run, to be shown beside what came.
+        quote: what was predicted before the run, shown beside what was measured.
         drawn: answers that were drawn in a few of its steps.
         assessed: what else it was judged by.
     """
@@ -280,6 +281,7 @@ def render_report(data: ReportData, *, draws_page: bool = True) -> tuple[str, di
         "plan": data.plan.model_dump(mode="json"),
         "events": [event.model_dump(mode="json") for event in data.events],
         "evaluation": evaluation.model_dump(mode="json") if evaluation is not None else None,
+        "recommendation": recommendation_document(evaluation),
         "samples": _shown(evaluation),
         "example": [{"text": text, "learned": learned} for text, learned in data.example],
         "licence": data.licence,

@@ -16,7 +16,7 @@ Notes say what an answer rests on without a figure: what the case left out, and 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,6 +25,7 @@ from luthier.core.results.roi import Case, Way
 from luthier.core.results.roi_result import Answer, Bar, BreakEven, Part, Priced, RoiResult, Spread, SpreadOrNever
 from luthier.ml.charts import figures
 from luthier.ml.charts.figures import Fact
+from luthier.ml.charts.judged_rows import Tone
 from luthier.ml.planning.roi import words
 from luthier.ml.planning.roi.flows import (
     HOURS_A_MONTH,
@@ -35,7 +36,7 @@ from luthier.ml.planning.roi.flows import (
     today_accuracy,
 )
 
-TONES: Final = {"yes": "good", "no": "bad", "open": "open"}
+TONES: Final[Mapping[Answer, Tone]] = {"yes": "good", "no": "bad", "open": "open"}
 BADGES: Final = {"yes": "worth it", "no": "not worth it", "open": "not settled"}
 CANNOT_KNOW: Final = (
     "Whether your ranges are right. They are the answer: a range that is too narrow gives an answer that is too sure.",
@@ -262,7 +263,7 @@ def reasons(
         found.append(f"That it is more accurate at all is not certain: {low} to {high}.")
     found += _of_alternatives(case, alternatives)
     if not alternatives and answer != "no":
-        found.append("No plainer way was priced, so it is held against doing nothing alone.")
+        found.append("No simpler way was priced, so it is compared with doing nothing only.")
     return tuple(found)
 
 

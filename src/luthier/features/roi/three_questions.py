@@ -1,0 +1,174 @@
+"""The three questions as pages ask them: fields of a form, and the answer with its range.
+
+Of an evaluation that does not say what its model answers alone, the answer rests on assumptions; a note says so.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Final
+
+from fastapi import Depends, Query
+
+from luthier.core.errors import LuthierError, RequestError
+from luthier.core.evaluation import Evaluation
+from luthier.features.roi.service import compute_roi
+from luthier.ml.charts.figures import Fact
+from luthier.ml.charts.judged_rows import Tone
+from luthier.platform.db.store import LRUCache
+from luthier.platform.home.context import Context
+
+if TYPE_CHECKING:
+    from luthier.core.results.roi_result import RoiResult
+    from luthier.ml.planning.roi.questions import Questions
+
+QUESTIONS: Final = {
+    "answers_per_week": "answers a week",
+    "minutes_each": "minutes for each",
+    "cost_of_an_error": "cost of a wrong answer",
+}
+_THOUSANDS: Final = re.compile(r"\d{1,3}(,\d{3})+(\.\d+)?")
+_Text = Annotated[str, Query(max_length=40)]
+
+
+def _asked(answers_per_week: _Text = "", minutes_each: _Text = "", cost_of_an_error: _Text = "") -> dict[str, str]:
+    given = {
+        "answers_per_week": answers_per_week,
+        "minutes_each": minutes_each,
+        "cost_of_an_error": cost_of_an_error,
+    }
+    return {name: value.strip() for name, value in given.items()}
+
+
+QuestionsAsked = Annotated[dict[str, str], Depends(_asked)]
+"""The dependency of handlers that ask the three questions; text as it was typed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShortAnswer:
+    """The answer to the three questions beside a verdict.
+
+    Attributes:
+        badge: yes, no or not settled; `assumed` where the answer rests on assumptions.
+        tone: its colour.
+        headline: one sentence.
+        figures: value, payback time and probability, each with its range.
+        num_draws: that the ranges are from.
+        assumed: why the answer rests on assumptions and not on the evaluation; empty where it rests on that.
+    """
+
+    badge: str
+    tone: Tone
+    headline: str
+    figures: tuple[Fact, ...]
+    num_draws: int
+    assumed: str = ""
+
+
+_KEPT: Final[LRUCache[ShortAnswer]] = LRUCache(500)
+"""Answers that were calculated, so that a reload does not calculate them again."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorthPart:
+    """The form beside a verdict with its answer.
+
+    Attributes:
+        evaluation_id: of the evaluation.
+        given: the fields as they were typed.
+        answer: None until all questions are answered.
+        error: why there is no answer.
+    """
+
+    evaluation_id: str
+    given: Mapping[str, str]
+    answer: ShortAnswer | None = None
+    error: LuthierError | None = None
+
+    @property
+    def kept(self) -> dict[str, str]:
+        """What the address of the page holds."""
+        return {name: value for name, value in self.given.items() if value}
+
+
+def worth_part(context: Context, evaluation: Evaluation, given: Mapping[str, str]) -> WorthPart:
+    """The form, and the answer where the questions are answered. Wrong fields are an error of the part."""
+    if not any(given.values()):
+        return WorthPart(evaluation.evaluation_id, given)
+    # An answer is thousands of draws; the same questions on the same evaluation have the same one.
+    key = "\n".join((str(context.home), evaluation.evaluation_id, *given.values()))
+    try:
+        answer = _KEPT.find(key) or _KEPT.keep(key, _short_answer(context, evaluation, questions_of(given)))
+    except LuthierError as error:
+        return WorthPart(evaluation.evaluation_id, given, error=error)
+    return WorthPart(evaluation.evaluation_id, given, answer)
+
+
+def questions_of(given: Mapping[str, str]) -> Questions:
+    """The questions from the fields of a form; `accuracy_today`, `rate_per_hour` and `currency` may be missing.
+
+    Raises:
+        RequestError: a figure is missing or is no number.
+    """
+    from luthier.ml.planning.roi.questions import Questions, read_accuracy
+
+    numbers = {name: _number(words, given.get(name, "")) for name, words in QUESTIONS.items()}
+    today, rate = given.get("accuracy_today", ""), given.get("rate_per_hour", "")
+    accuracy, counted = read_accuracy(_share(today), "right answers today:") if today else (None, None)
+    return Questions(
+        **numbers,
+        accuracy_today=accuracy,
+        counted_today=counted,
+        rate_per_hour=_number("an hour of people", rate) if rate else None,
+        currency=given.get("currency", "").upper() or "USD",
+    )
+
+
+def _short_answer(context: Context, evaluation: Evaluation, asked: Questions) -> ShortAnswer:
+    judged = evaluation.systems[-1].name
+    if any(one.system == judged for one in evaluation.label_confidence):
+        return _answered(compute_roi(context, asked, verdict=evaluation.evaluation_id).result)
+    why = evaluation.label_confidence_left_out or (
+        "its probabilities of labels are not stored" if evaluation.labels else "its answers are not labels"
+    )
+    # Without probabilities there is no measured share of cases that the model answers alone.
+    return _answered(
+        compute_roi(context, asked).result,
+        f"This evaluation does not measure which cases the model can answer alone ({why}). Assumed: 20% to 80% of "
+        "cases, 90% to 99% of these correctly. The figures of this page are not part of the calculation.",
+    )
+
+
+def _answered(result: RoiResult, assumed: str = "") -> ShortAnswer:
+    from luthier.ml.planning.roi import answer
+
+    figures = answer.key_figures(result)
+    # The break-even gains need the whole page to be understood.
+    shown = tuple(one for one in figures if not one.name.startswith("Break-even"))
+    badge, tone = answer.BADGES[result.answer], answer.TONES[result.answer]
+    if assumed:
+        badge, tone = "assumed", "open"
+    return ShortAnswer(badge, tone, result.headline, shown, result.num_draws, assumed)
+
+
+def _number(words: str, text: str) -> float:
+    # 1,000 and 1,000.50 have thousands; any other comma, as in 2,5, is a decimal one.
+    plain = text.replace(",", "") if _THOUSANDS.fullmatch(text) else text.replace(",", ".")
+    try:
+        return float(plain)
+    except ValueError as error:
+        raise RequestError(
+            f"{words}: {text!r}" if text else f"no {words}",
+            expected="a number from 0 on",
+            do="write a figure such as 400 or 2.5",
+        ) from error
+
+
+def _share(text: str) -> str:
+    """A percentage as a share, and a decimal comma as a point; a count unchanged."""
+    try:
+        return str(float(text.removesuffix("%")) / 100) if text.endswith("%") else text.replace(",", ".")
+    except ValueError:
+        return text

@@ -1,0 +1,202 @@
+"""The recommended action: a case for each rule; the tuned model is never recommended where it is not the best."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.ml.evaluation.judged_cases import FOUR_EXAMPLES, LINEAR, METRIC, curve, judged, system
+
+from luthier.core.evaluation import AlternativeWord, Coverage, Evaluation, VerdictWord
+from luthier.core.evaluation_plan import Bar, Prompting
+from luthier.core.results.recommendation import Action
+from luthier.ml.evaluation.recommendation import RULES, recommend, recommendation_document
+
+BASE = system("base", 0.0)
+PROMPTED = system("base + 4 examples", 0.7, prompting=FOUR_EXAMPLES, num_few_shot=4)
+CLASSIFIER = system(LINEAR, 0.78, kind="linear")
+COMMONEST = system("commonest answer", 0.6, kind="majority")
+BAR = Bar(metric=METRIC, value=0.9)
+OPEN: VerdictWord = "not distinguishable"
+BETTER = {"word": "better", "beats_all": "better"}
+SEEN = ("2 held-out rows are also in the training rows: ...",)
+
+
+def coverage(low: float) -> Coverage:
+    return Coverage(
+        asked=0.9, threshold=0.8, num_rows=100, num_answered=62, share=0.62, share_low=0.5, share_high=0.7,
+        accuracy=0.97, low=low, high=0.99,
+    )  # fmt: skip
+
+
+def of_better(**changes: Any) -> Evaluation:
+    """The tuned model is better than its base and a classifier."""
+    return judged(0.95, [BASE, CLASSIFIER], ["better", "better"], **(BETTER | changes))
+
+
+def of_rival(rival: Any, word: VerdictWord = OPEN, tuned: float = 0.75, **changes: Any) -> Evaluation:
+    """The tuned model is better than its base, but not than the rival."""
+    own = {"word": word, "beats_all": word.replace(" ", "_")} | changes
+    return judged(tuned, [BASE, rival], ["better", word], **own)
+
+
+CASES: dict[str, tuple[int, Evaluation, Action, str | None, int | None]] = {
+    "leaked rows": (1, of_better(num_leaked=2), "evaluate_more", None, None),
+    "leaked rows of an old evaluation": (1, of_better(caveats=SEEN), "evaluate_more", None, None),
+    "better": (2, of_better(), "use_model", "tuned", None),
+    "better, and good enough": (2, of_better(good_enough="yes", bar=BAR), "use_model", "tuned", None),
+    "better, good enough for a part": (
+        3, of_better(good_enough="no", bar=BAR, coverage=coverage(0.91)), "use_model", "tuned", None
+    ),
+    "better, not good enough, rows help": (
+        4, of_better(good_enough="no", bar=BAR, learning_curve=curve(), coverage=coverage(0.8)), "add_rows", None, 400
+    ),
+    # The figure is 0.05 over the bar, its interval begins 0.1 below the figure: four times the rows halve that.
+    "better, the interval begins below the bar": (
+        5, of_better(good_enough="no", bar=BAR, learning_curve=curve("unclear", None)), "evaluate_more", None, 400
+    ),
+    "better, far below the bar": (
+        6, of_better(good_enough="no", bar=BAR.model_copy(update={"value": 0.99})), "larger_base", None, None
+    ),
+    "nothing compared": (7, judged(0.5, [], [], word=OPEN), "evaluate_more", None, None),
+    "no better than the commonest answer, rows help": (
+        8, of_rival(COMMONEST, learning_curve=curve()), "add_rows", None, 400
+    ),
+    "not settled against its base, rows help": (
+        8, judged(0.5, [system("base", 0.6)], [OPEN], word=OPEN, learning_curve=curve()), "add_rows", None, 400
+    ),
+    "no one reaches the bar, rows help": (
+        8, of_rival(CLASSIFIER, good_enough="no", bar=BAR, learning_curve=curve(more_rows=None)), "add_rows", None, None
+    ),
+    "ahead, but not settled": (9, of_rival(CLASSIFIER, tuned=0.82, rows_needed=1340), "evaluate_more", None, 1400),
+    "no better than the commonest answer": (10, of_rival(COMMONEST, tuned=0.55), "larger_base", None, None),
+    "no one is ever right": (10, judged(0.0, [BASE], [OPEN], word=OPEN), "larger_base", None, None),
+    "no one reaches the bar": (10, of_rival(CLASSIFIER, good_enough="no", bar=BAR), "larger_base", None, None),
+    "a prompt is as good": (11, of_rival(PROMPTED, tuned=0.65), "use_prompt", "base + 4 examples", None),
+    "a prompt is better": (11, of_rival(PROMPTED, "worse", tuned=0.4, learning_curve=curve()), "use_prompt",
+                           "base + 4 examples", None),
+    "a classifier is as good": (12, of_rival(CLASSIFIER, rows_needed=1200), "use_simple_method", LINEAR, None),
+    "a classifier is better": (
+        12, of_rival(CLASSIFIER, "worse", learning_curve=curve()), "use_simple_method", LINEAR, None
+    ),
+    "ahead by less than rows can settle": (
+        12, of_rival(CLASSIFIER, tuned=0.79, rows_needed=2001), "use_simple_method", LINEAR, None
+    ),
+    "the base is better": (
+        13, judged(0.5, [system("base", 0.9)], ["worse"], word="worse"), "use_other_model", "base", None
+    ),
+    "its likeliest label is better": (
+        13,
+        of_rival(system("base, likeliest label", 0.9, prompting=Prompting(kind="label_likelihood")), "worse"),
+        "use_other_model",
+        "base, likeliest label",
+        None,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_each_rule_gives_its_action(name: str) -> None:
+    rule, evaluation, action, of_system, num_rows = CASES[name]
+    found = recommend(evaluation)
+    assert found is not None
+    assert (found.rule, found.action, found.system, found.num_rows) == (rule, action, of_system, num_rows)
+    assert found.title.endswith(".")
+    assert found.reason.endswith(".")
+
+
+def test_every_rule_and_every_action_has_a_case() -> None:
+    assert {case[0] for case in CASES.values()} == set(range(1, len(RULES) + 1))
+    assert {case[2] for case in CASES.values()} == set(get_args(Action))
+
+
+def test_the_reason_has_the_difference_and_its_interval_in_points() -> None:
+    found = recommend(of_rival(CLASSIFIER))
+    assert found is not None
+    assert found.title == "Use a linear classifier instead."
+    assert found.reason == (
+        "The tuned model is 3 percentage points behind a linear classifier (95% interval \u221211 to 5), which needs "
+        "no language model."
+    )
+
+
+def test_the_reason_for_the_tuned_model_names_the_nearest_of_all() -> None:
+    found = recommend(of_better())
+    assert found is not None
+    assert found.title == "Use the tuned model."
+    assert found.reason == (
+        "The tuned model is 17 percentage points ahead of a linear classifier (95% interval 9 to 25). The other one is "
+        "further behind."
+    )
+
+
+def test_where_lower_is_better_ahead_means_lower() -> None:
+    base = system("base", 8.0, metric="perplexity", higher_is_better=False, unit="per token")
+    own = judged(6.0, [base], ["better"], word="better", metric="perplexity", higher_is_better=False, unit="per token")
+    found = recommend(own)
+    assert found is not None
+    assert found.action == "use_model"
+    assert "2.00 ahead of the untuned model (95% interval 1.92 to 2.08, by perplexity)" in found.reason
+
+
+def test_a_teacher_is_no_rival() -> None:
+    teacher = system("teacher big", 0.99)
+    found = recommend(judged(0.8, [BASE, teacher], ["better", "worse"], word="better"))
+    assert found is not None
+    assert found.action == "use_model"
+    assert "teacher" not in found.reason
+
+
+def test_without_a_verdict_nothing_is_recommended() -> None:
+    alone = of_better().model_copy(update={"verdict": None})
+    assert recommend(alone) is None
+    assert recommendation_document(alone) is None
+    assert recommendation_document(None) is None
+
+
+VALUES = st.floats(0.0, 1.0)
+WORDS = st.sampled_from(get_args(VerdictWord))
+
+
+@given(
+    tuned=VALUES,
+    figures=st.lists(st.tuples(VALUES, WORDS), min_size=4, max_size=4),
+    word=WORDS,
+    beats_all=st.sampled_from([None, *get_args(AlternativeWord)]),
+    good_enough=st.sampled_from(["yes", "no", "not_asked"]),
+    more=st.sampled_from(["more_rows", "enough_rows", "unclear"]),
+    num_leaked=st.integers(0, 1),
+    covered=st.booleans(),
+    rows_needed=st.one_of(st.none(), st.integers(1, 10_000)),
+)
+def test_the_tuned_model_is_recommended_only_where_it_is_better_than_all(
+    tuned: float,
+    figures: list[tuple[float, VerdictWord]],
+    word: VerdictWord,
+    beats_all: AlternativeWord | None,
+    good_enough: str,
+    more: str,
+    num_leaked: int,
+    covered: bool,
+    rows_needed: int | None,
+) -> None:
+    others = [
+        one.model_copy(update={"metrics": {METRIC: one.metrics[METRIC].model_copy(update={"value": value})}})
+        for one, (value, _) in zip((BASE, PROMPTED, CLASSIFIER, COMMONEST), figures, strict=True)
+    ]
+    evaluation = judged(
+        tuned, others, [own for _, own in figures], word=word, beats_all=beats_all, rows_needed=rows_needed,
+        good_enough=good_enough, bar=None if good_enough == "not_asked" else BAR, learning_curve=curve(more),
+        num_leaked=num_leaked, coverage=coverage(0.91) if covered else None,
+    )  # fmt: skip
+    found = recommend(evaluation)
+    assert found is not None
+    assert found.reason
+    if found.action == "use_model":
+        assert (word, beats_all in (None, "better"), num_leaked) == ("better", True, 0)
+        assert found.system == "tuned"
+    else:
+        assert found.system != "tuned"
+    assert recommend(evaluation) == found
