@@ -36,6 +36,7 @@ from luthier.features.serving.api import chat, checkpoints, completions, graders
 from luthier.features.traffic.files import sweep as sweep_traffic
 from luthier.features.usage import api as usage
 from luthier.features.webhooks import api as webhooks
+from luthier.features.workflows import api as workflows
 from luthier.platform.auth.authenticator import Authenticator
 from luthier.platform.files.service import sweep_files
 from luthier.platform.home.context import Context
@@ -123,6 +124,7 @@ _OF_A_HOME: tuple[APIRouter, ...] = (
     webhooks.router,
     deployments.router,
     evaluation_orders.router,
+    workflows.router,
     usage.router,
     base_models.router,
     feedback.router,

@@ -149,6 +149,9 @@ def _what(job: Job) -> list[tuple[str, str]]:
     if job.kind == "evaluation":
         asked = job.document["evaluation"]
         return [("judges", str(asked["candidate"])), ("by", str(asked["label"])), ("result", str(asked["result_id"]))]
+    if job.kind == "workflow":
+        asked = job.document["workflow"]
+        return [("workflow", f"luthier {asked['form']}"), ("id", str(asked["workflow_id"]) or "given when it begins")]
     return [("run", job.run_id), ("base model", str(job.document.get("recipe", job.document).get("base_model")))]
 
 

@@ -69,6 +69,14 @@ class Settings(BaseSettings):
         smtp: The server that sends mails of alerts: `smtps://user:password@host` (TLS), `smtp+starttls://...`, or
             `smtp://...` without encryption.
         smtp_from: The sender of these mails.
+        oidc_issuer: The address of an OpenID Connect provider, by which people sign in to the pages; empty for none.
+        oidc_client_id: The id that this server has there.
+        oidc_client_secret: The secret of that client; None for a public one.
+        oidc_scopes: What is asked for, separated by blanks; `openid` is always among it.
+        oidc_groups_claim: The claim that lists a person's groups; dots lead into it, as in `realm_access.roles`.
+        oidc_name: What the sign-in page calls the provider.
+        oidc_redirect_url: The address of `/sign-in/oidc/callback` as the provider knows it; empty takes the address
+            that the browser uses.
     """
 
     model_config = SettingsConfigDict(env_prefix="LUTHIER_", env_ignore_empty=True, frozen=True, extra="ignore")
@@ -108,6 +116,13 @@ class Settings(BaseSettings):
     serving_usd_per_million_new_tokens: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     smtp: SecretStr | None = None
     smtp_from: str = ""
+    oidc_issuer: str = ""
+    oidc_client_id: str = ""
+    oidc_client_secret: SecretStr | None = None
+    oidc_scopes: str = "openid profile email"
+    oidc_groups_claim: str = "groups"
+    oidc_name: str = "single sign-on"
+    oidc_redirect_url: str = ""
 
     @field_validator("trusted_proxies")
     @classmethod

@@ -28,6 +28,7 @@ JOB_NAME = "job.json"
 _ATTEMPTS: Final = {
     "export": "luthier.features.exports.requests:carry_out",
     "evaluation": "luthier.features.evaluation_orders.job:carry_out",
+    "workflow": "luthier.features.workflows.job:carry_out",
     "request": "luthier.features.finetuning_api.job:carry_out",
     "asked": "luthier.features.training.recipe_job:carry_out",
     "recipe": "luthier.features.training.jobs:carry_out",

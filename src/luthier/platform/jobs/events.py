@@ -48,6 +48,7 @@ _CALLED: Final[dict[JobKind, str]] = {
     "train": "Fine-tuning job",
     "export": "Export",
     "evaluation": "Evaluation",
+    "workflow": "Workflow",
 }
 _ENDS: Final[dict[JobStatus, str]] = {
     "succeeded": "The job has successfully completed",
@@ -67,11 +68,15 @@ def started(kind: JobKind, lane: Lane) -> tuple[str, str]:
 
 def goes_on(kind: JobKind) -> str:
     """Another attempt has begun."""
+    if kind == "workflow":
+        return "Workflow continues with the stage that it was in"
     return "Fine-tuning job resumes from its last checkpoint" if kind == "train" else f"{_CALLED[kind]} begins again"
 
 
 def picked_up(kind: JobKind) -> str:
     """What becomes of a job that has crashed, as the end of a sentence."""
+    if kind == "workflow":
+        return "it continues with the stage that it was in"
     return "it is taken up again from the last checkpoint" if kind == "train" else "it begins again"
 
 

@@ -8,7 +8,7 @@ from luthier.core.access import DEFAULT_PROJECT
 from luthier.core.frozen_model import FrozenModel
 
 JobStatus = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
-JobKind = Literal["train", "export", "evaluation"]
+JobKind = Literal["train", "export", "evaluation", "workflow"]
 Wish = Literal["pause", "cancel"]
 Lane = Literal["validate", "train"]
 ENDED: Final[tuple[JobStatus, ...]] = ("succeeded", "failed", "cancelled")

@@ -28,9 +28,12 @@ from luthier.platform.db.tables.server import (
     files,
     idempotency_keys,
     key_usage,
+    member_identities,
     members,
     projects,
     row_decisions,
+    sign_in_flows,
+    sign_in_groups,
     sign_in_links,
     tuned_models,
     upload_parts,
@@ -59,7 +62,7 @@ from luthier.platform.db.tables.work import (
 )
 
 # The newest migration. A test holds that this is the head of migrations/ and that older databases become these tables.
-SCHEMA_VERSION = "0010"
+SCHEMA_VERSION = "0014"
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -84,6 +87,7 @@ __all__ = [
     "job_events",
     "jobs",
     "key_usage",
+    "member_identities",
     "members",
     "metadata",
     "model_usage",
@@ -97,6 +101,8 @@ __all__ = [
     "review_items",
     "row_decisions",
     "runs",
+    "sign_in_flows",
+    "sign_in_groups",
     "sign_in_links",
     "studies",
     "traffic_files",
