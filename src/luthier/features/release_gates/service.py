@@ -103,8 +103,10 @@ def set_gate(context: Context, caller: Caller, text: str) -> Gate:
         raise RequestError("the gate holds no keys", expected=_GATE.needs, do=_GATE.begin)
     gate, path = _gate_of("the gate", keys), own_gate(context, caller.project_id)
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(path, text if text.endswith("\n") else f"{text}\n")
-    record(context, caller, "gate.changed", caller.project_id, {"sha256": sha256_file(path), "rules": len(gate.rules)})
+    with context.database.transaction():
+        replace_text(path, text if text.endswith("\n") else f"{text}\n")
+        facts = {"sha256": sha256_file(path), "rules": len(gate.rules)}
+        record(context, caller, "gate.changed", caller.project_id, facts)
     return gate
 
 
@@ -112,13 +114,13 @@ def remove_gate(context: Context, caller: Caller) -> None:
     """Remove the project's own rules; those of the home hold again. Raises NotFoundError where there are none."""
     path = own_gate(context, caller.project_id)
     try:
-        digest = sha256_file(path)
-        path.unlink()
+        with context.database.transaction():
+            record(context, caller, "gate.removed", caller.project_id, {"sha256": sha256_file(path)})
+            path.unlink()
     except FileNotFoundError:
         raise NotFoundError(
             "this project has no gate of its own", expected="rules that were set before", do="see the page of the gate"
         ) from None
-    record(context, caller, "gate.removed", caller.project_id, {"sha256": digest})
 
 
 def default_gate(context: Context, project_id: str) -> Path | None:
