@@ -43,6 +43,7 @@ from luthier.features.lineage import cli as lineage
 from luthier.features.model_browser import cli as models
 from luthier.features.monitoring import cli as alerts
 from luthier.features.monitoring import cli as monitor
+from luthier.features.release_gates import cli as gates
 from luthier.features.roi import cli as worth
 from luthier.features.runs import cli as runs
 from luthier.features.serving import chat_cli as chat
@@ -199,6 +200,7 @@ def _add_groups(app: typer.Typer) -> None:
             human_eval.COMMANDS,
             "Have people rate answers blind: panels, links, agreement, preference pairs.",
         ),
+        ("gates", gates.COMMANDS, "Show, set and remove the release gate of a project."),
         ("alerts", alerts.COMMANDS, "Alerts on deployed models, and who receives them."),
         ("feedback", feedback.COMMANDS, "Import and list feedback on answers, and have answers reviewed."),
         ("inbox", inbox.COMMANDS, "Work that waits for people: list, assign, snooze, mark as done."),

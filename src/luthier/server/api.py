@@ -41,6 +41,7 @@ from luthier.features.traffic.files import sweep as sweep_traffic
 from luthier.features.traffic.stored_completions import sweep_stored_completions
 from luthier.features.usage import api as usage
 from luthier.features.webhooks import api as webhooks
+from luthier.features.workflows import api as workflows
 from luthier.platform.auth.authenticator import Authenticator
 from luthier.platform.files.service import sweep_files
 from luthier.platform.home.context import Context
@@ -129,6 +130,7 @@ _OF_A_HOME: tuple[APIRouter, ...] = (
     webhooks.router,
     deployments.router,
     evaluation_orders.router,
+    workflows.router,
     usage.router,
     base_models.router,
     feedback.router,

@@ -27,6 +27,7 @@ from luthier.features.home_page.progress import Rail
 from luthier.features.human_eval import rate_pages as rate
 from luthier.features.runs.series import RunSeries
 from luthier.features.runs.state import Judged
+from luthier.platform.auth.oidc import OidcClient, Provider
 from luthier.platform.auth.password_hashing import SignInQueue
 from luthier.platform.auth.rate_limiter import FailureLimit
 from luthier.platform.home.context import Context
@@ -117,6 +118,8 @@ def create_pages(context: Context) -> FastAPI:
     app.state.context, app.state.assets = context, assets
     failures = FailureLimit("wrong keys, passwords or links", sign_in.FAILURES_PER_MINUTE)
     app.state.sign_ins = SignInQueue(context.password_threads, failures)
+    provider = Provider.of(context.settings)
+    app.state.oidc = None if provider is None else OidcClient(provider)
     app.state.rating_failures = FailureLimit("invalid links", rate.FAILURES_PER_MINUTE)
     app.state.shown_once, app.state.page_work, app.state.kept_forms = ShownOnce(), PageWork(), KeptForms()
     app.state.judged, app.state.run_series = Judged(context), RunSeries(context)

@@ -252,12 +252,14 @@ class ExportAsked(FrozenModel):
         source: as `find_source` takes it.
         to: the format.
         quantise: None takes the format's own.
+        file_id: the rows that it is proved on; None takes those of the run.
     """
 
     export_id: str
     source: str
     to: ExportFormat
     quantise: str | None = None
+    file_id: str | None = None
 
 
 SOURCE_LABEL = "source"

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from luthier.core.access import Caller
     from luthier.platform.auth.members_store import Member
+    from luthier.platform.auth.oidc_store import SignInGroup
 
 _Role = Literal["viewer", "trainer", "admin"]
 _NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The name that the member signs in with.")]
@@ -141,6 +142,71 @@ def link(
     return Answer(as_json, document, tell)
 
 
+_GroupArgument = Annotated[str, typer.Argument(metavar="GROUP", help="A group, as the identity provider writes it.")]
+_ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="The project that the group leads to.")]
+
+
+def list_groups(as_json: JsonOption = False, home: HomeOption = None) -> Answer:
+    """List the groups of the identity provider with the projects that they lead to."""
+    from luthier.core.access import Caller
+    from luthier.platform.auth import oidc_members
+    from luthier.platform.auth import service as access
+
+    with open_context(home) as context:
+        found = oidc_members.list_groups(context, Caller())
+        names = {one.project_id: one.name for one in access.list_projects(context)}
+    rows = [_group_document(one) for one in found]
+
+    def tell(console: Console) -> None:
+        from luthier.platform.cli.console import make_table, visible
+
+        if not rows:
+            console.print("no groups yet: add one with `luthier users map GROUP --project P --role trainer`")
+            return
+        table = make_table(["group", "project", "role"], num_text_columns=3)
+        for row in rows:
+            table.add_row(visible(row["group"]), visible(names.get(row["project_id"], row["project_id"])), row["role"])
+        console.print(table)
+
+    return Answer(as_json, rows, tell)
+
+
+def map_group(
+    group: _GroupArgument,
+    role: Annotated[_Role, typer.Option("--role", help="viewer, trainer or admin.")],
+    project: _ProjectOption = "default",
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """Have a group of the identity provider lead to a project, from the next sign-in of its members on."""
+    from luthier.core.access import Caller
+    from luthier.platform.auth import oidc_members
+    from luthier.platform.cli.console import visible
+
+    with open_context(home) as context:
+        made = oidc_members.map_group(context, Caller(), group, project, role)
+    text = f"who is in {visible(made.name)} is a {made.role} of {visible(project)}, from the next sign-in on"
+    return Answer(as_json, _group_document(made), lambda console: console.print(text, soft_wrap=True))
+
+
+def unmap_group(
+    group: _GroupArgument, project: _ProjectOption = "default", as_json: JsonOption = False, home: HomeOption = None
+) -> Answer:
+    """Have a group lead to a project no more; its members lose access with their next sign-in."""
+    from luthier.core.access import Caller
+    from luthier.platform.auth import oidc_members
+    from luthier.platform.cli.console import visible
+
+    with open_context(home) as context:
+        oidc_members.unmap_group(context, Caller(), group, project)
+    text = f"{visible(group)} leads to {visible(project)} no more"
+    return Answer(as_json, {"group": group, "project": project}, lambda console: console.print(text, soft_wrap=True))
+
+
+def _group_document(group: SignInGroup) -> dict[str, str]:
+    return {"group": group.name, "project_id": group.project_id, "role": group.role}
+
+
 def _password(is_from_stdin: bool) -> str:
     """A password as a person or a program gives it. Raises RequestError without a terminal."""
     from luthier.core.errors import RequestError
@@ -194,4 +260,7 @@ COMMANDS: dict[str, Callable[..., Answer]] = {
     "remove": remove,
     "link": link,
     **invitations_cli.COMMANDS,
+    "groups": list_groups,
+    "map": map_group,
+    "unmap": unmap_group,
 }

@@ -39,6 +39,23 @@ def list_projects(as_json: JsonOption = False, home: HomeOption = None) -> Answe
     return Answer(as_json, [_document(project) for project in found], lambda console: _show_all(console, found))
 
 
+def rename(
+    project: Annotated[str, typer.Argument(metavar="PROJECT", help="Its name or id.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A name that no other project has.")],
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """Give a project another name; its id stays."""
+    from luthier.core.access import Caller
+    from luthier.platform.auth import service as access
+    from luthier.platform.cli.console import visible
+
+    with open_context(home) as context:
+        changed = access.rename_project(context, Caller(), project, name)
+    text = f"{changed.project_id} is called {visible(changed.name)}"
+    return Answer(as_json, _document(changed), lambda console: console.print(text, soft_wrap=True))
+
+
 def _document(project: Project) -> dict[str, object]:
     return {"id": project.project_id, **project.model_dump(mode="json", exclude={"project_id"})}
 
@@ -52,4 +69,4 @@ def _show_all(console: Console, found: list[Project]) -> None:
     console.print(table)
 
 
-COMMANDS: dict[str, Callable[..., Answer]] = {"create": create, "list": list_projects}
+COMMANDS: dict[str, Callable[..., Answer]] = {"create": create, "list": list_projects, "rename": rename}

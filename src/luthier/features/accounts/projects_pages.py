@@ -44,6 +44,22 @@ def create(
     return redirect(request, shown_once(request).put(request, _ADDRESS, {"made": made, "secret": key}))
 
 
+@router.post(f"{_ADDRESS}/rename")
+def rename(
+    request: Request,
+    context: HomeContext,
+    caller: Admin,
+    project: Annotated[str, Form(max_length=64)] = "",
+    name: Annotated[str, Form(max_length=200)] = "",
+) -> Response:
+    """Give a project another name."""
+    try:
+        changed = service.rename_project(context, caller, project, name)
+    except LuthierError as error:
+        return _page(request, context, caller, {"error": error}, status=status_of(error))
+    return redirect(request, _ADDRESS, f"The project is called {changed.name}.")
+
+
 def _page(request: Request, context: Context, caller: Caller, values: dict[str, Any], *, status: int = 200) -> Response:
     common = {
         "projects": service.known_projects(context, caller),

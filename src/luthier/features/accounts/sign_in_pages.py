@@ -10,6 +10,7 @@ from starlette.responses import Response
 from luthier.core.errors import BusyError, LuthierError, RequestError
 from luthier.platform.auth import members
 from luthier.platform.auth.members import member_by_password
+from luthier.platform.auth.oidc import OidcClient
 from luthier.platform.auth.password_hashing import SignInQueue
 from luthier.platform.ui.errors import status_of, with_retry_after
 from luthier.platform.ui.render import redirect, render
@@ -23,12 +24,17 @@ _Text = Annotated[str, Form(max_length=2000)]
 
 
 @router.get("/sign-in")
-def show(request: Request, session: MaybeVisitor, next: str = "/") -> Response:
-    """The form; who is signed in already is led on."""
+def show(request: Request, session: MaybeVisitor, next: str = "/", signed_out: str = "") -> Response:
+    """The form; who is signed in already is led on.
+
+    signed_out: not empty after a sign-out of somebody whom the identity provider has signed in.
+    """
     if session is not None:
         # `own_address` refuses other hosts: `?next=//evil.example` would make this an open redirect.
         return redirect(request, own_address(next))
-    return _form(request, own_address(next), None)
+    client: OidcClient | None = request.app.state.oidc
+    there = client.sign_out_address(server_address(request, "/sign-in")) if signed_out and client else ""
+    return sign_in_form(request, own_address(next), None, sign_out_address=there)
 
 
 @router.post("/sign-in")
@@ -54,7 +60,7 @@ async def sign_in(
         # address.
         secret = await queue.attempt(address_of(request), begin)
     except BusyError as error:
-        return _form(request, own_address(next), error)
+        return sign_in_form(request, own_address(next), error)
     if secret is None:
         refused = RequestError(
             # One answer for a wrong name and a wrong password: it does not reveal which names exist.
@@ -62,8 +68,8 @@ async def sign_in(
             expected="a key or a password of this server that is right and still good",
             do="correct it; `luthier keys create` makes a new key",
         )
-        return _form(request, own_address(next), refused)
-    return _let_in(request, secret, own_address(next))
+        return sign_in_form(request, own_address(next), refused)
+    return let_in(request, secret, own_address(next))
 
 
 @router.get("/welcome/{token}")
@@ -76,33 +82,45 @@ def welcome(request: Request, context: HomeContext, token: str) -> Response:
             secret = members.sign_in_with_link(context, token)
             attempt.failed = secret is None
     except BusyError as error:
-        return _form(request, "/", error)
+        return sign_in_form(request, "/", error)
     if secret is None:
         refused = RequestError(
             "this link was used already, or is older than a quarter of an hour",
             expected="a link that was printed just now",
             do="sign in with a key, or make a new link: luthier users link",
         )
-        return _form(request, "/", refused)
-    return _let_in(request, secret, "/")
+        return sign_in_form(request, "/", refused)
+    return let_in(request, secret, "/")
 
 
 @router.post("/sign-out")
-def sign_out(request: Request, context: HomeContext) -> Response:
+def sign_out(request: Request, context: HomeContext, session: MaybeVisitor) -> Response:
     """End the session of this browser."""
     if secret := request.cookies.get(COOKIE):
         members.sign_out(context, secret)
-    answer = redirect(request, "/sign-in")
+    by_provider = session is not None and session.how == "oidc"
+    answer = redirect(request, "/sign-in?signed_out=1" if by_provider else "/sign-in")
     answer.delete_cookie(COOKIE)
     return answer
 
 
-def _form(request: Request, next_address: str, error: LuthierError | None) -> Response:
-    values = {"next_address": next_address, "error": error}
+def sign_in_form(
+    request: Request, next_address: str, error: LuthierError | None, *, sign_out_address: str = ""
+) -> Response:
+    """The page with all ways to sign in. sign_out_address: where one signs out of the identity provider, too."""
+    client: OidcClient | None = request.app.state.oidc
+    values = {"next_address": next_address, "error": error, "sign_out_address": sign_out_address}
+    values |= {"provider": None if client is None else client.provider.name}
     if error is None:
         return render(request, "accounts/sign_in.html", values)
     return with_retry_after(render(request, "accounts/sign_in.html", values, status=status_of(error)), error)
 
 
-def _let_in(request: Request, secret: str, address: str) -> Response:
+def server_address(request: Request, path: str) -> str:
+    """A path of this server as an address, by the host that the browser uses."""
+    return f"{str(request.base_url).rstrip('/')}{path}"
+
+
+def let_in(request: Request, secret: str, address: str) -> Response:
+    """Lead on, with the session in the browser's cookie."""
     return remember(request, redirect(request, address), secret)

@@ -117,9 +117,13 @@ def _newest_of(project_id: str, limit: int) -> Select[tuple[str]]:
     """The query for ids of a project's evaluations. One without a run is that of `default`, as its run would be."""
     return (
         select(evaluations.c.evaluation_id)
-        # Evaluations have no project; the run's job has. Runs by commands have no job: `default`.
-        .select_from(evaluations.outerjoin(jobs, jobs.c.run_id == evaluations.c.run_id))
-        .where(func.coalesce(jobs.c.project_id, DEFAULT_PROJECT) == project_id)
+        # Evaluations have no project; the run's job or the run has. Runs by commands have neither: `default`.
+        .select_from(
+            evaluations.outerjoin(runs, runs.c.run_id == evaluations.c.run_id).outerjoin(
+                jobs, jobs.c.run_id == evaluations.c.run_id
+            )
+        )
+        .where(func.coalesce(jobs.c.project_id, runs.c.project_id, DEFAULT_PROJECT) == project_id)
         .order_by(evaluations.c.number.desc())
         .limit(limit)
     )

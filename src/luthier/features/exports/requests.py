@@ -21,12 +21,13 @@ from luthier.core.registry import EXPORTERS
 from luthier.core.task_head import TaskHeadKind, task_head_in
 from luthier.features.exports import bundles
 from luthier.features.exports.service import export
+from luthier.features.files.references import stored_file
 from luthier.features.models.names import is_tuned_name
 from luthier.features.serving.targets import EXPORT, base_model, export_folder, made_export
 from luthier.ml.export.exporters.head_formats import HEAD_FORMATS, missing_modules
 from luthier.platform.audit_log.service import record
 from luthier.platform.home.context import Context
-from luthier.platform.jobs.attempt import JobProgress, exit_on_sigterm
+from luthier.platform.jobs.attempt import JobProgress, exit_on_sigterm, own_copy
 from luthier.platform.jobs.events import JobEvent
 from luthier.platform.jobs.records import ENDED, Job
 from luthier.platform.processes.process import Outcome
@@ -88,23 +89,34 @@ def formats(head: TaskHeadKind | None = None) -> list[FormatView]:
     ]
 
 
-def start(context: Context, caller: Caller, source: str, to: str, quantise: str | None = None) -> ServerExport:
+def start(
+    context: Context,
+    caller: Caller,
+    source: str,
+    to: str,
+    quantise: str | None = None,
+    *,
+    file_id: str | None = None,
+) -> ServerExport:
     """Queue the export of a run that has succeeded, a tuned model or a base model on this machine.
 
     Args:
         source: A run id, a tuned model (`ft:...`) or a base model.
         to: The format.
         quantise: The precision; None takes the format's own.
+        file_id: A file of the project with the rows that it is proved on; None takes those of the run.
 
     Raises:
         NotFoundError: No such source in the project.
         ConflictError: The run has not succeeded.
-        RequestError: An unknown format or precision, a missing package, or a checkpoint.
+        RequestError: An unknown format or precision, a missing package, a checkpoint, or no such file.
     """
     shown, source_name = _source(context, caller, source)
     format = _checked_format(to, quantise, _head_of(context, source_name))
+    if file_id is not None:
+        stored_file(context, caller.project_id, "Rows of the proof", file_id)
     export_id = new_id("exp")
-    asked = ExportAsked(export_id=export_id, source=source_name, to=format, quantise=quantise)
+    asked = ExportAsked(export_id=export_id, source=source_name, to=format, quantise=quantise, file_id=file_id)
     job = Job(
         job_id=new_id("job"),
         kind="export",
@@ -348,7 +360,8 @@ def carry_out(context: Context, job: Job) -> Outcome:
     remove_files(context, asked.export_id)  # of one that died before it could write down what it had made
     context.progress = JobProgress(context, job)
     folder = export_folder(context, asked.export_id)
+    rows = None if asked.file_id is None else own_copy(context, job, asked.file_id, asked.file_id)
     with exit_on_sigterm():
-        made = export(context, asked.source, to=asked.to, output=folder, quantise=asked.quantise)
+        made = export(context, asked.source, to=asked.to, output=folder, quantise=asked.quantise, held_out=rows)
     context.exports.finish(asked.export_id, made)
     return Outcome(status="succeeded")

@@ -31,6 +31,7 @@ _PAGES: Final[dict[JobKind, str]] = {
     "batch": "/evaluations",
     "import": "/datasets/jobs/{job_id}",
     "synthesis": "/datasets/jobs/{job_id}",
+    "workflow": "/pipelines/jobs/{job_id}",
 }
 
 

@@ -17,6 +17,7 @@ from luthier.features.exports import requests as server_exports
 from luthier.features.lineage.service import lineage_svg, model_lineage, project_lineage
 from luthier.features.model_cards import service as project_models
 from luthier.features.release_gates.service import default_gate, remedy
+from luthier.features.run_drafts import choices as draft_choices
 from luthier.features.serving.head_answers import example_request
 from luthier.platform.home.context import Context
 from luthier.platform.ui.errors import status_of
@@ -77,14 +78,14 @@ def model(request: Request, context: HomeContext, caller: Reader, name: str) -> 
 
 @router.post("/exports")
 def start_export(
-    request: Request, context: HomeContext, caller: Trainer, source: _Text = "", form: _Text = ""
+    request: Request, context: HomeContext, caller: Trainer, source: _Text = "", form: _Text = "", rows: _Text = ""
 ) -> Response:
-    """Queue an export. form: `FORMAT` or `FORMAT:PRECISION`."""
+    """Queue an export. form: `FORMAT` or `FORMAT:PRECISION`. rows: the file that it is proved on; empty: the run's."""
     to, _, precision = form.partition(":")
     try:
-        made = server_exports.start(context, caller, source, to, precision or None)
+        made = server_exports.start(context, caller, source, to, precision or None, file_id=rows or None)
     except LuthierError as error:
-        return _page(request, context, caller, source, {"export_error": error, "form": form})
+        return _page(request, context, caller, source, {"export_error": error, "form": form, "rows": rows})
     return redirect(request, f"/exports/{made.export_id}", "The export is queued: a worker of this server takes it.")
 
 
@@ -118,6 +119,7 @@ def _page(
     values: dict[str, Any] = {"given": given or {}, "formats": server_exports.formats(), "base_url": _base_url(request)}
     errors = [value for value in values["given"].values() if isinstance(value, LuthierError)]
     status = status_of(errors[0]) if errors else 200
+    values["export_files"] = draft_choices.file_choices(context, caller)
     values["is_gated"] = default_gate(context, caller.project_id) is not None
     names = context.deployments.list(caller.project_id)
     if run_id is None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
 
@@ -27,6 +27,7 @@ from luthier.core.results.suite import GateOutcome, SafetyResult, SuiteResult
 from luthier.features.models.names import is_tuned_name
 from luthier.features.recipes.file import FileKind, read_recipe_file
 from luthier.features.serving.targets import EXPORT
+from luthier.platform.audit_log.service import record
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ _GATE: Final = FileKind(
     refuse=RequestError,
 )
 _MAX_RESULTS: Final = 50
+MAX_GATE_CHARACTERS: Final = 50_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,22 +55,77 @@ class Judged:
 
 def read_gate(path: Path) -> Gate:
     """The rules of a file. Raises NotFoundError, and RequestError naming every wrong place."""
-    document = read_recipe_file(path, _GATE)
+    return _gate_of(f"gate {path}", read_recipe_file(path, _GATE).keys)
+
+
+def _gate_of(name: str, keys: dict[str, Any]) -> Gate:
+    """The rules in a mapping. Raises RequestError naming every wrong place."""
     try:
-        return Gate.model_validate_json(json.dumps(document.keys))
+        return Gate.model_validate_json(json.dumps(keys))
     except (ValidationError, TypeError, ValueError) as error:
         problems = error.errors(include_url=False) if isinstance(error, ValidationError) else ()
         lines = [f"{'.'.join(map(str, one['loc'])) or 'rules'}: {one['msg']}" for one in problems] or [str(error)]
         raise RequestError(
-            "\n    ".join([f"gate {path} has {len(lines)} wrong place{'s' if len(lines) > 1 else ''}:", *lines]),
+            "\n    ".join([f"{name} has {len(lines)} wrong place{'s' if len(lines) > 1 else ''}:", *lines]),
             expected="rules with metric, one of at_least and at_most, and else known keys alone",
             do="correct the places named; docs/release_gates.md shows all keys",
         ) from error
 
 
+def own_gate(context: Context, project_id: str) -> Path:
+    """The file of a project's own rules, which may not be there."""
+    return context.home / "gates" / f"{project_id}.yaml"
+
+
+def set_gate(context: Context, caller: Caller, text: str) -> Gate:
+    """Write the rules of the caller's project; they hold from the next deployment on.
+
+    Args:
+        context: The home.
+        caller: Of the project.
+        text: YAML, as in a gate's file.
+
+    Raises:
+        RequestError: It is no plain YAML, or holds no right rules; every wrong place is named.
+    """
+    from luthier.core.text.plain_yaml import has_alias, parse_yaml
+    from luthier.ml.charts.page import replace_text
+
+    # Aliases expand: a few lines of nested ones grow to gigabytes.
+    if len(text) > MAX_GATE_CHARACTERS or has_alias(text):
+        raise RequestError(
+            f"a gate of {len(text):,} characters, or one that repeats a part by its name (*name)",
+            expected=f"plain YAML of at most {MAX_GATE_CHARACTERS:,} characters",
+            do="write its rules out",
+        )
+    keys, _ = parse_yaml("the gate", text)
+    if not isinstance(keys, dict):
+        raise RequestError("the gate holds no keys", expected=_GATE.needs, do=_GATE.begin)
+    gate, path = _gate_of("the gate", keys), own_gate(context, caller.project_id)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with context.database.transaction():
+        replace_text(path, text if text.endswith("\n") else f"{text}\n")
+        facts = {"sha256": sha256_file(path), "rules": len(gate.rules)}
+        record(context, caller, "gate.changed", caller.project_id, facts)
+    return gate
+
+
+def remove_gate(context: Context, caller: Caller) -> None:
+    """Remove the project's own rules; those of the home hold again. Raises NotFoundError where there are none."""
+    path = own_gate(context, caller.project_id)
+    try:
+        with context.database.transaction():
+            record(context, caller, "gate.removed", caller.project_id, {"sha256": sha256_file(path)})
+            path.unlink()
+    except FileNotFoundError:
+        raise NotFoundError(
+            "this project has no gate of its own", expected="rules that were set before", do="see the page of the gate"
+        ) from None
+
+
 def default_gate(context: Context, project_id: str) -> Path | None:
     """The file whose rules hold for every deployment of a project; None where there is none."""
-    own = context.home / "gates" / f"{project_id}.yaml"
+    own = own_gate(context, project_id)
     # The project's own rules replace those of the home, they do not add to them.
     return next((path for path in (own, context.home / "gate.yaml") if path.is_file()), None)
 

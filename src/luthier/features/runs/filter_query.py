@@ -122,7 +122,7 @@ def entries_of(project_id: str | None, *, only_begun: bool = False) -> Any:
 
     project_id: None for those of all projects.
     """
-    owner = func.coalesce(jobs.c.project_id, DEFAULT_PROJECT)
+    owner = func.coalesce(jobs.c.project_id, runs.c.project_id, DEFAULT_PROJECT)
     begun = (
         select(
             runs.c.run_id.label("run_id"),

@@ -62,7 +62,7 @@ _LAST: Final = (
     .order_by(events.c.step.desc())
     .limit(1)
 )
-_OWNER = func.coalesce(jobs.c.project_id, DEFAULT_PROJECT)
+_OWNER = func.coalesce(jobs.c.project_id, runs.c.project_id, DEFAULT_PROJECT)
 _MAX_UNDER_WAY: Final = 1_000
 """Positions that transactions may have taken and not yet written."""
 
@@ -73,14 +73,17 @@ class RunStore(Store):
     Methods that take a run id raise NotFoundError, naming the nearest ids, where there is no such run.
     """
 
-    def create(self, record: RunRecord, plan: Plan) -> None:
-        """Add a run with its plan. Raises ConflictError where the id is taken."""
+    def create(self, record: RunRecord, plan: Plan, project_id: str | None = None) -> None:
+        """Add a run with its plan. Raises ConflictError where the id is taken.
+
+        project_id: of a run without a job of its own, such as one of a workflow; None for that of its job.
+        """
         conflict = ConflictError(
             f"run {record.run_id} exists already", expected="a new id", do="make one with new_id('run')"
         )
         document = plan.model_dump(mode="json")
         with self._write(conflict) as connection:
-            RUNS.insert(connection, record)
+            RUNS.insert(connection, record, project_id=project_id)
             _PLANS.insert(connection, plan, run_id=record.run_id)
             values = of_plan(document)
             if record.result is not None:
@@ -230,7 +233,7 @@ class RunStore(Store):
         return self._list(RUNS, limit=limit)
 
     def project_of(self, run_id: str) -> str | None:
-        """The project that a run belongs to: that of its job, or `default`; None where there is no such run."""
+        """The project of a run: that of its job, of its workflow, or `default`; None where there is no such run."""
         owner: str | None = self._scalar(select(_OWNER).select_from(_WITH_JOBS).where(runs.c.run_id == run_id))
         return owner
 

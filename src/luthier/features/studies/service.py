@@ -80,7 +80,9 @@ class StudyRequest:
     knows_others: bool = False
 
 
-def begin(context: Context, request: StudyRequest, *, project_id: str = DEFAULT_PROJECT) -> Study:
+def begin(
+    context: Context, request: StudyRequest, *, project_id: str = DEFAULT_PROJECT, study_id: str | None = None
+) -> Study:
     """Plan a study: its space, its rungs, and whether its budget covers one trial and the end. Trains nothing.
 
     Raises RequestError (no budget, no validation rows, a space that cannot be), BudgetTooSmallError, and what
@@ -135,7 +137,7 @@ def begin(context: Context, request: StudyRequest, *, project_id: str = DEFAULT_
         threads = f"{plan.training.num_threads} {'thread' if plan.training.num_threads == 1 else 'threads'}"
         notes = (*notes, f"{spec.workers} workers share {threads}: more of them than threads get in each other's way")
     study = Study(
-        study_id=new_id("study"),
+        study_id=study_id or new_id("study"),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         status="searching",
         spec=spec,

@@ -155,6 +155,9 @@ def _what(job: Job) -> list[tuple[str, str]]:
     if job.kind == "synthesis":
         asked = job.document["synthesis"]
         return [("writes questions from", str(asked["name"])), ("teacher", str(asked["teacher"]))]
+    if job.kind == "workflow":
+        asked = job.document["workflow"]
+        return [("workflow", f"luthier {asked['form']}"), ("id", str(asked["workflow_id"]) or "given when it begins")]
     return [("run", job.run_id), ("base model", str(job.document.get("recipe", job.document).get("base_model")))]
 
 

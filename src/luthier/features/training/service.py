@@ -295,7 +295,7 @@ def train_prepared(
     )
     with _held(context, run_id) as lock:
         # Under the lock: a run in the store without a lock holder would be treated as killed.
-        context.runs.create(record, prepared.plan)
+        context.runs.create(record, prepared.plan, context.owner_project_id)
         quote = save_quote(context, run_id, prepared, prices, num_devices=launcher.num_processes)
         if show_plan is not None:
             show_plan(run_id, prepared.plan, quote)

@@ -10,7 +10,9 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from luthier.core.ids import sha256_document
 from luthier.features.runs.pages import REPORT_POLICY
-from luthier.features.workflows import views
+from luthier.features.workflows import orders, views
+from luthier.features.workflows.orders import OrderView
+from luthier.features.workflows.start_pages import failure_of
 from luthier.features.workflows.views import WorkflowView
 from luthier.platform.ui.render import is_fragment_request, render
 from luthier.platform.ui.visitor import HomeContext, Reader
@@ -43,12 +45,12 @@ def show(request: Request, context: HomeContext, caller: Reader, pipeline_id: st
     after: the state seen last; nothing is sent (204) while it has not changed.
     """
     view = views.without_folders(context, views.view_pipeline(context, caller, pipeline_id))
-    mark = _mark(view)
-    if not is_fragment_request(request):
-        return render(request, "workflows/show.html", _values(view, mark))
-    if after == mark:
+    order = orders.order_for(context, caller, pipeline_id, view.pipeline.asked)
+    mark = _mark(view, order)
+    if is_fragment_request(request) and after == mark:
         return Response(status_code=204)
-    return render(request, "workflows/now.html", _values(view, mark))
+    values = _values(view, mark) | {"order": order, "failure": failure_of(context, order)}
+    return render(request, "workflows/now.html" if is_fragment_request(request) else "workflows/show.html", values)
 
 
 @router.get("/{pipeline_id}/report")
@@ -90,9 +92,10 @@ def _values(view: WorkflowView, mark: str) -> dict[str, Any]:
     }
 
 
-def _mark(view: WorkflowView) -> str:
+def _mark(view: WorkflowView, order: OrderView | None) -> str:
     stages = [
         [stage.status, stage.reason, list(stage.found), [list(one) for one in stage.made], stage.page]
         for stage in view.stages
     ]
-    return sha256_document([view.status, stages, int(view.seconds // _SHOWN_AGAIN_SECONDS)])[:16]
+    seen = [view.status, stages, int(view.seconds // _SHOWN_AGAIN_SECONDS), order and order.job.shown_status]
+    return sha256_document(seen)[:16]

@@ -11,7 +11,10 @@ from luthier.core.ids import sha256_document
 from luthier.features.runs.pages import REPORT_POLICY
 from luthier.features.studies import views as study_views
 from luthier.features.studies.views import StudyView, study_charts
+from luthier.features.workflows import orders
 from luthier.features.workflows import views as workflow_views
+from luthier.features.workflows.orders import OrderView
+from luthier.features.workflows.start_pages import failure_of
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import home_paths, redact_paths, shown_reference
 from luthier.platform.ui.render import Page, is_fragment_request, render
@@ -25,9 +28,8 @@ PAGE = Page("Studies", "/studies", "read", order=40, key="t", group="train")
 def index(request: Request, context: HomeContext, caller: Reader) -> Response:
     """Searches, and below them workflows, each newest first."""
     found = [workflow_views.without_folders(context, one) for one in workflow_views.list_pipelines(context, caller)]
-    return render(
-        request, "workflows/studies/list.html", {"views": study_views.list_studies(context, caller), "pipelines": found}
-    )
+    values = {"views": study_views.list_studies(context, caller), "pipelines": found}
+    return render(request, "workflows/studies/list.html", values | {"waiting": orders.list_orders(context, caller)})
 
 
 @router.get("/{study_id}")
@@ -37,12 +39,13 @@ def show(request: Request, context: HomeContext, caller: Reader, study_id: str, 
     after: the state seen last; nothing is sent (204) while it has not changed.
     """
     view = study_views.view_study(context, caller, study_id)
-    mark = _mark(view)
-    if not is_fragment_request(request):
-        return render(request, "workflows/studies/show.html", _values(context, view, mark))
-    if after == mark:
+    order = orders.order_for(context, caller, study_id, view.study.spec.recipe.model_dump(mode="json"))
+    mark = _mark(view, order)
+    is_part = is_fragment_request(request)
+    if is_part and after == mark:
         return Response(status_code=204)
-    return render(request, "workflows/studies/now.html", _values(context, view, mark))
+    values = _values(context, view, mark) | {"order": order, "failure": failure_of(context, order)}
+    return render(request, f"workflows/studies/{'now' if is_part else 'show'}.html", values)
 
 
 @router.get("/{study_id}/report")
@@ -82,7 +85,8 @@ def study_recipe_folder(view: StudyView) -> str:
     return view.study.spec.recipe.data.train.rpartition("/")[0] + "/"
 
 
-def _mark(view: StudyView) -> str:
+def _mark(view: StudyView, order: OrderView | None) -> str:
     trials = [[trial.number, trial.state, trial.rung] for trial in view.trials]
     seen = [view.status, trials, [list(pair) for pair in view.steps.values()], len(view.study.notes)]
+    seen.append(order and order.job.shown_status)
     return sha256_document(seen)[:16]

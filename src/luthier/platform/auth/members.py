@@ -10,13 +10,22 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Final, Literal
+from typing import Final
 
 from luthier.core.access import DEFAULT_PROJECT, Caller
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.ids import new_id
 from luthier.platform.audit_log.service import record
-from luthier.platform.auth.members_store import ROLES, SCOPES_OF, KnownSession, Member, OpenSession, Role, Session
+from luthier.platform.auth.members_store import (
+    ROLES,
+    SCOPES_OF,
+    KnownSession,
+    Member,
+    OpenSession,
+    Role,
+    Session,
+    SignInWay,
+)
 from luthier.platform.auth.password_hashing import fits, hashed, normal
 from luthier.platform.auth.service import caller_of, digest_of
 from luthier.platform.home.context import Context
@@ -85,10 +94,11 @@ def change_role(context: Context, caller: Caller, member_id: str, role: Role) ->
     Raises:
         NotFoundError: The project has no such member.
         RequestError: There is no such role.
-        ConflictError: The member is the caller.
+        ConflictError: The member is the caller, or signs in by the identity provider.
     """
     check_role(role)
     _refuse_oneself(caller, member_id, "another role")
+    _refuse_external(context, member_id, "the role")
     with context.database.transaction():
         changed = context.members.change(caller.project_id, member_id, role=role)
         record(context, caller, "member.role_changed", member_id, {"role": role})
@@ -102,7 +112,9 @@ def change_password(context: Context, caller: Caller, member_id: str, password: 
         NotFoundError: The project has no such member.
         RequestError: The password is too short or too long.
         BusyError: The machine has no memory for a hash.
+        ConflictError: The member signs in by the identity provider.
     """
+    _refuse_external(context, member_id, "the sign-in")
     stored = hashed(password)
     with context.database.transaction():
         changed = context.members.change(caller.project_id, member_id, password=stored)
@@ -160,7 +172,7 @@ def member_by_password(context: Context, name: str, password: str) -> Member | N
     """The member whom name and password name together; None for a wrong pair, which takes as long to find out."""
     found = _found(context, name)
     # A hash is computed for an unknown name, too: otherwise the time of the answer would reveal which names exist.
-    is_right = fits(password, found[1] if found else _nobodys_hash())
+    is_right = fits(password, found[1] if found else nobodys_hash())
     return found[0] if found is not None and is_right else None
 
 
@@ -171,7 +183,8 @@ def _found(context: Context, name: str) -> tuple[Member, str] | None:
 
 
 @lru_cache(maxsize=1)
-def _nobodys_hash() -> str:
+def nobodys_hash() -> str:
+    """The hash of a password that nobody knows."""
     return hashed(secrets.token_urlsafe(32))
 
 
@@ -179,6 +192,16 @@ def check_role(role: str) -> None:
     """Refuse a role that there is not. Raises RequestError."""
     if role not in ROLES:
         raise RequestError(f"the role {role!r}", expected=f"one of {', '.join(ROLES)}", do="choose one of them")
+
+
+def _refuse_external(context: Context, member_id: str, what: str) -> None:
+    """Raise ConflictError for a member whom the identity provider decides on."""
+    if context.oidc.has_identity(member_id):
+        raise ConflictError(
+            f"this member signs in by the identity provider, which decides on {what}",
+            expected="a member with a password of this server",
+            do="change the person's groups at the provider, or what groups lead to under Settings, Sign-in",
+        )
 
 
 def _refuse_oneself(caller: Caller, member_id: str, what: str) -> None:
@@ -200,17 +223,21 @@ _NUM_SECRET_BYTES: Final = 32
 def sign_in_with_key(context: Context, key: str) -> str | None:
     """A new session for the owner of a key; returns its secret, None for an invalid key."""
     caller = caller_of(context, key)
-    return None if caller is None else _begin(context, caller, how="key")
+    return None if caller is None else begin_session(context, caller, how="key")
 
 
 def sign_in_with_link(context: Context, token: str) -> str | None:
     """A new session for the person at the machine; returns its secret, None for a link that was used or is too old."""
-    return _begin(context, Caller(), how="link") if context.members.use_link(digest_of(token), LINK_SECONDS) else None
+    return (
+        begin_session(context, Caller(), how="link")
+        if context.members.use_link(digest_of(token), LINK_SECONDS)
+        else None
+    )
 
 
 def sign_in_as(context: Context, member: Member) -> str:
     """A new session for a member whose password was right; returns its secret."""
-    return _begin(context, caller_for(member), how="password")
+    return begin_session(context, caller_for(member), how="password")
 
 
 def make_link(context: Context) -> str:
@@ -240,7 +267,9 @@ def session_of(context: Context, secret: str) -> Session | None:
     if known.key is not None and known.key.expires_at is not None:
         # A session never outlives the key that it was begun with.
         ends = min(ends, known.key.expires_at)
-    how: Literal["key", "password", "link"] = "key" if known.key else "password" if known.member else "link"
+    how: SignInWay = "key" if known.key else "password" if known.member else "link"
+    if known.is_external:
+        how = "oidc"
     return Session(
         caller=caller,
         project_name=known.project_name,
@@ -278,7 +307,8 @@ def caller_for(member: Member) -> Caller:
     )
 
 
-def _begin(context: Context, caller: Caller, *, how: str) -> str:
+def begin_session(context: Context, caller: Caller, *, how: str) -> str:
+    """A new session for a caller whose identity was proved; returns its secret. how: by what, for the audit log."""
     # A new secret with each sign-in: one that was planted in the browser before is worth nothing afterwards.
     secret = secrets.token_urlsafe(_NUM_SECRET_BYTES)
     with context.database.transaction():

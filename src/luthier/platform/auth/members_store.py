@@ -14,10 +14,12 @@ from luthier.core.frozen_model import FrozenModel
 from luthier.core.system.clock_jump import SLACK_SECONDS
 from luthier.platform.auth.store import KEYS
 from luthier.platform.db.store import Missing, RecordTable, Store
-from luthier.platform.db.tables import members, projects, sign_in_links, web_sessions
+from luthier.platform.db.tables import member_identities, members, projects, sign_in_links, web_sessions
 
 Role = Literal["viewer", "trainer", "admin"]
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
+SignInWay = Literal["key", "password", "link", "oidc"]
+"""How a session was begun; oidc: by the identity provider."""
 SCOPES_OF: Final[dict[Role, tuple[Scope, ...]]] = {
     "viewer": ("read", "infer"),
     "trainer": ("read", "train", "infer"),
@@ -58,7 +60,7 @@ class Session(FrozenModel):
 
     caller: Caller
     project_name: str
-    how: Literal["key", "password", "link"]
+    how: SignInWay
     created_at: float
     expires_at: float
 
@@ -93,6 +95,7 @@ class KnownSession:
         seen_at: When it was last used, to the hour.
         expires_at: When it ends unless it is used before.
         now: The time of this read.
+        is_external: Whether the member signs in by the identity provider.
     """
 
     project_id: str
@@ -103,9 +106,10 @@ class KnownSession:
     seen_at: float
     expires_at: float
     now: float
+    is_external: bool = False
 
 
-_MEMBERS: Final = RecordTable(
+MEMBERS: Final = RecordTable(
     members,
     Member,
     key="member_id",
@@ -132,11 +136,11 @@ class MemberStore(Store):
             f"a member {member.name!r} exists already", expected="a new name", do="choose another name"
         )
         with self._write(conflict) as connection:
-            return _MEMBERS.insert(connection, member, self._database.clock(connection), password=password)
+            return MEMBERS.insert(connection, member, self._database.clock(connection), password=password)
 
     def list(self, project_id: str) -> Sequence[Member]:
         """The members of a project, oldest first."""
-        return self._list(_MEMBERS, order=[members.c.number], project_id=project_id)
+        return self._list(MEMBERS, order=[members.c.number], project_id=project_id)
 
     def get(self, project_id: str, member_id: str) -> Member:
         """One member.
@@ -144,12 +148,12 @@ class MemberStore(Store):
         Raises:
             NotFoundError: The project has no such member.
         """
-        return self._get(_MEMBERS, member_id, project_id=project_id)
+        return self._get(MEMBERS, member_id, project_id=project_id)
 
     def with_password(self, name: str) -> tuple[Member, str] | None:
         """A member by name, of any project, with the hash of the password; None where there is none."""
         found = self._rows(select(members).where(members.c.name == name))
-        return (_MEMBERS.of_row(found[0]), str(found[0]["password"])) if found else None
+        return (MEMBERS.of_row(found[0]), str(found[0]["password"])) if found else None
 
     def change(
         self,
@@ -174,11 +178,11 @@ class MemberStore(Store):
         values = {name: value for name, value in given.items() if value is not None}
         with self._write() as connection:
             if values:
-                _MEMBERS.change(connection, member_id, values, project_id=project_id)
+                MEMBERS.change(connection, member_id, values, project_id=project_id)
             if password is not None:
                 # In the same transaction: sessions with the old password end with the change itself.
                 connection.execute(delete(web_sessions).where(web_sessions.c.member_id == member_id))
-            return _MEMBERS.get(connection, member_id, project_id=project_id)
+            return MEMBERS.get(connection, member_id, project_id=project_id)
 
     def remove(self, project_id: str, member_id: str) -> None:
         """Remove a member with its sessions.
@@ -187,7 +191,7 @@ class MemberStore(Store):
             NotFoundError: The project has no such member.
         """
         with self._write() as connection:
-            _MEMBERS.remove(connection, member_id, project_id=project_id)
+            MEMBERS.remove(connection, member_id, project_id=project_id)
 
     def add_session(
         self,
@@ -217,8 +221,14 @@ class MemberStore(Store):
     def session(self, digest: str) -> KnownSession | None:
         """A session that has not expired; None where there is none."""
         query = (
-            select(web_sessions, projects.c.name.label("project_name"), self._database.now.label("now"))
+            select(
+                web_sessions,
+                projects.c.name.label("project_name"),
+                member_identities.c.subject.label("subject"),
+                self._database.now.label("now"),
+            )
             .join(projects, projects.c.project_id == web_sessions.c.project_id)
+            .outerjoin(member_identities, member_identities.c.member_id == web_sessions.c.member_id)
             .where(web_sessions.c.digest == digest)
         )
         with self._database.read() as connection:
@@ -227,11 +237,12 @@ class MemberStore(Store):
             if row is None or row["expires_at"] <= row["now"]:
                 return None
             member_id, key_id = row["member_id"], row["key_id"]
-            member = None if member_id is None else _MEMBERS.get(connection, member_id)
+            member = None if member_id is None else MEMBERS.get(connection, member_id)
             key = None if key_id is None else KEYS.get(connection, key_id)
         same = ("project_id", "project_name", "created_at", "seen_at", "expires_at")
         values = {name: row[name] for name in same}
-        return KnownSession(member=member, key=key, now=float(row["now"]), **values)
+        is_external = row["subject"] is not None
+        return KnownSession(member=member, key=key, now=float(row["now"]), is_external=is_external, **values)
 
     def sessions(self, project_id: str, *, member_id: str | None, key_id: str | None) -> Sequence[OpenSession]:
         """The sessions of a member, of who holds a key, or, with neither, of who is at the machine; newest first."""

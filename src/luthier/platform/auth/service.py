@@ -11,7 +11,7 @@ import secrets
 from typing import Any
 
 from luthier.core.access import DEFAULT_PROJECT, SCOPES, ApiKey, Caller, Project, Scope
-from luthier.core.errors import RequestError
+from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.ids import new_id
 from luthier.platform.audit_log.service import record
 from luthier.platform.auth.store import Use
@@ -137,6 +137,40 @@ def create_project(context: Context, name: str, *, by: Caller | None = None) -> 
         made = context.access.add_project(project_id, name)
         record(context, by or Caller(), "project.created", project_id, {"name": name})
     return made
+
+
+def rename_project(context: Context, caller: Caller, project: str, name: str) -> Project:
+    """Give a project another name; its id, which keys and files belong to, stays.
+
+    Args:
+        context: The home.
+        caller: An admin of the project, or of the project `default`.
+        project: Its name or id.
+        name: The new name.
+
+    Raises:
+        RequestError: The name is not allowed, the project is `default`, or the caller may not do that.
+        NotFoundError: There is no such project.
+        ConflictError: Another project has the name.
+    """
+    _check_name("a project", name.strip())
+    found = context.access.project(project)
+    if found.project_id != caller.project_id and not may_open_projects(caller):
+        # As one that is not there: other projects are none of the caller's business.
+        raise NotFoundError(f"no project {project[:100]!r}", expected="your own project", do="rename that one")
+    if found.project_id == DEFAULT_PROJECT:
+        raise RequestError(
+            f"the project {DEFAULT_PROJECT!r} would be renamed",
+            expected="another project: commands take this one where none is named",
+            do="make a project with the name that you want",
+        )
+    if name.strip() == DEFAULT_PROJECT or name.strip().startswith("proj-"):
+        # Commands find projects by name or id: a name that looks like an id would hide another project.
+        raise RequestError(f"the name {name!r}", expected="a name that is no id", do="choose another name")
+    with context.database.transaction():
+        changed = context.access.rename_project(found.project_id, name.strip())
+        record(context, caller, "project.renamed", found.project_id, {"before": found.name, "name": changed.name})
+    return changed
 
 
 def list_projects(context: Context) -> list[Project]:

@@ -135,6 +135,21 @@ class AccessStore(Store):
             project = Project(project_id=project_id, name=name, created_at=0.0)
             return _PROJECTS.insert(connection, project, self._database.clock(connection))
 
+    def rename_project(self, project_id: str, name: str) -> Project:
+        """Give a project another name.
+
+        Raises:
+            NotFoundError: There is no such project.
+            ConflictError: Another project has the name.
+        """
+        conflict = ConflictError(
+            f"a project {name!r} exists already", expected="a name that no other has", do="choose another name"
+        )
+        known = self.project(project_id)
+        with self._write(conflict) as connection:
+            connection.execute(update(projects).where(projects.c.project_id == known.project_id).values(name=name))
+        return self.project(known.project_id)
+
     def projects(self) -> list[Project]:
         """All projects, oldest first."""
         return self._list(_PROJECTS, order=[projects.c.number])

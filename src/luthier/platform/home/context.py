@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from luthier.platform.audit_log.service import AuditLogStore
     from luthier.platform.auth.invitations_store import InvitationStore
     from luthier.platform.auth.members_store import MemberStore
+    from luthier.platform.auth.oidc_store import OidcStore
     from luthier.platform.auth.password_hashing import PasswordThreads
     from luthier.platform.auth.store import AccessStore, UsageStore
     from luthier.platform.db.database import Database
@@ -80,6 +81,7 @@ _STORES: Final[Mapping[str, str]] = {
     "members": "luthier.platform.auth.members_store:MemberStore",
     "invitations": "luthier.platform.auth.invitations_store:InvitationStore",
     "inbox": "luthier.features.inbox.store:InboxStore",
+    "oidc": "luthier.platform.auth.oidc_store:OidcStore",
     "datasets": "luthier.features.datasets.store:DatasetStore",
     "exports": "luthier.features.exports.store:ExportStore",
     "audit_log": "luthier.platform.audit_log.service:AuditLogStore",
@@ -137,6 +139,8 @@ class Context:
     """Links that make members of projects."""
     inbox: InboxStore
     """Who does what of the inboxes of the projects of this home."""
+    oidc: OidcStore
+    """Sign-in by an identity provider: groups, identities, and sign-ins in progress."""
     datasets: DatasetStore
     """The datasets of the projects of this home."""
     exports: ExportStore
@@ -166,6 +170,7 @@ class Context:
         self.settings, self.progress = settings, progress
         self._patience_seconds = database_patience_seconds
         self.only: Mapping[str, Served] | None = None  # where a server is for these models alone, by name
+        self.owner_project_id: str | None = None  # whose runs are begun here, where they have no job of their own
 
     @classmethod
     def open(

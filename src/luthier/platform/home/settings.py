@@ -81,6 +81,14 @@ class Settings(BaseSettings):
         smtp_from: The sender of these mails.
         public_url: The address that links to this server begin with, such as `https://luthier.example`; empty for that
             of each project, which its pages ask for once.
+        oidc_issuer: The address of an OpenID Connect provider, by which people sign in to the pages; empty for none.
+        oidc_client_id: The id that this server has there.
+        oidc_client_secret: The secret of that client; None for a public one.
+        oidc_scopes: What is asked for, separated by blanks; `openid` is always among it.
+        oidc_groups_claim: The claim that lists a person's groups; dots lead into it, as in `realm_access.roles`.
+        oidc_name: What the sign-in page calls the provider.
+        oidc_redirect_url: The address of `/sign-in/oidc/callback` as the provider knows it; empty takes the address
+            that the browser uses.
     """
 
     model_config = SettingsConfigDict(env_prefix="LUTHIER_", env_ignore_empty=True, frozen=True, extra="ignore")
@@ -135,6 +143,14 @@ class Settings(BaseSettings):
         if value and (parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment):
             raise ValueError(f"{value!r} is not https://HOST or http://HOST:PORT")
         return value.strip().rstrip("/")
+
+    oidc_issuer: str = ""
+    oidc_client_id: str = ""
+    oidc_client_secret: SecretStr | None = None
+    oidc_scopes: str = "openid profile email"
+    oidc_groups_claim: str = "groups"
+    oidc_name: str = "single sign-on"
+    oidc_redirect_url: str = ""
 
     @field_validator("trusted_proxies")
     @classmethod

@@ -51,6 +51,7 @@ JOB_NAMES: Final[dict[JobKind, str]] = {
     "batch": "Batch",
     "import": "Import",
     "synthesis": "Synthesis",
+    "workflow": "Workflow",
 }
 """What messages and pages call a job, by its kind."""
 _ENDS: Final[dict[JobStatus, str]] = {
@@ -71,6 +72,8 @@ def started(kind: JobKind, lane: Lane) -> tuple[str, str]:
 
 def goes_on(kind: JobKind) -> str:
     """Another attempt has begun."""
+    if kind == "workflow":
+        return "Workflow continues with the stage that it was in"
     if kind == "train":
         return "Fine-tuning job resumes from its last checkpoint"
     # What documents were read to, and what a model has written, is kept between attempts.
@@ -79,6 +82,8 @@ def goes_on(kind: JobKind) -> str:
 
 def picked_up(kind: JobKind) -> str:
     """What becomes of a job that has crashed, as the end of a sentence."""
+    if kind == "workflow":
+        return "it continues with the stage that it was in"
     return "it is taken up again from the last checkpoint" if kind == "train" else "it begins again"
 
 

@@ -191,6 +191,7 @@ _COMMANDS: Final = {
     "users": ("/settings/members", "Members"),
     "studies": ("/studies", "Studies"),
     "pipelines": _HOME,
+    "alerts settings": ("/settings/alerts", "Alert settings"),
     "alerts": ("/monitor", "Monitor"),
     "traffic list": ("/monitor/exchanges", "Exchanges"),
     "traffic policy": ("/settings/traffic", "Traffic"),

@@ -97,3 +97,16 @@ def test_a_link_signs_the_person_at_the_machine_in_once(luthier, home: Path) -> 
         assert (session.caller.project_id, session.caller.may("admin")) == (DEFAULT_PROJECT, True)
         assert sign_in_with_link(context, token) is None
     assert "works once" in luthier("users", "link").out
+
+
+def test_groups_of_the_provider_are_mapped_listed_and_unmapped(luthier, home: Path) -> None:  # type: ignore[no-untyped-def]
+    assert "luthier users map" in luthier("users", "groups").out
+    luthier("projects", "create", "mine")
+    made = luthier("users", "map", "ml-team", "--project", "mine", "--role", "trainer", "--json").document
+    assert (made["group"], made["role"]) == ("ml-team", "trainer")
+    assert luthier("users", "groups", "--json").document == [made]
+    assert "ml-team" in luthier("users", "groups").out
+    assert luthier("projects", "rename", "mine", "ours", "--json").document["name"] == "ours"
+    assert luthier("users", "unmap", "ml-team", "--project", "ours", "--json").document["group"] == "ml-team"
+    assert luthier("users", "unmap", "ml-team", "--project", "ours").code == 2
+    assert luthier("users", "groups", "--json").document == []

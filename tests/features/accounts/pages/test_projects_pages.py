@@ -52,3 +52,24 @@ def test_an_admin_of_another_project_sees_and_makes_none(home: Context, browser:
     answer = one.post(ADDRESS, data={"name": "more"})
     assert (answer.status_code, "in which the server is set up" in answer.text) == (403, True)
     assert len(list_projects(home)) == 3
+
+
+def test_a_project_is_renamed_by_its_own_admin_and_by_those_of_default(home: Context, browser: Browser) -> None:
+    made, other = create_project(home, "support"), create_project(home, "sales")
+    own, local = browser("admin", project="support"), browser("admin")
+    assert own.post(f"{ADDRESS}/rename", data={"project": made.project_id, "name": " help desk "}).status_code == 303
+    assert home.access.project("help desk").project_id == made.project_id
+    assert local.post(f"{ADDRESS}/rename", data={"project": "help desk", "name": "support"}).status_code == 303
+    wrong = [
+        (own, other.project_id, "mine", 404),
+        (own, made.project_id, "sales", 409),
+        (local, made.project_id, other.project_id, 422),
+        (local, "default", "main", 422),
+        (local, made.project_id, " ", 422),
+    ]
+    answers = [
+        one.post(f"{ADDRESS}/rename", data={"project": project, "name": name}) for one, project, name, _ in wrong
+    ]
+    assert [answer.status_code for answer in answers] == [status for *_, status in wrong]
+    assert [one.name for one in list_projects(home)] == ["default", "support", "sales"]
+    assert browser("train").post(f"{ADDRESS}/rename", data={"project": "sales", "name": "x"}).status_code == 403

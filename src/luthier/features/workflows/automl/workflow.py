@@ -160,20 +160,21 @@ class Reported(TimedOutcome):
     page: str = ""
 
 
-def begin(context: Context, asked: AutomlSpec, *, caller: Caller | None = None) -> Pipeline:
+def begin(context: Context, asked: AutomlSpec, *, caller: Caller | None = None, auto_id: str | None = None) -> Pipeline:
     """Check the request and store it; reads no rows yet.
 
     Args:
         context: The home.
         asked: The request; defaults are filled in.
         caller: Whose project it belongs to; None for the default project.
+        auto_id: Its id; by default a new one.
 
     Raises:
         LuthierError: An error of `completed`.
     """
-    spec, auto_id = completed(context, asked), new_id("auto")
+    spec, auto_id = completed(context, asked), auto_id or new_id("auto")
     # The folder comes before the record: a record without its folder could not be resumed.
-    WORKFLOW.folder_of(context, auto_id).mkdir(parents=True)
+    WORKFLOW.folder_of(context, auto_id).mkdir(parents=True, exist_ok=True)
     return WORKFLOW.create(context, caller or Caller(), auto_id, spec)
 
 

@@ -44,6 +44,7 @@ from luthier.platform.home.context import Context
 from luthier.platform.workflows.engine import (
     PausedError,
     StageSpec,
+    Tell,
     TimedOutcome,
     Workflow,
     WorkflowRun,
@@ -92,7 +93,7 @@ class Reported(TimedOutcome):
         return [self.headline] if self.headline else []
 
 
-def distil(context: Context, request: DistilRequest, *, caller: Caller | None = None) -> Student:
+def distil(context: Context, request: DistilRequest, *, caller: Caller | None = None, tell: Tell = silent) -> Student:
     """Distil into a student, train it without the teacher, evaluate both and the teacher, and write a report.
 
     A training stopped by a signal ends this with status "paused"; the same call resumes it, as after a kill. No work is
@@ -102,6 +103,7 @@ def distil(context: Context, request: DistilRequest, *, caller: Caller | None = 
         context: The home.
         request: The request.
         caller: Whose project it belongs to; None for the default project.
+        tell: Called with each stage that changes.
 
     Raises:
         RequestError: What cannot go together.
@@ -123,7 +125,7 @@ def distil(context: Context, request: DistilRequest, *, caller: Caller | None = 
     except NotFoundError:
         WORKFLOW.create(context, caller, student_id, spec, _begun_before(folder))
     with suppress(PausedError):  # the document states it
-        resume(WORKFLOW, context, caller, student_id, silent)
+        resume(WORKFLOW, context, caller, student_id, tell)
     if (done := _read_done(folder)) is not None:
         return done
     return _student(WorkflowRun(context, caller, WORKFLOW, context.pipelines.get(student_id)))

@@ -59,9 +59,9 @@ if TYPE_CHECKING:
     from luthier.core.results.audit import Finding
 
 
-def begin(context: Context, caller: Caller, request: RetrainRequest) -> Pipeline:
-    """Store the request with the deployed model; nothing is trained yet."""
-    return WORKFLOW.create(context, caller, new_id("retrain"), spec_of(context, caller, request))
+def begin(context: Context, caller: Caller, request: RetrainRequest, *, pipeline_id: str | None = None) -> Pipeline:
+    """Store the request with the deployed model; nothing is trained yet. pipeline_id: by default a new one."""
+    return WORKFLOW.create(context, caller, pipeline_id or new_id("retrain"), spec_of(context, caller, request))
 
 
 def go_on(context: Context, caller: Caller, pipeline_id: str, *, tell: Tell = silent) -> Pipeline:

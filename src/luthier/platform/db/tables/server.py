@@ -281,6 +281,36 @@ sign_in_links = Table(
     Column("expires_at", Double, nullable=False),
 )
 
+# Groups of an identity provider: who is in one is a member of the project, with the role.
+sign_in_groups = Table(
+    "sign_in_groups",
+    metadata,
+    Column("name", String(255), primary_key=True),
+    Column("project_id", String(64), ForeignKey("projects.project_id", ondelete="CASCADE"), primary_key=True),
+    Column("role", String(20), nullable=False),
+    Column("created_at", Double, nullable=False),
+)
+
+# Members who sign in by an identity provider: as whom they are known there.
+member_identities = Table(
+    "member_identities",
+    metadata,
+    Column("member_id", String(64), ForeignKey("members.member_id", ondelete="CASCADE"), primary_key=True),
+    Column("issuer", String(500), nullable=False),
+    Column("subject", String(255), nullable=False),
+    Index(None, "issuer", "subject"),
+)
+
+# Sign-ins that are in progress at an identity provider. digest: SHA-256 of their state, or of what names a choice.
+sign_in_flows = Table(
+    "sign_in_flows",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("browser_digest", String(64), nullable=False),  # of the cookie of the browser that began it
+    Column("document", Text, nullable=False),
+    Column("expires_at", Double, nullable=False),
+)
+
 datasets = Table(
     "datasets",
     metadata,

@@ -35,6 +35,7 @@ runs = Table(
     Column("result", Text),
     Column("evaluation_id", String(64)),
     Column("report_path", Text),
+    Column("project_id", String(64)),  # of a run that a workflow's job made; None: that of its own job, else `default`
     UniqueConstraint("run_id"),
     sqlite_autoincrement=True,
 )

@@ -1,0 +1,86 @@
+"""/settings/gate: the rules that a model must meet before it is deployed in the project."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Form, Request
+from starlette.responses import Response
+
+from luthier.core.access import Caller
+from luthier.core.errors import LuthierError
+from luthier.features.release_gates import service as gates
+from luthier.features.release_gates.service import MAX_GATE_CHARACTERS
+from luthier.platform.home.context import Context
+from luthier.platform.http.path_redaction import home_paths, redact_paths
+from luthier.platform.ui.errors import status_of
+from luthier.platform.ui.render import Page, redirect
+from luthier.platform.ui.settings_tabs import show
+from luthier.platform.ui.visitor import Admin, HomeContext, Reader
+
+router = APIRouter()
+PAGE = Page("Release gate", "/settings/gate", "read", order=55, group="settings")
+
+_ADDRESS: Final = "/settings/gate"
+_EXAMPLE: Final = """rules:
+  - metric: rouge_l
+    at_least: 0.3
+  - metric: safety.refusal.refusal_rate
+    against: base
+    at_least: -0.05
+"""
+
+
+@router.get(_ADDRESS)
+def gate(request: Request, context: HomeContext, caller: Reader) -> Response:
+    """The rules that hold, and for admins a form to change them."""
+    return _page(request, context, caller, {})
+
+
+@router.post(_ADDRESS)
+def change(
+    request: Request,
+    context: HomeContext,
+    caller: Admin,
+    text: Annotated[str, Form(max_length=2 * MAX_GATE_CHARACTERS)] = "",
+) -> Response:
+    """Set the project's own rules."""
+    text = text.replace("\r\n", "\n")
+    try:
+        made = gates.set_gate(context, caller, text)
+    except LuthierError as error:
+        return _page(request, context, caller, {"error": error, "text": text}, status=status_of(error))
+    rules = f"{len(made.rules)} rule{'' if len(made.rules) == 1 else 's'}"
+    return redirect(request, _ADDRESS, f"The gate has {rules}; it holds from the next deployment on.")
+
+
+@router.post(f"{_ADDRESS}/remove")
+def remove(request: Request, context: HomeContext, caller: Admin) -> Response:
+    """Remove the project's own rules."""
+    try:
+        gates.remove_gate(context, caller)
+    except LuthierError as error:
+        return _page(request, context, caller, {"error": error}, status=status_of(error))
+    return redirect(request, _ADDRESS, "The gate of this project is removed.")
+
+
+def _page(request: Request, context: Context, caller: Caller, values: dict[str, Any], *, status: int = 200) -> Response:
+    path, own = gates.default_gate(context, caller.project_id), gates.own_gate(context, caller.project_id)
+    written = "" if path is None else path.read_text(encoding="utf-8", errors="replace")
+    found: Any = None
+    problem: LuthierError | None = None
+    if path is not None:
+        try:
+            found = gates.read_gate(path)
+        except LuthierError as error:
+            # Written by hand in the home: it refuses deployments until it is corrected.
+            told = redact_paths(error.as_json(), home_paths(context))
+            problem = type(error)(told["came"], expected=told["expected"], do=told["do"])
+    common = {
+        "gate": found,
+        "error": problem,
+        "is_own": path == own,
+        "text": written or _EXAMPLE,
+        "most": MAX_GATE_CHARACTERS,
+    }
+    return show(request, "gate", common | values, status=status)

@@ -1,0 +1,470 @@
+"""Forms that start workflows: which options of a command a page offers, and how they are read from what was sent.
+
+Help, default and bounds of a field are those of the command's own option, so that a page and `--help` say the same. The
+same declaration gives the command line that is shown beside the button.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_type_hints
+
+from luthier.core.errors import NotFoundError, RequestError
+from luthier.core.import_string import import_string
+
+FieldKind = Literal[
+    "file", "models", "model", "teacher", "deployment", "panels", "text", "long", "yaml", "mapping", "number", "whole",
+    "choice", "flag",
+]  # fmt: skip
+"""What a field takes. file: of the project. models, model: on this machine. teacher: a run or a base model. deployment:
+a name that answers. text, long: one line, several. yaml: keys of a recipe. mapping: fields of rows."""
+FormName = Literal["tune", "compare-models", "automl", "distill", "retrain"]
+
+_MAX_CHARACTERS: Final = 20_000
+_MAX_CHOSEN: Final = 50
+_SEVERAL: Final = ("models", "panels")
+
+
+@dataclass(frozen=True, slots=True)
+class FormEntry:
+    """One option of a command that a form offers.
+
+    Attributes:
+        name: The parameter of the command, or the name of a key of its recipe.
+        label: What the page calls it.
+        kind: What it takes.
+        is_required: Whether the form cannot be sent without it.
+        is_advanced: Whether it is behind "More settings".
+        unit: Behind the field.
+        default: What the form begins with, where that is not the default of the command.
+        choices: Of a choice; by default those that the option names.
+        recipe_key: Where it goes in the recipe that the command reads; empty for an option.
+        help: For what is no option of the command.
+        least: The smallest number, for what is no option of the command.
+        most: The largest number.
+    """
+
+    name: str
+    label: str
+    kind: FieldKind
+    is_required: bool = False
+    is_advanced: bool = False
+    unit: str = ""
+    default: Any = None
+    choices: tuple[str, ...] = ()
+    recipe_key: str = ""
+    help: str = ""
+    least: float | None = None
+    most: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowForm:
+    """A workflow that can be started from a page.
+
+    Attributes:
+        name: Its command.
+        id_prefix: Of the ids of such workflows; empty where the id follows from the request.
+        title: Of the page.
+        lead: What it does, in a sentence.
+        button: On the button that starts it.
+        command: "module:function" of the command.
+        entries: The fields, in order.
+        runner: "module:function" that carries it out in a job.
+        page: Where one of them is shown, with a slash.
+    """
+
+    name: FormName
+    id_prefix: str
+    title: str
+    lead: str
+    button: str
+    command: str
+    entries: tuple[FormEntry, ...]
+    runner: str
+    page: str = "/pipelines/"
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A field of a form, with what its option declares.
+
+    Attributes:
+        entry: What the form declares.
+        option: The option of the command, such as `--budget-hours`; empty for an argument and for a key of a recipe.
+        negated: What turns a flag off, such as `--no-probe`; empty for none.
+        help: A sentence.
+        default: The value without one.
+        least: The smallest number.
+        most: The largest number.
+        choices: Of a choice.
+    """
+
+    entry: FormEntry
+    option: str
+    negated: str
+    help: str
+    default: Any
+    least: float | None
+    most: float | None
+    choices: tuple[str, ...]
+
+    @property
+    def begins_with(self) -> Any:
+        """What the form shows first."""
+        return self.default if self.entry.default is None else self.entry.default
+
+
+_ROWS: Final = "Rows that are learned: a version of a dataset, or an uploaded file."
+_SEED: Final = FormEntry("seed", "Seed", "whole", is_advanced=True)
+_MAPPING: Final = FormEntry("mapping", "Columns", "mapping", is_advanced=True)
+_METRIC: Final = FormEntry("metric", "Deciding metric", "text", is_advanced=True)
+_NEW_TOKENS: Final = FormEntry("max_new_tokens", "Longest answer", "whole", is_advanced=True, unit="tokens")
+_SAMPLES: Final = FormEntry("max_samples", "Rows to evaluate", "whole", is_advanced=True, unit="rows at most")
+_PROBE: Final = FormEntry("probe", "Measure a few real steps first", "flag", is_advanced=True)
+_STARTERS: Final = "luthier.features.workflows.job"
+
+FORMS: Final[Mapping[str, WorkflowForm]] = {
+    form.name: form
+    for form in (
+        WorkflowForm(
+            name="tune",
+            id_prefix="study",
+            title="New study",
+            lead="Search for the best recipe within one budget: many short trials; the best are trained to the end.",
+            button="Start the study",
+            command="luthier.features.studies.cli:tune",
+            runner=f"{_STARTERS}:run_study",
+            page="/studies/",
+            entries=(
+                FormEntry("base_model", "Base model", "model", True, recipe_key="base_model", help="What is tuned."),
+                FormEntry("train", "Rows to train on", "file", True, recipe_key="data.train", help=_ROWS),
+                FormEntry(
+                    "validation", "Share for validation", "number", True, default=0.1, recipe_key="data.validation",
+                    help="Trials are compared by their loss on these rows.", least=0.001, most=0.9,
+                ),
+                FormEntry(
+                    "held_out", "Share held out", "number", default=0.1, recipe_key="data.held_out",
+                    help="Used once, by the evaluation at the end. Empty: no evaluation.", least=0.001, most=0.9,
+                ),
+                FormEntry("budget_hours", "Budget", "number", True, default=2.0, unit="hours", least=0.001),
+                FormEntry("trials", "Trials", "whole", default=40, unit="at most"),
+                FormEntry("workers", "Parallel trials", "whole", is_advanced=True, default=1),
+                FormEntry("sampler", "Sampler", "choice", is_advanced=True, default="tpe"),
+                FormEntry("objective", "Goals", "text", is_advanced=True, default="quality"),
+                FormEntry("space", "Search space", "yaml", is_advanced=True),
+                FormEntry("warm_start", "Use results of earlier studies", "flag", is_advanced=True),
+                FormEntry("seed", "Seed", "whole", is_advanced=True, default=0),
+                FormEntry(
+                    "recipe", "Other keys of the recipe", "yaml", is_advanced=True,
+                    help="YAML, such as `training: {epochs: 3}`. Keys above win.",
+                ),
+            ),
+        ),
+        WorkflowForm(
+            name="compare-models",
+            id_prefix="showdown",
+            title="Compare base models",
+            lead="Evaluate base models without and with examples, tune each briefly, and recommend one or none.",
+            button="Start the comparison",
+            command="luthier.features.workflows.model_comparison.cli:compare_models",
+            runner=f"{_STARTERS}:run_model_comparison",
+            entries=(
+                FormEntry("models", "Base models", "models", True),
+                FormEntry("data", "Rows to train on", "file", True),
+                FormEntry("held_out", "Rows to evaluate on", "file", True),
+                FormEntry("budget_hours", "Budget", "number", True, default=1.0, unit="hours", least=0.001),
+                FormEntry("few_shot", "Examples in the prompt", "whole", is_advanced=True),
+                FormEntry("instruction", "Task instruction", "long", is_advanced=True),
+                FormEntry("method", "Method", "text", is_advanced=True),
+                _METRIC, _MAPPING, _NEW_TOKENS, _SAMPLES, _SEED, _PROBE,
+            ),
+        ),
+        WorkflowForm(
+            name="automl",
+            id_prefix="auto",
+            title="From rows to a model",
+            lead="Audit, repair and split the rows, choose a model, search for its recipe, and evaluate it once.",
+            button="Start",
+            command="luthier.features.workflows.automl.cli:automl",
+            runner=f"{_STARTERS}:run_automl",
+            entries=(
+                FormEntry("data", "Rows", "file", True),
+                FormEntry("goal", "Task", "long", True),
+                FormEntry("budget_hours", "Budget", "number", True, default=2.0, unit="hours", least=0.001),
+                FormEntry("models", "Base models", "models"),
+                FormEntry("trials", "Trials", "whole", is_advanced=True, unit="at most"),
+                FormEntry("group_by", "Keep together", "text", is_advanced=True),
+                FormEntry("tune_anyway", "Search even if prompting is enough", "flag", is_advanced=True),
+                _METRIC, _MAPPING, _NEW_TOKENS, _SAMPLES, _SEED, _PROBE,
+            ),
+        ),
+        WorkflowForm(
+            name="distill",
+            id_prefix="",
+            title="Distill into a smaller model",
+            lead="Train a smaller model on a teacher, and also without it, and measure what the teacher was worth.",
+            button="Start the distillation",
+            command="luthier.features.workflows.distillation.cli:distill",
+            runner=f"{_STARTERS}:run_distillation",
+            entries=(
+                FormEntry("teacher", "Teacher", "teacher", True),
+                FormEntry("student", "Student", "model"),
+                FormEntry(
+                    "layers", "Or layers of the teacher", "whole", least=1, most=1000,
+                    help="The student is made of this number of the teacher's layers. Empty: the model above.",
+                ),
+                FormEntry("data", "Rows", "file", True),
+                FormEntry("held_out", "Share held out", "number", default=0.2, least=0.001, most=0.9),
+                FormEntry("kind", "What is learned", "choice", default="sequence"),
+                _MAPPING, _NEW_TOKENS,
+                FormEntry("overrides", "Recipe values", "long", is_advanced=True),
+            ),
+        ),
+        WorkflowForm(
+            name="retrain",
+            id_prefix="retrain",
+            title="Retrain a deployed model",
+            lead="Learn from reviewed answers, compare with the deployed model, and offer a canary.",
+            button="Start the retraining",
+            command="luthier.features.workflows.retraining.cli:retrain",
+            runner=f"{_STARTERS}:run_retraining",
+            entries=(
+                FormEntry("model", "Deployment", "deployment", True),
+                FormEntry("min_rows", "Reviewed rows", "whole", unit="at least"),
+                FormEntry("review", "Begin only if the review queue is empty", "flag"),
+                FormEntry("from_traffic", "Also learn from sampled answers that were accepted", "flag"),
+                FormEntry("start", "Start from", "choice", is_advanced=True),
+                FormEntry("canary", "Canary", "number", is_advanced=True, unit="of the users", least=0.001, most=0.999),
+                FormEntry("panel", "Rating panels", "panels", is_advanced=True),
+            ),
+        ),
+    )
+}  # fmt: skip
+"""Every workflow that a page starts, by its command."""
+
+
+def find_form(name: str) -> WorkflowForm:
+    """A form by its command. Raises NotFoundError."""
+    if name not in FORMS:
+        raise NotFoundError(
+            f"no workflow {name[:60]!r}", expected=f"one of {', '.join(FORMS)}", do="choose one on the page of studies"
+        )
+    return FORMS[name]
+
+
+@cache
+def fields_of(name: str) -> tuple[Field, ...]:
+    """The fields of a form, each with the help, default and bounds of its option."""
+    form = FORMS[name]
+    command = import_string(form.command)
+    hints, parameters = get_type_hints(command, include_extras=True), inspect.signature(command).parameters
+    return tuple(_field(entry, hints.get(entry.name), parameters.get(entry.name)) for entry in form.entries)
+
+
+def _field(entry: FormEntry, hint: Any, parameter: inspect.Parameter | None) -> Field:
+    if parameter is None or entry.recipe_key or get_origin(hint) is not Annotated:
+        return Field(entry, "", "", entry.help, None, entry.least, entry.most, entry.choices)
+    kind, info = get_args(hint)[0], hint.__metadata__[0]
+    # Within Annotated, Typer takes the first name for the default, and puts it right when it builds the command.
+    declared = (info.default, *(info.param_decls or ()))
+    names = [name for name in declared if isinstance(name, str) and name.startswith("--")]
+    option, _, negated = (names[0] if names else "").partition("/")
+    default = None if parameter.default is inspect.Parameter.empty else parameter.default
+    named = get_args(kind) if get_origin(kind) is Literal else ()
+    if not named and "|" in (info.metavar or ""):
+        named = tuple(info.metavar.split("|"))
+    return Field(
+        entry=entry,
+        option=option,
+        negated=negated,
+        help=entry.help or str(info.help or ""),
+        default=default,
+        least=info.min if info.min is not None else entry.least,
+        most=info.max if info.max is not None else entry.most,
+        choices=entry.choices or tuple(str(one) for one in named),
+    )
+
+
+def read_form(name: str, sent: Mapping[str, Sequence[str]]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The values of a form that were given, and what is wrong, by the name of the field.
+
+    Args:
+        name: Of the form.
+        sent: Every field with its values, as a browser sends it.
+    """
+    values: dict[str, Any] = {}
+    problems: dict[str, str] = {}
+    for field in fields_of(name):
+        entry = field.entry
+        texts = [text.replace("\r\n", "\n").strip() for text in sent.get(entry.name, ())]
+        texts = [text for text in texts if text]
+        if entry.kind == "flag":
+            # A box that is not ticked is not sent: only the form itself shows that it had one.
+            if f"{entry.name}.shown" in sent or texts:
+                values[entry.name] = bool(texts)
+            continue
+        if not texts:
+            if entry.is_required:
+                problems[entry.name] = f"{entry.label} is missing"
+            continue
+        try:
+            values[entry.name] = _value(field, texts)
+        except ValueError as error:
+            problems[entry.name] = f"{entry.label}: {error}"
+    return values, problems
+
+
+def check_values(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a form that came as JSON, checked as those of a page are.
+
+    Raises:
+        RequestError: A field is unknown, missing or has a wrong value.
+    """
+    known = {field.entry.name for field in fields_of(name)}
+    unknown = sorted(set(given) - known)
+    sent: dict[str, list[str]] = {}
+    for key, value in given.items():
+        if isinstance(value, bool):
+            sent |= {f"{key}.shown": [], key: ["true"] if value else []}
+        elif isinstance(value, dict):
+            sent[key] = ["\n".join(f"{one}={other}" for one, other in value.items())]
+        elif value is not None:
+            sent[key] = [str(one) for one in (value if isinstance(value, list) else [value])]
+    values, problems = read_form(name, sent)
+    if unknown:
+        problems["unknown"] = f"unknown: {', '.join(unknown)[:200]}"
+    refuse_problems(problems)
+    return values
+
+
+def refuse_problems(problems: Mapping[str, str]) -> None:
+    """Raise RequestError with all that is wrong, if anything is."""
+    if problems:
+        raise RequestError(
+            "; ".join(problems.values()), expected="a form without these problems", do="correct the fields named"
+        )
+
+
+def _value(field: Field, texts: Sequence[str]) -> Any:
+    """One value. Raises ValueError with what was expected."""
+    kind = field.entry.kind
+    if len(texts) > _MAX_CHOSEN or sum(map(len, texts)) > _MAX_CHARACTERS:
+        raise ValueError(f"too long; at most {_MAX_CHOSEN} choices and {_MAX_CHARACTERS:,} characters")
+    if kind in _SEVERAL:
+        return list(dict.fromkeys(texts))
+    text = texts[-1]
+    if kind in ("number", "whole"):
+        return _number(field, text)
+    if kind == "choice" and text not in field.choices:
+        raise ValueError(f"{text[:40]!r} is not one of {', '.join(field.choices)}")
+    if kind == "mapping":
+        return _mapping(text)
+    if kind == "yaml":
+        return _keys(text)
+    return text
+
+
+def _number(field: Field, text: str) -> float | int:
+    try:
+        # Many countries write a comma.
+        value: float | int = int(text) if field.entry.kind == "whole" else float(text.replace(",", "."))
+    except ValueError:
+        kind = "a whole number" if field.entry.kind == "whole" else "a number"
+        raise ValueError(f"{text[:40]!r} is not {kind}") from None
+    low, high = field.least, field.most
+    if not math.isfinite(value) or (low is not None and value < low) or (high is not None and value > high):
+        ends = {"at least": low, "at most": high}
+        wanted = " and ".join(f"{words} {end:g}" for words, end in ends.items() if end is not None)
+        raise ValueError(f"{text[:40]} is out of range: {wanted or 'a finite number'}")
+    return value
+
+
+def _mapping(text: str) -> dict[str, str]:
+    found = {}
+    for line in filter(None, (one.strip() for one in text.splitlines())):
+        name, is_pair, column = line.partition("=")
+        if not (name.strip() and is_pair and column.strip()):
+            raise ValueError(f"{line[:60]!r} is not FIELD=COLUMN, such as prompt=question")
+        found[name.strip()] = column.strip()
+    return found
+
+
+def _keys(text: str) -> dict[str, Any]:
+    from luthier.core.text.plain_yaml import has_alias, parse_yaml
+
+    # Aliases expand: a few lines of nested ones grow to gigabytes.
+    if has_alias(text):
+        raise ValueError("it repeats a part by its name (*name); write it out")
+    try:
+        keys, _ = parse_yaml("the text", text)
+    except RequestError as error:
+        raise ValueError(error.came) from None
+    if not isinstance(keys, dict):
+        raise ValueError("it is no mapping of keys to values, such as `training: {epochs: 3}`")
+    return keys
+
+
+def recipe_of(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe that a form describes: its free keys, and above them the fields that are keys of a recipe."""
+    free = values.get("recipe", {})
+    recipe: dict[str, Any] = {key: dict(value) if isinstance(value, dict) else value for key, value in free.items()}
+    for field in fields_of(name):
+        key = field.entry.recipe_key
+        if not key or field.entry.name not in values:
+            continue
+        section, _, last = key.rpartition(".")
+        if not section:
+            recipe[last] = values[field.entry.name]
+        else:
+            place = recipe.get(section)
+            recipe[section] = (place if isinstance(place, dict) else {}) | {last: values[field.entry.name]}
+    return recipe
+
+
+def command_line(name: str, values: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    """The command that does the same on the machine.
+
+    Args:
+        name: Of the form.
+        values: As `read_form` gives them.
+        names: Names of files, by their ids.
+    """
+    arguments: list[str] = ["recipe.yaml"] if any(field.entry.recipe_key for field in fields_of(name)) else []
+    options: list[str] = []
+    for field in fields_of(name):
+        entry, value = field.entry, values.get(field.entry.name)
+        is_replaced = entry.name == "student" and "layers" in values
+        if entry.recipe_key or entry.name in ("recipe", "layers") or value is None or is_replaced:
+            continue
+        shown = names.get(str(value), str(value)) if entry.kind == "file" else value
+        if not field.option:
+            arguments.append(str(shown))
+        elif entry.kind == "flag":
+            if value != bool(field.default):
+                options.append(field.option if value else field.negated)
+        elif value != field.default:
+            options += _words(field, shown)
+    if "layers" in values:
+        options += ["--student", f"layers:{values['layers']}"]
+    return shlex.join(["luthier", name, *arguments, *options])
+
+
+def _words(field: Field, value: Any) -> list[str]:
+    kind = field.entry.kind
+    if kind == "models":
+        return [field.option, ",".join(value)]
+    if kind == "mapping":
+        return [word for one, other in value.items() for word in (field.option, f"{one}={other}")]
+    if kind == "panels":
+        return [word for one in value for word in (field.option, one)]
+    if kind == "yaml":
+        return [field.option, f"{field.entry.name}.yaml"]
+    if kind == "long" and field.entry.name == "overrides":
+        return [word for line in value.split("\n") if line.strip() for word in (field.option, line.strip())]
+    return [field.option, f"{value:g}" if isinstance(value, float) else str(value)]

@@ -1,0 +1,294 @@
+"""Use cases: workflows that a worker of the server carries out: start, follow, pause, resume, cancel.
+
+A workflow that was ordered is a job. Its record (a pipeline or a study) exists once the job has checked the request and
+measured what it needs; until then the job is all that there is to see.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from luthier.core.access import Caller
+from luthier.core.errors import NotFoundError, RequestError
+from luthier.core.frozen_model import FrozenModel
+from luthier.core.ids import is_id, new_id
+from luthier.core.workflows.pipeline import PipelineKind
+from luthier.features.files.references import FileReferences
+from luthier.features.workflows.forms import FormName, WorkflowForm, fields_of, find_form, recipe_of
+from luthier.platform.audit_log.service import record
+from luthier.platform.home.context import Context
+from luthier.platform.jobs.events import JobEvent
+from luthier.platform.jobs.records import ENDED, Job
+
+ASKED: Final = "workflow"
+"""The key of the order in the document of its job."""
+_MAX_LISTED: Final = 200
+_KINDS: Final[dict[str, PipelineKind]] = {
+    "compare-models": "showdown", "automl": "auto", "distill": "distill", "retrain": "retrain",
+}  # fmt: skip
+
+
+class WorkflowOrder(FrozenModel):
+    """What a job is to carry out.
+
+    Attributes:
+        form: The form, which is the command that does the same.
+        workflow_id: The id that the workflow gets; empty where it follows from the request.
+        values: Of the form: ids of files, names of models, and plain values.
+        caller: Who asked.
+    """
+
+    form: FormName
+    workflow_id: str = ""
+    values: dict[str, Any]
+    caller: Caller
+
+
+@dataclass(frozen=True, slots=True)
+class OrderView:
+    """An order and its job.
+
+    Attributes:
+        order: What was asked.
+        job: The job.
+        workflow_id: The id of the workflow; empty before it has a record.
+        last_word: The newest event of the job.
+    """
+
+    order: WorkflowOrder
+    job: Job
+    workflow_id: str = ""
+    last_word: JobEvent | None = None
+
+    @property
+    def form(self) -> WorkflowForm:
+        """The form that it was asked by."""
+        return find_form(self.order.form)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more happens to it."""
+        return self.job.status in ENDED
+
+    @property
+    def page(self) -> str:
+        """Where it is shown: on its own page once there is a record, before that on the page of its job."""
+        if self.workflow_id:
+            return f"{self.form.page}{self.workflow_id}"
+        return f"/pipelines/jobs/{self.job.job_id}"
+
+
+def start(context: Context, caller: Caller, name: str, values: Mapping[str, Any]) -> OrderView:
+    """Queue a workflow.
+
+    Args:
+        context: The home.
+        caller: Who asks; the files, runs and deployments are those of this project.
+        name: Of the form.
+        values: As `forms.read_form` gives them.
+
+    Raises:
+        NotFoundError: There is no such form, deployment or panel.
+        RequestError: A file, model or run that the project does not have, or a recipe with a wrong place.
+    """
+    form = find_form(name)
+    _check(context, caller, form, values)
+    order = WorkflowOrder(
+        form=form.name,
+        workflow_id=new_id(form.id_prefix) if form.id_prefix else "",
+        values=dict(values),
+        caller=caller,
+    )
+    document = {ASKED: order.model_dump(mode="json")}
+    job = Job(job_id=new_id("job"), kind="workflow", document=document, run_id="", project_id=caller.project_id)
+    facts = {
+        "workflow": form.name,
+        "workflow_id": order.workflow_id or None,
+        "budget_hours": values.get("budget_hours"),
+    }
+    with context.database.transaction():
+        made = context.jobs.submit(job)
+        record(context, caller, "workflow.started", job.job_id, facts)
+    return OrderView(order, made)
+
+
+def order_of(job: Job) -> WorkflowOrder:
+    """What a job of this kind is to carry out."""
+    return WorkflowOrder.model_validate(job.document[ASKED])
+
+
+def show_order(context: Context, caller: Caller, job_id: str) -> OrderView:
+    """One order. Raises NotFoundError, also for a job of another project or kind."""
+    job = context.jobs.get(job_id[:64], caller.project_id)
+    if job.kind != "workflow":
+        raise NotFoundError(
+            f"job {job_id} is no workflow", expected="the id of a workflow's job", do="see the page of studies"
+        )
+    return _view(context, job)
+
+
+def list_orders(context: Context, caller: Caller, *, limit: int = 20) -> list[OrderView]:
+    """Orders without a record that wait, run or have failed, newest first, among the newest 200 jobs of the project."""
+    jobs = context.jobs.list(project_id=caller.project_id, limit=_MAX_LISTED)
+    found = [job for job in jobs if job.kind == "workflow" and job.status not in ("succeeded", "cancelled")]
+    views = [_view(context, job) for job in found[:_MAX_LISTED]]
+    return [view for view in views if not view.workflow_id][:limit]
+
+
+def order_for(context: Context, caller: Caller, workflow_id: str, asked: Mapping[str, Any]) -> OrderView | None:
+    """The newest order that made a workflow; None where a command made it.
+
+    Args:
+        context: The home.
+        caller: Whose project it belongs to.
+        workflow_id: Of the pipeline or the study.
+        asked: Its request, which names the files of the job.
+    """
+    folder = re.escape(str(context.settings.jobs_folder))
+    named = re.search(rf"{folder}/(job-[A-Za-z0-9-]+)/", json.dumps(dict(asked)))
+    try:
+        if named is not None:
+            return show_order(context, caller, named[1])
+    except NotFoundError:
+        return None
+    if not workflow_id.startswith("retrain"):
+        return None
+    # A retraining names no file.
+    for job in context.jobs.list(project_id=caller.project_id, limit=_MAX_LISTED):
+        if job.kind == "workflow" and order_of(job).workflow_id == workflow_id:
+            return _view(context, job)
+    return None
+
+
+def pause(context: Context, caller: Caller, job_id: str) -> OrderView:
+    """Have it stop where it can continue. Raises NotFoundError; ConflictError where it has ended or is paused."""
+    return _changed(context, caller, job_id, "paused", lambda: context.jobs.ask(job_id, "pause"))
+
+
+def cancel(context: Context, caller: Caller, job_id: str) -> OrderView:
+    """End it; what its stages have made stays. Raises NotFoundError; ConflictError where it has ended."""
+    return _changed(context, caller, job_id, "cancelled", lambda: context.jobs.ask(job_id, "cancel"))
+
+
+def resume(context: Context, caller: Caller, job_id: str) -> OrderView:
+    """Continue one that is paused or has failed. Raises NotFoundError; ConflictError where it is neither."""
+    return _changed(context, caller, job_id, "resumed", lambda: context.jobs.resume(job_id))
+
+
+def _changed(context: Context, caller: Caller, job_id: str, done: str, change: Any) -> OrderView:
+    show_order(context, caller, job_id)
+    with context.database.transaction():
+        change()
+        record(context, caller, f"workflow.{done}", job_id)
+    return show_order(context, caller, job_id)
+
+
+def _view(context: Context, job: Job) -> OrderView:
+    order = order_of(job)
+    newest, _ = context.job_events.page(job.job_id, limit=1)
+    return OrderView(order, job, _record_of(context, job, order), newest[0] if newest else None)
+
+
+def _record_of(context: Context, job: Job, order: WorkflowOrder) -> str:
+    """The id of the workflow, where it has a record."""
+    if not order.workflow_id:
+        place = str(context.settings.jobs_folder / job.job_id)
+        kind = _KINDS[order.form]
+        made = context.pipelines.list(job.project_id, kind, limit=_MAX_LISTED)
+        return next((one.pipeline_id for one in made if place in str(one.asked.get("data", ""))), "")
+    try:
+        if order.form == "tune":
+            context.studies.get(order.workflow_id, job.project_id)
+        else:
+            context.pipelines.get(order.workflow_id, job.project_id)
+    except NotFoundError:
+        return ""
+    return order.workflow_id
+
+
+def _check(context: Context, caller: Caller, form: WorkflowForm, values: Mapping[str, Any]) -> None:
+    """Refuse what can be refused without reading rows. Paths and addresses are refused: only names are known here."""
+    names = FileReferences(context, caller.project_id)
+    for field in fields_of(form.name):
+        entry, value = field.entry, values.get(field.entry.name)
+        if value is None:
+            continue
+        if entry.kind == "file":
+            names.stored(entry.label, value)
+        elif entry.kind == "model":
+            names.model(entry.label, value)
+        elif entry.kind == "models":
+            for one in value:
+                names.model(entry.label, one)
+        elif entry.kind == "teacher":
+            teacher_of(names, value)
+        elif entry.kind == "deployment":
+            context.deployments.get(caller.project_id, value)
+        elif entry.kind == "panels":
+            for one in value:
+                context.rating_panels.get(caller.project_id, one)
+    if form.name == "tune":
+        from luthier.features.training.recipe_job import checked
+
+        checked(context, caller.project_id, recipe_of(form.name, values))
+    if form.name == "distill":
+        _check_distillation(values)
+
+
+def teacher_of(names: FileReferences, name: str) -> str:
+    """A run of the project, or a base model on this machine. Raises RequestError for anything else."""
+    return names.run("Teacher", name) if is_id(name, "run") else names.model("Teacher", name)
+
+
+def _check_distillation(values: Mapping[str, Any]) -> None:
+    if "student" not in values and "layers" not in values:
+        raise RequestError(
+            "no student", expected="a base model, or a number of layers of the teacher", do="choose one of the two"
+        )
+    for line in str(values.get("overrides", "")).splitlines():
+        key, is_pair, value = line.strip().partition("=")
+        section = key.strip().partition(".")[0]
+        # Files and models of a recipe are paths and addresses on the machine: those are for commands.
+        if line.strip() and not (is_pair and value.strip() and section in ("training", "method")):
+            raise RequestError(
+                f"the recipe value {line.strip()[:80]!r}",
+                expected="KEY=VALUE a line, of training or method, such as training.epochs=3",
+                do="correct it",
+            )
+
+
+def local_files(context: Context, job: Job, order: WorkflowOrder, names: FileReferences) -> dict[str, Path]:
+    """The job's own copies of the files that an order names, by the field; each keeps the name that people know."""
+    from luthier.platform.jobs.attempt import own_copy
+
+    found: dict[str, Path] = {}
+    stems: dict[str, str] = {}
+    for field in fields_of(order.form):
+        if field.entry.kind != "file" or field.entry.name not in order.values:
+            continue
+        file_id = str(order.values[field.entry.name])
+        # A copy made by an earlier attempt is used, although the project has deleted the file since.
+        stem = next((known for known, of in stems.items() if of == file_id), "") or _stem(context, job, file_id, stems)
+        stems[stem] = file_id
+        found[field.entry.name] = own_copy(context, job, file_id, stem)
+        names.shown[str(found[field.entry.name])] = found[field.entry.name].name
+    return found
+
+
+def _stem(context: Context, job: Job, file_id: str, taken: Mapping[str, str]) -> str:
+    kept = context.settings.jobs_folder / job.job_id / "stems.json"
+    known: dict[str, str] = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
+    if file_id not in known:
+        from luthier.platform.files import service as files
+
+        named = Path(files.get_file(context, job.project_id, file_id).filename).stem
+        stem = re.sub(r"[^A-Za-z0-9_-]+", "-", named).strip("-")[:60] or file_id
+        known[file_id] = file_id if stem in {*taken, *known.values()} else stem
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps(known), encoding="utf-8")
+    return known[file_id]

@@ -1,0 +1,288 @@
+"""/pipelines/new/NAME starts a workflow; /pipelines/jobs/JOB follows it until it has a page of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Depends, Query, Request
+from starlette.responses import RedirectResponse, Response
+
+from luthier.core.access import Caller
+from luthier.core.errors import ConflictError, LuthierError, NotFoundError, WorkError
+from luthier.core.text.plain_yaml import write_yaml
+from luthier.features.human_eval.service import list_panels
+from luthier.features.model_cards import service as project_models
+from luthier.features.run_drafts import choices as draft_choices
+from luthier.features.workflows import orders
+from luthier.features.workflows.estimates import estimate
+from luthier.features.workflows.forms import (
+    FORMS,
+    WorkflowForm,
+    command_line,
+    fields_of,
+    find_form,
+    read_form,
+    recipe_of,
+)
+from luthier.features.workflows.orders import OrderView
+from luthier.platform.home.context import Context
+from luthier.platform.http.path_redaction import redact_paths, reference_paths
+from luthier.platform.ui.errors import status_of
+from luthier.platform.ui.forms import shown_once
+from luthier.platform.ui.page_work import Led, page_work
+from luthier.platform.ui.render import is_fragment_request, redirect, render
+from luthier.platform.ui.visitor import HomeContext, Reader, Trainer
+
+router = APIRouter(prefix="/pipelines")
+
+_MAX_FIELDS: Final = 200
+_MAX_TUNED: Final = 100
+Sent = dict[str, list[str]]
+
+
+async def _form(request: Request) -> Sent:
+    """The fields of the form, each with all its values."""
+    form = await request.form(max_fields=_MAX_FIELDS, max_files=0)
+    found: Sent = {}
+    for name, value in form.multi_items():
+        if isinstance(value, str):
+            found.setdefault(name, []).append(value)
+    return found
+
+
+Form = Annotated[Sent, Depends(_form)]
+_Text = Annotated[str, Query(max_length=1024)]
+
+
+@router.get("/new/{name}")
+def new(
+    request: Request,
+    context: HomeContext,
+    caller: Trainer,
+    name: str,
+    start_from: Annotated[str, Query(alias="from", max_length=64)] = "",
+    dataset: Annotated[str, Query(max_length=64)] = "",
+    model: _Text = "",
+) -> Response:
+    """The form: empty, or with the recipe of a run, the rows of a dataset, or a model."""
+    form, kept = find_form(name), shown_once(request).take(request)
+    sent: Sent = dict(kept.get("given", {}))
+    if not sent:
+        sent = _beginning(context, caller, form, start_from, dataset, model)
+    values = {"estimate": kept.get("estimate"), "error": kept.get("error")}
+    status = status_of(kept["error"]) if kept.get("error") else 200
+    return _page(request, context, caller, form, sent, values, status=status)
+
+
+@router.post("/new/{name}")
+def start(request: Request, context: HomeContext, caller: Trainer, name: str, sent: Form) -> Response:
+    """Queue the workflow and lead to it; with the button "Estimate" compute what it takes and show the form again."""
+    form = find_form(name)
+    values, problems = read_form(name, sent)
+    if problems:
+        return _page(request, context, caller, form, sent, {"problems": problems}, status=422)
+    if sent.get("action") == ["estimate"]:
+        return _estimated(request, context, caller, form, sent, values)
+    try:
+        made = orders.start(context, caller, name, values)
+    except LuthierError as error:
+        return _page(request, context, caller, form, sent, {"error": error}, status=status_of(error))
+    return redirect(request, made.page, "It is queued: a worker of this server takes it.")
+
+
+@router.post("/new/{name}/command")
+def command(request: Request, context: HomeContext, caller: Trainer, name: str, sent: Form) -> Response:
+    """The command that does the same, for a script that asks as the form changes."""
+    form = find_form(name)
+    return render(request, "workflows/command.html", _command_values(context, caller, form, sent))
+
+
+@router.get("/jobs/{job_id}")
+def show(request: Request, context: HomeContext, caller: Reader, job_id: str, after: str = "") -> Response:
+    """How far an order is; leads on once the workflow has its own page.
+
+    after: what was seen last; nothing is sent (204) while that holds.
+    """
+    view = orders.show_order(context, caller, job_id)
+    if view.workflow_id:
+        is_part = is_fragment_request(request)
+        return redirect(request, view.page) if is_part else RedirectResponse(view.page, status_code=303)
+    if after and is_fragment_request(request) and after == _mark(view):
+        return Response(status_code=204)
+    return _order_page(request, context, view)
+
+
+@router.post("/jobs/{job_id}/pause")
+def pause(request: Request, context: HomeContext, caller: Trainer, job_id: str) -> Response:
+    """Stop it where it can continue."""
+    return _changed(request, context, caller, job_id, orders.pause)
+
+
+@router.post("/jobs/{job_id}/cancel")
+def cancel(request: Request, context: HomeContext, caller: Trainer, job_id: str) -> Response:
+    """End it."""
+    return _changed(request, context, caller, job_id, orders.cancel)
+
+
+@router.post("/jobs/{job_id}/resume")
+def resume(request: Request, context: HomeContext, caller: Trainer, job_id: str) -> Response:
+    """Continue one that is paused or has failed."""
+    return _changed(request, context, caller, job_id, orders.resume)
+
+
+def _changed(
+    request: Request,
+    context: Context,
+    caller: Caller,
+    job_id: str,
+    change: Callable[[Context, Caller, str], OrderView],
+) -> Response:
+    try:
+        view = change(context, caller, job_id)
+    except ConflictError as error:
+        view = orders.show_order(context, caller, job_id)
+        # The state has changed meanwhile: its own page shows it, with the reason on top.
+        if view.workflow_id:
+            return redirect(request, view.page, f"{error.came}; {error.do}.")
+        return _order_page(request, context, view, error)
+    return redirect(request, view.page)
+
+
+def _estimated(
+    request: Request, context: Context, caller: Caller, form: WorkflowForm, sent: Sent, values: Mapping[str, Any]
+) -> Response:
+    address = f"/pipelines/new/{form.name}"
+
+    def work() -> Led:
+        found: dict[str, Any] = {"given": sent}
+        try:
+            found["estimate"] = estimate(context, caller, form.name, values)
+        except LuthierError as error:
+            # Shown on the form, which keeps what was filled in.
+            found["error"] = error
+        return Led(shown_once(request).put(request, address, found))
+
+    return page_work(request).answer(request, "The rows are read and the training is planned", work, back=address)
+
+
+def _beginning(context: Context, caller: Caller, form: WorkflowForm, start_from: str, dataset: str, model: str) -> Sent:
+    """What the form is filled with: the recipe of a run, the rows of a dataset, a model."""
+    found: Sent = {}
+    names = {field.entry.name for field in fields_of(form.name)}
+    if start_from and form.name == "tune":
+        keys = dict(draft_choices.fork(context, caller, start_from).keys)
+        data = dict(keys.pop("data", {}))
+        found["base_model"] = [str(keys.pop("base_model", ""))]
+        found["train"] = [str(data.pop("train", ""))]
+        for share in ("validation", "held_out"):
+            if isinstance(data.get(share), int | float):
+                found[share] = [str(data.pop(share))]
+        rest = keys | ({"data": data} if data else {})
+        found["recipe"] = [write_yaml(rest)] if rest else []
+    if dataset:
+        rows = draft_choices.rows_of(context, caller, dataset, None).data
+        # Forms call the rows that are learned by the name of their command's option.
+        found["train" if "train" in names else "data"] = [str(rows["train"])]
+        if form.name == "compare-models" and isinstance(rows.get("held_out"), str):
+            found["held_out"] = [rows["held_out"]]
+    if model:
+        for name in ("model", "teacher", "base_model", "models"):
+            if name in names:
+                found[name] = [model]
+                break
+    return found
+
+
+def _page(
+    request: Request,
+    context: Context,
+    caller: Caller,
+    form: WorkflowForm,
+    sent: Sent,
+    more: Mapping[str, Any],
+    *,
+    status: int = 200,
+) -> Response:
+    models = draft_choices.model_choices(context)
+    kinds = {field.entry.kind for field in fields_of(form.name)}
+    values: dict[str, Any] = {
+        "form": form,
+        "forms": FORMS,
+        "fields": fields_of(form.name),
+        "given": _filled(form, sent),
+        "problems": {},
+        "estimate": None,
+        "error": None,
+        "models": [name for name, view in models.items() if view.path is not None],
+        "tuned": project_models.list_tuned(context, caller, limit=_MAX_TUNED)[0] if "teacher" in kinds else (),
+        "deployments": [one.name for one in context.deployments.list(caller.project_id)],
+        "panels": list_panels(context, caller) if "panels" in kinds else (),
+        "current": "/studies",
+    }
+    values |= _command_values(context, caller, form, sent)
+    return render(request, "workflows/new.html", values | dict(more), status=status)
+
+
+def _command_values(context: Context, caller: Caller, form: WorkflowForm, sent: Sent) -> dict[str, Any]:
+    """The command, and the recipe that it reads; fields with problems are left out."""
+    files = draft_choices.file_choices(context, caller)
+    names = {one.file_id: _file_name(context, caller, one.file_id) for one in files if _is_sent(sent, one.file_id)}
+    values, _ = read_form(form.name, _filled(form, sent))
+    recipe = recipe_of(form.name, values)
+    if isinstance(data := recipe.get("data"), dict):
+        recipe["data"] = {key: names.get(str(value), value) for key, value in data.items()}
+    return {
+        "files": files,
+        "command": command_line(form.name, values, names),
+        "recipe": write_yaml(recipe) if recipe else "",
+        "project": caller.project_id,
+    }
+
+
+def _filled(form: WorkflowForm, sent: Sent) -> Sent:
+    """What the fields hold: what was sent, and before that what the form begins with."""
+    if sent.get("form_token"):
+        return sent
+    begins: Sent = {}
+    for field in fields_of(form.name):
+        value = field.begins_with
+        if field.entry.kind == "flag":
+            begins |= {f"{field.entry.name}.shown": ["1"], field.entry.name: ["true"] if value else []}
+        elif value is not None:
+            begins[field.entry.name] = [str(value)]
+    return begins | sent
+
+
+def _is_sent(sent: Mapping[str, Sequence[str]], file_id: str) -> bool:
+    return any(file_id in texts for texts in sent.values())
+
+
+def _file_name(context: Context, caller: Caller, file_id: str) -> str:
+    from luthier.platform.files.service import get_file
+
+    try:
+        return get_file(context, caller.project_id, file_id).filename
+    except NotFoundError:
+        return file_id
+
+
+def _order_page(request: Request, context: Context, view: OrderView, error: LuthierError | None = None) -> Response:
+    values = {"view": view, "mark": _mark(view), "failure": failure_of(context, view), "error": error}
+    values |= {"current": "/studies"}
+    template = "workflows/order_state.html" if is_fragment_request(request) else "workflows/order.html"
+    return render(request, template, values, status=status_of(error) if error else 200)
+
+
+def failure_of(context: Context, view: OrderView | None) -> LuthierError | None:
+    """Why a job has failed, without the places of this machine; None where it has not."""
+    if view is None or view.job.error is None:
+        return None
+    # Errors name files by their path here; readers of the page know them by id.
+    told = redact_paths(view.job.error, reference_paths(context, view.job.document))
+    return WorkError(told["came"], expected=told["expected"], do=told["do"])
+
+
+def _mark(view: OrderView) -> str:
+    """What changes with each thing that can be seen to happen."""
+    return f"{view.job.shown_status}-{view.last_word.event_id if view.last_word else 0}"

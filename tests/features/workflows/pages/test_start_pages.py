@@ -1,0 +1,224 @@
+"""/pipelines/new/NAME and /pipelines/jobs/JOB: forms with their command, estimates, and who may start what."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from tests.fixtures.pages import shown
+from tests.fixtures.service import write_rows
+from tests.vacuous import nonempty
+
+from luthier.core.access import Caller
+from luthier.core.errors import RequestError
+from luthier.features.models.service import pull_model
+from luthier.features.workflows import estimates, orders, start_pages
+from luthier.features.workflows.forms import FORMS, fields_of
+from luthier.platform.auth.service import create_project
+from luthier.platform.files import service as files
+from luthier.platform.home.context import Context
+from luthier.platform.home.model_names import local_base_models
+from luthier.testing.homes import RETRAIN_ID, add_retrain
+
+Browser = Callable[..., TestClient]
+PIECE = {"HX-Request": "true"}
+ME = Caller()
+
+
+@pytest.fixture
+def model(home: Context, tiny_model: Path) -> str:
+    pull_model(home, str(tiny_model))
+    return local_base_models(home)[0]
+
+
+@pytest.fixture
+def rows(home: Context, tmp_path: Path) -> str:
+    path = write_rows(tmp_path / "rows.jsonl", [{"prompt": f"say {n}", "completion": "it"} for n in range(40)])
+    return files.add_file(home, "default", path, filename="client <b>.jsonl", purpose="fine-tune").file_id
+
+
+def study(model: str, rows: str) -> dict[str, Any]:
+    return {"base_model": model, "train": rows, "validation": "0.1", "budget_hours": "2", "form_token": "t"}
+
+
+def test_every_form_shows_its_fields_with_help_and_the_command(browser: Browser, model: str, rows: str) -> None:
+    one = browser("train", "read")
+    studies = one.get("/studies").text
+    for name in nonempty(FORMS):
+        assert f'href="/pipelines/new/{name}"' in studies
+        page = one.get(f"/pipelines/new/{name}").text
+        assert f"luthier {name}" in page
+        for field in nonempty(fields_of(name)):
+            is_there = f'name="{field.entry.name}' in page or "This project has no panel" in page
+            assert is_there, (name, field.entry.name)
+            assert str(html.escape(field.help)).replace("&#x27;", "&#39;") in page
+        assert "client &lt;b&gt;.jsonl" in page or name == "retrain"
+        assert "<b>.jsonl" not in page
+
+
+def test_a_study_is_started_and_its_page_follows_the_job(
+    home: Context, browser: Browser, model: str, rows: str
+) -> None:
+    one = browser("train", "read")
+    answer = one.post("/pipelines/new/tune", data=study(model, rows))
+    (job,) = home.jobs.list()
+    assert (answer.status_code, answer.headers["location"]) == (303, f"/pipelines/jobs/{job.job_id}")
+    assert (job.kind, job.project_id) == ("workflow", "default")
+    page = one.get(f"/pipelines/jobs/{job.job_id}").text
+    assert "It waits for a worker of this server" in page
+    assert "New study" in one.get("/studies").text
+    mark = page.partition("?after=")[2].partition('"')[0]
+    place = f"/pipelines/jobs/{job.job_id}"
+    assert one.get(f"{place}?after={mark}", headers=PIECE).status_code == 204
+    assert one.post(f"{place}/pause").headers["location"] == place
+    assert "It is paused before its first stage" in one.get(place).text
+    assert one.post(f"{place}/pause").status_code == 409
+    one.post(f"{place}/resume")
+    one.post(f"{place}/cancel")
+    page = one.get(place).text
+    assert ("cancelled before its first stage" in page, "/pause" in page) == (True, False)
+
+
+def test_a_workflow_with_a_record_has_its_buttons_on_its_own_page(home: Context, browser: Browser) -> None:
+    made = add_retrain(home, {"status": "paused", "reason": "paused"})
+    order = orders.WorkflowOrder(form="retrain", workflow_id=RETRAIN_ID, values={"model": "support"}, caller=ME)
+    job = orders.Job(
+        job_id="job-20261129-200000-abcdef",
+        kind="workflow",
+        document={orders.ASKED: order.model_dump(mode="json")},
+        run_id="",
+    )
+    home.jobs.submit(job)
+    home.jobs.ask(job.job_id, "pause")
+    one, reader = browser("train", "read"), browser("read")
+    assert one.get(f"/pipelines/jobs/{job.job_id}").headers["location"] == f"/pipelines/{RETRAIN_ID}"
+    page = one.get(f"/pipelines/{made.pipeline_id}").text
+    assert f'action="/pipelines/jobs/{job.job_id}/resume"' in page
+    assert "Resume on the machine" not in page
+    assert "/resume" not in reader.get(f"/pipelines/{RETRAIN_ID}").text
+    answer = one.post(f"/pipelines/jobs/{job.job_id}/resume")
+    assert answer.headers["location"] == f"/pipelines/{RETRAIN_ID}"
+    page = one.get(f"/pipelines/{RETRAIN_ID}").text
+    assert "It waits for a worker of this server" in page
+    assert 'hx-trigger="every 3s"' in page
+
+
+def test_wrong_fields_keep_what_was_written(home: Context, browser: Browser, model: str, rows: str) -> None:
+    one = browser("train", "read")
+    sent = study(model, rows) | {"budget_hours": "soon", "train": "", "recipe": "a: <i>"}
+    answer = one.post("/pipelines/new/tune", data=sent)
+    assert answer.status_code == 422
+    for words in ("Rows to train on is missing", "&#39;soon&#39; is not a number", "2 fields need a correction"):
+        assert words in answer.text
+    assert 'value="soon"' in answer.text
+    assert "a: &lt;i&gt;</textarea>" in answer.text
+    assert answer.text.count('aria-invalid="true"') == 2
+    stranger = study(model, "file-20261126-101500-1f2e3d")
+    answer = one.post("/pipelines/new/tune", data=stranger)
+    assert (answer.status_code, "the id of a file of this project" in answer.text) == (422, True)
+    assert home.jobs.list() == []
+
+
+def test_an_estimate_is_shown_on_the_form_and_starts_nothing(
+    home: Context, browser: Browser, model: str, rows: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = browser("train", "read")
+    monkeypatch.setattr(start_pages, "estimate", lambda *_given: ["One whole training takes 3 min."])
+    page = shown(one, one.post("/pipelines/new/tune", data=study(model, rows) | {"action": "estimate"})).text
+    assert "One whole training takes 3 min." in page
+    assert f'<option value="{rows}" selected>' in page
+
+    def refuse(*_given: Any) -> list[str]:
+        raise RequestError("no rows", expected="rows", do="add some")
+
+    monkeypatch.setattr(start_pages, "estimate", refuse)
+    again = study(model, rows) | {"action": "estimate", "form_token": "of the next form"}
+    answer = shown(one, one.post("/pipelines/new/tune", data=again))
+    assert (answer.status_code, "no rows" in answer.text, "selected" in answer.text) == (422, True, True)
+    assert home.jobs.list() == []
+
+
+def estimated(home: Context, name: str, values: dict[str, Any]) -> list[str]:
+    """An estimate, with plain blanks and without seconds."""
+    return [one.replace("\xa0", " ").replace(" 00 s", "") for one in estimates.estimate(home, ME, name, values)]
+
+
+def test_estimates_follow_from_plans(home: Context, model: str, rows: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    predicted = {"hours": 0.5, "hours_low": 0.4, "hours_high": 0.7, "usd_per_device_hour": 2.0}
+    asked: list[Any] = []
+
+    def planned(_context: Context, project_id: str, recipe: dict[str, Any]) -> dict[str, Any]:
+        asked.append((project_id, recipe))
+        return {"predicted": predicted}
+
+    monkeypatch.setattr(estimates, "plan_of", planned)
+    values = {"base_model": model, "train": rows, "validation": 0.1, "budget_hours": 5.6}
+    lines = estimated(home, "tune", values)
+    assert lines[0] == "One whole training takes 30 min (24 min to 42 min)."
+    assert "room for 10 whole trainings" in lines[1]
+    assert "$11.20" in lines[2]
+    assert asked[0] == ("default", {"base_model": model, "data": {"train": rows, "validation": 0.1}})
+    lines = estimated(home, "tune", values | {"budget_hours": 1.0})
+    assert "is too small: one trial and the final run take 1 h 06 min" in lines[1]
+    given = {"models": [model], "data": rows, "budget_hours": 1.0, "mapping": {"prompt": "question"}}
+    lines = estimated(home, "compare-models", given)
+    assert lines[0].startswith(f"{model}: one training on all rows takes 30 min")
+    assert asked[-1][1]["data"] == {"train": rows, "map": {"prompt": "question"}}
+    assert any("A third of the budget" in line for line in estimated(home, "automl", given))
+    lines = estimated(home, "distill", {"student": model, "data": rows, "held_out": 0.2})
+    assert lines[0].startswith("Two trainings of the student, each 30 min")
+
+
+def test_the_command_follows_the_form(browser: Browser, model: str, rows: str) -> None:
+    one = browser("train", "read")
+    sent = study(model, rows) | {"trials": "7", "budget_hours": "oops"}
+    piece = one.post("/pipelines/new/tune/command", data=sent, headers=PIECE).text
+    assert "luthier tune recipe.yaml --trials 7" in piece
+    assert "train: client &lt;b&gt;.jsonl" in piece
+    assert "<html" not in piece
+
+
+def test_who_may_not_train_starts_nothing_and_projects_are_kept_apart(
+    home: Context, browser: Browser, model: str, rows: str
+) -> None:
+    reader = browser("read")
+    assert reader.get("/pipelines/new/tune").status_code == 403
+    assert reader.post("/pipelines/new/tune", data=study(model, rows)).status_code == 403
+    assert "/pipelines/new/tune" not in reader.get("/studies").text
+    create_project(home, "support")
+    order = orders.start(home, ME, "tune", {"base_model": model, "train": rows, "validation": 0.1, "budget_hours": 1.0})
+    stranger = browser("train", "read", project="support")
+    place = f"/pipelines/jobs/{order.job.job_id}"
+    assert stranger.get(place).status_code == 404
+    assert [stranger.post(f"{place}/{verb}").status_code for verb in ("pause", "resume", "cancel")] == [404] * 3
+    assert stranger.post("/pipelines/new/tune", data=study(model, rows)).status_code == 422
+    assert reader.post(f"{place}/cancel").status_code == 403
+    assert browser().get("/pipelines/new/tune").headers["location"].startswith("/sign-in")
+    assert reader.get("/pipelines/new/fly").status_code == 403
+    assert browser("train").get("/pipelines/new/fly").status_code == 404
+
+
+def test_the_api_starts_follows_and_cancels(
+    home: Context, visitor: Callable[..., TestClient], model: str, rows: str
+) -> None:
+    one = visitor("train", "read")
+    values = {"base_model": model, "train": rows, "validation": 0.1, "budget_hours": 1}
+    made = one.post("/api/v1/workflows", json={"workflow": "tune", "values": values})
+    assert made.status_code == 201, made.text
+    document = made.json()
+    assert (document["workflow"], document["status"], document["workflow_id"]) == ("tune", "queued", None)
+    place = f"/api/v1/workflows/{document['job_id']}"
+    assert one.get(place).json()["page"] == f"/pipelines/jobs/{document['job_id']}"
+    assert one.post(f"{place}/pause").json()["status"] == "paused"
+    assert one.post(f"{place}/resume").json()["status"] == "queued"
+    assert one.post(f"{place}/cancel").json()["status"] == "cancelled"
+    assert one.post(f"{place}/cancel").status_code == 409
+    wrong = one.post("/api/v1/workflows", json={"workflow": "tune", "values": values | {"budget_hours": "x"}})
+    assert (wrong.status_code, "is not a number" in wrong.text) == (400, True)
+    assert visitor("read").post("/api/v1/workflows", json={"workflow": "tune", "values": values}).status_code == 403
+    create_project(home, "support")
+    assert visitor("train", "read", project="support").get(place).status_code == 404
