@@ -117,7 +117,7 @@ def test_the_reason_has_the_difference_and_its_interval_in_points() -> None:
     assert found is not None
     assert found.title == "Use a linear classifier instead."
     assert found.reason == (
-        "The tuned model is 3 percentage points behind a linear classifier (95% interval \u221211 to 5), which needs "
+        "The tuned model is 3 percentage points behind a linear classifier (95% interval -11 to 5), which needs "
         "no language model."
     )
 
