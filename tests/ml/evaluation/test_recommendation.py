@@ -122,6 +122,14 @@ def test_the_reason_has_the_difference_and_its_interval_in_points() -> None:
     )
 
 
+def test_one_point_is_singular_and_no_difference_is_level() -> None:
+    one, none = (recommend(of_rival(CLASSIFIER, tuned=tuned)) for tuned in (0.77, 0.78))
+    assert one is not None
+    assert none is not None
+    assert "is 1 percentage point behind a linear classifier" in one.reason
+    assert "is level with a linear classifier (95% interval -8 to 8 percentage points)" in none.reason
+
+
 def test_the_reason_for_the_tuned_model_names_the_nearest_of_all() -> None:
     found = recommend(of_better())
     assert found is not None

@@ -396,5 +396,6 @@ def _distance(case: Case, gap: Comparison, name: str) -> str:
     interval = f"95% interval {number(low, decimals)} to {number(high, decimals)}".replace(MINUS, "-")
     if float(number(abs(own), decimals).replace(",", "")) == 0:
         return f"level with {name} ({interval}{unit}{by})"
-    side = "ahead of" if own > 0 else "behind"
-    return f"{number(abs(own), decimals)}{unit} {side} {name} ({interval}{by})"
+    side, size = "ahead of" if own > 0 else "behind", number(abs(own), decimals)
+    unit = " percentage point" if is_share and size == "1" else unit
+    return f"{size}{unit} {side} {name} ({interval}{by})"

@@ -15,7 +15,7 @@ from luthier.core.evaluation import Evaluation, Metric, Sample, SystemResult
 from luthier.core.evaluation_plan import SHARES_OF_CORRECT
 from luthier.core.ids import sha256_bytes
 from luthier.core.results.recommendation import Recommendation
-from luthier.ml.charts.figures import common_decimals, number
+from luthier.ml.charts.figures import MINUS, common_decimals, number
 from luthier.ml.charts.judged_rows import Tone, metric_heading, metric_title, on_scale, tone_of
 from luthier.ml.charts.spec import Axis, Bar, Bars, Role
 from luthier.ml.evaluation.plain_names import judged_system, name_at_start, plain_name, short_name
@@ -152,7 +152,9 @@ def _sentence(evaluation: Evaluation, metric: str, rival: SystemResult | None) -
         opening += number(figure.value, decimals)
         parts = [f"{plain_name(one, systems)} {number(one.metrics[metric].value, decimals)}" for one in others]
     direction = "" if metric in SHARES_OF_CORRECT else f" ({_direction(figure)})"
-    return f"{', '.join([opening, *([listed(parts)] if parts else [])])}{direction}."
+    text = f"{', '.join([opening, *([listed(parts)] if parts else [])])}{direction}."
+    # A plain minus: the sentence is also printed on terminals.
+    return text.replace(MINUS, "-")
 
 
 def _direction(figure: Metric) -> str:
