@@ -117,9 +117,17 @@ def test_the_reason_has_the_difference_and_its_interval_in_points() -> None:
     assert found is not None
     assert found.title == "Use a linear classifier instead."
     assert found.reason == (
-        "The tuned model is 3 percentage points behind a linear classifier (95% interval \u221211 to 5), which needs "
+        "The tuned model is 3 percentage points behind a linear classifier (95% interval -11 to 5), which needs "
         "no language model."
     )
+
+
+def test_one_point_is_singular_and_no_difference_is_level() -> None:
+    one, none = (recommend(of_rival(CLASSIFIER, tuned=tuned)) for tuned in (0.77, 0.78))
+    assert one is not None
+    assert none is not None
+    assert "is 1 percentage point behind a linear classifier" in one.reason
+    assert "is level with a linear classifier (95% interval -8 to 8 percentage points)" in none.reason
 
 
 def test_the_reason_for_the_tuned_model_names_the_nearest_of_all() -> None:

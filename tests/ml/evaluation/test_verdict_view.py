@@ -129,3 +129,18 @@ def test_without_a_verdict_there_is_a_figure_and_no_action() -> None:
     assert view.sentence == "The tuned model answers 50 of 100 held-out rows correctly."
     assert view.tone == "quiet"
     assert verdict_view(alone.model_copy(update={"systems": ()})) is None
+
+
+def test_the_name_of_a_model_keeps_its_letters() -> None:
+    base, other = system("smollm2-135m", 0.1), system("qwen3-0.6b", 0.6)
+    made = judged(0.5, [base], ["worse"], word="worse")
+    comparison = made.comparisons[0].model_copy(update={"candidate": "qwen3-0.6b", "verdict": "better"})
+    verdict = made.verdict.model_copy(update={"word": "better"}) if made.verdict else None
+    view = verdict_view(
+        made.model_copy(update={"systems": (base, other), "comparisons": (comparison,), "verdict": verdict})
+    )
+    assert view is not None
+    assert view.sentence.startswith("qwen3-0.6b answers 60 of 100")
+    assert view.recommendation is not None
+    assert view.recommendation.title == "Use qwen3-0.6b."
+    assert view.recommendation.reason.startswith("qwen3-0.6b is ")

@@ -8,8 +8,7 @@ from typing import Any, Final
 
 from luthier.core.errors import NotFoundError
 from luthier.core.evaluation import Evaluation, SystemResult
-from luthier.ml.charts.judged_rows import start
-from luthier.ml.evaluation.plain_names import plain_name
+from luthier.ml.evaluation.plain_names import name_at_start
 from luthier.ml.evaluation.recommendation import recommend
 
 _QUESTION: Final = "YOUR QUESTION"
@@ -48,7 +47,7 @@ def alternative_of(evaluation: Evaluation) -> Instructions:
             expected="an evaluation whose recommended action is one of these",
             do="see the recommended action on the page of the evaluation",
         )
-    name = start(plain_name(system, evaluation.systems))
+    name = name_at_start(system, evaluation.systems)
     return _prompt(system, name) if system.is_model else _method(system, name)
 
 

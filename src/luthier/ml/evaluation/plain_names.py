@@ -6,10 +6,13 @@ from collections.abc import Sequence
 
 from luthier.core.evaluation import SystemResult
 from luthier.core.ids import is_id
+from luthier.ml.charts.judged_rows import start
 from luthier.ml.evaluation.result_views import base_of
 from luthier.ml.evaluation.verdict_text import prompt_of, system_title, without_prompting
 
 _TUNED, _UNTUNED = "the tuned model", "the untuned model"
+_OURS = ("the ", "a ", "rules ", "ridge ")
+"""How names of ours begin; other names are those that people and programs gave."""
 
 
 def judged_system(systems: Sequence[SystemResult]) -> SystemResult:
@@ -36,6 +39,12 @@ def plain_name(system: SystemResult, systems: Sequence[SystemResult]) -> str:
     if bare is not None and bare.name == own:
         return f"{_UNTUNED} with {prompt_of(system, ' in its prompt')}"
     return system_title(system, systems)
+
+
+def name_at_start(system: SystemResult, systems: Sequence[SystemResult]) -> str:
+    """The same at the start of a sentence; a name that a person or a program gave is not changed."""
+    name = plain_name(system, systems)
+    return start(name) if name.startswith(_OURS) else name
 
 
 def short_name(system: SystemResult, systems: Sequence[SystemResult]) -> str:

@@ -22,9 +22,9 @@ from luthier.core.evaluation import (
 )
 from luthier.core.evaluation_plan import SHARES_OF_CORRECT
 from luthier.core.results.recommendation import Action, Recommendation
-from luthier.ml.charts.figures import decimals_for, number
+from luthier.ml.charts.figures import MINUS, decimals_for, number
 from luthier.ml.charts.judged_rows import metric_title, on_scale, start
-from luthier.ml.evaluation.plain_names import judged_system, plain_name
+from luthier.ml.evaluation.plain_names import judged_system, name_at_start, plain_name
 from luthier.ml.evaluation.verdict_text import LEAKED, held_out_rows, rounded_up
 
 MAX_GROWTH: Final = 20
@@ -76,6 +76,11 @@ class Case:
     def subject(self) -> str:
         """The judged system in a sentence."""
         return plain_name(self.judged, self.evaluation.systems)
+
+    @property
+    def opening(self) -> str:
+        """The judged system at the start of a sentence."""
+        return name_at_start(self.judged, self.evaluation.systems)
 
     @property
     def other(self) -> str:
@@ -351,7 +356,7 @@ def _ahead_of_all(case: Case) -> str:
     others = {1: "", 2: " The other one is further behind."}.get(
         len(own), f" {len(own) - 1:,} others are further behind."
     )
-    return f"{start(case.subject)} is {_distance(case, nearest, name)}.{others}"
+    return f"{case.opening} is {_distance(case, nearest, name)}.{others}"
 
 
 def _own(evaluation: Evaluation, verdict: Verdict) -> list[Comparison]:
@@ -370,8 +375,8 @@ def _nearest(case: Case) -> Comparison | None:
 
 def _gap(case: Case) -> str:
     if case.gap is None:
-        return f"{start(case.subject)} is not shown to be better than {case.other}"
-    return f"{start(case.subject)} is {_distance(case, case.gap, case.other)}"
+        return f"{case.opening} is not shown to be better than {case.other}"
+    return f"{case.opening} is {_distance(case, case.gap, case.other)}"
 
 
 def _distance(case: Case, gap: Comparison, name: str) -> str:
@@ -387,8 +392,10 @@ def _distance(case: Case, gap: Comparison, name: str) -> str:
     metric = case.judged.metrics.get(gap.metric)
     unit = " percentage points" if is_share else on_scale("" if metric is None else metric.unit)
     by = "" if is_share else f", by {metric_title(gap.metric)}"
-    interval = f"95% interval {number(low, decimals)} to {number(high, decimals)}"
+    # A plain minus: the sentence is also printed on terminals and stored as JSON.
+    interval = f"95% interval {number(low, decimals)} to {number(high, decimals)}".replace(MINUS, "-")
     if float(number(abs(own), decimals).replace(",", "")) == 0:
         return f"level with {name} ({interval}{unit}{by})"
-    side = "ahead of" if own > 0 else "behind"
-    return f"{number(abs(own), decimals)}{unit} {side} {name} ({interval}{by})"
+    side, size = "ahead of" if own > 0 else "behind", number(abs(own), decimals)
+    unit = " percentage point" if is_share and size == "1" else unit
+    return f"{size}{unit} {side} {name} ({interval}{by})"

@@ -15,10 +15,10 @@ from luthier.core.evaluation import Evaluation, Metric, Sample, SystemResult
 from luthier.core.evaluation_plan import SHARES_OF_CORRECT
 from luthier.core.ids import sha256_bytes
 from luthier.core.results.recommendation import Recommendation
-from luthier.ml.charts.figures import common_decimals, number
-from luthier.ml.charts.judged_rows import Tone, metric_heading, metric_title, on_scale, start, tone_of
+from luthier.ml.charts.figures import MINUS, common_decimals, number
+from luthier.ml.charts.judged_rows import Tone, metric_heading, metric_title, on_scale, tone_of
 from luthier.ml.charts.spec import Axis, Bar, Bars, Role
-from luthier.ml.evaluation.plain_names import judged_system, plain_name, short_name
+from luthier.ml.evaluation.plain_names import judged_system, name_at_start, plain_name, short_name
 from luthier.ml.evaluation.recommendation import recommend, rival_of
 from luthier.ml.evaluation.result_views import bar_mark, base_of, metric_names
 from luthier.ml.evaluation.verdict_text import held_out_rows, listed
@@ -137,26 +137,24 @@ def _sentence(evaluation: Evaluation, metric: str, rival: SystemResult | None) -
     systems, judged = evaluation.systems, judged_system(evaluation.systems)
     figure = judged.metrics.get(metric)
     if figure is None:
-        return f"{start(plain_name(judged, systems))} was evaluated on {held_out_rows(judged.num_samples)}."
+        return f"{name_at_start(judged, systems)} was evaluated on {held_out_rows(judged.num_samples)}."
     base = base_of(systems, judged.name)
     others = [one for one in systems if one.name == base and one is not judged]
     others += [] if rival is None or rival.name == base else [rival]
     others = [one for one in others if metric in one.metrics]
-    subject = start(plain_name(judged, systems))
     if metric in SHARES_OF_CORRECT:
-        opening = f"{subject} answers {_num_right(judged, figure)} of {held_out_rows(judged.num_samples)} correctly"
+        num = f"{_num_right(judged, figure)} of {held_out_rows(judged.num_samples)}"
+        opening = f"{name_at_start(judged, systems)} answers {num} correctly"
         parts = [f"{plain_name(one, systems)} {_num_right(one, one.metrics[metric])}" for one in others]
     else:
         decimals = common_decimals([one.metrics[metric] for one in (judged, *others)])
-        opening = f"By {metric_title(metric)}{on_scale(figure.unit)}, {_lower(subject)} reaches "
+        opening = f"By {metric_title(metric)}{on_scale(figure.unit)}, {plain_name(judged, systems)} reaches "
         opening += number(figure.value, decimals)
         parts = [f"{plain_name(one, systems)} {number(one.metrics[metric].value, decimals)}" for one in others]
     direction = "" if metric in SHARES_OF_CORRECT else f" ({_direction(figure)})"
-    return f"{', '.join([opening, *([listed(parts)] if parts else [])])}{direction}."
-
-
-def _lower(subject: str) -> str:
-    return subject[0].lower() + subject[1:] if subject.startswith("The ") else subject
+    text = f"{', '.join([opening, *([listed(parts)] if parts else [])])}{direction}."
+    # A plain minus: the sentence is also printed on terminals.
+    return text.replace(MINUS, "-")
 
 
 def _direction(figure: Metric) -> str:
@@ -222,12 +220,14 @@ def _picks(evaluation: Evaluation, metric: str, rival: SystemResult | None) -> P
     if not keys:
         return Picks()
     chosen = _chosen(evaluation.evaluation_id, keys)
-    name = "" if other is None else plain_name(other, evaluation.systems)
+    systems, name = evaluation.systems, "" if other is None else plain_name(other, evaluation.systems)
     picks = []
     for kind, row_id in chosen.items():
-        both = [(plain_name(judged, evaluation.systems), own[row_id])]
-        both += [(name, theirs[row_id])] if row_id in theirs else []
-        answers = tuple(PickedAnswer(start(n), _excerpt(s.output), _score(s, ranking)) for n, s in both)
+        both = [(judged, own[row_id]), *([(other, theirs[row_id])] if other is not None and row_id in theirs else [])]
+        answers = tuple(
+            PickedAnswer(name_at_start(one, systems), _excerpt(sample.output), _score(sample, ranking))
+            for one, sample in both
+        )
         sample = own[row_id]
         prompt, reference = _excerpt(sample.prompt), _excerpt(sample.reference)
         picks.append(Pick(kind, _TITLES[kind], row_id, prompt, reference, answers))
