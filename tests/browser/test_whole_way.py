@@ -49,7 +49,9 @@ def bring_rows(page: Page, folder: Path) -> None:
 
 def start_a_run(page: Page) -> None:
     page.get_by_role("link", name="Train on it").first.click()
-    page.wait_for_url("**/runs/new?**")
+    page.wait_for_url("**/start?**")
+    check(page)
+    page.goto(page.url.replace("/start?", "/runs/new?"))  # the whole form, with the same dataset
     page.select_option("#f-base_model", "tiny")
     page.wait_for_selector("[data-state=planned]", timeout=2 * MINUTES)
     text = page.locator("#f-text")

@@ -105,7 +105,7 @@ def test_versions_are_told_of_and_downloaded(home: Context, browser: Browser) ->
         "cleaner",
     ):
         assert words in page
-    assert f"/runs/new?dataset={version.dataset_id}&amp;version=2" in page
+    assert f"/start?dataset={version.dataset_id}&amp;version=2" in page
     assert "question 2" in one.get(f"/datasets/{version.dataset_id}?version=1").text
     newest = one.get(f"/datasets/{version.dataset_id}/download")
     assert newest.content == b"".join(rows)

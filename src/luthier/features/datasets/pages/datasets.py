@@ -75,7 +75,7 @@ class Step:
 def next_steps(context: Context, version: DatasetVersion) -> list[Step]:
     """What to do next with a version, the main step last: by the shape of its rows, as far as it is known."""
     page, number = f"/datasets/{version.dataset_id}", version.number
-    train = f"/runs/new?dataset={version.dataset_id}&version={number}"
+    train = f"/start?dataset={version.dataset_id}&version={number}"
     known = known_look(context, version)
     if known is not None and known["shape"] is None and known["columns"]:
         return [Step("Choose columns", f"{page}/columns?version={number}", True)]
