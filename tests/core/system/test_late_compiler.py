@@ -22,6 +22,8 @@ adapted = get_peft_model(layer, LoraConfig(target_modules=["0"], r=1))
 optimizer = torch.optim.AdamW(adapted.parameters(), lr=0.1)
 adapted(torch.ones(1, 2)).sum().backward()
 optimizer.step()
+from accelerate.utils.other import is_compiled_module
+found["is compiled"] = [is_compiled_module(layer)]
 left = torch.compiler.disable(lambda x: x + 1 if torch.compiler.is_compiling() else x + 2)
 found["called"] = left(torch.ones(1)).item()
 found["before"] = loaded()
@@ -33,6 +35,7 @@ def backend(graph, inputs):
 compiled = torch.compile(lambda x: left(x * 3) * 5, backend=backend)
 found["compiled"] = compiled(torch.ones(1)).item()
 found["graphs"] = len(graphs)
+found["is compiled"] += [is_compiled_module(layer), is_compiled_module(torch.compile(layer, backend="eager"))]
 import transformers.masking_utils
 from torch._dynamo._trace_wrapped_higher_order_op import TransformGetItemToIndex
 found["after"] = loaded()
@@ -54,6 +57,7 @@ def test_nothing_of_it_is_loaded_before_something_is_compiled() -> None:
     # The function that it was to leave alone before it was there is left alone: two graphs around it, and 1 * 3 + 2.
     assert (found["compiled"], found["graphs"]) == (25.0, 2)
     assert "torch._dynamo.eval_frame" in found["after"]
+    assert found["is compiled"] == [False, False, True]
     assert found["masks"]
     assert found["module"] == "module"
     assert found["attribute"] == "DTensor"

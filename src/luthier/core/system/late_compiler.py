@@ -26,6 +26,24 @@ class _Left:
         self.function, self.options, self.target = function, options, function
 
 
+class _Compiled:
+    """In the place of the class of compiled modules."""
+
+
+class _EvalFrame:
+    """In the place of `torch._dynamo.eval_frame`, which libraries ask for the class of compiled modules."""
+
+    OptimizedModule = _Compiled
+
+    def __init__(self, compiler: LateCompiler) -> None:
+        self._compiler = compiler
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self._compiler.load().eval_frame, name)
+
+
 class LateCompiler(ModuleType):
     """What `torch._dynamo` is until it is loaded.
 
@@ -48,7 +66,7 @@ class LateCompiler(ModuleType):
         if fn is None and self._loaded is None:
             return functools.partial(self.disable, recursive=recursive, **options)
         if self._loaded is not None or not isinstance(fn, FunctionType):
-            return self._load().disable(fn, recursive, **options)
+            return self.load().disable(fn, recursive, **options)
         left = _Left(fn, {"recursive": recursive} | options)
         self._left.append(left)
 
@@ -60,7 +78,7 @@ class LateCompiler(ModuleType):
     def allow_in_graph(self, fn: Any) -> Any:
         """As torch's: the function, which is compiled as one operation."""
         if self._loaded is not None or not isinstance(fn, FunctionType):
-            return self._load().allow_in_graph(fn)
+            return self.load().allow_in_graph(fn)
         self._allowed.append(fn)
         return fn
 
@@ -69,16 +87,24 @@ class LateCompiler(ModuleType):
         fn._dynamo_marked_constant = True
         return fn
 
-    def graph_break(self, *_: Any, **__: Any) -> None:
+    def graph_break(self, *given: Any, **named: Any) -> None:
         """Nothing, where nothing is compiled."""
+        if self._loaded is not None:
+            self._loaded.graph_break(*given, **named)
+
+    @property
+    def eval_frame(self) -> Any:
+        """Where the class of compiled modules is, which no module has before it is loaded."""
+        return _EvalFrame(self) if self._loaded is None else self._loaded.eval_frame
 
     def __getattr__(self, name: str) -> Any:
         # What is asked of every module, such as its file, is no reason to load it; its submodules are.
         if name.startswith("__") and name != "__path__":
             raise AttributeError(f"module {NAME!r} has no attribute {name!r}")
-        return getattr(self._load(), name)
+        return getattr(self.load(), name)
 
-    def _load(self) -> ModuleType:
+    def load(self) -> ModuleType:
+        """The compiler, loaded."""
         with self._loading:
             if self._loaded is None:
                 if sys.modules.get(NAME) is self:

@@ -181,6 +181,8 @@ def _execute_accelerate_imports(loader: Loader, module: ModuleType) -> None:
     loader.exec_module(module)
     if hasattr(module, _CLOUD):
         setattr(module, _CLOUD, _is_never)
+    if hasattr(module, _DISTRIBUTED) and _is_alone():
+        setattr(module, _DISTRIBUTED, _is_never)
 
 
 def import_late(importer: str, library: str, name: str) -> None:
