@@ -10,6 +10,10 @@ can be saved without a change in what the libraries do:
                            times of change of these sources
     SciPy's optimizers     transformers takes one function of them for losses of object detection; it gets a function
                            that loads them when it is called
+    a cloud's client       accelerate loads it, where it is installed, for a command that sets that cloud up
+    what is for several    transformers loads what it shards tensors with, and SymPy for it, also in a process that
+    processes              runs alone
+    torch's compiler       loaded by decorators alone, which exclude functions from it (`late_compiler`)
 """
 
 from __future__ import annotations
@@ -30,6 +34,8 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, Final
+
+from luthier.core.system import late_compiler
 
 NUMERICAL: Final = ("torch", "transformers.modeling_utils", "peft")
 """What every process loads that computes with a model."""
@@ -64,6 +70,13 @@ def import_libraries(names: Sequence[str] = NUMERICAL) -> None:
     if all(name in sys.modules for name in names):
         return
     import_late(_LOSSES, *_ASSIGNMENT)
+    _execute_by(_ACCELERATE, _execute_accelerate_imports)
+    if any(name.partition(".")[0] in _OVER_TORCH for name in names):
+        importlib.import_module("torch")
+        late_compiler.install(_trace_masks)
+        import_late(_MASKS, *_TRACED)
+        _execute_by(_MODULE, _execute_import_utils)
+        _execute_by(_PEFT_TUNERS, _execute_peft_tuners)
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -92,17 +105,84 @@ def keep_import_structure(folder: Path) -> None:
         folder: For one file; made when it is first written.
     """
 
-    def execute(loader: Loader, module: ModuleType) -> None:
-        loader.exec_module(module)
-        search = getattr(module, _FUNCTION, None)
-        if search is not None:
-            setattr(module, _FUNCTION, cached_search(search, Path(str(module.__file__)), folder))
+    global _imports_folder
+    _imports_folder = folder
+    _execute_by(_MODULE, _execute_import_utils)
 
-    _execute_by(_MODULE, execute)  # the newest home of a process counts
+
+_imports_folder: Path | None = None
+_OVER_TORCH: Final = frozenset({"transformers", "peft"})
+_DISTRIBUTED: Final = "is_torch_distributed_available"
+_TORCH_DISTRIBUTED: Final = "torch.distributed"
+_PEFT_TUNERS: Final = "peft.tuners.tuners_utils"
+_SHARDS: Final = "_torch_supports_distributed"
+
+
+def _execute_import_utils(loader: Loader, module: ModuleType) -> None:
+    """Execute the module by which transformers knows its own files, and what this process has."""
+    loader.exec_module(module)
+    search = getattr(module, _FUNCTION, None)
+    if search is not None and _imports_folder is not None:
+        setattr(module, _FUNCTION, cached_search(search, Path(str(module.__file__)), _imports_folder))
+    if hasattr(module, _DISTRIBUTED) and _is_alone():
+        # As with a torch that is built without: transformers then loads nothing of what several processes need.
+        setattr(module, _DISTRIBUTED, _is_never)
+        distributed = importlib.import_module(_TORCH_DISTRIBUTED)
+        if not hasattr(distributed, "__getattr__"):
+            # Others find there what they take to be loaded.
+            distributed.__getattr__ = _late_submodule
+
+
+def _execute_peft_tuners(loader: Loader, module: ModuleType) -> None:
+    """Execute the module of PEFT that looks whether a weight is sharded."""
+    loader.exec_module(module)
+    if hasattr(module, _SHARDS) and _is_alone():
+        setattr(module, _SHARDS, False)
+
+
+def _is_alone() -> bool:
+    return os.environ.get("WORLD_SIZE", "1") in ("", "1")
+
+
+def _late_submodule(name: str) -> ModuleType:
+    if name not in ("tensor", "fsdp", "checkpoint"):
+        raise AttributeError(f"module {_TORCH_DISTRIBUTED!r} has no attribute {name!r}")
+    return importlib.import_module(f"{_TORCH_DISTRIBUTED}.{name}")
+
+
+def _is_never() -> bool:
+    return False
+
+
+_is_never._dynamo_marked_constant = True  # type: ignore[attr-defined] - as the function that it replaces
 
 
 _LOSSES: Final = "transformers.loss"
 _ASSIGNMENT: Final = ("scipy.optimize", "linear_sum_assignment")
+_MASKS: Final = "transformers.masking_utils"
+_TRACED: Final = ("torch._dynamo._trace_wrapped_higher_order_op", "TransformGetItemToIndex")
+
+
+def _trace_masks() -> None:
+    """Give masks the class itself that they take from torch's compiler, which looks through functions of ours."""
+    if (masks := sys.modules.get(_MASKS)) is not None:
+        setattr(masks, _TRACED[1], getattr(importlib.import_module(_TRACED[0]), _TRACED[1]))
+
+
+_ACCELERATE: Final = "accelerate.utils.imports"
+_CLOUD: Final = "is_boto3_available"
+
+
+def _execute_accelerate_imports(loader: Loader, module: ModuleType) -> None:
+    """Execute the module by which accelerate knows what is installed, without a cloud's client.
+
+    It takes that for its command that sets such a cloud up, which this project does not have.
+    """
+    loader.exec_module(module)
+    if hasattr(module, _CLOUD):
+        setattr(module, _CLOUD, _is_never)
+    if hasattr(module, _DISTRIBUTED) and _is_alone():
+        setattr(module, _DISTRIBUTED, _is_never)
 
 
 def import_late(importer: str, library: str, name: str) -> None:

@@ -13,20 +13,23 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final, TypeGuard
 
 import psutil
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from luthier.core.errors import PeerLostError, RequestError
 from luthier.core.run import StopReason, cause_of
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 _FRAME_BYTES: Final = 4096
 _PIECE_BYTES: Final = 32 << 20
@@ -254,8 +257,14 @@ def _bytes(content: bytes) -> Tensor:
     return torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else torch.empty(0, dtype=torch.uint8)
 
 
+def is_sharded(tensor: Tensor | None) -> TypeGuard[DTensor]:
+    """Whether several processes hold parts of it. Where its class was never loaded, none is."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
+
+
 def _whole(tensors: Sequence[Tensor]) -> list[Tensor]:
-    return [tensor for tensor in tensors if not isinstance(tensor, DTensor)]
+    return [tensor for tensor in tensors if not is_sharded(tensor)]
 
 
 def _fingerprint(tensor: Tensor) -> int:

@@ -13,14 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from luthier.core.errors import RecipeError
 from luthier.core.plan import Plan
 from luthier.ml.inference.models.architecture import layers_of
 from luthier.ml.inference.models.structure import read_structure
+from luthier.ml.training.distributed import is_sharded
 from luthier.ml.training.methods.rules import RULES as METHODS
 from luthier.ml.training.methods.rules import rules_of as method_rules
 from luthier.ml.training.objective_protocol import Losses, Unit, rows_of
@@ -104,6 +102,10 @@ def _outer_targets(plan: Plan) -> list[str]:
 
 def spread(model: TrainableModel, world: World) -> None:
     """Shard a model that each process holds whole, usually on the CPU, over all devices, layer by layer."""
+    # Here, since a process that trains alone would load it for nothing.
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
     kind = world.device.partition(":")[0]
     mesh = init_device_mesh(kind, (world.size,))
     # gradients of bf16 weights are reduced in fp32, like our sums over micro-batches
@@ -145,18 +147,20 @@ def idle_pass(model: TrainableModel, unit: Unit) -> Tensor:
 
 def whole(tensor: Tensor) -> Tensor:
     """The full tensor. A sharded one is gathered, a collective that all ranks must join."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
 def shares(tensors: Sequence[Tensor]) -> list[Tensor]:
     """The local part of each tensor: the shard of a sharded one, otherwise the whole tensor."""
-    return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
+    return [tensor.to_local() if is_sharded(tensor) else tensor for tensor in tensors]
 
 
 def like(tensor: Tensor, pattern: Tensor | None) -> Tensor:
     """This rank's shard of a tensor that all ranks hold, if `pattern` is sharded; otherwise the tensor."""
-    if not isinstance(pattern, DTensor) or tensor.shape != pattern.shape:
+    if not is_sharded(pattern) or tensor.shape != pattern.shape:
         return tensor
+    from torch.distributed.tensor import distribute_tensor
+
     there = tensor.to(pattern.device)
     return distribute_tensor(there, pattern.device_mesh, pattern.placements, src_data_rank=None)
 
