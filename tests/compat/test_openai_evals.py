@@ -102,7 +102,7 @@ def test_the_way_of_an_eval(client: openai.OpenAI, keys_and_server: tuple[dict[s
 
 def test_the_way_of_a_batch(client: openai.OpenAI, keys_and_server: tuple[dict[str, str], RunningServer]) -> None:
     _, server = keys_and_server
-    lines = [
+    lines: list[dict[str, Any]] = [
         {
             "custom_id": f"request-{n}",
             "method": "POST",
