@@ -84,7 +84,7 @@ def test_the_way_of_an_eval(client: openai.OpenAI, keys_and_server: tuple[dict[s
     items = list(client.evals.runs.output_items.list(run.id, eval_id=one.id, limit=3))
     assert [item.datasource_item["a"] for item in items] == [str(n) for n in range(7)]
     first = client.evals.runs.output_items.retrieve(items[0].id, eval_id=one.id, run_id=run.id)
-    assert first == items[0]
+    assert first.model_dump() == items[0].model_dump()
     assert first.sample.usage.total_tokens > 0
     assert first.sample.input[0].content == "Say 0"
     assert [result.name for result in first.results] == ["not empty", "alike"]
@@ -102,7 +102,7 @@ def test_the_way_of_an_eval(client: openai.OpenAI, keys_and_server: tuple[dict[s
 
 def test_the_way_of_a_batch(client: openai.OpenAI, keys_and_server: tuple[dict[str, str], RunningServer]) -> None:
     _, server = keys_and_server
-    lines = [
+    lines: list[dict[str, Any]] = [
         {
             "custom_id": f"request-{n}",
             "method": "POST",

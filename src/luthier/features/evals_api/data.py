@@ -258,7 +258,7 @@ def sample_fields(sample: Mapping[str, Any] | None) -> dict[str, Any]:
     choices = found.get("choices")
     first = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else None
     if first is not None:
-        message = first.get("message") if isinstance(first.get("message"), dict) else {}
+        message: dict[str, Any] = first["message"] if isinstance(first.get("message"), dict) else {}
         found.setdefault("output_text", _text_of(message.get("content")))
         found.setdefault("output_tools", message.get("tool_calls") or [])
         found.setdefault("finish_reason", first.get("finish_reason") or "")

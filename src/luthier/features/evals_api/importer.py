@@ -228,7 +228,7 @@ def _rows_of(name: str, one: Mapping[str, Any], run: RunRequest | None, data: Pa
     problems = []
     for number, row in enumerate(_given_rows(name, run, data), 1):
         fault = row if isinstance(row, str) else None
-        if check is not None and isinstance(row, SourceRow):
+        if check is not None and isinstance(item_schema, dict) and isinstance(row, SourceRow):
             fault = fault_of_item(item_schema, check, row.item)
         if fault is not None:
             problems.append(f"row {number:,}: {fault}")

@@ -229,7 +229,8 @@ class CompletionsSource(FrozenModel):
 
     @model_validator(mode="after")
     def _is_whole(self) -> CompletionsSource:
-        return _with_both(self)
+        _check_both(self.model, self.input_messages, self.sampling_params)
+        return self
 
 
 class ResponsesSource(FrozenModel):
@@ -251,15 +252,15 @@ class ResponsesSource(FrozenModel):
 
     @model_validator(mode="after")
     def _is_whole(self) -> ResponsesSource:
-        return _with_both(self)
+        _check_both(self.model, self.input_messages, self.sampling_params)
+        return self
 
 
-def _with_both(source: Any) -> Any:
-    if (source.model is None) != (source.input_messages is None):
+def _check_both(model: str | None, input_messages: object, sampling_params: object) -> None:
+    if (model is None) != (input_messages is None):
         raise ValueError("model and input_messages: both, or none of them where rows bring their answers along")
-    if source.model is None and source.sampling_params is not None:
+    if model is None and sampling_params is not None:
         raise ValueError("sampling_params without a model that answers")
-    return source
 
 
 DataSource = Annotated[JsonlSource | CompletionsSource | ResponsesSource, Field(discriminator="type")]

@@ -79,21 +79,6 @@ class EvalStore(Store):
         """One eval. Raises NotFoundError, also for another project's."""
         return self._get(_EVALS, eval_id, project_id=project_id)
 
-    def list(
-        self, project_id: str, *, after: str | None, limit: int, order: Order, order_by: str
-    ) -> tuple[list[Eval], bool]:
-        """One page of a project's evals, and whether more follow. Raises RequestError for an unknown `after`."""
-        by = evals.c.updated_at if order_by == "updated_at" else evals.c.created_at
-        with self._database.read() as connection:
-            where = [evals.c.project_id == project_id]
-            if after is not None:
-                place = connection.execute(select(by, evals.c.number).where(*where, evals.c.eval_id == after)).first()
-                where.append(_behind(by, evals.c.number, place, order, after))
-            columns = (by, evals.c.number)
-            ordered = [one.asc() if order == "asc" else one.desc() for one in columns]
-            rows = connection.execute(_EVALS.query(*where, order=ordered, limit=limit + 1)).mappings().all()
-        return [_EVALS.of_row(row) for row in rows[:limit]], len(rows) > limit
-
     def change(self, project_id: str, eval_id: str, changes: EvalUpdate) -> Eval:
         """Set what the changes name. Raises NotFoundError."""
         with self._write() as connection:
@@ -226,6 +211,21 @@ class EvalStore(Store):
             if len(found) < at_once:
                 return
             last = found[-1].position
+
+    def list(
+        self, project_id: str, *, after: str | None, limit: int, order: Order, order_by: str
+    ) -> tuple[list[Eval], bool]:
+        """One page of a project's evals, and whether more follow. Raises RequestError for an unknown `after`."""
+        by = evals.c.updated_at if order_by == "updated_at" else evals.c.created_at
+        with self._database.read() as connection:
+            where = [evals.c.project_id == project_id]
+            if after is not None:
+                place = connection.execute(select(by, evals.c.number).where(*where, evals.c.eval_id == after)).first()
+                where.append(_behind(by, evals.c.number, place, order, after))
+            columns = (by, evals.c.number)
+            ordered = [one.asc() if order == "asc" else one.desc() for one in columns]
+            rows = connection.execute(_EVALS.query(*where, order=ordered, limit=limit + 1)).mappings().all()
+        return [_EVALS.of_row(row) for row in rows[:limit]], len(rows) > limit
 
 
 def _run_query() -> Any:

@@ -162,7 +162,8 @@ def _without_tags(location: Sequence[int | str], body: Any) -> Sequence[int | st
     """
     if not isinstance(body, dict) or location[0] != "body":
         return location
-    kept, here = [location[0]], body
+    kept: list[int | str] = [location[0]]
+    here: Any = body
     for number, part in enumerate(location[1:], 1):
         is_key = (isinstance(here, dict) and part in here) or (isinstance(here, list) and isinstance(part, int))
         if isinstance(here, dict) and not is_key and number < len(location) - 1:

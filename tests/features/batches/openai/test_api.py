@@ -43,6 +43,7 @@ def worked(home: Context) -> None:
     job = home.jobs.claim("here", ("infer",))
     assert job is not None
     outcome = batch_job.carry_out(home, job)
+    assert outcome.status != "validated"
     home.jobs.finish(job.job_id, job.attempt, outcome.status, outcome.error, outcome.found)
 
 

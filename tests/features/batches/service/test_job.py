@@ -70,6 +70,7 @@ def claimed(context: Context) -> Job:
 
 def finished(context: Context, job: Job) -> BatchView:
     outcome = batch_job.carry_out(context, job)
+    assert outcome.status != "validated"
     context.jobs.finish(job.job_id, job.attempt, outcome.status, outcome.error, outcome.found)
     return context.batches.get("default", job.document["batch_id"])
 

@@ -95,6 +95,7 @@ def carried_out(context: Context, view: RunView) -> RunView:
     job = claimed(context)
     assert job.job_id == view.job.job_id
     outcome = eval_job.carry_out(context, job)
+    assert outcome.status != "validated"
     context.jobs.finish(job.job_id, job.attempt, outcome.status, outcome.error, outcome.found)
     return context.evals.run("default", view.run.eval_id, view.run.eval_run_id)
 
@@ -124,7 +125,7 @@ def test_a_file_without_rows_ends_the_run(opened: Context) -> None:
 
 
 def test_rows_without_answers_are_wrong_where_no_model_is_asked(opened: Context) -> None:
-    source = {"type": "jsonl", "model": None, "input_messages": None}
+    source: dict[str, Any] = {"type": "jsonl", "model": None, "input_messages": None}
     view = carried_out(opened, start(opened, source=content(row("x", "x")), **source))
     assert "no sample" in (view.job.error or {})["message"]
     brought = [row("x", "x") | {"sample": {"output_text": "x"}}, row("x", "y") | {"sample": completion("x")}]
@@ -261,7 +262,7 @@ def test_models_grade_with_their_own_usage(opened: Context) -> None:
     view = carried_out(opened, start(opened, score, multi, source=content(row("a", "a"))))
     (item,) = opened.evals.all_items(view.run.eval_run_id)
     assert [(one.score, one.passed) for one in item.results] == [(0.75, True), (0.875, True)]
-    assert item.results[0].sample == {"output": [item.results[0].sample["output"][0]]}  # type: ignore[index]
+    assert item.results[0].sample == {"output": [item.results[0].sample["output"][0]]}
     assert item.results[0].sample["output"][0]["content"] == "0.75"  # type: ignore[index]
     # One answer and two grades.
     assert view.run.totals.usage["tiny"].invocation_count == 3

@@ -79,6 +79,13 @@ LEAST: Final[dict[str, dict[str, Any]]] = {
     "completions": {"model": "m", "prompt": "a"},
     "embeddings": {"model": "m", "input": "a"},
     "jobs": {"model": "m", "training_file": "f"},
+    "evals": {
+        "data_source_config": {"type": "logs"},
+        "testing_criteria": [{"type": "python", "name": "n", "source": "s"}],
+    },
+    "evals update": {},
+    "eval runs": {"data_source": {"type": "jsonl", "source": {"type": "file_id", "id": "f"}}},
+    "batches": {"input_file_id": "f", "endpoint": "/v1/embeddings", "completion_window": "24h"},
 }
 # Of each accepted parameter: values that pass, and values that are refused.
 SHAPES: Final[dict[str, tuple[list[Any], list[Any]]]] = {

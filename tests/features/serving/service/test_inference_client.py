@@ -21,7 +21,7 @@ REQUEST = TextRequest(text="Why?", max_new_tokens=4)
 
 def test_a_child_that_has_ended_keeps_no_slot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ended = SimpleNamespace(ask=lambda *_: None)
-    monkeypatch.setattr(inference_client, "_Child", lambda *_: ended)
+    monkeypatch.setattr(inference_client, "_Child", lambda *_, **__: ended)
     client = InferenceClient(Settings(home=tmp_path, serving_queue=2))
     # More often than there are slots: a lost slot would make it a BusyError, for ever.
     for _ in range(4):

@@ -35,6 +35,7 @@ _BODIES: Final[dict[Endpoint, type[BaseModel]]] = {
 }
 _MAX_TRIES: Final = 3
 _WAIT_SECONDS: Final = 1.0
+_QUEUE: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,9 @@ def use_own_engine(context: Context) -> None:
 
     An inference client that the context has already stays.
     """
-    context.__dict__.setdefault("inference_client", InferenceClient(context.settings, has_session=False))
+    # The limits of the queue are for callers that can ask again; a job bounds by itself how much it asks at once.
+    settings = context.settings.model_copy(update={"serving_queue": _QUEUE, "serving_queue_per_key": _QUEUE})
+    context.__dict__.setdefault("inference_client", InferenceClient(settings, has_session=False))
 
 
 def parsed(endpoint: Endpoint, body: Mapping[str, Any]) -> BaseModel:

@@ -212,7 +212,7 @@ class PythonGrader:
                 self._close()
                 found = _without_reply(error)
                 word = found.word if found.word in ("timeout", "memory") else "error"
-                return PythonGrade(word, message=found.message)  # type: ignore[arg-type]
+                return PythonGrade(word, message=found.message)
             return _grade_of(reply)
 
     def close(self) -> None:
