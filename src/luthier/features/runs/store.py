@@ -223,7 +223,8 @@ class RunStore(Store):
                 connection.execute(delete(table).where(table.c.run_id == run_id))
             # Its job stays, and must not be listed as one that waits.
             if connection.execute(select(jobs.c.number).where(jobs.c.run_id == run_id).limit(1)).first() is not None:
-                connection.execute(insert(run_labels).values(run_id=run_id, is_archived=DELETED))
+                gone = {"name": "", "note": "", "group_name": "", "is_archived": DELETED}
+                connection.execute(insert(run_labels).values(run_id=run_id, **gone))
 
     def list(self, limit: int | None = None) -> list[RunRecord]:
         """Runs, newest first; at most `limit`, where it is given."""
