@@ -386,7 +386,7 @@ def rows_of(
         train_file, dataset = _last_part(file) or asked.get("train", ""), names.get(digest or asked.get("train", ""))
         own = values.get(entry.run_id, {})
         created = record.created_at if record else _iso(job)
-        default = str(own.get(NAME) or default_name(train_file, dataset and dataset.name, base_model, created))
+        default = str(own.get(NAME) or default_name(train_file, dataset.name if dataset else None, base_model, created))
         rows.append(
             RunRow(
                 standing=standing,
