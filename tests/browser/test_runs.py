@@ -188,7 +188,7 @@ def test_a_chart_is_shown_over_epochs_and_time_zoomed_and_saved(
         page.get_by_label("Filter").fill('name~"client" lr<1')
         page.get_by_label("Filter").press("Enter")
         page.get_by_role("link", name="Client mails").wait_for()
-        page.get_by_text("Columns", exact=True).click()
+        page.locator("summary", has_text="Columns").click()
         page.get_by_label("Learning rate").check()
         page.get_by_role("button", name="Show", exact=True).click()
         page.get_by_role("columnheader", name="Learning rate").wait_for()

@@ -263,6 +263,7 @@ JUDGING: Final = (
         "a base model or a run", unset=_NONE,
     ),
     _field("evaluation.reference_run", "Earlier run", "its id: evaluated with the new one", unset=_NONE),
+    _field("evaluation.sample_prompts", "Sample prompts", "answered at each checkpoint; 0: none", low=0, high=20),
 )  # fmt: skip
 BUDGET: Final = (
     _field("budget.hours", "Hours", "at most", unit="h", unset="no cap"),

@@ -194,12 +194,14 @@ class EntryQuery:
         text: str = "",
         hides_archived: bool = True,
     ) -> Select[Any]:
-        """The ids of the entries that a filter keeps, in order, at most `limit`.
+        """The ids of the entries that a filter keeps, in order, at most `limit`, and how many it keeps in all.
 
-        after: the last entry of the page before, with its value in this order.
+        after: the last entry of the page before, with its value in this order; the number is then that of what is left.
         """
         run_id, value = self.entries.c.run_id, self.order_value(order)
-        query = self._kept(select(run_id), tree, status=status, text=text, hides_archived=hides_archived)
+        # One pass for both: counting alone would evaluate the filter a second time.
+        columns = select(run_id, func.count().over().label("total"))
+        query = self._kept(columns, tree, status=status, text=text, hides_archived=hides_archived)
         if after is not None:
             query = query.where(_is_after(value, run_id, order, after))
         by_value = [] if order.key == "created" else [value.is_(None), value.desc() if order.is_descending else value]
@@ -210,12 +212,6 @@ class EntryQuery:
         """The value of one entry in an order, to continue behind it."""
         joined = self.entries.outerjoin(run_labels, run_labels.c.run_id == self.entries.c.run_id)
         return select(self.order_value(order)).select_from(joined).where(self.entries.c.run_id == run_id)
-
-    def count(
-        self, tree: Filter | None, *, status: str | None = None, text: str = "", hides_archived: bool = True
-    ) -> Select[Any]:
-        """How many entries a filter keeps."""
-        return self._kept(select(func.count()), tree, status=status, text=text, hides_archived=hides_archived)
 
     def _kept(
         self, query: Select[Any], tree: Filter | None, *, status: str | None, text: str, hides_archived: bool

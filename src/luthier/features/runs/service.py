@@ -138,7 +138,7 @@ def list_runs(context: Context, limit: int | None = None, *, filter_text: str = 
         most = _AT_ONCE if limit is None else min(_AT_ONCE, limit - len(views))
         entries = context.run_entries.page(
             None, limit=most, before=before, tree=tree, order=order, only_begun=True, hides_archived=False
-        )
+        ).entries
         ids = [entry.run_id for entry in entries]
         labels, defaults = context.run_labels.of_runs(ids), context.run_labels.default_names(ids)
         for entry in entries:

@@ -274,10 +274,17 @@ class RunRow:
 
 @dataclass(frozen=True, slots=True)
 class RunPage:
-    """Rows in their order, and the id behind which more are; None where there are none."""
+    """Rows in their order.
+
+    Attributes:
+        rows: The rows.
+        older: The id behind which more are; None where there are none.
+        num_left: How many there are from the first row on, those of later pages included.
+    """
 
     rows: Sequence[RunRow]
     older: str | None
+    num_left: int = 0
 
 
 class Judged:
@@ -344,7 +351,7 @@ def page_of_runs(
     Raises:
         RequestError: The filter or the order has a field that there is not.
     """
-    entries = context.run_entries.page(
+    found = context.run_entries.page(
         caller.project_id,
         # One more than is shown reveals whether there are older ones, without a count.
         limit=limit + 1,
@@ -356,9 +363,9 @@ def page_of_runs(
         hides_archived=hides_archived,
         only_begun=only_begun,
     )
-    shown = entries[:limit]
+    shown = found.entries[:limit]
     rows = rows_of(context, caller, judged, shown, columns)
-    return RunPage(rows, shown[-1].run_id if len(entries) > limit else None)
+    return RunPage(rows, shown[-1].run_id if len(found.entries) > limit else None, found.num_left)
 
 
 def rows_of(
@@ -386,7 +393,7 @@ def rows_of(
         train_file, dataset = _last_part(file) or asked.get("train", ""), names.get(digest or asked.get("train", ""))
         own = values.get(entry.run_id, {})
         created = record.created_at if record else _iso(job)
-        default = str(own.get(NAME) or default_name(train_file, dataset and dataset.name, base_model, created))
+        default = str(own.get(NAME) or default_name(train_file, dataset.name if dataset else None, base_model, created))
         rows.append(
             RunRow(
                 standing=standing,

@@ -226,7 +226,8 @@ class RunStore(Store):
                 connection.execute(delete(table).where(table.c.run_id == run_id))
             # Its job stays, and must not be listed as one that waits.
             if connection.execute(select(jobs.c.number).where(jobs.c.run_id == run_id).limit(1)).first() is not None:
-                connection.execute(insert(run_labels).values(run_id=run_id, is_archived=DELETED))
+                gone = {"name": "", "note": "", "group_name": "", "is_archived": DELETED}
+                connection.execute(insert(run_labels).values(run_id=run_id, **gone))
 
     def list(self, limit: int | None = None) -> list[RunRecord]:
         """Runs, newest first; at most `limit`, where it is given."""
@@ -298,6 +299,14 @@ class RunEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class EntryPage:
+    """Entries in their order. num_left: how many there are from the first of them on, those of later pages included."""
+
+    entries: Sequence[RunEntry]
+    num_left: int
+
+
+@dataclass(frozen=True, slots=True)
 class DatasetName:
     """A version of a dataset, as a link needs it."""
 
@@ -321,7 +330,7 @@ class RunEntryStore(Store):
         order: Order | None = None,
         only_begun: bool = False,
         hides_archived: bool = True,
-    ) -> Sequence[RunEntry]:
+    ) -> EntryPage:
         """Runs and waiting jobs of a project in an order, the newest id first where none is given, at most `limit`.
 
         Args:
@@ -347,26 +356,15 @@ class RunEntryStore(Store):
             tree, order, limit=limit, after=after, status=status, text=text, hides_archived=hides_archived
         )
         with self._database.read() as connection:
-            ids = connection.execute(query).scalars().all()
+            rows = connection.execute(query).all()
+            ids = [row.run_id for row in rows]
             records = connection.execute(RUNS.query(runs.c.run_id.in_(ids))).mappings()
             found = {row["run_id"]: RUNS.of_row(row) for row in records}
             newest = select(jobs).where(jobs.c.run_id.in_(ids)).order_by(jobs.c.number)
             # Ordered by number: of several jobs of one run the newest stays.
             made_by = {row["run_id"]: job_of(row) for row in connection.execute(newest).mappings()}
-        return [RunEntry(run_id, found.get(run_id), made_by.get(run_id)) for run_id in ids]
-
-    def count(
-        self,
-        project_id: str,
-        tree: Filter | None,
-        *,
-        status: EntryStatus | None = None,
-        text: str = "",
-        hides_archived: bool = True,
-    ) -> int:
-        """How many entries `page` has for the same conditions. Raises RequestError as it does."""
-        asked = EntryQuery(project_id, self.has_key, self.has_text)
-        return int(self._scalar(asked.count(tree, status=status, text=text, hides_archived=hides_archived)))
+        entries = [RunEntry(run_id, found.get(run_id), made_by.get(run_id)) for run_id in ids]
+        return EntryPage(entries, rows[0].total if rows else 0)
 
     def has_key(self, key: str) -> bool:
         """Whether any run has a value with this key."""

@@ -173,7 +173,6 @@ class Table:
     request: TableRequest
     page: RunPage
     heads: Sequence[Head]
-    num_matching: int
     error: RequestError | None = None
 
 
@@ -186,12 +185,9 @@ def table_of(context: Context, caller: Caller, judged: Judged, asked: TableReque
             context, caller, judged, before=asked.before or None, status=asked.status, text=asked.text, tree=tree,
             order=order, columns=[key for key in asked.columns if key not in OWN_COLUMNS], hides_archived=hides,
         )  # fmt: skip
-        num_matching = context.run_entries.count(
-            caller.project_id, tree, status=asked.status, text=asked.text, hides_archived=hides
-        )
     except RequestError as error:
-        return Table(asked, RunPage([], None), heads_of(asked, Order()), 0, error)
-    return Table(asked, page, heads_of(asked, order), num_matching)
+        return Table(asked, RunPage([], None), heads_of(asked, Order()), error)
+    return Table(asked, page, heads_of(asked, order))
 
 
 def hides_archived(asked: TableRequest, tree: Filter | None) -> bool:

@@ -126,7 +126,7 @@ def list_runs(
         order=Order.parse(sort),
         only_begun=True,
         hides_archived=False,
-    )
+    ).entries
     ids = [entry.run_id for entry in found[:limit]]
     # All together, since each lists the paths to be removed from its run.
     plans, labels = context.run_entries.plan_documents(ids), context.run_labels.of_runs(ids)

@@ -176,6 +176,7 @@ def _resolved(
     check_negatives(objective, data.train, training.global_batch_size)
     asked = recipe.evaluation or EvaluationRecipe()
     evaluation = judged_as_search(_evaluation(asked, data, *judged, sources), asked, objective, sources)
+    evaluation = _with_samples(evaluation, asked, data, objective, sources)
     # After the training part, from which the number of steps comes.
     method = with_schedule(method, asked_method, training.num_steps, sources)
     plan = Plan(
@@ -194,12 +195,7 @@ def _resolved(
         method=method,
         objective=objective,
         training=training,
-        evaluation=evaluation.model_copy(
-            update={
-                **_budgets(asked, data, answers, model, sources),
-                "sample_prompts": _sample_prompts(asked, data, sources, writes=objective.task_head is None),
-            }
-        ),
+        evaluation=evaluation.model_copy(update=_budgets(asked, data, answers, model, sources)),
         sources=sources.in_order(_SECTIONS),
     )
     plan = resolve_for_device.without_workers_if_memory_is_short(plan, structure, hardware)
@@ -441,16 +437,19 @@ def _evaluation(
     )
 
 
-def _sample_prompts(r: EvaluationRecipe, data: DataPlan, sources: Provenance, *, writes: bool) -> int:
-    """How many validation rows are answered at each checkpoint."""
-    number: int = sources.pick("evaluation.sample_prompts", r.sample_prompts, defaults.SAMPLE_PROMPTS)
-    if number and (data.validation is None or data.train.shape == "text" or not writes):
+def _with_samples(
+    plan: EvaluationPlan, r: EvaluationRecipe, data: DataPlan, objective: ObjectivePlan, sources: Provenance
+) -> EvaluationPlan:
+    """With the number of validation rows that are answered at each checkpoint."""
+    number = sources.pick("evaluation.sample_prompts", r.sample_prompts, defaults.SAMPLE_PROMPTS)
+    has_prompts = data.validation is not None and data.train.shape != "text" and objective.task_head is None
+    if number and not has_prompts:
         raise RecipeError(
             f"evaluation.sample_prompts is {number}, but no validation rows have prompts that are answered with text",
             expected="data.validation, and rows with prompts and written answers",
             do="add data.validation, or remove evaluation.sample_prompts",
         )
-    return number
+    return plan.model_copy(update={"sample_prompts": number})
 
 
 def _refuse_without_examples(r: EvaluationRecipe, few_shot: int) -> None:

@@ -77,7 +77,7 @@ def train(
         stop_requested: called after each step; a returned text saves a checkpoint and pauses the run for that reason.
         meter: meters the spend; if it refuses an action the run pauses. None: no cap.
         snapshot: called at the end of each epoch and of the run, before that step's checkpoint. None: never.
-        samples: called before the first step and before each checkpoint on the way; changes nothing that is trained.
+        samples: called before the first step and before each checkpoint; changes nothing that is trained.
         world: processes that share the work; `emit`, `progress`, `folder` and `meter` of rank 0 count, stops of any.
 
     Raises:
@@ -120,8 +120,7 @@ def train(
 
     own = [*optimizer.own_memory(), *average.weights.values()]
     computing = micro_batch_workers(plan, model, objective, units, validation, schedule, own, state.step, world, warn)
-    if samples is not None and state.step == 0:
-        samples(model, 0)
+    _answer(samples if state.step == 0 else None, model, average, 0)
     with progress.task("training", p.num_steps, "step", done=state.step) as bar, computing as workers, keep_freed():
         while True:
             if validation and _is_validation_due(p, state):
@@ -141,9 +140,7 @@ def train(
                     path = snapshot(model, state.step)
                 emit(SnapshotSaved(step=state.step, path=str(path), metrics=_metrics(state.step, event, checked)))
             if saved is not state and (is_best or state.step % p.checkpoint_every_steps == 0):
-                if samples is not None:
-                    with average.shown_in(model.module):
-                        samples(model, state.step)
+                _answer(samples, model, average, state.step)
                 save()
             is_best = False
             if state.step == p.num_steps:
@@ -171,15 +168,34 @@ def train(
                 emit(BillUpdated(step=state.step, bill=bill))
     if saved is not state:
         save()
+    if status == "succeeded":
+        _take_best(state, checkpoints, model, optimizer, average)
+    emit(RunEnded(step=state.step, status=status, reason=reason))
+    return LoopOutcome(state, status, reason, warnings)
+
+
+def _take_best(
+    state: LoopState,
+    checkpoints: SharedCheckpoints,
+    model: TrainableModel,
+    optimizer: MasterOptimizer,
+    average: WeightAverage,
+) -> None:
+    """Leave the weights of the best validation in the model; without one, or after it, those of the average."""
     watch = state.early_stopping
-    if status == "succeeded" and watch.best_loss is not None and watch.best_step != state.step:
+    if watch.best_loss is not None and watch.best_step != state.step:
         best = checkpoints.load(watch.best_step)
         optimizer.load_weights(averages_in(best.method) or best.weights)
         model.method.load_state(all_but_averages(best.method))
-    elif status == "succeeded" and average.weights:
+    elif average.weights:
         optimizer.load_weights(average.weights)
-    emit(RunEnded(step=state.step, status=status, reason=reason))
-    return LoopOutcome(state, status, reason, warnings)
+
+
+def _answer(samples: AnswerSamples | None, model: TrainableModel, average: WeightAverage, step: int) -> None:
+    """The sample prompts, by the weights that would be used at this step."""
+    if samples is not None:
+        with average.shown_in(model.module):
+            samples(model, step)
 
 
 def _step_summary(event: StepDone) -> str:

@@ -37,7 +37,7 @@ class World:
 
     def letters(self, **asked: object) -> str:
         asked = {"limit": 100, "project_id": "default"} | asked
-        return "".join(entry.run_id[-1] for entry in self.entries.page(asked.pop("project_id"), **asked))  # type: ignore[arg-type]
+        return "".join(entry.run_id[-1] for entry in self.entries.page(asked.pop("project_id"), **asked).entries)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_runs_and_waiting_jobs_stand_in_one_list(world: World) -> None:
     world.job("b")
     world.run("c", "running")
     world.job("c")
-    found = world.entries.page("default", limit=10)
+    found = world.entries.page("default", limit=10).entries
     assert [(e.run_id[-1], e.record is not None, e.job is not None) for e in found] == [
         ("c", True, True), ("b", False, True), ("a", True, False)
     ]  # fmt: skip
@@ -63,7 +63,7 @@ def test_the_newest_job_of_a_run_counts_and_the_run_stands_there_once(world: Wor
     again = world.job("a", 2)
     world.jobs.ask(world.job("b").job_id, "cancel")
     world.job("b", 2)
-    found = world.entries.page("default", limit=10)
+    found = world.entries.page("default", limit=10).entries
     assert [entry.run_id[-1] for entry in found] == ["b", "a"]
     assert found[1].job is not None
     assert found[1].job.job_id == again.job_id

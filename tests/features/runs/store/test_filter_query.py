@@ -63,7 +63,8 @@ class World:
             order=Order.parse(sort),
             **asked,  # type: ignore[arg-type]
         )
-        return "".join(entry.run_id[-1] for entry in found)
+        assert found.num_left == len(found.entries)
+        return "".join(entry.run_id[-1] for entry in found.entries)
 
 
 @pytest.fixture
@@ -139,7 +140,6 @@ def _filled(database: Database) -> World:
 def test_a_filter_keeps(filled: World, text: str, letters: str) -> None:
     hides = "archived" not in text
     assert filled.letters(text, hides_archived=hides) == letters
-    assert filled.entries.count("default", parse_filter(text), hides_archived=hides) == len(letters)
 
 
 @pytest.mark.parametrize(
@@ -164,11 +164,12 @@ def test_an_order_puts_runs_without_the_value_last_and_pages_follow_without_gap(
 ) -> None:
     assert filled.letters(sort=sort) == letters
     found, before = "", None
-    for _ in range(len(letters)):
+    for number in range(len(letters)):
         page = filled.entries.page("default", limit=1, order=Order.parse(sort), before=before)
-        found, before = found + page[0].run_id[-1], page[0].run_id
+        assert page.num_left == len(letters) - number
+        found, before = found + page.entries[0].run_id[-1], page.entries[0].run_id
     assert found == letters
-    assert filled.entries.page("default", limit=1, order=Order.parse(sort), before=before) == []
+    assert filled.entries.page("default", limit=1, order=Order.parse(sort), before=before).entries == []
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ run_labels = Table(
     "run_labels",
     metadata,
     Column("run_id", String(64), primary_key=True),
-    Column("name", String(200), nullable=False, server_default=""),  # empty: the default name of `run_values`
-    Column("note", Text, nullable=False, server_default=""),
-    Column("group_name", String(100), nullable=False, server_default=""),
+    Column("name", String(200), nullable=False),  # empty: the default name of `run_values`
+    Column("note", Text, nullable=False),
+    Column("group_name", String(100), nullable=False),
     Column("is_starred", Integer, nullable=False, server_default="0"),
     Column("is_archived", Integer, nullable=False, server_default="0"),  # 2: deleted, and its job is still there
 )

@@ -24,9 +24,9 @@ def upgrade() -> None:
     op.create_table(
         "run_labels",
         sa.Column("run_id", sa.String(64), nullable=False),
-        sa.Column("name", sa.String(200), nullable=False, server_default=""),
-        sa.Column("note", sa.Text, nullable=False, server_default=""),
-        sa.Column("group_name", sa.String(100), nullable=False, server_default=""),
+        sa.Column("name", sa.String(200), nullable=False),
+        sa.Column("note", sa.Text, nullable=False),
+        sa.Column("group_name", sa.String(100), nullable=False),
         sa.Column("is_starred", sa.Integer, nullable=False, server_default="0"),
         sa.Column("is_archived", sa.Integer, nullable=False, server_default="0"),
         sa.PrimaryKeyConstraint("run_id", name="pk_run_labels"),

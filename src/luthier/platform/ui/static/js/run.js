@@ -89,6 +89,18 @@ function take(answer) {
   later(wait);
 }
 
+// The end of the log is shown, unless someone has scrolled up to read.
+let isAtEnd = true;
+function toTheEnd() {
+  for (const tail of document.querySelectorAll(".log-tail")) if (isAtEnd) tail.scrollTop = tail.scrollHeight;
+}
+document.addEventListener("htmx:beforeSwap", (event) => {
+  if (event.target.id !== "run-log") return;
+  isAtEnd = [...document.querySelectorAll(".log-tail")].every((tail) => tail.scrollHeight - tail.scrollTop - tail.clientHeight < 40);
+});
+document.addEventListener("htmx:afterSettle", toTheEnd);
+toTheEnd();
+
 // Charts that were just made have only the points of the first drawing: send them all.
 document.addEventListener("htmx:afterSettle", (event) => {
   if (event.target.id !== "run-charts" && !event.target.querySelector?.("#run-charts")) return;
