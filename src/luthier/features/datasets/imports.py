@@ -201,6 +201,7 @@ def _add_rows(
 ) -> DatasetVersion:
     file = dataset_versions.bring_file(context, caller, incoming, filename)
     try:
+        dataset_versions.check_header(context, file)
         if not dataset_id:
             return dataset_versions.create_dataset(context, caller, name, file, note=note)[1]
         newest = dataset_versions.get_version(context, caller, dataset_id)

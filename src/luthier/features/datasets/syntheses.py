@@ -191,15 +191,30 @@ def synthesise(
     listed = refused_file(output)
     if not tally.num_pairs:
         raise _no_rows_error(file, writer.name, tally.refused, listed)
-    cost, note = _cost(prices or Prices(), writer, examiner)
+    seconds = time.monotonic() - start
+    return _outcome(file, output, options, num_found, tally, writer, examiner, prices or Prices(), seconds)
+
+
+def _outcome(
+    file: Path,
+    output: Path,
+    options: SynthesisOptions,
+    num_found: int,
+    tally: _Tally,
+    writer: CachedEngine,
+    examiner: CachedEngine | None,
+    prices: Prices,
+    seconds: float,
+) -> Synthesis:
+    cost, note = _cost(prices, writer, examiner)
     return Synthesis(
         file=str(file),
         output=str(output),
-        refused_file=str(listed) if tally.refused else None,
-        kind=kind,
+        refused_file=str(refused_file(output)) if tally.refused else None,
+        kind=options.kind,
         teacher=writer.name,
         judge=examiner.name if examiner else None,
-        min_support=min_support,
+        min_support=options.min_support,
         num_rows=tally.num_done,
         num_rows_left=num_found - tally.num_done,
         num_pairs=tally.num_pairs,
@@ -210,7 +225,7 @@ def synthesise(
         judge_usage=examiner.usage if examiner is not None and examiner is not writer else None,
         cost_usd=cost,
         cost_note=note,
-        seconds=time.monotonic() - start,
+        seconds=seconds,
         stopped_by_budget=tally.stopped_by_budget,
     )
 

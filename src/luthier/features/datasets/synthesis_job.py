@@ -158,7 +158,7 @@ def _found(done: Synthesis, output: Path) -> dict[str, Any]:
 def _first_refused(file: Path) -> list[dict[str, str]]:
     if not file.is_file():
         return []
-    shown = []
+    shown: list[dict[str, str]] = []
     for row in _rows(file):
         if len(shown) == _MAX_REFUSED_SHOWN:
             break
