@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -123,6 +125,39 @@ def test_a_teacher_that_goes_away_in_the_middle_leaves_what_it_wrote_and_is_cont
     done = work_once(context)
     assert (done.job_id, done.status, done.document["found"]["num_pairs"]) == (asked.job_id, "succeeded", 19)
     assert len(server.requests) - num_asked <= 4, "only what was missing is requested"
+
+
+@pytest.mark.usefixtures("teacher")
+def test_a_model_that_writes_nothing_usable_is_shown_with_what_it_wrote(
+    context: Context, version: DatasetVersion, server: OpenAIServer
+) -> None:
+    server.answer = lambda asked: "I cannot do that."
+    questions.start(context, ME, version, "server", max_passages=3)
+    job = work_once(context)
+    assert job.status == "failed"
+    assert job.error is not None
+    assert "wrote no pair that its passage supports: unparsable 3" in job.error["came"]
+    assert (job.document["found"]["num_refused"], len(job.document["found"]["refused_shown"])) == (3, 3)
+
+
+@pytest.mark.usefixtures("teacher")
+def test_a_stop_in_the_middle_pauses_it_and_keeps_what_was_answered(
+    context: Context, version: DatasetVersion, server: OpenAIServer
+) -> None:
+    def stopped(asked: str) -> str:
+        if f"instrument {NUM} " in asked:
+            os.kill(os.getpid(), signal.SIGTERM)  # as a worker does where somebody pauses the job
+        return reply(asked)
+
+    server.answer = stopped
+    job = questions.start(context, ME, version, "server")
+    assert work_once(context).status == "paused"
+    server.answer = reply
+    data_jobs.go_on(context, ME, job.job_id)
+    done = work_once(context)
+    assert (done.status, done.document["found"]["num_pairs"]) == ("succeeded", 19)
+    asked = [re.findall(r"instrument (\d+) ", str(body["messages"][-1]["content"]))[0] for _, body in server.requests]
+    assert [asked.count(str(number)) for number in range(1, 17)] == [1] * 16, "nothing is asked again"
 
 
 @pytest.mark.usefixtures("teacher")
