@@ -126,12 +126,14 @@ class SynthesisRun:
         batch_passages: Passages that the teacher gets at once; None for the usual number. Progress comes after each.
         with_passage: Each pair holds its passage, and what a reader should check.
         on_batch: Called after each batch.
+        teacher_name: What rows call the teacher; None for the name of its engine, which may be a path.
     """
 
     budget_usd: float | None = None
     batch_passages: int | None = None
     with_passage: bool = False
     on_batch: Callable[[SynthesisState], None] = lambda _: None
+    teacher_name: str | None = None
 
 
 @dataclass(slots=True)
@@ -394,7 +396,8 @@ def _write(
 
     tally, kept = _Tally(), []
     judge_name = judge.name if judge is not None else None
-    write = partial(row_of, options=options, teacher=teacher.name, judge=judge_name, with_passage=run.with_passage)
+    name = run.teacher_name or teacher.name
+    write = partial(row_of, options=options, teacher=name, judge=judge_name, with_passage=run.with_passage)
     with context.progress.task("Writing pairs", num_rows, "row") as task:
         meter = _Meter(tally, teacher, num_rows, prices, run)
         found = attempts(
@@ -415,7 +418,7 @@ def _write(
                 kept.append(write(attempt))
             else:
                 tally.refused.append(attempt)
-    rows = (refused_row_of(a, options, teacher=teacher.name, judge=judge_name) for a in tally.refused)
+    rows = (refused_row_of(a, options, teacher=name, judge=judge_name) for a in tally.refused)
     if tally.refused:
         write_rows(rows, refused_file(output))
     else:

@@ -118,7 +118,7 @@ def _write(context: Context, job: Job, order: QuestionOrder, report: _Report) ->
         max_new_tokens=MAX_NEW_TOKENS,
         prices=order.prices,
         force=True,
-        run=SynthesisRun(order.budget_usd, BATCH_PASSAGES, True, report.batch),
+        run=SynthesisRun(order.budget_usd, BATCH_PASSAGES, True, report.batch, order.teacher_name),
     )
     found = _found(done) | _refused_of(output) | {"teacher": order.teacher_name}
     version = _keep(context, job, order, output, found)

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,11 +15,12 @@ from tests.features.datasets.conftest import ME, work_once
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
-from luthier.features.datasets import data_jobs, questions
+from luthier.features.datasets import data_jobs, questions, synthesis_job
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.columns import ColumnChoice, choose
 from luthier.features.datasets.store import DatasetVersion
 from luthier.features.datasets.syntheses import Prices
+from luthier.ml.inference.models import sources
 from luthier.ml.inference.openai import http
 from luthier.platform.home.context import Context
 from luthier.platform.home.settings import Settings
@@ -138,6 +140,23 @@ def test_a_model_that_writes_nothing_usable_is_shown_with_what_it_wrote(
     assert job.error is not None
     assert "wrote no pair that its passage supports: unparsable 3" in job.error["came"]
     assert (job.document["found"]["num_refused"], len(job.document["found"]["refused_shown"])) == (3, 3)
+
+
+def test_a_model_of_this_machine_writes_and_no_path_of_it_is_shown(
+    context: Context, version: DatasetVersion, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(synthesis_job, "MAX_NEW_TOKENS", 8)
+    sources.pull(str(tiny_model), context.home, context.progress)
+    (found,) = questions.teachers(context)
+    assert (found.value, found.is_here, found.address) == (f"model:{tiny_model.name}", True, "")
+    questions.start(context, ME, version, found.value, max_passages=2)
+    job = work_once(context)
+    assert job.status == "failed", "it knows no words yet"
+    assert job.error is not None
+    assert job.error["came"].startswith(f"{tiny_model.name} wrote no pair that its passage supports")
+    assert str(tiny_model) not in json.dumps([job.error, job.document["found"]])
+    listed = context.settings.jobs_folder / job.job_id / "pairs.jsonl.refused.jsonl"
+    assert str(tiny_model) not in listed.read_text(encoding="utf-8")
 
 
 @pytest.mark.usefixtures("teacher")
