@@ -19,7 +19,7 @@ from luthier.core.errors import DataError, LuthierError, StorageFullError, Unrea
 from luthier.core.system.process_setup import num_usable_cores
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.documents import ingest
-from luthier.features.datasets.imports import OVERLAP_TOKENS, ImportOrder, forget_files, kind_of, order_of
+from luthier.features.datasets.imports import OVERLAP_TOKENS, ImportOrder, forget_files, kind_of, order_of, work_folder
 from luthier.features.datasets.row_files import RowFile, grouped, read_row_file, write_group
 from luthier.features.datasets.store import DatasetVersion
 from luthier.ml.data.documents.archives import ARCHIVE_SUFFIX, Unpacking, unpack
@@ -107,7 +107,7 @@ class _Import:
     @property
     def work(self) -> Path:
         """The folder of this job's files."""
-        return self.context.settings.jobs_folder / self.job.job_id / "import"
+        return work_folder(self.context, self.job)
 
     @property
     def caller(self) -> Caller:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
@@ -181,6 +181,11 @@ def start(context: Context, caller: Caller, order: ImportOrder) -> Job:
 def order_of(job: Job) -> ImportOrder:
     """What a job of this kind is to read."""
     return ImportOrder.model_validate(job.document[IMPORT])
+
+
+def work_folder(context: Context, job: Job) -> Path:
+    """Where an import lays out its files and keeps what it has read."""
+    return context.settings.jobs_folder / job.job_id / "import"
 
 
 def forget_files(context: Context, job: Job) -> None:
