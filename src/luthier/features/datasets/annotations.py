@@ -58,14 +58,18 @@ class Queue:
 
     @cached_property
     def counts(self) -> Mapping[str, int]:
-        """How many rows of the queue were decided, and how; `undecided` and `all` too. Filters do not matter."""
+        """How many rows of the queue were decided, and how; `undecided` and `all` too, and `warned` where some are.
+
+        Filters do not matter.
+        """
         # A set: `only` may have 10,000 lines, and every decision is looked up in it.
         about = set(self.only)
         found = Counter(one.decision for line, one in self.decisions.items() if not about or line in about)
         total = len(self.only) if self.only else self.rows.num_rows
-        named = {show: found[decision] for show, decision in _DECISION_OF.items()}
-        warned = sum(not about or line in about for line in self.warned)
-        return named | {"warned": warned} | {"all": total, "decided": found.total(), "undecided": total - found.total()}
+        named: dict[str, int] = {show: found[decision] for show, decision in _DECISION_OF.items()}
+        if self.warned:
+            named["warned"] = sum(not about or line in about for line in self.warned)
+        return named | {"all": total, "decided": found.total(), "undecided": total - found.total()}
 
     @cached_property
     def warned(self) -> frozenset[int]:

@@ -73,9 +73,7 @@ def ingest(
         licence: The licence that the rows are marked with.
         num_workers: Processes that read; None for one a CPU.
         timeout_seconds: The limit for one document.
-        is_fresh: Discard what an interrupted ingest to the same output has read.
-        force: Replace an output that exists.
-        on_document: Called with each document when it was read or has failed.
+        is_fresh, force, on_document: As `ml.data.documents.ingest.ingest` has them.
 
     Raises:
         RequestError: No documents were named, or options that cannot be.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -19,7 +19,7 @@ from luthier.core.errors import DataError, LuthierError, StorageFullError, Unrea
 from luthier.core.system.process_setup import num_usable_cores
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.documents import ingest
-from luthier.features.datasets.imports import OVERLAP_TOKENS, ImportOrder, forget_files, kind_of, order_of
+from luthier.features.datasets.imports import OVERLAP_TOKENS, ImportOrder, forget_files, kind_of, order_of, work_folder
 from luthier.features.datasets.row_files import RowFile, grouped, read_row_file, write_group
 from luthier.features.datasets.store import DatasetVersion
 from luthier.ml.data.documents.archives import ARCHIVE_SUFFIX, Unpacking, unpack
@@ -71,7 +71,7 @@ class _Report:
 
     def _counts(self, seconds_left: float) -> None:
         files_word = f"{self.done:,} of {self.total:,} files, {self.num_passages:,} passages"
-        figures = {
+        figures: dict[str, float | None] = {
             "done": float(self.done),
             "total": float(self.total),
             "made": float(self.num_passages),
@@ -107,16 +107,16 @@ class _Import:
     @property
     def work(self) -> Path:
         """The folder of this job's files."""
-        return self.context.settings.jobs_folder / self.job.job_id / "import"
+        return work_folder(self.context, self.job)
 
     @property
     def caller(self) -> Caller:
         """Who ordered it, as the author of what is made."""
         return Caller(project_id=self.job.project_id, name=self.order.author)
 
-    def note(self, name: str, status: str, reason: str = "", **more: Any) -> None:
+    def note(self, name: str, status: str, reason: str = "", counts: Mapping[str, Any] | None = None) -> None:
         """Note what became of a file."""
-        self.files.append({"name": name, "status": status, "reason": reason, **more})
+        self.files.append({"name": name, "status": status, "reason": reason, **(counts or {})})
 
     def found(self) -> dict[str, Any]:
         """What is kept with the job."""
@@ -259,7 +259,7 @@ def _read_documents(done: _Import, documents: Path, report: _Report) -> None:
             done.note(one.file, "failed", one.reason or "it could not be read")
         else:
             notes = [*filter(None, [done.read_as_text.get(one.file)]), *one.warnings]
-            done.note(one.file, "converted", num_passages=one.num_rows, warnings=notes[:5])
+            done.note(one.file, "converted", counts={"num_passages": one.num_rows, "warnings": notes[:5]})
     for skipped in outcome.ingestion.skipped:
         done.note(skipped.name, "skipped", skipped.reason)
     _keep_passages(done, output, outcome.ingestion.num_tokens)
@@ -292,7 +292,8 @@ def _keep_rows(done: _Import, row_files: Sequence[RowFile]) -> None:
         done.made.append(_described(done, version, "rows"))
         for one in group:
             left = [f"{one.num_unreadable:,} rows cannot be read, the first: {one.first_problem}"]
-            done.note(one.name, "rows", num_rows=one.num_rows, warnings=left if one.num_unreadable else [])
+            warnings = left if one.num_unreadable else []
+            done.note(one.name, "rows", counts={"num_rows": one.num_rows, "warnings": warnings})
 
 
 def _make(

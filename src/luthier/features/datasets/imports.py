@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
@@ -183,6 +183,11 @@ def order_of(job: Job) -> ImportOrder:
     return ImportOrder.model_validate(job.document[IMPORT])
 
 
+def work_folder(context: Context, job: Job) -> Path:
+    """Where an import lays out its files and keeps what it has read."""
+    return context.settings.jobs_folder / job.job_id / "import"
+
+
 def forget_files(context: Context, job: Job) -> None:
     """Delete the files that an import has read; what was deleted before is no error."""
     for one in order_of(job).files:
@@ -201,6 +206,7 @@ def _add_rows(
 ) -> DatasetVersion:
     file = dataset_versions.bring_file(context, caller, incoming, filename)
     try:
+        dataset_versions.check_header(context, file)
         if not dataset_id:
             return dataset_versions.create_dataset(context, caller, name, file, note=note)[1]
         newest = dataset_versions.get_version(context, caller, dataset_id)

@@ -131,7 +131,7 @@ def bring_file(context: Context, caller: Caller, incoming: IncomingFile, filenam
     Raises RequestError (by its name it holds no rows), DataError (by its content), StorageFullError.
     """
     from luthier.ml.data.files.source import open_source
-    from luthier.ml.data.rows.rows import read_rows
+    from luthier.ml.data.rows.rows import read_as
 
     check_filename(filename)
     file = files.keep_file(context, caller.project_id, incoming, filename=filename, purpose="fine-tune")
@@ -141,14 +141,28 @@ def bring_file(context: Context, caller: Caller, incoming: IncomingFile, filenam
         with redacted_errors({str(path): file.filename, path.name: file.filename}):
             # Opening checks what the name cannot: compression, encoding and the magic bytes of the format.
             source = open_source(path)
-            if source.format in ("csv", "xlsx"):
-                # The header alone: names that come twice, merged cells, and a second sheet make the file unusable.
-                next(read_rows(source), None)
+            if source.format == "xlsx":
+                read_as(source)  # which sheet holds the rows: with two, the file cannot be used
     # A file without usable rows must not stay behind as a file of the project.
     except BaseException:
         files.delete_file(context, caller.project_id, file.file_id)
         raise
     return file
+
+
+def check_header(context: Context, file: StoredFile) -> None:
+    """Refuse a table whose header cannot be used, such as one with two columns of one name; no other row is read.
+
+    Raises DataError.
+    """
+    from luthier.ml.data.files.source import open_source
+    from luthier.ml.data.rows.rows import read_rows
+
+    path = files.local_path(context, file)
+    with redacted_errors({str(path): file.filename, path.name: file.filename}):
+        source = open_source(path)
+        if source.format in ("csv", "xlsx"):
+            next(read_rows(source), None)
 
 
 def adopt_file(context: Context, caller: Caller, name: str, file_id: str, *, note: str = "") -> DatasetVersion:

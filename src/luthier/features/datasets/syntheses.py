@@ -126,12 +126,14 @@ class SynthesisRun:
         batch_passages: Passages that the teacher gets at once; None for the usual number. Progress comes after each.
         with_passage: Each pair holds its passage, and what a reader should check.
         on_batch: Called after each batch.
+        teacher_name: What rows call the teacher; None for the name of its engine, which may be a path.
     """
 
     budget_usd: float | None = None
     batch_passages: int | None = None
     with_passage: bool = False
     on_batch: Callable[[SynthesisState], None] = lambda _: None
+    teacher_name: str | None = None
 
 
 @dataclass(slots=True)
@@ -191,15 +193,30 @@ def synthesise(
     listed = refused_file(output)
     if not tally.num_pairs:
         raise _no_rows_error(file, writer.name, tally.refused, listed)
-    cost, note = _cost(prices or Prices(), writer, examiner)
+    seconds = time.monotonic() - start
+    return _outcome(file, output, options, num_found, tally, writer, examiner, prices or Prices(), seconds)
+
+
+def _outcome(
+    file: Path,
+    output: Path,
+    options: SynthesisOptions,
+    num_found: int,
+    tally: _Tally,
+    writer: CachedEngine,
+    examiner: CachedEngine | None,
+    prices: Prices,
+    seconds: float,
+) -> Synthesis:
+    cost, note = _cost(prices, writer, examiner)
     return Synthesis(
         file=str(file),
         output=str(output),
-        refused_file=str(listed) if tally.refused else None,
-        kind=kind,
+        refused_file=str(refused_file(output)) if tally.refused else None,
+        kind=options.kind,
         teacher=writer.name,
         judge=examiner.name if examiner else None,
-        min_support=min_support,
+        min_support=options.min_support,
         num_rows=tally.num_done,
         num_rows_left=num_found - tally.num_done,
         num_pairs=tally.num_pairs,
@@ -210,7 +227,7 @@ def synthesise(
         judge_usage=examiner.usage if examiner is not None and examiner is not writer else None,
         cost_usd=cost,
         cost_note=note,
-        seconds=time.monotonic() - start,
+        seconds=seconds,
         stopped_by_budget=tally.stopped_by_budget,
     )
 
@@ -379,7 +396,8 @@ def _write(
 
     tally, kept = _Tally(), []
     judge_name = judge.name if judge is not None else None
-    write = partial(row_of, options=options, teacher=teacher.name, judge=judge_name, with_passage=run.with_passage)
+    name = run.teacher_name or teacher.name
+    write = partial(row_of, options=options, teacher=name, judge=judge_name, with_passage=run.with_passage)
     with context.progress.task("Writing pairs", num_rows, "row") as task:
         meter = _Meter(tally, teacher, num_rows, prices, run)
         found = attempts(
@@ -400,7 +418,7 @@ def _write(
                 kept.append(write(attempt))
             else:
                 tally.refused.append(attempt)
-    rows = (refused_row_of(a, options, teacher=teacher.name, judge=judge_name) for a in tally.refused)
+    rows = (refused_row_of(a, options, teacher=name, judge=judge_name) for a in tally.refused)
     if tally.refused:
         write_rows(rows, refused_file(output))
     else:

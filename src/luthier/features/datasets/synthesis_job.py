@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, Final
 from luthier.core.access import Caller
 from luthier.core.errors import (
     BusyError,
+    DataError,
     LuthierError,
     StorageFullError,
     UnreachableError,
@@ -88,8 +90,12 @@ def carry_out(context: Context, job: Job) -> Outcome:
     except (StorageFullError, UnreachableError):
         raise  # no fault of the job: it is tried again
     except LuthierError as error:
-        shown = _stopped(order, report, error) if isinstance(error, WorkError | BusyError) else error
-        return Outcome(status="failed", error=redact_paths(shown.as_json(), home_paths(context)))
+        shown, refused = error, _refused_of(_output(context, job))
+        if isinstance(error, WorkError | BusyError):
+            shown = _stopped(order, report, error)
+        elif isinstance(error, DataError) and refused:
+            shown = _none_kept(order, refused)
+        return Outcome(status="failed", error=redact_paths(shown.as_json(), home_paths(context)), found=refused)
     return Outcome(status="succeeded", found=found)
 
 
@@ -99,9 +105,9 @@ def _write(context: Context, job: Job, order: QuestionOrder, report: _Report) ->
         return dict(made.details["found"])
     check_is_configured(context, order)
     report.stage(f"Loading {order.teacher_name}")
-    folder = context.settings.jobs_folder / job.job_id
-    passages = _passages(own_copy(context, job, order.file_id, "passages"), order.column, folder)
-    output = folder / "pairs.jsonl"
+    output = _output(context, job)
+    passages = _passages(own_copy(context, job, order.file_id, "passages"), order.column, output.parent)
+    refused_file(output).unlink(missing_ok=True)
     done = synthesise(
         context,
         passages,
@@ -112,14 +118,18 @@ def _write(context: Context, job: Job, order: QuestionOrder, report: _Report) ->
         max_new_tokens=MAX_NEW_TOKENS,
         prices=order.prices,
         force=True,
-        run=SynthesisRun(order.budget_usd, BATCH_PASSAGES, True, report.batch),
+        run=SynthesisRun(order.budget_usd, BATCH_PASSAGES, True, report.batch, order.teacher_name),
     )
-    found = _found(done, output) | {"teacher": order.teacher_name}
+    found = _found(done) | _refused_of(output) | {"teacher": order.teacher_name}
     version = _keep(context, job, order, output, found)
     output.unlink()
     dataset = context.datasets.get(job.project_id, version.dataset_id)
     own = {"dataset_id": version.dataset_id, "version": version.number, "name": dataset.name}
     return found | own
+
+
+def _output(context: Context, job: Job) -> Path:
+    return context.settings.jobs_folder / job.job_id / "pairs.jsonl"
 
 
 def _passages(file: Path, column: str, folder: Path) -> Path:
@@ -140,31 +150,41 @@ def _passages(file: Path, column: str, folder: Path) -> Path:
     return output
 
 
-def _found(done: Synthesis, output: Path) -> dict[str, Any]:
+def _found(done: Synthesis) -> dict[str, Any]:
     return {
         "num_pairs": done.num_pairs,
         "num_passages": done.num_rows,
         "num_passages_left": done.num_rows_left,
         "stopped_by_budget": done.stopped_by_budget,
-        "num_refused": done.num_refused,
-        "refused": done.refused,
-        "refused_shown": _first_refused(refused_file(output)),
         "cost_usd": done.cost_usd,
         "num_prompt_tokens": done.teacher_usage.num_prompt_tokens,
         "num_new_tokens": done.teacher_usage.num_new_tokens,
     }
 
 
-def _first_refused(file: Path) -> list[dict[str, str]]:
-    if not file.is_file():
-        return []
-    shown = []
-    for row in _rows(file):
-        if len(shown) == _MAX_REFUSED_SHOWN:
-            break
-        said = {name: str(row[name] or "")[:500] for name in ("prompt", "completion", "explanation")}
-        shown.append(said | {"reason": str(row["reason"])})
-    return shown
+def _refused_of(output: Path) -> dict[str, Any]:
+    """The pairs that were left out: how many by reason, and the first of them; nothing before that is known."""
+    file = refused_file(output)
+    counts: Counter[str] = Counter()
+    shown: list[dict[str, str]] = []
+    for row in _rows(file) if file.is_file() else ():
+        counts[str(row["reason"])] += 1
+        if len(shown) < _MAX_REFUSED_SHOWN:
+            said = {name: str(row[name] or "")[:500] for name in ("prompt", "completion", "explanation")}
+            shown.append(said | {"reason": str(row["reason"])})
+    if not counts and not output.is_file():
+        return {}
+    return {"num_refused": counts.total(), "refused": dict(counts.most_common()), "refused_shown": shown}
+
+
+def _none_kept(order: QuestionOrder, refused: dict[str, Any]) -> DataError:
+    """The error of a model whose every pair was left out."""
+    reasons = ", ".join(f"{reason.replace('_', ' ')} {number:,}" for reason, number in refused["refused"].items())
+    return DataError(
+        f"{order.teacher_name} wrote no pair that its passage supports: {reasons}",
+        expected="questions whose answers are in their passage",
+        do="see what it wrote below; a larger model that was tuned to follow instructions writes usable ones",
+    )
 
 
 def _keep(context: Context, job: Job, order: QuestionOrder, output: Path, found: dict[str, Any]) -> DatasetVersion:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from ipaddress import ip_network
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
@@ -17,6 +18,9 @@ from luthier.core.ids import is_id
 
 if TYPE_CHECKING:
     from luthier.core.stream import EngineSettings
+
+
+_TEACHER: Final = re.compile(r"https?://[^\s/?#@]+[^\s?#@]*#\S+", re.IGNORECASE)
 
 
 class Settings(BaseSettings):
@@ -131,7 +135,9 @@ class Settings(BaseSettings):
     serving_usd_per_million_new_tokens: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     teacher: str = ""
     teacher_usd_per_million_prompt_tokens: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    teacher_usd_per_million_new_tokens: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    teacher_usd_per_million_new_tokens: float | None = Field(
+        default=None, ge=0, allow_inf_nan=False, validate_default=True
+    )
     smtp: SecretStr | None = None
     smtp_from: str = ""
     public_url: str = ""
@@ -160,6 +166,21 @@ class Settings(BaseSettings):
                 ip_network(word)
             except ValueError as error:
                 raise ValueError(f"{word!r} is not an address or a network: {error}") from error
+        return value
+
+    @field_validator("teacher")
+    @classmethod
+    def _is_teacher(cls, value: str) -> str:
+        # No user, password or query: the address is shown, and stored with what the model has written.
+        if value and not _TEACHER.fullmatch(value):
+            raise ValueError("expected http(s)://host:port/v1#MODEL; its key is in LUTHIER_TEACHER_API_KEY")
+        return value
+
+    @field_validator("teacher_usd_per_million_new_tokens")
+    @classmethod
+    def _has_both_prices(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if (value is None) != (info.data.get("teacher_usd_per_million_prompt_tokens") is None):
+            raise ValueError("one price without the other: set those of prompt tokens and of new tokens, or neither")
         return value
 
     @field_validator("max_num_batched_tokens")

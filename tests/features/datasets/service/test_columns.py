@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from tests.features.datasets.conftest import ME, add
@@ -19,7 +20,9 @@ from luthier.features.datasets.derived_versions import SplitWishes, split_datase
 from luthier.features.datasets.rows import look_of
 from luthier.features.datasets.service import path_of
 from luthier.features.datasets.store import DatasetVersion
-from luthier.features.files.references import with_chosen_columns
+from luthier.features.files.references import plan_of, with_chosen_columns
+from luthier.features.training import recipe_job
+from luthier.ml.inference.models import sources
 from luthier.platform.home.context import Context
 
 TABLE = "Nr;FRAGE;Antwort\n" + "".join(f"{n};Was kommt nach {n}?;Nach {n} kommt {n + 1}.\n" for n in range(30))
@@ -111,8 +114,21 @@ def test_a_recipe_takes_the_chosen_columns_unless_it_names_its_own(context: Cont
     assert with_chosen_columns(context, "proj-other", recipe) == recipe, "another project's choice is not found"
 
 
+def test_a_run_of_the_pages_learns_from_the_chosen_columns(
+    context: Context, version: DatasetVersion, tiny_model: Path
+) -> None:
+    sources.pull(str(tiny_model), context.home, context.progress)
+    column_choices.choose(context, ME, version, CHOICE)
+    recipe = {"base_model": tiny_model.name, "data": {"train": version.file_id, "held_out": 0.1}}
+    with answers_in_this_process():
+        plan = plan_of(context, "default", recipe)
+    assert plan["plan"]["data"]["train"]["num_rows"] == 27
+    job = recipe_job.start(context, ME, recipe)
+    assert job.document["asked"]["data"]["columns"] == {"prompt": "FRAGE", "completion": "Antwort"}
+
+
 def test_tokens_split_and_edits_read_the_chosen_columns(
-    context: Context, version: DatasetVersion, tiny_model: str
+    context: Context, version: DatasetVersion, tiny_model: Path
 ) -> None:
     made = column_choices.choose(context, ME, version, CHOICE)
     found = survey(context, path_of(context, ME, made), str(tiny_model), "auto", made.columns)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,11 +15,12 @@ from tests.features.datasets.conftest import ME, work_once
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
-from luthier.features.datasets import data_jobs, questions
+from luthier.features.datasets import data_jobs, questions, synthesis_job
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.columns import ColumnChoice, choose
 from luthier.features.datasets.store import DatasetVersion
 from luthier.features.datasets.syntheses import Prices
+from luthier.ml.inference.models import sources
 from luthier.ml.inference.openai import http
 from luthier.platform.home.context import Context
 from luthier.platform.home.settings import Settings
@@ -123,6 +127,56 @@ def test_a_teacher_that_goes_away_in_the_middle_leaves_what_it_wrote_and_is_cont
     done = work_once(context)
     assert (done.job_id, done.status, done.document["found"]["num_pairs"]) == (asked.job_id, "succeeded", 19)
     assert len(server.requests) - num_asked <= 4, "only what was missing is requested"
+
+
+@pytest.mark.usefixtures("teacher")
+def test_a_model_that_writes_nothing_usable_is_shown_with_what_it_wrote(
+    context: Context, version: DatasetVersion, server: OpenAIServer
+) -> None:
+    server.answer = lambda asked: "I cannot do that."
+    questions.start(context, ME, version, "server", max_passages=3)
+    job = work_once(context)
+    assert job.status == "failed"
+    assert job.error is not None
+    assert "wrote no pair that its passage supports: unparsable 3" in job.error["came"]
+    assert (job.document["found"]["num_refused"], len(job.document["found"]["refused_shown"])) == (3, 3)
+
+
+def test_a_model_of_this_machine_writes_and_no_path_of_it_is_shown(
+    context: Context, version: DatasetVersion, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(synthesis_job, "MAX_NEW_TOKENS", 8)
+    sources.pull(str(tiny_model), context.home, context.progress)
+    (found,) = questions.teachers(context)
+    assert (found.value, found.is_here, found.address) == (f"model:{tiny_model.name}", True, "")
+    questions.start(context, ME, version, found.value, max_passages=2)
+    job = work_once(context)
+    assert job.status == "failed", "it knows no words yet"
+    assert job.error is not None
+    assert job.error["came"].startswith(f"{tiny_model.name} wrote no pair that its passage supports")
+    assert str(tiny_model) not in json.dumps([job.error, job.document["found"]])
+    listed = context.settings.jobs_folder / job.job_id / "pairs.jsonl.refused.jsonl"
+    assert str(tiny_model) not in listed.read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("teacher")
+def test_a_stop_in_the_middle_pauses_it_and_keeps_what_was_answered(
+    context: Context, version: DatasetVersion, server: OpenAIServer
+) -> None:
+    def stopped(asked: str) -> str:
+        if f"instrument {NUM} " in asked:
+            os.kill(os.getpid(), signal.SIGTERM)  # as a worker does where somebody pauses the job
+        return reply(asked)
+
+    server.answer = stopped
+    job = questions.start(context, ME, version, "server")
+    assert work_once(context).status == "paused"
+    server.answer = reply
+    data_jobs.go_on(context, ME, job.job_id)
+    done = work_once(context)
+    assert (done.status, done.document["found"]["num_pairs"]) == ("succeeded", 19)
+    asked = [re.findall(r"instrument (\d+) ", str(body["messages"][-1]["content"]))[0] for _, body in server.requests]
+    assert [asked.count(str(number)) for number in range(1, 17)] == [1] * 16, "nothing is asked again"
 
 
 @pytest.mark.usefixtures("teacher")

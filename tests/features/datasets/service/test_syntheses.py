@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from luthier.core.errors import DataError, NotFoundError, RequestError
-from luthier.features.datasets.syntheses import Prices, Synthesis, synthesise
+from luthier.features.datasets.syntheses import Prices, Synthesis, SynthesisRun, SynthesisState, synthesise
 from luthier.ml.data.rows.formats import load_file
 from luthier.platform.home.context import Context
 from luthier.testing.openai_server import OpenAIServer, Trouble, serving
@@ -268,3 +268,30 @@ def test_what_the_whole_will_take_is_told_after_the_first_batch(
         assert re.fullmatch(r"about [\d,]+ \+ [\d,]+ tokens in all, \d+\.\d\d USD", notes[0])
         synthesise(context, rows, teacher=teacher, output=output, force=True)
     assert notes[-1] == "all from the cache so far"
+
+
+def test_a_budget_ends_before_the_batch_that_may_exceed_it_and_progress_comes_after_each(
+    context: Context, rows: Path, teacher: str, output: Path, server: OpenAIServer
+) -> None:
+    seen: list[SynthesisState] = []
+    prices = Prices(1.0, 1.0)
+    first = synthesise(context, rows, teacher=teacher, output=output, max_rows=8, prices=prices)
+    assert first.cost_usd is not None
+    run = SynthesisRun(budget_usd=first.cost_usd * 2.5, batch_passages=8, on_batch=seen.append)
+    found = synthesise(context, rows, teacher=teacher, output=output, force=True, prices=prices, run=run)
+    # The first eight come out of the cache, and each further batch costs about as much as they did.
+    assert (found.stopped_by_budget, found.num_rows, found.num_rows_left) == (True, 24, 16)
+    assert [(state.num_done, state.num_rows) for state in seen] == [(8, 40), (16, 40), (24, 40)]
+    assert (seen[-1].num_pairs, seen[-1].num_refused) == (found.num_pairs, found.num_refused) == (22, 2)
+    assert len(server.requests) == 24
+
+
+@pytest.mark.parametrize(
+    ("budget", "prices"), [(0.0, Prices(1, 1)), (float("nan"), Prices(1, 1)), (1.0, None), (1.0, Prices())]
+)
+def test_a_budget_needs_a_number_and_prices(
+    context: Context, rows: Path, teacher: str, output: Path, budget: float, prices: Prices | None
+) -> None:
+    with pytest.raises(RequestError, match="a budget of"):
+        synthesise(context, rows, teacher=teacher, output=output, prices=prices, run=SynthesisRun(budget_usd=budget))
+    assert not output.exists()

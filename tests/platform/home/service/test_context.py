@@ -96,6 +96,9 @@ def test_opening_a_home_needs_no_heavy_library(tmp_path: Path) -> None:
     [
         ("LUTHIER_TRUSTED_PROXIES", "10.0.0.1 proxy.example", "'proxy.example' is not an address or a network"),
         ("LUTHIER_TRUSTED_PROXIES", "*", "is not an address"),
+        ("LUTHIER_TEACHER", "http://host/v1", "expected http"),
+        ("LUTHIER_TEACHER", "https://key@host/v1#m", "expected http"),
+        ("LUTHIER_TEACHER_USD_PER_MILLION_NEW_TOKENS", "1", "one price without the other"),
         ("LUTHIER_LEASE_SECONDS", "soon", "valid number"),
         ("LUTHIER_MAX_NUM_BATCHED_TOKENS", "8", "it needs 32 or more"),
         ("LUTHIER_SPECULATIVE_CONFIG", "ngram", "JSON"),

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from luthier.ml.inference.engine_wrappers import Usage
 
 _NUM_SHOWN = 20
+BudgetOption = Annotated[
+    float | None,
+    typer.Option("--budget-usd", min=0, metavar="USD", help="Stop before the passages that may cost more."),
+]
 
 
 def ingest(
@@ -167,10 +171,7 @@ def synthesise(
     price_output: Annotated[
         float | None, typer.Option("--price-output", min=0, metavar="USD", help="For a million tokens of replies.")
     ] = None,
-    budget_usd: Annotated[
-        float | None,
-        typer.Option("--budget-usd", min=0, metavar="USD", help="Stop before the passages that may cost more."),
-    ] = None,
+    budget_usd: BudgetOption = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
     home: HomeOption = None,

@@ -71,6 +71,13 @@ class ShownPassage:
     source: str
 
 
+def source_text(provenance: Mapping[str, Any]) -> str:
+    """Where a passage is from: file, page and section, as far as they are known."""
+    page = f"page {provenance['page']}" if provenance.get("page") is not None else ""
+    parts = (provenance.get("file"), page, provenance.get("section"))
+    return ", ".join(str(part) for part in parts if part)
+
+
 @dataclass(frozen=True)
 class AnnotationView:
     """A row of a queue to be read or edited.
@@ -141,9 +148,7 @@ class AnnotationView:
         found = self._provenance
         if not isinstance(text := found.get("passage"), str):
             return None
-        page = f"page {found['page']}" if found.get("page") is not None else ""
-        parts = (found.get("file"), page, found.get("section"))
-        return ShownPassage(text[:_MAX_SHOWN], ", ".join(str(part) for part in parts if part))
+        return ShownPassage(text[:_MAX_SHOWN], source_text(found))
 
     @property
     def warnings(self) -> list[str]:

@@ -27,7 +27,7 @@ from luthier.platform.processes.result_cache import CachedResult
 from luthier.platform.ui.render import Page, redirect, render
 from luthier.platform.ui.visitor import HomeContext, Reader, Trainer
 
-TABS: Final = (
+TABS: Final[tuple[tuple[str, str], ...]] = (
     ("Rows", ""),
     ("Columns", "/columns"),
     ("Tokens", "/tokens"),

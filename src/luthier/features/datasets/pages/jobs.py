@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Final
 
 from fastapi import APIRouter, Request
@@ -12,7 +13,7 @@ from luthier.core.errors import ConflictError, LuthierError, NotFoundError, Work
 from luthier.features.datasets import data_jobs
 from luthier.features.datasets.data_jobs import DataJob
 from luthier.features.datasets.imports import MAX_FILES
-from luthier.features.datasets.pages.datasets import columns_of
+from luthier.features.datasets.pages.annotate import source_text
 from luthier.features.datasets.pages.questions import form_values
 from luthier.features.datasets.rows import rows_page
 from luthier.features.datasets.service import get_version
@@ -25,6 +26,7 @@ from luthier.platform.ui.visitor import HomeContext, Reader, Trainer
 router = APIRouter(prefix="/datasets/jobs")
 
 _PREVIEWED: Final = 5
+_MAX_SHOWN: Final = 600
 
 
 @router.get("/{job_id}")
@@ -98,6 +100,17 @@ def _page(
     return render(request, template, values, status=status_of(error) if error else 200)
 
 
+def _passage(cells: dict[str, Any]) -> dict[str, Any]:
+    """A passage as displayed: its beginning, and the document that it is from."""
+    text = cells["text"]
+    where = json.loads(cells["provenance"]["text"]) if "provenance" in cells else {}
+    return {
+        "text": text["text"][:_MAX_SHOWN],
+        "num_more": max(0, text["num_characters"] - _MAX_SHOWN),
+        "source": source_text(where),
+    }
+
+
 def _of_passages(context: Context, caller: Caller, view: DataJob) -> dict[str, Any]:
     """A preview of the passages that an import has made, and the form that makes questions of them."""
     made = next((one for one in view.found.get("datasets", []) if one["kind"] == "passages"), None)
@@ -106,7 +119,7 @@ def _of_passages(context: Context, caller: Caller, view: DataJob) -> dict[str, A
     try:
         version = get_version(context, caller, made["dataset_id"], made["version"])
         page = rows_page(context, caller, version, num=_PREVIEWED)
-        values: dict[str, Any] = {"passages": page | {"columns": columns_of(page)}}
+        values: dict[str, Any] = {"passages": [_passage(row["cells"]) for row in page["rows"] if row["cells"]]}
         if caller.may("train"):
             values["form"] = form_values(context, caller, version)
     except (NotFoundError, WorkError):  # it was removed since, or is still being read: the list of what was made stays

@@ -347,15 +347,7 @@ def ingest(
         if not done.num_rows:
             shutil.rmtree(parts)
             raise _no_rows(done)
-        rows, outcome = parts / "rows", parts / "outcome"
-        try:
-            with disk_full_explained(output, expected="room for the rows twice"):
-                _join([parts / answer["part"] for answer in answers if "part" in answer], rows)
-                outcome.write_bytes(json_utf8(done.as_json(), indent=2) + b"\n")
-                publish({rows: output, outcome: outcome_file}, force=force)
-        finally:
-            for made in (rows, outcome):
-                made.unlink(missing_ok=True)
+        _write(done, [parts / answer["part"] for answer in answers if "part" in answer], parts, output, force=force)
         shutil.rmtree(parts)
     return done
 
@@ -442,6 +434,19 @@ def _join(parts: Sequence[Path], joined: Path) -> None:
                 # The first line of a part is its header.
                 rows.readline()
                 shutil.copyfileobj(rows, file)
+
+
+def _write(done: Ingestion, found: Sequence[Path], parts: Path, output: Path, *, force: bool) -> None:
+    """The rows of all parts, and the fate of each document."""
+    rows, outcome = parts / "rows", parts / "outcome"
+    try:
+        with disk_full_explained(output, expected="room for the rows twice"):
+            _join(found, rows)
+            outcome.write_bytes(json_utf8(done.as_json(), indent=2) + b"\n")
+            publish({rows: output, outcome: outcome_path(output)}, force=force)
+    finally:
+        for made in (rows, outcome):
+            made.unlink(missing_ok=True)
 
 
 def _discard(parts: Path) -> None:
