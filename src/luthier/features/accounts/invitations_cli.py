@@ -13,6 +13,7 @@ from luthier.platform.cli.command import (
     Answer,
     HomeOption,
     JsonOption,
+    LinksUrlOption,
     caller_of,
     checked_url,
     open_context,
@@ -33,14 +34,7 @@ def invite(
     ],
     recipient: Annotated[str, typer.Option("--for", metavar="WHO", help="For whom it is; shown in the list.")] = "",
     expires: Annotated[str, typer.Option("--expires", metavar="SPAN", help="How long the link is valid.")] = "7d",
-    url: Annotated[
-        str | None,
-        typer.Option(
-            "--url",
-            metavar="URL",
-            help="What the link begins with [default: LUTHIER_PUBLIC_URL, or the project's address of links].",
-        ),
-    ] = None,
+    url: LinksUrlOption = None,
     project: _ProjectOption = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,
@@ -51,10 +45,10 @@ def invite(
     from luthier.platform.home.duration import parse_duration
 
     seconds = parse_duration(expires, option="--expires")
-    root = None if url is None else checked_url(url)
+    given = None if url is None else checked_url(url)
     with open_context(home) as context:
         caller = caller_of(context, project)
-        root = root or link_root(context, caller.project_id, DEFAULT_URL)
+        root = given or link_root(context, caller.project_id, DEFAULT_URL)
         made = invites.invite(context, caller, role, recipient=recipient, seconds=seconds)
         document = _document(made.invitation, made.invitation.created_at) | {"url": f"{root}{made.path}"}
 

@@ -315,7 +315,7 @@ def _show(console: Console, seen: CanaryWatch) -> None:
     for caution in seen.cautions:
         console.print(visible(caution), soft_wrap=True)
     if seen.measures:
-        sides = make_table(["so far", "canary", "rest", "difference (95%)", "so it is"], num_text_columns=1)
+        sides = make_table(["so far", "canary", "rest", "difference (95%)", "finding"], num_text_columns=1)
         for measure in seen.measures:
             ends = "" if measure.difference is None else f"({measure.low:.3g} to {measure.high:.3g})"
             gap = "" if measure.difference is None else f"{measure.difference:.3g} {ends}"

@@ -201,7 +201,7 @@ def _candidates(
             found.left_out[reason] += 1
             continue
         try:
-            example = example_of(Row("reviewed", 1, fields), name, mapping, None)  # type: ignore[arg-type]
+            example = example_of(Row("reviewed", 1, fields), name, mapping, None)
         except BadFieldError as error:
             found.left_out[f"cannot be read: {error.field} {error.reason}"[:200]] += 1
             continue

@@ -364,7 +364,7 @@ def _form(request: Request, context: Context, caller: Caller, evaluation_id: str
         found = read_evaluation(context, caller.project_id, evaluation_id)
     written = [] if found is None else [system for system in found.systems if system.samples]
     chosen = values.get("chosen") or [system.name for system in written if system.is_model]
-    common = {"evaluations": known, "evaluation": found, "written": written}
+    common: dict[str, Any] = {"evaluations": known, "evaluation": found, "written": written}
     common |= {
         "form": _EMPTY | {"public_url": root_of(request)},
         "address_of_links": public_address(context, caller.project_id),

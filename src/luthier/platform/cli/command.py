@@ -116,6 +116,14 @@ SuitePageOption = Annotated[
 
 DEFAULT_URL: Final = "http://127.0.0.1:8520"
 UrlOption = Annotated[str, typer.Option("--url", metavar="URL", help="The address of the server of this home.")]
+LinksUrlOption = Annotated[
+    str | None,
+    typer.Option(
+        "--url",
+        metavar="URL",
+        help="What links begin with [default: LUTHIER_PUBLIC_URL, or the project's address of links].",
+    ),
+]
 
 
 def checked_url(url: str) -> str:

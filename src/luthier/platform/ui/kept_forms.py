@@ -86,7 +86,13 @@ async def keep_form(request: Request) -> tuple[str, str] | None:
         The name and the secret, as of `KeptForms.put`.
     """
     shelf: KeptForms | None = getattr(request.app.state, "kept_forms", None)
-    if shelf is None or request.method != "POST" or not request.headers.get("content-type", "").startswith(_FORM_TYPE):
+    headers = request.headers
+    # Requests of our own scripts are no forms: these pages keep what was typed themselves.
+    is_script = headers.get("sec-fetch-mode", "navigate") != "navigate"
+    is_script |= "application/json" in headers.get("accept", "")
+    if shelf is None or request.method != "POST" or (is_script and "hx-request" not in headers):
+        return None
+    if not headers.get("content-type", "").startswith(_FORM_TYPE):
         return None
     values = _values(await request.form())
     if not values or sum(len(text) for texts in values.values() for text in texts) > _MAX_CHARACTERS:
@@ -112,7 +118,7 @@ def kept_form(request: Request) -> KeptForm | None:
 
 
 def filled(page: str, form: KeptForm, path: str) -> tuple[str, bool]:
-    """A page with the values of a form in the fields of the form with its address, and whether all have a field there.
+    """A page with the values of a form in the fields of the form with its address, and whether each text has one.
 
     Args:
         page: The HTML.
@@ -149,8 +155,8 @@ class _Filler(HTMLParser):
 
     @property
     def is_whole(self) -> bool:
-        """Whether each field that holds something is on the page."""
-        return {name for name, texts in self._form.values.items() if any(map(str.strip, texts))} <= self._fields
+        """Whether each field with a text of several words is on the page; the rest is quickly chosen again."""
+        return {name for name, texts in self._form.values.items() if any(map(_has_words, texts))} <= self._fields
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = {name: value or "" for name, value in attrs}
@@ -216,6 +222,11 @@ class _Filler(HTMLParser):
     def _place(self) -> int:
         line, column = self.getpos()
         return self._starts[line - 1] + column
+
+
+def _has_words(text: str) -> bool:
+    # One that a person has typed: ids, numbers and JSON of scripts have no blanks between words.
+    return len(text.split()) > 1
 
 
 def _line_starts(page: str) -> list[int]:

@@ -121,8 +121,9 @@ def test_pages_are_changed_in_the_form_alone() -> None:
     assert '<details open=""><summary>more</summary><textarea name="t">\nline\n2</textarea>' in found
     assert '<option value="1">one</option><option value="2" selected="">two</option>' in found
     assert found.endswith('<input name="a" value="other"></form>')
-    assert filled(page, KeptForm("/x", values | {"gone": ["typed"]}), "/x")[1] is False
-    assert filled(page, KeptForm("/z", values), "/z")[1] is False
+    assert filled(page, KeptForm("/x", values | {"gone": ["typed words"]}), "/x")[1] is False
+    assert filled(page, KeptForm("/x", values | {"gone": ["17"]}), "/x")[1], "a number is quickly chosen again"
+    assert filled(page, KeptForm("/z", values | {"a": ["two words"]}), "/z")[1] is False
 
 
 def test_forms_are_forgotten_after_half_an_hour_and_found_by_their_secret_alone() -> None:

@@ -16,8 +16,8 @@ from luthier.platform.cli.command import (
     ForceOption,
     HomeOption,
     JsonOption,
+    LinksUrlOption,
     MappingOption,
-    UrlOption,
     caller_of,
     checked_url,
     open_context,
@@ -103,15 +103,16 @@ def create(
     mapping: MappingOption = None,
     max_new_tokens: _MaxNewTokens = 256,
     allow_leakage: _AllowLeakage = False,
-    url: UrlOption = DEFAULT_URL,
+    url: LinksUrlOption = None,
     project: ProjectOption = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
     """Have systems answer rows and people rate the answers, without knowing whose they are. Prints a link a rater."""
     from luthier.features.human_eval import service as rating_panels
+    from luthier.platform.auth.public_address import link_root
 
-    root = checked_url(url)
+    given = None if url is None else checked_url(url)
     words = _read_text(instructions) if instructions is not None else ""
     with open_context(home) as context:
         caller = caller_of(context, project)
@@ -135,6 +136,7 @@ def create(
                 max_new_tokens=max_new_tokens,
                 allow_leakage=allow_leakage,
             )
+        root = given or link_root(context, caller.project_id, DEFAULT_URL)
         made = rating_panels.create_panel(
             context,
             caller,
@@ -231,7 +233,7 @@ def link(
     panel: PanelArgument,
     rater: Annotated[str, typer.Argument(metavar="NAME", help="The name of a rater; a new one is added.")],
     revoke: Annotated[bool, typer.Option("--revoke", help="Let them in no longer; their ratings stay.")] = False,
-    url: UrlOption = DEFAULT_URL,
+    url: LinksUrlOption = None,
     project: ProjectOption = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,
@@ -239,10 +241,12 @@ def link(
     """Print another link for a rater (the one before ends), add a rater, or revoke a link."""
     from luthier.core.errors import NotFoundError
     from luthier.features.human_eval import service as rating_links
+    from luthier.platform.auth.public_address import link_root
 
-    root = checked_url(url)
+    given = None if url is None else checked_url(url)
     with open_context(home) as context:
         caller = caller_of(context, project)
+        root = given or link_root(context, caller.project_id, DEFAULT_URL)
         context.rating_panels.get(caller.project_id, panel)
         known = {one.name: one for one in context.rating_panels.raters(panel)}
         if revoke:
