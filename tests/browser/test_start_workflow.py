@@ -62,7 +62,7 @@ def test_the_command_follows_the_fields_and_the_study_starts(make_page: MakePage
     page = make_page()
     sign_in(page, served.url, served.key, "/studies")
     page.get_by_role("link", name="New study").click()
-    line = page.get_by_role("region", name="Command")
+    line = page.get_by_role("region", name="Command", exact=True)
     expect(line).to_contain_text("luthier tune recipe.yaml --budget-hours 2")
     page.get_by_label("Budget").fill("3")
     page.get_by_label("Trials").click()
