@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from luthier.features.models.service import pull_model
-from luthier.features.workflows.forms import FORMS
+from luthier.features.workflows.declared_forms import FORMS
 from luthier.platform.auth.service import create_key
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
@@ -62,10 +62,10 @@ def test_the_command_follows_the_fields_and_the_study_starts(make_page: MakePage
     page = make_page()
     sign_in(page, served.url, served.key, "/studies")
     page.get_by_role("link", name="New study").click()
-    line = page.get_by_role("region", name="Command")
+    line = page.get_by_role("region", name="Command", exact=True)
     expect(line).to_contain_text("luthier tune recipe.yaml --budget-hours 2")
     page.get_by_label("Budget").fill("3")
-    page.get_by_label("Trials").click()
+    page.get_by_role("textbox", name="Trials optional", exact=True).click()
     expect(line).to_contain_text("--budget-hours 3")
     page.get_by_label("Base model").select_option(index=1)
     page.get_by_label("Rows to train on").select_option(label="client questions.jsonl")

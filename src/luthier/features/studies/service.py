@@ -130,12 +130,10 @@ def begin(
         start=start,
         stops_hopeless=True,
     )
+    _refuse_too_small(context, spec, plan)
     if len(spec.rungs) < len(request.rungs) and not space.has_one_point:
         notes = (*notes, _few_rungs(spec.rungs, plan))
-    _refuse_too_small(context, spec, plan)
-    if plan.training.device == "cpu" and spec.workers > plan.training.num_threads:
-        threads = f"{plan.training.num_threads} {'thread' if plan.training.num_threads == 1 else 'threads'}"
-        notes = (*notes, f"{spec.workers} workers share {threads}: more of them than threads get in each other's way")
+    notes = (*notes, *_crowded(spec, plan))
     study = Study(
         study_id=study_id or new_id("study"),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -306,6 +304,14 @@ def _refuse_too_small(context: Context, spec: StudySpec, plan: Plan) -> None:
             expected=f"at least {needed:.2g} h, and some ten times that to search",
             do="give it more hours, fewer epochs or fewer rows",
         )
+
+
+def _crowded(spec: StudySpec, plan: Plan) -> Sequence[str]:
+    """A note on more workers than threads, if there are."""
+    if plan.training.device != "cpu" or spec.workers <= plan.training.num_threads:
+        return ()
+    threads = f"{plan.training.num_threads} {'thread' if plan.training.num_threads == 1 else 'threads'}"
+    return (f"{spec.workers} workers share {threads}: more of them than threads get in each other's way",)
 
 
 def _few_rungs(rungs: Sequence[float], plan: Plan) -> str:

@@ -8,7 +8,8 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from luthier.features.workflows import orders
-from luthier.features.workflows.forms import FormName, check_values
+from luthier.features.workflows.declared_forms import FormName
+from luthier.features.workflows.forms import check_values
 from luthier.features.workflows.orders import OrderView
 from luthier.platform.http.authentication import HomeContext, Reader, Trainer
 from luthier.platform.http.errors import documented

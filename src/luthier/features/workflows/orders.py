@@ -19,7 +19,8 @@ from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import is_id, new_id
 from luthier.core.workflows.pipeline import PipelineKind
 from luthier.features.files.references import FileReferences
-from luthier.features.workflows.forms import FormName, WorkflowForm, fields_of, find_form, recipe_of
+from luthier.features.workflows.declared_forms import FormName, WorkflowForm
+from luthier.features.workflows.forms import fields_of, find_form, recipe_of
 from luthier.platform.audit_log.service import record
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.events import JobEvent

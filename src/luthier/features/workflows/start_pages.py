@@ -15,10 +15,9 @@ from luthier.features.human_eval.service import list_panels
 from luthier.features.model_cards import service as project_models
 from luthier.features.run_drafts import choices as draft_choices
 from luthier.features.workflows import orders
+from luthier.features.workflows.declared_forms import FORMS, WorkflowForm
 from luthier.features.workflows.estimates import estimate
 from luthier.features.workflows.forms import (
-    FORMS,
-    WorkflowForm,
     command_line,
     fields_of,
     find_form,

@@ -95,18 +95,25 @@ def members_for(context: Context, provider: Provider, identity: Identity) -> lis
             role = wanted.get(member.project_id)
             if role is None:
                 context.members.remove(member.project_id, member.member_id)
-                _log(context, member, "member.removed", {"name": member.name, "reason": "no group leads here"})
+                record(
+                    context,
+                    _by_provider(member),
+                    "member.removed",
+                    member.member_id,
+                    {"name": member.name, "reason": "no group leads here"},
+                )
             elif role != member.role:
                 context.members.change(member.project_id, member.member_id, role=role)
-                _log(context, member, "member.role_changed", {"role": role})
+                record(context, _by_provider(member), "member.role_changed", member.member_id, {"role": role})
         known = {one.project_id for one in context.oidc.members_of(identity.issuer, identity.subject)}
         for project_id in wanted:
             if project_id not in known:
                 name = _free_name(context, provider, identity.name)
                 member = Member(member_id=new_id("member"), project_id=project_id, name=name, role=wanted[project_id])
                 made = context.members.add(member, password)
+                facts = {"name": name, "role": made.role, "subject": identity.subject}
                 context.oidc.add_identity(made.member_id, identity.issuer, identity.subject)
-                _log(context, made, "member.created", {"name": name, "role": made.role, "subject": identity.subject})
+                record(context, _by_provider(made), "member.created", made.member_id, facts)
         found = list(context.oidc.members_of(identity.issuer, identity.subject))
     if not found:
         named = ", ".join(one[:60] for one in identity.groups[:_MAX_SHOWN]) or "no group"
@@ -172,9 +179,9 @@ def _free_name(context: Context, provider: Provider, name: str) -> str:
     return next(one for one in candidates if context.members.with_password(one) is None)
 
 
-def _log(context: Context, member: Member, action: str, facts: Mapping[str, Any]) -> None:
-    # The provider has decided it, and no member of this server.
-    record(context, Caller(project_id=member.project_id, name=_ACTOR), action, member.member_id, dict(facts))
+def _by_provider(member: Member) -> Caller:
+    """Who has decided it: the provider, and no member of this server."""
+    return Caller(project_id=member.project_id, name=_ACTOR)
 
 
 def _check_may(caller: Caller) -> None:

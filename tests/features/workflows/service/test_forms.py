@@ -10,8 +10,8 @@ from tests.vacuous import nonempty
 
 from luthier.cli.main import command_tree
 from luthier.core.errors import NotFoundError, RequestError
+from luthier.features.workflows.declared_forms import FORMS
 from luthier.features.workflows.forms import (
-    FORMS,
     check_values,
     command_line,
     fields_of,
@@ -70,7 +70,7 @@ def test_every_form_has_a_command_and_takes_help_and_bounds_from_it() -> None:
             if field.entry.name in options and not field.entry.recipe_key and field.entry.name not in ARGUMENTS:
                 option = options[field.entry.name]
                 assert field.option in option.opts
-                assert field.help == str(option.help or "") or field.entry.help
+                assert (field.help == str(option.help or "")) != bool(field.entry.help)
             assert field.help or field.entry.kind == "flag", (name, field.entry.name)
 
 
