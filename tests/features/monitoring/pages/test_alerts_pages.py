@@ -19,8 +19,8 @@ def report(since: float) -> WatchReport:
         p_value=0.001, state="changed", since=1e9, examples=(), sentence=HOSTILE, do="look at the log",
     )  # fmt: skip
     return WatchReport(
-        project_id=DEFAULT_PROJECT, model="shop-bot", since=since, until=since + 3600, num_exchanges=700, num_with_text=0,
-        num_dropped=0, signals=(signal,), cautions=(),
+        project_id=DEFAULT_PROJECT, model="shop-bot", since=since, until=since + 3600, num_exchanges=700,
+        num_with_text=0, num_dropped=0, signals=(signal,), cautions=(),
     )  # fmt: skip
 
 
