@@ -7,7 +7,7 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-ASSETS = ("echarts.js", "htmx.js", "LICENCES.txt")
+ASSETS = ("echarts.js", "htmx.js", "faces.css", "text-latin.woff2", "text-latin-ext.woff2", "LICENCES.txt")
 FOLDER = Path(__file__).resolve().parent / "src" / "luthier" / "platform" / "ui" / "vendor"
 
 

@@ -61,7 +61,7 @@ def test_a_wheel_without_built_assets_is_not_made(source: Path, tmp_path: Path) 
 
 @needs_setuptools
 def test_a_wheel_carries_built_assets(source: Path, tmp_path: Path) -> None:
-    for name in ("echarts.js", "htmx.js", "LICENCES.txt"):
+    for name in ("echarts.js", "htmx.js", "faces.css", "text-latin.woff2", "text-latin-ext.woff2", "LICENCES.txt"):
         (source / "src" / "luthier" / "platform" / "ui" / "vendor" / name).write_text("built")
     done = wheel_of(source, tmp_path)
     assert done.returncode == 0, done.stderr

@@ -23,7 +23,7 @@ def test_home(tmp_path: Path, make_page: Callable[..., Page]) -> None:
         with home_server(home) as server:
             page = look_often(make_page())
             sign_in(page, server.url, key)
-            page.wait_for_selector("text=Five steps to a model of your own")
+            page.wait_for_selector("text=A language model that knows your work")
             assert violations(page) == []
             context.evaluations.save(make_evaluation(run_id=add_run(context, "a")))
             page.reload()

@@ -65,7 +65,7 @@ def _make_and_revoke_a_key(page: Page, url: str) -> None:
 def _verify_the_chain(page: Page, url: str) -> None:
     page.goto(f"{url}/settings/audit-log")
     page.click("text=Verify the chain")
-    page.wait_for_selector("#verdict >> text=The log is whole")
+    page.wait_for_selector("#verdict >> text=The log is complete")
     assert page.url == f"{url}/settings/audit-log"
     head = page.inner_text("#head")
     page.fill("#expect", head[:-1] + ("0" if head[-1] != "0" else "1"))

@@ -104,7 +104,7 @@ def _data(context: Context, project_id: str) -> Progress | None:
     # Runs without a dataset come from commands, which train on files.
     if context.datasets.all_versions(project_id, 1) or context.runs.of_project(project_id, limit=1):
         return None
-    return _at("data", "Add files with examples or documents.", "Add data", "/datasets/new", "train")
+    return _at("data", "Add files with examples or documents.", "Add your data", "/datasets/new", "train")
 
 
 def _training(context: Context, project_id: str) -> Progress | None:
@@ -114,7 +114,7 @@ def _training(context: Context, project_id: str) -> Progress | None:
             return _at("train", "A run is in progress.", "Follow it", f"/runs/{jobs[0].run_id}", "read")
     if context.runs.of_project(project_id, limit=1, status="succeeded"):
         return None
-    return _at("train", "Train a small model on your data.", "Start a guided run", "/start", "train")
+    return _at("train", "Your data is here.", "Train a model on it", "/start", "train")
 
 
 def _evaluation(context: Context, project_id: str) -> Progress:

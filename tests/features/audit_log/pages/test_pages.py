@@ -57,11 +57,11 @@ def test_the_chain_is_verified_with_and_without_a_head(home: Context, browser: B
     verdict = verify_log(home)
     head = f"{verdict.head_number}:{verdict.head_hash}"
     page = one.get(f"{ADDRESS}/verify").text
-    assert "The log is whole" in page
+    assert "The log is complete" in page
     assert head in page
     assert "<html" in page
     piece = one.get(f"{ADDRESS}/verify", params={"expect": head}, headers={"HX-Request": "true"}).text
-    assert "The log is whole" in piece
+    assert "The log is complete" in piece
     assert "<html" not in piece
     wrong = one.get(f"{ADDRESS}/verify", params={"expect": "<b>"})
     assert (wrong.status_code, "NUMBER:HASH, a number" in wrong.text, "<b>" in wrong.text) == (422, True, False)

@@ -23,10 +23,13 @@ def test_empty_pages_teach_the_next_step(browser: Browser) -> None:
     one = browser("read", "train")
     assert "No tuned model yet" in one.get("/models").text
     assert "No deployment yet" in one.get("/models?show=deployments").text
+    names = one.get("/deployments").text
+    assert "No deployment yet" in names
+    assert '<a href="/deployments" data-key="y" aria-current="page">Deployments</a>' in names
     assert "Nothing to draw yet" in one.get("/models?show=lineage").text
     assert "luthier models pull gemma3-270m" in one.get("/models?show=base").text
     assert one.get("/models?show=bogus").status_code == 422
-    assert "Start a run" not in browser("read").get("/models").text
+    assert "Start a guided run" not in browser("read").get("/models").text
 
 
 def test_the_list_leads_to_all_there_is(home: Context, browser: Browser) -> None:

@@ -317,7 +317,7 @@ def test_a_slow_plan_is_asked_for_again(
     text, one = f"base_model: tiny\ndata: {{train: {dataset[1]}}}", browser("train")
     answer = post(one, text=text, side="text").text
     assert 'hx-trigger="load delay:700ms"' in answer
-    assert "It is being planned" in answer
+    assert "Planning: rows are read" in answer
     started = post(one, "start", text=text, side="text")
     assert (started.status_code, "The run starts then" in started.text) == (200, True), "it starts once it is planned"
     assert home.jobs.list() == []
@@ -496,7 +496,7 @@ def test_a_draft_that_is_not_planned_yet_starts_once_it_is(
     first = post(one, "start", **form)
     assert first.status_code == 200
     assert 'hx-post="/runs/new/start"' in first.text, "it asks again, to start"
-    assert "The run starts then" in first.text
+    assert "Then the run starts" in first.text
     assert 'hx-post="/runs/new/plan"' in post(one, **form).text, "a plan alone starts nothing"
     assert home.jobs.list() == []
     assert post(one, "start", **form).headers["hx-redirect"].startswith("/runs/run-")
