@@ -1,7 +1,7 @@
 """A person without a terminal: a folder of documents becomes a model to chat with, and an answer on what it is worth.
 
-Nothing is typed but the name of the dataset, three figures of the firm and the question to the model. Clicks and pages are counted: a new step on
-the way has to be worth more than the limit.
+Nothing is typed but the name of the dataset, three figures of the firm and the question to the model. Clicks and pages
+are counted: a new step on the way has to be worth more than the limit.
 """
 
 from __future__ import annotations
