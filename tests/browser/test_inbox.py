@@ -83,21 +83,22 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
         yield Made(server, *found)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_is_wrong_with_the_pages(made: Made, make_page: MakePage, scheme: str) -> None:
-    page, nobody = make_page(color_scheme=scheme), make_page(color_scheme=scheme)
+@pytest.mark.parametrize(("scheme", "viewport"), [("light", WIDE), ("dark", PHONE)])
+def test_nothing_is_wrong_with_the_pages(
+    made: Made, make_page: MakePage, scheme: str, viewport: dict[str, int]
+) -> None:
+    page = make_page(color_scheme=scheme, viewport=viewport)
+    nobody = make_page(color_scheme=scheme, viewport=viewport)
     sign_in(page, made.server.url, made.key, "/inbox")
     places = ["/inbox?show=open", "/settings/members", "/deployments/support", "/monitor/model?name=new-bot", "/"]
-    for viewport in (WIDE, PHONE):
-        for one, paths in ((page, places), (nobody, [made.invitation])):
-            one.set_viewport_size(viewport)
-            for place in paths:
-                one.goto(f"{made.server.url}{place}")
-                for details in one.locator("main details > summary").all():
-                    details.click()
-                assert violations(one) == [], place
-                width = one.evaluate("document.documentElement.scrollWidth")
-                assert width <= viewport["width"], f"{place} is wider than its window"
+    for one, paths in ((page, places), (nobody, [made.invitation])):
+        for place in paths:
+            one.goto(f"{made.server.url}{place}")
+            for details in one.locator("main details > summary").all():
+                details.click()
+            assert violations(one) == [], place
+            width = one.evaluate("document.documentElement.scrollWidth")
+            assert width <= viewport["width"], f"{place} is wider than its window"
 
 
 def test_an_entry_is_assigned_and_done_by_keys_alone(made: Made, make_page: MakePage) -> None:

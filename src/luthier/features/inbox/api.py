@@ -101,19 +101,19 @@ def assign(context: HomeContext, caller: Trainer, item: _Item, asked: AssignBody
 
 
 @router.post("/{item}/done", summary="Mark an entry as done", responses=documented(404, 409))
-def done(context: HomeContext, caller: Reader, item: _Item) -> InboxItemView:
+def done(context: HomeContext, caller: Trainer, item: _Item) -> InboxItemView:
     """For all of the project. It opens again when something new comes up in its place."""
     return _view(inbox.finish(context, caller, item))
 
 
 @router.post("/{item}/snooze", summary="Put an entry off", responses=documented(404))
-def snooze(context: HomeContext, caller: Reader, item: _Item, asked: SnoozeBody) -> InboxItemView:
+def snooze(context: HomeContext, caller: Trainer, item: _Item, asked: SnoozeBody) -> InboxItemView:
     """Hidden for a time, for all of the project."""
     return _view(inbox.snooze(context, caller, item, float(asked.seconds)))
 
 
 @router.post("/{item}/reopen", summary="Have an entry wait again", responses=documented(404))
-def reopen(context: HomeContext, caller: Reader, item: _Item) -> InboxItemView:
+def reopen(context: HomeContext, caller: Trainer, item: _Item) -> InboxItemView:
     """One that was snoozed or marked as done."""
     return _view(inbox.reopen(context, caller, item))
 

@@ -56,7 +56,7 @@ def annotate(
 
 @router.post("/mail")
 def mail(request: Request, context: HomeContext, caller: Reader, address: _Short = "") -> Response:
-    """Where the visitor is told of what they are given."""
+    """The mail address for what the visitor is given."""
     try:
         inbox.set_mail_address(context, caller, address)
     except RequestError as error:

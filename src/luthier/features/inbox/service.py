@@ -191,7 +191,7 @@ def reopen(context: Context, caller: Caller, item_id: str) -> InboxEntry:
 
 
 def mail_address(context: Context, caller: Caller) -> str:
-    """Where the caller is told of what they are given; empty for nowhere."""
+    """The mail address for what the caller is given; empty for none."""
     if caller.member_id is None:
         return ""
     return context.watches.get(caller.project_id, _MAIL, caller.member_id) or ""

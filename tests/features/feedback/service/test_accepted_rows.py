@@ -47,6 +47,16 @@ def dataset(context: Context, name: str, content: str, filename: str = "rows.jso
     return made.dataset_id
 
 
+def indexed(context: Context, dataset_id: str) -> None:
+    """Index a table here, which a child process would do otherwise."""
+    from luthier.ml.data.rows.row_index import build_index
+    from luthier.platform.files import service as files
+
+    version = dataset_versions.get_version(context, ME, dataset_id)
+    place = files.place_of(context, files.get_file(context, ME.project_id, version.file_id))
+    build_index(dataset_versions.path_of(context, ME, version), place.with_name(f"rows-{place.name}"))
+
+
 def rows_of(context: Context, dataset_id: str) -> list[dict[str, Any]]:
     newest = dataset_versions.get_version(context, ME, dataset_id)
     text = dataset_versions.path_of(context, ME, newest).read_text(encoding="utf-8")
@@ -122,6 +132,7 @@ def test_held_out_rows_and_what_is_nearly_one_are_not_added(context: Context) ->
 
 def test_answers_take_the_columns_of_the_dataset(context: Context) -> None:
     table = dataset(context, "table", "Question,Answer\nHello?,Hi.\nBye?,Bye.\n", "rows.csv")
+    indexed(context, table)
     accept(context, 1)
     accept(context, 2, before=({"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}))
     accept(context, 3, before=({"role": "system", "content": "Be brief."},))
