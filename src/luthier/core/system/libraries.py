@@ -124,13 +124,14 @@ def _execute_import_utils(loader: Loader, module: ModuleType) -> None:
     search = getattr(module, _FUNCTION, None)
     if search is not None and _imports_folder is not None:
         setattr(module, _FUNCTION, cached_search(search, Path(str(module.__file__)), _imports_folder))
-    if hasattr(module, _DISTRIBUTED) and _is_alone():
+    # Not loaded for it: a process that only tokenises has no torch.
+    distributed = sys.modules.get(_TORCH_DISTRIBUTED)
+    if distributed is not None and hasattr(module, _DISTRIBUTED) and _is_alone():
         # As with a torch that is built without: transformers then loads nothing of what several processes need.
         setattr(module, _DISTRIBUTED, _is_never)
-        distributed = importlib.import_module(_TORCH_DISTRIBUTED)
         if not hasattr(distributed, "__getattr__"):
             # Others find there what they take to be loaded.
-            distributed.__getattr__ = _late_submodule
+            vars(distributed)["__getattr__"] = _late_submodule
 
 
 def _execute_peft_tuners(loader: Loader, module: ModuleType) -> None:
@@ -154,7 +155,7 @@ def _is_never() -> bool:
     return False
 
 
-_is_never._dynamo_marked_constant = True  # type: ignore[attr-defined] - as the function that it replaces
+vars(_is_never)["_dynamo_marked_constant"] = True  # as the function of transformers that it replaces
 
 
 _LOSSES: Final = "transformers.loss"
