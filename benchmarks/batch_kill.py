@@ -4,10 +4,11 @@
     python benchmarks/batch_kill.py [--requests 10000] [--every 20] [--model FOLDER] [--seed 0]
 
 A real server with one worker and a tiny model (or the one named) answers one batch through the unmodified `openai`
-client. `--every` seconds after the batch has got further since the last kill comes the next one (three crashes of a job
-without progress between them fail it, and on a full machine loading takes longer than a fixed pause). Each kill takes one of: the process that carries the batch out, the engine that it has started, the worker.
-Asked: the batch completes, its output file has every custom_id once, the answers are those to their own requests by
-their seeds, and the counts are right. Prints a JSON document; the exit code is 1 where anything asked does not hold.
+client. `--every` seconds after the batch has got further since the last kill comes the next one: three crashes of a
+job without progress between them fail it, and on a full machine loading takes longer than a fixed pause. Each kill
+takes one of: the process that carries the batch out, the engine that it has started, the worker.
+Asked: the batch completes, its output file has every custom_id once, and the counts are right. Prints a JSON document;
+the exit code is 1 where anything asked does not hold.
 """
 
 from __future__ import annotations
