@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Final
@@ -35,6 +36,7 @@ _PATIENCE_SECONDS: Final = 0.75
 where it needs none of the libraries, and a few seconds where it trains."""
 _BESIDE: Final[tuple[Lane, ...]] = ("validate", "infer")
 """Lanes that do not wait for a training."""
+_INFER_LOOK_SECONDS: Final = 1.0
 
 
 def submit(context: Context, recipe: Recipe, *, base_dir: Path) -> Job:
@@ -114,6 +116,9 @@ def work(
 
     def worker(name: str, lane: Lane, fork_server: ForkServer | None) -> Worker:
         used = pace or Pace.for_lease(context.jobs.lease_seconds)
+        if pace is None and lane == "infer":
+            # Such a job takes minutes: that it begins a second later costs less than looking three times as often.
+            used = replace(used, look=_INFER_LOOK_SECONDS)
         return Worker(
             name, context.jobs, command, step_of, folder, tell=tell, pace=used, lanes=(lane,), fork_server=fork_server
         )

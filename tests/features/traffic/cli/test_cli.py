@@ -63,5 +63,9 @@ def test_one_exchange_is_shown_and_its_words_do_nothing_to_the_terminal(luthier:
 def test_a_user_is_forgotten(luthier: Luthier, asked: Path) -> None:
     assert "deleted: 1 exchange\n" in luthier("traffic", "forget-user", "anna").out
     assert luthier("traffic", "list", "--json").document["num_exchanges"] == 2
-    assert luthier("traffic", "forget-user", "anna", "--json").document == {"num_exchanges": 0, "unreadable": []}
+    assert luthier("traffic", "forget-user", "anna", "--json").document == {
+        "num_exchanges": 0,
+        "num_stored_completions": 0,
+        "unreadable": [],
+    }
     assert luthier("traffic", "forget-user", "anna", "--project", "none").code == 2
