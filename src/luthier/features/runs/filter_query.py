@@ -23,6 +23,7 @@ from sqlalchemy import (
     func,
     literal,
     not_,
+    nulls_last,
     or_,
     select,
     true,
@@ -204,7 +205,7 @@ class EntryQuery:
         query = self._kept(columns, tree, status=status, text=text, hides_archived=hides_archived)
         if after is not None:
             query = query.where(_is_after(value, run_id, order, after))
-        by_value = [] if order.key == "created" else [value.is_(None), value.desc() if order.is_descending else value]
+        by_value = [] if order.key == "created" else [nulls_last(value.desc() if order.is_descending else value.asc())]
         is_newest_first = order.is_descending or order.key != "created"
         return query.order_by(*by_value, run_id.desc() if is_newest_first else run_id).limit(limit)
 

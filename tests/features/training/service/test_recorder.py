@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.fixtures.service import write_recipe
 
-from luthier.core.events import MachineSampled, RunEnded, RunStarted, WarningRaised
+from luthier.core.events import MachineSampled, RunEnded, RunStarted, SamplesAnswered, WarningRaised
 from luthier.core.system import machine_usage
+from luthier.features.recipes.service import load_recipe
 from luthier.features.training.recorder import RunLog, recorder
+from luthier.features.training.service import train
 from luthier.platform.home.context import Context
 from luthier.testing.records import RUN_ID, make_plan, make_record, make_step
 
@@ -64,6 +67,29 @@ def test_the_log_has_a_line_an_event_over_all_starts(context: Context, run_id: s
     assert said[3] == "resumed after step 1, 10 steps in all"
     assert len(said) == 6, "of steps one a second, and the end where the record is closed"
     assert warnings == ["two\nlines"] * 2
+
+
+def test_a_run_with_sample_prompts_trains_the_same_adapter(tmp_path: Path, tiny_model: Path) -> None:
+    digests, found = [], []
+    for number in (0, 2):
+        recipe = write_recipe(
+            tmp_path / f"work-{number}",
+            tiny_model,
+            data={"train": "train.jsonl", "validation": "valid.jsonl"},
+            evaluation={"sample_prompts": number},
+        )
+        with Context.open(tmp_path / f"home-{number}") as context:
+            outcome = train(context, load_recipe(recipe), base_dir=recipe.parent)
+            events = context.runs.events(outcome.record.run_id)
+            found.append([event for event in events if isinstance(event, SamplesAnswered)])
+            assert any(isinstance(event, MachineSampled) for event in events)
+        digests.append(outcome.as_json()["adapter_sha256"])
+    assert digests[0] == digests[1]
+    assert found[0] == []
+    assert {0, 2, 4, 10} <= {event.step for event in found[1]}
+    first = found[1][0].answers
+    assert len({answer.prompt for answer in first}) == len(first) == 2
+    assert all(answer.reference for answer in first)
 
 
 def test_a_log_that_cannot_be_written_ends_nothing(tmp_path: Path) -> None:
