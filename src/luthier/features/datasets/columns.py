@@ -145,7 +145,7 @@ def _proposed(columns: Sequence[str]) -> ColumnChoice:
 
 
 def _like(columns: Sequence[str], names: Sequence[str]) -> str | None:
-    """The first column that has one of these names, whatever its capitals and what stands around it."""
+    """The first column that has one of these names, in capitals or not, alone or among other words."""
     plain = {column: column.casefold().strip() for column in columns}
     for name in names:
         for column, text in plain.items():

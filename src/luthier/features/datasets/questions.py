@@ -166,7 +166,7 @@ def find_teacher(context: Context, value: str) -> Teacher:
             expected=f"one of {', '.join(one.name for one in known)}" if known else "a base model on this machine",
             do="choose one of the list"
             if known
-            else "`luthier models pull NAME` on the server brings one; LUTHIER_TEACHER configures one elsewhere",
+            else "`luthier models pull NAME` on the server installs one; LUTHIER_TEACHER configures one elsewhere",
         )
     return found
 

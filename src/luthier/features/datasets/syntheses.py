@@ -167,8 +167,8 @@ def synthesise(
 
     The output has the rows that were kept; what was refused is next to it in `<output>.refused.jsonl`, or there is no
     such file where nothing was. max_rows: only the first rows. What was answered is kept in the home, so a second run,
-    or one after a stop midway, requests only the rest. force: replace an existing output. run: budget, batches, and who
-    is told how far it is.
+    or one after a stop midway, requests only the rest. force: replace an existing output. run: budget, batches and
+    progress.
 
     Raises RequestError (impossible options), ConflictError (an output is there), NotFoundError (file, model),
     DataError (rows without text; or no pair could be kept, and then the refused file says why), and what an engine
