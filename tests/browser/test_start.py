@@ -44,7 +44,7 @@ def test_from_home_to_a_run_in_four_clicks(make_page: Callable[..., Page], serve
     sign_in(page, server.url, server.key)
     rail = page.get_by_role("navigation", name="First steps")
     expect(rail.get_by_role("listitem").nth(1)).to_contain_text("Train: next")
-    page.get_by_role("main").get_by_role("link", name="Start a guided run").click()
+    page.get_by_role("main").get_by_role("link", name="Start a guided run", exact=True).click()
     start = StartPage(page)
     assert violations(page) == []
     start.choose_data(NAME).planned()

@@ -97,6 +97,7 @@ def test_every_command_has_a_help_and_takes_json_and_home() -> None:
         "luthier feedback import",
         "luthier feedback list",
         "luthier feedback queue",
+        "luthier glossary",
         "luthier human-eval close",
         "luthier human-eval create",
         "luthier human-eval export",

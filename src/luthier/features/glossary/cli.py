@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from luthier.core.text.glossary import TERMS, Term, find_term
-from luthier.platform.cli.command import Answer, JsonOption
+from luthier.platform.cli.command import Answer, HomeOption, JsonOption
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,6 +19,7 @@ def glossary(
         list[str] | None, typer.Argument(metavar="[TERM]", help="One term, such as: loss mask.", show_default="all")
     ] = None,
     as_json: JsonOption = False,
+    home: HomeOption = None,  # noqa: ARG001 - as every command; the words are the same in each home
 ) -> Answer:
     """Explain the terms of pages and commands in plain words."""
     found = [find_term(" ".join(term))] if term else list(TERMS)

@@ -319,7 +319,7 @@ def test_a_slow_plan_is_asked_for_again(
     assert 'hx-trigger="load delay:700ms"' in answer
     assert "Planning: rows are read" in answer
     started = post(one, "start", text=text, side="text")
-    assert (started.status_code, "The run starts then" in started.text) == (200, True), "it starts once it is planned"
+    assert (started.status_code, "Then the run starts" in started.text) == (200, True), "it starts once it is planned"
     assert home.jobs.list() == []
 
 
