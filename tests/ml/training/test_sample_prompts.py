@@ -56,7 +56,7 @@ def trained(plan: Plan, model: TrainableModel, folder: Path, samples: Any, stop_
         model,
         load_objective(plan.objective),
         [(one,) for one in examples],
-        [([(one,) for one in random_examples(3, seed=2)], 0)],
+        [([(one,) for one in random_examples(3, seed=2)], ())],
         FixedSchedule(len(examples), 4, 3),
         CheckpointStore(folder / "checkpoints", 2),
         emit=emit,

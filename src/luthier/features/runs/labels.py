@@ -12,6 +12,7 @@ from sqlalchemy import delete, insert, select, update
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, RequestError
 from luthier.core.frozen_model import FrozenModel
+from luthier.features.runs.filter_query import DELETED
 from luthier.platform.audit_log.service import record
 from luthier.platform.db.store import Missing, RecordTable, Store
 from luthier.platform.db.tables import run_labels, run_tags, run_values, run_views
@@ -123,6 +124,11 @@ class RunLabelStore(Store):
                 tags.setdefault(run_id, []).append(tag)
         found = {row["run_id"]: row for row in rows}
         return {run_id: _labels(found.get(run_id), tags.get(run_id, ())) for run_id in run_ids}
+
+    def is_deleted(self, run_id: str) -> bool:
+        """Whether the run was deleted, and only its job is still there."""
+        mark = self._scalar(select(run_labels.c.is_archived).where(run_labels.c.run_id == run_id))
+        return bool(mark == DELETED)
 
     def default_names(self, run_ids: Sequence[str]) -> dict[str, str]:
         """The default names of the runs that have begun."""

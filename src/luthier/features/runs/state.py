@@ -34,6 +34,9 @@ from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import redact_text, reference_paths
 from luthier.platform.jobs.records import Job, Wish
 
+OVER: Final = ("succeeded", "failed", "cancelled")
+"""A run that is one of these changes no more on its own."""
+
 
 def job_of(context: Context, caller: Caller, run_id: str) -> Job | None:
     """The job that makes a run of the project; None for a run that a command has made.
@@ -41,9 +44,11 @@ def job_of(context: Context, caller: Caller, run_id: str) -> Job | None:
     Raises NotFoundError where the project has neither a run nor a job with that id.
     """
     if is_id(run_id, "run"):
-        if (job := context.jobs.of_run(run_id, caller.project_id)) is not None:
+        job = context.jobs.of_run(run_id, caller.project_id)
+        # The job of a run that was deleted stays in the queue's history.
+        if job is not None and not (job.status in OVER and context.run_labels.is_deleted(run_id)):
             return job
-        if context.runs.project_of(run_id) == caller.project_id:
+        if job is None and context.runs.project_of(run_id) == caller.project_id:
             return None
     raise NotFoundError(
         f"no run {run_id!r}", expected="the id of a run of this project", do="list them: GET /api/v1/runs"
@@ -89,10 +94,6 @@ def _controlled(context: Context, caller: Caller, run_id: str) -> Job:
             do=f"stop it where it runs (Ctrl-C writes a checkpoint), and resume with: luthier train --resume {run_id}",
         )
     return job
-
-
-OVER: Final = ("succeeded", "failed", "cancelled")
-"""A run that is one of these changes no more on its own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,6 +89,9 @@ class RunStore(Store):
             if record.result is not None:
                 values |= of_result(record.result.model_dump(mode="json"))
             put_values(connection, record.run_id, values | _named(connection, record, plan))
+            # Its job may run again after the run was deleted: then it is there again.
+            was_deleted = (run_labels.c.run_id == record.run_id) & (run_labels.c.is_archived == DELETED)
+            connection.execute(delete(run_labels).where(was_deleted))
 
     def get(self, run_id: str) -> RunRecord:
         """One run."""

@@ -10,6 +10,7 @@ from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.features.models.store import TunedModel
 from luthier.features.runs.changes import delete_run, edit_here, edit_run, edit_runs
 from luthier.features.runs.labels import MAX_TAGS, LabelChanges, RunLabels, delete_view, save_view
+from luthier.features.runs.state import standing
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job
@@ -95,6 +96,19 @@ def test_a_run_is_deleted_and_that_is_logged(context: Context) -> None:
     assert context.runs.some([run_id]) == {}
     assert context.run_labels.of_runs([run_id])[run_id] == RunLabels()
     assert context.audit_log.newest(limit=1)[0].action == "run.deleted"
+
+
+def test_a_deleted_run_is_gone_though_its_job_is_kept(context: Context) -> None:
+    context.jobs.submit(Job(job_id="job-1", kind="train", document={}, run_id=RUN_ID))
+    context.runs.create(make_record(status="succeeded"), make_plan())
+    job = context.jobs.claim("w")
+    assert job is not None
+    context.jobs.finish(job.job_id, job.attempt, "succeeded")
+    delete_run(context, OWN, RUN_ID)
+    assert context.jobs.get("job-1").status == "succeeded"
+    with pytest.raises(NotFoundError):
+        standing(context, OWN, RUN_ID)
+    assert context.run_entries.page("default", limit=5, hides_archived=False).entries == []
 
 
 def test_a_run_in_use_is_not_deleted(context: Context) -> None:

@@ -221,6 +221,8 @@ def test_a_deleted_run_takes_its_labels_along_and_its_job_is_not_listed(world: W
     world.runs.delete(run_id)
     assert world.letters("archived:yes or archived:no", hides_archived=False) == "edcb"
     assert world.labels.of_runs([run_id])[run_id].tags == ()
+    world.run("a", 21)
+    assert world.letters() == "dcba", "made again by its job"
 
 
 def test_values_are_those_of_the_last_result_and_evaluation(world: World) -> None:
