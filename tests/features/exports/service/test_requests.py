@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from tests.fixtures.at_work import at_work, child_of, work
+from tests.fixtures.service import chat_row, write_rows
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
@@ -21,6 +22,7 @@ from luthier.features.exports import requests as server_exports
 from luthier.features.models.service import pull_model
 from luthier.features.models.store import TunedModel
 from luthier.features.training import jobs
+from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
 from luthier.testing.records import add_run
 
@@ -185,3 +187,24 @@ def test_who_did_what_is_written_down(context: Context, base: str) -> None:
     entries = context.audit_log.about("default", export.export_id, limit=9)
     assert [entry.action for entry in entries] == ["export.removed", "export.cancelled", "export.started"]
     assert json.loads(entries[-1].document)["source"] == base
+
+
+def test_rows_of_the_proof_are_a_file_of_the_project(
+    context: Context, base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", [chat_row(n) for n in range(4)])
+    rows = files.add_file(context, "default", path, filename="rows.jsonl", purpose="fine-tune").file_id
+    for wrong in ("/etc/passwd", "file-20260101-000000-aaaaaa"):
+        with pytest.raises(RequestError, match="Rows of the proof"):
+            server_exports.start(context, ME, base, "merged", file_id=wrong)
+    made = server_exports.start(context, ME, base, "merged", file_id=rows)
+    used: list[Path] = []
+
+    def export(*_given: object, held_out: Path, **_named: object) -> None:
+        used.append(held_out)
+        raise RequestError("not now", expected="nothing", do="nothing")
+
+    monkeypatch.setattr(export_files, "export", export)
+    with pytest.raises(RequestError, match="not now"):
+        export_files.carry_out(context, server_exports.show_export(context, ME, made.export_id).job)
+    assert [one.read_bytes() for one in used] == [path.read_bytes()]
