@@ -61,19 +61,22 @@ class LateCompiler(ModuleType):
         self._allowed = list[Callable[..., Any]]()
         self.when_loaded = list[Callable[[], None]]()
 
-    def disable(self, fn: Any = None, recursive: bool = True, **options: Any) -> Any:
+    def disable(
+        self, fn: Any = None, recursive: bool = True, *, reason: str | None = None, wrapping: bool = True
+    ) -> Any:
         """As torch's: the function, which is not compiled."""
         if fn is None and self._loaded is None:
-            return functools.partial(self.disable, recursive=recursive, **options)
+            return functools.partial(self.disable, recursive=recursive, reason=reason, wrapping=wrapping)
+        options = {"recursive": recursive, "reason": reason, "wrapping": wrapping}
         if self._loaded is not None or not isinstance(fn, FunctionType):
-            return self.load().disable(fn, recursive, **options)
-        left = _Left(fn, {"recursive": recursive} | options)
+            return self.load().disable(fn, **options)
+        left = _Left(fn, options)
         self._left.append(left)
 
-        def run(*given: Any, **named: Any) -> Any:
-            return left.target(*given, **named)
+        def run(*given: Any, **_named: Any) -> Any:
+            return left.target(*given, **_named)
 
-        return run if options.get("wrapping") is False else functools.wraps(fn)(run)
+        return functools.wraps(fn)(run) if wrapping else run
 
     def allow_in_graph(self, fn: Any) -> Any:
         """As torch's: the function, which is compiled as one operation."""
@@ -87,10 +90,10 @@ class LateCompiler(ModuleType):
         fn._dynamo_marked_constant = True
         return fn
 
-    def graph_break(self, *given: Any, **named: Any) -> None:
+    def graph_break(self, msg: str = "") -> None:
         """Nothing, where nothing is compiled."""
         if self._loaded is not None:
-            self._loaded.graph_break(*given, **named)
+            self._loaded.graph_break(msg)
 
     @property
     def eval_frame(self) -> Any:
