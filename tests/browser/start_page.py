@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from playwright.sync_api import Locator, Page, expect
 
-_PATIENT_MS = 120_000
+_PATIENT_MS = 300_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from luthier.features.run_drafts.choices import file_choices
 from luthier.features.run_drafts.planner import draft_planner
 from luthier.features.training import recipe_job
 from luthier.platform.home.context import Context
+from luthier.platform.http.path_redaction import shown_reference
 from luthier.platform.ui.page_work import Led, page_work
 from luthier.platform.ui.render import Page, redirect, render
 from luthier.platform.ui.visitor import HomeContext, Trainer
@@ -66,6 +67,11 @@ class Option:
     plan: PlanView | None = None
     error: LuthierError | None = None
     recipe: str = "/runs/new"
+
+    @property
+    def model_title(self) -> str:
+        """The base model as people see it: a folder of the server is called by its last part."""
+        return "" if self.model is None else shown_reference(self.model.title)
 
     @property
     def is_planned(self) -> bool:

@@ -1,4 +1,4 @@
-"""Human names of runs for the first page: dataset, family of the base model, day."""
+"""Names of runs for the first page: those that people gave, else dataset, family of the base model and day."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ def run_names(
         dataset = datasets.get(file["sha256"]) if file else None
         words = dataset.name if dataset else _words(file["file"]) if file else ""
         found[record.run_id] = display_name(words, record.base_model, datetime.fromisoformat(record.created_at))
-    return found
+    given = context.run_labels.of_runs(list(found))
+    return {run_id: given[run_id].name or name for run_id, name in found.items()}
 
 
 def _words(file: str) -> str:
