@@ -51,7 +51,7 @@ def test_an_audit_is_begun_seen_and_opened(home: Context, browser: Browser) -> N
     page = done(one, answer.headers["location"])
     assert re.search(r'grade-[DF]"', page)
     assert "exact duplicate" in page
-    assert "found out <time" in page
+    assert "audited <time" in page
     assert "<script>alert" not in page
     links = re.findall(rf'href="({address}/\d+\?version=1)"', page)
     findings = [one.get(link).text for link in links]
