@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from sqlalchemy import (
     ColumnElement,
+    FromClause,
     Select,
     and_,
     exists,
@@ -183,6 +184,7 @@ class EntryQuery:
     ) -> None:
         self.entries = entries_of(project_id, only_begun=only_begun)
         self._is_known, self._is_text = is_known, is_text
+        self._sorted = run_values.alias("sorted")
 
     def ids(
         self,
@@ -202,7 +204,7 @@ class EntryQuery:
         run_id, value = self.entries.c.run_id, self.order_value(order)
         # One pass for both: counting alone would evaluate the filter a second time.
         columns = select(run_id, func.count().over().label("total"))
-        query = self._kept(columns, tree, status=status, text=text, hides_archived=hides_archived)
+        query = self._kept(columns.select_from(self._joined(order)), tree, status, text, hides_archived)
         if after is not None:
             query = query.where(_is_after(value, run_id, order, after))
         by_value = [] if order.key == "created" else [nulls_last(value.desc() if order.is_descending else value.asc())]
@@ -211,14 +213,22 @@ class EntryQuery:
 
     def value_of(self, run_id: str, order: Order) -> Select[Any]:
         """The value of one entry in an order, to continue behind it."""
-        joined = self.entries.outerjoin(run_labels, run_labels.c.run_id == self.entries.c.run_id)
-        return select(self.order_value(order)).select_from(joined).where(self.entries.c.run_id == run_id)
+        query = select(self.order_value(order)).select_from(self._joined(order))
+        return query.where(self.entries.c.run_id == run_id)
+
+    def _joined(self, order: Order) -> FromClause:
+        """The entries with what people wrote about them, and with the value that they are sorted by."""
+        run_id = self.entries.c.run_id
+        joined: FromClause = self.entries.outerjoin(run_labels, run_labels.c.run_id == run_id)
+        if not is_value(order.key):
+            return joined
+        # Joined, and not a subquery: a condition names it three times, and each would be looked up by itself.
+        is_its = (self._sorted.c.run_id == run_id) & (self._sorted.c.key == order.key)
+        return joined.outerjoin(self._sorted, is_its)
 
     def _kept(
-        self, query: Select[Any], tree: Filter | None, *, status: str | None, text: str, hides_archived: bool
+        self, query: Select[Any], tree: Filter | None, status: str | None, text: str, hides_archived: bool
     ) -> Select[Any]:
-        joined = self.entries.outerjoin(run_labels, run_labels.c.run_id == self.entries.c.run_id)
-        query = query.select_from(joined)
         if hides_archived:
             query = query.where(func.coalesce(run_labels.c.is_archived, 0) == 0)
         if status is not None:
@@ -249,8 +259,8 @@ class EntryQuery:
                 expected=f"a field or a metric of a run; {nearest_fields(key.removeprefix(METRIC))}",
                 do="click the head of a column, or see the fields in docs/runs.md",
             )
-        column = run_values.c.text if self._is_text(key) else run_values.c.number
-        return _value(c.run_id, key, column)
+        column: ColumnElement[Any] = self._sorted.c.text if self._is_text(key) else self._sorted.c.number
+        return column
 
     def condition(self, tree: Filter) -> ColumnElement[bool]:
         """The rows that a filter keeps; every condition is true or false, never unknown, so that `not` is exact."""
