@@ -118,8 +118,8 @@ class LateCompiler(ModuleType):
                     real.allow_in_graph(function)
                 for left in self._left:
                     left.target = real.disable(left.function, **left.options)
-                for told in self.when_loaded:
-                    told()
+                for callback in self.when_loaded:
+                    callback()
             return self._loaded
 
 
@@ -129,6 +129,6 @@ def install(when_loaded: Callable[[], None]) -> None:
     Args:
         when_loaded: Called once it is loaded.
     """
-    stands = sys.modules.setdefault(NAME, LateCompiler())
-    if isinstance(stands, LateCompiler) and when_loaded not in stands.when_loaded:
-        stands.when_loaded.append(when_loaded)
+    current = sys.modules.setdefault(NAME, LateCompiler())
+    if isinstance(current, LateCompiler) and when_loaded not in current.when_loaded:
+        current.when_loaded.append(when_loaded)

@@ -158,7 +158,7 @@ class Scheduler:
         self._precision = precision
         self._tell_loaded, self._loaded = tell_loaded, tuple[LoadedModel, ...]()
         self._tell_unavailable = tell_unavailable
-        self._own_of: dict[Served, tuple[str, str]] = {}  # of a copy: path and digest of the model that it stands for
+        self._own_of: dict[Served, tuple[str, str]] = {}  # of a copy: path and digest of the model it replaces
         self._inbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._waiting: list[_Waiting] = []
         self._engine_threads: OrderedDict[Served, EngineThread] = OrderedDict()  # least recently used first
@@ -347,7 +347,7 @@ class Scheduler:
         return engine_thread
 
     def _is_place(self, models: Collection[Served], num_bytes: int) -> bool:
-        """Whether these may be open together; a copy beside the model that it stands for is no further model."""
+        """Whether these may be open together; a copy beside the model that it replaces is no further model."""
         own = {(model.path, model.sha256) for model in models if model not in self._own_of}
         num_models = sum(self._own_of.get(model) not in own for model in models)
         return num_models <= self._most_models and num_bytes <= self._memory_bytes

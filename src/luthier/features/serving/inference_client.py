@@ -440,7 +440,7 @@ class _Child:
             is_crash = not (self.has_ended or self._is_closed)
             self.has_ended = True
             left, self._asks = self._asks, {}
-        # Before the requests hear of it: those that have not begun go to an engine that has not failed.
+        # Before the requests get their error: those that have not begun go to an engine that has not failed.
         self._balance.note_end(is_crash=is_crash)
         self._outbox.put(None)
         if self._process is not None:

@@ -18,8 +18,8 @@ Send = Callable[[EnginePick, OnEvent], Callable[[], None]]
 class PickedRequest:
     """One prompt, which may move once: where its engine fails, and where the load asks for the other one.
 
-    That it was taken up (`Started`) is told with the first text, since it says by what the answer is written. Calling
-    the request cancels it. Thread-safe.
+    `Started` is passed on with the first text, once the engine of the answer is settled. Calling the request cancels
+    it. Thread-safe.
 
     Args:
         pick: The engine.

@@ -179,7 +179,7 @@ class World:
         return Served(engine="fake", path=str(file), sha256="", adapter_path=adapter and str(self.folder / adapter))
 
     def copy(self, name: str) -> Served:
-        """A copy that stands for the model of that name."""
+        """A copy that replaces the model of that name."""
         return self.model(f"{name}-copy").model_copy(update={"fallback": self.model(name)})
 
     def load(self, model: Served, num_bytes: int = 0) -> None:

@@ -76,7 +76,7 @@ WRONG = Failed.of(WorkError("a wrong request", expected="a good one", do="correc
 
 
 class TwoEngines:
-    """A client whose child starts no process: what it sends is read, and what it hears is told by the test."""
+    """A client whose child starts no process: the test reads what it sends, and sends its events."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, loaded: tuple[Served, ...]) -> None:
         monkeypatch.setattr(inference_client._Child, "_live", lambda _: None)

@@ -362,7 +362,7 @@ def test_a_long_common_beginning_is_computed_in_two_micro_batches_at_most() -> N
 
 
 class _Rows:
-    """Units that are made anew each time, as those of rows in files are; counts how many are asked for."""
+    """Units that are made again each time, as those of rows in files are; counts how many are asked for."""
 
     def __init__(self, num: int) -> None:
         self.num, self.num_made = num, 0
