@@ -88,7 +88,7 @@ class RunStore(Store):
             values = of_plan(document)
             if record.result is not None:
                 values |= of_result(record.result.model_dump(mode="json"))
-            put_values(connection, record.run_id, values | _named(connection, record, plan))
+            put_values(connection, record.run_id, values | _named(connection, record, plan, project_id))
             # Its job may run again after the run was deleted: then it is there again.
             was_deleted = (run_labels.c.run_id == record.run_id) & (run_labels.c.is_archived == DELETED)
             connection.execute(delete(run_labels).where(was_deleted))
@@ -270,10 +270,13 @@ class RunStore(Store):
         return [event_adapter.validate_json(document) for document in self._scalars(query)]
 
 
-def _named(connection: Connection, record: RunRecord, plan: Plan) -> dict[str, Value]:
-    """The default name of a run, and the dataset with its training rows where there is one."""
+def _named(connection: Connection, record: RunRecord, plan: Plan, own_project: str | None) -> dict[str, Value]:
+    """The default name of a run, and the dataset with its training rows where there is one.
+
+    own_project: of a run without a job of its own.
+    """
     owner = select(jobs.c.project_id).where(jobs.c.run_id == record.run_id).order_by(jobs.c.number.desc()).limit(1)
-    project_id = connection.execute(owner).scalar() or DEFAULT_PROJECT
+    project_id = connection.execute(owner).scalar() or own_project or DEFAULT_PROJECT
     dataset = dataset_of(connection, project_id, plan.data.train.sha256)
     found: dict[str, Value] = {NAME: default_name(plan.data.train.file, dataset, record.base_model, record.created_at)}
     return found if dataset is None else found | {DATASET: dataset}

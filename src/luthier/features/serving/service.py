@@ -383,13 +383,14 @@ def complete(
     routed = route(context, caller, model, user_of(caller, requests, user))
     choices = [Choice() for one in requests for _ in range(one.num_choices)]
     heard = Answer(choices, num_prompts=len(requests), routed=routed)
-    _, fingerprint = ask(context, caller, routed, requests, events.put)
+    answering: list[Answering] = []
+    _, first = ask(context, caller, routed, requests, events.put, moved=answering.append)
     while not heard.has_ended:
         heard.hear(events.get())
     charge(context, caller, heard)
     if heard.error is not None:
         raise heard.error
-    return heard, fingerprint
+    return heard, (answering[-1] if answering else first).fingerprint
 
 
 def charge(context: Context, caller: Caller, heard: Answer) -> None:
