@@ -94,9 +94,7 @@ def import_recipe(
 def _show(console: Console, file: Path, imported: Imported, output: Path | None) -> None:
     from luthier.platform.cli.console import facts, visible
 
-    console.print(
-        f"[bold]{visible(str(file))}[/bold]: {imported.version}, {len(imported.entries)} keys", soft_wrap=True
-    )
+    console.print(visible(f"{file}: {imported.version}"), soft_wrap=True, style="bold", markup=False)
     for outcome, title in _TITLES.items():
         chosen = [entry for entry in imported.entries if entry.outcome == outcome]
         if chosen:

@@ -148,6 +148,8 @@ def import_recipe(
     for override in overrides:
         override_value(keys, override)
     recipe_from(keys, base_dir=target)
+    if value_at(keys, "data.validation") is not None and not translation.given.get("load_best_model_at_end"):
+        translation.notes.append(f"with validation rows Luthier keeps the best step; {kind.title} keeps the last one")
     return Imported(name, kind.version, keys, tuple(entries), tuple(translation.notes))
 
 
