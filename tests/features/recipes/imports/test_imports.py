@@ -66,7 +66,7 @@ TRAINING = {
     "trl": {"global_batch_size": 16, "epochs": 1.0, "learning_rate": 2e-5, "lr_schedule": "constant",
             "warmup_fraction": 0.03, "optimizer": {"name": "adamw"}, "weight_decay": 0.0, "max_grad_norm": 1.0,
             "max_length_tokens": 1024, "on_overlong": "truncate", "batch_order": "shuffled",
-            "validate_every_steps": 100, "early_stopping_patience": 0, "seed": 42},
+            "early_stopping_patience": 0, "seed": 42},
     "unsloth": {"global_batch_size": 8, "max_steps": 50, "learning_rate": 2e-4, "lr_schedule": "linear",
                 "warmup_fraction": 0.1, "optimizer": {"name": "adamw_8bit"}, "weight_decay": 0.001,
                 "max_grad_norm": 1.0, "max_length_tokens": 1024, "on_overlong": "truncate",
@@ -145,8 +145,9 @@ def test_every_key_that_a_table_calls_translated_is_read(tmp_path: Path, monkeyp
             for rl, adapter, kind, extra in (
                 ("dpo", "lora", "chat_template", {}), ("kto", None, "completion", {}), ("simpo", "lora", "alpaca", {}),
                 ("grpo", None, "alpaca", {}), ("orpo", None, "alpaca", {}),
-                (None, "lora", "chat_template", {"datasets": [1, 2]}),
+                (None, "lora", "chat_template", {}), (None, "lora", "x", {"datasets": [1, 2]}),
                 (None, None, "x", {"pretraining_dataset": {"path": "a.jsonl"}}),
+                (None, None, "x", {"pretraining_dataset": ["a.jsonl", "b.jsonl"]}),
             )
         ],
         "llama_factory": [

@@ -143,6 +143,8 @@ def import_recipe(
         num_devices=num_devices,
     )
     _translate(name, translation, trainer, given, path)
+    if not {"data.validation"} & (translation.recipe.keys() | translation.settled.keys()):
+        translation.withdraw("training.validate_every_steps", "there are no validation rows")
     entries = _checked(path, kind, translation.entries(), allowed)
     keys = with_values({}, {place: value for place, value in translation.recipe.items() if value is not None})
     for override in overrides:

@@ -155,6 +155,16 @@ class Translation:
         if self.has(key) and key not in self._entries:
             self._enter(Entry(key, self.given[key], "harmless", {}, note))
 
+    def withdraw(self, place: str, note: str) -> None:
+        """Take a key of the recipe back; the keys of the file that it came from are not needed."""
+        if self.recipe.pop(place, None) is None:
+            return
+        for entry in list(self._entries.values()):
+            if place in entry.places and entry.key in self.given:
+                places = {name: value for name, value in entry.places.items() if name != place}
+                outcome: Outcome = entry.outcome if places else "harmless"
+                self._enter(Entry(entry.key, entry.value, outcome, places, note))
+
     def refuse(self, key: str, note: str, *, set_by: str = "") -> None:
         """Refuse a key, unless `--set` settles it. A key that the file leaves out may be refused, too."""
         if set_by and set_by in self.settled:
