@@ -44,6 +44,7 @@ from luthier.features.model_browser import cli as models
 from luthier.features.monitoring import cli as alerts
 from luthier.features.monitoring import cli as monitor
 from luthier.features.release_gates import cli as gates
+from luthier.features.recipes import import_cli
 from luthier.features.roi import cli as worth
 from luthier.features.runs import cli as runs
 from luthier.features.serving import chat_cli as chat
@@ -159,6 +160,7 @@ def _build_app() -> typer.Typer:
     app.command("automl", short_help="From a file and a goal to an evaluated model.")(automl.automl)
     app.command("compare-models", short_help="Which base model? And is a prompt enough?")(compare_models.compare_models)
     app.command("plan", short_help="Show the plan of a recipe, with time and cost.")(plan.plan)
+    app.command("import", short_help="Make a recipe of another tool's file.")(import_cli.import_recipe)
     app.command("worth", short_help="Does fine-tuning pay off? Yes, no, or open.")(worth.worth)
     app.command("report", short_help="Write the report of a run again.")(report.report)
     app.command("eval", short_help="Evaluate models on held-out rows.")(evaluate.evaluate)

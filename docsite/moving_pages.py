@@ -1,0 +1,154 @@
+"""docs/moving/: a page for each tool that `luthier import` reads, from the tables that it translates by.
+
+python docsite/moving_pages.py        # write them; a test holds the pages and the tables together
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+FOLDER: Final = Path(__file__).resolve().parents[1] / "docs" / "moving"
+
+_COMMON: Final = """Every key of the file gets one outcome: translated, not needed with the reason, or refused. Where
+{title} has a default that changes training, its value is written into the recipe, so that a later default of
+Luthier's does not change it. A key that is in no table of this page is refused, too. What was refused is settled by
+`--set KEY=VALUE`, which sets the recipe's own key and takes precedence, or left out by `--allow-missing KEY`.
+`--devices N` names how many devices the file was run on: a factor of the batch, 1 if not given. `--json` lists each
+key with its outcome. A relative path of rows is looked for beside the file and in the current folder.
+"""
+
+PAGES: Final[dict[str, tuple[str, str]]] = {
+    "axolotl": (
+        "luthier import config.yaml -o recipe.yaml --set data.train=rows.jsonl --set training.global_batch_size=32",
+        """- **Rows.** A recipe names one file. `datasets` with a path on a hub, or with several entries, needs `--set
+  data.train=FILE`. Types with fields become `data.columns`; `chat_template` with `from` and `value` is the
+  shape ShareGPT, with `role` and `content` the shape of chats.
+- **`sample_packing`.** In axolotl a packed batch counts sequences of several rows; `training.global_batch_size`
+  counts rows, and packing never changes what is trained (`training.packing`). How many rows a sequence has is not in
+  the file, so the batch has to be set.
+- **`type: alpaca`.** axolotl writes a fixed frame of text; Luthier uses the model's chat template, in training and in
+  use.
+- **`chat_template`** other than `tokenizer_default` is refused: `--set data.template=chat` takes the model's own.
+- **`train_on_inputs: true`** is refused. Plain texts are the type `completion`, which learns all of a text here as
+  there.
+""",
+    ),
+    "llama_factory": (
+        "luthier import qwen3_lora_sft.yaml -o recipe.yaml",
+        """- **Rows.** `dataset` is looked up in `dataset_info.json` (in `dataset_dir`, beside the file, above it, or
+  in the current folder); its columns become `data.columns`. Several datasets, and those of a hub, need
+  `--set data.train=FILE`.
+- **`template`.** The model's own chat template takes the place of the template of its family. Templates of no family
+  (`alpaca`, `default`, `vicuna`) are refused: `--set data.template=chat` takes the model's own.
+- **`packing`, `neat_packing`.** A packed batch counts sequences of several rows; `training.global_batch_size` counts
+  rows and has to be set.
+- **`mask_history: true`** is refused: give earlier answers of a row `weight: 0`.
+- **`stage: ppo`** is refused; see [reinforcement](../reinforcement.md) for `grpo`.
+""",
+    ),
+    "trl": (
+        "luthier import sft.yaml --trainer sft -o recipe.yaml --set 'method.targets=[q_proj, v_proj]'",
+        """- **The trainer** is in TRL's command (`trl dpo --config FILE`), not in the file: `--trainer` names it
+  where no key shows it.
+- **Rows.** `dataset_name` of a hub needs `--set data.train=FILE`.
+- **`lora_target_modules`** has to be named: where it is silent, PEFT chooses by the architecture.
+- **What is learned.** For rows with `messages` TRL learns every turn unless `assistant_only_loss` is true; Luthier
+  learns the assistant's turns.
+- **`packing`.** A packed batch counts sequences of several rows; `training.global_batch_size` counts rows and has to
+  be set.
+- **grpo.** Rewards are functions of Python: name metrics or graders, `--set 'objective.rewards=[exact_match]'`. TRL's
+  batch counts answers, a recipe's counts prompts: it is divided by `num_generations`.
+""",
+    ),
+    "unsloth": (
+        "luthier import notebook.yaml -o recipe.yaml",
+        """Write the arguments of the notebook's calls as YAML, a section for each call:
+
+```yaml
+from_pretrained: {model_name: unsloth/Llama-3.2-1B-Instruct, max_seq_length: 2048, load_in_4bit: true}
+get_peft_model: {r: 16, lora_alpha: 16, lora_dropout: 0, target_modules: [q_proj, k_proj, v_proj, o_proj]}
+load_dataset: {path: rows.jsonl}
+SFTConfig: {per_device_train_batch_size: 2, gradient_accumulation_steps: 4, max_steps: 60, learning_rate: 2.0e-4}
+train_on_responses_only: {instruction_part: "<|start_header_id|>user", response_part: "<|start_header_id|>assistant"}
+```
+
+- **`model_name`** with weights of 4 bits (`-bnb-4bit`) is refused: name the model of 16 bits; `load_in_4bit` becomes
+  `method: qlora`.
+- **`dataset_text_field`** with `train_on_responses_only` is refused: give the conversations themselves (`messages`),
+  not their text.
+- **`packing`.** A packed batch counts sequences of several rows; `training.global_batch_size` counts rows and has to
+  be set.
+""",
+    ),
+    "openai": (
+        "luthier import job.json -o recipe.yaml --set base_model=smollm2-135m-instruct --set data.train=rows.jsonl",
+        """- **The file** is the body of `POST /v1/fine_tuning/jobs`, or a job as it is retrieved.
+- **Model and files.** A model that only OpenAI has, and ids of files, need `--set base_model=...` and `--set
+  data.train=...`. Rows in OpenAI's format of chats, preferences and tools are read as they are.
+- **`auto`** means Luthier's own default, which `luthier plan` shows with its reason.
+- **Graders** `string_check`, `text_similarity` and `multi` become `objective.rewards`; others are refused.
+- A client can also stay as it is: the server speaks [OpenAI's fine-tuning API](../server.md).
+""",
+    ),
+}
+"""The command to begin with, and what differs, by the name of the tool."""
+
+
+def text(name: str) -> str:
+    """The whole page of a tool."""
+    from luthier.features.recipes.imports.service import TOOLS
+
+    tool = TOOLS[name]
+    command, differences = PAGES[name]
+    parts = [
+        f"# Moving from {tool.title}\n",
+        f"Tables made by `docsite/moving_pages.py` from those of `luthier import`; for {tool.version}.\n",
+        f"```bash\n{command}\nluthier plan recipe.yaml\n```\n",
+        _COMMON.format(title=tool.title),
+        f"## What to know\n\n{differences}",
+        *_tables(tool.keys),
+    ]
+    return "\n".join(parts)
+
+
+def _tables(keys: Any) -> Iterator[str]:
+    yield "## Translated\n\n| key | in the recipe | how |\n|---|---|---|"
+    for name, key in keys.items():
+        if key.kind == "translated":
+            yield f"| `{name}` | {_names(key.places)} | {_cell(key.note)} |"
+    yield "\n## Not needed\n\n| keys | why |\n|---|---|"
+    yield from _grouped(keys, "harmless")
+    yield "\n## No counterpart\n\nRefused, except where the value leaves training as it is.\n"
+    yield "| keys | what is missing |\n|---|---|"
+    yield from _grouped(keys, "missing")
+    yield ""
+
+
+def _grouped(keys: Any, kind: str) -> Iterator[str]:
+    by_note: dict[str, list[str]] = {}
+    for name, key in keys.items():
+        if key.kind == kind:
+            by_note.setdefault(key.note, []).append(name)
+    for note, names in by_note.items():
+        yield f"| {_names(names)} | {_cell(note)} |"
+
+
+def _names(names: Any) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _cell(note: str) -> str:
+    return note.replace("|", "\\|")
+
+
+def main() -> None:
+    """Write the pages."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for name in PAGES:
+        (FOLDER / f"{name}.md").write_text(text(name), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""`luthier import`: a recipe of a file that another tool is started with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from luthier.platform.cli.command import Answer, ForceOption, JsonOption, SetOption
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from luthier.features.recipes.imports.service import Imported
+    from luthier.features.recipes.imports.translation import Entry
+
+_TITLES = {
+    "translated": "translated",
+    "set": "set by --set",
+    "default": "defaults of the tool, written out",
+    "harmless": "not needed: they do not change what is trained",
+    "left_out": "left out by --allow-missing",
+}
+
+
+def import_recipe(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="YAML or JSON of the other tool.")],
+    tool: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="TOOL",
+            help="axolotl, llama_factory, trl, unsloth or openai [default: recognised by the keys].",
+        ),
+    ] = None,
+    trainer: Annotated[
+        str | None,
+        typer.Option(
+            "--trainer", metavar="NAME", help="Of TRL, where the keys do not show it: sft, dpo, kto, reward or grpo."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write the recipe to this file.")
+    ] = None,
+    overrides: SetOption = None,
+    allowed: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-missing", metavar="KEY", help="Leave out this key, which has no counterpart. Repeatable."
+        ),
+    ] = None,
+    num_devices: Annotated[
+        int,
+        typer.Option("--devices", metavar="N", min=1, help="Devices that the file is run on: a factor of the batch."),
+    ] = 1,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> Answer:
+    """Translate a file of axolotl, LLaMA-Factory, TRL, Unsloth or OpenAI into a recipe.
+
+    Every key is translated, listed as not needed, or refused: nothing is left out silently. Where the other tool has a
+    default that changes training, its value is written into the recipe. A refused key is settled by --set, which sets
+    the recipe's own key, or left out by --allow-missing.
+    """
+    from luthier.core.errors import RequestError
+    from luthier.features.recipes.imports import service, trl
+    from luthier.ml.data.rows.outputs import check_free, write_output
+
+    for option, value, known in (("--from", tool, tuple(service.TOOLS)), ("--trainer", trainer, trl.TRAINERS)):
+        if value is not None and value not in known:
+            raise RequestError(f"{option} {value}", expected=f"one of {', '.join(known)}", do="correct the option")
+    if output is not None and output.suffix.lower() not in (".yaml", ".yml"):
+        raise RequestError(f"-o {output}", expected="a name that ends in .yaml", do="choose such a name")
+    if output is not None:
+        # Before the file is read, so that nothing is translated in vain.
+        check_free([output], force=force)
+    imported = service.import_recipe(
+        file,
+        target=(output.absolute().parent if output is not None else Path.cwd()),
+        tool=tool,
+        trainer=trainer,
+        overrides=overrides or (),
+        allowed=allowed or (),
+        num_devices=num_devices,
+    )
+    if output is not None:
+        write_output(output, imported.text.encode(), force=force)
+    document = imported.as_json() | {"output": str(output) if output is not None else None}
+    return Answer(as_json, document, lambda console: _show(console, file, imported, output))
+
+
+def _show(console: Console, file: Path, imported: Imported, output: Path | None) -> None:
+    from luthier.platform.cli.console import facts, visible
+
+    console.print(visible(f"{file}: {imported.version}"), soft_wrap=True, style="bold", markup=False)
+    for outcome, title in _TITLES.items():
+        chosen = [entry for entry in imported.entries if entry.outcome == outcome]
+        if chosen:
+            console.print(f"\n{title}", style="bold", markup=False)
+            facts(console, [(f"  {entry.key}: {_short(entry.value)}", _right(entry)) for entry in chosen])
+    if imported.notes:
+        console.print("\ndifferent although every key is translated", style="bold", markup=False)
+        for note in imported.notes:
+            console.print(f"  {visible(note)}", soft_wrap=True, markup=False)
+    console.print("")
+    if output is None:
+        console.print(visible(imported.text), soft_wrap=True, markup=False, highlight=False)
+    else:
+        console.print(f"recipe: {output}\nnext: luthier plan {output}", soft_wrap=True, markup=False)
+
+
+def _right(entry: Entry) -> str:
+    places = ", ".join(f"{place}: {_short(value)}" for place, value in entry.places.items())
+    return " ".join(
+        part for part in (f"-> {places}" if places else "", f"({entry.note})" if entry.note else "") if part
+    )
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,1 @@
+"""Recipes of other tools, translated key by key."""

@@ -1,0 +1,187 @@
+"""axolotl's datasets: one file, with the columns of its type."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from luthier.features.recipes.imports.translation import Key, Translation, becomes, harmless, missing
+
+_TYPES_AS_THEY_ARE: Final = {
+    "sft": ("alpaca", "alpaca_chat.load_default", "sharegpt", "alpaca_w_system.load"),
+    "dpo": ("chatml.ultra", "llama3.ultra"),
+    "orpo": ("chat_template.argilla",),
+}
+"""Types whose fields have the names that a recipe expects."""
+_COLUMNS: Final = {
+    "alpaca_chat.load_qa": {"prompt": "question", "completion": "answer"},
+    "chatml.intel": {"prompt": "question"},
+    "llama3.intel": {"prompt": "question"},
+}
+_ROLES: Final = (
+    ["user"], ["human"], ["human", "user"], ["user", "human"], ["assistant"], ["gpt"], ["gpt", "assistant"],
+    ["assistant", "gpt"], ["system"], ["tool"],
+)  # fmt: skip
+"""Names of roles that rows may have in any case."""
+
+DATASET_KEYS: Final[dict[str, Key]] = {
+    "datasets": becomes("data.train", note="one dataset; several need --set data.train"),
+    "datasets.path": becomes("data.train", note="a file; datasets of the hub are refused"),
+    "datasets.data_files": becomes("data.train", note="where path is json, csv, parquet or text"),
+    "datasets.type": becomes("data.columns", note="alpaca, sharegpt, chat_template, completion, and the types with "
+                             "fields; others need --set data.columns"),
+    "datasets.field": becomes("data.columns", note="text, of the type completion"),
+    "datasets.field_messages": becomes("data.columns", note="messages or conversations"),
+    "datasets.message_property_mappings": becomes("data.columns", note="role and content, or from and value"),
+    "datasets.message_field_role": becomes("data.columns", note="role, or from"),
+    "datasets.message_field_content": becomes("data.columns", note="content, or value"),
+    "datasets.field_tools": becomes("data.columns", note="tools"),
+    "datasets.field_chosen": becomes("data.columns", note="chosen"),
+    "datasets.field_rejected": becomes("data.columns", note="rejected"),
+    "datasets.type.field_system": becomes("data.columns", note="system"),
+    "datasets.type.field_instruction": becomes("data.columns", note="prompt"),
+    "datasets.type.field_output": becomes("data.columns", note="completion"),
+    "datasets.type.field_prompt": becomes("data.columns", note="prompt"),
+    "datasets.type.field_chosen": becomes("data.columns", note="chosen"),
+    "datasets.type.field_rejected": becomes("data.columns", note="rejected"),
+    "datasets.type.field_completion": becomes("data.columns", note="completion"),
+    "datasets.type.field_label": becomes("data.columns", note="label"),
+    "datasets.roles_to_train": becomes("objective.name", note="[assistant]; others are refused"),
+    "datasets.train_on_eos": becomes("objective.name", note="turn; others are refused"),
+    "datasets.chat_template": becomes("data.template", note="tokenizer_default: chat"),
+    "test_datasets": becomes("data.validation", note="one dataset; several need --set data.validation"),
+    "test_datasets.path": becomes("data.validation", note="a file"),
+    "pretraining_dataset": becomes("data.train", "objective.name", note="one dataset: pretraining"),
+    "pretraining_dataset.path": becomes("data.train", "objective.name", note="pretraining"),
+    "pretraining_dataset.text_column": becomes("data.columns", note="text"),
+    **harmless("how the file is written follows from its name", "datasets.ds_type", "datasets.split",
+               "test_datasets.ds_type", "test_datasets.split", "pretraining_dataset.split",
+               "pretraining_dataset.type", "pretraining_dataset.name", "datasets.name"),
+    **harmless("a test file is read as the training file", "test_datasets.type", "test_datasets.field_messages",
+               "test_datasets.message_property_mappings"),
+    **harmless("thoughts are found in the rows", "datasets.field_thinking", "datasets.split_thinking",
+               "datasets.template_thinking_key"),
+    **missing("code of a dataset is never run", "datasets.trust_remote_code"),
+    **missing("a part of the rows; see data.subset", "datasets.shards", "datasets.shards_idx",
+              "datasets.preprocess_shards", "pretraining_dataset.skip", off=(0,)),
+    **missing("a revision of a hub's dataset", "datasets.revision", off=("",)),
+    **missing("which messages or characters are learned is a field `weight` of each message here",
+              "datasets.message_field_training", "datasets.message_field_training_detail", off=("",)),
+    **missing("the end of a turn is learned where the answer is", "datasets.train_on_eot", off=("turn",)),
+    **missing("other names of roles; rename them in the rows", "datasets.roles", "datasets.roles.user",
+              "datasets.roles.assistant", "datasets.roles.system", "datasets.roles.tool",
+              off=({}, [], *_ROLES)),
+    **missing("rows are changed while they are read", "datasets.input_transform", "datasets.input_format",
+              "datasets.drop_system_message", "datasets.conversation", off=(False, "")),
+    **missing("a chat template of the file: put it into the model's folder", "datasets.chat_template_jinja", off=("",)),
+    **missing("a frame of text around the fields: write it into the rows", "datasets.type.format",
+              "datasets.type.no_input_format", "datasets.type.system_prompt", "datasets.type.system_format",
+              "datasets.type.prompt_format", "datasets.type.chosen_format", "datasets.type.rejected_format",
+              "datasets.type.completion_format",
+              off=("", "{instruction}", "{prompt}", "{chosen}", "{rejected}", "{completion}", "{system}")),
+    **missing("an input beside the instruction: join them in the rows", "datasets.type.field_input", off=("",)),
+}  # fmt: skip
+
+
+def put_datasets(t: Translation, objective: str) -> None:
+    """The training rows, the validation rows, and the columns."""
+    if objective == "pretraining":
+        _put_pretraining(t)
+        return
+    if t.has("datasets"):
+        t.take("datasets")
+        t.refuse("datasets", "several datasets: join them to one file of one shape", set_by="data.train")
+    else:
+        path, files = t.take("datasets.path", ""), t.take("datasets.data_files")
+        if files is None:
+            t.put_rows("data.train", path, "datasets.path")
+        elif isinstance(files, list) and len(files) > 1:
+            t.refuse("datasets.data_files", "several files: join them", set_by="data.train")
+            t.same("datasets.path", "the kind of the files")
+        else:
+            t.put_rows("data.train", files[0] if isinstance(files, list) else files, "datasets.data_files")
+            t.same("datasets.path", "the kind of the file")
+        _put_columns(t, objective)
+    if t.take("test_datasets") is not None:
+        t.refuse("test_datasets", "several datasets: join them to one file", set_by="data.validation")
+    if (test := t.take("test_datasets.path")) is not None:
+        t.put_rows("data.validation", test, "test_datasets.path")
+
+
+def _put_pretraining(t: Translation) -> None:
+    key = "pretraining_dataset" if t.has("pretraining_dataset") else "pretraining_dataset.path"
+    if isinstance(t.take(key), list):
+        t.refuse(key, "several datasets: join them to one file", set_by="data.train")
+    else:
+        t.put_rows("data.train", t.take(key, ""), key)
+    if (column := t.take("pretraining_dataset.text_column")) is not None:
+        t.put("data.columns", {"text": column}, "pretraining_dataset.text_column")
+
+
+def _put_columns(t: Translation, objective: str) -> None:
+    fields = {name: t.take(f"datasets.type.{name}") for name in (
+        "field_system", "field_instruction", "field_output", "field_prompt", "field_chosen", "field_rejected",
+        "field_completion", "field_label",
+    )}  # fmt: skip
+    kind = t.take("datasets.type")
+    _put_learned(t)
+    if any(fields.values()):
+        names = {"field_instruction": "prompt", "field_output": "completion"}
+        found = {names.get(name, name.removeprefix("field_")): value for name, value in fields.items() if value}
+        t.put("data.columns", found, *(f"datasets.type.{name}" for name, value in fields.items() if value))
+    elif kind is None or any(kind in types for types in _TYPES_AS_THEY_ARE.values()):
+        t.same("datasets.type", "its fields have the names that a recipe expects")
+        if kind is not None and kind.startswith("alpaca"):
+            t.notes.append(
+                "axolotl writes a fixed frame of text around Alpaca rows; Luthier puts them into the model's chat "
+                "template (data.template: auto), in training and in use"
+            )
+    elif kind in _COLUMNS:
+        t.put("data.columns", _COLUMNS[kind], "datasets.type")
+    elif kind == "completion":
+        t.put("data.columns", {"text": t.take("datasets.field", "text")}, "datasets.type", "datasets.field")
+        t.put("data.template", "plain", "datasets.type")
+    elif kind in ("chat_template", "chat_template.default"):
+        _put_messages(t, objective)
+    else:
+        t.refuse("datasets.type", "rows of this type have no shape here", set_by="data.columns")
+
+
+def _put_messages(t: Translation, objective: str) -> None:
+    mapping: Any = t.take("datasets.message_property_mappings", {})
+    role = mapping.get("role") or t.take("datasets.message_field_role", "role")
+    content = mapping.get("content") or t.take("datasets.message_field_content", "content")
+    used = ["datasets.message_property_mappings", "datasets.message_field_role", "datasets.message_field_content"]
+    used = [key for key in used if t.has(key)]
+    field = t.take("datasets.field_messages", "messages")
+    if (role, content) not in (("role", "content"), ("from", "value")) or set(mapping) - {"role", "content"}:
+        for key in used:
+            t.refuse(key, "messages have role and content, or from and value: rename them in the rows",
+                     set_by="data.columns")  # fmt: skip
+        return
+    if objective in ("dpo", "ipo", "orpo", "simpo"):
+        columns = {"prompt": field}
+        for name in ("chosen", "rejected"):
+            if (value := t.take(f"datasets.field_{name}", name)) != name:
+                columns[name] = value
+            t.same(f"datasets.field_{name}", "the name that a recipe expects") if value == name else None
+    else:
+        columns = {"conversations" if role == "from" or field == "conversations" else "messages": field}
+        if (tools := t.take("datasets.field_tools")) not in (None, "tools"):
+            columns["tools"] = tools
+    keys = ["datasets.type", "datasets.field_messages", *used]
+    keys += [f"datasets.field_{name}" for name in ("chosen", "rejected", "tools") if name in columns]
+    t.put("data.columns", columns, *[key for key in keys if t.has(key)])
+    if t.take("datasets.chat_template") in ("tokenizer_default", "jinja"):
+        t.put("data.template", "chat", "datasets.chat_template")
+    elif t.has("datasets.chat_template"):
+        t.refuse("datasets.chat_template", "a template of axolotl; the model's own is chat", set_by="data.template")
+
+
+def _put_learned(t: Translation) -> None:
+    roles, eos = t.take("datasets.roles_to_train"), t.take("datasets.train_on_eos")
+    if roles is not None and [*roles] not in (["assistant"], ["gpt"]):
+        t.refuse("datasets.roles_to_train", "the assistant's turns alone are learned")
+    t.same("datasets.roles_to_train", "the assistant's turns alone are learned")
+    if eos not in (None, "turn"):
+        t.refuse("datasets.train_on_eos", "the end of each answer is learned (turn)")
+    t.same("datasets.train_on_eos", "the end of each answer is learned")

@@ -1,0 +1,302 @@
+"""The arguments of `transformers.TrainingArguments`, which LLaMA-Factory, TRL and Unsloth share.
+
+Names and defaults are those of transformers 5 (`warmup_ratio` is of version 4, and still written in many files).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from luthier.features.recipes.imports.translation import Key, Translation, becomes, harmless, missing
+
+SCHEDULES: Final = {
+    "cosine": "cosine",
+    "linear": "linear",
+    "constant": "constant",
+    "constant_with_warmup": "constant",
+}
+OPTIMIZERS: Final = {
+    "adamw_torch": "adamw",
+    "adamw_torch_fused": "adamw",
+    "adamw_hf": "adamw",
+    "adamw_apex_fused": "adamw",
+    "paged_adamw": "adamw",
+    "paged_adamw_32bit": "adamw",
+    "adamw_8bit": "adamw_8bit",
+    "adamw_bnb_8bit": "adamw_8bit",
+    "paged_adamw_8bit": "paged_adamw_8bit",
+    "adafactor": "adafactor",
+    "lion": "lion",
+    "lion_32bit": "lion",
+    "lion_pytorch": "lion",
+    "muon": "muon",
+}
+_LOGS = "what is logged, and where to"
+_MACHINE = "the machine, not what is trained"
+_OUTPUT = "where results go; Luthier keeps them in its home"
+
+KEYS: Final[dict[str, Key]] = {
+    "per_device_train_batch_size": becomes(
+        "training.global_batch_size", note="times gradient_accumulation_steps, times devices (--devices)"
+    ),
+    "gradient_accumulation_steps": becomes("training.global_batch_size", note="a factor of it"),
+    "num_train_epochs": becomes("training.epochs", note="left out where max_steps is given"),
+    "max_steps": becomes("training.max_steps", note="-1 and 0: by epochs"),
+    "learning_rate": becomes("training.learning_rate"),
+    "lr_scheduler_type": becomes("training.lr_schedule", note="cosine, linear, constant; others are refused"),
+    "warmup_ratio": becomes("training.warmup_fraction"),
+    "warmup_steps": becomes("training.warmup_fraction", note="divided by max_steps; below 1 it is a fraction already"),
+    "optim": becomes("training.optimizer.name"),
+    "weight_decay": becomes("training.weight_decay"),
+    "max_grad_norm": becomes("training.max_grad_norm"),
+    "adam_beta1": becomes("training.optimizer.beta1"),
+    "adam_beta2": becomes("training.optimizer.beta2"),
+    "adam_epsilon": becomes("training.optimizer.epsilon"),
+    "seed": becomes("training.seed"),
+    "neftune_noise_alpha": becomes("training.neftune_alpha"),
+    "gradient_checkpointing": becomes("training.gradient_checkpointing"),
+    "bf16": becomes("training.precision", note="true: bfloat16; false and auto: auto"),
+    "eval_steps": becomes("training.validate_every_steps", note="a fraction: ten a run"),
+    "save_steps": becomes("training.checkpoint_every_steps", note="a fraction: every 50 steps"),
+    "save_total_limit": becomes("training.keep_checkpoints"),
+    "train_sampling_strategy": becomes("training.batch_order", note="random, group_by_length, sequential"),
+    "group_by_length": becomes("training.batch_order", note="true: by_length"),
+    "torch_compile": becomes("training.compile"),
+    "label_smoothing_factor": becomes("objective.label_smoothing"),
+    **harmless(
+        _LOGS, "logging_steps", "logging_strategy", "logging_first_step", "logging_dir", "logging_nan_inf_filter",
+        "report_to", "run_name", "project", "log_level", "disable_tqdm", "include_num_input_tokens_seen",
+        "trackio_space_id", "include_tokens_per_second", "debug",
+    ),
+    **harmless(
+        _OUTPUT, "output_dir", "overwrite_output_dir", "save_only_model", "save_strategy", "save_safetensors",
+        "push_to_hub", "hub_model_id", "hub_token", "hub_strategy", "hub_private_repo", "hub_always_push",
+        "hub_revision", "resume_from_checkpoint", "save_on_each_node",
+    ),
+    **harmless(
+        _MACHINE, "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers",
+        "dataloader_prefetch_factor", "ddp_timeout", "ddp_backend", "ddp_find_unused_parameters", "ddp_bucket_cap_mb",
+        "local_rank", "deepspeed", "fsdp", "fsdp_config", "fsdp_transformer_layer_cls_to_wrap", "tf32", "use_cpu",
+        "gradient_checkpointing_kwargs", "torch_compile_backend", "torch_compile_mode", "torch_empty_cache_steps",
+        "use_liger_kernel", "auto_find_batch_size", "accelerator_config", "use_cache", "skip_memory_metrics",
+        "fp16_full_eval", "bf16_full_eval", "activation_offloading",
+    ),
+    **harmless("Luthier computes in bfloat16 or float32, as measured on the machine (training.precision)", "fp16"),
+    **harmless(
+        "how validation is computed and when; it does not change what is trained", "eval_strategy",
+        "evaluation_strategy", "per_device_eval_batch_size", "eval_accumulation_steps", "eval_delay", "eval_on_start",
+        "prediction_loss_only", "batch_eval_metrics", "eval_packing", "do_train", "do_eval", "do_predict",
+        "load_best_model_at_end", "metric_for_best_model", "greater_is_better",
+    ),
+    **harmless("columns are chosen by data.columns", "remove_unused_columns", "label_names"),
+    **missing("the rate's schedule has no parameters here", "lr_scheduler_kwargs", off=({}, "")),
+    **missing("the last batch of an epoch is never left out", "dataloader_drop_last"),
+    **missing("arguments of the optimizer; see training.optimizer in docs/recipe.md", "optim_args", off=("", {})),
+    **missing("gradients of some matrices in low rank (GaLore, APOLLO)", "optim_target_modules", off=([], "")),
+    **missing("one seed decides both, training.seed", "data_seed", off=()),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What a trainer takes where its file is silent."""
+
+    learning_rate: float = 5e-5
+    num_rows: int = 8
+    accumulation: int = 1
+    epochs: float = 3.0
+    schedule: str = "linear"
+    warmup: float = 0.0
+    optimizer: str = "adamw_torch_fused"
+    weight_decay: float = 0.0
+    seed: int = 42
+    order: str = "random"
+
+
+def keys_under(prefix: str) -> dict[str, Key]:
+    """The table with a section's name before each key."""
+    return {f"{prefix}{name}": key for name, key in KEYS.items()}
+
+
+def put_training(
+    t: Translation,
+    defaults: Defaults,
+    *,
+    prefix: str = "",
+    rows_per_unit: int = 1,
+    packing_key: str = "",
+) -> None:
+    """Translate what all trainers share.
+
+    Args:
+        defaults: Of this trainer.
+        prefix: Of the section that holds the arguments, with its full stop.
+        rows_per_unit: By how much a batch is divided: answers to a prompt, of GRPO.
+        packing_key: The key that packs rows, where packing is on: then a batch counts sequences of several rows.
+    """
+    key = _prefixed(prefix)
+    _put_batch(t, key("per_device_train_batch_size"), key("gradient_accumulation_steps"), defaults, rows_per_unit,
+               packing_key)  # fmt: skip
+    put_length(t, key("num_train_epochs"), key("max_steps"), defaults.epochs)
+    rate = t.take(key("learning_rate"), defaults.learning_rate)
+    t.put("training.learning_rate", number(rate), key("learning_rate"), default=defaults.learning_rate)
+    schedule = t.take(key("lr_scheduler_type"), defaults.schedule)
+    put_choice(t, "training.lr_schedule", SCHEDULES, key("lr_scheduler_type"), defaults.schedule)
+    put_warmup(t, key("warmup_steps"), key("warmup_ratio"), key("max_steps"), defaults.warmup,
+               is_ignored=schedule == "constant")  # fmt: skip
+    put_choice(t, "training.optimizer.name", OPTIMIZERS, key("optim"), defaults.optimizer)
+    put_decays(t, key("weight_decay"), key("max_grad_norm"), defaults.weight_decay)
+    for name in ("beta1", "beta2", "epsilon"):
+        if (value := t.take(key(f"adam_{name}"))) is not None:
+            t.put(f"training.optimizer.{name}", number(value), key(f"adam_{name}"))
+    t.put("training.seed", t.take(key("seed"), defaults.seed), key("seed"), default=defaults.seed)
+    _put_order(t, key("train_sampling_strategy"), key("group_by_length"), defaults.order)
+    t.recipe["training.early_stopping_patience"] = 0
+    _put_rest(t, prefix)
+
+
+def number(value: Any) -> Any:
+    """A number that YAML 1.1 reads as text, such as 2e-4, as a number; all else as it is."""
+    try:
+        return float(value) if isinstance(value, str | int) and not isinstance(value, bool) else value
+    except ValueError:
+        return value
+
+
+def put_choice(t: Translation, place: str, known: dict[str, str], key: str, default: str) -> None:
+    """A name by a table; others are refused, unless the recipe's key is set."""
+    value = str(t.take(key, default)).lower()
+    if value in known:
+        t.put(place, known[value], key, default=default)
+    else:
+        t.refuse(key, f"there is no such choice here; known: {', '.join(known)}", set_by=place)
+
+
+def put_length(t: Translation, epochs_key: str, steps_key: str, default: float) -> None:
+    """Epochs, or steps in their place: with both, the other tools take the steps alone."""
+    steps, epochs = t.take(steps_key), t.take(epochs_key, default)
+    if steps is not None and steps > 0:
+        t.put("training.max_steps", steps, steps_key)
+        t.same(epochs_key, "max_steps takes its place")
+        return
+    t.same(steps_key, "by epochs")
+    t.put("training.epochs", float(epochs), epochs_key, default=default)
+
+
+def put_warmup(
+    t: Translation, steps_key: str, ratio_key: str, max_steps_key: str, default: float, *, is_ignored: bool = False
+) -> None:
+    """The warm-up as a share of the steps; a number of steps needs max_steps to become one."""
+    steps, ratio, total = t.take(steps_key), t.take(ratio_key), t.take(max_steps_key)
+    if is_ignored:
+        for key in (steps_key, ratio_key):
+            t.same(key, "the schedule constant has no warm-up")
+        t.put("training.warmup_fraction", 0.0)
+    elif steps is not None and steps > 0:
+        t.same(ratio_key, f"{steps_key} takes its place")
+        if steps < 1:
+            t.put("training.warmup_fraction", float(steps), steps_key)
+        elif total is not None and total > 0:
+            t.put("training.warmup_fraction", min(steps / total, 0.999), steps_key, note=f"{steps} of {total} steps")
+        else:
+            note = "a number of steps, and a recipe has a share of them: the number of steps is not in this file"
+            t.refuse(steps_key, note, set_by="training.warmup_fraction")
+    else:
+        t.same(steps_key, "off")
+        fraction = 0.0 if ratio is None and steps is not None else number(default if ratio is None else ratio)
+        t.put("training.warmup_fraction", float(fraction), ratio_key, default=default)
+
+
+def put_decays(t: Translation, decay_key: str, norm_key: str, default_decay: float) -> None:
+    """Weight decay and the largest norm of the gradient."""
+    decay, norm = number(t.take(decay_key, default_decay)), number(t.take(norm_key, 1.0))
+    t.put("training.weight_decay", float(decay), decay_key, default=default_decay)
+    if norm == 0:
+        t.refuse(norm_key, "gradients are always clipped here; a large number turns it off",
+                 set_by="training.max_grad_norm")  # fmt: skip
+    else:
+        t.put("training.max_grad_norm", float(norm), norm_key, default=1.0)
+
+
+def put_batch(t: Translation, rows: int, accumulation: int, keys: tuple[str, str], packing_key: str, unit: int) -> None:
+    """The batch of all devices and accumulated steps together."""
+    size = rows * accumulation * t.num_devices
+    if packing_key and "training.global_batch_size" not in t.settled:
+        note = (
+            f"with packing a step holds {size} sequences of several rows each, and training.global_batch_size counts "
+            "rows: how many rows there are in a sequence is not in this file"
+        )
+        t.refuse(packing_key, note, set_by="training.global_batch_size")
+        for key in keys:
+            t.same(key, "settled together with the packing")
+        return
+    how = f"{rows} rows x {accumulation} accumulated x {t.num_devices} devices"
+    if unit > 1:
+        how += f" / {unit} answers to a prompt"
+        if size % unit:
+            t.refuse(keys[0], f"{how} is no whole number of prompts", set_by="training.global_batch_size")
+            t.same(keys[1], "a factor of the batch")
+            return
+    t.put("training.global_batch_size", size // unit, *keys, note=how, default={keys[0]: rows, keys[1]: accumulation})
+    if packing_key:
+        t.put("training.global_batch_size", size // unit, packing_key)
+
+
+def _put_batch(t: Translation, rows_key: str, steps_key: str, defaults: Defaults, unit: int, packing_key: str) -> None:
+    rows, accumulation = t.take(rows_key, defaults.num_rows), t.take(steps_key, defaults.accumulation)
+    put_batch(t, rows, accumulation, (rows_key, steps_key), packing_key, unit)
+
+
+def _put_order(t: Translation, key: str, old_key: str, default: str) -> None:
+    names = {"random": "shuffled", "group_by_length": "by_length", "sequential": "as_given"}
+    if t.take(old_key) is not None:
+        t.put("training.batch_order", "by_length" if t.take(old_key) else "shuffled", old_key)
+        t.take(key)
+        t.same(key, f"{old_key} takes its place")
+        return
+    put_choice(t, "training.batch_order", names, key, default)
+
+
+def _put_rest(t: Translation, prefix: str) -> None:
+    """Keys that are written only where the file has them."""
+    key = _prefixed(prefix)
+    put_checkpointing(t, key("gradient_checkpointing"))
+    put_precision(t, key("bf16"))
+    put_steps(t, "training.validate_every_steps", key("eval_steps"))
+    put_steps(t, "training.checkpoint_every_steps", key("save_steps"))
+    for name, place in (
+        ("save_total_limit", "training.keep_checkpoints"),
+        ("neftune_noise_alpha", "training.neftune_alpha"),
+        ("torch_compile", "training.compile"),
+        ("label_smoothing_factor", "objective.label_smoothing"),
+    ):
+        if (value := t.take(key(name))) is not None:
+            t.put(place, number(value) if "alpha" in place or "smoothing" in place else value, key(name))
+
+
+def put_checkpointing(t: Translation, key: str) -> None:
+    """Whether activations are computed again; other kinds of it than on and off are on."""
+    if (value := t.take(key)) is not None:
+        t.put("training.gradient_checkpointing", value if isinstance(value, bool) else True, key)
+
+
+def put_precision(t: Translation, key: str) -> None:
+    """bfloat16 where it is asked for."""
+    if (value := t.take(key)) is not None:
+        t.put("training.precision", "bfloat16" if value in (True, "full") else "auto", key)
+
+
+def put_steps(t: Translation, place: str, key: str) -> None:
+    """A number of steps; a fraction of the run does not change what is trained."""
+    value = t.take(key)
+    if value is None:
+        return
+    if isinstance(value, int) and value >= 1:
+        t.put(place, value, key)
+    else:
+        t.same(key, "a fraction of the run: Luthier's own default is taken, which does not change what is trained")
+
+
+def _prefixed(prefix: str) -> Any:
+    return lambda name: f"{prefix}{name}"

@@ -1,0 +1,327 @@
+"""LLaMA-Factory: the YAML of `llamafactory-cli train FILE`, with its dataset_info.json.
+
+Keys and defaults are those of LLaMA-Factory 0.9.6.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+from luthier.core.errors import RecipeError
+from luthier.features.recipes.imports import hf_arguments
+from luthier.features.recipes.imports.hf_arguments import Defaults, number, put_training
+from luthier.features.recipes.imports.methods import AdapterKeys, put_adapter, put_name
+from luthier.features.recipes.imports.translation import Key, Translation, becomes, harmless, missing
+
+VERSION: Final = "LLaMA-Factory 0.9.6"
+_LOSSES: Final = {"sigmoid": "dpo", "ipo": "ipo", "orpo": "orpo", "simpo": "simpo"}
+_STAGES: Final = {"pt": "pretraining", "sft": "sft", "rm": "rank", "dpo": "dpo", "kto": "kto"}
+_FOREIGN_TEMPLATES: Final = ("default", "alpaca", "vicuna", "fewshot", "custom", "base")
+"""Templates that belong to no family of models: none has them as its own."""
+_COLUMNS: Final = {
+    "alpaca": {"prompt": "instruction", "query": "input", "response": "output", "system": "system",
+               "history": "history", "chosen": "chosen", "rejected": "rejected"},
+    "sharegpt": {"messages": "conversations", "system": "system", "tools": "tools", "chosen": "chosen",
+                 "rejected": "rejected"},
+    "openai": {"messages": "messages", "tools": "tools"},
+}  # fmt: skip
+"""Column of dataset_info.json -> field of a shape, by formatting."""
+_DEFAULTS: Final = {"prompt": "instruction", "query": "input", "response": "output", "messages": "conversations"}
+_TAGS: Final = {
+    "role_tag": ("from", "role"), "content_tag": ("value", "content"), "user_tag": ("human", "user"),
+    "assistant_tag": ("gpt", "assistant"), "observation_tag": ("observation", "tool"),
+    "function_tag": ("function_call",), "system_tag": ("system",),
+}  # fmt: skip
+
+KEYS: Final[dict[str, Key]] = {
+    "model_name_or_path": becomes("base_model", note="org/name: hub:org/name"),
+    "model_revision": becomes("base_model", note="hub:org/name@revision"),
+    "stage": becomes("objective.name", note="pt: pretraining; sft; rm: rank; dpo; kto; ppo is refused"),
+    "pref_loss": becomes("objective.name", note="sigmoid: dpo; ipo, orpo, simpo; hinge is refused"),
+    "pref_beta": becomes("objective.beta"),
+    "simpo_gamma": becomes("objective.gamma"),
+    "dpo_label_smoothing": becomes("objective.label_smoothing"),
+    "kto_chosen_weight": becomes("objective.desirable_weight"),
+    "kto_rejected_weight": becomes("objective.undesirable_weight"),
+    "use_dft_loss": becomes("objective.loss_weighting", note="true: dft"),
+    "finetuning_type": becomes("method.name", note="lora, full; freeze and oft are refused"),
+    "quantization_bit": becomes("method.name", "method.quantisation", note="4: qlora, nf4; 8: qlora, int8"),
+    "use_dora": becomes("method.name", note="dora"),
+    "use_rslora": becomes("method.name", note="rslora"),
+    "pissa_init": becomes("method.name", note="pissa"),
+    "pissa_iter": becomes("method.num_svd_iterations", note="-1: 0, the exact decomposition"),
+    "loraplus_lr_ratio": becomes("method.name", "method.learning_rate_ratio", note="loraplus"),
+    "lora_rank": becomes("method.rank"),
+    "lora_alpha": becomes("method.alpha", note="twice the rank where silent"),
+    "lora_dropout": becomes("method.dropout"),
+    "lora_target": becomes("method.targets", note="all: all-linear"),
+    "additional_target": becomes("method.targets", note="refused: they would be trained in whole"),
+    "dataset": becomes("data.train", "data.columns", note="by dataset_info.json; several need --set data.train"),
+    "dataset_dir": becomes("data.train", note="where dataset_info.json is"),
+    "eval_dataset": becomes("data.validation", note="by dataset_info.json"),
+    "val_size": becomes("data.validation", note="a share, below 1"),
+    "template": becomes("data.template", note="that of a family of models: chat; empty: plain; others need --set"),
+    "enable_thinking": becomes("data.template_options", note="of reasoning templates"),
+    "cutoff_len": becomes("training.max_length_tokens", "training.on_overlong", note="longer rows are cut"),
+    "packing": becomes("training.global_batch_size", note="needs --set: a packed batch counts sequences, not rows"),
+    "neat_packing": becomes("training.global_batch_size", note="as packing"),
+    "train_on_prompt": becomes("objective.name", note="false; true is refused"),
+    "mask_history": becomes("objective.name", note="false; true is refused"),
+    "early_stopping_steps": becomes("training.early_stopping_patience"),
+    "disable_gradient_checkpointing": becomes("training.gradient_checkpointing", note="the opposite"),
+    "disable_shuffling": becomes("training.batch_order", note="true: as_given"),
+    "use_muon": becomes("training.optimizer.name", note="muon"),
+    **hf_arguments.KEYS,
+    **harmless("the machine, not what is trained", "flash_attn", "enable_liger_kernel", "use_unsloth",
+               "use_unsloth_gc", "use_reentrant_gc", "low_cpu_mem_usage", "infer_backend", "infer_dtype",
+               "offload_folder", "use_kv_cache", "preprocessing_num_workers", "preprocessing_batch_size",
+               "overwrite_cache", "tokenized_path", "data_shared_file_system", "cache_dir", "use_fast_tokenizer",
+               "device_map", "ray_num_workers", "ray_run_name", "ray_storage_path", "resources_per_worker",
+               "placement_strategy", "double_quantization", "quantization_device_map", "pure_bf16",
+               "print_param_status", "fp8_backend", "streaming", "buffer_size", "use_v1_kernels"),
+    **harmless("a key of the hub, which Luthier reads from the environment", "hf_hub_token", "ms_hub_token",
+               "om_hub_token"),
+    **harmless("what is logged, and where to", "plot_loss", "compute_accuracy", "use_swanlab", "swanlab_project",
+               "swanlab_run_name", "swanlab_mode", "swanlab_workspace", "swanlab_api_key",
+               "include_effective_tokens_per_second", "include_num_input_tokens_seen"),
+    **harmless("how answers are drawn at the end; see evaluation in docs/recipe.md", "do_sample", "top_p", "top_k",
+               "temperature", "num_beams", "max_new_tokens", "predict_with_generate", "eval_num_beams",
+               "repetition_penalty", "length_penalty"),
+    **harmless("the export of a model; see `luthier export`", "export_dir", "export_size", "export_device"),
+    **harmless("prompts have no loss in any case", "ignore_pad_token_for_loss"),
+    **harmless("code of a model is never run: a model that needs it is refused by `luthier plan`", "trust_remote_code"),
+    **missing("it continues training an adapter", "adapter_name_or_path", "adapter_folder", off=("",)),
+    **missing("a part of the rows by count; see data.subset, which is a share", "max_samples", off=()),
+    **missing("tokens beside the tokenizer's own", "resize_vocab", "add_tokens", "add_special_tokens",
+              "new_special_tokens_config", "split_special_tokens", off=(False, "")),
+    **missing("several datasets are mixed: join them to one file", "mix_strategy", "interleave_probs",
+              off=("concat", "")),
+    **missing("a system message for rows without one: write it into the rows", "default_system", off=("",)),
+    **missing("another position encoding or attention", "rope_scaling", "shift_attn", "mixture_of_depths"),
+    **missing("the tools of rows follow the model's chat template", "tool_format", off=("",)),
+    **missing("thoughts of earlier turns follow the model's chat template", "preserve_thinking"),
+    **missing("gradients of some matrices in low rank, or blocks in turn", "use_galore", "use_apollo", "use_badam",
+              "use_adam_mini", "use_llama_pro"),
+    **missing("layers are trained by number", "freeze_trainable_layers", "freeze_trainable_modules",
+              "freeze_extra_modules", off=("",)),
+    **missing("cross-entropy beside the preference loss", "pref_ftx", "pref_bco_weight", "ld_alpha", off=(0, 0.0)),
+    **missing("another reference model", "ref_model", "ref_model_adapters", "ref_model_quantization_bit", off=("",)),
+    **missing("PPO with a reward model; see grpo", "reward_model", "reward_model_type", "reward_model_adapters",
+              "ppo_epochs", "ppo_buffer_size", "ppo_target", "ppo_score_norm", "ppo_whiten_rewards", off=(False, "")),
+    **missing("another loss", "use_asft_loss", "use_eaft_loss"),
+    **missing("a training with quantised weights or 4 bits other than nf4", "fp8", "quantization_method",
+              "quantization_type", off=(False, "bnb", "bitsandbytes", "nf4")),
+    **missing("images and sounds", "media_dir", "image_max_pixels", "video_max_pixels", "freeze_vision_tower",
+              "freeze_multi_modal_projector", off=("", True)),
+    **missing("a loss of routers; see objective.router_aux_loss", "moe_aux_loss_coef", off=(0,)),
+    **missing("an adapter is kept apart or converted", "create_new_adapter", "pissa_convert", "loraplus_lr_embedding"),
+    **missing("it trains from random weights", "train_from_scratch"),
+}  # fmt: skip
+
+_ADAPTER: Final = AdapterKeys(
+    ("finetuning_type", "quantization_bit", "use_dora", "use_rslora", "pissa_init", "loraplus_lr_ratio"),
+    "lora_rank", "lora_alpha", "lora_dropout", "lora_target", 8, 16, 0.0, "all", "additional_target",
+)  # fmt: skip
+
+
+def translate(t: Translation) -> None:
+    """Translate a LLaMA-Factory file."""
+    t.put_model(t.take("model_name_or_path", ""), "model_name_or_path", "model_revision")
+    stage = _put_objective(t)
+    _put_data(t, stage)
+    _put_template(t)
+    _put_method(t)
+    t.put("training.max_length_tokens", t.take("cutoff_len", 2048), "cutoff_len", default=2048)
+    if stage != "pt":
+        t.put("training.on_overlong", "truncate", "cutoff_len", default=2048)
+    packed = [key for key in ("packing", "neat_packing") if t.take(key, False)]
+    for key in ("packing", "neat_packing"):
+        if stage == "pt" or key not in packed:
+            t.same(key, "blocks are packed in any case" if stage == "pt" else "off")
+        elif key != packed[0]:
+            t.same(key, "as packing")
+    order = "sequential" if t.take("disable_shuffling", False) else "random"
+    t.same("disable_shuffling", "see training.batch_order")
+    optimizer = "muon" if t.take("use_muon", False) else "adamw_torch_fused"
+    t.same("use_muon", "see training.optimizer")
+    defaults = Defaults(order=order, optimizer=optimizer)
+    put_training(t, defaults, packing_key=packed[0] if packed and stage != "pt" else "")
+    if (patience := t.take("early_stopping_steps")) is not None:
+        t.put("training.early_stopping_patience", patience, "early_stopping_steps")
+    if (is_off := t.take("disable_gradient_checkpointing")) is not None:
+        t.put("training.gradient_checkpointing", not is_off, "disable_gradient_checkpointing")
+
+
+def _put_objective(t: Translation) -> str:
+    stage = str(t.take("stage", "sft"))
+    for key, why in (
+        ("train_on_prompt", "prompts are never learned here; for plain texts use the stage pt"),
+        ("mask_history", "every answer of a conversation is learned; give earlier ones `weight: 0`"),
+    ):
+        if t.take(key, False):
+            t.refuse(key, why)
+        t.same(key, "off")
+    if stage not in _STAGES:
+        t.refuse("stage", f"known here: {', '.join(_STAGES)}", set_by="objective.name")
+        return stage
+    loss = str(t.take("pref_loss", "sigmoid"))
+    if stage == "dpo" and loss not in _LOSSES:
+        t.refuse("pref_loss", f"known here: {', '.join(_LOSSES)}", set_by="objective.name")
+    name = _LOSSES.get(loss, "dpo") if stage == "dpo" else _STAGES[stage]
+    t.put("objective.name", name, "stage", *(["pref_loss"] if stage == "dpo" and t.has("pref_loss") else []),
+          default="sft")  # fmt: skip
+    if stage in ("dpo", "kto"):
+        t.put("objective.beta", number(t.take("pref_beta", 0.1)), "pref_beta", default=0.1)
+    if name == "simpo":
+        t.put("objective.gamma", number(t.take("simpo_gamma", 0.5)), "simpo_gamma", default=0.5)
+    if name == "dpo" and t.take("dpo_label_smoothing"):
+        t.put("objective.label_smoothing", number(t.take("dpo_label_smoothing")), "dpo_label_smoothing")
+    if stage == "kto":
+        for key, place in (("kto_chosen_weight", "desirable_weight"), ("kto_rejected_weight", "undesirable_weight")):
+            t.put(f"objective.{place}", number(t.take(key, 1.0)), key, default=1.0)
+    if t.take("use_dft_loss", False):
+        t.put("objective.loss_weighting", "dft", "use_dft_loss")
+    t.same("use_dft_loss", "off")
+    return stage
+
+
+def _put_method(t: Translation) -> None:
+    kind, bits = t.take("finetuning_type", "lora"), t.take("quantization_bit")
+    variants = {
+        "dora": bool(t.take("use_dora", False)),
+        "rslora": bool(t.take("use_rslora", False)),
+        "pissa": bool(t.take("pissa_init", False)),
+        "loraplus": t.take("loraplus_lr_ratio") is not None,
+    }
+    if kind == "full":
+        t.put("method.name", "full", "finetuning_type")
+        for key in ("lora_rank", "lora_alpha", "lora_dropout", "lora_target", "additional_target", "pissa_iter",
+                    "use_dora", "use_rslora", "pissa_init"):  # fmt: skip
+            t.take(key)
+            t.same(key, "no adapter is trained")
+        return
+    if kind != "lora" or bits not in (None, 4, 8):
+        key = "finetuning_type" if kind != "lora" else "quantization_bit"
+        t.refuse(key, "known here: lora and full; 4 and 8 bits", set_by="method.name")
+        return
+    name = put_name(t, _ADAPTER.switches, is_4bit=bits == 4, is_8bit=bits == 8, variants=variants, default="lora")
+    if name == "pissa":
+        num = t.take("pissa_iter", 16)
+        t.put("method.num_svd_iterations", max(num, 0), "pissa_iter", default=16)
+    if name == "loraplus":
+        t.put("method.learning_rate_ratio", number(t.take("loraplus_lr_ratio")), "loraplus_lr_ratio")
+    put_adapter(t, _with_alpha(2 * t.take("lora_rank", 8)))
+
+
+def _with_alpha(alpha: int) -> AdapterKeys:
+    return AdapterKeys(
+        _ADAPTER.switches, _ADAPTER.rank, _ADAPTER.alpha, _ADAPTER.dropout, _ADAPTER.targets, 8, alpha, 0.0, "all",
+        _ADAPTER.modules_to_save,
+    )  # fmt: skip
+
+
+def _put_template(t: Translation) -> None:
+    name = t.take("template")
+    if name == "empty":
+        t.put("data.template", "plain", "template")
+    elif name in _FOREIGN_TEMPLATES:
+        note = "no model has this template as its own; `--set data.template=chat` takes the model's"
+        t.refuse("template", note, set_by="data.template")
+    elif name is not None:
+        t.put("data.template", "chat", "template", note="the model's own chat template is used")
+    if (is_on := t.take("enable_thinking")) is not None:
+        t.put("data.template_options", {"enable_thinking": is_on}, "enable_thinking")
+    share = t.take("val_size", 0)
+    if share == 0:
+        t.same("val_size", "no validation")
+    elif share < 1:
+        t.put("data.validation", float(share), "val_size")
+    else:
+        t.refuse("val_size", "a number of rows, and a recipe has a share of them", set_by="data.validation")
+
+
+def _put_data(t: Translation, stage: str) -> None:
+    folder = t.take("dataset_dir", "data")
+    t.same("dataset_dir", "where dataset_info.json is")
+    for key, place in (("dataset", "data.train"), ("eval_dataset", "data.validation")):
+        given = t.take(key)
+        if given is None:
+            if key == "dataset":
+                t.refuse(key, "no rows are named", set_by=place)
+            continue
+        names = [name.strip() for name in given.split(",")] if isinstance(given, str) else list(given)
+        if len(names) > 1:
+            t.refuse(key, f"{len(names)} datasets: join them to one file of one shape", set_by=place)
+            continue
+        if place in t.settled:
+            t.put(place, None, key)
+            continue
+        info_file = _find_info(t, Path(str(folder)))
+        if info_file is None:
+            t.refuse(key, f"no dataset_info.json in {folder}, which names the dataset's file", set_by=place)
+            continue
+        _put_dataset(t, key, place, names[0], info_file, stage)
+
+
+def _find_info(t: Translation, folder: Path) -> Path | None:
+    places = [base / folder / "dataset_info.json" for base in (t.folder, Path.cwd(), *t.folder.parents)]
+    return next((place for place in places if place.is_file()), None)
+
+
+def _put_dataset(t: Translation, key: str, place: str, name: str, info_file: Path, stage: str) -> None:
+    try:
+        info = json.loads(info_file.read_text(encoding="utf-8"))[name]
+    except (ValueError, KeyError, TypeError) as error:
+        raise RecipeError(
+            f"{info_file} has no dataset {name!r}: {error}",
+            expected="a JSON object with the datasets by name",
+            do="correct the file, or give the rows with --set data.train=FILE",
+        ) from error
+    if (file := info.get("file_name")) is None:
+        t.refuse(key, f"{name} is a dataset of a hub: save it as JSONL", set_by=place)
+        return
+    strange = _strange_parts(info)
+    if strange:
+        t.refuse(key, f"{name} in {info_file.name}: {strange}", set_by=place)
+        return
+    t.put_rows(place, str((info_file.parent / file).absolute()), key)
+    if place != "data.train":
+        return
+    if columns := _columns_of(info, stage):
+        t.put("data.columns", columns, key)
+    if info.get("formatting", "alpaca") == "alpaca":
+        t.notes.append("LLaMA-Factory joins instruction and input by a line break; Luthier by a blank line")
+
+
+def _strange_parts(info: dict[str, Any]) -> str:
+    """What a dataset has that no shape has; empty where it has nothing."""
+    tags = info.get("tags", {})
+    wrong = [f"{tag}: {value}" for tag, value in tags.items() if value not in _TAGS.get(tag, ())]
+    if wrong:
+        return f"other names of roles ({', '.join(wrong)}): rename them in the rows"
+    media = [name for name in ("images", "videos", "audios") if name in info.get("columns", {})]
+    if media:
+        return f"{', '.join(media)}: rows are text here"
+    if info.get("num_samples") is not None:
+        return "num_samples: a part of the rows"
+    return ""
+
+
+def _columns_of(info: dict[str, Any], stage: str) -> dict[str, str]:
+    """data.columns of a dataset, without the columns that have the name of their field."""
+    names = dict(info.get("columns", {}))
+    formatting = str(info.get("formatting", "alpaca"))
+    if stage == "pt":
+        return {"text": names.get("prompt", "instruction")}
+    fields = dict(_COLUMNS.get(formatting, _COLUMNS["alpaca"]))
+    if info.get("ranking"):
+        # The shape of pairs: what was asked, then two answers.
+        fields |= {"prompt": "prompt", "query": "input", "messages": "prompt"}
+        fields.pop("response", None)
+    if "kto_tag" in names:
+        fields |= {"prompt": "prompt", "response": "completion", "kto_tag": "label"}
+        fields.pop("query", None)
+    given = {name: column for name, column in _DEFAULTS.items() if name in fields and not names} | names
+    return {fields[name]: column for name, column in given.items() if name in fields and fields[name] != column}

@@ -1,0 +1,102 @@
+"""How the weights change, from the switches that tools built on PEFT have for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from luthier.features.recipes.imports.translation import Translation
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterKeys:
+    """The names of a tool's keys for an adapter; empty where it has no such key.
+
+    Attributes:
+        switches: The keys that decide `method.name`.
+        rank, alpha, dropout, targets: Their names.
+        default_rank, default_alpha: What the tool takes; None: it has no default.
+        default_dropout: The same for dropout.
+        default_targets: The same for targets.
+        modules_to_save: Modules that are trained in whole.
+    """
+
+    switches: tuple[str, ...]
+    rank: str
+    alpha: str
+    dropout: str
+    targets: str
+    default_rank: int | None
+    default_alpha: int | None
+    default_dropout: float
+    default_targets: Any
+    modules_to_save: str = ""
+
+
+def put_name(
+    t: Translation,
+    switches: Sequence[str],
+    *,
+    is_4bit: bool = False,
+    is_8bit: bool = False,
+    variants: dict[str, bool],
+    default: str = "",
+) -> str:
+    """Decide `method.name` of an adapter.
+
+    Args:
+        switches: The keys that decide.
+        is_4bit, is_8bit: Whether the base is quantised.
+        variants: Variants of LoRA, by name, and whether they are on.
+        default: What the tool does where no switch is given, for people.
+    """
+    chosen = [name for name, is_on in variants.items() if is_on]
+    is_quantised = is_4bit or is_8bit
+    if len(chosen) + is_quantised > 1:
+        both = [*(["a quantised base"] if is_quantised else []), *chosen]
+        for key in switches:
+            if t.given.get(key):
+                t.refuse(key, f"no method joins {' and '.join(both)}", set_by="method.name")
+        return "lora"
+    name = "qlora" if is_quantised else chosen[0] if chosen else "lora"
+    t.put("method.name", name, *switches, default=default or None)
+    if is_quantised:
+        t.put("method.quantisation", "nf4" if is_4bit else "int8", *switches, default=default or None)
+    return name
+
+
+def put_adapter(t: Translation, keys: AdapterKeys, *, disables_dropout: bool = False) -> None:
+    """Rank, alpha, dropout and targets, with the tool's defaults written out."""
+    rank = t.take(keys.rank, keys.default_rank)
+    if rank is None:
+        t.refuse(keys.rank, "the tool has no default for the rank", set_by="method.rank")
+    else:
+        t.put("method.rank", rank, keys.rank, default=keys.default_rank)
+    alpha = t.take(keys.alpha, keys.default_alpha)
+    if alpha is None:
+        t.refuse(keys.alpha, "the tool has no default for alpha", set_by="method.alpha")
+    else:
+        t.put("method.alpha", float(alpha), keys.alpha, default=keys.default_alpha)
+    dropout = t.take(keys.dropout, keys.default_dropout)
+    note = "this trainer turns dropout off" if disables_dropout and dropout else ""
+    t.put("method.dropout", 0.0 if disables_dropout else float(dropout), keys.dropout, default=dropout, note=note)
+    put_targets(t, keys)
+
+
+def put_targets(t: Translation, keys: AdapterKeys) -> None:
+    """Which matrices carry an adapter; modules that are trained in whole are refused."""
+    targets = t.take(keys.targets, keys.default_targets)
+    if isinstance(targets, str):
+        targets = [name.strip() for name in targets.split(",")]
+    if not targets:
+        note = "PEFT chooses them by the architecture: name them, such as [q_proj, v_proj]"
+        t.refuse(keys.targets, note, set_by="method.targets")
+    else:
+        is_all = targets in (["all"], ["all-linear"], ["all_linear"])
+        places = "all-linear" if is_all else list(targets)
+        t.put("method.targets", places, keys.targets, default=keys.default_targets)
+    if keys.modules_to_save and (modules := t.take(keys.modules_to_save)):
+        names = [name.strip() for name in modules.split(",")] if isinstance(modules, str) else modules
+        note = f"{', '.join(names)} would be trained in whole, and no method does that beside an adapter"
+        t.refuse(keys.modules_to_save, note)

@@ -1,0 +1,244 @@
+"""One file of another tool on its way to a recipe: every key of it gets exactly one outcome.
+
+A key that is in no table of its tool is unknown, and a key that a translator neither used nor explained is refused: a
+forgotten key cannot become a silent one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+Kind = Literal["translated", "harmless", "missing"]
+Outcome = Literal["translated", "default", "harmless", "set", "missing", "unknown", "left_out"]
+
+_ROW_FILES: Final = (".jsonl", ".json", ".csv", ".tsv", ".tab", ".parquet", ".xlsx")
+_PATH_STARTS: Final = (".", "/", "~")
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key of another tool.
+
+    Attributes:
+        kind: `translated` into `places`; `harmless`, since it does not change what is trained; `missing`: it does, and
+            a recipe has nothing for it.
+        places: The recipe's keys that it becomes.
+        note: How it is converted, why it is harmless, or what is missing.
+        off: Of a missing key, the values that leave training as it is.
+    """
+
+    kind: Kind
+    places: tuple[str, ...] = ()
+    note: str = ""
+    off: tuple[Any, ...] = ()
+
+
+def becomes(*places: str, note: str = "") -> Key:
+    """A key that is translated."""
+    return Key("translated", places, note)
+
+
+def harmless(note: str, *names: str) -> dict[str, Key]:
+    """Keys that do not change what is trained, all for one reason."""
+    return {name: Key("harmless", (), note) for name in names}
+
+
+def missing(note: str, *names: str, off: tuple[Any, ...] = (False,)) -> dict[str, Key]:
+    """Keys that change what is trained and have no counterpart, except where their value is in `off`."""
+    return {name: Key("missing", (), note, off) for name in names}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """The outcome of one key.
+
+    Attributes:
+        key: Its dotted name in the file; of a default, the name that the file leaves out.
+        value: What the file has; of a default, what the other tool takes.
+        outcome: `translated`, `default` (a silent default of the other tool, written out), `harmless`, `set` (by
+            `--set`), `left_out` (by `--allow-missing`), and the refused ones: `missing` and `unknown`.
+        places: The recipe's keys with the values that they got.
+        note: The reason, or how the value was converted.
+        set_by: Of a refused key, the recipe's key that would settle it by `--set`.
+    """
+
+    key: str
+    value: Any
+    outcome: Outcome
+    places: dict[str, Any] = field(default_factory=dict)
+    note: str = ""
+    set_by: str = ""
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the import ends because of this key."""
+        return self.outcome in ("missing", "unknown")
+
+    def as_json(self) -> dict[str, Any]:
+        """The entry for `--json`."""
+        return {
+            "key": self.key, "value": self.value, "outcome": self.outcome, "recipe": self.places, "note": self.note,
+        }  # fmt: skip
+
+
+class Translation:
+    """What is known so far of the recipe that a file becomes.
+
+    Args:
+        keys: The table of the tool.
+        given: The file's keys.
+        settled: Dotted keys of the recipe with the values of `--set`; they take precedence.
+        folder: The folder of the file.
+        target: The folder that paths of the recipe count from.
+        num_devices: Devices that the file is run on, for batch sizes.
+    """
+
+    def __init__(
+        self,
+        keys: Mapping[str, Key],
+        given: Mapping[str, Any],
+        *,
+        settled: Mapping[str, Any],
+        folder: Path,
+        target: Path,
+        num_devices: int,
+    ) -> None:
+        self.keys, self.settled, self.folder, self.target = keys, settled, folder, target
+        self.num_devices = num_devices
+        self.given = dict(_flat(given, keys))
+        self.recipe: dict[str, Any] = {}
+        self.notes: list[str] = []
+        self._entries: dict[str, Entry] = {}
+        self.taken: set[str] = set()
+
+    def has(self, key: str) -> bool:
+        """Whether the file sets a key to something."""
+        return self.given.get(key) is not None
+
+    def take(self, key: str, default: Any = None) -> Any:
+        """The value of a key of the table; the default where the file leaves it out or empty."""
+        if self.keys[key].kind != "translated":
+            raise KeyError(f"{key} is no key that is translated")
+        self.taken.add(key)
+        return self.given[key] if self.has(key) else default
+
+    def put(self, place: str, value: Any, *keys: str, default: Any = None, note: str = "") -> None:
+        """Set a key of the recipe, because of these keys of the file.
+
+        Args:
+            place: The recipe's dotted key.
+            value: Its value.
+            keys: The keys that it follows from; those that the file leaves out are noted as defaults of the tool.
+            default: The value of the tool for the keys that the file leaves out; by key where they differ.
+            note: How it was converted.
+        """
+        outcome: Outcome = "translated"
+        if any(place == name or place.startswith(f"{name}.") for name in self.settled):
+            value, outcome, note = self.settled.get(place), "set", f"{place} is set by --set"
+        else:
+            self.recipe[place] = value
+        for key in keys:
+            if self.has(key):
+                before = self._entries.get(key)
+                places = {**(before.places if before else {}), place: value}
+                notes = [text for text in (before.note if before else "", note) if text]
+                self._enter(Entry(key, self.given[key], outcome, places, "; ".join(dict.fromkeys(notes))))
+            elif outcome == "translated" and not any(self.has(other) for other in keys):
+                silent = default[key] if isinstance(default, dict) else default
+                self._enter(Entry(key, silent, "default", {place: value}, note))
+
+    def same(self, key: str, note: str) -> None:
+        """Note that the value of a key leaves training as it is."""
+        if self.has(key) and key not in self._entries:
+            self._enter(Entry(key, self.given[key], "harmless", {}, note))
+
+    def withdraw(self, place: str, note: str) -> None:
+        """Take a key of the recipe back; the keys of the file that it came from are not needed."""
+        if self.recipe.pop(place, None) is None:
+            return
+        for entry in list(self._entries.values()):
+            if place in entry.places and entry.key in self.given:
+                places = {name: value for name, value in entry.places.items() if name != place}
+                outcome: Outcome = entry.outcome if places else "harmless"
+                self._enter(Entry(entry.key, entry.value, outcome, places, note))
+
+    def refuse(self, key: str, note: str, *, set_by: str = "") -> None:
+        """Refuse a key, unless `--set` settles it. A key that the file leaves out may be refused, too."""
+        if set_by and set_by in self.settled:
+            if self.has(key):
+                self._enter(Entry(key, self.given[key], "set", {set_by: self.settled[set_by]}, "set by --set"))
+            return
+        self._enter(Entry(key, self.given.get(key), "missing", {}, note, set_by))
+
+    def entries(self) -> list[Entry]:
+        """Every key of the file with its outcome, in the file's order, then the defaults that were written out."""
+        for key, value in self.given.items():
+            if key not in self._entries:
+                self._enter(self._rest(key, value))
+        defaults = [entry for key, entry in self._entries.items() if key not in self.given]
+        return [self._entries[key] for key in self.given] + defaults
+
+    def _rest(self, key: str, value: Any) -> Entry:
+        known = self.keys.get(key)
+        if known is None:
+            return Entry(key, value, "unknown", {}, "it is in no list of this tool's keys")
+        if value is None:
+            return Entry(key, value, "harmless", {}, "empty")
+        if known.kind == "harmless":
+            return Entry(key, value, "harmless", {}, known.note)
+        if known.kind == "missing":
+            # `0 == False` in Python: a number that is 0 counts as off, too.
+            is_off = any(value == off for off in known.off)
+            return Entry(key, value, "harmless", {}, "off") if is_off else Entry(key, value, "missing", {}, known.note)
+        return Entry(key, value, "missing", {}, "it has no meaning beside the other keys of this file")
+
+    def _enter(self, entry: Entry) -> None:
+        self._entries[entry.key] = entry
+
+    def put_rows(self, place: str, value: Any, key: str) -> None:
+        """A file of rows; the name of a dataset on a hub is refused."""
+        name = str(value)
+        if not name.lower().removesuffix(".gz").endswith(_ROW_FILES):
+            note = "a dataset of a hub or a folder, and a recipe names a file: save the rows as JSONL"
+            self.refuse(key, note, set_by=place)
+            return
+        for base in (self.folder, Path.cwd()):
+            if (found := (base / Path(name).expanduser())).is_file():
+                self.put(place, _path_from(self.target, found), key)
+                return
+        self.put(place, name, key, note=f"no such file in {self.folder} or the current folder")
+
+    def put_model(self, value: Any, key: str, revision_key: str = "") -> None:
+        """A base model: a folder, or a name on the hub."""
+        name = str(value)
+        revision = self.take(revision_key) if revision_key else None
+        if name.lower().endswith(("-bnb-4bit", "-gptq", "-awq", "-int4", "-fp8")):
+            note = "its weights are quantised already: name the model of 16 bits, and quantise by method.name: qlora"
+            self.refuse(key, note, set_by="base_model")
+        elif name.startswith(_PATH_STARTS) or (self.folder / name).is_dir():
+            self.put("base_model", _path_from(self.target, self.folder / Path(name).expanduser()), key)
+        elif name.count("/") == 1:
+            where = f"hub:{name}@{revision}" if revision else f"hub:{name}"
+            self.put("base_model", where, key, *([revision_key] if revision else []))
+        else:
+            self.refuse(key, "no folder, and no name of the form org/name", set_by="base_model")
+
+
+def _path_from(target: Path, path: Path) -> str:
+    """The path as a recipe in `target` names it: relative where it is inside that folder."""
+    whole, base = path.resolve(), target.resolve()
+    return str(whole.relative_to(base)) if whole.is_relative_to(base) else str(whole)
+
+
+def _flat(given: Mapping[str, Any], keys: Mapping[str, Key], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Sections as dotted keys, except where the table has a section whole, such as a grader."""
+    for name, value in given.items():
+        place = f"{prefix}{name}"
+        has_inner = place not in keys or any(key.startswith(f"{place}.") for key in keys)
+        if isinstance(value, Mapping) and value and has_inner:
+            yield from _flat(value, keys, f"{place}.")
+        else:
+            yield place, value

@@ -1,0 +1,224 @@
+"""TRL: YAML of its command line (`trl sft --config FILE`) for sft, dpo, kto, reward and grpo.
+
+Keys and defaults are those of TRL 1.10.0.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from luthier.features.recipes.imports import hf_arguments
+from luthier.features.recipes.imports.hf_arguments import Defaults, number, put_training
+from luthier.features.recipes.imports.methods import AdapterKeys, put_adapter, put_name
+from luthier.features.recipes.imports.translation import Key, Translation, becomes, harmless, missing
+
+VERSION: Final = "TRL 1.10.0"
+TRAINERS: Final = ("sft", "dpo", "kto", "reward", "grpo")
+_RATES: Final = {"sft": 2e-5, "dpo": 1e-6, "kto": 1e-6, "reward": 1e-4, "grpo": 1e-6}
+_OWN_KEYS: Final = {
+    "sft": ("packing", "completion_only_loss", "assistant_only_loss", "dataset_text_field", "eos_token",
+            "shuffle_dataset", "packing_strategy"),
+    "dpo": ("precompute_ref_batch_size", "f_divergence_type", "label_smoothing", "loss_weights", "use_weighting"),
+    "kto": ("desirable_weight", "undesirable_weight"),
+    "reward": ("center_rewards_coefficient",),
+    "grpo": ("num_generations", "reward_funcs", "max_completion_length", "scale_rewards", "num_iterations"),
+}  # fmt: skip
+_DRAWING = "draws, batches and servers of vLLM; Luthier draws with its own engine"
+
+KEYS: Final[dict[str, Key]] = {
+    "model_name_or_path": becomes("base_model", note="org/name: hub:org/name"),
+    "model_revision": becomes("base_model", note="hub:org/name@revision"),
+    "dataset_name": becomes("data.train", note="a file; datasets of the hub are refused"),
+    "dataset_text_field": becomes("data.columns", note="sft: the column of plain texts"),
+    "use_peft": becomes("method.name", note="false: full"),
+    "load_in_4bit": becomes("method.name", "method.quantisation", note="qlora, nf4"),
+    "load_in_8bit": becomes("method.name", "method.quantisation", note="qlora, int8"),
+    "use_dora": becomes("method.name", note="dora"),
+    "use_rslora": becomes("method.name", note="rslora"),
+    "lora_r": becomes("method.rank"),
+    "lora_alpha": becomes("method.alpha"),
+    "lora_dropout": becomes("method.dropout", note="0 where the trainer turns dropout off"),
+    "lora_target_modules": becomes("method.targets", note="must be named: PEFT's choice depends on the architecture"),
+    "lora_modules_to_save": becomes("method.targets", note="refused: they would be trained in whole"),
+    "max_length": becomes("training.max_length_tokens", "training.on_overlong", note="longer rows are cut"),
+    "truncation_mode": becomes("training.on_overlong", note="keep_start; keep_end is refused"),
+    "packing": becomes("training.global_batch_size", note="needs --set: a packed batch counts sequences, not rows"),
+    "completion_only_loss": becomes("objective.name", note="true; false is refused"),
+    "assistant_only_loss": becomes("objective.name", note="true; false is refused"),
+    "loss_type": becomes("objective.name", "objective.loss_weighting", note="by trainer; others are refused"),
+    "beta": becomes("objective.beta", "objective.kl_coef", note="grpo: kl_coef"),
+    "label_smoothing": becomes("objective.label_smoothing"),
+    "desirable_weight": becomes("objective.desirable_weight"),
+    "undesirable_weight": becomes("objective.undesirable_weight"),
+    "disable_dropout": becomes("method.dropout", note="0 where true"),
+    "reward_funcs": becomes("objective.rewards", note="needs --set: functions of Python are not translated"),
+    "reward_weights": becomes("objective.rewards", note="needs --set"),
+    "num_generations": becomes("objective.num_generations"),
+    "max_completion_length": becomes("objective.max_new_tokens"),
+    "temperature": becomes("objective.temperature"),
+    "scale_rewards": becomes("objective.normalize_advantages", note="group, none; batch is refused"),
+    **hf_arguments.KEYS,
+    **harmless("the machine, not what is trained", "attn_implementation", "dtype", "torch_dtype", "device_map",
+               "bnb_4bit_quant_storage", "use_bnb_nested_quant", "dataset_num_proc", "padding_free",
+               "pad_to_multiple_of", "precompute_ref_log_probs", "precompute_ref_batch_size", "packing_strategy",
+               "env", "num_processes", "accelerate_config", "ignore_bias_buffers", "cast_lm_head_to_fp32"),
+    **harmless(_DRAWING, "use_vllm", "vllm_mode", "vllm_server_host", "vllm_server_port", "vllm_server_timeout",
+               "vllm_server_base_url", "vllm_gpu_memory_utilization", "vllm_max_model_length",
+               "vllm_tensor_parallel_size", "vllm_enable_sleep_mode", "vllm_model_impl", "vllm_group_port",
+               "ds3_gather_for_generation", "num_generations_eval", "cache_implementation"),
+    **harmless("what is logged, and where to", "log_completions", "num_completions_to_print", "log_unique_prompts",
+               "log_completions_hub_repo", "log_multimodal"),
+    **harmless("the split of a hub's dataset; a recipe names files", "dataset_train_split", "dataset_test_split",
+               "dataset_streaming", "dataset_config"),
+    **harmless("draws are used for one update, so that clipping never acts", "epsilon", "epsilon_high", "delta"),
+    **harmless("a task of PEFT that follows from the objective", "lora_task_type"),
+    **harmless("code of a model is never run: a model that needs it is refused by `luthier plan`", "trust_remote_code"),
+    **missing("several datasets: join them to one file", "datasets", off=([],)),
+    **missing("another chat template than the model's", "chat_template_path", "eos_token", "pad_token", off=("",)),
+    **missing("adapters on parameters that are no matrices", "lora_target_parameters", off=([],)),
+    **missing("4 bits are nf4 here", "bnb_4bit_quant_type", off=("nf4",)),
+    **missing("settings of the model's class", "model_init_kwargs", "dataset_kwargs", "generation_kwargs",
+              "chat_template_kwargs", off=({},)),
+    **missing("the loss of routers beside another objective; see objective.router_aux_loss", "router_aux_loss_coef",
+              off=(0, 0.0)),
+    **missing("the order of rows before they are batched", "shuffle_dataset", off=(True, False)),
+    **missing("a variant of the loss", "loss_weights", "use_weighting", "ld_alpha", "discopop_tau",
+              "center_rewards_coefficient", "top_entropy_quantile", "entropy_coef", "importance_sampling_level",
+              "multi_objective_aggregation", "mask_truncated_completions", "off_policy_mask_threshold",
+              "use_bias_correction_kl",
+              off=(False, 0, 1.0, 0.0, "token", "sum_then_normalize")),
+    **missing("a divergence other than the reverse KL", "f_divergence_type", off=("reverse_kl",)),
+    **missing("a reference model that moves", "sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps"),
+    **missing("draws are used for one update", "num_iterations", off=(1,)),
+    **missing("draws of several steps at once", "steps_per_generation", "generation_batch_size", off=()),
+    **missing("how answers are drawn, beside the temperature", "top_p", "top_k", "min_p", "repetition_penalty",
+              off=(1.0, 0)),
+}  # fmt: skip
+
+_ADAPTER = AdapterKeys(
+    ("use_peft", "load_in_4bit", "load_in_8bit", "use_dora", "use_rslora"),
+    "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", 16, 32, 0.05, None, "lora_modules_to_save",
+)  # fmt: skip
+
+
+def trainers_of(given: dict[str, Any]) -> list[str]:
+    """The trainers that have keys of a file for themselves."""
+    return [name for name, keys in _OWN_KEYS.items() if any(key in given for key in keys)]
+
+
+def translate(t: Translation, trainer: str) -> None:
+    """Translate a file for one of the trainers."""
+    t.put_model(t.take("model_name_or_path", ""), "model_name_or_path", "model_revision")
+    t.put_rows("data.train", t.take("dataset_name", ""), "dataset_name")
+    _put_method(t, trainer)
+    t.recipe["objective.name"] = "rank" if trainer == "reward" else trainer
+    unit = 1
+    if trainer == "sft":
+        _put_sft(t)
+    elif trainer == "grpo":
+        unit = _put_grpo(t)
+    elif trainer in ("dpo", "kto"):
+        _put_preferences(t, trainer)
+    if trainer != "grpo":
+        _put_length(t)
+    packing = "packing" if trainer == "sft" and t.take("packing", False) else ""
+    if trainer == "sft" and not packing:
+        t.same("packing", "off")
+    order = "sequential" if trainer == "kto" else "random"
+    put_training(t, Defaults(learning_rate=_RATES[trainer], order=order), rows_per_unit=unit, packing_key=packing)
+
+
+def _put_method(t: Translation, trainer: str) -> None:
+    is_peft = t.take("use_peft", False)
+    variants = {"dora": bool(t.take("use_dora", False)), "rslora": bool(t.take("use_rslora", False))}
+    is_4bit, is_8bit = bool(t.take("load_in_4bit", False)), bool(t.take("load_in_8bit", False))
+    is_off = bool(t.take("disable_dropout", trainer in ("dpo", "kto", "reward")))
+    if not is_peft:
+        t.put("method.name", "full", "use_peft", default=False)
+        for key in ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_modules_to_save",
+                    "use_dora", "use_rslora"):  # fmt: skip
+            t.same(key, "use_peft is not set")
+        for key in ("load_in_4bit", "load_in_8bit"):
+            if not t.take(key, False):
+                t.same(key, "off")
+        t.same("disable_dropout", "models of today have no dropout of their own")
+        return
+    put_name(t, _ADAPTER.switches, is_4bit=is_4bit, is_8bit=is_8bit, variants=variants)
+    put_adapter(t, _ADAPTER, disables_dropout=is_off)
+    t.same("disable_dropout", "dropout is 0" if is_off else "dropout stays")
+
+
+def _put_sft(t: Translation) -> None:
+    for key in ("completion_only_loss", "assistant_only_loss"):
+        value = t.take(key)
+        if value is False:
+            t.refuse(key, "prompts are never learned here; for plain texts use a column text")
+        elif value:
+            t.put("objective.name", "sft", key, note="answers alone are learned")
+    if t.take("assistant_only_loss") is None:
+        t.notes.append(
+            "rows with `messages`: TRL learns every turn unless assistant_only_loss is true; Luthier learns the "
+            "assistant's turns alone"
+        )
+    if (field := t.take("dataset_text_field")) is not None:
+        t.put("data.columns", {"text": field}, "dataset_text_field")
+        t.put("data.template", "plain", "dataset_text_field")
+    loss = t.take("loss_type", "nll")
+    if loss in ("nll", "chunked_nll", "dft"):
+        t.put("objective.loss_weighting", "dft" if loss == "dft" else "token", "loss_type", default="nll")
+    else:
+        t.refuse("loss_type", "sft knows nll and dft", set_by="objective.loss_weighting")
+
+
+def _put_preferences(t: Translation, trainer: str) -> None:
+    losses = {"sigmoid": "dpo", "ipo": "ipo"} if trainer == "dpo" else {"kto": "kto"}
+    default = "sigmoid" if trainer == "dpo" else "kto"
+    loss = t.take("loss_type", default)
+    name = loss[0] if isinstance(loss, list) and len(loss) == 1 else loss
+    if isinstance(name, str) and name in losses:
+        t.put("objective.name", losses[name], "loss_type", default=default)
+    else:
+        t.refuse("loss_type", f"known here: {', '.join(losses)}", set_by="objective.name")
+    t.put("objective.beta", number(t.take("beta", 0.1)), "beta", default=0.1)
+    if trainer == "kto":
+        for key in ("desirable_weight", "undesirable_weight"):
+            t.put(f"objective.{key}", number(t.take(key, 1.0)), key, default=1.0)
+    elif t.take("label_smoothing"):
+        t.put("objective.label_smoothing", number(t.take("label_smoothing")), "label_smoothing")
+    else:
+        t.same("label_smoothing", "off")
+
+
+def _put_grpo(t: Translation) -> int:
+    """Returns the answers to a prompt, by which the batch is divided."""
+    note = "rewards are functions of Python in TRL: name metrics or graders, such as [exact_match]"
+    t.take("reward_funcs"), t.take("reward_weights")
+    t.refuse("reward_funcs", note, set_by="objective.rewards")
+    if t.has("reward_weights"):
+        t.refuse("reward_weights", "a weight is part of its reward", set_by="objective.rewards")
+    count = t.take("num_generations", 8)
+    t.put("objective.num_generations", count, "num_generations", default=8)
+    t.put("objective.max_new_tokens", t.take("max_completion_length", 512), "max_completion_length", default=512)
+    t.put("objective.temperature", number(t.take("temperature", 1.0)), "temperature", default=1.0)
+    t.put("objective.kl_coef", number(t.take("beta", 0.0)), "beta", default=0.0)
+    scale = t.take("scale_rewards", "group")
+    if scale in ("group", True, "none", False):
+        t.put("objective.normalize_advantages", scale in ("group", True), "scale_rewards", default="group")
+    else:
+        t.refuse("scale_rewards", "advantages are divided by the spread of their group, or not at all",
+                 set_by="objective.normalize_advantages")  # fmt: skip
+    losses = {"dapo": "token", "bnpo": "token", "grpo": "sample", "dr_grpo": "fixed"}
+    if (loss := str(t.take("loss_type", "dapo"))) in losses:
+        t.put("objective.loss_weighting", losses[loss], "loss_type", default="dapo")
+    else:
+        t.refuse("loss_type", f"known here: {', '.join(losses)}", set_by="objective.loss_weighting")
+    return int(count)
+
+
+def _put_length(t: Translation) -> None:
+    longest = t.take("max_length", 1024)
+    t.put("training.max_length_tokens", longest, "max_length", default=1024)
+    if t.take("truncation_mode", "keep_start") == "keep_start":
+        t.put("training.on_overlong", "truncate", "truncation_mode", default="keep_start")
+    else:
+        t.refuse("truncation_mode", "rows are cut at their end alone", set_by="training.on_overlong")

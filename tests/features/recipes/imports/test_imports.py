@@ -1,0 +1,318 @@
+"""Files of other tools become recipes, and every key of them has exactly one outcome."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests.vacuous import nonempty
+
+from luthier.core.errors import RecipeError, RequestError
+from luthier.features.recipes.imports.service import TOOLS, Imported, import_recipe, read_keys, recognise
+from luthier.features.recipes.imports.translation import Translation
+
+FILES = Path(__file__).with_name("files")
+ROOT = Path(__file__).resolve().parents[4]
+SETTINGS = {"openai": ("base_model=smollm2-135m-instruct", "data.train=support.jsonl")}
+NAMES = {
+    "axolotl": "axolotl.yaml",
+    "llama_factory": "llama_factory.yaml",
+    "trl": "trl.yaml",
+    "unsloth": "unsloth.yaml",
+    "openai": "openai.json",
+}
+
+
+def imported(tool: str, **more: Any) -> Imported:
+    return import_recipe(FILES / NAMES[tool], target=FILES, overrides=SETTINGS.get(tool, ()), **more)
+
+
+def made(tmp_path: Path, document: dict[str, Any], **more: Any) -> Imported:
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(document), encoding="utf-8")
+    return import_recipe(path, target=tmp_path, **more)
+
+
+def refusals(tmp_path: Path, document: dict[str, Any], **more: Any) -> str:
+    with pytest.raises(RecipeError) as caught:
+        made(tmp_path, document, **more)
+    return caught.value.came
+
+
+def axolotl(**more: Any) -> dict[str, Any]:
+    rows = {"path": "rows.jsonl", "type": "alpaca"}
+    return {"base_model": "org/base", "datasets": [rows], "micro_batch_size": 2, "learning_rate": 1e-4} | more
+
+
+def trl(**more: Any) -> dict[str, Any]:
+    return {"model_name_or_path": "org/base", "dataset_name": "rows.jsonl"} | more
+
+
+TRAINING = {
+    "axolotl": {"global_batch_size": 8, "epochs": 3.0, "learning_rate": 2e-4, "lr_schedule": "cosine",
+                "warmup_fraction": 0.1, "optimizer": {"name": "adamw_8bit"}, "weight_decay": 0.01,
+                "max_grad_norm": 1.0, "max_length_tokens": 1024, "on_overlong": "drop", "batch_order": "shuffled",
+                "gradient_checkpointing": True, "precision": "auto", "early_stopping_patience": 0, "seed": 42},
+    "llama_factory": {"global_batch_size": 8, "epochs": 3.0, "learning_rate": 1e-4, "lr_schedule": "cosine",
+                      "warmup_fraction": 0.1, "optimizer": {"name": "adamw"}, "weight_decay": 0.0,
+                      "max_grad_norm": 1.0, "max_length_tokens": 1024, "on_overlong": "truncate",
+                      "batch_order": "shuffled", "precision": "bfloat16", "validate_every_steps": 500,
+                      "checkpoint_every_steps": 500, "early_stopping_patience": 0, "seed": 42},
+    "trl": {"global_batch_size": 16, "epochs": 1.0, "learning_rate": 2e-5, "lr_schedule": "constant",
+            "warmup_fraction": 0.03, "optimizer": {"name": "adamw"}, "weight_decay": 0.0, "max_grad_norm": 1.0,
+            "max_length_tokens": 1024, "on_overlong": "truncate", "batch_order": "shuffled",
+            "early_stopping_patience": 0, "seed": 42},
+    "unsloth": {"global_batch_size": 8, "max_steps": 50, "learning_rate": 2e-4, "lr_schedule": "linear",
+                "warmup_fraction": 0.1, "optimizer": {"name": "adamw_8bit"}, "weight_decay": 0.001,
+                "max_grad_norm": 1.0, "max_length_tokens": 1024, "on_overlong": "truncate",
+                "batch_order": "shuffled", "gradient_checkpointing": True, "early_stopping_patience": 0,
+                "seed": 3407},
+    "openai": {"epochs": 3.0, "global_batch_size": 4, "seed": 817},
+}  # fmt: skip
+METHODS = {
+    "axolotl": {"name": "lora", "rank": 8, "alpha": 16.0, "dropout": 0.05, "targets": "all-linear"},
+    "llama_factory": {"name": "lora", "rank": 8, "alpha": 16.0, "dropout": 0.0, "targets": ["q_proj", "v_proj"]},
+    "trl": {"name": "lora", "rank": 32, "alpha": 16.0, "dropout": 0.05, "targets": ["q_proj", "v_proj"]},
+    "unsloth": {"name": "qlora", "rank": 16, "alpha": 16.0, "dropout": 0.0, "quantisation": "nf4",
+                "targets": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]},
+    "openai": None,
+}  # fmt: skip
+DATA = {
+    "axolotl": {"train": "support.jsonl", "columns": {"conversations": "conversations"}, "template": "chat",
+                "validation": 0.05},
+    "llama_factory": {"train": "support.jsonl", "template": "chat", "validation": 0.1},
+    "trl": {"train": "support.jsonl"},
+    "unsloth": {"train": "support.jsonl", "template": "chat"},
+    "openai": {"train": "support.jsonl"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("tool", list(NAMES))
+def test_a_file_of_each_tool_becomes_the_recipe_that_trains_the_same(tool: str) -> None:
+    found = imported(tool)
+    assert found.tool == tool
+    assert found.keys["training"] == TRAINING[tool]
+    assert found.keys.get("method") == METHODS[tool]
+    assert found.keys["data"] == DATA[tool]
+    assert found.keys["objective"]["name"] == "sft"
+
+
+@pytest.mark.parametrize("tool", list(NAMES))
+def test_every_key_of_a_file_has_exactly_one_outcome(tool: str) -> None:
+    def leaves(value: Any) -> int:
+        return sum(map(leaves, value.values())) if isinstance(value, dict) and value else 1
+
+    found = imported(tool)
+    written = [entry for entry in found.entries if entry.outcome != "default"]
+    given = read_keys(FILES / NAMES[tool])
+    if tool == "axolotl":
+        given = given | {"datasets": given["datasets"][0]}
+        # One key of the table, though its value is a mapping.
+        given["datasets"] = given["datasets"] | {"message_property_mappings": 1}
+    assert len(written) == leaves(given)
+    assert max(Counter(entry.key for entry in found.entries).values()) == 1
+    for entry in nonempty(found.entries):
+        assert entry.places or entry.note, entry
+
+
+@pytest.mark.parametrize("tool", list(NAMES))
+def test_the_page_of_a_tool_is_made_of_its_table(tool: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "docsite")
+    page = importlib.import_module("moving_pages")
+    assert list(page.PAGES) == list(TOOLS)
+    found = (page.FOLDER / f"{tool}.md").read_text(encoding="utf-8")
+    assert found == page.text(tool), "run `python docsite/moving_pages.py`"
+    assert all(f"`{key}`" in found for key in nonempty(TOOLS[tool].keys))
+
+
+def test_every_key_that_a_table_calls_translated_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: set[int] = set()
+    take = Translation.take
+
+    def recorded(self: Translation, key: str, default: Any = None) -> Any:
+        taken.add((id(self.keys), key))  # type: ignore[arg-type]
+        return take(self, key, default)
+
+    monkeypatch.setattr(Translation, "take", recorded)
+    more: dict[str, list[dict[str, Any]]] = {
+        "axolotl": [
+            axolotl(**{"rl": rl, "adapter": adapter, "datasets": [{"path": "a.jsonl", "type": kind}], **extra})
+            for rl, adapter, kind, extra in (
+                ("dpo", "lora", "chat_template", {}), ("kto", None, "completion", {}), ("simpo", "lora", "alpaca", {}),
+                ("grpo", None, "alpaca", {}), ("orpo", None, "alpaca", {}),
+                (None, "lora", "chat_template", {}), (None, "lora", "x", {"datasets": [1, 2]}),
+                (None, None, "x", {"pretraining_dataset": {"path": "a.jsonl"}}),
+                (None, None, "x", {"pretraining_dataset": ["a.jsonl", "b.jsonl"]}),
+            )
+        ],
+        "llama_factory": [
+            {"model_name_or_path": "org/base", "dataset": "x", **extra}
+            for extra in (
+                {"stage": "dpo", "pref_loss": "simpo"}, {"stage": "dpo", "pissa_init": True},
+                {"stage": "kto", "loraplus_lr_ratio": 16}, {"stage": "sft"},
+            )
+        ],
+        "trl": [trl(use_peft=True)],
+        "unsloth": [{"from_pretrained": {"model_name": "org/base"}}],
+        "openai": [
+            {"training_file": "f", "method": {"type": kind}} for kind in ("supervised", "dpo", "reinforcement")
+        ],
+    }  # fmt: skip
+    for tool, documents in nonempty(more.items()):
+        for document in documents:
+            for trainer in ("sft", "dpo", "kto", "reward", "grpo") if tool == "trl" else (None,):
+                with contextlib.suppress(RecipeError):
+                    made(tmp_path, document, tool=tool, trainer=trainer)
+        keys = TOOLS[tool].keys
+        unread = {key for key, known in keys.items() if known.kind == "translated" and (id(keys), key) not in taken}
+        assert not unread
+
+
+def test_an_unknown_key_is_refused_by_name_and_may_be_left_out(tmp_path: Path) -> None:
+    came = refusals(tmp_path, axolotl(made_up_switch=True))
+    assert "made_up_switch: True" in came
+    found = made(tmp_path, axolotl(made_up_switch=True), allowed=["made_up_switch"])
+    assert [entry.outcome for entry in found.entries if entry.key == "made_up_switch"] == ["left_out"]
+
+
+def test_leaving_out_a_key_that_is_not_refused_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="--allow-missing num_epochs"):
+        made(tmp_path, axolotl(num_epochs=1), allowed=["num_epochs"])
+
+
+@pytest.mark.parametrize(
+    ("more", "key"),
+    [
+        ({"train_on_inputs": True}, "train_on_inputs"),
+        ({"relora": True}, "relora"),
+        ({"lr_scheduler": "cosine_with_restarts"}, "lr_scheduler"),
+        ({"warmup_steps": 10}, "warmup_steps"),
+        ({"sample_packing": True}, "sample_packing"),
+        ({"adapter": "lora", "lora_alpha": 16, "lora_target_linear": True}, "lora_r"),
+        ({"datasets": [{"path": "org/rows", "type": "alpaca"}]}, "datasets.path"),
+        ({"datasets": [{"path": "a.jsonl"}, {"path": "b.jsonl"}]}, "datasets"),
+        ({"datasets": [{"path": "a.jsonl", "type": "metharme"}]}, "datasets.type"),
+        ({"val_set_size": 500}, "val_set_size"),
+        ({"rl": "simpo"}, "cpo_alpha"),
+        ({"adapter": "qlora", "peft_use_dora": True}, "peft_use_dora"),
+    ],
+)
+def test_what_changes_training_and_has_no_counterpart_is_refused(
+    tmp_path: Path, more: dict[str, Any], key: str
+) -> None:
+    lines = [line.strip() for line in refusals(tmp_path, axolotl(**more)).splitlines()[1:]]
+    assert any(line.startswith((f"{key}:", f"{key} ")) for line in lines), lines
+
+
+def test_an_off_switch_without_a_counterpart_is_not_refused(tmp_path: Path) -> None:
+    found = made(tmp_path, axolotl(relora=False, lora_model_dir=None))
+    assert {entry.key: entry.outcome for entry in found.entries}["relora"] == "harmless"
+
+
+def test_setting_the_recipes_key_settles_a_refusal_and_takes_precedence(tmp_path: Path) -> None:
+    document = axolotl(sample_packing=True, warmup_steps=10, num_epochs=4)
+    settings = ["training.global_batch_size=24", "training.warmup_fraction=0.05", "training.epochs=1"]
+    found = made(tmp_path, document, overrides=settings)
+    training = found.keys["training"]
+    assert (training["global_batch_size"], training["warmup_fraction"], training["epochs"]) == (24, 0.05, 1)
+    outcomes = {entry.key: entry.outcome for entry in found.entries}
+    assert {outcomes[key] for key in ("sample_packing", "warmup_steps", "num_epochs")} == {"set"}
+
+
+def test_the_batch_is_the_product_of_rows_accumulation_and_devices(tmp_path: Path) -> None:
+    found = made(tmp_path, axolotl(gradient_accumulation_steps=4), num_devices=8)
+    assert found.keys["training"]["global_batch_size"] == 2 * 4 * 8
+
+
+def test_warmup_steps_become_a_share_of_max_steps(tmp_path: Path) -> None:
+    training = made(tmp_path, axolotl(warmup_steps=10, max_steps=200, num_epochs=3)).keys["training"]
+    assert training["warmup_fraction"] == pytest.approx(0.05)
+    assert training["max_steps"] == 200
+    assert "epochs" not in training
+
+
+def test_defaults_that_change_training_are_written_out(tmp_path: Path) -> None:
+    found = made(tmp_path, trl(), trainer="sft")
+    training = found.keys["training"]
+    assert (training["learning_rate"], training["lr_schedule"], training["epochs"]) == (2e-5, "linear", 3.0)
+    assert training["warmup_fraction"] == 0.0
+    assert found.keys["method"] == {"name": "full"}
+    silent = {entry.key: entry.value for entry in found.entries if entry.outcome == "default"}
+    assert silent["per_device_train_batch_size"] == 8
+    assert silent["learning_rate"] == 2e-5
+
+
+@pytest.mark.parametrize(
+    ("trainer", "more", "objective"),
+    [
+        ("dpo", {"beta": 0.2}, {"name": "dpo", "beta": 0.2}),
+        ("dpo", {"loss_type": ["ipo"]}, {"name": "ipo", "beta": 0.1}),
+        ("kto", {"desirable_weight": 1.3}, {"name": "kto", "beta": 0.1, "desirable_weight": 1.3,
+                                            "undesirable_weight": 1.0}),
+        ("reward", {}, {"name": "rank"}),
+    ],
+)  # fmt: skip
+def test_trainers_of_preferences(tmp_path: Path, trainer: str, more: dict[str, Any], objective: dict[str, Any]) -> None:
+    assert made(tmp_path, trl(**more), trainer=trainer).keys["objective"] == objective
+
+
+def test_trl_turns_dropout_off_for_preferences(tmp_path: Path) -> None:
+    document = trl(use_peft=True, lora_dropout=0.1, lora_target_modules="all-linear")
+    assert made(tmp_path, document, trainer="dpo").keys["method"]["dropout"] == 0.0
+    assert made(tmp_path, document, trainer="sft").keys["method"]["dropout"] == 0.1
+
+
+def test_grpo_counts_prompts_where_trl_counts_answers(tmp_path: Path) -> None:
+    document = trl(num_generations=4, gradient_accumulation_steps=2, loss_type="grpo", beta=0.04)
+    found = made(tmp_path, document, overrides=["objective.rewards=[exact_match]"])
+    assert found.keys["training"]["global_batch_size"] == 8 * 2 // 4
+    assert found.keys["objective"] == {
+        "name": "grpo", "num_generations": 4, "max_new_tokens": 512, "temperature": 1.0, "kl_coef": 0.04,
+        "normalize_advantages": True, "loss_weighting": "sample", "rewards": ["exact_match"],
+    }  # fmt: skip
+    assert "reward_funcs" in refusals(tmp_path, document)
+
+
+def test_a_file_of_trl_without_its_trainer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="--trainer sft"):
+        made(tmp_path, trl())
+
+
+def test_columns_of_pairs_come_from_dataset_info(tmp_path: Path) -> None:
+    document = {
+        "model_name_or_path": "org/base", "stage": "dpo", "dataset": "pairs", "dataset_dir": str(FILES / "data"),
+        "template": "alpaca",
+    }  # fmt: skip
+    found = made(tmp_path, document, overrides=["data.template=chat"])
+    assert found.keys["data"] == {
+        "train": str(FILES / "data" / "pairs.jsonl"),
+        "columns": {"prompt": "question", "chosen": "better", "rejected": "worse"},
+        "template": "chat",
+    }
+    assert "template: 'alpaca'" in refusals(tmp_path, document)
+    assert "dataset of a hub" in refusals(tmp_path, document | {"dataset": "elsewhere", "template": "llama3"})
+
+
+def test_quantised_weights_are_no_base_model(tmp_path: Path) -> None:
+    document = {
+        "from_pretrained": {"model_name": "unsloth/llama-3-8b-bnb-4bit"}, "load_dataset": {"path": "rows.jsonl"},
+    }  # fmt: skip
+    assert "quantised already" in refusals(tmp_path, document)
+
+
+@pytest.mark.parametrize(
+    ("document", "came"),
+    [
+        ({"learning_rate": 1e-4}, "has the keys of no tool"),
+        ({"base_model": "a/b", "data": {"train": "x.jsonl"}}, "is a recipe of Luthier already"),
+        ({"base_model": "a/b", "training_file": "f"}, "has keys of axolotl and openai"),
+    ],
+)
+def test_a_file_that_cannot_be_recognised_is_refused(document: dict[str, Any], came: str) -> None:
+    with pytest.raises(RequestError, match=came):
+        recognise(Path("config.yaml"), document)
