@@ -43,8 +43,8 @@ from luthier.features.lineage import cli as lineage
 from luthier.features.model_browser import cli as models
 from luthier.features.monitoring import cli as alerts
 from luthier.features.monitoring import cli as monitor
-from luthier.features.release_gates import cli as gates
 from luthier.features.recipes import import_cli
+from luthier.features.release_gates import cli as gates
 from luthier.features.roi import cli as worth
 from luthier.features.runs import cli as runs
 from luthier.features.serving import chat_cli as chat

@@ -35,6 +35,7 @@ OPERATOR: Final = {
     "ml/inference/models/hub.py": "HF_ENDPOINT; hub: names at the command line, its errors, its token",
     "features/suites/lm_eval.py": "tasks of lm-eval, which no server carries out for a caller",
     "platform/notifications/mails.py": "LUTHIER_SMTP",
+    "platform/auth/oidc.py": "LUTHIER_OIDC_ISSUER, and the endpoints in that provider's own configuration",
     "features/training/launchers/ray.py": "luthier train --on ray://..., at the command line",
     "features/serving/chat.py": "luthier chat URL, at the command line",
     "features/traffic/log.py": "OTEL_EXPORTER_OTLP_ENDPOINT",
