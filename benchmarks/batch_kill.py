@@ -107,7 +107,8 @@ def _drill(client: openai.OpenAI, server: RunningServer, model: str, args: argpa
         "completed": 0 if counts is None else counts.completed,
         "answered": len(answers),
         "failed": len(errors),
-        "lost": len(lost),
+        # Before its end a batch has no files to look into.
+        "lost": len(lost) if batch.status == "completed" else None,
         "doubled": len(doubled),
         "kills": dict(kills),
         "seconds": round(seconds, 1),
