@@ -104,6 +104,7 @@ def test_every_command_has_a_help_and_takes_json_and_home() -> None:
         "luthier human-eval list",
         "luthier human-eval pairs",
         "luthier human-eval status",
+        "luthier import",
         "luthier jobs cancel",
         "luthier jobs list",
         "luthier jobs pause",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from luthier.platform.cli.command import Answer, ForceOption, JsonOption, SetOption
+from luthier.platform.cli.command import Answer, ForceOption, HomeOption, JsonOption, SetOption, open_context
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -57,6 +57,7 @@ def import_recipe(
     ] = 1,
     force: ForceOption = False,
     as_json: JsonOption = False,
+    home: HomeOption = None,
 ) -> Answer:
     """Translate a file of axolotl, LLaMA-Factory, TRL, Unsloth or OpenAI into a recipe.
 
@@ -87,11 +88,27 @@ def import_recipe(
     )
     if output is not None:
         write_output(output, imported.text.encode(), force=force)
-    document = imported.as_json() | {"output": str(output) if output is not None else None}
-    return Answer(as_json, document, lambda console: _show(console, file, imported, output))
+    is_local = _is_local(home, imported)
+    document = imported.as_json() | {
+        "output": str(output) if output is not None else None,
+        "base_model_is_local": is_local,
+    }
+    return Answer(as_json, document, lambda console: _show(console, file, imported, output, is_local=is_local))
 
 
-def _show(console: Console, file: Path, imported: Imported, output: Path | None) -> None:
+def _is_local(home: Path | None, imported: Imported) -> bool:
+    """Whether the base model is on this machine."""
+    from luthier.core.errors import ModelSourceError, NotFoundError
+    from luthier.ml.inference.models import sources
+
+    with open_context(home) as context:
+        try:
+            return sources.find(imported.base_model, context.home) is not None
+        except (NotFoundError, ModelSourceError):
+            return False
+
+
+def _show(console: Console, file: Path, imported: Imported, output: Path | None, *, is_local: bool) -> None:
     from luthier.platform.cli.console import facts, visible
 
     console.print(visible(f"{file}: {imported.version}"), soft_wrap=True, style="bold", markup=False)
@@ -108,7 +125,10 @@ def _show(console: Console, file: Path, imported: Imported, output: Path | None)
     if output is None:
         console.print(visible(imported.text), soft_wrap=True, markup=False, highlight=False)
     else:
-        console.print(f"recipe: {output}\nnext: luthier plan {output}", soft_wrap=True, markup=False)
+        console.print(f"recipe: {output}", soft_wrap=True, markup=False)
+    name = imported.keys["base_model"]
+    pull = "" if is_local else f"luthier models pull {name}, then "
+    console.print(visible(f"next: {pull}luthier plan {output or 'RECIPE'}"), soft_wrap=True, markup=False)
 
 
 def _right(entry: Entry) -> str:

@@ -79,6 +79,7 @@ class Imported:
         keys: The recipe's keys.
         entries: Every key of the file with its outcome, and the defaults that were written out.
         notes: What differs although every key was translated.
+        base_model: The recipe's base model, a path as an absolute one.
     """
 
     tool: str
@@ -86,6 +87,7 @@ class Imported:
     keys: dict[str, Any]
     entries: tuple[Entry, ...]
     notes: tuple[str, ...]
+    base_model: str
 
     @property
     def text(self) -> str:
@@ -149,10 +151,10 @@ def import_recipe(
     keys = with_values({}, {place: value for place, value in translation.recipe.items() if value is not None})
     for override in overrides:
         override_value(keys, override)
-    recipe_from(keys, base_dir=target)
+    recipe = recipe_from(keys, base_dir=target)
     if value_at(keys, "data.validation") is not None and not translation.given.get("load_best_model_at_end"):
         translation.notes.append(f"with validation rows Luthier keeps the best step; {kind.title} keeps the last one")
-    return Imported(name, kind.version, keys, tuple(entries), tuple(translation.notes))
+    return Imported(name, kind.version, keys, tuple(entries), tuple(translation.notes), recipe.base_model)
 
 
 def read_keys(path: Path) -> dict[str, Any]:
