@@ -316,3 +316,21 @@ def test_quantised_weights_are_no_base_model(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_recognised_is_refused(document: dict[str, Any], came: str) -> None:
     with pytest.raises(RequestError, match=came):
         recognise(Path("config.yaml"), document)
+
+
+@pytest.mark.parametrize(
+    ("more", "key"),
+    [
+        ({"micro_batch_size": "auto"}, "micro_batch_size: 'auto'"),
+        ({"num_epochs": "many"}, "num_epochs"),
+        ({"val_set_size": [1]}, "val_set_size"),
+        ({"weight_decay": {}}, "weight_decay"),
+        ({"datasets": 5}, "datasets"),
+    ],
+)
+def test_a_value_of_another_kind_is_an_error_that_names_its_place(
+    tmp_path: Path, more: dict[str, Any], key: str
+) -> None:
+    with pytest.raises(RequestError) as caught:
+        made(tmp_path, axolotl(**more))
+    assert key in caught.value.came

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from luthier.core.aliases import new_key
-from luthier.core.errors import RecipeError, RequestError
+from luthier.core.errors import RecipeError, RequestError, library_reason
 from luthier.features.recipes.file import FileKind, read_recipe_file
 from luthier.features.recipes.imports import axolotl, llama_factory, openai, trl, unsloth
 from luthier.features.recipes.imports.translation import Entry, Key, Translation
@@ -144,7 +144,16 @@ def import_recipe(
         target=target,
         num_devices=num_devices,
     )
-    _translate(name, translation, trainer, given, path)
+    try:
+        _translate(name, translation, trainer, given, path)
+    except (TypeError, ValueError, AttributeError, IndexError) as error:
+        # Values are of any kind: arithmetic on text or a list where a number belongs ends here.
+        near = ", ".join(f"{key}: {translation.given[key]!r:.60}" for key in translation.taken[-2:])
+        raise RequestError(
+            f"{path} has a value of another kind than {kind.title} takes, near {near}: {library_reason(error)}",
+            expected=f"values as {kind.version} takes them",
+            do="correct the value",
+        ) from error
     if not {"data.validation"} & (translation.recipe.keys() | translation.settled.keys()):
         translation.withdraw("training.validate_every_steps", "there are no validation rows")
     entries = _checked(path, kind, translation.entries(), allowed)
