@@ -184,10 +184,10 @@ class Translation:
 
     def _rest(self, key: str, value: Any) -> Entry:
         known = self.keys.get(key)
-        if known is None:
-            return Entry(key, value, "unknown", {}, "it is in no list of this tool's keys")
         if value is None:
             return Entry(key, value, "harmless", {}, "empty")
+        if known is None:
+            return Entry(key, value, "unknown", {}, "it is in no list of this tool's keys")
         if known.kind == "harmless":
             return Entry(key, value, "harmless", {}, known.note)
         if known.kind == "missing":
