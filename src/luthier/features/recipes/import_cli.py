@@ -65,18 +65,10 @@ def import_recipe(
     default that changes training, its value is written into the recipe. A refused key is settled by --set, which sets
     the recipe's own key, or left out by --allow-missing.
     """
-    from luthier.core.errors import RequestError
-    from luthier.features.recipes.imports import service, trl
-    from luthier.ml.data.rows.outputs import check_free, write_output
+    from luthier.features.recipes.imports import service
+    from luthier.ml.data.rows.outputs import write_output
 
-    for option, value, known in (("--from", tool, tuple(service.TOOLS)), ("--trainer", trainer, trl.TRAINERS)):
-        if value is not None and value not in known:
-            raise RequestError(f"{option} {value}", expected=f"one of {', '.join(known)}", do="correct the option")
-    if output is not None and output.suffix.lower() not in (".yaml", ".yml"):
-        raise RequestError(f"-o {output}", expected="a name that ends in .yaml", do="choose such a name")
-    if output is not None:
-        # Before the file is read, so that nothing is translated in vain.
-        check_free([output], force=force)
+    _check_options(tool, trainer, output, force=force)
     imported = service.import_recipe(
         file,
         target=(output.absolute().parent if output is not None else Path.cwd()),
@@ -94,6 +86,21 @@ def import_recipe(
         "base_model_is_local": is_local,
     }
     return Answer(as_json, document, lambda console: _show(console, file, imported, output, is_local=is_local))
+
+
+def _check_options(tool: str | None, trainer: str | None, output: Path | None, *, force: bool) -> None:
+    from luthier.core.errors import RequestError
+    from luthier.features.recipes.imports import service, trl
+    from luthier.ml.data.rows.outputs import check_free
+
+    for option, value, known in (("--from", tool, tuple(service.TOOLS)), ("--trainer", trainer, trl.TRAINERS)):
+        if value is not None and value not in known:
+            raise RequestError(f"{option} {value}", expected=f"one of {', '.join(known)}", do="correct the option")
+    if output is not None and output.suffix.lower() not in (".yaml", ".yml"):
+        raise RequestError(f"-o {output}", expected="a name that ends in .yaml", do="choose such a name")
+    if output is not None:
+        # Before the file is read, so that nothing is translated in vain.
+        check_free([output], force=force)
 
 
 def _is_local(home: Path | None, imported: Imported) -> bool:
