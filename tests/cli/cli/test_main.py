@@ -106,6 +106,7 @@ def test_every_command_has_a_help_and_takes_json_and_home() -> None:
         "luthier human-eval list",
         "luthier human-eval pairs",
         "luthier human-eval status",
+        "luthier import",
         "luthier inbox assign",
         "luthier inbox done",
         "luthier inbox list",

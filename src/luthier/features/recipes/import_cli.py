@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from luthier.platform.cli.command import Answer, ForceOption, JsonOption, SetOption
+from luthier.platform.cli.command import Answer, ForceOption, HomeOption, JsonOption, SetOption, open_context
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -57,6 +57,7 @@ def import_recipe(
     ] = 1,
     force: ForceOption = False,
     as_json: JsonOption = False,
+    home: HomeOption = None,
 ) -> Answer:
     """Translate a file of axolotl, LLaMA-Factory, TRL, Unsloth or OpenAI into a recipe.
 
@@ -64,18 +65,10 @@ def import_recipe(
     default that changes training, its value is written into the recipe. A refused key is settled by --set, which sets
     the recipe's own key, or left out by --allow-missing.
     """
-    from luthier.core.errors import RequestError
-    from luthier.features.recipes.imports import service, trl
-    from luthier.ml.data.rows.outputs import check_free, write_output
+    from luthier.features.recipes.imports import service
+    from luthier.ml.data.rows.outputs import write_output
 
-    for option, value, known in (("--from", tool, tuple(service.TOOLS)), ("--trainer", trainer, trl.TRAINERS)):
-        if value is not None and value not in known:
-            raise RequestError(f"{option} {value}", expected=f"one of {', '.join(known)}", do="correct the option")
-    if output is not None and output.suffix.lower() not in (".yaml", ".yml"):
-        raise RequestError(f"-o {output}", expected="a name that ends in .yaml", do="choose such a name")
-    if output is not None:
-        # Before the file is read, so that nothing is translated in vain.
-        check_free([output], force=force)
+    _check_options(tool, trainer, output, force=force)
     imported = service.import_recipe(
         file,
         target=(output.absolute().parent if output is not None else Path.cwd()),
@@ -87,11 +80,42 @@ def import_recipe(
     )
     if output is not None:
         write_output(output, imported.text.encode(), force=force)
-    document = imported.as_json() | {"output": str(output) if output is not None else None}
-    return Answer(as_json, document, lambda console: _show(console, file, imported, output))
+    is_local = _is_local(home, imported)
+    document = imported.as_json() | {
+        "output": str(output) if output is not None else None,
+        "base_model_is_local": is_local,
+    }
+    return Answer(as_json, document, lambda console: _show(console, file, imported, output, is_local=is_local))
 
 
-def _show(console: Console, file: Path, imported: Imported, output: Path | None) -> None:
+def _check_options(tool: str | None, trainer: str | None, output: Path | None, *, force: bool) -> None:
+    from luthier.core.errors import RequestError
+    from luthier.features.recipes.imports import service, trl
+    from luthier.ml.data.rows.outputs import check_free
+
+    for option, value, known in (("--from", tool, tuple(service.TOOLS)), ("--trainer", trainer, trl.TRAINERS)):
+        if value is not None and value not in known:
+            raise RequestError(f"{option} {value}", expected=f"one of {', '.join(known)}", do="correct the option")
+    if output is not None and output.suffix.lower() not in (".yaml", ".yml"):
+        raise RequestError(f"-o {output}", expected="a name that ends in .yaml", do="choose such a name")
+    if output is not None:
+        # Before the file is read, so that nothing is translated in vain.
+        check_free([output], force=force)
+
+
+def _is_local(home: Path | None, imported: Imported) -> bool:
+    """Whether the base model is on this machine."""
+    from luthier.core.errors import ModelSourceError, NotFoundError
+    from luthier.ml.inference.models import sources
+
+    with open_context(home) as context:
+        try:
+            return sources.find(imported.base_model, context.home) is not None
+        except (NotFoundError, ModelSourceError):
+            return False
+
+
+def _show(console: Console, file: Path, imported: Imported, output: Path | None, *, is_local: bool) -> None:
     from luthier.platform.cli.console import facts, visible
 
     console.print(visible(f"{file}: {imported.version}"), soft_wrap=True, style="bold", markup=False)
@@ -108,7 +132,10 @@ def _show(console: Console, file: Path, imported: Imported, output: Path | None)
     if output is None:
         console.print(visible(imported.text), soft_wrap=True, markup=False, highlight=False)
     else:
-        console.print(f"recipe: {output}\nnext: luthier plan {output}", soft_wrap=True, markup=False)
+        console.print(f"recipe: {output}", soft_wrap=True, markup=False)
+    name = imported.keys["base_model"]
+    pull = "" if is_local else f"luthier models pull {name}, then "
+    console.print(visible(f"next: {pull}luthier plan {output or 'RECIPE'}"), soft_wrap=True, markup=False)
 
 
 def _right(entry: Entry) -> str:

@@ -53,10 +53,12 @@ def test_the_document_and_the_text_name_every_key(luthier: Luthier, folder: Path
     assert outcomes["lora_r"]["recipe"] == {"method.rank": 32}
     assert outcomes["report_to"]["outcome"] == "harmless"
     assert done.document["output"] is None
+    assert done.document["base_model_is_local"] is False
     shown = luthier("import", folder / "trl.yaml").out
     assert "-> method.rank: 32" in shown
     assert "what is logged, and where to" in shown
     assert "max_grad_norm: 1.0" in shown
+    assert "luthier models pull hub:HuggingFaceTB/SmolLM2-135M-Instruct, then luthier plan RECIPE" in shown
 
 
 def test_an_existing_recipe_is_not_replaced_without_force(luthier: Luthier, folder: Path) -> None:

@@ -316,3 +316,37 @@ def test_quantised_weights_are_no_base_model(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_recognised_is_refused(document: dict[str, Any], came: str) -> None:
     with pytest.raises(RequestError, match=came):
         recognise(Path("config.yaml"), document)
+
+
+@pytest.mark.parametrize(
+    ("more", "key"),
+    [
+        ({"micro_batch_size": "auto"}, "micro_batch_size: 'auto'"),
+        ({"num_epochs": "many"}, "num_epochs"),
+        ({"val_set_size": [1]}, "val_set_size"),
+        ({"weight_decay": {}}, "weight_decay"),
+        ({"datasets": 5}, "datasets"),
+    ],
+)
+def test_a_value_of_another_kind_is_an_error_that_names_its_place(
+    tmp_path: Path, more: dict[str, Any], key: str
+) -> None:
+    with pytest.raises(RequestError) as caught:
+        made(tmp_path, axolotl(**more))
+    assert key in caught.value.came
+
+
+def test_a_count_of_rows_is_settled_by_a_share(tmp_path: Path) -> None:
+    document = {"model_name_or_path": "org/base", "stage": "sft", "dataset": "rows", "max_samples": 1000}
+    assert "max_samples: 1000" in refusals(tmp_path, document)
+    found = made(tmp_path, document, overrides=["data.train=rows.jsonl", "data.subset=[0, 0.25]"])
+    assert found.keys["data"]["subset"] == [0, 0.25]
+    assert {entry.key: entry.outcome for entry in found.entries}["max_samples"] == "set"
+
+
+def test_empty_keys_and_plug_ins_that_only_speed_up_are_not_needed(tmp_path: Path) -> None:
+    liger = "axolotl.integrations.liger.LigerPlugin"
+    found = made(tmp_path, axolotl(special_tokens=None, plugins=[liger], liger_rope=True))
+    outcomes = {entry.key: entry.outcome for entry in found.entries}
+    assert {outcomes[key] for key in ("special_tokens", "plugins", "liger_rope")} == {"harmless"}
+    assert "plugins" in refusals(tmp_path, axolotl(plugins=[liger, "mine.Plugin"]))

@@ -25,6 +25,12 @@ VERSION: Final = "axolotl 0.18.0"
 _OBJECTIVES: Final = {"dpo": "dpo", "ipo": "ipo", "kto": "kto", "orpo": "orpo", "simpo": "simpo", "grpo": "grpo"}
 _OVERLONG: Final = {"drop": "drop", "truncate": "truncate", "raise": "error"}
 _KERNELS: Final = "how attention and losses are computed, not what they are"
+_LIGER: Final = "axolotl.integrations.liger.LigerPlugin"
+_CUT_CROSS_ENTROPY: Final = "axolotl.integrations.cut_cross_entropy.CutCrossEntropyPlugin"
+_SPEED_PLUGINS: Final = (
+    [_LIGER], [_CUT_CROSS_ENTROPY], [_LIGER, _CUT_CROSS_ENTROPY], [_CUT_CROSS_ENTROPY, _LIGER],
+)  # fmt: skip
+"""Lists of plug-ins that compute the same, faster."""
 
 KEYS: Final[dict[str, Key]] = {
     "base_model": becomes("base_model", note="org/name: hub:org/name"),
@@ -97,6 +103,7 @@ KEYS: Final[dict[str, Key]] = {
                "liger_rms_norm", "liger_glu_activation", "liger_fused_linear_cross_entropy", "liger_layer_norm",
                "cut_cross_entropy", "dpo_use_liger_kernel", "dpo_padding_free", "experts_implementation"),
     **harmless("the machine, not what is trained", "deepspeed", "fsdp", "fsdp_config", "fsdp_version",
+               "ddp_find_unused_parameters", "local_rank", "use_kernels", "remove_unused_columns",
                "device_map", "ddp_timeout", "ddp", "dataset_processes", "dataset_num_proc", "dataloader_num_workers",
                "dataloader_pin_memory", "dataloader_prefetch_factor", "tf32", "gradient_checkpointing_kwargs",
                "activation_offloading", "layer_offloading", "low_cpu_mem_usage", "gc_steps", "max_memory",
@@ -111,6 +118,7 @@ KEYS: Final[dict[str, Key]] = {
     **harmless("what is logged, and where to", "wandb_project", "wandb_entity", "wandb_watch", "wandb_name",
                "wandb_run_id", "wandb_log_model", "wandb_mode", "mlflow_tracking_uri", "mlflow_experiment_name",
                "mlflow_run_name", "hf_mlflow_log_artifacts", "use_tensorboard", "logging_steps", "use_comet",
+               "trackio_project_name", "trackio_run_name", "trackio_space_id",
                "comet_project_name", "use_wandb", "debug", "include_tokens_per_second", "include_tkps"),
     **harmless("where results go; Luthier keeps them in its home", "output_dir", "hub_model_id", "hub_strategy",
                "push_dataset_to_hub", "dataset_prepared_path", "save_safetensors", "save_only_model",
@@ -126,7 +134,8 @@ KEYS: Final[dict[str, Key]] = {
                "is_qwen_derived_model", "tokenizer_use_fast", "tokenizer_legacy", "strict"),
     **harmless("rows are shuffled at each epoch (training.batch_order)", "shuffle_merged_datasets"),
     **harmless("code of a model is never run: a model that needs it is refused by `luthier plan`", "trust_remote_code"),
-    **missing("a plug-in of axolotl; name in --allow-missing those that only speed up", "plugins", off=([],)),
+    **missing("a plug-in of axolotl; name in --allow-missing those that only speed up", "plugins",
+              off=([], *_SPEED_PLUGINS)),
     **harmless("padding is never learned", "special_tokens.pad_token"),
     **missing("tokens beside the tokenizer's own", "special_tokens.eos_token", "special_tokens.bos_token",
               "special_tokens.unk_token",

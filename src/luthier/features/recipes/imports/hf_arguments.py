@@ -23,6 +23,7 @@ OPTIMIZERS: Final = {
     "adamw_apex_fused": "adamw",
     "paged_adamw": "adamw",
     "paged_adamw_32bit": "adamw",
+    "adamw_torch_8bit": "adamw_8bit",
     "adamw_8bit": "adamw_8bit",
     "adamw_bnb_8bit": "adamw_8bit",
     "paged_adamw_8bit": "paged_adamw_8bit",

@@ -60,6 +60,7 @@ KEYS: Final[dict[str, Key]] = {
     "additional_target": becomes("method.targets", note="refused: they would be trained in whole"),
     "dataset": becomes("data.train", "data.columns", note="by dataset_info.json; several need --set data.train"),
     "dataset_dir": becomes("data.train", note="where dataset_info.json is"),
+    "max_samples": becomes("data.subset", note="needs --set: a recipe has a share of the rows, not a count"),
     "eval_dataset": becomes("data.validation", note="by dataset_info.json"),
     "val_size": becomes("data.validation", note="a share, below 1"),
     "template": becomes("data.template", note="that of a family of models: chat; empty: plain; others need --set"),
@@ -93,7 +94,6 @@ KEYS: Final[dict[str, Key]] = {
     **harmless("prompts have no loss in any case", "ignore_pad_token_for_loss"),
     **harmless("code of a model is never run: a model that needs it is refused by `luthier plan`", "trust_remote_code"),
     **missing("it continues training an adapter", "adapter_name_or_path", "adapter_folder", off=("",)),
-    **missing("a part of the rows by count; see data.subset, which is a share", "max_samples", off=()),
     **missing("tokens beside the tokenizer's own", "resize_vocab", "add_tokens", "add_special_tokens",
               "new_special_tokens_config", "split_special_tokens", off=(False, "")),
     **missing("several datasets are mixed: join them to one file", "mix_strategy", "interleave_probs",
@@ -113,8 +113,9 @@ KEYS: Final[dict[str, Key]] = {
     **missing("another loss", "use_asft_loss", "use_eaft_loss"),
     **missing("a training with quantised weights or 4 bits other than nf4", "fp8", "quantization_method",
               "quantization_type", off=(False, "bnb", "bitsandbytes", "nf4")),
-    **missing("images and sounds", "media_dir", "image_max_pixels", "video_max_pixels", "freeze_vision_tower",
-              "freeze_multi_modal_projector", off=("", True)),
+    **harmless("of images and sounds; rows that hold some are refused", "media_dir", "image_max_pixels",
+               "video_max_pixels", "video_fps", "video_maxlen", "freeze_vision_tower",
+               "freeze_multi_modal_projector"),
     **missing("a loss of routers; see objective.router_aux_loss", "moe_aux_loss_coef", off=(0,)),
     **missing("an adapter is kept apart or converted", "create_new_adapter", "pissa_convert", "loraplus_lr_embedding"),
     **missing("it trains from random weights", "train_from_scratch"),
@@ -243,6 +244,9 @@ def _put_template(t: Translation) -> None:
 
 
 def _put_data(t: Translation, stage: str) -> None:
+    if t.take("max_samples") is not None:
+        note = "a number of rows of each dataset, and a recipe has a share: 1,000 of 4,000 rows are [0, 0.25]"
+        t.refuse("max_samples", note, set_by="data.subset")
     folder = t.take("dataset_dir", "data")
     t.same("dataset_dir", "where dataset_info.json is")
     for key, place in (("dataset", "data.train"), ("eval_dataset", "data.validation")):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from luthier.core.aliases import new_key
-from luthier.core.errors import RecipeError, RequestError
+from luthier.core.errors import RecipeError, RequestError, library_reason
 from luthier.features.recipes.file import FileKind, read_recipe_file
 from luthier.features.recipes.imports import axolotl, llama_factory, openai, trl, unsloth
 from luthier.features.recipes.imports.translation import Entry, Key, Translation
@@ -79,6 +79,7 @@ class Imported:
         keys: The recipe's keys.
         entries: Every key of the file with its outcome, and the defaults that were written out.
         notes: What differs although every key was translated.
+        base_model: The recipe's base model, a path as an absolute one.
     """
 
     tool: str
@@ -86,6 +87,7 @@ class Imported:
     keys: dict[str, Any]
     entries: tuple[Entry, ...]
     notes: tuple[str, ...]
+    base_model: str
 
     @property
     def text(self) -> str:
@@ -142,17 +144,26 @@ def import_recipe(
         target=target,
         num_devices=num_devices,
     )
-    _translate(name, translation, trainer, given, path)
+    try:
+        _translate(name, translation, trainer, given, path)
+    except (TypeError, ValueError, AttributeError, IndexError) as error:
+        # Values are of any kind: arithmetic on text or a list where a number belongs ends here.
+        near = ", ".join(f"{key}: {translation.given[key]!r:.60}" for key in translation.taken[-2:])
+        raise RequestError(
+            f"{path} has a value of another kind than {kind.title} takes, near {near}: {library_reason(error)}",
+            expected=f"values as {kind.version} takes them",
+            do="correct the value",
+        ) from error
     if not {"data.validation"} & (translation.recipe.keys() | translation.settled.keys()):
         translation.withdraw("training.validate_every_steps", "there are no validation rows")
     entries = _checked(path, kind, translation.entries(), allowed)
     keys = with_values({}, {place: value for place, value in translation.recipe.items() if value is not None})
     for override in overrides:
         override_value(keys, override)
-    recipe_from(keys, base_dir=target)
+    recipe = recipe_from(keys, base_dir=target)
     if value_at(keys, "data.validation") is not None and not translation.given.get("load_best_model_at_end"):
         translation.notes.append(f"with validation rows Luthier keeps the best step; {kind.title} keeps the last one")
-    return Imported(name, kind.version, keys, tuple(entries), tuple(translation.notes))
+    return Imported(name, kind.version, keys, tuple(entries), tuple(translation.notes), recipe.base_model)
 
 
 def read_keys(path: Path) -> dict[str, Any]:

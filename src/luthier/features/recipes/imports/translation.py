@@ -112,7 +112,7 @@ class Translation:
         self.recipe: dict[str, Any] = {}
         self.notes: list[str] = []
         self._entries: dict[str, Entry] = {}
-        self.taken: set[str] = set()
+        self.taken: list[str] = []
 
     def has(self, key: str) -> bool:
         """Whether the file sets a key to something."""
@@ -122,7 +122,8 @@ class Translation:
         """The value of a key of the table; the default where the file leaves it out or empty."""
         if self.keys[key].kind != "translated":
             raise KeyError(f"{key} is no key that is translated")
-        self.taken.add(key)
+        if self.has(key):
+            self.taken.append(key)
         return self.given[key] if self.has(key) else default
 
     def put(self, place: str, value: Any, *keys: str, default: Any = None, note: str = "") -> None:
@@ -183,10 +184,10 @@ class Translation:
 
     def _rest(self, key: str, value: Any) -> Entry:
         known = self.keys.get(key)
-        if known is None:
-            return Entry(key, value, "unknown", {}, "it is in no list of this tool's keys")
         if value is None:
             return Entry(key, value, "harmless", {}, "empty")
+        if known is None:
+            return Entry(key, value, "unknown", {}, "it is in no list of this tool's keys")
         if known.kind == "harmless":
             return Entry(key, value, "harmless", {}, known.note)
         if known.kind == "missing":
