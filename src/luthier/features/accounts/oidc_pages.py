@@ -50,7 +50,7 @@ def begin(request: Request, context: HomeContext, next: str = "/") -> Response:
     taken = _starts.take(address_of(request), STARTS_PER_MINUTE)
     if not taken.is_allowed:
         busy = BusyError(
-            "too many sign-ins were begun from this address",
+            "too many sign-ins were started from this address",
             expected=f"at most {STARTS_PER_MINUTE} a minute",
             do="try again in a minute",
             retry_seconds=taken.wait_seconds,

@@ -118,11 +118,12 @@ def _task(result: Result, name: str) -> TaskResult:
 
 
 def _gate(context: Context, project_id: str, run_id: str | None) -> dict[str, Any]:
-    """What the project's gate says of the run, or why it cannot be read."""
+    """The name of the run, and what the project's gate says of it, or why the gate cannot be read."""
     outcome: GateOutcome | None = None
+    run_name = "" if run_id is None else context.run_labels.names([run_id])[run_id]
     try:
         outcome = gate_of(context, project_id, run_id)
     # A broken gate file must not hide the result that it would judge.
     except LuthierError as error:
-        return {"gate": None, "gate_error": error}
-    return {"gate": outcome, "gate_error": None}
+        return {"gate": None, "gate_error": error, "run_name": run_name}
+    return {"gate": outcome, "gate_error": None, "run_name": run_name}

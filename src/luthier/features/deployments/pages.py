@@ -149,7 +149,6 @@ def _page(request: Request, context: Context, caller: Caller, name: str, given: 
         "given": given,
         "error": error,
         "is_gated": default_gate(context, caller.project_id) is not None,
-        "current": "/models",
         "base_url": f"{str(request.base_url).rstrip('/')}/v1",
         "gives": "" if head is None else head.facts["gives"],
         "example": example_request(name, head),

@@ -141,6 +141,7 @@ def _form_page(request: Request, context: Context, caller: Caller, given: dict[s
     error = given.get("error")
     values = {
         "tuned": tuned,
+        "run_names": context.run_labels.names([view.record.run_id for view in tuned]),
         "bases": [view for view in project_models.list_bases(context) if view.is_here],
         "choices": draft_choices.file_choices(context, caller),
         "suites": [one for one in suites if one.filename.endswith((".yaml", ".yml"))][:_MAX_SUITES],
@@ -194,11 +195,16 @@ def index(
         last = page.evaluations[-1].evaluation_id
         older = "?" + urlencode({k: v for k, v in {"q": q, "verdict": word, "after": last}.items() if v})
     values = {"page": page, "q": q, "verdict": word, "words": _WORDS, "older": older, "is_first": not after}
-    values |= {"assessments": [], "orders": []}
-    if not (q or word or after):
-        values["assessments"] = project_assessments.list_assessments(context, caller.project_id)
-        values["orders"] = evaluation_orders.list_orders(context, caller)
-    return render(request, "evaluation_orders/list.html", values | {"tone_of": tone_of})
+    is_asked = bool(q or word or after)
+    assessed = [] if is_asked else project_assessments.list_assessments(context, caller.project_id)
+    runs = {*(one.run_id for one in page.evaluations), *(one.run_id for one in assessed)}
+    values |= {
+        "assessments": assessed,
+        "orders": [] if is_asked else evaluation_orders.list_orders(context, caller),
+        "run_names": context.run_labels.names([run_id for run_id in runs if run_id]),
+        "tone_of": tone_of,
+    }
+    return render(request, "evaluation_orders/list.html", values)
 
 
 @router.get("/{evaluation_id}")
@@ -223,8 +229,10 @@ def show_evaluation(
         return render(request, "evaluation_orders/samples.html", samples, status=status)
     lines, further = ((), ()) if evaluation.verdict is None else judged.main_details(evaluation.verdict)
     view = verdict_view(evaluation)
+    run_id = evaluation.run_id
     values = {
         "view": view,
+        "run_name": "" if run_id is None else context.run_labels.names([run_id])[run_id],
         "steps": next_steps(context, caller, evaluation, None if view is None else view.recommendation),
         "worth": None if evaluation.verdict is None else worth_part(context, evaluation, questions),
         "shows_details": bool(details),

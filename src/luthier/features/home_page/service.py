@@ -24,6 +24,7 @@ from luthier.features.runs.service import view_run
 from luthier.features.runs.views import without_paths
 from luthier.ml.evaluation.result_views import roles
 from luthier.platform.home.context import Context
+from luthier.platform.jobs.events import JOB_NAMES
 from luthier.platform.jobs.records import Job
 
 MAX_SHOWN: Final = 20
@@ -40,7 +41,7 @@ class Running(FrozenModel):
         job_id: The job; None for a run that a command has started.
         status: As a badge shows it.
         stage: What it does now.
-        name: Of the run, for people; empty for work that makes none.
+        name: Of the run, for people; of work that makes none, its kind.
         base_model: Empty until it is known.
         method: Empty until it is known.
         step: The last step; 0 while the run is prepared.
@@ -73,7 +74,7 @@ class Waiting(FrozenModel):
         status: Its status.
         base_model: As requested.
         since: Seconds since 1970.
-        name: Of the run, for people; empty for work that makes none.
+        name: Of the run, for people; of work that makes none, its kind.
     """
 
     job_id: str
@@ -185,8 +186,8 @@ def look_now(context: Context, project_id: str) -> Now:
     shown = later[:MAX_SHOWN]
     names = run_names(context, project_id, begun, [*jobs, *shown])
     return Now(
-        running=tuple(one.model_copy(update={"name": names.get(one.run_id or "", "")}) for one in running),
-        waiting=tuple(_waiting(job, names.get(job.run_id or "", "")) for job in shown),
+        running=tuple(one.model_copy(update={"name": names.get(one.run_id or "", one.name)}) for one in running),
+        waiting=tuple(_waiting(job, names.get(job.run_id or "", JOB_NAMES[job.kind])) for job in shown),
         has_more=len(later) > MAX_SHOWN,
     )
 
@@ -246,6 +247,7 @@ def _of_job(context: Context, job: Job, record: RunRecord | None) -> Running:
         job_id=job.job_id,
         status=job.shown_status,
         stage=stage,
+        name=JOB_NAMES[job.kind],
         base_model=_base_model(job),
         since=job.created_at,
     )

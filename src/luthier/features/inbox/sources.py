@@ -5,12 +5,14 @@ Nothing is copied: an entry is there as long as the work is, and gone when it is
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import quote, urlencode
 
 from luthier.core.access import Caller
+from luthier.core.errors import NotFoundError
 from luthier.core.ids import sha256_bytes
 from luthier.features.deployments.canary_release import last_seen
 from luthier.features.inbox.records import Work
@@ -27,8 +29,9 @@ _MAX_JOBS: Final = 20
 _PAGES: Final[dict[JobKind, str]] = {
     "train": "/runs",
     "export": "/models",
-    "evaluation": "/evaluations",
-    "batch": "/evaluations",
+    "evaluation": "/evaluations/orders/{job_id}",
+    # Batches have no page: the entry itself says what has failed.
+    "batch": "/inbox?show=open#{item_id}",
     "import": "/datasets/jobs/{job_id}",
     "synthesis": "/datasets/jobs/{job_id}",
     "workflow": "/pipelines/jobs/{job_id}",
@@ -155,16 +158,20 @@ def _jobs(context: Context, caller: Caller) -> Iterator[Work]:
                 subject=job.job_id,
                 title=f"{JOB_NAMES[job.kind]} failed",
                 detail=_short(redact_text(reason, reference_paths(context, job.document))),
-                address=_address_of(job),
+                address=_address_of(context, job),
                 since=ended,
                 mark=str(job.attempt),
             )
 
 
-def _address_of(job: Job) -> str:
+def _address_of(context: Context, job: Job) -> str:
     if job.run_id:
         return f"/runs/{quote(job.run_id, safe='')}"
-    return _PAGES[job.kind].format(job_id=quote(job.job_id, safe=""))
+    if job.kind == "export" and (export_id := job.document.get("export", {}).get("export_id")):
+        # A failed export may have been removed since: the list is left then.
+        with contextlib.suppress(NotFoundError):
+            return f"/exports/{quote(context.exports.get(job.project_id, export_id).export_id, safe='')}"
+    return _PAGES[job.kind].format(job_id=quote(job.job_id, safe=""), item_id=item_id_of("job", job.job_id))
 
 
 def _short(text: str) -> str:

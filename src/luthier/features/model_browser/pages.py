@@ -54,7 +54,8 @@ def _list(request: Request, context: Context, caller: Caller, show: Tab, after: 
     values: dict[str, Any] = {"show": show}
     if show == "tuned":
         views, has_more = project_models.list_tuned(context, caller, limit=_MAX, after=after)
-        values |= {"views": views, "has_more": has_more, "is_first": after is None}
+        names = context.run_labels.names([view.record.run_id for view in views])
+        values |= {"views": views, "has_more": has_more, "is_first": after is None, "run_names": names}
     elif show == "deployments":
         values |= {"deployments": deployments.list_deployments(context, caller)}
     elif show == "base":
@@ -154,6 +155,7 @@ def _page(
         "drawing": lineage_svg(model_lineage(context, caller, run_id), here=here),
         "exports": server_exports.list_exports(context, caller, sources=[run_id]),
         "names": [one.name for one in names],
+        "run_names": context.run_labels.names([run_id]),
         **_assessed(context, caller, run_id),
     }
     return render(request, "model_browser/tuned.html", values, status=status)

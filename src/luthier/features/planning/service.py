@@ -293,7 +293,7 @@ def _refuse_changed(plan: Plan, model: LocalModel, found: Mapping[Split, Dataset
         raise ConflictError(
             f"base model {plan.base_model.name} now has digest {model.sha256[:12]}",
             expected=f"{plan.base_model.sha256[:12]}, as when the run began",
-            do="start a new run: a resumed one would not be the run that was begun",
+            do="start a new run: a resumed one would not be the run that was started",
         )
     before_by_name = dict(zip(_NAMES, profiles(plan.data), strict=True))
     for split, now in found.items():

@@ -128,7 +128,7 @@ def fork(context: Context, caller: Caller, run_id: str) -> Fork:
         plan = context.runs.plan(run_id)
     except NotFoundError:
         raise ConflictError(
-            f"run {run_id} has not begun",
+            f"run {run_id} has not started",
             expected="a run that has a plan",
             do="wait until it trains, or begin with an empty recipe",
         ) from None

@@ -65,7 +65,7 @@ def delete_run(context: Context, caller: Caller, run_id: str) -> RunRecord:
         )
     if found.record is None:
         raise ConflictError(
-            f"run {run_id} has never begun", expected="a run with a plan", do="archive it: the list then hides it"
+            f"run {run_id} has never started", expected="a run with a plan", do="archive it: the list then hides it"
         )
     with context.database.transaction():
         removed = set_aside(context, run_id)

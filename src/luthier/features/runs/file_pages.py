@@ -33,7 +33,7 @@ def recipe(context: HomeContext, caller: Reader, run_id: str) -> Response:
     """The recipe, with names in the place of paths of this machine."""
     if standing(context, caller, run_id).record is None:
         raise NotFoundError(
-            f"run {run_id} has no plan yet", expected="a run that has begun", do="wait until it has begun"
+            f"run {run_id} has no plan yet", expected="a run that has started", do="wait until it has started"
         )
     text = run_files.copies_of(context, context.runs.plan(run_id)).recipe
     return Response(text, media_type="application/yaml", headers=_attachment(f"{run_id}.yaml"))

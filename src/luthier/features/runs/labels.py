@@ -135,6 +135,11 @@ class RunLabelStore(Store):
         is_name = run_values.c.run_id.in_(run_ids) & (run_values.c.key == "name")
         return {row["run_id"]: row["text"] for row in self._rows(select(run_values).where(is_name))}
 
+    def names(self, run_ids: Sequence[str]) -> dict[str, str]:
+        """What people call these runs: the name that was given, else the default one, else the id."""
+        labels, defaults = self.of_runs(run_ids), self.default_names(run_ids)
+        return {run_id: labels[run_id].name or defaults.get(run_id, run_id) for run_id in run_ids}
+
     def put(self, run_id: str, labels: RunLabels) -> None:
         """Write the labels of a run in place of the old ones."""
         values = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Form, Query, Request
@@ -69,11 +70,15 @@ def show_runs(
     }
     if is_fragment_request(request):
         return render(request, "runs/rows.html", values)
+    is_empty = not rows and not asked.is_filtered and not asked.before and table.error is None
+    if is_empty and not asked.archived:
+        # Where all are archived, the list says so and leads to them.
+        is_empty = not table_of(context, caller, request.app.state.judged, replace(asked, archived=True)).page.rows
     values |= {
         "views": [(view, f"/runs?{view.query}") for view in context.run_labels.views(caller.project_id)],
         "offered": offered_columns(context, asked.columns),
         "fields": known_fields(),
-        "is_empty": not rows and not asked.is_filtered and not asked.before and table.error is None,
+        "is_empty": is_empty,
     }
     return render(request, "runs/list.html", values, status=200 if table.error is None else 422)
 

@@ -85,7 +85,7 @@ def _use_other_model(found: _Found) -> list[NextStep]:
     recipe_name = found.plan.base_model.name if found.plan is not None else system.model if system is not None else ""
     own = next((api for api, known in base_models(found.context).items() if known == recipe_name), None)
     if own is None:
-        return [NextStep("Show the base models", "/models", "read")]
+        return [NextStep("Show the base models", "/models?show=base", "read")]
     return [NextStep("Try it in the playground", f"/playground?model={quote(own, safe='')}", "infer")]
 
 
@@ -100,11 +100,11 @@ def _add_rows(found: _Found) -> list[NextStep]:
 def _larger_base(found: _Found) -> list[NextStep]:
     larger = None if found.plan is None else _next_larger(found.context, found.plan.base_model.num_parameters)
     if larger is None:
-        return [NextStep("Choose a larger base model", "/models", "read")]
+        return [NextStep("Choose a larger base model", "/models?show=base", "read")]
     label, name = f"Train {larger}", quote(larger, safe="")
     return [
         NextStep(label, f"/runs/new?from={found.run_id}&base_model={name}", "train"),
-        NextStep("Show all base models", "/models", "read"),
+        NextStep("Show all base models", "/models?show=base", "read"),
     ]
 
 

@@ -88,7 +88,7 @@ def compare(
     for one in found:
         if one.record is None:
             raise RequestError(
-                f"run {one.run_id} has not begun", expected="runs that have begun", do="compare it once it trains"
+                f"run {one.run_id} has not started", expected="runs that have started", do="compare it once it trains"
             )
     if len(found) < 2:
         # A run that waits has nothing to compare.

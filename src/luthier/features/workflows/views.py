@@ -31,7 +31,7 @@ THINGS: Final[dict[Thing, str]] = {
     "run": "run",
     "study": "study",
     "evaluation": "evaluation",
-    "showdown": "showdown",
+    "showdown": "model comparison",
     "dataset": "dataset",
     "suite": "result of the suite",
 }

@@ -145,7 +145,7 @@ def take_flow(context: Context, browser: str, state: str) -> dict[str, Any]:
     found = context.oidc.take_flow(digest_of(state), digest_of(browser)) if browser and state else None
     if found is None:
         raise SignInRefusedError(
-            "this answer belongs to no sign-in that this browser has begun in the last ten minutes, or was used before",
+            "this answer belongs to no sign-in of this browser in the last ten minutes, or was used before",
             expected="one answer of the provider to one sign-in, in the same browser",
             do="begin the sign-in again on the sign-in page",
         )

@@ -127,7 +127,7 @@ class PageWork:
         if found is None or found.owner != _owner(request):
             raise NotFoundError(
                 "no such work is running here",
-                expected="work that this browser has begun since the server was started",
+                expected="work that this browser has started since the server was started",
                 do="see on the page that you came from whether it was done",
             )
         return found

@@ -9,7 +9,9 @@ from fastapi.testclient import TestClient
 
 from luthier.core.access import Caller
 from luthier.features.deployments import service as deployments
+from luthier.features.evaluation_orders.service import ASKED, EvaluationOrder
 from luthier.platform.home.context import Context
+from luthier.platform.jobs.records import Job
 from luthier.testing.assessed import make_safety_result, make_suite_result
 from luthier.testing.records import add_run
 
@@ -154,6 +156,16 @@ def test_an_evaluation_is_asked_for_watched_and_given_up(home: Context, browser:
     home.access.add_project("proj-b", "b")
     assert browser("admin", project="b").get(place).status_code == 404
     assert reader.get("/evaluations/orders/job-20261125-093000-000000").status_code == 404
+
+
+def test_of_an_eval_of_the_api_the_page_says_that_graded_answers_stay(home: Context, browser: Browser) -> None:
+    order = EvaluationOrder(kind="eval", result_id=SUITE, candidate="tiny", label="support")
+    document = {ASKED: order.model_dump(mode="json")}
+    job = home.jobs.submit(Job(job_id="job-1", kind="evaluation", document=document, run_id="", lane="infer"))
+    page = browser("read", "train").get(f"/evaluations/orders/{job.job_id}").text
+    assert "Cancel this evaluation? What was graded stays." in page
+    home.jobs.ask(job.job_id, "cancel")
+    assert "It was cancelled; what was graded stays." in browser("read").get(f"/evaluations/orders/{job.job_id}").text
 
 
 def test_a_form_that_cannot_be_done_is_shown_again_with_what_it_held(home: Context, browser: Browser, run: str) -> None:

@@ -25,6 +25,8 @@ def test_deploy_a_canary_raise_it_promote_it_and_go_back(home: Context, browser:
     one = browser("read", "train")
     page = one.get(f"/deployments/support?target={second}").text
     assert f'<option value="{second}" selected>' in page
+    assert '<a href="/deployments" data-key="y" aria-current="page">Deployments</a>' in page
+    assert page.count('aria-current="page"') == 1, "one page of the navigation is the current one"
     data = {"target": second, "percent": "10", "expected_revision": "1"}
     answer = one.post("/deployments/support/deploy", data=data)
     assert answer.headers["location"] == "/deployments/support"

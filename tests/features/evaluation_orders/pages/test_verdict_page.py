@@ -88,7 +88,7 @@ CASES = {
     ),
     "larger_base": (
         judged(0.0, [system("base", 0.0)], ["not distinguishable"], word="not distinguishable"),
-        ["/models"],
+        ["/models?show=base"],
     ),
     "evaluate_more": (
         judged(0.6, [system("base", 0.5)], ["not distinguishable"], word="not distinguishable", rows_needed=300),

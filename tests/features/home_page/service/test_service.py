@@ -93,9 +93,11 @@ def test_a_paused_job_waits_and_a_long_queue_says_so(context: Context) -> None:
 
 def test_work_that_makes_no_run_is_listed_without_one(context: Context) -> None:
     context.jobs.submit(Job(job_id=new_id("job"), kind="train", document={}, run_id=""))
-    assert overview.look_now(context, "default").waiting[0].run_id is None
+    waiting = overview.look_now(context, "default").waiting[0]
+    assert (waiting.run_id, waiting.name) == (None, "Fine-tuning job")
     context.jobs.claim("w")
-    assert overview.look_now(context, "default").running[0].run_id is None
+    running = overview.look_now(context, "default").running[0]
+    assert (running.run_id, running.name) == (None, "Fine-tuning job")
 
 
 def test_a_run_of_a_command_is_running_while_its_process_lives(context: Context) -> None:

@@ -10,6 +10,7 @@ from tests.vacuous import nonempty
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotAllowedError, NotFoundError, RequestError
+from luthier.core.records.export import ServerExport
 from luthier.core.records.monitoring import Alert
 from luthier.core.records.traffic import Exchange
 from luthier.core.results.signal import Signal
@@ -116,6 +117,24 @@ def test_everything_that_waits_is_there_and_goes_when_it_is_done(context: Contex
     rate_all(context, panel, 0, lambda _: "tie")
     deployments.promote(context, ADMIN, "support")
     assert not {"rate", "canary"} & {one.work.kind for one in inbox.list_entries(context, ADMIN)}
+
+
+def test_a_failed_job_leads_to_its_own_page(context: Context) -> None:
+    export = ServerExport(export_id="exp-1", project_id="default", job_id="job-export", source="tiny")
+    asked = {"export": {"export_id": "exp-1"}}
+    context.exports.add(export, Job(job_id="job-export", kind="export", document=asked, run_id=""))
+    for kind in ("evaluation", "batch", "import", "workflow"):
+        context.jobs.submit(Job(job_id=f"job-{kind}", kind=kind, document={}, run_id=""))  # type: ignore[arg-type]
+    while (taken := context.jobs.claim("w")) is not None:
+        context.jobs.finish(taken.job_id, taken.attempt, "failed", error={"type": "WorkError", "came": "no room"})
+    found = {entry.work.title: (entry.work.address, entry.item_id) for entry in of(context, "job")}
+    assert {title: address for title, (address, _) in found.items()} == {
+        "Export failed": "/exports/exp-1",
+        "Evaluation failed": "/evaluations/orders/job-evaluation",
+        "Batch failed": f"/inbox?show=open#{found['Batch failed'][1]}",
+        "Import failed": "/datasets/jobs/job-import",
+        "Workflow failed": "/pipelines/jobs/job-workflow",
+    }
 
 
 def test_an_entry_is_assigned_with_a_date_and_the_member_gets_messages(context: Context) -> None:

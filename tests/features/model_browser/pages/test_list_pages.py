@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from fastapi.testclient import TestClient
+from tests.vacuous import nonempty
 
+import luthier
 from luthier.core.access import Caller
 from luthier.core.task_head import TASK_HEAD_FILE, TaskHead
 from luthier.features.deployments import service as deployments
+from luthier.features.model_browser.pages import Tab
 from luthier.features.models.service import pull_model
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
@@ -30,6 +35,13 @@ def test_empty_pages_teach_the_next_step(browser: Browser) -> None:
     assert "luthier models pull gemma3-270m" in one.get("/models?show=base").text
     assert one.get("/models?show=bogus").status_code == 422
     assert "Start a guided run" not in browser("read").get("/models").text
+
+
+def test_links_to_a_tab_of_this_page_name_one_that_exists() -> None:
+    source = Path(luthier.__file__).parent
+    texts = [path.read_text(encoding="utf-8") for ending in ("html", "py") for path in source.rglob(f"*.{ending}")]
+    found = {tab for text in texts for tab in re.findall(r"/models\?show=([a-z]+)", text)}
+    assert set(nonempty(sorted(found))) <= set(get_args(Tab))
 
 
 def test_the_list_leads_to_all_there_is(home: Context, browser: Browser) -> None:

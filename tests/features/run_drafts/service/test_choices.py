@@ -110,5 +110,5 @@ def test_a_run_that_has_not_begun_is_forked_by_its_recipe_or_not_at_all(context:
         run_id = f"run-20260101-00000{number}-abcdef"
         context.jobs.submit(Job(job_id=f"job-{number}", kind="train", document=document, run_id=run_id))
     assert draft_choices.fork(context, OWN, "run-20260101-000000-abcdef").keys == asked
-    with pytest.raises(ConflictError, match="has not begun"):
+    with pytest.raises(ConflictError, match="has not started"):
         draft_choices.fork(context, OWN, "run-20260101-000001-abcdef")

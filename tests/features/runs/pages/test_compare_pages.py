@@ -86,6 +86,6 @@ def test_one_that_has_not_begun_and_too_many_are_refused(home: Context, browser:
     reader = browser("read")
     refused = reader.get(f"/runs/compare?run={one}&run={waiting}")
     assert refused.status_code == 422
-    assert "has not begun" in refused.text
+    assert "has not started" in refused.text
     many = "&".join(f"run=run-20261125-093000-00000{n}" for n in range(9))
     assert reader.get(f"/runs/compare?{many}").status_code == 422

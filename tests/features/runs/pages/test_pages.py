@@ -147,6 +147,8 @@ def test_a_run_that_trains(home: Context, browser: Browser) -> None:
         "Checkpoint of 4.2",
     ):
         assert words in text
+    for key in ("loss", "validation-rows", "checkpoint", "plan"):
+        assert text.count(f'id="term-{key}"') == 1, "explained at its first use"
     assert text.count("<svg") >= 5
     assert text.count("<h1") == 1
     assert "asked" in text, "where values of the plan come from"

@@ -20,6 +20,7 @@ from luthier.features.runs.labels import LabelChanges
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job
+from luthier.testing.homes import fill
 from luthier.testing.records import (
     RUN_ID,
     add_run,
@@ -49,6 +50,17 @@ def several(home: Context) -> list[str]:
         runs.append(run_id)
     edit_run(home, Caller(), runs[0], LabelChanges(name="Client mails", tags=["sweep"], group="first"))
     return runs
+
+
+def test_other_pages_call_a_run_by_its_name_and_show_its_id_beside(home: Context, browser: Browser) -> None:
+    run_id = fill(home).runs[1]
+    edit_run(home, Caller(), run_id, LabelChanges(name=f"Client mails {HOSTILE}"))
+    one, evaluation = browser("read", "train"), home.evaluations.newest_of("default", limit=1)[0]
+    for place in ("/models", f"/models/{run_id}", "/evaluations", f"/evaluations/{evaluation}", "/evaluations/new"):
+        text = one.get(place).text
+        assert "Client mails &#34;&gt;" in text, place
+        assert "<script>alert" not in text
+        assert run_id in text
 
 
 def test_a_run_has_its_default_name_or_the_one_it_was_given(home: Context, browser: Browser) -> None:
@@ -109,6 +121,11 @@ def test_archived_runs_are_hidden_unless_they_are_asked_for(home: Context, brows
     assert ids_in(one.get("/runs").text) == ["b", "a"]
     assert ids_in(one.get("/runs?archived=1").text) == ["c", "b", "a"]
     assert ids_in(one.get("/runs?filter=archived:yes").text) == ["c"]
+    for run_id in runs[:2]:
+        edit_run(home, Caller(), run_id, LabelChanges(is_archived=True))
+    text = one.get("/runs").text
+    assert 'All runs are archived. <a href="/runs?archived=1">' in text
+    assert "Nothing was trained yet" not in text
 
 
 def test_the_reason_of_a_failure_is_in_its_row_without_paths(home: Context, browser: Browser) -> None:

@@ -19,6 +19,15 @@ from luthier.testing.records import RUN_ID, add_run, make_plan, make_record
 OWN = Caller()
 
 
+def test_a_run_is_called_by_its_given_name_else_its_default_one_else_its_id(context: Context) -> None:
+    named, other = add_run(context, "a"), add_run(context, "b")
+    edit_run(context, OWN, named, LabelChanges(name="Client mails"))
+    default = context.run_labels.default_names([other])[other]
+    assert default != other
+    found = context.run_labels.names([named, other, "run-gone"])
+    assert found == {named: "Client mails", other: default, "run-gone": "run-gone"}
+
+
 def test_an_edit_changes_what_it_names_and_is_logged(context: Context) -> None:
     run_id = add_run(context, "a")
     changed = edit_run(context, OWN, run_id, LabelChanges(name="  Client \n mails ", add_tags=["Sweep", "best"]))
@@ -128,7 +137,7 @@ def test_a_run_that_has_not_ended_is_not_deleted(context: Context) -> None:
     with pytest.raises(ConflictError, match="queued"):
         delete_run(context, OWN, RUN_ID)
     context.jobs.ask("job-1", "cancel")
-    with pytest.raises(ConflictError, match="never begun"):
+    with pytest.raises(ConflictError, match="never started"):
         delete_run(context, OWN, RUN_ID)
 
 

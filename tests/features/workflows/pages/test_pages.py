@@ -30,11 +30,13 @@ HOSTILE = "<script>alert(1)</script>\u202e"
 def test_the_list_stands_below_the_studies(home: Context, browser: Browser) -> None:
     one = browser("read")
     assert "luthier retrain" in one.get("/studies").text
+    assert "started on the command line" not in browser("read", "train").get("/studies").text
     add_model_comparison(home)
     add_auto(home, {"status": "paused", "reason": "paused: SIGTERM received"})
     text = one.get("/studies").text
     table = text[text.index('id="pipelines"') :]
     assert table.index(AUTO_ID) < table.index(SHOWDOWN_ID)
+    assert ("<td>automl</td>" in table, "<td>model comparison</td>" in table) == (True, True), "as the glossary says"
     assert "tune<span" in table
     assert "5 of 7" in table
     assert f'a stage of <a href="/pipelines/{AUTO_ID}"' in table
