@@ -106,6 +106,13 @@ def _identified(
     address = "/"
     try:
         known = oidc_members.take_flow(context, browser, answer.get("state", ""))
+        if "nonce" not in known:
+            # The name of a choice among projects, which is kept in the same place.
+            raise SignInRefusedError(
+                "this answer names a choice of a project, and no sign-in",
+                expected="the answer of the provider",
+                do="begin the sign-in again on the sign-in page",
+            )
         address = own_address(str(known.get("next", "/")))
         flow = Flow(answer["state"], str(known["nonce"]), str(known["verifier"]), str(known["redirect_url"]))
         identity = client.finish(flow, answer)

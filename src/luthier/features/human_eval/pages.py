@@ -367,7 +367,7 @@ def _form(request: Request, context: Context, caller: Caller, evaluation_id: str
     common: dict[str, Any] = {"evaluations": known, "evaluation": found, "written": written}
     common |= {
         "form": _EMPTY | {"public_url": root_of(request)},
-        "address_of_links": public_address(context, caller.project_id),
+        "address_of_links": public_address(context, caller.project_id, for_raters=True),
     }
     error = values.get("error")
     status = 200 if error is None else status_of(error)
@@ -388,7 +388,7 @@ def _show(
     error: LuthierError | None = None,
 ) -> Response:
     report = rating_panels.panel_report(context, caller, panel_id)
-    root = link_root(context, caller.project_id, root_of(request))
+    root = link_root(context, caller.project_id, root_of(request), for_raters=True)
     values = {
         "report": report,
         "panel": report.panel,
@@ -397,7 +397,7 @@ def _show(
         "is_shown_before": (shown or {}).get("is_shown_before", False),
         "estimate": shown_estimate,
         "address": f"{_ADDRESS}/{panel_id}",
-        "address_of_links": public_address(context, caller.project_id),
+        "address_of_links": public_address(context, caller.project_id, for_raters=True),
         "error": error,
     }
     return render(request, "human_eval/show.html", values, status=200 if error is None else status_of(error))

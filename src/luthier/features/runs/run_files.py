@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ _BLOCK_BYTES: Final = 1 << 20
 _TAIL_BYTES: Final = 16 << 10
 _EVENTS_AT_ONCE: Final = 2_000
 _ZIP_TIME: Final = (1980, 1, 1, 0, 0, 0)
+_FOLDERS: Final = re.compile(r"""(?<![\w/:.~-])/(?:[^\s/"'<>:,;()]+/)+""")
+"""Folders of absolute paths. Not those of addresses, whose slashes follow a colon, a host or another slash."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +209,8 @@ def logs_of(context: Context, found: Standing, plan: Plan | None) -> list[LogTai
     for title, path in named:
         text, is_whole = _tail(path)
         if text:
-            tails.append(LogTail(title, redact_text(text, places), is_whole))
+            # Tracebacks and libraries name folders that no plan knows: those of Python, of packages, of people.
+            tails.append(LogTail(title, _FOLDERS.sub("…/", redact_text(text, places)), is_whole))
     return tails
 
 

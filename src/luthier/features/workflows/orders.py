@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from luthier.core.access import Caller
+from luthier.core.aliases import new_key
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import is_id, new_id
+from luthier.core.text.plain_yaml import has_alias
 from luthier.core.workflows.pipeline import PipelineKind
+from luthier.core.workflows.study import DATA_FRACTION
 from luthier.features.files.references import FileReferences
 from luthier.features.workflows.declared_forms import FormName, WorkflowForm
 from luthier.features.workflows.forms import fields_of, find_form, recipe_of
@@ -29,6 +32,8 @@ from luthier.platform.jobs.records import ENDED, Job
 ASKED: Final = "workflow"
 """The key of the order in the document of its job."""
 _MAX_LISTED: Final = 200
+_SEARCHED: Final = ("method", "training", "objective")
+"""Sections of a recipe that a search space may name; of the others, values are files, models and addresses."""
 _KINDS: Final[dict[str, PipelineKind]] = {
     "compare-models": "showdown", "automl": "auto", "distill": "distill", "retrain": "retrain",
 }  # fmt: skip
@@ -236,6 +241,7 @@ def _check(context: Context, caller: Caller, form: WorkflowForm, values: Mapping
     if form.name == "tune":
         from luthier.features.training.recipe_job import checked
 
+        _check_space(values.get("space"))
         checked(context, caller.project_id, recipe_of(form.name, values))
     if form.name == "distill":
         _check_distillation(values)
@@ -244,6 +250,22 @@ def _check(context: Context, caller: Caller, form: WorkflowForm, values: Mapping
 def teacher_of(names: FileReferences, name: str) -> str:
     """A run of the project, or a base model on this machine. Raises RequestError for anything else."""
     return names.run("Teacher", name) if is_id(name, "run") else names.model("Teacher", name)
+
+
+def _check_space(space: Any) -> None:
+    """Refuse a search space that names files, models or addresses: its values go into recipes as they are."""
+    parameters = space.get("parameters") if isinstance(space, Mapping) else None
+    for key, value in parameters.items() if isinstance(parameters, Mapping) else ():
+        # A parameter that is written as a mapping may have its name inside, too.
+        for name in (key, value.get("name", key) if isinstance(value, Mapping) else key):
+            place = new_key(str(name))
+            section, _, last = place.partition(".")
+            if place != DATA_FRACTION and (section not in _SEARCHED or not last or place == "objective.teacher"):
+                raise RequestError(
+                    f"the search space has {str(name)[:80]!r}",
+                    expected=f"keys of {', '.join(_SEARCHED)} (without objective.teacher), or {DATA_FRACTION}",
+                    do="take it out of the space",
+                )
 
 
 def _check_distillation(values: Mapping[str, Any]) -> None:
@@ -255,7 +277,9 @@ def _check_distillation(values: Mapping[str, Any]) -> None:
         key, is_pair, value = line.strip().partition("=")
         section = key.strip().partition(".")[0]
         # Files and models of a recipe are paths and addresses on the machine: those are for commands.
-        if line.strip() and not (is_pair and value.strip() and section in ("training", "method")):
+        # Aliases expand: a line of nested ones grows to gigabytes.
+        is_plain = is_pair and value.strip() and not has_alias(value)
+        if line.strip() and not (is_plain and section in ("training", "method")):
             raise RequestError(
                 f"the recipe value {line.strip()[:80]!r}",
                 expected="KEY=VALUE a line, of training or method, such as training.epochs=3",

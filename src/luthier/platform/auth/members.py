@@ -250,7 +250,7 @@ def make_link(context: Context) -> str:
 def session_of(context: Context, secret: str) -> Session | None:
     """The session that a browser holds the secret of; None where there is none, or its owner has lost access.
 
-    A session that is used lasts longer by that.
+    A session that is used lasts longer by that; not one of the identity provider, which is asked by a sign-in alone.
     """
     digest = digest_of(secret)
     known = context.members.session(digest)
@@ -262,8 +262,9 @@ def session_of(context: Context, secret: str) -> Session | None:
     ends = known.expires_at
     # At most one write an hour: otherwise each page view would be a transaction that writes.
     if known.now - known.seen_at > _EXTENDED_AFTER_SECONDS:
-        context.members.extend(digest, SESSION_SECONDS)
-        ends = known.now + SESSION_SECONDS
+        left = ends - known.now if known.is_external else SESSION_SECONDS
+        context.members.extend(digest, left)
+        ends = known.now + left
     if known.key is not None and known.key.expires_at is not None:
         # A session never outlives the key that it was begun with.
         ends = min(ends, known.key.expires_at)

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlencode, urlsplit
 
-from luthier.core.errors import LuthierError, RequestError, WorkError
+from luthier.core.errors import RequestError, WorkError
 from luthier.platform.home.settings import Settings
 
 if TYPE_CHECKING:
@@ -192,11 +192,13 @@ class OidcClient:
         return self._identity(claims, token)
 
     def sign_out_address(self, return_to: str) -> str:
-        """Where one signs out of the provider, too; empty where it has no such page, or does not answer."""
-        try:
-            address = self.metadata().get("end_session_endpoint")
-        except LuthierError:
-            return ""
+        """Where one signs out of the provider, too; empty where it has no such page, or was not asked yet.
+
+        Nothing is fetched: the page of the sign-in is open to all, and would wait for a provider that is down.
+        """
+        with self._lock:
+            kept = self._kept.get(self.provider.issuer.rstrip("/") + _DISCOVERY)
+        address = None if kept is None else kept.document.get("end_session_endpoint")
         if not isinstance(address, str):
             return ""
         query = urlencode({"client_id": self.provider.client_id, "post_logout_redirect_uri": return_to})

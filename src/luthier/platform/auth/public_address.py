@@ -17,6 +17,8 @@ from luthier.platform.audit_log.service import record
 from luthier.platform.home.context import Context
 
 _KIND: Final = "public_url"
+_RATERS: Final = "raters"
+"""The name of the address that somebody else than an admin has given: for links of raters alone."""
 _MAX_CHARACTERS: Final = 500
 
 
@@ -43,17 +45,19 @@ class PublicAddress:
         return is_loopback(self.url)
 
 
-def public_address(context: Context, project_id: str) -> PublicAddress:
-    """The address of a project's links."""
+def public_address(context: Context, project_id: str, *, for_raters: bool = False) -> PublicAddress:
+    """The address of a project's links. for_raters: the one that a trainer gave, where no admin has given another."""
     if context.settings.public_url:
         return PublicAddress(context.settings.public_url, "setting")
     kept = context.watches.get(project_id, _KIND)
+    if kept is None and for_raters:
+        kept = context.watches.get(project_id, _KIND, _RATERS)
     return PublicAddress() if kept is None else PublicAddress(kept, "project")
 
 
-def link_root(context: Context, project_id: str, root: str = "") -> str:
+def link_root(context: Context, project_id: str, root: str = "", *, for_raters: bool = False) -> str:
     """What a link begins with. root: of the request that makes it, for a project without an address."""
-    return public_address(context, project_id).url or root.rstrip("/")
+    return public_address(context, project_id, for_raters=for_raters).url or root.rstrip("/")
 
 
 def set_public_address(context: Context, caller: Caller, url: str) -> PublicAddress:
@@ -78,11 +82,22 @@ def set_public_address(context: Context, caller: Caller, url: str) -> PublicAddr
 def learn_public_address(context: Context, caller: Caller, url: str) -> None:
     """Keep the address that a form has asked for, where none is known yet; else nothing happens.
 
+    What a trainer gives is used for links of raters alone: the address of invitations is the place to which invited
+    people, admins among them, take the secrets of their links.
+
     Raises:
         RequestError: None is known, and the text is no address of a server.
     """
-    if not public_address(context, caller.project_id).is_known:
+    is_admin = caller.may("admin")
+    if public_address(context, caller.project_id, for_raters=not is_admin).is_known:
+        return
+    if is_admin:
         set_public_address(context, caller, url)
+        return
+    checked = checked_address(url)
+    with context.database.transaction():
+        context.watches.put(caller.project_id, _KIND, _RATERS, checked)
+        record(context, caller, "project.address_changed", caller.project_id, {"url": checked, "for": _RATERS})
 
 
 def checked_address(url: str) -> str:

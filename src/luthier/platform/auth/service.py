@@ -154,9 +154,9 @@ def rename_project(context: Context, caller: Caller, project: str, name: str) ->
         ConflictError: Another project has the name.
     """
     _check_name("a project", name.strip())
-    found = context.access.project(project)
-    if found.project_id != caller.project_id and not may_open_projects(caller):
-        # As one that is not there: other projects are none of the caller's business.
+    found = context.access.project(project if may_open_projects(caller) else caller.project_id)
+    if project not in (found.project_id, found.name):
+        # Without a look at others, whose names the error would list: they are none of the caller's business.
         raise NotFoundError(f"no project {project[:100]!r}", expected="your own project", do="rename that one")
     if found.project_id == DEFAULT_PROJECT:
         raise RequestError(

@@ -22,6 +22,7 @@ from typing import Final
 
 from fastapi import Request
 from starlette.datastructures import FormData
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from luthier.platform.auth.service import digest_of
@@ -32,6 +33,9 @@ COOKIE: Final = "luthier_restored"
 KEPT_SECONDS: Final = 1800.0
 _MAX_FORMS: Final = 500
 _MAX_CHARACTERS: Final = 1_000_000
+_MAX_ALL_CHARACTERS: Final = 20_000_000
+"""Of all forms together: nobody has signed in when they are kept."""
+_MAX_BODY_BYTES: Final = 3 * _MAX_CHARACTERS
 _FORM_TYPE: Final = "application/x-www-form-urlencoded"
 _SECRET: Final = frozenset(("password", "again", "current", "key", "secret", "token", "smtp", FIELD))
 """Fields that are not kept; nor is any other with `password` or `secret` in its name."""
@@ -56,6 +60,7 @@ class KeptForms:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock, self._lock = clock, threading.Lock()
         self._forms: OrderedDict[str, tuple[float, str, KeptForm]] = OrderedDict()
+        self._num_characters = 0
 
     def put(self, form: KeptForm) -> tuple[str, str]:
         """Keep a form; returns its name, for an address, and the secret of its browser, for a cookie."""
@@ -63,8 +68,9 @@ class KeptForms:
         with self._lock:
             self._forget(now)
             self._forms[name] = (now + KEPT_SECONDS, digest_of(secret), form)
-            while len(self._forms) > _MAX_FORMS:
-                self._forms.popitem(last=False)
+            self._num_characters += _num_characters(form.values)
+            while len(self._forms) > _MAX_FORMS or self._num_characters > _MAX_ALL_CHARACTERS:
+                self._drop(next(iter(self._forms)))
         return name, secret
 
     def find(self, name: str, secret: str) -> KeptForm | None:
@@ -76,7 +82,10 @@ class KeptForms:
 
     def _forget(self, now: float) -> None:
         for name in [name for name, one in self._forms.items() if one[0] < now]:
-            del self._forms[name]
+            self._drop(name)
+
+    def _drop(self, name: str) -> None:
+        self._num_characters -= _num_characters(self._forms.pop(name)[2].values)
 
 
 async def keep_form(request: Request) -> tuple[str, str] | None:
@@ -94,8 +103,15 @@ async def keep_form(request: Request) -> tuple[str, str] | None:
         return None
     if not headers.get("content-type", "").startswith(_FORM_TYPE):
         return None
-    values = _values(await request.form())
-    if not values or sum(len(text) for texts in values.values() for text in texts) > _MAX_CHARACTERS:
+    # Nobody has signed in, and addresses that take files have no limit on the body: nothing larger is read at all.
+    length = headers.get("content-length", "")
+    if not (length.isascii() and length.isdigit() and len(length) < 10 and int(length) <= _MAX_BODY_BYTES):
+        return None
+    try:
+        values = _values(await request.form(max_part_size=_MAX_BODY_BYTES))
+    except HTTPException:  # more fields than a form has
+        return None
+    if not values or _num_characters(values) > _MAX_CHARACTERS:
         return None
     return shelf.put(KeptForm(request.url.path, values))
 
@@ -129,6 +145,10 @@ def filled(page: str, form: KeptForm, path: str) -> tuple[str, bool]:
     filler.feed(page)
     filler.close()
     return filler.result(), filler.is_whole
+
+
+def _num_characters(values: Mapping[str, Sequence[str]]) -> int:
+    return sum(len(name) + sum(map(len, texts)) for name, texts in values.items())
 
 
 def _values(form: FormData) -> dict[str, list[str]]:

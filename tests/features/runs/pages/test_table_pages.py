@@ -320,11 +320,16 @@ def test_the_end_of_the_log_is_shown_without_paths(home: Context, browser: Brows
     assert "No log yet" in one.get(f"/runs/{run_id}").text
     lines = "".join(f"2026-11-25 09:30:00  step {n:,}\n" for n in range(2_000))
     log = home.settings.run_folder(run_id) / "log.txt"
-    log.write_text(f"{lines}checkpoint {home.home}/runs/x {HOSTILE}\n", encoding="utf-8")
+    trace = '  File "/home/ada/venv/lib/python3.12/site-packages/torch/nn/modules.py", line 1, in forward'
+    seen = "see https://pytorch.org/docs/stable/notes.html, 3/4 of a/b"
+    log.write_text(f"{lines}{trace}\n{seen}\ncheckpoint {home.home}/runs/x {HOSTILE}\n", encoding="utf-8")
     piece = one.get(f"/runs/{run_id}/log", headers=HTMX).text
     assert "<html" not in piece
     assert "step 1,999" in piece
     assert "step 1,000\n" not in piece, "the end alone"
     assert "The last lines" in piece
     assert str(home.home) not in piece
+    assert "…/modules.py" in piece
+    assert "/home/ada" not in piece
+    assert seen in piece, "addresses and fractions are no paths"
     assert "<script>alert" not in piece

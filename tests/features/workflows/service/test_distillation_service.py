@@ -19,7 +19,7 @@ from luthier.features.recipes.service import recipe_from
 from luthier.features.training.service import train
 from luthier.features.workflows.distillation import rows as student_judging
 from luthier.features.workflows.distillation import workflow as students
-from luthier.features.workflows.distillation.request import DistilRequest
+from luthier.features.workflows.distillation.request import DistilRequest, spec_of
 from luthier.features.workflows.distillation.rows import write_gold, write_taught
 from luthier.features.workflows.distillation.workflow import distil
 from luthier.ml.evaluation.report import workflow_pages as distilled
@@ -111,6 +111,8 @@ def test_layers_of_a_run_learn_its_logits_and_are_judged_beside_it(
     assert kept is not None
     assert kept[1].origin["adapter_sha256"] == context.runs.get(teacher).result.adapter_sha256  # type: ignore[union-attr]
     assert distil(context, request) == student
+    assert spec_of(context, request)[0] == student.student_id
+    assert spec_of(context, request, "proj-other")[0] != student.student_id, "each project has its own"
 
 
 def test_what_no_teacher_changes_is_trained_once_as_long_as_its_weights_are_whole(

@@ -85,8 +85,8 @@ def test_a_comparison_of_another_project_is_carried_out_and_stays_there(
     assert [context.runs.project_of(one) for one in run_ids] == [project.project_id]
     assert [one.run_id for one in context.runs.of_project(project.project_id, limit=9)] == run_ids
     assert list(context.runs.of_project("default", limit=9)) == []
-    assert [one.run_id for one in context.run_entries.page(project.project_id, limit=9)] == run_ids
-    assert list(context.run_entries.page("default", limit=9)) == []
+    assert [one.run_id for one in context.run_entries.page(project.project_id, limit=9).entries] == run_ids
+    assert list(context.run_entries.page("default", limit=9).entries) == []
     found = orders.order_for(context, caller, order.order.workflow_id, result.spec.model_dump(mode="json"))
     assert found is not None
     assert found.job.job_id == order.job.job_id
@@ -163,6 +163,27 @@ def test_what_cannot_be_is_refused_before_it_waits(context: Context, tmp_path: P
         ),
         ("tune", {"base_model": model, "train": values["data"], "recipe": {"method": {"rank": "big"}}}, ME, "rank"),
         ("tune", {"base_model": model, "train": values["data"], "recipe": {"data": {"held_out": "/x"}}}, ME, "/x"),
+        *(
+            ("tune", {"base_model": model, "train": values["data"], "space": {"parameters": space}}, ME, "search space")
+            for space in (
+                {"data.train": ["/etc/passwd"]},
+                {"base_model": ["hub:someone/model"]},
+                {"objective.teacher": ["/srv/model"]},
+                {"evaluation.reference_run": ["run-20260101-000000-aaaaaa"]},
+                {"method.rank": {"name": "data.train", "kind": "choice", "choices": ["/etc/passwd"]}},
+            )
+        ),
+        (
+            "distill",
+            {
+                "teacher": model,
+                "student": model,
+                "data": values["data"],
+                "overrides": "training={a: &a [1, 2], b: [*a, *a]}",
+            },
+            ME,
+            "recipe value",
+        ),
         ("retrain", {"model": "support"}, ME, "support"),
     ]
     for name, given, caller, words in wrong:

@@ -92,6 +92,21 @@ def test_too_many_files_are_refused(tmp_path: Path) -> None:
         check_archive_size(path, "up.zip", ArchiveLimits(max_members=3))
 
 
+def test_a_huge_directory_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path, zipped({f"{n}.txt": "x" for n in range(40)}))
+    monkeypatch.setattr("luthier.ml.data.documents.archives._MAX_DIRECTORY_BYTES", 1000)
+    with pytest.raises(DataError, match="directory has"):
+        check_archive_size(path, "up.zip")
+
+
+def test_entries_that_are_left_out_count_too(tmp_path: Path) -> None:
+    inner = zipped({f".hidden{n}": "x" for n in range(3)})
+    content = zipped({f"{n}.zip": inner for n in range(3)})
+    _, so_far = unpacked(tmp_path, content, ArchiveLimits(max_members=8))
+    assert [one.kind for one in so_far.skipped].count("hidden") == 3
+    assert [one.kind for one in so_far.skipped].count("archive") == 2
+
+
 def test_archives_of_one_upload_share_their_limits(tmp_path: Path) -> None:
     so_far = Unpacking(ArchiveLimits(max_bytes=10))
     path = written(tmp_path, zipped({"a.txt": "x" * 6}))

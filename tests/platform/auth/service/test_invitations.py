@@ -134,6 +134,15 @@ def test_the_address_of_links_is_kept_once_for_a_project(context: Context) -> No
     assert not public_address(context, other).is_known, "one project does not decide where links of others lead"
 
 
+def test_a_trainer_does_not_decide_where_invitations_lead(context: Context) -> None:
+    trainer = Caller(scopes=("read", "train", "infer"), name="Ben")
+    learn_public_address(context, trainer, "https://ben.example")
+    assert link_root(context, "default", "http://here") == "http://here"
+    assert link_root(context, "default", "http://here", for_raters=True) == "https://ben.example"
+    learn_public_address(context, ADMIN, "https://luthier.example")
+    assert link_root(context, "default", "http://here", for_raters=True) == "https://luthier.example"
+
+
 @pytest.mark.parametrize(
     "url", ["", "luthier.example", "ftp://x", "https://", "https://a b", "https://x/?q=1", "http://u@x"]
 )

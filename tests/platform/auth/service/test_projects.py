@@ -5,8 +5,15 @@ from __future__ import annotations
 import pytest
 
 from luthier.core.access import Caller
-from luthier.core.errors import ConflictError, RequestError
-from luthier.platform.auth.service import caller_of, known_projects, may_open_projects, open_project
+from luthier.core.errors import ConflictError, NotFoundError, RequestError
+from luthier.platform.auth.service import (
+    caller_of,
+    create_project,
+    known_projects,
+    may_open_projects,
+    open_project,
+    rename_project,
+)
 from luthier.platform.home.context import Context
 
 
@@ -31,3 +38,13 @@ def test_nobody_else_opens_one(context: Context, caller: Caller) -> None:
     with pytest.raises(RequestError, match="would open a project"):
         open_project(context, caller, "mine")
     assert len(known_projects(context, Caller())) == 1
+
+
+def test_an_error_of_a_rename_names_no_project_of_others(context: Context) -> None:
+    own = Caller(project_id=create_project(context, "mine").project_id)
+    create_project(context, "secret client")
+    for project in ("secret client", "no such project"):
+        with pytest.raises(NotFoundError) as caught:
+            rename_project(context, own, project, "x")
+        assert "expected: your own project" in str(caught.value)
+    assert rename_project(context, own, "mine", "ours").name == "ours"

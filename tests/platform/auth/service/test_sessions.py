@@ -84,6 +84,17 @@ def test_a_session_lasts_while_it_is_used_and_ends_where_it_is_not(context: Cont
     assert members.session_of(context, secret) is None
 
 
+def test_a_session_by_the_identity_provider_is_not_prolonged(context: Context) -> None:
+    ada = add_member(context, Caller(), "Ada", PASSWORD, "viewer")
+    context.oidc.add_identity(ada.member_id, "https://issuer.example", "subject")
+    secret = members.begin_session(context, members.caller_for(ada), how="oidc")
+    age(context, by=members.SESSION_SECONDS - 60)
+    found = members.session_of(context, secret)
+    assert found is not None
+    age(context, by=61)
+    assert members.session_of(context, secret) is None, "the provider may have removed the person since"
+
+
 def test_who_looks_often_writes_seldom(context: Context) -> None:
     secret = members.sign_in_with_link(context, members.make_link(context))
     assert secret is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from fastapi.testclient import TestClient
@@ -134,3 +134,20 @@ def test_forms_are_forgotten_after_half_an_hour_and_found_by_their_secret_alone(
     assert shelf.find(name, secret) == KeptForm("/x", {"a": ["1"]})
     now[0] = KEPT_SECONDS + 1
     assert shelf.find(name, secret) is None
+
+
+def test_what_is_too_large_is_not_read_and_all_forms_together_are_bounded(ada: TestClient) -> None:
+    headers = {"content-type": "application/x-www-form-urlencoded"}
+
+    def endless() -> Iterator[bytes]:
+        yield from (b"a=", *(b"x" * 1_000_000 for _ in range(6)))
+
+    for body in (b"a=" + b"x" * 3_000_001, b"&".join(b"a%d=1" % n for n in range(1100))):
+        answer = ada.post("/datasets/new", content=body, headers=headers)
+        assert (answer.status_code, answer.headers["location"]) == (303, "/sign-in?next=/datasets/new")
+    # Without a length: this address takes files, so that nothing else bounds what is sent.
+    answer = ada.post("/datasets/new", content=endless(), headers=headers)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/sign-in?next=/datasets/new")
+    shelf = KeptForms()
+    made = [shelf.put(KeptForm("/x", {"a": ["x" * 900_000]})) for _ in range(30)]
+    assert [shelf.find(*one) is not None for one in made] == [False] * 8 + [True] * 22

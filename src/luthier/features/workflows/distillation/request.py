@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from luthier.core.access import DEFAULT_PROJECT
 from luthier.core.errors import NotFoundError, RecipeError, RequestError
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import sha256_document, sha256_file
@@ -96,8 +97,8 @@ class DistilSpec(FrozenModel):
         return self.held_out if isinstance(self.held_out, float) else Path(self.held_out)
 
 
-def spec_of(context: Context, request: DistilRequest) -> tuple[str, DistilSpec]:
-    """The id and the specification of a request; equal requests have equal ids.
+def spec_of(context: Context, request: DistilRequest, project_id: str = DEFAULT_PROJECT) -> tuple[str, DistilSpec]:
+    """The id and the specification of a request; equal requests of a project have equal ids.
 
     Raises:
         RequestError: Incompatible settings.
@@ -122,7 +123,7 @@ def spec_of(context: Context, request: DistilRequest) -> tuple[str, DistilSpec]:
         settings=settings,
         max_new_tokens=request.max_new_tokens,
     )
-    return f"student-{digest_of(request, settings, base)[:16]}", spec
+    return f"student-{digest_of(request, settings, base, project_id)[:16]}", spec
 
 
 def _command(request: DistilRequest) -> str:
@@ -199,7 +200,7 @@ def find_base(context: Context, request: DistilRequest) -> Base:
     return Base(model.name, layers, model.num_parameters, teacher, size, identity | {"student": model.sha256})
 
 
-def digest_of(request: DistilRequest, settings: dict[str, Any], base: Base) -> str:
+def digest_of(request: DistilRequest, settings: dict[str, Any], base: Base, project_id: str = DEFAULT_PROJECT) -> str:
     """A digest over everything that determines the result."""
     held_out = request.held_out
     for file in (request.data, *([held_out] if isinstance(held_out, Path) else [])):
@@ -218,6 +219,8 @@ def digest_of(request: DistilRequest, settings: dict[str, Any], base: Base) -> s
             "settings": settings,
             "max_new_tokens": request.max_new_tokens,
         }
+        # What a project distils is its own, although another one asked for the same.
+        | ({} if project_id == DEFAULT_PROJECT else {"project": project_id})
     )
 
 

@@ -116,7 +116,7 @@ def distil(context: Context, request: DistilRequest, *, caller: Caller | None = 
     """
     caller = caller or Caller()
     # The id is a digest of the request, so the same command finds its folder again.
-    student_id, spec = spec_of(context, request)
+    student_id, spec = spec_of(context, request, caller.project_id)
     folder = WORKFLOW.folder_of(context, student_id)
     if (done := _read_done(folder)) is not None:
         return done

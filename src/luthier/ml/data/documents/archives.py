@@ -8,11 +8,13 @@ the most that is read of each entry.
 
 from __future__ import annotations
 
+import io
 import re
 import stat
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -24,6 +26,8 @@ from luthier.ml.data.documents.ingest import SkippedFile
 ARCHIVE_SUFFIX: Final = ".zip"
 _BLOCK_BYTES: Final = 1 << 20
 _DRIVE: Final = re.compile(r"^[A-Za-z]:")
+_MAX_DIRECTORY_BYTES: Final = 16 << 20
+"""A directory is read in one piece, and an entry of 47 bytes in it takes ten times that in memory."""
 _MAX_NAME_BYTES: Final = 200
 _MAX_PATH_CHARACTERS: Final = 600
 _NOT_PRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f]")
@@ -55,12 +59,14 @@ class Unpacking:
     Attributes:
         limits: What they may come to.
         num_members: Files that were unpacked.
-        num_bytes: Their bytes.
+        num_entries: Entries that were looked at, those that were left out included.
+        num_bytes: Bytes of the files.
         skipped: Entries that were left out.
     """
 
     limits: ArchiveLimits = ArchiveLimits()
     num_members: int = 0
+    num_entries: int = 0
     num_bytes: int = 0
     skipped: list[SkippedFile] = field(default_factory=list)
 
@@ -93,6 +99,8 @@ def unpack(path: Path, folder: Path, name: str, so_far: Unpacking, *, depth: int
     with _opened(path, name) as archive, disk_full_explained(folder, expected="room for the unpacked files"):
         entries = archive.infolist()
         _check_directory(entries, name, so_far)
+        # Each may become a line of what was left out.
+        so_far.num_entries += len(entries)
         folder.mkdir(parents=True, exist_ok=True)
         for entry in entries:
             if entry.is_dir():
@@ -124,11 +132,28 @@ def _unpack_inner(found: Path, shown: str, so_far: Unpacking, depth: int) -> Non
         packed.unlink()
 
 
-def _opened(path: Path, name: str) -> zipfile.ZipFile:
+class _BoundedFile(io.BufferedReader):
+    """A file of which no large piece is read at once: zipfile takes the whole directory, however large it is."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > _MAX_DIRECTORY_BYTES:
+            raise zipfile.BadZipFile(f"its directory has {size:,} bytes, and at most {_MAX_DIRECTORY_BYTES:,} are read")
+        return super().read(size)
+
+
+@contextmanager
+def _opened(path: Path, name: str) -> Iterator[zipfile.ZipFile]:
     try:
-        return zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
+        file = _BoundedFile(io.FileIO(path))
+    except OSError as error:
         raise _broken(name, error) from error
+    with file:
+        try:
+            archive = zipfile.ZipFile(file)
+        except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
+            raise _broken(name, error) from error
+        with archive:
+            yield archive
 
 
 def _broken(name: str, error: BaseException) -> DataError:
@@ -141,7 +166,7 @@ def _broken(name: str, error: BaseException) -> DataError:
 
 def _check_directory(entries: Sequence[zipfile.ZipInfo], name: str, so_far: Unpacking) -> None:
     limits = so_far.limits
-    if so_far.num_members + len(entries) > limits.max_members:
+    if so_far.num_entries + len(entries) > limits.max_members:
         raise DataError(
             f"{name} holds {len(entries):,} files",
             expected=f"at most {limits.max_members:,} in one upload",
