@@ -55,8 +55,8 @@ class Prompting(FrozenModel):
             `label_likelihood` those of the prompt with each label, less the prompt once.
         search_tokens: tokens that the search for it has read and written; 0 without one.
         reflection_model: the model that wrote the instruction; empty where none did.
-        turns: of `drawn` examples the turns of the first draw, as they are before the row's own; empty for other
-            examples, and in evaluations of before they were recorded.
+        turns: of `drawn` examples the turns of the draw that answers best, as they are before the row's own; empty for
+            other examples, and in evaluations of before they were recorded.
     """
 
     kind: Literal["few_shot", "instruction", "optimised_prompt", "label_likelihood"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,10 @@ from luthier.core.evaluation import Comparison, SystemResult
 from luthier.core.evaluation_plan import Prompting
 from luthier.core.ports import SilentProgress
 from luthier.core.records.bounds import Bounds
-from luthier.ml.evaluation.compare import judge_in_full, verdict
+from luthier.ml.evaluation.compare import Judged, judge_in_full, verdict
 from luthier.ml.evaluation.metrics.protocol import mean_of_sums, mean_statistics
 from luthier.ml.evaluation.metrics.registry import as_definitions
-from luthier.ml.evaluation.one_system import as_one_system
+from luthier.ml.evaluation.one_system import _of_draws, as_one_system
 from luthier.ml.evaluation.statistics import difference_over_seeds
 from luthier.ml.evaluation.verdict import deciding
 from luthier.ml.evaluation.verdict_text import caveats, primary_details, system_title
@@ -47,6 +48,21 @@ def test_the_mean_is_reported_and_neither_the_best_draw_nor_the_first() -> None:
     assert pairs == {("base", "draw 0"), ("base", "tuned"), ("draw 0", "tuned")}
 
 
+def test_the_examples_of_the_draw_that_answers_best_are_those_to_use() -> None:
+    systems = [system_of(f"draw {n}", outputs(right), REFERENCES, shots=4) for n, right in enumerate((10, 30, 14))]
+    metrics = as_definitions(["exact_match"])
+    found = judge_in_full(systems, metrics=metrics, seed=0, progress=SilentProgress())
+    shown = []
+    for one in found.systems:
+        own = Prompting.model_validate({"kind": "few_shot", "turns": ({"role": "user", "content": one.name},)})
+        shown.append(one.model_copy(update={"prompting": own}))
+    names = [one.name for one in shown]
+    (joined,) = as_one_system(replace(found, systems=tuple(shown)), names, metrics, seed=0, test="draws").systems
+    assert joined.name == "draw 0"
+    assert joined.prompting is not None
+    assert [turn.content for turn in joined.prompting.turns] == ["draw 1"]
+
+
 def test_draws_that_differ_widen_the_interval_and_those_that_agree_do_not() -> None:
     def against(*num_right: int) -> Comparison:
         comparisons = judged(*num_right).comparisons
@@ -76,6 +92,20 @@ def test_one_draw_that_is_as_good_leaves_it_open_whatever_their_mean_is() -> Non
         one for one in judged(10, 10, 10, 27).comparisons if one.candidate == "tuned" and one.baseline != "base"
     )
     assert against.verdict == "not distinguishable"
+
+
+def test_a_draw_whose_test_is_open_decides_wherever_the_interval_of_another_begins() -> None:
+    def against(name: str, low: float, p_value: float, word: str) -> Comparison:
+        return Comparison.model_validate(
+            {"baseline": name, "candidate": "tuned", "metric": "exact_match", "difference": 0.1, "low": low}
+            | {"high": 0.3, "p_value": p_value, "verdict": word}
+        )
+
+    each = (against("draw 0", 0.01, 0.04, "better"), against("draw 1", 0.02, 0.06, "not distinguishable"))
+    mean = against("draw 0", 0.03, 0.01, "better")
+    (metric,) = as_definitions(["exact_match"])
+    found = _of_draws(mean, Judged((), each, {}, {}), ["draw 0", "draw 1"], metric)
+    assert (found.verdict, found.low, found.p_value) == ("not distinguishable", 0.02, 0.06)
 
 
 def test_a_draw_that_is_better_does_not_make_the_model_worse_than_all() -> None:

@@ -122,6 +122,17 @@ def test_the_reason_has_the_difference_and_its_interval_in_points() -> None:
     )
 
 
+def test_the_distance_to_draws_of_examples_is_that_to_the_strongest_of_them() -> None:
+    evaluation = of_rival(PROMPTED, tuned=0.65)
+    comparisons = tuple(
+        one.model_copy(update={"test": "strongest_draw"}) if one.baseline == PROMPTED.name else one
+        for one in evaluation.comparisons
+    )
+    found = recommend(evaluation.model_copy(update={"comparisons": comparisons}))
+    assert found is not None
+    assert "percentage points behind the strongest draw of " in found.reason
+
+
 def test_one_point_is_singular_and_no_difference_is_level() -> None:
     one, none = (recommend(of_rival(CLASSIFIER, tuned=tuned)) for tuned in (0.77, 0.78))
     assert one is not None

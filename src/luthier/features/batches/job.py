@@ -38,7 +38,7 @@ NUM_AT_ONCE: Final = 16
 MAX_LINE_BYTES: Final = 4 << 20
 _MAX_FAULTS: Final = 20
 _MAX_LOST: Final = 32
-"""So many requests in a row without an engine end the attempt: it is tried again, and at last fails."""
+"""So many requests in a row without an engine fail the batch; what was answered until then becomes its files."""
 _LOOK_SECONDS: Final = 1.0
 _OUTPUT, _ERRORS = "output.jsonl", "errors.jsonl"
 _EXPIRED: Final = "This request could not be executed before the completion window expired."
@@ -108,7 +108,15 @@ def carry_out(context: Context, job: Job) -> Outcome:
             one = context.batches.change(one.batch_id, values, time_of="in_progress_at")
         with _Files(context.settings.jobs_folder / job.job_id) as written:
             if one.status != "finalizing":
-                _answer_all(context, job, one, path, written)
+                try:
+                    _answer_all(context, job, one, path, written)
+                except (StorageFullError, UnreachableError):
+                    raise  # no fault of the batch: it is tried again
+                except WorkError:
+                    # The job fails, and with it the batch: not what was answered before.
+                    context.batches.change(one.batch_id, written.read().values())
+                    _finish(context, job, context.batches.of_job(job.job_id), has_failed=True)
+                    raise
         _finish(context, job, context.batches.of_job(job.job_id))
     return Outcome(status="succeeded")
 
@@ -234,7 +242,7 @@ def _expire(one: Batch, path: Path, done: _Done, written: _Files) -> None:
         done.count(each)
 
 
-def _finish(context: Context, job: Job, one: Batch) -> None:
+def _finish(context: Context, job: Job, one: Batch, *, has_failed: bool = False) -> None:
     """Make the files of the project, each once, and write down how the batch has ended."""
     folder = context.settings.jobs_folder / job.job_id
     made = {}
@@ -243,7 +251,9 @@ def _finish(context: Context, job: Job, one: Batch) -> None:
         if getattr(one, column) is None and source.is_file() and source.stat().st_size:
             made[column] = _project_file(context, one, source, f"{one.batch_id}_{name}")
     end: BatchStatus = "completed"
-    if one.expired_at is not None:
+    if has_failed:
+        end = "failed"
+    elif one.expired_at is not None:
         end = "expired"
     elif one.status == "cancelling":
         end = "cancelled"

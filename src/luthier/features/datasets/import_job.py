@@ -6,6 +6,7 @@ the rest is read as documents. A killed attempt is taken up where it stopped: do
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
@@ -16,6 +17,7 @@ from typing import Any, Final
 
 from luthier.core.access import Caller
 from luthier.core.errors import DataError, LuthierError, StorageFullError, UnreachableError, library_words_hidden
+from luthier.core.system.files import sync
 from luthier.core.system.process_setup import num_usable_cores
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.documents import ingest
@@ -135,6 +137,8 @@ class _Import:
 def carry_out(context: Context, job: Job) -> Outcome:
     """Read the files and make datasets of them. What a person has to correct is an outcome, too."""
     done = _Import(context, job, order_of(job))
+    if (found := _found_before(done)) is not None:  # the attempt before died between its work and its last word
+        return _succeeded(done, found)
     try:
         with exit_on_sigterm(), library_words_hidden():
             _read_all(done)
@@ -149,9 +153,37 @@ def carry_out(context: Context, job: Job) -> Outcome:
         raise  # no fault of the job: it is tried again
     except LuthierError as error:
         return Outcome(status="failed", error=redact_paths(error.as_json(), home_paths(context)), found=done.found())
-    forget_files(context, job)
+    _keep_found(done, done.found())
+    return _succeeded(done, done.found())
+
+
+def _succeeded(done: _Import, found: dict[str, Any]) -> Outcome:
+    forget_files(done.context, done.job)
     shutil.rmtree(done.work, ignore_errors=True)
-    return Outcome(status="succeeded", found=done.found())
+    return Outcome(status="succeeded", found=found)
+
+
+def _found_place(done: _Import) -> Path:
+    return done.work.with_name("found.json")
+
+
+def _keep_found(done: _Import, found: dict[str, Any]) -> None:
+    """Write down what was made, before the files that it was made from are deleted: an attempt after a kill has none.
+
+    Raises:
+        OSError: The disk is full.
+    """
+    place = _found_place(done)
+    partial = place.with_name(f".{place.name}")
+    partial.write_text(json.dumps(found), encoding="utf-8")
+    sync(partial)
+    partial.rename(place)
+
+
+def _found_before(done: _Import) -> dict[str, Any] | None:
+    place = _found_place(done)
+    found: dict[str, Any] | None = json.loads(place.read_text(encoding="utf-8")) if place.is_file() else None
+    return found
 
 
 def _read_all(done: _Import) -> None:

@@ -106,7 +106,7 @@ class SynthesisState:
         num_rows: Rows in all.
         num_pairs: Pairs that were kept.
         num_refused: Pairs that were refused.
-        cost_usd: US dollars for the new requests so far; None without prices.
+        cost_usd: US dollars for the new requests so far, those of earlier attempts included; None without prices.
     """
 
     num_done: int
@@ -127,6 +127,7 @@ class SynthesisRun:
         with_passage: Each pair holds its passage, and what a reader should check.
         on_batch: Called after each batch.
         teacher_name: What rows call the teacher; None for the name of its engine, which may be a path.
+        spent_usd: What earlier attempts have spent, which counts towards the budget.
     """
 
     budget_usd: float | None = None
@@ -134,6 +135,7 @@ class SynthesisRun:
     with_passage: bool = False
     on_batch: Callable[[SynthesisState], None] = lambda _: None
     teacher_name: str | None = None
+    spent_usd: float = 0.0
 
 
 @dataclass(slots=True)
@@ -363,12 +365,13 @@ class _Meter:
         # Usage counts new requests only, so a run that continues from the cache starts with a low estimate.
         task.note(estimate(self.teacher, tally.num_done, self.num_rows, self.prices))
         cost = self.prices.cost(self.teacher.usage)
+        cost = None if cost is None else cost + self.run.spent_usd
         refused = len(tally.refused)
         self.run.on_batch(SynthesisState(tally.num_done, self.num_rows, tally.num_pairs, refused, cost))
         if self.run.budget_usd is not None and cost is not None:
             self.highest_cost, self.spent_before = max(self.highest_cost, cost - self.spent_before), cost
-            # The next batch is taken to cost as much as the dearest so far.
-            is_over = cost + self.highest_cost > self.run.budget_usd
+            # The next batch is taken to cost as much as the dearest so far. What comes out of the cache costs nothing.
+            is_over = self.highest_cost > 0 and cost + self.highest_cost > self.run.budget_usd
             tally.stopped_by_budget = tally.num_done < self.num_rows and is_over
 
     def within_budget(self, passages: Iterator[Passage]) -> Iterator[Passage]:
@@ -399,7 +402,7 @@ def _write(
     name = run.teacher_name or teacher.name
     write = partial(row_of, options=options, teacher=name, judge=judge_name, with_passage=run.with_passage)
     with context.progress.task("Writing pairs", num_rows, "row") as task:
-        meter = _Meter(tally, teacher, num_rows, prices, run)
+        meter = _Meter(tally, teacher, num_rows, prices, run, spent_before=run.spent_usd)
         found = attempts(
             meter.within_budget(islice(_passages(source), num_rows)),
             teacher,

@@ -61,6 +61,11 @@ class _Report:
     def batch(self, state: SynthesisState) -> None:
         """A batch of passages is done."""
         self.last = state
+        if state.cost_usd is not None:
+            place = _spent_place(self.context, self.job)
+            partial = place.with_name(f".{place.name}")
+            partial.write_text(str(state.cost_usd), encoding="ascii")
+            partial.rename(place)
         left = (time.monotonic() - self.began) / state.num_done * (state.num_rows - state.num_done)
         figures = {
             "done": float(state.num_done),
@@ -105,7 +110,7 @@ def _write(context: Context, job: Job, order: QuestionOrder, report: _Report) ->
         return dict(made.details["found"])
     check_is_configured(context, order)
     report.stage(f"Loading {order.teacher_name}")
-    output = _output(context, job)
+    output, spent_usd = _output(context, job), _spent_usd(context, job)
     passages = _passages(own_copy(context, job, order.file_id, "passages"), order.column, output.parent)
     refused_file(output).unlink(missing_ok=True)
     done = synthesise(
@@ -118,9 +123,9 @@ def _write(context: Context, job: Job, order: QuestionOrder, report: _Report) ->
         max_new_tokens=MAX_NEW_TOKENS,
         prices=order.prices,
         force=True,
-        run=SynthesisRun(order.budget_usd, BATCH_PASSAGES, True, report.batch, order.teacher_name),
+        run=SynthesisRun(order.budget_usd, BATCH_PASSAGES, True, report.batch, order.teacher_name, spent_usd),
     )
-    found = _found(done) | _refused_of(output) | {"teacher": order.teacher_name}
+    found = _found(done, spent_usd) | _refused_of(output) | {"teacher": order.teacher_name}
     version = _keep(context, job, order, output, found)
     output.unlink()
     dataset = context.datasets.get(job.project_id, version.dataset_id)
@@ -130,6 +135,16 @@ def _write(context: Context, job: Job, order: QuestionOrder, report: _Report) ->
 
 def _output(context: Context, job: Job) -> Path:
     return context.settings.jobs_folder / job.job_id / "pairs.jsonl"
+
+
+def _spent_place(context: Context, job: Job) -> Path:
+    return context.settings.jobs_folder / job.job_id / "spent_usd"
+
+
+def _spent_usd(context: Context, job: Job) -> float:
+    """What earlier attempts of this job have spent, up to their last whole batch."""
+    place = _spent_place(context, job)
+    return float(place.read_text(encoding="ascii")) if place.is_file() else 0.0
 
 
 def _passages(file: Path, column: str, folder: Path) -> Path:
@@ -150,13 +165,13 @@ def _passages(file: Path, column: str, folder: Path) -> Path:
     return output
 
 
-def _found(done: Synthesis) -> dict[str, Any]:
+def _found(done: Synthesis, spent_usd: float) -> dict[str, Any]:
     return {
         "num_pairs": done.num_pairs,
         "num_passages": done.num_rows,
         "num_passages_left": done.num_rows_left,
         "stopped_by_budget": done.stopped_by_budget,
-        "cost_usd": done.cost_usd,
+        "cost_usd": None if done.cost_usd is None else done.cost_usd + spent_usd,
         "num_prompt_tokens": done.teacher_usage.num_prompt_tokens,
         "num_new_tokens": done.teacher_usage.num_new_tokens,
     }

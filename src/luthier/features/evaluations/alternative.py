@@ -77,8 +77,8 @@ def _prompt(system: SystemResult, name: str) -> Instructions:
         notes.append(_NOT_RECORDED)
     elif own.num_draws > 1:
         notes.append(
-            f"These examples are the first of {own.num_draws} draws; the figure is the mean of all draws, and its "
-            "interval covers other draws."
+            f"These are the examples of the best of {own.num_draws} draws; the figure is the mean of all "
+            "draws, and its interval covers other draws."
         )
     messages.append({"role": "user", "content": _QUESTION})
     notes.append(f"It adds about {own.extra_prompt_tokens:,.0f} tokens to each request.")

@@ -13,7 +13,7 @@ from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.evaluation import Evaluation, EvaluationOverview
 from luthier.core.text.suggest import suggest_ids
 from luthier.platform.db.database import Database
-from luthier.platform.db.run_values import of_evaluation, put_values
+from luthier.platform.db.run_values import of_evaluation, put_evaluation
 from luthier.platform.db.store import LRUCache, Missing, RecordTable, Store
 from luthier.platform.db.tables import evaluations, jobs, runs
 
@@ -48,7 +48,7 @@ class EvaluationStore(Store):
                 _EVALUATIONS.insert(connection, evaluation)
                 if evaluation.run_id is not None:
                     values = of_evaluation(evaluation.model_dump(mode="json", exclude=_WITHOUT_SAMPLES))
-                    put_values(connection, evaluation.run_id, values)
+                    put_evaluation(connection, evaluation.run_id, values)
         except IntegrityError as error:
             raise self._refusal(evaluation) from error
 

@@ -69,10 +69,17 @@ class AdmissionQueue:
         self._num_of: Counter[str | None] = Counter()
         self._ends: deque[float] = deque(maxlen=256)
 
-    def enter(self, key: str | None) -> Slot:
-        """Take a slot. key: None for a local user, who may take all. Raises BusyError if none is free."""
+    def enter(self, key: str | None, *, had_one: bool = False) -> Slot:
+        """Take a slot. Raises BusyError if none is free.
+
+        Args:
+            key: None for a local user, who may take all.
+            had_one: Whether it has just left a slot to go to another engine: it is not refused now.
+        """
         with self.lock:
             num, num_own = self._num_of.total(), self._num_of[key]
+            if had_one:
+                num = num_own = 0
             if num >= self._most:
                 raise self._busy(num, num, "", f"at most {self._most} (LUTHIER_SERVING_QUEUE)")
             # The total is checked first: on a full server the key's own limit is not the cause.
@@ -194,7 +201,9 @@ class InferenceClient:
             return self.ask(as_loaded(pick.served), request, hear, key=key)
         made = PickedRequest(
             pick,
-            lambda taken, told: self._ask(as_loaded(taken.served), request, told, key, taken),
+            lambda taken, told: self._ask(
+                as_loaded(taken.served), request, told, key, taken, had_slot=taken is not pick
+            ),
             hear,
             self._balance,
             moved=moved,
@@ -234,11 +243,13 @@ class InferenceClient:
         hear: OnEvent,
         key: str | None,
         pick: EnginePick | None,
+        *,
+        had_slot: bool = False,
     ) -> Callable[[], None]:
         with self._lock:
             if self._is_closed:
                 raise WorkError("the server is shutting down", expected="a running server", do="ask again later")
-            slot = self._admission_queue.enter(key)
+            slot = self._admission_queue.enter(key, had_one=had_slot)
             if pick is not None:
                 num = request.num_choices if isinstance(request, TextRequest) else 1
                 self._balance.enter(pick, num)

@@ -54,7 +54,15 @@ class PickedRequest:
 
     def begin(self) -> None:
         """Send it. Raises BusyError or WorkError."""
-        self._keep(self._send(self.pick, partial(self._on_event, 0)))
+        try:
+            cancel = self._send(self.pick, partial(self._on_event, 0))
+        except BaseException:
+            with self._lock:
+                has_moved, self._may_move = self._sent > 0, False
+            if has_moved:  # meanwhile: the other engine answers it, or has said why it does not
+                return
+            raise
+        self._keep(0, cancel)
 
     def __call__(self) -> None:
         """Cancel it, wherever it is."""
@@ -77,13 +85,15 @@ class PickedRequest:
         cancel()  # first, since it gives its slot back
         try:
             self._moved(pick)
-            self._keep(self._send(pick, partial(self._on_event, number)))
+            self._keep(number, self._send(pick, partial(self._on_event, number)))
         except LuthierError as error:
             self._hear(Failed.of(error))
 
-    def _keep(self, cancel: Callable[[], None]) -> None:
+    def _keep(self, number: int, cancel: Callable[[], None]) -> None:
         with self._lock:
-            self._cancel, is_late = cancel, self._is_cancelled
+            # One that has moved while it was being sent is dropped by the engine before.
+            is_late = self._is_cancelled or number != self._sent
+            self._cancel = self._cancel if number != self._sent else cancel
         if is_late:
             cancel()
 

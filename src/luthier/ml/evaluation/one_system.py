@@ -10,6 +10,7 @@ from collections.abc import Hashable, Sequence
 from typing import Literal
 
 from luthier.core.evaluation import NOT_DISTINGUISHABLE, Comparison, Metric, SystemResult
+from luthier.core.evaluation_plan import SHARES_OF_CORRECT
 from luthier.ml.evaluation import statistics
 from luthier.ml.evaluation.compare import Judged
 from luthier.ml.evaluation.metrics.protocol import MetricDefinition
@@ -44,7 +45,8 @@ def as_one_system(
     systems = []
     for system in judged.systems:
         if system.name == first:
-            systems.append(_mean(system, judged, trainings, by_name, seed, clusters))
+            mean = _mean(system, judged, trainings, by_name, seed, clusters)
+            systems.append(_with_best_examples(mean, judged, trainings, metrics) if test == "draws" else mean)
         elif system.name not in others:
             systems.append(system)
     comparisons = []
@@ -78,15 +80,34 @@ def _of_draws(joint: Comparison, judged: Judged, draws: Sequence[str], metric: M
         for one in judged.comparisons
         if one.baseline in draws and one.candidate == joint.candidate and one.metric == joint.metric
     ]
+    # A draw that is not beaten decides, wherever the intervals of others begin: an interval may be above 0 where its
+    # test is open.
     if metric.higher_is_better:
-        strongest = min(each, key=lambda one: (one.low, one.difference))
+        strongest = min(each, key=lambda one: (one.verdict == "better", one.low, one.difference))
     else:
-        strongest = max(each, key=lambda one: (one.high, one.difference))
+        strongest = min(each, key=lambda one: (one.verdict == "better", -one.high, -one.difference))
     if "better" not in (joint.verdict, strongest.verdict):
         return joint
     # Worse than one draw is not worse than what the draws are: that is a question of their mean.
     word = "better" if strongest.verdict == "better" else NOT_DISTINGUISHABLE
     return strongest.model_copy(update={"baseline": joint.baseline, "verdict": word, "test": "strongest_draw"})
+
+
+def _with_best_examples(
+    mean: SystemResult, judged: Judged, draws: Sequence[str], metrics: Sequence[MetricDefinition]
+) -> SystemResult:
+    """With the examples of the draw that answers best: those that one would use, and that has to be beaten."""
+    each = [one for one in judged.systems if one.name in draws]
+    # Shares of correct answers first: where there are some, the verdict is about one.
+    ordered = sorted(metrics, key=lambda one: one.name not in SHARES_OF_CORRECT)
+    metric = next((one for one in ordered if all(one.name in draw.metrics for draw in each)), None)
+    if metric is None or mean.prompting is None:
+        return mean
+    name, sign = metric.name, 1 if metric.higher_is_better else -1
+    best = max(each, key=lambda one: sign * one.metrics[name].value)
+    if best.prompting is None:
+        return mean
+    return mean.model_copy(update={"prompting": mean.prompting.model_copy(update={"turns": best.prompting.turns})})
 
 
 def _mean(

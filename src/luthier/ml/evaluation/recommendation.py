@@ -381,6 +381,9 @@ def _gap(case: Case) -> str:
 
 def _distance(case: Case, gap: Comparison, name: str) -> str:
     """`12 percentage points ahead of a linear classifier (95% interval 4 to 20)`."""
+    if gap.test == "strongest_draw":
+        # The figure that is shown is the mean of all draws; this is the distance to the strongest of them.
+        name = f"the strongest draw of {name}"
     sign = _sign(case.judged, case.verdict)
     is_share = gap.metric in SHARES_OF_CORRECT
     scale = 100.0 if is_share else 1.0

@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import PurePath
 from typing import Any, Final
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, delete, insert, or_, select
 
 from luthier.core.aliases import new_key
 from luthier.core.text.names import display_name
@@ -108,6 +108,13 @@ def put_values(connection: Connection, run_id: str, values: Mapping[str, Value])
     is_old = (run_values.c.run_id == run_id) & run_values.c.key.in_(list(values))
     connection.execute(delete(run_values).where(is_old))
     connection.execute(insert(run_values), rows_of(run_id, values))
+
+
+def put_evaluation(connection: Connection, run_id: str, values: Mapping[str, Value]) -> None:
+    """Write what `of_evaluation` found in place of all that is from the evaluation before, with other metrics, too."""
+    is_old = or_(run_values.c.key == VERDICT, run_values.c.key.startswith(METRIC, autoescape=True))
+    connection.execute(delete(run_values).where(run_values.c.run_id == run_id, is_old))
+    put_values(connection, run_id, values)
 
 
 def rows_of(run_id: str, values: Mapping[str, Value]) -> list[dict[str, Any]]:

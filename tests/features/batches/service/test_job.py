@@ -199,12 +199,25 @@ def test_an_engine_that_ends_fails_its_requests_and_then_the_attempt(
     view = finished(opened, claimed(opened))
     (lost,) = content(opened, view.batch.error_file_id)
     assert (lost["custom_id"], lost["error"]["code"]) == ("id-1", "engine_ended")
-    start(opened, lines(40))
-    answering(opened, lambda _: ended)
+    view = start(opened, lines(40))
+    num_asked = 0
+
+    def dying(text: str) -> Any:
+        nonlocal num_asked
+        num_asked += 1
+        return text if num_asked <= 3 else ended
+
+    answering(opened, dying)
     monkeypatch.setattr(batch_job, "_MAX_LOST", 5)
+    monkeypatch.setattr(batch_job, "NUM_AT_ONCE", 1)
     job = claimed(opened)
     with pytest.raises(WorkError, match="requests in a row had no answer"):
         batch_job.carry_out(opened, job)
+    one = opened.batches.of_job(job.job_id)
+    assert (one.status, one.num_completed, one.num_failed) == ("failed", 3, 5)
+    assert [made["custom_id"] for made in content(opened, one.output_file_id)] == ["id-0", "id-1", "id-2"]
+    assert len(content(opened, one.error_file_id)) == 5
+    assert one.batch_id == view.batch.batch_id
     opened.jobs.ask(job.job_id, "cancel")
     opened.jobs.crash(job.job_id, job.attempt, "killed")
 

@@ -266,6 +266,22 @@ def test_a_repeated_attempt_makes_nothing_twice(context: Context, monkeypatch: p
     assert len(dataset_versions.list_datasets(context, ME)) == 2
 
 
+def test_an_attempt_that_dies_once_the_files_are_deleted_does_not_fail_the_job(context: Context) -> None:
+    from luthier.features.datasets import import_job
+
+    add(context, {"a.txt": TEXT.encode(), "b.csv": PAIRS.encode()}, name="Late")
+    job = context.jobs.claim("dies")
+    assert job is not None
+    first = import_job.carry_out(context, job)
+    kept = files.list_files(context, "default")[0]
+    assert sorted(one.filename for one in kept) == ["b.csv", "passages.jsonl"]  # what was added is gone
+    context.jobs.give_back(job.job_id, job.attempt)
+    again = work_once(context)
+    assert again.status == "succeeded"
+    assert found(again) == first.found
+    assert [one["name"] for one in found(again)["datasets"]] == ["Late", "Late rows"]
+
+
 def test_a_new_version_of_passages_and_its_note(context: Context) -> None:
     add(context, {"a.txt": TEXT.format(1).encode(), "b.txt": b"More."}, name="Texts")
     first = found(work_once(context))["datasets"][0]

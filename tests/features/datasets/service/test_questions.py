@@ -208,6 +208,23 @@ def test_a_budget_ends_it_before_the_passages_that_may_cost_more(context: Contex
 
 
 @pytest.mark.usefixtures("teacher")
+def test_a_continued_job_counts_what_it_has_spent_before(
+    context: Context, version: DatasetVersion, server: OpenAIServer
+) -> None:
+    questions.start(context, ME, version, "server", max_passages=8)
+    first = work_once(context).document["found"]["cost_usd"]
+    server.refuse = lambda body: Trouble(500, "down") if f"instrument {NUM - 2} " in str(body["messages"]) else None
+    asked = questions.start(context, ME, version, "server", budget_usd=first * 5)
+    assert work_once(context).status == "failed"
+    server.refuse = lambda _: None
+    data_jobs.go_on(context, ME, asked.job_id)
+    found = work_once(context).document["found"]
+    assert found["num_passages"] == NUM
+    # Passages 9 to 16 were paid by the first attempt, 17 to 20 by both.
+    assert 0.9 * first < found["cost_usd"] < 5 * first
+
+
+@pytest.mark.usefixtures("teacher")
 def test_the_estimate_contains_what_it_then_takes(context: Context, version: DatasetVersion) -> None:
     writer = questions.find_teacher(context, "server")
     assert (writer.name.split(":")[0], writer.is_here, writer.prices) == (

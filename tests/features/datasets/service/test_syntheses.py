@@ -286,6 +286,20 @@ def test_a_budget_ends_before_the_batch_that_may_exceed_it_and_progress_comes_af
     assert len(server.requests) == 24
 
 
+def test_what_earlier_attempts_have_spent_counts_towards_the_budget(
+    context: Context, rows: Path, teacher: str, output: Path
+) -> None:
+    seen: list[SynthesisState] = []
+    prices = Prices(1.0, 1.0)
+    first = synthesise(context, rows, teacher=teacher, output=output, max_rows=8, prices=prices)
+    assert first.cost_usd is not None
+    run = SynthesisRun(first.cost_usd * 2.5, 8, on_batch=seen.append, spent_usd=first.cost_usd)
+    found = synthesise(context, rows, teacher=teacher, output=output, force=True, prices=prices, run=run)
+    # The first eight were paid by the attempt before, the next eight by this one: a third batch may be too much.
+    assert (found.stopped_by_budget, found.num_rows, found.num_rows_left) == (True, 16, 24)
+    assert seen[0].cost_usd == first.cost_usd
+
+
 @pytest.mark.parametrize(
     ("budget", "prices"), [(0.0, Prices(1, 1)), (float("nan"), Prices(1, 1)), (1.0, None), (1.0, Prices())]
 )

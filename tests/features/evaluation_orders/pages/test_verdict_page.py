@@ -152,7 +152,7 @@ def test_the_prompt_is_shown_as_messages_to_copy(home: Context, browser: Browser
         {"role": "assistant", "content": "Here."},
         {"role": "user", "content": "YOUR QUESTION"},
     ]
-    assert "the first of 3 draws" in page
+    assert "the best of 3 draws" in page
     assert "about 42 tokens" in page
     assert 'data-copy="#alternative-text"' in page
 

@@ -237,6 +237,17 @@ def test_values_are_those_of_the_last_result_and_evaluation(world: World) -> Non
     assert list(keys) == sorted(set(keys))
 
 
+def test_an_evaluation_with_other_metrics_leaves_nothing_of_the_one_before(world: World) -> None:
+    run_id = world.run("f", 26, metric=0.5)
+    newer = make_evaluation("eval-20261127-093000-ffffff", run_id=run_id)
+    systems = tuple(
+        one.model_copy(update={"metrics": {"chrf": one.metrics["exact_match"]}}) for one in nonempty(newer.systems)
+    )
+    world.evaluations.save(newer.model_copy(update={"systems": systems, "verdict": None}))
+    values = world.entries.values([run_id], ["metric.exact_match", "metric.chrf", "verdict"])
+    assert values[run_id] == {"metric.chrf": 0.5}
+
+
 def test_short_names_mean_one_field() -> None:
     for short, key in nonempty(
         {"lr": "training.learning_rate", "LR": "training.learning_rate", "schedule": "training.lr_schedule",

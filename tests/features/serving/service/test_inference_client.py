@@ -12,7 +12,9 @@ from luthier.core.engine_rates import EngineRates, EngineSpeed
 from luthier.core.errors import WorkError
 from luthier.core.stream import Ended, Failed, LoadedModel, Piece, Served, Started, TextRequest
 from luthier.features.serving import inference_client
+from luthier.features.serving.engine_balance import EngineBalance, EnginePick
 from luthier.features.serving.inference_client import Event, InferenceClient
+from luthier.features.serving.picked_request import PickedRequest
 from luthier.platform.home.settings import Settings
 
 MODEL = Served(path="/nowhere", sha256="")
@@ -198,6 +200,14 @@ def test_both_engines_failing_is_an_error_of_the_second(two: TwoEngines) -> None
     assert two.heard == [DEAD]
 
 
+def test_a_request_that_moves_keeps_its_place_where_the_queue_is_full(two: TwoEngines) -> None:
+    two.ask()
+    two.client._admission_queue._most = 1  # as if another request had taken the slot that it leaves
+    two.tell_last(DEAD)
+    assert (two.heard, two.moved) == ([], ["transformers"])
+    assert two.client.num_under_way == 2
+
+
 def test_cancelling_reaches_a_request_that_has_moved(two: TwoEngines) -> None:
     cancel = two.ask()
     two.tell_last(DEAD)
@@ -205,6 +215,28 @@ def test_cancelling_reaches_a_request_that_has_moved(two: TwoEngines) -> None:
     cancel()
     assert {"cancel": moved["ask"]} in two.sent()
     assert two.client.num_under_way == 1
+
+
+@pytest.mark.parametrize("is_refused", [False, True])
+def test_a_request_that_moves_while_it_is_being_sent_has_one_engine_and_can_be_cancelled(is_refused: bool) -> None:
+    balance = EngineBalance()
+    first = balance.pick(COPY, [REQUEST], (LoadedModel(served=COPY), LoadedModel(served=OWN)))
+    dropped: list[str] = []
+
+    def send(pick: EnginePick, _: Any) -> Any:
+        if pick is first:  # another thread asks for the other engine before this one has returned
+            other = balance.after_failure(first)
+            assert other is not None
+            made.move(other)
+            if is_refused:
+                raise WorkError("the server is shutting down", expected="a running server", do="ask again later")
+        return lambda: dropped.append(pick.served.engine)
+
+    made = PickedRequest(first, send, lambda _: None, balance, moved=lambda _: None, settled=lambda _: None)
+    made.begin()
+    assert dropped == ([] if is_refused else ["llama_cpp"])
+    made()
+    assert dropped[-1] == "transformers"
 
 
 def test_a_server_that_shuts_down_moves_nothing(two: TwoEngines) -> None:
