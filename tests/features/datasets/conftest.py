@@ -31,7 +31,7 @@ def add(context: Context, sent: Mapping[str, bytes], caller: Caller = ME, **give
 
 def work_once(context: Context) -> Job:
     """What a worker and its child do with the next job, in this very process: they take seconds to start."""
-    job = context.jobs.claim("here")
+    job = context.jobs.claim("here", ("infer",))
     assert job is not None, "no job waits"
     outcome = import_string(_ATTEMPTS[job.kind])(context, job)
     assert outcome.status in ("succeeded", "failed", "paused")

@@ -170,7 +170,9 @@ def add(
 def start(context: Context, caller: Caller, order: ImportOrder) -> Job:
     """Queue an import."""
     document = {IMPORT: order.model_dump(mode="json")}
-    job = Job(job_id=new_id("job"), kind="import", document=document, run_id="", project_id=caller.project_id)
+    job = Job(
+        job_id=new_id("job"), kind="import", document=document, run_id="", project_id=caller.project_id, lane="infer"
+    )
     facts = {"num_files": len(order.files), "name": order.name, "dataset_id": order.dataset_id}
     with context.database.transaction():
         made = context.jobs.submit(job)

@@ -309,7 +309,9 @@ def check_is_configured(context: Context, order: QuestionOrder) -> None:
 
 def _submit(context: Context, caller: Caller, order: QuestionOrder) -> Job:
     document = {SYNTHESIS: order.model_dump(mode="json")}
-    job = Job(job_id=new_id("job"), kind="synthesis", document=document, run_id="", project_id=caller.project_id)
+    job = Job(
+        job_id=new_id("job"), kind="synthesis", document=document, run_id="", project_id=caller.project_id, lane="infer"
+    )
     facts = {"dataset_id": order.dataset_id, "version": order.version, "teacher": order.teacher_name}
     with context.database.transaction():
         made = context.jobs.submit(job)

@@ -172,7 +172,7 @@ def test_finished_questions_lead_to_their_review(home: Context, browser: Browser
     version, one = passages(home), browser(*TRAIN)
     home.settings = Settings(home=home.home, teacher="http://127.0.0.1:9/v1#writer")
     job = questions.start(home, ME, version, "server")
-    taken = home.jobs.claim("w")
+    taken = home.jobs.claim("w", ("infer",))
     assert taken is not None
     made = pairs(home)
     found = {
@@ -200,7 +200,7 @@ def test_a_stopped_job_offers_its_pairs(home: Context, browser: Browser) -> None
     version, one = passages(home), browser(*TRAIN)
     home.settings = Settings(home=home.home, teacher="http://127.0.0.1:9/v1#writer")
     job = questions.start(home, ME, version, "server")
-    taken = home.jobs.claim("w")
+    taken = home.jobs.claim("w", ("infer",))
     assert taken is not None
     figures = {"done": 2.0, "total": 3.0, "made": 2.0, "seconds_left": 4.0, "cost_usd": None}
     home.job_events.append(job.job_id, "progress-1-1", "Writing questions", data=figures)

@@ -256,7 +256,7 @@ def test_a_repeated_attempt_makes_nothing_twice(context: Context, monkeypatch: p
     from luthier.features.datasets import import_job
 
     add(context, {"a.txt": TEXT.encode(), "b.csv": PAIRS.encode()}, name="Once")
-    job = context.jobs.claim("dies")
+    job = context.jobs.claim("dies", ("infer",))
     assert job is not None
     monkeypatch.setattr(import_job, "forget_files", lambda context, job: None)
     assert import_job.carry_out(context, job).status == "succeeded"  # and dies before its last word
@@ -270,7 +270,7 @@ def test_an_attempt_that_dies_once_the_files_are_deleted_does_not_fail_the_job(c
     from luthier.features.datasets import import_job
 
     add(context, {"a.txt": TEXT.encode(), "b.csv": PAIRS.encode()}, name="Late")
-    job = context.jobs.claim("dies")
+    job = context.jobs.claim("dies", ("infer",))
     assert job is not None
     first = import_job.carry_out(context, job)
     kept = files.list_files(context, "default")[0]
