@@ -103,7 +103,7 @@ def test_a_draw_whose_test_is_open_decides_wherever_the_interval_of_another_begi
 
     each = (against("draw 0", 0.01, 0.04, "better"), against("draw 1", 0.02, 0.06, "not distinguishable"))
     mean = against("draw 0", 0.03, 0.01, "better")
-    (metric,) = as_definitions(["exact_match"])
+    metric = next(one for one in as_definitions(["exact_match"]) if one.name == "exact_match")
     found = _of_draws(mean, Judged((), each, {}, {}), ["draw 0", "draw 1"], metric)
     assert (found.verdict, found.low, found.p_value) == ("not distinguishable", 0.02, 0.06)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from luthier.platform.cli.command import Answer, ForceOption, JsonOption
+from luthier.platform.cli.command import Answer, ForceOption, HomeOption, JsonOption
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,8 +30,10 @@ def import_file(
     ] = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
+    home: HomeOption = None,
 ) -> Answer:
     """Turn evals of OpenAI's API into suites for `luthier eval MODEL --suite`; name what has no counterpart."""
+    del home  # every command takes one; this one works on files alone
     from luthier.core.errors import NotFoundError
     from luthier.features.evals_api.importer import import_evals
 

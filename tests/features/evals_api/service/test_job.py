@@ -194,7 +194,8 @@ def test_an_attempt_continues_behind_what_was_stored(opened: Context, monkeypatc
     opened.jobs.crash(job.job_id, job.attempt, "killed", is_lost=True)
     seen.clear()
     view = carried_out(opened, view)
-    assert seen == [f"say {n}" for n in range(num_stored, 20)]
+    # A set: the attempt that was killed may still have been asking for the next one.
+    assert set(seen) == {f"say {n}" for n in range(num_stored, 20)}
     items = list(opened.evals.all_items(view.run.eval_run_id))
     assert [one.position for one in items] == list(range(20))
     assert (view.status, view.run.totals.passed) == ("completed", 20)
