@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from tests.vacuous import nonempty
 
 from luthier.core.access import Caller
 from luthier.core.errors import RequestError
@@ -425,10 +426,12 @@ def test_every_way_from_a_side_of_a_split_keeps_the_split(
 ) -> None:
     made, one = split(home, dataset[0]), browser("train", "read")
     page = one.get(way.format(side=made.sides["train"][0].dataset_id)).text
-    links = [unescape(link) for link in re.findall(r'href="(/runs/new[?][^"]*)"', page)]
+    links = [unescape(link) for link in re.findall(r'href="(/start[?][^"]*)"', page)]
     assert links
     for link in links:
-        assert f"held_out: {made.sides['held_out'][1].file_id}" in text_of(one.get(link).text)
+        whole = [unescape(to) for to in re.findall(r'href="(/runs/new[?]recipe=[^"]*)"', one.get(link).text)]
+        for to in nonempty(whole):
+            assert f"held_out: {made.sides['held_out'][1].file_id}" in text_of(one.get(to).text)
 
 
 def test_rows_that_were_changed_since_are_judged_by_the_side_and_said_to_be_unproved(
