@@ -18,6 +18,7 @@ import pytest
 from playwright.sync_api import Locator, Page, TimeoutError, expect
 
 from luthier.features.models.service import pull_model
+from luthier.platform.auth.service import create_key
 from luthier.platform.home.context import Context
 from luthier.testing.openai_server import OpenAIServer, serving
 from luthier.testing.servers import RunningServer, running_server
@@ -25,7 +26,7 @@ from luthier.testing.tiny import make_tiny_model
 from tests.browser.start_page import StartPage
 from tests.ml.data.readers.conftest import docx_entries, pdf_bytes, write_zip
 
-from .conftest import violations
+from .conftest import sign_in, violations
 
 MINUTES = 60_000
 MOST_CLICKS, MOST_PAGES = 12, 7
@@ -45,15 +46,16 @@ def reply(asked: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """A server with a small base model, and a model elsewhere that writes questions."""
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunningServer, str]]:
+    """A server with a small base model, and a model elsewhere that writes questions; a key to sign in by."""
     folder = tmp_path_factory.mktemp("clerk")
     with Context.open(folder / "home") as context:
         pull_model(context, str(make_tiny_model(folder / "tiny")))
+        key = create_key(context, "clerk", scopes=("admin",))[1]
     with serving(OpenAIServer(answer=reply)) as url:
         environment = {"LUTHIER_TEACHER": f"{url}#writer", "LUTHIER_FORK_SERVER": "1"}
         with running_server(folder / "home", environment=environment) as running:
-            yield running
+            yield running, key
 
 
 @dataclass
@@ -123,10 +125,9 @@ class Clerk:
 
 
 @pytest.fixture
-def clerk(make_page: Callable[..., Page], server: RunningServer) -> Clerk:
+def clerk(make_page: Callable[..., Page], server: tuple[RunningServer, str]) -> Clerk:
     page = make_page()
-    page.goto(server.link)
-    page.wait_for_url(f"{server.url}/")
+    sign_in(page, server[0].url, server[1])
     return Clerk(page)
 
 

@@ -38,7 +38,7 @@ def bring_rows(page: Page, folder: Path) -> None:
     (folder / "questions.jsonl").write_text(rows(), encoding="utf-8")
     page.get_by_role("link", name="Datasets", exact=True).click()
     check(page)
-    page.get_by_role("link", name="Bring a dataset").first.click()
+    page.get_by_role("link", name="Add data").first.click()
     page.set_input_files("#file", folder / "questions.jsonl")
     page.fill("#name", "Questions")
     page.get_by_role("button", name="Add", exact=True).click()

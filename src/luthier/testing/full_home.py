@@ -5,6 +5,7 @@ Nothing was trained for it. Its base model lies in a folder of the user's, its r
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,7 +109,59 @@ def fill_home(home: Context, folder: Path, base: Path) -> FullHome:
         "/evaluations/safety/": {"result_id": safety.result_id, "task": safety.probes[0].name},
         "/pipelines/{pipeline_id}/report": {"pipeline_id": homes.SHOWDOWN_ID},
     }
-    return FullHome(ids | _of_projects(home, made), of_route)
+    of_openai, of_evals = _of_openai(home, base_name)
+    return FullHome(ids | _of_projects(home, made) | of_openai, of_route | {"/v1/evals/": of_evals})
+
+
+def _of_openai(home: Context, model: str) -> tuple[dict[str, str], dict[str, str]]:
+    """A stored completion, a batch, and an eval with a run of one graded item: ids, and those below `/v1/evals`."""
+    from luthier.features.batches import service as batches
+    from luthier.features.batches.records import BatchRequest
+    from luthier.features.evals_api import service as evals
+    from luthier.features.evals_api.records import EvalRequest, OutputItem, RunRequest, RunTotals
+    from luthier.features.traffic.stored_completions import StoredCompletion
+    from luthier.platform.files import service as files
+
+    asked = {"model": model, "messages": [{"role": "user", "content": QUOTED}]}
+    message = {"role": "assistant", "content": QUOTED}
+    said = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": model}
+    said |= {"choices": [{"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}], "usage": None}
+    document = {"request": asked, "response": said}
+    home.stored_completions.add(
+        StoredCompletion(
+            completion_id="chatcmpl-1", project_id="default", model=model, user_digest="", labels={}, document=document
+        )
+    )
+    line = {"custom_id": "one", "method": "POST", "url": "/v1/chat/completions", "body": asked}
+    with files.incoming_file(home) as incoming:
+        incoming.write(f"{json.dumps(line)}\n".encode())
+        stored = files.keep_file(home, "default", incoming, filename="batch.jsonl", purpose="batch")
+    ordered = BatchRequest(input_file_id=stored.file_id, endpoint="/v1/chat/completions", completion_window="24h")
+    batch = batches.start(home, ME, ordered)
+    check = {
+        "type": "string_check",
+        "name": "right",
+        "operation": "eq",
+        "input": "{{item.a}}",
+        "reference": "{{item.q}}",
+    }
+    schema = {"type": "object", "properties": {"q": {"type": "string"}, "a": {"type": "string"}}}
+    config = {"type": "custom", "item_schema": schema}
+    one = evals.create(
+        home, ME, EvalRequest.model_validate({"data_source_config": config, "testing_criteria": [check]})
+    )
+    rows = {"type": "file_content", "content": [{"item": {"q": QUOTED, "a": QUOTED}}]}
+    run = evals.start_run(
+        home, ME, one.eval_id, RunRequest.model_validate({"data_source": {"type": "jsonl", "source": rows}})
+    ).run
+    item = OutputItem(
+        item_id="outputitem_1", eval_run_id=run.eval_run_id, eval_id=one.eval_id, position=0, status="pass",
+        item={"q": QUOTED}, sample={}, results=({"name": "right", "type": "string_check", "passed": True, "score": 1.0},),
+    )  # fmt: skip
+    home.evals.append(run.eval_run_id, [item], RunTotals(num_items=1, passed=1))
+    below = {"eval_id": one.eval_id, "run_id": run.eval_run_id, "item_id": item.item_id}
+    ids = {"completion_id": "chatcmpl-1", "batch_id": batch.batch.batch_id, "eval_id": one.eval_id}
+    return ids | {"item_id": item.item_id}, below
 
 
 def _failed_run(home: Context, rows: Path, base: Path) -> tuple[str, str]:

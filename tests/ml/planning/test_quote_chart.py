@@ -36,7 +36,7 @@ def test_the_chart_of_options_names_method_and_device_and_says_how_many_there_ar
     write_options_chart(path, options)
     text = "".join(ET.fromstring(path.read_text(encoding="utf-8")).itertext())
     num_fitting = sum(option.fits for option in options)
-    assert f"{num_fitting} of {num_fitting} that fit, of 8 looked at" in text
+    assert f"{num_fitting} of {num_fitting} that fit, of 8 compared" in text
     assert "QLoRA, rtx4090" in text
     assert "full fine-tuning, rtx4090" not in text
 
@@ -44,7 +44,7 @@ def test_the_chart_of_options_names_method_and_device_and_says_how_many_there_ar
 def test_where_nothing_fits_the_chart_says_so(tmp_path: Path) -> None:
     options = compare(run_of, [accelerator(2)], longest_tokens=1000, prices=load_prices())
     write_options_chart(tmp_path / "none.svg", options)
-    assert "0 of 0 that fit, of 4 looked at" in (tmp_path / "none.svg").read_text(encoding="utf-8")
+    assert "0 of 0 that fit, of 4 compared" in (tmp_path / "none.svg").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", ["chart.pdf", "chart", "folder.svg", "nowhere/chart.svg"])

@@ -28,7 +28,7 @@ def shown(*scopes: Scope) -> list[tuple[str, list[str]]]:
 
 def test_the_five_groups_in_the_order_of_the_work() -> None:
     assert shown("read", "train", "infer") == [
-        ("", ["Home"]),
+        ("", ["Home", "Inbox"]),
         ("Data", ["Datasets", "Review"]),
         ("Train", ["Guided run", "Runs", "Studies"]),
         ("Evaluate", ["Evaluations", "Panels"]),

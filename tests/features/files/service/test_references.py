@@ -29,7 +29,7 @@ from luthier.testing.records import make_plan, make_record
 
 TASKS = (
     "RankTask", "CodeTask", "ChooseTask", "RubricTask", "SqlTask", "CitationsTask", "PairwiseTask", "LikelihoodTask",
-    "JsonTask", "GenerateTask", "ClassifyTask",
+    "JsonTask", "GenerateTask", "ClassifyTask", "GradedTask",
 )  # fmt: skip
 FILES = {
     *(f"{task}.{field}" for task in TASKS for field in ("data", "few_shot_from")),
@@ -49,14 +49,16 @@ RUNS = {"EvaluationRecipe.reference_run"}
 """Name a run of the project."""
 OPERATORS = {
     "LmEvalTask.task", "WatchSettings.corpus", "WatchSettings.data", "WatchSettings.judge", "WatchSettings.suite",
-    "PythonRequest.source", "PythonRequest.image_tag",
+    "PythonRequest.source", "PythonRequest.image_tag", "PythonGraderSpec.source",
 }  # fmt: skip
 """Paths and code that only commands on the machine take; refused from elsewhere as a whole."""
 TEXTS = {
     *(f"{task}.{field}" for task in TASKS for field in ("name", "map", "cluster_by", "primary")),
     "RankTask.candidates", "RankTask.relevant", "CodeTask.tests", "ChooseTask.options", "ChooseTask.answer",
     "SqlTask.table_field", "CitationsTask.patterns", "JsonTask.fields", "GenerateTask.metrics", "ClassifyTask.labels",
-    "LmEvalTask.name", "LmEvalTask.primary", "Suite.name",
+    "LmEvalTask.name", "LmEvalTask.primary", "Suite.name", "GradedTask.item", "GraderTurn.content",
+    "LabelModelSpec.name", "LabelModelSpec.labels", "LabelModelSpec.passing_labels", "PythonGraderSpec.name",
+    "ScoreModelSpec.name",
     "DataRecipe.map", "DataRecipe.group_by", "DataRecipe.template_options", "ReplayRecipe.map",
     "MethodRecipe.name", "MethodRecipe.targets",
     "MethodRecipe.options", "OptimizerRecipe.name", "OptimizerRecipe.options", "Reward.metric",

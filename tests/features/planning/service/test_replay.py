@@ -111,8 +111,8 @@ def test_a_resume_sees_the_same_rows_to_the_byte(
     whole = run(context, recipe).as_json()["adapter_sha256"]
     real = training_module.recorder
 
-    def dying(context: Context, run_id: str, warnings: list[str], listener: Any = None) -> Any:
-        inner = real(context, run_id, warnings, listener)
+    def dying(context: Context, run_id: str, warnings: list[str], listener: Any = None, **given: Any) -> Any:
+        inner = real(context, run_id, warnings, listener, **given)
 
         def emit(event: Any) -> None:
             inner(event)

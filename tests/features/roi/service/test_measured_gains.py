@@ -306,7 +306,7 @@ def test_a_given_accuracy_is_not_held_against_points_of_another_metric(answer: A
         }
     )
     case = CASE.replace("today:\n", "today:\n  accuracy: 0.6\n")
-    with pytest.raises(RequestError, match="which today's accuracy cannot be held against"):
+    with pytest.raises(RequestError, match="which today's accuracy cannot be compared with"):
         answer(f"{case}verdict: {{today: given, metric: rouge_l, correct_per_point: 0.5}}\n", rouge)
 
 

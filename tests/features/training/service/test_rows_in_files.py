@@ -142,8 +142,8 @@ def test_a_resume_goes_on_to_the_byte(
     with_budget(context, 1, monkeypatch)
     real = training_module.recorder
 
-    def dying(context: Context, run_id: str, warnings: list[str], listener: Any = None) -> Any:
-        inner = real(context, run_id, warnings, listener)
+    def dying(context: Context, run_id: str, warnings: list[str], listener: Any = None, **given: Any) -> Any:
+        inner = real(context, run_id, warnings, listener, **given)
 
         def emit(event: Any) -> None:
             inner(event)

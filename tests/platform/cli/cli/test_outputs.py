@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -42,6 +43,20 @@ def _recipe(folder: Path) -> Path:
     return folder / "recipe.yaml"
 
 
+def _job(folder: Path) -> Path:
+    (folder / "job.json").write_text('{"model": "smollm2-135m-instruct", "training_file": "file-1"}')
+    return folder / "job.json"
+
+
+def _eval(folder: Path) -> Path:
+    check = {"type": "string_check", "name": "right", "input": "{{sample.output_text}}", "reference": "b"}
+    config = {"type": "custom", "item_schema": {"type": "object"}}
+    made = {"name": "mine", "data_source_config": config, "testing_criteria": [check | {"operation": "eq"}]}
+    (folder / "eval.json").write_text(json.dumps(made))
+    (folder / "items.jsonl").write_text('{"item": {"q": "a"}}\n')
+    return folder / "eval.json"
+
+
 TEACHER: Final = ("--teacher", "http://127.0.0.1:9/v1#m")
 FILES: Final[dict[str, tuple[str, Arguments]]] = {
     "data ingest": ("out.jsonl", lambda f, out: ["data", "ingest", _docs(f), "-o", out]),
@@ -52,10 +67,15 @@ FILES: Final[dict[str, tuple[str, Arguments]]] = {
     "studies apply": ("out.yaml", lambda f, out: ["studies", "apply", "study-1", "-o", out]),
     "human-eval export": ("out.csv", lambda f, out: ["human-eval", "export", "panel-1", "-o", out]),
     "human-eval pairs": ("out.jsonl", lambda f, out: ["human-eval", "pairs", "panel-1", "-o", out]),
+    "import": ("recipe.yaml", lambda f, out: ["import", _job(f), "--set", f"data.train={_rows(f)}", "-o", out]),
     "launch": ("job.sbatch", lambda f, out: ["launch", "slurm", _recipe(f), "--out", out]),
 }
 """Command -> the name of a file that is there, and arguments that would have it written."""
 FOLDERS: Final[dict[str, tuple[str, Arguments]]] = {
+    "evals import": (
+        "mine.yaml",
+        lambda f, out: ["evals", "import", _eval(f), "--data", f / "items.jsonl", "--prompt", "q", "--out", out],
+    ),
     "data split": ("train.jsonl", lambda f, out: ["data", "split", _rows(f), "--held-out", "0.2", "-o", out]),
     "export": ("weights.bin", lambda f, out: ["export", "smollm2-135m-instruct", "--to", "merged", "-o", out]),
     "export benchmark": (

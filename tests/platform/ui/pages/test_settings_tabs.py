@@ -15,7 +15,10 @@ from luthier.platform.ui.render import entries
 
 Browser = Callable[..., TestClient]
 OPEN = ["/settings/account"]
-READ = ["/settings/account", "/settings/webhooks", "/settings/usage", "/settings/traffic", "/settings/prices"]
+READ = [
+    "/settings/account", "/settings/webhooks", "/settings/gate", "/settings/alerts", "/settings/usage",
+    "/settings/traffic", "/settings/prices",
+]  # fmt: skip
 POSTS = [
     ("/settings/keys", "admin"),
     ("/settings/keys/key-1/revoke", "admin"),
