@@ -156,7 +156,8 @@ def _of_openai(home: Context, model: str) -> tuple[dict[str, str], dict[str, str
     ).run
     item = OutputItem(
         item_id="outputitem_1", eval_run_id=run.eval_run_id, eval_id=one.eval_id, position=0, status="pass",
-        item={"q": QUOTED}, sample={}, results=({"name": "right", "type": "string_check", "passed": True, "score": 1.0},),
+        item={"q": QUOTED}, sample={},
+        results=({"name": "right", "type": "string_check", "passed": True, "score": 1.0},),
     )  # fmt: skip
     home.evals.append(run.eval_run_id, [item], RunTotals(num_items=1, passed=1))
     below = {"eval_id": one.eval_id, "run_id": run.eval_run_id, "item_id": item.item_id}
