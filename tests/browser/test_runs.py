@@ -32,7 +32,7 @@ LAST_POINT = """() => {
 }"""
 BEGAN = 1_795_599_000.0
 """2026-11-25T09:30:00+00:00, when the run was made."""
-LOST = ("net::ERR_CONNECTION_REFUSED", "net::ERR_CONNECTION_RESET")
+LOST = ("net::ERR_CONNECTION_REFUSED", "net::ERR_CONNECTION_RESET", "net::ERR_CONTENT_LENGTH_MISMATCH")
 """What Chromium writes of a server that was killed: before, or during a request."""
 
 

@@ -334,7 +334,7 @@ class Client(InferenceClient):
         super().__init__(context.settings)
         self.asked: list[Served] = []
 
-    def _ask(self, model: Served, *_: Any) -> Callable[[], None]:
+    def _ask(self, model: Served, *_: Any, **__: Any) -> Callable[[], None]:
         self.asked.append(model)
         return lambda: None
 
