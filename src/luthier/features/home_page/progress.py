@@ -12,17 +12,9 @@ from luthier.core.access import Scope
 from luthier.features.home_page.service import last_verdicts
 from luthier.platform.auth.members_store import Session
 from luthier.platform.home.context import Context
+from luthier.platform.ui.render import GROUP_TITLES, Group
 
-StepName = Literal["data", "train", "evaluate", "use", "watch"]
-"""As the groups of the navigation are called."""
 State = Literal["done", "next", "later"]
-_TITLES: Final[dict[StepName, str]] = {
-    "data": "Data",
-    "train": "Train",
-    "evaluate": "Evaluate",
-    "use": "Use",
-    "watch": "Watch",
-}
 _MAX_EVALUATIONS: Final = 20
 
 
@@ -36,7 +28,7 @@ class Step:
         state: Whether it is done, the next one, or comes later.
     """
 
-    name: StepName
+    name: Group
     title: str
     state: State
 
@@ -92,11 +84,11 @@ def progress_of(context: Context, project_id: str) -> Progress | None:
     return found
 
 
-def _at(name: StepName, words: str, action: str, address: str, scope: Scope) -> Progress:
-    names = list(_TITLES)
+def _at(name: Group, words: str, action: str, address: str, scope: Scope) -> Progress:
+    names = list(GROUP_TITLES)
     place = names.index(name)
     states: list[State] = ["done" if n < place else "next" if n == place else "later" for n in range(len(names))]
-    steps = tuple(Step(one, _TITLES[one], state) for one, state in zip(names, states, strict=True))
+    steps = tuple(Step(one, GROUP_TITLES[one], state) for one, state in zip(names, states, strict=True))
     return Progress(steps, words, action, address, scope)
 
 

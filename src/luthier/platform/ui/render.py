@@ -38,7 +38,7 @@ from luthier.platform.ui.terms import Terms
 
 Group = Literal["main", "data", "train", "evaluate", "use", "watch", "settings"]
 """Where a page is linked from: a group of the navigation, or the tabs of the settings."""
-_TITLES: Final[dict[Group, str]] = {
+GROUP_TITLES: Final[dict[Group, str]] = {
     "data": "Data",
     "train": "Train",
     "evaluate": "Evaluate",
@@ -132,7 +132,10 @@ def navigation_for(session: Session | None) -> list[NavigationGroup]:
     more = [page for page in main if _ABOVE_ORDER <= page.order < _BELOW_ORDER]
     found = [
         NavigationGroup("main", "", tuple(above)),
-        *(NavigationGroup(name, title, tuple(p for p in pages if p.group == name)) for name, title in _TITLES.items()),
+        *(
+            NavigationGroup(name, title, tuple(p for p in pages if p.group == name))
+            for name, title in GROUP_TITLES.items()
+        ),
         NavigationGroup("main", _MORE, tuple(more)),
         NavigationGroup("main", "", tuple(below)),
     ]

@@ -59,7 +59,7 @@ class Unpacking:
     Attributes:
         limits: What they may come to.
         num_members: Files that were unpacked.
-        num_entries: Entries that were looked at, those that were left out included.
+        num_entries: Entries that were read, those that were left out included.
         num_bytes: Bytes of the files.
         skipped: Entries that were left out.
     """
