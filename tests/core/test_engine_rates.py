@@ -42,6 +42,16 @@ def test_one_that_is_nowhere_slower_wins():
     assert EngineRates(engine=same_alone, fallback=COPY).switch_at is None
 
 
+def test_the_order_at_sixteen_may_be_another_one_than_at_eight():
+    copy, own = EngineSpeed(alone=48, crowd=90, many=100), EngineSpeed(alone=28, crowd=80, many=120)
+    rates = EngineRates(engine=copy, fallback=own)
+    assert [own.at(num) for num in (1, 8, 12, 16, 99)] == [28, 80, 100, 120, 120]
+    assert rates.winner is None
+    # 90 + 1.25 (n - 8) and 80 + 5 (n - 8) meet between 10 and 11 answers.
+    assert rates.switch_at == 11
+    assert EngineRates(engine=copy, fallback=own.model_copy(update={"many": 99})).winner == "engine"
+
+
 def test_rates_of_the_nearest_number_of_variants():
     one, eight = (EngineRates(num_variants=num, engine=COPY, fallback=OWN) for num in (1, 8))
     assert rates_for((), 1) is None

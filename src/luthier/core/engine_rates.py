@@ -8,6 +8,8 @@ from luthier.core.frozen_model import FrozenModel
 
 NUM_CROWD: Final = 8
 """Answers at once by which a crowd is timed."""
+NUM_MANY: Final = 16
+"""Answers at once by which a large crowd is timed: the order of two engines at eight may be another one at sixteen."""
 
 
 class EngineSpeed(FrozenModel):
@@ -17,16 +19,26 @@ class EngineSpeed(FrozenModel):
         alone: one answer at a time.
         crowd: `num_crowd` at once, with the adapters in turn.
         num_crowd: answers at once of `crowd`.
+        many: `NUM_MANY` at once; None where it was not timed.
         num_bytes: what the engine then took for weights, adapters and its cache; 0 where it was not measured.
     """
 
     alone: float
     crowd: float
     num_crowd: int = NUM_CROWD
+    many: float | None = None
     num_bytes: int = 0
 
+    @property
+    def max_answers(self) -> int:
+        """The most answers at once that were timed."""
+        return self.num_crowd if self.many is None else max(self.num_crowd, NUM_MANY)
+
     def at(self, num_answers: int) -> float:
-        """The rate with that many answers at once: on a line between the two that were timed, level beyond them."""
+        """The rate with that many answers at once: on lines between those that were timed, level beyond them."""
+        if self.many is not None and num_answers > self.num_crowd:
+            share = min(1.0, (num_answers - self.num_crowd) / max(1, NUM_MANY - self.num_crowd))
+            return self.crowd + share * (self.many - self.crowd)
         share = min(1.0, max(0.0, (num_answers - 1) / max(1, self.num_crowd - 1)))
         return self.alone + share * (self.crowd - self.alone)
 
@@ -50,12 +62,16 @@ class EngineRates(FrozenModel):
 
     @property
     def winner(self) -> str | None:
-        """`engine` or `fallback`: the one that is no slower alone nor in a crowd; None where the load decides."""
-        if self.engine.alone >= self.fallback.alone and self.engine.crowd >= self.fallback.crowd:
+        """`engine` or `fallback`: the one that is no slower at any load; None where the load decides."""
+        loads = (1, self.engine.num_crowd, self.fallback.num_crowd, self._max_answers)
+        rates = [(self.engine.at(num), self.fallback.at(num)) for num in loads]
+        if all(engine >= fallback for engine, fallback in rates):
             return "engine"
-        if self.engine.alone <= self.fallback.alone and self.engine.crowd <= self.fallback.crowd:
-            return "fallback"
-        return None
+        return "fallback" if all(engine <= fallback for engine, fallback in rates) else None
+
+    @property
+    def _max_answers(self) -> int:
+        return max(self.engine.max_answers, self.fallback.max_answers)
 
     def takes_fallback(self, num_answers: int) -> bool:
         """Whether the fallback is the faster one with that many answers at once."""
@@ -65,8 +81,7 @@ class EngineRates(FrozenModel):
     def switch_at(self) -> int | None:
         """The fewest answers at once with which the other engine than that of a single answer is faster."""
         alone = self.takes_fallback(1)
-        most = max(self.engine.num_crowd, self.fallback.num_crowd)
-        return next((num for num in range(2, most + 1) if self.takes_fallback(num) != alone), None)
+        return next((num for num in range(2, self._max_answers + 1) if self.takes_fallback(num) != alone), None)
 
 
 def rates_for(rates: tuple[EngineRates, ...], num_variants: int) -> EngineRates | None:

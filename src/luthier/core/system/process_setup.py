@@ -36,9 +36,13 @@ def wait_briefly() -> None:
     GNU OpenMP spins for milliseconds by default. With one other busy process on two cores, training then falls to a
     fifteenth of its speed, with this to a fifth, and on a quiet machine nothing changes (docs/log.md). What the user
     has set stays.
+
+    A process with two pools of threads, those of torch and those of llama.cpp, has more threads than cores. GNU OpenMP
+    then lets each wait spin a twentieth as long, even while one pool sleeps, and llama.cpp falls to half its speed. The
+    policy `active` raises that limit to the spin count. Source: libgomp, env.c, `gomp_throttled_spin_count_var`.
     """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
+    if "OMP_WAIT_POLICY" not in os.environ and "GOMP_SPINCOUNT" not in os.environ:
+        os.environ |= {"OMP_WAIT_POLICY": "active", "GOMP_SPINCOUNT": _SPIN_COUNT}
 
 
 def num_usable_cores() -> int:

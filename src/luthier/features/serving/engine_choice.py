@@ -24,7 +24,7 @@ from typing import Any, Final, Literal
 
 from luthier.core.child_process.channel import Channel
 from luthier.core.child_process.process import run_child
-from luthier.core.engine_rates import NUM_CROWD, EngineRates, EngineSpeed, rates_for
+from luthier.core.engine_rates import NUM_MANY, EngineRates, EngineSpeed, rates_for
 from luthier.core.errors import ConflictError, LuthierError, RequestError, StorageFullError, WorkError
 from luthier.core.ids import sha256_document
 from luthier.core.records.export import ExportSource
@@ -351,18 +351,20 @@ def by_load(rates: EngineRates) -> str:
     """Which engine answers at which load, and the figures, as a phrase."""
     first, then = ("transformers", "llama_cpp") if rates.takes_fallback(1) else ("llama_cpp", "transformers")
     at = rates.switch_at
-    loads = (
-        f"{first} alone, {then} in a crowd" if at is None else f"{first} up to {at - 1}, {then} from {at} answers on"
-    )
+    loads = f"{first} at any load" if at is None else f"{first} up to {at - 1}, {then} from {at} answers on"
     return f"by load, {loads}: {_figures(rates)}"
 
 
 def _figures(rates: EngineRates) -> str:
     copy, own = rates.engine, rates.fallback
-    crowd = "eight" if copy.num_crowd == NUM_CROWD else f"{copy.num_crowd:,}"
+    if copy.many is None or own.many is None:
+        return (
+            f"{copy.alone:.1f} and {copy.crowd:.1f} new tokens/s with 1 and {copy.num_crowd:,} answers at once, "
+            f"against {own.alone:.1f} and {own.crowd:.1f}"
+        )
     return (
-        f"{copy.alone:.1f} and {copy.crowd:.1f} new tokens/s alone and of {crowd} at once, "
-        f"against {own.alone:.1f} and {own.crowd:.1f}"
+        f"{copy.alone:.1f}, {copy.crowd:.1f} and {copy.many:.1f} new tokens/s with 1, {copy.num_crowd:,} and "
+        f"{NUM_MANY} answers at once, against {own.alone:.1f}, {own.crowd:.1f} and {own.many:.1f}"
     )
 
 
@@ -400,7 +402,9 @@ def _time_once(context: Context, folder: Path, pairs: list[tuple[Served, Served]
     # Adapters are answered together by one engine and in turn by the other, so that their number decides, too.
     key = sha256_document([_machine(), cores, threads, num_adapters])[:16]
     place = folder / f"speed-{key}.json"
-    if _read_timing(place) is not None:
+    known = _read_timing(place)
+    # Earlier versions timed neither many answers at once nor llama.cpp at its full speed: it is done again.
+    if known is not None and known.engine.many is not None:
         return
     document = {
         "own": [own.model_dump(mode="json") for own, _ in pairs],

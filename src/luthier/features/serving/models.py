@@ -11,7 +11,7 @@ from pydantic import Field
 
 from luthier.core.access import Caller
 from luthier.core.conversation import AS_THEY_ARE, OptedTurns
-from luthier.core.engine_rates import EngineSpeed, rates_for
+from luthier.core.engine_rates import NUM_MANY, EngineSpeed, rates_for
 from luthier.core.errors import ConflictError, LuthierError, NotFoundError
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import is_id, sha256_document
@@ -90,7 +90,8 @@ def _describe(view: EngineView, *, is_only: bool) -> str:
     words = view.engine if is_only or not when else f"{view.engine} {', '.join(when)}"
     if (speed := view.speed) is None:
         return words
-    return f"{words} ({speed.alone:.1f} new tokens/s alone, {speed.crowd:.1f} of {speed.num_crowd:,} at once)"
+    many = "" if speed.many is None else f", {speed.many:.1f} of {NUM_MANY}"
+    return f"{words} ({speed.alone:.1f} new tokens/s alone, {speed.crowd:.1f} of {speed.num_crowd:,}{many} at once)"
 
 
 class NamedModel(FrozenModel):

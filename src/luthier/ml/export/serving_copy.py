@@ -14,6 +14,7 @@ since servers look reports up for each request.
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import time
@@ -27,13 +28,14 @@ from pydantic import ValidationError
 
 from luthier.core.child_process.channel import Channel
 from luthier.core.child_process.process import comes_of_killed_child
-from luthier.core.engine_rates import NUM_CROWD, EngineSpeed
+from luthier.core.engine_rates import NUM_CROWD, NUM_MANY, EngineSpeed
 from luthier.core.errors import LuthierError, error_from
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.records.export import ExportPrecision, ExportSource, ParityReport
 from luthier.core.stream import Ended, Failed, RequestFeature, Sampling, Served, TextRequest
 
 if TYPE_CHECKING:
+    from luthier.core.conversation import Conversation
     from luthier.core.ports import Progress, StreamEngine
 
 MODEL: Final = "model.gguf"
@@ -325,26 +327,47 @@ def time_engine(served: Served, adapters: Sequence[str], *, num_threads: int) ->
         for path in adapters:
             engine.load_adapter(path, path)
         names: list[str | None] = [*adapters] or [None]
-        crowd = [names[number % len(names)] for number in range(NUM_CROWD)]
-        _tokens_per_second(engine, names[:1], 2)  # the first request warms caches up, and proves a decoding path
-        # The best of the rounds: whatever else runs on the machine can only slow one down.
-        return EngineSpeed(
-            alone=max(_tokens_per_second(engine, names[:1], _NUM_NEW) for _ in range(_ROUNDS)),
-            crowd=max(_tokens_per_second(engine, crowd, _NUM_NEW) for _ in range(_ROUNDS)),
-            num_bytes=engine.num_bytes,
-        )
+        first_numbers = itertools.count(step=NUM_MANY)
+
+        def timed(num_answers: int) -> float:
+            asked = [names[number % len(names)] for number in range(num_answers)]
+            # The best of the rounds: whatever else runs on the machine can only slow one down.
+            return max(_tokens_per_second(engine, asked, _NUM_NEW, next(first_numbers)) for _ in range(_ROUNDS))
+
+        # The first request warms caches up, and proves a decoding path.
+        _tokens_per_second(engine, names[:1], 2, next(first_numbers))
+        return EngineSpeed(alone=timed(1), crowd=timed(NUM_CROWD), many=timed(NUM_MANY), num_bytes=engine.num_bytes)
 
 
-def _tokens_per_second(engine: StreamEngine, adapters: Sequence[str | None], num_new: int) -> float:
-    """New tokens a second over one request for each of the adapters, all at once; prompts are read in that time."""
+def _numbered(question: Conversation, number: int) -> Conversation:
+    """The question with its number in front, so that no engine has keys and values of it yet."""
+    *before, last = question.messages
+    asked = last.model_copy(update={"content": f"Question {number}. {last.content}"})
+    return question.model_copy(update={"messages": (*before, asked)})
+
+
+def _tokens_per_second(engine: StreamEngine, adapters: Sequence[str | None], num_new: int, first: int) -> float:
+    """New tokens a second over one request for each of the adapters, all at once; prompts are read in that time.
+
+    Args:
+        engine: with its adapters.
+        adapters: of each request.
+        num_new: tokens of each answer at most.
+        first: the number of the first question. No question comes twice: an engine that has its keys and values
+            already would seem faster than it is.
+    """
     from luthier.ml.export.source_side import built_in_examples
 
-    questions = [example.prompt for example in built_in_examples()]
+    questions = [example.prompt for example in built_in_examples() if example.prompt is not None]
     greedy = Sampling(temperature=0)
     todo = [
         (
             number,
-            TextRequest(conversation=questions[number % len(questions)], sampling=greedy, max_new_tokens=num_new),
+            TextRequest(
+                conversation=_numbered(questions[(first + number) % len(questions)], first + number),
+                sampling=greedy,
+                max_new_tokens=num_new,
+            ),
             adapter,
         )
         for number, adapter in enumerate(adapters)

@@ -21,8 +21,9 @@ from luthier.features.serving.inference_client import InferenceClient
 from luthier.features.serving.models import describe_engines, engines_of, fastest
 from luthier.platform.home.context import Context
 
-FAST, SLOW = {"alone": 50.0, "crowd": 80.0}, {"alone": 10.0, "crowd": 40.0}
-QUICK_ALONE, QUICK_IN_A_CROWD = {"alone": 30.0, "crowd": 27.0}, {"alone": 15.0, "crowd": 43.0}
+FAST, SLOW = {"alone": 50.0, "crowd": 80.0, "many": 90.0}, {"alone": 10.0, "crowd": 40.0, "many": 60.0}
+QUICK_ALONE = {"alone": 30.0, "crowd": 27.0, "many": 26.0}
+QUICK_IN_A_CROWD = {"alone": 15.0, "crowd": 43.0, "many": 60.0}
 
 
 @pytest.fixture(autouse=True)
@@ -138,8 +139,8 @@ def test_a_slower_copy_leaves_the_model_with_its_own_engine(context: Context, ch
     children.own, children.copy = FAST, SLOW
     (made,) = choose_engines(context, {"base": base}).values()
     assert made.served == base
-    assert "slower here: 10.0 and 40.0 new tokens/s" in made.reason
-    assert "against 50.0 and 80.0" in made.reason
+    assert "slower here: 10.0, 40.0 and 60.0 new tokens/s" in made.reason
+    assert "against 50.0, 80.0 and 90.0" in made.reason
     assert known_copy(context, base) is None
 
 
@@ -152,13 +153,13 @@ def test_the_load_decides_where_each_engine_is_faster_somewhere(
     assert made.served.fallback == base
     (rates,) = made.served.rates
     assert (rates.engine.crowd, rates.fallback.crowd, rates.switch_at) == (27.0, 43.0, 5)
-    assert "by load, llama_cpp up to 4, transformers from 5 answers on: 30.0 and 27.0 new tokens/s" in made.reason
+    assert "by load, llama_cpp up to 4, transformers from 5 answers on: 30.0, 27.0 and 26.0 new tokens/s" in made.reason
     # A server takes both, too, and shows them.
     assert known_copy(context, base) == made.served
     shown = describe_engines(engines_of(made.served, ()))
     assert shown == (
-        "llama_cpp up to 4 answers at once (30.0 new tokens/s alone, 27.0 of 8 at once); transformers from 5 answers "
-        "at once on, always for logprobs (15.0 new tokens/s alone, 43.0 of 8 at once)"
+        "llama_cpp up to 4 answers at once (30.0 new tokens/s alone, 27.0 of 8, 26.0 of 16 at once); transformers "
+        "from 5 answers at once on, always for logprobs (15.0 new tokens/s alone, 43.0 of 8, 60.0 of 16 at once)"
     )
 
 
@@ -188,6 +189,18 @@ def test_speeds_of_another_machine_or_version_are_not_taken(
     choose_engines(context, {"base": base})
     assert children.names == ["make_base", "time_engines", "time_engines"]
     assert known_copy(context, base) is not None
+
+
+def test_speeds_without_a_rate_of_many_answers_are_timed_again_at_the_next_start(
+    context: Context, children: Children, base: Served
+) -> None:
+    children.own, children.copy = ({name: speed[name] for name in ("alone", "crowd")} for speed in (SLOW, FAST))
+    choose_engines(context, {"base": base})
+    assert known_copy(context, base) is not None
+    children.own, children.copy = SLOW, FAST
+    for _ in range(2):
+        choose_engines(context, {"base": base})
+    assert children.names == ["make_base", "time_engines", "time_engines"]
 
 
 def test_speeds_that_earlier_versions_timed_are_taken(context: Context, children: Children, base: Served) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from luthier.core.conversation import OptedTurns
+from luthier.core.engine_rates import NUM_MANY
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.features.serving import models as served_models
 from luthier.features.serving.models import EngineView, NamedModel
@@ -60,7 +61,11 @@ def _show(model: NamedModel) -> dict[str, Any]:
 
 def _engine(view: EngineView) -> dict[str, Any]:
     speed = view.speed
-    rates = None if speed is None else {"alone": speed.alone, "crowd": speed.crowd, "crowd_answers": speed.num_crowd}
+    rates = None
+    if speed is not None:
+        rates = {"alone": speed.alone, "crowd": speed.crowd, "crowd_answers": speed.num_crowd}
+        if speed.many is not None:
+            rates |= {"many": speed.many, "many_answers": NUM_MANY}
     return {
         "engine": view.engine,
         "is_loaded": view.is_loaded,
