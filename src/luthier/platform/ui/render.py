@@ -33,6 +33,9 @@ from luthier.ml.charts.visible import visible
 from luthier.platform.auth.members_store import Session
 from luthier.platform.ui.assets import Assets
 from luthier.platform.ui.forms import form_token
+from luthier.platform.ui.i18n.catalog import catalog
+from luthier.platform.ui.i18n.environments import Coverage, translated_environment, words
+from luthier.platform.ui.i18n.language import ENGLISH, LANGUAGES, VARY, language_of
 from luthier.platform.ui.kept_forms import filled, kept_form
 from luthier.platform.ui.terms import Terms
 
@@ -252,12 +255,20 @@ def render(request: Request, template: str, values: Mapping[str, Any] | None = N
 
     Every template knows, in addition to `values`: `session` (None where no one is signed in), `may(scope)`,
     `asset(name)`, `navigation`, `here` (the path), `group` (of the navigation that the path belongs to), `notice` (of
-    the form before), `rail()` (the first steps of a project), `term(word)` (a word with its explanation).
+    the form before), `rail()` (the first steps of a project), `term(word)` (a word with its explanation), `language`
+    (of the page), `language_wanted`, `languages` and `here_with_query` (for the switch).
     """
     assets: Assets = request.app.state.assets
     session: Session | None = getattr(request.state, "session", None)
     notice = unquote(request.cookies.get(_NOTICE, ""))
+    wanted = language_of(request)
+    language = wanted if wanted == ENGLISH or _coverage(wanted).has(template) else ENGLISH
     common = {
+        "language": language,
+        "language_wanted": wanted,
+        "script_words": {} if language == ENGLISH else catalog(language).scripts,
+        "languages": LANGUAGES,
+        "here_with_query": f"{request.url.path}{'?' if request.url.query else ''}{request.url.query}",
         "session": session,
         "may": lambda scope: session is not None and session.caller.may(scope),
         "asset": assets.address,
@@ -267,19 +278,19 @@ def render(request: Request, template: str, values: Mapping[str, Any] | None = N
         "here": request.url.path,
         "group": group_of(request.url.path),
         "rail": partial(_rail, request, session),
-        "term": Terms(request.url.path, is_piece=is_fragment_request(request)),
+        "term": Terms(request.url.path, is_piece=is_fragment_request(request), word=words(language)),
         # A fragment would show it in the middle of a page and take it away from the next whole one.
         "notice": "" if is_fragment_request(request) else notice,
     }
     form = None if is_fragment_request(request) else kept_form(request)
     if form is not None and session is not None:
-        common["notice"] = f"{common['notice']} {_RESTORED}".strip()
-    text = environment().get_template(template).render(common | dict(values or {}))
+        common["notice"] = f"{common['notice']} {words(language)(_RESTORED)}".strip()
+    text = environment(language).get_template(template).render(common | dict(values or {}))
     if form is not None and session is not None:
         text, is_whole = filled(text, form, request.url.path)
         if not is_whole:
-            text = environment().get_template("restored.html").render(common | {"form": form})
-    answer = HTMLResponse(text, status_code=status)
+            text = environment(language).get_template("restored.html").render(common | {"form": form})
+    answer = HTMLResponse(text, status_code=status, headers={"Vary": VARY, "Content-Language": language})
     if notice and common["notice"]:
         answer.delete_cookie(_NOTICE)
     return answer
@@ -339,9 +350,11 @@ def _feature_loaders() -> dict[str, BaseLoader]:
     return {name: FileSystemLoader(folder) for name, folder in (theirs | ours).items()}
 
 
-@lru_cache(maxsize=1)
-def environment() -> Environment:
+@lru_cache(maxsize=len(LANGUAGES))
+def environment(language: str = ENGLISH) -> Environment:
     """The templates of the pages. Everything is escaped, and what a browser would hide is made visible."""
+    if language != ENGLISH:
+        return translated_environment(environment(), language)
     made = page_environment(_TEMPLATES)
     assert made.loader is not None
     # The shell's templates first, then those of features by the name of their folder.
@@ -363,9 +376,16 @@ def environment() -> Environment:
         "usd": usd,
         "as_json": _as_json,
         "page_advice": page_advice,
+        # Texts that Python made are in English already.
+        "t": words(ENGLISH),
     }
     made.globals |= {"drawn": drawn, "form_token": form_token}
     return made
+
+
+@cache
+def _coverage(language: str) -> Coverage:
+    return Coverage(environment(), language)
 
 
 def ago(moment: float | str | None, *, now: float | None = None) -> Markup:
