@@ -261,8 +261,7 @@ def render(request: Request, template: str, values: Mapping[str, Any] | None = N
     assets: Assets = request.app.state.assets
     session: Session | None = getattr(request.state, "session", None)
     notice = unquote(request.cookies.get(_NOTICE, ""))
-    wanted = language_of(request)
-    language = wanted if wanted == ENGLISH or _coverage(wanted).has(template) else ENGLISH
+    wanted, language = language_of(request), page_language(request, template)
     common = {
         "language": language,
         "language_wanted": wanted,
@@ -294,6 +293,12 @@ def render(request: Request, template: str, values: Mapping[str, Any] | None = N
     if notice and common["notice"]:
         answer.delete_cookie(_NOTICE)
     return answer
+
+
+def page_language(request: Request, template: str) -> str:
+    """The language that a page of this template has for this visitor: English, where it is not translated whole."""
+    wanted = language_of(request)
+    return wanted if wanted == ENGLISH or _coverage(wanted).has(template) else ENGLISH
 
 
 def _counts(request: Request, session: Session | None) -> dict[str, int]:
@@ -378,6 +383,7 @@ def environment(language: str = ENGLISH) -> Environment:
         "page_advice": page_advice,
         # Texts that Python made are in English already.
         "t": words(ENGLISH),
+        "chart_words": words(ENGLISH),
     }
     made.globals |= {"drawn": drawn, "form_token": form_token}
     return made

@@ -20,6 +20,9 @@ from luthier.platform.ui.i18n.messages import Message
 LOCALE: Final = Path(__file__).parents[1] / "locale"
 _HOLE: Final = re.compile(r"\{(\w+)\}")
 _FILLED: Final = re.compile(r"\{(\w+)(:t)?\}")
+_NUMBER: Final = r"(?:about )?[+−-]?\d[\d.,]*"
+_ABOUT: Final = re.compile(r"about \d")
+_SENTENCES: Final = re.compile(r"(?<=[.!?]) (?=[A-Z])")
 _MAX_RECOGNISED: Final = 4000
 _MAX_MISSED: Final = 1000
 
@@ -79,18 +82,29 @@ class Catalog:
             return exact
         found = self._recognise(text)
         if found is None:
-            if len(self.missed) < _MAX_MISSED:
-                self.missed.add(text)
-            return None
+            return self._of_several(text, figure)
         pattern, values = found
         by_name = dict(zip(pattern.names, values, strict=True))
 
         def filled(hole: re.Match[str]) -> str:
             value = by_name.get(hole[1], hole[0])
+            value = (
+                value.replace("about ", f"{self.sentences.get('about', 'about')} ", 1) if _ABOUT.match(value) else value
+            )
             return (self.sentence(value, figure) if hole[2] and value else None) or figure(value)
 
         # One pass: a value that has braces of its own is not filled again.
         return _FILLED.sub(filled, pattern.translation)
+
+    def _of_several(self, text: str, figure: Callable[[str], str]) -> str | None:
+        """Several sentences, of which each has a translation."""
+        parts = _SENTENCES.split(text)
+        found = [self.sentence(part, figure) for part in parts] if len(parts) > 1 else [None]
+        if all(found):
+            return " ".join(part for part in found if part)
+        if len(self.missed) < _MAX_MISSED:
+            self.missed.add(text)
+        return None
 
     def _of_page(self, text: str) -> str:
         forms = self.pages.get(text, ())
@@ -106,10 +120,15 @@ class Catalog:
 def _pattern(text: str, translation: str) -> _Pattern:
     parts = _HOLE.split(text)
     # Texts and names alternate; the shortest value that fits, so that a sentence ends where its text says.
-    # An ending, such as that of a plural, may be empty.
-    holes = {part: "(.*?)" if part.startswith("ending") else "(.+?)" for part in parts[1::2]}
-    regex = "".join(re.escape(part) if index % 2 == 0 else holes[part] for index, part in enumerate(parts))
+    regex = "".join(re.escape(part) if index % 2 == 0 else _value_of(part) for index, part in enumerate(parts))
     return _Pattern(parts[0], re.compile(regex, re.DOTALL), tuple(parts[1::2]), translation)
+
+
+def _value_of(name: str) -> str:
+    """What a placeholder stands for: an ending, such as that of a plural, may be empty, and `num` is a number."""
+    if name.startswith("ending"):
+        return "(.*?)"
+    return f"({_NUMBER})" if name == "num" or name.startswith("num_") else "(.+?)"
 
 
 @cache

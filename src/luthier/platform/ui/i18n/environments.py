@@ -7,19 +7,22 @@ extend, include and import. Else its pages are English as a whole, so that no pa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache, partial
 from typing import Any, Final
 
 from jinja2 import BaseLoader, Environment, meta
 from markupsafe import Markup
 
+from luthier.ml.charts.spec import Series
 from luthier.platform.ui.i18n.catalog import Catalog, catalog
 from luthier.platform.ui.i18n.figures import Figures
 from luthier.platform.ui.i18n.language import ENGLISH
 from luthier.platform.ui.i18n.messages import Message
 from luthier.platform.ui.i18n.templates import rewritten
 
+_CHART_TEXTS: Final = frozenset(("title", "caption", "description", "name", "unit"))
+_CHART_PARTS: Final = frozenset(("rows", "bars", "marks"))
 _ENGLISH_TEXT: Final = Markup('<span lang="en">{}</span>')
 
 
@@ -96,9 +99,27 @@ def translated_environment(source: Environment, language: str) -> Environment:
     made = source.overlay(loader=TranslatedLoader(source.loader, catalog(language)))
     translate = words(language)
     made.filters = {**source.filters, **figures_of(language).filters(), "t": translate, "t_text": translate.in_text}
+    made.filters["chart_words"] = partial(_charted, translate)
+    made.filters["drawn_chart"] = lambda spec: source.filters["drawn_chart"](_charted(translate, spec))
     made.filters["page_advice"] = partial(_advice, source.filters["page_advice"], translate)
     made.globals = dict(source.globals)
     return made
+
+
+def _charted(translate: Words, part: Any) -> Any:
+    """A chart with its texts in this language. Names of series stay: new points of a run come under them."""
+    if not is_dataclass(part) or isinstance(part, type):
+        return part
+    changed: dict[str, Any] = {}
+    for one in fields(part):
+        value = getattr(part, one.name)
+        if isinstance(value, str) and one.name in _CHART_TEXTS and not isinstance(part, Series):
+            changed[one.name] = translate(value)
+        elif is_dataclass(value):
+            changed[one.name] = _charted(translate, value)
+        elif one.name in _CHART_PARTS and value:
+            changed[one.name] = type(value)(_charted(translate, inner) for inner in value)
+    return replace(part, **changed) if changed else part
 
 
 def _advice(links: Callable[[str], Markup], translate: Words, advice: str) -> Markup:

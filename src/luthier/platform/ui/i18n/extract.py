@@ -54,6 +54,13 @@ def sentences(
         yield 1, None, word.replace("_", " "), []
 
 
+def lines(file: BinaryIO, _keywords: Any, _tags: Any, _options: Any) -> Iterator[Extracted]:
+    """The lines of a text file, without those that begin with `#`."""
+    for number, line in enumerate(file.read().decode("utf-8").splitlines(), start=1):
+        if line.strip() and not line.startswith("#"):
+            yield number, None, line, []
+
+
 class _Reader(ast.NodeVisitor):
     def __init__(self, *, takes_errors: bool) -> None:
         self.found: list[tuple[int, str]] = []
