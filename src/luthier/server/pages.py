@@ -31,11 +31,10 @@ from luthier.platform.auth.oidc import OidcClient, Provider
 from luthier.platform.auth.password_hashing import SignInQueue
 from luthier.platform.auth.rate_limiter import FailureLimit
 from luthier.platform.home.context import Context
-from luthier.platform.ui import page_work
+from luthier.platform.ui import language_choice, page_work
 from luthier.platform.ui.assets import Assets
 from luthier.platform.ui.errors import add_error_pages
 from luthier.platform.ui.forms import ShownOnce, SubmitOnce
-from luthier.platform.ui.i18n import language
 from luthier.platform.ui.kept_forms import KeptForms
 from luthier.platform.ui.page_work import PageWork
 from luthier.platform.ui.render import Page, declared
@@ -50,7 +49,7 @@ def _modules() -> tuple[ModuleType, ...]:
     """Every module of pages, including those of forms with background work and of the choice of language."""
     prefix = f"{features.__name__}."
     found = sorted(one.name for one in walk_packages(features.__path__, prefix) if _MODULES.fullmatch(one.name))
-    return (*map(import_module, found), page_work, language)
+    return (*map(import_module, found), page_work, language_choice)
 
 
 def _declared_in_modules() -> Mapping[str, Page]:

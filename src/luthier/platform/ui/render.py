@@ -284,11 +284,11 @@ def render(request: Request, template: str, values: Mapping[str, Any] | None = N
     form = None if is_fragment_request(request) else kept_form(request)
     if form is not None and session is not None:
         common["notice"] = f"{common['notice']} {words(language)(_RESTORED)}".strip()
-    text = environment(language).get_template(template).render(common | dict(values or {}))
+    text = environment_of(language).get_template(template).render(common | dict(values or {}))
     if form is not None and session is not None:
         text, is_whole = filled(text, form, request.url.path)
         if not is_whole:
-            text = environment(language).get_template("restored.html").render(common | {"form": form})
+            text = environment_of(language).get_template("restored.html").render(common | {"form": form})
     answer = HTMLResponse(text, status_code=status, headers={"Vary": VARY, "Content-Language": language})
     if notice and common["notice"]:
         answer.delete_cookie(_NOTICE)
@@ -355,11 +355,15 @@ def _feature_loaders() -> dict[str, BaseLoader]:
     return {name: FileSystemLoader(folder) for name, folder in (theirs | ours).items()}
 
 
-@lru_cache(maxsize=len(LANGUAGES))
-def environment(language: str = ENGLISH) -> Environment:
+@cache
+def environment_of(language: str) -> Environment:
+    """The templates of the pages in a language."""
+    return environment() if language == ENGLISH else translated_environment(environment(), language)
+
+
+@lru_cache(maxsize=1)
+def environment() -> Environment:
     """The templates of the pages. Everything is escaped, and what a browser would hide is made visible."""
-    if language != ENGLISH:
-        return translated_environment(environment(), language)
     made = page_environment(_TEMPLATES)
     assert made.loader is not None
     # The shell's templates first, then those of features by the name of their folder.

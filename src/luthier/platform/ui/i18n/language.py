@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Final
 
-from fastapi import APIRouter, Form, Request
-from starlette.responses import RedirectResponse, Response
-
-from luthier.core.errors import RequestError
-from luthier.platform.ui.visitor import own_address
+from fastapi import Request
 
 LANGUAGES: Final = {"en": "English", "de": "Deutsch"}
 """Languages by code, each by its own name. The first is that of the source, and of whoever asks for none of these."""
 ENGLISH: Final = "en"
 COOKIE: Final = "luthier_language"
-_COOKIE_SECONDS: Final = 400 * 24 * 3600
 _MAX_HEADER_CHARACTERS: Final = 500
 VARY: Final = "Accept-Language, Cookie"
 
@@ -43,19 +38,3 @@ def _quality(parameter: str) -> float:
     except ValueError:
         return 0.0
     return found if 0 <= found <= 1 else 0.0
-
-
-router = APIRouter(prefix="/language")
-
-
-@router.post("")
-def choose(request: Request, language: Annotated[str, Form()], back: Annotated[str, Form()] = "/") -> Response:
-    """Keep a language for this browser, and lead back to the page."""
-    if language not in LANGUAGES:
-        raise RequestError(
-            f"language {language[:40]!r}", expected=f"one of {', '.join(LANGUAGES)}", do="choose one on the page"
-        )
-    answer = RedirectResponse(own_address(back), status_code=303)
-    is_https = request.url.scheme == "https"
-    answer.set_cookie(COOKIE, language, max_age=_COOKIE_SECONDS, httponly=True, samesite="lax", secure=is_https)
-    return answer
