@@ -215,19 +215,20 @@ class _Reader:
     @staticmethod
     def _inside(bracket: str, previous: Token, slot: _Slot, around: _Around) -> _Around:
         if slot.before in _COMPARED:
-            return _Around("call", "get", prints=False)
+            return _Around("call", "startswith", prints=False)
         if bracket == "(":
             if previous.kind == "name":
                 words = [token.text for token in slot.operands[-1] if token.kind != "whitespace"]
                 return _Around("call", "term" if words[-3:] == ["term", ".", "ask"] else previous.text, around.prints)
-            return _Around("paren" if around.kind != "call" else "call", around.call, around.prints)
+            kind = "paren" if around.kind in ("top", "paren") else around.kind
+            return _Around(kind, around.call, around.prints)
         if bracket == "[" and (previous.kind in ("name", "group")):
             return _Around("subscript", "", around.prints)
         return _Around("dict" if bracket == "{" else "list", around.call, around.prints)
 
     def _flush(self, slot: _Slot, after: str, around: _Around) -> str:
         plain = "~".join("".join(token.text for token in operand) for operand in slot.operands)
-        if slot.before in _COMPARED or after in _COMPARED or around.kind == "subscript":
+        if slot.before in _COMPARED or after in (*_COMPARED, "not") or around.kind == "subscript":
             return plain
         # A call of `term` writes its word itself; its argument is the key of the glossary.
         if around.call in _NO_TEXT_CALLS or around.call == "term" or (around.kind == "dict" and after == ":"):
@@ -258,7 +259,7 @@ class _Reader:
     @staticmethod
     def _is_text(text: str, items: list[Item], around: _Around) -> bool:
         bare = _DIRECTIVE.sub("", text).strip()
-        if not _LETTER.search(bare) or text.startswith(("/", "#", "?", "http", "luthier ", "data:")):
+        if not _LETTER.search(bare) or text.startswith(("/", "#", "?", "<", "http", "luthier ", "data:")):
             return False
         if any(isinstance(item, Element) for item in items) or " " in bare or bare[0].isupper():
             return True

@@ -22,7 +22,7 @@ _LETTERS: Final = re.compile(r"[A-Za-z]{2}")
 _CODE: Final = re.compile(r"[<>{}\\_=|^]|::|//|^[/#.]|^[a-z]+:[a-z]|%\w|^\S*/\S*$|^luthier ")
 
 
-def templates(file: BinaryIO, _keywords: Any, _tags: Any, _options: Any) -> Iterator[Extracted]:
+def templates(file: BinaryIO, _keywords: Any, _tags: Any, options: Any) -> Iterator[Extracted]:  # noqa: ARG001
     """The texts of a template."""
     seen = set[str]()
     for message in messages_of(file.read().decode("utf-8")):
@@ -54,7 +54,7 @@ def sentences(
         yield 1, None, word.replace("_", " "), []
 
 
-def lines(file: BinaryIO, _keywords: Any, _tags: Any, _options: Any) -> Iterator[Extracted]:
+def lines(file: BinaryIO, _keywords: Any, _tags: Any, options: Any) -> Iterator[Extracted]:  # noqa: ARG001
     """The lines of a text file, without those that begin with `#`."""
     for number, line in enumerate(file.read().decode("utf-8").splitlines(), start=1):
         if line.strip() and not line.startswith("#"):

@@ -9,13 +9,12 @@ number.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 _BLANKS: Final = re.compile(r"[ \t\r\n]+")
 _PART: Final = re.compile(r"\{(\w+)\}|<(/?)(\d+)>")
-PLACEHOLDERS: Final = _PART
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +107,7 @@ def placeholders(text: str) -> list[str]:
     return sorted(found[0] for found in _PART.finditer(text))
 
 
-def _endings(items: Sequence[Item]) -> list[Ending] | object:
+def _endings(items: Sequence[Item]) -> Iterator[Ending]:
     for item in items:
         if isinstance(item, Ending):
             yield item

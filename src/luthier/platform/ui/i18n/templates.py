@@ -44,7 +44,9 @@ READ_ATTRIBUTES: Final = (
     *("title", "aria-label", "placeholder", "alt", "label", "aria-valuetext", "aria-description"),
     *("data-confirm", "data-words", "data-notice", "data-done", "data-label"),
 )
-_ATTRIBUTE: Final = re.compile(rf'(?<=\s)(?P<name>{"|".join(READ_ATTRIBUTES)})="(?P<value>[^"]*)"')
+_ATTRIBUTE: Final = re.compile(
+    rf"(?<=\s)(?P<name>{'|'.join(READ_ATTRIBUTES)})=(?P<quote>[\"'])(?P<value>.*?)(?P=quote)", re.DOTALL
+)
 _INLINE: Final = frozenset(
     (
         *("a", "abbr", "b", "bdi", "cite", "dfn", "em", "i", "mark", "q", "s", "small", "span", "strong", "sub", "sup"),
@@ -54,6 +56,8 @@ _INLINE: Final = frozenset(
 _OPAQUE: Final = frozenset(("code", "kbd", "samp", "var"))
 """Inline elements that are placeholders as a whole."""
 _SKIPPED: Final = frozenset(("script", "style", "pre", "textarea", "svg", "template"))
+_TEXT_ONLY: Final = frozenset(("option", "title"))
+"""Elements that hold no elements."""
 _LEADING: Final = " \t\r\n.,;:·)–"
 _DOT: Final = re.compile(r"(\s*·\s*)")
 _FIGURE_FILTER: Final = re.compile(rf"(\|\s*)({'|'.join(FILTERS)})\b")
@@ -143,13 +147,15 @@ def _flat(source: str, template: _Template) -> str:
 
 
 def _pieces(flat: str, template: _Template) -> Iterator[_Piece]:
-    at, skipped = 0, ""
+    at, skipped, is_plain = 0, "", False
     for found in _TAG.finditer(flat):
         name = (found["name"] or "").lower()
         if skipped and not (found["close"] and name == skipped):
             continue
         if found.start() > at:
             text = flat[at : found.start()]
+            if is_plain:
+                template.in_attributes |= {ord(char) - _FIRST for char in _CONSTRUCT.findall(text)}
             yield from [_Piece("edge", text)] if skipped else _texts(text, template)
         at = found.end()
         text = _read_attributes(found[0], template) if name else found[0]
@@ -162,6 +168,7 @@ def _pieces(flat: str, template: _Template) -> Iterator[_Piece]:
         elif name in _INLINE or name in _OPAQUE:
             yield _Piece("close" if found["close"] else "open", text, name)
         else:
+            is_plain = name in _TEXT_ONLY and not found["close"]
             yield _Piece("edge", text)
     yield from _texts(flat[at:], template)
 
@@ -174,7 +181,8 @@ def _texts(text: str, template: _Template) -> Iterator[_Piece]:
         if not _CONSTRUCT.fullmatch(part):
             for words in _DOT.split(part):
                 if words:
-                    yield _Piece("edge" if _DOT.fullmatch(words) else "text", words)
+                    # Attributes in the block of a `set` are no text.
+                    yield _Piece("edge" if _DOT.fullmatch(words) or '="' in words else "text", words)
             continue
         kind = template.of(part).kind
         if kind == "expression":
@@ -194,7 +202,7 @@ def _read_attributes(tag: str, template: _Template) -> str:
                 run = []
             else:
                 run.append(piece)
-        return f'{found["name"]}="{"".join(out)}"'
+        return f"{found['name']}={found['quote']}{''.join(out)}{found['quote']}"
 
     return _ATTRIBUTE.sub(change, tag)
 
@@ -247,6 +255,8 @@ def _item(piece: _Piece, template: _Template) -> Item:
         return html.unescape(piece.text) if "&" in piece.text else piece.text
     construct = template.of(piece.text)
     if (ending := construct.plural()) is not None:
+        # Its strings are parts of words.
+        template.printing.discard(ord(piece.text) - _FIRST)
         return Ending(*ending, piece.text)
     if (term := construct.term()) is not None:
         return Element(term, [term.word])
