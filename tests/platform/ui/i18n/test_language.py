@@ -56,6 +56,6 @@ def test_figures_within_texts() -> None:
         localised("run-2.5.1, 10.0.0.1, v1.2.3, 2026-11-29, qwen2.5")
         == "run-2.5.1, 10.0.0.1, v1.2.3, 2026-11-29, qwen2.5"
     )
-    found = figures_of("de").metric(Metric(value=0.5, low=0.25, high=0.75, unit="", higher_is_better=True, num_rows=4))
+    found = figures_of("de").metric(Metric(value=0.5, low=0.25, high=0.75, unit="", higher_is_better=True))
     assert "0,50" in found
     assert "[0,25; 0,75]" in found

@@ -82,7 +82,7 @@ def test_a_translation_is_text_and_never_markup_or_a_template() -> None:
     page = shown("<p>Hello {{ name }}</p>", evil, name="{name} %s <i>")
     assert page == '<p>&lt;b&gt;{name} %s &lt;i&gt;&lt;/b&gt; &amp; "quotes" \'</p>'
     assert shown('<p title="Hello {{ name }}"></p>', evil, name="x").startswith(
-        '<p title="&lt;b&gt;x&lt;/b&gt; &amp; &#34;'
+        '<p title="&lt;b&gt;x&lt;/b&gt; &amp; &quot;'
     )
 
 
