@@ -100,11 +100,12 @@ class Catalog:
         """Several sentences, of which each has a translation."""
         parts = _SENTENCES.split(text)
         found = [self.sentence(part, figure) for part in parts] if len(parts) > 1 else [None]
-        if all(found):
-            return " ".join(part for part in found if part)
+        return " ".join(part for part in found if part) if all(found) else None
+
+    def note_missed(self, text: str) -> None:
+        """Note that a text was shown in English."""
         if len(self.missed) < _MAX_MISSED:
             self.missed.add(text)
-        return None
 
     def _of_page(self, text: str) -> str:
         forms = self.pages.get(text, ())

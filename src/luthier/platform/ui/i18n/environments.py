@@ -6,6 +6,7 @@ extend, include and import. Else its pages are English as a whole, so that no pa
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache, partial
@@ -23,6 +24,7 @@ from luthier.platform.ui.i18n.templates import rewritten
 
 _CHART_TEXTS: Final = frozenset(("title", "caption", "description", "name", "unit"))
 _CHART_PARTS: Final = frozenset(("rows", "bars", "marks"))
+_WORD: Final = re.compile(r"\b[a-z]{3,}\b")
 _ENGLISH_TEXT: Final = Markup('<span lang="en">{}</span>')
 
 
@@ -67,11 +69,14 @@ class Words:
             return value, True
         text = str(value)
         localised = self.figures.localised(text)
-        # Figures, units and names without a word.
-        if sum(char.isalpha() for char in text) < 2:
-            return localised, True
         found = self.texts.sentence(text, self.figures.localised)
-        return (localised, False) if found is None else (found, True)
+        if found is not None:
+            return found, True
+        # Figures, units, names and codes are no English.
+        is_english = _WORD.search(text) is not None and (" " in text.strip() or text.isalpha())
+        if is_english:
+            self.texts.note_missed(text)
+        return localised, not is_english
 
 
 ENGLISH_WORDS: Final = Words(None, None)

@@ -15,11 +15,11 @@ _NO_TEXT_CALLS: Final = frozenset(
     (
         *("compile", "import_string", "getLogger", "debug", "info", "warning", "error", "exception", "get", "getattr"),
         *("startswith", "endswith", "replace", "split", "join", "removeprefix", "removesuffix", "partition", "Page"),
-        *("Literal", "Path", "APIRouter", "Query", "Form", "select", "text", "encode", "strip", "rstrip", "lstrip"),
+        *("Literal", "Path", "APIRouter", "Query", "Form", "encode", "strip", "rstrip", "lstrip"),
     )
 )
 _LETTERS: Final = re.compile(r"[A-Za-z]{2}")
-_CODE: Final = re.compile(r"[<>{}\\_=|^]|::|//|^[/#.]|^[a-z]+:[a-z]|%\w|^\S*/\S*$|^luthier ")
+_CODE: Final = re.compile(r"[<>{}\\=|^]|^\S*_\S*$|::|//|^[/#.]|^[a-z]+:[a-z]|%\w|^\S*/\S*$|^luthier ")
 
 
 def templates(file: BinaryIO, _keywords: Any, _tags: Any, options: Any) -> Iterator[Extracted]:  # noqa: ARG001
