@@ -36,7 +36,7 @@ def forms(language: str, domain: str) -> dict[str, tuple[tuple[str, ...], tuple[
     for message in read:
         if message.id:
             source = (message.id,) if isinstance(message.id, str) else tuple(message.id)
-            own = (message.string,) if isinstance(message.string, str) else tuple(message.string)
+            own = (message.string,) if isinstance(message.string, str) else tuple(message.string or ())
             assert not message.fuzzy, f"fuzzy: {source[0]}"
             found[source[0]] = (source, own)
     return found
@@ -47,6 +47,14 @@ def folders() -> list[str]:
     loader = environment().loader
     assert loader is not None
     return sorted({name.rpartition("/")[0] for name in loader.list_templates() if name.endswith(".html")})
+
+
+def extracted(mapping: str) -> set[str]:
+    """The texts that Babel extracts by a mapping."""
+    with (LOCALE / mapping).open(encoding="utf-8") as file:
+        methods, options = parse_mapping_cfg(file)  # type: ignore[no-untyped-call]
+    found = extract_from_dir(SOURCE, methods, options, keywords={"t": None, "Luthier.t": None})
+    return {str(text) for _, _, text, _, _ in found}
 
 
 @pytest.mark.parametrize("language", OTHERS)
@@ -64,9 +72,7 @@ def test_every_folder_of_templates_is_translated_or_said_not_to_be(language: str
 
 @pytest.mark.parametrize("language", OTHERS)
 def test_the_sentences_of_python_are_all_translated(language: str) -> None:
-    with (LOCALE / "sentences.cfg").open(encoding="utf-8") as file:
-        methods, options = parse_mapping_cfg(file)
-    found = {text for _, _, text, _, _ in extract_from_dir(SOURCE, methods, options)}
+    found = extracted("sentences.cfg")
     known = forms(language, "sentences")
     pages = forms(language, "pages")
     assert sorted(text for text in nonempty(sorted(found)) if text not in known and text not in pages) == []
@@ -75,10 +81,7 @@ def test_the_sentences_of_python_are_all_translated(language: str) -> None:
 
 @pytest.mark.parametrize("language", OTHERS)
 def test_the_texts_of_scripts_are_all_translated(language: str) -> None:
-    with (LOCALE / "scripts.cfg").open(encoding="utf-8") as file:
-        methods, options = parse_mapping_cfg(file)
-    extracted = extract_from_dir(SOURCE, methods, options, keywords={"t": None, "Luthier.t": None})
-    found = {text for _, _, text, _, _ in extracted}
+    found = extracted("scripts.cfg")
     known = forms(language, "scripts")
     assert sorted(text for text in nonempty(sorted(found)) if not all(known.get(text, ((), ("",)))[1])) == []
 

@@ -151,6 +151,6 @@ def _entries(language: str, domain: str) -> Iterable[tuple[str, tuple[str, ...]]
         if not message.id or message.fuzzy:
             continue
         first = message.id if isinstance(message.id, str) else message.id[0]
-        forms = (message.string,) if isinstance(message.string, str) else tuple(message.string)
+        forms = (message.string,) if isinstance(message.string, str) else tuple(message.string or ())
         if forms and all(forms):
             yield first, forms

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
-from typing import Any, Final
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Literal
 
 from markupsafe import Markup
 
@@ -24,7 +24,11 @@ FILTERS: Final = (
 )
 """The filters of `ml/charts/figures.py`. In attributes such as `value` a template keeps those of the source."""
 
-_UNITS: Final = ((86_400, "day"), (3_600, "hour"), (60, "minute"))
+_UNITS: Final[tuple[tuple[int, Literal["day", "hour", "minute"]], ...]] = (
+    (86_400, "day"),
+    (3_600, "hour"),
+    (60, "minute"),
+)
 
 
 class Figures:
@@ -95,7 +99,7 @@ class Figures:
         for unit, name in _UNITS:
             if count >= unit:
                 # The unit is chosen here, as the script does that keeps times up to date.
-                length = sign * (count // unit) * unit
+                length = timedelta(seconds=sign * (count // unit) * unit)
                 return format_timedelta(length, name, 1e9, add_direction=True, format="long", locale=self._locale)
         return self._word("just now") if seconds <= 5 else self._word(f"in {int(count)} s")
 
