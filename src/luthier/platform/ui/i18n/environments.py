@@ -13,7 +13,7 @@ from functools import cache, partial
 from typing import Any, Final
 
 from jinja2 import BaseLoader, Environment, meta
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from luthier.ml.charts.spec import Series
 from luthier.platform.ui.i18n.catalog import Catalog, catalog
@@ -22,6 +22,8 @@ from luthier.platform.ui.i18n.language import ENGLISH
 from luthier.platform.ui.i18n.messages import Message
 from luthier.platform.ui.i18n.templates import rewritten
 
+_NO_CHART: Final = '<p class="muted no-chart">'
+_NOTHING: Final = "Nothing to draw yet for"
 _CHART_TEXTS: Final = frozenset(("title", "caption", "description", "name", "unit"))
 _CHART_PARTS: Final = frozenset(("rows", "bars", "marks"))
 _WORD: Final = re.compile(r"\b[a-z]{3,}\b")
@@ -107,8 +109,16 @@ def translated_environment(source: Environment, language: str) -> Environment:
     made.filters["chart_words"] = partial(_charted, translate)
     made.filters["drawn_chart"] = lambda spec: source.filters["drawn_chart"](_charted(translate, spec))
     made.filters["page_advice"] = partial(_advice, source.filters["page_advice"], translate)
-    made.globals = dict(source.globals)
+    made.globals = {**source.globals, "drawn": partial(_drawn, translate, source.globals["drawn"])}
     return made
+
+
+def _drawn(translate: Words, draw: Callable[[Any], Markup], spec: Any) -> Markup:
+    """A chart that has been translated already; without points it is a sentence."""
+    found = draw(spec)
+    if not found.startswith(_NO_CHART):
+        return found
+    return Markup(found.replace(_NOTHING, str(escape(translate(_NOTHING))), 1))  # noqa: S704 - escaped where it is made
 
 
 def _charted(translate: Words, part: Any) -> Any:
