@@ -69,7 +69,7 @@ messages: $(VENV)/installed-test
 	for domain in pages sentences scripts; do \
 	  $(BIN)/pybabel -q extract -F $(LOCALE)/$$domain.cfg -k t -k Luthier.t --add-location=file --sort-by-file -w 120 -o build/$$domain.pot src/luthier && \
 	  $(BIN)/pybabel -q update -D $$domain -i build/$$domain.pot -d $(LOCALE) --no-fuzzy-matching --ignore-obsolete \
-	    --omit-header --ignore-pot-creation-date -w 120 || exit 1; done
+	    --ignore-pot-creation-date -w 120 || exit 1; done
 
 docs: $(VENV)/installed-docs
 	$(BIN)/python docsite/build_docs.py

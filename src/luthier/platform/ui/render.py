@@ -256,7 +256,7 @@ def render(request: Request, template: str, values: Mapping[str, Any] | None = N
     Every template knows, in addition to `values`: `session` (None where no one is signed in), `may(scope)`,
     `asset(name)`, `navigation`, `here` (the path), `group` (of the navigation that the path belongs to), `notice` (of
     the form before), `rail()` (the first steps of a project), `term(word)` (a word with its explanation), `language`
-    (of the page), `language_wanted`, `languages` and `here_with_query` (for the switch).
+    (of the page), `language_wanted` and `languages` (for the switch), `script_words` (texts of scripts).
     """
     assets: Assets = request.app.state.assets
     session: Session | None = getattr(request.state, "session", None)
@@ -267,7 +267,6 @@ def render(request: Request, template: str, values: Mapping[str, Any] | None = N
         "language_wanted": wanted,
         "script_words": {} if language == ENGLISH else catalog(language).scripts,
         "languages": LANGUAGES,
-        "here_with_query": f"{request.url.path}{'?' if request.url.query else ''}{request.url.query}",
         "session": session,
         "may": lambda scope: session is not None and session.caller.may(scope),
         "asset": assets.address,

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from jinja2 import Environment
+from jinja2 import DictLoader, Environment
 
-from luthier.platform.ui.i18n.environments import messages_of
+from luthier.platform.ui.i18n import environments
+from luthier.platform.ui.i18n.catalog import Catalog
+from luthier.platform.ui.i18n.environments import Coverage, messages_of
 from luthier.platform.ui.i18n.messages import Message
 from luthier.platform.ui.i18n.templates import rewritten
 
@@ -94,3 +96,21 @@ def test_texts_of_python_are_translated_where_they_are_shown() -> None:
 def test_values_of_fields_keep_the_figures_of_the_source() -> None:
     source = '<input value="{{ n | count }}"><p>{{ n | count }}</p>'
     assert rewritten(source, lambda _: None) == '<input value="{{ n | source_count }}"><p>{{ n | count }}</p>'
+
+
+def test_a_folder_is_shown_in_a_language_as_a_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Environment(
+        loader=DictLoader(
+            {
+                "base.html": "<p>Menu</p>{% block page %}{% endblock %}",
+                "runs/list.html": '{% extends "base.html" %}{% block page %}<p>All runs</p>{% endblock %}',
+                "runs/one.html": '{% extends "base.html" %}<p>A run</p>',
+                "data/list.html": '{% include "base.html" %}<p>All rows</p>',
+            }
+        )
+    )
+    known = dict.fromkeys(("Menu", "All runs", "All rows"), ("x",))
+    monkeypatch.setattr(environments, "catalog", lambda _: Catalog("de", known, {}))
+    coverage = Coverage(made, "de")
+    assert [coverage.has(name) for name in ("base.html", "data/list.html", "runs/list.html")] == [True, True, False]
+    assert [one.id for one in coverage.missing("runs/one.html")] == ["A run"]

@@ -113,6 +113,11 @@ for (const form of document.querySelectorAll("form[data-keep]")) {
 // What a tab keeps is of the person who is signed in.
 document.querySelector('form[action="/sign-out"]')?.addEventListener("submit", () => { try { sessionStorage.clear(); } catch { /* nothing was kept, then */ } });
 
+// The switch of languages leads back to this very address; without a script to its path.
+for (const form of document.querySelectorAll("form.language")) {
+  form.addEventListener("submit", () => { form.elements.back.value = `${location.pathname}${location.search}`; });
+}
+
 // A form or button with `data-confirm` asks before an action that cannot be undone.
 document.addEventListener("submit", (event) => {
   const words = event.submitter?.dataset.confirm ?? event.target.dataset.confirm;
