@@ -6,6 +6,7 @@ import contextlib
 import functools
 import gc
 import os
+import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
@@ -176,11 +177,12 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.Fixture
 def fork_server(run_folder: Path) -> Iterator[SessionForkServer]:
     """Forks programs from libraries that are loaded once a session, with the first such program."""
     from tests.fixtures import shared_answers
-    from tests.fixtures.forked_children import SessionForkServer
+    from tests.fixtures.forked_children import ADDRESS, SessionForkServer
 
     os.environ[shared_answers.FOLDER] = str(run_folder / "shared-answers")
     shared_answers.share()
     with SessionForkServer() as server:
+        os.environ[ADDRESS] = server.address
         yield server
 
 
@@ -191,6 +193,17 @@ def shared_fork_server(fork_server: SessionForkServer) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patched, fork_server.forking_children():
         patched.setattr(jobs, "_fork_server", lambda *_, **__: contextlib.nullcontext(fork_server))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_worlds(fork_server: SessionForkServer) -> Iterator[None]:
+    """Processes of `in_world` have loaded what a training needs, and their own children are forked, too."""
+    with pytest.MonkeyPatch.context() as patched:
+        # Imported by the tests that use it alone: it loads torch.
+        if (world := sys.modules.get("luthier.testing.world")) is not None:
+            more = ["tests.fixtures.warmed_libraries", "tests.fixtures.asking_forks"]
+            patched.setattr(world, "_PRELOADED", [*world._PRELOADED, *more])
         yield
 
 
