@@ -19,10 +19,7 @@ import torch.distributed as dist
 
 from luthier.ml.training.distributed import ALONE, joined
 
-_PRELOADED = [
-    *("luthier.ml.training.loop", "luthier.ml.training.methods.lora", "luthier.testing.tiny"),
-    *("peft", "transformers.models.auto.modeling_auto", "transformers.models.llama.modeling_llama"),
-]
+_PRELOADED = ["luthier.ml.training.loop", "luthier.testing.tiny"]
 
 
 @dataclass(frozen=True, slots=True)
