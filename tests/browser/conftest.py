@@ -47,15 +47,12 @@ def chromium() -> Iterator[Browser]:
 
 @pytest.fixture
 def make_page(chromium: Browser) -> Iterator[Callable[..., Page]]:
-    """Makes a page of its own browser context; the test fails where a page writes an error into its console.
-
-    Nothing moves on it: a mark that pulses while a test waits would be drawn sixty times a second, without a GPU.
-    """
+    """Makes a page of its own browser context; the test fails where a page writes an error into its console."""
     contexts: list[BrowserContext] = []
     errors: list[str] = []
 
     def make(**options: Any) -> Page:
-        context = chromium.new_context(**({"viewport": WIDE, "reduced_motion": "reduce"} | options))
+        context = chromium.new_context(**({"viewport": WIDE} | options))
         context.set_default_timeout(_PATIENCE_MS)
         contexts.append(context)
         page = context.new_page()
