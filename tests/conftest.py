@@ -6,6 +6,7 @@ import contextlib
 import functools
 import gc
 import os
+import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
@@ -17,7 +18,7 @@ from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from argon2 import PasswordHasher
-    from sqlalchemy.engine import URL
+    from sqlalchemy.engine import URL, Engine
 
     from luthier.core.cost import MachineLoad
     from luthier.ml.planning.hardware import Rates
@@ -87,25 +88,31 @@ def pytest_collection_finish() -> None:
 def quick_migration(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[URL], Backend]]:
     """A new SQLite file is a copy of one that the migrations made in this session; yields what opens databases without.
 
-    The migrations cost a tenth of a second, and most tests open a home of their own. `real_migration` undoes it for a
-    test.
+    The migrations cost a tenth of a second, and most tests open a home of their own. Statements are compiled once a
+    session, too, not once a file. `real_migration` undoes both for a test.
     """
     from luthier.platform.db import database
 
     backend_of = database._backend_of
 
     @functools.cache
-    def migrated() -> bytes:
+    def migrated() -> tuple[bytes, Engine]:
         file = tmp_path_factory.mktemp("database") / "new.db"
         made = database.Database(backend_of(database._as_url(file)))
         database.bring_up_to_date(made._backend)
         made.close()  # the last connection: what the write-ahead log holds goes into the file
-        return file.read_bytes()
+        return file.read_bytes(), made._engine
 
     def copied(url: URL) -> Backend:
-        if url.get_backend_name() == "sqlite" and url.database and url.database != ":memory:":
-            _begin_with(migrated(), Path(url.database))
-        return backend_of(url)
+        if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
+            return backend_of(url)
+        content, first = migrated()
+        _begin_with(content, Path(url.database))
+        made = backend_of(url)
+        # The cache of compiled statements is by dialect.
+        made.engine.dialect = made.engine.pool._dialect = first.dialect
+        made.engine._compiled_cache = first._compiled_cache
+        return made
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(database, "_backend_of", copied)
@@ -176,11 +183,12 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.Fixture
 def fork_server(run_folder: Path) -> Iterator[SessionForkServer]:
     """Forks programs from libraries that are loaded once a session, with the first such program."""
     from tests.fixtures import shared_answers
-    from tests.fixtures.forked_children import SessionForkServer
+    from tests.fixtures.forked_children import ADDRESS, SessionForkServer
 
     os.environ[shared_answers.FOLDER] = str(run_folder / "shared-answers")
     shared_answers.share()
     with SessionForkServer() as server:
+        os.environ[ADDRESS] = server.address
         yield server
 
 
@@ -191,6 +199,16 @@ def shared_fork_server(fork_server: SessionForkServer) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patched, fork_server.forking_children():
         patched.setattr(jobs, "_fork_server", lambda *_, **__: contextlib.nullcontext(fork_server))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_worlds(fork_server: SessionForkServer) -> Iterator[None]:
+    """Processes of `in_world` have loaded what a training needs, and their own children are forked, too."""
+    with pytest.MonkeyPatch.context() as patched:
+        # Imported by the tests that use it alone: it loads torch.
+        if (world := sys.modules.get("luthier.testing.world")) is not None:
+            patched.setattr(world, "_PRELOADED", ["tests.fixtures.preloaded_world"])
         yield
 
 

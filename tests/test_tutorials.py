@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from luthier.testing.openai_server import OpenAIServer, serving
+from tests.fixtures.forked_children import SessionForkServer
+from tests.fixtures.forked_command import shell_folder
 from tests.vacuous import nonempty
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,11 +42,12 @@ def story(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, tiny_model: Path) -> tuple[Path, dict[str, str]]:
+def workplace(tmp_path: Path, tiny_model: Path, fork_server: SessionForkServer) -> tuple[Path, dict[str, str]]:
     """A copy of the examples, and the environment of somebody who types along."""
     leave = shutil.ignore_patterns("work", "__pycache__")
     shutil.copytree(ROOT / "examples", tmp_path / "examples", ignore=leave)
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    fork_server.start()
+    path = os.pathsep.join([str(shell_folder(tmp_path)), str(Path(sys.executable).parent), os.environ["PATH"]])
     own = {"LUTHIER_HOME": str(tmp_path / "home"), "MODEL": str(tiny_model), "PATH": path, "PYTHONHASHSEED": "0"}
     return tmp_path, os.environ | own | SMALL
 

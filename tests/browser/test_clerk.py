@@ -24,6 +24,7 @@ from luthier.testing.openai_server import OpenAIServer, serving
 from luthier.testing.servers import RunningServer, running_server
 from luthier.testing.tiny import make_tiny_model
 from tests.browser.start_page import StartPage
+from tests.fixtures.forked_children import SessionForkServer
 from tests.ml.data.readers.conftest import docx_entries, pdf_bytes, write_zip
 
 from .conftest import sign_in, violations
@@ -46,15 +47,17 @@ def reply(asked: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunningServer, str]]:
+def server(
+    tmp_path_factory: pytest.TempPathFactory, fork_server: SessionForkServer
+) -> Iterator[tuple[RunningServer, str]]:
     """A server with a small base model, and a model elsewhere that writes questions; a key to sign in by."""
     folder = tmp_path_factory.mktemp("clerk")
     with Context.open(folder / "home") as context:
         pull_model(context, str(make_tiny_model(folder / "tiny")))
         key = create_key(context, "clerk", scopes=("admin",))[1]
     with serving(OpenAIServer(answer=reply)) as url:
-        environment = {"LUTHIER_TEACHER": f"{url}#writer", "LUTHIER_FORK_SERVER": "1"}
-        with running_server(folder / "home", environment=environment) as running:
+        environment = {"LUTHIER_TEACHER": f"{url}#writer"}
+        with running_server(folder / "home", environment=environment, popen=fork_server.popen_text) as running:
             yield running, key
 
 

@@ -24,6 +24,7 @@ from luthier.testing.records import (
 )
 from luthier.testing.servers import home_server, running_server
 from tests.browser.conftest import PHONE, look_often, sign_in, violations, wait_until
+from tests.fixtures.forked_children import SessionForkServer
 
 LAST_POINT = """() => {
   const canvas = document.querySelector('#run-charts .canvas');
@@ -54,10 +55,10 @@ def job(home: Context) -> Job:
 
 
 def test_curves_grow_over_a_restart_of_the_server_to_the_end(
-    home: Context, job: Job, make_page: Callable[..., Page]
+    home: Context, job: Job, make_page: Callable[..., Page], fork_server: SessionForkServer
 ) -> None:
     key, page = create_key(home, "Ada", scopes=("read", "train"))[1], look_often(make_page())
-    with running_server(home.home, num_workers=0) as server:
+    with running_server(home.home, num_workers=0, popen=fork_server.popen_text) as server:
         port = urlsplit(server.url).port
         sign_in(page, server.url, key)
         page.goto(f"{server.url}/runs/{RUN_ID}")
@@ -71,7 +72,7 @@ def test_curves_grow_over_a_restart_of_the_server_to_the_end(
     wait_until(page, lambda: "does not answer" in page.locator("[data-contact]").inner_text(), "the quiet word")
     tell(home, RUN_ID, events_of(56, 70, 100, validate_every_steps=10))
     assert port is not None
-    with running_server(home.home, num_workers=0, port=port):
+    with running_server(home.home, num_workers=0, port=port, popen=fork_server.popen_text):
         wait_until(page, lambda: page.evaluate(LAST_POINT) == {"training": 70, "validation": 70}, "what was missed")
         expect(page.locator("[data-contact]")).to_have_text("")
         tell(home, RUN_ID, events_of(71, 100, 100, validate_every_steps=10))

@@ -40,7 +40,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [WIDE, PHONE], ids=["desk", "phone"])
 def test_the_pages_break_no_rule_and_fit(
-    make_page: MakePage, served: Served, scheme: str, size: dict[str, int], tmp_path: Path
+    make_page: MakePage, served: Served, scheme: str, size: dict[str, int]
 ) -> None:
     page = make_page(viewport=size, color_scheme=scheme)
     sign_in(page, served.url, served.key)
@@ -49,7 +49,6 @@ def test_the_pages_break_no_rule_and_fit(
         if path != "/studies":
             expect(page.locator("figure.chart.live-drawn canvas")).to_have_count(3)
         assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
-        page.screenshot(path=tmp_path / f"{path.count('-')}-{scheme}-{size['width']}.png", full_page=True)
         assert violations(page) == []
 
 

@@ -14,6 +14,7 @@ from luthier.features.models.service import pull_model
 from luthier.platform.home.context import Context
 from luthier.testing.servers import RunningServer, running_server
 from luthier.testing.tiny import make_tiny_model
+from tests.fixtures.forked_children import SessionForkServer
 
 from .conftest import violations
 
@@ -82,10 +83,10 @@ def chat(page: Page, server: RunningServer, run_id: str) -> None:
     check(page)
 
 
-def test_from_upload_to_chat(tmp_path: Path, make_page: Callable[..., Page]) -> None:
+def test_from_upload_to_chat(tmp_path: Path, make_page: Callable[..., Page], fork_server: SessionForkServer) -> None:
     with Context.open(tmp_path / "home") as context:
         pull_model(context, str(make_tiny_model(tmp_path / "tiny")))
-    with running_server(tmp_path / "home") as server:
+    with running_server(tmp_path / "home", popen=fork_server.popen_text) as server:
         page = make_page()
         page.goto(server.link)
         page.wait_for_url(f"{server.url}/")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from tests.fixtures.forked_children import SessionForkServer
 
 from luthier.features.models.service import pull_model
 from luthier.platform.auth.service import create_key
@@ -19,7 +20,9 @@ VERSIONS: Final = ("oldest", "newest")
 
 
 @pytest.fixture(scope="session")
-def keys_and_server(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Any]:
+def keys_and_server(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, fork_server: SessionForkServer
+) -> Iterator[Any]:
     """A server with two workers, so that the stories of both versions may go on at once."""
     home = tmp_path_factory.mktemp("compat") / "home"
     with Context.open(home) as context:
@@ -32,7 +35,6 @@ def keys_and_server(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) 
         for version in VERSIONS:
             keys[version] = create_key(context, version, scopes=("read",), requests_per_minute=1)[1]
             keys[f"crowd {version}"] = create_key(context, f"crowd {version}", scopes=("infer",))[1]
-    # With the fork server of users: each story has several jobs, which need not load their libraries again then.
-    environment = {"LUTHIER_SERVING_QUEUE_PER_KEY": "3", "LUTHIER_FORK_SERVER": "1"}
-    with running_server(home, num_workers=2, environment=environment) as server:
+    environment = {"LUTHIER_SERVING_QUEUE_PER_KEY": "3"}
+    with running_server(home, num_workers=2, environment=environment, popen=fork_server.popen_text) as server:
         yield keys, server

@@ -14,14 +14,17 @@ from pathlib import Path
 
 import psutil
 import pytest
+from tests.clock import wait_until
 from tests.fixtures import forked_children
 from tests.fixtures.forked_children import FORKED, SessionForkServer
+from tests.fixtures.forked_command import shell_folder
 from tests.vacuous import nonempty
 
 from luthier.core.child_process import process
 from luthier.core.child_process.process import ChildProcess, run_child
 from luthier.core.import_string import import_string
 from luthier.core.system.process_setup import keep_few_kernels, keep_products_exact, wait_briefly
+from luthier.testing.servers import running_server
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="fork servers are Linux's own")
 SAY = """
@@ -216,3 +219,51 @@ def _runs(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+ASKING = f"""
+import os, sys, time
+from tests.fixtures import forked_children
+from luthier.core.child_process.process import ChildProcess
+forked_children.FORKED |= {{"{CHILD}:answer"}}
+with ChildProcess("{CHILD}:answer", None) as child:
+    print(os.getpid(), child.request(1)[0], flush=True)
+    time.sleep(float(sys.argv[1]))
+"""
+
+
+def test_children_of_what_is_forked_are_forked_and_die_with_it(server: SessionForkServer) -> None:
+    with server.script(ASKING, 0) as script:
+        out, errors = script.communicate()
+        assert (script.returncode, errors) == (0, "")
+    assert not any(_runs(int(pid)) for pid in nonempty(out.split()))
+    with server.script(ASKING, 600) as script:
+        asker, child = map(int, script.stdout.readline().split())
+        assert asker == script.pid
+        assert {psutil.Process(pid).ppid() for pid in (asker, child)} == {server.pid}
+        script.kill()
+        wait_until(lambda: not _runs(child))
+    assert server.told == []
+
+
+def test_the_processes_of_a_server_are_forked_and_die_with_it(server: SessionForkServer, tmp_path: Path) -> None:
+    with running_server(tmp_path / "home", popen=server.popen_text) as running:
+        commands = {one.pid: one.cmdline() for one in psutil.Process(server.pid).children()}
+        own = [pid for pid, words in commands.items() if "luthier.server.home" in words or "worker" in words]
+        assert len(own) == 2
+        running.process.kill()
+        wait_until(lambda: not any(map(_runs, own)))
+    with running_server(tmp_path / "home", num_workers=0, popen=server.popen_text) as running:
+        assert running.key is None, "it has the one that was made before"
+        assert running.stop() == 0
+
+
+def test_a_command_that_a_shell_finds_is_forked_wherever_it_is(server: SessionForkServer, tmp_path: Path) -> None:
+    folder = shell_folder(tmp_path)
+    environment = os.environ | {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "LUTHIER_HOME": "home"}
+    script = "ODD=1 luthier runs list --json > list; luthier no-such-command 2> errors"
+    ended = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, check=False)
+    assert ended.returncode == 2
+    assert json.loads((tmp_path / "list").read_text()) == []
+    assert "no-such-command" in (tmp_path / "errors").read_text()
+    assert (tmp_path / "home").is_dir()

@@ -74,7 +74,12 @@ class RunningServer:
 
 @contextmanager
 def running_server(
-    home: Path, *, num_workers: int = 1, environment: Mapping[str, str] | None = None, port: int = 0
+    home: Path,
+    *,
+    num_workers: int = 1,
+    environment: Mapping[str, str] | None = None,
+    port: int = 0,
+    popen: Callable[..., Any] = subprocess.Popen,
 ) -> Iterator[RunningServer]:
     """Start the server of a home on the loopback; it is stopped when the block ends.
 
@@ -83,6 +88,7 @@ def running_server(
         num_workers: Worker processes.
         environment: Added to that of this process.
         port: The port; 0 takes a free one.
+        popen: Starts its process, as `subprocess.Popen` does.
 
     Raises:
         RuntimeError: It does not start; the end of the log is in the message.
@@ -90,7 +96,7 @@ def running_server(
     log = home.with_name(f"{home.name}-server.log")
     command = [sys.executable, "-m", "luthier", "up", "--port", str(port), "--workers", str(num_workers), "--json"]
     with log.open("ab") as said:
-        process = subprocess.Popen(
+        process = popen(
             [*command, "--home", str(home)],
             stdout=subprocess.PIPE,
             stderr=said,

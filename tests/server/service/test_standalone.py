@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.fixtures.forked_children import SessionForkServer
 from tests.vacuous import nonempty
 
 from luthier.core.errors import ConflictError, RequestError
@@ -107,19 +108,18 @@ def test_it_answers_for_its_models_alone_and_ends_in_good_order(tmp_path: Path, 
         assert sum(row.num_requests for row in context.usage.list("default")) >= 2
 
 
-def test_settings_of_engines_reach_the_process_that_answers(tmp_path: Path, tiny_model: Path) -> None:
+def test_settings_of_engines_reach_the_process_that_answers(
+    tmp_path: Path, tiny_model: Path, fork_server: SessionForkServer
+) -> None:
     """They are said again where an engine does not use them, so that nobody believes they hold."""
     command = [sys.executable, "-m", "luthier", "serve", str(tiny_model), "--json", "--port", "0"]
     command += ["--home", str(tmp_path / "home"), "--engine", "transformers", "--max-num-seqs", "2"]
     command += ["--speculative-config", '{"method": "ngram", "num_speculative_tokens": 4}']
     with (
         (tmp_path / "log").open("w") as log,
-        subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=log, text=True, env=os.environ | {"LUTHIER_SERVING_THREADS": "1"}
-        ) as process,
+        fork_server.popen_text(command, stderr=log, env=os.environ | {"LUTHIER_SERVING_THREADS": "1"}) as process,
     ):
         try:
-            assert process.stdout is not None
             (model,) = json.loads(process.stdout.readline())["models"].values()
             assert (model["engine"], model["reason"]) == ("transformers", "as --engine says")
             assert "ready" in json.loads(process.stdout.readline())
@@ -144,7 +144,9 @@ def adapter(tmp_path: Path, tiny_model: Path) -> Path:
     return tmp_path / "wood"
 
 
-def test_a_base_and_an_adapter_are_served_by_proved_copies(tmp_path: Path, tiny_model: Path, adapter: Path) -> None:
+def test_a_base_and_an_adapter_are_served_by_proved_copies(
+    tmp_path: Path, tiny_model: Path, adapter: Path, fork_server: SessionForkServer
+) -> None:
     pytest.importorskip("xllamacpp")
     from tests.test_tutorials import fetch_converter
 
@@ -162,16 +164,9 @@ def test_a_base_and_an_adapter_are_served_by_proved_copies(tmp_path: Path, tiny_
         command += ["--port", "0", "--home", str(home), "--engine", engine]
         with (
             (tmp_path / "log").open("a") as log,
-            subprocess.Popen(
-                command,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                env=os.environ | {"LUTHIER_SERVING_THREADS": "1"},
-            ) as process,
+            fork_server.popen_text(command, stderr=log, env=os.environ | {"LUTHIER_SERVING_THREADS": "1"}) as process,
         ):
             try:
-                assert process.stdout is not None
                 started = json.loads(process.stdout.readline())
                 assert "ready" in json.loads(process.stdout.readline())
                 assert [ask(started["url"], name)[0] for name in ("base", "wood")] == [200, 200]

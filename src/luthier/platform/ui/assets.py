@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -89,6 +90,7 @@ class Assets:
         await Response(content, headers=headers, media_type=asset.media_type)(scope, receive, send)
 
 
+@lru_cache(maxsize=128)  # a process may make the app of several homes, and compressing takes a tenth of a second
 def _asset(name: str, content: bytes) -> Asset:
     stem, _, suffix = name.rpartition(".")
     address = f"{stem}-{sha256_bytes(content)[:12]}.{suffix}"

@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlencode
 
 import pytest
 from fastapi.testclient import TestClient
+from tests.fixtures.forked_children import SessionForkServer
 
 from luthier.core.access import Caller
 from luthier.features.accounts import sign_in_pages as sign_in
@@ -133,11 +134,14 @@ def _sign_in(url: str, password: str, together: threading.Barrier) -> int:
         connection.close()
 
 
-def test_sixty_at_once_all_end_and_the_right_ones_are_in(tmp_path: Path) -> None:
+def test_sixty_at_once_all_end_and_the_right_ones_are_in(tmp_path: Path, fork_server: SessionForkServer) -> None:
     with Context.open(tmp_path / "home") as home:
         add_member(home, Caller(), "Ada", PASSWORD, "viewer")
     wrong = [f"wrong password {number}" for number in range(sign_in.FAILURES_PER_MINUTE)]
-    with running_server(tmp_path / "home", num_workers=0) as server, ThreadPoolExecutor(60) as pool:
+    with (
+        running_server(tmp_path / "home", num_workers=0, popen=fork_server.popen_text) as server,
+        ThreadPoolExecutor(60) as pool,
+    ):
         together = threading.Barrier(60)
         passwords = [password for group in zip(*[iter([PASSWORD] * 50)] * 5, wrong, strict=True) for password in group]
         ends = list(pool.map(lambda password: _sign_in(server.url, password, together), passwords))

