@@ -92,7 +92,7 @@ def test_a_response_has_the_thought_as_an_item_before_the_message(client: openai
     final = events[-1].response
     assert (final.output[0].summary[0].text, final.output_text) == (THOUGHT, ANSWER)
     cut = client.responses.create(**wishes, max_output_tokens=6)
-    assert [(item.type, item.status) for item in cut.output] == [("reasoning", "incomplete")]
+    assert (cut.status, cut.output_text, {item.status for item in cut.output}) == ("incomplete", "", {"incomplete"})
     for earlier in (found.output, final.output):
         again = [{"role": "user", "content": "Which wood?"}, *earlier, {"role": "user", "content": "Hi"}]
         assert client.responses.create(**wishes | {"input": again}, max_output_tokens=4).usage.output_tokens > 0
