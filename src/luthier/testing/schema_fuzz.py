@@ -210,7 +210,7 @@ def _stored_response(context: Context) -> str:
 
     item = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "a"}]}
     made = {"id": "resp_fuzz", "object": "response", "created_at": 1, "status": "completed", "model": "tiny"}
-    answer = {"output": [], "usage": {}, "metadata": {}}
+    answer: dict[str, Any] = {"output": [], "usage": {}, "metadata": {}}
     document = {"parameters": {"model": "tiny"}, "input": [item], "response": made | answer}
     one = StoredResponse(
         response_id="resp_fuzz",

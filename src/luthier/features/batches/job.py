@@ -31,7 +31,7 @@ from luthier.core.ids import sha256_bytes
 from luthier.core.json_limits import fault_of_text, json_utf8
 from luthier.features.batches.records import Batch, BatchFault, BatchStatus, Line
 from luthier.features.batches.service import CALLER
-from luthier.features.serving.api.offline import answer_offline, tokens_of, use_own_engine
+from luthier.features.serving.api.offline import answer_offline, preload, tokens_of, use_own_engine
 from luthier.platform.auth.access_check import AccessCheck
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
@@ -175,6 +175,9 @@ def _checked(path: Path) -> _Checked:
 
 def _answer_all(context: Context, job: Job, one: Batch, path: Path, written: _Files) -> None:
     caller = Caller(project_id=job.project_id, scopes=("infer",), **job.document[CALLER])
+    access = AccessCheck(context, caller, "infer")
+    access.require()
+    preload(context, caller, one.endpoint, one.model)
     done = written.read()
     context.batches.change(one.batch_id, done.values())
     task = context.progress.task("Answering", one.num_total, "requests", len(done.keys))
@@ -203,7 +206,6 @@ def _answer_all(context: Context, job: Job, one: Batch, path: Path, written: _Fi
                 do="see the log of the job's last attempt: memory may be too small for the model",
             )
 
-    access = AccessCheck(context, caller, "infer")
     stopped = _stopped(context, one.batch_id, done)
     try:
         with task:

@@ -6,6 +6,7 @@ priority; it ends with the job.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import time
 from collections.abc import Mapping
@@ -82,6 +83,19 @@ def use_own_engine(context: Context) -> None:
     # The limits of the queue are for callers that can ask again; a job bounds by itself how much it asks at once.
     settings = context.settings.model_copy(update={"serving_queue": _QUEUE, "serving_queue_per_key": _QUEUE})
     context.__dict__.setdefault("inference_client", InferenceClient(settings, has_session=False))
+
+
+def preload(context: Context, caller: Caller, endpoint: Endpoint, model: str | None) -> None:
+    """Load the model of a job while the job still reads what earlier attempts have done.
+
+    A model that is not there is reported by the requests that name it.
+    """
+    if model is None:
+        return
+    with contextlib.suppress(LuthierError):
+        served = route(context, caller, model).served
+        picked = served.for_vectors if endpoint == "/v1/embeddings" else served
+        context.inference_client.preload(serving.as_loaded(picked))
 
 
 def parsed(endpoint: Endpoint, body: Mapping[str, Any]) -> BaseModel:
