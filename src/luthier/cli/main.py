@@ -25,6 +25,7 @@ from luthier.features.accounts import members_cli as users
 from luthier.features.accounts import projects_cli as projects
 from luthier.features.assessments import report_cli as report
 from luthier.features.audit_log import cli as audit_log
+from luthier.features.batches import cli as batches
 from luthier.features.datasets import cli as data
 from luthier.features.deployments import cli as canary
 from luthier.features.deployments import cli as deploy
@@ -196,6 +197,7 @@ def _add_groups(app: typer.Typer) -> None:
         ("models", models.COMMANDS, "List, fetch, show, check and remove base models."),
         ("data", data.COMMANDS | lineage.DATA_COMMANDS, "Make rows of documents; audit, repair, split, remove rows."),
         ("evals", evals.COMMANDS, "Turn evals of OpenAI's API into suites."),
+        ("batches", batches.COMMANDS, "List, show and cancel batches of requests."),
         ("judge", judge.COMMANDS, "Calibrate a model that judges against people's ratings."),
         (
             "human-eval",

@@ -71,6 +71,8 @@ class TextRequest(FrozenModel):
             it.
         max_thinking_tokens: of a thought, as `core.ports.Prompt` has it; 0: it counts among `max_new_tokens`.
         returns_token_ids: whether `Ended` holds the ids of all new tokens; engines outside of this project give none.
+        drops_oldest: whether the oldest turns of a conversation that is too long are left out, instead of refusing it.
+        num_dropped: messages that an engine has left out of it already.
     """
 
     conversation: Conversation | None = None
@@ -91,6 +93,8 @@ class TextRequest(FrozenModel):
     reasoning_effort: str | None = None
     max_thinking_tokens: int | None = Field(default=0, ge=0)
     returns_token_ids: bool = False
+    drops_oldest: bool = False
+    num_dropped: int = 0
 
     @property
     def tools(self) -> tuple[dict[str, Any], ...]:
@@ -314,10 +318,12 @@ class Started(FrozenModel):
     Attributes:
         kind: names the event.
         num_prompt_tokens: tokens of the prompt; 0 where the engine learns it only at the end.
+        num_dropped: messages that were left out, since the conversation was too long.
     """
 
     kind: Literal["started"] = "started"
     num_prompt_tokens: int
+    num_dropped: int = 0
 
 
 class CallPiece(FrozenModel):

@@ -37,8 +37,11 @@ from luthier.features.planning import api as plans
 from luthier.features.runs import api as runs
 from luthier.features.runs.service import sweep_removed
 from luthier.features.serving.api import chat, checkpoints, completions, graders, models, pooling, stored
+from luthier.features.serving.api.responses import api as responses
+from luthier.features.serving.api.responses import stored as responses_stored
 from luthier.features.traffic.files import sweep as sweep_traffic
 from luthier.features.traffic.stored_completions import sweep_stored_completions
+from luthier.features.traffic.stored_responses import sweep_stored_responses
 from luthier.features.usage import api as usage
 from luthier.features.webhooks import api as webhooks
 from luthier.features.workflows import api as workflows
@@ -90,7 +93,14 @@ async def _sweep(context: Context, every_seconds: float) -> None:
             log.exception("clearing away what has expired has to wait: an error of our own")
             continue
         # Each on its own: one that fails must not keep the others from their work.
-        for sweep in (sweep_files, sweep_traffic, sweep_stored_completions, sweep_removed, remove_abandoned):
+        for sweep in (
+            sweep_files,
+            sweep_traffic,
+            sweep_stored_completions,
+            sweep_stored_responses,
+            sweep_removed,
+            remove_abandoned,
+        ):
             try:
                 await run_in_threadpool(sweep, context)
             except (LuthierError, OSError) as error:  # the next one may find the store or the database again
@@ -140,6 +150,7 @@ _OF_A_HOME: tuple[APIRouter, ...] = (
     checkpoints.router,
     graders.router,
     stored.router,
+    responses_stored.router,
     evals.router,
     batches.router,
 )
@@ -148,6 +159,7 @@ _ALWAYS: tuple[APIRouter, ...] = (
     metrics.router,
     models.router,
     chat.router,
+    responses.router,
     completions.router,
     pooling.router,
 )

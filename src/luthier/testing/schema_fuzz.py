@@ -12,7 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from luthier.platform.home.context import Context
 
 _MOST_FAILURES = 20
 
@@ -188,6 +191,7 @@ def small_world(folder: Path) -> Iterator[SmallWorld]:
             size = {"filename": "a.jsonl", "purpose": "fine-tune", "bytes": 10, "mime_type": "application/jsonl"}
             upload = _ok(client.post("/v1/uploads", json=size))
             _ok(client.post("/api/v1/deployments", json={"name": "named", "target": "tiny"}))
+            response = _stored_response(context)
             known = {
                 "file_id": [file["id"]],
                 "fine_tuning_job_id": jobs,
@@ -195,8 +199,29 @@ def small_world(folder: Path) -> Iterator[SmallWorld]:
                 "upload_id": [upload["id"]],
                 "model": ["tiny"],
                 "name": ["named"],
+                "response_id": [response],
             }
         yield SmallWorld(app, headers, known)
+
+
+def _stored_response(context: Context) -> str:
+    """A response as if a model had answered: none is loaded for this world."""
+    from luthier.features.traffic.stored_responses import StoredResponse
+
+    item = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "a"}]}
+    made = {"id": "resp_fuzz", "object": "response", "created_at": 1, "status": "completed", "model": "tiny"}
+    answer: dict[str, Any] = {"output": [], "usage": {}, "metadata": {}}
+    document = {"parameters": {"model": "tiny"}, "input": [item], "response": made | answer}
+    one = StoredResponse(
+        response_id="resp_fuzz",
+        project_id="default",
+        model="tiny",
+        user_digest="",
+        earlier_ids=(),
+        labels={},
+        document=document,
+    )
+    return context.stored_responses.add(one).response_id
 
 
 def _ok(response: Any) -> Any:

@@ -134,11 +134,9 @@ def batch_object(view: BatchView) -> BatchObject:
     """A batch as the wire has it."""
     one, job = view.batch, view.job
     status = view.status
-    faults = [BatchErrorObject(**fault.model_dump()) for fault in one.faults]
-    if not faults and job.error is not None and status == "failed":
-        error = job.error
-        message = error.get("message") or f"{error['came']}; expected: {error['expected']}; what to do: {error['do']}"
-        faults = [BatchErrorObject(code="batch_failed", message=message, line=None, param=None)]
+    fault = batches.fault_of(view)
+    found = one.faults or (() if fault is None else (fault,))
+    faults = [BatchErrorObject(**fault.model_dump()) for fault in found]
     ended = job.finished_at
     return BatchObject(
         id=one.batch_id,

@@ -20,12 +20,19 @@ from typing import Any, BinaryIO, Final
 from pydantic import ValidationError
 
 from luthier.core.access import Caller
-from luthier.core.errors import StorageFullError, UnreachableError, WorkError, library_words_hidden
+from luthier.core.errors import (
+    NotAllowedError,
+    StorageFullError,
+    UnreachableError,
+    WorkError,
+    library_words_hidden,
+)
 from luthier.core.ids import sha256_bytes
 from luthier.core.json_limits import fault_of_text, json_utf8
 from luthier.features.batches.records import Batch, BatchFault, BatchStatus, Line
 from luthier.features.batches.service import CALLER
-from luthier.features.serving.api.offline import answer_offline, use_own_engine
+from luthier.features.serving.api.offline import answer_offline, preload, tokens_of, use_own_engine
+from luthier.platform.auth.access_check import AccessCheck
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.attempt import JobProgress, exit_on_sigterm, own_copy, report_step
@@ -112,6 +119,8 @@ def carry_out(context: Context, job: Job) -> Outcome:
                     _answer_all(context, job, one, path, written)
                 except (StorageFullError, UnreachableError):
                     raise  # no fault of the batch: it is tried again
+                except NotAllowedError as error:
+                    return _refuse(context, job, one, written, error)
                 except WorkError:
                     # The job fails, and with it the batch: not what was answered before.
                     context.batches.change(one.batch_id, written.read().values())
@@ -119,6 +128,15 @@ def carry_out(context: Context, job: Job) -> Outcome:
                     raise
         _finish(context, job, context.batches.of_job(job.job_id))
     return Outcome(status="succeeded")
+
+
+def _refuse(context: Context, job: Job, one: Batch, written: _Files, error: NotAllowedError) -> Outcome:
+    """End a batch whose key was revoked; what was answered before becomes its files."""
+    message = f"{error.came}; expected: {error.expected}; what to do: {error.do}"
+    fault = BatchFault(code="access_revoked", message=message)
+    context.batches.change(one.batch_id, written.read().values() | {"faults": (fault,)})
+    _finish(context, job, context.batches.of_job(job.job_id), has_failed=True)
+    return Outcome(status="failed", error=error.as_json())
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,12 +175,16 @@ def _checked(path: Path) -> _Checked:
 
 def _answer_all(context: Context, job: Job, one: Batch, path: Path, written: _Files) -> None:
     caller = Caller(project_id=job.project_id, scopes=("infer",), **job.document[CALLER])
+    access = AccessCheck(context, caller, "infer")
+    access.require()
+    preload(context, caller, one.endpoint, one.model)
     done = written.read()
     context.batches.change(one.batch_id, done.values())
     task = context.progress.task("Answering", one.num_total, "requests", len(done.keys))
     pool = ThreadPoolExecutor(NUM_AT_ONCE, thread_name_prefix="batch")
     running: set[Future[_Written]] = set()
     looked, num_lost = time.monotonic(), 0
+    refused: NotAllowedError | None = None
 
     def keep_ready() -> None:
         """Wait for an answer, and store all that are ready."""
@@ -197,9 +219,16 @@ def _answer_all(context: Context, job: Job, one: Batch, path: Path, written: _Fi
                         stopped = _stopped(context, one.batch_id, done)
                 if stopped is not None:
                     break
+                try:
+                    access.require()
+                except NotAllowedError as error:
+                    refused = error  # what is under way is kept
+                    break
                 running.add(pool.submit(_answered, context, caller, one, number, line))
             while running:
                 keep_ready()
+        if refused is not None:
+            raise refused
     finally:
         # After an error or a signal nothing is waited for: threads in the middle of an answer end with the engine.
         pool.shutdown(wait=not running, cancel_futures=True)
@@ -330,10 +359,8 @@ class _Files:
 
 def _written_line(is_ok: bool, line: bytes, document: dict[str, Any]) -> _Written:
     custom_id, number = document.get("custom_id"), (document.get("error") or {}).get("line") or 0
-    usage = ((document.get("response") or {}).get("body") or {}).get("usage") or {}
-    return _Written(
-        _key(custom_id, number), is_ok, line, usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)
-    )
+    num_prompt, num_new = tokens_of((document.get("response") or {}).get("body") or {})
+    return _Written(_key(custom_id, number), is_ok, line, num_prompt, num_new)
 
 
 def _cut_partial_line(path: Path) -> None:

@@ -115,6 +115,11 @@ class Batch(FrozenModel):
         """Whether nothing more happens to it."""
         return self.status in ENDED
 
+    @property
+    def num_done(self) -> int:
+        """Requests that were answered, or have failed."""
+        return self.num_completed + self.num_failed
+
 
 class Line(FrozenModel):
     """A line of the input file: one request."""

@@ -8,7 +8,7 @@ from typing import Final
 from luthier.core.access import Caller
 from luthier.core.errors import NotFoundError, UnsupportedError
 from luthier.core.ids import new_id
-from luthier.features.batches.records import Batch, BatchRequest
+from luthier.features.batches.records import Batch, BatchFault, BatchRequest
 from luthier.features.batches.store import BatchView
 from luthier.platform.audit_log.service import record
 from luthier.platform.files import service as files
@@ -70,6 +70,17 @@ def cancel(context: Context, caller: Caller, batch_id: str) -> BatchView:
             context.jobs.ask(view.job.job_id, "cancel")
         record(context, caller, "batch.cancelled", batch_id)
     return context.batches.get(caller.project_id, batch_id)
+
+
+def fault_of(view: BatchView) -> BatchFault | None:
+    """Why a batch has failed as a whole, the first reason; None where it has not."""
+    if view.batch.faults:
+        return view.batch.faults[0]
+    error = view.job.error
+    if error is None or view.status != "failed":
+        return None
+    message = error.get("message") or f"{error['came']}; expected: {error['expected']}; what to do: {error['do']}"
+    return BatchFault(code="batch_failed", message=message)
 
 
 def _input_file(context: Context, caller: Caller, file_id: str) -> StoredFile:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from sqlalchemy import RowMapping, select
 
 from luthier.core.errors import ConflictError, RequestError
-from luthier.features.batches.records import Batch, BatchStatus
+from luthier.features.batches.records import ENDED, Batch, BatchStatus
 from luthier.platform.db.store import Missing, RecordTable, Store
 from luthier.platform.db.tables import batches, jobs
 from luthier.platform.jobs.records import Job
@@ -43,6 +43,11 @@ class BatchView:
             return self.batch.status
         # A job that crashed again and again, or that the operator has cancelled, cannot write it down itself.
         return {"failed": "failed", "cancelled": "cancelled"}.get(self.job.status, self.batch.status)  # type: ignore[return-value]
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more happens to it."""
+        return self.status in ENDED
 
 
 class BatchStore(Store):

@@ -31,9 +31,11 @@ from luthier.features.evals_api.records import (
     ResponsesSource,
     SourceRow,
     StoredCompletions,
+    StoredResponses,
     Template,
 )
 from luthier.features.traffic.stored_completions import StoredCompletion, matching
+from luthier.features.traffic.stored_responses import StoredResponse, matching_responses
 from luthier.ml.evaluation.graders import filled, item_fields, value_at
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.attempt import own_copy
@@ -134,6 +136,8 @@ def _source_rows(context: Context, job: Job, run: EvalRun) -> Iterator[SourceRow
         yield from source.content
     elif isinstance(source, FileId):
         yield from _of_file(own_copy(context, job, source.id, "items"))
+    elif isinstance(source, StoredResponses):
+        yield from _of_responses(context, run, source)
     else:
         assert isinstance(source, StoredCompletions)
         yield from _of_completions(context, run, source)
@@ -190,6 +194,69 @@ def row_of_completion(one: StoredCompletion) -> SourceRow:
     choices = [choice["message"] for choice in response["choices"]]
     item = {"id": one.completion_id, "input": request["messages"], "output": choices, "metadata": one.labels}
     return SourceRow(item=item | {"model": one.model, "tools": request.get("tools") or []}, sample=response)
+
+
+def _of_responses(context: Context, run: EvalRun, source: StoredResponses) -> Iterator[SourceRow]:
+    exact = {"temperature": source.temperature, "top_p": source.top_p}
+    exact = {name: value for name, value in exact.items() if value is not None}
+
+    def fits(one: StoredResponse) -> bool:
+        parameters, response = one.document["parameters"], one.document["response"]
+        words, effort = source.instructions_search, source.reasoning_effort
+        names = {tool["name"] for tool in parameters.get("tools") or ()}
+        return (
+            (words is None or words.lower() in (parameters.get("instructions") or "").lower())
+            and (effort is None or effort == (response.get("reasoning") or {}).get("effort"))
+            and set(source.tools or ()) <= names
+            and all(response.get(name) == value for name, value in exact.items())
+        )
+
+    found = matching_responses(
+        context,
+        run.project_id,
+        metadata=source.metadata or {},
+        model=source.model,
+        since=source.created_after,
+        until=source.created_before,
+        users=source.users,
+        fits=fits,
+    )
+    yield from map(row_of_response, found)
+
+
+def row_of_response(one: StoredResponse) -> SourceRow:
+    """A stored response as a row: as a stored chat completion, with the messages of its own request."""
+    parameters, response = one.document["parameters"], one.document["response"]
+    instructions = parameters.get("instructions")
+    messages = [{"role": "system", "content": instructions}] if instructions else []
+    messages += [_chat_turn(item) for item in one.document["input"] if item["type"] != "reasoning"]
+    calls = [_chat_call(item) for item in response["output"] if item["type"] == "function_call"]
+    written = [item for item in response["output"] if item["type"] == "message"]
+    text = "".join(_text_of(item["content"]) for item in written)
+    message = {"role": "assistant", "content": text} | ({"tool_calls": calls} if calls else {})
+    reason = "length" if response["status"] == "incomplete" else "tool_calls" if calls else "stop"
+    item = {"id": one.response_id, "input": messages, "output": [message], "metadata": one.labels, "model": one.model}
+    sample = {"id": one.response_id, "model": one.model, "output_text": text, "output_tools": calls}
+    num_prompt, num_new = response["usage"]["input_tokens"], response["usage"]["output_tokens"]
+    usage = {"prompt_tokens": num_prompt, "completion_tokens": num_new, "total_tokens": num_prompt + num_new}
+    choices = [{"index": 0, "message": message, "finish_reason": reason}]
+    return SourceRow(
+        item=item | {"tools": parameters.get("tools") or []}, sample=sample | {"choices": choices, "usage": usage}
+    )
+
+
+def _chat_turn(item: Mapping[str, Any]) -> dict[str, Any]:
+    """An item of a request as a message of a chat completion."""
+    if item["type"] == "function_call":
+        return {"role": "assistant", "content": None, "tool_calls": [_chat_call(item)]}
+    if item["type"] == "function_call_output":
+        return {"role": "tool", "tool_call_id": item["call_id"], "content": _text_of(item["output"])}
+    return {"role": item["role"], "content": _text_of(item["content"])}
+
+
+def _chat_call(item: Mapping[str, Any]) -> dict[str, Any]:
+    function = {"name": item["name"], "arguments": item["arguments"]}
+    return {"id": item["call_id"], "type": "function", "function": function}
 
 
 def _checked(one: Eval, run: EvalRun, rows: Iterator[SourceRow | str]) -> Iterator[SourceRow]:

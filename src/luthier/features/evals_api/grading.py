@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from luthier.core.access import Caller
-from luthier.core.errors import LuthierError, RequestError, WorkError
+from luthier.core.errors import LuthierError, NotAllowedError, RequestError, WorkError
 from luthier.core.ids import sha256_bytes
 from luthier.features.evals_api.data import chat_parameters, messages_of, sample_fields
 from luthier.features.evals_api.records import (
@@ -250,4 +250,6 @@ def error_of(error: LuthierError) -> str:
     """OpenAI's code for what ended a run."""
     if isinstance(error, GraderStuckError):
         return "grader_timeout"
+    if isinstance(error, NotAllowedError):
+        return "access_revoked"
     return "invalid_data_source" if isinstance(error, RequestError) else "run_failed"

@@ -13,7 +13,9 @@ from luthier.features.evals_api.grading import GradedItem, Grading, error_of
 from luthier.features.evals_api.records import Eval, EvalRun, ModelUsage, RunTotals
 from luthier.features.evals_api.report import keep_report
 from luthier.features.evals_api.service import CALLER
+from luthier.features.serving import graders
 from luthier.features.serving.api.offline import use_own_engine
+from luthier.platform.auth.access_check import AccessCheck
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import home_paths, redact_paths
 from luthier.platform.jobs.attempt import JobProgress, exit_on_sigterm, report_step
@@ -53,11 +55,14 @@ def caller_of(job: Job) -> Caller:
 
 
 def _grade_all(context: Context, job: Job, one: Eval, run: EvalRun, rows: Rows) -> None:
+    asks = bool(run.model) or any(graders.uses_model(grader) for grader in one.testing_criteria)
     totals = _begun(context, one, run, rows)
     task = context.progress.task("Grading", rows.num_rows, "items", totals.num_done)
+    caller = caller_of(job)
+    access = AccessCheck(context, caller, "infer")
     pool = ThreadPoolExecutor(NUM_AT_ONCE, thread_name_prefix="grading")
     window: deque[Future[GradedItem]] = deque()
-    with Grading(context, caller_of(job), one, run) as grading, task:
+    with Grading(context, caller, one, run) as grading, task:
 
         def keep_first() -> RunTotals:
             """Store the first item, and all behind it that are done as well."""
@@ -74,6 +79,9 @@ def _grade_all(context: Context, job: Job, one: Eval, run: EvalRun, rows: Rows) 
 
         try:
             for position, row in rows.read(totals.num_done):
+                # Items that were graded before stay; those that are under way are left.
+                if asks:
+                    access.require()
                 window.append(pool.submit(grading.item, position, row))
                 if len(window) >= _WINDOW:
                     totals = keep_first()

@@ -31,11 +31,11 @@ class CustomConfig(FrozenModel):
 
 
 class LogsConfig(FrozenModel):
-    """Stored chat completions; `stored_completions` is the older name of the same.
+    """Stored chat completions or responses; `stored_completions` is the older name of the same.
 
     Attributes:
         type: names the form.
-        metadata: only completions that have all of these.
+        metadata: only completions and responses that have all of these.
     """
 
     type: Literal["logs", "stored_completions"]
@@ -163,6 +163,36 @@ class StoredCompletions(FrozenModel):
     model: _Model | None = None
 
 
+class StoredResponses(FrozenModel):
+    """Stored answers of the Responses API; all conditions that are given hold.
+
+    Attributes:
+        type: names the source.
+        created_after: seconds since 1970, included.
+        created_before: seconds since 1970, included.
+        metadata: only responses that have all of these.
+        model: only answers of this model.
+        instructions_search: only responses whose instructions contain this, whatever its case.
+        reasoning_effort: only responses that were created with it.
+        temperature: only responses that were created with it.
+        top_p: only responses that were created with it.
+        tools: only responses that were created with all of these functions.
+        users: only answers to one of these end users.
+    """
+
+    type: Literal["responses"]
+    created_after: Annotated[int, Field(ge=0, lt=2**53)] | None = None
+    created_before: Annotated[int, Field(ge=0, lt=2**53)] | None = None
+    metadata: Metadata | None = None
+    model: _Model | None = None
+    instructions_search: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
+    reasoning_effort: Annotated[str, Field(max_length=20)] | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    tools: Annotated[tuple[str, ...], Field(max_length=128)] | None = None
+    users: Annotated[tuple[str, ...], Field(max_length=100)] | None = None
+
+
 class TemplatePart(FrozenModel):
     """A part of a message; texts alone are supported."""
 
@@ -245,7 +275,7 @@ class ResponsesSource(FrozenModel):
     """
 
     type: Literal["responses"]
-    source: Annotated[FileContent | FileId, Field(discriminator="type")]
+    source: Annotated[FileContent | FileId | StoredResponses, Field(discriminator="type")]
     input_messages: InputMessages | None = None
     model: _Model | None = None
     sampling_params: dict[str, Any] | None = None

@@ -27,6 +27,7 @@ from luthier.features.evals_api.records import (
     ResponsesSource,
     RunRequest,
     StoredCompletions,
+    StoredResponses,
     missing_threshold,
 )
 from luthier.features.evals_api.store import Order, RunStatus, RunView
@@ -277,12 +278,13 @@ def _looks_at_sample(text: str) -> bool:
 def _check_source(context: Context, caller: Caller, one: Eval, request: RunRequest) -> None:
     source = request.data_source
     rows = source.source
-    is_stored, has_logs = isinstance(rows, StoredCompletions), isinstance(one.data_source_config, LogsConfig)
+    is_stored = isinstance(rows, StoredCompletions | StoredResponses)
+    has_logs = isinstance(one.data_source_config, LogsConfig)
     if is_stored != has_logs:
         kind = one.data_source_config.type
         raise UnsupportedError(
             f"data_source.source of type {rows.type} for an eval whose data_source_config is {kind}",
-            expected="stored_completions for logs and stored_completions, file_id or file_content for custom",
+            expected="stored_completions or responses for logs, file_id or file_content for custom",
             do="name another source, or make an eval with another data_source_config",
             code="invalid_value",
             param="data_source.source.type",

@@ -266,6 +266,19 @@ class InferenceClient:
                 raise
             return cancel
 
+    def preload(self, model: Served) -> None:
+        """Start the process and load a model, so that neither is waited for by the first request.
+
+        Args:
+            model: The model to load, as of `ask`.
+        """
+        with self._lock:
+            if self._is_closed:
+                return
+            if self._child is None or self._child.has_ended:
+                self._child = _Child(self._settings, self._balance, has_session=self._has_session)
+            self._child.load(model, 0)
+
     @property
     def pid(self) -> int | None:
         """The engine process; None if there is none at the moment."""

@@ -98,6 +98,7 @@ class Answer:
         routed: The target, if known, for usage accounting.
         num_refused_tokens: Tokens of prompts that were rejected for their length.
         num_contexts: The same in multiples of the model's context, rounded up.
+        num_dropped: Messages that were left out of a conversation that was too long, where the request allows it.
     """
 
     choices: list[Choice]
@@ -108,12 +109,14 @@ class Answer:
     routed: Routed | None = None
     num_refused_tokens: int = 0
     num_contexts: int = 0
+    num_dropped: int = 0
 
     def hear(self, event: Event) -> None:
         """Apply one event."""
         if isinstance(event, Started):
             self.num_started += 1
             self.num_prompt_tokens += event.num_prompt_tokens
+            self.num_dropped += event.num_dropped
         elif isinstance(event, Failed):
             # The first failure is reported: later ones are often its consequences.
             self.error = self.error or error_from(event.error)

@@ -122,6 +122,8 @@ def forget_user(
     words = f"deleted: {found.num_exchanges:,} exchange{'' if found.num_exchanges == 1 else 's'}"
     if found.num_stored_completions:
         words += f", {found.num_stored_completions:,} stored chat completions"
+    if found.num_stored_responses:
+        words += f", {found.num_stored_responses:,} stored responses"
     if found.unreadable:
         words += f"; {len(found.unreadable)} files could not be looked into: {', '.join(found.unreadable)}"
     # A script that must prove a deletion has to notice that something may be left.

@@ -41,10 +41,12 @@ class Forgotten(FrozenModel):
     """What was deleted of a user. unreadable: files that could not be looked into: damaged, or on another machine.
 
     num_stored_completions: chat completions that a client had stored, which are counted apart.
+    num_stored_responses: the same of responses.
     """
 
     num_exchanges: int
     num_stored_completions: int = 0
+    num_stored_responses: int = 0
     unreadable: tuple[str, ...] = ()
 
 
@@ -286,9 +288,12 @@ def _forget(context: Context, caller: Caller, digest: str) -> Forgotten:
     with context.database.transaction():
         context.traffic.forget(project_id, ids, removed, added)
         if digest:
-            num_stored = context.stored_completions.forget(project_id, digest)
-            found = found.model_copy(update={"num_stored_completions": num_stored})
-            document["num_stored_completions"] = num_stored
+            stored = {
+                "num_stored_completions": context.stored_completions.forget(project_id, digest),
+                "num_stored_responses": context.stored_responses.forget(project_id, digest),
+            }
+            found = found.model_copy(update=stored)
+            document |= stored
         record(context, caller, "traffic.user_forgotten", project_id, document)
     _unlink(context, removed)
     if digest:

@@ -79,6 +79,8 @@ def forget(
         words = f"Deleted: {found.num_exchanges:,} exchange{'' if found.num_exchanges == 1 else 's'}."
         if found.num_stored_completions:
             words += f" {found.num_stored_completions:,} stored chat completions as well."
+        if found.num_stored_responses:
+            words += f" {found.num_stored_responses:,} stored responses as well."
         if found.unreadable:
             words += f" {len(found.unreadable)} files could not be looked into; the server's log names them."
         return Led(_ADDRESS, words)

@@ -149,6 +149,8 @@ def _what(job: Job) -> list[tuple[str, str]]:
     if job.kind == "evaluation":
         asked = job.document["evaluation"]
         return [("judges", str(asked["candidate"])), ("by", str(asked["label"])), ("result", str(asked["result_id"]))]
+    if job.kind == "batch":
+        return [("answers", str(job.document["batch_id"]))]
     if job.kind == "import":
         asked = job.document["import"]
         return [("imports", f"{len(asked['files']):,} files"), ("dataset", str(asked["name"] or asked["dataset_id"]))]

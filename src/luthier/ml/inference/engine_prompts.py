@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from luthier.core.conversation import AS_THEY_ARE, Conversation, Message, OptedTurns
 from luthier.core.dataset import Example
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 _START, _END = TAGS[0]
 _WRITING = ThoughtWriting("content", f"{_START}\n", f"\n{_END}\n\n")
 _SYSTEM = ("system", "developer")
+_Prepared = TypeVar("_Prepared")
+_LEAST_ROOM_TOKENS: Final = 256
+"""Room for an answer that a conversation is shortened for, where the request may have so many."""
 
 
 def text_of(template: ChatTemplate) -> str:
@@ -233,3 +236,55 @@ def overlong(num_tokens: int, context_tokens: int, about: str = "") -> OverlongE
         num_tokens=num_tokens,
         most_tokens=context_tokens,
     )
+
+
+def fitted(
+    request: TextRequest, prepare: Callable[[TextRequest], _Prepared], room_of: Callable[[_Prepared], int]
+) -> _Prepared:
+    """The prepared request; with `drops_oldest`, of as much of the conversation as leaves room for an answer.
+
+    A turn is left out from a user's message up to the next one, so that calls of tools stay with their results. System
+    messages and the last turn stay.
+
+    Args:
+        request: from a client.
+        prepare: makes tokens of it.
+        room_of: new tokens that a prepared request may have.
+
+    Raises:
+        OverlongError: not even the last turn leaves room, or nothing may be left out.
+        LuthierError: as `prepare`.
+    """
+    if not request.drops_oldest or request.conversation is None:
+        return prepare(request)
+    wanted = min(request.max_new_tokens, _LEAST_ROOM_TOKENS)
+    candidates = [request, *_shortened(request, request.conversation)]
+    made: _Prepared | None = None
+    # The longest that fits, by bisection: each try writes and tokenises the conversation.
+    low, high = 0, len(candidates)
+    middle = 0
+    while low < high:
+        try:
+            found = prepare(candidates[middle])
+        except OverlongError:
+            low = middle + 1
+        else:
+            if room_of(found) >= wanted or middle == len(candidates) - 1:
+                made, high = found, middle
+            else:
+                low = middle + 1
+        middle = (low + high) // 2
+    # Where nothing fits, the shortest has been tried last.
+    return prepare(candidates[-1]) if made is None else made
+
+
+def _shortened(request: TextRequest, conversation: Conversation) -> list[TextRequest]:
+    """The request without its oldest turns, the fewest first."""
+    found, messages = list[TextRequest](), conversation.messages
+    for place, message in enumerate(messages):
+        system = tuple(one for one in messages[:place] if one.role in _SYSTEM)
+        if message.role == "user" and len(system) < place:
+            rest = conversation.model_copy(update={"messages": (*system, *messages[place:])})
+            dropped = {"conversation": rest, "num_dropped": place - len(system)}
+            found.append(request.model_copy(update=dropped))
+    return found

@@ -17,7 +17,7 @@ from luthier.core.stream import PoolingRequest, TextRequest
 from luthier.ml.inference.answer_row import AnswerRow, CallReader, Constraint, ConstraintFactory, Sampler
 from luthier.ml.inference.batches import length_batches
 from luthier.ml.inference.decode import PREFILL_TOKENS, Prefix, Request
-from luthier.ml.inference.engine_prompts import ToolFormat, relevance_conversation, text_of
+from luthier.ml.inference.engine_prompts import ToolFormat, fitted, relevance_conversation, text_of
 from luthier.ml.inference.models.chat_template import ChatTemplate
 from luthier.ml.inference.thoughts import NO_THINKING, RequestTemplates, Thinking
 from luthier.ml.inference.tool_calls import ToolForm
@@ -87,6 +87,9 @@ class RequestPreparer:
             OverlongError: there is no room for an answer.
             TemplateError: the model's template cannot render the conversation.
         """
+        return fitted(asked, self._prepared, lambda made: made.request.max_new_tokens)
+
+    def _prepared(self, asked: TextRequest) -> Prepared:
         if wrong := next((one for one, _ in asked.sampling.logit_bias if not 0 <= one < self._num_logits), None):
             raise RequestError(
                 f"logit_bias for the token {wrong}",

@@ -303,7 +303,16 @@ class StreamingEngine:
         self._rows.update(zip(batch.rows, rows, strict=True))
         self._groups.append(_Group(batch, logits, None))
         num_hidden = self._engine.num_virtual_tokens
-        return [(one.key, Started(num_prompt_tokens=len(one.prepared.request.ids) - num_hidden)) for one in begun]
+        return [
+            (
+                one.key,
+                Started(
+                    num_prompt_tokens=len(one.prepared.request.ids) - num_hidden,
+                    num_dropped=one.prepared.asked.num_dropped,
+                ),
+            )
+            for one in begun
+        ]
 
     def _step(self) -> list[KeyedEvent]:
         """Generate one token of every answer."""

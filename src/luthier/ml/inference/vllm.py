@@ -23,7 +23,7 @@ from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import ConflictError, LuthierError, NotFoundError, RequestError, WorkError
 from luthier.core.ports import Generation, KeyedEvent, Progress, Prompt, Score, SilentProgress
 from luthier.core.stream import Decoding, EngineSettings, Failed, PoolingRequest, Served, TextRequest
-from luthier.ml.inference.engine_prompts import CallsInText, ToolFormat, checked, ids_of, text_of
+from luthier.ml.inference.engine_prompts import CallsInText, ToolFormat, checked, fitted, ids_of, text_of
 from luthier.ml.inference.engine_wrappers import generate_by_streaming
 from luthier.ml.inference.models.chat_template import ChatTemplate
 from luthier.ml.inference.models.task_head import refuse_task_model
@@ -203,6 +203,9 @@ class VllmEngine:
             TemplateError: the template cannot write the conversation.
         """
         assert isinstance(request, TextRequest)  # it does not support embeddings
+        return fitted(request, self._prepared, lambda made: made.request.max_new_tokens)
+
+    def _prepared(self, request: TextRequest) -> _Prepared:
         if request.tool_choice == "required":
             raise RequestError(
                 "tool_choice 'required' with the engine vllm",

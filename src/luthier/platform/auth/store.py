@@ -193,6 +193,12 @@ class AccessStore(Store):
             now = self._database.clock(connection)
             return KEYS.first(connection, digest=digest), now
 
+    def key_by_id(self, key_id: str) -> tuple[ApiKey | None, float]:
+        """A key by its id, also a revoked or expired one, and the database's clock, in one read."""
+        with self._database.read() as connection:
+            now = self._database.clock(connection)
+            return KEYS.first(connection, key_id=key_id), now
+
     def now(self) -> float:
         """The database's clock."""
         with self._database.read() as connection:

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from luthier.features.traffic.log import TrafficRecorder
     from luthier.features.traffic.store import TrafficStore
     from luthier.features.traffic.stored_completions import StoredCompletionStore
+    from luthier.features.traffic.stored_responses import StoredResponseStore
     from luthier.features.workflows.store import PipelineStore
     from luthier.platform.audit_log.service import AuditLogStore
     from luthier.platform.auth.invitations_store import InvitationStore
@@ -88,6 +89,7 @@ _STORES: Final[Mapping[str, str]] = {
     "idempotency": "luthier.platform.http.idempotency:IdempotencyStore",
     "traffic": "luthier.features.traffic.store:TrafficStore",
     "stored_completions": "luthier.features.traffic.stored_completions:StoredCompletionStore",
+    "stored_responses": "luthier.features.traffic.stored_responses:StoredResponseStore",
     "evals": "luthier.features.evals_api.store:EvalStore",
     "batches": "luthier.features.batches.store:BatchStore",
     "watches": "luthier.platform.db.monitor_state:WatchStore",
@@ -153,6 +155,8 @@ class Context:
     """The index of the traffic of this home."""
     stored_completions: StoredCompletionStore
     """Chat completions that clients asked to store."""
+    stored_responses: StoredResponseStore
+    """Answers of the Responses API that are stored."""
     evals: EvalStore
     """The evals of OpenAI's Evals API, with their runs and graded items."""
     batches: BatchStore

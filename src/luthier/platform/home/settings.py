@@ -48,7 +48,7 @@ class Settings(BaseSettings):
         webhooks_may_reach_private: Whether webhooks may be sent to this machine and private networks. It is never
             inferred: behind a proxy every connection is local.
         python_graders: Whether graders may be Python code of a request, which runs in a locked-down process.
-        stored_completion_days: How many days an answer to a request with `store: true` is kept.
+        stored_completion_days: How many days a stored chat completion or response is kept.
         max_request_bytes: The largest request to the server that uploads no file.
         allowed_hosts: Names, separated by blanks, that requests may give as their `Host` in addition to those of this
             machine itself; `*` for any.

@@ -44,6 +44,8 @@ PRELOADED: Final = (
     "luthier.features.training.service",
     "luthier.features.training.recipe_job",
     "luthier.features.finetuning_api.job",
+    "luthier.features.batches.job",
+    "luthier.features.evals_api.job",
     # What the functions of the modules above import when they are called.
     "luthier.ml.inference.models.sources",
     "luthier.ml.data.rows.formats",

@@ -173,6 +173,7 @@ _ROUTES: Final = {
     "uploads": _FILES,
     "deployments": _DEPLOYMENTS,
     "webhooks": ("/settings/webhooks", "Webhooks"),
+    "batches": ("/batches", "Batches"),
     "feedback": ("/review", "Review"),
 }
 """The page for the first part of an API's address; any other leads to the home page, with its navigation."""

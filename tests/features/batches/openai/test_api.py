@@ -121,6 +121,38 @@ def test_completions_and_embeddings(client: TestClient, home: Context) -> None:
     assert [one["embedding"] for one in made["response"]["body"]["data"]] == [[1.0, 0.0], [1.0, 0.0]]
 
 
+def test_responses(client: TestClient, home: Context) -> None:
+    answering(home)
+    stored = ok(client.post("/v1/responses", json={"model": "tiny", "input": "say hello"}))
+    wishes: list[dict[str, Any]] = [
+        {"input": "say one"},
+        {"input": [{"role": "user", "content": "say two"}], "previous_response_id": stored["id"]},
+        {"input": "say three", "store": True},
+        {"input": "say four", "previous_response_id": "resp_none"},
+        {"input": "say five", "tools": [{"type": "web_search"}]},
+    ]
+    lines = [
+        {"custom_id": str(n), "method": "POST", "url": "/v1/responses", "body": {"model": "tiny", **wish}}
+        for n, wish in enumerate(wishes)
+    ]
+    batch = started(client, lines, endpoint="/v1/responses")
+    worked(home)
+    batch = ok(client.get(f"/v1/batches/{batch['id']}"))
+    assert batch["request_counts"] == {"total": 5, "completed": 2, "failed": 3}
+    assert (batch["usage"]["input_tokens"], batch["usage"]["output_tokens"]) == (6, 4)
+    answers = {one["custom_id"]: one["response"]["body"] for one in lines_of(client, batch["output_file_id"])}
+    assert sorted(answers) == ["0", "1"]
+    assert answers["0"]["output"][0]["content"][0]["text"] == "one"
+    assert (answers["0"]["object"], answers["0"]["status"], answers["0"]["store"]) == ("response", "completed", False)
+    assert answers["1"]["previous_response_id"] == stored["id"]
+    errors = {one["custom_id"]: one["response"]["body"]["error"] for one in lines_of(client, batch["error_file_id"])}
+    assert {name: error["param"] for name, error in errors.items()} == {
+        "2": "store",
+        "3": "previous_response_id",
+        "4": "tools.0.type",
+    }
+
+
 @pytest.mark.parametrize(
     ("lines", "code", "at"),
     [

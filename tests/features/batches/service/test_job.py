@@ -22,6 +22,8 @@ from luthier.features.batches import service
 from luthier.features.batches.records import BatchRequest
 from luthier.features.batches.store import BatchView
 from luthier.features.serving.api import offline
+from luthier.platform.auth import access_check
+from luthier.platform.auth.service import create_key, revoke_key
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job
@@ -54,12 +56,12 @@ def lines(num: int) -> str:
     return "".join(f"{one}\n" for one in made)
 
 
-def start(context: Context, text: str) -> BatchView:
+def start(context: Context, text: str, caller: Caller = CALLER) -> BatchView:
     with files.incoming_file(context) as incoming:
         incoming.write(text.encode())
         stored = files.keep_file(context, "default", incoming, filename="in.jsonl", purpose="batch")
     asked = {"input_file_id": stored.file_id, "endpoint": CHAT, "completion_window": "24h"}
-    return service.start(context, CALLER, BatchRequest.model_validate(asked))
+    return service.start(context, caller, BatchRequest.model_validate(asked))
 
 
 def claimed(context: Context) -> Job:
@@ -220,6 +222,35 @@ def test_an_engine_that_ends_fails_its_requests_and_then_the_attempt(
     assert one.batch_id == view.batch.batch_id
     opened.jobs.ask(job.job_id, "cancel")
     opened.jobs.crash(job.job_id, job.attempt, "killed")
+
+
+def test_a_batch_ends_with_the_key_that_started_it(opened: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    key, _ = create_key(opened, "gone", scopes=("infer",))
+    caller = Caller(key_id=key.key_id, name="gone", scopes=("infer",))
+    monkeypatch.setattr(access_check, "REMEMBERED_SECONDS", 0.0)
+    monkeypatch.setattr(batch_job, "NUM_AT_ONCE", 2)
+
+    def say(text: str) -> str:
+        if text == "say 5":
+            revoke_key(opened, key.key_id)
+        return text
+
+    answering(opened, say)
+    start(opened, lines(40), caller)
+    job = claimed(opened)
+    view = finished(opened, job)
+    assert view.status == "failed"
+    (fault,) = view.batch.faults
+    assert fault.code == "access_revoked"
+    assert f"the key 'gone' ({key.key_id}) was revoked" in fault.message
+    answers = content(opened, view.batch.output_file_id)
+    assert 6 <= len(answers) < 12
+    assert view.batch.num_completed == len(answers)
+    # Another one of the same key does not even begin.
+    start(opened, lines(2), caller)
+    asked = answering(opened).asked
+    view = finished(opened, claimed(opened))
+    assert (view.status, view.batch.output_file_id, asked) == ("failed", None, [])
 
 
 def test_many_lines_take_no_memory_of_their_own(

@@ -20,8 +20,11 @@ from luthier.features.evals_api import job as eval_job
 from luthier.features.evals_api.records import EvalRequest, RunRequest
 from luthier.features.evals_api.store import RunView
 from luthier.features.traffic.stored_completions import StoredCompletion
+from luthier.features.traffic.stored_responses import StoredResponse
 from luthier.ml.evaluation.sandbox import runners
 from luthier.ml.evaluation.sandbox.runners import isolation
+from luthier.platform.auth import access_check
+from luthier.platform.auth.service import create_key, revoke_key
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
 from luthier.platform.home.settings import Settings
@@ -57,13 +60,19 @@ def opened(shared: Context) -> Context:
     return shared
 
 
-def start(context: Context, *graders: dict[str, Any], config: dict[str, Any] | None = None, **source: Any) -> RunView:
+def start(
+    context: Context,
+    *graders: dict[str, Any],
+    config: dict[str, Any] | None = None,
+    caller: Caller = CALLER,
+    **source: Any,
+) -> RunView:
     custom = {"type": "custom", "item_schema": SCHEMA, "include_sample_schema": True}
     request = {"data_source_config": config or custom, "testing_criteria": list(graders) or [CHECK]}
     one = service.create(context, CALLER, EvalRequest.model_validate(request))
     asked = {"type": "completions", "model": "tiny", "input_messages": prompt("{{item.q}}")} | source
     asked = {name: value for name, value in asked.items() if value is not None}
-    return service.start_run(context, CALLER, one.eval_id, RunRequest.model_validate({"data_source": asked}))
+    return service.start_run(context, caller, one.eval_id, RunRequest.model_validate({"data_source": asked}))
 
 
 def prompt(text: str) -> dict[str, Any]:
@@ -308,6 +317,91 @@ def test_python_graders_of_a_home_that_no_longer_allows_them_are_refused(
     monkeypatch.setattr(opened, "settings", opened.settings.model_copy(update={"python_graders": False}))
     with pytest.raises(UnsupportedError, match="runs no code of requests"):
         service.start_run(opened, CALLER, view.run.eval_id, RunRequest(data_source=view.run.data_source))
+
+
+def test_a_run_ends_with_the_key_that_started_it(opened: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    key, _ = create_key(opened, "gone", scopes=("train", "infer"))
+    caller = Caller(key_id=key.key_id, name="gone", scopes=("train", "infer"))
+    monkeypatch.setattr(access_check, "REMEMBERED_SECONDS", 0.0)
+    monkeypatch.setattr(eval_job, "NUM_AT_ONCE", 1)
+    monkeypatch.setattr(eval_job, "_WINDOW", 2)
+
+    def say(text: str) -> str:
+        if text == "say 5":
+            revoke_key(opened, key.key_id)
+        return text.split()[-1]
+
+    answering(opened, say)
+    rows = [row(f"say {n}", str(n)) for n in range(30)]
+    view = carried_out(opened, start(opened, caller=caller, source=content(*rows)))
+    assert view.status == "failed"
+    error = view.job.error or {}
+    assert error["code"] == "access_revoked"
+    assert f"the key 'gone' ({key.key_id}) was revoked" in error["message"]
+    assert 0 < len(statuses(opened, view)) < 10
+    # A run that asks no model needs no key.
+    source: dict[str, Any] = {"type": "jsonl", "model": None, "input_messages": None}
+    brought = [row("x", "x") | {"sample": {"output_text": "x"}}]
+    view = carried_out(opened, start(opened, caller=caller, source=content(*brought), **source))
+    assert view.status == "completed"
+
+
+def response(name: str, text: str, **parameters: Any) -> StoredResponse:
+    asked = {"model": "tiny", **parameters}
+    part = {"type": "output_text", "text": text, "annotations": []}
+    output = [{"id": "msg_1", "type": "message", "role": "assistant", "status": "completed", "content": [part]}]
+    usage = {"input_tokens": 1, "output_tokens": 2}
+    made = {"id": name, "status": "completed", "output": output, "usage": usage, "temperature": 1.0, "top_p": 1.0}
+    effort = {"reasoning": {"effort": (parameters.get("reasoning") or {}).get("effort")}}
+    question = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": f"say {text}"}]}
+    document = {"parameters": asked, "input": [question], "response": made | effort}
+    return StoredResponse(
+        response_id=name,
+        project_id="default",
+        model="tiny",
+        user_digest="",
+        earlier_ids=(),
+        labels=parameters.get("metadata") or {},
+        document=document,
+    )
+
+
+def test_stored_responses_are_graded_and_asked_again(opened: Context) -> None:
+    tool = {"type": "function", "name": "f"}
+    opened.stored_responses.add(response("resp_a", "one", instructions="Be SHORT.", tools=[tool]))
+    opened.stored_responses.add(response("resp_b", "two", metadata={"use": "b"}, reasoning={"effort": "low"}))
+    call = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}", "status": "completed"}
+    with_call = response("resp_c", "", temperature=0.5)
+    with_call.document["response"]["output"] = [call]
+    with_call.document["response"]["temperature"] = 0.5
+    opened.stored_responses.add(with_call)
+    config = {"type": "logs"}
+    check = CHECK | {"reference": "{{item.output[0].content}}"}
+    source: dict[str, Any] = {"type": "responses", "model": None, "input_messages": None}
+
+    def ids(**conditions: Any) -> list[str]:
+        view = start(opened, check, config=config, source={"type": "responses", **conditions}, **source)
+        view = carried_out(opened, view)
+        assert view.status == "completed", view.job.error
+        return [one.item["id"] for one in opened.evals.all_items(view.run.eval_run_id)]
+
+    assert ids() == ["resp_a", "resp_b", "resp_c"]
+    assert ids(instructions_search="be short") == ids(tools=["f"]) == ["resp_a"]
+    assert ids(metadata={"use": "b"}) == ids(reasoning_effort="low") == ["resp_b"]
+    assert ids(temperature=0.5) == ["resp_c"]
+    assert ids(model="tiny", created_after=0, top_p=1.0, created_before=2**40) == ["resp_a", "resp_b", "resp_c"]
+    view = start(opened, check, config=config, source={"type": "responses", "users": ["nobody"]}, **source)
+    assert "has no rows" in (carried_out(opened, view).job.error or {})["message"]
+    again = {"type": "item_reference", "item_reference": "item.input"}
+    asked = {"type": "responses", "input_messages": again, "sampling_params": {"max_completion_tokens": 4}}
+    view = carried_out(
+        opened, start(opened, check, config=config, source={"type": "responses", "tools": ["f"]}, **asked)
+    )
+    (item,) = opened.evals.all_items(view.run.eval_run_id)
+    assert (item.status, item.sample["output"][0]["content"]) == ("pass", "one")
+    assert [one["role"] for one in item.item["input"]] == ["system", "user"]
+    with pytest.raises(UnsupportedError, match="data_source_config is custom"):
+        start(opened, source={"type": "responses"}, **source)
 
 
 def test_a_run_asks_with_the_key_that_started_it_and_is_shown_among_evaluations(opened: Context) -> None:

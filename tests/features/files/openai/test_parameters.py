@@ -26,6 +26,12 @@ from openai.types.evals import run_create_params, run_list_params
 from openai.types.evals.runs import output_item_list_params
 from openai.types.fine_tuning import job_create_params, job_list_events_params, job_list_params
 from openai.types.fine_tuning.jobs import checkpoint_list_params
+from openai.types.responses import (
+    input_item_list_params,
+    input_token_count_params,
+    response_create_params,
+    response_retrieve_params,
+)
 from pydantic import BaseModel, ValidationError
 from tests.vacuous import nonempty
 
@@ -40,6 +46,8 @@ from luthier.features.serving.api import stored
 from luthier.features.serving.api.chat import ChatBody
 from luthier.features.serving.api.completions import CompletionBody
 from luthier.features.serving.api.pooling import EmbeddingBody
+from luthier.features.serving.api.responses import stored as responses
+from luthier.features.serving.api.responses.body import ResponseBody, TokenCountBody
 
 TYPES: Final[dict[str, tuple[Any, ...]]] = {
     "chat": (chat_params.CompletionCreateParamsNonStreaming, chat_params.CompletionCreateParamsStreaming),
@@ -61,6 +69,16 @@ TYPES: Final[dict[str, tuple[Any, ...]]] = {
     "eval runs": (run_create_params.RunCreateParams,),
     "eval runs list": (run_list_params.RunListParams,),
     "output items list": (output_item_list_params.OutputItemListParams,),
+    "responses": (
+        response_create_params.ResponseCreateParamsNonStreaming,
+        response_create_params.ResponseCreateParamsStreaming,
+    ),
+    "response counts": (input_token_count_params.InputTokenCountParams,),
+    "response": (
+        response_retrieve_params.ResponseRetrieveParamsNonStreaming,
+        response_retrieve_params.ResponseRetrieveParamsStreaming,
+    ),
+    "response items list": (input_item_list_params.InputItemListParams,),
     "batches": (batch_create_params.BatchCreateParams,),
     "batches list": (batch_list_params.BatchListParams,),
 }
@@ -73,6 +91,8 @@ BODIES: Final[dict[str, type[BaseModel]]] = {
     "evals update": EvalUpdate,
     "eval runs": RunRequest,
     "batches": BatchRequest,
+    "responses": ResponseBody,
+    "response counts": TokenCountBody,
 }
 LEAST: Final[dict[str, dict[str, Any]]] = {
     "chat": {"model": "m", "messages": [{"role": "user", "content": "a"}]},
@@ -86,6 +106,8 @@ LEAST: Final[dict[str, dict[str, Any]]] = {
     "evals update": {},
     "eval runs": {"data_source": {"type": "jsonl", "source": {"type": "file_id", "id": "f"}}},
     "batches": {"input_file_id": "f", "endpoint": "/v1/embeddings", "completion_window": "24h"},
+    "responses": {"model": "m", "input": "a"},
+    "response counts": {"model": "m", "input": "a"},
 }
 # Of each accepted parameter: values that pass, and values that are refused.
 SHAPES: Final[dict[str, tuple[list[Any], list[Any]]]] = {
@@ -96,6 +118,8 @@ SHAPES: Final[dict[str, tuple[list[Any], list[Any]]]] = {
     "prediction": ([{"type": "content", "content": "a"}], [{}, "a", {"type": "x", "content": "a"}]),
     "service_tier": (["auto", "default"], ["flex", "priority", "scale", "fast", "", 1, {}]),
     "echo": ([False], [True, 1, 0, ""]),
+    "background": ([False], [True, 1, ""]),
+    "max_tool_calls": ([1, 100], [0, "many"]),
 }
 # What asks for a refused parameter, an empty value among them.
 WISHES: Final[dict[str, list[Any]]] = {
@@ -105,6 +129,13 @@ WISHES: Final[dict[str, list[Any]]] = {
     "verbosity": ["low", "medium"],
     "web_search_options": [{}, {"search_context_size": "low"}],
     "suffix": ["", "end"],
+    "access_programs": [{}, {"cyber": "standard"}],
+    "background_options": [{}],
+    "context_management": [[], [{"type": "compaction"}]],
+    "conversation": ["conv_1", {"id": "conv_1"}],
+    "image": [{}],
+    "prompt": [{"id": "pmpt_1"}],
+    "personality": ["friendly"],
 }
 
 
@@ -154,6 +185,8 @@ def test_what_is_supported_has_a_place() -> None:
     places["eval runs list"] = query_names(evals.router, runs)
     # The client takes eval_id with the others, and puts it into the address.
     places["output items list"] = query_names(evals.router, f"{runs}/{{run_id}}/output_items") | {"eval_id"}
+    places["response items list"] = query_names(responses.router, "/v1/responses/{response_id}/input_items")
+    places["response"] = query_names(responses.router, "/v1/responses/{response_id}")
     places["batches list"] = query_names(batches.router, "/v1/batches")
     assert len(states("supported")) > 40
     for request, name in states("supported"):

@@ -31,6 +31,25 @@ def test_a_child_that_has_ended_keeps_no_slot(tmp_path: Path, monkeypatch: pytes
             client.ask(MODEL, REQUEST, lambda _: None)
 
 
+def test_a_model_is_loaded_before_the_first_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference_client._Child, "_live", lambda _: None)
+    client = InferenceClient(Settings(home=tmp_path))
+    client.preload(MODEL)
+    child = client._child
+    assert child is not None
+    assert child._outbox.get_nowait() == {"load": MODEL.model_dump(mode="json"), "num_bytes": 0}
+    # The first request goes to the same process; one that has ended is replaced.
+    client.ask(MODEL, REQUEST, lambda _: None)
+    assert (client._child, child.num_under_way) == (child, 1)
+    child.has_ended = True
+    client.preload(MODEL)
+    assert client._child is not child
+    client.close()
+    closed = client._child
+    client.preload(MODEL)
+    assert client._child is closed
+
+
 class SlotOfCanceller:
     """Cancels where the last event has been taken out and is not heard yet."""
 

@@ -6,6 +6,7 @@ priority; it ends with the job.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import time
 from collections.abc import Mapping
@@ -22,16 +23,20 @@ from luthier.features.serving.api.answering import Event, ResponseBuilder, Sampl
 from luthier.features.serving.api.chat import ChatBody, ChatResponseBuilder, chat_request
 from luthier.features.serving.api.completions import CompletionBody, CompletionResponseBuilder, completion_requests
 from luthier.features.serving.api.pooling import EmbeddingBody, embedding_inputs, embedding_response
+from luthier.features.serving.api.responses.api import prepared, refused_here
+from luthier.features.serving.api.responses.body import ResponseBody, response_request
+from luthier.features.serving.api.responses.writer import ResponseObjectWriter
 from luthier.features.serving.inference_client import InferenceClient
 from luthier.features.serving.models import head_of, route, user_of
 from luthier.platform.home.context import Context
 from luthier.platform.http.errors import ApiError, ErrorBody, invalid_request
 
-Endpoint = Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings"]
+Endpoint = Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"]
 _BODIES: Final[dict[Endpoint, type[BaseModel]]] = {
     "/v1/chat/completions": ChatBody,
     "/v1/completions": CompletionBody,
     "/v1/embeddings": EmbeddingBody,
+    "/v1/responses": ResponseBody,
 }
 _MAX_TRIES: Final = 3
 _WAIT_SECONDS: Final = 1.0
@@ -58,8 +63,16 @@ class OfflineAnswer:
     @property
     def usage(self) -> tuple[int, int]:
         """Tokens of the prompt and of the answer; 0 where there is none."""
-        usage = self.body.get("usage") or {}
-        return usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)
+        return tokens_of(self.body)
+
+
+def tokens_of(response: Mapping[str, Any]) -> tuple[int, int]:
+    """Tokens of the prompt and of the answer of the object of a response; 0 where it has none."""
+    usage = response.get("usage") or {}
+    # Of responses they have names of their own.
+    names = (("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens"))
+    num_prompt, num_new = (usage.get(name, usage.get(other, 0)) for name, other in names)
+    return num_prompt, num_new
 
 
 def use_own_engine(context: Context) -> None:
@@ -70,6 +83,19 @@ def use_own_engine(context: Context) -> None:
     # The limits of the queue are for callers that can ask again; a job bounds by itself how much it asks at once.
     settings = context.settings.model_copy(update={"serving_queue": _QUEUE, "serving_queue_per_key": _QUEUE})
     context.__dict__.setdefault("inference_client", InferenceClient(settings, has_session=False))
+
+
+def preload(context: Context, caller: Caller, endpoint: Endpoint, model: str | None) -> None:
+    """Load the model of a job while the job still reads what earlier attempts have done.
+
+    A model that is not there is reported by the requests that name it.
+    """
+    if model is None:
+        return
+    with contextlib.suppress(LuthierError):
+        served = route(context, caller, model).served
+        picked = served.for_vectors if endpoint == "/v1/embeddings" else served
+        context.inference_client.preload(serving.as_loaded(picked))
 
 
 def parsed(endpoint: Endpoint, body: Mapping[str, Any]) -> BaseModel:
@@ -116,6 +142,8 @@ def answer_offline(context: Context, caller: Caller, endpoint: Endpoint, body: M
 def _carried_out(context: Context, caller: Caller, body: BaseModel) -> dict[str, Any]:
     if isinstance(body, EmbeddingBody):
         return _embedded(context, caller, body)
+    if isinstance(body, ResponseBody):
+        return _responded(context, caller, body)
     assert isinstance(body, SamplingBody)
     asked = [chat_request(body, context.settings.default_max_tokens)] if isinstance(body, ChatBody) else []
     asked += completion_requests(body) if isinstance(body, CompletionBody) else []
@@ -131,6 +159,18 @@ def _written(context: Context, caller: Caller, body: SamplingBody, asked: list[T
         assert isinstance(body, CompletionBody)
         words = CompletionResponseBuilder(body.model, fingerprint, False, body.logprobs is not None)
     return words.whole(heard)
+
+
+def _responded(context: Context, caller: Caller, body: ResponseBody) -> dict[str, Any]:
+    asked = response_request(body, prepared(context, caller, body).messages, context.settings.default_max_tokens)
+    try:
+        heard, _ = serving.complete(context, caller, body.model, [asked], body.end_user())
+    except LuthierError as error:
+        # What makes the job try again stays as it is.
+        if isinstance(error, BusyError | WorkError):
+            raise
+        raise refused_here(error) from error
+    return ResponseObjectWriter(body, is_stored=False).whole(heard)
 
 
 def _embedded(context: Context, caller: Caller, body: EmbeddingBody) -> dict[str, Any]:

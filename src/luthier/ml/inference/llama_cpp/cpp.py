@@ -22,7 +22,7 @@ from luthier.core.errors import ConflictError, RequestError, UnsupportedError, W
 from luthier.core.ports import Generation, KeyedEvent, Progress, Prompt, Score
 from luthier.core.stream import ENGINE_DEFAULTS, Decoding, EngineSettings, PoolingRequest, Served, Started, TextRequest
 from luthier.core.system.process_setup import usable_threads
-from luthier.ml.inference.engine_prompts import CallsInText, checked
+from luthier.ml.inference.engine_prompts import CallsInText, checked, fitted
 from luthier.ml.inference.engine_wrappers import generate_by_streaming
 from luthier.ml.inference.llama_cpp.active_requests import AnswerReader, Choice, Writing
 from luthier.ml.inference.llama_cpp.prompts import dayless_template, grammar_of, no_grammar, open_reader
@@ -181,6 +181,9 @@ class LlamaCppEngine:
             TemplateError: the template cannot write the conversation.
         """
         assert isinstance(request, TextRequest)  # it makes no vectors, and gets no such requests
+        return fitted(request, self._as_ids, lambda made: made.max_new_tokens)
+
+    def _as_ids(self, request: TextRequest) -> _Prepared:
         self._check_wishes(request)
         # Counted, so that no other thread reopens the server while this one uses it.
         with self._reading:
@@ -251,7 +254,8 @@ class LlamaCppEngine:
             )
             for number in range(request.num_choices)
         ]  # fmt: skip
-        self._writing.begin(server, (key, Started(num_prompt_tokens=len(ids))), choices)
+        started = Started(num_prompt_tokens=len(ids), num_dropped=request.num_dropped)
+        self._writing.begin(server, (key, started), choices)
         return True
 
     def cancel(self, key: Hashable) -> None:

@@ -289,7 +289,8 @@ class OpenAIStreamEngine:
             WorkError: an event is malformed or truncated.
         """
         ids = ask.asked.token_ids
-        self._inbox.put((ask, Started(num_prompt_tokens=0 if ids is None else len(ids))))
+        num_prompt_tokens = 0 if ids is None else len(ids)
+        self._inbox.put((ask, Started(num_prompt_tokens=num_prompt_tokens, num_dropped=ask.asked.num_dropped)))
         line = ""
         try:
             async for line in async_event_stream_lines(response):

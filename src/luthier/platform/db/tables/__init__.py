@@ -18,7 +18,14 @@ from luthier.platform.db.tables.deployments import (
     traffic_files,
     watches,
 )
-from luthier.platform.db.tables.evals import batches, eval_output_items, eval_runs, evals, stored_completions
+from luthier.platform.db.tables.evals import (
+    batches,
+    eval_output_items,
+    eval_runs,
+    evals,
+    stored_completions,
+    stored_responses,
+)
 from luthier.platform.db.tables.run_table import run_labels, run_tags, run_values, run_views
 from luthier.platform.db.tables.server import (
     api_keys,
@@ -65,7 +72,7 @@ from luthier.platform.db.tables.work import (
 )
 
 # The newest migration. A test holds that this is the head of migrations/ and that older databases become these tables.
-SCHEMA_VERSION = "0017"
+SCHEMA_VERSION = "0018"
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -118,6 +125,7 @@ __all__ = [
     "sign_in_groups",
     "sign_in_links",
     "stored_completions",
+    "stored_responses",
     "studies",
     "traffic_files",
     "trials",

@@ -1,4 +1,4 @@
-"""Tables of OpenAI's Evals and Batch APIs: evals, their runs and output items, stored chat completions, batches."""
+"""Tables of OpenAI's Evals, Batch and Responses APIs, with the answers that clients have stored."""
 
 from __future__ import annotations
 
@@ -71,6 +71,24 @@ stored_completions = Table(
     Column("document", Text, nullable=False),
     Column("created_at", Double, nullable=False),
     UniqueConstraint("completion_id"),
+    Index(None, "project_id", "created_at"),
+    sqlite_autoincrement=True,
+)
+
+# Answers of the Responses API. earlier_ids: the responses before one in its conversation, as JSON.
+stored_responses = Table(
+    "stored_responses",
+    metadata,
+    number(),
+    Column("response_id", String(64), nullable=False),
+    project_id(),
+    Column("model", String(255), nullable=False),
+    Column("user_digest", String(64), nullable=False),
+    Column("earlier_ids", Text, nullable=False),
+    Column("labels", Text, nullable=False),  # the metadata of the request, as JSON
+    Column("document", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    UniqueConstraint("response_id"),
     Index(None, "project_id", "created_at"),
     sqlite_autoincrement=True,
 )

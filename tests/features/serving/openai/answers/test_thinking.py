@@ -77,6 +77,27 @@ def test_deltas_of_a_stream_tell_it_first(client: openai.OpenAI) -> None:
     assert chunks[-1].usage.completion_tokens_details.reasoning_tokens > 0
 
 
+def test_a_response_has_the_thought_as_an_item_before_the_message(client: openai.OpenAI) -> None:
+    (model,) = [one.id for one in client.models.list()]
+    wishes: dict[str, Any] = {"model": model, "input": "Which wood?", "temperature": 0, "store": False}
+    found = client.responses.create(**wishes)
+    thought, message = found.output
+    assert (thought.type, thought.content[0].text, thought.summary) == ("reasoning", THOUGHT, [])
+    assert (message.type, found.output_text, found.status) == ("message", ANSWER, "completed")
+    assert 0 < found.usage.output_tokens_details.reasoning_tokens < found.usage.output_tokens
+    events = list(client.responses.create(**wishes, reasoning={"summary": "auto"}, stream=True))
+    deltas = [event.delta for event in events if event.type == "response.reasoning_summary_text.delta"]
+    assert len(deltas) > 1
+    assert "".join(deltas) == THOUGHT
+    final = events[-1].response
+    assert (final.output[0].summary[0].text, final.output_text) == (THOUGHT, ANSWER)
+    cut = client.responses.create(**wishes, max_output_tokens=6)
+    assert (cut.status, cut.output_text, {item.status for item in cut.output}) == ("incomplete", "", {"incomplete"})
+    for earlier in (found.output, final.output):
+        again = [{"role": "user", "content": "Which wood?"}, *earlier, {"role": "user", "content": "Hi"}]
+        assert client.responses.create(**wishes | {"input": again}, max_output_tokens=4).usage.output_tokens > 0
+
+
 def test_one_limit_holds_for_both(client: openai.OpenAI) -> None:
     found = chat(client, max_tokens=6)
     assert (found.choices[0].message.content, found.choices[0].finish_reason) == ("", "length")

@@ -1,0 +1,173 @@
+"""/v1/responses: create a response, complete or streamed, and count the tokens of its input.
+
+A response and a chat completion of the same conversation are the same request for the engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from anyio import to_thread
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from pydantic import BaseModel
+
+from luthier.core.access import Caller
+from luthier.core.conversation import Message
+from luthier.core.errors import LuthierError, error_from
+from luthier.core.stream import Ended, Failed, Started, StreamEvent, TextRequest
+from luthier.features.serving import service as serving
+from luthier.features.serving.api.answering import ANSWERS, Keep, refused, respond
+from luthier.features.serving.api.responses.body import (
+    PromptBody,
+    ResponseBody,
+    TokenCountBody,
+    prompt_request,
+    response_request,
+)
+from luthier.features.serving.api.responses.items import item_documents, messages_of, parsed_items
+from luthier.features.serving.api.responses.writer import ResponseObjectWriter
+from luthier.features.serving.models import route, user_of
+from luthier.features.traffic.stored_responses import conversation_before, keeper_of
+from luthier.platform.home.context import Context
+from luthier.platform.http.authentication import Asker, HomeContext
+from luthier.platform.http.errors import ApiError, documented
+
+router = APIRouter(prefix="/v1/responses", tags=["responses"])
+
+_COUNT_SECONDS: Final = 120.0
+_OWN_NAMES: Final = {"reasoning_effort": "reasoning.effort"}
+"""Parameters by the name that chat completions give them in errors."""
+
+
+class TokenCount(BaseModel):
+    """The tokens of an input."""
+
+    object: Literal["response.input_tokens"] = "response.input_tokens"
+    input_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedResponse:
+    """A request with its conversation.
+
+    Attributes:
+        messages: The whole conversation.
+        items: Those of the request, as they are stored.
+        earlier_ids: The responses before it.
+    """
+
+    messages: tuple[Message, ...]
+    items: list[dict[str, Any]]
+    earlier_ids: list[str]
+
+
+def prepared(context: Context, caller: Caller, body: PromptBody) -> PreparedResponse:
+    """The conversation of a request, with that of the response it continues; reads the database.
+
+    Raises:
+        ApiError: Items that do not belong together.
+        UnsupportedError: The response before it is not there.
+    """
+    earlier = []
+    if body.previous_response_id is not None:
+        earlier = conversation_before(context, caller, body.previous_response_id)
+    before = parsed_items(item for one in earlier for item in one.items)
+    messages = messages_of(body.instructions, [*before, *body.input], len(before))
+    return PreparedResponse(messages, item_documents(body.input), [one.response_id for one in earlier])
+
+
+@router.post("", responses=ANSWERS, response_class=Response)
+async def create_response(body: ResponseBody, request: Request, context: HomeContext, caller: Asker) -> Response:
+    """Answer an input with a model; with `stream` as server-sent events."""
+    asked, keep = await to_thread.run_sync(_begun, context, caller, body)
+    try:
+        return await respond(
+            request,
+            context,
+            caller,
+            model=body.model,
+            asked=[asked],
+            words=lambda _: ResponseObjectWriter(body, is_stored=keep is not None),
+            is_streamed=bool(body.stream),
+            user=body.end_user(),
+            keep=keep,
+        )
+    except ApiError as error:
+        error.param = named_here(error.param)
+        raise
+
+
+def named_here(param: str | None) -> str | None:
+    """The parameter of this API, by the name that errors of the engine give it."""
+    return _OWN_NAMES.get(param or "", param)
+
+
+def refused_here(error: LuthierError) -> ApiError:
+    """An error of the engine, in OpenAI's format."""
+    made = refused(error)
+    made.param = named_here(made.param)
+    return made
+
+
+def _begun(context: Context, caller: Caller, body: ResponseBody) -> tuple[TextRequest, Keep | None]:
+    found = prepared(context, caller, body)
+    keep = keeper_of(
+        context,
+        caller,
+        parameters=body.model_dump(mode="json", exclude_unset=True, exclude={"input"}, by_alias=True),
+        items=found.items,
+        earlier_ids=found.earlier_ids,
+        wants=body.store,
+    )
+    return response_request(body, found.messages, context.settings.default_max_tokens), keep
+
+
+@router.post("/input_tokens", response_model=TokenCount, responses=documented(404))
+async def count_input_tokens(body: TokenCountBody, context: HomeContext, caller: Asker) -> TokenCount:
+    """Count the tokens of an input as the model reads it, without an answer."""
+    loop = asyncio.get_running_loop()
+    events: asyncio.Queue[StreamEvent] = asyncio.Queue()
+
+    def hear(event: StreamEvent) -> None:
+        loop.call_soon_threadsafe(events.put_nowait, event)
+
+    counted = await to_thread.run_sync(_counting, context, caller, body, hear)
+    try:
+        async with asyncio.timeout(_COUNT_SECONDS):
+            while (num := await _num_tokens(context, caller, await events.get())) is None:
+                pass
+    except TimeoutError as error:
+        message = f"the input was not counted within {_COUNT_SECONDS:.0f} s; expected: a count; what to do: ask again"
+        raise ApiError(503, message, type="server_error", code="unavailable", headers={"Retry-After": "5"}) from error
+    except LuthierError as error:
+        raise refused_here(error) from error
+    finally:
+        counted()
+    return TokenCount(input_tokens=num)
+
+
+def _counting(
+    context: Context, caller: Caller, body: TokenCountBody, hear: Callable[[StreamEvent], None]
+) -> Callable[[], None]:
+    """Send the prompt as a request for one token, which is cancelled once the engine has counted it."""
+    asked = prompt_request(body, prepared(context, caller, body).messages)
+    try:
+        routed = route(context, caller, body.model, user_of(caller, [asked], None))
+        cancel, _ = serving.ask(context, caller, routed, [asked], hear)
+    except LuthierError as error:
+        raise refused_here(error) from error
+    return cancel
+
+
+async def _num_tokens(context: Context, caller: Caller, event: StreamEvent) -> int | None:
+    """The count, where an event has it: engines of other servers report it with the end alone."""
+    if isinstance(event, Failed):
+        await to_thread.run_sync(serving.charge_refused, context, caller, event.num_refused_tokens)
+        raise error_from(event.error)
+    if isinstance(event, Started):
+        return event.num_prompt_tokens or None
+    return (event.num_prompt_tokens or 0) if isinstance(event, Ended) else None

@@ -1,0 +1,301 @@
+"""The body of a request to /v1/responses, and the request for the engine that it makes.
+
+What only the hosted service has (its own tools, background runs, conversations, prompt templates, images) is refused by
+name.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from luthier.core.conversation import Conversation, Message
+from luthier.core.records.fine_tuning import Metadata
+from luthier.core.stream import Sampling, TextRequest
+from luthier.core.text.json_schema import check_schema
+from luthier.features.serving.api.answering import Name, OffOnly, OneTier, Unsupported
+from luthier.features.serving.api.chat import (
+    MAX_TOOLS,
+    Effort,
+    NamedFunction,
+    NamedTool,
+    ObjectFormat,
+    PromptCache,
+    TemplateOptions,
+    TextFormat,
+    Tool,
+    ToolFunction,
+    tool_wishes,
+)
+from luthier.features.serving.api.responses.items import Items
+from luthier.features.serving.service import new_seed
+from luthier.platform.http.errors import ApiError
+
+_STRICT: Final = ConfigDict(extra="forbid", strict=True)
+_NAME: Final = r"^[a-zA-Z0-9_-]{1,64}$"
+LOGPROBS: Final = "message.output_text.logprobs"
+
+
+def fault_of_include(name: Any) -> str | None:
+    """Why a value of `include` is refused; None for the one that is supported."""
+    if name == "reasoning.encrypted_content":
+        return "reasoning is not encrypted here: leave it out, and send reasoning items back as they are"
+    return None if name == LOGPROBS else f"{str(name)[:100]!r} does not exist here; expected: {LOGPROBS} alone"
+
+
+def _refuse_includes(value: Any) -> Any:
+    for one in value if isinstance(value, list) else ():
+        if (fault := fault_of_include(one)) is not None:
+            raise ValueError(fault)
+    return value
+
+
+Include = Annotated[
+    list[Literal["message.output_text.logprobs"]], Field(max_length=8), BeforeValidator(_refuse_includes)
+]
+"""What is returned in addition."""
+
+
+class FunctionTool(BaseModel):
+    """A function that the model may call; the tools of the hosted service do not exist here."""
+
+    model_config = _STRICT
+
+    type: Literal["function"]
+    name: Annotated[str, Field(pattern=_NAME)]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+    defer_loading: OffOnly = None
+    allowed_callers: Unsupported = None
+    output_schema: Unsupported = None
+
+    def as_chat(self) -> Tool:
+        """The same tool as chat completions have it."""
+        function = ToolFunction(name=self.name, description=self.description, parameters=self.parameters)
+        return Tool(type="function", function=function)
+
+
+class FunctionChoice(BaseModel):
+    """The required function."""
+
+    model_config = _STRICT
+
+    type: Literal["function"]
+    name: str
+
+
+class AllowedTools(BaseModel):
+    """The tools of the request that may be called."""
+
+    model_config = _STRICT
+
+    type: Literal["allowed_tools"]
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[FunctionChoice], Field(fail_fast=True, min_length=1, max_length=MAX_TOOLS)]
+
+
+def _refuse_choices(value: Any) -> Any:
+    kind = value.get("type") if isinstance(value, dict) else value
+    if kind not in (None, "none", "auto", "required", "function", "allowed_tools") and not isinstance(value, BaseModel):
+        raise ValueError(f"{str(kind)[:100]!r}; expected: none, auto, required, function or allowed_tools")
+    return value
+
+
+ToolChoice = Annotated[
+    Literal["none", "auto", "required"] | FunctionChoice | AllowedTools, BeforeValidator(_refuse_choices)
+]
+
+
+class SchemaFormat(BaseModel):
+    """JSON that matches a schema; it is always enforced exactly, regardless of `strict`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
+
+    type: Literal["json_schema"]
+    name: Annotated[str, Field(pattern=_NAME)]
+    # "schema" is a method of pydantic
+    own_schema: Annotated[dict[str, Any], Field(alias="schema")]
+    description: str | None = None
+    strict: bool | None = None
+
+
+class TextOptions(BaseModel):
+    """The form of the answer."""
+
+    model_config = _STRICT
+
+    format: Annotated[TextFormat | ObjectFormat | SchemaFormat, Field(discriminator="type")] | None = None
+    verbosity: Unsupported = None
+
+    def json_schema(self) -> dict[str, Any] | None:
+        """The constraint on the answer; None for any text."""
+        if isinstance(self.format, SchemaFormat):
+            return self.format.own_schema
+        return {"type": "object"} if isinstance(self.format, ObjectFormat) else None
+
+
+def _refuse_short(value: Any) -> Any:
+    if value == "concise":
+        raise ValueError("there is no shorter form of the reasoning here: send auto or detailed, or leave it out")
+    return value
+
+
+Summary = Annotated[Literal["auto", "detailed"] | None, BeforeValidator(_refuse_short)]
+
+
+class Reasoning(BaseModel):
+    """How much to think; with `summary` the reasoning is returned as the summary of its item, in full."""
+
+    model_config = _STRICT
+
+    effort: Effort | None = None
+    summary: Summary = None
+    generate_summary: Summary = None
+    context: Literal["auto"] | None = None
+    mode: Literal["standard"] | None = None
+
+
+class PromptBody(BaseModel):
+    """What makes the prompt: common to answers and to the count of their tokens."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    model: str = Field(min_length=1, max_length=1024)
+    input: Items
+    instructions: str | None = None
+    previous_response_id: Annotated[str, Field(min_length=1, max_length=100)] | None = None
+    tools: Annotated[list[FunctionTool], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    text: TextOptions | None = None
+    reasoning: Reasoning | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+    chat_template_kwargs: TemplateOptions | None = None
+
+    conversation: Unsupported = None
+
+
+class TokenCountBody(PromptBody):
+    """The request body of a count."""
+
+    personality: Unsupported = None
+
+
+class StreamOptions(BaseModel):
+    """Options of an event stream."""
+
+    model_config = _STRICT
+
+    include_obfuscation: OffOnly = None
+
+
+class ResponseBody(PromptBody):
+    """The request body. The table in docs/server.md documents each parameter; a test checks it."""
+
+    max_output_tokens: int | None = Field(default=None, ge=1)
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    top_p: float | None = Field(default=None, ge=0, le=1)
+    top_logprobs: int | None = Field(default=None, ge=0, le=20)
+    seed: int | None = Field(default=None, ge=-(1 << 63), lt=1 << 63)
+    include: Include | None = None
+    metadata: Metadata | None = None
+    store: bool | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: Name | None = None
+    safety_identifier: Name | None = None
+
+    max_tool_calls: int | None = Field(default=None, ge=1)
+    service_tier: OneTier = None
+    prompt_cache_key: Name | None = None
+    prompt_cache_retention: Literal["in_memory", "24h"] | None = None
+    prompt_cache_options: PromptCache | None = None
+    background: OffOnly = None
+
+    access_programs: Unsupported = None
+    background_options: Unsupported = None
+    context_management: Unsupported = None
+    image: Unsupported = None
+    moderation: Unsupported = None
+    prompt: Unsupported = None
+
+    @property
+    def returns_logprobs(self) -> bool:
+        """Whether text comes with the likelihoods of its tokens."""
+        return bool(self.top_logprobs) or LOGPROBS in (self.include or ())
+
+    @property
+    def summarises(self) -> bool:
+        """Whether reasoning is returned as a summary."""
+        return self.reasoning is not None and (self.reasoning.summary or self.reasoning.generate_summary) is not None
+
+    def end_user(self) -> str | None:
+        """The end user, if the request names one; selects the target of a deployment."""
+        return self.user or self.safety_identifier
+
+
+def response_request(body: ResponseBody, messages: tuple[Message, ...], default_max_tokens: int) -> TextRequest:
+    """The request for the engine.
+
+    Args:
+        body: The body.
+        messages: The conversation, with that of earlier responses.
+        default_max_tokens: Of an answer without a limit of its own.
+
+    Raises:
+        ApiError: Values that contradict each other.
+        UnsupportedError: A schema that cannot be enforced.
+    """
+    sampling = Sampling(
+        temperature=1.0 if body.temperature is None else body.temperature,
+        top_p=1.0 if body.top_p is None else body.top_p,
+        seed=new_seed() if body.seed is None else body.seed,
+    )
+    limit = body.max_output_tokens
+    changes = {
+        "sampling": sampling,
+        "max_new_tokens": limit or default_max_tokens,
+        # An explicit limit covers reasoning and answer together, as in OpenAI's API.
+        "max_thinking_tokens": None if limit is None else 0,
+        "num_top": (body.top_logprobs or 0) if body.returns_logprobs else None,
+    }
+    return prompt_request(body, messages).model_copy(update=changes)
+
+
+def prompt_request(body: PromptBody, messages: tuple[Message, ...]) -> TextRequest:
+    """The request for the engine without what only an answer needs. Raises as `response_request`."""
+    tools, choice = _callable_tools(body)
+    schema = None if body.text is None else body.text.json_schema()
+    if schema is not None:
+        check_schema(schema, "text.format.schema")
+    # The schema of an optional tool is not enforced.
+    if schema is not None or choice not in (None, "none", "auto"):
+        for number, tool in enumerate(body.tools or ()):
+            check_schema(tool.parameters, f"tools.{number}.parameters")
+    return TextRequest(
+        conversation=Conversation(messages=messages, tools=tuple(tool.document() for tool in tools)),
+        max_new_tokens=1,
+        template_options=body.chat_template_kwargs or {},
+        reasoning_effort=None if body.reasoning is None else body.reasoning.effort,
+        json_schema=schema,
+        # OpenAI's default is true, also for an explicit null.
+        calls_in_parallel=body.parallel_tool_calls is not False,
+        drops_oldest=body.truncation == "auto",
+        **tool_wishes(tools, choice),
+    )
+
+
+def _callable_tools(body: PromptBody) -> tuple[list[Tool], Literal["none", "auto", "required"] | NamedTool | None]:
+    """The tools that may be called, and the choice among them, as chat completions have both."""
+    tools, choice = [tool.as_chat() for tool in body.tools or ()], body.tool_choice
+    if isinstance(choice, FunctionChoice):
+        return tools, NamedTool(type="function", function=NamedFunction(name=choice.name))
+    if not isinstance(choice, AllowedTools):
+        return tools, choice
+    allowed = {one.name for one in choice.tools}
+    if unknown := sorted(allowed - {tool.function.name for tool in tools}):
+        message = f"tool_choice allows {unknown[0][:100]!r}; expected: tools of this request"
+        raise ApiError(400, message, param="tool_choice.tools", code="invalid_value")
+    return [tool for tool in tools if tool.function.name in allowed], choice.mode

@@ -1,0 +1,322 @@
+"""Items of the Responses API: turns, calls of functions, their results, and reasoning; and the conversation in them.
+
+An answer of the API may be sent back unchanged as input. Consecutive items of the assistant (reasoning, a message,
+calls) are one turn of the conversation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, TypeAdapter
+
+from luthier.core.conversation import Message
+from luthier.core.json_limits import fault_of_text
+from luthier.features.serving.api.answering import Unsupported
+from luthier.platform.http.errors import ApiError
+from luthier.platform.http.middleware import refusal
+
+_STRICT: Final = ConfigDict(extra="forbid", strict=True)
+MAX_ITEMS: Final = 2048
+"""Of one conversation, as messages of a chat completion."""
+_MAX_PARTS: Final = 1024
+_ItemId = Annotated[str, Field(max_length=128)]
+_CallId = Annotated[str, Field(min_length=1, max_length=128)]
+_Name = Annotated[str, Field(min_length=1, max_length=1024)]
+ItemStatus = Literal["in_progress", "completed", "incomplete"]
+
+
+class InputText(BaseModel):
+    """Text of a message, or of the result of a call."""
+
+    model_config = _STRICT
+
+    type: Literal["input_text"]
+    text: str
+    prompt_cache_breakpoint: Unsupported = None
+
+
+class OutputText(BaseModel):
+    """Text of an answer. Annotations and log-probabilities may be sent back; they are no part of the prompt."""
+
+    model_config = _STRICT
+
+    type: Literal["output_text"]
+    text: str
+    annotations: Annotated[list[dict[str, Any]], Field(max_length=_MAX_PARTS)] | None = None
+    logprobs: list[dict[str, Any]] | None = None
+
+
+class Refusal(BaseModel):
+    """A refusal in place of an answer, as the hosted service has it."""
+
+    model_config = _STRICT
+
+    type: Literal["refusal"]
+    refusal: str
+
+    @property
+    def text(self) -> str:
+        """The words of the refusal."""
+        return self.refusal
+
+
+Part = Annotated[InputText | OutputText | Refusal, Field(discriminator="type")]
+
+
+def _as_parts(value: Any) -> Any:
+    """A plain text as the one part that it is short for, so that what is wrong with a list has its place."""
+    return [{"type": "input_text", "text": value}] if isinstance(value, str) else value
+
+
+Parts = Annotated[
+    list[Part],
+    Field(fail_fast=True, max_length=_MAX_PARTS),
+    BeforeValidator(_as_parts, json_schema_input_type=str | list[Part]),
+]
+Texts = Annotated[
+    list[InputText],
+    Field(fail_fast=True, max_length=_MAX_PARTS),
+    BeforeValidator(_as_parts, json_schema_input_type=str | list[InputText]),
+]
+
+
+class MessageItem(BaseModel):
+    """A turn of the user, the system, or the assistant."""
+
+    model_config = _STRICT
+
+    type: Literal["message"] = "message"
+    role: Literal["user", "assistant", "system", "developer"]
+    content: Parts
+    id: _ItemId | None = None
+    status: ItemStatus | None = None
+    phase: Unsupported = None
+
+    @property
+    def text(self) -> str:
+        """The whole content."""
+        return "".join(part.text for part in self.content)
+
+
+class CallItem(BaseModel):
+    """A call of a function, from an earlier answer. arguments: JSON text."""
+
+    model_config = _STRICT
+
+    type: Literal["function_call"]
+    call_id: _CallId
+    name: _Name
+    arguments: str
+    id: _ItemId | None = None
+    status: ItemStatus | None = None
+    caller: Unsupported = None
+    namespace: Unsupported = None
+    is_async: Annotated[Unsupported, Field(alias="async")] = None
+
+
+class CallOutputItem(BaseModel):
+    """The result of a call."""
+
+    model_config = _STRICT
+
+    type: Literal["function_call_output"]
+    call_id: _CallId
+    output: Texts
+    id: _ItemId | None = None
+    status: ItemStatus | None = None
+    name: Unsupported = None
+    caller: Unsupported = None
+    namespace: Unsupported = None
+
+    @property
+    def text(self) -> str:
+        """The whole result."""
+        return "".join(part.text for part in self.output)
+
+
+class SummaryText(BaseModel):
+    """Reasoning, where a summary was requested."""
+
+    model_config = _STRICT
+
+    type: Literal["summary_text"]
+    text: str
+
+
+class ReasoningText(BaseModel):
+    """Reasoning."""
+
+    model_config = _STRICT
+
+    type: Literal["reasoning_text"]
+    text: str
+
+
+class ReasoningItem(BaseModel):
+    """What the model thought before its answer; it belongs to the message or the calls behind it."""
+
+    model_config = _STRICT
+
+    type: Literal["reasoning"]
+    summary: Annotated[list[SummaryText], Field(fail_fast=True, max_length=_MAX_PARTS)]
+    content: Annotated[list[ReasoningText], Field(fail_fast=True, max_length=_MAX_PARTS)] | None = None
+    encrypted_content: Unsupported = None
+    id: _ItemId | None = None
+    status: ItemStatus | None = None
+
+    @property
+    def text(self) -> str:
+        """The whole thought."""
+        return "".join(part.text for part in self.content or self.summary)
+
+
+_KINDS: Final = ("message", "function_call", "function_call_output", "reasoning")
+
+
+def _kind(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return getattr(value, "type", None)
+    # A message may leave its type out; what has neither a type nor a role is refused as a message without a role.
+    return value.get("type", "message") if isinstance(value, dict) else "message"
+
+
+def _of_known_kind(value: Any) -> Any:
+    if (kind := _kind(value)) not in _KINDS:
+        raise ValueError(f"items of the type {str(kind)[:100]!r} are not supported here; expected: {', '.join(_KINDS)}")
+    return value
+
+
+Item = Annotated[
+    Annotated[MessageItem, Tag("message")]
+    | Annotated[CallItem, Tag("function_call")]
+    | Annotated[CallOutputItem, Tag("function_call_output")]
+    | Annotated[ReasoningItem, Tag("reasoning")],
+    Discriminator(_kind),
+    BeforeValidator(_of_known_kind),
+]
+
+
+def _as_items(value: Any) -> Any:
+    return [{"role": "user", "content": value}] if isinstance(value, str) else value
+
+
+Items = Annotated[
+    list[Item],
+    Field(fail_fast=True, min_length=1, max_length=MAX_ITEMS),
+    BeforeValidator(_as_items, json_schema_input_type=str | list[Item]),
+]
+_ITEMS: Final[TypeAdapter[list[Item]]] = TypeAdapter(list[Item])
+
+
+def parsed_items(documents: Iterable[Any]) -> list[Item]:
+    """Items that are stored, of a request or of an answer."""
+    return _ITEMS.validate_python(list(documents))
+
+
+def item_documents(items: Iterable[Item]) -> list[dict[str, Any]]:
+    """Items as they are stored and listed: content as a list of parts."""
+    found = []
+    for item in items:
+        document = item.model_dump(mode="json", exclude_none=True, by_alias=True)
+        if isinstance(item, MessageItem) and item.role == "assistant":
+            # A plain text is short for the part that this role has.
+            document["content"] = [
+                {**part, "type": "output_text", "annotations": []} if part["type"] == "input_text" else part
+                for part in document["content"]
+            ]
+        found.append(document)
+    return found
+
+
+def messages_of(instructions: str | None, items: Sequence[Item], num_before: int) -> tuple[Message, ...]:
+    """The conversation of a request.
+
+    Args:
+        instructions: The system message before all others; None for none.
+        items: Those of earlier responses and of the request, in order.
+        num_before: How many of them are from earlier responses.
+
+    Raises:
+        ApiError: A result without its call, a call without its result, or reasoning that nothing follows; and more
+            items than a conversation may have.
+    """
+    if len(items) > MAX_ITEMS:
+        message = f"{len(items):,} items with those of earlier responses; expected: at most {MAX_ITEMS:,} in all"
+        raise ApiError(400, message, param="input", code="invalid_value")
+    _check_calls(items, num_before)
+    found = [Message(role="system", content=instructions)] if instructions is not None else []
+    turn: Message | None = None
+    for place, item in enumerate(items):
+        # An earlier answer may have ended within its thought.
+        if isinstance(item, ReasoningItem) and place >= num_before:
+            _check_followed(items, place, num_before)
+        if turn is not None and not _joins(turn, item):
+            found.append(turn)
+            turn = None
+        if isinstance(item, CallOutputItem):
+            found.append(Message(role="tool", content=item.text, tool_call_id=item.call_id))
+        elif isinstance(item, MessageItem) and item.role != "assistant":
+            found.append(Message(role=item.role, content=item.text))
+        else:
+            turn = _joined(turn or Message(role="assistant", content=""), item)
+    return tuple(found if turn is None else [*found, turn])
+
+
+def _joins(turn: Message, item: Item) -> bool:
+    """Whether an item belongs to a turn of the assistant that has begun."""
+    if isinstance(item, CallItem):
+        return True
+    is_empty = not turn.content and not turn.tool_calls
+    if isinstance(item, ReasoningItem):
+        return is_empty
+    return is_empty and isinstance(item, MessageItem) and item.role == "assistant"
+
+
+def _joined(turn: Message, item: Item) -> Message:
+    if isinstance(item, ReasoningItem):
+        return turn.model_copy(update={"reasoning": "\n".join(filter(None, (turn.reasoning, item.text))) or None})
+    if isinstance(item, CallItem):
+        function = {"name": item.name, "arguments": item.arguments}
+        call = {"id": item.call_id, "type": "function", "function": function}
+        return turn.model_copy(update={"tool_calls": (*turn.tool_calls, call)})
+    assert isinstance(item, MessageItem)
+    return turn.model_copy(update={"content": item.text})
+
+
+def _check_calls(items: Sequence[Item], num_before: int) -> None:
+    """Each call has a result behind it, and each result its call before it."""
+    waiting: dict[str, int] = {}
+    seen = set[str]()
+    for place, item in enumerate(items):
+        if isinstance(item, CallItem):
+            if (fault := fault_of_text(item.arguments)) is not None:
+                raise refusal(fault, f"{_place(place, num_before)}.arguments")
+            if item.call_id in seen:
+                raise _wrong(f"two calls have the call_id {item.call_id!r}", "a new one for each", place, num_before)
+            seen.add(item.call_id)
+            waiting[item.call_id] = place
+        elif isinstance(item, CallOutputItem) and waiting.pop(item.call_id, None) is None:
+            came = f"No tool call found for function call output with call_id {item.call_id!r}"
+            raise _wrong(came, "one output behind the function_call that it answers", place, num_before)
+    for call_id in waiting:
+        message = f"No tool output found for function call {call_id!r}; expected: a function_call_output item for it"
+        raise ApiError(400, message, param="input", code="invalid_value")
+
+
+def _check_followed(items: Sequence[Item], place: int, num_before: int) -> None:
+    following = items[place + 1] if place + 1 < len(items) else None
+    is_assistant = isinstance(following, MessageItem) and following.role == "assistant"
+    if not (is_assistant or isinstance(following, CallItem | ReasoningItem)):
+        message = "reasoning that nothing follows; expected: a message of the assistant or a call behind it"
+        raise ApiError(400, message, param=_place(place, num_before), code="invalid_value")
+
+
+def _wrong(came: str, expected: str, place: int, num_before: int) -> ApiError:
+    param = f"{_place(place, num_before)}.call_id"
+    return ApiError(400, f"{came}; expected: {expected}", param=param, code="invalid_value")
+
+
+def _place(place: int, num_before: int) -> str:
+    return "previous_response_id" if place < num_before else f"input.{place - num_before}"

@@ -1,0 +1,310 @@
+"""Use cases: answers of the Responses API that are stored, so that a later request can continue their conversation.
+
+They are kept like stored chat completions: as the request has it, with their texts as they are, for
+`stored_completion_days`. A response holds its own input and output; the conversation before it is that of the responses
+which it names, so that each text is stored once and is gone once its response is deleted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, delete
+
+from luthier.core.access import Caller
+from luthier.core.errors import UnsupportedError
+from luthier.core.frozen_model import FrozenModel
+from luthier.features.traffic.policy import traffic_policy, user_digest, user_key
+from luthier.platform.audit_log.service import record
+from luthier.platform.db.store import Codec, Missing, RecordTable, Store
+from luthier.platform.db.tables import stored_responses
+from luthier.platform.home.context import Context
+
+_DAY_SECONDS: Final = 86_400.0
+_AT_ONCE: Final = 200
+MAX_CHAIN: Final = 500
+"""Responses of one conversation."""
+
+
+class StoredResponse(FrozenModel):
+    """A response with its request.
+
+    Attributes:
+        response_id: Its id, `resp_...`.
+        project_id: The project that it belongs to.
+        model: As requested.
+        user_digest: The end user, as in the traffic log; empty for none.
+        earlier_ids: The responses before it in its conversation, oldest first.
+        labels: The metadata of the request.
+        document: `input`, the items of the request; `parameters`, its other fields; `response`, as the API has it.
+        created_at: Seconds since 1970 by the database's clock.
+    """
+
+    response_id: str
+    project_id: str
+    model: str
+    user_digest: str
+    earlier_ids: tuple[str, ...]
+    labels: dict[str, str]
+    document: dict[str, Any]
+    created_at: float = 0.0
+
+    @property
+    def items(self) -> list[dict[str, Any]]:
+        """Its input and its output."""
+        return [*self.document["input"], *self.document["response"]["output"]]
+
+
+_JSON: Final = Codec(json.dumps, json.loads)
+_RESPONSES: Final = RecordTable(
+    stored_responses,
+    StoredResponse,
+    key="response_id",
+    clock="created_at",
+    codecs={
+        "labels": _JSON,
+        "document": _JSON,
+        "earlier_ids": Codec(json.dumps, lambda text: tuple(json.loads(text))),
+    },
+    missing=Missing(
+        "no stored response {key!r}",
+        "the id of a response of this project that is stored, and has not expired",
+        "store responses: leave `store` out, or send true",
+    ),
+)
+
+
+class StoredResponseStore(Store):
+    """The stored responses of all projects. Every method is one short transaction."""
+
+    def add(self, one: StoredResponse) -> StoredResponse:
+        """Keep a new one."""
+        return self._insert(_RESPONSES, one)
+
+    def get(self, project_id: str, response_id: str, *, newest_seconds: float) -> StoredResponse:
+        """One of them. Raises NotFoundError, also for another project's, and for one that is older.
+
+        Args:
+            project_id: The project.
+            response_id: The response.
+            newest_seconds: How old it may be.
+        """
+        with self._database.read() as connection:
+            is_young = stored_responses.c.created_at >= self._database.clock(connection) - newest_seconds
+            is_it = stored_responses.c.response_id == response_id
+            found = _RESPONSES.first(connection, is_it, is_young, project_id=project_id)
+            if found is None:
+                raise _RESPONSES.not_found(connection, response_id)
+            return found
+
+    def several(
+        self, project_id: str, response_ids: Sequence[str], *, newest_seconds: float
+    ) -> dict[str, StoredResponse]:
+        """Those of these responses that are there and no older, by id."""
+        with self._database.read() as connection:
+            is_young = stored_responses.c.created_at >= self._database.clock(connection) - newest_seconds
+            is_one = stored_responses.c.response_id.in_(response_ids)
+            query = _RESPONSES.query(is_young, is_one, project_id=project_id)
+            found = [_RESPONSES.of_row(row) for row in connection.execute(query).mappings()]
+        return {one.response_id: one for one in found}
+
+    def remove(self, project_id: str, response_id: str) -> None:
+        """Delete one. Raises NotFoundError."""
+        self._delete(_RESPONSES, response_id, project_id=project_id)
+
+    def forget(self, project_id: str, digest: str) -> int:
+        """Delete all of an end user, and return how many there were."""
+        columns = stored_responses.c
+        with self._write() as connection:
+            is_theirs = (columns.project_id == project_id) & (columns.user_digest == digest)
+            return connection.execute(delete(stored_responses).where(is_theirs)).rowcount
+
+    def sweep(self, older_than_seconds: float) -> None:
+        """Delete all that are older than so many seconds."""
+        with self._write() as connection:
+            oldest = self._database.clock(connection) - older_than_seconds
+            connection.execute(delete(stored_responses).where(stored_responses.c.created_at < oldest))
+
+    def some(
+        self,
+        project_id: str,
+        *,
+        model: str | None,
+        since: float | None,
+        until: float | None,
+        beyond: int,
+        limit: int,
+    ) -> list[tuple[int, StoredResponse]]:
+        """The next responses, oldest first, each with the number of its row.
+
+        Args:
+            project_id: The project.
+            model: Only answers of this model.
+            since: Seconds since 1970, included.
+            until: Seconds since 1970, included.
+            beyond: The number of the row behind which they begin.
+            limit: The most of them.
+        """
+        columns = stored_responses.c
+        where: list[ColumnElement[bool]] = [columns.project_id == project_id, columns.number > beyond]
+        where += [] if model is None else [columns.model == model]
+        where += [] if since is None else [columns.created_at >= since]
+        where += [] if until is None else [columns.created_at <= until]
+        query = _RESPONSES.query(*where, order=[columns.number.asc()], limit=limit).add_columns(columns.number)
+        return [(row["number"], _RESPONSES.of_row(row)) for row in self._rows(query)]
+
+
+def lifetime_seconds(context: Context) -> float:
+    """How long a response is kept."""
+    return context.settings.stored_completion_days * _DAY_SECONDS
+
+
+def may_store(context: Context, project_id: str) -> bool:
+    """Whether a project stores responses: one that keeps none of its traffic stores no texts either."""
+    return context.only is None and traffic_policy(context, project_id).keep != "off"
+
+
+def keeper_of(
+    context: Context,
+    caller: Caller,
+    *,
+    parameters: Mapping[str, Any],
+    items: Sequence[Mapping[str, Any]],
+    earlier_ids: Sequence[str],
+    wants: bool | None,
+) -> Callable[[dict[str, Any], str], None] | None:
+    """What stores the response, called with it and the end user once it is complete; None where it is not stored.
+
+    Args:
+        context: The home.
+        caller: Whose project stores it.
+        parameters: The body of the request without its input.
+        items: The input.
+        earlier_ids: The responses before it.
+        wants: Whether the request asks for it; None stores it where the project stores texts.
+
+    Raises:
+        UnsupportedError: The request asks for it, and the server or the project stores no texts.
+    """
+    if wants is False:
+        return None
+    if not may_store(context, caller.project_id):
+        if wants is None:
+            return None
+        what = "a server for some models alone" if context.only is not None else "a project whose traffic policy is off"
+        raise UnsupportedError(
+            f"store: true, at {what}",
+            expected="a project that keeps some of its traffic",
+            do="send store: false, or have an admin change the policy: luthier traffic policy --keep metadata",
+            code="unsupported_value",
+            param="store",
+        )
+
+    def keep(response: dict[str, Any], user: str) -> None:
+        digest = user_digest(user_key(context, caller.project_id), user) if user else ""
+        document = {"parameters": dict(parameters), "input": [dict(item) for item in items], "response": response}
+        context.stored_responses.add(
+            StoredResponse(
+                response_id=response["id"],
+                project_id=caller.project_id,
+                model=str(parameters["model"]),
+                user_digest=digest,
+                earlier_ids=tuple(earlier_ids),
+                labels=parameters.get("metadata") or {},
+                document=document,
+            )
+        )
+
+    return keep
+
+
+def stored_response(context: Context, caller: Caller, response_id: str) -> StoredResponse:
+    """One response. Raises NotFoundError, also for another project's, and for one that has expired."""
+    return context.stored_responses.get(caller.project_id, response_id, newest_seconds=lifetime_seconds(context))
+
+
+def conversation_before(context: Context, caller: Caller, response_id: str) -> list[StoredResponse]:
+    """A response and those before it in its conversation, oldest first.
+
+    Raises:
+        UnsupportedError: There is no such response in the project, one before it was deleted or has expired, or there
+            are too many.
+    """
+    if context.only is not None:
+        raise _no_previous("previous_response_id, at a server for some models alone, which stores no responses")
+    newest_seconds = lifetime_seconds(context)
+    # One look more than a chain: the ids are known only once the last response is read.
+    last = context.stored_responses.several(caller.project_id, [response_id], newest_seconds=newest_seconds)
+    if response_id not in last:
+        raise _no_previous(f"Previous response with id {response_id[:100]!r} not found")
+    earlier = last[response_id].earlier_ids
+    if len(earlier) + 1 >= MAX_CHAIN:
+        raise _no_previous(f"a conversation of {len(earlier) + 1:,} responses, more than {MAX_CHAIN - 1:,}")
+    found = context.stored_responses.several(caller.project_id, earlier, newest_seconds=newest_seconds) | last
+    if missing := next((one for one in earlier if one not in found), None):
+        raise _no_previous(f"Response {missing!r}, earlier in the conversation of {response_id!r}, not found")
+    return [found[one] for one in (*earlier, response_id)]
+
+
+def _no_previous(came: str) -> UnsupportedError:
+    return UnsupportedError(
+        came,
+        expected="stored responses of this project: not deleted, not expired, not created with store: false",
+        do="send the conversation as input items",
+        code="previous_response_not_found",
+        param="previous_response_id",
+    )
+
+
+def matching_responses(
+    context: Context,
+    project_id: str,
+    *,
+    metadata: Mapping[str, str],
+    model: str | None = None,
+    since: float | None = None,
+    until: float | None = None,
+    users: Sequence[str] | None = None,
+    fits: Callable[[StoredResponse], bool] = lambda _: True,
+) -> Iterator[StoredResponse]:
+    """The stored responses that meet all conditions, oldest first, read a few at a time.
+
+    Args:
+        context: The home.
+        project_id: The project.
+        metadata: Labels that all of them have.
+        model: Only answers of this model.
+        since: Seconds since 1970, included.
+        until: Seconds since 1970, included.
+        users: Only answers to these end users.
+        fits: A further condition.
+    """
+    beyond = 0
+    key = user_key(context, project_id) if users is not None else b""
+    digests = None if users is None else {user_digest(key, user) for user in users}
+    while True:
+        found = context.stored_responses.some(
+            project_id, model=model, since=since, until=until, beyond=beyond, limit=_AT_ONCE
+        )
+        for _, one in found:
+            # Labels are inside a JSON document, which the two databases would filter in different ways.
+            has_labels = all(one.labels.get(name) == value for name, value in metadata.items())
+            if has_labels and (digests is None or one.user_digest in digests) and fits(one):
+                yield one
+        if len(found) < _AT_ONCE:
+            return
+        beyond = found[-1][0]
+
+
+def delete_response(context: Context, caller: Caller, response_id: str) -> None:
+    """Delete a stored response. Raises NotFoundError."""
+    with context.database.transaction():
+        context.stored_responses.remove(caller.project_id, response_id)
+        record(context, caller, "stored_response.deleted", response_id)
+
+
+def sweep_stored_responses(context: Context) -> None:
+    """Delete what has been kept for long enough."""
+    context.stored_responses.sweep(lifetime_seconds(context))

@@ -1,0 +1,3 @@
+"""A home that knows the tiny model."""
+
+from tests.fixtures.openai import home  # noqa: F401
