@@ -32,7 +32,7 @@ def test_the_five_groups_in_the_order_of_the_work() -> None:
         ("Data", ["Datasets", "Review"]),
         ("Train", ["Guided run", "Runs", "Studies"]),
         ("Evaluate", ["Evaluations", "Panels"]),
-        ("Use", ["Playground", "Models", "Deployments"]),
+        ("Use", ["Playground", "Models", "Deployments", "Batches"]),
         ("Watch", ["Monitor", "Traffic", "Alerts"]),
         ("", ["Settings"]),
     ]

@@ -30,8 +30,7 @@ _PAGES: Final[dict[JobKind, str]] = {
     "train": "/runs",
     "export": "/models",
     "evaluation": "/evaluations/orders/{job_id}",
-    # Batches have no page: the entry itself says what has failed.
-    "batch": "/inbox?show=open#{item_id}",
+    "batch": "/batches/{batch_id}",
     "import": "/datasets/jobs/{job_id}",
     "synthesis": "/datasets/jobs/{job_id}",
     "workflow": "/pipelines/jobs/{job_id}",
@@ -171,7 +170,8 @@ def _address_of(context: Context, job: Job) -> str:
         # A failed export may have been removed since: the list is left then.
         with contextlib.suppress(NotFoundError):
             return f"/exports/{quote(context.exports.get(job.project_id, export_id).export_id, safe='')}"
-    return _PAGES[job.kind].format(job_id=quote(job.job_id, safe=""), item_id=item_id_of("job", job.job_id))
+    batch_id = quote(str(job.document.get("batch_id", "")), safe="")
+    return _PAGES[job.kind].format(job_id=quote(job.job_id, safe=""), batch_id=batch_id)
 
 
 def _short(text: str) -> str:
