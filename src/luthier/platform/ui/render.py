@@ -32,8 +32,8 @@ from luthier.ml.charts.svg import drawn
 from luthier.ml.charts.visible import visible
 from luthier.platform.auth.members_store import Session
 from luthier.platform.ui.assets import Assets
+from luthier.platform.ui.form_drafts import filled, form_draft
 from luthier.platform.ui.forms import form_token
-from luthier.platform.ui.kept_forms import filled, kept_form
 from luthier.platform.ui.terms import Terms
 
 Group = Literal["main", "data", "train", "evaluate", "use", "watch", "settings"]
@@ -271,7 +271,7 @@ def render(request: Request, template: str, values: Mapping[str, Any] | None = N
         # A fragment would show it in the middle of a page and take it away from the next whole one.
         "notice": "" if is_fragment_request(request) else notice,
     }
-    form = None if is_fragment_request(request) else kept_form(request)
+    form = None if is_fragment_request(request) else form_draft(request)
     if form is not None and session is not None:
         common["notice"] = f"{common['notice']} {_RESTORED}".strip()
     text = environment().get_template(template).render(common | dict(values or {}))
