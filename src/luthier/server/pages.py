@@ -25,6 +25,7 @@ from luthier.core.errors import RequestError
 from luthier.features.accounts import sign_in_pages as sign_in
 from luthier.features.home_page.progress import Rail
 from luthier.features.human_eval import rate_pages as rate
+from luthier.features.inbox.assignments import Assignments
 from luthier.features.runs.series import RunSeries
 from luthier.features.runs.state import Judged
 from luthier.platform.auth.oidc import OidcClient, Provider
@@ -123,7 +124,7 @@ def create_pages(context: Context) -> FastAPI:
     app.state.rating_failures = FailureLimit("invalid links", rate.FAILURES_PER_MINUTE)
     app.state.shown_once, app.state.page_work, app.state.form_drafts = ShownOnce(), PageWork(), FormDrafts()
     app.state.judged, app.state.run_series = Judged(context), RunSeries(context)
-    app.state.rail = Rail(context)
+    app.state.rail, app.state.assignments = Rail(context), Assignments(context)
     # Where a person may be sent back to after signing in.
     app.state.page_paths = {route.path for route in page_routes() if "GET" in (route.methods or ())}
     add_error_pages(app)

@@ -251,8 +251,9 @@ def render(request: Request, template: str, values: Mapping[str, Any] | None = N
     """The answer with a page, or a piece of one, made from a template.
 
     Every template knows, in addition to `values`: `session` (None where no one is signed in), `may(scope)`,
-    `asset(name)`, `navigation`, `here` (the path), `group` (of the navigation that the path belongs to), `notice` (of
-    the form before), `rail()` (the first steps of a project), `term(word)` (a word with its explanation).
+    `asset(name)`, `navigation`, `here` (the path), `full_address` (with its query), `group` (of the navigation that the
+    path belongs to), `notice` (of the form before), `rail()` (the first steps of a project), `page_inbox()` (who does
+    the work that the page is about), `term(word)` (a word with its explanation).
     """
     assets: Assets = request.app.state.assets
     session: Session | None = getattr(request.state, "session", None)
@@ -265,8 +266,10 @@ def render(request: Request, template: str, values: Mapping[str, Any] | None = N
         "navigation_counts": _counts(request, session),
         "current": current(request.url.path),
         "here": request.url.path,
+        "full_address": f"{request.url.path}?{request.url.query}" if request.url.query else request.url.path,
         "group": group_of(request.url.path),
         "rail": partial(_rail, request, session),
+        "page_inbox": partial(_page_inbox, request, session),
         "term": Terms(request.url.path, is_piece=is_fragment_request(request)),
         # A fragment would show it in the middle of a page and take it away from the next whole one.
         "notice": "" if is_fragment_request(request) else notice,
@@ -298,6 +301,12 @@ def _rail(request: Request, session: Session | None) -> Any:
     """The first steps of the visitor's project; None where they are done, and for servers without a rail."""
     rail = getattr(request.app.state, "rail", None)
     return None if rail is None else rail.of(session)
+
+
+def _page_inbox(request: Request, session: Session | None) -> Any:
+    """The work of the inbox that leads to this page; None where there is none, and for servers without an inbox."""
+    assignments = getattr(request.app.state, "assignments", None)
+    return None if assignments is None else assignments.of(session, request.url.path, request.url.query)
 
 
 def redirect(request: Request, address: str, notice: str = "") -> Response:
