@@ -114,6 +114,11 @@ def test_an_answer_is_stopped_and_what_was_written_stays(
     stop = page.locator("[data-stop]")
     expect(stop).to_be_visible()
     expect(page.locator(".turn.answer .words")).not_to_be_empty(timeout=SECONDS)
+    # Taller than the window: the button must not move with the text, or nobody can press it.
+    page.wait_for_function("document.querySelector('.turn.answer').offsetHeight > innerHeight", timeout=SECONDS)
+    box = stop.bounding_box()
+    assert box is not None
+    assert 0 <= box["y"] <= PHONE["height"] - box["height"]
     stop.click()
     expect(page.locator(".facts-line")).to_have_text("stopped by you")
     expect(stop).to_be_hidden()
