@@ -43,9 +43,9 @@ PAGES: dict[str, tuple[str, ...]] = {
 }
 _HEAD = f"""# Sentences of the interface
 
-Made by `docsite/interface_texts.py` from the templates of the pages that a person without a terminal meets. The number beside each page
-is its reading ease by Flesch, over all of its sentences; `tests/platform/ui/test_reading_ease.py` holds it at {LEAST_EASE:.0f} or more.
-"…" is a value that the page fills in.
+Made by `docsite/interface_texts.py` from the templates of the pages that a person without a terminal meets. The number
+beside each page is its reading ease by Flesch, over all of its sentences; `tests/platform/ui/test_reading_ease.py` holds
+it at {LEAST_EASE:.0f} or more. "…" is a value that the page fills in.
 """
 _BREAK = "\x1f"
 """Between texts that belong to different elements; line breaks of a template are spaces."""
@@ -55,7 +55,7 @@ _TRANSLATED = re.compile(r"""\{\{\s*_\(\s*"((?:[^"\\]|\\.)*)".*?\}\}""", re.S)
 _TERM = re.compile(r"""\{\{\s*term\(\s*"([^"]*)".*?\}\}""", re.S)
 _JOINED_TERM = re.compile(r"""["']\s*~\s*term\(\s*"([^"]*)"[^)]*\)\s*~\s*["']""")
 _JOINED = re.compile(r"""["']\s*~[^~"{}%]*~\s*["']""")
-_NEXT_TO_EACH_OTHER = re.compile(r"(?<=</a>)(?=\s*<a\b)|(?<=</a>|</b>)(?=[A-Z])|(?<=</strong>)(?=\S)")
+_NEXT_TO_EACH_OTHER = re.compile(r"(?<=</a>)(?=\s*<a\b)|(?<=</a>|</b>)(?=[A-Z])|(?<=</strong>)(?=[A-Z…])")
 _HINTS = re.compile(r'(?:placeholder|title|data-confirm)="([^"]*)"')
 _OTHER_BRANCH = re.compile(r"\{%-?\s*(?:else|elif|pluralize)\b.*?%\}", re.S)
 _TAG = re.compile(r"\{%.*?%\}", re.S)

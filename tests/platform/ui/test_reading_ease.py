@@ -54,9 +54,9 @@ def test_syllables_of_words_of_the_pages(texts: Any, word: str, num: int) -> Non
 def test_sentences_are_found_wherever_a_template_has_them(texts: Any) -> None:
     template = """
     {# Not a sentence of the page. #}<h1>Data</h1><p>The {{ term("audit") }} has found {{ n | count }} rows. They
-    <strong>stay as they are</strong>.{% if x %} See them first.{% else %} Nothing was found here.{% endif %}</p>
+    <strong>stay as they are</strong>.{% if x %} Go through them first.{% else %} Nothing was found here.{% endif %}</p>
     {{ empty("No rows yet", "Add a file, then " ~ term("plan") ~ " a run with it.", "Add data", "/datasets/new") }}
-    <a href="/x">All of the rows</a><a href="/y">The first ten rows</a><p>{{ _("Every text of a page.") }}</p>
+    <p><a href="/x">All of the rows</a><a href="/y">The first ten rows</a></p><p>{{ _("Every text of a page.") }}</p>
     <form data-confirm="Remove it for good?"></form><style>.not a sentence at all {}</style>
     """
     assert texts.sentences_of(template) == [
@@ -64,7 +64,7 @@ def test_sentences_are_found_wherever_a_template_has_them(texts: Any) -> None:
         "Remove it for good?",
         "The audit has found … rows.",
         "They stay as they are.",
-        "See them first.",
+        "Go through them first.",
         "Nothing was found here.",
         "All of the rows",
         "The first ten rows",
