@@ -44,8 +44,8 @@ PAGES: dict[str, tuple[str, ...]] = {
 _HEAD = f"""# Sentences of the interface
 
 Made by `docsite/interface_texts.py` from the templates of the pages that a person without a terminal meets. The number
-beside each page is its reading ease by Flesch, over all of its sentences; `tests/platform/ui/test_reading_ease.py` holds
-it at {LEAST_EASE:.0f} or more. "…" is a value that the page fills in.
+beside each page is its reading ease by Flesch, over all of its sentences; `tests/platform/ui/test_reading_ease.py`
+holds it at {LEAST_EASE:.0f} or more. "…" is a value that the page fills in.
 """
 _BREAK = "\x1f"
 """Between texts that belong to different elements; line breaks of a template are spaces."""
