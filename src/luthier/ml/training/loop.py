@@ -92,8 +92,10 @@ def train(
         warnings.append(message)
         emit(WarningRaised(step=step, code=code, message=message))
 
+    # Spend is written before each action, not after it: a kill in the middle of a step must not make it free.
     meter = meter or Meter(plan.budget)
     checkpoints = SharedCheckpoints(world, folder, optimizer.weight_state())
+    # `saved` is the state of the newest checkpoint: by identity, since a state is never changed in place.
     state = saved = _resume(plan, model, optimizer, average, checkpoints, world, warn)
     if not meter.at_least(state.seconds, state.num_tokens):
         warn(state.step, "ledger_lost", _LEDGER_LOST)
@@ -109,6 +111,8 @@ def train(
         nonlocal saved
         meter.begin("checkpoint")
         weights, moments = optimizer.weight_state(), optimizer.moment_state()
+        # Replicas are compared before they are written: a bit that flipped on one rank would otherwise be kept for
+        # good.
         held = [*weights.values(), *moments.values(), *average.weights.values()]
         if not world.are_same(held):
             warn(state.step, "replicas_differ", _REPLICAS_DIFFER)
@@ -118,13 +122,18 @@ def train(
         saved = state
         emit(CheckpointSaved(step=state.step, path=str(path), num_bytes=num_bytes))
 
+    # Masters, moments and averages: workers compute gradients from the model alone, and need not inherit them.
     own = [*optimizer.own_memory(), *average.weights.values()]
     computing = micro_batch_workers(plan, model, objective, units, validation, schedule, own, state.step, world, warn)
+    # Not after a resume: the answers of step 0 are in the events already.
     _answer(samples if state.step == 0 else None, model, average, 0)
     with progress.task("training", p.num_steps, "step", done=state.step) as bar, computing as workers, keep_freed():
         while True:
+            # First of all: a run that paused between a step and its validation makes up for it here.
             if validation and _is_validation_due(p, state):
                 refused = meter.refuses("validation", num_validation_tokens, num_checkpoints=1)
+                # All ranks leave the loop at the same place: one that stayed would wait for the others in a collective
+                # call.
                 if (refused := world.agreed(refused)) is not None:
                     status, reason = "paused", refused
                     break
@@ -134,7 +143,10 @@ def train(
                 emit(checked)
                 if (message := state.early_stopping.overfitting) is not None:
                     warn(state.step, "overfitting", message)
+                # The best weights are written below, in the same turn: validation has changed nothing in the model.
                 is_best = checked.is_best
+            # Before the checkpoint of the step: after a kill between the two, the snapshot is written once more, not
+            # lost.
             if snapshot is not None and saved is not state and _is_epoch_done(p, state):
                 with average.shown_in(model.module):
                     path = snapshot(model, state.step)
@@ -150,15 +162,18 @@ def train(
                 break
             num_tokens = _num_tokens(plan, [units[i] for batch in schedule.step(state.step) for i in batch])
             last = state.step + 1 == p.num_steps  # its weights are written twice: checkpoint and result
+            # Room for the checkpoint that would follow is part of the question: a pause must always be affordable.
             request = stop_requested() or meter.refuses("step", num_tokens, num_checkpoints=1 + last)
             if (request := world.agreed(request)) is not None:
                 status, reason = "paused", request
                 break
             meter.begin("step", num_tokens)
             state, event = one_step(plan, model, objective, optimizer, units, schedule, state, world, workers)
+            # `one_step` has left the weights as they were, so what is saved are the last good ones.
             if not (math.isfinite(event.loss) and math.isfinite(event.gradient_norm)):
                 save()
                 raise _diverged(event, state.step, p.learning_rate)
+            # After the finite check: an average never takes up a step that was skipped.
             average.after_step(state.step, optimizer.weight_state())
             emit(event)
             bar.advance()
@@ -188,6 +203,7 @@ def _take_best(
         optimizer.load_weights(averages_in(best.method) or best.weights)
         model.method.load_state(all_but_averages(best.method))
     elif average.weights:
+        # No validation, or the last one was the best: it was of the averaged weights.
         optimizer.load_weights(average.weights)
 
 
@@ -230,6 +246,7 @@ def _num_tokens(plan: Plan, units: Sequence[Unit]) -> int:
 
 def _is_validation_due(p: TrainingPlan, state: LoopState) -> bool:
     """Whether a validation is due after this step and not done yet: the run may have paused in between."""
+    # The window is empty right after a validation, so that none is repeated when a run is resumed at its step.
     is_such = state.step == p.num_steps or state.step % p.validate_every_steps == 0
     return is_such and state.window_loss_weight > 0
 
@@ -249,6 +266,7 @@ def _resume(
     for message in broken:
         warn(step, "broken_checkpoint", f"{message}; continuing from the earlier step {step}")
     if checkpoint is None:
+        # New weights are drawn by each rank: those of rank 0 are the ones that count.
         world.broadcast_tensors(optimizer.masters)
         optimizer.round_into_model()
         watch = EarlyStopping(patience=plan.training.early_stopping_patience)

@@ -96,6 +96,7 @@ def learning_rate_factor(step: int, *, num_steps: int, num_warmup_steps: int, sc
     """
     if step < num_warmup_steps:
         return (step + 1) / num_warmup_steps
+    # max: of a run that is all warm-up nothing is left to divide by.
     progress = (step - num_warmup_steps) / max(1, num_steps - num_warmup_steps)
     if schedule == "cosine":
         return 0.5 * (1.0 + math.cos(math.pi * progress))
@@ -204,12 +205,15 @@ def one_step(
         workers: processes that compute the micro-batches in parallel; None computes them in this process.
     """
     start, p = time.perf_counter(), plan.training
+    # By step and rank alone: a run that is resumed here draws the same dropout as one that was never stopped.
     seed_random(plan, state.step, rank=world.rank)
     indices = schedule.share(state.step, world.rank, world.size)
     given, whole = _drawn(units, schedule, state.step, indices)
     batches = objective.draw(model, state.step, given)
+    # The whole step, not only the share of this rank: contrastive losses compare with the rows of other ranks, too.
     objective.look(model, whole)
     weight = world.sum(objective.weight([unit for micro_batch, _ in batches for unit in micro_batch]))
+    # The weight is summed over ranks before the first backward pass: each micro-batch divides by the whole step's.
     divisor, num_missing = loss_divisor(model, weight, world), missing_passes(model, len(batches), world)
     sums = StepSums(num_examples=sum(map(len, indices)))
     if workers is not None:
@@ -225,15 +229,18 @@ def one_step(
         optimizer.collect()
     world.sum_gradients(optimizer.gradients)  # once a step: gradients cross the network as fp32 sums
     sums = sums.over(world)  # from here on loss and counts are those of the whole global batch, the same on all ranks
+    # After the sums over ranks, so that methods that look at gradients (AdaLoRA) decide the same on each rank.
     model.method.before_step(optimizer.weight_state(), optimizer.gradient_state())
     norm, loss = optimizer.gradient_norm(), sums.loss / weight
     rate = 0.0
+    # Norm and loss are the same on all ranks, so either all of them take the step or none does.
     if finite := math.isfinite(norm) and math.isfinite(loss):
         factor = learning_rate_factor(
             state.step, num_steps=p.num_steps, num_warmup_steps=p.num_warmup_steps, schedule=p.schedule
         )
         rate = optimizer.step(norm, factor, partial(model.method.after_step, state.step + 1))
     seconds = time.perf_counter() - start
+    # model_construct: validation of ten fields would cost more than the small steps of a tiny model take.
     event = StepDone.model_construct(
         step=state.step + 1,
         epoch=schedule.epoch_of(state.step + 1),
@@ -266,6 +273,7 @@ def accumulate(
         minimised = minimised + model.router_loss.coefficient * losses.measures[ROUTER_LOSS]
     if plan.data.replay is not None:
         losses = with_source_loss(losses, units, objective.weight(units))
+    # Divided before the backward pass: dividing gradients later would need a pass over all weights.
     (minimised / divisor).backward()
     return losses, batch
 
