@@ -183,12 +183,14 @@ def _list(
     status: int = 200,
 ) -> Response:
     found, has_more = context.batches.list(caller.project_id, after=after or None, limit=_A_PAGE)
+    # Ended batches do not change, so that a list without running ones is not polled at all.
     mark = "-".join(mark_of(view) for view in found if not view.batch.has_ended)
     is_piece = is_fragment_request(request)
     if seen and is_piece and seen == mark:
         return Response(status_code=204)
     now = context.access.now()
     may_start = caller.may("train") and caller.may("infer")
+    # Files are listed for the form alone, which a piece of the page does not have.
     known: list[StoredFile] = []
     if may_start and not is_piece:
         known, _ = files.list_files(context, caller.project_id, purpose="batch", limit=_KNOWN_FILES)

@@ -70,6 +70,7 @@ def seconds_left(view: BatchView, now: float) -> float | None:
     num_done = one.num_completed + one.num_failed
     if view.status != "in_progress" or view.job.status != "running" or one.in_progress_at is None or not num_done:
         return None
+    # From the first request on, pauses included: after a long one it is too high at first, and never too low.
     return max(0.0, (one.num_total - num_done) * (now - one.in_progress_at) / num_done)
 
 
@@ -123,6 +124,7 @@ def _page(file: BinaryIO, offset: int, limit: int) -> ErrorPage:
         if not line.endswith(b"\n"):
             return ErrorPage(tuple(found))
         found.append(_error_of(json.loads(line)))
+    # A page ends where a further whole line begins; a line that is being written is left to the next look.
     place = file.tell()
     return ErrorPage(tuple(found), place if file.readline(_MAX_LINE_BYTES).endswith(b"\n") else None)
 

@@ -49,6 +49,7 @@ class Assignments:
             path: The address of the page.
             query: Its query, without a question mark.
         """
+        # Before anything is read: collecting what waits costs a query for each kind of work.
         page = _PAGES.fullmatch(path)
         if page is None or session is None or not session.caller.may("read"):
             return None
@@ -67,5 +68,6 @@ class Assignments:
 
 def _leads_to(address: str, path: str, query: str) -> bool:
     """Whether an address is that of a page, with any further values in its query."""
+    # The query of an entry is a part of that of the page: /review?model=x is also shown with a filter.
     parts = urlsplit(address)
     return parts.path == path and set(parse_qsl(parts.query)) <= set(parse_qsl(query))

@@ -42,6 +42,7 @@ def _remind(context: Context, project_id: str) -> int:
     for entry in inbox.list_entries(context, Caller(project_id=project_id), show="open"):
         member = people.get(entry.mark.assignee_id or "")
         state = _state_of(entry.mark, now)
+        # The entry is newer than `due`: between the two it may have been assigned to somebody else, or given more time.
         if entry.item_id in due and member is not None and state is not None:
             num += _send(context, entry, member, state, now)
     return num

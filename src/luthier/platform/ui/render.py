@@ -169,6 +169,7 @@ _ROUTES: Final = {
     "files": _FILES,
     "uploads": _FILES,
     "deployments": _DEPLOYMENTS,
+    "batches": ("/batches", "Batches"),
     "webhooks": ("/settings/webhooks", "Webhooks"),
     "feedback": ("/review", "Review"),
 }
