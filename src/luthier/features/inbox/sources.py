@@ -157,13 +157,14 @@ def _jobs(context: Context, caller: Caller) -> Iterator[Work]:
                 subject=job.job_id,
                 title=f"{JOB_NAMES[job.kind]} failed",
                 detail=_short(redact_text(reason, reference_paths(context, job.document))),
-                address=_address_of(context, job),
+                address=job_address(context, job),
                 since=ended,
                 mark=str(job.attempt),
             )
 
 
-def _address_of(context: Context, job: Job) -> str:
+def job_address(context: Context, job: Job) -> str:
+    """The page that a job is followed on."""
     if job.run_id:
         return f"/runs/{quote(job.run_id, safe='')}"
     if job.kind == "export" and (export_id := job.document.get("export", {}).get("export_id")):
