@@ -116,7 +116,7 @@ def test_what_rows_and_models_say_is_shown_as_it_is(filled: tuple[Context, FullH
     assert QUOTED in unescape(asked.get(full.address("/monitor/exchanges/{exchange_id}")).text)
 
 
-SHARED = {"member_id", "model", "number", "deed", "file_format", "path", "task"}
+SHARED = {"member_id", "model", "number", "deed", "file_format", "path", "task", "kind"}
 """Parameters that are no object of a project: members are of the home, as base models are."""
 
 
@@ -174,7 +174,7 @@ LISTS = (
     "/runs/new?dataset={dataset_id}", "/runs/new?study={study_id}", "/evaluations/new?model={run_id}",
     "/evaluations/panels/new?evaluation={evaluation_id}", "/review?item={exchange_id}", "/models?after={run_id}",
     "/datasets/new?dataset={dataset_id}", "/evaluations?after={evaluation_id}", "/monitor/model?name={name}",
-    "/playground/head?model={run_id}",
+    "/playground/head?model={run_id}", "/batches?after={batch_id}",
 )  # fmt: skip
 """Addresses whose queries name objects."""
 
