@@ -41,11 +41,15 @@ def test_a_batch_from_the_form_to_its_answers(home: Context, browser: Browser) -
     answering(home)
     one = browser("read", "train", "infer")
     assert "No batches yet" in one.get("/batches").text
-    form = {"endpoint": CHAT, "hours": "2"}
+    token = re.search(r'name="form_token" value="([^"]+)"', one.get("/batches").text.partition("New batch")[2])
+    assert token is not None
+    form = {"endpoint": CHAT, "hours": "2", "form_token": token[1]}
     lines = [line("a", "say one"), line("b<i>", "say two", temperature=7), "no JSON", line("c", "say three")]
     sent = one.post("/batches", data=form, files={"file": ("in.jsonl", text_of(lines).encode())})
     assert sent.status_code == 303
     address = sent.headers["location"]
+    again = one.post("/batches", data=form, files={"file": ("in.jsonl", text_of(lines).encode())})
+    assert again.headers["location"] == address, "a double click starts one batch"
     page = one.get(address).text
     assert "Waiting for a worker of this server." in page
     assert re.search(r"<dt>Time limit</dt><dd><time [^>]*>in 1 h<", page)
@@ -146,10 +150,10 @@ def test_the_list_is_paged(home: Context, browser: Browser, monkeypatch: pytest.
     made = [started(home, [line("a", "say one")]).batch.batch_id for _ in range(3)]
     one = browser("read")
     first = one.get("/batches").text
-    assert [each in first for each in made] == [False, True, True]
+    assert [f"/batches/{each}" in first for each in made] == [False, True, True]
     older = re.search(r'href="(/batches\?after=[^"]+)"', first)
     assert older is not None
-    assert [each in one.get(older[1]).text for each in made] == [True, False, False]
+    assert [f"/batches/{each}" in one.get(older[1]).text for each in made] == [True, False, False]
 
 
 def test_errors_are_paged_by_offset_while_the_file_grows(home: Context, monkeypatch: pytest.MonkeyPatch) -> None:
