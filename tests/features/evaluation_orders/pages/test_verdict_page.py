@@ -139,6 +139,7 @@ def test_a_larger_base_model_of_this_machine_is_offered_with_the_run_to_fork(
     assert re.findall(r'<a class="button[^"]*" href="([^"]*)"', box) == [
         "/start?dataset=data-1&version=3&base_model=big",
         f"/runs/new?from={run_id}&base_model=big",
+        "/models?show=base",
     ]
 
 
