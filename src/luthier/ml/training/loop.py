@@ -53,6 +53,17 @@ class LoopOutcome:
         self.state, self.status, self.reason, self.warnings = state, status, reason, tuple(warnings)
 
 
+# Why things happen in this order:
+# - Spend is written before each action, not after it: a kill in the middle of a step must not make it free.
+# - A validation that is due comes first: a run that paused between a step and its validation makes up for it.
+# - All ranks leave the loop at the same place (`world.agreed`): one that stayed would wait for the others in a
+#   collective call.
+# - A snapshot comes before the checkpoint of its step: after a kill between the two it is written once more, not lost.
+# - Replicas are compared before they are saved: a bit that flipped on one rank would otherwise be kept for good.
+# - Sample prompts are not answered again after a resume: their answers are in the events already.
+# - Whether a step may begin includes room for its checkpoint: a pause must always be affordable.
+# - An average takes up a step only once it is known to be finite: `one_step` leaves the weights of a bad step as they
+#   were, so what is saved then are the last good ones.
 def train(
     plan: Plan,
     model: TrainableModel,
@@ -92,10 +103,8 @@ def train(
         warnings.append(message)
         emit(WarningRaised(step=step, code=code, message=message))
 
-    # Spend is written before each action, not after it: a kill in the middle of a step must not make it free.
     meter = meter or Meter(plan.budget)
     checkpoints = SharedCheckpoints(world, folder, optimizer.weight_state())
-    # `saved` is the state of the newest checkpoint: by identity, since a state is never changed in place.
     state = saved = _resume(plan, model, optimizer, average, checkpoints, world, warn)
     if not meter.at_least(state.seconds, state.num_tokens):
         warn(state.step, "ledger_lost", _LEDGER_LOST)
@@ -111,8 +120,6 @@ def train(
         nonlocal saved
         meter.begin("checkpoint")
         weights, moments = optimizer.weight_state(), optimizer.moment_state()
-        # Replicas are compared before they are written: a bit that flipped on one rank would otherwise be kept for
-        # good.
         held = [*weights.values(), *moments.values(), *average.weights.values()]
         if not world.are_same(held):
             warn(state.step, "replicas_differ", _REPLICAS_DIFFER)
@@ -122,18 +129,13 @@ def train(
         saved = state
         emit(CheckpointSaved(step=state.step, path=str(path), num_bytes=num_bytes))
 
-    # Masters, moments and averages: workers compute gradients from the model alone, and need not inherit them.
     own = [*optimizer.own_memory(), *average.weights.values()]
     computing = micro_batch_workers(plan, model, objective, units, validation, schedule, own, state.step, world, warn)
-    # Not after a resume: the answers of step 0 are in the events already.
     _answer(samples if state.step == 0 else None, model, average, 0)
     with progress.task("training", p.num_steps, "step", done=state.step) as bar, computing as workers, keep_freed():
         while True:
-            # First of all: a run that paused between a step and its validation makes up for it here.
             if validation and _is_validation_due(p, state):
                 refused = meter.refuses("validation", num_validation_tokens, num_checkpoints=1)
-                # All ranks leave the loop at the same place: one that stayed would wait for the others in a collective
-                # call.
                 if (refused := world.agreed(refused)) is not None:
                     status, reason = "paused", refused
                     break
@@ -143,10 +145,7 @@ def train(
                 emit(checked)
                 if (message := state.early_stopping.overfitting) is not None:
                     warn(state.step, "overfitting", message)
-                # The best weights are written below, in the same turn: validation has changed nothing in the model.
                 is_best = checked.is_best
-            # Before the checkpoint of the step: after a kill between the two, the snapshot is written once more, not
-            # lost.
             if snapshot is not None and saved is not state and _is_epoch_done(p, state):
                 with average.shown_in(model.module):
                     path = snapshot(model, state.step)
@@ -162,18 +161,15 @@ def train(
                 break
             num_tokens = _num_tokens(plan, [units[i] for batch in schedule.step(state.step) for i in batch])
             last = state.step + 1 == p.num_steps  # its weights are written twice: checkpoint and result
-            # Room for the checkpoint that would follow is part of the question: a pause must always be affordable.
             request = stop_requested() or meter.refuses("step", num_tokens, num_checkpoints=1 + last)
             if (request := world.agreed(request)) is not None:
                 status, reason = "paused", request
                 break
             meter.begin("step", num_tokens)
             state, event = one_step(plan, model, objective, optimizer, units, schedule, state, world, workers)
-            # `one_step` has left the weights as they were, so what is saved are the last good ones.
             if not (math.isfinite(event.loss) and math.isfinite(event.gradient_norm)):
                 save()
                 raise _diverged(event, state.step, p.learning_rate)
-            # After the finite check: an average never takes up a step that was skipped.
             average.after_step(state.step, optimizer.weight_state())
             emit(event)
             bar.advance()

@@ -184,6 +184,13 @@ def _drawn(
     )
 
 
+# Why things happen in this order:
+# - Numbers are seeded by step and rank alone: a run that is resumed draws the same dropout as one that never stopped.
+# - `look` gets the whole step, not only this rank's share: contrastive losses compare with the rows of other ranks.
+# - The weight is summed over ranks before the first backward pass: each micro-batch divides by the whole step's.
+# - `before_step` comes after the sums over ranks, so that methods that read gradients (AdaLoRA) decide alike on each.
+# - Norm and loss are the same on all ranks, so either all of them take the step or none does.
+# - `model_construct`: validating ten fields would cost more than the small steps of a tiny model take.
 def one_step(
     plan: Plan,
     model: TrainableModel,
@@ -205,15 +212,12 @@ def one_step(
         workers: processes that compute the micro-batches in parallel; None computes them in this process.
     """
     start, p = time.perf_counter(), plan.training
-    # By step and rank alone: a run that is resumed here draws the same dropout as one that was never stopped.
     seed_random(plan, state.step, rank=world.rank)
     indices = schedule.share(state.step, world.rank, world.size)
     given, whole = _drawn(units, schedule, state.step, indices)
     batches = objective.draw(model, state.step, given)
-    # The whole step, not only the share of this rank: contrastive losses compare with the rows of other ranks, too.
     objective.look(model, whole)
     weight = world.sum(objective.weight([unit for micro_batch, _ in batches for unit in micro_batch]))
-    # The weight is summed over ranks before the first backward pass: each micro-batch divides by the whole step's.
     divisor, num_missing = loss_divisor(model, weight, world), missing_passes(model, len(batches), world)
     sums = StepSums(num_examples=sum(map(len, indices)))
     if workers is not None:
@@ -229,18 +233,15 @@ def one_step(
         optimizer.collect()
     world.sum_gradients(optimizer.gradients)  # once a step: gradients cross the network as fp32 sums
     sums = sums.over(world)  # from here on loss and counts are those of the whole global batch, the same on all ranks
-    # After the sums over ranks, so that methods that look at gradients (AdaLoRA) decide the same on each rank.
     model.method.before_step(optimizer.weight_state(), optimizer.gradient_state())
     norm, loss = optimizer.gradient_norm(), sums.loss / weight
     rate = 0.0
-    # Norm and loss are the same on all ranks, so either all of them take the step or none does.
     if finite := math.isfinite(norm) and math.isfinite(loss):
         factor = learning_rate_factor(
             state.step, num_steps=p.num_steps, num_warmup_steps=p.num_warmup_steps, schedule=p.schedule
         )
         rate = optimizer.step(norm, factor, partial(model.method.after_step, state.step + 1))
     seconds = time.perf_counter() - start
-    # model_construct: validation of ten fields would cost more than the small steps of a tiny model take.
     event = StepDone.model_construct(
         step=state.step + 1,
         epoch=schedule.epoch_of(state.step + 1),

@@ -67,7 +67,8 @@ def test_one_message_before_the_date_and_one_after_it(context: Context, ben: Cal
 def test_of_two_servers_one_sends(context: Context, ben: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
     due_in(context, 600)
     # The other server reads before this one writes, and writes after it.
-    real, num = inbox.list_entries, []
+    real = inbox.list_entries
+    num: list[int] = []
 
     def other_first(*arguments: object, **options: object) -> list[InboxEntry]:
         found = real(*arguments, **options)  # type: ignore[arg-type]
