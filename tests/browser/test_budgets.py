@@ -14,7 +14,7 @@ from luthier.platform.auth.service import create_key
 from luthier.platform.home.context import Context
 from luthier.testing.full_home import FullHome, fill_home
 from luthier.testing.servers import home_server
-from tests.browser.conftest import WIDE, sign_in
+from tests.browser.conftest import PHONE, WIDE, sign_in, violations
 
 MAX_SHIFT = 0.01
 MAX_KIB = 120.0
@@ -90,6 +90,23 @@ def test_pages_are_small_and_do_not_move_while_they_load(
             _is_measured(page)
         context.close()
     assert too_much == []
+
+
+def test_batches_fit_a_phone_and_axe_finds_nothing(
+    served: tuple[str, str, FullHome], make_page: Callable[..., Page]
+) -> None:
+    url, key, made = served
+    for options in ({"viewport": WIDE}, {"viewport": PHONE, "color_scheme": "dark"}):
+        page = make_page(**options)
+        sign_in(page, url, key)
+        for path in ("/batches", "/batches/{batch_id}", "/monitor/model?name={name}"):
+            page.goto(f"{url}{made.address(path)}")
+            at_rest(page)
+            if path.startswith("/batches"):
+                page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (path, options)
+            assert violations(page) == [], (path, options)
+        page.close()
 
 
 def _is_measured(page: Page) -> None:
