@@ -25,7 +25,10 @@ from playwright.sync_api import sync_playwright
 
 from luthier.testing.servers import running_server
 
-PATHS = "/sign-in,/,/datasets,/datasets/new,/runs,/runs/new,/evaluations,/playground,/models,/settings"
+PATHS = (
+    "/sign-in,/,/inbox,/start,/datasets,/datasets/new,/runs,/runs/new,/evaluations,/playground,/models,/batches,"
+    "/settings"
+)
 
 
 def main() -> int:

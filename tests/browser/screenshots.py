@@ -4,7 +4,9 @@
     make screenshots        (about 15 minutes on 2 cores: two trainings of SmolLM2 on the shop's rows stand behind it)
 
 What is shown is made here: the rows of examples/shop, a version with a row that somebody has rejected, two runs that
-differ in one thing, their verdicts, a deployment with a canary, an export. Nothing is drawn that a server did not show.
+differ in one thing, their verdicts, a deployment with a canary, a batch with a request that failed, work that is
+assigned. Nothing is drawn that a server did not show. Every page of the navigation is drawn
+(`tests/browser/test_screenshots.py`); the tabs of the settings in two of the four ways.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,16 +28,22 @@ from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 from luthier.core.access import Caller
+from luthier.features.batches import service as batches
+from luthier.features.batches.records import BatchRequest
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.store import RowDecision
 from luthier.features.deployments import service as deployments
+from luthier.features.inbox import service as inbox
 from luthier.features.training import recipe_job
+from luthier.platform.auth.members import add_member
+from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
 from luthier.testing.servers import RunningServer, running_server
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 SIZES: Final = {"desk": {"width": 1280, "height": 860}, "phone": {"width": 390, "height": 844}}
 MODEL: Final = "smollm2-135m-instruct"
+_CHAT: Final = "/v1/chat/completions"
 _MOST_SECONDS: Final = 3600.0
 _PATIENT: Final = 180_000
 _QUESTION: Final = "A customer has just bought a bread knife and a walnut board. What comes next?"
@@ -47,6 +56,7 @@ class Shown:
     dataset_id: str
     run_ids: tuple[str, str]
     evaluation_id: str
+    batch_id: str
 
 
 def main() -> int:
@@ -67,7 +77,7 @@ def main() -> int:
             if not known.is_file():
                 known.write_text(json.dumps(_fill(context, folder, args.rows)), encoding="utf-8")
             values = json.loads(known.read_text(encoding="utf-8"))
-            shown = Shown(values["dataset_id"], tuple(values["run_ids"]), values["evaluation_id"])
+            shown = Shown(values["dataset_id"], tuple(values["run_ids"]), values["evaluation_id"], values["batch_id"])
             _draw(server, context, shown, args.to)
     return 0
 
@@ -96,7 +106,32 @@ def _fill(context: Context, folder: Path, num_rows: int) -> dict[str, Any]:
     deployments.deploy(context, caller, "shop", run_ids[0])
     deployments.deploy(context, caller, "shop", run_ids[1], canary=0.1)
     evaluation = context.evaluations.list(run_id=run_ids[1], limit=1)[0]
-    return {"dataset_id": dataset.dataset_id, "run_ids": run_ids, "evaluation_id": evaluation.evaluation_id}
+    found = {"dataset_id": dataset.dataset_id, "run_ids": run_ids, "evaluation_id": evaluation.evaluation_id}
+    _assign(context, caller, dataset.dataset_id)
+    return found | {"batch_id": _batch(context, caller)}
+
+
+def _assign(context: Context, caller: Caller, dataset_id: str) -> None:
+    """Somebody who annotates the dataset within three days."""
+    add_member(context, caller, "Ben", "correct horse battery", "trainer")
+    due = datetime.now(UTC).date() + timedelta(days=3)
+    inbox.ask_to_annotate(context, caller, dataset_id, "Ben", due=due)
+
+
+def _batch(context: Context, caller: Caller) -> str:
+    """A batch of questions to the base model, one of which no route would take."""
+    lines = []
+    for number in range(24):
+        body: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": f"{_QUESTION} ({number})"}]}
+        body |= {"max_tokens": 8, "temperature": 9 if number == 5 else 0}
+        lines.append({"custom_id": f"order-{number}", "method": "POST", "url": _CHAT, "body": body})
+    with files.incoming_file(context) as incoming:
+        incoming.write("".join(f"{json.dumps(line)}\n" for line in lines).encode())
+        stored = files.keep_file(context, caller.project_id, incoming, filename="orders.jsonl", purpose="batch")
+    wanted = {"input_file_id": stored.file_id, "endpoint": _CHAT, "completion_window": "24h"}
+    made = batches.start(context, caller, BatchRequest.model_validate(wanted))
+    _wait(context, made.job.job_id)
+    return made.batch.batch_id
 
 
 def _wait(context: Context, job_id: str) -> None:
@@ -110,30 +145,58 @@ def _wait(context: Context, job_id: str) -> None:
         raise RuntimeError(f"job {job_id} ended as {job.status}: {job.error}")
 
 
-def _pages(shown: Shown) -> dict[str, str]:
+def pages(shown: Shown) -> dict[str, str]:
+    """The addresses to draw, by the names of their pictures."""
     data, (first, second) = f"/datasets/{shown.dataset_id}", shown.run_ids
     return {
         "home": "/",
+        "inbox": "/inbox?show=open",
+        "start": f"/start?dataset={shown.dataset_id}&version=1",
         "datasets": "/datasets",
         "dataset-new": "/datasets/new",
         "dataset": data,
         "dataset-annotate": f"{data}/annotate?version=1",
         "dataset-split": f"{data}/split",
         "dataset-map": f"{data}/map",
+        "dataset-audit": f"{data}/audit",
+        "dataset-tokens": f"{data}/tokens",
+        "review": "/review",
         "run-new": f"/runs/new?dataset={shown.dataset_id}&version=1",
         "runs": "/runs",
         "run": f"/runs/{second}",
         "run-curves": f"/runs/{second}#curves",
         "compare": f"/runs/compare?run={first}&run={second}",
+        "studies": "/studies",
+        "tune": "/pipelines/new/tune",
         "evaluations": "/evaluations",
+        "evaluation-new": "/evaluations/new",
+        "panels": "/evaluations/panels",
+        "worth": f"/worth?evaluation={shown.evaluation_id}",
         "evaluation": f"/evaluations/{shown.evaluation_id}",
         "playground": f"/playground?model={second}&model={MODEL}",
         "models": "/models",
         "model": f"/models/{second}",
+        "deployments": "/deployments",
         "deployment": "/deployments/shop",
+        "batches": "/batches",
+        "batch": f"/batches/{shown.batch_id}",
+        "monitor": "/monitor",
+        "monitor-model": "/monitor/model?name=shop",
+        "exchanges": "/monitor/exchanges",
+        "alerts": "/monitor/alerts",
+        "glossary": "/glossary",
         "settings": "/settings/keys",
+        **{f"settings-{name}": f"/settings/{name}" for name in _SETTINGS},
         "sign-in": "/sign-in",
     }
+
+
+_SETTINGS: Final = (
+    "account", "members", "sign-in", "projects", "webhooks", "gate", "alerts", "audit-log", "usage", "traffic",
+    "prices",
+)  # fmt: skip
+_TWO_WAYS: Final = (("light", "desk"), ("dark", "phone"))
+"""How the tabs of the settings are drawn: they are many, and look alike."""
 
 
 def _draw(server: RunningServer, context: Context, shown: Shown, target: Path) -> None:
@@ -149,7 +212,9 @@ def _draw(server: RunningServer, context: Context, shown: Shown, target: Path) -
             for size, viewport in SIZES.items():
                 browser = chromium.new_context(viewport=viewport, color_scheme=theme, reduced_motion="reduce")
                 page = browser.new_page()
-                for name, path in _pages(shown).items():
+                for name, path in pages(shown).items():
+                    if name.startswith("settings-") and (theme, size) not in _TWO_WAYS:
+                        continue
                     if name == "sign-in":
                         browser.clear_cookies()
                     elif name == "home":

@@ -20,7 +20,7 @@ from luthier.platform.home.settings import Settings
 from luthier.server.home import create_home_app
 from luthier.testing.servers import app_server
 from luthier.testing.tiny import ANSWER, THOUGHT, make_tiny_model, make_tiny_thinker
-from tests.browser.conftest import PHONE, WIDE, sign_in, violations
+from tests.browser.conftest import PHONE, WIDE, sign_in, violations, wait_until
 from tests.task_heads import add_head_run
 
 SECONDS = 60_000
@@ -114,6 +114,12 @@ def test_an_answer_is_stopped_and_what_was_written_stays(
     stop = page.locator("[data-stop]")
     expect(stop).to_be_visible()
     expect(page.locator(".turn.answer .words")).not_to_be_empty(timeout=SECONDS)
+    # Taller than the window: the button must not move with the text, or nobody can press it.
+    is_taller = "document.querySelector('.turn.answer').offsetHeight > innerHeight"
+    wait_until(page, lambda: bool(page.evaluate(is_taller)), "an answer taller than the window")
+    box = stop.bounding_box()
+    assert box is not None
+    assert 0 <= box["y"] <= PHONE["height"] - box["height"]
     stop.click()
     expect(page.locator(".facts-line")).to_have_text("stopped by you")
     expect(stop).to_be_hidden()

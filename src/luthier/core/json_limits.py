@@ -100,6 +100,11 @@ def loads(text: str, *, max_values: int = MAX_VALUES) -> Any:
     return json.loads(text)
 
 
+def has_nul(query: bytes) -> bool:
+    """Whether the query of an address holds a NUL character: no filter needs one, and PostgreSQL refuses it in text."""
+    return b"%00" in query or b"\0" in query
+
+
 def fault_of_text(text: str, *, max_values: int = MAX_VALUES) -> JsonFault | None:
     """What goes beyond the limits in a JSON text; None where nothing does, and where it is not JSON.
 

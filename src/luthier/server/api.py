@@ -54,7 +54,7 @@ from luthier.platform.http.errors import add_error_handlers, document_failures
 from luthier.platform.http.health import InThread, Liveness, Readiness
 from luthier.platform.http.idempotency import add_idempotency
 from luthier.platform.http.metrics import Metrics, Observe
-from luthier.platform.http.middleware import BodyLimit, Frame, HostCheck, JsonBody
+from luthier.platform.http.middleware import BodyLimit, Frame, HostCheck, JsonBody, NulCheck
 from luthier.platform.http.poll_cache import PollCache
 
 SWEEP_SECONDS: Final = 60.0
@@ -201,6 +201,7 @@ def create_app(context: Context, authenticator: Authenticator | None = None, pag
     app.add_middleware(PollCache, context=context, authenticator=app.state.authenticator)
     app.add_middleware(JsonBody)
     app.add_middleware(BodyLimit, most_bytes=context.settings.max_request_bytes)
+    app.add_middleware(NulCheck, below=GUARDED)
     app.add_middleware(KeyFirst)
     app.add_middleware(HostCheck, allowed_hosts=context.settings.allowed_hosts)
     app.add_middleware(Frame)

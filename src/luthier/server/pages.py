@@ -25,6 +25,7 @@ from luthier.core.errors import RequestError
 from luthier.features.accounts import sign_in_pages as sign_in
 from luthier.features.home_page.progress import Rail
 from luthier.features.human_eval import rate_pages as rate
+from luthier.features.inbox.assignments import Assignments
 from luthier.features.runs.series import RunSeries
 from luthier.features.runs.state import Judged
 from luthier.platform.auth.oidc import OidcClient, Provider
@@ -34,11 +35,11 @@ from luthier.platform.home.context import Context
 from luthier.platform.ui import language_choice, page_work
 from luthier.platform.ui.assets import Assets
 from luthier.platform.ui.errors import add_error_pages
+from luthier.platform.ui.form_drafts import FormDrafts
 from luthier.platform.ui.forms import ShownOnce, SubmitOnce
-from luthier.platform.ui.kept_forms import KeptForms
 from luthier.platform.ui.page_work import PageWork
 from luthier.platform.ui.render import Page, declared
-from luthier.platform.ui.security import PLUG_INS, Policy, SameOrigin
+from luthier.platform.ui.security import PLUG_INS, NulCheck, Policy, SameOrigin
 from luthier.platform.ui.visitor import needs
 
 _MODULES: Final = re.compile(r"(.*[._])?pages(\..*)?")
@@ -121,14 +122,15 @@ def create_pages(context: Context) -> FastAPI:
     provider = Provider.of(context.settings)
     app.state.oidc = None if provider is None else OidcClient(provider)
     app.state.rating_failures = FailureLimit("invalid links", rate.FAILURES_PER_MINUTE)
-    app.state.shown_once, app.state.page_work, app.state.kept_forms = ShownOnce(), PageWork(), KeptForms()
+    app.state.shown_once, app.state.page_work, app.state.form_drafts = ShownOnce(), PageWork(), FormDrafts()
     app.state.judged, app.state.run_series = Judged(context), RunSeries(context)
-    app.state.rail = Rail(context)
+    app.state.rail, app.state.assignments = Rail(context), Assignments(context)
     # Where a person may be sent back to after signing in.
     app.state.page_paths = {route.path for route in page_routes() if "GET" in (route.methods or ())}
     add_error_pages(app)
     # The last one is the outermost: a request of another site is refused before its form is looked at.
     app.add_middleware(SubmitOnce)
+    app.add_middleware(NulCheck)
     app.add_middleware(SameOrigin)
     app.add_middleware(Policy)
     app.router.routes.append(Mount("/assets", assets, name="assets"))

@@ -106,6 +106,7 @@ def fill_home(home: Context, folder: Path, base: Path) -> FullHome:
     of_route = {
         "/datasets/jobs/": {"job_id": _failed_import(home, file_id)},
         "/models/": {"name": made.runs[1]},
+        "/batches/": {"kind": "input"},
         "/evaluations/safety/": {"result_id": safety.result_id, "task": safety.probes[0].name},
         "/pipelines/{pipeline_id}/report": {"pipeline_id": homes.SHOWDOWN_ID},
     }

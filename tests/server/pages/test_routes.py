@@ -116,7 +116,7 @@ def test_what_rows_and_models_say_is_shown_as_it_is(filled: tuple[Context, FullH
     assert QUOTED in unescape(asked.get(full.address("/monitor/exchanges/{exchange_id}")).text)
 
 
-SHARED = {"member_id", "model", "number", "deed", "file_format", "path", "task"}
+SHARED = {"member_id", "model", "number", "deed", "file_format", "path", "task", "kind"}
 """Parameters that are no object of a project: members are of the home, as base models are."""
 
 
@@ -174,7 +174,7 @@ LISTS = (
     "/runs/new?dataset={dataset_id}", "/runs/new?study={study_id}", "/evaluations/new?model={run_id}",
     "/evaluations/panels/new?evaluation={evaluation_id}", "/review?item={exchange_id}", "/models?after={run_id}",
     "/datasets/new?dataset={dataset_id}", "/evaluations?after={evaluation_id}", "/monitor/model?name={name}",
-    "/playground/head?model={run_id}",
+    "/playground/head?model={run_id}", "/batches?after={batch_id}",
 )  # fmt: skip
 """Addresses whose queries name objects."""
 
@@ -272,3 +272,17 @@ def test_the_owner_sees_what_the_stranger_does_not(filled: tuple[Context, FullHo
     paths = [path for method, path in _routes_with_ids(app) if method == "GET"]
     differing = [path for path in paths if _said(owner, "GET", path, full) != _said(owner, "GET", path, nothing)]
     assert len(differing) > 40, "the comparison that finds nothing for a stranger finds these for the owner"
+
+
+def test_a_nul_character_in_a_query_is_refused_by_every_route(filled: tuple[Context, FullHome, Path]) -> None:
+    home, _, _ = filled
+    app = create_home_app(home)
+    one = client_of(home, app)
+    found = {path for method, path in routes_of(app) if method == "GET"}
+    pages = {str(getattr(route, "path", "")) for route in app.router.default._pages.routes}  # type: ignore[attr-defined]
+    asked = [(path, 422 if path in pages else 400) for path in sorted(found) if path in pages or "/v1/" in path]
+    assert len(asked) > 100
+    for path, status in asked:
+        address = re.sub(r"\{[^}]*\}", "x", path)
+        answer = one.get(f"{address}?filter=a%00b", headers={"Accept": "text/html"})
+        assert (answer.status_code, "NUL character" in answer.text) == (status, True), path

@@ -29,7 +29,7 @@ from luthier.core.errors import (
 )
 from luthier.core.ids import sha256_bytes
 from luthier.core.json_limits import fault_of_text, json_utf8
-from luthier.features.batches.records import Batch, BatchFault, BatchStatus, Line
+from luthier.features.batches.records import ERRORS_NAME, OUTPUT_NAME, Batch, BatchFault, BatchStatus, Line
 from luthier.features.batches.service import CALLER
 from luthier.features.serving.api.offline import answer_offline, preload, tokens_of, use_own_engine
 from luthier.platform.auth.access_check import AccessCheck
@@ -47,7 +47,6 @@ _MAX_FAULTS: Final = 20
 _MAX_LOST: Final = 32
 """So many requests in a row without an engine fail the batch; what was answered until then becomes its files."""
 _LOOK_SECONDS: Final = 1.0
-_OUTPUT, _ERRORS = "output.jsonl", "errors.jsonl"
 _EXPIRED: Final = "This request could not be executed before the completion window expired."
 
 
@@ -275,7 +274,7 @@ def _finish(context: Context, job: Job, one: Batch, *, has_failed: bool = False)
     """Make the files of the project, each once, and write down how the batch has ended."""
     folder = context.settings.jobs_folder / job.job_id
     made = {}
-    for name, column in ((_OUTPUT, "output_file_id"), (_ERRORS, "error_file_id")):
+    for name, column in ((OUTPUT_NAME, "output_file_id"), (ERRORS_NAME, "error_file_id")):
         source = folder / name
         if getattr(one, column) is None and source.is_file() and source.stat().st_size:
             made[column] = _project_file(context, one, source, f"{one.batch_id}_{name}")
@@ -294,7 +293,7 @@ def _finish(context: Context, job: Job, one: Batch, *, has_failed: bool = False)
 def _clear(context: Context, job: Job) -> None:
     """Remove what is in the files of the project by now."""
     folder = context.settings.jobs_folder / job.job_id
-    for leftover in (folder / _OUTPUT, folder / _ERRORS, *(folder / "files").glob("input.*")):
+    for leftover in (folder / OUTPUT_NAME, folder / ERRORS_NAME, *(folder / "files").glob("input.*")):
         leftover.unlink(missing_ok=True)
 
 
@@ -324,7 +323,7 @@ class _Files:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._paths = {True: folder / _OUTPUT, False: folder / _ERRORS}
+        self._paths = {True: folder / OUTPUT_NAME, False: folder / ERRORS_NAME}
         self._open: dict[bool, BinaryIO] = {}
 
     def __enter__(self) -> _Files:

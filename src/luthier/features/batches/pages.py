@@ -1,89 +1,272 @@
-"""/batches: files of requests that the server answers beside live traffic: how far each is, its files, and its end."""
+"""/batches: files of requests that are answered beside live traffic: progress, requests that failed, files."""
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
-from urllib.parse import quote
+import threading
+from collections import OrderedDict
+from contextlib import ExitStack
+from typing import Annotated, Any, Final, Literal, get_args
+from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter, Query, Request
+from pydantic import ValidationError
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response, StreamingResponse
 
 from luthier.core.access import Caller
-from luthier.core.errors import ConflictError, LuthierError, NotFoundError
+from luthier.core.errors import ConflictError, LuthierError, NotAllowedError, NotFoundError, RequestError
 from luthier.features.batches import service as batches
+from luthier.features.batches.job import MAX_REQUESTS
+from luthier.features.batches.progress import error_page, failure_of, mark_of, owner_of, seconds_left
+from luthier.features.batches.records import BatchRequest
 from luthier.features.batches.store import BatchView
+from luthier.features.serving.api.offline import Endpoint
 from luthier.platform.files import service as files
+from luthier.platform.files.service import IncomingFile
+from luthier.platform.files.store import StoredFile
 from luthier.platform.home.context import Context
+from luthier.platform.http.multipart import FilesForm, FormError, read_files_form
 from luthier.platform.ui.errors import status_of
+from luthier.platform.ui.forms import FIELD
 from luthier.platform.ui.render import Page, is_fragment_request, redirect, render
-from luthier.platform.ui.visitor import Asker, HomeContext, Reader
+from luthier.platform.ui.visitor import Asker, HomeContext, Reader, Trainer
 
 router = APIRouter(prefix="/batches")
-
 PAGE = Page("Batches", router.prefix, "read", order=77, key="b", group="use")
 
-_LIST: Final = 50
-_Text = Annotated[str, Query(max_length=100)]
+_A_PAGE: Final = 50
+_KNOWN_FILES: Final = 50
+_FIELDS: Final = frozenset({"input_file_id", "endpoint", "hours", FIELD})
+_MAX_TOKENS: Final = 500
+_Id = Annotated[str, Query(max_length=64, pattern=r"^[A-Za-z0-9_-]*$")]
+_Offset = Annotated[int, Query(ge=0, le=2**53)]
+FileKind = Literal["input", "output", "errors"]
 
 
 @router.get("")
-def index(request: Request, context: HomeContext, caller: Reader, after: _Text = "") -> Response:
-    """The list, newest first."""
-    found, has_more = context.batches.list(caller.project_id, after=after or None, limit=_LIST)
-    older = f"?after={found[-1].batch.batch_id}" if has_more else ""
-    return render(request, "batches/list.html", {"views": found, "older": older, "is_first": not after})
+def index(request: Request, context: HomeContext, caller: Reader, after: _Id = "", seen: str = "") -> Response:
+    """The batches of the project, newest first.
+
+    after: the batch behind which the page begins. seen: what HTMX saw last; nothing is sent (204) while that holds.
+    """
+    return _list(request, context, caller, after=after, seen=seen)
+
+
+@router.post("")
+async def start(request: Request, context: HomeContext, caller: Trainer) -> Response:
+    """Start a batch from a file that comes with the form, or from one of the project.
+
+    A coroutine, since the body comes piece by piece; its pieces are written in threads.
+    """
+    given: dict[str, str] = {}
+    try:
+        with ExitStack() as stack:
+            incoming: list[IncomingFile] = []
+
+            def new_file() -> IncomingFile:
+                incoming.append(stack.enter_context(files.incoming_file(context)))
+                return incoming[-1]
+
+            form = await read_files_form(
+                request.stream(),
+                request.headers,
+                new_file,
+                file_fields=frozenset({"file"}),
+                fields=_FIELDS,
+                most_bytes=context.settings.max_file_bytes,
+                most_files=1,
+            )
+            given = form.fields
+            made = await run_in_threadpool(_once, context, caller, incoming, form)
+    except ClientDisconnect:
+        return Response(status_code=400)  # the client is gone
+    except LuthierError as error:
+        status = error.status if isinstance(error, FormError) else status_of(error)
+        return await run_in_threadpool(_list, request, context, caller, given=given, error=error, status=status)
+    return redirect(request, _address(made), "The batch is queued.")
 
 
 @router.get("/{batch_id}")
-def show(request: Request, context: HomeContext, caller: Reader, batch_id: str, after: _Text = "") -> Response:
-    """How far it is; for HTMX its content alone. after: what was seen last; nothing is sent (204) while that holds."""
+def show(
+    request: Request, context: HomeContext, caller: Reader, batch_id: str, offset: _Offset = 0, seen: str = ""
+) -> Response:
+    """One batch; for HTMX its content alone.
+
+    offset: where the page of failed requests begins. seen: as for the list.
+    """
     view = context.batches.get(caller.project_id, batch_id)
     # 204 makes HTMX keep the page unchanged.
-    if after and is_fragment_request(request) and after == _mark(view):
+    if seen and is_fragment_request(request) and seen == mark_of(view):
         return Response(status_code=204)
-    return _page(request, view)
+    return _page(request, context, view, offset=offset)
 
 
 @router.post("/{batch_id}/cancel")
 def cancel(request: Request, context: HomeContext, caller: Asker, batch_id: str) -> Response:
-    """Begin no further request; what was answered becomes the output file."""
+    """Cancel it; what was answered becomes its output file."""
     try:
-        batches.cancel(context, caller, batch_id)
+        view = batches.cancel(context, caller, batch_id)
     except ConflictError as error:
-        return _page(request, context.batches.get(caller.project_id, batch_id), error)
-    return redirect(request, f"/batches/{batch_id}")
+        return _page(request, context, context.batches.get(caller.project_id, batch_id), error=error)
+    is_over = view.status == "cancelled"
+    return redirect(request, _address(view), "Cancelled." if is_over else "No further request is started.")
 
 
-@router.get("/{batch_id}/{name}.jsonl")
-def download(context: HomeContext, caller: Reader, batch_id: str, name: Literal["output", "errors"]) -> Response:
-    """The file of answers, or of requests without one."""
-    file_id = _file_of(context, caller, batch_id, name)
-    file = files.get_file(context, caller.project_id, file_id)
-    headers = {
-        "content-length": str(file.num_bytes),
-        "content-disposition": f"attachment; filename*=UTF-8''{quote(file.filename, safe='')}",
-    }
-    return StreamingResponse(files.read_file(context, file), media_type="application/octet-stream", headers=headers)
-
-
-def _file_of(context: Context, caller: Caller, batch_id: str, name: Literal["output", "errors"]) -> str:
-    one = context.batches.get(caller.project_id, batch_id).batch
-    file_id = one.output_file_id if name == "output" else one.error_file_id
-    if file_id is None:
+@router.get("/{batch_id}/files/{kind}")
+def download(context: HomeContext, caller: Reader, batch_id: str, kind: FileKind) -> Response:
+    """The requests, the answers, or the requests without an answer."""
+    view = context.batches.get(caller.project_id, batch_id)
+    stored = _files_of(context, view)[kind]
+    if stored is None:
         raise NotFoundError(
-            f"no file {name}.jsonl of batch {batch_id}",
-            expected="a batch that has ended, with such requests",
-            do="wait until it has ended",
+            f"batch {batch_id[:64]} has no {kind} file",
+            expected="a file that was made, and not deleted since",
+            do="see on the page of the batch which files it has",
         )
-    return file_id
+    # Streamed: a file may be larger than the memory. Its name comes from a client, so it is escaped (RFC 5987).
+    headers = {
+        "content-length": str(stored.num_bytes),
+        "content-disposition": f"attachment; filename*=UTF-8''{quote(stored.filename, safe='')}",
+    }
+    blocks = files.read_file(context, stored)
+    return StreamingResponse(blocks, headers=headers, media_type="application/x-ndjson")
 
 
-def _page(request: Request, view: BatchView, error: LuthierError | None = None) -> Response:
-    values = {"view": view, "mark": _mark(view), "fault": batches.fault_of(view), "error": error}
+_starting: Final = threading.Lock()
+_started: Final[OrderedDict[tuple[str, str], str]] = OrderedDict()
+"""Batches by project and token of the form: a form with a file is not among those that `SubmitOnce` compares."""
+
+
+def _once(context: Context, caller: Caller, incoming: list[IncomingFile], form: FilesForm) -> BatchView:
+    """Start a batch; the same form, sent twice by a double click, is the same batch."""
+    key = (caller.project_id, form.fields.get(FIELD, ""))
+    # Held while the batch is made, which takes milliseconds: the second request then finds it.
+    with _starting:
+        if key[1] and key in _started:
+            return context.batches.get(caller.project_id, _started[key])
+        made = _start(context, caller, incoming, form)
+        _started[key] = made.batch.batch_id
+        while len(_started) > _MAX_TOKENS:
+            _started.popitem(last=False)
+        return made
+
+
+def _start(context: Context, caller: Caller, incoming: list[IncomingFile], form: FilesForm) -> BatchView:
+    given = form.fields
+    if not caller.may("infer"):
+        raise NotAllowedError(
+            f"{caller.name!r} may {', '.join(caller.scopes)} here",
+            expected="somebody who may add files and ask models (train, infer)",
+            do="ask an admin of the project for that",
+        )
+    hours = given.get("hours", "24").strip()
+    wanted = {"endpoint": given.get("endpoint", ""), "completion_window": f"{hours}h"}
+    # Before the file is kept: a wrong form must leave no file behind.
+    _request(wanted | {"input_file_id": given.get("input_file_id") or "file"})
+    file_id = given.get("input_file_id", "")
+    if incoming:
+        name = form.filenames[0]
+        stored = files.keep_file(context, caller.project_id, incoming[0], filename=name, purpose="batch")
+        file_id = stored.file_id
+    elif not file_id:
+        raise RequestError(
+            "no file was chosen",
+            expected="a file of requests, or one that the project has",
+            do="choose one, then start the batch",
+        )
+    return batches.start(context, caller, _request(wanted | {"input_file_id": file_id}))
+
+
+def _request(values: dict[str, str]) -> BatchRequest:
+    try:
+        return BatchRequest.model_validate(values)
+    except ValidationError as error:
+        field = str(error.errors()[0]["loc"][0])
+        expected = {
+            "endpoint": f"one of {', '.join(get_args(Endpoint))}",
+            "completion_window": "a whole number of hours, 1 to 336",
+        }
+        raise RequestError(
+            f"{values[field][:60]!r} as {field.replace('_', ' ')}",
+            expected=expected.get(field, "the id of a file"),
+            do="correct it",
+        ) from error
+
+
+def _list(
+    request: Request,
+    context: Context,
+    caller: Caller,
+    *,
+    after: str = "",
+    seen: str = "",
+    given: dict[str, str] | None = None,
+    error: LuthierError | None = None,
+    status: int = 200,
+) -> Response:
+    found, has_more = context.batches.list(caller.project_id, after=after or None, limit=_A_PAGE)
+    # Ended batches do not change, so that a list without running ones is not polled at all.
+    mark = "-".join(mark_of(view) for view in found if not view.batch.has_ended)
+    is_piece = is_fragment_request(request)
+    if seen and is_piece and seen == mark:
+        return Response(status_code=204)
+    now = context.access.now()
+    may_start = caller.may("train") and caller.may("infer")
+    # Files are listed for the form alone, which a piece of the page does not have.
+    known: list[StoredFile] = []
+    if may_start and not is_piece:
+        known, _ = files.list_files(context, caller.project_id, purpose="batch", limit=_KNOWN_FILES)
+    values: dict[str, Any] = {
+        "batches": [(view, owner_of(view), seconds_left(view, now)) for view in found],
+        "after": after,
+        "mark": mark,
+        "older": f"/batches?{urlencode({'after': found[-1].batch.batch_id})}" if has_more else "",
+        "may_start": may_start,
+        "known_files": known,
+        "endpoints": get_args(Endpoint),
+        "max_requests": MAX_REQUESTS,
+        "max_bytes": context.settings.max_file_bytes,
+        "given": given or {},
+        "error": error,
+    }
+    return render(request, "batches/rows.html" if is_piece else "batches/list.html", values, status=status)
+
+
+def _page(
+    request: Request, context: Context, view: BatchView, *, offset: int = 0, error: LuthierError | None = None
+) -> Response:
+    failed = error_page(context, view, offset=offset)
+    values = {
+        "view": view,
+        "one": view.batch,
+        "owner": owner_of(view),
+        "mark": mark_of(view),
+        "seconds_left": seconds_left(view, context.access.now()),
+        "failure": failure_of(context, view),
+        "files": _files_of(context, view),
+        "failed": failed,
+        "offset": offset,
+        "error": error,
+        "current": "/batches",
+    }
     template = "batches/state.html" if is_fragment_request(request) else "batches/show.html"
     return render(request, template, values, status=status_of(error) if error else 200)
 
 
-def _mark(view: BatchView) -> str:
-    """What changes with each thing that can be seen to happen."""
-    return f"{view.status}-{view.batch.num_done}-{view.job.attempt}"
+def _files_of(context: Context, view: BatchView) -> dict[str, StoredFile | None]:
+    """The files of a batch by kind; None where it has none, or it was deleted."""
+    one = view.batch
+    ids = {"input": one.input_file_id, "output": one.output_file_id, "errors": one.error_file_id}
+    return {kind: None if file_id is None else _file(context, one.project_id, file_id) for kind, file_id in ids.items()}
+
+
+def _file(context: Context, project_id: str, file_id: str) -> StoredFile | None:
+    try:
+        return files.get_file(context, project_id, file_id)
+    except NotFoundError:
+        return None
+
+
+def _address(view: BatchView) -> str:
+    return f"/batches/{quote(view.batch.batch_id, safe='')}"

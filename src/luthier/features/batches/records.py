@@ -15,6 +15,9 @@ BatchStatus = Literal[
     "validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"
 ]
 ENDED: Final[tuple[BatchStatus, ...]] = ("failed", "completed", "expired", "cancelled")
+OUTPUT_NAME: Final = "output.jsonl"
+ERRORS_NAME: Final = "errors.jsonl"
+"""The files that a batch writes in the folder of its job: answers, and requests without an answer."""
 
 
 class OutputExpiry(FrozenModel):

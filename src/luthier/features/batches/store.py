@@ -127,7 +127,7 @@ class BatchStore(Store):
             one = _BATCHES.get(connection, batch_id, is_locked=True, project_id=project_id)
             if one.has_ended or one.status == "finalizing":
                 raise ConflictError(
-                    f"batch {batch_id} is {one.status}", expected="a batch in progress", do="look at it: GET it again"
+                    f"batch {batch_id} is {one.status}", expected="a batch in progress", do="nothing is left to cancel"
                 )
             now = self._database.clock(connection)
             values: dict[str, Any] = {"status": "cancelling", "cancelling_at": one.cancelling_at or now}

@@ -99,7 +99,7 @@ def carry_out(context: Context, job: Job) -> Outcome:
         if isinstance(error, WorkError | BusyError):
             shown = _stopped(order, report, error)
         elif isinstance(error, DataError) and refused:
-            shown = _none_kept(order, refused)
+            shown = _no_pairs_error(order, refused)
         return Outcome(status="failed", error=redact_paths(shown.as_json(), home_paths(context)), found=refused)
     return Outcome(status="succeeded", found=found)
 
@@ -192,7 +192,7 @@ def _refused_of(output: Path) -> dict[str, Any]:
     return {"num_refused": counts.total(), "refused": dict(counts.most_common()), "refused_shown": shown}
 
 
-def _none_kept(order: QuestionOrder, refused: dict[str, Any]) -> DataError:
+def _no_pairs_error(order: QuestionOrder, refused: dict[str, Any]) -> DataError:
     """The error of a model whose every pair was left out."""
     reasons = ", ".join(f"{reason.replace('_', ' ')} {number:,}" for reason, number in refused["refused"].items())
     return DataError(

@@ -207,7 +207,7 @@ def create_run(eval_id: Id, body: RunRequest, request: Request, caller: Trainer,
     """Start a run; its rows are checked before any is answered."""
     one = context.evals.get(caller.project_id, eval_id)
     # The training scope alone must not allow model queries.
-    if evals.asks_models(one, body) and not caller.may("infer"):
+    if evals.needs_inference(one, body) and not caller.may("infer"):
         raise ApiError(
             403,
             f"The key {caller.name!r} may not ask models, and this run asks one; what to do: use a key with the scope "

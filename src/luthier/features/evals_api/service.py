@@ -68,7 +68,7 @@ def create(context: Context, caller: Caller, request: EvalRequest) -> Eval:
                 code="missing_required_parameter",
                 param=f"{place}.pass_threshold",
             )
-        _check_places(grader, config, place)
+        _check_template_fields(grader, config, place)
     one = Eval(
         eval_id=f"eval_{secrets.token_hex(16)}",
         project_id=caller.project_id,
@@ -115,7 +115,7 @@ def schema_of(one: Eval) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": list(properties)}
 
 
-def asks_models(one: Eval, request: RunRequest) -> bool:
+def needs_inference(one: Eval, request: RunRequest) -> bool:
     """Whether a run asks a model, to answer or to grade."""
     has_model = getattr(request.data_source, "model", None) is not None
     return has_model or any(graders.uses_model(grader) for grader in one.testing_criteria)
@@ -237,7 +237,7 @@ def _check_item_schema(schema: dict[str, Any]) -> None:
         ) from error
 
 
-def _check_places(grader: GraderRequest, config: CustomConfig | LogsConfig, place: str) -> None:
+def _check_template_fields(grader: GraderRequest, config: CustomConfig | LogsConfig, place: str) -> None:
     """Graders look at fields that the schema has, and at answers only where the eval has them."""
     from luthier.ml.evaluation.graders import SAMPLE_FIELDS, item_fields
 

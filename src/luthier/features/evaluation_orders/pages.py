@@ -259,7 +259,7 @@ def worth(
     """The answer to the three questions, for HTMX; for others the whole page with it."""
     evaluation = read_evaluation(context, caller.project_id, evaluation_id)
     part = worth_part(context, evaluation, questions)
-    address = f"/evaluations/{evaluation.evaluation_id}?{urlencode(part.kept)}"
+    address = f"/evaluations/{evaluation.evaluation_id}?{urlencode(part.query)}"
     if not is_fragment_request(request):
         return redirect(request, f"{address}#worth")
     answer = render(

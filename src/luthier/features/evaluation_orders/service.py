@@ -252,7 +252,7 @@ OPERATORS_KINDS: Final = ("lm_eval", "code", "pairwise", "rubric")
 def _check_task(context: Context, project_id: str, task: Mapping[str, Any]) -> None:
     name = str(task.get("name"))[:64]
     # A caller over the network must not get code run, or a third party's model called with the server's key.
-    if task.get("kind") in OPERATORS_KINDS or task.get("entailment") or _needs_operator(task):
+    if needs_operator(task):
         raise RequestError(
             f"task {name} is of the kind {task.get('kind')}, which runs code, or uses a judge",
             expected="tasks that need neither: a server carries out no others",
@@ -261,8 +261,13 @@ def _check_task(context: Context, project_id: str, task: Mapping[str, Any]) -> N
     check_suite_files(context, project_id, task)
 
 
-def _needs_operator(task: Mapping[str, Any]) -> bool:
-    """Whether a graded task runs code or asks a judge; what has another form is refused when the suite is read."""
+def needs_operator(task: Mapping[str, Any]) -> bool:
+    """Whether a task of a suite, as plain keys, runs code or asks a judge: nobody but the operator may order that.
+
+    What has another form is refused when the suite is read.
+    """
+    if task.get("kind") in OPERATORS_KINDS or task.get("entailment"):
+        return True
     if task.get("kind") != "graded" or not isinstance(task.get("graders"), list):
         return False
     kinds = [one["grader"].get("type") for one in task["graders"] if isinstance(one, dict) and _has_grader(one)]

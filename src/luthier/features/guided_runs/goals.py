@@ -30,6 +30,10 @@ class Goal:
     rows: str
     shapes: tuple[Shape, ...]
 
+    def writes_answers(self, shape: Shape | None) -> bool:
+        """Whether the model answers prompts with text, so that a person can read how its answers change."""
+        return self.name in ("answers", "fields", "style") and shape is not None and shape != "text"
+
     def recipe(self, shape: Shape) -> dict[str, Any]:
         """The keys of a recipe that the goal decides, for rows of a shape; the planner decides the rest."""
         if self.name == "labels":

@@ -24,6 +24,11 @@ _QUICK_EPOCHS: Final = 1
 _BETTER_EPOCHS: Final = 3
 _QUICK_SAMPLES: Final = 50
 """Held-out rows that a quick run evaluates: enough to see a large gain."""
+_SAMPLE_PROMPTS: Final = 5
+"""Validation prompts that are answered at each checkpoint, so that one can read what the model has learned so far."""
+_VALIDATION_SHARE: Final = 0.1
+_MIN_ROWS: Final = 100
+"""From so many rows on some are set apart for validation; of fewer, each is worth more as a row to learn from."""
 _MAX_CANDIDATES: Final = 3
 _MAX_HOURS: Final = 24.0
 """What "better" may take: a larger model that needs more is passed over for the next smaller one."""
@@ -130,7 +135,14 @@ def candidates(found: Found, wish: Wish, size: Size) -> list[Candidate]:
     decided = found.goal.recipe(found.shape or "prompt_completion")
     if size == "quick":
         decided["evaluation"] = decided.get("evaluation", {}) | {"max_samples": _QUICK_SAMPLES}
-    base = {"data": found.rows.data, **length, **decided}
+    data = dict(found.rows.data)
+    if found.goal.writes_answers(found.shape):
+        # Only where the version is no side of a split, which has decided what each row is for.
+        if found.rows.split is None and (found.rows.version.num_rows or 0) >= _MIN_ROWS:
+            data.setdefault("validation", _VALIDATION_SHARE)
+        if "validation" in data:
+            decided["evaluation"] = decided.get("evaluation", {}) | {"sample_prompts": _SAMPLE_PROMPTS}
+    base = {"data": data, **length, **decided}
     return [Candidate({"base_model": name, **base}, one) for name, one in models.items()]
 
 

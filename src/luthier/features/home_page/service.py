@@ -20,6 +20,7 @@ from luthier.core.events import BillUpdated, StepDone
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.run import RunRecord
 from luthier.features.home_page.run_names import run_names
+from luthier.features.inbox.sources import job_address
 from luthier.features.runs.service import view_run
 from luthier.features.runs.views import without_paths
 from luthier.ml.evaluation.result_views import roles
@@ -49,6 +50,7 @@ class Running(FrozenModel):
         loss: Of the last step, in nats a trained token.
         left_seconds: The estimated time to the last step; None where it is unknown.
         since: When it began: seconds since 1970, or ISO 8601.
+        address: The page that it is followed on; empty for none.
     """
 
     run_id: str | None
@@ -63,6 +65,7 @@ class Running(FrozenModel):
     loss: float | None = None
     left_seconds: float | None = None
     since: float | str | None = None
+    address: str = ""
 
 
 class Waiting(FrozenModel):
@@ -75,6 +78,7 @@ class Waiting(FrozenModel):
         base_model: As requested.
         since: Seconds since 1970.
         name: Of the run, for people; of work that makes none, its kind.
+        address: The page that it is followed on; empty for none.
     """
 
     job_id: str
@@ -83,6 +87,7 @@ class Waiting(FrozenModel):
     base_model: str
     since: float
     name: str = ""
+    address: str = ""
 
 
 class Now(FrozenModel):
@@ -187,7 +192,7 @@ def look_now(context: Context, project_id: str) -> Now:
     names = run_names(context, project_id, begun, [*jobs, *shown])
     return Now(
         running=tuple(one.model_copy(update={"name": names.get(one.run_id or "", one.name)}) for one in running),
-        waiting=tuple(_waiting(job, names.get(job.run_id or "", JOB_NAMES[job.kind])) for job in shown),
+        waiting=tuple(_waiting(context, job, names.get(job.run_id or "", JOB_NAMES[job.kind])) for job in shown),
         has_more=len(later) > MAX_SHOWN,
     )
 
@@ -250,6 +255,7 @@ def _of_job(context: Context, job: Job, record: RunRecord | None) -> Running:
         name=JOB_NAMES[job.kind],
         base_model=_base_model(job),
         since=job.created_at,
+        address=job_address(context, job),
     )
 
 
@@ -284,7 +290,7 @@ def _left_seconds(context: Context, record: RunRecord, step: StepDone | None) ->
     return None if step is None else step.seconds * left
 
 
-def _waiting(job: Job, name: str) -> Waiting:
+def _waiting(context: Context, job: Job, name: str) -> Waiting:
     return Waiting(
         name=name,
         job_id=job.job_id,
@@ -292,6 +298,7 @@ def _waiting(job: Job, name: str) -> Waiting:
         status=job.status,
         base_model=_base_model(job),
         since=job.updated_at,
+        address=job_address(context, job),
     )
 
 

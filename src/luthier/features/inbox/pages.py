@@ -12,12 +12,12 @@ from luthier.core.access import Caller
 from luthier.core.errors import LuthierError, NotAllowedError, RequestError
 from luthier.features.human_eval.service import own_link
 from luthier.features.inbox import service as inbox
-from luthier.features.inbox.records import KIND_TITLES, InboxEntry, InboxShow
+from luthier.features.inbox.records import KIND_TITLES, InboxShow
 from luthier.platform.home.context import Context
 from luthier.platform.home.duration import parse_duration
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.render import Page, redirect, render
-from luthier.platform.ui.visitor import HomeContext, Reader, Trainer, root_of
+from luthier.platform.ui.visitor import HomeContext, Reader, Trainer, own_address, root_of
 
 router = APIRouter(prefix="/inbox")
 PAGE = Page("Inbox", "/inbox", "read", order=15, key="i", count="luthier.features.inbox.service:open_count")
@@ -27,6 +27,7 @@ _SHOWS: Final[dict[InboxShow, str]] = {"for_you": "For you", "open": "All open",
 _Item = Annotated[str, Path(pattern=r"^item-[0-9a-f]{12}$")]
 _Short = Annotated[str, Form(max_length=200)]
 _Show = Annotated[InboxShow, Form()]
+_Back = Annotated[str, Form(max_length=1000)]
 
 
 @router.get("")
@@ -43,15 +44,22 @@ def index(
 
 @router.post("/annotate")
 def annotate(
-    request: Request, context: HomeContext, caller: Trainer, dataset: _Short = "", name: _Short = "", due: _Short = ""
+    request: Request,
+    context: HomeContext,
+    caller: Trainer,
+    dataset: _Short = "",
+    name: _Short = "",
+    due: _Short = "",
+    back: _Back = "",
 ) -> Response:
-    """Give the annotation of a dataset to a member."""
+    """Give the annotation of a dataset to a member. back: as of `assign`."""
     try:
         made = inbox.ask_to_annotate(context, caller, dataset, name, due=_day(due), root=root_of(request))
     except LuthierError as error:
         given = {"dataset": dataset, "name": name, "due": due}
         return _page(request, context, caller, "open", error=error, given=given)
-    return redirect(request, "/inbox?show=open", f"{made.work.title}: assigned to {made.assignee}.")
+    address = own_address(back) if back else "/inbox?show=open"
+    return redirect(request, address, f"{made.work.title}: assigned to {made.assignee}.")
 
 
 @router.post("/mail")
@@ -73,14 +81,16 @@ def assign(
     name: _Short = "",
     due: _Short = "",
     show: _Show = "for_you",
+    back: _Back = "",
 ) -> Response:
-    """Give an entry to a member, or to nobody."""
+    """Give an entry to a member, or to nobody. back: the page that the form is on, where it is not this one."""
     try:
         made = inbox.assign(context, caller, item, name or None, due=_day(due), root=root_of(request))
     except LuthierError as error:
         return _page(request, context, caller, show, error=error, given={"item": item, "name": name, "due": due})
     whom = made.assignee or "nobody"
-    return redirect(request, _address(show), f"{made.work.title}: assigned to {whom}.")
+    address = own_address(back) if back else _address(show)
+    return redirect(request, address, f"{made.work.title}: assigned to {whom}.")
 
 
 @router.post("/{item}/done")
@@ -159,7 +169,6 @@ def _page(
         "kinds": KIND_TITLES,
         "spans": SPANS,
         "may_settle": lambda entry: inbox.may_settle(caller, entry),
-        "due_of": _due_of,
         "today": datetime.fromtimestamp(context.access.now(), UTC).date().isoformat(),
         "datasets": [dataset for dataset, _ in context.datasets.list(caller.project_id)] if caller.may("train") else [],
         "mail_address": inbox.mail_address(context, caller),
@@ -168,11 +177,6 @@ def _page(
         "error": error,
     }
     return render(request, "inbox/list.html", values, status=200 if error is None else status_of(error))
-
-
-def _due_of(entry: InboxEntry) -> str:
-    due = entry.mark.due_at
-    return "" if due is None else datetime.fromtimestamp(due, UTC).date().isoformat()
 
 
 def _day(text: str) -> date | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Final, Literal
 
 from luthier.core.access import Scope
@@ -11,6 +12,11 @@ from luthier.core.frozen_model import FrozenModel
 InboxKind = Literal["rate", "review", "annotate", "alert", "canary", "job"]
 InboxState = Literal["open", "snoozed", "done"]
 InboxShow = Literal["for_you", "open", "snoozed", "done"]
+ReminderState = Literal["due", "overdue"]
+REMINDER: Final = "inbox_reminder"
+"""The kind of the documents about reminders that were sent."""
+DUE_SECONDS: Final = 24 * 3600.0
+"""So long before the end of its day work counts as due."""
 KIND_TITLES: Final[dict[InboxKind, str]] = {
     "rate": "Rate",
     "review": "Review",
@@ -100,3 +106,27 @@ class InboxEntry:
     assignee: str
     state: InboxState
     is_overdue: bool
+
+    @property
+    def due_day(self) -> str:
+        """The day of its date (UTC), as fields of forms take it; empty for none."""
+        due = self.mark.due_at
+        return "" if due is None else datetime.fromtimestamp(due, UTC).date().isoformat()
+
+
+class Reminders(FrozenModel):
+    """Which reminders about an entry were sent.
+
+    Attributes:
+        assignee_id: To whom.
+        due_at: For which date, in seconds since 1970.
+        sent: Those that went out.
+    """
+
+    assignee_id: str
+    due_at: float
+    sent: tuple[ReminderState, ...] = ()
+
+    def is_about(self, mark: InboxMark) -> bool:
+        """Whether they were for the person and the date that an entry has now."""
+        return (self.assignee_id, self.due_at) == (mark.assignee_id, mark.due_at)

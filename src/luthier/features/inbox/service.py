@@ -14,7 +14,17 @@ from typing import Any, Final
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, LuthierError, NotAllowedError, NotFoundError, RequestError
-from luthier.features.inbox.records import NEEDS, InboxEntry, InboxMark, InboxShow, InboxState, Work
+from luthier.features.inbox.records import (
+    DUE_SECONDS,
+    NEEDS,
+    REMINDER,
+    InboxEntry,
+    InboxMark,
+    InboxShow,
+    InboxState,
+    Reminders,
+    Work,
+)
 from luthier.features.inbox.sources import item_id_of, waiting_work
 from luthier.features.inbox.store import Event
 from luthier.platform.audit_log.service import record
@@ -118,6 +128,10 @@ def assign(
     }
     mark = entry.mark.model_copy(update=changes)
     events, documents = _messages(context, caller, entry, member, due, root)
+    if member is not None and due_at is not None and due_at - DUE_SECONDS <= context.access.now():
+        # Due within the day: the message about it is this one, and a reminder a minute later would say the same.
+        noted = Reminders(assignee_id=member.member_id, due_at=due_at, sent=("due",))
+        documents.append(WatchDocument(caller.project_id, REMINDER, item_id, noted.model_dump_json()))
     facts = {"about": _about(entry.work), "to": None if member is None else member.name, "due": due and str(due)}
     with context.database.transaction():
         context.inbox.save(mark, events=events, documents=documents)

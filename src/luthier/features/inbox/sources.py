@@ -30,8 +30,7 @@ _PAGES: Final[dict[JobKind, str]] = {
     "train": "/runs",
     "export": "/models",
     "evaluation": "/evaluations/orders/{job_id}",
-    # Batches have no page: the entry itself says what has failed.
-    "batch": "/inbox?show=open#{item_id}",
+    "batch": "/batches/{batch_id}",
     "import": "/datasets/jobs/{job_id}",
     "synthesis": "/datasets/jobs/{job_id}",
     "workflow": "/pipelines/jobs/{job_id}",
@@ -158,20 +157,22 @@ def _jobs(context: Context, caller: Caller) -> Iterator[Work]:
                 subject=job.job_id,
                 title=f"{JOB_NAMES[job.kind]} failed",
                 detail=_short(redact_text(reason, reference_paths(context, job.document))),
-                address=_address_of(context, job),
+                address=job_address(context, job),
                 since=ended,
                 mark=str(job.attempt),
             )
 
 
-def _address_of(context: Context, job: Job) -> str:
+def job_address(context: Context, job: Job) -> str:
+    """The page that a job is followed on."""
     if job.run_id:
         return f"/runs/{quote(job.run_id, safe='')}"
     if job.kind == "export" and (export_id := job.document.get("export", {}).get("export_id")):
         # A failed export may have been removed since: the list is left then.
         with contextlib.suppress(NotFoundError):
             return f"/exports/{quote(context.exports.get(job.project_id, export_id).export_id, safe='')}"
-    return _PAGES[job.kind].format(job_id=quote(job.job_id, safe=""), item_id=item_id_of("job", job.job_id))
+    batch_id = quote(str(job.document.get("batch_id", "")), safe="")
+    return _PAGES[job.kind].format(job_id=quote(job.job_id, safe=""), batch_id=batch_id)
 
 
 def _short(text: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+from sqlalchemy import Connection
+
 from luthier.features.inbox.records import InboxMark
 from luthier.platform.db.monitor_state import WatchDocument, put
 from luthier.platform.db.store import RecordTable, Store
@@ -36,8 +38,19 @@ class InboxStore(Store):
             now = self._database.clock(connection)
             kept = mark.model_copy(update={"updated_at": now})
             _MARKS.put(connection, kept)
-            for event_type, data in events:
-                announce_event(connection, mark.project_id, event_type, data, now)
-            for one in documents:
-                put(connection, one.project_id, one.kind, one.name, one.document)
+            _queue(connection, mark.project_id, events, documents, now)
         return kept
+
+    def notify(self, project_id: str, *, events: Sequence[Event], documents: Sequence[WatchDocument]) -> None:
+        """Queue messages: events for the webhooks of a project, and mails with what is noted about them."""
+        with self._write() as connection:
+            _queue(connection, project_id, events, documents, self._database.clock(connection))
+
+
+def _queue(
+    connection: Connection, project_id: str, events: Sequence[Event], documents: Sequence[WatchDocument], now: float
+) -> None:
+    for event_type, data in events:
+        announce_event(connection, project_id, event_type, data, now)
+    for one in documents:
+        put(connection, one.project_id, one.kind, one.name, one.document)

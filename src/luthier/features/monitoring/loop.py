@@ -21,6 +21,7 @@ from luthier.core.ids import sha256_document
 from luthier.core.records.monitoring import Alert, AlertSettings
 from luthier.core.results.signal import SignalState, WatchReport
 from luthier.core.system.process_setup import start_daemon
+from luthier.features.inbox.reminders import remind_due
 from luthier.features.monitoring import alerts
 from luthier.features.monitoring.alerts import line_of
 from luthier.platform.home.context import Context
@@ -36,6 +37,7 @@ _SEEN: Final = "seen"
 MAX_PAST_CHECKS: Final = 14 * 24
 CHECK_EVERY_SECONDS: Final = 20.0
 MAIL_EVERY_SECONDS: Final = 5.0
+REMIND_EVERY_SECONDS: Final = 60.0
 _REST_SECONDS: Final = 20.0
 CANARIES_EVERY_MINUTES: Final = 5
 
@@ -200,11 +202,15 @@ def _manual_check(project_id: str, model: str) -> Subject:
 
 
 class MonitorThreads:
-    """Threads that run due checks and send mails; leaving the `with` block ends them."""
+    """Threads that run due checks, remind people and send mails; leaving the `with` block ends them."""
 
     def __init__(self, context: Context) -> None:
         checks = _RepeatingThread("looks", CHECK_EVERY_SECONDS, lambda: run_due_checks(context))
-        self._threads = (checks, _RepeatingThread("mails", MAIL_EVERY_SECONDS, lambda: mails.send_due(context)))
+        self._threads = (
+            checks,
+            _RepeatingThread("reminders", REMIND_EVERY_SECONDS, lambda: remind_due(context)),
+            _RepeatingThread("mails", MAIL_EVERY_SECONDS, lambda: mails.send_due(context)),
+        )
         self._stack = ExitStack()
 
     def __enter__(self) -> None:

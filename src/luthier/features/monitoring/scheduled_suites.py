@@ -23,7 +23,7 @@ from luthier.core.records.deployment import Share
 from luthier.core.records.monitoring import SETTINGS_KIND, WatchSettings
 from luthier.core.results.signal import Signal
 from luthier.core.results.suite import SuiteResult, TaskResult
-from luthier.features.evaluation_orders.service import ASKED, OPERATORS_KINDS, EvaluationOrder
+from luthier.features.evaluation_orders.service import ASKED, EvaluationOrder, needs_operator
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import ENDED, Job
 
@@ -58,7 +58,7 @@ def check_suite_file(path: Path) -> None:
 
     # Checked when it is named, so that an impossible suite fails before the server's first attempt at night.
     for task in load_suite(path).tasks:
-        if task.kind in OPERATORS_KINDS or getattr(task, "entailment", False):
+        if needs_operator(task.model_dump(mode="json")):
             raise RequestError(
                 f"task {task.name} of {path} is of the kind {task.kind}, which runs code, or uses a judge",
                 expected="tasks that need neither, since no one has allowed it",

@@ -88,7 +88,7 @@ class WorthPart:
     error: LuthierError | None = None
 
     @property
-    def kept(self) -> dict[str, str]:
+    def query(self) -> dict[str, str]:
         """What the address of the page holds."""
         return {name: value for name, value in self.given.items() if value}
 

@@ -204,7 +204,7 @@ class EntryQuery:
         run_id, value = self.entries.c.run_id, self.order_value(order)
         # One pass for both: counting alone would evaluate the filter a second time.
         columns = select(run_id, func.count().over().label("total"))
-        query = self._kept(columns.select_from(self._joined(order)), tree, status, text, hides_archived)
+        query = self._filtered(columns.select_from(self._joined(order)), tree, status, text, hides_archived)
         if after is not None:
             query = query.where(_is_after(value, run_id, order, after))
         by_value = [] if order.key == "created" else [nulls_last(value.desc() if order.is_descending else value.asc())]
@@ -226,7 +226,7 @@ class EntryQuery:
         is_its = (self._sorted.c.run_id == run_id) & (self._sorted.c.key == order.key)
         return joined.outerjoin(self._sorted, is_its)
 
-    def _kept(
+    def _filtered(
         self, query: Select[Any], tree: Filter | None, status: str | None, text: str, hides_archived: bool
     ) -> Select[Any]:
         if hides_archived:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from luthier.core.access import Caller, Scope
 from luthier.core.errors import NotFoundError
@@ -102,8 +102,15 @@ def _larger_base(found: _Found) -> list[NextStep]:
     if larger is None:
         return [NextStep("Choose a larger base model", "/models?show=base", "read")]
     label, name = f"Train {larger}", quote(larger, safe="")
+    same = f"/runs/new?from={found.run_id}&base_model={name}"
+    assert found.plan is not None, "without a plan no larger model is known"
+    known = datasets_of(found.context, found.caller, found.plan).get(found.plan.data.train.sha256)
+    if known is None:  # rows that are no dataset of the project: the guided run cannot choose them
+        return [NextStep(label, same, "train"), NextStep("Show all base models", "/models?show=base", "read")]
+    query = urlencode({"dataset": known.dataset_id, "version": known.version, "base_model": larger})
     return [
-        NextStep(label, f"/runs/new?from={found.run_id}&base_model={name}", "train"),
+        NextStep(label, f"/start?{query}", "train"),
+        NextStep("Same settings, larger model", same, "train"),
         NextStep("Show all base models", "/models?show=base", "read"),
     ]
 

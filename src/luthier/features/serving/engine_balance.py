@@ -122,12 +122,14 @@ class _Pair:
 
     def note(self, now: float, num_answers: int) -> None:
         """A load that there is now."""
+        # A monotonic queue: a load below a later one can never be the peak again, so each is added and removed once.
         while self.peaks and self.peaks[-1][1] <= num_answers:
             self.peaks.pop()
         self.peaks.append((now, num_answers))
 
     def peak(self, now: float) -> int:
         """The largest load of the last seconds."""
+        # The first is the largest; behind it come smaller ones that are younger.
         while self.peaks and self.peaks[0][0] < now - PEAK_SECONDS:
             self.peaks.popleft()
         return max(self.num_answers, self.peaks[0][1] if self.peaks else 0)
@@ -167,6 +169,7 @@ class EngineBalance:
             RequestError: The engine that is asked for does not run this model, or not such a request.
         """
         asked = None if engine == "auto" else engine
+        # Outside of the lock: it reads nothing that changes.
         must = _side_for(served, requests, asked)
         with self._lock:
             if served.fallback is None:
@@ -220,8 +223,10 @@ class EngineBalance:
         rates = rates_for(served.rates, len({*pair.variants, variant}))
         if rates is None:
             return False
+        # The peak of the last seconds: between two waves of requests the load is 0, and must not change the engine.
         num_answers = max(pair.num_answers + num_new, pair.peak(self._clock()))
         copy, own = rates.engine.at(num_answers), rates.fallback.at(num_answers)
+        # With a margin from the second decision on (hysteresis): near equal speeds the choice would flip all the time.
         if pair.takes_fallback is None:
             pair.takes_fallback = own > copy
         elif pair.takes_fallback:
@@ -262,6 +267,7 @@ class EngineBalance:
             now = self._clock()
             for pair in self._pairs.values():
                 for side in pair.sides.values():
+                    # All pairs with this engine: several adapters over one base share its process and its memory.
                     if LoadedModel(served=engine).answers(side.served):
                         side.opening_until = 0.0
                         if why == "failed":
@@ -279,6 +285,7 @@ class EngineBalance:
             now = self._clock()
             for pair in self._pairs.values():
                 sides = (pair.sides[False], pair.sides[True])
+                # The copy comes first in `sides`, so it is the one that is blamed where both were at work.
                 busy = [side for side in sides if side.num_answers or side.opening_until > now]
                 if is_crash and busy:
                     busy[0].fail(now)

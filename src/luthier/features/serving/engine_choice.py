@@ -196,6 +196,7 @@ def _copy(
     What a model itself has against a copy is in its report. What passes (no network, no room, no memory) is kept for a
     day, so that no start waits for the same failure.
     """
+    # A report is written last, into a folder that is renamed whole: what can be read is complete.
     if (known := read_copy(folder)) is not None:
         return known
     failed = folder.with_name(f"{folder.name}.failed")
@@ -259,6 +260,7 @@ def _make(context: Context, name: str, served: Served, folder: Path, base: Path 
     """Have a copy made by a child process; another process that makes the same one is waited for."""
     what = f"the GGUF copy of {name}"
     with file_lock(folder.with_name(f"{folder.name}.lock"), what=what, timeout_seconds=_LOCK_SECONDS):
+        # Again, now behind the lock: the process that held it may have made this very copy.
         if (made := read_copy(folder)) is not None:
             return made
         source = _source(served, with_adapter=base is not None)
@@ -280,6 +282,7 @@ def _make(context: Context, name: str, served: Served, folder: Path, base: Path 
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
             (scratch / REPORT).write_text(found.model_dump_json(indent=2) + "\n", encoding="utf-8")
             shutil.rmtree(folder, ignore_errors=True)  # without a report that can be read: an unfinished one
+            # Atomic, on one file system: the scratch folder lies beside the target.
             scratch.rename(folder)
     return found
 
@@ -316,6 +319,7 @@ def _check_room(parent: Path, source: ExportSource) -> None:
             expected=f"room below {parent}",
             do="free some, or serve with --engine transformers",
         )
+    # The proof holds the model in float32, four bytes a weight, beside the file that llama.cpp maps.
     if (wanted := 5 * num) > (memory := memory_bytes()[0]):
         raise WorkError(
             f"its proof takes {wanted / 1e9:.1f} GB of memory, and there are {memory / 1e9:.1f}",

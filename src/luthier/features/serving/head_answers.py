@@ -60,6 +60,7 @@ def embedding_request(
             do="name one of them, or none for the whole vector",
         )
     before = head.query_prompt if is_query else head.document_prompt
+    # Token ids are what the caller has tokenised, prompt included: nothing is put before them.
     texts = tuple(before + one if isinstance(one, str) else one for one in inputs)
     return PoolingRequest(inputs=texts, pooling=head.pooling, dimensions=dimensions)
 
@@ -72,6 +73,7 @@ def classified(head: TaskHead, outputs: Sequence[float]) -> dict[str, Any]:
     if head.kind == "regress":
         text = write_number(outputs[0], head.number_format or NumberFormat(decimals=3))
         return {"label": text, "value": outputs[0], "probs": [], "num_classes": 0}
+    # [classes], calibrated; with several labels each is a probability of its own and they do not sum to 1.
     found: dict[str, Any] = {"probs": list(outputs), "num_classes": len(outputs)}
     if head.is_multi_label:
         found["labels"] = head.labels_of(outputs)
@@ -140,6 +142,7 @@ def predict(
     rows: list[dict[str, Any]] = []
     num_tokens = 0
     with context.progress.task("Reading", len(inputs), "inputs") as task:
+        # One request after the other: the engine batches the inputs of a request itself.
         for first in range(0, len(inputs), _MAX_AT_ONCE):
             some = inputs[first : first + _MAX_AT_ONCE]
             pooled = _answer(context, served, _request(head, some, query, dimensions, is_query=is_query))
@@ -210,6 +213,7 @@ def _conversation(value: Any) -> Conversation | None:
         turns = [Message.model_validate(one) for one in value]
     except (TypeError, ValidationError):
         return None
+    # Rows to train on end with the answer, which is what the head is to say.
     if turns and turns[-1].role == "assistant":
         turns.pop()
     return Conversation(messages=tuple(turns)) if turns else None

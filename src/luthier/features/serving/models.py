@@ -69,6 +69,7 @@ def engines_of(served: Served, loaded: Sequence[LoadedModel]) -> tuple[EngineVie
     copy_view = copy_view.model_copy(update={"speed": rates.engine})
     own_view = own_view.model_copy(update={"speed": rates.fallback})
     first, second = (own_view, copy_view) if rates.takes_fallback(1) else (copy_view, own_view)
+    # One is the faster at every load that was timed: there is no number of answers at which they change.
     if (at := rates.switch_at) is None:
         return first, second
     return first.model_copy(update={"max_answers": at - 1}), second.model_copy(update={"min_answers": at})
@@ -125,6 +126,7 @@ def list_models(context: Context, caller: Caller) -> list[NamedModel]:
     """
     if context.only is not None:
         return [_only_view(context, name, served) for name, served in context.only.items()]
+    # Deployments first: their names win over models of the same name when a request is routed.
     routes = [_view(context, caller, one, one.name) for one in context.deployments.list(caller.project_id)]
     tuned = [*context.tuned_models.list(caller.project_id), *context.tuned_models.permitted(caller.project_id)]
     bases = [_view(context, caller, model, name) for name, model in local_base_models(context).items()]
@@ -174,6 +176,7 @@ def delete_model(context: Context, caller: Caller, name: str) -> TunedModel:
             do="deploy another one first, or remove the deployment",
         )
     with context.database.transaction():
+        # With its entry in the audit log, or not at all.
         context.tuned_models.delete(caller.project_id, name)
         record(context, caller, "model.deleted", name, {"job_id": found.job_id, "step": found.step})
     return found
@@ -212,6 +215,7 @@ def route(context: Context, caller: Caller, name: str, user: str = "") -> Routed
         return Routed(name, name, _only(context.only, name))
     deployment = _deployment(context, caller, name)
     if deployment is None:
+        # Names of runs are never routed, even where one would fit: callers are to depend on a name that can be moved.
         if is_id(name, "run"):
             raise NotFoundError(
                 f"the model {name!r} does not exist: runs are asked by the name of a deployment",
@@ -219,6 +223,7 @@ def route(context: Context, caller: Caller, name: str, user: str = "") -> Routed
                 do=f"give it a name: luthier deploy {name} --as NAME",
             )
         return Routed(name, name, fastest(context, served_target(context, caller, name)))
+    # By a digest of the user, so that the choice needs no state and is the same on every server.
     share = deployment.chosen(user)
     is_canary = share.target == deployment.revision.canary
     return Routed(name, share.target, fastest(context, served_share(context, caller, share)), is_canary)

@@ -137,7 +137,9 @@ class StoredCompletionStore(Store):
         return [(row["number"], _COMPLETIONS.of_row(row)) for row in self._rows(query)]
 
 
-def keeper(context: Context, caller: Caller, request: Mapping[str, Any]) -> Callable[[dict[str, Any], str], None]:
+def completion_recorder(
+    context: Context, caller: Caller, request: Mapping[str, Any]
+) -> Callable[[dict[str, Any], str], None]:
     """What stores the answer to a request: called with the response and the end user, once the answer is complete.
 
     Args:

@@ -31,6 +31,7 @@ _WORDS: Final = {
     "luthier.alert.opened": "something has changed with a deployed model",
     "luthier.alert.closed": "it is steady again",
     "luthier.inbox.assigned": "work of the inbox was assigned to a member",
+    "luthier.inbox.due": "assigned work is due within a day, or overdue",
 }
 
 

@@ -111,12 +111,14 @@ class TaskModel:
         self._check("embed")
         width = self._dimensions(dimensions)
         before = self.head.query_prompt if is_query else self.head.document_prompt
+        # Requests begin with the ids of a trained prompt; its states are no part of the text.
         hidden = self.engine.num_virtual_tokens
         requests = [
             self.engine.request_within_context(Prompt(text=before + text, max_new_tokens=1)).ids for text in texts
         ]
         with progress.task("Embedding", len(texts), "texts") as task:
             if self.head.pooling == "last":
+                # Without the trained prompt: the engine puts it before each row again. [texts, width].
                 whole = torch.stack(self._last_states([ids[hidden:] for ids in requests], task)).float().cpu()
             else:
                 whole = self._means(requests, hidden, task)
@@ -130,6 +132,7 @@ class TaskModel:
             states = pooled_states(self.engine.causal, [requests[place] for place in places], "mean", skip=hidden)
             found.update(zip(places, states.cpu(), strict=True))
             task.advance(len(places))
+        # Batches are by length, so results are put back into the order of the texts.
         return torch.stack([found[place] for place in range(len(requests))])
 
     def _dimensions(self, asked: int | None) -> int:
@@ -152,6 +155,7 @@ class TaskModel:
 
     def _prompt_ids(self, prompt: Conversation) -> list[int]:
         request = self.engine.request_within_context(Prompt(conversation=prompt, max_new_tokens=1))
+        # `hidden_states` adds the trained prompt itself.
         return list(request.ids[self.engine.num_virtual_tokens :])
 
     @torch.inference_mode()
@@ -161,6 +165,7 @@ class TaskModel:
         if not ids:
             return torch.zeros(0, self.head.num_outputs)
         with progress.task("Reading", len(ids), "rows") as task:
+            # [rows, width] in the type of the model; the head computes in float32.
             states = torch.stack(self._last_states(ids, task))
         found = task_outputs(self.head, self._layer, states.to(self._layer.weight.device)).cpu()
         if not found.isfinite().all():

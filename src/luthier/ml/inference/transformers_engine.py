@@ -180,11 +180,13 @@ class TransformersEngine:
                 shares_prefix=self.share_prefix,
                 run=self._runner(sum(len(request.ids) + request.max_new_tokens for request in requests)),
             )
+        # Known only now: which path a batch takes is decided when its first tokens are computed and verified.
         for path in decoder.paths:
             self._note(path.kind == "batched", f"writes {path.describe()}")
         made = [self._generation(*one) for one in zip(prompts, requests, found, strict=True)]
         if not returns_token_ids:
             return made
+        # Only where asked for: generations are stored, and ids would be most of their bytes.
         ids = [tuple(one.ids) for one in found]
         return [one.model_copy(update={"token_ids": own}) for one, own in zip(made, ids, strict=True)]
 
@@ -207,6 +209,7 @@ class TransformersEngine:
         """The number of logits per token: the rows of the head, including vocabulary padding."""
         causal = self._causal
         head = causal.get_output_embeddings()
+        # A model without an output layer of its own shares the matrix of its input embeddings (tied weights).
         return int((causal.get_input_embeddings() if head is None else head).weight.shape[0])
 
     def request_within_context(self, prompt: Prompt, template: ChatTemplate | None = None) -> Request:
@@ -276,6 +279,7 @@ class TransformersEngine:
         if not examples:
             return []
         scorer = Scorer(self._causal, pad_id=self._pad_id)
+        # Sizes of the results in advance: workers write states into shared memory, [learned tokens, width] a row.
         counts = [example.num_trained_tokens for example in examples]
         return self._in_batches(examples, scorer, scorer.states, task, partial(shared_states, counts, scorer))
 
@@ -308,11 +312,13 @@ class TransformersEngine:
         """The result of `look` for each example, in order; called with batches of similar rows."""
         for example in examples:
             self._check_example(example)
+        # Rows with the virtual tokens of a trained prompt before them, which count for lengths and batches.
         whole = [self._behind_prompt(example) for example in examples]
         batches = self._score_batches(whole, scorer)
         run, compute = self._runner(sum(row.num_tokens for row in whole)), ScoreBatches(whole, batches, scorer, look)
         made = run(len(batches), compute, partial(self._advance, task), partial(make_form, batches))
         found: dict[int, _Found] = {}
+        # Batches are sorted by length; results go back to the places of their rows.
         for batch, own in zip(batches, made, strict=True):
             found.update(zip(batch.rows, own, strict=True))
         return [found[number] for number in range(len(examples))]
@@ -321,6 +327,7 @@ class TransformersEngine:
         """The workers for the batches of a call that reads and writes that many tokens."""
         if self.num_workers < 2 or not can_fork(self._causal):
             return one_after_another
+        # Two operations a weight and token; whether forking pays is decided by it.
         flops = 2.0 * num_tokens * sum(one.numel() for one in self._causal.parameters())
         return SideBySide(self._causal, self.num_workers, flops, lambda said: self._notes.update({said: None}))
 
@@ -328,6 +335,7 @@ class TransformersEngine:
         """All rows in batches; no batch mixes rows on both sides of a length at which the position encoding changes."""
         border = scorer.border
         sides = [list(range(len(whole)))]
+        # Some position encodings (longrope) use other frequencies for the whole row beyond a length.
         if border is not None:
             sides = [
                 [row for row in sides[0] if (whole[row].num_tokens > border) is is_over] for is_over in (False, True)

@@ -60,6 +60,7 @@ def limits(budget: BudgetPlan | None) -> tuple[Limit, ...]:
     if budget.hours is not None:
         found.append(Limit("hours", budget.hours, 1 / 3600))
     if budget.usd is not None and budget.usd_per_hour is not None:
+        # The upper end: a cap is a promise, and has to hold where the price is the highest that was stated.
         found.append(Limit("usd", budget.usd, budget.usd_per_hour.high / 3600))
     if budget.energy_kwh is not None and budget.watts is not None:
         found.append(Limit("energy_kwh", budget.energy_kwh, budget.watts.high / 3.6e6))
@@ -134,6 +135,7 @@ def remaining(
     mean, left = whole / p.num_steps_per_epoch, p.num_steps - step
     # sampled answers are planned at their maximum length, so their actual tokens say nothing about the remaining ones
     done = mean * step if plan.objective.draws else num_tokens
+    # Right after a step its own validation is still to come, so it counts as one of those that remain.
     every, after = p.validate_every_steps, step - 1 if has_just_ended else step
     validations = p.num_steps // every - after // every if every else 0
     if every and p.num_steps % every and after < p.num_steps:
@@ -181,6 +183,7 @@ class Meter:
         self._ledger = ledger or Ledger(None)
         last = self._ledger.last()
         self._settled, self._pace = last.settled(), last.pace
+        # Imports and the reading of rows come before the ledger: they are charged to `preparing`.
         self._since = clock() - seconds_before
         self._doing: tuple[Action, int, float] | None = ("preparing", 0, self._since) if seconds_before else None
 
@@ -211,6 +214,7 @@ class Meter:
         Args:
             num_checkpoints: checkpoints that must follow so that no work is lost.
         """
+        # A step that leaves no room for its checkpoint would be work that is lost.
         seconds = self.expected_seconds(action, tokens) + num_checkpoints * self.expected_seconds("checkpoint", 0)
         return self._ask(action, seconds, tokens if action == "step" else 0)
 
@@ -229,6 +233,7 @@ class Meter:
         if action == "step":
             return first.step_seconds.value * tokens / first.step_tokens
         if action == "validation" and pace.num_steps and tokens:
+            # Before the first validation: its passes have no backward part, which is a known share of a step.
             return pace.seconds_for(tokens, 1).value * _FORWARD_SHARE
         known: dict[Action, float] = {
             "validation": first.validation_seconds,

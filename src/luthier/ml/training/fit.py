@@ -70,6 +70,7 @@ def _held_back(plan: Plan) -> list[Remedy]:
         text = "Put noise on the embeddings (NEFTune), so that no row is ever seen twice."
         found.append(Remedy(text=text, settings=("training.neftune_alpha=5",)))
     if method.name not in _NOT_ADAPTED and method.dropout < _MAX_DROPOUT:
+        # At least 0.1: less has no effect that a validation set could show.
         more = min(_MAX_DROPOUT, max(0.1, 2 * method.dropout))
         text = f"Raise dropout from {method.dropout:g} to {more:g}."
         found.append(Remedy(text=text, settings=(f"method.dropout={more:g}",)))
@@ -154,9 +155,12 @@ def diagnose(plan: Plan, events: Sequence[Event]) -> Fit:
     if best is None or len(checks) < 2:
         return Fit(kind="unknown", seen=_too_few(checks), remedies=for_unlooked(plan, len(checks)))
     last = checks[-1]
+    # The newest validation that is at least LAST_SHARE of the steps old; of few validations the first one.
     before = next((c for c in reversed(checks) if c.step <= (1 - LAST_SHARE) * last.step), checks[0])
+    # Training loss is noisy by step: each validation is compared with the mean since the one before.
     starts = [0, *(check.step for check in checks[:-1])]
     trained = {c.step: _between(steps, start, c.step) for start, c in zip(starts, checks, strict=True)}
+    # Relative, since losses are nats for texts and dimensionless for preferences; _TINY: a loss may be 0.
     rise = (last.loss - best.loss) / max(abs(best.loss), _TINY)
     at = {"best_step": best.step, "last_step": last.step}
     losses = f"from {trained[best.step]:.3f} to {trained[last.step]:.3f}"
@@ -173,6 +177,7 @@ def diagnose(plan: Plan, events: Sequence[Event]) -> Fit:
             return Fit(kind="overfitted", seen=seen, remedies=for_by_heart(plan, best.step, last.step), **at)
         seen += f"went {losses}: the steps were too large. The weights of step {best.step:,} are kept."
         return Fit(kind="unstable", seen=seen, remedies=for_astray(plan), **at)
+    # The same rule in the other direction, over the last part of the run.
     fell = (before.loss - last.loss) / max(abs(before.loss), _TINY)
     if best is last and fell >= FALL:
         seen = (

@@ -78,6 +78,7 @@ def prove_forward(base: PreTrainedModel) -> ForwardPath:
             outputs are not finite.
     """
     was_training, devices = base.training, [base.device] if base.device.type == "cuda" else []
+    # Made-up weights and dropout draw numbers: a run must not depend on whether its model was proved before.
     with torch.random.fork_rng(devices):
         base.eval()
         try:
@@ -107,6 +108,7 @@ class _Proof:
             raise _refused(self.base, "its logits on made-up tokens are not finite")
         self._refuse_later_tokens()
         own = None if states is None or gradient is None else _Passed(states, gradient)
+        # Without hidden states or a gradient there is nothing to compare with: the model computes its logits itself.
         computed = None if own is None else self._attention(own)
         if own is None or computed is None:
             self.reasons.append("logits: they do not follow from what its body gives")
@@ -141,12 +143,14 @@ class _Proof:
                 gradient = None if states is None or not inputs else _gradient(states, inputs[-1])
         finally:
             hook.remove()
+        # [predicted, vocabulary] of the last tokens, which have seen all others: an error anywhere reaches them.
         logits = out.logits.detach()[0, -_NUM_PREDICTED:].float()
         return None if states is None else states.detach(), logits, gradient
 
     @torch.no_grad()
     def _refuse_later_tokens(self) -> None:
         """Check that changing a token changes nothing before it."""
+        # Twelve tokens are enough: a mask that lets the future through does so at any distance.
         few = self.ids[:, :12]
         other = few.clone()
         other[0, -1] = (other[0, -1] + 1) % int(self.base.get_input_embeddings().weight.shape[0])
@@ -165,6 +169,7 @@ class _Proof:
         self.reasons.append(f"attention: {why_not}")
         if why_eager(self.base):
             self.reasons.append(f"attention: {why_eager(self.base)}")
+        # The one as loaded first, since it is the faster; a dict, so that it is not tried twice where it is eager.
         for name in dict.fromkeys((self.own_attention, "eager")):
             if self._differs(own, name) is None:
                 return "model" if name == self.own_attention and not why_eager(self.base) else "eager"
@@ -207,6 +212,7 @@ class _Proof:
 
         Also returned: the scale and cap of the product with that matrix.
         """
+        # [predicted, width], of the same tokens as the logits.
         last = own.states[0, -_NUM_PREDICTED:]
         try:
             formed = head(last).float()
@@ -221,6 +227,7 @@ class _Proof:
             why_not = self._why_no_product(head, last, tolerance, PLAIN)
             if why_not is None:
                 return "product", PLAIN
+            # Some models scale or cap their logits (Granite, Gemma 2): measured by values, not read from a config.
             scaled = measured(head, self._product, last, tolerance)
             if scaled is not None and self._why_no_product(head, last, tolerance, scaled) is None:
                 return "product", scaled
@@ -256,6 +263,7 @@ class _Proof:
 
 def _further_parameters(base: PreTrainedModel, body: nn.Module, head: nn.Module) -> list[str]:
     """Names of parameters outside the body, the head and the towers."""
+    # By identity: a head that is tied to the embeddings is a parameter of the body, too.
     known = {id(p) for part in (body, head) for p in part.parameters()}
     known |= {id(p) for name in outside_modules(base) for p in base.get_submodule(name).parameters()}
     return [name for name, p in base.named_parameters() if id(p) not in known]

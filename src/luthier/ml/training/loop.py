@@ -53,6 +53,17 @@ class LoopOutcome:
         self.state, self.status, self.reason, self.warnings = state, status, reason, tuple(warnings)
 
 
+# Why things happen in this order:
+# - Spend is written before each action, not after it: a kill in the middle of a step must not make it free.
+# - A validation that is due comes first: a run that paused between a step and its validation makes up for it.
+# - All ranks leave the loop at the same place (`world.agreed`): one that stayed would wait for the others in a
+#   collective call.
+# - A snapshot comes before the checkpoint of its step: after a kill between the two it is written once more, not lost.
+# - Replicas are compared before they are saved: a bit that flipped on one rank would otherwise be kept for good.
+# - Sample prompts are not answered again after a resume: their answers are in the events already.
+# - Whether a step may begin includes room for its checkpoint: a pause must always be affordable.
+# - An average takes up a step only once it is known to be finite: `one_step` leaves the weights of a bad step as they
+#   were, so what is saved then are the last good ones.
 def train(
     plan: Plan,
     model: TrainableModel,
@@ -188,6 +199,7 @@ def _take_best(
         optimizer.load_weights(averages_in(best.method) or best.weights)
         model.method.load_state(all_but_averages(best.method))
     elif average.weights:
+        # No validation, or the last one was the best: it was of the averaged weights.
         optimizer.load_weights(average.weights)
 
 
@@ -230,6 +242,7 @@ def _num_tokens(plan: Plan, units: Sequence[Unit]) -> int:
 
 def _is_validation_due(p: TrainingPlan, state: LoopState) -> bool:
     """Whether a validation is due after this step and not done yet: the run may have paused in between."""
+    # The window is empty right after a validation, so that none is repeated when a run is resumed at its step.
     is_such = state.step == p.num_steps or state.step % p.validate_every_steps == 0
     return is_such and state.window_loss_weight > 0
 
@@ -249,6 +262,7 @@ def _resume(
     for message in broken:
         warn(step, "broken_checkpoint", f"{message}; continuing from the earlier step {step}")
     if checkpoint is None:
+        # New weights are drawn by each rank: those of rank 0 are the ones that count.
         world.broadcast_tensors(optimizer.masters)
         optimizer.round_into_model()
         watch = EarlyStopping(patience=plan.training.early_stopping_patience)

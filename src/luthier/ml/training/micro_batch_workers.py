@@ -152,11 +152,13 @@ class MicroBatchWorkers:
             step: that a warning names where the system has no room for them.
             own: what workers do not inherit.
         """
+        # Bytes of one set of gradients. Two slots a worker, where memory allows: it computes while one is being added.
         size = sum(w.numel() * w.element_size() for w in self._weights)
         each = gradient_buffers(size)
         with torch.no_grad():
             for weight in self._weights:
                 shared = _shared_like(weight)
+                # In place of the tensor: after the fork a step of this process is seen by all workers at once.
                 weight.data = shared.copy_(weight.data)
         num = self._plan.training.micro_batch_workers
         # Zeroed, which touches their pages: until this process has, they would count as a worker's own memory.
@@ -179,6 +181,8 @@ class MicroBatchWorkers:
         missing = []
         for position, (weight, view) in enumerate(zip(self._weights, self._slots[request["slot"]], strict=True)):
             if weight.grad is None:
+                # A weight that the micro-batch did not touch, such as an expert without tokens: its slot holds an older
+                # one.
                 missing.append(position)
             else:
                 view.copy_(weight.grad)
@@ -188,6 +192,7 @@ class MicroBatchWorkers:
     def _computed(self, step: int, number: int, divisor: float) -> tuple[Losses, _Counts]:
         """The losses of a micro-batch, with the gradients in `.grad` of the weights."""
         self._set_mode(is_training=True)
+        # From step and number alone: a message holds no rows, and a worker reads the ones that it inherited.
         indices = self._schedule.share(step, 0, 1)[number]
         seed_random(self._plan, step, micro_batch=number)
         micro_batch, prefixes = [self._units[i] for i in indices], self._schedule.shared_tokens(indices)
@@ -209,6 +214,7 @@ class MicroBatchWorkers:
             return
 
         def request(worker: Worker, number: int) -> dict[str, Any] | None:
+            # A worker without a free slot is not asked: its gradients would overwrite some that were not added yet.
             free = self._free[worker.number]
             return {"step": step, "number": number, "slot": free.pop(), "divisor": divisor} if free else None
 

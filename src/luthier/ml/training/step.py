@@ -96,6 +96,7 @@ def learning_rate_factor(step: int, *, num_steps: int, num_warmup_steps: int, sc
     """
     if step < num_warmup_steps:
         return (step + 1) / num_warmup_steps
+    # max: of a run that is all warm-up nothing is left to divide by.
     progress = (step - num_warmup_steps) / max(1, num_steps - num_warmup_steps)
     if schedule == "cosine":
         return 0.5 * (1.0 + math.cos(math.pi * progress))
@@ -183,6 +184,13 @@ def _drawn(
     )
 
 
+# Why things happen in this order:
+# - Numbers are seeded by step and rank alone: a run that is resumed draws the same dropout as one that never stopped.
+# - `look` gets the whole step, not only this rank's share: contrastive losses compare with the rows of other ranks.
+# - The weight is summed over ranks before the first backward pass: each micro-batch divides by the whole step's.
+# - `before_step` comes after the sums over ranks, so that methods that read gradients (AdaLoRA) decide alike on each.
+# - Norm and loss are the same on all ranks, so either all of them take the step or none does.
+# - `model_construct`: validating ten fields would cost more than the small steps of a tiny model take.
 def one_step(
     plan: Plan,
     model: TrainableModel,
@@ -266,6 +274,7 @@ def accumulate(
         minimised = minimised + model.router_loss.coefficient * losses.measures[ROUTER_LOSS]
     if plan.data.replay is not None:
         losses = with_source_loss(losses, units, objective.weight(units))
+    # Divided before the backward pass: dividing gradients later would need a pass over all weights.
     (minimised / divisor).backward()
     return losses, batch
 

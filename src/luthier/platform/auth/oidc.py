@@ -125,7 +125,7 @@ class Identity:
 
 
 @dataclass(slots=True)
-class _Kept:
+class _CachedDocument:
     document: dict[str, Any]
     at: float
 
@@ -141,7 +141,7 @@ class OidcClient:
     def __init__(self, provider: Provider, *, clock: Callable[[], float] = time.time) -> None:
         self.provider, self._clock = provider, clock
         self._lock = threading.Lock()
-        self._kept: dict[str, _Kept] = {}
+        self._kept: dict[str, _CachedDocument] = {}
 
     def begin(self, redirect_url: str) -> tuple[str, Flow]:
         """A sign-in: the address to send the browser to, and what to remember.
@@ -350,7 +350,7 @@ class OidcClient:
             return kept.document
         found = fetch()
         with self._lock:
-            self._kept[address] = _Kept(found, now)
+            self._kept[address] = _CachedDocument(found, now)
         return found
 
     def _fetch(

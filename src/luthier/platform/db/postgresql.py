@@ -88,7 +88,8 @@ class Postgresql:
                 expected="each process to write for moments only",
                 do="look for a process that hangs in a transaction (pg_stat_activity), then try again",
             )
-        if state == "22021":  # a zero byte: SQLite keeps it
+        # A zero byte in a text (22021) or in a value of JSON (22P05): SQLite keeps it.
+        if state in ("22021", "22P05"):
             return RequestError(
                 f"a text that the database {self.name} cannot keep: {words}",
                 expected="text without zero bytes",

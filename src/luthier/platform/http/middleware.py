@@ -33,7 +33,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from luthier.core.errors import library_words_hidden
-from luthier.core.json_limits import MAX_REQUEST_VALUES, JsonFault, fault_of_text
+from luthier.core.json_limits import MAX_REQUEST_VALUES, JsonFault, fault_of_text, has_nul
 from luthier.platform.http.errors import ApiError, bug_response, error_response, http_error
 
 log = logging.getLogger("luthier.api")
@@ -204,7 +204,7 @@ class TrustedProxies:
         await self._app(scope, receive, send)
 
 
-_TAKES_FILES = re.compile(r"/v1/files/?|/v1/uploads/[^/]+/parts/?|/datasets/new")
+_TAKES_FILES = re.compile(r"/v1/files/?|/v1/uploads/[^/]+/parts/?|/datasets/new|/batches")
 
 
 class BodyLimit:
@@ -280,6 +280,30 @@ def _declared_length(headers: Headers) -> int:
     given = headers.get("content-length", "")
     # isdigit alone is true of superscripts, which int refuses; 20 digits are beyond 64 bits.
     return int(given) if given.isascii() and given.isdigit() and len(given) < 20 else 0
+
+
+class NulCheck:
+    """Refuses (400) API requests whose query holds a NUL character; pages answer them with a page.
+
+    Args:
+        app: The app behind it.
+        below: What the addresses of the API begin with.
+    """
+
+    def __init__(self, app: ASGIApp, below: tuple[str, ...]) -> None:
+        self._app, self._below = app, below
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or refuse it."""
+        if scope["type"] == "http" and scope["path"].startswith(self._below) and has_nul(scope["query_string"]):
+            error = ApiError(
+                400,
+                "The query of the address holds a NUL character (%00); expected: text; what to do: remove it",
+                code="invalid_value",
+            )
+            await error_response(error)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
 
 
 _METHODS: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})

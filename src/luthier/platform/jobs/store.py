@@ -129,6 +129,8 @@ class JobStore:
             now = self._database.clock(connection)
             # Before any lease is compared with `now`: a clock that was just set forward must not expire all of them.
             self._leases.look(now, self.lease_seconds)
+            # A loop: closing a lost job is no work for this worker, which then takes the next one in the same
+            # transaction.
             while (row := self._next(connection, worker, now, lanes)) is not None:
                 if row["status"] == "running":
                     self._end_attempt(connection, row, now, "the worker that held it is gone", is_lost=True)
@@ -147,6 +149,7 @@ class JobStore:
                         updated_at=now,
                     )
                 )
+                # In the transaction of the claim: a start that is announced has a holder, and the other way round.
                 self._tell_start(connection, row, now)
                 return job_by_id(connection, str(row["job_id"]))
         return None
@@ -166,6 +169,7 @@ class JobStore:
             # run.
             values = {"lease_until": now + self.lease_seconds, "step": max(step, row["step"]), "updated_at": now}
             connection.execute(update(jobs).where(is_row(row)).values(**values))
+            # The heartbeat is the only way that a wish reaches a worker: no other connection leads to its machine.
             wish: Wish | None = row["wish"]
             return wish
 
@@ -192,6 +196,7 @@ class JobStore:
         with self._database.write() as connection:
             row, now = held_row(connection, job_id, attempt), self._database.clock(connection)
             self._note(connection, row, found)
+            # After the note: `_close` writes the event, whose readers then find the whole document.
             self._close(connection, row, now, status, error)
             return job_by_id(connection, job_id)
 
@@ -238,6 +243,7 @@ class JobStore:
                 self._close(connection, row, now, "paused" if row["wish"] == "pause" else "cancelled", None)
                 return job_by_id(connection, job_id)
             self._stop(connection, row, now, not_before=now + rest_seconds)
+            # A rest is for trouble outside of the job (disk, database); without one its worker was asked to stop.
             if rest_seconds:
                 message = "There is no room on the disk, or the database stayed away: the job is tried again soon"
                 insert_event(connection, now, job_id, message, level="warn")
@@ -336,6 +342,7 @@ class JobStore:
             running & jobs.c.number.in_(lost),
             queued & ((jobs.c.not_before <= now) | rests_too_long),
         ):
+            # skip_locked: on PostgreSQL two workers that ask at once get two jobs; SQLite has one writer anyway.
             query: Select[Any] = select(jobs).where(condition, is_ours).order_by(jobs.c.number).limit(1)
             row = connection.execute(query.with_for_update(skip_locked=True)).mappings().first()
             if row is not None:
@@ -351,6 +358,7 @@ class JobStore:
         if row["wish"] is not None:  # it was to stop, and it has
             self._close(connection, row, now, "paused" if row["wish"] == "pause" else "cancelled", None)
             return
+        # crash_step is -1 before the first crash, so that a crash at step 0 already counts as one at a new place.
         has_got_further = row["step"] > row["crash_step"]
         # Progress since the last crash shows that the job itself works: only crashes at the same place add up.
         before = {"num_crashes": 0, "num_losses": 0} if has_got_further else row

@@ -22,7 +22,7 @@ from luthier.platform.jobs.records import ENDED
 
 EventType = Literal[
     "fine_tuning.job.succeeded", "fine_tuning.job.failed", "fine_tuning.job.cancelled",
-    "luthier.alert.opened", "luthier.alert.closed", "luthier.inbox.assigned",
+    "luthier.alert.opened", "luthier.alert.closed", "luthier.inbox.assigned", "luthier.inbox.due",
 ]  # fmt: skip
 EVENT_TYPES: Final[tuple[EventType, ...]] = get_args(EventType)
 TEST_EVENT: Final = "luthier.webhook.test"

@@ -22,7 +22,7 @@ from luthier.core.errors import (
     StorageFullError,
     UnreachableError,
 )
-from luthier.platform.ui.kept_forms import keep_form, remember_form, with_name
+from luthier.platform.ui.form_drafts import keep_draft, remember_draft, with_name
 from luthier.platform.ui.render import is_fragment_request, render
 from luthier.platform.ui.visitor import ForbiddenError, SignInNeededError
 
@@ -76,14 +76,14 @@ async def _sign_in(request: Request, error: Exception) -> Response:
     # fetch() would follow a redirect and take the sign-in page for its answer; HTMX goes where HX-Redirect says.
     is_script = request.headers.get("sec-fetch-mode", "navigate") != "navigate"
     # What a person has typed is not lost with the session: the page that they come back to holds it again.
-    kept = await keep_form(request)
+    kept = await keep_draft(request)
     if kept is not None:
         error = SignInNeededError(with_name(error.next_address, kept[0]))
     answer: Response = RedirectResponse(error.address, status_code=303)
     if is_script or is_fragment_request(request) or "application/json" in request.headers.get("accept", ""):
         answer = Response(status_code=401, headers={"HX-Redirect": error.address})
     if kept is not None:
-        remember_form(answer, kept[1])
+        remember_draft(answer, kept[1])
     return answer
 
 

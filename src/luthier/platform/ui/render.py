@@ -32,11 +32,11 @@ from luthier.ml.charts.svg import drawn
 from luthier.ml.charts.visible import visible
 from luthier.platform.auth.members_store import Session
 from luthier.platform.ui.assets import Assets
+from luthier.platform.ui.form_drafts import filled, form_draft
 from luthier.platform.ui.forms import form_token
 from luthier.platform.ui.i18n.catalog import catalog
 from luthier.platform.ui.i18n.environments import Coverage, translated_environment, words
 from luthier.platform.ui.i18n.language import ENGLISH, LANGUAGES, VARY, language_of
-from luthier.platform.ui.kept_forms import filled, kept_form
 from luthier.platform.ui.terms import Terms
 
 Group = Literal["main", "data", "train", "evaluate", "use", "watch", "settings"]
@@ -172,8 +172,8 @@ _ROUTES: Final = {
     "files": _FILES,
     "uploads": _FILES,
     "deployments": _DEPLOYMENTS,
-    "webhooks": ("/settings/webhooks", "Webhooks"),
     "batches": ("/batches", "Batches"),
+    "webhooks": ("/settings/webhooks", "Webhooks"),
     "feedback": ("/review", "Review"),
 }
 """The page for the first part of an API's address; any other leads to the home page, with its navigation."""
@@ -255,9 +255,10 @@ def render(request: Request, template: str, values: Mapping[str, Any] | None = N
     """The answer with a page, or a piece of one, made from a template.
 
     Every template knows, in addition to `values`: `session` (None where no one is signed in), `may(scope)`,
-    `asset(name)`, `navigation`, `here` (the path), `group` (of the navigation that the path belongs to), `notice` (of
-    the form before), `rail()` (the first steps of a project), `term(word)` (a word with its explanation), `language`
-    (of the page), `language_wanted` and `languages` (for the switch), `script_words` (texts of scripts).
+    `asset(name)`, `navigation`, `here` (the path), `full_address` (with its query), `group` (of the navigation that the
+    path belongs to), `notice` (of the form before), `rail()` (the first steps of a project), `page_inbox()` (who does
+    the work that the page is about), `term(word)` (a word with its explanation), `language` (of the page),
+    `language_wanted` and `languages` (for the switch), `script_words` (texts of scripts).
     """
     assets: Assets = request.app.state.assets
     session: Session | None = getattr(request.state, "session", None)
@@ -275,13 +276,15 @@ def render(request: Request, template: str, values: Mapping[str, Any] | None = N
         "navigation_counts": _counts(request, session),
         "current": current(request.url.path),
         "here": request.url.path,
+        "full_address": f"{request.url.path}?{request.url.query}" if request.url.query else request.url.path,
         "group": group_of(request.url.path),
         "rail": partial(_rail, request, session),
+        "page_inbox": partial(_page_inbox, request, session),
         "term": Terms(request.url.path, is_piece=is_fragment_request(request), word=words(language)),
         # A fragment would show it in the middle of a page and take it away from the next whole one.
         "notice": "" if is_fragment_request(request) else notice,
     }
-    form = None if is_fragment_request(request) else kept_form(request)
+    form = None if is_fragment_request(request) else form_draft(request)
     if form is not None and session is not None:
         common["notice"] = f"{common['notice']} {words(language)(_RESTORED)}".strip()
     text = environment_of(language).get_template(template).render(common | dict(values or {}))
@@ -314,6 +317,12 @@ def _rail(request: Request, session: Session | None) -> Any:
     """The first steps of the visitor's project; None where they are done, and for servers without a rail."""
     rail = getattr(request.app.state, "rail", None)
     return None if rail is None else rail.of(session)
+
+
+def _page_inbox(request: Request, session: Session | None) -> Any:
+    """The work of the inbox that leads to this page; None where there is none, and for servers without an inbox."""
+    assignments = getattr(request.app.state, "assignments", None)
+    return None if assignments is None else assignments.of(session, request.url.path, request.url.query)
 
 
 def redirect(request: Request, address: str, notice: str = "") -> Response:

@@ -15,7 +15,8 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from luthier.core.errors import RequestError
-from luthier.platform.ui.errors import error_page
+from luthier.core.json_limits import has_nul
+from luthier.platform.ui.errors import error_page, status_of
 
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -35,6 +36,25 @@ class SameOrigin:
                 do="open the page again and send it again",
             )
             await error_page(Request(scope), 403, error)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+
+class NulCheck:
+    """Refuses (422) pages whose address has a NUL character in its query."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or refuse it."""
+        if scope["type"] == "http" and has_nul(scope["query_string"]):
+            error = RequestError(
+                "the address has a NUL character (%00) in its query",
+                expected="text in filters and searches",
+                do="remove the character",
+            )
+            await error_page(Request(scope), status_of(error), error)(scope, receive, send)
             return
         await self._app(scope, receive, send)
 

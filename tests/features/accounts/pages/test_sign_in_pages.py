@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from html import unescape
 from pathlib import Path
 from urllib.parse import unquote, urlencode
 
@@ -211,3 +212,18 @@ def test_the_page_to_come_back_to_is_never_elsewhere(browser: Browser, page: str
 def test_a_form_that_is_sent_after_the_end_leads_to_its_page(browser: Browser) -> None:
     answer = browser().post("/runs/run-1/pause")
     assert (answer.status_code, answer.headers["location"]) == (303, "/sign-in?next=/runs/run-1")
+
+
+def test_a_link_to_a_page_of_another_role_is_explained_after_the_sign_in(home: Context, browser: Browser) -> None:
+    add_member(home, Caller(), "Vera", PASSWORD, "viewer")
+    one, link = browser(), "/start?dataset=data-1"
+    refused = one.get(link)
+    assert refused.headers["location"] == "/sign-in?next=/start%3Fdataset%3Ddata-1"
+    led = one.post("/sign-in", data={"name": "Vera", "password": PASSWORD, "next": link})
+    assert led.headers["location"] == link
+    page = one.get(link)
+    assert page.status_code == 403
+    text = unescape(page.text)
+    assert "'Vera' may read, infer here" in text
+    assert "someone who may train" in text
+    assert "ask an admin of the project for that, or sign in as somebody else" in text

@@ -1,3 +1,3 @@
-"""A home that knows the tiny model."""
+"""Fixtures of this surface, shared by all features."""
 
 from tests.fixtures.openai import home  # noqa: F401

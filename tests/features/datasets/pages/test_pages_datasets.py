@@ -84,7 +84,7 @@ def test_rows_are_paged_through_and_long_ones_folded(home: Context, browser: Bro
     assert "1,000 characters" in last
     assert "start=20" in last
     assert "start=60" not in last
-    assert "There are no rows behind" in one.get(f"{address}?start=99").text
+    assert "There are no rows after row" in one.get(f"{address}?start=99").text
     assert one.get(f"{address}?start=-1").status_code == 422
 
 
@@ -117,7 +117,7 @@ def test_versions_are_told_of_and_downloaded(home: Context, browser: Browser) ->
 def test_a_file_without_a_shape_says_why(home: Context, browser: Browser) -> None:
     version = make(home, "Odd", [{"a": 1}])
     page = browser("read").get(f"/datasets/{version.dataset_id}").text
-    assert "The rows have no shape that can be trained on" in page
+    assert "A model cannot be trained on these rows yet" in page
 
 
 def test_a_dataset_whose_file_is_lost_can_still_be_removed(home: Context, browser: Browser) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -90,3 +91,41 @@ def test_a_large_file_that_cannot_be_read_says_so(context: Context, monkeypatch:
     version = bring(context, b"[{", "rows.json")
     wait_for(lambda: index_state(context, CALLER, version).state == "failed")
     assert "is not JSON" in str(index_state(context, CALLER, version).error)
+
+
+def test_a_page_of_a_million_rows_costs_its_own_rows_alone(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    num_rows = 1_000_000
+    version = bring(context, b"".join(b'{"a":%d}\n' % n for n in range(num_rows)), "rows.jsonl")
+    assert open_rows(context, CALLER, version).num_rows == num_rows
+    parsed, steps, read, entry = [], [0], row_index.read_line, row_index._ENTRY
+
+    class Counted:
+        """The struct of the index, which counts what is read of it."""
+
+        size = entry.size
+
+        def unpack(self, data: bytes) -> tuple[Any, ...]:
+            steps[0] += 1
+            return entry.unpack(data)
+
+        def unpack_from(self, data: Any, offset: int) -> tuple[Any, ...]:
+            steps[0] += 1
+            return entry.unpack_from(data, offset)
+
+    monkeypatch.setattr(row_index, "_ENTRY", Counted())
+    monkeypatch.setattr(row_index, "read_line", lambda *given: parsed.append(given[1]) or read(*given))
+    monkeypatch.setattr(row_index, "bounded_lines", lambda _: pytest.fail("the file is read from its beginning"))
+    monkeypatch.setattr(files, "sha256_file", lambda path: pytest.fail(f"{path} is read whole"))
+    for start in (0, num_rows // 2, num_rows - 20):
+        parsed.clear()
+        steps[0] = 0
+        page = rows_page(context, CALLER, version, start=start, num=20)
+        assert parsed == [row["line"] for row in page["rows"]] == list(range(start + 1, start + 21))
+        assert steps[0] == 20, "one entry of the index a row"
+    # Rows of a finding, by their lines: a binary search each.
+    lines = list(range(7, num_rows, 50_001))
+    parsed.clear()
+    steps[0] = 0
+    page = rows_page(context, CALLER, version, num=20, lines=lines)
+    assert parsed == lines[:20]
+    assert steps[0] <= 20 * (20 + 1), "2 to the power of 20 is more than a million"

@@ -13,6 +13,7 @@ from tests.ml.evaluation.judged_cases import LINEAR, curve, judged, sample, syst
 
 from luthier.core.evaluation import Evaluation, LabelConfidence, Metric, SystemResult
 from luthier.core.evaluation_plan import Prompting, ShownTurn
+from luthier.features.runs.store import DatasetName
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
 from luthier.testing.records import add_run
@@ -130,6 +131,16 @@ def test_a_larger_base_model_of_this_machine_is_offered_with_the_run_to_fork(
     box = unescape(action_of(browser("read", "train").get(PAGE).text))
     assert f'href="/runs/new?from={run_id}&base_model=big"' in box
     assert "Train big" in box
+    # The rows are a version of a dataset: the guided run begins with these answers.
+    rows = DatasetName(dataset_id="data-1", name="Client questions", version=3)
+    sha256 = home.runs.plan(run_id).data.train.sha256
+    monkeypatch.setattr("luthier.features.runs.next_steps.datasets_of", lambda *_: {sha256: rows})
+    box = unescape(action_of(browser("read", "train").get(PAGE).text))
+    assert re.findall(r'<a class="button[^"]*" href="([^"]*)"', box) == [
+        "/start?dataset=data-1&version=3&base_model=big",
+        f"/runs/new?from={run_id}&base_model=big",
+        "/models?show=base",
+    ]
 
 
 def test_who_may_only_read_gets_the_advice_without_the_buttons(home: Context, browser: Browser) -> None:

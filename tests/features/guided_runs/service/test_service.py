@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from luthier.core.errors import RequestError
 from luthier.features.guided_runs import service
-from luthier.features.guided_runs.goals import GOALS, goal_for
+from luthier.features.guided_runs.goals import GOALS, GoalName, goal_for
 from luthier.features.guided_runs.service import Candidate, Found, Wish
 from luthier.features.models.service import ModelView
 from luthier.features.planning.drafts import Planned
@@ -43,9 +44,17 @@ MODELS = [
 ]
 
 
-def found(models: list[ModelView], shape: Any = "prompt_completion") -> Found:
-    rows = StartingRows({"train": "file-1", "held_out": 0.1}, object(), None, None)  # type: ignore[arg-type]
-    return Found(GOALS["answers"], None, rows, shape, None, {one.name: one for one in models})
+def found(
+    models: list[ModelView],
+    shape: Any = "prompt_completion",
+    *,
+    goal: GoalName = "answers",
+    num_rows: int | None = None,
+    data: dict[str, Any] | None = None,
+) -> Found:
+    version: Any = SimpleNamespace(num_rows=num_rows)
+    rows = StartingRows({"train": "file-1", "held_out": 0.1} | (data or {}), version, None, None)
+    return Found(GOALS[goal], None, rows, shape, None, {one.name: one for one in models})
 
 
 def names(
@@ -75,6 +84,36 @@ def test_conversations_need_a_chat_template_and_texts_do_not() -> None:
     assert names("quick", models) == ["chat"]
     assert names("quick", models, shape="text") == ["plain"]
     assert names("quick", models[:1]) == ["plain"], "better than nothing"
+
+
+@pytest.mark.parametrize(
+    ("goal", "shape", "num_rows", "validation", "num_prompts"),
+    [
+        ("answers", "prompt_completion", 100, 0.1, 5),
+        ("answers", "chat", 99, None, None),  # too few rows to set some apart
+        ("answers", "prompt_completion", None, None, None),
+        ("fields", "prompt_completion", 5000, 0.1, 5),
+        ("style", "text", 5000, None, None),  # a text has no prompt to answer
+        ("labels", "prompt_completion", 5000, None, None),  # a label is no answer to read
+        ("preferences", "preference", 5000, None, None),
+    ],
+)
+def test_five_prompts_are_answered_at_each_checkpoint_where_there_are_rows_for_it(
+    goal: GoalName, shape: Any, num_rows: int | None, validation: float | None, num_prompts: int | None
+) -> None:
+    for size in ("quick", "better"):
+        one = found(MODELS, shape, goal=goal, num_rows=num_rows)
+        (keys, *_) = [option.keys for option in service.candidates(one, Wish(), size)]
+        assert keys["data"].get("validation") == validation
+        assert keys.get("evaluation", {}).get("sample_prompts") == num_prompts
+        assert one.rows is not None
+        assert "validation" not in one.rows.data, "what was found stays as it is"
+
+
+def test_the_validation_side_of_a_split_is_used_as_it_is() -> None:
+    one = found(MODELS, num_rows=9, data={"validation": "file-2", "held_out": "file-3"})
+    keys = service.candidates(one, Wish(), "quick")[0].keys
+    assert (keys["data"]["validation"], keys["evaluation"]) == ("file-2", {"max_samples": 50, "sample_prompts": 5})
 
 
 def planned(*, fits: bool = True, hours: float = 1.0) -> Planned:

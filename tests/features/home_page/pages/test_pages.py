@@ -123,3 +123,13 @@ def test_nothing_of_another_project_is_shown(home: Context, browser: Browser) ->
     assert "No run has been evaluated yet." in own
     assert other in default
     assert job.run_id not in default
+
+
+def test_work_without_a_run_leads_to_its_own_page(home: Context, browser: Browser) -> None:
+    for number, kind in enumerate(("batch", "import")):
+        document = {"batch_id": "batch_1"} if kind == "batch" else {}
+        home.jobs.submit(Job(job_id=f"job-{number}", kind=kind, document=document, run_id=""))  # type: ignore[arg-type]
+    home.jobs.claim("w")
+    page = browser("read").get("/").text
+    assert '<a href="/batches/batch_1"><strong>Batch</strong></a>' in page
+    assert '<a href="/datasets/jobs/job-1">Import</a>' in page

@@ -151,6 +151,10 @@ def test_who_cannot_be_judged_is_told(context: Context, suite: Path) -> None:
         "  - {name: better, kind: pairwise, data: held.jsonl}\n",
         "  - {name: runs, kind: code, data: held.jsonl}\n",
         "  - {name: arc, kind: lm_eval, task: arc_easy}\n",
+        "  - {name: code, kind: graded, data: held.jsonl, allow_code: true, graders: [{grader: "
+        "{type: python, source: 'def grade(sample, item): return 1'}}]}\n",
+        "  - {name: judge, kind: graded, data: held.jsonl, graders: [{grader: "
+        "{type: score_model, input: [{role: user, content: 'Good?'}]}}]}\n",
     ],
 )
 def test_what_asks_a_judge_or_runs_code_is_refused(context: Context, suite: Path, line: str) -> None:
@@ -159,3 +163,12 @@ def test_what_asks_a_judge_or_runs_code_is_refused(context: Context, suite: Path
         monitoring.set_model_settings(context, DEFAULT_PROJECT, "shop", settings(suite))
     with pytest.raises(NotFoundError):
         monitoring.set_model_settings(context, DEFAULT_PROJECT, "shop", settings(suite.parent / "none.yaml"))
+
+
+def test_graders_without_code_and_judge_are_scheduled(context: Context, suite: Path) -> None:
+    line = (
+        "  - {name: exact, kind: graded, data: held.jsonl, graders: [{grader: "
+        "{type: string_check, input: '{{sample.output_text}}', reference: x, operation: eq}}]}\n"
+    )
+    suite.write_text(SUITE + line, encoding="utf-8")
+    assert monitoring.set_model_settings(context, DEFAULT_PROJECT, "shop", settings(suite)) == settings(suite)

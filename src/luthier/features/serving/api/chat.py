@@ -33,7 +33,7 @@ from luthier.features.serving.api.answering import (
     usage_of,
 )
 from luthier.features.serving.service import Answer, Choice
-from luthier.features.traffic.stored_completions import keeper
+from luthier.features.traffic.stored_completions import completion_recorder
 from luthier.platform.home.context import Context
 from luthier.platform.http.authentication import Asker, HomeContext
 from luthier.platform.http.errors import ApiError
@@ -388,14 +388,16 @@ async def create_chat_completion(body: ChatBody, request: Request, context: Home
         ),
         is_streamed=bool(body.stream),
         user=body.end_user(),
-        keep=await _keeper(context, caller, body),
+        keep=await _recorder(context, caller, body),
     )
 
 
-async def _keeper(context: Context, caller: Caller, body: ChatBody) -> Keep | None:
+async def _recorder(context: Context, caller: Caller, body: ChatBody) -> Keep | None:
     if not body.store:
         return None
-    return await to_thread.run_sync(keeper, context, caller, body.model_dump(mode="json", exclude_unset=True))
+    return await to_thread.run_sync(
+        completion_recorder, context, caller, body.model_dump(mode="json", exclude_unset=True)
+    )
 
 
 def chat_request(body: ChatBody, default_max_tokens: int) -> TextRequest:

@@ -150,6 +150,7 @@ async def create_classification(body: ClassifyBody, request: Request, context: H
         if body.messages is not None:
             turns = tuple(Message(role=one.role, content=one.content) for one in body.messages)
             return PoolingRequest(conversations=(Conversation(messages=turns),), kind=kind)
+        # Inputs are all texts or all token ids. Texts become user turns, as the rows that the head was trained on.
         inputs = _inputs(body.input or "")
         ids = tuple(one for one in inputs if not isinstance(one, str))
         if ids:
@@ -165,6 +166,7 @@ async def create_score(body: ScoreBody, request: Request, context: HomeContext, 
     first = [body.text_1] if isinstance(body.text_1, str) else body.text_1
     second = [body.text_2] if isinstance(body.text_2, str) else body.text_2
     if len(first) == 1:
+        # One query for all documents; also right where there is one document.
         first = first * len(second)
     if len(first) != len(second):
         message = (

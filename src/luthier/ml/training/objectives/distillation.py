@@ -75,6 +75,7 @@ class States(Protocol):
 def row_key(row: TokenisedExample) -> bytes:
     """The key of a row's states: a digest of its tokens and loss mask."""
     found = hashlib.blake2b(row.input_ids.tobytes(), digest_size=16)
+    # The mask as well: it decides which states are stored, and the same tokens may be learned in other parts.
     found.update(row.loss_mask)
     return found.digest()
 
@@ -104,9 +105,11 @@ def ask_teacher(
         StorageFullError: the disk has no room; existing files are kept.
     """
     parts = _parts(_unique(rows), teacher, part_bytes)
+    # The division into parts is a function of rows and teacher alone: a second call finds the files of the first.
     identity = _identity(teacher, parts)
     kept, messages = _stored_files(folder, identity)
     wanted = [_HEAD, *(_part_name(number) for number in range(len(parts)))]
+    # In the order of `wanted`, so that the manifest lists files as a later attempt expects them.
     missing = [name for name in wanted if name not in kept]
     if not missing:
         return messages
@@ -122,6 +125,7 @@ def ask_teacher(
                 if name == _HEAD:
                     tensors = {"head": engine.head(), **_numbers(engine.scaled_head())}
                 else:
+                    # wanted begins with the head, so part i is at place i + 1: [learned tokens of the part, width].
                     tensors = {"states": torch.cat(engine.hidden_states(parts[wanted.index(name) - 1], task))}
                 kept[name] = _write(folder / name, tensors)
                 files = tuple(kept[name] for name in wanted if name in kept)
@@ -168,6 +172,7 @@ class TeacherStates:
         for number, part in enumerate(parts):
             handle = safe_open(folder / _part_name(number), framework="pt")
             self._files.append(handle)
+            # Read from the mapped file when it is indexed: states of a whole data set need not fit into memory.
             self._slices.append(handle.get_slice("states"))
             start = 0
             for row in part:
@@ -213,6 +218,7 @@ def _numbers(scaled: ScaledHead) -> dict[str, Tensor]:
 
 
 def _unique(rows: Iterable[TokenisedExample]) -> list[TokenisedExample]:
+    # A dict keeps the first order: rows that occur twice are asked for once.
     return list({row_key(row): row for row in rows}.values())
 
 

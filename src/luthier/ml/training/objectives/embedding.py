@@ -90,6 +90,7 @@ class Candidates:
             texts.extend(keys[1:])
             right.setdefault(keys[0], {keys[0]}).add(keys[1])
             place += len(unit)
+        # By text, so that masking is linear in the batch: comparing each query with each document would be quadratic.
         columns: dict[bytes, list[int]] = {}
         for column, text in enumerate(texts):
             columns.setdefault(text, []).append(column)
@@ -97,6 +98,7 @@ class Candidates:
         for number, unit in enumerate(units):
             for text in right[unit[0].input_ids.tobytes()]:
                 counts[number, columns.get(text, [])] = False
+            # Last: the query's own document has the text of a positive one, and the line above has masked it.
             counts[number, positives[number]] = True
         places, columns_of_rows, own = (torch.tensor(one, device=device) for one in (queries, documents, positives))
         return cls(places, columns_of_rows, own, counts.to(device))
@@ -126,6 +128,7 @@ def info_nce(
         logits = (one @ other.t() / temperature).masked_fill(~counts, float("-inf"))
         losses.append(F.cross_entropy(logits, positives, reduction="none"))
         if hits is None:
+            # At the first, largest size alone: the figure is about the full vector.
             hits = logits.detach().argmax(-1) == positives
     assert hits is not None
     return torch.stack(losses).mean(0), hits
@@ -186,10 +189,13 @@ class Embedding(HeadObjective):
         batches: list[Batch] = [*self._own, *((rest, ()) for rest in others)]
         model.module.train(self._is_training)
         found, random_states = [], []
+        # First pass, without a graph: only [rows, width] vectors are kept, not the activations (GradCache,
+        # Gao et al., 2021, arXiv:2101.06983). The second pass recomputes each micro-batch with its graph.
         with torch.no_grad():
             for units, prefixes in batches:
                 random_states.append(_random_state(model.device))
                 found.append(self._vectors(model, units, prefixes))
+        # [all rows of the step, width]; a leaf, so that the loss of the whole step gives a gradient for each vector.
         vectors = torch.cat(found).requires_grad_(self._is_training)
         units = [unit for part, _ in batches for unit in part]
         with torch.set_grad_enabled(self._is_training):
@@ -213,6 +219,7 @@ class Embedding(HeadObjective):
         if not self._parts:
             losses, hits, num_negatives = self._losses_of(pooled(model.states(batch), batch.learned), units)
             return Losses(losses.sum(), _measures(hits, num_negatives))
+        # In the order of `draw`: the parts of a step are taken one by one as its micro-batches come.
         part = self._parts.pop(0)
         assert part.units is units, "micro-batches must be requested in the order in which they were drawn"
         total = part.losses.sum()

@@ -129,6 +129,7 @@ class Step:
         Args:
             weight: of the whole step, by which everything is finally divided.
         """
+        # The caller divides every measure by the weight of the step; this turns a sum over answers into their mean.
         share = weight / len(self.answers)
         sums = {
             "reward": sum(answer.grade.reward for answer in answers),
@@ -175,6 +176,7 @@ def _shared(groups: Sequence[Group], micro_batch_tokens: int) -> list[Batch]:
     made: list[Batch] = []
     current: list[Group] = []
     for group in groups:
+        # Without padding, so the cost of a micro-batch is the sum of its tokens, each prompt counted once.
         if current and sum(map(_size, [*current, group])) > micro_batch_tokens:
             made.append(_together(current))
             current = []
@@ -187,6 +189,7 @@ def _shared(groups: Sequence[Group], micro_batch_tokens: int) -> list[Batch]:
 
 def _size(group: Group) -> int:
     prompt = group.answers[0].sample.num_prompt_tokens
+    # All answers of a group share the prompt, whose keys and values are computed once.
     return prompt + sum(answer.row.num_trained_tokens for answer in group.answers)
 
 
@@ -201,6 +204,7 @@ def _cut(group: Group, micro_batch_tokens: int) -> list[Batch]:
     size = 0
     for answer in group.answers:
         if not made or size + answer.row.num_trained_tokens > micro_batch_tokens:
+            # Each part of a group that was cut computes the prompt again.
             made.append([])
             size = prompt
         made[-1].append((answer.row,))
@@ -279,6 +283,7 @@ class Grpo(PlainObjective):
         self._folder = folder
         if self._kl_weight:
             trained = ((name, p) for name, p in model.module.named_parameters() if p.requires_grad)
+            # A copy of the trained weights alone: with LoRA that is the adapter, a percent of the model.
             self._first = {name: p.detach().clone() for name, p in trained}
 
     def draw(self, model: TrainableModel, step: int, batches: Sequence[Batch]) -> Sequence[Batch]:
@@ -323,6 +328,7 @@ class Grpo(PlainObjective):
             # A leaf that requires a gradient, so that the caller's backward() succeeds.
             nothing = torch.zeros((), device=batch.targets.device, requires_grad=True)
             return Losses(nothing, self.drawn.measures(answers, scale, nothing.device))
+        # N: the learned tokens of all answers of the micro-batch, one after the other.
         logits = model.logit_rows(batch)
         new = logits.token_log_probabilities(batch.targets, self._temperature)  # [N]
         counts = torch.tensor(batch.learned, device=new.device)

@@ -127,6 +127,7 @@ def _cross_entropy(logits: Tensor, wanted: Tensor, head: TaskHead) -> Tensor:
 def _smoothed(wanted: Tensor, smoothing: float, head: TaskHead) -> Tensor:
     """The target classes with a share of the weight spread over all classes: [rows, classes]."""
     if head.is_multi_label:
+        # Each class is a yes-or-no question of its own, so the weight is spread over two outcomes.
         return wanted * (1 - smoothing) + smoothing / 2
     return wanted * (1 - smoothing) + smoothing / wanted.shape[-1]
 
@@ -137,6 +138,7 @@ def _row_weights(wanted: Tensor, head: TaskHead) -> Tensor:
     A row with several labels gets the mean of their weights, one without labels 1.
     """
     counts = wanted.new_tensor(head.label_counts)
+    # [classes]; labels are those of the training rows, so no count is zero.
     of_classes = counts.sum() / (len(counts) * counts)
     num = wanted.sum(-1)
     return torch.where(num > 0, (wanted @ of_classes) / num.clamp_min(1), torch.ones_like(num))
@@ -157,6 +159,7 @@ def outputs_of(model: TrainableModel, batches: Sequence[Batch]) -> tuple[Tensor,
     for micro_batch, prefix_lengths in batches:
         batch = collate(rows_of(micro_batch), model.pad_id, model.device, prefix_lengths=prefix_lengths)
         found.append(model.head_outputs(batch))
+        # Targets stay; tokens are dropped, since a validation set is held here as a whole.
         units += [tuple(replace(row, input_ids=_NO_IDS, loss_mask=b"") for row in unit) for unit in micro_batch]
     model.module.train(was_training)
     return (torch.cat(found) if found else torch.zeros(0)), units

@@ -30,7 +30,7 @@ from luthier.platform.ui.forms import FIELD
 
 PARAMETER: Final = "restored"
 COOKIE: Final = "luthier_restored"
-KEPT_SECONDS: Final = 1800.0
+DRAFT_SECONDS: Final = 1800.0
 _MAX_FORMS: Final = 500
 _MAX_CHARACTERS: Final = 1_000_000
 _MAX_ALL_CHARACTERS: Final = 20_000_000
@@ -42,7 +42,7 @@ _SECRET: Final = frozenset(("password", "again", "current", "key", "secret", "to
 
 
 @dataclass(frozen=True, slots=True)
-class KeptForm:
+class FormDraft:
     """A form that was not sent to its end.
 
     Attributes:
@@ -54,26 +54,26 @@ class KeptForm:
     values: Mapping[str, Sequence[str]]
 
 
-class KeptForms:
+class FormDrafts:
     """The forms of all browsers of this process. Methods may be called by any thread."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock, self._lock = clock, threading.Lock()
-        self._forms: OrderedDict[str, tuple[float, str, KeptForm]] = OrderedDict()
+        self._forms: OrderedDict[str, tuple[float, str, FormDraft]] = OrderedDict()
         self._num_characters = 0
 
-    def put(self, form: KeptForm) -> tuple[str, str]:
+    def put(self, form: FormDraft) -> tuple[str, str]:
         """Keep a form; returns its name, for an address, and the secret of its browser, for a cookie."""
         name, secret, now = secrets.token_urlsafe(16), secrets.token_urlsafe(32), self._clock()
         with self._lock:
             self._forget(now)
-            self._forms[name] = (now + KEPT_SECONDS, digest_of(secret), form)
+            self._forms[name] = (now + DRAFT_SECONDS, digest_of(secret), form)
             self._num_characters += _num_characters(form.values)
             while len(self._forms) > _MAX_FORMS or self._num_characters > _MAX_ALL_CHARACTERS:
                 self._drop(next(iter(self._forms)))
         return name, secret
 
-    def find(self, name: str, secret: str) -> KeptForm | None:
+    def find(self, name: str, secret: str) -> FormDraft | None:
         """The form of a name, for the browser that holds its secret; None for any other."""
         with self._lock:
             self._forget(self._clock())
@@ -88,13 +88,13 @@ class KeptForms:
         self._num_characters -= _num_characters(self._forms.pop(name)[2].values)
 
 
-async def keep_form(request: Request) -> tuple[str, str] | None:
+async def keep_draft(request: Request) -> tuple[str, str] | None:
     """Keep the form of a request whose session has ended; None where there is nothing to keep.
 
     Returns:
-        The name and the secret, as of `KeptForms.put`.
+        The name and the secret, as of `FormDrafts.put`.
     """
-    shelf: KeptForms | None = getattr(request.app.state, "kept_forms", None)
+    shelf: FormDrafts | None = getattr(request.app.state, "form_drafts", None)
     headers = request.headers
     # Requests of our own scripts are no forms: these pages keep what was typed themselves.
     is_script = headers.get("sec-fetch-mode", "navigate") != "navigate"
@@ -113,7 +113,7 @@ async def keep_form(request: Request) -> tuple[str, str] | None:
         return None
     if not values or _num_characters(values) > _MAX_CHARACTERS:
         return None
-    return shelf.put(KeptForm(request.url.path, values))
+    return shelf.put(FormDraft(request.url.path, values))
 
 
 def with_name(address: str, name: str) -> str:
@@ -121,19 +121,19 @@ def with_name(address: str, name: str) -> str:
     return f"{address}{'&' if '?' in address else '?'}{PARAMETER}={name}"
 
 
-def remember_form(answer: Response, secret: str) -> None:
+def remember_draft(answer: Response, secret: str) -> None:
     """Have the browser hold the secret of its form."""
-    answer.set_cookie(COOKIE, secret, max_age=int(KEPT_SECONDS), httponly=True, samesite="lax")
+    answer.set_cookie(COOKIE, secret, max_age=int(DRAFT_SECONDS), httponly=True, samesite="lax")
 
 
-def kept_form(request: Request) -> KeptForm | None:
+def form_draft(request: Request) -> FormDraft | None:
     """The form that the address of a request names, if this browser has sent it."""
     name, secret = request.query_params.get(PARAMETER, ""), request.cookies.get(COOKIE, "")
-    shelf: KeptForms | None = getattr(request.app.state, "kept_forms", None)
+    shelf: FormDrafts | None = getattr(request.app.state, "form_drafts", None)
     return None if shelf is None or not name or not secret else shelf.find(name, secret)
 
 
-def filled(page: str, form: KeptForm, path: str) -> tuple[str, bool]:
+def filled(page: str, form: FormDraft, path: str) -> tuple[str, bool]:
     """A page with the values of a form in the fields of the form with its address, and whether each text has one.
 
     Args:
@@ -163,7 +163,7 @@ def _values(form: FormData) -> dict[str, list[str]]:
 class _Filler(HTMLParser):
     """Finds the tags of fields, and what is to be in their place; all else of a page stays as it is."""
 
-    def __init__(self, page: str, form: KeptForm, path: str) -> None:
+    def __init__(self, page: str, form: FormDraft, path: str) -> None:
         super().__init__(convert_charrefs=False)
         self._page, self._form, self._path = page, form, path
         self._starts = _line_starts(page)

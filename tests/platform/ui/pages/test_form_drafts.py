@@ -11,7 +11,7 @@ from luthier.core.access import Caller
 from luthier.features.feedback import review as review_queue
 from luthier.platform.auth.members import add_member
 from luthier.platform.home.context import Context
-from luthier.platform.ui.kept_forms import KEPT_SECONDS, KeptForm, KeptForms, filled
+from luthier.platform.ui.form_drafts import DRAFT_SECONDS, FormDraft, FormDrafts, filled
 
 Browser = Callable[..., TestClient]
 PASSWORD = "correct horse battery"
@@ -111,7 +111,7 @@ def test_pages_are_changed_in_the_form_alone() -> None:
         '<form method="post" action="/y"><input name="a" value="other"></form>'
     )
     values = {"a": ["n<e>w"], "h": ["old"], "r": ["2"], "t": ["line\n2"], "s": ["2"], "go": ["1"]}
-    found, is_whole = filled(page, KeptForm("/x", values), "/x")
+    found, is_whole = filled(page, FormDraft("/x", values), "/x")
     assert is_whole
     assert '<input name="a" value="outside">' in found
     assert '<input name="a" required="" value="n&lt;e&gt;w">' in found
@@ -121,18 +121,18 @@ def test_pages_are_changed_in_the_form_alone() -> None:
     assert '<details open=""><summary>more</summary><textarea name="t">\nline\n2</textarea>' in found
     assert '<option value="1">one</option><option value="2" selected="">two</option>' in found
     assert found.endswith('<input name="a" value="other"></form>')
-    assert filled(page, KeptForm("/x", values | {"gone": ["typed words"]}), "/x")[1] is False
-    assert filled(page, KeptForm("/x", values | {"gone": ["17"]}), "/x")[1], "a number is quickly chosen again"
-    assert filled(page, KeptForm("/z", values | {"a": ["two words"]}), "/z")[1] is False
+    assert filled(page, FormDraft("/x", values | {"gone": ["typed words"]}), "/x")[1] is False
+    assert filled(page, FormDraft("/x", values | {"gone": ["17"]}), "/x")[1], "a number is quickly chosen again"
+    assert filled(page, FormDraft("/z", values | {"a": ["two words"]}), "/z")[1] is False
 
 
 def test_forms_are_forgotten_after_half_an_hour_and_found_by_their_secret_alone() -> None:
     now = [0.0]
-    shelf = KeptForms(clock=lambda: now[0])
-    name, secret = shelf.put(KeptForm("/x", {"a": ["1"]}))
+    shelf = FormDrafts(clock=lambda: now[0])
+    name, secret = shelf.put(FormDraft("/x", {"a": ["1"]}))
     assert shelf.find(name, "another") is None
-    assert shelf.find(name, secret) == KeptForm("/x", {"a": ["1"]})
-    now[0] = KEPT_SECONDS + 1
+    assert shelf.find(name, secret) == FormDraft("/x", {"a": ["1"]})
+    now[0] = DRAFT_SECONDS + 1
     assert shelf.find(name, secret) is None
 
 
@@ -148,6 +148,6 @@ def test_what_is_too_large_is_not_read_and_all_forms_together_are_bounded(ada: T
     # Without a length: this address takes files, so that nothing else bounds what is sent.
     answer = ada.post("/datasets/new", content=endless(), headers=headers)
     assert (answer.status_code, answer.headers["location"]) == (303, "/sign-in?next=/datasets/new")
-    shelf = KeptForms()
-    made = [shelf.put(KeptForm("/x", {"a": ["x" * 900_000]})) for _ in range(30)]
+    shelf = FormDrafts()
+    made = [shelf.put(FormDraft("/x", {"a": ["x" * 900_000]})) for _ in range(30)]
     assert [shelf.find(*one) is not None for one in made] == [False] * 8 + [True] * 22

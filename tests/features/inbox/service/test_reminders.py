@@ -1,0 +1,106 @@
+"""Reminders of assigned work: a day before it is due and when it is overdue, each once for a person and a date."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from tests.features.inbox.service.test_service import ADMIN, correct, member, of
+
+from luthier.core.access import Caller
+from luthier.features.inbox import service as inbox
+from luthier.features.inbox.records import DUE_SECONDS, InboxEntry
+from luthier.features.inbox.reminders import remind_due
+from luthier.platform.home.context import Context
+from luthier.platform.notifications import mails
+from luthier.platform.notifications.webhooks import create_webhook, list_deliveries
+
+
+@pytest.fixture
+def ben(context: Context) -> Caller:
+    """A member with a mail address; a webhook wants reminders."""
+    made = member(context, "Ben", "trainer")
+    inbox.set_mail_address(context, made, "ben@example.org")
+    create_webhook(context, ADMIN, "https://example.org/hook", ("luthier.inbox.due",))
+    correct(context)
+    return made
+
+
+def due_in(context: Context, seconds: float, who: str = "Ben") -> InboxEntry:
+    """The review, assigned for a later day, whose date is then moved."""
+    (entry,) = of(context, "review")
+    later = datetime.now(UTC).date() + timedelta(days=9)
+    mark = inbox.assign(context, ADMIN, entry.item_id, who, due=later).mark
+    context.inbox.save(mark.model_copy(update={"due_at": context.access.now() + seconds}))
+    return inbox.get_entry(context, ADMIN, entry.item_id)
+
+
+def reminders(context: Context) -> list[str]:
+    (hook,) = context.webhooks.of_project("default")
+    return [
+        json.loads(one.body)["data"]["state"] for one in list_deliveries(context, "default", hook.webhook_id, limit=9)
+    ]
+
+
+def subjects(context: Context) -> list[str]:
+    return [one.subject for one in mails.list_mails(context, "default") if ": Review" in one.subject]
+
+
+def test_one_message_before_the_date_and_one_after_it(context: Context, ben: Caller) -> None:
+    due_in(context, DUE_SECONDS + 600)
+    assert remind_due(context) == 0, "there is more than a day left"
+    entry = due_in(context, DUE_SECONDS - 600)
+    assert [remind_due(context), remind_due(context)] == [1, 0]
+    assert reminders(context) == ["due"]
+    assert f"Luthier: due {entry.due_day}: Review answers of shop-bot" in subjects(context)
+    mail = next(one for one in mails.list_mails(context, "default") if "due" in one.subject)
+    assert mail.to == ("ben@example.org",)
+    assert "/review?model=shop-bot" in mail.text
+    assert "Question 1" not in mail.text, "words of users stay here"
+    context.inbox.save(entry.mark.model_copy(update={"due_at": context.access.now() - 1}))
+    assert [remind_due(context), remind_due(context)] == [1, 0], "another date"
+    assert sorted(reminders(context)) == ["due", "overdue"]
+    assert "Luthier: overdue: Review answers of shop-bot" in subjects(context)
+
+
+def test_of_two_servers_one_sends(context: Context, ben: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    due_in(context, 600)
+    # The other server reads before this one writes, and writes after it.
+    real = inbox.list_entries
+    num: list[int] = []
+
+    def other_first(*arguments: object, **options: object) -> list[InboxEntry]:
+        found = real(*arguments, **options)  # type: ignore[arg-type]
+        if not num:
+            num.append(-1)
+            num[0] = remind_due(context)
+        return found
+
+    monkeypatch.setattr(inbox, "list_entries", other_first)
+    assert (remind_due(context), num) == (0, [1])
+    assert reminders(context) == ["due"]
+
+
+def test_snoozed_done_and_unassigned_work_is_left_alone(context: Context, ben: Caller) -> None:
+    entry = due_in(context, 600)
+    inbox.snooze(context, ADMIN, entry.item_id, 3600)
+    assert remind_due(context) == 0
+    inbox.finish(context, ADMIN, entry.item_id)
+    assert remind_due(context) == 0
+    inbox.reopen(context, ADMIN, entry.item_id)
+    assert remind_due(context) == 1, "it is open again"
+    inbox.assign(context, ADMIN, entry.item_id, None)
+    assert remind_due(context) == 0
+    assert reminders(context) == ["due"]
+
+
+def test_what_is_assigned_for_today_is_not_announced_twice(context: Context, ben: Caller) -> None:
+    (entry,) = of(context, "review")
+    mark = inbox.assign(context, ADMIN, entry.item_id, "Ben", due=datetime.now(UTC).date()).mark
+    assert remind_due(context) == 0
+    assert reminders(context) == []
+    cleo = member(context, "Cleo", "trainer")
+    context.inbox.save(mark.model_copy(update={"assignee_id": cleo.member_id}))
+    assert remind_due(context) == 1, "another person has got no message"
+    assert len(subjects(context)) == 1, "Cleo has no address, and Ben has the mail of the assignment"
