@@ -71,6 +71,12 @@ class TextRequest(FrozenModel):
             it.
         max_thinking_tokens: of a thought, as `core.ports.Prompt` has it; 0: it counts among `max_new_tokens`.
         returns_token_ids: whether `Ended` holds the ids of all new tokens; engines outside of this project give none.
+        thinks: true turns thinking on where the chat template has a switch for it, and refuses a model that has no
+            place for thoughts; false turns it off; None leaves it to the template.
+        thinking_budget: after that many tokens a thought is closed, and the answer follows; None for no such limit.
+            Only the engine transformers does this.
+        counts_tokens: the prompt is only counted: nothing is written where the engine makes requests ready, and one
+            token where another server does.
     """
 
     conversation: Conversation | None = None
@@ -91,6 +97,9 @@ class TextRequest(FrozenModel):
     reasoning_effort: str | None = None
     max_thinking_tokens: int | None = Field(default=0, ge=0)
     returns_token_ids: bool = False
+    thinks: bool | None = None
+    thinking_budget: int | None = Field(default=None, ge=1)
+    counts_tokens: bool = False
 
     @property
     def tools(self) -> tuple[dict[str, Any], ...]:
@@ -374,6 +383,7 @@ class Ended(FrozenModel):
         num_thinking_tokens: of the new ones those of the thought, its delimiters included.
         ends_in_thought: the answer never began.
         token_ids: the new tokens, where the request needs them.
+        stop_text: the stop text of the request that ended it; None where another reason did.
     """
 
     kind: Literal["ended"] = "ended"
@@ -384,6 +394,7 @@ class Ended(FrozenModel):
     num_thinking_tokens: int = 0
     ends_in_thought: bool = False
     token_ids: tuple[int, ...] | None = None
+    stop_text: str | None = None
 
 
 class Pooled(FrozenModel):

@@ -7,7 +7,7 @@ generation, so many streams may be open at once without blocking other routes.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Final, Protocol
 from urllib.parse import quote
 
@@ -173,6 +173,86 @@ class ResponseBuilder(Protocol):
         ...
 
 
+class ResponseWriter(Protocol):
+    """Formats one answer, as an object or as the lines of an event stream. id: shown to the client."""
+
+    @property
+    def id(self) -> str:
+        """Shown to the client."""
+        ...
+
+    def answered_by(self, fingerprint: str) -> None:
+        """What has answered, where it is another engine than the request was sent to."""
+        ...
+
+    def whole(self, answer: serving.Answer) -> dict[str, Any]:
+        """The complete response; of a stream, the one that the stream has shown."""
+        ...
+
+    def begin(self, answer: serving.Answer) -> Iterator[bytes]:
+        """The lines before all others. answer: so far; the tokens of the prompt are known."""
+        ...
+
+    def event(self, event: Piece | Ended) -> Iterator[bytes]:
+        """More text, or the end of a choice."""
+        ...
+
+    def failed(self, error: ApiError) -> Iterator[bytes]:
+        """An error after the first byte."""
+        ...
+
+    def last(self, answer: serving.Answer) -> Iterator[bytes]:
+        """The lines after all others, also after an error."""
+        ...
+
+
+class ChunkWriter:
+    """Streams an answer as the chunks of chat and text completions.
+
+    Args:
+        words: Formats the chunks.
+    """
+
+    def __init__(self, words: ResponseBuilder) -> None:
+        self._words, self._begun = words, set[int]()
+
+    @property
+    def id(self) -> str:
+        """Shown to the client."""
+        return self._words.id
+
+    def answered_by(self, fingerprint: str) -> None:
+        """What has answered."""
+        self._words.fingerprint = fingerprint
+
+    def whole(self, answer: serving.Answer) -> dict[str, Any]:
+        """The complete response."""
+        return self._words.whole(answer)
+
+    def begin(self, answer: serving.Answer) -> Iterator[bytes]:  # noqa: ARG002
+        """Nothing: the first chunk belongs to a choice."""
+        yield from ()
+
+    def event(self, event: Piece | Ended) -> Iterator[bytes]:
+        """The chunks of an event."""
+        if event.choice not in self._begun:
+            self._begun.add(event.choice)
+            if (first := self._words.first(event)) is not None:
+                yield event_line(first)
+        yield event_line(self._words.piece(event) if isinstance(event, Piece) else self._words.end(event))
+
+    def failed(self, error: ApiError) -> Iterator[bytes]:
+        """An event `error`."""
+        yield event_line(ErrorBody(error.message, error.type, error.param, error.code), event="error")
+
+    def last(self, answer: serving.Answer) -> Iterator[bytes]:
+        """The usage of a complete answer, and the end."""
+        is_complete = all(choice.reason is not None for choice in answer.choices)
+        if is_complete and (usage := self._words.usage(answer)) is not None:
+            yield event_line(usage)
+        yield b"data: [DONE]\n\n"
+
+
 def usage_of(answer: serving.Answer) -> dict[str, Any]:
     """The token usage of an answer; reasoning tokens are included, and listed separately if there are any."""
     usage: dict[str, Any] = {
@@ -197,7 +277,7 @@ async def respond(
     *,
     model: str,
     asked: Sequence[TextRequest],
-    words: Callable[[str], ResponseBuilder],
+    words: Callable[[str], ResponseWriter],
     is_streamed: bool,
     user: str | None = None,
     keep: Keep | None = None,
@@ -241,7 +321,7 @@ async def respond(
         if not is_going_on:
             await stream.leave()
     # Another engine has answered than the request was sent to, where that failed before it began.
-    written.fingerprint = stream.answering.fingerprint
+    written.answered_by(stream.answering.fingerprint)
     told = target_header(stream.answer.routed) | _warning_header(stream.answer.routed, asked)
     told |= {ENGINE_HEADER: stream.answering.engine}
     if not is_streamed:
@@ -273,51 +353,51 @@ async def watch(request: Request, inbox: asyncio.Queue[Event | None]) -> None:
 async def _events(
     stream: CompletionStream,
     early: list[Event],
-    words: ResponseBuilder,
+    words: ResponseWriter,
     keep: Callable[[dict[str, Any]], None] | None,
 ) -> AsyncIterator[bytes]:
     """The answer as server-sent events; starlette closes this on disconnect. early: events received so far."""
-    told: set[int] = set()
     num_open = len(stream.answer.choices)
     try:
+        for line in words.begin(stream.answer):
+            yield line
         while num_open:
             event = early.pop(0) if early else await stream.next()
             if event is None:
                 return
             if isinstance(event, Failed):
                 # Status 200 has been sent: an error can only be an event of the stream.
-                yield _line(_as_body(refused(error_from(event.error))), event="error")
+                for line in words.failed(refused(error_from(event.error))):
+                    yield line
                 break
-            if not isinstance(event, Piece | Ended):
-                continue
-            if event.choice not in told:
-                told.add(event.choice)
-                if (first := words.first(event)) is not None:
-                    yield _line(first)
-            yield _line(words.piece(event) if isinstance(event, Piece) else words.end(event))
-            num_open -= isinstance(event, Ended)
-        # Before the last chunks: once a client has read [DONE], its usage includes this answer.
+            if isinstance(event, Piece | Ended):
+                for line in words.event(event):
+                    yield line
+                num_open -= isinstance(event, Ended)
+        # Before the last chunks: once a client has read them, its usage includes this answer.
         await stream.charge()
         if not num_open and keep is not None:
             try:
                 await to_thread.run_sync(keep, words.whole(stream.answer))
             except LuthierError as error:  # the client asked for it to be stored, and must know that it is not
-                yield _line(_as_body(refused(error)), event="error")
-        if not num_open and (last := words.usage(stream.answer)) is not None:
-            yield _line(last)
-        yield b"data: [DONE]\n\n"
+                for line in words.failed(refused(error)):
+                    yield line
+        for line in words.last(stream.answer):
+            yield line
     finally:
         await stream.leave()
 
 
-def _line(document: Mapping[str, Any], *, event: str | None = None) -> bytes:
+def event_line(document: Mapping[str, Any], *, event: str | None = None) -> bytes:
+    """A server-sent event.
+
+    Args:
+        document: Its data.
+        event: Its name; None for none.
+    """
     name = f"event: {event}\n".encode() if event else b""
     # Tokens of an answer may contain lone surrogates that no piece completes.
     return b"%sdata: %s\n\n" % (name, json_utf8(document, separators=(",", ":")))
-
-
-def _as_body(error: ApiError) -> ErrorBody:
-    return ErrorBody(error.message, error.type, error.param, error.code)
 
 
 def refused(error: LuthierError) -> ApiError:

@@ -23,6 +23,7 @@ from luthier.core.stream import CallPiece, Ended, Piece, TextRequest, TokenLikel
 from luthier.core.text.json_schema import check_schema
 from luthier.features.serving.api.answering import (
     ANSWERS,
+    ChunkWriter,
     Keep,
     Name,
     OneTier,
@@ -382,7 +383,9 @@ async def create_chat_completion(body: ChatBody, request: Request, context: Home
         caller,
         model=body.model,
         asked=[chat_request(body, context.settings.default_max_tokens)],
-        words=lambda fingerprint: ChatResponseBuilder(body.model, fingerprint, body.tells_usage, bool(body.logprobs)),
+        words=lambda fingerprint: ChunkWriter(
+            ChatResponseBuilder(body.model, fingerprint, body.tells_usage, bool(body.logprobs))
+        ),
         is_streamed=bool(body.stream),
         user=body.end_user(),
         keep=await _keeper(context, caller, body),

@@ -12,7 +12,15 @@ from fastapi.responses import Response
 from pydantic import Field
 
 from luthier.core.stream import Ended, Piece, TextRequest, WrittenToken
-from luthier.features.serving.api.answering import ANSWERS, OffOnly, SamplingBody, Unsupported, respond, usage_of
+from luthier.features.serving.api.answering import (
+    ANSWERS,
+    ChunkWriter,
+    OffOnly,
+    SamplingBody,
+    Unsupported,
+    respond,
+    usage_of,
+)
 from luthier.features.serving.service import Answer
 from luthier.platform.http.authentication import Asker, HomeContext
 from luthier.platform.http.errors import ApiError
@@ -46,8 +54,8 @@ async def create_completion(body: CompletionBody, request: Request, context: Hom
         caller,
         model=body.model,
         asked=completion_requests(body),
-        words=lambda fingerprint: CompletionResponseBuilder(
-            body.model, fingerprint, body.tells_usage, body.logprobs is not None
+        words=lambda fingerprint: ChunkWriter(
+            CompletionResponseBuilder(body.model, fingerprint, body.tells_usage, body.logprobs is not None)
         ),
         is_streamed=bool(body.stream),
         user=body.end_user(),
