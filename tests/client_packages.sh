@@ -21,11 +21,12 @@ grep -v '^openai==' constraints.txt >"$constraints"
 
 folder=build/third-party-clients
 rm -rf "$folder"
-# Without those that a library wants older.
-grep -vE '^(jiter|rich|typer|httpx)==' constraints.txt >"$constraints"
+# Without those that instructor wants older (jiter, and with it openai, and rich).
+grep -vE '^(jiter|openai|rich|typer)==' constraints.txt >"$constraints"
 "$1" -m venv "$folder" &&
   "$1" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
     >"$("$folder/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/test_environment.pth" &&
   "$folder/bin/python" -m pip install --disable-pip-version-check --quiet -c "$constraints" \
-    'litellm==1.110.2' 'langchain-openai==1.7.4' 'instructor==1.17.0' 'llm==0.36' 'openai-agents==0.24.0' ||
+    'openai==3.3.0' 'litellm==1.110.2' 'langchain-openai==1.7.4' 'instructor==1.17.0' 'llm==0.36' \
+    'openai-agents==0.24.0' ||
   { rm -rf "$folder"; echo "the libraries of others could not be installed: the tests with them are skipped" >&2; }

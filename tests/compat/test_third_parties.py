@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,12 @@ import anthropic
 import httpx2
 import pytest
 
-from luthier.testing.servers import RunningServer
+from luthier.core.access import Scope
+from luthier.features.models.service import pull_model
+from luthier.platform.auth.service import create_key
+from luthier.platform.home.context import Context
+from luthier.platform.home.hardware_benchmark import hardware_of
+from luthier.testing.servers import RunningServer, running_server
 
 FOLDER = Path(__file__).parents[2] / "build" / "third-party-clients"
 SCRIPT = Path(__file__).with_name("third_parties.py")
@@ -23,6 +29,19 @@ KeysAndServer = tuple[dict[str, str], RunningServer]
 
 
 @pytest.fixture(scope="module")
+def keys_and_server(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[KeysAndServer]:
+    """A server whose worker keeps no libraries of training in memory: nothing is trained here."""
+    home = tmp_path_factory.mktemp("third-parties") / "home"
+    with Context.open(home) as context:
+        pull_model(context, str(tiny_model))
+        hardware_of(context)  # measured by this process already; those of the server would do so again
+        scopes: dict[str, tuple[Scope, ...]] = {"user": ("infer",), "reader": ("read",)}
+        keys = {name: create_key(context, name, scopes=own)[1] for name, own in scopes.items()}
+    with running_server(home, environment={"LUTHIER_FORK_SERVER": "0"}) as server:
+        yield keys, server
+
+
+@pytest.fixture(scope="module")
 def seen(keys_and_server: KeysAndServer) -> dict[str, Any]:
     """What each library has seen."""
     if not FOLDER.is_dir():
@@ -30,7 +49,7 @@ def seen(keys_and_server: KeysAndServer) -> dict[str, Any]:
     keys, server = keys_and_server
     done = subprocess.run(
         [str(FOLDER / "bin" / "python"), str(SCRIPT), server.url, "tiny"],
-        input=keys["admin"],
+        input=keys["user"],
         capture_output=True,
         text=True,
         timeout=TIMEOUT_SECONDS,
@@ -63,7 +82,7 @@ def test_litellm_speaks_messages_too(seen: dict[str, Any]) -> None:
 def test_the_anthropic_client_talks_to_a_real_server(keys_and_server: KeysAndServer) -> None:
     keys, server = keys_and_server
     talk: list[Any] = [{"role": "user", "content": "Which wood is light?"}]
-    with anthropic.Anthropic(base_url=server.url, api_key=keys["admin"], max_retries=0) as client:
+    with anthropic.Anthropic(base_url=server.url, api_key=keys["user"], max_retries=0) as client:
         assert [model.id for model in client.models.list()] == ["tiny"]
         with client.messages.stream(model="tiny", max_tokens=8, messages=talk) as stream:
             assert "".join(stream.text_stream) == stream.get_final_message().content[0].to_dict()["text"]
@@ -102,7 +121,7 @@ def open_webui(model: str) -> list[tuple[str, str, dict[str, Any] | None]]:
 def test_what_open_webui_sends_is_answered_as_it_reads_it(keys_and_server: KeysAndServer) -> None:
     keys, server = keys_and_server
     headers = {
-        "Authorization": f"Bearer {keys['admin']}",
+        "Authorization": f"Bearer {keys['user']}",
         "X-OpenWebUI-User-Name": "Someone",
         "X-OpenWebUI-User-Id": "1",
         "X-OpenWebUI-User-Role": "user",

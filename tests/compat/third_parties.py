@@ -86,15 +86,20 @@ def langchain_openai(address: str, model: str, key: str) -> dict[str, Any]:
 def instructor(address: str, model: str, key: str) -> dict[str, Any]:
     import openai
     from instructor import Mode, from_openai
-    from pydantic import BaseModel
+    from pydantic import BaseModel, ConfigDict
 
     class Wood(BaseModel):
+        model_config = ConfigDict(extra="forbid")
+
         wood: Literal["spruce", "maple"]
         hard: bool
 
     seen = {}
     with openai.OpenAI(base_url=f"{address}/v1", api_key=key) as client:
-        for name, mode in (("tool", Mode.TOOLS), ("form", Mode.JSON_SCHEMA)):
+        for name, mode, options in (
+            ("tool", Mode.TOOLS, {"parallel_tool_calls": False}),
+            ("form", Mode.JSON_SCHEMA, {}),
+        ):
             asked = from_openai(client, mode=mode)
             made = asked.chat.completions.create(
                 model=model,
@@ -103,6 +108,7 @@ def instructor(address: str, model: str, key: str) -> dict[str, Any]:
                 max_retries=0,
                 max_tokens=200,
                 temperature=0,
+                **options,
             )
             seen[name] = made.model_dump()
     return seen
@@ -119,14 +125,16 @@ def llm(address: str, model: str, key: str) -> dict[str, Any]:
             "model_id": "here",
             "model_name": model,
             "api_base": f"{address}/v1",
+            "api_key_name": "here",
             "supports_schema": True,
             "supports_tools": True,
         }
+        (Path(folder) / "keys.json").write_text(json.dumps({"here": key}), encoding="utf-8")
         (Path(folder) / "extra-openai-models.yaml").write_text(yaml.safe_dump([known]), encoding="utf-8")
         asked = library.get_model("here")
-        plain = asked.prompt(QUESTION, stream=False, key=key, max_tokens=12, temperature=0).text()
-        pieces = list(asked.prompt(QUESTION, stream=True, key=key, max_tokens=12, temperature=0))
-        form = asked.prompt(QUESTION, stream=False, key=key, max_tokens=120, schema=SCHEMA).text()
+        plain = asked.prompt(QUESTION, stream=False, max_tokens=12, temperature=0).text()
+        pieces = list(asked.prompt(QUESTION, stream=True, max_tokens=12, temperature=0))
+        form = asked.prompt(QUESTION, stream=False, max_tokens=120, schema=SCHEMA).text()
     return {"chat": plain, "stream": "".join(pieces), "form": json.loads(form)}
 
 

@@ -495,7 +495,7 @@ def test_a_prompt_is_counted_without_a_pass_where_the_engine_can(world: World, c
     else:
         assert [event.kind for event in events] == ["started", "piece", "ended"]
     assert world.admitted == ([] if counts else [("o", False)])
-    world.until(lambda: not world.scheduler._thread_of_request)
+    assert world.answered(world.ask("a")) == ["a:"]
 
 
 def test_one_that_goes_away_while_it_is_made_ready_is_not_written(world: World) -> None:
