@@ -81,7 +81,7 @@ def context_tokens_of(served: Served) -> int | None:
     text = config.get("text_config")
     if isinstance(text, dict):
         config = config | text
-    length = next((config[name] for name in _LENGTHS if type(config.get(name)) is int), None)
+    length: int | None = next((config[name] for name in _LENGTHS if type(config.get(name)) is int), None)
     if length is None or served.adapter_path is None:
         return length
     num_virtual = _json(Path(served.adapter_path) / "adapter_config.json").get("num_virtual_tokens")

@@ -130,6 +130,7 @@ async def create_embeddings(body: EmbeddingBody, request: Request, context: Home
         "embeddings",
         lambda head: embedding_inputs(body, head),
         lambda run: embedding_response(body, run.pooled),
+        prefix="embd",
     )
 
 
@@ -195,9 +196,6 @@ async def create_ranking(body: RerankBody, request: Request, context: HomeContex
     return await respond_pooled(request, context, caller, body, "rerank", lambda _: asked, shown)
 
 
-_PREFIXES: Final[dict[str, str]] = {"embeddings": "embd", "classify": "classify", "score": "score", "rerank": "rerank"}
-
-
 async def respond_pooled(
     request: Request,
     context: Context,
@@ -221,7 +219,7 @@ async def respond_pooled(
         made: Creates the request for the model's head.
         shown: Creates the response; its errors are recorded as rejections.
         find: Finds the target; None routes the name in the body.
-        prefix: Of the id; None for that of the operation.
+        prefix: Of the id; None for the operation.
 
     Raises:
         ApiError: The request is rejected or fails.
@@ -234,10 +232,9 @@ async def respond_pooled(
 
     named = body.user if body.user is not None else request.headers.get(USER_HEADER)
     user = user_of(caller, (), named)  # without one, a key gets one target: outputs of two cannot be compared
-    exchange_id = f"{prefix or _PREFIXES[operation]}-{uuid.uuid4().hex}"
-    exchange = RequestRecord(context, caller, body.model, named or "", exchange_id)
-    exchange.operation, exchange.trace_parent = operation, request.headers.get(TRACE_HEADER, "")
-    running = PooledRun(context, caller, exchange)
+    record = RequestRecord(context, caller, body.model, named or "", f"{prefix or operation}-{uuid.uuid4().hex}")
+    record.operation, record.trace_parent = operation, request.headers.get(TRACE_HEADER, "")
+    running = PooledRun(context, caller, record)
 
     def begin() -> None:
         # Stored at once instead of returned: if this task is cancelled, the return value of the thread is lost.
