@@ -99,8 +99,7 @@ def test_thinking_is_turned_on_and_off_by_whatever_switch_there_is(engine: Any) 
 
 
 def test_a_thought_that_has_used_up_its_budget_is_closed(engine: Any) -> None:
-    num_thinking = write(engine)[2].num_thinking_tokens
-    budget = num_thinking // 2
+    num_thinking, budget = write(engine)[2].num_thinking_tokens, 2
     if not isinstance(engine, StreamingEngine):
         assert write(engine, thinking_budget=budget)[:2] == (THOUGHT, ANSWER)  # only transformers closes it
         return

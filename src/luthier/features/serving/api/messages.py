@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -27,7 +26,7 @@ from luthier.features.serving.api.answering import (
 from luthier.features.serving.api.message_answer import MessageWriter
 from luthier.features.serving.api.message_body import MessagesBody, PromptBody
 from luthier.features.serving.api.message_turns import message_request
-from luthier.features.serving.completion_stream import uncancelled
+from luthier.features.serving.completion_stream import queued, uncancelled
 from luthier.features.serving.models import route, user_of
 from luthier.features.traffic.log import CLIENT_GONE
 from luthier.platform.home.context import Context
@@ -102,13 +101,9 @@ async def _count(request: Request, context: Context, caller: Caller, model: str,
 
     Raises ApiError.
     """
-    loop, inbox = asyncio.get_running_loop(), asyncio.Queue[Event | None]()
-    answer = serving.Answer([serving.Choice()])
+    inbox = asyncio.Queue[Event | None]()
+    hear, answer = queued(inbox), serving.Answer([serving.Choice()])
     cancels: list[Callable[[], None]] = []
-
-    def hear(event: Event) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: the server has shut down
-            loop.call_soon_threadsafe(inbox.put_nowait, event)
 
     def begin() -> None:
         answer.routed = route(context, caller, model, user_of(caller, [asked]))

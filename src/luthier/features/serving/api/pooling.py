@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import struct
 import threading
 import time
@@ -33,7 +32,7 @@ from luthier.core.stream import Failed, Pooled, PoolingRequest
 from luthier.core.task_head import TaskHead
 from luthier.features.serving import service as serving
 from luthier.features.serving.api.answering import TRACE_HEADER, USER_HEADER, Event, Name, refused, target_header, watch
-from luthier.features.serving.completion_stream import uncancelled
+from luthier.features.serving.completion_stream import queued, uncancelled
 from luthier.features.serving.head_answers import classified, embedding_request, prompt_of
 from luthier.features.serving.models import Routed, head_of, route, user_of
 from luthier.features.traffic.log import CLIENT_GONE, Operation, RequestRecord
@@ -224,13 +223,8 @@ async def respond_pooled(
     Raises:
         ApiError: The request is rejected or fails.
     """
-    loop, inbox = asyncio.get_running_loop(), asyncio.Queue[Event | None]()
-
-    def hear(event: Event) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: the server has shut down
-            loop.call_soon_threadsafe(inbox.put_nowait, event)
-
-    named = body.user if body.user is not None else request.headers.get(USER_HEADER)
+    inbox = asyncio.Queue[Event | None]()
+    hear, named = queued(inbox), body.user if body.user is not None else request.headers.get(USER_HEADER)
     user = user_of(caller, (), named)  # without one, a key gets one target: outputs of two cannot be compared
     record = RequestRecord(context, caller, body.model, named or "", f"{prefix or operation}-{uuid.uuid4().hex}")
     record.operation, record.trace_parent = operation, request.headers.get(TRACE_HEADER, "")
