@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
-# The oldest `openai` package that Luthier's API is tested with, beside the newest of the test environment. It needs the
-# httpx of its time, so it lies in a folder of its own: build/openai-oldest (put it first on PYTHONPATH).
+# Clients that Luthier's API is tested with and that do not fit into the test environment:
 #
 #     bash tests/client_packages.sh PYTHON
 #
-# 1.18.0 is the first with the checkpoints of a fine-tuning job; pause and resume came later.
+# build/openai-oldest          the oldest `openai` package, beside the newest of the test environment. It needs the httpx
+#                              of its time; put the folder first on PYTHONPATH. 1.18.0 is the first with the checkpoints of
+#                              a fine-tuning job; pause and resume came later.
+# build/third-party-clients    a virtual environment with libraries that speak OpenAI's or Anthropic's API. What the test
+#                              environment has is not installed again.
 set -euo pipefail
 
 folder=build/openai-oldest
@@ -15,3 +18,15 @@ grep -v '^openai==' constraints.txt >"$constraints"
 "$1" -m pip install --disable-pip-version-check --quiet --target "$folder" -c "$constraints" \
   'openai==1.18.0' 'httpx<0.28' ||
   { rm -rf "$folder"; echo "openai 1.18.0 could not be installed: the tests with it are skipped" >&2; }
+
+folder=build/third-party-clients
+rm -rf "$folder"
+# Without those that instructor wants older (jiter, and with it openai, and rich).
+grep -vE '^(jiter|openai|rich|typer)==' constraints.txt >"$constraints"
+"$1" -m venv "$folder" &&
+  "$1" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+    >"$("$folder/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/test_environment.pth" &&
+  "$folder/bin/python" -m pip install --disable-pip-version-check --quiet -c "$constraints" \
+    'openai==3.3.0' 'litellm==1.110.2' 'langchain-openai==1.7.4' 'instructor==1.17.0' 'llm==0.36' \
+    'openai-agents==0.24.0' ||
+  { rm -rf "$folder"; echo "the libraries of others could not be installed: the tests with them are skipped" >&2; }

@@ -267,6 +267,15 @@ class PreparingEngine(Protocol):
 
 
 @runtime_checkable
+class CountingEngine(Protocol):
+    """What a `PreparingEngine` may also be able to do: count the tokens of a prompt without a pass of the model."""
+
+    def num_prompt_tokens(self, prepared: Prepared) -> int:
+        """Tokens of a prompt that `prepare` has made, as `Started` reports them."""
+        ...
+
+
+@runtime_checkable
 class DescribedEngine(Protocol):
     """What a `StreamEngine` may also be able to do: say how it writes."""
 

@@ -73,6 +73,12 @@ class TextRequest(FrozenModel):
         returns_token_ids: whether `Ended` holds the ids of all new tokens; engines outside of this project give none.
         drops_oldest: whether the oldest turns of a conversation that is too long are left out, instead of refusing it.
         num_dropped: messages that an engine has left out of it already.
+        thinks: true turns thinking on where the chat template has a switch for it, and refuses a model that has no
+            place for thoughts; false turns it off; None leaves it to the template.
+        thinking_budget: after that many tokens a thought is closed, and the answer follows; None for no such limit.
+            Only the engine transformers does this.
+        counts_tokens: the prompt is only counted: nothing is written where the engine makes requests ready, and one
+            token where another server does.
     """
 
     conversation: Conversation | None = None
@@ -95,6 +101,9 @@ class TextRequest(FrozenModel):
     returns_token_ids: bool = False
     drops_oldest: bool = False
     num_dropped: int = 0
+    thinks: bool | None = None
+    thinking_budget: int | None = Field(default=None, ge=1)
+    counts_tokens: bool = False
 
     @property
     def tools(self) -> tuple[dict[str, Any], ...]:
@@ -380,6 +389,7 @@ class Ended(FrozenModel):
         num_thinking_tokens: of the new ones those of the thought, its delimiters included.
         ends_in_thought: the answer never began.
         token_ids: the new tokens, where the request needs them.
+        stop_text: the stop text of the request that ended it; None where another reason did.
     """
 
     kind: Literal["ended"] = "ended"
@@ -390,6 +400,7 @@ class Ended(FrozenModel):
     num_thinking_tokens: int = 0
     ends_in_thought: bool = False
     token_ids: tuple[int, ...] | None = None
+    stop_text: str | None = None
 
 
 class Pooled(FrozenModel):

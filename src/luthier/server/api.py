@@ -36,7 +36,17 @@ from luthier.features.model_browser import api as base_models
 from luthier.features.planning import api as plans
 from luthier.features.runs import api as runs
 from luthier.features.runs.service import sweep_removed
-from luthier.features.serving.api import chat, checkpoints, completions, graders, models, pooling, stored
+from luthier.features.serving.api import (
+    chat,
+    checkpoints,
+    completions,
+    graders,
+    messages,
+    models,
+    moderations,
+    pooling,
+    stored,
+)
 from luthier.features.serving.api.responses import api as responses
 from luthier.features.serving.api.responses import stored as responses_stored
 from luthier.features.traffic.files import sweep as sweep_traffic
@@ -49,6 +59,7 @@ from luthier.platform.auth.authenticator import Authenticator
 from luthier.platform.files.service import sweep_files
 from luthier.platform.home.context import Context
 from luthier.platform.http import health, metrics
+from luthier.platform.http.anthropic import AnthropicAnswers
 from luthier.platform.http.authentication import GUARDED, KeyFirst
 from luthier.platform.http.errors import add_error_handlers, document_failures
 from luthier.platform.http.health import InThread, Liveness, Readiness
@@ -161,7 +172,9 @@ _ALWAYS: tuple[APIRouter, ...] = (
     chat.router,
     responses.router,
     completions.router,
+    messages.router,
     pooling.router,
+    moderations.router,
 )
 
 
@@ -205,6 +218,7 @@ def create_app(context: Context, authenticator: Authenticator | None = None, pag
     app.add_middleware(KeyFirst)
     app.add_middleware(HostCheck, allowed_hosts=context.settings.allowed_hosts)
     app.add_middleware(Frame)
+    app.add_middleware(AnthropicAnswers)  # beyond Frame: it rewrites what all layers refuse
     app.add_middleware(Observe, metrics=app.state.metrics)  # beyond Frame: it reads the id that Frame has given
     for router in (*(_OF_A_HOME if is_home else ()), *_ALWAYS):
         # As they are: `include_router` builds each route again, which the first request to it waits for.

@@ -66,6 +66,8 @@ def test_a_stop_text_is_found_in_whatever_pieces_it_comes(text, stops, cuts):
     finder = StopTexts(stops)
     told = "".join(finder.add(text[start:end]) for start, end in pairwise(edges)) + finder.end()
     assert (told, finder.found) == cut(text, stops)
+    assert finder.found_text is None or text.startswith(told + finder.found_text)
+    assert (finder.found_text in stops) == finder.found
 
 
 def test_only_what_may_become_a_stop_text_is_held_back():

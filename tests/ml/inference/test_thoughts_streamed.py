@@ -92,9 +92,39 @@ def test_an_option_that_the_template_never_reads_is_refused(engine: Any) -> None
         engine.ask("a", asked, None)
 
 
+def test_thinking_is_turned_on_and_off_by_whatever_switch_there_is(engine: Any) -> None:
+    assert write(engine, thinks=True)[:2] == (THOUGHT, ANSWER)
+    assert write(engine, thinks=True, trained_options=OFF)[:2] == (THOUGHT, ANSWER)
+    assert write(engine, thinks=False)[:2] == ("", ANSWER)
+
+
+def test_a_thought_that_has_used_up_its_budget_is_closed(engine: Any) -> None:
+    num_thinking, budget = write(engine)[2].num_thinking_tokens, 2
+    if not isinstance(engine, StreamingEngine):
+        assert write(engine, thinking_budget=budget)[:2] == (THOUGHT, ANSWER)  # only transformers closes it
+        return
+    assert write(engine, thinking_budget=num_thinking)[:2] == (THOUGHT, ANSWER)
+    thought, answer, ended, _ = write(engine, thinking_budget=budget)
+    assert thought != THOUGHT
+    assert THOUGHT.startswith(thought.rstrip())
+    assert answer
+    assert not ended.ends_in_thought
+    assert budget <= ended.num_thinking_tokens < num_thinking + 8
+    schema = {"type": "object", "properties": {"a": {"enum": [1]}}, "required": ["a"], "additionalProperties": False}
+    assert write(engine, thinking_budget=budget, json_schema=schema)[1] == '{"a": 1}'
+
+
+def test_a_prompt_is_counted_as_it_is_read(engine: Any) -> None:
+    heard = write_all(engine, {"a": TextRequest(conversation=ASKED, max_new_tokens=1)})
+    prepared = engine.prepare(TextRequest(conversation=ASKED, counts_tokens=True, max_new_tokens=1))
+    assert engine.num_prompt_tokens(prepared) == heard.started["a"].num_prompt_tokens > 5
+
+
 def test_stop_texts_and_limits_are_of_the_answer(engine: Any) -> None:
-    assert write(engine, stop=("light", "ce"))[:2] == (THOUGHT, "Spru")
+    stopped = write(engine, stop=("light", "ce"))
+    assert stopped[:2] == (THOUGHT, "Spru")
     whole = write(engine)[2]
+    assert (stopped[2].stop_text, whole.stop_text) == ("ce", None)
     num_answer = whole.num_new_tokens - whole.num_thinking_tokens
     thought, answer, ended, _ = write(engine, max_new_tokens=num_answer - 1, max_thinking_tokens=64)
     assert thought == THOUGHT

@@ -40,6 +40,17 @@ async def uncancelled(charging: Coroutine[Any, Any, None]) -> None:
     await asyncio.shield(task)
 
 
+def queued(inbox: asyncio.Queue[StreamEvent | None]) -> Callable[[StreamEvent], None]:
+    """A listener for events of other threads, which puts them into a queue of the running loop."""
+    loop = asyncio.get_running_loop()
+
+    def hear(event: StreamEvent) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the server has shut down
+            loop.call_soon_threadsafe(inbox.put_nowait, event)
+
+    return hear
+
+
 class CompletionStream:
     """One running request.
 

@@ -22,8 +22,18 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from luthier.core.errors import DefectError, LuthierError, MemoryLimitError, UnsupportedError, WorkError
-from luthier.core.ports import DescribedEngine, PoolingEngine, Prepared, PreparingEngine
-from luthier.core.stream import Decoding, Ended, Failed, Pooled, PoolingRequest, Served, StreamEvent, TextRequest
+from luthier.core.ports import CountingEngine, DescribedEngine, PoolingEngine, Prepared, PreparingEngine
+from luthier.core.stream import (
+    Decoding,
+    Ended,
+    Failed,
+    Pooled,
+    PoolingRequest,
+    Served,
+    Started,
+    StreamEvent,
+    TextRequest,
+)
 from luthier.core.system.process_setup import start_daemon
 from luthier.platform.processes.fair_queue import FairQueue
 
@@ -345,7 +355,13 @@ class EngineThread:
                 self._waiting.push(ask.owner, _Ready(ask))
         elif isinstance(said.prepared, LuthierError):
             self._fail([ask.key], said.prepared)
-        elif ask.key in self._open:  # otherwise it was cancelled during preparation
+        elif ask.key not in self._open:  # it was cancelled during preparation
+            return
+        elif isinstance(ask.request, TextRequest) and ask.request.counts_tokens and isinstance(engine, CountingEngine):
+            num_tokens = engine.num_prompt_tokens(said.prepared)
+            counted = Ended(reason="length", num_new_tokens=0)
+            self._tell([(ask.key, Started(num_prompt_tokens=num_tokens)), (ask.key, counted)])
+        else:
             self._waiting.push(ask.owner, said)
 
     def _take_up_all(self, engine: StreamEngine) -> None:

@@ -23,6 +23,7 @@ from luthier.core.task_head import TaskHead, TaskHeadKind, readable_task_head_in
 from luthier.features.models.names import is_tuned_name
 from luthier.features.models.store import TunedModel
 from luthier.features.serving.engine_choice import known_copy
+from luthier.features.serving.model_facts import Capability, capabilities_of, context_tokens_of
 from luthier.features.serving.targets import (
     base_model,
     local_base_models,
@@ -107,6 +108,8 @@ class NamedModel(FrozenModel):
         decoding: Its decoding path; None while it is not loaded.
         task_head: Its task head; None for a text model.
         engines: What answers for it; empty where its files are not on this machine.
+        max_model_len: The most tokens of prompt and answer together; None where its files do not say it.
+        capabilities: Which requests it answers; empty where its files are not on this machine.
     """
 
     model_id: str
@@ -117,6 +120,8 @@ class NamedModel(FrozenModel):
     decoding: Decoding | None = None
     task_head: TaskHeadKind | None = None
     engines: tuple[EngineView, ...] = ()
+    max_model_len: int | None = None
+    capabilities: dict[Capability, bool] = Field(default_factory=dict)
 
 
 def list_models(context: Context, caller: Caller) -> list[NamedModel]:
@@ -127,17 +132,18 @@ def list_models(context: Context, caller: Caller) -> list[NamedModel]:
     if context.only is not None:
         return [_only_view(context, name, served) for name, served in context.only.items()]
     # Deployments first: their names win over models of the same name when a request is routed.
-    routes = [_view(context, caller, one, one.name) for one in context.deployments.list(caller.project_id)]
+    here = local_base_models(context)
+    routes = [_view(context, caller, one, one.name, here) for one in context.deployments.list(caller.project_id)]
     tuned = [*context.tuned_models.list(caller.project_id), *context.tuned_models.permitted(caller.project_id)]
-    bases = [_view(context, caller, model, name) for name, model in local_base_models(context).items()]
-    return [*routes, *(_view(context, caller, model, model.model_id) for model in tuned), *bases]
+    bases = [_view(context, caller, model, name, here) for name, model in here.items()]
+    return [*routes, *(_view(context, caller, model, model.model_id, here) for model in tuned), *bases]
 
 
 def get_model(context: Context, caller: Caller, name: str) -> NamedModel:
     """One model by its name. Raises NotFoundError, also for those of other projects."""
     if context.only is not None:
         return _only_view(context, name, _only(context.only, name))
-    return _view(context, caller, _find(context, caller, name), name)
+    return _view(context, caller, _find(context, caller, name), name, local_base_models(context))
 
 
 def delete_model(context: Context, caller: Caller, name: str) -> TunedModel:
@@ -290,24 +296,48 @@ def _only_view(context: Context, name: str, served: Served) -> NamedModel:
     return _as_served(context, name, created_at, "system", served)
 
 
-def _view(context: Context, caller: Caller, found: TunedModel | LocalModel | Deployment, name: str) -> NamedModel:
+def _view(
+    context: Context,
+    caller: Caller,
+    found: TunedModel | LocalModel | Deployment,
+    name: str,
+    here: Mapping[str, LocalModel],
+) -> NamedModel:
+    """The list entry of a model. here: the base models on this machine."""
     if isinstance(found, LocalModel):
         folder = Path(found.path)
         created_at = folder.stat().st_mtime if folder.is_dir() else 0.0
         served: Served | None = Served(path=found.path, sha256=found.sha256)
         return _as_served(context, name, created_at, "system", served)
-    served = _of_tuned(context, found) if isinstance(found, TunedModel) else _of_deployment(context, caller, found)
-    return _as_served(context, name, found.created_at, found.project_id, served)
+    if isinstance(found, Deployment):
+        served = _of_deployment(context, caller, found)
+        return _as_served(context, name, found.created_at, found.project_id, served)
+    served, base = _of_tuned(context, found), None
+    if served is not None and served.adapter_path is not None:
+        base = next((one.path for one in here.values() if one.sha256 == served.sha256), None)
+    return _as_served(context, name, found.created_at, found.project_id, served, base)
 
 
-def _as_served(context: Context, name: str, created_at: float, owner: str, served: Served | None) -> NamedModel:
-    """The list entry of a loadable model; None if its files are missing."""
+def _as_served(
+    context: Context, name: str, created_at: float, owner: str, served: Served | None, base: str | None = None
+) -> NamedModel:
+    """The list entry of a loadable model.
+
+    Args:
+        context: The home.
+        name: Of the entry.
+        created_at: In seconds since 1970.
+        owner: A project, or `system`.
+        served: None if its files are missing.
+        base: The folder of its base where `served` does not name it.
+    """
     if served is None:
         return NamedModel(model_id=name, created_at=created_at, owned_by=owner)
     asked = served if context.only is not None else fastest(context, served)
     in_memory = context.inference_client.loaded
     loaded = next((one for one in in_memory if one.answers(asked)), None)
     head = readable_task_head_in(served.adapter_path or served.path)
+    read = served if base is None else served.model_copy(update={"path": base})
     return NamedModel(
         model_id=name,
         created_at=created_at,
@@ -317,6 +347,8 @@ def _as_served(context: Context, name: str, created_at: float, owner: str, serve
         decoding=None if loaded is None else loaded.decoding,
         task_head=None if head is None else head.kind,
         engines=engines_of(asked, in_memory),
+        max_model_len=context_tokens_of(read),
+        capabilities=capabilities_of(read, None if head is None else head.kind),
     )
 
 

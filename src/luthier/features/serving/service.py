@@ -53,6 +53,7 @@ class Choice:
         num_new_tokens: Generated so far, including reasoning.
         num_thinking_tokens: Reasoning tokens among them; known once it has ended.
         reason: The finish reason; None while it is generated.
+        stop_text: The stop text of the request that ended it; None where another reason did.
     """
 
     pieces: list[str] = field(default_factory=list)
@@ -62,6 +63,7 @@ class Choice:
     num_new_tokens: int = 0
     num_thinking_tokens: int = 0
     reason: EndReason | None = None
+    stop_text: str | None = None
 
     @property
     def text(self) -> str:
@@ -132,7 +134,7 @@ class Answer:
         elif isinstance(event, Ended):
             choice = self.choices[event.choice]
             choice.num_new_tokens, choice.reason = event.num_new_tokens, event.reason
-            choice.num_thinking_tokens = event.num_thinking_tokens
+            choice.num_thinking_tokens, choice.stop_text = event.num_thinking_tokens, event.stop_text
             if event.num_prompt_tokens and event.choice % (len(self.choices) // self.num_prompts) == 0:
                 self.num_prompt_tokens += event.num_prompt_tokens  # of a prompt once, whatever its number of choices
 

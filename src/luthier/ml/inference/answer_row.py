@@ -197,6 +197,8 @@ class AnswerRow:
     _num_emitted: int = 0
     _open_tokens: list[WrittenToken] = field(default_factory=list)
     _ids: list[int] = field(default_factory=list)
+    _closing: list[int] = field(default_factory=list)
+    _is_closed: bool = False
 
     def __post_init__(self) -> None:
         self._text = TextStream(self.decode)
@@ -222,7 +224,11 @@ class AnswerRow:
         """
         # The caller has computed the argmax of all rows in one transfer; only rows that need more touch their logits.
         token = likeliest
-        if not self.takes_likeliest:
+        if (closing := self._closing_token()) is not None:
+            token = closing
+            if self.constraint is not None:
+                self.constraint.take(token)
+        elif not self.takes_likeliest:
             token = self.sampler.draw(logits if self.constraint is None else self.constraint.mask(logits))
             if self.constraint is not None:
                 self.constraint.take(token)
@@ -243,6 +249,14 @@ class AnswerRow:
         if self._answer.found_stop or is_full:
             events += self._end("stop" if self._answer.found_stop else "length")
         return token, events
+
+    def _closing_token(self) -> int | None:
+        """The next token that closes a thought which has used up its budget; None where the model goes on by itself."""
+        budget = self.asked.thinking_budget
+        is_used_up = budget is not None and self.num_new_tokens >= budget and self._answer.ends_in_thought
+        if is_used_up and not self._is_closed:
+            self._is_closed, self._closing = True, list(self.thinking.closing_ids)
+        return self._closing.pop(0) if self._closing else None
 
     def _end(self, reason: EndReason) -> list[Piece | Ended]:
         """The remaining text, which may still contain a stop text, and the end event."""
@@ -271,6 +285,7 @@ class AnswerRow:
             num_thinking_tokens=self._answer.num_thinking,
             ends_in_thought=self._answer.ends_in_thought,
             token_ids=tuple(self._ids) if self.asked.returns_token_ids else None,
+            stop_text=self._answer.stop_text,
         )
         return [*events, ended]
 

@@ -203,6 +203,10 @@ class StreamingEngine:
             return self._reader.pooling(request)
         return self._reader.prepare(request)
 
+    def num_prompt_tokens(self, prepared: Prepared) -> int:
+        """Tokens of a prepared prompt, without those of a trained prompt in front of it."""
+        return len(prepared.request.ids) - self._engine.num_virtual_tokens
+
     def admit(
         self,
         key: Hashable,
@@ -302,12 +306,11 @@ class StreamingEngine:
         ]
         self._rows.update(zip(batch.rows, rows, strict=True))
         self._groups.append(_Group(batch, logits, None))
-        num_hidden = self._engine.num_virtual_tokens
         return [
             (
                 one.key,
                 Started(
-                    num_prompt_tokens=len(one.prepared.request.ids) - num_hidden,
+                    num_prompt_tokens=self.num_prompt_tokens(one.prepared),
                     num_dropped=one.prepared.asked.num_dropped,
                 ),
             )

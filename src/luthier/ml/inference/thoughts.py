@@ -25,7 +25,7 @@ from luthier.ml.inference.models.thinking import (
     num_open,
     thinking_format,
 )
-from luthier.ml.inference.models.thinking_probe import options_of
+from luthier.ml.inference.models.thinking_probe import options_of, thinking_switches
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,18 +84,24 @@ class StopTexts:
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = [stop for stop in stops if stop]
         self._held = ""
-        self.found = False
+        self.found_text: str | None = None
+
+    @property
+    def found(self) -> bool:
+        """Whether a stop text is complete."""
+        return self.found_text is not None
 
     def add(self, text: str) -> str:
-        """The text so far that is certainly not part of a stop text. Sets `found` when one is complete."""
+        """The text so far that is certainly not part of a stop text. Sets `found_text` when one is complete."""
         if not self._stops or self.found:
             return "" if self.found else text
         self._held += text
         # By the end position of the stop text: the one completed first.
         matches = [(place + len(stop), place) for stop in self._stops if (place := self._held.find(stop)) >= 0]
         if matches:
-            self.found = True
-            return self._take(min(matches)[1])
+            end, place = min(matches)
+            self.found_text = self._held[place:end]
+            return self._take(place)
         return self._take(len(self._held) - max(num_open(self._held, stop) for stop in self._stops))
 
     def end(self) -> str:
@@ -126,12 +132,14 @@ class Thinking:
         is_open: whether the prompt has opened it.
         max_tokens: its budget in addition to the answer's; 0 if both share one limit.
         shown: special tokens that must be visible in the text.
+        closing_ids: tokens that close it, for a thought that has used up its budget.
     """
 
     form: ThinkingFormat | None = None
     is_open: bool = False
     max_tokens: int = 0
     shown: tuple[str, ...] = ()
+    closing_ids: tuple[int, ...] = ()
 
 
 NO_THINKING: Final = Thinking()
@@ -210,7 +218,8 @@ class Thoughts:
             prompt_ids: of the prompt, whose end may open reasoning.
             asked, room_tokens: as in `budget`.
         """
-        return Thinking(self.form, self.is_open(prompt_ids), self.budget(asked, room_tokens), self.shown)
+        budget = self.budget(asked, room_tokens)
+        return Thinking(self.form, self.is_open(prompt_ids), budget, self.shown, tuple(self.closing_ids))
 
     def limit(self, max_new_tokens: int, max_thinking_tokens: int, *, is_open: bool) -> Callable[[], ThoughtLimit]:
         """Creates the limit of one answer whose reasoning has a separate budget."""
@@ -330,6 +339,11 @@ class AnswerText:
         return self._stops.found
 
     @property
+    def stop_text(self) -> str | None:
+        """The stop text that has ended the answer."""
+        return self._stops.found_text
+
+    @property
     def ends_in_thought(self) -> bool:
         """Whether the text so far ends inside reasoning."""
         return self._reader is not None and self._reader.is_thinking
@@ -399,12 +413,15 @@ class RequestTemplates:
 
 
 def requested_options(template: ChatTemplate, asked: TextRequest) -> dict[str, TemplateOption]:
-    """The template options of a request, including those for its reasoning effort.
+    """The template options of a request, including those for its thinking and its reasoning effort.
 
     Raises:
-        RequestError: the template never reads an option.
+        RequestError: the template never reads an option, or has no place for the thoughts that are requested.
     """
-    if not asked.template_options and asked.reasoning_effort is None:
+    if not asked.template_options and asked.reasoning_effort is None and asked.thinks is None:
         return {}
     text = str(template.tokenizer.get_chat_template()) if template.kind == "chat" else ""
-    return options_of(text, template.tokenizer.special_tokens_map, asked.template_options, asked.reasoning_effort)
+    tokens = template.tokenizer.special_tokens_map
+    is_known = bool(asked.thinks) and thinking_format(template) is not None
+    switches = thinking_switches(text, tokens, thinks=asked.thinks, is_known=is_known)
+    return switches | options_of(text, tokens, asked.template_options, asked.reasoning_effort)

@@ -219,6 +219,10 @@ class VllmEngine:
         extra = {"skip_special_tokens": False} if shows_special else {}
         return _Prepared(ids, partial(CallsInText, request, form), extra, thinking)
 
+    def num_prompt_tokens(self, prepared: _Prepared) -> int:
+        """Tokens of a prepared prompt."""
+        return len(prepared.request.token_ids or ())
+
     def admit(
         self,
         key: Hashable,

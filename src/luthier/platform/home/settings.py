@@ -74,6 +74,9 @@ class Settings(BaseSettings):
         enable_prefix_caching: Whether engines resume from prompts that they have read; None leaves it to the engine.
         speculative_config: How engines draft tokens, as JSON (`core.stream.SpeculativeConfig`); empty drafts none.
         default_max_tokens: The most tokens of an answer where the request sets no limit.
+        moderation_model: The classifier behind `/v1/moderations` for requests that name no model of this server: a run,
+            a tuned model of any project, or the folder of one; empty for none.
+        moderation_safe_labels: Its labels, separated by commas, that do not flag a text.
         serving_usd_per_million_prompt_tokens: The price of counted usage; None for no price.
         serving_usd_per_million_new_tokens: The same for tokens of answers.
         teacher: The model that writes questions from passages for the pages, beside those of this machine:
@@ -131,6 +134,8 @@ class Settings(BaseSettings):
     enable_prefix_caching: bool | None = None
     speculative_config: str = ""
     default_max_tokens: int = Field(default=1024, ge=1)
+    moderation_model: str = ""
+    moderation_safe_labels: str = "safe"
     serving_usd_per_million_prompt_tokens: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     serving_usd_per_million_new_tokens: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     teacher: str = ""

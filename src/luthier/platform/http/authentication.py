@@ -1,4 +1,4 @@
-"""Authentication, scopes and rate limits: `Authorization: Bearer KEY`."""
+"""Authentication, scopes and rate limits: `Authorization: Bearer KEY`, or `x-api-key: KEY`."""
 
 from __future__ import annotations
 
@@ -42,13 +42,12 @@ async def let_in(request: Request) -> Caller:
     if authenticator.anybody is not None:
         request.state.caller = authenticator.anybody
         return authenticator.anybody
-    scheme, _, key = request.headers.get("authorization", "").partition(" ")
-    key = key.strip()
-    if scheme.lower() != "bearer" or not key:
+    key = _key_of(request)
+    if not key:
         raise ApiError(
             401,
-            "You didn't provide an API key: expected the header `Authorization: Bearer KEY`; make a key with "
-            "`luthier keys create`",
+            "You didn't provide an API key: expected the header `Authorization: Bearer KEY`, or `x-api-key: KEY`; make "
+            "a key with `luthier keys create`",
             code="missing_api_key",
             headers={"WWW-Authenticate": "Bearer"},
         )
@@ -67,6 +66,15 @@ async def let_in(request: Request) -> Caller:
     _count(request, authenticator, given)
     request.state.caller, request.state.given = given.caller, given
     return given.caller
+
+
+def _key_of(request: Request) -> str:
+    """The key of a request; empty without one. `x-api-key` is Anthropic's header; `Authorization` takes precedence."""
+    given = request.headers.get("authorization")
+    if given is None:
+        return request.headers.get("x-api-key", "").strip()
+    scheme, _, key = given.partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else ""
 
 
 def count_refused(request: Request, num_requests: int) -> None:

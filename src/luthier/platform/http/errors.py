@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -32,7 +32,12 @@ from luthier.core.errors import (
 )
 
 log = logging.getLogger("luthier.api")
-_KIND = re.compile(r"(literal|constrained-\w+|function-[\w-]+)(\[|$)|(int|float|str|bool)$")
+MESSAGES: Final = "/v1/messages"
+"""What the addresses begin with that answer in Anthropic's form."""
+_KIND = re.compile(
+    r"(literal|constrained-\w+|function-[\w-]+)(\[|$)|(int|float|str|bool)$"
+    r"|as_(string|blocks|texts|parts)$"  # tags of our own unions
+)
 
 
 class ApiError(Exception):
@@ -166,7 +171,7 @@ def _without_tags(location: Sequence[int | str], body: Any) -> Sequence[int | st
     here: Any = body
     for number, part in enumerate(location[1:], 1):
         is_key = (isinstance(here, dict) and part in here) or (isinstance(here, list) and isinstance(part, int))
-        if isinstance(here, dict) and not is_key and number < len(location) - 1:
+        if isinstance(here, dict | list) and not is_key and number < len(location) - 1:
             continue
         kept.append(part)
         here = here[part] if is_key and (not isinstance(part, int) or part < len(here)) else None
@@ -233,7 +238,26 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ErrorAnswer, "description": MEANINGS[status]} for status in all_of_them}
 
 
-_ANSWER: Final = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorAnswer"}}}
+class AnthropicErrorObject(BaseModel):
+    """What went wrong, with the code for programs in `details`."""
+
+    type: str
+    message: str
+    details: dict[str, str] | None = None
+
+
+class AnthropicErrorAnswer(BaseModel):
+    """The body of every answer of `/v1/messages` that is not a success."""
+
+    type: Literal["error"]
+    error: AnthropicErrorObject
+    request_id: str
+
+
+def _answer(schema: str) -> dict[str, Any]:
+    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
+
+
 _ALWAYS: Final = (400, 401, 403, 429, 503)
 _CHANGES: Final = (404, 409, 413, 422, 507)
 _OF_FASTAPI: Final = ("HTTPValidationError", "ValidationError")
@@ -256,17 +280,19 @@ def _completed(made: dict[str, Any]) -> dict[str, Any]:
     schemas = made.setdefault("components", {}).setdefault("schemas", {})
     for name in _OF_FASTAPI:
         schemas.pop(name, None)
-    schema = ErrorAnswer.model_json_schema(ref_template="#/components/schemas/{model}")
-    # pydantic nests models under $defs; OpenAPI keeps all of them next to each other.
-    schemas.update(schema.pop("$defs", {}))
-    schemas["ErrorAnswer"] = schema
+    for model in (ErrorAnswer, AnthropicErrorAnswer):
+        schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+        # pydantic nests models under $defs; OpenAPI keeps all of them next to each other.
+        schemas.update(schema.pop("$defs", {}))
+        schemas[model.__name__] = schema
     for path, operations in made["paths"].items():
+        form = AnthropicErrorAnswer if path.startswith(MESSAGES) else ErrorAnswer
         for method, operation in operations.items():
-            _add(operation, has_id="{" in path, is_change=method not in ("get", "head"))
+            _add(operation, form, has_id="{" in path, is_change=method not in ("get", "head"))
     return made
 
 
-def _add(operation: dict[str, Any], *, has_id: bool, is_change: bool) -> None:
+def _add(operation: dict[str, Any], form: type[BaseModel], *, has_id: bool, is_change: bool) -> None:
     """Every route with a key may refuse; those that change something may not find what the body names, or
     find it in another state."""
     # Routes without a key, such as /healthz, describe their answers themselves.
@@ -279,4 +305,4 @@ def _add(operation: dict[str, Any], *, has_id: bool, is_change: bool) -> None:
     for status in sorted(known):
         before = answers.get(str(status), {})
         description = before.get("description") or MEANINGS.get(status, "A failure")
-        answers[str(status)] = {**before, "description": description, "content": _ANSWER}
+        answers[str(status)] = {**before, "description": description, "content": _answer(form.__name__)}

@@ -1,13 +1,12 @@
-"""Every parameter of the client's own request types is in the table of docs/server.md, and is treated as it says."""
+"""Every parameter of the clients' own request types is in the table of docs/server.md, and is treated as it says."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, get_type_hints
 
 import pytest
+from anthropic.types import message_count_tokens_params, message_create_params, model_list_params
 from fastapi.routing import APIRoute
 from openai.types import (
     batch_create_params,
@@ -19,6 +18,7 @@ from openai.types import (
     eval_update_params,
     file_create_params,
     file_list_params,
+    moderation_create_params,
 )
 from openai.types.chat import completion_create_params as chat_params
 from openai.types.chat import completion_list_params
@@ -33,6 +33,7 @@ from openai.types.responses import (
     response_retrieve_params,
 )
 from pydantic import BaseModel, ValidationError
+from tests.fixtures.api import Visitor
 from tests.vacuous import nonempty
 
 from luthier.core.records.fine_tuning import FineTuningRequest
@@ -42,12 +43,15 @@ from luthier.features.evals_api import api as evals
 from luthier.features.evals_api.records import EvalRequest, EvalUpdate, RunRequest
 from luthier.features.files import api as files
 from luthier.features.finetuning_api import api as fine_tuning
-from luthier.features.serving.api import stored
+from luthier.features.serving.api import anthropic_models, stored
 from luthier.features.serving.api.chat import ChatBody
 from luthier.features.serving.api.completions import CompletionBody
+from luthier.features.serving.api.message_body import MessagesBody, PromptBody
+from luthier.features.serving.api.moderations import ModerationBody
 from luthier.features.serving.api.pooling import EmbeddingBody
 from luthier.features.serving.api.responses import stored as responses
 from luthier.features.serving.api.responses.body import ResponseBody, TokenCountBody
+from luthier.server.parameters import as_markdown, parameters
 
 TYPES: Final[dict[str, tuple[Any, ...]]] = {
     "chat": (chat_params.CompletionCreateParamsNonStreaming, chat_params.CompletionCreateParamsStreaming),
@@ -81,6 +85,13 @@ TYPES: Final[dict[str, tuple[Any, ...]]] = {
     "response items list": (input_item_list_params.InputItemListParams,),
     "batches": (batch_create_params.BatchCreateParams,),
     "batches list": (batch_list_params.BatchListParams,),
+    "moderations": (moderation_create_params.ModerationCreateParams,),
+    "messages": (
+        message_create_params.MessageCreateParamsNonStreaming,
+        message_create_params.MessageCreateParamsStreaming,
+    ),
+    "messages tokens": (message_count_tokens_params.MessageCountTokensParams,),
+    "messages models": (model_list_params.ModelListParams,),
 }
 BODIES: Final[dict[str, type[BaseModel]]] = {
     "chat": ChatBody,
@@ -93,6 +104,9 @@ BODIES: Final[dict[str, type[BaseModel]]] = {
     "batches": BatchRequest,
     "responses": ResponseBody,
     "response counts": TokenCountBody,
+    "moderations": ModerationBody,
+    "messages": MessagesBody,
+    "messages tokens": PromptBody,
 }
 LEAST: Final[dict[str, dict[str, Any]]] = {
     "chat": {"model": "m", "messages": [{"role": "user", "content": "a"}]},
@@ -108,6 +122,9 @@ LEAST: Final[dict[str, dict[str, Any]]] = {
     "batches": {"input_file_id": "f", "endpoint": "/v1/embeddings", "completion_window": "24h"},
     "responses": {"model": "m", "input": "a"},
     "response counts": {"model": "m", "input": "a"},
+    "moderations": {"input": "a"},
+    "messages": {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "a"}]},
+    "messages tokens": {"model": "m", "messages": [{"role": "user", "content": "a"}]},
 }
 # Of each accepted parameter: values that pass, and values that are refused.
 SHAPES: Final[dict[str, tuple[list[Any], list[Any]]]] = {
@@ -120,6 +137,12 @@ SHAPES: Final[dict[str, tuple[list[Any], list[Any]]]] = {
     "echo": ([False], [True, 1, 0, ""]),
     "background": ([False], [True, 1, ""]),
     "max_tool_calls": ([1, 100], [0, "many"]),
+    "cache_control": (
+        [{"type": "ephemeral"}, {"type": "ephemeral", "ttl": "1h"}],
+        [{}, "x", {"type": "ephemeral", "a": 1}],
+    ),
+    "speed": (["standard"], ["fast", "", 1]),
+    "messages service_tier": (["auto", "standard_only"], ["default", "flex", "", 1, {}]),
 }
 # What asks for a refused parameter, an empty value among them.
 WISHES: Final[dict[str, list[Any]]] = {
@@ -136,23 +159,37 @@ WISHES: Final[dict[str, list[Any]]] = {
     "image": [{}],
     "prompt": [{"id": "pmpt_1"}],
     "personality": ["friendly"],
+    "container": ["", "c", {"id": "c"}],
+    "diagnostics": [{}],
+    "inference_geo": ["eu"],
+    "integrations": [[{"type": "wandb", "wandb": {"project": "p"}}]],
 }
 
 
-def rows() -> Iterator[tuple[str, str, str]]:
-    """(request, parameter, state) of each row of the table."""
-    text = (Path(__file__).parents[4] / "docs" / "server.md").read_text(encoding="utf-8")
-    for request, names, state in re.findall(r"^\| ([a-z ]+) \| (`[^|]+`) \| (\w+) \|", text, re.MULTILINE):
-        if request in TYPES:
-            for name in re.findall(r"`(\w+)`", names):
-                yield request, name, state
-
-
-TABLE: Final = list(rows())
+TABLE: Final = list(parameters())
+ROUTES: Final = {
+    "chat": "/v1/chat/completions",
+    "completions": "/v1/completions",
+    "embeddings": "/v1/embeddings",
+    "moderations": "/v1/moderations",
+    "jobs": "/v1/fine_tuning/jobs",
+    "evals": "/v1/evals",
+    "batches": "/v1/batches",
+    "messages": "/v1/messages",
+    "messages tokens": "/v1/messages/count_tokens",
+    "messages models": "/v1/models",
+}
+# What the client sends as headers.
+HEADERS: Final = {"user_profile_id": "anthropic-user-profile-id", "workspace_id": "anthropic-workspace-id"}
 
 
 def states(state: str) -> list[tuple[str, str]]:
     return [(request, name) for request, name, found in TABLE if found == state]
+
+
+def test_the_documentation_has_the_table() -> None:
+    text = (Path(__file__).parents[4] / "docs" / "server.md").read_text(encoding="utf-8")
+    assert as_markdown() in text, "write it there: luthier.server.parameters.as_markdown()"
 
 
 @pytest.mark.parametrize("request_", TYPES)
@@ -161,6 +198,7 @@ def test_the_table_holds_every_parameter_of_the_client_once(request_: str) -> No
     ours = [name for request, name, _ in TABLE if request == request_]
     assert theirs
     assert sorted(ours) == sorted(theirs)
+    assert {request for request, _, _ in TABLE} == set(TYPES)
 
 
 def query_names(router: Any, path: str) -> set[str]:
@@ -188,6 +226,7 @@ def test_what_is_supported_has_a_place() -> None:
     places["response items list"] = query_names(responses.router, "/v1/responses/{response_id}/input_items")
     places["response"] = query_names(responses.router, "/v1/responses/{response_id}")
     places["batches list"] = query_names(batches.router, "/v1/batches")
+    places["messages models"] = set(anthropic_models.PARAMETERS)
     assert len(states("supported")) > 40
     for request, name in states("supported"):
         assert name in places[request], (request, name)
@@ -207,14 +246,33 @@ def test_what_is_accepted_has_a_shape(request_: str, name: str) -> None:
     if name == "best_of":  # held against `n` by the route
         assert wrong_places(request_, {name: "two"}) == {name}
         return
-    right, wrong = SHAPES[name]
+    right, wrong = SHAPES.get(f"{request_} {name}", SHAPES.get(name, ([], [])))
     for value in (None, *right):
         assert wrong_places(request_, {name: value}) == set(), value
     for value in nonempty(wrong):
         assert wrong_places(request_, {name: value}) == {name}, value
 
 
-@pytest.mark.parametrize(("request_", "name"), states("refused"))
+def test_the_server_refuses_by_name_what_it_does_not_support(visitor: Visitor) -> None:
+    client = visitor("admin")
+    client.headers["anthropic-version"] = "2023-06-01"
+    refused = states("refused")
+    assert {request for request, _ in refused} <= set(ROUTES)
+    wishes = [(request, name, value) for request, name in refused for value in WISHES.get(name, ["value"])]
+    # And a name that no API has, of every request with a body.
+    wishes += [(request, "min_p", 0.1) for request in ROUTES if request in BODIES]
+    for request, name, value in nonempty(wishes):
+        if name in HEADERS:
+            send = client.post if request in BODIES else client.get
+            body = {"json": LEAST[request]} if request in BODIES else {}
+            answer = send(ROUTES[request], headers={HEADERS[name]: "value"}, **body)
+        else:
+            answer = client.post(ROUTES[request], json=LEAST[request] | {name: value})
+        error = answer.json()["error"]
+        assert (answer.status_code, HEADERS.get(name, name) in error["message"]) == (400, True), (request, name, error)
+
+
+@pytest.mark.parametrize(("request_", "name"), [one for one in states("refused") if one[1] not in HEADERS])
 def test_what_is_refused_is_refused_by_name_however_it_is_asked_for(request_: str, name: str) -> None:
     if name == "integrations":  # its shape is read, and `service.fine_tuning.create` refuses it
         assert wrong_places(request_, {name: [{"type": "other"}]}) == {name}

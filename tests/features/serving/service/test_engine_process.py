@@ -119,6 +119,13 @@ class PreparingFake(FakeEngine):
         return self.ask(key, prepared, adapter)
 
 
+class CountingFake(PreparingFake):
+    """Counts the tokens of a prompt: a character each."""
+
+    def num_prompt_tokens(self, prepared: Prepared) -> int:
+        return len(prepared.text)
+
+
 class World:
     """A desk at work, and all that is heard from it."""
 
@@ -131,7 +138,7 @@ class World:
         self.num_rows: int | None = None
         self.num_polls_before = 0
         self.gates: dict[str, threading.Event] = {}
-        self.prepares = False
+        self.prepares = self.counts = False
         self.let_prepare = threading.Event()
         self.begun: queue.Queue[str] = queue.Queue()
         self.admitted: list[tuple[str, bool]] = []
@@ -168,6 +175,8 @@ class World:
         self.log.append(f"open {name}")
         if self.describes:
             return DescribedFake(served, self)
+        if self.counts:
+            return CountingFake(served, self)
         return PreparingFake(served, self) if self.prepares else FakeEngine(served, self)
 
     def model(self, name: str, adapter: str | None = None) -> Served:
@@ -468,6 +477,25 @@ def test_a_prompt_that_takes_long_to_be_made_ready_holds_up_no_answer(world: Wor
     assert not set(slow) & set(world.texts)
     world.let_prepare.set()
     assert world.answered(*slow) == ["a:", "a:"]
+
+
+@pytest.mark.parametrize("counts", [True, False])
+def test_a_prompt_is_counted_without_a_pass_where_the_engine_can(world: World, counts: bool) -> None:
+    world.counts, world.prepares = counts, True
+    world.open_desk()
+    request = TextRequest(text="four", counts_tokens=True).model_dump(mode="json")
+    world.scheduler.hear(
+        {"ask": "k", "owner": "o", "model": world.model("a").model_dump(mode="json"), "request": request}
+    )
+    told = [world.told.get(timeout=60) for _ in range(2 if counts else 3)]
+    assert {key for key, _ in told} == {"k"}
+    events = [event for _, event in told]
+    if counts:
+        assert events == [Started(num_prompt_tokens=4), Ended(reason="length", num_new_tokens=0)]
+    else:
+        assert [event.kind for event in events] == ["started", "piece", "ended"]
+    assert world.admitted == ([] if counts else [("o", False)])
+    assert world.answered(world.ask("a")) == ["a:"]
 
 
 def test_one_that_goes_away_while_it_is_made_ready_is_not_written(world: World) -> None:

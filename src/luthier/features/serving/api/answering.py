@@ -189,8 +189,8 @@ class ResponseWriter(Protocol):
         """The complete response; of a stream, the one that the stream has shown."""
         ...
 
-    def begin(self) -> Iterator[bytes]:
-        """The lines before all others."""
+    def begin(self, answer: serving.Answer) -> Iterator[bytes]:
+        """The lines before all others. answer: so far; the tokens of the prompt are known."""
         ...
 
     def event(self, event: Piece | Ended) -> Iterator[bytes]:
@@ -229,7 +229,7 @@ class ChunkWriter:
         """The complete response."""
         return self._words.whole(answer)
 
-    def begin(self) -> Iterator[bytes]:
+    def begin(self, answer: serving.Answer) -> Iterator[bytes]:  # noqa: ARG002
         """Nothing: the first chunk belongs to a choice."""
         yield from ()
 
@@ -359,7 +359,7 @@ async def _events(
     """The answer as server-sent events; starlette closes this on disconnect. early: events received so far."""
     num_open = len(stream.answer.choices)
     try:
-        for line in words.begin():
+        for line in words.begin(stream.answer):
             yield line
         while num_open:
             event = early.pop(0) if early else await stream.next()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
 from luthier.core.conversation import OptedTurns
 from luthier.core.engine_rates import NUM_MANY
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.features.serving import models as served_models
+from luthier.features.serving.api.anthropic_models import anthropic_model, anthropic_page
 from luthier.features.serving.models import EngineView, NamedModel
+from luthier.platform.http.anthropic import check_headers, is_anthropic
 from luthier.platform.http.authentication import HomeContext, Looker, Trainer
 from luthier.platform.http.errors import ApiError
 
@@ -18,16 +20,24 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 
 
 @router.get("")
-def list_models(context: HomeContext, caller: Looker) -> dict[str, Any]:
-    """List the project's tuned models, permitted checkpoints, and base models on this machine."""
-    return {"object": "list", "data": [_show(model) for model in served_models.list_models(context, caller)]}
+def list_models(request: Request, context: HomeContext, caller: Looker) -> dict[str, Any]:
+    """List the project's tuned models, permitted checkpoints, and base models on this machine.
+
+    With the header `anthropic-version` in Anthropic's form, by page.
+    """
+    is_theirs = _is_anthropic(request)
+    found = served_models.list_models(context, caller)
+    if is_theirs:
+        return anthropic_page(found, request.query_params)
+    return {"object": "list", "data": [_show(model) for model in found]}
 
 
 @router.get("/{model:path}")
-def retrieve_model(model: str, context: HomeContext, caller: Looker) -> dict[str, Any]:
-    """Get one model. 404 if this project cannot use it."""
+def retrieve_model(model: str, request: Request, context: HomeContext, caller: Looker) -> dict[str, Any]:
+    """Get one model. 404 if this project cannot use it. With the header `anthropic-version` in Anthropic's form."""
+    show = anthropic_model if _is_anthropic(request) else _show
     try:
-        return _show(served_models.get_model(context, caller, model))
+        return show(served_models.get_model(context, caller, model))
     except NotFoundError as error:
         raise _not_found(error) from error
 
@@ -45,12 +55,22 @@ def delete_model(model: str, context: HomeContext, caller: Trainer) -> dict[str,
     return {"id": model, "object": "model", "deleted": True}
 
 
+def _is_anthropic(request: Request) -> bool:
+    """Whether the answer is to be in Anthropic's form. Raises ApiError for headers that it refuses."""
+    if not is_anthropic(request.url.path, request.headers):
+        return False
+    check_headers(request.headers)
+    return True
+
+
 def _show(model: NamedModel) -> dict[str, Any]:
     return {
         "id": model.model_id,
         "object": "model",
         "created": int(model.created_at),
         "owned_by": model.owned_by,
+        "max_model_len": model.max_model_len,
+        "capabilities": model.capabilities,
         "template_options": model.template_options,
         "rewritten_turns": _rewritten(model.opted_turns),
         "task_head": model.task_head,

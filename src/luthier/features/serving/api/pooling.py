@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import struct
 import threading
 import time
@@ -33,7 +32,7 @@ from luthier.core.stream import Failed, Pooled, PoolingRequest
 from luthier.core.task_head import TaskHead
 from luthier.features.serving import service as serving
 from luthier.features.serving.api.answering import TRACE_HEADER, USER_HEADER, Event, Name, refused, target_header, watch
-from luthier.features.serving.completion_stream import uncancelled
+from luthier.features.serving.completion_stream import queued, uncancelled
 from luthier.features.serving.head_answers import classified, embedding_request, prompt_of
 from luthier.features.serving.models import Routed, head_of, route, user_of
 from luthier.features.traffic.log import CLIENT_GONE, Operation, RequestRecord
@@ -122,7 +121,7 @@ _ANSWERS: Final = documented(404, 503)
 @router.post("/embeddings", responses=_ANSWERS, response_class=Response)
 async def create_embeddings(body: EmbeddingBody, request: Request, context: HomeContext, caller: Asker) -> Response:
     """One vector per text, in order."""
-    return await _respond(
+    return await respond_pooled(
         request,
         context,
         caller,
@@ -130,6 +129,7 @@ async def create_embeddings(body: EmbeddingBody, request: Request, context: Home
         "embeddings",
         lambda head: embedding_inputs(body, head),
         lambda run: embedding_response(body, run.pooled),
+        prefix="embd",
     )
 
 
@@ -157,7 +157,7 @@ async def create_classification(body: ClassifyBody, request: Request, context: H
             return PoolingRequest(inputs=ids, kind=kind)
         return PoolingRequest(conversations=tuple(prompt_of(str(one)) for one in inputs), kind=kind)
 
-    return await _respond(request, context, caller, body, "classify", made, _classes)
+    return await respond_pooled(request, context, caller, body, "classify", made, _classes)
 
 
 @router.post("/score", responses=_ANSWERS, response_class=Response)
@@ -174,7 +174,7 @@ async def create_score(body: ScoreBody, request: Request, context: HomeContext, 
         )
         raise ApiError(400, message, param="text_1", code="invalid_value")
     asked = PoolingRequest(pairs=tuple(zip(first, second, strict=True)), kind="rank")
-    return await _respond(request, context, caller, body, "score", lambda _: asked, _scores)
+    return await respond_pooled(request, context, caller, body, "score", lambda _: asked, _scores)
 
 
 @router.post("/rerank", responses=_ANSWERS, response_class=Response)
@@ -183,7 +183,7 @@ async def create_ranking(body: RerankBody, request: Request, context: HomeContex
     texts = [one if isinstance(one, str) else one.text for one in body.documents]
     asked = PoolingRequest(pairs=tuple((body.query, text) for text in texts), kind="rank")
 
-    def shown(run: _Running) -> dict[str, Any]:
+    def shown(run: PooledRun) -> dict[str, Any]:
         relevance = [one[0] for one in run.pooled.outputs]
         # Stable: equally relevant documents keep their order.
         best = sorted(range(len(texts)), key=lambda place: -relevance[place])[: body.top_n]
@@ -194,20 +194,20 @@ async def create_ranking(body: RerankBody, request: Request, context: HomeContex
         ]
         return {"id": run.exchange.exchange_id, "model": body.model, "results": results, "usage": _usage(run.pooled)}
 
-    return await _respond(request, context, caller, body, "rerank", lambda _: asked, shown)
+    return await respond_pooled(request, context, caller, body, "rerank", lambda _: asked, shown)
 
 
-_PREFIXES: Final[dict[str, str]] = {"embeddings": "embd", "classify": "classify", "score": "score", "rerank": "rerank"}
-
-
-async def _respond(
+async def respond_pooled(
     request: Request,
     context: Context,
     caller: Caller,
     body: PoolingBody,
     operation: Operation,
     made: Callable[[TaskHead | None], PoolingRequest],
-    shown: Callable[[_Running], dict[str, Any]],
+    shown: Callable[[PooledRun], dict[str, Any]],
+    *,
+    find: Callable[[], Routed] | None = None,
+    prefix: str | None = None,
 ) -> Response:
     """Process inputs and respond; a disconnected client cancels the request.
 
@@ -219,25 +219,22 @@ async def _respond(
         operation: Its name in the traffic log.
         made: Creates the request for the model's head.
         shown: Creates the response; its errors are recorded as rejections.
+        find: Finds the target; None routes the name in the body.
+        prefix: Of the id; None for the operation.
 
     Raises:
         ApiError: The request is rejected or fails.
     """
-    loop, inbox = asyncio.get_running_loop(), asyncio.Queue[Event | None]()
-
-    def hear(event: Event) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: the server has shut down
-            loop.call_soon_threadsafe(inbox.put_nowait, event)
-
-    named = body.user if body.user is not None else request.headers.get(USER_HEADER)
+    inbox = asyncio.Queue[Event | None]()
+    hear, named = queued(inbox), body.user if body.user is not None else request.headers.get(USER_HEADER)
     user = user_of(caller, (), named)  # without one, a key gets one target: outputs of two cannot be compared
-    exchange = RequestRecord(context, caller, body.model, named or "", f"{_PREFIXES[operation]}-{uuid.uuid4().hex}")
-    exchange.operation, exchange.trace_parent = operation, request.headers.get(TRACE_HEADER, "")
-    running = _Running(context, caller, exchange)
+    record = RequestRecord(context, caller, body.model, named or "", f"{prefix or operation}-{uuid.uuid4().hex}")
+    record.operation, record.trace_parent = operation, request.headers.get(TRACE_HEADER, "")
+    running = PooledRun(context, caller, record)
 
     def begin() -> None:
         # Stored at once instead of returned: if this task is cancelled, the return value of the thread is lost.
-        routed = running.routed = route(context, caller, body.model, user)
+        routed = running.routed = route(context, caller, body.model, user) if find is None else find()
         running.head = head_of(routed.served)
         running.begun(serving.ask_pooling(context, caller, routed, made(running.head), hear))
 
@@ -268,7 +265,7 @@ async def _respond(
 
 
 @dataclass(slots=True)
-class _Running:
+class PooledRun:
     """A running request: charged and recorded once, however it ends.
 
     Attributes:
@@ -360,18 +357,18 @@ def embedding_response(body: EmbeddingBody, made: Pooled) -> dict[str, Any]:
     }
 
 
-def _classes(run: _Running) -> dict[str, Any]:
+def _classes(run: PooledRun) -> dict[str, Any]:
     assert run.head is not None
     data = [{"index": place} | classified(run.head, one) for place, one in enumerate(run.pooled.outputs)]
     return _listed(run, data) | {"classes": list(run.head.labels)}
 
 
-def _scores(run: _Running) -> dict[str, Any]:
+def _scores(run: PooledRun) -> dict[str, Any]:
     data = [{"index": place, "object": "score", "score": one[0]} for place, one in enumerate(run.pooled.outputs)]
     return _listed(run, data)
 
 
-def _listed(run: _Running, data: list[dict[str, Any]]) -> dict[str, Any]:
+def _listed(run: PooledRun, data: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "id": run.exchange.exchange_id,
         "object": "list",

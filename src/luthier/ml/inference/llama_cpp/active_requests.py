@@ -206,6 +206,7 @@ class AnswerReader:
             num_new_tokens=num_new,
             num_thinking_tokens=min(self._answer.num_thinking, num_new),
             ends_in_thought=self._answer.ends_in_thought,
+            stop_text=self._answer.stop_text,
         )
         return [*last, ended]
 

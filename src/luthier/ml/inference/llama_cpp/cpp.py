@@ -213,6 +213,10 @@ class LlamaCppEngine:
         max_new_tokens = min(request.max_new_tokens + thinking.max_tokens, room)
         return _Prepared(request, ids, max_new_tokens, form, grammar, thinking)
 
+    def num_prompt_tokens(self, prepared: _Prepared) -> int:
+        """Tokens of a prepared prompt."""
+        return len(prepared.ids)
+
     def admit(
         self,
         key: Hashable,

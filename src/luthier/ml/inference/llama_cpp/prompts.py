@@ -24,7 +24,13 @@ from luthier.ml.inference.llama_cpp.server import LlamaServer
 from luthier.ml.inference.models.gguf import GgufHeader
 from luthier.ml.inference.models.jinja_sandbox import filled_names, own_name, reads_clock, without_clock
 from luthier.ml.inference.models.thinking import TAGS
-from luthier.ml.inference.models.thinking_probe import default_switches, measured_format, options_of, tags_in
+from luthier.ml.inference.models.thinking_probe import (
+    default_switches,
+    measured_format,
+    options_of,
+    tags_in,
+    thinking_switches,
+)
 from luthier.ml.inference.thoughts import NO_THINKING, RequestTemplates, Thinking
 from luthier.ml.inference.tool_calls import COMPACT, ToolForm
 
@@ -162,7 +168,9 @@ class FileReader:
         return Thinking(form, form.is_open(tail), most, () if known is None else tags_in(known.delimiters))
 
     def _options(self, request: TextRequest) -> dict[str, TemplateOption]:
-        requested = options_of(self._text, {}, request.template_options, request.reasoning_effort)
+        is_known = bool(request.thinks) and measured_format(self._text, {}, {}) is not None
+        requested = thinking_switches(self._text, {}, thinks=request.thinks, is_known=is_known)
+        requested |= options_of(self._text, {}, request.template_options, request.reasoning_effort)
         return self._defaults | request.trained_options | requested
 
     def _least_tokens(self, text: str) -> int:

@@ -142,6 +142,32 @@ def options_of(
     return found | dict(options)
 
 
+def thinking_switches(
+    template: str, special_tokens: Mapping[str, Any], *, thinks: bool | None, is_known: bool
+) -> dict[str, TemplateOption]:
+    """The options that turn thinking on or off for a request; an effort of the same request takes precedence.
+
+    Args:
+        template: Text of the template; empty for none.
+        special_tokens: What templates know by name.
+        thinks: Whether the model is to think; None leaves it to the template.
+        is_known: Whether the template is known to have a place for thoughts.
+
+    Raises:
+        RequestError: thinking is requested of a template without a switch for it, an effort, or a place for thoughts.
+    """
+    if thinks is None:
+        return {}
+    switches = thinking_options(template, special_tokens)
+    if thinks and not switches and not is_known and not effort_options(template):
+        raise RequestError(
+            "thinking, of a model whose chat template has no place for thoughts",
+            expected="a model that thinks, or a request without thinking",
+            do="leave thinking out, or choose a model that thinks",
+        )
+    return dict.fromkeys(switches, thinks)
+
+
 def tags_in(texts: Sequence[str]) -> tuple[str, ...]:
     """The tags in delimiters: each may be a special token of a vocabulary."""
     return tuple(dict.fromkeys(tag for text in texts for tag in _TAG.findall(text)))

@@ -192,6 +192,7 @@ class ChunkReader:
                 num_prompt_tokens=self._num_prompt if self._asked.token_ids is None else None,
                 num_thinking_tokens=min(max(self._num_thinking, self._answer.num_thinking), num_new),
                 ends_in_thought=self._answer.ends_in_thought or (bool(self._num_thinking) and not self._num_emitted),
+                stop_text=self._answer.stop_text,
             ),
         ]
 

@@ -11,6 +11,7 @@ from sqlalchemy import insert
 from tests.features.serving.openai.answers.conftest import MakeClient
 
 from luthier.features.models.store import TunedModel
+from luthier.features.serving.targets import local_base_models
 from luthier.platform.auth.service import create_key
 from luthier.platform.db.tables import checkpoint_permissions
 from luthier.platform.home.context import Context
@@ -35,7 +36,7 @@ def names(client: openai.OpenAI) -> list[str]:
     return [model.id for model in client.models.list()]
 
 
-def test_own_and_base_models_are_listed_and_looked_up(client: openai.OpenAI, tuned: str) -> None:
+def test_own_and_base_models_are_listed_and_looked_up(served: ServedHome, client: openai.OpenAI, tuned: str) -> None:
     assert names(client) == [tuned, "tiny"]
     found = client.models.retrieve(tuned)
     assert (found.id, found.object, found.owned_by) == (tuned, "model", "default")
@@ -45,6 +46,8 @@ def test_own_and_base_models_are_listed_and_looked_up(client: openai.OpenAI, tun
     assert (found.decoding, found.template_options) == (None, {})  # its run and its files are gone
     assert found.engines == []
     assert [one["engine"] for one in base.engines] == ["transformers"]
+    assert base.max_model_len == local_base_models(served[0])["tiny"].context_length_tokens
+    assert (found.max_model_len, found.capabilities) == (None, {})
 
 
 def test_another_project_sees_nothing_of_it(make_client: MakeClient, client: openai.OpenAI, tuned: str) -> None:

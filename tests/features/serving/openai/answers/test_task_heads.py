@@ -59,6 +59,15 @@ def heads(served: tuple[Context, str]) -> Heads:
     return Heads(names, folders, local_base_models(context)["tiny"].path)
 
 
+def test_models_say_what_they_can_do(client: openai.OpenAI, heads: Heads) -> None:
+    found = {model.id: model for model in client.models.list()}
+    able = {name: {one for one, can in found[full].capabilities.items() if can} for name, full in heads.names.items()}
+    assert able["classify"] == able["several"] == able["whole"] == {"classify", "moderations"}
+    assert (able["regress"], able["rank"], able["embed"]) == ({"classify"}, {"score"}, {"embeddings"})
+    text = {one for one, can in found["tiny"].capabilities.items() if can}
+    assert text == {"chat", "completions", "messages", "tools", "structured_outputs", "embeddings"}
+
+
 @pytest.fixture(scope="module")
 def http(served: tuple[Context, str], make_client: MakeClient) -> Iterator[httpx2.Client]:
     key = make_client("infer", "read").api_key
@@ -99,6 +108,25 @@ def test_classes_come_with_their_probabilities(http: httpx2.Client, heads: Heads
     assert http.post("/classify", json=turns).json()["data"][0]["probs"] == pytest.approx(
         expected[0].tolist(), abs=1e-5
     )
+
+
+def test_a_classifier_moderates(http: httpx2.Client, client: openai.OpenAI, heads: Heads) -> None:
+    name = heads.names["several"]
+    probabilities = http.post("/classify", json={"model": name, "input": TEXTS}).json()["data"]
+    found = client.moderations.create(model=name, input=TEXTS)
+    assert (found.model, len(found.results)) == (name, len(TEXTS))
+    for result, one in zip(nonempty(found.results), probabilities, strict=True):
+        document = result.to_dict()
+        scores: Any = document["category_scores"]
+        assert list(scores) == list(LABELS)
+        assert list(scores.values()) == pytest.approx(one["probs"], abs=1e-6)
+        assert document["categories"] == {label: label in one["labels"] for label in LABELS}
+        assert result.flagged == bool(one["labels"])
+    for model in (heads.names["embed"], "tiny"):
+        with pytest.raises(openai.BadRequestError, match="classes with probabilities"):
+            client.moderations.create(model=model, input="a")
+    with pytest.raises(openai.BadRequestError, match="LUTHIER_MODERATION_MODEL"):
+        client.moderations.create(input="a")
 
 
 def test_numbers_come_in_their_unit(http: httpx2.Client, heads: Heads) -> None:

@@ -63,7 +63,7 @@ class ResponseObjectWriter:
             return document | {"incomplete_details": {"reason": "max_output_tokens"}}
         return document | {"completed_at": int(time.time())}
 
-    def begin(self) -> Iterator[bytes]:
+    def begin(self, answer: Answer) -> Iterator[bytes]:  # noqa: ARG002 - of the protocol
         """That it is created, and in progress."""
         self._has_begun = True
         for name in ("created", "in_progress"):

@@ -1,0 +1,315 @@
+"""The body of /v1/messages: what is supported, and what is refused by name.
+
+Source: Anthropic's API reference, "Create a Message" and "Count tokens in a Message".
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
+
+from luthier.features.serving.api.answering import Name, Unsupported
+from luthier.features.serving.api.chat import MAX_TOOLS, Tool, ToolFunction
+
+_STRICT: Final = ConfigDict(extra="forbid", strict=True)
+_MAX_MESSAGES: Final = 2048
+_MAX_STOPS: Final = 16
+
+
+def _type_of(value: Any) -> Any:
+    return value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+
+
+def _only(*known: str) -> BeforeValidator:
+    """Names a block of a type that is not supported, before the union of blocks says that it fits none of them."""
+
+    def check(value: Any) -> Any:
+        if (kind := _type_of(value)) not in known:
+            wanted = ", ".join(known)
+            raise ValueError(
+                f"a block of the type {kind!r}; expected: {wanted}; what to do: leave it out, or send its text"
+            )
+        return value
+
+    return BeforeValidator(check)
+
+
+def _refuse_other_tools(value: Any) -> Any:
+    kind = value.get("type") if isinstance(value, dict) else None
+    if isinstance(kind, str) and kind != "custom":
+        raise ValueError(
+            f"a tool of the type {kind!r}, which only the hosted service has; expected: tools with a name and an "
+            "input_schema; what to do: describe it as such a tool, and run it yourself"
+        )
+    return value
+
+
+def _refuse_fast(value: Any) -> Any:
+    if value not in (None, "standard"):
+        raise ValueError("this server has one speed, standard: leave it out")
+    return value
+
+
+class CacheControl(BaseModel):
+    """A mark for the hosted service's prompt cache; it changes no answer here."""
+
+    model_config = _STRICT
+
+    type: Literal["ephemeral"]
+    ttl: Literal["5m", "1h"] | None = None
+
+
+class TextBlock(BaseModel):
+    """Text."""
+
+    model_config = _STRICT
+
+    type: Literal["text"]
+    text: str
+    cache_control: CacheControl | None = None
+    citations: Unsupported = None
+
+
+def _kind_of_content(value: Any) -> str:
+    return "as_string" if isinstance(value, str) else "as_blocks"
+
+
+# Tags that are no keys of a block: they are taken out of the place that an error names.
+OnlyText = Annotated[TextBlock, _only("text")]
+TextContent = Annotated[
+    Annotated[str, Tag("as_string")] | Annotated[list[OnlyText], Field(fail_fast=True), Tag("as_blocks")],
+    Discriminator(_kind_of_content),
+]
+
+
+class DirectCaller(BaseModel):
+    """Who has called a tool: the model itself."""
+
+    model_config = _STRICT
+
+    type: Literal["direct"]
+
+
+class ToolUseBlock(BaseModel):
+    """A call of a tool."""
+
+    model_config = _STRICT
+
+    type: Literal["tool_use"]
+    id: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,128}$")]
+    name: Annotated[str, Field(min_length=1, max_length=1024)]
+    input: dict[str, Any]
+    cache_control: CacheControl | None = None
+    caller: DirectCaller | None = None
+    toolset_name: Unsupported = None
+
+
+class ToolResultBlock(BaseModel):
+    """What a call has returned."""
+
+    model_config = _STRICT
+
+    type: Literal["tool_result"]
+    tool_use_id: Annotated[str, Field(min_length=1, max_length=128)]
+    content: TextContent = ""
+    is_error: bool | None = None
+    cache_control: CacheControl | None = None
+    toolset_name: Unsupported = None
+
+
+class ThinkingBlock(BaseModel):
+    """A thought of an earlier answer. Its signature is not checked: the text itself is what the model reads."""
+
+    model_config = _STRICT
+
+    type: Literal["thinking"]
+    thinking: str
+    signature: str
+
+
+def _kind_of_block(value: Any) -> str:
+    return f"{_type_of(value)}_block"
+
+
+Block = Annotated[
+    Annotated[TextBlock, Tag("text_block")]
+    | Annotated[ToolUseBlock, Tag("tool_use_block")]
+    | Annotated[ToolResultBlock, Tag("tool_result_block")]
+    | Annotated[ThinkingBlock, Tag("thinking_block")],
+    Discriminator(_kind_of_block),
+    _only("text", "tool_use", "tool_result", "thinking"),
+]
+Content = Annotated[
+    Annotated[str, Tag("as_string")]
+    | Annotated[list[Block], Field(fail_fast=True, min_length=1, max_length=_MAX_MESSAGES), Tag("as_blocks")],
+    Discriminator(_kind_of_content),
+]
+
+
+class InputMessage(BaseModel):
+    """One turn, or a part of it."""
+
+    model_config = _STRICT
+
+    role: Literal["user", "assistant", "system"]
+    content: Content
+
+
+class CustomTool(BaseModel):
+    """A tool that the client runs."""
+
+    model_config = _STRICT
+
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    input_schema: dict[str, Any]
+    description: str | None = None
+    type: Literal["custom"] | None = None
+    strict: bool | None = None
+    cache_control: CacheControl | None = None
+    eager_input_streaming: bool | None = None
+    defer_loading: Literal[False] | None = None
+    allowed_callers: list[Literal["direct"]] | None = None
+    input_examples: Unsupported = None
+
+    def as_openai(self) -> Tool:
+        """In the format of chat completions."""
+        made = ToolFunction(name=self.name, description=self.description, parameters=self.input_schema)
+        return Tool(type="function", function=made)
+
+
+class AutoChoice(BaseModel):
+    """The model decides, or calls no tool."""
+
+    model_config = _STRICT
+
+    type: Literal["auto", "any"]
+    disable_parallel_tool_use: bool | None = None
+
+
+class NoChoice(BaseModel):
+    """No tool is called."""
+
+    model_config = _STRICT
+
+    type: Literal["none"]
+
+
+class OneTool(BaseModel):
+    """This tool is called."""
+
+    model_config = _STRICT
+
+    type: Literal["tool"]
+    name: str
+    disable_parallel_tool_use: bool | None = None
+
+
+class EnabledThinking(BaseModel):
+    """A thought before the answer, of at most `budget_tokens`, which are part of `max_tokens`."""
+
+    model_config = _STRICT
+
+    type: Literal["enabled"]
+    budget_tokens: Annotated[int, Field(ge=1)]
+    display: Literal["summarized", "omitted"] | None = None
+
+
+class AdaptiveThinking(BaseModel):
+    """The model decides."""
+
+    model_config = _STRICT
+
+    type: Literal["adaptive"]
+    display: Literal["summarized", "omitted"] | None = None
+
+
+class DisabledThinking(BaseModel):
+    """No thought, of a model whose template can turn it off."""
+
+    model_config = _STRICT
+
+    type: Literal["disabled"]
+
+
+class JsonFormat(BaseModel):
+    """An answer that is JSON of a schema."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
+
+    type: Literal["json_schema"]
+    own_schema: Annotated[dict[str, Any], Field(alias="schema")]
+
+
+class OutputConfig(BaseModel):
+    """How much is thought, and the form of the answer."""
+
+    model_config = _STRICT
+
+    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
+    format: JsonFormat | None = None
+
+
+class MessageMetadata(BaseModel):
+    """The end user; selects the target of a deployment."""
+
+    model_config = _STRICT
+
+    user_id: Name | None = None
+
+
+class PromptBody(BaseModel):
+    """What a prompt is made of. Unknown keys are rejected, so that no option is silently ignored."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    model: str = Field(min_length=1, max_length=1024)
+    messages: Annotated[list[InputMessage], Field(fail_fast=True, min_length=1, max_length=_MAX_MESSAGES)]
+    system: TextContent | None = None
+    tools: (
+        Annotated[
+            list[Annotated[CustomTool, BeforeValidator(_refuse_other_tools)]],
+            Field(fail_fast=True, max_length=MAX_TOOLS),
+        ]
+        | None
+    ) = None
+    tool_choice: Annotated[AutoChoice | NoChoice | OneTool, Field(discriminator="type")] | None = None
+    thinking: Annotated[EnabledThinking | AdaptiveThinking | DisabledThinking, Field(discriminator="type")] | None = (
+        None
+    )
+    output_config: OutputConfig | None = None
+    cache_control: CacheControl | None = None
+    speed: Annotated[str | None, BeforeValidator(_refuse_fast)] = None
+
+    context_management: Unsupported = None
+    mcp_servers: Unsupported = None
+    output_format: Unsupported = None
+
+
+class MessagesBody(PromptBody):
+    """The request body. The table in docs/server.md documents each parameter; a test checks it."""
+
+    max_tokens: int = Field(ge=1)
+    stop_sequences: (
+        Annotated[list[Annotated[str, Field(min_length=1, max_length=1024)]], Field(max_length=_MAX_STOPS)] | None
+    ) = None
+    stream: bool | None = None
+    temperature: float | None = Field(default=None, ge=0, le=1)
+    top_p: float | None = Field(default=None, ge=0, le=1)
+    metadata: MessageMetadata | None = None
+    service_tier: Literal["auto", "standard_only"] | None = None
+
+    container: Unsupported = None
+    diagnostics: Unsupported = None
+    inference_geo: Unsupported = None
+    top_k: Unsupported = None
+
+    @property
+    def user(self) -> str | None:
+        """The end user, if the request names one."""
+        return None if self.metadata is None else self.metadata.user_id
+
+    @property
+    def shows_thoughts(self) -> bool:
+        """Whether thinking blocks have their text."""
+        return getattr(self.thinking, "display", None) != "omitted"
