@@ -37,6 +37,8 @@ from luthier.features.planning import api as plans
 from luthier.features.runs import api as runs
 from luthier.features.runs.service import sweep_removed
 from luthier.features.serving.api import chat, checkpoints, completions, graders, models, pooling, stored
+from luthier.features.tinker_api import api as tinker
+from luthier.features.tinker_api.checkpoints import sweep_checkpoints
 from luthier.features.traffic.files import sweep as sweep_traffic
 from luthier.features.traffic.stored_completions import sweep_stored_completions
 from luthier.features.usage import api as usage
@@ -90,13 +92,23 @@ async def _sweep(context: Context, every_seconds: float) -> None:
             log.exception("clearing away what has expired has to wait: an error of our own")
             continue
         # Each on its own: one that fails must not keep the others from their work.
-        for sweep in (sweep_files, sweep_traffic, sweep_stored_completions, sweep_removed, remove_abandoned):
+        for sweep in _SWEEPS:
             try:
                 await run_in_threadpool(sweep, context)
             except (LuthierError, OSError) as error:  # the next one may find the store or the database again
                 log.warning("clearing away what has expired failed: %s", error)
             except Exception:
                 log.exception("clearing away what has expired failed: an error of our own")
+
+
+_SWEEPS: Final = (
+    sweep_files,
+    sweep_traffic,
+    sweep_stored_completions,
+    sweep_removed,
+    remove_abandoned,
+    sweep_checkpoints,
+)
 
 
 class _SteadyClock:
@@ -142,6 +154,7 @@ _OF_A_HOME: tuple[APIRouter, ...] = (
     stored.router,
     evals.router,
     batches.router,
+    tinker.router,
 )
 _ALWAYS: tuple[APIRouter, ...] = (
     health.router,

@@ -42,9 +42,8 @@ async def let_in(request: Request) -> Caller:
     if authenticator.anybody is not None:
         request.state.caller = authenticator.anybody
         return authenticator.anybody
-    scheme, _, key = request.headers.get("authorization", "").partition(" ")
-    key = key.strip()
-    if scheme.lower() != "bearer" or not key:
+    key = _given_key(request)
+    if not key:
         raise ApiError(
             401,
             "You didn't provide an API key: expected the header `Authorization: Bearer KEY`; make a key with "
@@ -67,6 +66,23 @@ async def let_in(request: Request) -> Caller:
     _count(request, authenticator, given)
     request.state.caller, request.state.given = given.caller, given
     return given.caller
+
+
+_TINKER: Final = "/tinker/"
+_TINKER_KEY: Final = "tml-"
+
+
+def _given_key(request: Request) -> str:
+    """The key of a request; empty where it has none.
+
+    The Tinker SDK sends `X-API-Key`, and takes only keys that begin with `tml-`, which may be put before ours.
+    """
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return key.strip()
+    if request.url.path.startswith(_TINKER):
+        return request.headers.get("x-api-key", "").strip().removeprefix(_TINKER_KEY)
+    return ""
 
 
 def count_refused(request: Request, num_requests: int) -> None:
@@ -151,11 +167,12 @@ Reader = Annotated[Caller, Depends(_needs("read"))]
 Trainer = Annotated[Caller, Depends(_needs("train"))]
 Asker = Annotated[Caller, Depends(_needs("infer"))]
 Looker = Annotated[Caller, Depends(_needs("read", "infer"))]
+TrainerOrAsker = Annotated[Caller, Depends(_needs("train", "infer"))]
 Admin = Annotated[Caller, Depends(_needs("admin"))]
 """What a handler asks for to be sure that the one who calls may: the caller, with its project."""
 
 
-GUARDED: Final = ("/v1/", "/api/v1/")
+GUARDED: Final = ("/v1/", "/api/v1/", "/tinker/")
 """What the addresses begin with that need a key."""
 
 
