@@ -305,6 +305,21 @@ def test_a_deleted_checkpoint_is_gone_and_an_unknown_key_is_refused(
         connect("wrong").create_sampling_client(base_model="tiny").result()
 
 
+def test_an_adapter_is_downloaded_without_a_key_by_its_address(service: Any) -> None:
+    import httpx2 as httpx
+    from safetensors.torch import load
+
+    client = new_client(service)
+    path = client.save_weights_external("files").result(PATIENCE_SECONDS).path
+    urls = rest(service).get_external_weights_urls(path).result(PATIENCE_SECONDS).urls
+    config = httpx.get(urls["adapter_config.json"]).json()
+    assert (config["base_model_name_or_path"], config["r"], config["lora_alpha"]) == ("tiny", 4, 32)
+    weights = load(httpx.get(urls["adapter_model.safetensors"]).content)
+    assert any(name.endswith("lora_A.weight") for name in weights)
+    assert httpx.get(urls["adapter_config.json"].replace("adapter_config", "tokenizer")).status_code == 404
+    assert httpx.get(urls["adapter_config.json"].replace("/weights/", "/weights/x")).status_code == 404
+
+
 def test_runs_and_capabilities_are_listed(service: Any) -> None:
     client = new_client(service, user_metadata={"run": "mine"})
     found = rest(service).get_training_run(client.model_id).result(PATIENCE_SECONDS)

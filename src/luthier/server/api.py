@@ -38,6 +38,7 @@ from luthier.features.runs import api as runs
 from luthier.features.runs.service import sweep_removed
 from luthier.features.serving.api import chat, checkpoints, completions, graders, models, pooling, stored
 from luthier.features.tinker_api import api as tinker
+from luthier.features.tinker_api import downloads as tinker_downloads
 from luthier.features.tinker_api.checkpoints import sweep_checkpoints
 from luthier.features.traffic.files import sweep as sweep_traffic
 from luthier.features.traffic.stored_completions import sweep_stored_completions
@@ -155,6 +156,7 @@ _OF_A_HOME: tuple[APIRouter, ...] = (
     evals.router,
     batches.router,
     tinker.router,
+    tinker_downloads.router,
 )
 _ALWAYS: tuple[APIRouter, ...] = (
     health.router,

@@ -32,6 +32,7 @@ from luthier.features.tinker_api.bodies import (
     SampleRequest,
     SamplingSessionIdRequest,
     SamplingSessionRequest,
+    SaveExternalRequest,
     SaveForSamplerRequest,
     SaveRequest,
     SessionIdRequest,
@@ -240,6 +241,15 @@ def _saved(
         overwrites=overwrites,
         user_metadata=body.user_metadata,
     )
+
+
+@router.post("/save_weights_external", response_model=FutureObject, responses=documented(404))
+def save_weights_external(body: SaveExternalRequest, caller: Trainer, context: HomeContext) -> FutureObject:
+    """Save the adapter for other programs, in the form of PEFT."""
+    made = checkpoints.save(
+        context, caller, body.model_id, body.seq_id, "external", body.path, ttl_seconds=body.ttl_seconds
+    )
+    return _future(made, body.model_id)
 
 
 @router.post("/load_weights", response_model=FutureObject, responses=documented(404))

@@ -124,6 +124,16 @@ class SaveForSamplerRequest(StrictBody):
     user_metadata: dict[str, str] | None = None
 
 
+class SaveExternalRequest(StrictBody):
+    """What saves an adapter for other programs."""
+
+    model_id: str
+    path: str
+    seq_id: int | None = None
+    ttl_seconds: int | None = None
+    age_encryption_recipients: None = None
+
+
 class LoadRequest(StrictBody):
     """What loads a state into a client, or makes a client of one."""
 

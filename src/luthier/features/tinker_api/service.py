@@ -9,10 +9,11 @@ from __future__ import annotations
 import base64
 import secrets
 from collections.abc import Mapping
+from concurrent.futures import Future
 from typing import Any, Final
 
 from luthier.core.access import Caller
-from luthier.core.errors import NotFoundError, RequestError
+from luthier.core.errors import LuthierError, NotFoundError, RequestError
 from luthier.core.ids import new_id
 from luthier.core.plan import Plan
 from luthier.core.records.base_model import LocalModel
@@ -162,7 +163,17 @@ def _new_model(
         loaded = {"path": None, "type": "load_weights"} if load is not None else {"type": "create_model"}
         return Answer({"model_id": live.model_id, **loaded})
 
-    return sessions.start(session, request_id, send, finish)
+    def drop_if_failed(done: Future[Answer]) -> None:
+        if done.result().error is not None:
+            sessions.drop_model(live)
+
+    try:
+        made = sessions.start(session, request_id, send, finish)
+    except LuthierError:
+        sessions.drop_model(live)
+        raise
+    made.result.add_done_callback(drop_if_failed)
+    return made
 
 
 def saved_state(context: Context, caller: Caller, path: str) -> tuple[TinkerCheckpoint, TinkerModel]:

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from luthier.core.access import Caller
 from luthier.core.errors import BusyError, DefectError, LuthierError, NotFoundError, RequestError
+from luthier.features.tinker_api.download_tokens import DownloadTokens
 from luthier.features.tinker_api.trainer_client import TrainerClient, process_ended
 from luthier.platform.home.settings import Settings
 
@@ -124,6 +125,7 @@ class TinkerSessions:
         self._sessions: dict[str, LiveSession] = {}
         self._requests: dict[str, PendingRequest] = {}
         self._num_bytes = 0
+        self.downloads = DownloadTokens()
         self.trainer = TrainerClient(settings, tick=self.look, ended=self._lose_all)
 
     def open(self, caller: Caller, labels: dict[str, Any]) -> LiveSession:

@@ -79,6 +79,7 @@ class Trainer:
         self._answer, self._hardware, self._memory_bytes = answer, hardware, memory_bytes
         self._inbox: queue.SimpleQueue[Request] = queue.SimpleQueue()
         self._waiting: list[Request] = []
+        self._templates: dict[str, ChatTemplate] = {}
         self._bases: dict[tuple[str, str], _Base] = {}
         self._sessions: dict[str, AdapterSession] = {}
         self._samplers: OrderedDict[str, AdapterSampler] = OrderedDict()
@@ -114,9 +115,12 @@ class Trainer:
             self._drop(first["models"], first["samplers"])
         elif first["op"] == "sample":
             # Weights of a sampler do not change, so its later requests may be answered before others.
-            same = [one for one in self._waiting if one["op"] == "sample" and one["sampler"] == first["sampler"]]
-            self._waiting = [one for one in self._waiting if one not in same]
-            self._sample([first, *same])
+            same, others = [first], []
+            for one in self._waiting:
+                is_same = one["op"] == "sample" and one["sampler"] == first["sampler"]
+                (same if is_same else others).append(one)
+            self._waiting = others
+            self._sample(same)
         else:
             self._reply(first["id"], lambda: self._operations[first["op"]](first))
 
@@ -140,11 +144,12 @@ class Trainer:
     def _planned(self, model: LocalModel, options: AdapterOptions) -> tuple[Plan, _Base]:
         from luthier.ml.inference.models.chat_template import ChatTemplate
 
-        template = ChatTemplate.load(model.path)
-        plan = adapter_plan(options, model, template, self._hardware())
-        return plan, self._base(plan, template)
+        if model.path not in self._templates:
+            self._templates[model.path] = ChatTemplate.load(model.path)
+        plan = adapter_plan(options, model, self._templates[model.path], self._hardware())
+        return plan, self._base(plan)
 
-    def _base(self, plan: Plan, template: ChatTemplate | None = None) -> _Base:
+    def _base(self, plan: Plan) -> _Base:
         """The base of a plan, loaded where it is not."""
         from luthier.ml.inference.models.chat_template import ChatTemplate
         from luthier.ml.training.adapter_session import SharedBase
@@ -158,8 +163,10 @@ class Trainer:
                     expected="twice the size of the model, for weights and gradients",
                     do="close other clients or programs of this machine, or choose a smaller base model",
                 )
-            found = template or ChatTemplate.load(path, plan.base_model.template)
-            self._bases[path, precision] = _Base(SharedBase(path, precision, plan.training.device), found)
+            if path not in self._templates:
+                self._templates[path] = ChatTemplate.load(path, plan.base_model.template)
+            shared = SharedBase(path, precision, plan.training.device)
+            self._bases[path, precision] = _Base(shared, self._templates[path])
         return self._bases[path, precision]
 
     def _session(self, model_id: str) -> AdapterSession:

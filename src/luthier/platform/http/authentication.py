@@ -68,7 +68,7 @@ async def let_in(request: Request) -> Caller:
     return given.caller
 
 
-_TINKER: Final = "/tinker/"
+_TINKER: Final = "/tinker/api/"
 _TINKER_KEY: Final = "tml-"
 
 
@@ -172,7 +172,7 @@ Admin = Annotated[Caller, Depends(_needs("admin"))]
 """What a handler asks for to be sure that the one who calls may: the caller, with its project."""
 
 
-GUARDED: Final = ("/v1/", "/api/v1/", "/tinker/")
+GUARDED: Final = ("/v1/", "/api/v1/", "/tinker/api/")
 """What the addresses begin with that need a key."""
 
 
