@@ -32,13 +32,20 @@ _ADAM: Final = "adamw"
 
 
 def find_base(context: Context, name: str) -> tuple[str, LocalModel]:
-    """A base model on this machine by its name in the API, or by its name on the hub; and its name in the API.
+    """A base model on this machine, and its name in the API.
+
+    Args:
+        context: The home.
+        name: Its name in the API, or its repository on the hub, `ORGANISATION/NAME`. Where no model came from that
+            repository, the model that is called NAME here, in whichever case: loops that were written for the hosted
+            service name all models in this form.
 
     Raises:
         NotFoundError: it is not on this machine.
     """
     here = local_base_models(context)
-    for own in (name, f"{_HUB}{name}", f"{_HUB}{name}@main"):
+    last = name.rpartition("/")[2].lower()
+    for own in (name, f"{_HUB}{name}", f"{_HUB}{name}@main", *(one for one in here if one.lower() == last)):
         if own in here:
             return own, here[own]
     return name, base_model(context, name)
