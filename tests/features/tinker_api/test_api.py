@@ -26,7 +26,7 @@ def client(home: Context, visitor: Visitor, trainer: HeldTrainer, tiny_model: Pa
     return visitor("train", "infer", "read")
 
 
-def post(client: TestClient, path: str, status: int = 200, **body: Any) -> Any:
+def post(client: TestClient, path: str, status: int = 200, /, **body: Any) -> Any:
     answer = client.post(f"{API}{path}", json=body)
     assert answer.status_code == status, answer.text
     return answer.json() if answer.content else None

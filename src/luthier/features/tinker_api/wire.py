@@ -194,7 +194,8 @@ def _datum(message: memoryview) -> Datum:
 
     from luthier.ml.training.token_losses import Datum
 
-    tokens, inputs = list[Array](), dict[str, Array]()
+    tokens: list[Array] = []
+    inputs: dict[str, Array] = {}
     for number, value in fields(message):
         if number == 1:
             tokens += [_array(part, _INT32) for part in _chunks(_bytes(value))]
@@ -218,7 +219,7 @@ def _array(values: memoryview, kind: int) -> Array:
     if kind not in dtypes or len(values) % _NUMBER_BYTES[kind]:
         raise _unreadable()
     # little-endian on the wire, as on every machine that torch runs on
-    return np.frombuffer(values, dtype=dtypes[kind])
+    return np.frombuffer(values, dtype=dtypes[kind]) if len(values) else np.zeros(0, dtype=dtypes[kind])
 
 
 def _tensor(name: str, message: memoryview) -> Array:

@@ -216,7 +216,7 @@ class AdapterSession:
                 self.optimizer.collect()
         found = np.empty(len(order), dtype=np.float32)
         found[order] = torch.cat([active.detach().float(), others.float()]).cpu().numpy()
-        return float(summed), _split(found, data)
+        return float(summed.detach()), _split(found, data)
 
     def _on(self, values: Array) -> Tensor:
         return torch.from_numpy(values.astype(np.float32, copy=False)).to(self.model.device)
