@@ -84,7 +84,7 @@ def test_any_bytes_are_read_or_refused(body: bytes) -> None:
 def test_cut_messages_are_refused_or_hold_less() -> None:
     body = request([datum([1, 2, 3], target_tokens=[2, 3, 4])])
     whole = wire.read_head(body)
-    for end in range(len(body)):
+    for end in nonempty(range(len(body))):
         try:
             assert wire.read_head(body[:end]) != whole or wire.read_head(body[:end]).num_data <= whole.num_data
         except RequestError as error:

@@ -115,7 +115,7 @@ class Trainer:
             self._drop(first["models"], first["samplers"])
         elif first["op"] == "sample":
             # Weights of a sampler do not change, so its later requests may be answered before others.
-            same, others = [first], []
+            same, others = [first], list[Request]()
             for one in self._waiting:
                 is_same = one["op"] == "sample" and one["sampler"] == first["sampler"]
                 (same if is_same else others).append(one)
