@@ -176,14 +176,12 @@ def unload_model(body: ModelIdRequest, caller: Trainer, context: HomeContext) ->
     return {"model_id": body.model_id, "type": "unload_model"}
 
 
-@router.post(
-    "/forward_backward",
-    response_model=FutureObject,
-    responses=documented(404, 413),
-    openapi_extra={"requestBody": {"required": True, "content": {wire.PROTO: {"schema": {"type": "string"}}}}},
-)
+@router.post("/forward_backward", response_model=FutureObject, responses=documented(404, 413))
 async def forward_backward(request: Request, caller: Trainer, context: HomeContext) -> FutureObject:
-    """Log-probabilities and loss of some data, and their gradients unless only the forward pass is asked for."""
+    """Log-probabilities and loss of some data, and their gradients unless only the forward pass is asked for.
+
+    The body is a `ForwardBackwardRequest` of the SDK, in Protocol Buffers.
+    """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != wire.PROTO:
         raise ApiError(
             400,
