@@ -49,6 +49,9 @@ from luthier.features.serving.api import (
 )
 from luthier.features.serving.api.responses import api as responses
 from luthier.features.serving.api.responses import stored as responses_stored
+from luthier.features.tinker_api import api as tinker
+from luthier.features.tinker_api import downloads as tinker_downloads
+from luthier.features.tinker_api.checkpoints import sweep_checkpoints
 from luthier.features.traffic.files import sweep as sweep_traffic
 from luthier.features.traffic.stored_completions import sweep_stored_completions
 from luthier.features.traffic.stored_responses import sweep_stored_responses
@@ -104,20 +107,24 @@ async def _sweep(context: Context, every_seconds: float) -> None:
             log.exception("clearing away what has expired has to wait: an error of our own")
             continue
         # Each on its own: one that fails must not keep the others from their work.
-        for sweep in (
-            sweep_files,
-            sweep_traffic,
-            sweep_stored_completions,
-            sweep_stored_responses,
-            sweep_removed,
-            remove_abandoned,
-        ):
+        for sweep in _SWEEPS:
             try:
                 await run_in_threadpool(sweep, context)
             except (LuthierError, OSError) as error:  # the next one may find the store or the database again
                 log.warning("clearing away what has expired failed: %s", error)
             except Exception:
                 log.exception("clearing away what has expired failed: an error of our own")
+
+
+_SWEEPS: Final = (
+    sweep_files,
+    sweep_traffic,
+    sweep_stored_completions,
+    sweep_stored_responses,
+    sweep_removed,
+    remove_abandoned,
+    sweep_checkpoints,
+)
 
 
 class _SteadyClock:
@@ -164,6 +171,8 @@ _OF_A_HOME: tuple[APIRouter, ...] = (
     responses_stored.router,
     evals.router,
     batches.router,
+    tinker.router,
+    tinker_downloads.router,
 )
 _ALWAYS: tuple[APIRouter, ...] = (
     health.router,

@@ -163,7 +163,41 @@ def _of_openai(home: Context, model: str) -> tuple[dict[str, str], dict[str, str
     home.evals.append(run.eval_run_id, [item], RunTotals(num_items=1, passed=1))
     below = {"eval_id": one.eval_id, "run_id": run.eval_run_id, "item_id": item.item_id}
     ids = {"completion_id": "chatcmpl-1", "batch_id": batch.batch.batch_id, "eval_id": one.eval_id}
-    return ids | {"item_id": item.item_id}, below
+    return ids | {"item_id": item.item_id} | _of_tinker(home), below
+
+
+def _of_tinker(home: Context) -> dict[str, str]:
+    """A training client of the Tinker API with a saved state, a session that is alive, and a sampling client in it."""
+    from luthier.features.tinker_api.records import AdapterOptions, TinkerCheckpoint, TinkerModel
+    from luthier.features.tinker_api.sessions import LiveSampler
+
+    session = home.tinker_sessions.open(ME, {})
+    sampler = LiveSampler(f"{session.session_id}:sample:0", session.session_id, {}, "tiny")
+    home.tinker_sessions.add_sampler(session, sampler)
+    model = TinkerModel(
+        model_id="session-1:train:0",
+        project_id="default",
+        session_id="session-1",
+        run_id="run-20261125-093000-dddddd",
+        base_model="tiny",
+        options=AdapterOptions(rank=4),
+        plan=make_plan(),
+    )
+    home.tinker.add_model(model)
+    home.tinker.add_checkpoint(
+        TinkerCheckpoint(
+            checkpoint_id="tck-20261125-093000-dddddd",
+            model_id=model.model_id,
+            project_id="default",
+            kind="training",
+            name="one",
+            step=1,
+            num_bytes=1,
+            served_name="ft:tiny:default:one:1",
+        )
+    )
+    named = {"tinker_session_id": session.session_id, "sampler_id": sampler.sampler_id}
+    return named | {"training_run_id": model.model_id, "tinker_kind": "weights", "tinker_name": "one"}
 
 
 def _failed_run(home: Context, rows: Path, base: Path) -> tuple[str, str]:

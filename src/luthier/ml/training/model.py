@@ -222,6 +222,7 @@ class TrainableModel:
         micro_batch_tokens, shared_prefix: how an objective batches the passes that it computes outside the steps, from
             the plan.
         task_head: the head that replaces text output; its layer is trained together with the method's parameters.
+        forward: the path that was proved for this base; None proves it now.
     """
 
     def __init__(
@@ -238,8 +239,9 @@ class TrainableModel:
         with_liger: bool = True,
         router_coefficient: float | None = None,
         task_head: TaskHead | None = None,
+        forward: ForwardPath | None = None,
     ) -> None:
-        self.path: ForwardPath = prove_forward(base)
+        self.path: ForwardPath = forward or prove_forward(base)
         """The path that computes hidden states and logits."""
         self.base, self.method, self.device = base, method, device
         self.body: nn.Module = language_model(base)

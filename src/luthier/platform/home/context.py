@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from luthier.features.serving.checkpoint_permissions import CheckpointPermissionStore
     from luthier.features.serving.inference_client import InferenceClient
     from luthier.features.studies.store import StudyStore
+    from luthier.features.tinker_api.sessions import TinkerSessions
+    from luthier.features.tinker_api.store import TinkerStore
     from luthier.features.traffic.late_charges import LateCharges
     from luthier.features.traffic.log import TrafficRecorder
     from luthier.features.traffic.store import TrafficStore
@@ -92,6 +94,7 @@ _STORES: Final[Mapping[str, str]] = {
     "stored_responses": "luthier.features.traffic.stored_responses:StoredResponseStore",
     "evals": "luthier.features.evals_api.store:EvalStore",
     "batches": "luthier.features.batches.store:BatchStore",
+    "tinker": "luthier.features.tinker_api.store:TinkerStore",
     "watches": "luthier.platform.db.monitor_state:WatchStore",
     "alerts": "luthier.features.monitoring.alerts_store:AlertStore",
     "feedback": "luthier.features.feedback.store:FeedbackStore",
@@ -161,6 +164,8 @@ class Context:
     """The evals of OpenAI's Evals API, with their runs and graded items."""
     batches: BatchStore
     """The batches of requests of this home."""
+    tinker: TinkerStore
+    """The training clients of the Tinker API, and what they have saved."""
     watches: WatchStore
     """What is monitored for the projects of this home, and its state."""
     alerts: AlertStore
@@ -252,6 +257,13 @@ class Context:
         return kept
 
     @cached_property
+    def tinker_sessions(self) -> TinkerSessions:
+        """The sessions of the Tinker API in this process; the first training client starts the process that trains."""
+        made = import_string("luthier.features.tinker_api.sessions:TinkerSessions")(self.settings)
+        kept: TinkerSessions = self.__dict__.setdefault("tinker_sessions", made)
+        return kept
+
+    @cached_property
     def password_threads(self) -> PasswordThreads:
         """The threads of this server that hash passwords."""
         made = import_string("luthier.platform.auth.password_hashing:PasswordThreads")()
@@ -291,6 +303,8 @@ class Context:
             self.traffic_recorder.close()
         if "inference_client" in self.__dict__:
             self.inference_client.close()
+        if "tinker_sessions" in self.__dict__:
+            self.tinker_sessions.close()
         if "late_charges" in self.__dict__:
             self.late_charges.close()
         if "database" in self.__dict__:

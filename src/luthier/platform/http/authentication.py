@@ -68,13 +68,22 @@ async def let_in(request: Request) -> Caller:
     return given.caller
 
 
+_TINKER: Final = "/tinker/api/"
+_TINKER_KEY: Final = "tml-"
+
+
 def _key_of(request: Request) -> str:
-    """The key of a request; empty without one. `x-api-key` is Anthropic's header; `Authorization` takes precedence."""
+    """The key of a request; empty without one. `Authorization` takes precedence over `x-api-key`.
+
+    `x-api-key` is the header of Anthropic's clients and of the Tinker SDK. That one takes only keys that begin with
+    `tml-`, which may be put before ours.
+    """
     given = request.headers.get("authorization")
-    if given is None:
-        return request.headers.get("x-api-key", "").strip()
-    scheme, _, key = given.partition(" ")
-    return key.strip() if scheme.lower() == "bearer" else ""
+    if given is not None:
+        scheme, _, key = given.partition(" ")
+        return key.strip() if scheme.lower() == "bearer" else ""
+    key = request.headers.get("x-api-key", "").strip()
+    return key.removeprefix(_TINKER_KEY) if request.url.path.startswith(_TINKER) else key
 
 
 def count_refused(request: Request, num_requests: int) -> None:
@@ -159,11 +168,12 @@ Reader = Annotated[Caller, Depends(_needs("read"))]
 Trainer = Annotated[Caller, Depends(_needs("train"))]
 Asker = Annotated[Caller, Depends(_needs("infer"))]
 Looker = Annotated[Caller, Depends(_needs("read", "infer"))]
+TrainerOrAsker = Annotated[Caller, Depends(_needs("train", "infer"))]
 Admin = Annotated[Caller, Depends(_needs("admin"))]
 """What a handler asks for to be sure that the one who calls may: the caller, with its project."""
 
 
-GUARDED: Final = ("/v1/", "/api/v1/")
+GUARDED: Final = ("/v1/", "/api/v1/", "/tinker/api/")
 """What the addresses begin with that need a key."""
 
 

@@ -50,6 +50,11 @@ class AdamW:
             else None
         )
 
+    def adjust(self, beta1: float, beta2: float, epsilon: float, weight_decay: float) -> None:
+        """Use other settings from the next step on; moments stay, and the weight decay acts on all parameters."""
+        for group in self.adam.param_groups if self.adam is not None else ():
+            group.update(betas=(beta1, beta2), eps=epsilon, weight_decay=weight_decay)
+
     def update(self, rate: float) -> None:
         """One step."""
         if self.adam is None:

@@ -52,6 +52,7 @@ from luthier.platform.db.tables.server import (
     webhooks,
 )
 from luthier.platform.db.tables.team import inbox_items, invitations
+from luthier.platform.db.tables.tinker import tinker_checkpoints, tinker_models
 from luthier.platform.db.tables.work import (
     artifact_links,
     artifacts,
@@ -72,7 +73,7 @@ from luthier.platform.db.tables.work import (
 )
 
 # The newest migration. A test holds that this is the head of migrations/ and that older databases become these tables.
-SCHEMA_VERSION = "0018"
+SCHEMA_VERSION = "0019"
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -127,6 +128,8 @@ __all__ = [
     "stored_completions",
     "stored_responses",
     "studies",
+    "tinker_checkpoints",
+    "tinker_models",
     "traffic_files",
     "trials",
     "tuned_models",

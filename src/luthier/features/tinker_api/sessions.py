@@ -1,0 +1,391 @@
+"""The sessions of the Tinker API in the memory of the server: clients, their requests in order, and their results.
+
+A session lives as long as its client sends heartbeats. Requests of a training client carry numbers and are sent to the
+process that trains in this order, whichever way they arrive; a number that comes again gets the request that it had.
+Results wait here until they are fetched. Nothing of this survives the server: what was saved is in the database.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from luthier.core.access import Caller
+from luthier.core.errors import BusyError, DefectError, LuthierError, NotFoundError, RequestError
+from luthier.features.tinker_api.download_tokens import DownloadTokens
+from luthier.features.tinker_api.trainer_client import TrainerClient, process_ended
+from luthier.platform.home.settings import Settings
+
+log = logging.getLogger("luthier.api")
+
+SILENT_SECONDS: Final = 120.0
+"""A session without a heartbeat for so long has ended; the SDK sends one every ten seconds."""
+_KEEP_SECONDS: Final = 120.0
+_MAX_CLIENTS: Final = 32
+_MAX_OPEN: Final = 4_000
+_MAX_OPEN_BYTES: Final = 512 << 20
+_MAX_AHEAD: Final = 10_000
+
+Send = Callable[[], dict[str, Any]]
+"""Makes the request to the process that trains; an error of ours becomes that of the request."""
+Finish = Callable[[dict[str, Any]], "Answer"]
+"""Makes the answer from the result; may use the database."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The result of a request.
+
+    Attributes:
+        document: as JSON; None for a message of Protocol Buffers.
+        message: that message.
+        error: what went wrong; None for a result.
+    """
+
+    document: dict[str, Any] | None = None
+    message: bytes = b""
+    error: LuthierError | None = None
+
+
+@dataclass(slots=True)
+class PendingRequest:
+    """A request and, once it is done, its result."""
+
+    request_id: str
+    project_id: str
+    session_id: str
+    num_bytes: int
+    result: Future[Answer] = field(default_factory=Future)
+    fetched_at: float | None = None
+
+
+@dataclass(slots=True)
+class LiveModel:
+    """A training client.
+
+    Attributes:
+        next_number: of the request that is sent next.
+        waiting: requests that came before their turn, by number.
+        is_lost: whether the process that held its weights has ended.
+    """
+
+    model_id: str
+    session_id: str
+    next_number: int = 1
+    waiting: dict[int, Callable[[], None]] = field(default_factory=dict)
+    is_lost: bool = False
+
+
+@dataclass(slots=True)
+class LiveSampler:
+    """A sampling client.
+
+    Attributes:
+        source: where its weights are, for the process that trains.
+        base_model, model_path: as the client is told.
+        num_clients: copies of it in other processes of the user, with itself.
+    """
+
+    sampler_id: str
+    session_id: str
+    source: dict[str, Any]
+    base_model: str
+    model_path: str | None = None
+    num_clients: int = 1
+
+
+@dataclass(slots=True)
+class LiveSession:
+    """A session. caller: who opened it. seen_at: of the last sign of life."""
+
+    session_id: str
+    caller: Caller
+    seen_at: float
+    models: dict[str, LiveModel] = field(default_factory=dict)
+    samplers: dict[str, LiveSampler] = field(default_factory=dict)
+    labels: dict[str, Any] = field(default_factory=dict)
+
+
+class TinkerSessions:
+    """All sessions of a server, and the process that trains for them. All methods are thread-safe.
+
+    Args:
+        settings: of the home.
+        clock: seconds that never go back.
+    """
+
+    def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._lock = clock, threading.RLock()
+        self._sessions: dict[str, LiveSession] = {}
+        self._requests: dict[str, PendingRequest] = {}
+        self._num_bytes = 0
+        self.downloads = DownloadTokens()
+        self.trainer = TrainerClient(settings, tick=self.look, ended=self._lose_all)
+
+    def open(self, caller: Caller, labels: dict[str, Any]) -> LiveSession:
+        """A new session."""
+        with self._lock:
+            self.look()
+            made = LiveSession(f"session-{secrets.token_hex(8)}", caller, self._clock(), labels=labels)
+            self._sessions[made.session_id] = made
+            return made
+
+    def session(self, project_id: str, session_id: str) -> LiveSession:
+        """A session that is alive. Raises NotFoundError, also for those of other projects."""
+        with self._lock:
+            self.look()
+            found = self._sessions.get(session_id)
+            if found is None or found.caller.project_id != project_id:
+                raise NotFoundError(
+                    f"the session {session_id[:100]!r} does not exist or has ended",
+                    expected=f"a session of this project with a heartbeat in the last {SILENT_SECONDS:g} s, since the "
+                    "server was started",
+                    do="make a new ServiceClient, and a training client from the last saved state",
+                )
+            return found
+
+    def beat(self, project_id: str, session_id: str) -> None:
+        """A heartbeat. Raises NotFoundError."""
+        session = self.session(project_id, session_id)
+        session.seen_at = self._clock()
+
+    def ids(self, project_id: str) -> list[str]:
+        """The sessions of a project, newest first."""
+        with self._lock:
+            self.look()
+            return [key for key, one in reversed(self._sessions.items()) if one.caller.project_id == project_id]
+
+    def add_model(self, session: LiveSession, number: int) -> LiveModel:
+        """A new training client of a session.
+
+        Raises:
+            BusyError: there are as many as this server holds.
+        """
+        with self._lock:
+            num = sum(len(one.models) for one in self._sessions.values())
+            if num >= _MAX_CLIENTS:
+                raise BusyError(
+                    f"{num} training clients are in memory",
+                    expected=f"at most {_MAX_CLIENTS} on one server",
+                    do="end sessions that are done: ServiceClient.close('success'), and try again",
+                    retry_seconds=10,
+                )
+            made = LiveModel(f"{session.session_id}:train:{number}", session.session_id)
+            session.models[made.model_id] = made
+            return made
+
+    def model(self, project_id: str, model_id: str) -> LiveModel:
+        """A training client whose session is alive. Raises NotFoundError, also for those of other projects."""
+        session = self.session(project_id, model_id.partition(":")[0])
+        with self._lock:
+            if model_id not in session.models:
+                raise NotFoundError(
+                    f"the training client {model_id[:100]!r} is not in memory",
+                    expected="a client of this session that was not unloaded",
+                    do="make one from its last saved state: create_training_client_from_state_with_optimizer(path)",
+                )
+            return session.models[model_id]
+
+    def drop_model(self, model: LiveModel) -> None:
+        """Forget a training client and its weights in memory."""
+        with self._lock:
+            session = self._sessions.get(model.session_id)
+            if session is not None and session.models.pop(model.model_id, None) is not None:
+                self._forget([model.model_id], [])
+
+    def add_sampler(self, session: LiveSession, sampler: LiveSampler) -> LiveSampler:
+        """A new sampling client of a session; the one of that id, where there is one."""
+        with self._lock:
+            return session.samplers.setdefault(sampler.sampler_id, sampler)
+
+    def sampler(self, project_id: str, sampler_id: str) -> LiveSampler:
+        """A sampling client whose session is alive. Raises NotFoundError, also for those of other projects."""
+        session = self.session(project_id, sampler_id.partition(":")[0])
+        with self._lock:
+            if sampler_id not in session.samplers:
+                raise NotFoundError(
+                    f"the sampling client {sampler_id[:100]!r} does not exist",
+                    expected="a sampling client of a session that is alive",
+                    do="make one: create_sampling_client(model_path=...)",
+                )
+            return session.samplers[sampler_id]
+
+    def join(self, sampler: LiveSampler) -> int:
+        """The number of a further client of a sampler."""
+        with self._lock:
+            sampler.num_clients += 1
+            return sampler.num_clients - 1
+
+    def known(self, project_id: str, request_id: str) -> PendingRequest | None:
+        """A request that was sent before; None where there is none."""
+        with self._lock:
+            found = self._requests.get(request_id)
+            return found if found is not None and found.project_id == project_id else None
+
+    def start(
+        self,
+        session: LiveSession,
+        request_id: str,
+        send: Send,
+        finish: Finish,
+        *,
+        model: LiveModel | None = None,
+        number: int | None = None,
+        num_bytes: int = 0,
+    ) -> PendingRequest:
+        """Begin a request, or return the one that has this id.
+
+        Args:
+            session: of the client.
+            request_id: the same for repetitions.
+            send: makes the request to the process that trains.
+            finish: makes the answer.
+            model: the training client whose turn it waits for.
+            number: of the request among those of this client.
+            num_bytes: that it takes while it waits.
+
+        Raises:
+            BusyError: too much waits already.
+            RequestError: the number is far ahead of the others.
+        """
+        with self._lock:
+            if (found := self.known(session.caller.project_id, request_id)) is not None:
+                return found
+            num_open = sum(not one.result.done() for one in self._requests.values())
+            if num_open >= _MAX_OPEN or self._num_bytes + num_bytes > _MAX_OPEN_BYTES:
+                raise BusyError(
+                    f"{num_open:,} requests of {self._num_bytes:,} bytes wait",
+                    expected=f"at most {_MAX_OPEN:,} requests of together {_MAX_OPEN_BYTES:,} bytes",
+                    do="fetch results before you send more",
+                    retry_seconds=1,
+                )
+            if (
+                model is not None
+                and number is not None
+                and not model.next_number <= number < _MAX_AHEAD + (model.next_number)
+            ):
+                raise RequestError(
+                    f"seq_id {number} of {model.model_id}",
+                    expected=f"{model.next_number} or a little more: each number once",
+                    do="send the requests of a training client from one process, in order",
+                )
+            made = PendingRequest(request_id, session.caller.project_id, session.session_id, num_bytes)
+            self._requests[request_id] = made
+            self._num_bytes += num_bytes
+            session.seen_at = self._clock()
+
+            def go() -> None:
+                self._send(made, send, finish, model)
+
+            if model is None or number is None:
+                go()
+            else:
+                model.waiting[number] = go
+                while model.next_number in model.waiting:
+                    ready = model.waiting.pop(model.next_number)
+                    model.next_number += 1
+                    ready()
+            return made
+
+    def _send(self, made: PendingRequest, send: Send, finish: Finish, model: LiveModel | None) -> None:
+        def done(result: dict[str, Any] | None, error: LuthierError | None) -> None:
+            if result is None:
+                self._settle(made, Answer(error=error))
+                return
+            try:
+                self._settle(made, finish(result))
+            except LuthierError as refused:
+                self._settle(made, Answer(error=refused))
+            except Exception:
+                # A defect must neither leave the client waiting for ever nor end the thread that reads answers.
+                log.exception("the result of %s could not be stored", made.request_id)
+                self._settle(made, Answer(error=_defect()))
+
+        try:
+            if model is not None and model.is_lost:
+                raise process_ended()
+            self.trainer.ask(send(), done)
+        except LuthierError as error:
+            self._settle(made, Answer(error=error))
+
+    def _settle(self, made: PendingRequest, answer: Answer) -> None:
+        with self._lock:
+            if not made.result.done():
+                made.result.set_result(answer)
+                self._num_bytes -= made.num_bytes
+
+    def fetch(self, project_id: str, request_id: str) -> PendingRequest:
+        """A request whose result is to be fetched. Raises NotFoundError, also for those of other projects."""
+        found = self.known(project_id, request_id)
+        if found is None:
+            raise NotFoundError(
+                f"the request {request_id[:200]!r} does not exist, or its result was fetched",
+                expected=f"a request of a session that is alive, fetched at most {_KEEP_SECONDS:g} s ago",
+                do="send it again; where the server was started again, make a client from the last saved state",
+            )
+        found.fetched_at = found.fetched_at or (self._clock() if found.result.done() else None)
+        return found
+
+    def finish(self, session: LiveSession) -> None:
+        """End a session: its clients and their weights in memory are dropped, and what waits fails."""
+        with self._lock:
+            self._sessions.pop(session.session_id, None)
+            self._forget(list(session.models), list(session.samplers))
+            gone = [one for one in self._requests.values() if one.session_id == session.session_id]
+        for one in gone:
+            self._settle(one, Answer(error=_session_ended(session.session_id)))
+
+    def look(self) -> bool:
+        """End sessions that are silent and forget results that were fetched; returns whether a session is left."""
+        with self._lock:
+            now = self._clock()
+            silent = [one for one in self._sessions.values() if now - one.seen_at > SILENT_SECONDS]
+            for one in silent:
+                self.finish(one)
+            for key, request in list(self._requests.items()):
+                is_old = request.fetched_at is not None and now - request.fetched_at > _KEEP_SECONDS
+                # Of an ended session: its errors stay for as long as a client may still ask.
+                if is_old or (request.session_id not in self._sessions and self._is_over(request, now)):
+                    del self._requests[key]
+            return bool(self._sessions)
+
+    def _is_over(self, request: PendingRequest, now: float) -> bool:
+        request.fetched_at = request.fetched_at or now
+        return now - request.fetched_at > _KEEP_SECONDS
+
+    def _forget(self, models: list[str], samplers: list[str]) -> None:
+        if (models or samplers) and self.trainer.pid is not None:
+            self.trainer.ask({"op": "drop", "models": models, "samplers": samplers}, None)
+
+    def _lose_all(self) -> None:
+        """The process has ended, and with it the weights of all training clients."""
+        with self._lock:
+            for session in self._sessions.values():
+                for model in session.models.values():
+                    model.is_lost = True
+
+    def close(self) -> None:
+        """End the process; requests that wait fail."""
+        self.trainer.close()
+
+
+def _session_ended(session_id: str) -> NotFoundError:
+    return NotFoundError(
+        f"the session {session_id} has ended",
+        expected=f"a session that is not closed, with a heartbeat every {SILENT_SECONDS:g} s at least",
+        do="make a new ServiceClient, and a training client from the last saved state",
+    )
+
+
+def _defect() -> DefectError:
+    return DefectError(
+        "an error of the server while a result was stored",
+        expected="a stored result",
+        do="see the log of the server, and report this",
+    )

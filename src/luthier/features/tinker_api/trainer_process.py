@@ -1,0 +1,390 @@
+"""The process that trains for clients of the Tinker API; `trainer_client` starts it and reads its answers.
+
+It holds base models, each once, and the adapters of all clients around them. Requests are {"id": ID, "op": OP, ...}
+and are carried out one at a time, in the order in which they arrive; samples that wait for the same weights are drawn
+together. Answers are events: {"id": ID, "result": ...} or {"id": ID, "error": LuthierError.as_json}.
+
+    create    model, base, options, load, optimizer -> {"plan"}   a new adapter, of a saved state with `load`
+    pass      model, body -> {"proto"}                   log-probabilities and loss, and unless forward only gradients
+    step      model, adam -> {"metrics"}                 one optimizer step
+    save      model, folder, with_state -> {...}         adapter and state as files
+    load      model, folder, optimizer -> {}             go on from a saved state
+    snapshot  model, sampler -> {}                       weights to sample from, in memory
+    sample    sampler, source, order -> {"proto"}        source: {"snapshot"}, {"folder", "plan"} or {"base", "plan"}
+    drop      models, samplers                           forget them; no answer
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import queue
+import shutil
+import signal
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from luthier.core.child_process.channel import Channel
+from luthier.core.errors import DefectError, LuthierError, NotFoundError, WorkError
+from luthier.core.plan import Plan
+from luthier.core.records.base_model import LocalModel
+from luthier.core.system.libraries import import_libraries, keep_import_structure
+from luthier.core.system.process_setup import start_daemon
+from luthier.features.tinker_api import wire
+from luthier.features.tinker_api.planning import adapter_plan
+from luthier.features.tinker_api.records import AdapterOptions
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.planning.hardware import Hardware
+    from luthier.ml.training.adapter_sampler import AdapterSampler, SampleOrder
+    from luthier.ml.training.adapter_session import AdapterSession, SharedBase
+
+SNAPSHOTS_A_MODEL: Final = 8
+"""Weights to sample from that are kept in memory for each training client: the newest."""
+_SAMPLED_TOKENS: Final = 16_384
+_SHAPES: Final = 4
+
+Request = dict[str, Any]
+
+
+@dataclass(slots=True)
+class _Base:
+    shared: SharedBase
+    template: ChatTemplate
+
+
+class Trainer:
+    """All bases and adapters of this process, and what is asked of them.
+
+    Args:
+        answer: sends an event.
+        hardware: returns this machine, which decides the precision of a base.
+        memory_bytes: returns how much memory is free.
+    """
+
+    def __init__(
+        self,
+        answer: Callable[[Mapping[str, Any]], None],
+        *,
+        hardware: Callable[[], Hardware],
+        memory_bytes: Callable[[], int],
+    ) -> None:
+        self._answer, self._hardware, self._memory_bytes = answer, hardware, memory_bytes
+        self._inbox: queue.SimpleQueue[Request] = queue.SimpleQueue()
+        self._waiting: list[Request] = []
+        self._templates: dict[str, ChatTemplate] = {}
+        self._bases: dict[tuple[str, str], _Base] = {}
+        self._sessions: dict[str, AdapterSession] = {}
+        self._samplers: OrderedDict[str, AdapterSampler] = OrderedDict()
+        """By the shape of the adapter, least recently used first."""
+        self._snapshots: dict[str, tuple[str, Plan, dict[str, Tensor]]] = {}
+        """By sampler: model, plan and weights, oldest first."""
+        self._operations: Mapping[str, Callable[[Request], dict[str, Any]]] = {
+            "create": self._create,
+            "pass": self._pass,
+            "step": self._step,
+            "save": self._save,
+            "load": self._load,
+            "snapshot": self._snapshot,
+        }
+
+    def hear(self, request: Request) -> None:
+        """Accept a request, from any thread."""
+        self._inbox.put(request)
+
+    def work(self) -> None:
+        """Carry out requests forever."""
+        while True:
+            self.work_once()
+
+    def work_once(self) -> None:
+        """Carry out the request that has waited longest, with samples of the same weights; waits for one."""
+        if not self._waiting:
+            self._waiting.append(self._inbox.get())
+        while not self._inbox.empty():
+            self._waiting.append(self._inbox.get())
+        first = self._waiting.pop(0)
+        if first["op"] == "drop":
+            self._drop(first["models"], first["samplers"])
+        elif first["op"] == "sample":
+            # Weights of a sampler do not change, so its later requests may be answered before others.
+            same, others = [first], list[Request]()
+            for one in self._waiting:
+                is_same = one["op"] == "sample" and one["sampler"] == first["sampler"]
+                (same if is_same else others).append(one)
+            self._waiting = others
+            self._sample(same)
+        else:
+            self._reply(first["id"], lambda: self._operations[first["op"]](first))
+
+    def _reply(self, key: str, work: Callable[[], dict[str, Any]]) -> None:
+        try:
+            self._answer({"id": key, "result": work()})
+        except Exception as error:  # noqa: BLE001 - a request that fails must not end those of other clients
+            self._answer({"id": key, "error": _as_ours(error).as_json()})
+
+    def _create(self, request: Request) -> dict[str, Any]:
+        from luthier.ml.training.adapter_session import AdapterSession
+
+        model = LocalModel.model_validate(request["base"])
+        plan, base = self._planned(model, AdapterOptions.model_validate(request["options"]))
+        session = AdapterSession(base.shared, plan)
+        if request.get("load") is not None:
+            session.load(Path(request["load"]), with_optimizer=request["optimizer"])
+        self._sessions[request["model"]] = session
+        return {"plan": plan.model_dump(mode="json"), "step": session.state.step}
+
+    def _planned(self, model: LocalModel, options: AdapterOptions) -> tuple[Plan, _Base]:
+        from luthier.ml.inference.models.chat_template import ChatTemplate
+
+        if model.path not in self._templates:
+            self._templates[model.path] = ChatTemplate.load(model.path)
+        plan = adapter_plan(options, model, self._templates[model.path], self._hardware())
+        return plan, self._base(plan)
+
+    def _base(self, plan: Plan) -> _Base:
+        """The base of a plan, loaded where it is not."""
+        from luthier.ml.inference.models.chat_template import ChatTemplate
+        from luthier.ml.training.adapter_session import SharedBase
+
+        path, precision = plan.base_model.path, plan.training.precision
+        if (path, precision) not in self._bases:
+            num_bytes = plan.base_model.num_parameters * (2 if precision == "bfloat16" else 4)
+            if (free := self._memory_bytes()) < 2 * num_bytes:
+                raise WorkError(
+                    f"{plan.base_model.name} takes {num_bytes / 2**30:.2f} GiB, and {free / 2**30:.2f} GiB are free",
+                    expected="twice the size of the model, for weights and gradients",
+                    do="close other clients or programs of this machine, or choose a smaller base model",
+                )
+            if path not in self._templates:
+                self._templates[path] = ChatTemplate.load(path, plan.base_model.template)
+            shared = SharedBase(path, precision, plan.training.device)
+            self._bases[path, precision] = _Base(shared, self._templates[path])
+        return self._bases[path, precision]
+
+    def _session(self, model_id: str) -> AdapterSession:
+        if model_id not in self._sessions:
+            raise NotFoundError(
+                f"the training client {model_id} is not in memory",
+                expected="a client whose session is alive",
+                do="make a client from its last saved state",
+            )
+        return self._sessions[model_id]
+
+    def _pass(self, request: Request) -> dict[str, Any]:
+        session, body = self._session(request["model"]), base64.b64decode(request["body"])
+        head = wire.read_head(body)
+        result = session.run(wire.read_data(body), head.loss, head.settings, backward=not head.is_forward_only)
+        return {"proto": _text(wire.pass_message(result, {"loss:sum": result.loss}))}
+
+    def _step(self, request: Request) -> dict[str, Any]:
+        from luthier.ml.training.adapter_session import AdamSettings
+
+        done = self._session(request["model"]).step(AdamSettings(**request["adam"]))
+        metrics = {
+            "step": float(done.step),
+            "grad_norm": done.gradient_norm,
+            "learning_rate": done.learning_rate,
+            "num_tokens": float(done.num_tokens),
+        }
+        return {"metrics": metrics}
+
+    def _save(self, request: Request) -> dict[str, Any]:
+        session, folder = self._session(request["model"]), Path(request["folder"])
+        partial = folder.with_name(f".{folder.name}")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        digest = session.save(partial, with_state=request["with_state"])
+        # Complete or not there at all: a kill leaves a hidden folder, which nothing reads.
+        partial.rename(folder)
+        events, state = [event.model_dump(mode="json") for event in session.events], session.state
+        session.events.clear()
+        return {
+            "step": state.step,
+            "num_bytes": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
+            "sha256": digest,
+            "events": events,
+            "state": state.model_dump(mode="json"),
+            "num_trainable": session.model.num_trainable_parameters,
+            "num_parameters": session.model.num_parameters,
+        }
+
+    def _load(self, request: Request) -> dict[str, Any]:
+        session = self._session(request["model"])
+        session.load(Path(request["folder"]), with_optimizer=request["optimizer"])
+        return {"step": session.state.step}
+
+    def _snapshot(self, request: Request) -> dict[str, Any]:
+        model_id, session = request["model"], self._session(request["model"])
+        self._snapshots[request["sampler"]] = (model_id, session.plan, session.weights())
+        own = [key for key, (owner, _, _) in self._snapshots.items() if owner == model_id]
+        for key in own[:-SNAPSHOTS_A_MODEL]:
+            del self._snapshots[key]
+        return {}
+
+    def _sample(self, requests: list[Request]) -> None:
+        """Answer requests for samples of the same weights, as many together as memory allows."""
+        from luthier.ml.training.adapter_sampler import batches_of
+
+        ready: list[tuple[str, SampleOrder]] = []
+        sampler: AdapterSampler | None = None
+        for request in requests:
+            try:
+                sampler = sampler or self._sampler(request)
+                order = order_of(request["order"])
+                sampler.check(order)
+                ready.append((request["id"], order))
+            except Exception as error:  # noqa: BLE001 - as in `_reply`
+                self._answer({"id": request["id"], "error": _as_ours(error).as_json()})
+        if sampler is None:
+            return
+        orders = [order for _, order in ready]
+        for places in batches_of(orders, _SAMPLED_TOKENS, sampler.model.context_length_tokens):
+            try:
+                results = sampler.sample([orders[place] for place in places])
+                made = [{"result": {"proto": _text(wire.sample_message(result))}} for result in results]
+                counts = [sum(len(one.tokens) for one in result.answers) for result in results]
+                for message, count in zip(made, counts, strict=True):
+                    message["result"]["num_new_tokens"] = count  # type: ignore[assignment]
+            except Exception as error:  # noqa: BLE001 - as in `_reply`
+                made = [{"error": _as_ours(error).as_json()}] * len(places)
+            for place, message in zip(places, made, strict=True):
+                self._answer({"id": ready[place][0]} | message)
+
+    def _sampler(self, request: Request) -> AdapterSampler:
+        """The sampler of a request, with its weights."""
+        from luthier.ml.training.adapter_sampler import AdapterSampler
+
+        key, source = request["sampler"], request["source"]
+        if "snapshot" in source and key not in self._snapshots:
+            raise NotFoundError(
+                f"the weights of the sampling client {key} are not in memory any more",
+                expected=f"one of the {SNAPSHOTS_A_MODEL} newest of its training client, whose session is alive",
+                do="make a newer one, or save weights under a name: save_weights_for_sampler(name=...)",
+            )
+        if "base" in source:
+            # The smallest adapter, as it is before its first step: it adds nothing.
+            options = AdapterOptions(rank=1, train_mlp=False, train_unembed=False)
+            plan, _ = self._planned(LocalModel.model_validate(source["base"]), options)
+        elif "snapshot" in source:
+            plan = self._snapshots[key][1]
+        else:
+            plan = Plan.model_validate(source["plan"])
+        shape = json.dumps([plan.base_model.path, plan.training.precision, plan.method.rank, plan.method.targets])
+        if shape not in self._samplers:
+            base = self._base(plan)
+            self._samplers[shape] = AdapterSampler(base.shared, plan, base.template)
+            while len(self._samplers) > _SHAPES:
+                self._samplers.popitem(last=False)
+        self._samplers.move_to_end(shape)
+        found = self._samplers[shape]
+        found.use(key, lambda: self._weights(key, source, found))
+        return found
+
+    def _weights(self, key: str, source: Mapping[str, Any], sampler: AdapterSampler) -> Mapping[str, Tensor] | None:
+        from luthier.ml.training.adapter_sampler import read_adapter
+
+        if "base" in source:
+            return None
+        if "snapshot" in source:
+            return self._snapshots[key][2]
+        return read_adapter(Path(source["folder"]), sampler.model)
+
+    def _drop(self, models: list[str], samplers: list[str]) -> None:
+        for model_id in models:
+            self._sessions.pop(model_id, None)
+        for key, (owner, _, _) in list(self._snapshots.items()):
+            if owner in models or key in samplers:
+                del self._snapshots[key]
+        if not self._sessions and not self._snapshots:
+            self._samplers.clear()
+            self._bases.clear()
+
+
+def order_of(document: Mapping[str, Any]) -> SampleOrder:
+    """What is to be sampled, from the document of a request."""
+    from luthier.ml.training.adapter_sampler import SampleOrder
+
+    stop_ids = document.get("stop_ids")
+    return SampleOrder(
+        **{
+            **document,
+            "prompt": tuple(document["prompt"]),
+            "stop_ids": None if stop_ids is None else frozenset(stop_ids),
+            "stop_texts": tuple(document.get("stop_texts", ())),
+        }
+    )
+
+
+def _text(message: bytes) -> str:
+    return base64.b64encode(message).decode()
+
+
+def _as_ours(error: Exception) -> LuthierError:
+    """The error as one of ours; a defect leaves its trace in the log of the server."""
+    if isinstance(error, LuthierError):
+        return error
+    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+        return WorkError(
+            "there was not enough memory for a request",
+            expected="a machine with more memory, or smaller requests",
+            do="send less data at once, shorten the sequences, or choose a smaller base model",
+        )
+    if isinstance(error, OSError):
+        return WorkError(
+            f"files could not be read or written: {error.strerror or type(error).__name__}",
+            expected="a disk with space left",
+            do="free some disk space on the machine of the server, and try again",
+        )
+    import traceback
+
+    traceback.print_exception(error)
+    return DefectError(
+        f"a {type(error).__name__} while a request was carried out",
+        expected="a result",
+        do="see the log of the server, and report this",
+    )
+
+
+def serve(document: dict[str, Any], channel: Channel) -> None:
+    """Train in a child process until the parent exits.
+
+    Args:
+        document: `num_threads`; `rates_folder`, where the home keeps how fast this machine is; `imports_folder`, as
+            `keep_import_structure` takes it.
+        channel: of the child process.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which closes the channel
+
+    def hardware() -> Hardware:
+        from luthier.platform.home.hardware_benchmark import hardware_in
+
+        return hardware_in(Path(document["rates_folder"]))
+
+    def memory_bytes() -> int:
+        from luthier.ml.planning.hardware import memory_bytes
+
+        return memory_bytes()[1]
+
+    trainer = Trainer(channel.emit, hardware=hardware, memory_bytes=memory_bytes)
+
+    def listen() -> None:
+        for request in channel.requests():
+            trainer.hear(request)
+        # Not sys.exit: that would end only this thread, while the main thread may be inside a native kernel.
+        os._exit(0)
+
+    start_daemon(listen, "parent")
+    keep_import_structure(Path(document["imports_folder"]))
+    import_libraries()
+    import torch
+
+    torch.set_num_threads(document["num_threads"])
+    trainer.work()

@@ -1,0 +1,185 @@
+"""Sessions: requests in order, repetitions, gaps, and what is lost with a client, a session or a process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tests.features.tinker_api.conftest import Clock, HeldTrainer
+
+from luthier.core.access import Caller
+from luthier.core.errors import BusyError, LuthierError, NotFoundError, RequestError
+from luthier.features.tinker_api import sessions as module
+from luthier.features.tinker_api.sessions import Answer, LiveModel, LiveSession, PendingRequest, TinkerSessions
+
+CALLER = Caller(project_id="p", key_id="key")
+
+
+@pytest.fixture
+def session(sessions: TinkerSessions) -> LiveSession:
+    return sessions.open(CALLER, {})
+
+
+@pytest.fixture
+def model(sessions: TinkerSessions, session: LiveSession) -> LiveModel:
+    return sessions.add_model(session, 0)
+
+
+def send(
+    sessions: TinkerSessions, session: LiveSession, model: LiveModel, number: int, num_bytes: int = 0
+) -> PendingRequest:
+    def finish(result: dict[str, Any]) -> Answer:
+        return Answer({"number": number, **result})
+
+    request_id = f"{model.model_id}:{number}"
+    return sessions.start(
+        session,
+        request_id,
+        lambda: {"op": number},
+        finish,
+        model=model,
+        number=number,
+        num_bytes=num_bytes,
+    )
+
+
+def ops(trainer: HeldTrainer) -> list[Any]:
+    return [request["op"] for request, _ in trainer.asked]
+
+
+def test_requests_are_sent_in_the_order_of_their_numbers(
+    sessions: TinkerSessions, session: LiveSession, model: LiveModel, trainer: HeldTrainer
+) -> None:
+    for number in (3, 2):
+        send(sessions, session, model, number)
+    assert ops(trainer) == []
+    send(sessions, session, model, 1)
+    assert ops(trainer) == [1, 2, 3]
+
+
+def test_a_repeated_number_is_the_same_request(
+    sessions: TinkerSessions, session: LiveSession, model: LiveModel, trainer: HeldTrainer
+) -> None:
+    first = send(sessions, session, model, 1)
+    assert send(sessions, session, model, 1) is first
+    trainer.answer({"x": 1})
+    assert send(sessions, session, model, 1) is first
+    assert first.result.result(0).document == {"number": 1, "x": 1}
+    assert ops(trainer) == []
+
+
+def test_numbers_that_were_answered_long_ago_or_are_far_ahead_are_refused(
+    sessions: TinkerSessions, session: LiveSession, model: LiveModel, trainer: HeldTrainer, clock: Clock
+) -> None:
+    send(sessions, session, model, 1)
+    trainer.answer()
+    sessions.fetch("p", f"{model.model_id}:1")
+    clock.now += 100
+    sessions.beat("p", session.session_id)
+    clock.now += 100
+    sessions.look()
+    for number in (1, 20_000):
+        with pytest.raises(RequestError, match=f"seq_id {number}"):
+            send(sessions, session, model, number)
+    with pytest.raises(NotFoundError, match="was fetched"):
+        sessions.fetch("p", f"{model.model_id}:1")
+
+
+def test_a_request_that_fails_does_not_hold_up_the_next(
+    sessions: TinkerSessions, session: LiveSession, model: LiveModel, trainer: HeldTrainer
+) -> None:
+    def refuse() -> dict[str, Any]:
+        raise RequestError("wrong", expected="right", do="correct it")
+
+    wrong = sessions.start(session, "a", refuse, lambda _: Answer(), model=model, number=1)
+    later = send(sessions, session, model, 2)
+    assert ops(trainer) == [2]
+    error = wrong.result.result(0).error
+    assert isinstance(error, LuthierError)
+    assert error.came == "wrong"
+    trainer.answer(error=error)
+    assert later.result.result(0).error is error
+
+
+def test_a_defect_while_a_result_is_stored_becomes_the_result(
+    sessions: TinkerSessions, session: LiveSession, model: LiveModel, trainer: HeldTrainer
+) -> None:
+    made = sessions.start(session, "a", lambda: {"op": "x"}, lambda _: 1 / 0, model=model, number=1)  # type: ignore[arg-type, return-value]
+    trainer.answer()
+    error = made.result.result(0).error
+    assert error is not None
+    assert "an error of the server" in error.came
+
+
+def test_a_silent_session_ends_with_all_that_waits(
+    sessions: TinkerSessions, session: LiveSession, model: LiveModel, trainer: HeldTrainer, clock: Clock
+) -> None:
+    waiting = send(sessions, session, model, 2)
+    clock.now += module.SILENT_SECONDS - 1
+    assert sessions.look()
+    clock.now += 2
+    assert not sessions.look()
+    error = waiting.result.result(0).error
+    assert error is not None
+    assert f"the session {session.session_id} has ended" in error.came
+    assert trainer.asked == [({"op": "drop", "models": [model.model_id], "samplers": []}, None)]
+    assert sessions.fetch("p", waiting.request_id) is waiting  # its error is still there
+    for call in (sessions.session, sessions.beat, sessions.model):
+        with pytest.raises(NotFoundError, match="does not exist or has ended"):
+            call("p", session.session_id)
+
+
+def test_heartbeats_keep_a_session(sessions: TinkerSessions, session: LiveSession, clock: Clock) -> None:
+    for _ in range(3):
+        clock.now += module.SILENT_SECONDS - 1
+        sessions.beat("p", session.session_id)
+    assert sessions.ids("p") == [session.session_id]
+
+
+def test_another_project_sees_nothing(
+    sessions: TinkerSessions, session: LiveSession, model: LiveModel, trainer: HeldTrainer
+) -> None:
+    made = send(sessions, session, model, 1)
+    for call, key in (
+        (sessions.session, session.session_id),
+        (sessions.model, model.model_id),
+        (sessions.sampler, f"{session.session_id}:sample:0"),
+        (sessions.fetch, made.request_id),
+    ):
+        with pytest.raises(NotFoundError):
+            call("other", key)
+    assert sessions.ids("other") == []
+
+
+def test_an_unloaded_client_is_gone_and_the_session_stays(
+    sessions: TinkerSessions, session: LiveSession, model: LiveModel, trainer: HeldTrainer
+) -> None:
+    sessions.drop_model(model)
+    assert ops(trainer) == ["drop"]
+    with pytest.raises(NotFoundError, match="is not in memory"):
+        sessions.model("p", model.model_id)
+    assert sessions.session("p", session.session_id) is session
+
+
+def test_a_process_that_ends_takes_the_weights_of_its_clients_along(
+    sessions: TinkerSessions, session: LiveSession, model: LiveModel, trainer: HeldTrainer
+) -> None:
+    sessions._lose_all()
+    made = send(sessions, session, model, 1)
+    error = made.result.result(0).error
+    assert error is not None
+    assert "the process that trains has ended" in error.came
+    assert "create_training_client_from_state" in error.do
+    assert trainer.asked == []
+
+
+def test_more_clients_and_bytes_than_there_is_room_for_are_refused(
+    sessions: TinkerSessions, session: LiveSession, model: LiveModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MAX_CLIENTS", 1)
+    with pytest.raises(BusyError, match="1 training clients"):
+        sessions.add_model(session, 1)
+    monkeypatch.setattr(module, "_MAX_OPEN_BYTES", 10)
+    send(sessions, session, model, 1, num_bytes=8)
+    with pytest.raises(BusyError, match="1 requests of 8 bytes"):
+        send(sessions, session, model, 2, num_bytes=8)
