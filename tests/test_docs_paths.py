@@ -27,6 +27,7 @@ MADE = {"src/luthier/platform/ui/vendor"}
 DOTTED = re.compile(r"\bluthier(?:\.[A-Za-z_]\w*)+")
 OTHER = {
     *("luthier.db", "luthier.dump"),  # files of a home and of a backup
+    *("luthier.service", "luthier.env"),  # of systemd
     *("luthier.alert.opened", "luthier.alert.closed", "luthier.inbox.assigned"),  # events of webhooks
     *("luthier.checks", "luthier.methods", "luthier.metrics", "luthier.objectives"),  # entry point groups
     *("luthier.exporters", "luthier.optimizers", "luthier.pages", "luthier.stream_engines"),
