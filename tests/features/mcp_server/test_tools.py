@@ -12,8 +12,10 @@ from tests.features.mcp_server.conftest import Calls, call
 from tests.vacuous import nonempty
 
 from luthier.core.access import Caller
+from luthier.core.ports import SilentProgress
 from luthier.features.deployments import service as deployments
 from luthier.features.mcp_server.service import TOOLS
+from luthier.ml.inference.models import sources
 from luthier.platform.home.context import Context
 from luthier.testing import homes
 
@@ -148,9 +150,7 @@ def test_only_a_person_at_this_machine_names_its_files(home: Context, as_caller:
 
 
 def test_a_queued_run_without_a_worker_says_so(home: Context, as_caller: Calls, tiny_model: Path) -> None:
-    from luthier.features.models.service import pull_model
-
-    pull_model(home, str(tiny_model))
+    sources.pull(str(tiny_model), home.home, SilentProgress())
     file_id = as_caller("create_dataset", {"name": "after", "rows": ROWS}).document["newest"]["file_id"]
     started = as_caller("start_run", {"recipe": {"base_model": "tiny", "data": {"train": file_id}}})
     assert started.document["status"] == "queued", started.text
@@ -166,9 +166,7 @@ def test_a_queued_run_without_a_worker_says_so(home: Context, as_caller: Calls, 
 
 
 def test_a_canary_is_deployed_promoted_and_rolled_back(home: Context, as_caller: Calls, tiny_model: Path) -> None:
-    from luthier.features.models.service import pull_model
-
-    pull_model(home, str(tiny_model))
+    sources.pull(str(tiny_model), home.home, SilentProgress())
     made = as_caller("deploy", {"name": "support", "target": "tiny"})
     assert made.document["revision"]["shares"] == [{"target": "tiny", "fraction": 1.0}], made.text
     stale = as_caller("deploy", {"name": "support", "target": "tiny", "expected_revision": 7})

@@ -60,6 +60,7 @@ class McpEndpoint:
 
 async def _caller(ctx: RequestContext) -> Caller:
     # `KeyFirst` has put it there, and has counted the request.
+    assert ctx.request is not None, "requests over HTTP have one"
     caller: Caller = ctx.request.state.caller
     return caller
 
