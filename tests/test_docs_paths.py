@@ -27,6 +27,7 @@ MADE = {"src/luthier/platform/ui/vendor"}
 DOTTED = re.compile(r"\bluthier(?:\.[A-Za-z_]\w*)+")
 OTHER = {
     *("luthier.db", "luthier.dump"),  # files of a home and of a backup
+    *("luthier.service", "luthier.env"),  # of systemd
     *("luthier.alert.opened", "luthier.alert.closed"),  # events of webhooks
     *("luthier.inbox.assigned", "luthier.inbox.due"),
     *("luthier.checks", "luthier.methods", "luthier.metrics", "luthier.objectives"),  # entry point groups

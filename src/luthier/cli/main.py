@@ -41,6 +41,7 @@ from luthier.features.human_eval import cli as human_eval
 from luthier.features.inbox import cli as inbox
 from luthier.features.judges import cli as judge
 from luthier.features.lineage import cli as lineage
+from luthier.features.mcp_server import cli as mcp
 from luthier.features.model_browser import cli as models
 from luthier.features.monitoring import cli as alerts
 from luthier.features.monitoring import cli as monitor
@@ -246,6 +247,7 @@ def _add_serving(app: typer.Typer) -> None:
     app.command("monitor check", short_help="Check watched models once, now.")(alerts.check)
     app.command("up", short_help="Short for `luthier server start`.")(server.start)
     app.command("worker", short_help="Run jobs from the queue.")(jobs.worker)
+    app.command("mcp", short_help="Serve this home to an agent by the Model Context Protocol.")(mcp.serve)
     app.command("launch", short_help="Write a job file for a cluster.")(launch.launch)
     app.command("verify", short_help="Verify an exported bundle and its signature.")(verify.verify)
     app.command("sign", short_help="Sign an exported bundle with your key.")(push.sign)

@@ -32,6 +32,7 @@ from luthier.features.files import api as files
 from luthier.features.files import uploads_api as uploads
 from luthier.features.finetuning_api import api as fine_tuning
 from luthier.features.inbox import api as inbox
+from luthier.features.mcp_server.api import mcp_route
 from luthier.features.model_browser import api as base_models
 from luthier.features.planning import api as plans
 from luthier.features.runs import api as runs
@@ -232,6 +233,8 @@ def create_app(context: Context, authenticator: Authenticator | None = None, pag
     for router in (*(_OF_A_HOME if is_home else ()), *_ALWAYS):
         # As they are: `include_router` builds each route again, which the first request to it waits for.
         app.router.routes.extend(router.routes)
+    if is_home:
+        app.router.routes.append(mcp_route(context))
     document_failures(app)
     if pages is not None:
         # The router's own fallback: no catch-all route that would hide 404 and 405 of the API.

@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from luthier.platform.cli.command import ANY_MODEL, EngineOption, HomeOption, open_context
+from luthier.platform.cli.command import ANY_MODEL, Answer, EngineOption, HomeOption, JsonOption, open_context
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from luthier.server.prepare import Prepared
     from luthier.server.service import Started
     from luthier.server.standalone import StandaloneServer
 
@@ -107,7 +110,35 @@ def _show(started: Started) -> None:
     console.print("Ctrl-C ends it; trainings continue with the next start.", soft_wrap=True)
 
 
-COMMANDS: dict[str, Callable[..., Any]] = {"start": start}
+def prepare(as_json: JsonOption = False, home: HomeOption = None) -> Answer:
+    """Bring the database up to date, check database, artifacts and disk, and make the first key where there is none.
+
+    For containers and clusters, before server and workers start: nothing is listened on. The first key comes from
+    LUTHIER_ADMIN_KEY, or is made and shown this once.
+    """
+    from luthier.platform.home.permissions import private_files
+    from luthier.server.prepare import GIVEN_KEY, prepare_home
+
+    # Taken out, so that nothing that is started from here has it in its environment.
+    given = os.environ.pop(GIVEN_KEY, "").strip() or None
+    with private_files(), open_context(home) as context:
+        prepared = prepare_home(context, given)
+    return Answer(as_json, prepared.as_json(), lambda console: _show_prepared(console, prepared))
+
+
+def _show_prepared(console: Console, prepared: Prepared) -> None:
+    from luthier.platform.cli.console import facts
+
+    key = {
+        "made": f"{prepared.key}  (shown this once: keep it)",
+        "given": "the first key is that of LUTHIER_ADMIN_KEY",
+        "there": "there is one already",
+    }[prepared.key_is]
+    rows = [("database", f"{prepared.database}, schema {prepared.schema}"), ("artifacts", prepared.artifacts)]
+    facts(console, [*rows, ("admin key", key)])
+
+
+COMMANDS: dict[str, Callable[..., Any]] = {"start": start, "prepare": prepare}
 
 # How requests share an engine, by the names of vLLM.
 MaxNumSeqsOption = Annotated[

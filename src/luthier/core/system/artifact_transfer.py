@@ -14,6 +14,7 @@ from typing import Any, Final, Self
 from fsspec.core import url_to_fs
 
 from luthier.core.errors import LuthierError, RequestError, StorageFullError, WorkError
+from luthier.core.system.extras import install_command
 from luthier.core.system.files import disk_full_explained, is_disk_full, sync, sync_file
 
 WRITE_BYTES: Final = 8 << 20
@@ -35,7 +36,7 @@ def open_root(root: str) -> tuple[Any, str]:
         raise RequestError(
             f"the driver for artifacts at {protocol}:// is not installed",
             expected="Luthier installed with its driver for object storage",
-            do="pip install 'luthier[s3]', or name a folder",
+            do=f"{install_command('s3')}, or name a folder",
         ) from error
     except ValueError as error:
         raise RequestError(

@@ -42,9 +42,19 @@ def _show(console: Console, found: Examination) -> None:
             ("home", found.home),
             ("free disk", figures.size(found.disk_free_bytes)),
             ("sandbox", found.sandbox),
+            ("extras", _extras(found)),
             ("versions", ", ".join(f"{name} {version}" for name, version in found.versions.items())),
         ],
     )
     print_warnings(console, [f"{finding.message}; {finding.do}" for finding in found.warnings])
     if not found.warnings:
         console.print("No problems found.")
+
+
+def _extras(found: Examination) -> str:
+    from luthier.core.system.extras import install_command
+
+    there = [name for name, is_there in found.extras.items() if is_there]
+    others = [name for name, is_there in found.extras.items() if not is_there]
+    words = ", ".join(there) or "none"
+    return words + (f"; not installed: {', '.join(others)} ({install_command('NAME')})" if others else "")

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from luthier.core.system.extras import EXTRAS, missing_modules
 from luthier.platform.home.context import Context
 from luthier.platform.home.permissions import exposed_paths
 
@@ -56,6 +57,8 @@ class Examination:
     warnings: tuple[Finding, ...]
     sandbox: str
     """What isolates code and queries that models write, as a sentence."""
+    extras: dict[str, bool]
+    """Optional parts of Luthier by name, and whether each is installed."""
 
     def as_json(self) -> dict[str, Any]:
         """The document of `luthier doctor --json`."""
@@ -66,6 +69,7 @@ class Examination:
             "disk_free_bytes": self.disk_free_bytes,
             "versions": self.versions,
             "sandbox": self.sandbox,
+            "extras": self.extras,
             "warnings": [asdict(finding) for finding in self.warnings],
         }
 
@@ -86,6 +90,7 @@ def examine(context: Context) -> Examination:
         versions=versions,
         busy_cores=round(busy_cores, 2),
         sandbox=isolation().holds,
+        extras={name: not missing_modules(name) for name in EXTRAS},
         warnings=(
             *_changed(measured, before),
             *_busy(busy_cores),

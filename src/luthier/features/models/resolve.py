@@ -17,6 +17,7 @@ from luthier.core.recipe import TemplateOption
 from luthier.core.system.libraries import import_libraries
 from luthier.features.models.names import ResolvedModel, base_of_adapter, find_model, is_adapter_folder
 from luthier.features.models.prompts import PromptSet, prompting_of, prompts_of
+from luthier.features.models.result_files import weights_folder
 from luthier.features.recipes.checks import are_pairs, check_lengths
 from luthier.platform.home.context import Context
 
@@ -197,7 +198,7 @@ def find_candidate(context: Context, name: str, caller: Caller = _LOCAL) -> Cand
         return _candidate_of_base(context, model)
     made = model.tuned.adapter_path if model.tuned is not None else _outcome_of(context, run_id)
     num_virtual = context.runs.plan(run_id).method.num_virtual_tokens or 0
-    return tuned(name, find_base(context, run_id), made, num_virtual)
+    return tuned(name, find_base(context, run_id), str(weights_folder(context, run_id, made)), num_virtual)
 
 
 def _outcome_of(context: Context, run_id: str) -> str:

@@ -16,6 +16,7 @@ from luthier.core.errors import NotFoundError
 from luthier.core.evaluation import Evaluation, EvaluationOverview
 from luthier.core.ids import is_id
 from luthier.core.plan import Plan
+from luthier.features.models.result_files import report_page
 from luthier.features.runs import service as runs
 from luthier.features.runs.filter_language import parse_filter
 from luthier.features.runs.filter_query import Order
@@ -162,7 +163,7 @@ def compare_runs(context: Context, project_id: str, run_ids: Sequence[str]) -> d
 def report_of(context: Context, project_id: str, run_id: str) -> str:
     """The report of a run as an HTML page, without places of this machine. Raises NotFoundError, or if it has none."""
     _check(context, project_id, run_id)
-    path = context.settings.run_folder(run_id) / "report.html"
+    path = report_page(context, run_id)
     try:
         # The report was written for users of this machine, so its paths are removed below.
         text = path.read_text(encoding="utf-8")

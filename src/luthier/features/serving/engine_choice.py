@@ -29,6 +29,7 @@ from luthier.core.errors import ConflictError, LuthierError, RequestError, Stora
 from luthier.core.ids import sha256_document
 from luthier.core.records.export import ExportSource
 from luthier.core.stream import Served
+from luthier.core.system.extras import install_command
 from luthier.core.system.files import file_lock, scratch_folder
 from luthier.core.system.process_setup import num_usable_cores
 from luthier.core.task_head import is_task_model
@@ -227,7 +228,7 @@ def _why_not_tried(served: Served) -> str | None:
     if GPU.exists():
         return "there is a GPU"
     if missing := [distribution for module, distribution in _PACKAGES.items() if find_spec(module) is None]:
-        return f"{' and '.join(missing)} not installed: pip install 'luthier[gguf]' for llama.cpp"
+        return f"{' and '.join(missing)} not installed: {install_command('gguf')} for llama.cpp"
     if served.quantisation is not None:
         return f"it was trained over a base packed in {served.quantisation}"
     if served.adapter_path is not None:

@@ -22,6 +22,7 @@ from luthier.core.records.export import ServerExport
 from luthier.core.stream import Served
 from luthier.core.task_head import HEAD_DOCUMENT
 from luthier.features.models.names import base_of_adapter, is_tuned_name
+from luthier.features.models.result_files import weights_folder
 from luthier.platform.home.context import Context
 from luthier.platform.home.model_names import base_models
 
@@ -185,7 +186,7 @@ def _served_run(context: Context, caller: Caller, run_id: str) -> Served:
 def _served_outcome(context: Context, name: str, run_id: str, adapter_path: str) -> Served:
     """The result of training: an adapter on its base, or a full model."""
     plan = context.runs.plan(run_id)
-    folder = Path(adapter_path)
+    folder = weights_folder(context, run_id, adapter_path)
     if not folder.is_dir():
         raise NotFoundError(
             f"the files of {name!r} are not on this machine any more",

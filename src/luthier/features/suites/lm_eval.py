@@ -6,13 +6,13 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.ids import sha256_document
 from luthier.core.results.suite import LmEvalTask, TaskResult
+from luthier.core.system.extras import require_extra
 from luthier.features.models.resolve import Candidate
 from luthier.features.suites.task_runs import Engines, Server, System
 from luthier.platform.home.context import Context
@@ -26,12 +26,7 @@ def check_lm_eval(tasks: Sequence[LmEvalTask], systems: Sequence[System], *, fol
     NotFoundError: a task that it does not know.
     """
     # Looked for without importing it, which takes seconds.
-    if find_spec("lm_eval") is None:
-        raise RequestError(
-            f"task {tasks[0].name} is one of the lm-evaluation-harness, which is not installed",
-            expected="the package lm_eval",
-            do="pip install 'luthier[lm-eval]'",
-        )
+    require_extra("lm-eval", f"task {tasks[0].name}")
     for task in tasks:
         loaded = _load(task.task, folder)
         servers = [system.name for system in systems if isinstance(system, Server)]

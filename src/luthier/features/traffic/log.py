@@ -25,6 +25,7 @@ from luthier.core.access import Caller
 from luthier.core.errors import LuthierError
 from luthier.core.ids import sha256_bytes
 from luthier.core.records.traffic import Exchange, TrafficPolicy
+from luthier.core.system.extras import install_command
 from luthier.features.traffic import service as traffic
 from luthier.features.traffic.files import settle
 from luthier.features.traffic.policy import traffic_policy, user_digest, user_key
@@ -64,7 +65,7 @@ class Spans:
             from opentelemetry.sdk.trace import TracerProvider
             from opentelemetry.sdk.trace.export import BatchSpanProcessor
         except ImportError:
-            log.warning("a collector of spans is named, but none are sent: pip install 'luthier[otel]'")
+            log.warning("a collector of spans is named, but none are sent: %s", install_command("otel"))
             return None
         # Attributes given here would override those of the environment.
         own = {} if _is_service_named() else {"service.name": _NAME}

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,11 +25,12 @@ from luthier.core.events import (
     StepDone,
     comparable_loss,
 )
-from luthier.core.ids import new_id, sha256_file
+from luthier.core.ids import new_id
 from luthier.core.plan import Plan
 from luthier.core.ports import EventSink
 from luthier.core.recipe import BudgetRecipe, Recipe
 from luthier.core.run import FirstStep, RunRecord, RunStatus, TrainResult, cause_of
+from luthier.features.models.result_files import keep_report, keep_weights
 from luthier.features.planning.budgets import (
     how_to_go_on,
     metered,
@@ -44,7 +44,6 @@ from luthier.features.planning.service import Prepared, prepare, prepare_again
 from luthier.features.recipes.service import with_absolute_paths
 from luthier.features.training.launchers.here import InProcessLauncher, Launcher
 from luthier.features.training.recorder import RunLog, recorder
-from luthier.platform.files.artifacts import link_artifact
 from luthier.platform.home.context import Context
 from luthier.platform.processes.stop_signals import AGAIN, stop_signals
 
@@ -421,6 +420,7 @@ def _carry_out(
             run_id, result=result, evaluation_id=evaluation.evaluation_id if evaluation else None
         ).model_copy(update={"status": result.status})
         report = write_run_report(context, record, prepared, evaluation, draws_page=draws_page)
+        keep_report(context, run_id)
     except BaseException as error:
         # KeyboardInterrupt and SystemExit are stop requests, not errors of the run.
         status: RunStatus = "failed" if isinstance(error, Exception) else "paused"
@@ -455,8 +455,4 @@ def _keep_files(context: Context, run_id: str, result: TrainResult) -> None:
     """Register the trained weights in the content-addressed files."""
     if result.adapter_path is None:
         return
-    folder = Path(result.adapter_path)
-    for file in sorted(folder.glob("*.safetensors")):
-        link = partial(link_artifact, run_id=run_id, name=f"{folder.name}/{file.name}", sha256=sha256_file(file))
-        # In one transaction: a registered file without a reference would be garbage-collected.
-        context.artifacts.put_file(file, folder.name, link)
+    keep_weights(context, run_id, Path(result.adapter_path))

@@ -13,6 +13,7 @@ from typing import Any, Final
 from luthier.core.errors import RecipeError
 from luthier.core.plan import MethodPlan, Quantisation, Source
 from luthier.core.recipe import MethodRecipe, QuantisationName
+from luthier.core.system.extras import install_command
 from luthier.ml.inference.models.structure import FEED_FORWARD_OUTPUTS, LinearLayer, Structure
 from luthier.ml.planning.adapter import (
     Placement,
@@ -44,7 +45,7 @@ def choose_quantisation(asked: QuantisationName | None, device: str) -> tuple[Qu
         raise RecipeError(
             f"method.quantisation is nf4, but {LIBRARY} is not installed",
             expected="the library that packs weights into 4 bits",
-            do="install it (pip install 'luthier[nf4]'), or leave method.quantisation out: int8 needs no library",
+            do=f"install it ({install_command('nf4')}), or leave method.quantisation out: int8 needs no library",
         )
     if asked in ("nf4", "int8"):
         return asked, "asked", "in the recipe"

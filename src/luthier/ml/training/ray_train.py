@@ -12,7 +12,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Final
 
-from luthier.core.errors import PeerLostError, RequestError, WorkError
+from luthier.core.errors import PeerLostError, WorkError
+from luthier.core.system.extras import missing_extra
 from luthier.core.system.process_setup import start_daemon
 
 Answer = Callable[[dict[str, Any]], None]
@@ -31,11 +32,7 @@ def require_ray() -> None:
     try:
         import ray.train.torch  # noqa: F401
     except ImportError as error:
-        raise RequestError(
-            f"--on ray without Ray ({error})",
-            expected="the extra `ray` of this package",
-            do="install it: pip install 'luthier[ray]'",
-        ) from error
+        raise missing_extra("ray", "--on ray", f"Ray ({error})") from error
 
 
 class _Mailbox:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlencode, urlsplit
 
 from luthier.core.errors import RequestError, WorkError
+from luthier.core.system.extras import require_extra
 from luthier.platform.home.settings import Settings
 
 if TYPE_CHECKING:
@@ -427,11 +428,4 @@ def _check_address(name: str, address: str) -> None:
 
 
 def _check_installed() -> None:
-    from importlib.util import find_spec
-
-    if find_spec("authlib") is None:
-        raise RequestError(
-            "sign-in by a provider needs the package authlib, which is not installed",
-            expected="the extra `oidc`",
-            do='pip install "luthier[oidc]"',
-        )
+    require_extra("oidc", "sign-in by a provider")

@@ -7,6 +7,7 @@ of others, by name, and create new ones; they cannot see what is in those.
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 from typing import Any
 
@@ -20,6 +21,8 @@ from luthier.platform.home.context import Context
 _PREFIX = "sk-luthier-"
 _NUM_KEY_BYTES = 32
 _MOST_NAME_CHARACTERS = 100
+_MIN_GIVEN_CHARACTERS = 32
+_GIVEN_KEY = re.compile(r"[A-Za-z0-9._~+/=-]+")
 
 
 def create_key(
@@ -86,12 +89,25 @@ def create_key(
     return stored, key
 
 
-def first_key(context: Context) -> str | None:
+def first_key(context: Context, given: str | None = None) -> str | None:
     """Make a key with all scopes where there is no key at all, and return it: that is the only time it can be seen.
 
     None where there is a key, even a revoked one, and where another process has just made the first one.
+
+    Args:
+        context: The home.
+        given: The key itself, chosen elsewhere, as from a secret of a cluster; None makes a random one.
+
+    Raises:
+        RequestError: The given key is short, or no token that a header can carry.
     """
-    key = _PREFIX + secrets.token_urlsafe(_NUM_KEY_BYTES)
+    if given is not None and (len(given) < _MIN_GIVEN_CHARACTERS or not _GIVEN_KEY.fullmatch(given)):
+        raise RequestError(
+            f"a first key of {len(given)} characters",  # not the key itself: errors are logged
+            expected=f"at least {_MIN_GIVEN_CHARACTERS} random letters, digits and any of . _ ~ + / = -",
+            do="make one, for example with: openssl rand -hex 32",
+        )
+    key = given or _PREFIX + secrets.token_urlsafe(_NUM_KEY_BYTES)
     made = ApiKey(key_id=new_id("key"), project_id=DEFAULT_PROJECT, name="first", scopes=("admin",))
     with context.database.transaction():
         if context.access.add_first_key(made, digest_of(key)) is None:

@@ -26,6 +26,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from luthier.core.errors import ConflictError, RequestError, UnreachableError, WorkError
+from luthier.core.system.extras import missing_extra
 from luthier.platform.db.backend import IS_WRITE, WAIT_SECONDS, Backend, Watch
 from luthier.platform.db.sqlite import Sqlite
 from luthier.platform.db.tables import SCHEMA_VERSION, metadata
@@ -357,11 +358,8 @@ def _postgresql(url: URL) -> Backend:
     try:
         import pg8000  # noqa: F401
     except ImportError as error:
-        raise RequestError(
-            f"the database {url.render_as_string(hide_password=True)} needs the package pg8000, which is not installed",
-            expected="Luthier installed with its PostgreSQL driver",
-            do="pip install 'luthier[postgresql]'",
-        ) from error
+        name = url.render_as_string(hide_password=True)
+        raise missing_extra("postgresql", f"the database {name}", "pg8000") from error
     from luthier.platform.db.postgresql import Postgresql
 
     return Postgresql(url)

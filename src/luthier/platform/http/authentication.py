@@ -175,6 +175,8 @@ Admin = Annotated[Caller, Depends(_needs("admin"))]
 
 GUARDED: Final = ("/v1/", "/api/v1/", "/tinker/api/")
 """What the addresses begin with that need a key."""
+MCP_ADDRESS: Final = "/mcp"
+"""The address of the Model Context Protocol, which needs a key, too; each of its tools checks its scope."""
 
 
 class KeyFirst:
@@ -190,7 +192,7 @@ class KeyFirst:
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it."""
         # `let_in` reads headers alone: the body is not touched before the key is known.
-        if scope["type"] == "http" and scope["path"].startswith(GUARDED):
+        if scope["type"] == "http" and (scope["path"].startswith(GUARDED) or scope["path"] == MCP_ADDRESS):
             try:
                 await let_in(Request(scope))
             except (ApiError, LuthierError) as error:

@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.results.audit import Finding
+from luthier.core.system.extras import install_command
 from luthier.ml.data.audit.base import AuditRequest
 from luthier.ml.data.audit.table import CountTokens
 from luthier.ml.data.personal_data.find import why_not
@@ -162,7 +163,7 @@ def masked_kinds(mask: Sequence[str] = (), leave: Sequence[str] = ()) -> MaskedK
         raise RequestError(
             f"names cannot be masked: {reason}",
             expected="the extra `names` and a spaCy model, which find the names of people",
-            do="install them (pip install 'luthier[names]'), or leave names out of --mask",
+            do=f"install them ({install_command('names')}), or leave names out of --mask",
         )
     kinds = tuple(kind for kind in KINDS if (kind in DEFAULT_KINDS or kind in every) and kind not in left)
     if not kinds:

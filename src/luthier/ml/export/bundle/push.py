@@ -33,6 +33,7 @@ from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import sha256_bytes, sha256_file
 from luthier.core.ports import Progress
 from luthier.core.system.artifact_transfer import copy_to, errors_explained
+from luthier.core.system.extras import install_command
 from luthier.ml.export.bundle.manifest import MANIFEST, SIGNATURES, BundleFile, Manifest, read_manifest
 from luthier.ml.inference.models.hub import endpoint
 
@@ -190,7 +191,7 @@ def _open(url: str, shown: str) -> tuple[Any, str]:
         raise RequestError(
             f"the driver for {shown} is not installed",
             expected="Luthier installed with its driver for object storage",
-            do="pip install 'luthier[s3]' for s3://; for others the package that fsspec requires",
+            do=f"{install_command('s3')} for s3://; for others the package that fsspec requires",
         ) from error
     except ValueError as error:
         raise RequestError(

@@ -5,7 +5,6 @@ The model is traced by torch.export and its matrices are lowered to XNNPACK in a
 
 from __future__ import annotations
 
-import importlib.util
 import tempfile
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +16,7 @@ from luthier.core.child_process.process import run_child
 from luthier.core.errors import RequestError, first_line
 from luthier.core.ports import Progress
 from luthier.core.records.export import ExportPrecision, ExportSource
+from luthier.core.system.extras import require_extra
 from luthier.ml.export.exporters.companions import write_companions
 from luthier.ml.export.exporters.merged import write_model
 from luthier.ml.inference.kv_cache import why_not_cacheable
@@ -36,12 +36,7 @@ def check(source: ExportSource, progress: Progress, tools: Path) -> None:
         RequestError: such a model, a composite one, or a missing package.
     """
     del progress, tools
-    if importlib.util.find_spec("executorch") is None:
-        raise RequestError(
-            "--to executorch needs the package executorch, which is not installed",
-            expected="ExecuTorch installed with Luthier",
-            do="pip install luthier[executorch]",
-        )
+    require_extra("executorch", "--to executorch")
     config = load_config(source.base_path)
     if is_composite(config):
         raise RequestError(

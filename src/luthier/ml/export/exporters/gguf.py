@@ -17,9 +17,10 @@ from typing import Any, Final
 
 from luthier.core.child_process.process import run_child
 from luthier.core.conversation import AS_THEY_ARE, Conversation, Message
-from luthier.core.errors import RequestError, TemplateError
+from luthier.core.errors import TemplateError
 from luthier.core.ports import Progress
 from luthier.core.records.export import ExportPrecision, ExportSource
+from luthier.core.system.extras import missing_extra
 from luthier.core.system.process_setup import usable_threads
 from luthier.ml.export.exporters.companions import Turns, what_to_do
 from luthier.ml.export.exporters.converter import architecture_of, converter, keys_of, known_name, refuse_unknown
@@ -238,8 +239,5 @@ def _keep_companions(folder: Path, target: Path) -> None:
 
 def _need_llama_cpp(precision: str) -> None:
     if importlib.util.find_spec("llama_cpp_py_sync") is None:
-        raise RequestError(
-            f"--quantise {precision} needs the package llama-cpp-py-sync, which is not installed",
-            expected="llama.cpp's quantisation installed with Luthier",
-            do="pip install luthier[gguf], or take --quantise q8_0, which needs nothing more",
-        )
+        instead = "or take --quantise q8_0, which needs nothing more"
+        raise missing_extra("gguf", f"--quantise {precision}", "llama-cpp-py-sync", instead)

@@ -12,6 +12,7 @@ from luthier.core.child_process.process import run_child
 from luthier.core.errors import RequestError
 from luthier.core.ports import Progress
 from luthier.core.records.export import ExportPrecision, ExportSource
+from luthier.core.system.extras import require_extra
 from luthier.ml.export.exporters.converter import architecture_of, compared_with, refuse_unknown
 from luthier.ml.export.exporters.merged import write_model
 from luthier.ml.inference.models.architecture import load_config, text_config
@@ -32,12 +33,7 @@ def check(source: ExportSource, progress: Progress, tools: Path) -> None:
         RequestError: such a model, or a missing package.
     """
     del progress, tools
-    if missing := [name for name in _PACKAGES if importlib.util.find_spec(name) is None]:
-        raise RequestError(
-            f"--to onnx needs {', '.join(missing)}, which is not installed",
-            expected="ONNX Runtime GenAI and its builder installed with Luthier",
-            do="pip install luthier[onnx]",
-        )
+    require_extra("onnx", "--to onnx")
     package = importlib.util.find_spec("onnxruntime_genai")
     places = (package.submodule_search_locations if package else None) or ()
     # The builder has no list: it compares `config.architectures[0]` in a chain of branches.

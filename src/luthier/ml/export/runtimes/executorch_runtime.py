@@ -17,9 +17,10 @@ import numpy as np
 import torch
 
 from luthier.core.conversation import Conversation
-from luthier.core.errors import ModelSourceError, NotFoundError, RequestError
+from luthier.core.errors import ModelSourceError, NotFoundError
 from luthier.core.recipe import TemplateOption
 from luthier.core.records.export import ExportSource
+from luthier.core.system.extras import missing_extra
 from luthier.ml.export.runtimes.protocol import LogProbabilities, log_softmax
 from luthier.ml.export.runtimes.transformers_runtime import rendered
 from luthier.ml.inference.models.loading import load_tokenizer
@@ -117,11 +118,7 @@ def _packages() -> tuple[Any, Any]:
         import pytorch_tokenizers
         from executorch import runtime
     except ImportError as error:
-        raise RequestError(
-            "ExecuTorch is not installed",
-            expected="the package executorch, in which this export runs",
-            do="pip install luthier[executorch]",
-        ) from error
+        raise missing_extra("executorch", "running this export", "executorch") from error
     return runtime, pytorch_tokenizers
 
 

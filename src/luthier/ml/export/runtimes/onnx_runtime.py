@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from luthier.core.conversation import Conversation
-from luthier.core.errors import ModelSourceError, NotFoundError, RequestError, TemplateError
+from luthier.core.errors import ModelSourceError, NotFoundError, TemplateError
 from luthier.core.recipe import TemplateOption
 from luthier.core.records.export import ExportSource
+from luthier.core.system.extras import missing_extra
 from luthier.ml.export.runtimes.protocol import LogProbabilities, log_softmax, message_documents
 from luthier.ml.inference.models.jinja_sandbox import reads_clock, without_clock
 
@@ -132,11 +133,7 @@ def _package() -> Any:
     try:
         import onnxruntime_genai
     except ImportError as error:
-        raise RequestError(
-            "ONNX Runtime GenAI is not installed",
-            expected="the package onnxruntime-genai, in which this export runs",
-            do="pip install luthier[onnx]",
-        ) from error
+        raise missing_extra("onnx", "running this export", "onnxruntime-genai") from error
     return onnxruntime_genai
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import DivergedError, RequestError, WorkError
 from luthier.core.ports import Progress, Score
+from luthier.core.system.extras import missing_extra
 
 # Tokens that go through the model together; their logits are in memory together.
 _PART_TOKENS: Final = 256
@@ -155,11 +156,7 @@ def _binding() -> tuple[Any, Any]:
     try:
         from llama_cpp_py_sync._cffi_bindings import get_ffi, get_lib
     except ImportError as error:
-        raise RequestError(
-            "likelihoods from llama.cpp without the package llama-cpp-py-sync",
-            expected="its library, which comes as a ready package",
-            do="pip install luthier[gguf]",
-        ) from error
+        raise missing_extra("gguf", "computing likelihoods by llama.cpp", "llama-cpp-py-sync") from error
     return get_lib(), get_ffi()
 
 

@@ -26,6 +26,7 @@ from luthier.core.child_process.channel import Channel
 from luthier.core.child_process.process import ChildEndedError, run_child
 from luthier.core.errors import LuthierError, NotFoundError, RequestError, WorkError, library_reason
 from luthier.core.stream import ENGINE_DEFAULTS, EngineSettings, SpeculativeConfig
+from luthier.core.system.extras import missing_extra
 from luthier.ml.inference.models.gguf import GgufHeader, read_gguf_header
 
 _NUM_SHOWN = 3
@@ -332,11 +333,7 @@ def _parameters(model: Path, adapters: Sequence[Path]) -> Any:
     try:
         import xllamacpp
     except ImportError as error:
-        raise RequestError(
-            "the engine llama_cpp without the package xllamacpp",
-            expected="llama.cpp, which comes as a ready package",
-            do="pip install luthier[gguf]",
-        ) from error
+        raise missing_extra("gguf", "the engine llama_cpp", "xllamacpp") from error
     params = xllamacpp.CommonParams()
     params.model.path = str(model)
     # Loaded with scale 0: off until a request enables it.

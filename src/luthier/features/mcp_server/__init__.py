@@ -1,0 +1,1 @@
+"""The Model Context Protocol: tools and resources for agents, over stdio and HTTP."""

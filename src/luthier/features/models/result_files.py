@@ -1,0 +1,94 @@
+"""The files of a finished run among the artifacts: kept by the machine that trained, fetched by one that lacks them.
+
+So a server and its workers need no common disk: what is served, evaluated and shown comes from the database and the
+artifacts. Checkpoints and snapshots stay on the machine that trains.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from luthier.core.errors import LuthierError
+from luthier.core.ids import sha256_file
+from luthier.core.system.files import file_lock
+from luthier.platform.files.artifacts import link_artifact
+from luthier.platform.home.context import Context
+
+REPORT: Final = "report"
+_REPORT_FILES: Final = ("report.html", "report.json")
+_LOCK_SECONDS: Final = 600.0
+
+
+def keep_weights(context: Context, run_id: str, folder: Path) -> None:
+    """Keep the folder of a run's weights, with all that loading them needs."""
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        _keep(context, run_id, f"{folder.name}/{file.relative_to(folder).as_posix()}", file, folder.name)
+
+
+def keep_report(context: Context, run_id: str) -> None:
+    """Keep the report of a run, where it has one."""
+    for name in _REPORT_FILES:
+        if (file := context.settings.run_folder(run_id) / name).is_file():
+            _keep(context, run_id, f"{REPORT}/{name}", file, REPORT)
+
+
+def _keep(context: Context, run_id: str, name: str, file: Path, kind: str) -> None:
+    link = partial(link_artifact, run_id=run_id, name=name, sha256=sha256_file(file))
+    # In one transaction: a registered file without a reference would be garbage-collected.
+    context.artifacts.put_file(file, kind, link)
+
+
+def weights_folder(context: Context, run_id: str, adapter_path: str) -> Path:
+    """The folder of a run's weights on this machine, fetched where another machine has trained it.
+
+    Args:
+        context: The home.
+        run_id: The run.
+        adapter_path: The folder on the machine that has trained.
+
+    Returns:
+        A folder that may be missing, where the artifacts do not hold it.
+
+    Raises:
+        WorkError: A file of it is lost or damaged, or the store does not answer.
+    """
+    there = Path(adapter_path)
+    if there.is_dir():
+        return there
+    target = context.settings.run_folder(run_id) / there.name
+    if target.is_dir():
+        return target
+    prefix = f"{there.name}/"
+    names = {name: one.sha256 for name, one in context.artifacts.linked(run_id).items() if name.startswith(prefix)}
+    # Runs of earlier versions have the weights among the artifacts, and nothing that describes them.
+    if not any(name.endswith("config.json") for name in names):
+        return there
+    target.parent.mkdir(parents=True, exist_ok=True)
+    lock = target.with_name(f".{target.name}.lock")
+    with file_lock(lock, what=f"the weights of run {run_id}", timeout_seconds=_LOCK_SECONDS):
+        if not target.is_dir():
+            # Under another name until it is whole: a folder of that name is taken for a complete one.
+            partly = target.with_name(f".{target.name}.partly")
+            for name, sha256 in names.items():
+                place = partly / name.removeprefix(prefix)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                context.artifacts.fetch(sha256, place)
+            partly.replace(target)
+    return target
+
+
+def report_page(context: Context, run_id: str) -> Path:
+    """The page of a run's report, fetched where another machine wrote it. It may be missing."""
+    page = context.settings.run_folder(run_id) / _REPORT_FILES[0]
+    if page.is_file():
+        return page
+    kept = context.artifacts.linked(run_id).get(f"{REPORT}/{_REPORT_FILES[0]}")
+    if kept is not None:
+        page.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            context.artifacts.fetch(kept.sha256, page)
+        except LuthierError:
+            return page  # as if there were none: the store may answer the next time
+    return page

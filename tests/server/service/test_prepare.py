@@ -1,0 +1,64 @@
+"""`luthier server prepare`: tables, checks and the first key, the same again changes nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from luthier.cli.main import main
+from luthier.core.access import Caller
+from luthier.core.errors import RequestError, WorkError
+from luthier.platform.auth.service import digest_of
+from luthier.platform.home.context import Context
+from luthier.server.prepare import prepare_home
+
+KEY = "k" * 20 + "0123456789ab"
+
+
+def test_the_first_key_is_made_once(home: Context) -> None:
+    made = prepare_home(home)
+    assert (made.key_is, made.artifacts, str(made.key)[:11]) == ("made", "in the home", "sk-luthier-")
+    again = prepare_home(home, KEY)
+    assert (again.key_is, again.key) == ("there", None)
+    assert len(home.access.keys()) == 1
+
+
+def test_a_given_key_is_the_first_one_and_is_not_shown(home: Context) -> None:
+    found = prepare_home(home, KEY)
+    assert (found.key_is, found.key) == ("given", None)
+    key = home.access.key_of(digest_of(KEY))
+    assert key is not None
+    assert (key.scopes, key.project_id) == (("admin",), Caller().project_id)
+
+
+@pytest.mark.parametrize("key", ["short", "x" * 31, "with a blank in it and long enough for one", "é" * 40])
+def test_a_key_that_can_be_guessed_or_not_be_sent_is_refused_and_not_quoted(home: Context, key: str) -> None:
+    with pytest.raises(RequestError, match="a first key of") as caught:
+        prepare_home(home, key)
+    assert key not in str(caught.value)
+    assert home.access.keys() == []
+
+
+def test_what_cannot_be_used_is_named(home: Context) -> None:
+    home.artifacts.incoming.mkdir(parents=True, exist_ok=True)
+    home.settings = home.settings.model_copy(update={"home": home.home})
+    blocked = home.artifacts.incoming
+    blocked.rmdir()
+    blocked.write_text("a file where a folder belongs", encoding="utf-8")
+    with pytest.raises(WorkError, match="artifacts:"):
+        prepare_home(home)
+
+
+def test_the_command_takes_the_key_out_of_its_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import os
+
+    monkeypatch.setenv("LUTHIER_ADMIN_KEY", KEY)
+    assert main(["server", "prepare", "--home", str(tmp_path / "home"), "--json"]) == 0
+    said = capsys.readouterr().out
+    assert json.loads(said)["key_is"] == "given"
+    assert KEY not in said
+    assert "LUTHIER_ADMIN_KEY" not in os.environ
