@@ -30,6 +30,7 @@ OTHER = {
     *("luthier.alert.opened", "luthier.alert.closed", "luthier.inbox.assigned"),  # events of webhooks
     *("luthier.checks", "luthier.methods", "luthier.metrics", "luthier.objectives"),  # entry point groups
     *("luthier.exporters", "luthier.optimizers", "luthier.pages", "luthier.stream_engines"),
+    "luthier.trackers",
 }
 """Names with dots that are no modules."""
 
