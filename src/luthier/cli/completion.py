@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
-from luthier.platform.cli.command import Answer
+from luthier.platform.cli.command import Answer, HomeOption, JsonOption
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,7 +39,8 @@ compdef _luthier_completion luthier
 
 def completion(
     shell: Annotated[Literal["bash", "zsh", "fish"], typer.Argument(metavar="SHELL", help="bash, zsh or fish.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+    as_json: JsonOption = False,
+    home: HomeOption = None,  # noqa: ARG001 - as every command
 ) -> Answer:
     """Print the script that completes commands and options in a shell.
 

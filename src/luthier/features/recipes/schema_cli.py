@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from luthier.platform.cli.command import Answer, ForceOption
+from luthier.platform.cli.command import Answer, ForceOption, HomeOption, JsonOption
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,9 +19,8 @@ def schema(
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write it to a file, not to stdout.")
     ] = None,
     force: ForceOption = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="The same: the schema is a JSON document; progress goes to stderr.")
-    ] = False,
+    as_json: JsonOption = False,
+    home: HomeOption = None,  # noqa: ARG001 - as every command
 ) -> Answer:
     """Print the JSON Schema of recipes, which editors check and complete recipes with.
 

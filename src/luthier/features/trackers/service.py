@@ -10,7 +10,7 @@ from luthier.core.plan import Plan
 from luthier.core.recipe import Recipe
 from luthier.core.registry import TRACKERS
 from luthier.core.system.files import is_held
-from luthier.core.tracking import TrackerPlan, TrackerRecipe
+from luthier.core.tracking import TrackerRecipe
 from luthier.features.trackers.delivery import Delivery
 from luthier.features.trackers.state import FOLDER, TrackerState, load_state, save_state
 from luthier.ml.tracking.choice import chosen, lacks_credentials, source_of
@@ -79,16 +79,21 @@ def check_wandb(environment: Mapping[str, str], *, num: int = 1) -> None:
 
 
 def states(context: Context, run_id: str) -> list[TrackerState]:
-    """What each tracker of a run has, in the order of its plan; `delivering` only while a process does so.
+    """What each tracker of a run has: those of its plan, then others that it was reported to.
+
+    `delivering` only while a process does so.
 
     Raises:
         NotFoundError: There is no such run.
     """
     plan, folder = context.runs.plan(run_id), context.settings.run_folder(run_id)
+    projects = {one.name: one.project for one in plan.tracking}
+    others = sorted(path.stem for path in (folder / FOLDER).glob("*.json") if path.stem not in projects)
     found = []
-    for tracker in plan.tracking:
-        state = load_state(folder, tracker.name).model_copy(update={"project": tracker.project})
-        if state.status == "delivering" and not _is_delivering(context, run_id, tracker):
+    for name in [*projects, *others]:
+        state = load_state(folder, name)
+        state = state.model_copy(update={"project": projects.get(name, state.project)})
+        if state.status == "delivering" and not _is_delivering(context, run_id, name):
             state = state.model_copy(update={"status": "waiting"})
         found.append(state)
     return found
@@ -128,7 +133,7 @@ def deliver(
     folder = context.settings.run_folder(run_id)
     for one in trackers:
         TRACKERS.declaration(one.name).check_installed(one.name)
-        if _is_delivering(context, run_id, one):
+        if _is_delivering(context, run_id, one.name):
             raise ConflictError(
                 f"run {run_id} is being delivered to {one.name}",
                 expected="no process that delivers it",
@@ -140,6 +145,6 @@ def deliver(
     return [Delivery(context, run_id, one).deliver() for one in trackers]
 
 
-def _is_delivering(context: Context, run_id: str, tracker: TrackerPlan) -> bool:
-    lock = context.settings.run_folder(run_id) / FOLDER / f"{tracker.name}.lock"
+def _is_delivering(context: Context, run_id: str, name: str) -> bool:
+    lock = context.settings.run_folder(run_id) / FOLDER / f"{name}.lock"
     return lock.exists() and is_held(lock)

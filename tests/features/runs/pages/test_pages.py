@@ -13,8 +13,10 @@ from fastapi.testclient import TestClient
 from luthier.core.access import Caller
 from luthier.core.events import CheckpointSaved, RunEnded, RunStarted, ValidationDone, WarningRaised
 from luthier.core.run import Fit, Remedy
+from luthier.core.tracking import TrackerPlan
 from luthier.features.datasets.service import create_dataset, keep_rows
 from luthier.features.models.store import TunedModel
+from luthier.features.trackers.state import TrackerState, save_state
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job
@@ -300,3 +302,22 @@ def test_places_of_the_machine_are_not_shown(home: Context, browser: Browser) ->
     home.runs.append(RUN_ID, CheckpointSaved(step=30, path=f"{home.home}/runs/x", num_bytes=10))
     home.runs.append(RUN_ID, WarningRaised(step=30, code="a", message=f"{home.home}/runs/x is broken"))
     assert str(home.home) not in browser("read").get(f"/runs/{RUN_ID}").text
+
+
+def test_a_page_says_what_trackers_have_and_names_no_folder(browser: Browser, home: Context) -> None:
+    trackers = (TrackerPlan(name="mlflow", project="mails"), TrackerPlan(name="tensorboard", project="mails"))
+    record = make_record(status="succeeded", result=make_result())
+    home.runs.create(record, make_plan().model_copy(update={"tracking": trackers}))
+    folder = home.settings.run_folder(RUN_ID)
+    url = "http://host:5000/#/experiments/1"
+    save_state(folder, TrackerState(name="mlflow", status="delivered", url=url, num_events=12))
+    error = f"OSError: {folder}/x {HOSTILE}"
+    save_state(folder, TrackerState(name="tensorboard", url=str(folder), error=error))
+    text = browser().get(f"/runs/{RUN_ID}").text
+    assert f'<a href="{url}" rel="noreferrer">MLflow</a>' in text
+    assert "12 events" in text
+    assert f"luthier runs track {RUN_ID}" in text
+    assert str(home.home) not in text
+    assert "<script>alert" not in text
+    answer = browser().get(f"/api/v1/runs/{RUN_ID}")
+    assert str(home.home) not in answer.text

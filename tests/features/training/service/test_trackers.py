@@ -1,0 +1,166 @@
+"""A training that is reported to trackers: it never waits for them, and is the same without them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.fixtures.plug_ins import installed_package
+from tests.fixtures.service import write_recipe
+
+from luthier.core.errors import RequestError
+from luthier.core.ids import sha256_file
+from luthier.core.run import RunRecord
+from luthier.features.recipes.service import load_recipe
+from luthier.features.trackers import service as trackers
+from luthier.features.training.service import TrainOutcome, resume, train
+from luthier.ml.tracking.protocol import TrackerRules
+from luthier.platform.home.context import Context
+
+POINTS = """\
+[luthier.trackers]
+jsonl = theirs:JsonLines
+down = theirs:Down
+hangs = theirs:Hangs
+"""
+CODE = """
+import json
+import time
+
+from luthier.ml.tracking.protocol import RemoteRun, Tracker, TrackerRules
+
+
+class JsonLines(Tracker):
+    rules = TrackerRules(title="JSON Lines", summary="figures in a file")
+
+    def begin(self, run):
+        self.file = run.folder / "figures.jsonl"
+        self.write("begin", id=run.tracker_run_id, rate=run.parameters["training.learning_rate"])
+        return RemoteRun("theirs", str(self.file))
+
+    def log(self, points):
+        for point in points:
+            self.write("point", step=point.step, **point.values)
+
+    def end(self, outcome):
+        self.write("end", status=outcome.status, texts=dict(outcome.texts), report=str(outcome.report),
+                   weights=str(outcome.weights))
+        return []
+
+    def write(self, kind, **values):
+        with self.file.open("a") as file:
+            file.write(json.dumps({"kind": kind, **values}) + "\\n")
+
+
+class Down(JsonLines):
+    rules = TrackerRules(title="Down", summary="never answers")
+
+    def begin(self, run):
+        raise ConnectionError("no answer")
+
+
+class Hangs(JsonLines):
+    rules = TrackerRules(title="Hangs", summary="answers too late")
+
+    def begin(self, run):
+        time.sleep(3600)
+"""
+
+
+@pytest.fixture
+def _plug_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Trackers of another package, which the processes that deliver find, too."""
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    with installed_package(folder, monkeypatch, POINTS, CODE):
+        yield
+
+
+def trained(context: Context, folder: Path, tiny_model: Path, tracking: list[str], **more: object) -> TrainOutcome:
+    recipe = write_recipe(folder, tiny_model, tracking=tracking, **more)
+    return train(context, load_recipe(recipe), base_dir=folder)
+
+
+def lines_of(context: Context, record: RunRecord) -> list[dict[str, object]]:
+    file = context.settings.run_folder(record.run_id) / "trackers" / "figures.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+@pytest.mark.usefixtures("_plug_ins")
+def test_a_run_is_reported_while_one_tracker_is_down_and_one_hangs(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LUTHIER_TRACKER_WAIT_SECONDS", "20")
+    with Context.open(tmp_path / "home") as context:
+        outcome = trained(context, tmp_path / "work", tiny_model, ["jsonl", "down", "hangs"])
+        plain = trained(context, tmp_path / "plain", tiny_model, [])
+        assert outcome.record.status == "succeeded"
+        whole, down = outcome.trackers[:2]
+        assert [one.status for one in outcome.trackers] == ["delivered", "waiting", "waiting"]
+        assert down.error == "ConnectionError: no answer"
+        begin, *points, end = lines_of(context, outcome.record)
+        assert (begin["kind"], begin["rate"]) == ("begin", 0.01)
+        steps = [one["step"] for one in points if "train/loss" in one]
+        assert steps == list(range(1, outcome.record.num_steps + 1))
+        assert [one["step"] for one in points if "eval/loss" in one] == [3, 6, 9, 10]
+        assert end["status"] == "succeeded"
+        assert end["texts"]["verdict"] == outcome.evaluation.verdict.title  # type: ignore[index, union-attr]
+        assert end["report"] == outcome.record.report_path
+        assert whole.num_events == len(context.runs.events(outcome.record.run_id))
+        log = (context.settings.run_folder(outcome.record.run_id) / "log.txt").read_text()
+        assert (
+            f"down has not everything of this run (ConnectionError: no answer); deliver the rest with: luthier runs "
+            f"track {outcome.record.run_id}" in log
+        )
+        # What is trained is the same, and so is its plan's hash.
+        assert outcome.plan.hash == plain.plan.hash
+        weights = [sha256_file(Path(one.record.result.adapter_path) / "adapter_model.safetensors")  # type: ignore[union-attr, arg-type]
+                   for one in (outcome, plain)]  # fmt: skip
+        assert weights[0] == weights[1]
+        assert plain.trackers == ()
+
+
+@pytest.mark.usefixtures("_plug_ins")
+def test_a_paused_run_goes_on_in_the_same_run_of_its_tracker(tmp_path: Path, tiny_model: Path) -> None:
+    with Context.open(tmp_path / "home") as context:
+        budget = {"tokens": 500}
+        paused = trained(
+            context, tmp_path / "work", tiny_model, ["jsonl"], budget=budget, data={"train": "train.jsonl"}
+        )
+        assert paused.record.status == "paused"
+        assert paused.trackers[0].status == "delivered", "all that there is"
+        from luthier.core.recipe import BudgetRecipe
+
+        ended = resume(context, paused.record.run_id, budget=BudgetRecipe(tokens=10**9))
+        lines = lines_of(context, ended.record)
+        assert [(one["kind"], one.get("id")) for one in lines if one["kind"] == "begin"] == [
+            ("begin", ""), ("begin", "theirs")
+        ]  # fmt: skip
+        assert [one["status"] for one in lines if one["kind"] == "end"] == ["paused", "succeeded"]
+        steps = [one["step"] for one in lines if "train/loss" in one]
+        assert steps == list(range(1, ended.record.num_steps + 1))
+
+
+def test_a_package_that_is_missing_is_named_before_anything_is_trained(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TrackerRules, "missing", lambda self: list(self.modules))
+    with Context.open(tmp_path / "home") as context:
+        with pytest.raises(RequestError, match="needs mlflow, which is not installed") as caught:
+            trained(context, tmp_path / "work", tiny_model, ["mlflow"])
+        assert "pip install 'luthier[mlflow]'" in caught.value.do
+        assert context.runs.list() == []
+
+
+def test_a_tracker_of_the_environment_without_its_package_is_said_in_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    from luthier.testing.records import make_plan
+
+    plan = make_plan()
+    monkeypatch.setattr(TrackerRules, "missing", lambda self: list(self.modules))
+    found = trackers.with_tracking(plan, plan.recipe, {"WANDB_PROJECT": "mails"})
+    (row,) = [row for row in found.values() if row["name"] == "tracking"]
+    assert row["value"] == []
+    assert "WANDB_PROJECT is set, but not reported to: pip install 'luthier[wandb]'" in row["why"]
+    assert trackers.with_tracking(plan, plan.recipe, {}) is plan
