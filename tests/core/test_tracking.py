@@ -15,7 +15,7 @@ from luthier.testing.records import make_plan
 RECIPE = {"base_model": "tiny", "data": {"train": "train.jsonl"}}
 
 
-@pytest.mark.parametrize("written", ["mlflow", ["mlflow"], {"name": "mlflow"}, [{"name": "mlflow"}]])
+@pytest.mark.parametrize("written", [["mlflow"], [{"name": "mlflow"}]])
 def test_a_tracker_is_written_by_its_name_or_with_settings(written: object) -> None:
     recipe = recipe_from(RECIPE | {"tracking": written}, base_dir=Path())
     assert [(one.name, one.project) for one in recipe.tracking or ()] == [("mlflow", None)]
@@ -35,7 +35,7 @@ def test_none_and_an_empty_list_differ(tmp_path: Path) -> None:
         ([{"name": "mlflow", "location": "https://me:secret@host"}], "without user, password and query"),
         ([{"name": "wandb", "location": "https://host?key=secret"}], "without user, password and query"),
         ([{"name": "wandb", "projekt": "a"}], "tracking[0]"),
-        (7, "tracking"),
+        ("mlflow", "expected a list"),
     ],
 )
 def test_what_is_wrong_is_named(written: object, said: str) -> None:

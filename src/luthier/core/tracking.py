@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.registry import TRACKERS
@@ -43,21 +43,17 @@ class TrackerRecipe(FrozenModel):
     artifacts: bool | None = None
     registered_model: Text | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_name(cls, given: Any) -> Any:
+        return {"name": given} if isinstance(given, str) else given
+
     @field_validator("location")
     @classmethod
     def _holds_no_secret(cls, location: str | None) -> str | None:
         if location is not None and location != without_credentials(location):
             raise ValueError("an address without user, password and query: credentials are read from the environment")
         return location
-
-
-def _as_list(given: Any) -> Any:
-    """`mlflow`, `[mlflow]` and `[{name: mlflow}]` mean the same."""
-    if isinstance(given, str | dict):
-        given = [given]
-    if isinstance(given, list | tuple):
-        return [{"name": one} if isinstance(one, str) else one for one in given]
-    return given
 
 
 def _each_once(trackers: tuple[TrackerRecipe, ...]) -> tuple[TrackerRecipe, ...]:
@@ -67,7 +63,7 @@ def _each_once(trackers: tuple[TrackerRecipe, ...]) -> tuple[TrackerRecipe, ...]
     return trackers
 
 
-Tracking = Annotated[tuple[TrackerRecipe, ...], BeforeValidator(_as_list), AfterValidator(_each_once)]
+Tracking = Annotated[tuple[TrackerRecipe, ...], AfterValidator(_each_once)]
 """The `tracking` of a recipe; an empty list reports to none, whatever the environment says."""
 
 

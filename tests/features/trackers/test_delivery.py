@@ -9,10 +9,11 @@ from typing import ClassVar
 
 import pytest
 
-from luthier.core.errors import ConflictError, NotFoundError, RequestError
+from luthier.core.access import Caller
+from luthier.core.errors import ConflictError, NotFoundError, RequestError, WorkError
 from luthier.core.events import RunEnded, RunStarted, ValidationDone, WarningRaised
 from luthier.core.tracking import TrackerPlan
-from luthier.features.trackers import delivery, service
+from luthier.features.trackers import delivery, job, service
 from luthier.features.trackers.delivery import Delivery
 from luthier.features.trackers.reporting import undelivered
 from luthier.features.trackers.state import TrackerState, load_state, save_state
@@ -229,3 +230,16 @@ def test_a_run_without_a_tracker_is_reported_to_one_that_is_named(context: Conte
     (state,) = service.deliver(context, RUN_ID, asked=["tensorboard"])
     assert (state.name, state.status) == ("tensorboard", "delivered")
     assert service.states(context, RUN_ID) == [state]
+
+
+def test_a_job_delivers_and_fails_while_the_tracker_does_not_answer(context: Context, run_id: str) -> None:
+    queued = job.start(context, Caller(), run_id)
+    Recorded.fails_on.append("begin")
+    with pytest.raises(WorkError, match="mlflow: ConnectionError"):
+        job.carry_out(context, queued)
+    assert job.carry_out(context, queued).status == "succeeded"
+    assert steps() == [1, 2, 3]
+    with pytest.raises(ConflictError, match="have everything"):
+        job.start(context, Caller(), run_id)
+    with pytest.raises(NotFoundError):
+        job.start(context, Caller(project_id="other"), run_id)

@@ -49,7 +49,6 @@ def recipe_schema() -> dict[str, Any]:
             if name == "OptimizerRecipe" or name == "TrackerRecipe":
                 short = short | {"enum": whole["properties"]["name"]["enum"]}
             definitions[name] = {"anyOf": [short, whole], "description": whole.pop("description", "")}
-    _allow_one(schema["properties"]["tracking"])
     return {"$schema": _DIALECT, "title": _TITLE} | {key: value for key, value in schema.items() if key != "title"}
 
 
@@ -154,11 +153,3 @@ def _resolved(schema: dict[str, Any], field: dict[str, Any]) -> dict[str, Any]:
     while "$ref" in field:
         field = schema["$defs"][field["$ref"].rpartition("/")[2]]
     return field
-
-
-def _allow_one(field: dict[str, Any]) -> None:
-    """A tracker need not be in a list."""
-    described = field.pop("description", "")
-    whole = dict(field)
-    field.clear()
-    field |= {"description": described, "anyOf": [whole, whole["items"]]}

@@ -46,7 +46,6 @@ def test_every_recipe_of_ours_is_taken(schema: dict[str, Any]) -> None:
         {"objective": {"name": "grpo", "num_generations": 4, "kl_coef": 0.1, "rewards": [{"metric": "token_f1"}]}},
         {"evaluation": {"good_enough": 0.9, "metrics": ["rouge"]}},
         {"tracking": ["mlflow", {"name": "wandb", "project": "mails"}]},
-        {"tracking": "tensorboard"},
         {"tracking": []},
     ],
 )
