@@ -94,10 +94,15 @@ class TrackerPlan(FrozenModel):
 
     @property
     def summary(self) -> str:
-        """As a line of the plan has it: `mlflow: luthier at http://localhost:5000`."""
+        """As a line of the plan has it: `mlflow: luthier at http://localhost:5000`; folders are not named."""
         owner = f"{self.entity}/" if self.entity else ""
-        place = f" at {self.location}" if self.location else ""
+        place = f" at {self.location}" if is_address(self.location) else ""
         return f"{self.name}: {owner}{self.project}{place}"
+
+
+def is_address(location: str | None) -> bool:
+    """Whether it is the address of a server, which others may see; folders and databases are of this machine."""
+    return location is not None and location.startswith(("http://", "https://"))
 
 
 def without_credentials(location: str) -> str:
