@@ -24,6 +24,7 @@ from luthier.core.graders import RewardMetric
 from luthier.core.plan import Plan
 from luthier.core.registry import TRACKERS
 from luthier.core.run import Bill, BudgetPlan
+from luthier.core.tracking import is_address
 from luthier.features.planning.quotes import load_quote
 from luthier.features.runs.next_steps import next_steps
 from luthier.features.runs.run_files import samples_of
@@ -245,7 +246,7 @@ def _trackers(context: Context, run_id: str, places: Mapping[str, str]) -> list[
             "status": TITLES[state.status],
             "is_whole": state.status == "delivered",
             "num_events": state.num_events,
-            "url": state.url if state.url.startswith(("https://", "http://")) else "",
+            "url": state.url if is_address(state.url) else "",
             "error": redact_text(state.error, places),
         }
         for state in states(context, run_id)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from luthier.core.errors import ConflictError, RequestError, UnsupportedError
 from luthier.core.plan import Plan
 from luthier.core.recipe import Recipe
 from luthier.core.registry import TRACKERS
 from luthier.core.system.files import is_held
-from luthier.core.tracking import TrackerRecipe
+from luthier.core.tracking import TrackerRecipe, is_address
 from luthier.features.trackers.delivery import Delivery
 from luthier.features.trackers.state import FOLDER, TrackerState, load_state, save_state
 from luthier.ml.tracking.choice import chosen, lacks_credentials, source_of
@@ -76,6 +76,17 @@ def check_wandb(environment: Mapping[str, str], *, num: int = 1) -> None:
         code="unsupported_integration",
         param="integrations",
     )
+
+
+def without_places(document: dict[str, Any]) -> dict[str, Any]:
+    """The document of a run (`RunDetails.as_json`) without folders and databases that trackers write to."""
+    plan = document["plan"]
+    for one in (*plan["tracking"], *(plan["recipe"]["tracking"] or ())):
+        one["location"] = one["location"] if is_address(one["location"]) else None
+    for state in document["trackers"]:
+        state["url"] = state["url"] if is_address(state["url"]) else ""
+        state["tracker_run_id"] = "" if state["tracker_run_id"].startswith("/") else state["tracker_run_id"]
+    return document
 
 
 def states(context: Context, run_id: str) -> list[TrackerState]:
