@@ -227,7 +227,7 @@ def prepare(
     check_drawing(plan, [splits[n] for n in ("train", "validation") if n in splits], found.room_tokens)
     plan = rehearsed(context, plan)
     plan = with_budget(context, plan, recipe.budget, prices)
-    plan = with_tracking(plan, recipe, os.environ)
+    plan = with_tracking(context, plan, recipe, os.environ)
     others: tuple[Split, ...] = ("validation", "held_out", "replay", "replay_held_out")
     return Prepared(plan, model, template, splits["train"], *(splits.get(name) for name in others))
 

@@ -10,7 +10,7 @@ from luthier.core.plan import Plan
 from luthier.core.recipe import Recipe
 from luthier.core.registry import TRACKERS
 from luthier.core.system.files import is_held
-from luthier.core.tracking import TrackerRecipe, is_address
+from luthier.core.tracking import TrackerPlan, TrackerRecipe, is_address
 from luthier.features.trackers.delivery import Delivery
 from luthier.features.trackers.state import FOLDER, TrackerState, load_state, save_state
 from luthier.ml.tracking.choice import chosen, lacks_credentials, source_of
@@ -20,7 +20,7 @@ from luthier.platform.home.context import Context
 _SECTION: Final = "tracking"
 
 
-def with_tracking(plan: Plan, recipe: Recipe, environment: Mapping[str, str]) -> Plan:
+def with_tracking(context: Context, plan: Plan, recipe: Recipe, environment: Mapping[str, str]) -> Plan:
     """A plan with its trackers: those of the recipe, else those that the environment names.
 
     A tracker that only the environment names is left out where its package is not installed; the plan says so.
@@ -29,7 +29,7 @@ def with_tracking(plan: Plan, recipe: Recipe, environment: Mapping[str, str]) ->
         RequestError: The package of one that the recipe names is not installed.
     """
     found, left_out = [], []
-    for one in chosen(recipe.tracking, environment):
+    for one in _chosen(context, recipe.tracking, environment):
         rules: TrackerRules = TRACKERS.declaration(one.name)
         if one.source and rules.missing():
             left_out.append(f"{one.source} is set, but not reported to: pip install '{rules.install}'")
@@ -133,8 +133,8 @@ def deliver(
     known = {one.name: one for one in plan.tracking}
     for name in asked:
         TRACKERS.declaration(name)  # raises for an unknown name
-    added = chosen([TrackerRecipe(name=name) for name in asked if name not in known], os.environ)
-    trackers = [known[name] for name in asked if name in known] + list(added) if asked else list(plan.tracking)
+    added = _chosen(context, [TrackerRecipe(name=name) for name in asked if name not in known], os.environ)
+    trackers = [known[name] for name in asked if name in known] + added if asked else list(plan.tracking)
     if not trackers:
         raise RequestError(
             f"run {run_id} has no tracker",
@@ -154,6 +154,17 @@ def deliver(
         for one in trackers:
             save_state(folder, TrackerState(name=one.name))
     return [Delivery(context, run_id, one).deliver() for one in trackers]
+
+
+def _chosen(
+    context: Context, asked: Sequence[TrackerRecipe] | None, environment: Mapping[str, str]
+) -> list[TrackerPlan]:
+    """`choice.chosen`, each with a place in the home where neither recipe nor environment nor tracker has one."""
+    found = []
+    for one in chosen(asked, environment):
+        place = TRACKERS.declaration(one.name).default_location.format(home=context.home)
+        found.append(one if one.location or not place else one.model_copy(update={"location": place}))
+    return found
 
 
 def _is_delivering(context: Context, run_id: str, name: str) -> bool:

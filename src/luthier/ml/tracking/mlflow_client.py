@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final, TypeVar
 
 from luthier.core.errors import NotFoundError
@@ -89,7 +90,7 @@ class MLflow(Tracker):
     def _experiment(self, name: str) -> str:
         found = self._client.get_experiment_by_name(name)
         if found is None:
-            return str(self._client.create_experiment(name))
+            return str(self._client.create_experiment(name, artifact_location=self._artifacts()))
         if found.lifecycle_stage == "deleted":
             raise NotFoundError(
                 f"the experiment {name!r} was deleted in MLflow",
@@ -97,6 +98,13 @@ class MLflow(Tracker):
                 do="restore it there, or name another one as the project of `tracking`",
             )
         return str(found.experiment_id)
+
+    def _artifacts(self) -> str | None:
+        """Beside a database in a file, since MLflow would take the current folder; a server decides itself."""
+        uri = str(self._client.tracking_uri)
+        if not uri.startswith("sqlite:///"):
+            return None
+        return str(Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlflow-artifacts")
 
     def _begun(self, experiment_id: str) -> str:
         same = f"tags.`luthier.run_id` = '{self._run.run_id}'"

@@ -35,6 +35,8 @@ class TrackerRules:
         project_variable: The environment variable of the project; empty for none.
         entity_variable: The same of the entity.
         location_variable: The same of its server or folder.
+        default_location: Where it stores runs without a location, with `{home}` for the home; empty leaves it to the
+            tracker.
         disabled_by: Values of environment variables that turn it off, where the recipe does not ask for it.
         credentials: Environment variables of which one has to be set to reach its server; empty for none.
         offline: Values of environment variables with which no credentials are needed.
@@ -50,6 +52,7 @@ class TrackerRules:
     project_variable: str = ""
     entity_variable: str = ""
     location_variable: str = ""
+    default_location: str = ""
     disabled_by: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     credentials: tuple[str, ...] = ()
     offline: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

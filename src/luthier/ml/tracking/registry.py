@@ -28,6 +28,8 @@ TRACKERS: Final[Mapping[str, TrackerRules]] = {
         chosen_by=("MLFLOW_TRACKING_URI",),
         project_variable="MLFLOW_EXPERIMENT_NAME",
         location_variable="MLFLOW_TRACKING_URI",
+        # Its own default is the current folder, which differs from command to command.
+        default_location="sqlite:///{home}/mlflow.db",
         has_registry=True,
     ),
     "wandb": TrackerRules(

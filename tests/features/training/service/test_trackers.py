@@ -13,11 +13,13 @@ from tests.fixtures.service import write_recipe
 from luthier.core.errors import RequestError
 from luthier.core.ids import sha256_file
 from luthier.core.run import RunRecord
+from luthier.core.tracking import TrackerRecipe
 from luthier.features.recipes.service import load_recipe
 from luthier.features.trackers import service as trackers
 from luthier.features.training.service import TrainOutcome, resume, train
 from luthier.ml.tracking.protocol import TrackerRules
 from luthier.platform.home.context import Context
+from luthier.testing.records import make_plan
 
 POINTS = """\
 [luthier.trackers]
@@ -154,13 +156,26 @@ def test_a_package_that_is_missing_is_named_before_anything_is_trained(
         assert context.runs.list() == []
 
 
-def test_a_tracker_of_the_environment_without_its_package_is_said_in_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
-    from luthier.testing.records import make_plan
-
+def test_a_tracker_of_the_environment_without_its_package_is_said_in_the_plan(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plan = make_plan()
     monkeypatch.setattr(TrackerRules, "missing", lambda self: list(self.modules))
-    found = trackers.with_tracking(plan, plan.recipe, {"WANDB_PROJECT": "mails"})
+    found = trackers.with_tracking(context, plan, plan.recipe, {"WANDB_PROJECT": "mails"})
     (row,) = [row for row in found.values() if row["name"] == "tracking"]
     assert row["value"] == []
     assert "WANDB_PROJECT is set, but not reported to: pip install 'luthier[wandb]'" in row["why"]
-    assert trackers.with_tracking(plan, plan.recipe, {}) is plan
+    assert trackers.with_tracking(context, plan, plan.recipe, {}) is plan
+
+
+def test_mlflow_without_an_address_has_a_database_in_the_home(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TrackerRules, "missing", lambda self: [])
+    plan = make_plan()
+    recipe = plan.recipe.model_copy(update={"tracking": (TrackerRecipe(name="mlflow"),)})
+    for variables, place in (
+        ({}, f"sqlite:///{context.home}/mlflow.db"),
+        ({"MLFLOW_TRACKING_URI": "http://h"}, "http://h"),
+    ):
+        assert trackers.with_tracking(context, plan, recipe, variables).tracking[0].location == place
