@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from tests.clock import wait_until
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError, RequestError, WorkError
@@ -120,7 +121,7 @@ def test_the_outcome_has_verdict_report_and_weights_and_comes_once(
     assert (outcome.status, outcome.step, outcome.reason) == ("succeeded", 10, "all steps done")
     assert outcome.texts["verdict_headline"] == "Cannot tell."
     assert outcome.texts["warnings"] == "rises"
-    assert outcome.summary["verdict/exact_match/tuned minus base/low"] == -0.1
+    assert outcome.summary["verdict/exact_match/tuned minus base_low"] == -0.1
     assert outcome.report == context.settings.run_folder(run_id) / "report.html"
     assert outcome.weights == tmp_path / "adapter"
     assert outcome.model is not None
@@ -190,7 +191,7 @@ def test_it_follows_a_run_until_its_end(context: Context, run_id: str, tmp_path:
     worker = threading.Thread(target=followed.follow, args=(is_over,))
     worker.start()
     assert seen.wait(120)
-    assert service.states(context, run_id)[0].status == "delivering"
+    wait_until(lambda: service.states(context, run_id)[0].status == "delivering")
     with pytest.raises(ConflictError, match="being delivered"):
         service.deliver(context, run_id)
     end(context, tmp_path)

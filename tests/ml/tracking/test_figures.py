@@ -77,10 +77,10 @@ def test_the_verdict_comes_with_its_intervals() -> None:
     assert found["result/train_loss"] == 1.0625
     (one, *_) = evaluation.comparisons
     name = f"verdict/{one.metric}/{one.candidate} minus {one.baseline}"
-    assert [found[name + end] for end in ("", "/low", "/high")] == [one.difference, one.low, one.high]
+    assert [found[name + end] for end in ("", "_low", "_high")] == [one.difference, one.low, one.high]
     system = evaluation.systems[-1]
     metric = system.metrics["exact_match"]
-    assert found[f"held_out/{system.name}/exact_match/low"] == metric.low
+    assert found[f"held_out/{system.name}/exact_match_low"] == metric.low
     texts = texts_of(evaluation, ["validation rises"])
     assert evaluation.verdict is not None
     assert texts["verdict_headline"] == evaluation.verdict.headline

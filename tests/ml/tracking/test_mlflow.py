@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 from tests.ml.tracking.tracked_run import BEGAN, RUN_ID, deliver_to
 
-from luthier.core.errors import NotFoundError, RequestError
+from luthier.core.errors import NotFoundError
 from luthier.ml.tracking import mlflow_model
 from luthier.ml.tracking.protocol import TrackedRun
 
 pytest.importorskip("mlflow", reason="needs luthier[mlflow]")
+# Said while its module of models is imported, of classes that are not used here.
+pytestmark = pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning")
 
 
 @pytest.fixture
@@ -38,7 +40,7 @@ def test_run_artifacts_and_model_are_read_back(tmp_path: Path, store: str) -> No
     }  # fmt: skip
     history = client.get_metric_history(run.tracker_run_id, "train/loss")
     assert [(one.step, one.timestamp) for one in history] == [(n, int((BEGAN + n) * 1000)) for n in range(1, 6)]
-    assert found.data.metrics["verdict/exact_match/tuned minus base/low"] == 0.1
+    assert found.data.metrics["verdict/exact_match/tuned minus base_low"] == 0.1
     tags = found.data.tags
     assert (tags["luthier.verdict"], tags["luthier.plan_hash"], tags["october"]) == ("better", "0" * 64, "true")
     assert [one.path for one in client.list_artifacts(run.tracker_run_id, "report")] == ["report/report.html"]
@@ -62,19 +64,6 @@ def test_a_second_delivery_of_the_end_registers_no_second_model(tmp_path: Path, 
     lost = MLflow()
     lost_id = lost.begin(TrackedRun(**{name: getattr(run, name) for name in run.__slots__} | {"tracker_run_id": ""}))
     assert lost_id.tracker_run_id == run.tracker_run_id, "a run whose id was lost is found by its tag"
-
-
-def test_an_adapter_answers_over_its_base(tiny_model: Path, tiny_adapter: Path) -> None:
-    config = {"base_model": str(tiny_model), "template": "chat", "is_adapter": True}
-    model = mlflow_model._load_pyfunc(str(tiny_adapter), config)
-    import pandas
-
-    frame = pandas.DataFrame({"prompt": ["What comes after 3?", "What comes after 4?"]})
-    answers = model.predict(frame, {"max_new_tokens": 4})
-    assert len(answers) == 2
-    assert model.predict(["What comes after 3?"], {"max_new_tokens": 4}) == answers[:1]
-    with pytest.raises(RequestError, match="columns question"):
-        model.predict(frame.rename(columns={"prompt": "question"}))
 
 
 def test_a_base_model_that_is_missing_is_named(tmp_path: Path) -> None:

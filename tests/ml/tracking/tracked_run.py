@@ -33,7 +33,7 @@ def make_outcome(folder: Path) -> RunOutcome:
         status="succeeded",
         reason="all steps done",
         step=5,
-        summary={"verdict/exact_match/tuned minus base": 0.25, "verdict/exact_match/tuned minus base/low": 0.1},
+        summary={"verdict/exact_match/tuned minus base": 0.25, "verdict/exact_match/tuned minus base_low": 0.1},
         texts={"verdict": "better", "verdict_headline": "The tuned model is better."},
         report=report,
         weights=adapter,

@@ -191,14 +191,14 @@ def summary_of(result: TrainResult | None, evaluation: Evaluation | None) -> dic
                 found |= _interval(f"held_out/{system.name}/{name}", metric.value, metric.low, metric.high)
         for one in evaluation.comparisons:
             name = f"verdict/{one.metric}/{one.candidate} minus {one.baseline}"
-            found |= _interval(name, one.difference, one.low, one.high) | {f"{name}/p_value": one.p_value}
+            found |= _interval(name, one.difference, one.low, one.high) | {f"{name}_p_value": one.p_value}
     return {
         metric_name(name): float(value) for name, value in found.items() if value is not None and math.isfinite(value)
     }
 
 
 def _interval(name: str, value: float, low: float, high: float) -> dict[str, float]:
-    return {name: value, f"{name}/low": low, f"{name}/high": high}
+    return {name: value, f"{name}_low": low, f"{name}_high": high}
 
 
 def metric_name(name: str) -> str:

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from tests.fixtures.plug_ins import installed_package
 from tests.fixtures.service import write_recipe
+from tests.vacuous import nonempty
 
+from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import RequestError
-from luthier.core.ids import sha256_file
+from luthier.core.ports import Prompt, SilentProgress
+from luthier.core.recipe import BudgetRecipe
 from luthier.core.run import RunRecord
 from luthier.core.tracking import TrackerRecipe
 from luthier.features.recipes.service import load_recipe
 from luthier.features.trackers import service as trackers
 from luthier.features.training.service import TrainOutcome, resume, train
+from luthier.ml.inference.transformers_engine import TransformersEngine
+from luthier.ml.tracking import mlflow_model
 from luthier.ml.tracking.protocol import TrackerRules
 from luthier.platform.home.context import Context
 from luthier.testing.records import make_plan
@@ -71,13 +77,12 @@ class Hangs(JsonLines):
 """
 
 
-@pytest.fixture
-def _plug_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+@pytest.fixture(scope="module")
+def plug_ins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Trackers of another package, which the processes that deliver find, too."""
-    folder = tmp_path / "theirs"
-    folder.mkdir()
-    with installed_package(folder, monkeypatch, POINTS, CODE):
-        yield
+    with pytest.MonkeyPatch.context() as patched:
+        with installed_package(tmp_path_factory.mktemp("theirs"), patched, POINTS, CODE):
+            yield
 
 
 def trained(context: Context, folder: Path, tiny_model: Path, tracking: list[str], **more: object) -> TrainOutcome:
@@ -90,41 +95,74 @@ def lines_of(context: Context, record: RunRecord) -> list[dict[str, object]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-@pytest.mark.usefixtures("_plug_ins")
-def test_a_run_is_reported_while_one_tracker_is_down_and_one_hangs(
-    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LUTHIER_TRACKER_WAIT_SECONDS", "20")
-    with Context.open(tmp_path / "home") as context:
-        outcome = trained(context, tmp_path / "work", tiny_model, ["jsonl", "down", "hangs"])
-        plain = trained(context, tmp_path / "plain", tiny_model, [])
-        assert outcome.record.status == "succeeded"
-        whole, down = outcome.trackers[:2]
-        assert [one.status for one in outcome.trackers] == ["delivered", "waiting", "waiting"]
-        assert down.error == "ConnectionError: no answer"
-        begin, *points, end = lines_of(context, outcome.record)
-        assert (begin["kind"], begin["rate"]) == ("begin", 0.01)
-        steps = [one["step"] for one in points if "train/loss" in one]
-        assert steps == list(range(1, outcome.record.num_steps + 1))
-        assert [one["step"] for one in points if "eval/loss" in one] == [3, 6, 9, 10]
-        assert end["status"] == "succeeded"
-        assert end["texts"]["verdict"] == outcome.evaluation.verdict.title  # type: ignore[index, union-attr]
-        assert end["report"] == outcome.record.report_path
-        assert whole.num_events == len(context.runs.events(outcome.record.run_id))
-        log = (context.settings.run_folder(outcome.record.run_id) / "log.txt").read_text()
-        assert (
-            f"down has not everything of this run (ConnectionError: no answer); deliver the rest with: luthier runs "
-            f"track {outcome.record.run_id}" in log
-        )
-        # What is trained is the same, and so is its plan's hash.
-        assert outcome.plan.hash == plain.plan.hash
-        weights = [sha256_file(Path(one.record.result.adapter_path) / "adapter_model.safetensors")  # type: ignore[union-attr, arg-type]
-                   for one in (outcome, plain)]  # fmt: skip
-        assert weights[0] == weights[1]
-        assert plain.trackers == ()
+@dataclass(frozen=True)
+class Ended:
+    """A run with one tracker that answers, one that is down, and one that hangs."""
+
+    context: Context
+    folder: Path
+    outcome: TrainOutcome
 
 
-@pytest.mark.usefixtures("_plug_ins")
+@pytest.fixture(scope="module")
+def ended(plug_ins: None, tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Ended]:
+    folder = tmp_path_factory.mktemp("ended")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("LUTHIER_TRACKER_WAIT_SECONDS", "20")
+        with Context.open(folder / "home") as context:
+            yield Ended(context, folder, trained(context, folder / "work", tiny_model, ["jsonl", "down", "hangs"]))
+
+
+def test_a_run_is_reported_while_one_tracker_is_down_and_one_hangs(ended: Ended) -> None:
+    context, outcome = ended.context, ended.outcome
+    run_id = outcome.record.run_id
+    assert outcome.record.status == "succeeded"
+    whole, down = outcome.trackers[:2]
+    assert [one.status for one in outcome.trackers] == ["delivered", "waiting", "waiting"]
+    assert down.error == "ConnectionError: no answer"
+    begin, *points, end = lines_of(context, outcome.record)
+    assert (begin["kind"], begin["rate"]) == ("begin", 0.01)
+    steps = [one["step"] for one in points if "train/loss" in one]
+    assert steps == list(range(1, outcome.record.num_steps + 1))
+    assert [one["step"] for one in points if "eval/loss" in one] == [3, 6, 9, 10]
+    assert (end["status"], end["report"]) == ("succeeded", outcome.record.report_path)
+    assert outcome.evaluation is not None
+    assert outcome.evaluation.verdict is not None
+    assert end["texts"] == {**end["texts"], "verdict": outcome.evaluation.verdict.title}  # type: ignore[dict-item]
+    assert whole.num_events == len(context.runs.events(run_id))
+    log = (context.settings.run_folder(run_id) / "log.txt").read_text()
+    assert "down has not everything of this run (ConnectionError: no answer); deliver the rest with" in log
+    assert f"luthier runs track {run_id}" in log
+
+
+def test_what_is_trained_and_the_hash_of_its_plan_are_those_without_a_tracker(ended: Ended, tiny_model: Path) -> None:
+    plain = trained(ended.context, ended.folder / "plain", tiny_model, [])
+    assert ended.outcome.plan.hash == plain.plan.hash
+    results = [one.record.result for one in (ended.outcome, plain)]
+    assert len({result.adapter_sha256 for result in nonempty(results) if result is not None}) == 1
+    assert plain.trackers == ()
+
+
+def test_the_model_that_mlflow_loads_writes_what_the_tuned_model_writes(ended: Ended, tiny_model: Path) -> None:
+    import pandas
+
+    result, evaluation = ended.outcome.record.result, ended.outcome.evaluation
+    assert result is not None
+    assert evaluation is not None
+    config = {"base_model": str(tiny_model), "template": "chat", "is_adapter": True}
+    model = mlflow_model._load_pyfunc(str(result.adapter_path), config)
+    frame = pandas.DataFrame({"prompt": ["What comes after 200?", "What comes after 201?"]})
+    answers = model.predict(frame, {"max_new_tokens": 6})
+    engine = TransformersEngine.open(str(tiny_model), adapter_path=result.adapter_path, dtype="float32")
+    talks = [Conversation(messages=(Message(role="user", content=text),)) for text in frame["prompt"]]
+    prompts = [Prompt(conversation=talk, max_new_tokens=6) for talk in talks]
+    assert answers == [one.text for one in engine.generate(prompts, SilentProgress())]
+    assert model.predict("What comes after 200?", {"max_new_tokens": 6}) == answers[:1]
+    with pytest.raises(RequestError, match="columns question"):
+        model.predict(frame.rename(columns={"prompt": "question"}))
+
+
+@pytest.mark.usefixtures("plug_ins")
 def test_a_paused_run_goes_on_in_the_same_run_of_its_tracker(tmp_path: Path, tiny_model: Path) -> None:
     with Context.open(tmp_path / "home") as context:
         budget = {"tokens": 500}
@@ -133,8 +171,6 @@ def test_a_paused_run_goes_on_in_the_same_run_of_its_tracker(tmp_path: Path, tin
         )
         assert paused.record.status == "paused"
         assert paused.trackers[0].status == "delivered", "all that there is"
-        from luthier.core.recipe import BudgetRecipe
-
         ended = resume(context, paused.record.run_id, budget=BudgetRecipe(tokens=10**9))
         lines = lines_of(context, ended.record)
         assert [(one["kind"], one.get("id")) for one in lines if one["kind"] == "begin"] == [
