@@ -11,6 +11,8 @@ from luthier.platform.cli.command import Answer, HomeOption, JsonOption
 if TYPE_CHECKING:
     from rich.console import Console
 
+VARIABLE: Final = "_LUTHIER_COMPLETE"
+"""Set by the scripts: the program then prints what may follow, and ends."""
 _SCRIPTS: Final = {
     "bash": """\
 _luthier_completion() {
@@ -35,6 +37,13 @@ compdef _luthier_completion luthier
         '_TYPER_COMPLETE_ARGS=(commandline -cp) luthier"\n'
     ),
 }
+
+
+def prepare() -> None:
+    """Make the shells known to Typer, which would do so itself if its own options for that were there."""
+    from typer.completion import completion_init
+
+    completion_init()
 
 
 def completion(

@@ -302,6 +302,8 @@ def run() -> None:
 
 def _carry_out(arguments: Sequence[str]) -> Ending:
     command = command_tree()
+    if completion.VARIABLE in os.environ:
+        completion.prepare()
     try:
         # standalone_mode=False: click raises instead of printing and exiting, so that endings are ours to write.
         answer = command.main(args=list(arguments), prog_name="luthier", standalone_mode=False)

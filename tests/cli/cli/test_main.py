@@ -327,7 +327,7 @@ def test_the_help_begins_with_everyday_commands_and_ends_with_examples(luthier: 
     assert places == sorted(places)
     assert text.index("\n  quickstart ") < text.index("\n  glossary ")
     lines = text.splitlines()
-    assert "  luthier train recipe.yaml              train, evaluate, report" in lines
+    assert "    luthier train recipe.yaml              train, evaluate, report" in lines
     assert all(len(line) <= 80 for line in nonempty(lines))
 
 
@@ -349,7 +349,9 @@ def test_a_shell_completes_commands_verbs_and_options(
     monkeypatch.setenv("_LUTHIER_COMPLETE", "complete_bash")
     monkeypatch.setenv("COMP_WORDS", words)
     monkeypatch.setenv("COMP_CWORD", str(len(words.split()) - 1))
-    main([])
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    assert ended.value.code == 0
     assert capsys.readouterr().out.split() == expected
 
 

@@ -125,7 +125,7 @@ def test_the_outcome_has_verdict_report_and_weights_and_comes_once(
     assert outcome.report == context.settings.run_folder(run_id) / "report.html"
     assert outcome.weights == tmp_path / "adapter"
     assert outcome.model is not None
-    assert (outcome.model.base_path, outcome.model.is_adapter) == ("/models/tiny", True)
+    assert (outcome.model.folder, outcome.model.template) == (tmp_path / "adapter", "chat")
     assert (state.status, state.notes) == ("delivered", ("a note",))
     Delivery(context, run_id, PLAN).deliver()
     assert (len(Recorded.outcomes), len(Recorded.begun)) == (1, 1), "nothing is left to do"

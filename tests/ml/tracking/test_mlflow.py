@@ -13,8 +13,11 @@ from luthier.ml.tracking import mlflow_model
 from luthier.ml.tracking.protocol import TrackedRun
 
 pytest.importorskip("mlflow", reason="needs luthier[mlflow]")
-# Said while its module of models is imported, of classes that are not used here.
-pytestmark = pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning")
+# Of classes that are not used here, and of an example of inputs, which a signature makes unnecessary.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*An input example was not provided:UserWarning"),
+]
 
 
 @pytest.fixture
@@ -36,8 +39,11 @@ def test_run_artifacts_and_model_are_read_back(tmp_path: Path, store: str) -> No
     assert (found.info.status, found.info.run_name, found.info.start_time) == ("FINISHED", RUN_ID, int(BEGAN * 1000))
     assert client.get_experiment(found.info.experiment_id).name == "mails"
     assert found.data.params == {
-        "training.learning_rate": "0.0002", "training.packing": "True", "recipe.method.name": "lora"
-    }  # fmt: skip
+        "training.learning_rate": "0.0002",
+        "training.packing": "True",
+        "recipe.method.name": "lora",
+        "template": "chat",
+    }
     history = client.get_metric_history(run.tracker_run_id, "train/loss")
     assert [(one.step, one.timestamp) for one in history] == [(n, int((BEGAN + n) * 1000)) for n in range(1, 6)]
     assert found.data.metrics["verdict/exact_match/tuned minus base_low"] == 0.1
@@ -67,6 +73,7 @@ def test_a_second_delivery_of_the_end_registers_no_second_model(tmp_path: Path, 
 
 
 def test_a_base_model_that_is_missing_is_named(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "/gone"}')
     with pytest.raises(NotFoundError, match="no base model in '/gone'") as caught:
-        mlflow_model._load_pyfunc(str(tmp_path), {"base_model": "/gone"})
+        mlflow_model._load_pyfunc(str(tmp_path))
     assert "model_config" in caught.value.do

@@ -37,7 +37,7 @@ def make_outcome(folder: Path) -> RunOutcome:
         texts={"verdict": "better", "verdict_headline": "The tuned model is better."},
         report=report,
         weights=adapter,
-        model=TextModel(adapter, is_adapter=True, base_path=str(folder / "base"), template="chat"),
+        model=TextModel(adapter, template="chat"),
     )
 
 

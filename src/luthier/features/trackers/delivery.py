@@ -227,8 +227,7 @@ def _weights(record: RunRecord, tracker: TrackerPlan) -> Path | None:
 def _text_model(plan: Plan, weights: Path) -> TextModel | None:
     if plan.objective.task_head is not None:
         return None
-    is_adapter = (weights / "adapter_config.json").is_file()
-    return TextModel(weights, is_adapter, plan.base_model.path, plan.base_model.template)
+    return TextModel(weights, plan.base_model.template)
 
 
 def _seconds(moment: str) -> float:

@@ -145,11 +145,8 @@ class MLflow(Tracker):
                 loader_module=LOADER,
                 data_path=str(model.folder),
                 signature=signature,
-                model_config={
-                    "base_model": model.base_path,
-                    "template": model.template,
-                    "is_adapter": model.is_adapter,
-                },
+                # Not the folder of the base: the adapter's own config names it.
+                model_config={"template": model.template},
                 # Named, not inferred: inferring loads the model in a process of its own.
                 pip_requirements=["luthier"],
                 registered_model_name=self._run.plan.registered_model,

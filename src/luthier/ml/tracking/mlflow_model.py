@@ -6,6 +6,7 @@ trained, or `model_config={"base_model": FOLDER}`. Answers are greedy.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -67,9 +68,11 @@ def _load_pyfunc(data_path: str, model_config: Mapping[str, Any] | None = None) 
     """
     from luthier.ml.inference.transformers_engine import TransformersEngine
 
-    config = model_config or {}
-    is_adapter = bool(config.get("is_adapter", True))
-    base = str(config.get("base_model") or "") if is_adapter else data_path
+    config, own = model_config or {}, Path(data_path) / "adapter_config.json"
+    is_adapter, base = own.is_file(), data_path
+    if is_adapter:
+        named = json.loads(own.read_text(encoding="utf-8")).get("base_model_name_or_path")
+        base = str(config.get("base_model") or named or "")
     if not Path(base).is_dir():
         raise NotFoundError(
             f"no base model in {base!r}",

@@ -139,14 +139,10 @@ class TextModel:
 
     Attributes:
         folder: Its files: an adapter, or a whole model.
-        is_adapter: Which of the two.
-        base_path: The folder of its base on this machine.
         template: How prompts are written.
     """
 
     folder: Path
-    is_adapter: bool
-    base_path: str
     template: str
 
 

@@ -17,15 +17,16 @@ from luthier.core.errors import RequestError
 from luthier.core.ports import Prompt, SilentProgress
 from luthier.core.recipe import BudgetRecipe
 from luthier.core.run import RunRecord
-from luthier.core.tracking import TrackerRecipe
+from luthier.core.tracking import TrackerPlan, TrackerRecipe
 from luthier.features.recipes.service import load_recipe
 from luthier.features.trackers import service as trackers
+from luthier.features.trackers.reporting import reported
 from luthier.features.training.service import TrainOutcome, resume, train
 from luthier.ml.inference.transformers_engine import TransformersEngine
 from luthier.ml.tracking import mlflow_model
 from luthier.ml.tracking.protocol import TrackerRules
 from luthier.platform.home.context import Context
-from luthier.testing.records import make_plan
+from luthier.testing.records import RUN_ID, make_plan, make_record
 
 POINTS = """\
 [luthier.trackers]
@@ -80,9 +81,9 @@ class Hangs(JsonLines):
 @pytest.fixture(scope="module")
 def plug_ins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Trackers of another package, which the processes that deliver find, too."""
-    with pytest.MonkeyPatch.context() as patched:
-        with installed_package(tmp_path_factory.mktemp("theirs"), patched, POINTS, CODE):
-            yield
+    folder = tmp_path_factory.mktemp("theirs")
+    with pytest.MonkeyPatch.context() as patched, installed_package(folder, patched, POINTS, CODE):
+        yield
 
 
 def trained(context: Context, folder: Path, tiny_model: Path, tracking: list[str], **more: object) -> TrainOutcome:
@@ -97,7 +98,7 @@ def lines_of(context: Context, record: RunRecord) -> list[dict[str, object]]:
 
 @dataclass(frozen=True)
 class Ended:
-    """A run with one tracker that answers, one that is down, and one that hangs."""
+    """A run with one tracker that answers, and one that is down."""
 
     context: Context
     folder: Path
@@ -107,18 +108,16 @@ class Ended:
 @pytest.fixture(scope="module")
 def ended(plug_ins: None, tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Ended]:
     folder = tmp_path_factory.mktemp("ended")
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("LUTHIER_TRACKER_WAIT_SECONDS", "20")
-        with Context.open(folder / "home") as context:
-            yield Ended(context, folder, trained(context, folder / "work", tiny_model, ["jsonl", "down", "hangs"]))
+    with Context.open(folder / "home") as context:
+        yield Ended(context, folder, trained(context, folder / "work", tiny_model, ["jsonl", "down"]))
 
 
-def test_a_run_is_reported_while_one_tracker_is_down_and_one_hangs(ended: Ended) -> None:
+def test_a_run_is_reported_while_another_tracker_is_down(ended: Ended) -> None:
     context, outcome = ended.context, ended.outcome
     run_id = outcome.record.run_id
     assert outcome.record.status == "succeeded"
-    whole, down = outcome.trackers[:2]
-    assert [one.status for one in outcome.trackers] == ["delivered", "waiting", "waiting"]
+    whole, down = outcome.trackers
+    assert (whole.status, down.status) == ("delivered", "waiting")
     assert down.error == "ConnectionError: no answer"
     begin, *points, end = lines_of(context, outcome.record)
     assert (begin["kind"], begin["rate"]) == ("begin", 0.01)
@@ -149,8 +148,7 @@ def test_the_model_that_mlflow_loads_writes_what_the_tuned_model_writes(ended: E
     result, evaluation = ended.outcome.record.result, ended.outcome.evaluation
     assert result is not None
     assert evaluation is not None
-    config = {"base_model": str(tiny_model), "template": "chat", "is_adapter": True}
-    model = mlflow_model._load_pyfunc(str(result.adapter_path), config)
+    model = mlflow_model._load_pyfunc(str(result.adapter_path), {"base_model": str(tiny_model), "template": "chat"})
     frame = pandas.DataFrame({"prompt": ["What comes after 200?", "What comes after 201?"]})
     answers = model.predict(frame, {"max_new_tokens": 6})
     engine = TransformersEngine.open(str(tiny_model), adapter_path=result.adapter_path, dtype="float32")
@@ -166,9 +164,7 @@ def test_the_model_that_mlflow_loads_writes_what_the_tuned_model_writes(ended: E
 def test_a_paused_run_goes_on_in_the_same_run_of_its_tracker(tmp_path: Path, tiny_model: Path) -> None:
     with Context.open(tmp_path / "home") as context:
         budget = {"tokens": 500}
-        paused = trained(
-            context, tmp_path / "work", tiny_model, ["jsonl"], budget=budget, data={"train": "train.jsonl"}
-        )
+        paused = trained(context, tmp_path / "work", tiny_model, ["jsonl"], budget=budget)
         assert paused.record.status == "paused"
         assert paused.trackers[0].status == "delivered", "all that there is"
         ended = resume(context, paused.record.run_id, budget=BudgetRecipe(tokens=10**9))
@@ -179,6 +175,19 @@ def test_a_paused_run_goes_on_in_the_same_run_of_its_tracker(tmp_path: Path, tin
         assert [one["status"] for one in lines if one["kind"] == "end"] == ["paused", "succeeded"]
         steps = [one["step"] for one in lines if "train/loss" in one]
         assert steps == list(range(1, ended.record.num_steps + 1))
+
+
+@pytest.mark.usefixtures("plug_ins")
+def test_one_that_hangs_is_ended_when_its_time_is_up(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = make_plan().model_copy(update={"tracking": (TrackerPlan(name="hangs", project="mails"),)})
+    context.settings.run_folder(RUN_ID).mkdir(parents=True)
+    context.runs.create(make_record(status="running"), plan)
+    settings = context.settings.model_copy(update={"tracker_wait_seconds": 0.0})
+    monkeypatch.setattr(context, "settings", settings)
+    with reported(context, RUN_ID, plan) as found:
+        assert found == []
+    assert [(state.name, state.status) for state in found] == [("hangs", "waiting")]
+    assert not (context.settings.run_folder(RUN_ID) / "trackers" / "figures.jsonl").exists()
 
 
 def test_a_package_that_is_missing_is_named_before_anything_is_trained(
