@@ -22,6 +22,7 @@ from luthier.core.events import Event, StepDone, ValidationDone, WarningRaised
 from luthier.core.plan import Plan
 from luthier.core.registry import TRACKERS
 from luthier.core.run import RunRecord
+from luthier.core.system.process_setup import start_daemon
 from luthier.core.tracking import TrackerPlan
 from luthier.features.trackers.state import FOLDER, TrackerState, load_state, save_state
 from luthier.ml.tracking.choice import location_of
@@ -263,7 +264,7 @@ def serve(document: dict[str, Any], channel: Channel) -> dict[str, Any]:
         next(channel.requests(), None)
         is_over.set()
 
-    threading.Thread(target=listen, daemon=True).start()
+    start_daemon(listen, "luthier-tracker-listen")
     tracker = TrackerPlan.model_validate(document["tracker"])
     with Context.open(Path(document["home"])) as context:
         return Delivery(context, document["run_id"], tracker).follow(is_over).model_dump(mode="json")
