@@ -41,7 +41,7 @@ compdef _luthier_completion luthier
 
 def prepare() -> None:
     """Make the shells known to Typer, which would do so itself if its own options for that were there."""
-    from typer.completion import completion_init
+    from typer.completion import completion_init  # type: ignore[attr-defined]  # it is public, though not in `__all__`
 
     completion_init()
 
