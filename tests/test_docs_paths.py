@@ -26,12 +26,13 @@ MADE = {"src/luthier/platform/ui/vendor"}
 """Folders that a build writes, so that a fresh checkout lacks them."""
 DOTTED = re.compile(r"\bluthier(?:\.[A-Za-z_]\w*)+")
 OTHER = {
-    *("luthier.db", "luthier.dump"),  # files of a home and of a backup
+    *("luthier.db", "luthier.dump", "luthier.fish"),  # files of a home, of a backup, of a shell
     *("luthier.service", "luthier.env"),  # of systemd
     *("luthier.alert.opened", "luthier.alert.closed"),  # events of webhooks
     *("luthier.inbox.assigned", "luthier.inbox.due"),
     *("luthier.checks", "luthier.methods", "luthier.metrics", "luthier.objectives"),  # entry point groups
     *("luthier.exporters", "luthier.optimizers", "luthier.pages", "luthier.stream_engines"),
+    "luthier.trackers",
 }
 """Names with dots that are no modules."""
 
