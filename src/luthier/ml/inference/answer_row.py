@@ -256,6 +256,8 @@ class AnswerRow:
         is_used_up = budget is not None and self.num_new_tokens >= budget and self._answer.ends_in_thought
         if is_used_up and not self._is_closed:
             self._is_closed, self._closing = True, list(self.thinking.closing_ids)
+        elif self.constraint is not None and not self._answer.ends_in_thought:
+            self._closing = []  # the answer has begun, and its form may not allow the blank lines behind a thought
         return self._closing.pop(0) if self._closing else None
 
     def _end(self, reason: EndReason) -> list[Piece | Ended]:
