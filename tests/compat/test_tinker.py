@@ -339,3 +339,27 @@ def test_runs_and_capabilities_are_listed(service: Any) -> None:
     assert client.get_info().model_data.model_name == "tiny"
     session = rest(service).get_session(client.model_id.partition(":")[0]).result()
     assert client.model_id in session.training_run_ids
+
+
+def test_a_killed_process_loses_what_was_not_saved_and_says_what_to_do(
+    service: Any, keys_and_server: tuple[dict[str, str], RunningServer]
+) -> None:
+    import psutil
+
+    _, server = keys_and_server
+    client = new_client(service)
+    train(client, STEPS[:1])
+    path = client.save_state("before").result(PATIENCE_SECONDS).path
+    losses = train(client, STEPS[1:2])
+    found = [one for one in psutil.Process(server.process.pid).children(recursive=True) if _trains(one)]
+    assert len(found) == 1
+    found[0].kill()
+    with pytest.raises(tinker.RequestFailedError, match="the process that trains has ended") as caught:
+        client.forward([datum(ROWS[0])], "cross_entropy").result(PATIENCE_SECONDS)
+    assert "create_training_client_from_state_with_optimizer" in str(caught.value)
+    other = service.create_training_client_from_state_with_optimizer(path).result()
+    assert train(other, STEPS[1:2]) == losses
+
+
+def _trains(process: Any) -> bool:
+    return any("tinker_api.trainer_process" in word for word in process.cmdline())

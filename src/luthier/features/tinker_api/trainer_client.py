@@ -163,6 +163,8 @@ class _Child:
             done(event["result"], None)
 
     def _end(self) -> None:
+        # First: no request of a client whose weights are lost may go to the next process.
+        self._ended()
         with self._lock:
             self.has_ended = True
             left, self._asks = self._asks, {}
@@ -170,7 +172,6 @@ class _Child:
         if self._process is not None:
             self._process.kill()
             self._process.close()
-        self._ended()
         for done in left.values():
             done(None, process_ended())
 
