@@ -50,7 +50,7 @@ def test_what_is_missing_is_named_with_its_command(monkeypatch: pytest.MonkeyPat
     with pytest.raises(RequestError) as caught:
         require_extra("made", "this", "or leave it out")
     error = caught.value
-    assert error.came == "this needs no_such_module, no_such_parent.child, which are not installed"
+    assert error.came == "this needs the packages no_such_module, no_such_parent.child, which are not installed"
     assert error.expected == "Luthier with the extra `made`, for a purpose"
     assert error.do.endswith("'luthier[made]', or leave it out")
 

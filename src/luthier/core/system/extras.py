@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import PurePath
 from typing import Final
 
@@ -51,7 +51,7 @@ def missing_modules(extra: str) -> tuple[str, ...]:
 
 def _is_there(module: str) -> bool:
     try:
-        return find_spec(module) is not None
+        return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:  # a parent package is missing
         return False
 
@@ -95,9 +95,9 @@ def missing_extra(extra: str, need: str, package: str, otherwise: str = "") -> R
         package: What is missing, by its name.
         otherwise: What else helps, as text after a comma.
     """
-    verb = "are" if ", " in package else "is"
+    what, verb = ("packages", "are") if ", " in package else ("package", "is")
     return RequestError(
-        f"{need} needs {package}, which {verb} not installed",
+        f"{need} needs the {what} {package}, which {verb} not installed",
         expected=f"Luthier with the extra `{extra}`, for {EXTRAS[extra].purpose}",
         do=install_command(extra) + (f", {otherwise}" if otherwise else ""),
     )

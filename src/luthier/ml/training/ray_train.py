@@ -12,8 +12,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Final
 
-from luthier.core.errors import PeerLostError, WorkError
-from luthier.core.system.extras import missing_extra
+from luthier.core.errors import PeerLostError, RequestError, WorkError
+from luthier.core.system.extras import install_command
 from luthier.core.system.process_setup import start_daemon
 
 Answer = Callable[[dict[str, Any]], None]
@@ -32,7 +32,11 @@ def require_ray() -> None:
     try:
         import ray.train.torch  # noqa: F401
     except ImportError as error:
-        raise missing_extra("ray", "--on ray", f"Ray ({error})") from error
+        raise RequestError(
+            f"--on ray without Ray ({error})",
+            expected="the extra `ray` of this package",
+            do=f"install it: {install_command('ray')}",
+        ) from error
 
 
 class _Mailbox:
