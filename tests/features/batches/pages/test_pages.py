@@ -101,7 +101,8 @@ def test_scopes_and_other_projects(home: Context, browser: Browser) -> None:
         assert "New batch" not in one.get("/batches").text
         assert one.post(f"{address}/cancel").status_code == 403
     assert "&lt;a&gt;" in page, "labels of the client"
-    assert "started by Ada" in page
+    assert "by Ada." in page
+    assert "<h1>Batch asked &lt;1&gt;.jsonl</h1>" in page
     file = {"file": ("in.jsonl", b"{}\n")}
     assert reader.post("/batches", data={"endpoint": CHAT}, files=file).status_code == 403
     assert trainer.post("/batches", data={"endpoint": CHAT}, files=file).status_code == 403
