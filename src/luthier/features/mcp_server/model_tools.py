@@ -61,7 +61,7 @@ class BaseModelArguments(Arguments):
 
 def list_models(call: Call, _asked: NoArguments) -> ToolResult:
     """What the project can ask."""
-    found = served_models.list_models(call.context, call.caller)["data"]
+    found = served_models.model_documents(call.context, call.caller)
     return ToolResult(f"{len(found)} models can be asked.", {"models": found})
 
 

@@ -6,12 +6,14 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
+from luthier.core.access import Caller
 from luthier.core.conversation import OptedTurns
 from luthier.core.engine_rates import NUM_MANY
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.features.serving import models as served_models
 from luthier.features.serving.api.anthropic_models import anthropic_model, anthropic_page
 from luthier.features.serving.models import EngineView, NamedModel
+from luthier.platform.home.context import Context
 from luthier.platform.http.anthropic import check_headers, is_anthropic
 from luthier.platform.http.authentication import HomeContext, Looker, Trainer
 from luthier.platform.http.errors import ApiError
@@ -26,10 +28,14 @@ def list_models(request: Request, context: HomeContext, caller: Looker) -> dict[
     With the header `anthropic-version` in Anthropic's form, by page.
     """
     is_theirs = _is_anthropic(request)
-    found = served_models.list_models(context, caller)
     if is_theirs:
-        return anthropic_page(found, request.query_params)
-    return {"object": "list", "data": [_show(model) for model in found]}
+        return anthropic_page(served_models.list_models(context, caller), request.query_params)
+    return {"object": "list", "data": model_documents(context, caller)}
+
+
+def model_documents(context: Context, caller: Caller) -> list[dict[str, Any]]:
+    """The models that a project can ask, as the list has them."""
+    return [_show(model) for model in served_models.list_models(context, caller)]
 
 
 @router.get("/{model:path}")
