@@ -9,14 +9,18 @@ revision = "0019"
 down_revision = "0018"
 
 
+def _project() -> sa.ForeignKey:
+    # One for each column: a foreign key belongs to one table.
+    return sa.ForeignKey("projects.project_id", ondelete="CASCADE")
+
+
 def upgrade() -> None:
     """Add the tables."""
-    project = sa.ForeignKey("projects.project_id", ondelete="CASCADE")
     op.create_table(
         "tinker_models",
         sa.Column("number", sa.Integer(), primary_key=True, autoincrement=True),
         sa.Column("model_id", sa.String(128), nullable=False),
-        sa.Column("project_id", sa.String(64), project, nullable=False),
+        sa.Column("project_id", sa.String(64), _project(), nullable=False),
         sa.Column("run_id", sa.String(64), nullable=False),
         sa.Column("document", sa.Text(), nullable=False),
         sa.Column("created_at", sa.Double(), nullable=False),
@@ -31,7 +35,7 @@ def upgrade() -> None:
         sa.Column("number", sa.Integer(), primary_key=True, autoincrement=True),
         sa.Column("checkpoint_id", sa.String(64), nullable=False),
         sa.Column("model_id", sa.String(128), model, nullable=False),
-        sa.Column("project_id", sa.String(64), project, nullable=False),
+        sa.Column("project_id", sa.String(64), _project(), nullable=False),
         sa.Column("kind", sa.String(16), nullable=False),
         sa.Column("name", sa.String(100), nullable=False),
         sa.Column("document", sa.Text(), nullable=False),
