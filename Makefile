@@ -22,7 +22,7 @@ RESULTS := build/tests.xml
 TESTS  ?= tests
 
 .DELETE_ON_ERROR:
-.PHONY: quickstart test coverage drill zoo lint format docs story-shop story-law story-thinking notebooks models wheel screenshots clean
+.PHONY: quickstart test coverage drill zoo lint format messages docs story-shop story-law story-thinking notebooks models wheel screenshots clean
 
 quickstart: $(VENV)/installed $(VENV)/assets
 	$(BIN)/luthier quickstart
@@ -62,6 +62,14 @@ format: $(VENV)/installed-test
 
 models: $(VENV)/installed
 	$(BIN)/python benchmarks/model_catalog.py
+
+LOCALE := src/luthier/platform/ui/locale
+messages: $(VENV)/installed-test
+	@mkdir -p build
+	for domain in pages sentences scripts; do \
+	  $(BIN)/pybabel -q extract -F $(LOCALE)/$$domain.cfg -k t -k Luthier.t --add-location=file --sort-by-file -w 120 -o build/$$domain.pot src/luthier && \
+	  $(BIN)/pybabel -q update -D $$domain -i build/$$domain.pot -d $(LOCALE) --no-fuzzy-matching --ignore-obsolete \
+	    --ignore-pot-creation-date -w 120 || exit 1; done
 
 docs: $(VENV)/installed-docs
 	$(BIN)/python docsite/build_docs.py

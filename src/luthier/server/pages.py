@@ -31,7 +31,7 @@ from luthier.platform.auth.oidc import OidcClient, Provider
 from luthier.platform.auth.password_hashing import SignInQueue
 from luthier.platform.auth.rate_limiter import FailureLimit
 from luthier.platform.home.context import Context
-from luthier.platform.ui import page_work
+from luthier.platform.ui import language_choice, page_work
 from luthier.platform.ui.assets import Assets
 from luthier.platform.ui.errors import add_error_pages
 from luthier.platform.ui.forms import ShownOnce, SubmitOnce
@@ -46,10 +46,10 @@ _MODULES: Final = re.compile(r"(.*[._])?pages(\..*)?")
 
 @cache
 def _modules() -> tuple[ModuleType, ...]:
-    """Every module of pages, including that of forms with background work."""
+    """Every module of pages, including those of forms with background work and of the choice of language."""
     prefix = f"{features.__name__}."
     found = sorted(one.name for one in walk_packages(features.__path__, prefix) if _MODULES.fullmatch(one.name))
-    return (*map(import_module, found), page_work)
+    return (*map(import_module, found), page_work, language_choice)
 
 
 def _declared_in_modules() -> Mapping[str, Page]:

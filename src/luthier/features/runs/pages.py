@@ -42,7 +42,8 @@ from luthier.ml.charts import figures
 from luthier.ml.charts.spec import Axis, Chart, Estimate, Intervals
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import redact_text, run_paths
-from luthier.platform.ui.render import Page, is_fragment_request, redirect, render
+from luthier.platform.ui.i18n.environments import words as page_words
+from luthier.platform.ui.render import Page, is_fragment_request, page_language, redirect, render
 from luthier.platform.ui.visitor import HomeContext, Reader, Trainer
 
 router = APIRouter()
@@ -214,6 +215,8 @@ def series(
     there are other events than steps. layout: of all series, where the answer is whole.
     """
     found = standing(context, caller, run_id)
+    # The same language as the page that shows them.
+    say = page_words(page_language(request, "runs/run.html"))
     kept: RunSeries = request.app.state.run_series
     news = kept.news(run_id, after)
     points: dict[str, dict[str, list[Any]]] = {}
@@ -230,7 +233,7 @@ def series(
         "layout": layout_of(news.curves),
         "clock": clock_of(found, news.curves),
         "marks": [{"x": mark.x, "name": mark.name} for mark in best_marks(news.curves)],
-        "words": words(context, found),
+        "words": {name: say(text) for name, text in words(context, found).items()},
         "num_done": num_done(found, last_step(context, run_id)),
         "standing": f"{found.status} {found.phase} {found.num_ahead}",
         "has_begun": found.record is not None,

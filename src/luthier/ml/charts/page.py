@@ -47,10 +47,22 @@ def page_environment(templates: Path, fold: Callable[..., Any] | None = None) ->
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    made.filters |= {"plain": figures.plain, "short": figures.short_digest}
+    made.filters |= {"plain": figures.plain, "short": figures.short_digest, "drawn_chart": _drawn, "t": _as_it_is}
     if fold is not None:
         made.filters["fold"] = fold
     return made
+
+
+def _drawn(spec: Any) -> Markup:
+    """A chart as SVG."""
+    from luthier.ml.charts.svg import drawn  # it writes its files by this module
+
+    return drawn(spec)
+
+
+def _as_it_is(value: Any) -> Any:
+    """Reports are English; pages put translations in the place of this filter."""
+    return value
 
 
 def replace_text(path: Path, text: str) -> None:

@@ -33,6 +33,9 @@ from luthier.ml.charts.visible import visible
 from luthier.platform.auth.members_store import Session
 from luthier.platform.ui.assets import Assets
 from luthier.platform.ui.forms import form_token
+from luthier.platform.ui.i18n.catalog import catalog
+from luthier.platform.ui.i18n.environments import Coverage, translated_environment, words
+from luthier.platform.ui.i18n.language import ENGLISH, LANGUAGES, VARY, language_of
 from luthier.platform.ui.kept_forms import filled, kept_form
 from luthier.platform.ui.terms import Terms
 
@@ -252,12 +255,18 @@ def render(request: Request, template: str, values: Mapping[str, Any] | None = N
 
     Every template knows, in addition to `values`: `session` (None where no one is signed in), `may(scope)`,
     `asset(name)`, `navigation`, `here` (the path), `group` (of the navigation that the path belongs to), `notice` (of
-    the form before), `rail()` (the first steps of a project), `term(word)` (a word with its explanation).
+    the form before), `rail()` (the first steps of a project), `term(word)` (a word with its explanation), `language`
+    (of the page), `language_wanted` and `languages` (for the switch), `script_words` (texts of scripts).
     """
     assets: Assets = request.app.state.assets
     session: Session | None = getattr(request.state, "session", None)
     notice = unquote(request.cookies.get(_NOTICE, ""))
+    wanted, language = language_of(request), page_language(request, template)
     common = {
+        "language": language,
+        "language_wanted": wanted,
+        "script_words": {} if language == ENGLISH else catalog(language).scripts,
+        "languages": LANGUAGES,
         "session": session,
         "may": lambda scope: session is not None and session.caller.may(scope),
         "asset": assets.address,
@@ -267,22 +276,28 @@ def render(request: Request, template: str, values: Mapping[str, Any] | None = N
         "here": request.url.path,
         "group": group_of(request.url.path),
         "rail": partial(_rail, request, session),
-        "term": Terms(request.url.path, is_piece=is_fragment_request(request)),
+        "term": Terms(request.url.path, is_piece=is_fragment_request(request), word=words(language)),
         # A fragment would show it in the middle of a page and take it away from the next whole one.
         "notice": "" if is_fragment_request(request) else notice,
     }
     form = None if is_fragment_request(request) else kept_form(request)
     if form is not None and session is not None:
-        common["notice"] = f"{common['notice']} {_RESTORED}".strip()
-    text = environment().get_template(template).render(common | dict(values or {}))
+        common["notice"] = f"{common['notice']} {words(language)(_RESTORED)}".strip()
+    text = environment_of(language).get_template(template).render(common | dict(values or {}))
     if form is not None and session is not None:
         text, is_whole = filled(text, form, request.url.path)
         if not is_whole:
-            text = environment().get_template("restored.html").render(common | {"form": form})
-    answer = HTMLResponse(text, status_code=status)
+            text = environment_of(language).get_template("restored.html").render(common | {"form": form})
+    answer = HTMLResponse(text, status_code=status, headers={"Vary": VARY, "Content-Language": language})
     if notice and common["notice"]:
         answer.delete_cookie(_NOTICE)
     return answer
+
+
+def page_language(request: Request, template: str) -> str:
+    """The language that a page of this template has for this visitor: English, where it is not translated whole."""
+    wanted = language_of(request)
+    return wanted if wanted == ENGLISH or _coverage(wanted).has(template) else ENGLISH
 
 
 def _counts(request: Request, session: Session | None) -> dict[str, int]:
@@ -339,6 +354,12 @@ def _feature_loaders() -> dict[str, BaseLoader]:
     return {name: FileSystemLoader(folder) for name, folder in (theirs | ours).items()}
 
 
+@cache
+def environment_of(language: str) -> Environment:
+    """The templates of the pages in a language."""
+    return environment() if language == ENGLISH else translated_environment(environment(), language)
+
+
 @lru_cache(maxsize=1)
 def environment() -> Environment:
     """The templates of the pages. Everything is escaped, and what a browser would hide is made visible."""
@@ -363,9 +384,17 @@ def environment() -> Environment:
         "usd": usd,
         "as_json": _as_json,
         "page_advice": page_advice,
+        # Texts that Python made are in English already.
+        "t": words(ENGLISH),
+        "chart_words": words(ENGLISH),
     }
     made.globals |= {"drawn": drawn, "form_token": form_token}
     return made
+
+
+@cache
+def _coverage(language: str) -> Coverage:
+    return Coverage(environment(), language)
 
 
 def ago(moment: float | str | None, *, now: float | None = None) -> Markup:

@@ -6,6 +6,7 @@ word has its "?" at its first use on a page; later uses are the word alone, so t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from markupsafe import Markup
@@ -16,16 +17,23 @@ from luthier.core.text.glossary import find_term
 _WORD: Final = Markup('<span class="term-word">{}</span>')
 _TERM: Final = Markup(
     '<span class="term">{word}'
-    '<button type="button" class="term-ask" popovertarget="{id}" aria-label="What does {name} mean?">?</button>'
-    '<span class="term-tip" id="{id}" popover><b>{name}</b> {meaning} <a href="/glossary#{key}">Glossary</a></span>'
+    '<button type="button" class="term-ask" popovertarget="{id}" aria-label="{question}">?</button>'
+    '<span class="term-tip" id="{id}" popover><b>{name}</b> {meaning} <a href="/glossary#{key}">{glossary}</a></span>'
     "</span>"
 )
 
 
 class Terms:
-    """The words that were explained so far, of one page or of one piece of a page."""
+    """The words that were explained so far, of one page or of one piece of a page.
 
-    def __init__(self, path: str, *, is_piece: bool) -> None:
+    Args:
+        path: Of the page.
+        is_piece: Whether it is a piece of a page.
+        word: The text of the page's language for an English one.
+    """
+
+    def __init__(self, path: str, *, is_piece: bool, word: Callable[[str], str] = str) -> None:
+        self._in_language = word
         # A piece is put into a page whose ids it does not know.
         self._prefix = f"term-{sha256_bytes(path.encode())[:6]}-" if is_piece else "term-"
         self._explained: set[str] = set()
@@ -55,6 +63,13 @@ class Terms:
         if found.name in self._explained:
             return later
         self._explained.add(found.name)
+        text = self._in_language
         return _TERM.format(
-            word=first, id=f"{self._prefix}{found.key}", name=found.name, meaning=found.meaning, key=found.key
+            word=first,
+            id=f"{self._prefix}{found.key}",
+            question=text(f"What does {found.name} mean?"),
+            name=text(found.name),
+            meaning=text(found.meaning),
+            key=found.key,
+            glossary=text("Glossary"),
         )

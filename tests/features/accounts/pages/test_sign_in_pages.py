@@ -151,7 +151,7 @@ def test_sixty_at_once_all_end_and_the_right_ones_are_in(tmp_path: Path) -> None
         assert again.count(422) <= sign_in.FAILURES_PER_MINUTE + most
 
 
-OPEN = ("/sign-in", "/sign-out", "/welcome", "/rate", "/invite", "/assets")
+OPEN = ("/sign-in", "/sign-out", "/welcome", "/rate", "/invite", "/assets", "/language")
 """What needs no session; `/pipelines` alone is the home page by another name."""
 SCRIPT = {"Sec-Fetch-Mode": "cors", "Accept": "*/*"}
 

@@ -36,6 +36,7 @@ TEMPLATES = {  # by the name that pages say
 WITHOUT = {
     "accounts/sign_in.html": "a session begins",
     "base.html": "a session ends",
+    "language.html": "a browser keeps the language; sent twice, it keeps the same",
     "run_drafts/page.html": "its draft has a token of its own",
     "datasets/new.html": "one of two: a file goes up in pieces; the same rows make no second version",
 }

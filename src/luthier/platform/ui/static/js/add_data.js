@@ -1,8 +1,11 @@
 // Add data: files, folders and what is dropped, with progress, remaining time and a cancel button.
 
+const { t } = window.Luthier, language = document.documentElement.lang;
+const counted = (number) => number.toLocaleString(language);
+
 function size(bytes) {
   for (const [unit, name] of [[1e9, "GB"], [1e6, "MB"], [1e3, "kB"]]) {
-    if (bytes >= unit) return `${(bytes / unit).toLocaleString("en", { maximumSignificantDigits: 3 })} ${name}`;
+    if (bytes >= unit) return `${(bytes / unit).toLocaleString(language, { maximumSignificantDigits: 3 })} ${name}`;
   }
   return `${bytes} B`;
 }
@@ -58,7 +61,7 @@ class Upload {
       try {
         const found = (await Promise.all(entries.map((entry) => filesBelow(entry)))).flat();
         this.dropped.push(...found);
-      } catch { this.tell("a dropped folder could not be read", "a folder that this browser may read", "choose it with “Or a folder”"); return; }
+      } catch { this.tell(t("a dropped folder could not be read"), t("a folder that this browser may read"), t("choose it with “Or a folder”")); return; }
     } else {
       this.dropped.push(...[...transfer.files].map((file) => ({ file, path: file.name })));
     }
@@ -86,7 +89,7 @@ class Upload {
     }
     if (found.length > 8) {
       const line = document.createElement("li");
-      line.textContent = `and ${found.length - 8} more · ${size(found.reduce((sum, one) => sum + one.file.size, 0))} in all`;
+      line.textContent = t("and {count} more · {size} in all", { count: found.length - 8, size: size(found.reduce((sum, one) => sum + one.file.size, 0)) });
       this.list.append(line);
     }
     if (found.length && this.isFine() && !this.name.value) {
@@ -98,20 +101,21 @@ class Upload {
   isFine() {
     this.errors.replaceChildren();
     const found = this.all;
-    if (!found.length) return this.tell("no file was chosen", "at least one file", "choose files, or drop them on the page");
+    if (!found.length) return this.tell(t("no file was chosen"), t("at least one file"), t("choose files, or drop them on the page"));
     // not form.dataset: a field of the form has that name
     const given = (name) => this.form.getAttribute(name), suffixes = given("data-suffixes").split(" ");
     const most = Number(given("data-max-bytes")), mostFiles = Number(given("data-max-files"));
     const isRead = ({ path }) => suffixes.some((suffix) => path.toLowerCase().replace(/\.gz$/, "").endsWith(suffix));
     if (!found.some(isRead)) {
-      return this.tell(`${found[0].path}${found.length > 1 ? ` and ${found.length - 1} more` : ""}: no kind of file that is read`, `a file that ends in ${suffixes.join(", ")}`, "save it as one of these kinds, for example as PDF or CSV");
+      const first = found.length > 1 ? t("{path} and {count} more", { path: found[0].path, count: found.length - 1 }) : found[0].path;
+      return this.tell(t("{path}: no kind of file that is read", { path: first }), t("a file that ends in {suffixes}", { suffixes: suffixes.join(", ") }), t("save it as one of these kinds, for example as PDF or CSV"));
     }
-    if (found.length === 1 && found[0].file.size === 0) return this.tell(`${found[0].path} is empty`, "a file with content", "check how it was written");
-    if (found.length > mostFiles) return this.tell(`${found.length.toLocaleString("en")} files`, `at most ${mostFiles.toLocaleString("en")} at once`, "put them into one ZIP file, or add them in parts");
+    if (found.length === 1 && found[0].file.size === 0) return this.tell(t("{path} is empty", { path: found[0].path }), t("a file with content"), t("check how it was written"));
+    if (found.length > mostFiles) return this.tell(t("{count} files", { count: counted(found.length) }), t("at most {count} at once", { count: counted(mostFiles) }), t("put them into one ZIP file, or add them in parts"));
     const total = found.reduce((sum, one) => sum + one.file.size, 0);
-    if (total > most) return this.tell(`${found.length === 1 ? found[0].path : "the files"}: ${size(total)}`, `at most ${size(most)} at once`, "add fewer files, or ask the operator to raise LUTHIER_MAX_FILE_BYTES");
-    const isTaken = [...this.dataset.options].some((option) => option.value && option.text === `a new version of ${this.name.value.trim()}`);
-    if (this.dataset.value === "" && this.name.value.trim() && isTaken) return this.tell(`a dataset ${this.name.value.trim()} exists already`, "a name that is free", "choose another name, or add the files as a new version of that one");
+    if (total > most) return this.tell(`${found.length === 1 ? found[0].path : t("the files")}: ${size(total)}`, t("at most {count} at once", { count: size(most) }), t("add fewer files, or ask the operator to raise LUTHIER_MAX_FILE_BYTES"));
+    const isTaken = [...this.dataset.options].some((option) => option.value && option.dataset.of === this.name.value.trim());
+    if (this.dataset.value === "" && this.name.value.trim() && isTaken) return this.tell(t("a dataset {name} exists already", { name: this.name.value.trim() }), t("a name that is free"), t("choose another name, or add the files as a new version of that one"));
     return true;
   }
 
@@ -123,22 +127,22 @@ class Upload {
     const start = performance.now();
     let heard = 0;
     this.show(true);
-    this.said.textContent = `${found.length === 1 ? found[0].path : `${found.length} files`}: sending`;
+    this.said.textContent = t("{what}: sending", { what: found.length === 1 ? found[0].path : t("{count} files", { count: counted(found.length) }) });
     request.upload.addEventListener("progress", (event) => {
       const seconds = (performance.now() - start) / 1000, share = event.loaded / event.total, rate = event.loaded / seconds;
       this.bar.value = share;
-      const left = seconds > 1 && share < 1 ? ` · about ${duration((event.total - event.loaded) / rate)} left` : "";
-      this.words.textContent = `${size(event.loaded)} of ${size(event.total)} · ${size(Math.round(rate))}/s${left}`;
+      const left = seconds > 1 && share < 1 ? ` · ${t("about {time} left", { time: duration((event.total - event.loaded) / rate) })}` : "";
+      this.words.textContent = `${t("{part} of {whole}", { part: size(event.loaded), whole: size(event.total) })} · ${size(Math.round(rate))}/s${left}`;
       const quarter = Math.floor(share * 4);
-      if (quarter > heard && quarter < 4) { heard = quarter; this.said.textContent = `${quarter * 25} percent are sent`; }
+      if (quarter > heard && quarter < 4) { heard = quarter; this.said.textContent = t("{percent} percent are sent", { percent: quarter * 25 }); }
     });
     request.upload.addEventListener("load", () => {
       this.bar.removeAttribute("value");
-      this.words.textContent = this.said.textContent = "All is sent. It is being checked.";
+      this.words.textContent = this.said.textContent = t("All is sent. It is being checked.");
     });
     request.addEventListener("load", () => this.ended(request));
-    request.addEventListener("error", () => this.failed("the connection broke off", "an upload that arrives whole", "see whether the server runs and you are still signed in, then send it again; nothing of it was kept"));
-    request.addEventListener("abort", () => this.failed("it was cancelled", "", ""));
+    request.addEventListener("error", () => this.failed(t("the connection broke off"), t("an upload that arrives whole"), t("see whether the server runs and you are still signed in, then send it again; nothing of it was kept")));
+    request.addEventListener("abort", () => this.failed(t("it was cancelled"), "", ""));
     request.open("POST", this.form.action);
     request.setRequestHeader("Accept", "application/json");
     request.setRequestHeader("HX-Current-URL", location.href);
@@ -152,14 +156,14 @@ class Upload {
     let answer = null;
     try { answer = JSON.parse(request.responseText); } catch { /* an HTML page, from middleware before the handler */ }
     if (request.status === 201 && answer?.address) { location.href = answer.address; return; }
-    this.failed(answer?.came ?? `the server answered ${request.status}`, answer?.expected ?? "a file that is accepted", answer?.do ?? "see the server's log");
+    this.failed(answer?.came ?? t("the server answered {status}", { status: request.status }), answer?.expected ?? t("a file that is accepted"), answer?.do ?? t("see the server's log"));
   }
 
   failed(came, expected, what) {
     this.request = null;
     this.show(false);
     if (expected) { this.tell(came, expected, what); return; }
-    this.said.textContent = "It was cancelled. Nothing was kept.";
+    this.said.textContent = t("It was cancelled. Nothing was kept.");
     this.words.textContent = this.said.textContent;
     this.progress.hidden = false;
   }
@@ -179,7 +183,7 @@ class Upload {
     box.className = "message bad";
     const strong = document.createElement("strong"), list = document.createElement("dl");
     strong.textContent = came;
-    for (const [name, words] of [["expected", expected], ["what to do", what]]) {
+    for (const [name, words] of [[t("expected"), expected], [t("what to do"), what]]) {
       const term = document.createElement("dt"), said = document.createElement("dd");
       term.textContent = name;
       said.textContent = words;

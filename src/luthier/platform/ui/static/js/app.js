@@ -1,6 +1,13 @@
 // Shared by all pages: the theme, relative times, keyboard navigation, confirmation of forms.
 const root = document.documentElement;
 
+// Texts of scripts in the language of the page: `Luthier.t("{count} files", { count })`. In English they are themselves.
+const translations = JSON.parse(document.querySelector('meta[name="luthier-words"]')?.content ?? "{}");
+window.Luthier = Object.assign(window.Luthier ?? {}, {
+  t: (text, values = {}) => (translations[text] ?? text).replace(/\{(\w+)\}/g, (hole, name) => (name in values ? String(values[name]) : hole)),
+});
+const { t } = window.Luthier;
+
 for (const button of document.querySelectorAll("[data-theme-switch]")) {
   button.hidden = false;
   button.addEventListener("click", () => {
@@ -13,14 +20,15 @@ for (const button of document.querySelectorAll("[data-theme-switch]")) {
 
 function relative(seconds) {
   const length = Math.abs(seconds);
-  for (const [unit, name] of [[86400, "day"], [3600, "h"], [60, "min"]]) {
+  for (const [unit, name, full] of [[86400, "day", "day"], [3600, "h", "hour"], [60, "min", "minute"]]) {
     if (length >= unit) {
       const count = Math.floor(length / unit);
+      if (root.lang !== "en") return new Intl.RelativeTimeFormat(root.lang).format(Math.sign(seconds) * count, full);
       const words = `${count} ${name}${name === "day" && count > 1 ? "s" : ""}`;
       return seconds > 0 ? `in ${words}` : `${words} ago`;
     }
   }
-  return seconds <= 5 ? "just now" : `in ${Math.floor(length)} s`;
+  return seconds <= 5 ? t("just now") : t("in {count} s", { count: Math.floor(length) });
 }
 
 function refreshTimes() {
@@ -105,6 +113,11 @@ for (const form of document.querySelectorAll("form[data-keep]")) {
 // What a tab keeps is of the person who is signed in.
 document.querySelector('form[action="/sign-out"]')?.addEventListener("submit", () => { try { sessionStorage.clear(); } catch { /* nothing was kept, then */ } });
 
+// The switch of languages leads back to this very address; without a script to its path.
+for (const form of document.querySelectorAll("form.language")) {
+  form.addEventListener("submit", () => { form.elements.back.value = `${location.pathname}${location.search}`; });
+}
+
 // A form or button with `data-confirm` asks before an action that cannot be undone.
 document.addEventListener("submit", (event) => {
   const words = event.submitter?.dataset.confirm ?? event.target.dataset.confirm;
@@ -118,10 +131,10 @@ document.addEventListener("click", async (event) => {
   const source = document.querySelector(button.dataset.copy), words = button.textContent;
   try {
     await navigator.clipboard.writeText(source.textContent.trim());
-    button.textContent = "copied";
+    button.textContent = t("copied");
   } catch {
     getSelection().selectAllChildren(source);
-    button.textContent = "selected: press Ctrl+C";
+    button.textContent = t("selected: press Ctrl+C");
   }
   setTimeout(() => { button.textContent = words; }, 1500);
 });

@@ -48,11 +48,11 @@ window.Luthier.addChartActions = (entry, helpers) => {
     buttons[name] = button;
     bar.append(button);
   };
-  add("in", "Zoom in", "Zoom in:", () => zoomBy(entry, 0.5));
-  add("out", "Zoom out", "Zoom out:", () => zoomBy(entry, 2));
-  add("reset", "Reset zoom", "Reset zoom:", () => entry.chart.dispatchAction({ type: "dataZoom", start: 0, end: 100 }));
-  add("png", "PNG", "PNG of", () => savePicture(entry));
-  add("csv", "CSV", "CSV of", () => saveTable(entry));
+  add("in", Luthier.t("Zoom in"), `${Luthier.t("Zoom in")}:`, () => zoomBy(entry, 0.5));
+  add("out", Luthier.t("Zoom out"), `${Luthier.t("Zoom out")}:`, () => zoomBy(entry, 2));
+  add("reset", Luthier.t("Reset zoom"), `${Luthier.t("Reset zoom")}:`, () => entry.chart.dispatchAction({ type: "dataZoom", start: 0, end: 100 }));
+  add("png", "PNG", Luthier.t("PNG of"), () => savePicture(entry));
+  add("csv", "CSV", Luthier.t("CSV of"), () => saveTable(entry));
   const show = () => {
     const isWhole = !entry.zoom || (entry.zoom.start <= 0 && entry.zoom.end >= 100);
     buttons.reset.hidden = buttons.out.hidden = isWhole;

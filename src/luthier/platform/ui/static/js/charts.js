@@ -29,7 +29,7 @@ function number(value) {
   if (!Number.isFinite(value)) return String(value);
   const size = Math.abs(value);
   if (size && (size >= 1e6 || size < 1e-3)) return Number(value.toPrecision(3)).toExponential().replace("e+", "e").replaceAll("-", "\u2212");
-  return value.toLocaleString("en", { maximumSignificantDigits: size >= 1000 ? 6 : 4 }).replace("-", "\u2212");
+  return value.toLocaleString(document.documentElement.lang, { maximumSignificantDigits: size >= 1000 ? 6 : 4 }).replace("-", "\u2212");
 }
 
 // At most about `most` points that look the same: the lowest and the highest of each stretch of x, as the server does it.
@@ -106,7 +106,8 @@ function shownPoints(spec, points) {
 
 function xNames(spec) {
   if (!hasAxes(spec) || axisName === "step") return [spec.x.name, spec.x_title];
-  return axisName === "epoch" ? ["epoch", "epoch"] : isHours() ? ["hour", "hours since the start"] : ["minute", "minutes since the start"];
+  const { t } = Luthier;
+  return axisName === "epoch" ? ["epoch", t("epoch")] : isHours() ? ["hour", t("hours since the start")] : ["minute", t("minutes since the start")];
 }
 
 // The last point at or before x.
@@ -335,11 +336,11 @@ function addTools(entry) {
   const bar = document.createElement("div"), label = document.createElement("label"), slider = document.createElement("input");
   const button = document.createElement("button");
   bar.className = "tools";
-  label.append("smooth ");
+  label.append(`${Luthier.t("smooth")} `);
   Object.assign(slider, { type: "range", min: "0", max: "1", step: "0.02", value: String(entry.smoothing) });
-  slider.setAttribute("aria-label", `smooth the lines of ${spec.title}`);
+  slider.setAttribute("aria-label", Luthier.t("smooth the lines of {title}", { title: spec.title }));
   Object.assign(button, { type: "button", textContent: "log" });
-  button.setAttribute("aria-label", `log scale for ${spec.title}`);
+  button.setAttribute("aria-label", Luthier.t("log scale for {title}", { title: spec.title }));
   button.setAttribute("aria-pressed", String(entry.isLog));
   const keep = () => {
     try { localStorage.setItem(kept, JSON.stringify({ smoothing: entry.smoothing, isLog: entry.isLog })); } catch { /* for now only */ }

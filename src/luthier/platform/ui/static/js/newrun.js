@@ -50,7 +50,7 @@ function refresh(element) {
   if (document.activeElement !== knob.range || isOpen) {
     if (Number.isFinite(value)) knob.range.value = String(place(value, knob));
   }
-  knob.range.setAttribute("aria-valuetext", isOpen ? `decided for you${Number.isFinite(planned) ? `: ${planned}` : ""}` : knob.number.value);
+  knob.range.setAttribute("aria-valuetext", isOpen ? `${Luthier.t("decided for you")}${Number.isFinite(planned) ? `: ${planned}` : ""}` : knob.number.value);
 }
 
 function refreshAll() {

@@ -41,7 +41,7 @@ function showError(bubble, error) {
   box.className = "message bad";
   box.setAttribute("role", "alert");
   came.textContent = visible(error.came);
-  for (const [name, words] of [["expected", error.expected], ["what to do", error.do]]) {
+  for (const [name, words] of [[Luthier.t("expected"), error.expected], [Luthier.t("what to do"), error.do]]) {
     if (!words) continue;
     const term = document.createElement("dt"), text = document.createElement("dd");
     term.textContent = name;
@@ -93,7 +93,7 @@ class Side {
   get isBusy() { return this.controller !== undefined; }
 
   showModel() {
-    this.section.querySelector("h2").textContent = this.choice.value || "No model";
+    this.section.querySelector("h2").textContent = this.choice.value || Luthier.t("No model");
     this.section.hidden = !this.isAsked && this.number > 1;
     const chosen = [...form.querySelectorAll("[data-model]")].map((one) => one.value).filter(Boolean);
     document.querySelector("[data-new]").href = `/playground?${chosen.map((name) => `model=${encodeURIComponent(name)}`).join("&")}`;
@@ -145,12 +145,12 @@ class Side {
         thinking.append(visible(more));
       }));
     } catch (wrong) {
-      if (wrong.name === "AbortError") facts = "stopped by you";
-      else error = wrong.shown ?? { came: "the connection to the server broke off", do: "try again" };
+      if (wrong.name === "AbortError") facts = Luthier.t("stopped by you");
+      else error = wrong.shown ?? { came: Luthier.t("the connection to the server broke off"), do: Luthier.t("try again") };
     }
     this.controller = undefined;
     if (error) { this.fail(bubble, error, written.text); return; }
-    if (facts === "stopped by you" && !written.text) { bubble.remove(); return; }
+    if (facts === Luthier.t("stopped by you") && !written.text) { bubble.remove(); return; }
     this.finish(bubble, written, facts, exchange);
   }
 
@@ -166,7 +166,7 @@ class Side {
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     for (let rest = ""; ;) {
       const { value, done } = await reader.read();
-      if (done) throw { shown: { came: "the answer broke off", do: "try again" } };
+      if (done) throw { shown: { came: Luthier.t("the answer broke off"), do: Luthier.t("try again") } };
       const lines = (rest + value).split("\n");
       rest = lines.pop();
       for (const line of lines) {
@@ -219,7 +219,7 @@ async function refusal(response) {
   try {
     return { shown: (await response.json()).error };
   } catch {
-    return { shown: { came: `the server answered ${response.status}`, do: "reload the page and try again" } };
+    return { shown: { came: Luthier.t("the server answered {status}", { status: response.status }), do: Luthier.t("reload the page and try again") } };
   }
 }
 
@@ -235,7 +235,7 @@ async function answerAll(asked) {
   const began = Date.now(), send = form.querySelector('[value="send"]'), stop = form.querySelector("[data-stop]");
   const tell = () => {
     const seconds = Math.round((Date.now() - began) / 1000), waiting = asked.some((side) => side.isBusy && side.state === "waiting");
-    const words = !waiting || seconds < 2 ? "" : "Waiting: a model that was not used for a while is loaded first, which takes some seconds.";
+    const words = !waiting || seconds < 2 ? "" : Luthier.t("Waiting: a model that was not used for a while is loaded first, which takes some seconds.");
     if (status.textContent !== words) status.textContent = words;
   };
   const timer = setInterval(tell, 500);
@@ -245,7 +245,7 @@ async function answerAll(asked) {
   clearInterval(timer);
   for (const button of form.querySelectorAll('[name="do"], [data-again]')) button.disabled = false;
   stop.hidden = true;
-  status.textContent = asked.length === 1 ? "The answer has ended." : "Both answers have ended.";
+  status.textContent = asked.length === 1 ? Luthier.t("The answer has ended.") : Luthier.t("Both answers have ended.");
   followEnd();
 }
 
@@ -276,10 +276,10 @@ async function save(button) {
     const saved = await response.json(), link = document.createElement("a");
     link.href = saved.address;
     link.textContent = saved.words;
-    status.replaceChildren("Saved as ", link);
+    status.replaceChildren(`${Luthier.t("Saved as")} `, link);
   } catch (wrong) {
-    const error = wrong.shown ?? { came: "the server cannot be reached", do: "try again" };
-    status.textContent = `Not saved: ${error.came}; ${error.do}`;
+    const error = wrong.shown ?? { came: Luthier.t("the server cannot be reached"), do: Luthier.t("try again") };
+    status.textContent = `${Luthier.t("Not saved")}: ${error.came}; ${error.do}`;
   }
   button.disabled = false;
 }
@@ -303,8 +303,8 @@ async function give(button, side, bubble) {
       correction.querySelector("textarea").focus();
     }
   } catch (wrong) {
-    const error = wrong.shown ?? { came: "the server cannot be reached", do: "try again" };
-    status.textContent = visible(`Not kept: ${error.came}; ${error.do}`);
+    const error = wrong.shown ?? { came: Luthier.t("the server cannot be reached"), do: Luthier.t("try again") };
+    status.textContent = visible(`${Luthier.t("Not kept")}: ${error.came}; ${error.do}`);
   }
   button.disabled = false;
 }
@@ -327,8 +327,8 @@ if (form) {
     if (button.matches("[data-copy-answer]")) {
       const place = [...side.list.children].indexOf(bubble);
       await navigator.clipboard?.writeText(side.turns[place]?.content ?? "");
-      button.textContent = "Copied";
-      setTimeout(() => { button.textContent = "Copy"; }, 1500);
+      button.textContent = Luthier.t("Copied");
+      setTimeout(() => { button.textContent = Luthier.t("Copy"); }, 1500);
     }
   });
   document.querySelector("[data-new]").addEventListener("click", () => { for (const side of sides) side.forget(); });

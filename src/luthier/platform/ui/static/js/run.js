@@ -55,13 +55,13 @@ async function ask() {
   isAsking = true;
   try {
     const answer = await Luthier.ask(`${page.dataset.run}/series?after=${position}`, { headers: { Accept: "application/json" } });
-    if (answer.status === 404) { isOver = true; say("This run was removed."); return; }
+    if (answer.status === 404) { isOver = true; say(Luthier.t("This run was removed.")); return; }
     if (!answer.ok) throw new Error(String(answer.status));
     take(await answer.json());
   } catch {
     failures += 1;
     const pause = Math.min(MOST_WAIT_MS, OFTEN_MS * 2 ** (failures - 1));
-    say(`The server does not answer. Trying again every ${Math.round(pause / 1000)} s; nothing is lost.`);
+    say(Luthier.t("The server does not answer. Trying again every {seconds} s; nothing is lost.", { seconds: Math.round(pause / 1000) }));
     later(pause);
   } finally {
     isAsking = false;

@@ -27,7 +27,7 @@ function enhance(select) {
     for (const { option, group } of found) group.append(option);
     for (const option of chosen) if (option.isConnected) option.selected = true;
     if (!select.multiple && found.length && ![...chosen].some((option) => option.isConnected)) select.selectedIndex = 0;
-    status.textContent = `${found.length} of ${all.length} choices`;
+    status.textContent = Luthier.t("{count} of {total} choices", { count: found.length, total: all.length });
   });
   // Enter takes the choice that is shown, and does not send the form.
   field.addEventListener("keydown", (event) => {

@@ -1,0 +1,1 @@
+"""Pages in other languages than English: catalogs, languages of requests, templates and figures."""

@@ -1,0 +1,156 @@
+"""The catalogs of a language: three files in `locale/LANGUAGE/LC_MESSAGES`, read once a process.
+
+`pages.po` has the texts of templates, `scripts.po` those of scripts. `sentences.po` has texts that Python makes, with a
+placeholder in the place of each value: "{count} rows wait" is recognised in "12 rows wait"; `{name:t}` in a translation
+translates the value. The code that makes a sentence, `--json` and the terminal stay English, and so do sentences that
+were stored; a page translates them where it shows them (`| t`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Final
+
+from luthier.platform.ui.i18n.messages import Message
+
+LOCALE: Final = Path(__file__).parents[1] / "locale"
+_HOLE: Final = re.compile(r"\{(\w+)\}")
+_FILLED: Final = re.compile(r"\{(\w+)(:t)?\}")
+_NUMBER: Final = r"(?:about )?[+−-]?\d[\d.,]*"
+_ABOUT: Final = re.compile(r"about \d")
+_SENTENCES: Final = re.compile(r"(?<=[.!?]) (?=[A-Z])")
+_MAX_RECOGNISED: Final = 4000
+_MAX_MISSED: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class _Pattern:
+    """A sentence with placeholders. start: its text before the first of them."""
+
+    start: str
+    regex: re.Pattern[str]
+    names: tuple[str, ...]
+    translation: str
+
+
+@dataclass(slots=True)
+class Catalog:
+    """The translations of one language.
+
+    Attributes:
+        language: Its code, such as `de`.
+        pages: The forms of the texts of templates.
+        sentences: The texts of Python.
+        scripts: The texts of scripts.
+        missed: Sentences that were to be shown and have no translation, at most 1,000.
+    """
+
+    language: str
+    pages: Mapping[str, tuple[str, ...]]
+    sentences: Mapping[str, str]
+    scripts: Mapping[str, str] = field(default_factory=dict)
+    missed: set[str] = field(default_factory=set)
+    _patterns: list[_Pattern] = field(default_factory=list)
+    _recognise: Callable[[str], tuple[_Pattern, tuple[str, ...]] | None] = lambda _: None
+
+    def __post_init__(self) -> None:
+        # The longest first: of two that fit, the one with more text of its own says more.
+        known = sorted(
+            (text for text in self.sentences if _HOLE.search(text)), key=lambda text: -len(_HOLE.sub("", text))
+        )
+        self._patterns = [_pattern(text, self.sentences[text]) for text in known]
+        self._recognise = lru_cache(_MAX_RECOGNISED)(self._search)
+
+    def page(self, message: Message) -> tuple[str, ...] | None:
+        """The forms of a text of a template; None where it has no translation."""
+        found = self.pages.get(message.id)
+        return found if found and (not message.plural or len(found) > 1) else None
+
+    def sentence(self, text: str, figure: Callable[[str], str]) -> str | None:
+        """The translation of a text that Python made; None where there is none.
+
+        Args:
+            text: In English.
+            figure: Writes the numbers of a value as the language does.
+        """
+        exact = self.sentences.get(text) or self._of_page(text)
+        if exact:
+            return exact
+        found = self._recognise(text)
+        if found is None:
+            return self._of_several(text, figure)
+        pattern, values = found
+        by_name = dict(zip(pattern.names, values, strict=True))
+
+        def filled(hole: re.Match[str]) -> str:
+            value = by_name.get(hole[1], hole[0])
+            value = (
+                value.replace("about ", f"{self.sentences.get('about', 'about')} ", 1) if _ABOUT.match(value) else value
+            )
+            return (self.sentence(value, figure) if hole[2] and value else None) or figure(value)
+
+        # One pass: a value that has braces of its own is not filled again.
+        return _FILLED.sub(filled, pattern.translation)
+
+    def _of_several(self, text: str, figure: Callable[[str], str]) -> str | None:
+        """Several sentences, of which each has a translation."""
+        parts = _SENTENCES.split(text)
+        found = [self.sentence(part, figure) for part in parts] if len(parts) > 1 else [None]
+        return " ".join(part for part in found if part) if all(found) else None
+
+    def note_missed(self, text: str) -> None:
+        """Note that a text was shown in English."""
+        if len(self.missed) < _MAX_MISSED:
+            self.missed.add(text)
+
+    def _of_page(self, text: str) -> str:
+        forms = self.pages.get(text, ())
+        return forms[0] if len(forms) == 1 else ""
+
+    def _search(self, text: str) -> tuple[_Pattern, tuple[str, ...]] | None:
+        for pattern in self._patterns:
+            if text.startswith(pattern.start) and (found := pattern.regex.fullmatch(text)) is not None:
+                return pattern, found.groups()
+        return None
+
+
+def _pattern(text: str, translation: str) -> _Pattern:
+    parts = _HOLE.split(text)
+    # Texts and names alternate; the shortest value that fits, so that a sentence ends where its text says.
+    regex = "".join(re.escape(part) if index % 2 == 0 else _value_of(part) for index, part in enumerate(parts))
+    return _Pattern(parts[0], re.compile(regex, re.DOTALL), tuple(parts[1::2]), translation)
+
+
+def _value_of(name: str) -> str:
+    """What a placeholder stands for: an ending, such as that of a plural, may be empty, and `num` is a number."""
+    if name.startswith("ending"):
+        return "(.*?)"
+    return f"({_NUMBER})" if name == "num" or name.startswith("num_") else "(.+?)"
+
+
+@cache
+def catalog(language: str) -> Catalog:
+    """The catalogs of a language, as they are in the package."""
+    pages = dict(_entries(language, "pages"))
+    sentences = {text: forms[0] for text, forms in _entries(language, "sentences")}
+    scripts = {text: forms[0] for text, forms in _entries(language, "scripts")}
+    return Catalog(language, pages, sentences, scripts)
+
+
+def _entries(language: str, domain: str) -> Iterable[tuple[str, tuple[str, ...]]]:
+    """The texts of a catalog with their translations; without empty and fuzzy ones."""
+    from babel.messages.pofile import read_po
+
+    with (LOCALE / language / "LC_MESSAGES" / f"{domain}.po").open("rb") as file:
+        read = read_po(file, locale=language)
+    for message in read:
+        if not message.id or message.fuzzy:
+            continue
+        first = message.id if isinstance(message.id, str) else message.id[0]
+        forms = (message.string,) if isinstance(message.string, str) else tuple(message.string or ())
+        if forms and all(forms):
+            yield first, forms

@@ -1,0 +1,149 @@
+"""Texts for the catalogs, as Babel extracts them: of templates for `pages.po`, of Python for `sentences.po`."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, BinaryIO, Final, TypeAlias
+
+from luthier.platform.ui.i18n.environments import messages_of
+
+Extracted: TypeAlias = "tuple[int, str | None, str | tuple[str, str], list[str]]"
+"""What Babel expects: line, function, text or the two forms of a plural, comments."""
+_NO_TEXT_CALLS: Final = frozenset(
+    (
+        *("compile", "import_string", "getLogger", "debug", "info", "warning", "error", "exception", "get", "getattr"),
+        *("startswith", "endswith", "replace", "split", "join", "removeprefix", "removesuffix", "partition", "Page"),
+        *("Literal", "Path", "APIRouter", "Query", "Form", "encode", "strip", "rstrip", "lstrip"),
+    )
+)
+_LETTERS: Final = re.compile(r"[A-Za-z]{2}")
+_CODE: Final = re.compile(r"[<>{}\\=|^]|^\S*_\S*$|::|//|^[/#.]|^[a-z]+:[a-z]|%\w|^\S*/\S*$|^luthier ")
+
+
+def templates(file: BinaryIO, _keywords: Any, _tags: Any, options: Any) -> Iterator[Extracted]:  # noqa: ARG001
+    """The texts of a template."""
+    seen = set[str]()
+    for message in messages_of(file.read().decode("utf-8")):
+        if message.id not in seen:
+            seen.add(message.id)
+            forms = (message.id, message.plural) if message.plural else message.id
+            yield message.line, "ngettext" if message.plural else None, forms, []
+
+
+def sentences(
+    file: BinaryIO, _keywords: Collection[str], _tags: Collection[str], options: Mapping[str, str]
+) -> Iterator[Extracted]:
+    """The texts of a Python module: strings of several words or with a capital, without docstrings, logs and errors.
+
+    Options of the mapping:
+        errors: `yes` takes the texts of errors that the module raises, too.
+        only: Names of functions, classes and constants of the module, separated by blanks; empty for all.
+        words: Further single words, separated by blanks, that the module makes.
+    """
+    tree = ast.parse(file.read())
+    only = options.get("only", "").split()
+    reader = _Reader(takes_errors=options.get("errors") == "yes")
+    for node in tree.body:
+        if not only or reader.names_of(node) & set(only):
+            reader.visit(node)
+    for line, text in reader.found:
+        yield line, None, text, []
+    for word in options.get("words", "").split():
+        yield 1, None, word.replace("_", " "), []
+
+
+def lines(file: BinaryIO, _keywords: Any, _tags: Any, options: Any) -> Iterator[Extracted]:  # noqa: ARG001
+    """The lines of a text file, without those that begin with `#`."""
+    for number, line in enumerate(file.read().decode("utf-8").splitlines(), start=1):
+        if line.strip() and not line.startswith("#"):
+            yield number, None, line, []
+
+
+class _Reader(ast.NodeVisitor):
+    def __init__(self, *, takes_errors: bool) -> None:
+        self.found: list[tuple[int, str]] = []
+        self._takes_errors = takes_errors
+
+    @staticmethod
+    def names_of(node: ast.stmt) -> set[str]:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            return {node.name}
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        targets = [node.target] if isinstance(node, ast.AnnAssign) else targets
+        return {target.id for target in targets if isinstance(target, ast.Name)}
+
+    def visit_Expr(self, node: ast.Expr) -> None:
+        if not isinstance(node.value, ast.Constant):  # a docstring
+            self.generic_visit(node)
+
+    def visit_Raise(self, node: ast.Raise) -> None:
+        if self._takes_errors:
+            self.generic_visit(node)
+
+    def visit_Call(self, node: ast.Call) -> None:
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        if name == "Page" and node.args and isinstance(node.args[0], ast.Constant):
+            self.found.append((node.lineno, str(node.args[0].value)))
+        if name not in _NO_TEXT_CALLS and (self._takes_errors or not name.endswith("Error")):
+            self.generic_visit(node)
+
+    def visit_Compare(self, node: ast.Compare) -> None:
+        # What is compared is a key.
+        if isinstance(node.left, ast.Call):
+            self.visit(node.left)
+
+    def visit_Subscript(self, node: ast.Subscript) -> None:
+        self.visit(node.value)
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
+        # The annotation is no text.
+        if node.value is not None:
+            self.visit(node.value)
+
+    def visit_arguments(self, node: ast.arguments) -> None:
+        for default in (*node.defaults, *node.kw_defaults):
+            if default is not None:
+                self.visit(default)
+
+    def visit_Constant(self, node: ast.Constant) -> None:
+        if isinstance(node.value, str) and _is_text(node.value):
+            self.found.append((node.lineno, node.value))
+
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> None:
+        names: dict[str, str] = {}
+        parts = [
+            str(part.value) if isinstance(part, ast.Constant) else f"{{{_placeholder(part, names)}}}"
+            for part in node.values
+        ]
+        if _is_text("".join(str(part.value) for part in node.values if isinstance(part, ast.Constant)), is_whole=False):
+            self.found.append((node.lineno, "".join(parts)))
+        for part in node.values:
+            if isinstance(part, ast.FormattedValue):
+                self.visit(part.value)
+
+
+def _is_text(text: str, *, is_whole: bool = True) -> bool:
+    bare = text.strip()
+    if not _LETTERS.search(bare) or _CODE.search(bare):
+        return False
+    return " " in bare or (is_whole and bare[0].isupper() and not bare.isupper())
+
+
+def _placeholder(part: ast.expr, names: dict[str, str]) -> str:
+    """A name for a value, the same for the same expression."""
+    value = part.value if isinstance(part, ast.FormattedValue) else part
+    source = ast.unparse(value)
+    inner: ast.expr = value
+    while isinstance(inner, ast.Call):
+        inner = inner.args[0] if inner.args else inner.func
+    name = inner.attr if isinstance(inner, ast.Attribute) else inner.id if isinstance(inner, ast.Name) else "value"
+    if isinstance(value, ast.IfExp):
+        name = "ending"
+    made, number = name, 1
+    while names.get(made, source) != source:
+        number += 1
+        made = f"{name}{number}"
+    names[made] = source
+    return made

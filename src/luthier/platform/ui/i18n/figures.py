@@ -1,0 +1,128 @@
+"""Figures, times and money of pages in another language, by Babel. JSON, exports and fields of forms stay English."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Literal
+
+from markupsafe import Markup
+
+from luthier.core.evaluation import Metric
+from luthier.ml.charts import figures
+
+_NUMBER: Final = re.compile(
+    r"(?<![\w.,/-])\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\w,/-])|(?<![\w.,/-])\d+\.\d+(?![\w,/-]|\.\d)"
+)
+_INTERVAL: Final = re.compile(r"\[([+−-]?[\d.,]+), ([+−-]?[\d.,]+)\]")
+
+
+FILTERS: Final = (
+    *("number", "count", "percent", "rough", "duration", "size", "plain", "p_value", "signed", "short_count"),
+)
+"""The filters of `ml/charts/figures.py`. In attributes such as `value` a template keeps those of the source."""
+
+_UNITS: Final[tuple[tuple[int, Literal["day", "hour", "minute"]], ...]] = (
+    (86_400, "day"),
+    (3_600, "hour"),
+    (60, "minute"),
+)
+
+
+class Figures:
+    """The filters of figures for one language.
+
+    Args:
+        language: The language, such as `de`.
+        word: The translation of a short English text of this module, such as `never`.
+    """
+
+    def __init__(self, language: str, word: Callable[[str], str]) -> None:
+        from babel import Locale
+
+        self._locale, self._word = Locale.parse(language), word
+        symbols = self._locale.number_symbols["latn"]
+        self._decimal, self._group = str(symbols["decimal"]), str(symbols["group"])
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """By the names that templates use."""
+        source = {f"source_{name}": getattr(figures, name) for name in FILTERS}
+        return (
+            source
+            | {name: self._localised_filter(getattr(figures, name)) for name in FILTERS}
+            | {
+                "ago": self.ago,
+                "metric": self.metric,
+                "usd": self.usd,
+            }
+        )
+
+    def localised(self, text: str) -> str:
+        """A text with the separators of its numbers as the language writes them; all else unchanged."""
+        if self._decimal != ".":
+            # A comma between the ends of an interval would look like a decimal one.
+            text = _INTERVAL.sub(r"[\1; \2]", text)
+        return _NUMBER.sub(lambda found: self._swapped(found[0]), text)
+
+    def _swapped(self, number: str) -> str:
+        return number.replace(",", "\0").replace(".", self._decimal).replace("\0", self._group)
+
+    def _localised_filter(self, made: Callable[..., str]) -> Callable[..., str]:
+        def localised(*values: Any) -> str:
+            text = made(*values)
+            if (word := self._word(text)) != text:
+                return word
+            number, _, unit = text.partition(figures.NO_BREAK)
+            return self.localised(f"{number}{figures.NO_BREAK}{self._word(unit)}" if unit.isalpha() else text)
+
+        return localised
+
+    def ago(self, moment: float | str | None, *, now: float | None = None) -> Markup:
+        """A time as a `<time>`: how long ago (or in how long), with the exact one in UTC on hover."""
+        from babel.dates import format_datetime
+
+        if moment is None:
+            return Markup("<span class=muted>{}</span>").format(self._word("never"))
+        exact = datetime.fromtimestamp(moment, UTC) if isinstance(moment, int | float) else _parsed(moment)
+        title = f"{format_datetime(exact, 'd. MMMM y, HH:mm:ss', tzinfo=UTC, locale=self._locale)} UTC"
+        words = self.relative(exact.timestamp() - (time.time() if now is None else now))
+        iso = exact.isoformat(timespec="seconds")
+        return Markup('<time datetime="{}" title="{}">{}</time>').format(iso, title, words)
+
+    def relative(self, seconds: float) -> str:
+        """How long ago (negative) or in how long (positive): `vor 5 Minuten`, `in 3 Tagen`."""
+        from babel.dates import format_timedelta
+
+        count, sign = abs(seconds), 1 if seconds > 0 else -1
+        for unit, name in _UNITS:
+            if count >= unit:
+                # The unit is chosen here, as the script does that keeps times up to date.
+                length = timedelta(seconds=sign * (count // unit) * unit)
+                return format_timedelta(length, name, 1e9, add_direction=True, format="long", locale=self._locale)
+        return self._word("just now") if seconds <= 5 else self._word(f"in {int(count)} s")
+
+    def metric(self, value: Metric) -> Markup:
+        """A figure of an evaluation with its unit and its 95% interval."""
+        decimals = figures.decimals_for(value.low, value.high)
+        text = Markup('<span class="figure">{}</span>').format(self.localised(figures.number(value.value, decimals)))
+        if value.low != value.high:
+            interval = self.localised(figures.interval(value.low, value.high, decimals))
+            text += Markup(' <span class="interval">{}</span>').format(interval)
+        return text + (Markup(' <span class="unit">{}</span>').format(self._word(value.unit)) if value.unit else "")
+
+    def usd(self, value: float | None) -> str:
+        """Money in US dollars: cents from a dollar on, two significant digits below."""
+        from babel.numbers import format_currency
+
+        if value is None:
+            return self._word("not priced")
+        if abs(value) >= 1 or value == 0:
+            return format_currency(value, "USD", locale=self._locale)
+        return self.localised(f"{value:#.2g}") + figures.NO_BREAK + "$"
+
+
+def _parsed(moment: str) -> datetime:
+    exact = datetime.fromisoformat(moment)
+    return (exact.replace(tzinfo=UTC) if exact.tzinfo is None else exact).astimezone(UTC)

@@ -1,0 +1,134 @@
+"""The catalogs: complete for all pages that are said to be translated, with the placeholders of the source."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+from babel.messages.extract import extract_from_dir
+from babel.messages.frontend import parse_mapping_cfg
+from babel.messages.pofile import read_po
+from tests.vacuous import nonempty
+
+import luthier
+from luthier.platform.ui.i18n.catalog import LOCALE, catalog
+from luthier.platform.ui.i18n.environments import Coverage, messages_of
+from luthier.platform.ui.i18n.language import LANGUAGES
+from luthier.platform.ui.i18n.messages import Message, placeholders
+from luthier.platform.ui.i18n.templates import rewritten
+from luthier.platform.ui.render import environment
+
+SOURCE = Path(luthier.__file__).parent
+ENGLISH_ONLY: frozenset[str] = frozenset()
+"""Folders of templates that are shown in English in every language, until they are translated."""
+OTHERS = [name for name in LANGUAGES if name != "en"]
+_TAG = re.compile(r"<[^>]*>")
+
+
+@cache
+def forms(language: str, domain: str) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
+    """By the text: its forms in English, and those of the translation."""
+    with (LOCALE / language / "LC_MESSAGES" / f"{domain}.po").open("rb") as file:
+        read = read_po(file, locale=language)
+    found = {}
+    for message in read:
+        if message.id:
+            source = (message.id,) if isinstance(message.id, str) else tuple(message.id)
+            own = (message.string,) if isinstance(message.string, str) else tuple(message.string or ())
+            assert not message.fuzzy, f"fuzzy: {source[0]}"
+            found[source[0]] = (source, own)
+    return found
+
+
+@cache
+def folders() -> list[str]:
+    loader = environment().loader
+    assert loader is not None
+    return sorted({name.rpartition("/")[0] for name in loader.list_templates() if name.endswith(".html")})
+
+
+def extracted(mapping: str) -> set[str]:
+    """The texts that Babel extracts by a mapping."""
+    with (LOCALE / mapping).open(encoding="utf-8") as file:
+        methods, options = parse_mapping_cfg(file)  # type: ignore[no-untyped-call]
+    found = extract_from_dir(SOURCE, methods, options, keywords={"t": None, "Luthier.t": None})
+    return {str(text) for _, _, text, _, _ in found}
+
+
+@pytest.mark.parametrize("language", OTHERS)
+def test_every_folder_of_templates_is_translated_or_said_not_to_be(language: str) -> None:
+    coverage = Coverage(environment(), language)
+    missing = [
+        f"{name}: {message.id!r}"
+        for name in nonempty(environment().loader.list_templates())  # type: ignore[union-attr]
+        if name.endswith(".html") and name.rpartition("/")[0] not in ENGLISH_ONLY
+        for message in coverage.missing(name)
+    ]
+    assert missing == [], "translate them (make messages), or the whole folder is shown in English"
+    assert {one for one in nonempty(folders()) if not coverage.has(f"{one}/x" if one else "x")} == ENGLISH_ONLY
+
+
+@pytest.mark.parametrize("language", OTHERS)
+def test_the_sentences_of_python_are_all_translated(language: str) -> None:
+    found = extracted("sentences.cfg")
+    known = forms(language, "sentences")
+    pages = forms(language, "pages")
+    assert sorted(text for text in nonempty(sorted(found)) if text not in known and text not in pages) == []
+    assert [text for text, (_, own) in known.items() if not all(own)] == []
+
+
+@pytest.mark.parametrize("language", OTHERS)
+def test_the_texts_of_scripts_are_all_translated(language: str) -> None:
+    found = extracted("scripts.cfg")
+    known = forms(language, "scripts")
+    assert sorted(text for text in nonempty(sorted(found)) if not all(known.get(text, ((), ("",)))[1])) == []
+
+
+@pytest.mark.parametrize("domain", ["pages", "sentences", "scripts"])
+@pytest.mark.parametrize("language", OTHERS)
+def test_translations_keep_placeholders_and_the_blanks_at_their_ends(language: str, domain: str) -> None:
+    wrong = []
+    for source, own in nonempty(list(forms(language, domain).values())):
+        for text, other in zip(source, own, strict=True):
+            names = {one for one in placeholders(text) if one != "{ending}"}
+            others = {one.replace(":t}", "}") for one in re.findall(r"\{\w+(?::t)?\}|</?\d+>", other)} - {"{ending}"}
+            ends = (text[:1].isspace(), text[-1:].isspace()) == (other[:1].isspace(), other[-1:].isspace())
+            if other and (names != others or not ends or "{{" in other or "{%" in other):
+                wrong.append((text, other))
+    assert wrong == []
+
+
+def test_no_text_of_a_template_is_left_out() -> None:
+    """With every message taken away, no letters are left between the tags of any template."""
+    loader = environment().loader
+    assert loader is not None
+    left = []
+    for name in nonempty([one for one in loader.list_templates() if one.endswith(".html")]):
+        source = loader.get_source(environment(), name)[0]
+        bare = rewritten(source, lambda message: ("·", "·") if message.plural else ("·",))
+        bare = re.sub(r"\{#.*?#\}|\{%.*?%\}|\{\{.*?\}\}", "", bare, flags=re.DOTALL)
+        bare = re.sub(r"<(script|style|pre|textarea|svg|code|kbd)\b.*?</\1>", "", bare, flags=re.DOTALL)
+        texts = (text.strip() for text in _TAG.split(bare) if re.search(r"[A-Za-z]{2}", text))
+        # Attributes that a block of `set` holds are no text.
+        left += [f"{name}: {text}" for text in texts if '="' not in text]
+    assert left == []
+
+
+def test_english_is_never_rewritten() -> None:
+    assert type(environment().loader).__name__ == "ChoiceLoader"
+    assert messages_of("<p>Data</p>") == [Message("Data", "", 0)]
+
+
+def test_a_sentence_is_recognised_with_its_values() -> None:
+    from luthier.platform.ui.i18n.catalog import Catalog
+
+    texts = Catalog("de", {}, {"{n} rows of {name}": "{n} Zeilen von {name}", "{n} rows": "{n} Zeilen"})
+    assert texts.sentence("12 rows of {n} %s", str) == "12 Zeilen von {n} %s"
+    assert texts.sentence("1,200.5 rows", lambda value: value.replace(",", " ")) == "1 200.5 Zeilen"
+    assert texts.sentence("rows of mine", str) is None
+
+
+def test_the_catalog_of_the_package_says_german_words() -> None:
+    assert catalog("de").sentence("not distinguishable", str) == "nicht unterscheidbar"
