@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache, partial
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from jinja2 import BaseLoader, Environment, meta
 from markupsafe import Markup, escape
@@ -109,7 +109,7 @@ def translated_environment(source: Environment, language: str) -> Environment:
     made.filters["chart_words"] = partial(_charted, translate)
     made.filters["drawn_chart"] = lambda spec: source.filters["drawn_chart"](_charted(translate, spec))
     made.filters["page_advice"] = partial(_advice, source.filters["page_advice"], translate)
-    draw = cast("Callable[[Any], Markup]", source.globals["drawn"])
+    draw: Any = source.globals["drawn"]
     made.globals = {**source.globals, "drawn": partial(_drawn, translate, draw)}
     return made
 
