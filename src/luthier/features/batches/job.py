@@ -199,11 +199,7 @@ def _answer_all(context: Context, job: Job, one: Batch, path: Path, written: _Fi
         if found:
             num_lost = num_lost + len(found) if all(answer.is_lost for answer in found) else 0
         if num_lost >= _MAX_LOST:
-            raise WorkError(
-                f"{num_lost} requests in a row had no answer, since the process that answers has ended each time",
-                expected="an engine that loads the model and answers",
-                do="see the log of the job's last attempt: memory may be too small for the model",
-            )
+            raise _no_engine(num_lost)
 
     stopped = _stopped(context, one.batch_id, done)
     try:
@@ -218,11 +214,8 @@ def _answer_all(context: Context, job: Job, one: Batch, path: Path, written: _Fi
                         stopped = _stopped(context, one.batch_id, done)
                 if stopped is not None:
                     break
-                try:
-                    access.require()
-                except NotAllowedError as error:
-                    refused = error  # what is under way is kept
-                    break
+                if (refused := access.refusal()) is not None:
+                    break  # what is under way is kept
                 running.add(pool.submit(_answered, context, caller, one, number, line))
             while running:
                 keep_ready()
@@ -239,6 +232,14 @@ def _answer_all(context: Context, job: Job, one: Batch, path: Path, written: _Fi
     status = {"status": "finalizing"} if stopped is None else {}
     times = {"expired": "expired_at", "cancelled": "cancelling_at"}
     context.batches.change(one.batch_id, done.values() | status, time_of=times.get(stopped or "", "finalizing_at"))
+
+
+def _no_engine(num_lost: int) -> WorkError:
+    return WorkError(
+        f"{num_lost} requests in a row had no answer, since the process that answers has ended each time",
+        expected="an engine that loads the model and answers",
+        do="see the log of the job's last attempt: memory may be too small for the model",
+    )
 
 
 def _stopped(context: Context, batch_id: str, done: _Done) -> BatchStatus | None:

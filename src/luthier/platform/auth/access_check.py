@@ -37,16 +37,22 @@ class AccessCheck:
         Raises:
             NotAllowedError: The key was revoked or has expired, the member is gone, or either has lost the scope.
         """
+        if (refusal := self.refusal()) is not None:
+            raise refusal
+
+    def refusal(self) -> NotAllowedError | None:
+        """The error of `require`; None where the work may go on."""
         with self._lock:
             if self._clock() - self._checked_at < REMEMBERED_SECONDS:
-                return
+                return None
             if (reason := self._reason()) is not None:
-                raise NotAllowedError(
+                return NotAllowedError(
                     f"{reason}, so that what was started with it does not go on",
                     expected=f"a key or a member with the scope {self._scope}, for as long as the work takes",
                     do="start it again with another key; what was done until now is kept",
                 )
             self._checked_at = self._clock()
+            return None
 
     def _reason(self) -> str | None:
         caller = self._caller

@@ -66,6 +66,7 @@ def test_a_user_is_forgotten(luthier: Luthier, asked: Path) -> None:
     assert luthier("traffic", "forget-user", "anna", "--json").document == {
         "num_exchanges": 0,
         "num_stored_completions": 0,
+        "num_stored_responses": 0,
         "unreadable": [],
     }
     assert luthier("traffic", "forget-user", "anna", "--project", "none").code == 2
