@@ -43,6 +43,7 @@ def gather(to: Path) -> None:
     leave = shutil.ignore_patterns("__pycache__", ".*", "corpus", "documents", "work")
     for folder in ("docs", "examples"):
         shutil.copytree(ROOT / folder, to / folder, ignore=leave)
+    shutil.copy2(ROOT / "recipes" / "recipe.schema.json", to / "recipe.schema.json")
     (to / "docs" / "decisions" / "README.md").write_text(decisions(to / "docs" / "decisions"), encoding="utf-8")
     for folder, pages in (("cli", cli_pages.pages()), ("api", api_pages.pages())):
         (to / "reference" / folder).mkdir(parents=True)

@@ -23,7 +23,7 @@ _SIDE = 1000
 
 def text() -> str:
     """The whole page."""
-    parts = (_metrics, _methods, _objectives, _optimizers, _checks, _formats)
+    parts = (_metrics, _methods, _objectives, _optimizers, _checks, _formats, _trackers)
     return "\n".join([_HEAD, *("\n".join(part()) for part in parts)])
 
 
@@ -135,6 +135,17 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
     for row in rows:
         yield f"| {' | '.join(cell.replace('|', '/') for cell in row)} |"
     yield ""
+
+
+def _trackers() -> Iterator[str]:
+    from luthier.ml.tracking.registry import TRACKERS
+
+    yield "## Experiment trackers\n\n`tracking`; entry points `luthier.trackers`; more in [trackers](trackers.md).\n"
+    rows = [
+        (f"`{name}`", rules.title, rules.summary, _names(rules.chosen_by), f"`{rules.install}`")
+        for name, rules in TRACKERS.items()
+    ]
+    yield from _table(("name", "called", "what it is", "chosen by", "needs"), rows)
 
 
 if __name__ == "__main__":

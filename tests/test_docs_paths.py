@@ -26,10 +26,11 @@ MADE = {"src/luthier/platform/ui/vendor"}
 """Folders that a build writes, so that a fresh checkout lacks them."""
 DOTTED = re.compile(r"\bluthier(?:\.[A-Za-z_]\w*)+")
 OTHER = {
-    *("luthier.db", "luthier.dump"),  # files of a home and of a backup
+    *("luthier.db", "luthier.dump", "luthier.fish"),  # files of a home, of a backup, of a shell
     *("luthier.alert.opened", "luthier.alert.closed", "luthier.inbox.assigned"),  # events of webhooks
     *("luthier.checks", "luthier.methods", "luthier.metrics", "luthier.objectives"),  # entry point groups
     *("luthier.exporters", "luthier.optimizers", "luthier.pages", "luthier.stream_engines"),
+    "luthier.trackers",
 }
 """Names with dots that are no modules."""
 

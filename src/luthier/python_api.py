@@ -17,6 +17,7 @@ from luthier.core.recipe import Recipe
 from luthier.core.registry import METRICS, OBJECTIVES, register
 from luthier.core.run import RunRecord
 from luthier.core.system.process_setup import keep_few_kernels, keep_products_exact, wait_briefly
+from luthier.platform.cli.notebook import live_chart
 from luthier.platform.home.context import Context
 
 AnyRecipe = Recipe | Mapping[str, Any] | str | Path
@@ -96,7 +97,7 @@ def train(recipe: AnyRecipe, *, num_devices: int = 1, home: Home = None) -> Run:
     with _open(home) as context:
         asked, base_dir = _read(recipe)
         launcher = LocalLauncher(num_devices) if num_devices != 1 else None
-        outcome = training.train(context, asked, base_dir=base_dir, launcher=launcher)
+        outcome = training.train(context, asked, base_dir=base_dir, launcher=launcher, listener=live_chart())
         return _load(context, outcome.record.run_id)
 
 

@@ -18,6 +18,8 @@ from typing import Annotated, Any, cast
 import typer
 import typer.core
 
+from luthier.cli import completion
+from luthier.cli.help import epilog, write_commands
 from luthier.core.aliases import COMMANDS, warn_renamed
 from luthier.core.system.process_setup import keep_few_kernels, keep_products_exact, wait_briefly
 from luthier.features.accounts import keys_cli as keys
@@ -44,6 +46,7 @@ from luthier.features.model_browser import cli as models
 from luthier.features.monitoring import cli as alerts
 from luthier.features.monitoring import cli as monitor
 from luthier.features.recipes import import_cli
+from luthier.features.recipes import schema_cli as recipe
 from luthier.features.release_gates import cli as gates
 from luthier.features.roi import cli as worth
 from luthier.features.runs import cli as runs
@@ -88,6 +91,14 @@ class _Commands(typer.core.TyperGroup):
         if two_words in self.commands:
             args = [two_words, *args[2:]]
         return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the commands of the help in groups."""
+        write_commands(self.list_commands(ctx), lambda name: self.get_command(ctx, name), formatter)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """What the Tab key offers; names of two words would be cut at the blank."""
+        return [item for item in super().shell_complete(ctx, incomplete) if " " not in str(item.value)]
 
 
 class _LazyCommands(Mapping[str, Any]):
@@ -147,7 +158,7 @@ def _build_app() -> typer.Typer:
         name="luthier",
         cls=_Commands,
         help="Fine-tune language models on your own machine, and get an honest answer to: was it worth it?",
-        epilog="New here? Start with `luthier quickstart`: no account, no GPU, under 6 minutes.",
+        epilog=epilog(),
         rich_markup_mode=None,
         add_completion=False,
         no_args_is_help=True,
@@ -185,7 +196,8 @@ def _build_app() -> typer.Typer:
 def _add_groups(app: typer.Typer) -> None:
     """The commands that have subcommands."""
     for name, verbs, text in (
-        ("runs", runs.COMMANDS, "List, show, edit, compare, watch and remove runs."),
+        ("runs", runs.COMMANDS, "List, show, edit, compare, watch, track and remove runs."),
+        ("recipe", recipe.COMMANDS, "The JSON Schema of recipes, for editors."),
         ("jobs", jobs.COMMANDS, "Queue recipes for workers; list, pause, resume and cancel jobs."),
         ("studies", tune.COMMANDS, "List, show and compare searches; take over the best recipe."),
         (
@@ -250,6 +262,7 @@ def _add_serving(app: typer.Typer) -> None:
     app.command("push", short_help="Upload an exported bundle to a hub or object storage.")(push.push)
     app.command("doctor", short_help="Show what this machine can do.")(doctor.doctor)
     app.command("glossary", short_help="Explain the terms in plain words.")(glossary.glossary)
+    app.command("completion", short_help="Print the completion script of a shell.")(completion.completion)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -289,6 +302,8 @@ def run() -> None:
 
 def _carry_out(arguments: Sequence[str]) -> Ending:
     command = command_tree()
+    if completion.VARIABLE in os.environ:
+        completion.prepare()
     try:
         # standalone_mode=False: click raises instead of printing and exiting, so that endings are ours to write.
         answer = command.main(args=list(arguments), prog_name="luthier", standalone_mode=False)

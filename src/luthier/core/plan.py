@@ -32,6 +32,7 @@ from luthier.core.recipe import (
 from luthier.core.registry import OBJECTIVES
 from luthier.core.run import BudgetPlan
 from luthier.core.task_head import Pooling, TaskHead
+from luthier.core.tracking import TrackerPlan
 
 Source = Literal["asked", "default", "measured", "derived"]
 Quantisation = Literal["nf4", "int8"]
@@ -389,6 +390,7 @@ class Plan(FrozenModel):
     training: TrainingPlan
     evaluation: EvaluationPlan
     budget: BudgetPlan | None = None
+    tracking: tuple[TrackerPlan, ...] = ()
     sources: dict[str, ValueSource]
 
     @property
@@ -417,6 +419,7 @@ class Plan(FrozenModel):
             "sources": True,
             "recipe": True,
             "budget": True,
+            "tracking": True,
             "base_model": {"path", "name"},
             "data": splits,
             # how weights are placed on devices: a run may continue with another number of them; the path computes the
@@ -464,6 +467,8 @@ class Plan(FrozenModel):
             # Sources are named `section.key`, or by a section as a whole.
             value = document[section][key] if key else document[section]
             head = self.objective.task_head
+            if section == "tracking":
+                value = [one.summary for one in self.tracking]
             value = head.summary if head and key == "task_head" else _without_nothing(value)
             rows.append({"name": name, "value": value, "source": source.source, "why": source.why})
         return rows

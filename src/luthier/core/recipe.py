@@ -18,6 +18,7 @@ from luthier.core.frozen_model import FrozenModel
 from luthier.core.graders import Reward
 from luthier.core.registry import METHODS, OBJECTIVES, OPTIMIZERS
 from luthier.core.task_head import Pooling
+from luthier.core.tracking import Tracking
 
 MethodName = Annotated[str, AfterValidator(METHODS.validated), Field(json_schema_extra=METHODS.add_names)]
 ObjectiveName = Annotated[str, AfterValidator(OBJECTIVES.validated), Field(json_schema_extra=OBJECTIVES.add_names)]
@@ -415,6 +416,7 @@ class Recipe(FrozenModel):
         training: how long and how fast.
         evaluation: how the result is evaluated.
         budget: what the run may cost at most.
+        tracking: experiment trackers that the run is reported to; None: those that the environment names.
     """
 
     base_model: str
@@ -424,6 +426,7 @@ class Recipe(FrozenModel):
     training: TrainingRecipe | None = None
     evaluation: EvaluationRecipe | None = None
     budget: BudgetRecipe | None = None
+    tracking: Tracking | None = None
 
 
 def format_target_modules(targets: Sequence[str]) -> str:

@@ -243,3 +243,10 @@ OPTIMIZERS: Final = Registry(
     declares="luthier.ml.training.optimizers.rules:OptimizerRules",
     key="training.optimizer",
 )
+TRACKERS: Final = Registry(
+    kind="a tracker",
+    group="luthier.trackers",
+    table="luthier.ml.tracking.registry:TRACKERS",
+    declares="luthier.ml.tracking.protocol:TrackerRules",
+    key="tracking",
+)

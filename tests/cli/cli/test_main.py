@@ -76,6 +76,7 @@ def test_every_command_has_a_help_and_takes_json_and_home() -> None:
         "luthier canary",
         "luthier chat",
         "luthier compare-models",
+        "luthier completion",
         "luthier data answer",
         "luthier data audit",
         "luthier data card",
@@ -146,6 +147,7 @@ def test_every_command_has_a_help_and_takes_json_and_home() -> None:
         "luthier promote",
         "luthier push",
         "luthier quickstart",
+        "luthier recipe schema",
         "luthier report",
         "luthier retrain",
         "luthier rollback",
@@ -154,6 +156,7 @@ def test_every_command_has_a_help_and_takes_json_and_home() -> None:
         "luthier runs list",
         "luthier runs rm",
         "luthier runs show",
+        "luthier runs track",
         "luthier runs watch",
         "luthier safety",
         "luthier serve",
@@ -304,3 +307,62 @@ def test_main_leaves_stdout_as_it_was(home: Path) -> None:
     assert main(["runs", "list", "--json"]) == 0
     assert sys.stdout is before
     assert luthier.features.model_browser.cli.COMMANDS
+
+
+def test_the_help_has_every_command_in_one_of_ten_groups() -> None:
+    from luthier.cli.help import EXAMPLES, GROUPS
+
+    grouped = [name for some in GROUPS.values() for name in some]
+    assert sorted(grouped) == sorted(command_tree().commands)
+    assert len(GROUPS) == 10
+    for command, _ in nonempty(EXAMPLES):
+        assert command.split()[1] in grouped
+
+
+def test_the_help_begins_with_everyday_commands_and_ends_with_examples(luthier: Any) -> None:
+    from luthier.cli.help import GROUPS
+
+    text = luthier("--help").out
+    places = [text.index(f"\n{title}:\n") for title in GROUPS]
+    assert places == sorted(places)
+    assert text.index("\n  quickstart ") < text.index("\n  glossary ")
+    lines = text.splitlines()
+    assert "    luthier train recipe.yaml              train, evaluate, report" in lines
+    assert all(len(line) <= 80 for line in nonempty(lines))
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("luthier comp", ["compare-models", "completion"]),
+        ("luthier exp", ["export"]),
+        ("luthier runs tr", ["track"]),
+        ("luthier train --budget-u", ["--budget-usd"]),
+    ],
+)
+def test_a_shell_completes_commands_verbs_and_options(
+    words: str, expected: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from luthier.cli.completion import _SCRIPTS
+
+    assert "_LUTHIER_COMPLETE=complete_bash" in _SCRIPTS["bash"]
+    monkeypatch.setenv("_LUTHIER_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split()) - 1))
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.split() == expected
+
+
+def test_the_completion_of_bash_works_in_bash(luthier: Any, tmp_path: Path) -> None:
+    script = luthier("completion", "bash").out
+    (tmp_path / "completion").write_text(script)
+    # The function that the Tab key calls; `env` shows how it asks the program.
+    asked = (
+        f". {tmp_path}/completion; env() {{ echo $3 $4; }}; COMP_WORDS=(luthier tr); COMP_CWORD=1; "
+        '_luthier_completion luthier; echo "${COMPREPLY[@]}"; complete -p luthier'
+    )
+    done = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, check=True)
+    assert "_LUTHIER_COMPLETE=complete_bash luthier" in done.stdout
+    assert "-F _luthier_completion luthier" in done.stdout

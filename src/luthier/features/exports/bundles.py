@@ -250,6 +250,8 @@ def _without_folders(plan: Plan) -> Plan:
     # Only sections outside the plan's hash: the hash in the bundle has to match that of the run.
     for section in ("recipe", "budget"):
         document[section] = without_folders(document[section])
+    # Addresses of servers are nothing that a bundle's readers need.
+    document["tracking"], document["recipe"]["tracking"] = [], None
     base, teacher = document["base_model"], document["objective"]["teacher"]
     replay = document["data"]["replay"] or {}
     profiles = [document["data"][name] for name in ("train", "validation", "held_out")]

@@ -165,7 +165,10 @@ def job_object(job: Job, estimated_finish: float | None) -> JobObject:
         finished_at=None if job.finished_at is None else int(job.finished_at),
         estimated_finish=None if estimated_finish is None else int(estimated_finish),
         hyperparameters=HyperparametersObject(**{name: hyperparameters[name] for name in names}),
-        integrations=None,
+        # As they were asked for, without what was left out.
+        integrations=None
+        if not request.integrations
+        else [one.model_dump(mode="json", exclude_none=True) for one in request.integrations],
         metadata=request.metadata,
         method=method,
         model=request.model,

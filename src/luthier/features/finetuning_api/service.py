@@ -5,6 +5,7 @@ A client's request becomes a recipe, and the plan gives its hyperparameters back
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 from collections.abc import Iterator, Mapping
@@ -20,7 +21,10 @@ from luthier.core.plan import Plan
 from luthier.core.recipe import Recipe
 from luthier.core.records.base_model import LocalModel
 from luthier.core.records.fine_tuning import FineTuningRequest, ReinforcementHyperparameters
+from luthier.core.tracking import TrackerRecipe
 from luthier.features.models.store import TunedModel
+from luthier.features.trackers.service import check_wandb
+from luthier.ml.tracking.choice import chosen
 from luthier.platform.audit_log.service import record
 from luthier.platform.home.context import Context
 from luthier.platform.home.model_names import find_base_model
@@ -77,7 +81,19 @@ def recipe_of(
     if name == "grpo":
         objective["rewards"] = [{"grader": _grader(request)}]
     data = {"train": str(train)} | ({} if validation is None else {"validation": str(validation)})
-    return Recipe.model_validate({"base_model": base.name, "data": data, "objective": objective, "training": training})
+    document = {"base_model": base.name, "data": data, "objective": objective, "training": training}
+    return Recipe.model_validate(document | {"tracking": _tracking(request)})
+
+
+def _tracking(request: FineTuningRequest) -> list[TrackerRecipe] | None:
+    """The client's Weights & Biases, in addition to the trackers of this server's environment."""
+    if not request.integrations:
+        return None
+    asked = request.integrations[0].wandb
+    own = TrackerRecipe(
+        name="wandb", project=asked.project, run_name=asked.name, entity=asked.entity, tags=asked.tags or None
+    )
+    return [*(TrackerRecipe(name=one.name) for one in chosen(None, os.environ) if one.name != "wandb"), own]
 
 
 def default_rate(request: FineTuningRequest, hidden_size: int) -> float:
@@ -173,13 +189,7 @@ def create(context: Context, caller: Caller, request: FineTuningRequest) -> Job:
     """
     # Refused, not ignored: a client that expects its runs in Weights & Biases would wait for them in vain.
     if request.integrations:
-        raise UnsupportedError(
-            "integrations: wandb",
-            expected="none: this server reports its jobs to no other service",
-            do="leave `integrations` out, and read the events of the job or give the project a webhook",
-            code="unsupported_integration",
-            param="integrations",
-        )
+        check_wandb(os.environ, num=len(request.integrations))
     base_model = _base_model(context, request.model)
     for param in ("training_file", "validation_file"):
         if (file_id := getattr(request, param)) is not None:

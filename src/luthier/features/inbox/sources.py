@@ -35,6 +35,7 @@ _PAGES: Final[dict[JobKind, str]] = {
     "import": "/datasets/jobs/{job_id}",
     "synthesis": "/datasets/jobs/{job_id}",
     "workflow": "/pipelines/jobs/{job_id}",
+    "tracking": "/runs",
 }
 
 

@@ -319,7 +319,19 @@ def plan_lines(run_id: str, plan: Plan) -> list[str]:
         f"  precision  {training.precision}: {plan.sources['training.precision'].why}",
         f"  judged by  {judged}",
         *(f"  budget     {line}" for line in (budget_lines(plan.budget) if plan.budget else ())),
+        *_tracking_lines(plan),
     ]
+
+
+def _tracking_lines(plan: Plan) -> list[str]:
+    """The trackers of a plan, and why one that the environment names is not used."""
+    from luthier.platform.cli.console import visible
+
+    source = plan.sources.get("tracking")
+    lines = [visible(one.summary) + (f" ({one.source} is set)" if one.source else "") for one in plan.tracking]
+    if source is not None and not lines:
+        lines = [f"none: {source.why}"]
+    return [f"  tracker    {line}" for line in lines]
 
 
 def data_notes(data: DataPlan) -> list[str]:

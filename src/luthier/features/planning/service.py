@@ -8,6 +8,7 @@ to. Files are matched with a proof by their digests, never by their names: a spl
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -191,6 +192,7 @@ def prepare(
     from luthier.features.planning.budgets import with_budget
     from luthier.features.planning.objective_inputs import check_drawing, find_teacher
     from luthier.features.planning.rehearsal import rehearsed
+    from luthier.features.trackers.service import with_tracking
     from luthier.ml.evaluation.few_shot import num_usable
     from luthier.ml.inference.models.structure import read_structure
     from luthier.ml.inference.models.thinking import answer_lengths
@@ -225,6 +227,7 @@ def prepare(
     check_drawing(plan, [splits[n] for n in ("train", "validation") if n in splits], found.room_tokens)
     plan = rehearsed(context, plan)
     plan = with_budget(context, plan, recipe.budget, prices)
+    plan = with_tracking(context, plan, recipe, os.environ)
     others: tuple[Split, ...] = ("validation", "held_out", "replay", "replay_held_out")
     return Prepared(plan, model, template, splits["train"], *(splits.get(name) for name in others))
 
@@ -247,7 +250,8 @@ def prepare_again(
     from luthier.features.planning.objective_inputs import refuse_another_teacher
 
     # its budget is checked elsewhere: what is left of it counts now, not what it was
-    recipe = plan.recipe.model_copy(update={"budget": None})
+    # The stored plan says which trackers it is reported to, whatever is installed or set here.
+    recipe = plan.recipe.model_copy(update={"budget": None, "tracking": ()})
     if recipe.evaluation is not None:
         # A missing reference run or reflection model does not keep this one from being trained to its end.
         asked = recipe.evaluation.model_copy(update={"reference_run": None, "optimised_prompt": None})

@@ -210,6 +210,7 @@ def _refuse_mixed(train: LoadedFile, other: LoadedFile) -> None:
 _NOT_OF_ROWS: Final[dict[str, bool | set[str]]] = {
     "method": True,
     "budget": True,
+    "tracking": True,
     "evaluation": True,
     "training": {
         "learning_rate", "epochs", "global_batch_size", "schedule", "warmup_fraction", "weight_decay", "num_threads",

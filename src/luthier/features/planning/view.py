@@ -19,6 +19,7 @@ _SECTIONS: Final = {
     "training": "Training",
     "evaluation": "Judging",
     "budget": "Budget",
+    "tracking": "Trackers",
 }
 _PARTS: Final = {
     "weights": "base model",

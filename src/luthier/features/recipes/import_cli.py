@@ -79,7 +79,10 @@ def import_recipe(
         num_devices=num_devices,
     )
     if output is not None:
-        write_output(output, imported.text.encode(), force=force)
+        from luthier.features.recipes.schema import LINE, write_schema
+
+        write_output(output, (LINE + imported.text).encode(), force=force)
+        write_schema(output.absolute().parent)
     is_local = _is_local(home, imported)
     document = imported.as_json() | {
         "output": str(output) if output is not None else None,

@@ -107,6 +107,10 @@ def with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
     if recipe.objective is not None and recipe.objective.teacher is not None:
         teacher = _absolute_model(recipe.objective.teacher, folder)
         found["objective"] = recipe.objective.model_copy(update={"teacher": teacher})
+    if recipe.tracking is not None:
+        found["tracking"] = tuple(
+            one.model_copy(update={"location": _absolute_location(one.location, folder)}) for one in recipe.tracking
+        )
     search = recipe.evaluation.optimised_prompt if recipe.evaluation is not None else None
     if recipe.evaluation is not None and search is not None and search.reflection_model is not None:
         search = search.model_copy(update={"reflection_model": _absolute_model(search.reflection_model, folder)})
@@ -116,6 +120,11 @@ def with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
 
 def _absolute(path: str, folder: Path) -> str:
     return str(folder / Path(path).expanduser())
+
+
+def _absolute_location(location: str | None, folder: Path) -> str | None:
+    """An address as it is, a folder absolute."""
+    return location if location is None or ":" in location else _absolute(location, folder)
 
 
 def _absolute_model(name: str, folder: Path) -> str:

@@ -378,6 +378,7 @@ YAML_ONLY: Final[Mapping[str, str]] = {
     "training.optimizer.momentum": "each optimizer has its own settings",
     "training.optimizer.num_iterations": "each optimizer has its own settings",
     "training.optimizer.options": "a mapping, for optimizers of other packages",
+    "tracking": "a list; without it the environment of the server says where runs are reported to",
 }
 """Keys that the form has no field for, and why; they are written in the recipe's text."""
 SPLITS: Final = ("data.validation", "data.held_out", "data.replay.held_out")

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from luthier.features.runs import changes
 from luthier.features.runs import views as project_runs
 from luthier.features.runs.labels import LabelChanges
+from luthier.features.trackers import job as tracker_job
 from luthier.features.training import recipe_job
 from luthier.platform.home.context import Context
 from luthier.platform.http.authentication import HomeContext, Reader, Trainer
@@ -169,6 +170,14 @@ def edit_run(context: HomeContext, caller: Trainer, run_id: Id, asked: RunEdit) 
     """Change its name, note, group, star, archive mark or tags; fields that are left out stay as they are."""
     labels = changes.edit_run(context, caller, run_id, LabelChanges(**asked.model_dump()))
     return RunLabelsView(id=run_id, **labels.as_json())
+
+
+@router.post(
+    "/runs/{run_id}/track", summary="Deliver a run to its trackers", status_code=202, responses=documented(404, 409)
+)
+def track_run(context: HomeContext, caller: Trainer, run_id: Id) -> JobView:
+    """Queue the delivery of what its trackers do not have; `trackers` of the run says what each one has."""
+    return _view(context, tracker_job.start(context, caller, run_id))
 
 
 @router.delete("/runs/{run_id}", summary="Delete a run", responses=documented(404, 409))

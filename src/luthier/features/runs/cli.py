@@ -131,12 +131,48 @@ def edit(
     return Answer(as_json, {"run_id": run_id, **labels.as_json()}, tell)
 
 
+def track(
+    run_id: RunArgument,
+    to: Annotated[
+        list[str] | None,
+        typer.Option("--to", metavar="TRACKER", help="Only to this one: mlflow, wandb, ... Repeatable."),
+    ] = None,
+    from_start: Annotated[
+        bool, typer.Option("--from-start", help="Deliver everything again, into a new run of the tracker.")
+    ] = False,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """Deliver a run to its experiment trackers, as far as they do not have it.
+
+    A run reports by itself while it is trained. This delivers what was left because a tracker was down, or reports a
+    run to a tracker that its recipe does not name.
+    """
+    from luthier.features.trackers import service as trackers
+
+    with open_context(home) as context:
+        found = trackers.deliver(context, run_id, asked=to or (), from_start=from_start)
+
+    def tell(console: Console) -> None:
+        from luthier.platform.cli.console import facts, visible
+
+        facts(console, [(state.name, visible(state.summary)) for state in found])
+        for state in found:
+            for note in state.notes:
+                console.print(f"note: {state.name}: {visible(note)}", soft_wrap=True)
+
+    has_failed = any(state.status != "delivered" for state in found)
+    document = {"run_id": run_id, "trackers": [state.as_json() for state in found]}
+    return Answer(as_json, document, tell, exit_code=1 if has_failed else 0)
+
+
 COMMANDS: dict[str, Callable[..., Answer]] = {
     "list": list_runs,
     "show": show,
     "edit": edit,
     "compare": compare,
     "watch": watch,
+    "track": track,
     "rm": rm,
 }
 
@@ -205,6 +241,7 @@ def _show_one(console: Console, details: RunDetails) -> None:
         rows.append(("last step", event_text(details.last_step)))
     if details.last_validation is not None:
         rows.append(("last validation", event_text(details.last_validation)))
+    rows += [(state.name, visible(state.summary)) for state in details.trackers]
     if result is not None:
         # These have their own rows or tables; all other figures of the result are listed unchanged.
         said_elsewhere = {"status", "stopped_because", "warnings", "num_steps", "bill", "fit"}

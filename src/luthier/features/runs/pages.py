@@ -38,6 +38,7 @@ from luthier.features.runs.view import (
     whole_page,
     words,
 )
+from luthier.features.trackers import job as tracker_job
 from luthier.ml.charts import figures
 from luthier.ml.charts.spec import Axis, Chart, Estimate, Intervals
 from luthier.platform.home.context import Context
@@ -314,6 +315,13 @@ def resume(request: Request, context: HomeContext, caller: Trainer, run_id: str)
     """Queue it again."""
     run_control.resume(context, caller, run_id)
     return redirect(request, f"/runs/{run_id}", "The run is queued again; it continues from its last checkpoint.")
+
+
+@router.post("/runs/{run_id}/track")
+def track(request: Request, context: HomeContext, caller: Trainer, run_id: str) -> Response:
+    """Have a worker deliver what its trackers do not have."""
+    tracker_job.start(context, caller, run_id)
+    return redirect(request, f"/runs/{run_id}", "The rest is delivered by a job.")
 
 
 @router.post("/runs/{run_id}/cancel")

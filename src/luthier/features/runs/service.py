@@ -24,6 +24,8 @@ from luthier.core.task_head import TaskHead, task_head_in
 from luthier.features.runs.filter_language import parse_filter
 from luthier.features.runs.filter_query import Order
 from luthier.features.runs.labels import RunLabels
+from luthier.features.trackers.service import states
+from luthier.features.trackers.state import TrackerState
 from luthier.ml.charts.forecast import Forecast
 from luthier.platform.home.context import Context
 
@@ -64,6 +66,7 @@ class RunDetails:
     """All that is known of one run, short of the samples of its evaluation.
 
     task_head: of the trained model, else as planned; None where it writes text.
+    trackers: what its experiment trackers have of it.
     """
 
     view: RunView
@@ -76,6 +79,7 @@ class RunDetails:
     bill: Bill | None
     forecast: Forecast | None
     task_head: TaskHead | None
+    trackers: tuple[TrackerState, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """The document of `luthier runs show --json`."""
@@ -94,6 +98,7 @@ class RunDetails:
             "task_head": None if self.task_head is None else self.task_head.model_dump(mode="json"),
             "evaluation": None if self.evaluation is None else without_samples(self.evaluation),
             "recommendation": recommendation_document(self.evaluation),
+            "trackers": [state.as_json() for state in self.trackers],
         }
 
 
@@ -178,6 +183,7 @@ def show_run(context: Context, run_id: str) -> RunDetails:
         bill=ended or (bill.bill if isinstance(bill, BillUpdated) else None),
         forecast=forecast_of_run(context, record) if record.result is not None else None,
         task_head=head,
+        trackers=tuple(states(context, run_id)),
     )
 
 

@@ -22,7 +22,9 @@ from luthier.core.events import (
 )
 from luthier.core.graders import RewardMetric
 from luthier.core.plan import Plan
+from luthier.core.registry import TRACKERS
 from luthier.core.run import Bill, BudgetPlan
+from luthier.core.tracking import is_address
 from luthier.features.planning.quotes import load_quote
 from luthier.features.runs.next_steps import next_steps
 from luthier.features.runs.run_files import samples_of
@@ -50,6 +52,8 @@ from luthier.features.runs.state import (
     last_step,
     left_seconds,
 )
+from luthier.features.trackers.service import states
+from luthier.features.trackers.state import TITLES
 from luthier.ml.charts import figures
 from luthier.ml.charts.spec import Axis, Mark, Plot, Point, Role, Series
 from luthier.ml.evaluation.verdict_view import verdict_view
@@ -229,7 +233,24 @@ def changing(context: Context, caller: Caller, judged: Judged, standing: Standin
         "job_log": [] if job is None else _job_log(context, job.job_id, places),
         "samples": None if record is None else samples_of(context, run_id),
         "fit": record.result.fit if record is not None and record.result is not None else None,
+        "trackers": [] if record is None else _trackers(context, run_id, places),
     }
+
+
+def _trackers(context: Context, run_id: str, places: Mapping[str, str]) -> list[dict[str, Any]]:
+    """What each tracker of the run has: only addresses are links, and no text names a folder of this machine."""
+    return [
+        {
+            "name": state.name,
+            "title": TRACKERS.declaration(state.name).title if TRACKERS.is_known(state.name) else state.name,
+            "status": TITLES[state.status],
+            "is_whole": state.status == "delivered",
+            "num_events": state.num_events,
+            "url": state.url if is_address(state.url) else "",
+            "error": redact_text(state.error, places),
+        }
+        for state in states(context, run_id)
+    ]
 
 
 def words(context: Context, standing: Standing) -> dict[str, str]:

@@ -117,7 +117,7 @@ def apply(
     home: HomeOption = None,
 ) -> Answer:
     """Write the recipe of a study's winner, or of another trial, to a file, ready to train."""
-    from luthier.core.text.plain_yaml import write_yaml
+    from luthier.features.recipes.schema import recipe_file_text, write_schema
     from luthier.features.studies.end import winning_document
     from luthier.ml.data.rows.outputs import check_free, write_output
 
@@ -126,7 +126,8 @@ def apply(
     with open_context(home) as context:
         study = context.studies.get(study_id)
         document = winning_document(study, context.studies.trials(study_id), trial)
-    write_output(output, write_yaml(document).encode(), force=force)
+    write_output(output, recipe_file_text(document).encode(), force=force)
+    write_schema(output.absolute().parent)
     # `winning_document` has refused a study without a winner.
     number = study.winner if trial is None else trial
     said = {"study_id": study_id, "winner": study.winner, "trial": number, "file": str(output), "recipe": document}

@@ -215,9 +215,10 @@ def show_outcome(console: Console, outcome: TrainOutcome) -> None:
     """Print summary, warnings, verdict, and the path of the report."""
     from luthier.features.evaluations.verdict_format import print_warnings, show_evaluation
     from luthier.features.planning.format import bill_line, budget_lines
+    from luthier.features.trackers.reporting import undelivered
     from luthier.features.training.format import show_fit
     from luthier.platform.cli import figures
-    from luthier.platform.cli.console import facts
+    from luthier.platform.cli.console import facts, visible
 
     record, result = outcome.record, outcome.record.result
     rows = [
@@ -255,8 +256,9 @@ def show_outcome(console: Console, outcome: TrainOutcome) -> None:
         rows += [("budget", line) for line in budget_lines(outcome.plan.budget)]
     if record.report_path is not None:
         rows.append(("report", record.report_path))
+    rows += [(state.name, visible(state.summary)) for state in outcome.trackers]
     facts(console, rows)
-    print_warnings(console, outcome.warnings)
+    print_warnings(console, outcome.warnings + tuple(undelivered(outcome.trackers, record.run_id)))
     if result is not None and result.fit is not None:
         show_fit(console, result.fit)
     if outcome.evaluation is not None:

@@ -158,6 +158,8 @@ def _what(job: Job) -> list[tuple[str, str]]:
     if job.kind == "workflow":
         asked = job.document["workflow"]
         return [("workflow", f"luthier {asked['form']}"), ("id", str(asked["workflow_id"]) or "given when it begins")]
+    if job.kind == "tracking":
+        return [("delivers", str(job.document["tracking"]["run_id"]))]
     return [("run", job.run_id), ("base model", str(job.document.get("recipe", job.document).get("base_model")))]
 
 

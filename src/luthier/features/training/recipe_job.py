@@ -17,6 +17,7 @@ from luthier.core.recipe import Recipe
 from luthier.core.run import RunRecord
 from luthier.features.files.references import FileReferences, with_chosen_columns, with_files
 from luthier.features.models.store import TunedModel
+from luthier.features.trackers.service import refuse_locations
 from luthier.platform.audit_log.service import record
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import redact_paths
@@ -66,6 +67,7 @@ def checked(context: Context, project_id: str, recipe: Mapping[str, Any]) -> tup
         recipe, file=lambda place, value: names.stored(place, value).file_id, model=names.model, run=names.run
     )
     complete = recipe_from(document, base_dir=Path())
+    refuse_locations(complete)
     # A round trip makes a deep copy of plain JSON types, so that the job does not change with the caller's mapping.
     asked: dict[str, Any] = json.loads(json.dumps(recipe))
     return _without_nothing(asked), complete.base_model

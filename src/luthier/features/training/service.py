@@ -42,6 +42,8 @@ from luthier.features.planning.budgets import (
 from luthier.features.planning.quotes import forecast_of_run, save_quote
 from luthier.features.planning.service import Prepared, prepare, prepare_again
 from luthier.features.recipes.service import with_absolute_paths
+from luthier.features.trackers.reporting import reported, undelivered
+from luthier.features.trackers.state import TrackerState
 from luthier.features.training.launchers.here import InProcessLauncher, Launcher
 from luthier.features.training.recorder import RunLog, recorder
 from luthier.platform.files.artifacts import link_artifact
@@ -159,6 +161,7 @@ class TrainOutcome:
         warnings: Raised during training.
         go_on: The command that resumes it, if it is paused.
         forecast: Predicted and actual cost.
+        trackers: What its experiment trackers have of it.
     """
 
     record: RunRecord
@@ -167,6 +170,7 @@ class TrainOutcome:
     warnings: tuple[str, ...]
     go_on: str | None = None
     forecast: Forecast | None = None
+    trackers: tuple[TrackerState, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """The final document of `luthier train --json`; names contain units."""
@@ -186,6 +190,7 @@ class TrainOutcome:
         document["warnings"] = list(self.warnings)
         document["go_on"] = self.go_on
         document["forecast"] = None if self.forecast is None else self.forecast.as_json()
+        document["trackers"] = [state.as_json() for state in self.trackers]
         if self.plan.budget is not None:
             document["budget"] = self.plan.budget.model_dump(mode="json", exclude={"first"})
         if self.evaluation is not None and self.evaluation.verdict is not None:
@@ -375,6 +380,26 @@ def _held(context: Context, run_id: str) -> Iterator[int]:
 
 
 def _carry_out(
+    context: Context,
+    run_id: str,
+    prepared: Prepared,
+    meter: Meter,
+    launcher: Launcher,
+    lock: int,
+    listener: EventSink | None,
+    *,
+    draws_page: bool,
+) -> TrainOutcome:
+    """`_train_and_judge`, reported to the trackers of the plan."""
+    with reported(context, run_id, prepared.plan) as trackers:
+        outcome = _train_and_judge(context, run_id, prepared, meter, launcher, lock, listener, draws_page=draws_page)
+    log = RunLog(context.settings.run_folder(run_id))
+    for line in undelivered(trackers, run_id):
+        log.say(line)
+    return replace(outcome, trackers=tuple(trackers))
+
+
+def _train_and_judge(
     context: Context,
     run_id: str,
     prepared: Prepared,

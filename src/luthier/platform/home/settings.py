@@ -35,6 +35,8 @@ class Settings(BaseSettings):
         max_file_bytes: The largest file of a project.
         collective_timeout_seconds: How long a process of a run waits for the others; the slowest may be reading its
             rows.
+        tracker_wait_seconds: How long the end of a run waits for its experiment trackers; what they have not by then is
+            delivered by `luthier runs track`.
         lease_seconds: How long a silent worker keeps its job; workers of one queue should agree.
         tokenised_cache_bytes: Disk space for tokenised rows, so that none is tokenised twice; 0 keeps none.
         data_memory_bytes: Memory for the rows of one audit, repair, split or training, beyond which they are on disk; 0
@@ -102,6 +104,7 @@ class Settings(BaseSettings):
     artifacts: SecretStr | None = None
     max_file_bytes: int = Field(default=8 << 30, gt=0)
     collective_timeout_seconds: float = Field(default=1800.0, gt=0)
+    tracker_wait_seconds: float = Field(default=60.0, ge=0)
     lease_seconds: float = Field(default=90.0, ge=10.0)
     tokenised_cache_bytes: int = Field(default=1 << 30, ge=0)
     data_memory_bytes: int = Field(default=0, ge=0)

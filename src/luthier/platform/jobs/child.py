@@ -33,6 +33,7 @@ _ATTEMPTS: Final = {
     "import": "luthier.features.datasets.import_job:carry_out",
     "synthesis": "luthier.features.datasets.synthesis_job:carry_out",
     "workflow": "luthier.features.workflows.job:carry_out",
+    "tracking": "luthier.features.trackers.job:carry_out",
     "request": "luthier.features.finetuning_api.job:carry_out",
     "asked": "luthier.features.training.recipe_job:carry_out",
     "recipe": "luthier.features.training.jobs:carry_out",

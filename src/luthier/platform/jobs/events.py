@@ -52,6 +52,7 @@ JOB_NAMES: Final[dict[JobKind, str]] = {
     "import": "Import",
     "synthesis": "Synthesis",
     "workflow": "Workflow",
+    "tracking": "Delivery to trackers",
 }
 """What messages and pages call a job, by its kind."""
 _ENDS: Final[dict[JobStatus, str]] = {

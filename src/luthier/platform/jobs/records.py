@@ -8,7 +8,7 @@ from luthier.core.access import DEFAULT_PROJECT
 from luthier.core.frozen_model import FrozenModel
 
 JobStatus = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
-JobKind = Literal["train", "export", "evaluation", "batch", "import", "synthesis", "workflow"]
+JobKind = Literal["train", "export", "evaluation", "batch", "import", "synthesis", "workflow", "tracking"]
 Wish = Literal["pause", "cancel"]
 Lane = Literal["validate", "train", "infer"]
 ENDED: Final[tuple[JobStatus, ...]] = ("succeeded", "failed", "cancelled")

@@ -11,6 +11,7 @@ import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,9 @@ from tests.fixtures.openai import all_events, chat_row, look_at_one, ok, upload,
 from tests.vacuous import nonempty
 
 from luthier.core.ids import sha256_file
+from luthier.core.records.fine_tuning import FineTuningRequest
+from luthier.features.finetuning_api.service import recipe_of
+from luthier.ml.tracking.protocol import TrackerRules
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import ENDED
 
@@ -391,3 +395,40 @@ def test_old_hyperparameters_defaults_and_seeds(client: TestClient) -> None:
     dpo = ok(client.post(JOBS, json=body | {"method": method, "seed": 0}))
     assert dpo["method"]["dpo"]["hyperparameters"]["beta"] == 0.2
     assert (dpo["method"]["dpo"]["hyperparameters"]["n_epochs"], dpo["seed"]) == (4, 0)
+
+
+WANDB = {"type": "wandb", "wandb": {"project": "mails", "name": "second", "tags": ["october"]}}
+
+
+def test_wandb_is_taken_where_the_server_has_it(
+    client: TestClient, home: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = {"model": "tiny", "training_file": upload(client, [chat_row(1)]), "integrations": [WANDB]}
+    monkeypatch.setattr(TrackerRules, "missing", lambda self: [])
+    error = error_of(client.post(JOBS, json=body), 400)
+    assert (error["param"], error["code"]) == ("integrations", "unsupported_integration")
+    assert "no key of Weights & Biases" in error["message"]
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    job = ok(client.post(JOBS, json=body))
+    assert job["integrations"] == [WANDB]
+    assert ok(client.get(f"{JOBS}/{job['id']}"))["integrations"] == [WANDB]
+    assert "k" * 40 not in home.jobs.get(job["id"]).model_dump_json()
+    error = error_of(client.post(JOBS, json=body | {"integrations": [WANDB, WANDB]}), 400)
+    assert "2 of them" in error["message"]
+    monkeypatch.setattr(TrackerRules, "missing", lambda self: list(self.modules))
+    assert "not installed" in error_of(client.post(JOBS, json=body), 400)["message"]
+
+
+def test_the_recipe_of_a_job_has_the_client_s_project_beside_the_server_s_trackers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    request = FineTuningRequest.model_validate({"model": "tiny", "training_file": "f", "integrations": [WANDB]})
+    base: Any = SimpleNamespace(name="tiny")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host")
+    monkeypatch.setenv("WANDB_PROJECT", "of the server")
+    found = recipe_of(request, base, Path("train.jsonl")).tracking
+    assert [(one.name, one.project, one.run_name) for one in found or ()] == [
+        ("mlflow", None, None), ("wandb", "mails", "second")
+    ]  # fmt: skip
+    silent = request.model_copy(update={"integrations": None})
+    assert recipe_of(silent, base, Path("train.jsonl")).tracking is None

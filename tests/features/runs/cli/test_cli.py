@@ -109,3 +109,44 @@ def test_rm(luthier, run: str) -> None:  # type: ignore[no-untyped-def]
     assert luthier("runs", "rm", run, "--json").document == {"removed": run, "status": "succeeded"}
     assert luthier("runs", "rm", run).code == 2
     assert luthier("runs", "list", "--json").document == []
+
+
+def test_track_says_what_each_tracker_has(luthier, run: str, home: Path, tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    from tests.fixtures.plug_ins import installed_package
+
+    code = """
+from luthier.ml.tracking.protocol import RemoteRun, Tracker, TrackerRules
+
+class Theirs(Tracker):
+    rules = TrackerRules(title="Theirs", summary="counts")
+
+    def begin(self, run):
+        if not run.plan.tags and (run.folder / "down").exists():
+            raise ConnectionError("no answer")
+        return RemoteRun("1", "http://host/1")
+
+    def log(self, points):
+        pass
+
+    def end(self, outcome):
+        return ["stored"]
+"""
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    assert "has no tracker" in luthier("runs", "track", run).err
+    with installed_package(folder, monkeypatch, "[luthier.trackers]\ntheirs = theirs:Theirs\n", code):
+        down = home / "runs" / run / "trackers" / "down"
+        down.parent.mkdir(parents=True)
+        down.touch()
+        failed = luthier("runs", "track", run, "--to", "theirs", "--json")
+        assert failed.code == 1
+        (state,) = failed.document["trackers"]
+        assert (state["status"], state["error"]) == ("waiting", "ConnectionError: no answer")
+        down.unlink()
+        done = luthier("runs", "track", run, "--to", "theirs")
+        assert done.code == 0
+        for words in ("delivered, 2 events; http://host/1", "note: theirs: stored"):
+            assert words in done.out
+        assert luthier("runs", "show", run, "--json").document["trackers"][0]["url"] == "http://host/1"
+        assert "delivered, 2 events; http://host/1" in luthier("runs", "show", run).out
+    assert "correct tracking" in luthier("runs", "track", run, "--to", "mlfow").err

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from luthier.core.ports import SilentProgress
+from luthier.core.tracking import TrackerPlan, TrackerRecipe
+from luthier.features.trackers.state import TrackerState, save_state
 from luthier.platform.auth.service import create_project
 from luthier.platform.files.service import add_file
 from luthier.platform.jobs.records import Job
-from luthier.testing.records import make_plan, make_record
+from luthier.testing.records import RUN_ID, make_plan, make_record
 
 
 def test_a_run_with_all_that_is_known_of_it(visitor, home, run_id: str) -> None:  # type: ignore[no-untyped-def]
@@ -149,3 +151,25 @@ def test_runs_are_edited_filtered_sorted_and_deleted(visitor, home) -> None:  # 
     assert reader.delete(place).status_code == 403
     assert trainer.delete(place).json() == {"id": ids[0], "object": "run", "deleted": True}
     assert listed("sort=lr") == [ids[1], ids[2]]
+
+
+def test_trackers_are_shown_without_places_and_get_the_rest_by_a_job(visitor, home) -> None:  # type: ignore[no-untyped-def]
+    places = {"mlflow": "sqlite:////srv/mlflow.db", "tensorboard": "/srv/curves", "wandb": "https://host"}
+    trackers = tuple(TrackerPlan(name=name, project="mails", location=place) for name, place in places.items())
+    asked = (TrackerRecipe(name="tensorboard", location="/srv/curves"),)
+    recipe = make_plan().recipe.model_copy(update={"tracking": asked})
+    plan = make_plan().model_copy(update={"tracking": trackers, "recipe": recipe})
+    home.runs.create(make_record(status="succeeded"), plan)
+    for name, place in places.items():
+        its_id = place if name == "tensorboard" else "1"
+        save_state(home.settings.run_folder(RUN_ID), TrackerState(name=name, tracker_run_id=its_id, url=place))
+    answer = visitor("read").get(f"/api/v1/runs/{RUN_ID}")
+    assert "/srv" not in answer.text
+    assert [one["url"] for one in answer.json()["trackers"]] == ["", "", "https://host"]
+    create_project(home, "c")
+    address = f"/api/v1/runs/{RUN_ID}/track"
+    assert visitor("read").post(address).status_code == 403
+    assert visitor("train", project="c").post(address).status_code == 404
+    made = visitor("train").post(address)
+    assert (made.status_code, made.json()["kind"]) == (202, "tracking")
+    assert visitor("train").post(address).status_code == 409

@@ -13,8 +13,10 @@ from fastapi.testclient import TestClient
 from luthier.core.access import Caller
 from luthier.core.events import CheckpointSaved, RunEnded, RunStarted, ValidationDone, WarningRaised
 from luthier.core.run import Fit, Remedy
+from luthier.core.tracking import TrackerPlan
 from luthier.features.datasets.service import create_dataset, keep_rows
 from luthier.features.models.store import TunedModel
+from luthier.features.trackers.state import TrackerState, save_state
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job
@@ -300,3 +302,41 @@ def test_places_of_the_machine_are_not_shown(home: Context, browser: Browser) ->
     home.runs.append(RUN_ID, CheckpointSaved(step=30, path=f"{home.home}/runs/x", num_bytes=10))
     home.runs.append(RUN_ID, WarningRaised(step=30, code="a", message=f"{home.home}/runs/x is broken"))
     assert str(home.home) not in browser("read").get(f"/runs/{RUN_ID}").text
+
+
+def test_a_page_says_what_trackers_have_and_names_no_folder(browser: Browser, home: Context) -> None:
+    trackers = (TrackerPlan(name="mlflow", project="mails"), TrackerPlan(name="tensorboard", project="mails"))
+    record = make_record(status="succeeded", result=make_result())
+    home.runs.create(record, make_plan().model_copy(update={"tracking": trackers}))
+    folder = home.settings.run_folder(RUN_ID)
+    url = "http://host:5000/#/experiments/1"
+    save_state(folder, TrackerState(name="mlflow", status="delivered", url=url, num_events=12))
+    error = f"OSError: {folder}/x {HOSTILE}"
+    save_state(folder, TrackerState(name="tensorboard", url=str(folder), error=error))
+    text = browser("read").get(f"/runs/{RUN_ID}").text
+    assert f'<a href="{url}" rel="noreferrer">MLflow</a>' in text
+    assert "12 events" in text
+    assert f"luthier runs track {RUN_ID}" in text
+    assert str(home.home) not in text
+    assert "<script>alert" not in text
+
+
+def test_the_rest_is_delivered_by_a_job_of_the_project(browser: Browser, home: Context) -> None:
+    tracked = make_plan().model_copy(update={"tracking": (TrackerPlan(name="mlflow", project="mails"),)})
+    home.runs.create(make_record(status="succeeded", result=make_result()), tracked)
+    address = f"/runs/{RUN_ID}/track"
+    other = create_project(home, "Other")
+    assert browser("train", project=other.project_id).post(address).status_code == 404
+    assert browser("read").post(address).status_code == 403
+    assert home.jobs.list(limit=9) == []
+    one = browser("read", "train")
+    assert "Deliver the rest" in one.get(f"/runs/{RUN_ID}").text
+    assert one.post(address).status_code == 303
+    (job,) = home.jobs.list(limit=9)
+    assert (job.kind, job.lane, job.document) == ("tracking", "infer", {"tracking": {"run_id": RUN_ID}})
+    assert home.audit_log.newest(limit=1)[0].action == "run.tracked"
+    assert "is being delivered already" in unescape(one.post(address).text)
+    assert len(home.jobs.list(limit=9)) == 1
+    save_state(home.settings.run_folder(RUN_ID), TrackerState(name="mlflow", status="delivered"))
+    assert "Deliver the rest" not in one.get(f"/runs/{RUN_ID}").text
+    assert "have everything" in unescape(one.post(address).text)

@@ -161,3 +161,13 @@ def test_what_can_be_told_without_reading_is_told_at_once(context: Context, aske
 def test_what_is_left_open_is_not_kept(context: Context, asked: dict[str, Any]) -> None:
     job = recipe_job.start(context, OWN, asked | {"budget": None, "method": {"name": "lora", "rank": None}})
     assert job.document["asked"] == asked | {"method": {"name": "lora"}}
+
+
+def test_a_client_does_not_say_where_the_server_reports_to(context: Context, asked: dict[str, Any]) -> None:
+    for location in ("http://169.254.169.254", "/etc"):
+        tracking = [{"name": "tensorboard", "location": location}]
+        with pytest.raises(RequestError, match="with location"):
+            recipe_job.start(context, OWN, asked | {"tracking": tracking})
+    assert context.jobs.list(limit=10) == []
+    job = recipe_job.start(context, OWN, asked | {"tracking": ["tensorboard"]})
+    assert job.document[recipe_job.ASKED]["tracking"] == ["tensorboard"]

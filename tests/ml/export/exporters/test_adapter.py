@@ -17,6 +17,9 @@ def test_it_is_proved_equal_and_stands_in_both_forms(write, make_source, example
     folder, warnings = write("adapter", "float32", make_source())
     assert warnings == []
     assert (folder / "adapter.gguf").is_file()
+    text = (folder / "Modelfile").read_text()
+    assert "FROM ./base.gguf\nADAPTER ./adapter.gguf\nTEMPLATE" in text
+    assert 'PARAMETER stop "<|im_end|>"' in text
     report = prove(make_source(), folder, "adapter", "float32", examples[:1], SilentProgress())
     assert report.passed, report.reasons
 
@@ -42,6 +45,7 @@ def test_what_cannot_be_gguf_is_told(write, make_source, adapter, tmp_path):
     assert "DoRA" in warnings[0]
     assert "--to gguf" in warnings[0]
     assert not (folder / "adapter.gguf").exists()
+    assert not (folder / "Modelfile").exists()
 
 
 def test_a_whole_model_has_no_adapter(write, make_source):

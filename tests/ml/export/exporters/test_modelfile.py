@@ -47,6 +47,35 @@ def test_turns_are_written_as_the_template_writes_them(tiny_model, turns):
     assert text.endswith("PARAMETER temperature 0.2\n")
 
 
+def read_modelfile(text: str) -> list[tuple[str, str]]:
+    """Instructions and their arguments, as Ollama's parser reads them: comments out, quotes around long texts off."""
+    pattern = r'^(?:#[^\n]*|(FROM|ADAPTER|TEMPLATE|SYSTEM|PARAMETER) (?:"""(.*?)"""|([^\n]*)))\n'
+    found, position = [], 0
+    while position < len(text):
+        match = re.compile(pattern, re.DOTALL | re.MULTILINE).match(text, position)
+        assert match is not None, f"no instruction: {text[position : position + 60]!r}"
+        if match[1]:
+            found.append((match[1], match[2] if match[2] is not None else match[3]))
+        position = match.end()
+    return found
+
+
+def test_every_line_is_an_instruction_or_a_comment(tiny_model):
+    turns = turns_of(ChatTemplate.load(tiny_model), top_k=20, repetition_penalty=1.05)
+    found = read_modelfile(modelfile("base.gguf", turns, adapter="adapter.gguf", context_tokens=4096))
+    assert found[:2] == [("FROM", "./base.gguf"), ("ADAPTER", "./adapter.gguf")]
+    assert [name for name, _ in found[2:]] == ["TEMPLATE", *["PARAMETER"] * 4]
+    assert {text for name, text in found if name == "PARAMETER"} == {
+        'stop "<|im_end|>"', "num_ctx 4096", "top_k 20", "repeat_penalty 1.05"
+    }  # fmt: skip
+
+
+def test_without_a_penalty_of_its_own_ollama_s_is_turned_off(tiny_model):
+    found = read_modelfile(modelfile("model.gguf", turns_of(ChatTemplate.load(tiny_model))))
+    assert ("PARAMETER", "repeat_penalty 1.0") in found
+    assert not [text for name, text in found if text.startswith("num_ctx") or name == "ADAPTER"]
+
+
 def test_the_plain_layout_can_be_said(tmp_path):
     template = ChatTemplate.load(make_tiny_model(tmp_path / "base", chat=False))
     text = modelfile("model.gguf", turns_of(template))

@@ -30,6 +30,7 @@ from luthier.core.recipe import DataRecipe, MethodRecipe, Recipe, TrainingRecipe
 from luthier.core.records.base_model import DEFAULT_BASE_MODEL
 from luthier.core.system.files import is_held
 from luthier.core.workflows.pipeline import Pipeline
+from luthier.features.recipes.schema import LINE, write_schema
 from luthier.features.training import service as training
 from luthier.features.training.service import ShowPlan, TrainOutcome
 from luthier.platform.home.context import Context
@@ -282,7 +283,8 @@ def write_quickstart_data(context: Context, *, chosen: ChosenSize) -> Quickstart
     folder.mkdir(parents=True, exist_ok=True)
     counts = {split: write_rows(rows, folder / f"{split}.jsonl") for split, rows in parts.items()}
     recipe_path = folder / "recipe.yaml"
-    recipe_path.write_text(recipe_text(quickstart_recipe(size)), encoding="utf-8")
+    recipe_path.write_text(LINE + recipe_text(quickstart_recipe(size)), encoding="utf-8")
+    write_schema(folder)
     return QuickstartData(
         folder=folder,
         num_rows={str(split): num for split, num in counts.items()},

@@ -27,6 +27,7 @@ from luthier.core.errors import RequestError
 from luthier.core.ports import Progress
 from luthier.core.records.export import ExportPrecision, ExportSource
 from luthier.ml.export.exporters.companions import Turns, write_companions
+from luthier.ml.export.exporters.gguf import MODELFILE, modelfile
 from luthier.ml.inference.models.weights import read_json
 
 _PREFIX: Final = "base_model.model."
@@ -170,6 +171,7 @@ def _as_neighbours(rows: Tensor, num_heads: int) -> Tensor:
 WEIGHTS: Final = "adapter_model.safetensors"
 CONFIG: Final = "adapter_config.json"
 GGUF: Final = "adapter.gguf"
+_BASE: Final = "base.gguf"
 _DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -189,7 +191,7 @@ def check(source: ExportSource, progress: Progress, tools: Path) -> None:
 
 
 def write(source: ExportSource, target: Path, precision: ExportPrecision, progress: Progress, tools: Path) -> list[str]:
-    """Write the PEFT folder with the base's tokenizer and template, and `adapter.gguf` if it can be made.
+    """Write the PEFT folder with the base's tokenizer and template; `adapter.gguf` and a Modelfile if it can be made.
 
     The base is named by its public name, not by its path on this machine.
 
@@ -209,14 +211,28 @@ def write(source: ExportSource, target: Path, precision: ExportPrecision, progre
         # After the source's config is copied: its base path is a folder of this machine.
         config |= _base_of(source)
         (target / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        warnings += _notes(source, write_companions(source, target))
+        turns = write_companions(source, target)
+        warnings += _notes(source, turns)
         task.advance()
         try:
             write_gguf_lora(tensors, config, Path(source.base_path), target / GGUF, name=source.name)
         except NotPlainError as reason:
             warnings.append(f"there is no {GGUF} for llama.cpp: {reason}; export with --to gguf to run it there")
+        else:
+            (target / MODELFILE).write_text(_modelfile(config, turns), encoding="utf-8")
         task.advance()
     return warnings
+
+
+def _modelfile(config: Mapping[str, Any], turns: Turns) -> str:
+    """A Modelfile that applies `adapter.gguf` to its base, whose GGUF file is not part of this export."""
+    name = str(config["base_model_name_or_path"])
+    beginning = (
+        f"# {_BASE} is the base model {name} as GGUF, which is not in this folder. To make it:\n"
+        f"#     luthier export BASE_MODEL --to gguf --output base && cp base/model.gguf {_BASE}\n"
+        f"# Then: ollama create my-model -f {MODELFILE}\n"
+    )
+    return beginning + modelfile(_BASE, turns, adapter=GGUF)
 
 
 def _notes(source: ExportSource, turns: Turns) -> list[str]:

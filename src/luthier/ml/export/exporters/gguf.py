@@ -28,26 +28,30 @@ from luthier.ml.inference.models.chat_template import ChatTemplate
 
 _MARK: Final = "\u2063content\u2063"
 _ROLES: Final = ("system", "user", "assistant")
+_REPEAT_PENALTY: Final = "repeat_penalty"
 _PARAMETERS: Final = {
     "temperature": "temperature",
     "top_p": "top_p",
     "top_k": "top_k",
     "min_p": "min_p",
-    "repetition_penalty": "repeat_penalty",
+    "repetition_penalty": _REPEAT_PENALTY,
 }
 
 
-def modelfile(weights: str, turns: Turns) -> str:
+def modelfile(weights: str, turns: Turns, *, adapter: str = "", context_tokens: int | None = None) -> str:
     """The text of a Modelfile.
 
-    Only the sampling settings of the generation config are used. The beginning-of-text token is left out: Ollama adds
-    it itself.
+    The sampling settings are those of the generation config. Where it has no penalty of repetition there is none:
+    Ollama's own would write other answers than those that were evaluated. The beginning-of-text token is left out:
+    Ollama adds it itself.
 
     Args:
         weights: name of the GGUF file in the same folder.
         turns: the way the export writes and ends turns.
+        adapter: name of the GGUF file of an adapter to apply to it; empty for none.
+        context_tokens: the context to open it with; None leaves that to Ollama.
     """
-    lines = [f"FROM ./{weights}"]
+    lines = [f"FROM ./{weights}", *([f"ADAPTER ./{adapter}"] if adapter else [])]
     if (written := _turns(turns.template, turns.beginning)) is not None:
         go, system = written
         lines.append(f'TEMPLATE """{go}"""')
@@ -57,7 +61,11 @@ def modelfile(weights: str, turns: Turns) -> str:
         lines.append("# The chat template in the file cannot be written in Ollama's language: see chat_template.jinja.")
     lines += [f"# {note[:1].upper()}{note[1:]}." for note in by_hand_in_ollama(turns)]
     lines += [f"PARAMETER stop {json.dumps(stop, ensure_ascii=False)}" for stop in turns.stops]
+    if context_tokens is not None:
+        lines.append(f"PARAMETER num_ctx {context_tokens}")
     sampling = {own: turns.settings.get(name) for name, own in _PARAMETERS.items()}
+    if not _is_number(sampling[_REPEAT_PENALTY]):
+        lines.append(f"PARAMETER {_REPEAT_PENALTY} 1.0")
     lines += [f"PARAMETER {name} {value}" for name, value in sampling.items() if _is_number(value)]
     return "\n".join(lines) + "\n"
 
@@ -201,7 +209,7 @@ def write(source: ExportSource, target: Path, precision: ExportPrecision, progre
             document = {"source": str(direct), "target": str(target / FILE), "kind": precision}
             with progress.task(title := f"Quantising to {precision}", None, ""):
                 run_child(_QUANTISE, document | {"num_threads": usable_threads()}, title=title)
-    text = modelfile(FILE, turns)
+    text = modelfile(FILE, turns, context_tokens=source.context_tokens)
     (target / MODELFILE).write_text(text, encoding="utf-8")
     return [*turns.notes, *by_hand_in_ollama(turns)]
 

@@ -156,7 +156,7 @@ FORMATS: Final[Mapping[ExportFormat, Format]] = {
     "adapter": Format(
         title="Adapter",
         description="an adapter as PEFT reads it, without the base model",
-        contents="PEFT files; `adapter.gguf` where llama.cpp can apply it; tokenizer and template of the base",
+        contents="PEFT files; `adapter.gguf`, `Modelfile` where llama.cpp applies it; tokenizer, template of the base",
         writer="luthier.ml.export.exporters.adapter:write",
         runtime="luthier.ml.export.runtimes.transformers_runtime:open_adapter",
         precisions={

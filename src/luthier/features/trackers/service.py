@@ -1,0 +1,172 @@
+"""Use cases: what trackers have of a run, and deliver what they have not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from luthier.core.errors import ConflictError, RequestError, UnsupportedError
+from luthier.core.plan import Plan
+from luthier.core.recipe import Recipe
+from luthier.core.registry import TRACKERS
+from luthier.core.system.files import is_held
+from luthier.core.tracking import TrackerPlan, TrackerRecipe, is_address
+from luthier.features.trackers.delivery import Delivery
+from luthier.features.trackers.state import FOLDER, TrackerState, load_state, save_state
+from luthier.ml.tracking.choice import chosen, lacks_credentials, source_of
+from luthier.ml.tracking.protocol import TrackerRules
+from luthier.platform.home.context import Context
+
+_SECTION: Final = "tracking"
+
+
+def with_tracking(context: Context, plan: Plan, recipe: Recipe, environment: Mapping[str, str]) -> Plan:
+    """A plan with its trackers: those of the recipe, else those that the environment names.
+
+    A tracker that only the environment names is left out where its package is not installed; the plan says so.
+
+    Raises:
+        RequestError: The package of one that the recipe names is not installed.
+    """
+    found, left_out = [], []
+    for one in _chosen(context, recipe.tracking, environment):
+        rules: TrackerRules = TRACKERS.declaration(one.name)
+        if one.source and rules.missing():
+            left_out.append(f"{one.source} is set, but not reported to: pip install '{rules.install}'")
+        else:
+            rules.check_installed(one.name)
+            found.append(one)
+    if not found and not left_out:
+        return plan
+    return plan.model_copy(
+        update={"tracking": tuple(found), "sources": plan.sources | {_SECTION: source_of(found, left_out)}}
+    )
+
+
+def refuse_locations(recipe: Recipe) -> None:
+    """Raise RequestError where a recipe of a client names a server or folder.
+
+    The server would write there, or send requests into its own network.
+    """
+    for one in recipe.tracking or ():
+        if one.location is not None:
+            raise RequestError(
+                f"tracking: {one.name} with location {one.location!r}",
+                expected="no location: where this server reports to is set in its environment",
+                do="leave `location` out, and ask the operator of the server to set it",
+            )
+
+
+def check_wandb(environment: Mapping[str, str], *, num: int = 1) -> None:
+    """Raise UnsupportedError where this server cannot report to Weights & Biases, or not to `num` projects at once."""
+    rules: TrackerRules = TRACKERS.declaration("wandb")
+    expected, do = "a server with luthier[wandb] and WANDB_API_KEY, or WANDB_MODE=offline", "leave `integrations` out"
+    if missing := rules.missing():
+        reason = f"{', '.join(missing)} is not installed on this server"
+    elif lacks_credentials(rules, environment):
+        reason = "this server has no key of Weights & Biases"
+    elif num > 1:
+        reason, expected, do = f"{num} of them", "one", "name one project"
+    else:
+        return
+    raise UnsupportedError(
+        f"integrations: wandb, {reason}",
+        expected=expected,
+        do=do,
+        code="unsupported_integration",
+        param="integrations",
+    )
+
+
+def without_places(document: dict[str, Any]) -> dict[str, Any]:
+    """The document of a run (`RunDetails.as_json`) without folders and databases that trackers write to."""
+    plan = document["plan"]
+    for one in (*plan["tracking"], *(plan["recipe"]["tracking"] or ())):
+        one["location"] = one["location"] if is_address(one["location"]) else None
+    for state in document["trackers"]:
+        state["url"] = state["url"] if is_address(state["url"]) else ""
+        state["tracker_run_id"] = "" if state["tracker_run_id"].startswith("/") else state["tracker_run_id"]
+    return document
+
+
+def states(context: Context, run_id: str) -> list[TrackerState]:
+    """What each tracker of a run has: those of its plan, then others that it was reported to.
+
+    `delivering` only while a process does so.
+
+    Raises:
+        NotFoundError: There is no such run.
+    """
+    plan, folder = context.runs.plan(run_id), context.settings.run_folder(run_id)
+    projects = {one.name: one.project for one in plan.tracking}
+    others = sorted(path.stem for path in (folder / FOLDER).glob("*.json") if path.stem not in projects)
+    found = []
+    for name in [*projects, *others]:
+        state = load_state(folder, name)
+        state = state.model_copy(update={"project": projects.get(name, state.project)})
+        if state.status == "delivering" and not _is_delivering(context, run_id, name):
+            state = state.model_copy(update={"status": "waiting"})
+        found.append(state)
+    return found
+
+
+def deliver(
+    context: Context, run_id: str, *, asked: Sequence[str] = (), from_start: bool = False
+) -> list[TrackerState]:
+    """Deliver to the trackers of a run what they have not yet; errors are in their states.
+
+    Args:
+        context: The home.
+        run_id: Of the run.
+        asked: Names of trackers; those of its plan if empty. Others report a run that had none, with the settings of
+            the environment.
+        from_start: Deliver everything again, into new runs of the trackers.
+
+    Raises:
+        NotFoundError: There is no such run, or no such tracker.
+        RequestError: The run has no tracker and none is named, or the package of one is not installed.
+        ConflictError: The run is being trained, and reports by itself.
+    """
+    import os
+
+    plan = context.runs.plan(run_id)
+    known = {one.name: one for one in plan.tracking}
+    for name in asked:
+        TRACKERS.declaration(name)  # raises for an unknown name
+    added = _chosen(context, [TrackerRecipe(name=name) for name in asked if name not in known], os.environ)
+    trackers = [known[name] for name in asked if name in known] + added if asked else list(plan.tracking)
+    if not trackers:
+        raise RequestError(
+            f"run {run_id} has no tracker",
+            expected="a tracker in the recipe, or one that is named",
+            do=f"name one: luthier runs track {run_id} --to mlflow",
+        )
+    folder = context.settings.run_folder(run_id)
+    for one in trackers:
+        TRACKERS.declaration(one.name).check_installed(one.name)
+        if _is_delivering(context, run_id, one.name):
+            raise ConflictError(
+                f"run {run_id} is being delivered to {one.name}",
+                expected="no process that delivers it",
+                do="wait until the run ends or pauses: it delivers by itself while it is trained",
+            )
+    if from_start:
+        for one in trackers:
+            save_state(folder, TrackerState(name=one.name))
+    return [Delivery(context, run_id, one).deliver() for one in trackers]
+
+
+def _chosen(
+    context: Context, asked: Sequence[TrackerRecipe] | None, environment: Mapping[str, str]
+) -> list[TrackerPlan]:
+    """`choice.chosen`, each with a place in the home where neither recipe nor environment nor tracker has one."""
+    found = []
+    for one in chosen(asked, environment):
+        place = TRACKERS.declaration(one.name).default_location.format(home=context.home)
+        found.append(one if one.location or not place else one.model_copy(update={"location": place}))
+    return found
+
+
+def _is_delivering(context: Context, run_id: str, name: str) -> bool:
+    lock = context.settings.run_folder(run_id) / FOLDER / f"{name}.lock"
+    return lock.exists() and is_held(lock)

@@ -1,0 +1,167 @@
+"""MLflow: parameters, metrics, artifacts and a registered model, by its client; no active run, nothing automatic."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Final, TypeVar
+
+from luthier.core.errors import NotFoundError
+from luthier.ml.tracking.protocol import Point, RemoteRun, RunOutcome, TextModel, TrackedRun, Tracker, TrackerRules
+from luthier.ml.tracking.registry import TRACKERS
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_MAX_METRICS: Final = 1000
+_MAX_PARAMETERS: Final = 100
+"""What a server takes in one request."""
+_MAX_TAG: Final = 5000
+_STATUSES: Final = {"succeeded": "FINISHED", "failed": "FAILED", "paused": "SCHEDULED"}
+"""A paused run is to be continued, which is what MLflow calls scheduled."""
+LOADER: Final = "luthier.ml.tracking.mlflow_model"
+Item = TypeVar("Item")
+
+
+class MLflow(Tracker):
+    """An MLflow run; its id is kept, so that a resumed training continues it."""
+
+    rules: ClassVar[TrackerRules] = TRACKERS["mlflow"]
+
+    def __init__(self) -> None:
+        self._client: MlflowClient
+        self._run: TrackedRun
+        self._id = ""
+
+    def begin(self, run: TrackedRun) -> RemoteRun:
+        """Find or make experiment and run, and store the parameters."""
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        # MLflow waits for hours in all with its own retries; ours are between deliveries.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+        from mlflow import MlflowClient
+        from mlflow.entities import Param
+
+        self._run, self._client = run, MlflowClient(tracking_uri=run.location)
+        experiment_id = self._experiment(run.plan.project)
+        if run.tracker_run_id:
+            self._id = run.tracker_run_id
+            self._client.update_run(self._id, status="RUNNING")
+        else:
+            # A run that was begun by a delivery that was killed before it could note the id.
+            self._id = self._begun(experiment_id) or self._created(experiment_id)
+        text = [Param(name, str(value)) for name, value in run.parameters.items()]
+        for some in _chunks(text, _MAX_PARAMETERS):
+            # Parameters cannot change: the same ones again are no error.
+            self._client.log_batch(self._id, params=some)
+        return RemoteRun(self._id, self._url(experiment_id))
+
+    def log(self, points: Sequence[Point]) -> None:
+        """Send metrics with step and time."""
+        from mlflow.entities import Metric
+
+        metrics = [
+            Metric(name, value, int(point.at * 1000), point.step)
+            for point in points
+            for name, value in point.values.items()
+        ]
+        for some in _chunks(metrics, _MAX_METRICS):
+            self._client.log_batch(self._id, metrics=some)
+
+    def end(self, outcome: RunOutcome) -> list[str]:
+        """Store figures, texts, report and model, register the model, and set the status."""
+        import time
+
+        self.log([Point(outcome.step, time.time(), outcome.summary)])
+        for name, text in {"reason": outcome.reason, **outcome.texts}.items():
+            self._client.set_tag(self._id, f"luthier.{name}", text[:_MAX_TAG])
+        if outcome.report is not None:
+            self._client.log_artifact(self._id, str(outcome.report), "report")
+        notes = []
+        if outcome.model is not None:
+            self._log_model(outcome.model)
+        elif outcome.weights is not None:
+            self._client.log_artifacts(self._id, str(outcome.weights), "weights")
+            notes.append("the weights are stored as files and not registered: its registry gets models that write text")
+        self._client.set_terminated(self._id, status=_STATUSES.get(outcome.status, "RUNNING"))
+        return notes
+
+    def _experiment(self, name: str) -> str:
+        found = self._client.get_experiment_by_name(name)
+        if found is None:
+            return str(self._client.create_experiment(name, artifact_location=self._artifacts()))
+        if found.lifecycle_stage == "deleted":
+            raise NotFoundError(
+                f"the experiment {name!r} was deleted in MLflow",
+                expected="an experiment that is there",
+                do="restore it there, or name another one as the project of `tracking`",
+            )
+        return str(found.experiment_id)
+
+    def _artifacts(self) -> str | None:
+        """Beside a database in a file, since MLflow would take the current folder; a server decides itself."""
+        uri = str(self._client.tracking_uri)
+        if not uri.startswith("sqlite:///"):
+            return None
+        return str(Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlflow-artifacts")
+
+    def _begun(self, experiment_id: str) -> str:
+        same = f"tags.`luthier.run_id` = '{self._run.run_id}'"
+        found = self._client.search_runs([experiment_id], filter_string=same, max_results=1)
+        return str(found[0].info.run_id) if found else ""
+
+    def _created(self, experiment_id: str) -> str:
+        run = self._run
+        tags = run.tags | dict.fromkeys(run.plan.tags, "true") | {"mlflow.source.name": "luthier"}
+        began = int(run.created_at * 1000)
+        made = self._client.create_run(experiment_id, start_time=began, run_name=run.name, tags=tags)
+        return str(made.info.run_id)
+
+    def _url(self, experiment_id: str) -> str:
+        from luthier.core.tracking import without_credentials
+
+        server = without_credentials(self._client.tracking_uri).rstrip("/")
+        return f"{server}/#/experiments/{experiment_id}/runs/{self._id}" if server.startswith("http") else server
+
+    def _log_model(self, model: TextModel) -> None:
+        """Log the weights as a pyfunc model with signature, and register it."""
+        import mlflow
+        from mlflow.models import ModelSignature
+        from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+
+        if self._is_registered():
+            return
+        mlflow.set_tracking_uri(self._client.tracking_uri)
+        mlflow.set_experiment(self._run.plan.project)
+        signature = ModelSignature(
+            inputs=Schema([ColSpec(DataType.string, "prompt")]),
+            outputs=Schema([ColSpec(DataType.string, "answer")]),
+            params=ParamSchema([ParamSpec("max_new_tokens", DataType.integer, 256)]),
+        )
+        with mlflow.start_run(run_id=self._id):
+            mlflow.pyfunc.log_model(
+                name="model",
+                loader_module=LOADER,
+                data_path=str(model.folder),
+                signature=signature,
+                # Not the folder of the base: the adapter's own config names it.
+                model_config={"template": model.template},
+                # Named, not inferred: inferring loads the model in a process of its own.
+                pip_requirements=["luthier"],
+                registered_model_name=self._run.plan.registered_model,
+                metadata={"luthier.run_id": self._run.run_id, "luthier.plan_hash": self._run.plan_hash},
+                tags={"luthier.run_id": self._run.run_id},
+            )
+
+    def _is_registered(self) -> bool:
+        """Whether a delivery before this one has registered the model."""
+        if self._run.plan.registered_model is None:
+            return False
+        versions = self._client.search_model_versions(f"run_id = '{self._id}'")
+        return any(one.name == self._run.plan.registered_model for one in versions)
+
+
+def _chunks(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    starts: Iterable[int] = range(0, len(items), size)
+    return (items[start : start + size] for start in starts)

@@ -1,0 +1,246 @@
+"""Deliveries: late, in parts, again after a kill, and to trackers that are down."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from tests.clock import wait_until
+
+from luthier.core.access import Caller
+from luthier.core.errors import ConflictError, NotFoundError, RequestError, WorkError
+from luthier.core.events import RunEnded, RunStarted, ValidationDone, WarningRaised
+from luthier.core.tracking import TrackerPlan
+from luthier.features.trackers import delivery, job, service
+from luthier.features.trackers.delivery import Delivery
+from luthier.features.trackers.reporting import undelivered
+from luthier.features.trackers.state import TrackerState, load_state, save_state
+from luthier.ml.tracking.protocol import Point, RemoteRun, RunOutcome, TrackedRun, Tracker, TrackerRules
+from luthier.platform.home.context import Context
+from luthier.testing.records import RUN_ID, make_evaluation, make_plan, make_record, make_result, make_step
+
+PLAN = TrackerPlan(name="mlflow", project="mails")
+
+
+class Recorded(Tracker):
+    """A tracker that keeps what it gets, and fails as often as it is told to."""
+
+    rules: ClassVar[TrackerRules] = TrackerRules(title="Recorded", summary="for tests")
+    begun: ClassVar[list[TrackedRun]] = []
+    points: ClassVar[list[Point]] = []
+    outcomes: ClassVar[list[RunOutcome]] = []
+    fails_on: ClassVar[list[str]] = []
+    closed: ClassVar[list[bool]] = []
+
+    def begin(self, run: TrackedRun) -> RemoteRun:
+        self._may_fail("begin")
+        self.begun.append(run)
+        return RemoteRun("theirs-1", "http://host/theirs-1")
+
+    def log(self, points: Sequence[Point]) -> None:
+        self._may_fail("log")
+        self.points.extend(points)
+
+    def end(self, outcome: RunOutcome) -> list[str]:
+        self._may_fail("end")
+        self.outcomes.append(outcome)
+        return ["a note"]
+
+    def close(self) -> None:
+        self.closed.append(True)
+
+    def _may_fail(self, where: str) -> None:
+        if where in self.fails_on:
+            self.fails_on.remove(where)
+            raise ConnectionError("no answer from http://me:secret@host:5000, key=abcdefghijkl")
+
+
+@pytest.fixture(autouse=True)
+def tracker(monkeypatch: pytest.MonkeyPatch) -> type[Recorded]:
+    for kept in (Recorded.begun, Recorded.points, Recorded.outcomes, Recorded.fails_on, Recorded.closed):
+        kept.clear()
+    monkeypatch.setattr(delivery, "make_tracker", lambda name: Recorded())
+    monkeypatch.setattr(TrackerRules, "missing", lambda self: [])
+    return Recorded
+
+
+@pytest.fixture
+def run_id(context: Context) -> str:
+    """A run of ten steps, of which three are done."""
+    context.settings.run_folder(RUN_ID).mkdir(parents=True)
+    context.runs.create(make_record(status="running"), make_plan().model_copy(update={"tracking": (PLAN,)}))
+    context.runs.append(RUN_ID, RunStarted(from_step=0, num_steps=10))
+    for step in (1, 2, 3):
+        context.runs.append(RUN_ID, make_step(step))
+    return RUN_ID
+
+
+def steps(name: str = "train/loss") -> list[int]:
+    return [point.step for point in Recorded.points if name in point.values]
+
+
+def end(context: Context, tmp_path: Path) -> None:
+    """The run ends: weights, report, verdict, and the record last."""
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    (context.settings.run_folder(RUN_ID) / "report.html").write_text("<h1>")
+    evaluation = make_evaluation(run_id=RUN_ID)
+    context.evaluations.save(evaluation)
+    context.runs.append(RUN_ID, WarningRaised(step=9, code="x", message="rises"))
+    context.runs.append(RUN_ID, RunEnded(step=10, status="succeeded", reason="all steps done"))
+    result = make_result().model_copy(update={"adapter_path": str(adapter)})
+    context.runs.update(
+        RUN_ID, status="succeeded", result=result, evaluation_id=evaluation.evaluation_id, step=10,
+        stopped_because="all steps done",
+    )  # fmt: skip
+
+
+def test_what_there_is_is_delivered_once(context: Context, run_id: str) -> None:
+    first = Delivery(context, run_id, PLAN).deliver()
+    assert (first.status, first.tracker_run_id, first.num_events, first.error) == ("delivered", "theirs-1", 4, "")
+    assert steps() == [1, 2, 3]
+    assert Recorded.begun[0].parameters["training.learning_rate"] == 2e-4
+    assert Recorded.outcomes == [], "the run has not ended"
+    context.runs.append(run_id, make_step(4))
+    second = Delivery(context, run_id, PLAN).deliver()
+    assert steps() == [1, 2, 3, 4]
+    assert Recorded.begun[1].tracker_run_id == "theirs-1", "the same run goes on"
+    assert second.num_events == 5
+
+
+def test_the_outcome_has_verdict_report_and_weights_and_comes_once(
+    context: Context, run_id: str, tmp_path: Path
+) -> None:
+    end(context, tmp_path)
+    state = Delivery(context, run_id, PLAN).deliver()
+    (outcome,) = Recorded.outcomes
+    assert (outcome.status, outcome.step, outcome.reason) == ("succeeded", 10, "all steps done")
+    assert outcome.texts["verdict_headline"] == "Cannot tell."
+    assert outcome.texts["warnings"] == "rises"
+    assert outcome.summary["verdict/exact_match/tuned minus base_low"] == -0.1
+    assert outcome.report == context.settings.run_folder(run_id) / "report.html"
+    assert outcome.weights == tmp_path / "adapter"
+    assert outcome.model is not None
+    assert (outcome.model.folder, outcome.model.template) == (tmp_path / "adapter", "chat")
+    assert (state.status, state.notes) == ("delivered", ("a note",))
+    Delivery(context, run_id, PLAN).deliver()
+    assert (len(Recorded.outcomes), len(Recorded.begun)) == (1, 1), "nothing is left to do"
+
+
+@pytest.mark.parametrize(
+    ("artifacts", "is_adapter", "has_report", "has_weights"),
+    [(None, True, True, True), (None, False, True, False), (True, False, True, True), (False, True, False, False)],
+)
+def test_weights_of_a_whole_model_are_uploaded_where_that_is_asked_for(
+    context: Context, run_id: str, tmp_path: Path,
+    artifacts: bool | None, is_adapter: bool, has_report: bool, has_weights: bool,
+) -> None:  # fmt: skip
+    end(context, tmp_path)
+    if not is_adapter:
+        (tmp_path / "adapter" / "adapter_config.json").unlink()
+    Delivery(context, run_id, PLAN.model_copy(update={"artifacts": artifacts})).deliver()
+    (outcome,) = Recorded.outcomes
+    assert (outcome.report is not None, outcome.weights is not None) == (has_report, has_weights)
+
+
+def test_steps_that_are_trained_again_are_not_sent_twice(context: Context, run_id: str) -> None:
+    validation = ValidationDone(step=3, loss=0.5, num_trained_tokens=9, is_best=True, seconds=1.0)
+    context.runs.append(run_id, validation)
+    Delivery(context, run_id, PLAN).deliver()
+    context.runs.truncate_after(run_id, 1)
+    context.runs.append(run_id, RunStarted(from_step=1, num_steps=10))
+    for step in (2, 3, 4):
+        context.runs.append(run_id, make_step(step))
+    context.runs.append(run_id, validation)
+    Delivery(context, run_id, PLAN).deliver()
+    assert (steps(), steps("eval/loss")) == ([1, 2, 3, 4], [3])
+
+
+@pytest.mark.parametrize("where", ["begin", "log", "end"])
+def test_a_tracker_that_is_down_gets_all_of_it_later(
+    context: Context, run_id: str, tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "abcdefghijkl")
+    end(context, tmp_path)
+    Recorded.fails_on.append(where)
+    state = Delivery(context, run_id, PLAN).deliver()
+    assert state.status == "waiting"
+    assert state.error == "ConnectionError: no answer from http://…@host:5000, key=…"
+    (said,) = undelivered([state], run_id)
+    assert f"luthier runs track {run_id}" in said
+    assert service.states(context, run_id)[0].error == state.error
+    state = Delivery(context, run_id, PLAN).deliver()
+    assert (state.status, state.error, steps(), len(Recorded.outcomes)) == ("delivered", "", [1, 2, 3], 1)
+
+
+def test_it_follows_a_run_until_its_end(context: Context, run_id: str, tmp_path: Path) -> None:
+    is_over, seen = threading.Event(), threading.Event()
+
+    class Watched(Recorded):
+        def log(self, points: Sequence[Point]) -> None:
+            super().log(points)
+            seen.set()
+
+    made = Watched()
+    followed = Delivery(context, run_id, PLAN)
+    followed._tracker = made
+    worker = threading.Thread(target=followed.follow, args=(is_over,))
+    worker.start()
+    assert seen.wait(120)
+    wait_until(lambda: service.states(context, run_id)[0].status == "delivering")
+    with pytest.raises(ConflictError, match="being delivered"):
+        service.deliver(context, run_id)
+    end(context, tmp_path)
+    is_over.set()
+    worker.join(120)
+    assert (steps(), len(Recorded.outcomes)) == ([1, 2, 3], 1)
+    assert service.states(context, run_id)[0].status == "delivered"
+
+
+def test_a_process_that_is_gone_leaves_what_is_undelivered(context: Context, run_id: str) -> None:
+    save_state(context.settings.run_folder(run_id), TrackerState(name="mlflow", status="delivering", num_events=2))
+    assert service.states(context, run_id)[0].status == "waiting"
+
+
+def test_a_damaged_state_begins_again(context: Context, run_id: str) -> None:
+    folder = context.settings.run_folder(run_id)
+    save_state(folder, TrackerState(name="mlflow", position=9))
+    (folder / "trackers" / "mlflow.json").write_text("{")
+    assert load_state(folder, "mlflow") == TrackerState(name="mlflow")
+    assert Delivery(context, run_id, PLAN).deliver().num_events == 4
+
+
+def test_everything_again_goes_into_a_new_run(context: Context, run_id: str) -> None:
+    service.deliver(context, run_id)
+    service.deliver(context, run_id, from_start=True)
+    assert (steps(), Recorded.begun[1].tracker_run_id) == ([1, 2, 3, 1, 2, 3], "")
+
+
+def test_a_run_without_a_tracker_is_reported_to_one_that_is_named(context: Context) -> None:
+    context.settings.run_folder(RUN_ID).mkdir(parents=True)
+    context.runs.create(make_record(status="running"), make_plan())
+    assert service.states(context, RUN_ID) == []
+    with pytest.raises(RequestError, match="has no tracker"):
+        service.deliver(context, RUN_ID)
+    with pytest.raises(NotFoundError, match="mlfow"):
+        service.deliver(context, RUN_ID, asked=["mlfow"])
+    (state,) = service.deliver(context, RUN_ID, asked=["tensorboard"])
+    assert (state.name, state.status) == ("tensorboard", "delivered")
+    assert service.states(context, RUN_ID) == [state]
+
+
+def test_a_job_delivers_and_fails_while_the_tracker_does_not_answer(context: Context, run_id: str) -> None:
+    queued = job.start(context, Caller(), run_id)
+    Recorded.fails_on.append("begin")
+    with pytest.raises(WorkError, match="mlflow: ConnectionError"):
+        job.carry_out(context, queued)
+    assert job.carry_out(context, queued).status == "succeeded"
+    assert steps() == [1, 2, 3]
+    with pytest.raises(ConflictError, match="have everything"):
+        job.start(context, Caller(), run_id)
+    with pytest.raises(NotFoundError):
+        job.start(context, Caller(project_id="other"), run_id)

@@ -1,0 +1,64 @@
+"""Which trackers a run is reported to."""
+
+from __future__ import annotations
+
+from luthier.core.tracking import TrackerPlan, TrackerRecipe
+from luthier.ml.tracking.choice import chosen, lacks_credentials, location_of, source_of
+from luthier.ml.tracking.registry import TRACKERS
+
+ENVIRONMENT = {
+    "MLFLOW_TRACKING_URI": "http://me:secret@host:5000",
+    "MLFLOW_EXPERIMENT_NAME": "october",
+    "WANDB_PROJECT": "mails",
+    "WANDB_ENTITY": "team",
+    "TENSORBOARD_LOGGING_DIR": "",
+}
+
+
+def test_without_recipe_and_environment_there_is_none() -> None:
+    assert chosen(None, {}) == ()
+
+
+def test_a_silent_recipe_takes_those_of_the_environment_without_their_secrets() -> None:
+    mlflow, wandb = chosen(None, ENVIRONMENT)
+    assert (mlflow.name, mlflow.project, mlflow.location) == ("mlflow", "october", "http://host:5000")
+    assert (wandb.name, wandb.project, wandb.entity, wandb.source) == ("wandb", "mails", "team", "WANDB_PROJECT")
+    source = source_of((mlflow, wandb))
+    assert source.source == "derived"
+    assert "MLFLOW_TRACKING_URI and WANDB_PROJECT are set" in source.why
+    assert "secret" not in mlflow.model_dump_json()
+
+
+def test_the_recipe_wins_value_by_value() -> None:
+    asked = [TrackerRecipe(name="wandb", project="own"), TrackerRecipe(name="trackio")]
+    wandb, trackio = chosen(asked, ENVIRONMENT)
+    assert (wandb.project, wandb.entity, wandb.source) == ("own", "team", "")
+    assert (trackio.project, trackio.registered_model) == ("luthier", None)
+    assert source_of((wandb, trackio)).source == "asked"
+    assert chosen([], ENVIRONMENT) == ()
+
+
+def test_a_model_is_registered_under_the_project_or_its_own_name() -> None:
+    named, other = (
+        chosen([TrackerRecipe(name="mlflow", project="mails", registered_model=name)], {})[0] for name in (None, "m")
+    )
+    assert (named.registered_model, other.registered_model) == ("mails", "m")
+
+
+def test_a_disabled_tracker_is_not_taken_from_the_environment() -> None:
+    for variables in ({"WANDB_MODE": "disabled"}, {"WANDB_DISABLED": "TRUE"}):
+        assert [one.name for one in chosen(None, ENVIRONMENT | variables)] == ["mlflow"]
+
+
+def test_credentials_come_from_the_environment_for_the_same_address_only() -> None:
+    (mlflow,) = chosen([TrackerRecipe(name="mlflow")], ENVIRONMENT)
+    assert location_of(mlflow, ENVIRONMENT) == "http://me:secret@host:5000"
+    assert location_of(mlflow, {"MLFLOW_TRACKING_URI": "http://other"}) == "http://host:5000"
+    assert location_of(TrackerPlan(name="tensorboard", project="a"), ENVIRONMENT) is None
+
+
+def test_a_key_is_needed_unless_it_works_offline() -> None:
+    assert lacks_credentials(TRACKERS["wandb"], {})
+    assert not lacks_credentials(TRACKERS["wandb"], {"WANDB_API_KEY": "k"})
+    assert not lacks_credentials(TRACKERS["wandb"], {"WANDB_MODE": "offline"})
+    assert not lacks_credentials(TRACKERS["mlflow"], {})

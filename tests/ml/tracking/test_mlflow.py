@@ -1,0 +1,79 @@
+"""MLflow's runs and registered models, read back by its own client."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+from tests.ml.tracking.tracked_run import BEGAN, RUN_ID, deliver_to
+
+from luthier.core.errors import NotFoundError
+from luthier.ml.tracking import mlflow_model
+from luthier.ml.tracking.protocol import TrackedRun
+
+pytest.importorskip("mlflow", reason="needs luthier[mlflow]")
+# Of classes that are not used here, and of an example of inputs, which a signature makes unnecessary.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*An input example was not provided:UserWarning"),
+]
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A store in files: the cheapest that has a model registry."""
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    return str(tmp_path / "mlruns")
+
+
+def test_run_artifacts_and_model_are_read_back(tmp_path: Path, store: str) -> None:
+    from mlflow import MlflowClient
+    from mlflow.models import get_model_info
+
+    run = deliver_to("mlflow", tmp_path, location=store, registered_model="mails")
+    client = MlflowClient(tracking_uri=store)
+    found = client.get_run(run.tracker_run_id)
+    assert (found.info.status, found.info.run_name, found.info.start_time) == ("FINISHED", RUN_ID, int(BEGAN * 1000))
+    assert client.get_experiment(found.info.experiment_id).name == "mails"
+    assert found.data.params == {
+        "training.learning_rate": "0.0002",
+        "training.packing": "True",
+        "recipe.method.name": "lora",
+        "template": "chat",
+    }
+    history = client.get_metric_history(run.tracker_run_id, "train/loss")
+    assert [(one.step, one.timestamp) for one in history] == [(n, int((BEGAN + n) * 1000)) for n in range(1, 6)]
+    assert found.data.metrics["verdict/exact_match/tuned minus base_low"] == 0.1
+    tags = found.data.tags
+    assert (tags["luthier.verdict"], tags["luthier.plan_hash"], tags["october"]) == ("better", "0" * 64, "true")
+    assert [one.path for one in client.list_artifacts(run.tracker_run_id, "report")] == ["report/report.html"]
+    (version,) = client.search_model_versions("name = 'mails'")
+    assert version.run_id == run.tracker_run_id
+    signature = get_model_info(version.source).signature
+    assert [column.name for column in signature.inputs.inputs] == ["prompt"]
+    assert [column.name for column in signature.outputs.inputs] == ["answer"]
+
+
+def test_a_second_delivery_of_the_end_registers_no_second_model(tmp_path: Path, store: str) -> None:
+    from mlflow import MlflowClient
+
+    from luthier.ml.tracking.mlflow_client import MLflow
+
+    run = deliver_to("mlflow", tmp_path, location=store, registered_model="mails")
+    again = MLflow()
+    again.begin(run)
+    assert again._is_registered()
+    assert len(MlflowClient(tracking_uri=store).search_model_versions("name = 'mails'")) == 1
+    lost = MLflow()
+    lost_id = lost.begin(TrackedRun(**{name: getattr(run, name) for name in run.__slots__} | {"tracker_run_id": ""}))
+    assert lost_id.tracker_run_id == run.tracker_run_id, "a run whose id was lost is found by its tag"
+
+
+def test_a_base_model_that_is_missing_is_named(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "/gone"}')
+    with pytest.raises(NotFoundError, match="no base model in '/gone'") as caught:
+        mlflow_model._load_pyfunc(str(tmp_path))
+    assert "model_config" in caught.value.do

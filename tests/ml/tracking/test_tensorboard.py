@@ -1,0 +1,38 @@
+"""TensorBoard's files, read back by its own reader."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.ml.tracking.tracked_run import BEGAN, RUN_ID, deliver_to
+
+pytest.importorskip("tensorboard", reason="needs luthier[tensorboard]")
+
+
+def test_scalars_parameters_and_texts_are_read_back(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
+    from tensorboard.plugins.hparams import metadata, plugin_data_pb2
+
+    deliver_to("tensorboard", tmp_path, location=str(tmp_path / "curves"))
+    found = EventMultiplexer().AddRunsFromDirectory(str(tmp_path / "curves")).Reload()
+    assert list(found.Runs()) == [RUN_ID], "two deliveries are one run"
+    loss = found.Scalars(RUN_ID, "train/loss")
+    assert [(one.step, one.wall_time) for one in loss] == [(step, BEGAN + step) for step in range(1, 6)]
+    assert [one.value for one in loss] == pytest.approx([1, 1 / 2, 1 / 3, 1 / 4, 1 / 5])
+    assert [one.value for one in found.Scalars(RUN_ID, "train/epoch")] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    (difference,) = found.Scalars(RUN_ID, "verdict/exact_match/tuned minus base")
+    assert (difference.step, difference.value) == (5, 0.25)
+    (headline,) = found.Tensors(RUN_ID, "verdict_headline")
+    assert headline.tensor_proto.string_val[0] == b"The tuned model is better."
+    content = found.SummaryMetadata(RUN_ID, metadata.SESSION_START_INFO_TAG).plugin_data.content
+    start = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info
+    assert start.hparams["training.learning_rate"].number_value == 2e-4
+    assert start.hparams["training.packing"].bool_value is True
+    assert start.hparams["recipe.method.name"].string_value == "lora"
+
+
+def test_without_a_location_they_are_in_the_folder_of_the_run(tmp_path: Path) -> None:
+    run = deliver_to("tensorboard", tmp_path)
+    assert run.tracker_run_id == str(run.folder / "tensorboard")
+    assert len(list((run.folder / "tensorboard").iterdir())) == 2, "a file a delivery"
