@@ -50,6 +50,13 @@ def test_a_request_of_the_sdk_is_read() -> None:
     assert (second.tokens.tolist(), second.inputs["target_tokens"].tolist()) == ([4], [5])
 
 
+def test_spans_that_only_a_refused_loss_reads_are_accepted() -> None:
+    one = datum([1, 2], target_tokens=[2, 3])
+    spans = [tinker.types.PromptProvenanceSpan(sequence_id="s", length=2)]
+    (found,) = wire.read_data(request([one.with_provenance(model_input=spans, loss_fn_inputs=spans)]))
+    assert found.tokens.tolist() == [1, 2]
+
+
 def test_texts_in_settings_are_read() -> None:
     body = request([datum([1], target_tokens=[2])], loss_fn="custom", loss_fn_config={"loss_id": "l", "x": 0.0})
     assert wire.read_head(body).settings == {"loss_id": "l", "x": 0.0}

@@ -47,7 +47,7 @@ from luthier.platform.http.errors import ApiError, documented
 from luthier.platform.http.routes import Id
 
 router = APIRouter(prefix="/tinker/api/v1", tags=["tinker"])
-_WAIT_SECONDS: Final = 20.0
+_WAIT_SECONDS: Final = 10.0
 _CHUNK_BYTES: Final = 2_000_000
 
 

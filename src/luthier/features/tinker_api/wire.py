@@ -207,8 +207,7 @@ def _datum(message: memoryview) -> Datum:
                 elif own == 2:
                     tensor = _bytes(found)
             inputs[name] = _tensor(name, tensor)
-        else:
-            raise _unsupported("model_input_spans or loss_fn_input_spans", "data without provenance spans")
+        # Fields 3 and 4 say which sampled sequence a token comes from; only `stable_reinforce`, refused, reads them.
     return Datum(np.concatenate(tokens) if tokens else np.zeros(0, dtype=np.int32), inputs)
 
 
