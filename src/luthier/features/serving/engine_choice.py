@@ -392,7 +392,11 @@ def _timed(
     for folder in {one.folder for one in copies.values()}:
         names = [name for name, one in copies.items() if one.folder == folder]
         try:
-            _time_once(context, folder, [(models[name], copies[name].of(models[name])) for name in names])
+            pairs = [(models[name], copies[name].of(models[name])) for name in names]
+            if sum(own.adapter_path is not None for own, _ in pairs) > 1:
+                # Requests for one model alone know other rates than those for many adapters in turn.
+                _time_once(context, folder, [one for one in pairs if one[0].adapter_path is None] or pairs[:1])
+            _time_once(context, folder, pairs)
             found |= dict.fromkeys(names, _read_rates(folder))
         except (LuthierError, OSError, MemoryError) as error:
             reason = f"llama.cpp could not be timed: {error.came if isinstance(error, LuthierError) else error}"

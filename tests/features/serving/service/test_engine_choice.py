@@ -88,7 +88,9 @@ def test_a_base_and_its_adapters_become_one_engine_of_llama_cpp(
 ) -> None:
     models = {"base": base, "a": with_adapter("a"), "b": with_adapter("b")}
     made = choose_engines(context, models)
-    assert children.names == ["make_base", "make_adapter", "make_adapter", "time_engines"]
+    assert children.names == ["make_base", "make_adapter", "make_adapter", "time_engines", "time_engines"]
+    # One model alone, then all adapters in turn.
+    assert [len(asked["own"]) for name, asked in children.asked if name == "time_engines"] == [1, 3]
     assert {one.served.engine for one in made.values()} == {"llama_cpp"}
     assert len({one.served.path for one in made.values()}) == 1
     assert made["base"].served.adapter_path is None
