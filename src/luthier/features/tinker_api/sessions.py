@@ -206,14 +206,18 @@ class TinkerSessions:
 
     def sampler(self, project_id: str, sampler_id: str) -> LiveSampler:
         """A sampling client whose session is alive. Raises NotFoundError, also for those of other projects."""
-        session = self.session(project_id, sampler_id.partition(":")[0])
+        absent = NotFoundError(
+            f"the sampling client {sampler_id[:100]!r} does not exist",
+            expected="a sampling client of a session that is alive",
+            do="make one: create_sampling_client(model_path=...)",
+        )
+        try:
+            session = self.session(project_id, sampler_id.partition(":")[0])
+        except NotFoundError:
+            raise absent from None
         with self._lock:
             if sampler_id not in session.samplers:
-                raise NotFoundError(
-                    f"the sampling client {sampler_id[:100]!r} does not exist",
-                    expected="a sampling client of a session that is alive",
-                    do="make one: create_sampling_client(model_path=...)",
-                )
+                raise absent
             return session.samplers[sampler_id]
 
     def join(self, sampler: LiveSampler) -> int:
