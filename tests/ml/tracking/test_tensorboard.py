@@ -32,6 +32,22 @@ def test_scalars_parameters_and_texts_are_read_back(tmp_path: Path) -> None:
     assert start.hparams["recipe.method.name"].string_value == "lora"
 
 
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("second try", f"second try-{RUN_ID}"),
+        ("../../out", f"_.._out-{RUN_ID}"),
+        ("/tmp/out", f"_tmp_out-{RUN_ID}"),
+        ("..", RUN_ID),
+        ("x" * 256, f"{'x' * 100}-{RUN_ID}"),
+    ],
+)
+def test_the_name_of_a_run_does_not_lead_out_of_the_location(tmp_path: Path, name: str, folder: str) -> None:
+    run = deliver_to("tensorboard", tmp_path, location=str(tmp_path / "curves"), run_name=name)
+    assert run.tracker_run_id == str(tmp_path / "curves" / folder)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "curves", "report.html", "trackers"]
+
+
 def test_without_a_location_they_are_in_the_folder_of_the_run(tmp_path: Path) -> None:
     run = deliver_to("tensorboard", tmp_path)
     assert run.tracker_run_id == str(run.folder / "tensorboard")
