@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,10 @@ from babel.messages.pofile import read_po
 from tests.vacuous import nonempty
 
 import luthier
+from luthier.platform.ui.i18n import expressions
 from luthier.platform.ui.i18n.catalog import LOCALE, Catalog, catalog
-from luthier.platform.ui.i18n.environments import Coverage, messages_of
+from luthier.platform.ui.i18n.environments import Coverage, messages_of, words
+from luthier.platform.ui.i18n.extract import sentences
 from luthier.platform.ui.i18n.language import LANGUAGES
 from luthier.platform.ui.i18n.messages import Message, placeholders
 from luthier.platform.ui.i18n.templates import rewritten
@@ -116,6 +119,14 @@ def test_no_text_of_a_template_is_left_out() -> None:
     assert left == []
 
 
+def test_no_macro_is_called_as_a_function_whose_strings_are_keys() -> None:
+    loader = environment().loader
+    assert loader is not None
+    sources = {name: loader.get_source(environment(), name)[0] for name in nonempty(loader.list_templates())}
+    macros = [(name, found) for name, source in sources.items() for found in re.findall(r"\{% macro (\w+)\(", source)]
+    assert [one for one in nonempty(macros) if one[1] in expressions._NO_TEXT_CALLS] == [], "its texts stay English"
+
+
 def test_english_is_never_rewritten() -> None:
     assert type(environment().loader).__name__ == "ChoiceLoader"
     assert messages_of("<p>Data</p>") == [Message("Data", "", 0)]
@@ -149,6 +160,35 @@ def test_a_text_that_nearly_fits_many_placeholders_is_soon_refused() -> None:
     sentence = "{a}{b}, {c} {d}, {num} {e}; {f}!"
     assert Catalog("de", {}, {sentence: "x"}).sentence(", 1 " * 400 + "; " * 100, str) is None
     assert catalog("de").sentence(": worth ; the tuned model is worth more with a probability of " * 500, str) is None
+
+
+def test_what_a_caller_has_translated_is_not_english() -> None:
+    assert words("de").in_text("nicht unterscheidbar") == "nicht unterscheidbar"
+    assert words("de").in_text("no such sentence anywhere") == '<span lang="en">no such sentence anywhere</span>'
+
+
+SENTENCES = b'''
+"""A module."""
+why = "the rows have a template"
+other = "nothing of this"
+
+
+def check(sources, name):
+    if name:
+        raise RequestError(f"no column {name!r} here", expected="a column of the table", do="choose one")
+    assert sources, "never without sources"
+    sources.note("data.template", "asked", "in the recipe")
+    return "this is no text"
+'''
+
+
+@pytest.mark.parametrize(
+    ("within", "found"),
+    [("note why", ["the rows have a template", "in the recipe"]),
+     ("Error", ["no column {name} here", "a column of the table", "choose one"])],
+)  # fmt: skip
+def test_texts_within_named_calls_and_variables(within: str, found: list[str]) -> None:
+    assert [text for _, _, text, _ in sentences(BytesIO(SENTENCES), (), (), {"within": within})] == found
 
 
 def test_the_catalog_of_the_package_says_german_words() -> None:

@@ -84,6 +84,7 @@ class Catalog:
     scripts: Mapping[str, str] = field(default_factory=dict)
     missed: set[str] = field(default_factory=set)
     _patterns: list[_Pattern] = field(default_factory=list)
+    _translations: frozenset[str] = frozenset()
     _recognise: Callable[[str], tuple[_Pattern, tuple[str, ...]] | None] = lambda _: None
 
     def __post_init__(self) -> None:
@@ -92,6 +93,7 @@ class Catalog:
             (text for text in self.sentences if _HOLE.search(text)), key=lambda text: -len(_HOLE.sub("", text))
         )
         self._patterns = [_pattern(text, self.sentences[text]) for text in known]
+        self._translations = frozenset((*self.sentences.values(), *(one for own in self.pages.values() for one in own)))
         self._recognise = lru_cache(_MAX_RECOGNISED)(self._search)
 
     def page(self, message: Message) -> tuple[str, ...] | None:
@@ -131,6 +133,10 @@ class Catalog:
         parts = _SENTENCES.split(text)
         found = [self.sentence(part, figure) for part in parts] if len(parts) > 1 else [None]
         return " ".join(part for part in found if part) if all(found) else None
+
+    def is_translation(self, text: str) -> bool:
+        """Whether a text is in this language already: a macro may show what its caller has translated."""
+        return text in self._translations
 
     def note_missed(self, text: str) -> None:
         """Note that a text was shown in English."""

@@ -74,6 +74,8 @@ class Words:
         found = self.texts.sentence(text, self.figures.localised)
         if found is not None:
             return found, True
+        if self.texts.is_translation(text):
+            return text, True
         # Figures, units, names and codes are no English.
         is_english = _WORD.search(text) is not None and (" " in text.strip() or text.isalpha())
         if is_english:

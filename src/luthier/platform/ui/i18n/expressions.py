@@ -151,7 +151,8 @@ def rewritten_construct(construct: Construct, find: Find, *, prints: bool, in_te
         if not words or words[0] not in _READ_STATEMENTS:
             return construct.source
         prints = False
-    reader = _Reader(construct.tokens, find, construct.line)
+    is_loop = construct.kind == "statement" and words[0] == "for"
+    reader = _Reader(construct.tokens, find, construct.line, is_loop=is_loop)
     made = reader.group(_Around("top", "", prints))
     return made if not prints else _spoken(made, in_text=in_text)
 
@@ -174,8 +175,10 @@ def _spoken(source: str, *, in_text: bool) -> str:
 
 
 class _Reader:
-    def __init__(self, tokens: list[Token], find: Find, line: int) -> None:
+    def __init__(self, tokens: list[Token], find: Find, line: int, *, is_loop: bool = False) -> None:
         self._tokens, self._find, self._line, self._at = tokens, find, line, 0
+        # The `in` of a loop compares nothing: what follows it is gone through.
+        self._is_loop = is_loop
 
     def group(self, around: _Around) -> str:
         """Read up to the bracket that closes this group, or to the end."""
@@ -197,7 +200,10 @@ class _Reader:
                 previous = token
             elif self._separates(token):
                 out += [self._flush(slot, token.text, around), token.text]
-                slot, previous = _Slot(before=token.text), token
+                is_loops_own = self._is_loop and token.text == "in"
+                self._is_loop = self._is_loop and not is_loops_own
+                # A bracket behind it neither calls nor indexes anything.
+                slot, previous = _Slot(before="" if is_loops_own else token.text), Token("operator", token.text)
             else:
                 slot.operands[-1].append(token)
                 previous = token if token.kind != "whitespace" else previous

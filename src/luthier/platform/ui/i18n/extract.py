@@ -16,6 +16,7 @@ _NO_TEXT_CALLS: Final = frozenset(
         *("compile", "import_string", "getLogger", "debug", "info", "warning", "error", "exception", "get", "getattr"),
         *("startswith", "endswith", "replace", "split", "join", "removeprefix", "removesuffix", "partition", "Page"),
         *("Literal", "Path", "APIRouter", "Query", "Form", "encode", "strip", "rstrip", "lstrip"),
+        *("AssertionError",),
     )
 )
 _LETTERS: Final = re.compile(r"[A-Za-z]{2}")
@@ -40,11 +41,14 @@ def sentences(
     Options of the mapping:
         errors: `yes` takes the texts of errors that the module raises, too.
         only: Names of functions, classes and constants of the module, separated by blanks; empty for all.
+        within: Endings of names of calls and variables, separated by blanks: `Error note why` takes the arguments of
+            `RequestError(...)` and `sources.note(...)` and what is assigned to `why`; empty for all.
         words: Further single words, separated by blanks, that the module makes.
     """
     tree = ast.parse(file.read())
     only = options.get("only", "").split()
-    reader = _Reader(takes_errors=options.get("errors") == "yes")
+    within = tuple(options.get("within", "").split())
+    reader = _Reader(takes_errors=options.get("errors") == "yes" or "Error" in within, within=within)
     for node in tree.body:
         if not only or reader.names_of(node) & set(only):
             reader.visit(node)
@@ -62,9 +66,11 @@ def lines(file: BinaryIO, _keywords: Any, _tags: Any, options: Any) -> Iterator[
 
 
 class _Reader(ast.NodeVisitor):
-    def __init__(self, *, takes_errors: bool) -> None:
+    def __init__(self, *, takes_errors: bool, within: tuple[str, ...] = ()) -> None:
         self.found: list[tuple[int, str]] = []
         self._takes_errors = takes_errors
+        self._within = within
+        self._depth = 0 if within else 1
 
     @staticmethod
     def names_of(node: ast.stmt) -> set[str]:
@@ -82,12 +88,24 @@ class _Reader(ast.NodeVisitor):
         if self._takes_errors:
             self.generic_visit(node)
 
+    def visit_Assert(self, node: ast.Assert) -> None:
+        """What only a bug would show is no text."""
+
     def visit_Call(self, node: ast.Call) -> None:
         name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
         if name == "Page" and node.args and isinstance(node.args[0], ast.Constant):
             self.found.append((node.lineno, str(node.args[0].value)))
         if name not in _NO_TEXT_CALLS and (self._takes_errors or not name.endswith("Error")):
-            self.generic_visit(node)
+            self._visit_within(node, name)
+
+    def visit_Assign(self, node: ast.Assign) -> None:
+        self._visit_within(node, next((target.id for target in node.targets if isinstance(target, ast.Name)), ""))
+
+    def _visit_within(self, node: ast.AST, name: str) -> None:
+        is_named = bool(self._within) and name.endswith(self._within)
+        self._depth += is_named
+        self.generic_visit(node)
+        self._depth -= is_named
 
     def visit_Compare(self, node: ast.Compare) -> None:
         # What is compared is a key.
@@ -108,7 +126,7 @@ class _Reader(ast.NodeVisitor):
                 self.visit(default)
 
     def visit_Constant(self, node: ast.Constant) -> None:
-        if isinstance(node.value, str) and _is_text(node.value):
+        if self._depth and isinstance(node.value, str) and _is_text(node.value):
             self.found.append((node.lineno, node.value))
 
     def visit_JoinedStr(self, node: ast.JoinedStr) -> None:
@@ -117,7 +135,8 @@ class _Reader(ast.NodeVisitor):
             str(part.value) if isinstance(part, ast.Constant) else f"{{{_placeholder(part, names)}}}"
             for part in node.values
         ]
-        if _is_text("".join(str(part.value) for part in node.values if isinstance(part, ast.Constant)), is_whole=False):
+        text = "".join(str(part.value) for part in node.values if isinstance(part, ast.Constant))
+        if self._depth and _is_text(text, is_whole=False):
             self.found.append((node.lineno, "".join(parts)))
         for part in node.values:
             if isinstance(part, ast.FormattedValue):
