@@ -249,6 +249,10 @@ def test_what_is_wrong_is_refused_in_words_and_the_client_goes_on(service: Any) 
     ):
         with pytest.raises(tinker.RequestFailedError, match=words):
             client.forward_backward([wrong], loss).result(PATIENCE_SECONDS)
+    image = tinker.types.ModelInput(chunks=[tinker.types.ImageChunk(data=b"x", format="png")])
+    one = tinker.types.Datum(model_input=image, loss_fn_inputs={"target_tokens": [1]})
+    with pytest.raises(tinker.RequestFailedError, match="an image in model_input"):
+        client.forward_backward([one], "cross_entropy").result(PATIENCE_SECONDS)
     with pytest.raises(tinker.RequestFailedError, match="no checkpoint"):
         client._load_state_impl(f"tinker://{client.model_id}/weights/none", False, None).result(PATIENCE_SECONDS)
     with pytest.raises(tinker.RequestFailedError, match=r"a checkpoint called '\.\./x'"):

@@ -177,7 +177,9 @@ class AdapterSession:
         outputs: dict[int, Array] = {}
         total = 0.0
         lengths = [len(datum.tokens) for datum in data]
-        for places in length_batches(lengths, max_tokens=self.model.micro_batch_tokens, max_rows=_MAX_ROWS):
+        # K targets for a token take the memory of K rows.
+        sizes = [max(len(datum.tokens), datum.targets.size) for datum in data]
+        for places in length_batches(sizes, max_tokens=self.model.micro_batch_tokens, max_rows=_MAX_ROWS):
             summed, rows = self._micro_batch([data[i] for i in places], loss_name, found, backward=backward)
             total += summed
             outputs.update(zip(places, rows, strict=True))
