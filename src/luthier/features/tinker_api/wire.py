@@ -133,33 +133,6 @@ def read_head(body: bytes) -> PassHead:
     old: dict[str, float | str] = {}
     new: dict[str, float | str] = {}
     for number, value in fields(memoryview(body)):
-<<<<<<< ours
-        if number == 1:
-            model_id = _text(value)
-        elif number == 2 and isinstance(value, int):
-            seq_id = value
-        elif number == 3:
-            num_data += 1
-            num_tokens += sum(
-                len(tokens) // 4
-                for own, chunk in fields(_bytes(value))
-                if own == 1
-                for tokens in _chunks(_bytes(chunk))
-            )
-        elif number == 4:
-            loss = _text(value)
-        elif number == 5:
-            old.update([_setting(_bytes(value), is_old=True)])
-        elif number == 6:
-            is_forward_only = bool(value)
-        elif number == 7:
-            new.update([_setting(_bytes(value), is_old=False)])
-    if num_data > _MAX_DATA:
-        raise RequestError(
-            f"a request with {num_data:,} data", expected=f"at most {_MAX_DATA:,}", do="send them in several requests"
-        )
-    return PassHead(model_id, seq_id, loss, new or old, is_forward_only, num_data, num_tokens)
-=======
         try:
             if number == 1:
                 model_id = _text(value)
@@ -178,12 +151,14 @@ def read_head(body: bytes) -> PassHead:
                 new.update([_setting(_bytes(value), is_old=False)])
         except RequestError as error:
             fault = fault or error
+    if num_data > _MAX_DATA:
+        came = f"a request with {num_data:,} data"
+        fault = fault or RequestError(came, expected=f"at most {_MAX_DATA:,}", do="send them in several requests")
     return PassHead(model_id, seq_id, loss, new or old, is_forward_only, num_data, num_tokens, fault)
 
 
 def _num_tokens(datum: memoryview) -> int:
     return sum(len(tokens) // 4 for number, chunk in fields(datum) if number == 1 for tokens in _chunks(_bytes(chunk)))
->>>>>>> theirs
 
 
 def _setting(entry: memoryview, *, is_old: bool) -> tuple[str, float | str]:
