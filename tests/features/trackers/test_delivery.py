@@ -218,6 +218,8 @@ def test_everything_again_goes_into_a_new_run(context: Context, run_id: str) -> 
     service.deliver(context, run_id)
     service.deliver(context, run_id, from_start=True)
     assert (steps(), Recorded.begun[1].tracker_run_id) == ([1, 2, 3, 1, 2, 3], "")
+    first, second = Recorded.begun
+    assert (first.key, second.key, second.name) == (RUN_ID, f"{RUN_ID}-2", f"{RUN_ID}-2")
 
 
 def test_a_run_without_a_tracker_is_reported_to_one_that_is_named(context: Context) -> None:

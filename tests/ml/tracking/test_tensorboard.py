@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,3 +53,9 @@ def test_without_a_location_they_are_in_the_folder_of_the_run(tmp_path: Path) ->
     run = deliver_to("tensorboard", tmp_path)
     assert run.tracker_run_id == str(run.folder / "tensorboard")
     assert len(list((run.folder / "tensorboard").iterdir())) == 2, "a file a delivery"
+
+
+def test_runs_of_one_name_and_deliveries_from_the_start_have_folders_of_their_own(tmp_path: Path) -> None:
+    run = deliver_to("tensorboard", tmp_path, location=str(tmp_path / "curves"), run_name="second try")
+    others = (replace(run, run_id="run-20261125-093000-bbbbbb"), replace(run, number=2))
+    assert len({one.unique_name for one in (run, *others)}) == 3

@@ -150,7 +150,10 @@ def deliver(
             )
     if from_start:
         for one in trackers:
-            save_state(folder, TrackerState(name=one.name))
+            # A new number, too: trackers that find the run by our id would go on with the one that they have.
+            known_before = load_state(folder, one.name)
+            number = known_before.number + (known_before.tracker_run_id != "")
+            save_state(folder, TrackerState(name=one.name, number=number))
     return [Delivery(context, run_id, one).deliver() for one in trackers]
 
 

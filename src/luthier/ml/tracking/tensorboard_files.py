@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 from luthier.ml.tracking.protocol import Point, RemoteRun, RunOutcome, TrackedRun, Tracker, TrackerRules
 from luthier.ml.tracking.registry import TRACKERS
-
-_NOT_IN_A_FOLDER: Final = re.compile(r"[^A-Za-z0-9 ._-]+")
-_MAX_NAME_CHARACTERS: Final = 100
 
 
 class TensorBoard(Tracker):
@@ -35,7 +31,8 @@ class TensorBoard(Tracker):
         if run.tracker_run_id:
             self._folder = Path(run.tracker_run_id)
         else:
-            self._folder = Path(run.location) / folder_name(run) if run.location else run.folder / "tensorboard"
+            own = "tensorboard" if run.number == 1 else f"tensorboard-{run.number}"
+            self._folder = Path(run.location) / run.unique_name if run.location else run.folder / own
         self._folder.mkdir(parents=True, exist_ok=True)
         # The suffix keeps two files of one second and process apart.
         self._writer = EventFileWriter(str(self._folder), filename_suffix=f".{time.time_ns()}")
@@ -81,17 +78,6 @@ class TensorBoard(Tracker):
         from tensorboard.compat.proto.event_pb2 import Event
 
         self._writer.add_event(Event(wall_time=at, step=step, summary=summary))
-
-
-def folder_name(run: TrackedRun) -> str:
-    """The folder of a run below the location: its id, behind its name where a recipe gives it one.
-
-    A name comes from whoever starts the run: it must lead neither out of the location nor into another run's folder.
-    """
-    if run.plan.run_name is None:
-        return run.run_id
-    name = _NOT_IN_A_FOLDER.sub("_", run.plan.run_name).strip(" .")[:_MAX_NAME_CHARACTERS]
-    return f"{name}-{run.run_id}".lstrip("-")
 
 
 def _table(parameters: Any) -> str:
