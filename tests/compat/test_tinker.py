@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -312,6 +313,15 @@ def test_a_deleted_checkpoint_is_gone_and_an_unknown_key_is_refused(
         assert list((context.settings.run_folder(model.run_id) / "tinker").iterdir()) == []
         actions = context.audit_log.actions("default")
     assert {"tinker_model.created", "tinker_checkpoint.saved", "tinker_checkpoint.deleted"} <= set(actions)
+    older, newest = (client.save_weights_for_sampler(name).result(PATIENCE_SECONDS).path for name in ("a", "b"))
+    rest(service).delete_checkpoint_from_tinker_path(newest).result()
+    with Context.open(server.home) as context:
+        result = context.runs.get(model.run_id).result
+        left = context.tinker.find_checkpoint("default", client.model_id, "sampler", older.rpartition("/")[2])
+    assert result is not None
+    assert left is not None
+    assert Path(result.adapter_path or "").parent.name == left.checkpoint_id, "the newest one that is left"
+    assert Path(result.adapter_path or "").is_dir()
     with pytest.raises(tinker.AuthenticationError):
         connect("wrong").create_sampling_client(base_model="tiny").result()
 
