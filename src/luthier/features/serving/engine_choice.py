@@ -465,8 +465,11 @@ def time_engines(document: dict[str, Any], channel: Channel) -> dict[str, Any]:
 
 def _read_rates(folder: Path) -> tuple[EngineRates, ...]:
     """What was timed on this machine, by number of variants."""
-    found = (_read_timing(file) for file in sorted(folder.glob("speed-*.json")))
-    return tuple(sorted((one for one in found if one is not None), key=lambda one: one.num_variants))
+    read = (_read_timing(file) for file in sorted(folder.glob("speed-*.json")))
+    found = [one for one in read if one is not None]
+    # Files of earlier versions, of another number of adapters, timed llama.cpp at half its speed.
+    newer = [one for one in found if one.engine.many is not None]
+    return tuple(sorted(newer or found, key=lambda one: one.num_variants))
 
 
 def _read_timing(place: Path) -> EngineRates | None:

@@ -205,6 +205,19 @@ def test_speeds_without_a_rate_of_many_answers_are_timed_again_at_the_next_start
     assert children.names == ["make_base", "time_engines", "time_engines"]
 
 
+def test_speeds_of_earlier_versions_do_not_count_beside_new_ones(
+    context: Context, children: Children, base: Served
+) -> None:
+    children.own, children.copy = QUICK_ALONE, QUICK_IN_A_CROWD
+    choose_engines(context, {"base": base})
+    (folder,) = (one for one in context.settings.serving_copies_folder.iterdir() if one.is_dir())
+    old = {"own": {"alone": 9.0, "crowd": 9.0}, "copy": {"alone": 1.0, "crowd": 1.0}, "num_variants": 4}
+    (folder / "speed-ffff.json").write_text(json.dumps(old), encoding="utf-8")
+    copy = known_copy(context, base)
+    assert copy is not None
+    assert [one.engine.many for one in copy.rates] == [60.0]
+
+
 def test_speeds_that_earlier_versions_timed_are_taken(context: Context, children: Children, base: Served) -> None:
     choose_engines(context, {"base": base}, must=True)
     (folder,) = (one for one in context.settings.serving_copies_folder.iterdir() if one.is_dir())
