@@ -163,8 +163,10 @@ class _Child:
             done(event["result"], None)
 
     def _end(self) -> None:
-        # First: no request of a client whose weights are lost may go to the next process.
-        self._ended()
+        # First: no request of a client whose weights are lost may go to the next process. One that was not needed any
+        # more had no clients, and those that there are by now are in the next process already.
+        if not self.has_ended:
+            self._ended()
         with self._lock:
             self.has_ended = True
             left, self._asks = self._asks, {}
