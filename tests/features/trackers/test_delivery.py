@@ -14,7 +14,7 @@ from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError, RequestError, WorkError
 from luthier.core.events import RunEnded, RunStarted, ValidationDone, WarningRaised
 from luthier.core.tracking import TrackerPlan
-from luthier.features.trackers import delivery, job, service
+from luthier.features.trackers import delivery, job, reporting, service
 from luthier.features.trackers.delivery import Delivery
 from luthier.features.trackers.reporting import undelivered
 from luthier.features.trackers.state import TrackerState, load_state, save_state
@@ -204,6 +204,13 @@ def test_it_follows_a_run_until_its_end(context: Context, run_id: str, tmp_path:
 def test_a_process_that_is_gone_leaves_what_is_undelivered(context: Context, run_id: str) -> None:
     save_state(context.settings.run_folder(run_id), TrackerState(name="mlflow", status="delivering", num_events=2))
     assert service.states(context, run_id)[0].status == "waiting"
+
+
+def test_a_pause_waits_shorter_than_an_end(context: Context, run_id: str) -> None:
+    assert reporting._seconds_left(context, run_id) == context.settings.tracker_wait_seconds
+    context.runs.update(run_id, status="paused")
+    assert reporting._seconds_left(context, run_id) == reporting._SECONDS_OF_PAUSE
+    assert reporting._seconds_left(context, "run-20260101-000000-ffffff") == reporting._SECONDS_OF_PAUSE
 
 
 def test_a_damaged_state_begins_again(context: Context, run_id: str) -> None:
