@@ -89,8 +89,9 @@ def test_tensors_that_are_large_once_they_are_dense_are_refused(monkeypatch: pyt
         wire.read_data(sparse([2**62] * 200_000))
     monkeypatch.setattr(wire, "_MAX_DATA", 2)
     assert wire.read_head(sparse([2, 25]) * 2).num_data == 2
-    with pytest.raises(RequestError, match="a request with 3 data"):
-        wire.read_head(sparse([2, 25]) * 3)
+    fault = wire.read_head(sparse([2, 25]) * 3).fault
+    assert fault is not None
+    assert "a request with 3 data" in str(fault)
 
 
 def test_images_are_refused_by_name() -> None:
