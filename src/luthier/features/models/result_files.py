@@ -60,7 +60,7 @@ def weights_folder(context: Context, run_id: str, adapter_path: str) -> Path:
     target = context.settings.run_folder(run_id) / there.name
     if target.is_dir():
         return target
-    prefix, names = f"{there.name}/", _kept_weights(context, run_id, there.name)
+    prefix, names = f"{there.name}/", _stored_weights(context, run_id, there.name)
     if not names:
         return there
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -81,10 +81,10 @@ def has_weights(context: Context, run_id: str, adapter_path: str) -> bool:
     """Whether `weights_folder` would find a folder; nothing is fetched."""
     there = Path(adapter_path)
     is_here = there.is_dir() or (context.settings.run_folder(run_id) / there.name).is_dir()
-    return is_here or bool(_kept_weights(context, run_id, there.name))
+    return is_here or bool(_stored_weights(context, run_id, there.name))
 
 
-def _kept_weights(context: Context, run_id: str, folder: str) -> dict[str, str]:
+def _stored_weights(context: Context, run_id: str, folder: str) -> dict[str, str]:
     """Digests of the files of a folder of weights by name; empty where the artifacts do not hold all of it."""
     linked = context.artifacts.linked(run_id)
     names = {name: one.sha256 for name, one in linked.items() if name.startswith(f"{folder}/")}

@@ -78,7 +78,7 @@ def check_wandb(environment: Mapping[str, str], *, num: int = 1) -> None:
     )
 
 
-def without_places(document: dict[str, Any]) -> dict[str, Any]:
+def without_locations(document: dict[str, Any]) -> dict[str, Any]:
     """The document of a run (`RunDetails.as_json`) without folders and databases that trackers write to."""
     hide_folders(document["plan"])
     for state in document["trackers"]:

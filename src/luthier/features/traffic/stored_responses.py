@@ -174,7 +174,7 @@ def may_store(context: Context, project_id: str) -> bool:
     return context.only is None and traffic_policy(context, project_id).keep != "off"
 
 
-def keeper_of(
+def response_recorder(
     context: Context,
     caller: Caller,
     *,

@@ -29,7 +29,7 @@ from luthier.features.serving.api.responses.body import (
 from luthier.features.serving.api.responses.items import item_documents, messages_of, parsed_items
 from luthier.features.serving.api.responses.writer import ResponseObjectWriter
 from luthier.features.traffic.log import CLIENT_GONE
-from luthier.features.traffic.stored_responses import conversation_before, keeper_of
+from luthier.features.traffic.stored_responses import conversation_before, response_recorder
 from luthier.platform.home.context import Context
 from luthier.platform.http.authentication import Asker, HomeContext
 from luthier.platform.http.errors import ApiError, documented
@@ -112,7 +112,7 @@ def refused_here(error: LuthierError) -> ApiError:
 
 def _begun(context: Context, caller: Caller, body: ResponseBody) -> tuple[TextRequest, Keep | None]:
     found = prepared(context, caller, body)
-    keep = keeper_of(
+    keep = response_recorder(
         context,
         caller,
         parameters=body.model_dump(mode="json", exclude_unset=True, exclude={"input"}, by_alias=True),
