@@ -50,6 +50,9 @@ SNAPSHOTS_A_MODEL: Final = 8
 """Weights to sample from that are kept in memory for each training client: the newest."""
 _SAMPLED_TOKENS: Final = 16_384
 _SHAPES: Final = 4
+_ADAPTER_BYTES: Final = 20
+"""Of a trained parameter: weight, master, gradient and two moments in float32."""
+_COPY_BYTES: Final = 4
 
 Request = dict[str, Any]
 
@@ -135,6 +138,9 @@ class Trainer:
 
         model = LocalModel.model_validate(request["base"])
         plan, base = self._planned(model, AdapterOptions.model_validate(request["options"]))
+        num = plan.method.num_trainable_parameters
+        # Refused before it is made: a process that the kernel ends loses the weights of all clients.
+        self._check_room(f"an adapter of {num:,} parameters with its optimizer", num * _ADAPTER_BYTES)
         session = AdapterSession(base.shared, plan)
         if request.get("load") is not None:
             session.load(Path(request["load"]), with_optimizer=request["optimizer"])
@@ -168,6 +174,15 @@ class Trainer:
             shared = SharedBase(path, precision, plan.training.device)
             self._bases[path, precision] = _Base(shared, self._templates[path])
         return self._bases[path, precision]
+
+    def _check_room(self, what: str, num_bytes: int) -> None:
+        """Raise WorkError where memory is not enough for something."""
+        if (free := self._memory_bytes()) < num_bytes:
+            raise WorkError(
+                f"{what} takes {num_bytes / 2**30:.2f} GiB, and {free / 2**30:.2f} GiB are free",
+                expected="as much free memory",
+                do="unload clients that are done, choose a smaller rank, or train fewer kinds of matrices",
+            )
 
     def _session(self, model_id: str) -> AdapterSession:
         if model_id not in self._sessions:
@@ -223,6 +238,8 @@ class Trainer:
 
     def _snapshot(self, request: Request) -> dict[str, Any]:
         model_id, session = request["model"], self._session(request["model"])
+        num = session.plan.method.num_trainable_parameters
+        self._check_room(f"a copy of {num:,} weights to sample from", num * _COPY_BYTES)
         self._snapshots[request["sampler"]] = (model_id, session.plan, session.weights())
         own = [key for key, (owner, _, _) in self._snapshots.items() if owner == model_id]
         for key in own[:-SNAPSHOTS_A_MODEL]:
