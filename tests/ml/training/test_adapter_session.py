@@ -339,6 +339,14 @@ def test_samples_are_scored_as_training_scores_them(
     np.testing.assert_allclose(plain.prompt_log_probabilities[1:], first, atol=1e-6)
 
 
+def test_answers_that_nobody_wants_any_more_end(plan: Plan, sampler_of: Callable[[Plan], AdapterSampler]) -> None:
+    sampler, asked = sampler_of(plan), iter(range(100))
+    sampler.use("base", lambda: None)
+    order = SampleOrder(PROMPT, max_tokens=20, seed=7, stop_ids=frozenset())
+    (result,) = sampler.sample([order], lambda: next(asked) < 3)
+    assert [len(one.tokens) for one in result.answers] == [4]
+
+
 def test_answers_end_at_stop_tokens_and_texts_which_are_part_of_them(
     plan: Plan, sampler_of: Callable[[Plan], AdapterSampler], tiny_model: Path
 ) -> None:

@@ -89,6 +89,8 @@ class Trainer:
         """By the shape of the adapter, least recently used first."""
         self._snapshots: dict[str, tuple[str, Plan, dict[str, Tensor]]] = {}
         """By sampler: model, plan and weights, oldest first."""
+        self._ended: set[str] = set()
+        """Samplers of sessions that have ended: what is sampled for them now ends, so that the others go on."""
         self._operations: Mapping[str, Callable[[Request], dict[str, Any]]] = {
             "create": self._create,
             "pass": self._pass,
@@ -100,6 +102,8 @@ class Trainer:
 
     def hear(self, request: Request) -> None:
         """Accept a request, from any thread."""
+        if request["op"] == "drop":
+            self._ended.update(request["samplers"])
         self._inbox.put(request)
 
     def work(self) -> None:
@@ -262,10 +266,14 @@ class Trainer:
                 self._answer({"id": request["id"], "error": _as_ours(error).as_json()})
         if sampler is None:
             return
-        orders = [order for _, order in ready]
+        orders, key = [order for _, order in ready], requests[0]["sampler"]
+
+        def is_wanted() -> bool:
+            return key not in self._ended
+
         for places in batches_of(orders, _SAMPLED_TOKENS, sampler.model.context_length_tokens):
             try:
-                results = sampler.sample([orders[place] for place in places])
+                results = sampler.sample([orders[place] for place in places], is_wanted)
                 made = [{"result": {"proto": _text(wire.sample_message(result))}} for result in results]
                 counts = [sum(len(one.tokens) for one in result.answers) for result in results]
                 for message, count in zip(made, counts, strict=True):
@@ -315,6 +323,7 @@ class Trainer:
         return read_adapter(Path(source["folder"]), sampler.model)
 
     def _drop(self, models: list[str], samplers: list[str]) -> None:
+        self._ended.difference_update(samplers)
         for model_id in models:
             self._sessions.pop(model_id, None)
         for key, (owner, _, _) in list(self._snapshots.items()):
