@@ -167,6 +167,8 @@ class Trainer:
         path, precision = plan.base_model.path, plan.training.precision
         if (path, precision) not in self._bases:
             num_bytes = plan.base_model.num_parameters * (2 if precision == "bfloat16" else 4)
+            if self._memory_bytes() < 2 * num_bytes:
+                self._drop_unused()
             if (free := self._memory_bytes()) < 2 * num_bytes:
                 raise WorkError(
                     f"{plan.base_model.name} takes {num_bytes / 2**30:.2f} GiB, and {free / 2**30:.2f} GiB are free",
@@ -332,6 +334,15 @@ class Trainer:
         if not self._sessions and not self._snapshots:
             self._samplers.clear()
             self._bases.clear()
+
+    def _drop_unused(self) -> None:
+        """Free the bases that no training client and no weights in memory are on; samplers load them again."""
+        plans = [one.plan for one in self._sessions.values()] + [plan for _, plan, _ in self._snapshots.values()]
+        used = {(plan.base_model.path, plan.training.precision) for plan in plans}
+        for key in [one for one in self._bases if one not in used]:
+            del self._bases[key]
+        # Each holds the weights of its base.
+        self._samplers.clear()
 
 
 def order_of(document: Mapping[str, Any]) -> SampleOrder:
