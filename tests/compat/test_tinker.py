@@ -355,17 +355,15 @@ def test_runs_and_capabilities_are_listed(service: Any) -> None:
     assert client.model_id in session.training_run_ids
 
 
-def test_a_killed_process_loses_what_was_not_saved_and_says_what_to_do(
-    service: Any, keys_and_server: tuple[dict[str, str], RunningServer]
-) -> None:
+def test_a_killed_process_loses_what_was_not_saved_and_says_what_to_do(service: Any) -> None:
     import psutil
 
-    _, server = keys_and_server
     client = new_client(service)
     train(client, STEPS[:1])
     path = client.save_state("before").result(PATIENCE_SECONDS).path
     losses = train(client, STEPS[1:2])
-    found = [one for one in psutil.Process(server.process.pid).children(recursive=True) if _trains(one)]
+    # The session's fork server may be its parent, in the place of the server.
+    found = [one for one in psutil.Process().children(recursive=True) if _trains(one)]
     assert len(found) == 1
     found[0].kill()
     with pytest.raises(tinker.RequestFailedError, match="the process that trains has ended") as caught:
