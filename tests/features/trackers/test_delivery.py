@@ -206,6 +206,25 @@ def test_a_process_that_is_gone_leaves_what_is_undelivered(context: Context, run
     assert service.states(context, run_id)[0].status == "waiting"
 
 
+def test_what_another_process_has_delivered_meanwhile_is_not_sent_again(
+    context: Context, run_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "_LOCK_SECONDS", 0.0)
+    monkeypatch.setattr(delivery, "_POLL_SECONDS", 0.01)
+    is_over, late = threading.Event(), Delivery(context, run_id, PLAN)
+    worker = threading.Thread(target=late.follow, args=(is_over,))
+    other = Delivery(context, run_id, PLAN)
+    with other._held():
+        worker.start()
+        other._finish()
+        assert steps() == [1, 2, 3]
+        assert worker.is_alive(), "it waits for its turn"
+    wait_until(lambda: len(Recorded.begun) == 2)
+    is_over.set()
+    worker.join(120)
+    assert steps() == [1, 2, 3]
+
+
 def test_a_pause_waits_shorter_than_an_end(context: Context, run_id: str) -> None:
     assert reporting._seconds_left(context, run_id) == context.settings.tracker_wait_seconds
     context.runs.update(run_id, status="paused")

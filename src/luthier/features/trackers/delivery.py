@@ -12,12 +12,13 @@ import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
 from luthier.core.child_process.channel import Channel
-from luthier.core.errors import LuthierError
+from luthier.core.errors import ConflictError, LuthierError
 from luthier.core.events import Event, StepDone, ValidationDone, WarningRaised
 from luthier.core.plan import Plan
 from luthier.core.registry import TRACKERS
@@ -53,8 +54,8 @@ class Delivery:
     def __init__(self, context: Context, run_id: str, tracker: TrackerPlan) -> None:
         self._context, self._run_id, self._plan = context, run_id, tracker
         self._folder = context.settings.run_folder(run_id)
-        self.state = load_state(self._folder, tracker.name).model_copy(update={"project": tracker.project})
         self._tracker: Tracker | None = None
+        self._load()
 
     def deliver(self) -> TrackerState:
         """Deliver all that there is, once; where the run has ended or paused, its outcome, too.
@@ -65,17 +66,22 @@ class Delivery:
             ConflictError: Another process delivers this run to this tracker.
         """
         with self._held():
+            self._load()
             self._finish()
         return self.state
 
     def follow(self, is_over: threading.Event) -> TrackerState:
         """Deliver while the run goes on, and its outcome once `is_over` is set. Errors are stored, as by `deliver`.
 
+        Another process that delivers what an earlier part of the run has left is waited for.
+
         Raises:
-            ConflictError: Another process delivers this run to this tracker.
+            ConflictError: It still does so when `is_over` is set.
         """
         pause = _FIRST_PAUSE_SECONDS
-        with self._held():
+        with ExitStack() as stack:
+            self._wait_for_turn(stack, is_over)
+            self._load()
             while not is_over.is_set():
                 if self._attempt(is_over=False):
                     pause = _FIRST_PAUSE_SECONDS
@@ -85,6 +91,21 @@ class Delivery:
                     pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
             self._finish()
         return self.state
+
+    def _wait_for_turn(self, stack: ExitStack, is_over: threading.Event) -> None:
+        while True:
+            try:
+                stack.enter_context(self._held())
+                return
+            except ConflictError:
+                if is_over.is_set():
+                    raise
+                is_over.wait(_POLL_SECONDS)
+
+    def _load(self) -> None:
+        """Read the state behind the lock: whoever had it before has delivered more."""
+        state = load_state(self._folder, self._plan.name)
+        self.state = state.model_copy(update={"project": self._plan.project})
 
     def _finish(self) -> None:
         """The last attempt. A run that has neither ended nor paused, as after a kill, stays open in the tracker."""
