@@ -150,6 +150,14 @@ def test_three_steps_equal_those_of_the_loop_and_what_is_saved_is_ours(
     listed = rest(service).list_checkpoints(client.model_id).result(PATIENCE_SECONDS).checkpoints
     assert [(each.tinker_path, each.user_metadata) for each in listed] == [(saved.path, {"note": "x"})]
     assert listed[0].size_bytes > 0
+    # The curve of a client that goes back to an earlier state has no steps behind it.
+    train(client, STEPS[:1])
+    client.save_state("after-4").result(PATIENCE_SECONDS)
+    client._load_state_impl(saved.path, True, None).result(PATIENCE_SECONDS)
+    client.save_state("back").result(PATIENCE_SECONDS)
+    with Context.open(server.home) as context:
+        assert [event.step for event in context.runs.events(model.run_id)] == [1, 2, 3]
+        assert context.runs.get(model.run_id).step == 3
 
 
 def test_training_goes_on_from_a_saved_state_exactly(service: Any) -> None:

@@ -190,6 +190,8 @@ def _keep_run(context: Context, model: TinkerModel, adapter: Path, result: Mappi
     context.runs.update(
         model.run_id, status="succeeded", step=state["step"], stopped_because=outcome.stopped_because, result=outcome
     )
+    # A client that went back to an earlier state has left the steps behind it: they are not part of this curve.
+    context.runs.truncate_after(model.run_id, state["step"] - len(result["events"]))
     for event in result["events"]:
         context.runs.append(model.run_id, StepDone.model_validate(event))
 
