@@ -24,8 +24,8 @@ def test_a_base_without_clients_makes_room_for_another(monkeypatch: pytest.Monke
     monkeypatch.setattr(adapter_session, "SharedBase", lambda path, *_: path)
     monkeypatch.setattr(chat_template.ChatTemplate, "load", lambda *_: None)
     make: Any = Trainer
-    trainer = make(print, hardware=None, memory_bytes=lambda: room[len(trainer._bases)])
-    room = [1 << 40, 1 << 40, 0]
+    room: list[int] = [1 << 40, 1 << 40, 0]
+    trainer: Any = make(print, hardware=None, memory_bytes=lambda: room[len(trainer._bases)])
     for name in ("a", "b"):
         trainer._base(plan_of(name))
     trainer._sessions["session:train:0"] = SimpleNamespace(plan=plan_of("a"))
