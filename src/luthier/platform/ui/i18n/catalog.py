@@ -90,10 +90,12 @@ class Catalog:
 
         def filled(hole: re.Match[str]) -> str:
             value = by_name.get(hole[1], hole[0])
+            if hole[2] and value and (whole := self.sentence(value, figure)):
+                return whole
             value = (
                 value.replace("about ", f"{self.sentences.get('about', 'about')} ", 1) if _ABOUT.match(value) else value
             )
-            return (self.sentence(value, figure) if hole[2] and value else None) or figure(value)
+            return figure(value)
 
         # One pass: a value that has braces of its own is not filled again.
         return _FILLED.sub(filled, pattern.translation)
