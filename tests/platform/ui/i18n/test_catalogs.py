@@ -167,6 +167,22 @@ def test_what_a_caller_has_translated_is_not_english() -> None:
     assert words("de").in_text("no such sentence anywhere") == '<span lang="en">no such sentence anywhere</span>'
 
 
+@pytest.mark.parametrize(
+    ("english", "german"),
+    [("The tuned model is better than the base model, but worse than a linear classifier, by accuracy.",
+      "Das angepasste Modell ist besser als das Basismodell, aber schlechter als ein linearer Klassifikator (Metrik: "
+      "Genauigkeit)."),
+     ("Not distinguishable from the base model: perplexity 3.10 against 3.20 (lower is better; -0.10, 95% interval "
+      "-0.40 to 0.20, p = 0.40; 40 held-out rows); about 400 held-out rows would settle a difference of this size.",
+      "Nicht unterscheidbar von folgendem System: das Basismodell: Perplexität 3,10 gegen 3,20 (niedriger ist besser; "
+      "-0,10, 95-%-Intervall -0,40 bis 0,20, p = 0,40; 40 Testzeilen); etwa 400 Testzeilen würden einen Unterschied "
+      "dieser Größe entscheiden."),
+     ("2 epochs of 12 steps", "2 Epochen zu 12 Schritten")],
+)  # fmt: skip
+def test_sentences_of_verdicts_and_plans(english: str, german: str) -> None:
+    assert words("de")(english) == german
+
+
 SENTENCES = b'''
 """A module."""
 why = "the rows have a template"

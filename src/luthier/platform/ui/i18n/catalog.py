@@ -119,11 +119,13 @@ class Catalog:
 
         def filled(hole: re.Match[str]) -> str:
             value = by_name.get(hole[1], hole[0])
+            is_text = hole[2] and 0 < len(value) <= _MAX_VALUE_CHARACTERS
+            if is_text and (whole := self.sentence(value, figure)):
+                return whole
             value = (
                 value.replace("about ", f"{self.sentences.get('about', 'about')} ", 1) if _ABOUT.match(value) else value
             )
-            is_text = hole[2] and 0 < len(value) <= _MAX_VALUE_CHARACTERS
-            return (self.sentence(value, figure) if is_text else None) or figure(value)
+            return figure(value)
 
         # One pass: a value that has braces of its own is not filled again.
         return _FILLED.sub(filled, pattern.translation)

@@ -14,7 +14,8 @@ from luthier.core.evaluation import Metric
 from luthier.ml.charts import figures
 
 _NUMBER: Final = re.compile(
-    r"(?<![\w.,/-])\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\w,/-])|(?<![\w.,/-])\d+\.\d+(?![\w,/-]|\.\d)"
+    # A hyphen that follows a letter or a digit is none of a negative number: `run-1.5`, `0.1-0.5`.
+    r"(?<![\w.,/])(?<![\w.,/)\]-]-)(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\w,/-])|\d+\.\d+(?![\w,/-]|\.\d))"
 )
 _INTERVAL: Final = re.compile(r"\[([+−-]?[\d.,]+), ([+−-]?[\d.,]+)\]")
 
