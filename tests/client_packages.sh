@@ -14,15 +14,15 @@ folder=build/openai-oldest
 rm -rf "$folder"
 constraints=$(mktemp)
 trap 'rm -f "$constraints"' EXIT
-grep -v '^openai==' constraints.txt >"$constraints"
-"$1" -m pip install --disable-pip-version-check --quiet --target "$folder" -c "$constraints" \
+grep -vE '^(openai|httpx|httpcore)==' constraints.txt >"$constraints"
+"$1" -m pip install --disable-pip-version-check --quiet --target "$folder" --quiet -c "$constraints" \
   'openai==1.18.0' 'httpx<0.28' ||
   { rm -rf "$folder"; echo "openai 1.18.0 could not be installed: the tests with it are skipped" >&2; }
 
 folder=build/third-party-clients
 rm -rf "$folder"
-# Without those that instructor wants older (jiter, and with it openai, and rich).
-grep -vE '^(jiter|openai|rich|typer)==' constraints.txt >"$constraints"
+# Without those that instructor wants older (jiter, and with it openai, and rich), and litellm (importlib_metadata).
+grep -vE '^(jiter|openai|rich|typer|importlib_metadata)==' constraints.txt >"$constraints"
 "$1" -m venv "$folder" &&
   "$1" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
     >"$("$folder/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/test_environment.pth" &&

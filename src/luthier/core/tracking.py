@@ -105,6 +105,12 @@ def is_address(location: str | None) -> bool:
     return location is not None and location.startswith(("http://", "https://"))
 
 
+def hide_folders(plan: dict[str, Any]) -> None:
+    """Take folders and databases of this machine out of the trackers in the document of a plan."""
+    for one in (*plan["tracking"], *(plan["recipe"]["tracking"] or ())):
+        one["location"] = one["location"] if is_address(one["location"]) else None
+
+
 def without_credentials(location: str) -> str:
     """An address without user, password, query and fragment; anything that is no address as it is."""
     parts = urlsplit(location)

@@ -92,7 +92,12 @@ TABLE: Final[tuple[Row, ...]] = (
         "supported",
         "settings without effect on a reinforcement job are reported by an event with the level `warn`",
     ),
-    Row("jobs", "integrations", "refused", "an empty list or null is accepted"),
+    Row(
+        "jobs",
+        "integrations",
+        "supported",
+        "one, with the server's key of Weights & Biases; an empty list or null is accepted",
+    ),
     Row("jobs list", "after limit metadata", "supported"),
     Row("job events list", "after limit", "supported"),
     Row("job checkpoints list", "after limit", "supported"),
@@ -110,16 +115,74 @@ TABLE: Final[tuple[Row, ...]] = (
     ),
     Row("evals update", "metadata name", "supported"),
     Row("evals list", "after limit order order_by", "supported"),
-    Row(
-        "eval runs", "data_source metadata name", "supported", "a source of stored responses is refused: there are none"
-    ),
+    Row("eval runs", "data_source metadata name", "supported", "[rows](evals.md#rows): which sources"),
     Row("eval runs list", "after limit order status", "supported"),
     Row("output items list", "eval_id after limit order status", "supported"),
+    Row(
+        "responses",
+        "input model instructions previous_response_id tools tool_choice parallel_tool_calls max_output_tokens "
+        "temperature top_p top_logprobs store stream stream_options metadata",
+        "supported",
+        "[responses](#responses): `input` to 2,048 items with those of earlier responses, "
+        "`tools` (functions alone) to 128",
+    ),
+    Row("responses", "text", "supported", "`format`: text, `json_object`, `json_schema`; `verbosity` is refused"),
+    Row(
+        "responses",
+        "reasoning",
+        "supported",
+        "`effort` as `reasoning_effort` of chat; `summary` (`auto`, `detailed`) returns the reasoning as the summary, "
+        "in full; `concise` is refused",
+    ),
+    Row(
+        "responses",
+        "truncation",
+        "supported",
+        "`auto` leaves out the oldest turns of a conversation that is too long, and reports how many messages "
+        "(`num_dropped_messages`)",
+    ),
+    Row(
+        "responses",
+        "include",
+        "supported",
+        "`message.output_text.logprobs` alone; others are refused by name",
+    ),
+    Row("responses", "user safety_identifier", "supported", "select the target of a deployment"),
+    Row("responses", "background", "accepted", "`false` alone"),
+    Row("responses", "max_tool_calls", "accepted", "limits tools of the hosted service, of which there are none"),
+    Row(
+        "responses",
+        "prompt_cache_key prompt_cache_retention prompt_cache_options",
+        "accepted",
+        "could only make an answer faster",
+    ),
+    Row("responses", "service_tier", "accepted", "only `auto` and `default`; other tiers are rejected"),
+    Row(
+        "responses",
+        "access_programs background_options context_management conversation image moderation prompt",
+        "refused",
+        "conversations are continued by `previous_response_id`",
+    ),
+    Row(
+        "response counts",
+        "input model instructions previous_response_id tools tool_choice parallel_tool_calls text reasoning truncation",
+        "supported",
+        "as of responses; `input` and `model` are required",
+    ),
+    Row("response counts", "conversation personality", "refused"),
+    Row("response", "include", "supported", "as of responses"),
+    Row(
+        "response",
+        "stream include_obfuscation starting_after",
+        "supported",
+        "`false` alone, or left out: a stored response is returned whole",
+    ),
+    Row("response items list", "after include limit order", "supported"),
     Row(
         "batches",
         "input_file_id endpoint completion_window metadata output_expires_after",
         "supported",
-        "[batches](evals.md#batches): chat completions, completions and embeddings",
+        "[batches](evals.md#batches): chat completions, completions, embeddings and responses",
     ),
     Row("batches list", "after limit", "supported"),
     Row(

@@ -133,6 +133,7 @@ def _of_openai(home: Context, model: str) -> tuple[dict[str, str], dict[str, str
             completion_id="chatcmpl-1", project_id="default", model=model, user_digest="", labels={}, document=document
         )
     )
+    _store_response(home, model)
     line = {"custom_id": "one", "method": "POST", "url": "/v1/chat/completions", "body": asked}
     with files.incoming_file(home) as incoming:
         incoming.write(f"{json.dumps(line)}\n".encode())
@@ -162,8 +163,31 @@ def _of_openai(home: Context, model: str) -> tuple[dict[str, str], dict[str, str
     )  # fmt: skip
     home.evals.append(run.eval_run_id, [item], RunTotals(num_items=1, passed=1))
     below = {"eval_id": one.eval_id, "run_id": run.eval_run_id, "item_id": item.item_id}
-    ids = {"completion_id": "chatcmpl-1", "batch_id": batch.batch.batch_id, "eval_id": one.eval_id}
+    ids = {
+        "completion_id": "chatcmpl-1",
+        "response_id": "resp_1",
+        "batch_id": batch.batch.batch_id,
+        "eval_id": one.eval_id,
+    }
     return ids | {"item_id": item.item_id} | _of_tinker(home), below
+
+
+def _store_response(home: Context, model: str) -> None:
+    """A stored response with one item of input and one of output."""
+    from luthier.features.traffic.stored_responses import StoredResponse
+
+    text = {"type": "output_text", "text": QUOTED, "annotations": []}
+    output = {"id": "msg_1", "type": "message", "role": "assistant", "status": "completed", "content": [text]}
+    response = {"id": "resp_1", "object": "response", "created_at": 1, "model": model, "status": "completed"}
+    response |= {"output": [output], "tools": [], "usage": {"input_tokens": 1}, "metadata": {}}
+    asked = {"id": "msg_0", "type": "message", "role": "user", "content": [{"type": "input_text", "text": QUOTED}]}
+    document = {"input": [asked], "parameters": {"model": model}, "response": response}
+    home.stored_responses.add(
+        StoredResponse(
+            response_id="resp_1", project_id="default", model=model, user_digest="", earlier_ids=(), labels={},
+            document=document,
+        )
+    )  # fmt: skip
 
 
 def _of_tinker(home: Context) -> dict[str, str]:
@@ -190,14 +214,14 @@ def _of_tinker(home: Context) -> dict[str, str]:
             model_id=model.model_id,
             project_id="default",
             kind="training",
-            name="one",
+            name="tinker-state-1",
             step=1,
             num_bytes=1,
             served_name="ft:tiny:default:one:1",
         )
     )
     named = {"tinker_session_id": session.session_id, "sampler_id": sampler.sampler_id}
-    return named | {"training_run_id": model.model_id, "tinker_kind": "weights", "tinker_name": "one"}
+    return named | {"training_run_id": model.model_id, "tinker_kind": "weights", "tinker_name": "tinker-state-1"}
 
 
 def _failed_run(home: Context, rows: Path, base: Path) -> tuple[str, str]:

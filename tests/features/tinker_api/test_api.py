@@ -40,8 +40,9 @@ def test_the_key_is_taken_from_the_header_of_the_sdk(home: Context, visitor: Vis
     visit, key = visitor(), create_key(home, "k", scopes=("train",))[1]
     for given, status in ((f"tml-{key}", 200), (key, 200), ("tml-wrong", 401), ("", 401)):
         assert visit.get(f"{API}/healthz", headers={"X-API-Key": given}).status_code == status
-    # Elsewhere that header is none.
-    assert visit.get("/v1/models", headers={"X-API-Key": key}).status_code == 401
+    # Elsewhere keys have no prefix; this one lacks the scope.
+    for given, status in ((key, 403), (f"tml-{key}", 401)):
+        assert visit.get("/v1/models", headers={"X-API-Key": given}).status_code == status
 
 
 def test_scopes(home: Context, client: TestClient, visitor: Visitor) -> None:
@@ -129,6 +130,16 @@ def test_sampling_that_is_not_supported_is_refused_by_name(client: TestClient, f
         field: value,
     }
     assert field in post(client, "/asample", 400, **body)["error"]["message"]
+
+
+def test_labels_and_stop_texts_are_short(client: TestClient) -> None:
+    for field, value in nonempty(
+        [("user_metadata", {"x": "y" * 20_000}), ("tags", ["x"] * 200), ("display_name", "x" * 300)]
+    ):
+        assert field in post(client, "/create_session", 400, **{field: value})["error"]["message"]
+    prompt = {"chunks": [{"type": "encoded_text", "tokens": [1]}]}
+    body = {"sampling_session_id": "s", "seq_id": 0, "prompt": prompt, "sampling_params": {"stop": ["x"] * 65}}
+    assert "stop" in post(client, "/asample", 400, **body)["error"]["message"]
 
 
 def test_a_used_up_budget_is_the_result_of_a_request(

@@ -10,7 +10,14 @@ from tests.features.tinker_api.conftest import Clock, HeldTrainer
 from luthier.core.access import Caller
 from luthier.core.errors import BusyError, LuthierError, NotFoundError, RequestError
 from luthier.features.tinker_api import sessions as module
-from luthier.features.tinker_api.sessions import Answer, LiveModel, LiveSession, PendingRequest, TinkerSessions
+from luthier.features.tinker_api.sessions import (
+    Answer,
+    LiveModel,
+    LiveSampler,
+    LiveSession,
+    PendingRequest,
+    TinkerSessions,
+)
 
 CALLER = Caller(project_id="p", key_id="key")
 
@@ -101,6 +108,33 @@ def test_a_request_that_fails_does_not_hold_up_the_next(
     assert later.result.result(0).error is error
 
 
+def test_requests_behind_a_number_that_never_comes_fail_and_later_ones_go_on(
+    sessions: TinkerSessions, session: LiveSession, model: LiveModel, trainer: HeldTrainer, clock: Clock
+) -> None:
+    waiting = [send(sessions, session, model, number) for number in (2, 3)]
+    assert sessions.look()
+    clock.now += module.GAP_SECONDS + 1
+    assert sessions.look()
+    errors = [one.result.result(0).error for one in waiting]
+    assert [error is not None and error.came.startswith("request 1 of") for error in errors] == [True, True]
+    with pytest.raises(RequestError, match="seq_id 1"):
+        send(sessions, session, model, 1)
+    send(sessions, session, model, 4)
+    assert ops(trainer) == [4]
+
+
+def test_a_gap_that_is_closed_in_time_fails_nothing(
+    sessions: TinkerSessions, session: LiveSession, model: LiveModel, trainer: HeldTrainer, clock: Clock
+) -> None:
+    send(sessions, session, model, 2)
+    for number in (1, 4, 3):
+        sessions.look()
+        clock.now += module.GAP_SECONDS - 1
+        send(sessions, session, model, number)
+    sessions.look()
+    assert ops(trainer) == [1, 2, 3, 4]
+
+
 def test_a_defect_while_a_result_is_stored_becomes_the_result(
     sessions: TinkerSessions, session: LiveSession, model: LiveModel, trainer: HeldTrainer
 ) -> None:
@@ -183,3 +217,44 @@ def test_more_clients_and_bytes_than_there_is_room_for_are_refused(
     send(sessions, session, model, 1, num_bytes=8)
     with pytest.raises(BusyError, match="1 requests of 8 bytes"):
         send(sessions, session, model, 2, num_bytes=8)
+
+
+def test_sessions_and_sampling_clients_are_limited(sessions: TinkerSessions, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MAX_SESSIONS", 1)
+    monkeypatch.setattr(module, "_MAX_SAMPLERS", 1)
+    first = sessions.open(CALLER, {})
+    with pytest.raises(BusyError, match="1 sessions of the project"):
+        sessions.open(CALLER, {})
+    assert sessions.open(Caller(project_id="other"), {}).session_id != first.session_id
+    sampler = LiveSampler("a", first.session_id, {}, "tiny")
+    assert sessions.add_sampler(first, sampler) is sampler
+    assert sessions.add_sampler(first, LiveSampler("a", first.session_id, {}, "tiny")) is sampler
+    with pytest.raises(BusyError, match="1 sampling clients"):
+        sessions.add_sampler(first, LiveSampler("b", first.session_id, {}, "tiny"))
+
+
+def test_results_take_their_room_until_they_were_fetched(
+    sessions: TinkerSessions, session: LiveSession, trainer: HeldTrainer, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MAX_OPEN_BYTES", 10)
+
+    def ask(key: str) -> PendingRequest:
+        return sessions.start(session, key, lambda: {"op": "x"}, lambda _: Answer(message=b"12345678"), num_bytes=3)
+
+    first = ask("a")
+    trainer.answer()
+    with pytest.raises(BusyError, match="0 requests of 8 bytes"):
+        ask("b")
+    assert sessions.fetch("p", "a") is first
+    with pytest.raises(BusyError):
+        ask("b")  # the answer may not have arrived
+    clock.now += module._REPEAT_SECONDS
+    ask("b")
+    with pytest.raises(NotFoundError, match="was fetched"):
+        sessions.fetch("p", "a")
+    sessions.finish(session)
+    clock.now += 10 * module.SILENT_SECONDS
+    sessions.look()
+    clock.now += 10 * module.SILENT_SECONDS
+    sessions.look()
+    assert sessions._num_bytes == 0

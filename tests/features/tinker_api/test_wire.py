@@ -72,11 +72,36 @@ def test_sparse_tensors_become_dense() -> None:
     assert found.inputs["target_tokens"].tolist() == targets.tolist()
 
 
+def sparse(shape: list[int]) -> bytes:
+    """A request of a few bytes whose only datum has a sparse tensor without entries."""
+    starts = np.zeros(shape[0] + 1, dtype=np.int64).tobytes() if len(shape) == 2 else b""
+    tensor = wire._field(2, wire._field(2, starts)) + wire._field(3, 2) + b"".join(wire._field(4, n) for n in shape)
+    return wire._field(3, wire._field(2, wire._field(1, b"target_tokens") + wire._field(2, tensor)))
+
+
+def test_tensors_that_are_large_once_they_are_dense_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "_MAX_ELEMENTS", 100)
+    assert [one.inputs["target_tokens"].shape for one in wire.read_data(sparse([2, 25]) * 2)] == [(2, 25)] * 2
+    for body in (sparse([2, 51]), sparse([2, 25]) * 3, sparse([0, 101])):
+        with pytest.raises(RequestError, match="of shape"):
+            wire.read_data(body)
+    with pytest.raises(RequestError, match="200,000 dimensions"):
+        wire.read_data(sparse([2**62] * 200_000))
+    monkeypatch.setattr(wire, "_MAX_DATA", 2)
+    assert wire.read_head(sparse([2, 25]) * 2).num_data == 2
+    fault = wire.read_head(sparse([2, 25]) * 3).fault
+    assert fault is not None
+    assert "a request with 3 data" in str(fault)
+
+
 def test_images_are_refused_by_name() -> None:
     image = tinker.types.ModelInput(chunks=[tinker.types.ImageChunk(data=b"x", format="png")])
     body = request([tinker.types.Datum(model_input=image, loss_fn_inputs={"target_tokens": [1]})])
-    with pytest.raises(RequestError, match="an image in model_input"):
-        wire.read_head(body)
+    head = wire.read_head(body)
+    assert head.fault is not None
+    assert "an image in model_input" in head.fault.came
+    # Known all the same: the request takes its turn, so that the next one does not wait for it for ever.
+    assert (head.model_id, head.seq_id) == ("session-1:train:0", 300)
 
 
 @given(st.binary(max_size=200))

@@ -14,7 +14,7 @@ from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError, RequestError, WorkError
 from luthier.core.events import RunEnded, RunStarted, ValidationDone, WarningRaised
 from luthier.core.tracking import TrackerPlan
-from luthier.features.trackers import delivery, job, service
+from luthier.features.trackers import delivery, job, reporting, service
 from luthier.features.trackers.delivery import Delivery
 from luthier.features.trackers.reporting import undelivered
 from luthier.features.trackers.state import TrackerState, load_state, save_state
@@ -206,6 +206,13 @@ def test_a_process_that_is_gone_leaves_what_is_undelivered(context: Context, run
     assert service.states(context, run_id)[0].status == "waiting"
 
 
+def test_a_pause_waits_shorter_than_an_end(context: Context, run_id: str) -> None:
+    assert reporting._seconds_left(context, run_id) == context.settings.tracker_wait_seconds
+    context.runs.update(run_id, status="paused")
+    assert reporting._seconds_left(context, run_id) == reporting._SECONDS_OF_PAUSE
+    assert reporting._seconds_left(context, "run-20260101-000000-ffffff") == reporting._SECONDS_OF_PAUSE
+
+
 def test_a_damaged_state_begins_again(context: Context, run_id: str) -> None:
     folder = context.settings.run_folder(run_id)
     save_state(folder, TrackerState(name="mlflow", position=9))
@@ -218,6 +225,8 @@ def test_everything_again_goes_into_a_new_run(context: Context, run_id: str) -> 
     service.deliver(context, run_id)
     service.deliver(context, run_id, from_start=True)
     assert (steps(), Recorded.begun[1].tracker_run_id) == ([1, 2, 3, 1, 2, 3], "")
+    first, second = Recorded.begun
+    assert (first.key, second.key, second.name) == (RUN_ID, f"{RUN_ID}-2", f"{RUN_ID}-2")
 
 
 def test_a_run_without_a_tracker_is_reported_to_one_that_is_named(context: Context) -> None:

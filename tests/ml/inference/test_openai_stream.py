@@ -1,4 +1,5 @@
 import asyncio
+import json
 import time
 
 import httpx2
@@ -214,6 +215,24 @@ def test_calls_of_tools_are_told_as_such(stream_engine, server):
     calls = [call for piece in heard.pieces["a", 0] for call in piece.calls]
     assert [(call.call_id, call.name, call.arguments) for call in calls] == [("c1", "f", ""), (None, None, "{}")]
     assert heard.ends["a", 0].reason == "tool_calls"
+
+
+def test_a_call_without_an_id_gets_one(stream_engine, server):
+    calls = ", ".join(f'{{"index": {n}, "function": {{"name": "f", "arguments": "{{}}"}}}}' for n in range(2))
+    chunk = f'{{"choices": [{{"delta": {{"tool_calls": [{calls}]}}, "finish_reason": "tool_calls"}}]}}'
+    (piece,) = told(stream_engine, server, [chunk, USAGE], question("Why?")).pieces["a", 0]
+    assert len({call.call_id for call in piece.calls}) == 2
+    assert all(call.call_id.startswith("call_") for call in piece.calls)
+
+
+@pytest.mark.parametrize(("field", "value", "found"), [
+    ("stop_reason", "###", "###"), ("matched_stop", "###", "###"), ("stop_reason", 2, None), ("stop_reason", "x", None),
+])  # fmt: skip
+def test_the_stop_text_that_the_server_has_cut_off_is_known(stream_engine, server, field, value, found):
+    end = {"delta": {"content": "It is"}, "finish_reason": "stop", field: value}
+    asked = question("Why?").model_copy(update={"stop": ("###",)})
+    heard = told(stream_engine, server, [json.dumps({"choices": [end]}), USAGE], asked)
+    assert (heard.ends["a", 0].reason, heard.ends["a", 0].stop_text) == ("stop", found)
 
 
 @pytest.mark.parametrize("is_chat", [True, False])

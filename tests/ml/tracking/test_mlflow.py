@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,8 @@ def test_a_second_delivery_of_the_end_registers_no_second_model(tmp_path: Path, 
     lost = MLflow()
     lost_id = lost.begin(TrackedRun(**{name: getattr(run, name) for name in run.__slots__} | {"tracker_run_id": ""}))
     assert lost_id.tracker_run_id == run.tracker_run_id, "a run whose id was lost is found by its tag"
+    new_id = MLflow().begin(replace(run, tracker_run_id="", number=2))
+    assert new_id.tracker_run_id != run.tracker_run_id, "a delivery from the start has a run of its own"
 
 
 def test_a_base_model_that_is_missing_is_named(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,29 @@ def test_scalars_parameters_and_texts_are_read_back(tmp_path: Path) -> None:
     assert start.hparams["recipe.method.name"].string_value == "lora"
 
 
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("second try", f"second try-{RUN_ID}"),
+        ("../../out", f"_.._out-{RUN_ID}"),
+        ("/tmp/out", f"_tmp_out-{RUN_ID}"),
+        ("..", RUN_ID),
+        ("x" * 256, f"{'x' * 100}-{RUN_ID}"),
+    ],
+)
+def test_the_name_of_a_run_does_not_lead_out_of_the_location(tmp_path: Path, name: str, folder: str) -> None:
+    run = deliver_to("tensorboard", tmp_path, location=str(tmp_path / "curves"), run_name=name)
+    assert run.tracker_run_id == str(tmp_path / "curves" / folder)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "curves", "report.html", "trackers"]
+
+
 def test_without_a_location_they_are_in_the_folder_of_the_run(tmp_path: Path) -> None:
     run = deliver_to("tensorboard", tmp_path)
     assert run.tracker_run_id == str(run.folder / "tensorboard")
     assert len(list((run.folder / "tensorboard").iterdir())) == 2, "a file a delivery"
+
+
+def test_runs_of_one_name_and_deliveries_from_the_start_have_folders_of_their_own(tmp_path: Path) -> None:
+    run = deliver_to("tensorboard", tmp_path, location=str(tmp_path / "curves"), run_name="second try")
+    others = (replace(run, run_id="run-20261125-093000-bbbbbb"), replace(run, number=2))
+    assert len({one.unique_name for one in (run, *others)}) == 3

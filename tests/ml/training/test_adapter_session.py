@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -228,6 +229,48 @@ def test_a_wrong_request_adds_no_gradient(base: SharedBase, plan: Plan, examples
         session.step(ADAM)
 
 
+@pytest.mark.parametrize("num_before", [0, 1])
+def test_a_pass_that_is_cut_off_adds_no_gradient(
+    base: SharedBase, plan: Plan, examples: list[TokenisedExample], monkeypatch: pytest.MonkeyPatch, num_before: int
+) -> None:
+    session = AdapterSession(base, plan)
+    session.model.micro_batch_tokens = 1  # each row is a micro-batch
+    data = [as_datum(row, 1.0) for row in examples[:3]]
+    for _ in range(num_before):
+        session.run(data, "cross_entropy", {}, backward=True)
+    before = [one.clone() for one in session.optimizer.gradients]
+    own, num = AdapterSession._micro_batch, 0
+
+    def fails_at_the_second(self: AdapterSession, *given: Any, **options: Any) -> tuple[float, list[Any]]:
+        nonlocal num
+        num += 1
+        if num == 2:
+            raise MemoryError
+        return own(self, *given, **options)
+
+    monkeypatch.setattr(AdapterSession, "_micro_batch", fails_at_the_second)
+    with pytest.raises(MemoryError):
+        session.run(data, "cross_entropy", {}, backward=True)
+    assert num == 2
+    assert all(torch.equal(*pair) for pair in zip(session.optimizer.gradients, nonempty(before), strict=True))
+    if not num_before:
+        with pytest.raises(RequestError, match="without gradients"):
+            session.step(ADAM)
+
+
+def test_a_state_before_the_first_step_brings_no_moments(
+    base: SharedBase, plan: Plan, examples: list[TokenisedExample], tmp_path: Path
+) -> None:
+    session = AdapterSession(base, plan)
+    session.save(tmp_path, with_state=True)
+    train(session, [examples[:4]])
+    once = session.weights()
+    session.load(tmp_path, with_optimizer=True)
+    assert session.optimizer.moment_state() == {}
+    train(session, [examples[:4]])
+    assert apart(session.weights(), once) == 0.0
+
+
 def test_numbers_that_are_not_finite_leave_the_weights_as_they_were(
     base: SharedBase, plan: Plan, examples: list[TokenisedExample]
 ) -> None:
@@ -241,7 +284,9 @@ def test_numbers_that_are_not_finite_leave_the_weights_as_they_were(
     assert not any(gradient.any() for gradient in nonempty(session.optimizer.gradients))
 
 
-@pytest.mark.parametrize("wrong", [{"learning_rate": float("nan")}, {"beta1": 1.0}, {"clip_norm": -1.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"learning_rate": float("nan")}, {"beta1": 1.0}, {"clip_norm": -1.0}, {"epsilon": 0.0}]
+)
 def test_wrong_settings_of_a_step_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(RequestError, match=next(iter(wrong))):
         AdamSettings(**({"learning_rate": 1.0} | wrong))
@@ -292,6 +337,14 @@ def test_samples_are_scored_as_training_scores_them(
     ).log_probabilities
     assert plain.prompt_log_probabilities is not None
     np.testing.assert_allclose(plain.prompt_log_probabilities[1:], first, atol=1e-6)
+
+
+def test_answers_that_nobody_wants_any_more_end(plan: Plan, sampler_of: Callable[[Plan], AdapterSampler]) -> None:
+    sampler, asked = sampler_of(plan), iter(range(100))
+    sampler.use("base", lambda: None)
+    order = SampleOrder(PROMPT, max_tokens=20, seed=7, stop_ids=frozenset())
+    (result,) = sampler.sample([order], lambda: next(asked) < 3)
+    assert [len(one.tokens) for one in result.answers] == [4]
 
 
 def test_answers_end_at_stop_tokens_and_texts_which_are_part_of_them(

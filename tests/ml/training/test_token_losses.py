@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from luthier.core.errors import OverlongError, RequestError
-from luthier.ml.training.token_losses import LOSSES, Datum, checked, find_loss
+from luthier.ml.training.token_losses import LOSSES, MAX_TARGETS, Datum, checked, find_loss
 
 LOG_P = torch.tensor([-0.5, -1.0, -2.0])
 GIVEN = {
@@ -103,6 +103,12 @@ def test_several_targets_a_token_are_taken() -> None:
 def test_wrong_data_is_refused_with_its_place(one: Datum, name: str, words: str) -> None:
     with pytest.raises(RequestError, match=words):
         check(one, name)
+
+
+def test_so_many_targets_that_memory_runs_out_are_refused() -> None:
+    one = Datum(np.zeros(3, dtype=np.int32), {"target_tokens": np.zeros((3, MAX_TARGETS // 3 + 1), dtype=np.int64)})
+    with pytest.raises(RequestError, match="datum 4 has 262,146 target_tokens"):
+        check(one, "cross_entropy")
 
 
 def test_a_sequence_beyond_the_context_is_refused() -> None:

@@ -76,7 +76,7 @@ QUERIES = (
     "/api/v1/runs?limit=100",
 )
 """Addresses with queries, beside each route as it is."""
-WITHOUT = {"/welcome/{token}", "/rate/{token}", "/invite/{token}"}
+WITHOUT = {"/welcome/{token}", "/rate/{token}", "/invite/{token}", "/tinker/weights/{token}/{file}"}
 """Routes of links that hold a secret, which no address can be made of."""
 
 
@@ -116,7 +116,7 @@ def test_what_rows_and_models_say_is_shown_as_it_is(filled: tuple[Context, FullH
     assert QUOTED in unescape(asked.get(full.address("/monitor/exchanges/{exchange_id}")).text)
 
 
-SHARED = {"member_id", "model", "number", "deed", "file_format", "path", "task", "kind"}
+SHARED = {"member_id", "model", "number", "deed", "file_format", "path", "task", "kind", "tinker_kind"}
 """Parameters that are no object of a project: members are of the home, as base models are."""
 
 

@@ -20,6 +20,8 @@ from luthier.core.errors import WorkError
 from luthier.core.ids import sha256_file
 from luthier.core.ports import SilentProgress
 from luthier.features.models.resolve import find_candidate
+from luthier.features.runs.run_files import has_weights, weights_of
+from luthier.features.runs.state import standing
 from luthier.features.runs.views import report_of
 from luthier.features.serving.targets import served_target
 from luthier.features.training.recipe_job import carry_out
@@ -102,6 +104,9 @@ def test_what_another_machine_has_trained_is_shown_and_resolved_here(machines: M
             assert not (machines.here / "runs" / run_id).exists()
             # The machine that has trained is gone, with its disk.
             shutil.rmtree(machines.there)
+            assert has_weights(context, standing(context, Caller(), run_id))
+            assert not (machines.here / "runs" / run_id).exists(), "a question fetches nothing"
+            assert weights_of(context, Caller(), run_id).num_bytes > 0
             assert client.get(f"/api/v1/runs/{run_id}/verdict").json()["word"]
             deployed = client.post("/api/v1/deployments", json={"name": "after", "target": run_id})
             assert deployed.status_code == 201, deployed.text

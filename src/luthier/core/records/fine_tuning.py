@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field
 
 from luthier.core.frozen_model import FrozenModel
+from luthier.core.tracking import Text
 
 Auto = Literal["auto"]
 NumEpochs = Auto | Annotated[int, Field(ge=1, le=50, strict=True)]
@@ -110,10 +111,11 @@ class WandbIntegration(FrozenModel):
         tags: tags of the run there.
     """
 
-    project: str
-    name: str | None = None
-    entity: str | None = None
-    tags: tuple[str, ...] | None = None
+    # As in a recipe: what would be refused there must not be found out by the job.
+    project: Text
+    name: Text | None = None
+    entity: Text | None = None
+    tags: Annotated[tuple[Text, ...], Field(max_length=50)] | None = None
 
 
 class Integration(FrozenModel):

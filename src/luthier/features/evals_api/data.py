@@ -28,6 +28,7 @@ from luthier.features.evals_api.records import (
     FileContent,
     FileId,
     ItemReference,
+    LogsConfig,
     ResponsesSource,
     SourceRow,
     StoredCompletions,
@@ -114,7 +115,7 @@ def rows_of(context: Context, job: Job, one: Eval, run: EvalRun) -> Rows:
     if not path.exists():
         partial = folder / ".rows.jsonl"
         with partial.open("w", encoding="utf-8") as file:
-            for row in _checked(one, run, _source_rows(context, job, run)):
+            for row in _checked(one, run, _source_rows(context, job, one, run)):
                 file.write(json_text(row.model_dump(mode="json", exclude_none=True)) + "\n")
             sync_file(file)
         # The name comes last: a snapshot that a kill cut short would be taken for a whole one.
@@ -129,18 +130,27 @@ def needs_sample(run: EvalRun) -> bool:
     return getattr(run.data_source, "model", None) is None
 
 
-def _source_rows(context: Context, job: Job, run: EvalRun) -> Iterator[SourceRow | str]:
+def _source_rows(context: Context, job: Job, one: Eval, run: EvalRun) -> Iterator[SourceRow | str]:
     """Rows of the source; for one that cannot be read, why."""
     source = run.data_source.source
     if isinstance(source, FileContent):
         yield from source.content
     elif isinstance(source, FileId):
         yield from _of_file(own_copy(context, job, source.id, "items"))
+    elif (labels := _labels(one, source)) is None:
+        return
     elif isinstance(source, StoredResponses):
-        yield from _of_responses(context, run, source)
+        yield from _of_responses(context, run, source, labels)
     else:
-        assert isinstance(source, StoredCompletions)
-        yield from _of_completions(context, run, source)
+        yield from _of_completions(context, run, source, labels)
+
+
+def _labels(one: Eval, source: StoredCompletions | StoredResponses) -> dict[str, str] | None:
+    """The metadata that rows must have, by the eval and by the run; None where the two contradict each other."""
+    config = one.data_source_config
+    of_eval, of_run = (config.metadata if isinstance(config, LogsConfig) else None) or {}, source.metadata or {}
+    is_possible = all(of_eval.get(name, value) == value for name, value in of_run.items())
+    return of_eval | of_run if is_possible else None
 
 
 def _of_file(path: Path) -> Iterator[SourceRow | str]:
@@ -173,11 +183,13 @@ def row_of_line(line: str) -> SourceRow | str:
         return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 
-def _of_completions(context: Context, run: EvalRun, source: StoredCompletions) -> Iterator[SourceRow]:
+def _of_completions(
+    context: Context, run: EvalRun, source: StoredCompletions, labels: Mapping[str, str]
+) -> Iterator[SourceRow]:
     found = matching(
         context,
         run.project_id,
-        metadata=source.metadata or {},
+        metadata=labels,
         model=source.model,
         since=source.created_after,
         until=source.created_before,
@@ -196,7 +208,9 @@ def row_of_completion(one: StoredCompletion) -> SourceRow:
     return SourceRow(item=item | {"model": one.model, "tools": request.get("tools") or []}, sample=response)
 
 
-def _of_responses(context: Context, run: EvalRun, source: StoredResponses) -> Iterator[SourceRow]:
+def _of_responses(
+    context: Context, run: EvalRun, source: StoredResponses, labels: Mapping[str, str]
+) -> Iterator[SourceRow]:
     exact = {"temperature": source.temperature, "top_p": source.top_p}
     exact = {name: value for name, value in exact.items() if value is not None}
 
@@ -214,7 +228,7 @@ def _of_responses(context: Context, run: EvalRun, source: StoredResponses) -> It
     found = matching_responses(
         context,
         run.project_id,
-        metadata=source.metadata or {},
+        metadata=labels,
         model=source.model,
         since=source.created_after,
         until=source.created_before,

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.ids import is_id
+from luthier.core.tracking import hide_folders
 from luthier.platform.files.store import StoredFile
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import home_paths, redact_paths, redacted_errors
@@ -206,7 +207,10 @@ def plan_of(
     names = FileReferences(context, project_id)
     recipe = with_chosen_columns(context, project_id, recipe)
     document = with_files(recipe, file=names.file, model=names.model, run=names.run)
-    return _redacted(names, lambda: ask(context, "plan", {"recipe": document, "compares": compares}))
+    found = _redacted(names, lambda: ask(context, "plan", {"recipe": document, "compares": compares}))
+    # Those of the server's environment, which no reference of the recipe names.
+    hide_folders(found["plan"])
+    return found
 
 
 def with_chosen_columns(context: Context, project_id: str, recipe: Mapping[str, Any]) -> Mapping[str, Any]:

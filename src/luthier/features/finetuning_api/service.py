@@ -21,6 +21,7 @@ from luthier.core.plan import Plan
 from luthier.core.recipe import Recipe
 from luthier.core.records.base_model import LocalModel
 from luthier.core.records.fine_tuning import FineTuningRequest, ReinforcementHyperparameters
+from luthier.core.registry import TRACKERS
 from luthier.core.tracking import TrackerRecipe
 from luthier.features.models.store import TunedModel
 from luthier.features.trackers.service import check_wandb
@@ -86,14 +87,16 @@ def recipe_of(
 
 
 def _tracking(request: FineTuningRequest) -> list[TrackerRecipe] | None:
-    """The client's Weights & Biases, in addition to the trackers of this server's environment."""
+    """The client's Weights & Biases, in addition to the trackers of this server's environment that are installed."""
     if not request.integrations:
         return None
     asked = request.integrations[0].wandb
     own = TrackerRecipe(
         name="wandb", project=asked.project, run_name=asked.name, entity=asked.entity, tags=asked.tags or None
     )
-    return [*(TrackerRecipe(name=one.name) for one in chosen(None, os.environ) if one.name != "wandb"), own]
+    # Named in a recipe, one whose package is missing would fail the job.
+    others = (one.name for one in chosen(None, os.environ) if not TRACKERS.declaration(one.name).missing())
+    return [*(TrackerRecipe(name=name) for name in others if name != "wandb"), own]
 
 
 def default_rate(request: FineTuningRequest, hidden_size: int) -> float:

@@ -60,10 +60,8 @@ def weights_folder(context: Context, run_id: str, adapter_path: str) -> Path:
     target = context.settings.run_folder(run_id) / there.name
     if target.is_dir():
         return target
-    prefix = f"{there.name}/"
-    names = {name: one.sha256 for name, one in context.artifacts.linked(run_id).items() if name.startswith(prefix)}
-    # Runs of earlier versions have the weights among the artifacts, and nothing that describes them.
-    if not any(name.endswith("config.json") for name in names):
+    prefix, names = f"{there.name}/", _stored_weights(context, run_id, there.name)
+    if not names:
         return there
     target.parent.mkdir(parents=True, exist_ok=True)
     lock = target.with_name(f".{target.name}.lock")
@@ -77,6 +75,21 @@ def weights_folder(context: Context, run_id: str, adapter_path: str) -> Path:
                 context.artifacts.fetch(sha256, place)
             partly.replace(target)
     return target
+
+
+def has_weights(context: Context, run_id: str, adapter_path: str) -> bool:
+    """Whether `weights_folder` would find a folder; nothing is fetched."""
+    there = Path(adapter_path)
+    is_here = there.is_dir() or (context.settings.run_folder(run_id) / there.name).is_dir()
+    return is_here or bool(_stored_weights(context, run_id, there.name))
+
+
+def _stored_weights(context: Context, run_id: str, folder: str) -> dict[str, str]:
+    """Digests of the files of a folder of weights by name; empty where the artifacts do not hold all of it."""
+    linked = context.artifacts.linked(run_id)
+    names = {name: one.sha256 for name, one in linked.items() if name.startswith(f"{folder}/")}
+    # Runs of earlier versions have the weights among the artifacts, and nothing that describes them.
+    return names if any(name.endswith("config.json") for name in names) else {}
 
 
 def report_page(context: Context, run_id: str) -> Path:

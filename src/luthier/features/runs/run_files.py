@@ -17,6 +17,7 @@ from luthier.core.errors import NotFoundError
 from luthier.core.events import Event, MachineSampled, RunStarted, SamplesAnswered, StepDone, ValidationDone
 from luthier.core.plan import Plan
 from luthier.core.text.plain_yaml import write_yaml
+from luthier.features.models import result_files
 from luthier.features.runs.series import usage_of, values_of
 from luthier.features.runs.state import Standing, standing
 from luthier.platform.audit_log.service import record
@@ -43,7 +44,8 @@ class WeightsArchive:
 
 def has_weights(context: Context, found: Standing) -> bool:
     """Whether the trained weights of a run can be downloaded."""
-    return _weights_folder(context, found) is not None
+    path = _weights_path(found)
+    return path is not None and result_files.has_weights(context, found.run_id, path)
 
 
 def weights_of(context: Context, caller: Caller, run_id: str) -> WeightsArchive:
@@ -51,6 +53,7 @@ def weights_of(context: Context, caller: Caller, run_id: str) -> WeightsArchive:
 
     Raises:
         NotFoundError: The project has no such run, or the run has no trained weights.
+        WorkError: Another machine has trained it, and the artifacts hold a damaged file.
     """
     found = standing(context, caller, run_id)
     folder = _weights_folder(context, found)
@@ -68,13 +71,18 @@ def weights_of(context: Context, caller: Caller, run_id: str) -> WeightsArchive:
 
 
 def _weights_folder(context: Context, found: Standing) -> Path | None:
-    result = None if found.record is None else found.record.result
-    if result is None or result.adapter_path is None:
+    path = _weights_path(found)
+    if path is None:
         return None
-    folder = Path(result.adapter_path)
+    folder = result_files.weights_folder(context, found.run_id, path)
     # The path comes from the database: nothing outside of the run's own folder is given away.
     is_own = folder.resolve().is_relative_to(context.settings.run_folder(found.run_id).resolve())
     return folder if is_own and folder.is_dir() else None
+
+
+def _weights_path(found: Standing) -> str | None:
+    result = None if found.record is None else found.record.result
+    return None if result is None else result.adapter_path
 
 
 def _files_in(folder: Path) -> list[Path]:

@@ -20,7 +20,7 @@ from luthier.features.models.result_files import report_page
 from luthier.features.runs import service as runs
 from luthier.features.runs.filter_language import parse_filter
 from luthier.features.runs.filter_query import Order
-from luthier.features.trackers.service import without_places
+from luthier.features.trackers.service import without_locations
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import home_paths, redact_page, redact_paths, reference_paths, run_paths
 
@@ -147,7 +147,7 @@ def list_runs(
 def show_run(context: Context, project_id: str, run_id: str) -> dict[str, Any]:
     """All that is known of a run, short of the samples of its evaluation. Raises NotFoundError."""
     _check(context, project_id, run_id)
-    document = without_places(runs.show_run(context, run_id).as_json())
+    document = without_locations(runs.show_run(context, run_id).as_json())
     # A place on the server says nothing to a client.
     del document["folder"]
     name = document.pop("name")  # a name that someone gave is no path, whatever it looks like

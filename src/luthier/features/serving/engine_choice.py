@@ -392,7 +392,11 @@ def _timed(
     for folder in {one.folder for one in copies.values()}:
         names = [name for name, one in copies.items() if one.folder == folder]
         try:
-            _time_once(context, folder, [(models[name], copies[name].of(models[name])) for name in names])
+            pairs = [(models[name], copies[name].of(models[name])) for name in names]
+            if sum(own.adapter_path is not None for own, _ in pairs) > 1:
+                # Requests for one model alone know other rates than those for many adapters in turn.
+                _time_once(context, folder, [one for one in pairs if one[0].adapter_path is None] or pairs[:1])
+            _time_once(context, folder, pairs)
             found |= dict.fromkeys(names, _read_rates(folder))
         except (LuthierError, OSError, MemoryError) as error:
             reason = f"llama.cpp could not be timed: {error.came if isinstance(error, LuthierError) else error}"
@@ -461,8 +465,11 @@ def time_engines(document: dict[str, Any], channel: Channel) -> dict[str, Any]:
 
 def _read_rates(folder: Path) -> tuple[EngineRates, ...]:
     """What was timed on this machine, by number of variants."""
-    found = (_read_timing(file) for file in sorted(folder.glob("speed-*.json")))
-    return tuple(sorted((one for one in found if one is not None), key=lambda one: one.num_variants))
+    read = (_read_timing(file) for file in sorted(folder.glob("speed-*.json")))
+    found = [one for one in read if one is not None]
+    # Files of earlier versions, of another number of adapters, timed llama.cpp at half its speed.
+    newer = [one for one in found if one.engine.many is not None]
+    return tuple(sorted(newer or found, key=lambda one: one.num_variants))
 
 
 def _read_timing(place: Path) -> EngineRates | None:

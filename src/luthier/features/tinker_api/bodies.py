@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import json
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+_MAX_METADATA_CHARACTERS: Final = 16_384
+
+
+def _small(given: dict[str, Any]) -> dict[str, Any]:
+    if (num := len(json.dumps(given))) > _MAX_METADATA_CHARACTERS:
+        raise ValueError(f"{num:,} characters of JSON; expected: at most {_MAX_METADATA_CHARACTERS:,}")
+    return given
+
+
+_Metadata = Annotated[dict[str, Any], AfterValidator(_small)]
+_TextMetadata = Annotated[dict[str, str], AfterValidator(_small)]
+_Label = Annotated[str, Field(max_length=255)]
+_StopText = Annotated[str, Field(max_length=1000)]
 _Name = Annotated[str, Field(min_length=1, max_length=255)]
 
 
@@ -33,11 +47,11 @@ class FutureObject(BaseModel):
 class SessionRequest(StrictBody):
     """What opens a session."""
 
-    tags: list[str] = []
-    user_metadata: dict[str, Any] | None = None
-    sdk_version: str = ""
+    tags: Annotated[list[_Label], Field(max_length=100)] = []
+    user_metadata: _Metadata | None = None
+    sdk_version: _Label = ""
     project_id: str | None = None
-    display_name: str | None = None
+    display_name: _Label | None = None
 
 
 class SessionIdRequest(StrictBody):
@@ -69,7 +83,7 @@ class CreateModelRequest(StrictBody):
     session_id: str
     model_seq_id: int = Field(ge=0, lt=2**31)
     base_model: _Name
-    user_metadata: dict[str, Any] | None = None
+    user_metadata: _Metadata | None = None
     lora_config: LoraRequest
     optimizer_config: OptimizerRequest = OptimizerRequest()
 
@@ -109,7 +123,7 @@ class SaveRequest(StrictBody):
     seq_id: int | None = None
     ttl_seconds: int | None = None
     overwrite: bool = False
-    user_metadata: dict[str, str] | None = None
+    user_metadata: _TextMetadata | None = None
 
 
 class SaveForSamplerRequest(StrictBody):
@@ -121,7 +135,7 @@ class SaveForSamplerRequest(StrictBody):
     kind: Literal["snapshot", "inflight"] = "snapshot"
     seq_id: int | None = None
     ttl_seconds: int | None = None
-    user_metadata: dict[str, str] | None = None
+    user_metadata: _TextMetadata | None = None
 
 
 class SaveExternalRequest(StrictBody):
@@ -142,7 +156,7 @@ class LoadRequest(StrictBody):
     session_id: str | None = None
     model_seq_id: int | None = Field(default=None, ge=0, lt=2**31)
     base_model: str | None = None
-    user_metadata: dict[str, Any] | None = None
+    user_metadata: _Metadata | None = None
     path: str
     optimizer: bool
     optimizer_config: OptimizerRequest | None = None
@@ -185,7 +199,13 @@ class SamplingParamsRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     max_tokens: int | None = None
     seed: int | None = None
-    stop: str | list[str] | list[int] | None = None
+    # Each text is looked for behind each token.
+    stop: (
+        _StopText
+        | Annotated[list[_StopText], Field(max_length=64)]
+        | Annotated[list[int], Field(max_length=1024)]
+        | None
+    ) = None
     temperature: float = 1.0
     top_k: int = -1
     top_p: float = 1.0

@@ -20,7 +20,7 @@ from typing import Any, Final
 from luthier.core.access import Caller
 from luthier.core.errors import LuthierError, NotFoundError, RequestError
 from luthier.core.events import StepDone
-from luthier.core.ids import new_id, sha256_bytes
+from luthier.core.ids import new_id, sha256_bytes, sha256_file
 from luthier.core.run import RunRecord, TrainResult
 from luthier.features.models.store import TunedModel
 from luthier.features.tinker_api.records import CheckpointKind, TinkerCheckpoint, TinkerModel, checked_name
@@ -34,6 +34,7 @@ _TYPES: Final[Mapping[CheckpointKind, str]] = {
     "sampler": "save_weights_for_sampler",
     "external": "save_weights_external",
 }
+_WEIGHTS: Final = "adapter_model.safetensors"
 _MIN_TTL_SECONDS, _MAX_TTL_SECONDS = 3600, 3650 * 86_400
 _NOT_IN_A_NAME: Final = re.compile(r"[^A-Za-z0-9._-]+")
 
@@ -200,6 +201,24 @@ def _forget(context: Context, one: TinkerCheckpoint) -> None:
         context.tuned_models.delete(one.project_id, one.served_name)
 
 
+def _move_result(context: Context, gone: TinkerCheckpoint, model: TinkerModel) -> None:
+    """Make the newest adapter that is left the result of the run, where it was the one that goes; in a transaction."""
+    try:
+        result = context.runs.get(model.run_id).result
+    except NotFoundError:
+        return
+    if result is None or result.adapter_path != str(Path(folder_of(context, gone, model)) / "adapter"):
+        return
+    left, _ = context.tinker.checkpoints(model.project_id, model_id=model.model_id)
+    for one in left:
+        folder = Path(folder_of(context, one, model)) / "adapter"
+        if (weights := folder / _WEIGHTS).is_file():
+            changed = {"num_steps": one.step, "best_step": one.step, "adapter_path": str(folder)}
+            changed["adapter_sha256"] = sha256_file(weights)
+            context.runs.update(model.run_id, step=one.step, result=result.model_copy(update=changed))
+            return
+
+
 def delete(context: Context, caller: Caller, model_id: str, kind: CheckpointKind, name: str) -> None:
     """Delete a checkpoint and its files.
 
@@ -212,6 +231,7 @@ def delete(context: Context, caller: Caller, model_id: str, kind: CheckpointKind
     _refuse_used(context, one, model)
     with context.database.transaction():
         _forget(context, one)
+        _move_result(context, one, model)
         record(context, caller, "tinker_checkpoint.deleted", one.checkpoint_id, {"path": one.path})
     shutil.rmtree(folder_of(context, one, model), ignore_errors=True)
 
@@ -253,6 +273,7 @@ def sweep_checkpoints(context: Context) -> None:
             _refuse_used(context, one, model)
             with context.database.transaction():
                 _forget(context, one)
+                _move_result(context, one, model)
                 facts = {"path": one.path, "why": "expired"}
                 record(
                     context, Caller(project_id=one.project_id), "tinker_checkpoint.deleted", one.checkpoint_id, facts

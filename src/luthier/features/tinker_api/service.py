@@ -210,13 +210,17 @@ def forward_backward(context: Context, caller: Caller, body: bytes) -> PendingRe
     """A pass over some data, with gradients or without.
 
     Raises:
-        RequestError: The body is no such request.
+        RequestError: The body is no such request, not even up to its number.
         NotFoundError: The client is not in memory, or belongs to another project.
     """
     head = wire.read_head(body)
+    if head.fault is not None and not (head.model_id and head.seq_id):
+        raise head.fault
     live = context.tinker_sessions.model(caller.project_id, head.model_id)
 
     def send() -> dict[str, Any]:
+        if head.fault is not None:
+            raise head.fault
         _charge(context, caller, live, head.num_tokens)
         return {"op": "pass", "model": live.model_id, "body": base64.b64encode(body).decode()}
 

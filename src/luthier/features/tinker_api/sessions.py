@@ -26,10 +26,19 @@ log = logging.getLogger("luthier.api")
 
 SILENT_SECONDS: Final = 120.0
 """A session without a heartbeat for so long has ended; the SDK sends one every ten seconds."""
+GAP_SECONDS: Final = 60.0
+"""A number that has not come for so long, while later ones wait, does not come any more: its call was refused."""
 _KEEP_SECONDS: Final = 120.0
 _MAX_CLIENTS: Final = 32
+_MAX_SESSIONS: Final = 256
+"""Of one project."""
+_MAX_SAMPLERS: Final = 20_000
+"""Of one session."""
 _MAX_OPEN: Final = 4_000
 _MAX_OPEN_BYTES: Final = 512 << 20
+"""Of requests that wait, and of results until they are forgotten."""
+_REPEAT_SECONDS: Final = 10.0
+"""A result that was fetched is kept so long in any case: the answer may not have arrived."""
 _MAX_AHEAD: Final = 10_000
 
 Send = Callable[[], dict[str, Any]]
@@ -55,7 +64,7 @@ class Answer:
 
 @dataclass(slots=True)
 class PendingRequest:
-    """A request and, once it is done, its result."""
+    """A request and, once it is done, its result. num_bytes: of the request while it waits, then of its result."""
 
     request_id: str
     project_id: str
@@ -72,13 +81,15 @@ class LiveModel:
     Attributes:
         next_number: of the request that is sent next.
         waiting: requests that came before their turn, by number.
+        waits_since: when a gap in the numbers was seen first; None where there is none.
         is_lost: whether the process that held its weights has ended.
     """
 
     model_id: str
     session_id: str
     next_number: int = 1
-    waiting: dict[int, Callable[[], None]] = field(default_factory=dict)
+    waiting: dict[int, tuple[PendingRequest, Callable[[], None]]] = field(default_factory=dict)
+    waits_since: float | None = None
     is_lost: bool = False
 
 
@@ -129,9 +140,15 @@ class TinkerSessions:
         self.trainer = TrainerClient(settings, tick=self.look, ended=self._lose_all)
 
     def open(self, caller: Caller, labels: dict[str, Any]) -> LiveSession:
-        """A new session."""
+        """A new session. Raises BusyError where the project has as many as it may have."""
         with self._lock:
-            self.look()
+            if (num := len(self.ids(caller.project_id))) >= _MAX_SESSIONS:
+                raise BusyError(
+                    f"{num} sessions of the project are open",
+                    expected=f"at most {_MAX_SESSIONS}",
+                    do="end sessions that are done: ServiceClient.close('success'), or wait until they have ended",
+                    retry_seconds=10,
+                )
             made = LiveSession(f"session-{secrets.token_hex(8)}", caller, self._clock(), labels=labels)
             self._sessions[made.session_id] = made
             return made
@@ -200,20 +217,34 @@ class TinkerSessions:
                 self._forget([model.model_id], [])
 
     def add_sampler(self, session: LiveSession, sampler: LiveSampler) -> LiveSampler:
-        """A new sampling client of a session; the one of that id, where there is one."""
+        """A new sampling client of a session; the one of that id, where there is one.
+
+        Raises:
+            BusyError: the session has as many as it may have.
+        """
         with self._lock:
+            if sampler.sampler_id not in session.samplers and len(session.samplers) >= _MAX_SAMPLERS:
+                raise BusyError(
+                    f"the session has {len(session.samplers):,} sampling clients",
+                    expected=f"at most {_MAX_SAMPLERS:,}",
+                    do="go on in a new session, from a saved state",
+                )
             return session.samplers.setdefault(sampler.sampler_id, sampler)
 
     def sampler(self, project_id: str, sampler_id: str) -> LiveSampler:
         """A sampling client whose session is alive. Raises NotFoundError, also for those of other projects."""
-        session = self.session(project_id, sampler_id.partition(":")[0])
+        absent = NotFoundError(
+            f"the sampling client {sampler_id[:100]!r} does not exist",
+            expected="a sampling client of a session that is alive",
+            do="make one: create_sampling_client(model_path=...)",
+        )
+        try:
+            session = self.session(project_id, sampler_id.partition(":")[0])
+        except NotFoundError:
+            raise absent from None
         with self._lock:
             if sampler_id not in session.samplers:
-                raise NotFoundError(
-                    f"the sampling client {sampler_id[:100]!r} does not exist",
-                    expected="a sampling client of a session that is alive",
-                    do="make one: create_sampling_client(model_path=...)",
-                )
+                raise absent
             return session.samplers[sampler_id]
 
     def join(self, sampler: LiveSampler) -> int:
@@ -257,6 +288,7 @@ class TinkerSessions:
         with self._lock:
             if (found := self.known(session.caller.project_id, request_id)) is not None:
                 return found
+            self._make_room(num_bytes)
             num_open = sum(not one.result.done() for one in self._requests.values())
             if num_open >= _MAX_OPEN or self._num_bytes + num_bytes > _MAX_OPEN_BYTES:
                 raise BusyError(
@@ -286,12 +318,24 @@ class TinkerSessions:
             if model is None or number is None:
                 go()
             else:
-                model.waiting[number] = go
+                model.waiting[number] = (made, go)
                 while model.next_number in model.waiting:
-                    ready = model.waiting.pop(model.next_number)
+                    _, ready = model.waiting.pop(model.next_number)
                     model.next_number += 1
+                    model.waits_since = None
                     ready()
             return made
+
+    def _make_room(self, num_bytes: int) -> None:
+        """Forget results that were fetched a while ago, the oldest first, as far as their memory is needed."""
+        if self._num_bytes + num_bytes <= _MAX_OPEN_BYTES:
+            return
+        latest = self._clock() - _REPEAT_SECONDS
+        fetched = [(one.fetched_at, key) for key, one in self._requests.items() if one.fetched_at is not None]
+        for at, key in sorted(fetched):
+            if at > latest or self._num_bytes + num_bytes <= _MAX_OPEN_BYTES:
+                return
+            self._num_bytes -= self._requests.pop(key).num_bytes
 
     def _send(self, made: PendingRequest, send: Send, finish: Finish, model: LiveModel | None) -> None:
         def done(result: dict[str, Any] | None, error: LuthierError | None) -> None:
@@ -318,7 +362,8 @@ class TinkerSessions:
         with self._lock:
             if not made.result.done():
                 made.result.set_result(answer)
-                self._num_bytes -= made.num_bytes
+                self._num_bytes += len(answer.message) - made.num_bytes
+                made.num_bytes = len(answer.message)
 
     def fetch(self, project_id: str, request_id: str) -> PendingRequest:
         """A request whose result is to be fetched. Raises NotFoundError, also for those of other projects."""
@@ -348,12 +393,29 @@ class TinkerSessions:
             silent = [one for one in self._sessions.values() if now - one.seen_at > SILENT_SECONDS]
             for one in silent:
                 self.finish(one)
+            for session in self._sessions.values():
+                for model in session.models.values():
+                    self._close_gap(model, now)
             for key, request in list(self._requests.items()):
                 is_old = request.fetched_at is not None and now - request.fetched_at > _KEEP_SECONDS
                 # Of an ended session: its errors stay for as long as a client may still ask.
                 if is_old or (request.session_id not in self._sessions and self._is_over(request, now)):
                     del self._requests[key]
+                    self._num_bytes -= request.num_bytes
             return bool(self._sessions)
+
+    def _close_gap(self, model: LiveModel, now: float) -> None:
+        """Fail what waits behind a number that never came; later requests of the client go on."""
+        if not model.waiting:
+            model.waits_since = None
+            return
+        model.waits_since = now if model.waits_since is None else model.waits_since
+        if now - model.waits_since <= GAP_SECONDS:
+            return
+        missing, left = model.next_number, model.waiting
+        model.next_number, model.waiting, model.waits_since = max(left) + 1, {}, None
+        for made, _ in left.values():
+            self._settle(made, Answer(error=_never_came(missing, model.model_id)))
 
     def _is_over(self, request: PendingRequest, now: float) -> bool:
         request.fetched_at = request.fetched_at or now
@@ -373,6 +435,14 @@ class TinkerSessions:
     def close(self) -> None:
         """End the process; requests that wait fail."""
         self.trainer.close()
+
+
+def _never_came(number: int, model_id: str) -> RequestError:
+    return RequestError(
+        f"request {number} of {model_id} was refused or lost, and this one waited for it",
+        expected="all requests before this one",
+        do="see the error of the call before, then send this one again",
+    )
 
 
 def _session_ended(session_id: str) -> NotFoundError:

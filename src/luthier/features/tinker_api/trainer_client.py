@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from luthier.core.child_process.process import ChildProcess
 from luthier.core.errors import LuthierError, WorkError, error_from
-from luthier.core.system.process_setup import num_usable_cores, start_daemon
+from luthier.core.system.process_setup import start_daemon, usable_threads
 from luthier.platform.home.settings import Settings
 
 OnAnswer = Callable[[dict[str, Any] | None, LuthierError | None], None]
@@ -124,7 +124,7 @@ class _Child:
 
     def _start(self) -> ChildProcess:
         document = {
-            "num_threads": num_usable_cores(),
+            "num_threads": usable_threads(),
             "rates_folder": str(self._settings.rates_folder),
             "imports_folder": str(self._settings.imports_folder),
         }
@@ -163,8 +163,10 @@ class _Child:
             done(event["result"], None)
 
     def _end(self) -> None:
-        # First: no request of a client whose weights are lost may go to the next process.
-        self._ended()
+        # First: no request of a client whose weights are lost may go to the next process. One that was not needed any
+        # more had no clients, and those that there are by now are in the next process already.
+        if not self.has_ended:
+            self._ended()
         with self._lock:
             self.has_ended = True
             left, self._asks = self._asks, {}

@@ -50,6 +50,9 @@ SNAPSHOTS_A_MODEL: Final = 8
 """Weights to sample from that are kept in memory for each training client: the newest."""
 _SAMPLED_TOKENS: Final = 16_384
 _SHAPES: Final = 4
+_ADAPTER_BYTES: Final = 20
+"""Of a trained parameter: weight, master, gradient and two moments in float32."""
+_COPY_BYTES: Final = 4
 
 Request = dict[str, Any]
 
@@ -86,6 +89,8 @@ class Trainer:
         """By the shape of the adapter, least recently used first."""
         self._snapshots: dict[str, tuple[str, Plan, dict[str, Tensor]]] = {}
         """By sampler: model, plan and weights, oldest first."""
+        self._ended: set[str] = set()
+        """Samplers of sessions that have ended: what is sampled for them now ends, so that the others go on."""
         self._operations: Mapping[str, Callable[[Request], dict[str, Any]]] = {
             "create": self._create,
             "pass": self._pass,
@@ -97,6 +102,8 @@ class Trainer:
 
     def hear(self, request: Request) -> None:
         """Accept a request, from any thread."""
+        if request["op"] == "drop":
+            self._ended.update(request["samplers"])
         self._inbox.put(request)
 
     def work(self) -> None:
@@ -135,6 +142,9 @@ class Trainer:
 
         model = LocalModel.model_validate(request["base"])
         plan, base = self._planned(model, AdapterOptions.model_validate(request["options"]))
+        num = plan.method.num_trainable_parameters
+        # Refused before it is made: a process that the kernel ends loses the weights of all clients.
+        self._check_room(f"an adapter of {num:,} parameters with its optimizer", num * _ADAPTER_BYTES)
         session = AdapterSession(base.shared, plan)
         if request.get("load") is not None:
             session.load(Path(request["load"]), with_optimizer=request["optimizer"])
@@ -157,6 +167,8 @@ class Trainer:
         path, precision = plan.base_model.path, plan.training.precision
         if (path, precision) not in self._bases:
             num_bytes = plan.base_model.num_parameters * (2 if precision == "bfloat16" else 4)
+            if self._memory_bytes() < 2 * num_bytes:
+                self._drop_unused()
             if (free := self._memory_bytes()) < 2 * num_bytes:
                 raise WorkError(
                     f"{plan.base_model.name} takes {num_bytes / 2**30:.2f} GiB, and {free / 2**30:.2f} GiB are free",
@@ -168,6 +180,15 @@ class Trainer:
             shared = SharedBase(path, precision, plan.training.device)
             self._bases[path, precision] = _Base(shared, self._templates[path])
         return self._bases[path, precision]
+
+    def _check_room(self, what: str, num_bytes: int) -> None:
+        """Raise WorkError where memory is not enough for something."""
+        if (free := self._memory_bytes()) < num_bytes:
+            raise WorkError(
+                f"{what} takes {num_bytes / 2**30:.2f} GiB, and {free / 2**30:.2f} GiB are free",
+                expected="as much free memory",
+                do="unload clients that are done, choose a smaller rank, or train fewer kinds of matrices",
+            )
 
     def _session(self, model_id: str) -> AdapterSession:
         if model_id not in self._sessions:
@@ -223,6 +244,8 @@ class Trainer:
 
     def _snapshot(self, request: Request) -> dict[str, Any]:
         model_id, session = request["model"], self._session(request["model"])
+        num = session.plan.method.num_trainable_parameters
+        self._check_room(f"a copy of {num:,} weights to sample from", num * _COPY_BYTES)
         self._snapshots[request["sampler"]] = (model_id, session.plan, session.weights())
         own = [key for key, (owner, _, _) in self._snapshots.items() if owner == model_id]
         for key in own[:-SNAPSHOTS_A_MODEL]:
@@ -245,10 +268,14 @@ class Trainer:
                 self._answer({"id": request["id"], "error": _as_ours(error).as_json()})
         if sampler is None:
             return
-        orders = [order for _, order in ready]
+        orders, key = [order for _, order in ready], requests[0]["sampler"]
+
+        def is_wanted() -> bool:
+            return key not in self._ended
+
         for places in batches_of(orders, _SAMPLED_TOKENS, sampler.model.context_length_tokens):
             try:
-                results = sampler.sample([orders[place] for place in places])
+                results = sampler.sample([orders[place] for place in places], is_wanted)
                 made = [{"result": {"proto": _text(wire.sample_message(result))}} for result in results]
                 counts = [sum(len(one.tokens) for one in result.answers) for result in results]
                 for message, count in zip(made, counts, strict=True):
@@ -298,6 +325,7 @@ class Trainer:
         return read_adapter(Path(source["folder"]), sampler.model)
 
     def _drop(self, models: list[str], samplers: list[str]) -> None:
+        self._ended.difference_update(samplers)
         for model_id in models:
             self._sessions.pop(model_id, None)
         for key, (owner, _, _) in list(self._snapshots.items()):
@@ -306,6 +334,15 @@ class Trainer:
         if not self._sessions and not self._snapshots:
             self._samplers.clear()
             self._bases.clear()
+
+    def _drop_unused(self) -> None:
+        """Free the bases that no training client and no weights in memory are on; samplers load them again."""
+        plans = [one.plan for one in self._sessions.values()] + [plan for _, plan, _ in self._snapshots.values()]
+        used = {(plan.base_model.path, plan.training.precision) for plan in plans}
+        for key in [one for one in self._bases if one not in used]:
+            del self._bases[key]
+        # Each holds the weights of its base.
+        self._samplers.clear()
 
 
 def order_of(document: Mapping[str, Any]) -> SampleOrder:

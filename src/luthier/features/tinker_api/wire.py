@@ -11,6 +11,7 @@ module may be loaded once in a process only, and belongs to the SDK.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,9 @@ _VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5
 _FLOAT32, _INT64, _INT32 = 1, 2, 3
 _NUMBER_BYTES: Final = {_FLOAT32: 4, _INT64: 8, _INT32: 4}
 _MAX_ELEMENTS: Final = 1 << 24
+"""Of all tensors of a request: a sparse one of a few bytes may stand for any number of zeros."""
+_MAX_DIMENSIONS: Final = 2
+_MAX_DATA: Final = 1 << 16
 _STOPPED, _LENGTH = 0, 1
 
 
@@ -102,6 +106,8 @@ class PassHead:
         is_forward_only: whether no gradients are wanted.
         num_data: sequences.
         num_tokens: tokens of all of them.
+        fault: what is wrong with the data or the settings; None for nothing. Client and place are known all the same,
+            so that the request takes its turn and those behind it do not wait for ever.
     """
 
     model_id: str
@@ -111,6 +117,7 @@ class PassHead:
     is_forward_only: bool
     num_data: int
     num_tokens: int
+    fault: RequestError | None = None
 
 
 def read_head(body: bytes) -> PassHead:
@@ -122,30 +129,36 @@ def read_head(body: bytes) -> PassHead:
     model_id = loss = ""
     seq_id = num_data = num_tokens = 0
     is_forward_only = False
+    fault: RequestError | None = None
     old: dict[str, float | str] = {}
     new: dict[str, float | str] = {}
     for number, value in fields(memoryview(body)):
-        if number == 1:
-            model_id = _text(value)
-        elif number == 2 and isinstance(value, int):
-            seq_id = value
-        elif number == 3:
-            num_data += 1
-            num_tokens += sum(
-                len(tokens) // 4
-                for own, chunk in fields(_bytes(value))
-                if own == 1
-                for tokens in _chunks(_bytes(chunk))
-            )
-        elif number == 4:
-            loss = _text(value)
-        elif number == 5:
-            old.update([_setting(_bytes(value), is_old=True)])
-        elif number == 6:
-            is_forward_only = bool(value)
-        elif number == 7:
-            new.update([_setting(_bytes(value), is_old=False)])
-    return PassHead(model_id, seq_id, loss, new or old, is_forward_only, num_data, num_tokens)
+        try:
+            if number == 1:
+                model_id = _text(value)
+            elif number == 2 and isinstance(value, int):
+                seq_id = value
+            elif number == 3:
+                num_data += 1
+                num_tokens += _num_tokens(_bytes(value))
+            elif number == 4:
+                loss = _text(value)
+            elif number == 5:
+                old.update([_setting(_bytes(value), is_old=True)])
+            elif number == 6:
+                is_forward_only = bool(value)
+            elif number == 7:
+                new.update([_setting(_bytes(value), is_old=False)])
+        except RequestError as error:
+            fault = fault or error
+    if num_data > _MAX_DATA:
+        came = f"a request with {num_data:,} data"
+        fault = fault or RequestError(came, expected=f"at most {_MAX_DATA:,}", do="send them in several requests")
+    return PassHead(model_id, seq_id, loss, new or old, is_forward_only, num_data, num_tokens, fault)
+
+
+def _num_tokens(datum: memoryview) -> int:
+    return sum(len(tokens) // 4 for number, chunk in fields(datum) if number == 1 for tokens in _chunks(_bytes(chunk)))
 
 
 def _setting(entry: memoryview, *, is_old: bool) -> tuple[str, float | str]:
@@ -186,10 +199,17 @@ def read_data(body: bytes) -> list[Datum]:
     Raises:
         RequestError: the body is no such message, or holds what is not supported.
     """
-    return [_datum(_bytes(value)) for number, value in fields(memoryview(body)) if number == 3]
+    found: list[Datum] = []
+    num_left = _MAX_ELEMENTS
+    for number, value in fields(memoryview(body)):
+        if number == 3:
+            found.append(_datum(_bytes(value), num_left))
+            num_left -= sum(array.size for array in found[-1].inputs.values())
+    return found
 
 
-def _datum(message: memoryview) -> Datum:
+def _datum(message: memoryview, num_left: int) -> Datum:
+    """A datum. num_left: elements that its tensors may have together."""
     import numpy as np
 
     from luthier.ml.training.token_losses import Datum
@@ -206,7 +226,8 @@ def _datum(message: memoryview) -> Datum:
                     name = _text(found)
                 elif own == 2:
                     tensor = _bytes(found)
-            inputs[name] = _tensor(name, tensor)
+            inputs[name] = _tensor(name, tensor, num_left)
+            num_left -= inputs[name].size
         # Fields 3 and 4 say which sampled sequence a token comes from; only `stable_reinforce`, refused, reads them.
     return Datum(np.concatenate(tokens) if tokens else np.zeros(0, dtype=np.int32), inputs)
 
@@ -221,8 +242,8 @@ def _array(values: memoryview, kind: int) -> Array:
     return np.frombuffer(values, dtype=dtypes[kind]) if len(values) else np.zeros(0, dtype=dtypes[kind])
 
 
-def _tensor(name: str, message: memoryview) -> Array:
-    """A tensor, dense; entries that a sparse one does not list are 0."""
+def _tensor(name: str, message: memoryview, num_left: int) -> Array:
+    """A tensor, dense; entries that a sparse one does not list are 0. num_left: elements that it may have."""
     import numpy as np
 
     kind, shape, dense, sparse = 0, list[int](), memoryview(b""), None
@@ -235,12 +256,17 @@ def _tensor(name: str, message: memoryview) -> Array:
             kind = value
         elif number == 4:
             shape += [value] if isinstance(value, int) else _packed(value)
-    size = 1
-    for side in shape:
-        size *= side
-    if size > _MAX_ELEMENTS:
+    # First of all: the product of very many sides takes minutes.
+    if len(shape) > _MAX_DIMENSIONS:
         raise RequestError(
-            f"{name[:100]} of shape {shape}", expected=f"at most {_MAX_ELEMENTS:,} elements", do="send smaller data"
+            f"{name[:100]} of {len(shape):,} dimensions", expected="one or two", do="correct the shape of the tensor"
+        )
+    size = math.prod(shape)
+    if max(size, *shape, 0) > num_left:
+        raise RequestError(
+            f"{name[:100]} of shape {shape}",
+            expected=f"at most {_MAX_ELEMENTS:,} elements in all tensors of a request",
+            do="send smaller data, in several requests",
         )
     found = _array(dense, kind) if sparse is None else _from_rows(name, sparse, kind, shape)
     if shape and size != found.size:

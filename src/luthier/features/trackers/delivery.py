@@ -136,6 +136,7 @@ class Delivery:
                 created_at=_seconds(record.created_at),
                 folder=folder,
                 tracker_run_id=self.state.tracker_run_id,
+                number=self.state.number,
                 location=location_of(self._plan, os.environ),
             )
         )

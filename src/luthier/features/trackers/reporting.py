@@ -16,6 +16,8 @@ from luthier.platform.home.context import Context
 
 _SERVE: Final = "luthier.features.trackers.delivery:serve"
 _SECONDS_AFTER_ERROR: Final = 15.0
+_SECONDS_OF_PAUSE: Final = 15.0
+"""For the rest where the run pauses: whoever has stopped it waits, and a worker kills what takes a minute."""
 
 
 @contextmanager
@@ -40,11 +42,21 @@ def reported(context: Context, run_id: str, plan: Plan) -> Iterator[list[Tracker
                 if child is not None:
                     with suppress(OSError):
                         child.send({"is_over": True})
-            deadline = time.monotonic() + context.settings.tracker_wait_seconds
+            deadline = time.monotonic() + _seconds_left(context, run_id)
             for tracker, child in children:
                 if child is not None:
                     _wait(child, deadline, has_failed=bool(load_state(folder, tracker.name).error))
                 found.append(load_state(folder, tracker.name))
+
+
+def _seconds_left(context: Context, run_id: str) -> float:
+    """How long the end of a run waits for its trackers."""
+    seconds = context.settings.tracker_wait_seconds
+    try:
+        is_paused = context.runs.get(run_id).status == "paused"
+    except LuthierError:  # the database does not answer: nor do the processes that read it
+        is_paused = True
+    return min(seconds, _SECONDS_OF_PAUSE) if is_paused else seconds
 
 
 def _start(context: Context, run_id: str, tracker: TrackerPlan, stack: ExitStack) -> ChildProcess | None:

@@ -10,7 +10,7 @@ from luthier.core.plan import Plan
 from luthier.core.recipe import Recipe
 from luthier.core.registry import TRACKERS
 from luthier.core.system.files import is_held
-from luthier.core.tracking import TrackerPlan, TrackerRecipe, is_address
+from luthier.core.tracking import TrackerPlan, TrackerRecipe, hide_folders, is_address
 from luthier.features.trackers.delivery import Delivery
 from luthier.features.trackers.state import FOLDER, TrackerState, load_state, save_state
 from luthier.ml.tracking.choice import chosen, lacks_credentials, source_of
@@ -78,11 +78,9 @@ def check_wandb(environment: Mapping[str, str], *, num: int = 1) -> None:
     )
 
 
-def without_places(document: dict[str, Any]) -> dict[str, Any]:
+def without_locations(document: dict[str, Any]) -> dict[str, Any]:
     """The document of a run (`RunDetails.as_json`) without folders and databases that trackers write to."""
-    plan = document["plan"]
-    for one in (*plan["tracking"], *(plan["recipe"]["tracking"] or ())):
-        one["location"] = one["location"] if is_address(one["location"]) else None
+    hide_folders(document["plan"])
     for state in document["trackers"]:
         state["url"] = state["url"] if is_address(state["url"]) else ""
         state["tracker_run_id"] = "" if state["tracker_run_id"].startswith("/") else state["tracker_run_id"]
@@ -152,7 +150,10 @@ def deliver(
             )
     if from_start:
         for one in trackers:
-            save_state(folder, TrackerState(name=one.name))
+            # A new number, too: trackers that find the run by our id would go on with the one that they have.
+            known_before = load_state(folder, one.name)
+            number = known_before.number + (known_before.tracker_run_id != "")
+            save_state(folder, TrackerState(name=one.name, number=number))
     return [Delivery(context, run_id, one).deliver() for one in trackers]
 
 

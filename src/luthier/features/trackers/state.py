@@ -30,6 +30,7 @@ class TrackerState(FrozenModel):
             all that there was when the run ended or paused last.
         project: The project there.
         tracker_run_id: The id of the run there; empty before it was begun.
+        number: Which of the runs there it is: one more with each delivery from the start.
         url: Its page or folder; empty where there is none.
         position: Up to which events of the run are delivered (`RunStore.appended`).
         last_step: The last step of training that is delivered; the same again after a resume is left out.
@@ -46,6 +47,7 @@ class TrackerState(FrozenModel):
     status: DeliveryStatus = "waiting"
     project: str = ""
     tracker_run_id: str = ""
+    number: int = 1
     url: str = ""
     position: int = 0
     last_step: int = 0

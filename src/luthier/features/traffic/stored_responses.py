@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, delete
+from sqlalchemy import ColumnElement, delete, func, select
 
 from luthier.core.access import Caller
 from luthier.core.errors import UnsupportedError
@@ -26,6 +26,8 @@ _DAY_SECONDS: Final = 86_400.0
 _AT_ONCE: Final = 200
 MAX_CHAIN: Final = 500
 """Responses of one conversation."""
+MAX_CHAIN_CHARACTERS: Final = 16 << 20
+"""Of all of their JSON: a conversation is read whole for each response that continues it."""
 
 
 class StoredResponse(FrozenModel):
@@ -110,6 +112,12 @@ class StoredResponseStore(Store):
             found = [_RESPONSES.of_row(row) for row in connection.execute(query).mappings()]
         return {one.response_id: one for one in found}
 
+    def num_characters(self, project_id: str, response_ids: Sequence[str]) -> int:
+        """Characters of the documents of those of these responses that are there."""
+        columns = stored_responses.c
+        is_one = (columns.project_id == project_id) & columns.response_id.in_(response_ids)
+        return int(self._scalar(select(func.coalesce(func.sum(func.length(columns.document)), 0)).where(is_one)))
+
     def remove(self, project_id: str, response_id: str) -> None:
         """Delete one. Raises NotFoundError."""
         self._delete(_RESPONSES, response_id, project_id=project_id)
@@ -166,7 +174,7 @@ def may_store(context: Context, project_id: str) -> bool:
     return context.only is None and traffic_policy(context, project_id).keep != "off"
 
 
-def keeper_of(
+def response_recorder(
     context: Context,
     caller: Caller,
     *,
@@ -230,7 +238,7 @@ def conversation_before(context: Context, caller: Caller, response_id: str) -> l
 
     Raises:
         UnsupportedError: There is no such response in the project, one before it was deleted or has expired, or there
-            are too many.
+            are too many, or they are too large together.
     """
     if context.only is not None:
         raise _no_previous("previous_response_id, at a server for some models alone, which stores no responses")
@@ -242,6 +250,15 @@ def conversation_before(context: Context, caller: Caller, response_id: str) -> l
     earlier = last[response_id].earlier_ids
     if len(earlier) + 1 >= MAX_CHAIN:
         raise _no_previous(f"a conversation of {len(earlier) + 1:,} responses, more than {MAX_CHAIN - 1:,}")
+    num_characters = context.stored_responses.num_characters(caller.project_id, (*earlier, response_id))
+    if num_characters > MAX_CHAIN_CHARACTERS:
+        raise UnsupportedError(
+            f"a conversation of {num_characters:,} characters of JSON in stored responses",
+            expected=f"at most {MAX_CHAIN_CHARACTERS:,}",
+            do="send the newest turns as input items",
+            code="conversation_too_large",
+            param="previous_response_id",
+        )
     found = context.stored_responses.several(caller.project_id, earlier, newest_seconds=newest_seconds) | last
     if missing := next((one for one in earlier if one not in found), None):
         raise _no_previous(f"Response {missing!r}, earlier in the conversation of {response_id!r}, not found")

@@ -20,6 +20,7 @@ _MAX_PARAMETERS: Final = 100
 _MAX_TAG: Final = 5000
 _STATUSES: Final = {"succeeded": "FINISHED", "failed": "FAILED", "paused": "SCHEDULED"}
 """A paused run is to be continued, which is what MLflow calls scheduled."""
+_KEY: Final = "luthier.key"
 LOADER: Final = "luthier.ml.tracking.mlflow_model"
 Item = TypeVar("Item")
 
@@ -107,13 +108,14 @@ class MLflow(Tracker):
         return str(Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlflow-artifacts")
 
     def _begun(self, experiment_id: str) -> str:
-        same = f"tags.`luthier.run_id` = '{self._run.run_id}'"
+        same = f"tags.`{_KEY}` = '{self._run.key}'"
         found = self._client.search_runs([experiment_id], filter_string=same, max_results=1)
         return str(found[0].info.run_id) if found else ""
 
     def _created(self, experiment_id: str) -> str:
         run = self._run
-        tags = run.tags | dict.fromkeys(run.plan.tags, "true") | {"mlflow.source.name": "luthier"}
+        own = {"mlflow.source.name": "luthier", _KEY: run.key}
+        tags = run.tags | dict.fromkeys(run.plan.tags, "true") | own
         began = int(run.created_at * 1000)
         made = self._client.create_run(experiment_id, start_time=began, run_name=run.name, tags=tags)
         return str(made.info.run_id)

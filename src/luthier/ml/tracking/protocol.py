@@ -8,17 +8,20 @@ tell, and `TrackedRun.tracker_run_id` leads back to the run that it has begun.
 from __future__ import annotations
 
 import importlib.util
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from luthier.core.errors import RequestError
 from luthier.core.run import RunStatus
 from luthier.core.tracking import TrackerPlan
 
 Parameter = bool | int | float | str
+_NOT_IN_A_FOLDER: Final = re.compile(r"[^A-Za-z0-9 ._-]+")
+_MAX_NAME: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,7 @@ class TrackedRun:
         created_at: When the run was made, in seconds since 1970.
         folder: For files of the tracker, in the folder of the run.
         tracker_run_id: What `begin` has returned before; empty the first time.
+        number: Which of its runs in the tracker it is, from 1 on: another one after `--from-start`.
         location: As in the plan, or the same address with credentials from the environment; None for the default.
     """
 
@@ -97,12 +101,30 @@ class TrackedRun:
     created_at: float
     folder: Path
     tracker_run_id: str = ""
+    number: int = 1
     location: str | None = None
 
     @property
+    def key(self) -> str:
+        """Names the run in the tracker and no other one: the id of our run, with a number from the second on."""
+        return self.run_id if self.number == 1 else f"{self.run_id}-{self.number}"
+
+    @property
     def name(self) -> str:
-        """What the run is called."""
-        return self.plan.run_name or self.run_id
+        """What the run is called; several may be called the same."""
+        name = self.plan.run_name
+        return self.key if name is None else name if self.number == 1 else f"{name} ({self.number})"
+
+    @property
+    def unique_name(self) -> str:
+        """A name where names are folders or ids: its key, behind its name where a recipe gives it one.
+
+        A name comes from whoever starts the run: it must lead neither out of a folder nor into another run.
+        """
+        if self.plan.run_name is None:
+            return self.key
+        name = _NOT_IN_A_FOLDER.sub("_", self.plan.run_name).strip(" .")[:_MAX_NAME]
+        return f"{name}-{self.key}".lstrip("-")
 
     @property
     def tags(self) -> dict[str, str]:

@@ -31,7 +31,8 @@ class TensorBoard(Tracker):
         if run.tracker_run_id:
             self._folder = Path(run.tracker_run_id)
         else:
-            self._folder = Path(run.location) / run.name if run.location else run.folder / "tensorboard"
+            own = "tensorboard" if run.number == 1 else f"tensorboard-{run.number}"
+            self._folder = Path(run.location) / run.unique_name if run.location else run.folder / own
         self._folder.mkdir(parents=True, exist_ok=True)
         # The suffix keeps two files of one second and process apart.
         self._writer = EventFileWriter(str(self._folder), filename_suffix=f".{time.time_ns()}")

@@ -23,9 +23,11 @@ class Trackio(Tracker):
         import trackio
 
         self._name = run.run_id
+        # Trackio continues whichever run has this name.
+        name = run.tracker_run_id or run.unique_name
         self._run = trackio.init(
             project=run.plan.project,
-            name=run.name,
+            name=name,
             server_url=run.location,
             config=dict(run.parameters) | dict.fromkeys(run.plan.tags, True),
             resume="allow",
@@ -34,7 +36,7 @@ class Trackio(Tracker):
             auto_log_gpu=False,
             auto_log_cpu=False,
         )
-        return RemoteRun(run.name, run.location or "")
+        return RemoteRun(name, run.location or "")
 
     def log(self, points: Sequence[Point]) -> None:
         """Hand figures to Trackio, which stores them in batches."""

@@ -45,7 +45,7 @@ class WeightsAndBiases(Tracker):
         self._run = wandb.init(
             project=run.plan.project,
             entity=run.plan.entity,
-            id=run.tracker_run_id or sha256_bytes(run.run_id.encode())[:16],
+            id=run.tracker_run_id or sha256_bytes(run.key.encode())[:16],
             name=run.name,
             resume="allow",
             dir=str(folder),

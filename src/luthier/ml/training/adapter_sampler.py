@@ -167,16 +167,21 @@ class AdapterSampler:
                     f"{name} is {value:g}", expected=f"{least:g} to {largest:g}", do="correct the sampling request"
                 )
 
-    def sample(self, orders: Sequence[SampleOrder]) -> list[SampleResult]:
-        """The answers to some orders, which are computed together."""
-        requests = [request for order in orders for request in self._requests(order)]
+    def sample(self, orders: Sequence[SampleOrder], is_wanted: Callable[[], bool] = lambda: True) -> list[SampleResult]:
+        """The answers to some orders, which are computed together.
+
+        Args:
+            orders: what is sampled.
+            is_wanted: asked behind each token; once it is false, all answers end as they are.
+        """
+        requests = [request for order in orders for request in self._requests(order, is_wanted)]
         # Ends are found by the limit of each request, since requests may differ in them.
         with self.model.as_decoder() as base:
             decoder = Decoder(base, end_ids=(), pad_id=self.model.pad_id)
             found = iter(batch_generate(decoder, requests, lambda _: None))
         return [self._result(order, [next(found) for _ in range(order.num_samples)]) for order in orders]
 
-    def _requests(self, order: SampleOrder) -> list[Request]:
+    def _requests(self, order: SampleOrder, is_wanted: Callable[[], bool]) -> list[Request]:
         seed = secrets.token_hex(8) if order.seed is None else str(order.seed)
         room = self.model.context_length_tokens - len(order.prompt)
         truncates = order.top_k is not None or order.top_p < 1
@@ -187,16 +192,16 @@ class AdapterSampler:
                 order.temperature,
                 _seed(f"{seed}\n{number}"),
                 constraint=(lambda: _Truncation(order)) if truncates and order.temperature else None,
-                limit=lambda: self._end(order),  # type: ignore[arg-type, return-value]
+                limit=lambda: self._end(order, is_wanted),  # type: ignore[arg-type, return-value]
             )
             for number in range(order.num_samples)
         ]
 
-    def _end(self, order: SampleOrder) -> _End:
+    def _end(self, order: SampleOrder, is_wanted: Callable[[], bool] = lambda: True) -> _End:
         ids = order.stop_ids
         if ids is None:
             ids = frozenset() if order.stop_texts else frozenset(self._template.end_of_turn_ids)
-        return _End(ids, order.stop_texts, self._template)
+        return _End(ids, order.stop_texts, self._template, is_wanted)
 
     def _result(self, order: SampleOrder, found: Sequence[Continuation]) -> SampleResult:
         prompt = order.prompt
@@ -325,15 +330,17 @@ class _Truncation:
 class _End:
     """Whether an answer goes on behind a token."""
 
-    def __init__(self, ids: frozenset[int], texts: Sequence[str], template: ChatTemplate) -> None:
-        self._ids, self._texts, self._template = ids, texts, template
+    def __init__(
+        self, ids: frozenset[int], texts: Sequence[str], template: ChatTemplate, is_wanted: Callable[[], bool]
+    ) -> None:
+        self._ids, self._texts, self._template, self._is_wanted = ids, texts, template, is_wanted
         self._tokens: list[int] = []
         # Each character takes at least one byte, and a token at least one: the end of the answer holds a stop text.
         self._num_tail = _TAIL_TOKENS + max((len(text.encode()) for text in texts), default=0)
 
     def goes_on(self, token: int) -> bool:
         """Whether another token may follow this one."""
-        if token in self._ids:
+        if token in self._ids or not self._is_wanted():
             return False
         if self._texts:
             self._tokens.append(token)

@@ -40,6 +40,8 @@ from luthier.ml.training.token_losses import LOSSES, Array, Datum, checked, find
 STATE: Final = "state"
 """The folder of weights and optimizer in that of a saved state, beside the adapter."""
 _MAX_ROWS: Final = 64
+_LEAST_EPSILON: Final = 1e-30
+"""Of the optimizer: less is 0 in float32."""
 
 
 class SharedBase:
@@ -100,7 +102,8 @@ class AdamSettings:
             ("learning_rate", 0.0, math.inf),
             ("beta1", 0.0, 1.0),
             ("beta2", 0.0, 1.0),
-            ("epsilon", 0.0, math.inf),
+            # With 0, a weight whose gradients were all 0, as that of A in the first step, would become 0 / 0.
+            ("epsilon", _LEAST_EPSILON, math.inf),
             ("weight_decay", 0.0, math.inf),
             ("clip_norm", 0.0, math.inf),
         ):
@@ -165,7 +168,9 @@ class AdapterSession:
         """Log-probabilities and loss of some data, and with `backward` their gradients, which add up until a step.
 
         Raises:
-            RequestError: the data, the loss or its settings are wrong; no gradient was added.
+            RequestError: the data, the loss or its settings are wrong.
+
+        After any error, as where memory runs out in the middle, the gradients are those before the call.
         """
         start = time.perf_counter()
         loss, found = find_loss(loss_name, settings)
@@ -177,10 +182,18 @@ class AdapterSession:
         outputs: dict[int, Array] = {}
         total = 0.0
         lengths = [len(datum.tokens) for datum in data]
-        for places in length_batches(lengths, max_tokens=self.model.micro_batch_tokens, max_rows=_MAX_ROWS):
-            summed, rows = self._micro_batch([data[i] for i in places], loss_name, found, backward=backward)
-            total += summed
-            outputs.update(zip(places, rows, strict=True))
+        # K targets for a token take the memory of K rows.
+        sizes = [max(len(datum.tokens), datum.targets.size) for datum in data]
+        before = [one.clone() for one in self.optimizer.gradients] if backward and self._since.has_gradient else None
+        try:
+            for places in length_batches(sizes, max_tokens=self.model.micro_batch_tokens, max_rows=_MAX_ROWS):
+                summed, rows = self._micro_batch([data[i] for i in places], loss_name, found, backward=backward)
+                total += summed
+                outputs.update(zip(places, rows, strict=True))
+        except BaseException:
+            if backward:
+                self._restore_gradients(before)
+            raise
         if backward:
             since = self._since
             since.loss += total
@@ -275,6 +288,15 @@ class AdapterSession:
         self.events.append(done)
         return done
 
+    def _restore_gradients(self, before: Sequence[Tensor] | None) -> None:
+        """Undo part of a pass. before: the sums before it; None where there were none."""
+        for weight in self.optimizer.weights:
+            weight.grad = None  # of a backward pass that was cut off
+        if before is None:
+            torch._foreach_zero_(self.optimizer.gradients)
+        else:
+            torch._foreach_copy_(self.optimizer.gradients, list(before))
+
     def _drop_gradients(self) -> None:
         self._since = _Since()
         torch._foreach_zero_(self.optimizer.gradients)
@@ -324,9 +346,9 @@ class AdapterSession:
             )
         self._drop_gradients()
         step = found.state.step if with_optimizer else 0
-        if with_optimizer:
+        if step:
             self.optimizer.load(found.weights, found.moments, step)
-        else:
+        else:  # also of a state before the first step: it has no moments, and those that are here belong to later ones
             self.optimizer.load_weights(found.weights)
             trained = self.optimizer.rule.trained  # type: ignore[attr-defined]
             self.optimizer.rule = load_rule(trained, self.plan.training.optimizer)

@@ -30,6 +30,8 @@ Array = NDArray[Any]
 TARGETS: Final = "target_tokens"
 WEIGHTS: Final = "weights"
 _SAMPLED, _ADVANTAGES = "logprobs", "advantages"
+MAX_TARGETS: Final = 1 << 18
+"""Targets of one datum with several for each token: the state before each of them is in memory."""
 _CLIPPING: Final = {"clip_low_threshold": 0.8, "clip_high_threshold": 1.2}
 
 
@@ -185,6 +187,12 @@ def checked(datum: Datum, number: int, loss: TokenLoss, vocabulary: int, context
             f"{name} has {num:,} tokens and target_tokens of shape {list(targets.shape)}",
             expected=f"one target for each token, [{num}], or K of them, [{num}, K]",
             do="give tokens[:-1] as model input and tokens[1:] as targets",
+        )
+    if targets.size > max(num, MAX_TARGETS):
+        raise RequestError(
+            f"{name} has {targets.size:,} target_tokens",
+            expected=f"at most {MAX_TARGETS:,} in one datum",
+            do="give fewer targets for each token, or cut the sequence",
         )
     for key in loss.needed:
         if inputs[key].shape != targets.shape:

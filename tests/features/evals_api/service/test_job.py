@@ -231,6 +231,13 @@ def test_stored_completions_are_graded_as_they_were_or_answered_again(opened: Co
     reference = {"type": "item_reference", "item_reference": "item.input"}
     view = carried_out(opened, start(opened, says_yes, config=config, source=source, input_messages=reference))
     assert statuses(opened, view) == ["pass", "fail"]
+    # The eval has a filter of its own, which holds for all of its runs.
+    whole = source | {"metadata": None}
+    view = carried_out(opened, start(opened, says_yes, config=config, source=whole, model=None, input_messages=None))
+    assert statuses(opened, view) == ["pass", "pass"]
+    other = source | {"metadata": {"use": "b"}}
+    view = start(opened, says_yes, config=config, source=other, model=None, input_messages=None)
+    assert "has no rows" in (carried_out(opened, view).job.error or {})["message"]
     limited = source | {"limit": 1, "metadata": None}
     view = carried_out(opened, start(opened, says_yes, config=config, source=limited, model=None, input_messages=None))
     assert statuses(opened, view) == ["pass"]
@@ -375,7 +382,7 @@ def test_stored_responses_are_graded_and_asked_again(opened: Context) -> None:
     with_call.document["response"]["output"] = [call]
     with_call.document["response"]["temperature"] = 0.5
     opened.stored_responses.add(with_call)
-    config = {"type": "logs"}
+    config: dict[str, Any] = {"type": "logs"}
     check = CHECK | {"reference": "{{item.output[0].content}}"}
     source: dict[str, Any] = {"type": "responses", "model": None, "input_messages": None}
 
@@ -389,6 +396,9 @@ def test_stored_responses_are_graded_and_asked_again(opened: Context) -> None:
     assert ids(instructions_search="be short") == ids(tools=["f"]) == ["resp_a"]
     assert ids(metadata={"use": "b"}) == ids(reasoning_effort="low") == ["resp_b"]
     assert ids(temperature=0.5) == ["resp_c"]
+    config["metadata"] = {"use": "b"}
+    assert ids() == ["resp_b"]
+    del config["metadata"]
     assert ids(model="tiny", created_after=0, top_p=1.0, created_before=2**40) == ["resp_a", "resp_b", "resp_c"]
     view = start(opened, check, config=config, source={"type": "responses", "users": ["nobody"]}, **source)
     assert "has no rows" in (carried_out(opened, view).job.error or {})["message"]

@@ -162,7 +162,6 @@ WISHES: Final[dict[str, list[Any]]] = {
     "container": ["", "c", {"id": "c"}],
     "diagnostics": [{}],
     "inference_geo": ["eu"],
-    "integrations": [[{"type": "wandb", "wandb": {"project": "p"}}]],
 }
 
 
@@ -175,6 +174,8 @@ ROUTES: Final = {
     "jobs": "/v1/fine_tuning/jobs",
     "evals": "/v1/evals",
     "batches": "/v1/batches",
+    "responses": "/v1/responses",
+    "response counts": "/v1/responses/input_tokens",
     "messages": "/v1/messages",
     "messages tokens": "/v1/messages/count_tokens",
     "messages models": "/v1/models",
@@ -274,9 +275,6 @@ def test_the_server_refuses_by_name_what_it_does_not_support(visitor: Visitor) -
 
 @pytest.mark.parametrize(("request_", "name"), [one for one in states("refused") if one[1] not in HEADERS])
 def test_what_is_refused_is_refused_by_name_however_it_is_asked_for(request_: str, name: str) -> None:
-    if name == "integrations":  # its shape is read, and `service.fine_tuning.create` refuses it
-        assert wrong_places(request_, {name: [{"type": "other"}]}) == {name}
-        return
     assert wrong_places(request_, {name: None}) == set()
     for value in nonempty(WISHES[name]):
         assert wrong_places(request_, {name: value}) == {name}, value

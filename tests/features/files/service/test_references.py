@@ -49,7 +49,7 @@ RUNS = {"EvaluationRecipe.reference_run"}
 """Name a run of the project."""
 OPERATORS = {
     "LmEvalTask.task", "WatchSettings.corpus", "WatchSettings.data", "WatchSettings.judge", "WatchSettings.suite",
-    "PythonRequest.source", "PythonRequest.image_tag", "PythonGraderSpec.source",
+    "PythonRequest.source", "PythonRequest.image_tag", "PythonGraderSpec.source", "TrackerRecipe.location",
 }  # fmt: skip
 """Paths and code that only commands on the machine take; refused from elsewhere as a whole."""
 TEXTS = {
@@ -74,6 +74,8 @@ TEXTS = {
     "LabelModelRequest.name", "LabelModelRequest.labels", "LabelModelRequest.passing_labels",
     "StringCheckRequest.name", "StringCheckRequest.input", "StringCheckRequest.reference", "PythonRequest.name",
     "TextSimilarityRequest.name", "TextSimilarityRequest.input", "TextSimilarityRequest.reference",
+    "TrackerRecipe.name", "TrackerRecipe.project", "TrackerRecipe.run_name", "TrackerRecipe.entity",
+    "TrackerRecipe.tags", "TrackerRecipe.registered_model",
     "Gate.suite", "Gate.fingerprints", "GateRule.metric", "GateRule.system", "GateRule.against", "WatchSettings.groups",
 }  # fmt: skip
 """Never looked up as a file or a model: names of columns, metrics, methods and layers, templates and texts."""

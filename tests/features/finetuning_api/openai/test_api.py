@@ -415,6 +415,9 @@ def test_wandb_is_taken_where_the_server_has_it(
     assert "k" * 40 not in home.jobs.get(job["id"]).model_dump_json()
     error = error_of(client.post(JOBS, json=body | {"integrations": [WANDB, WANDB]}), 400)
     assert "2 of them" in error["message"]
+    for wrong in ({"project": ""}, {"tags": ["t" * 300]}, {"tags": ["t"] * 51}, {"name": "n" * 300}):
+        one = WANDB | {"wandb": WANDB["wandb"] | wrong}  # type: ignore[operator]
+        assert next(iter(wrong)) in error_of(client.post(JOBS, json=body | {"integrations": [one]}), 400)["param"]
     monkeypatch.setattr(TrackerRules, "missing", lambda self: list(self.modules))
     assert "not installed" in error_of(client.post(JOBS, json=body), 400)["message"]
 
@@ -426,6 +429,9 @@ def test_the_recipe_of_a_job_has_the_client_s_project_beside_the_server_s_tracke
     base: Any = SimpleNamespace(name="tiny")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host")
     monkeypatch.setenv("WANDB_PROJECT", "of the server")
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", "/curves")
+    # Beside others alone: one whose package the server lacks is left out, as where a recipe names none.
+    monkeypatch.setattr(TrackerRules, "missing", lambda self: [self.title] if self.title == "TensorBoard" else [])
     found = recipe_of(request, base, Path("train.jsonl")).tracking
     assert [(one.name, one.project, one.run_name) for one in found or ()] == [
         ("mlflow", None, None), ("wandb", "mails", "second")

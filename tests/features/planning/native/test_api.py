@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from luthier.core.ports import SilentProgress
+from luthier.features.files.references import plan_of
 from luthier.platform.auth.service import create_project
 from luthier.platform.files.service import add_file
 from luthier.platform.home.context import Context
@@ -50,6 +51,18 @@ def test_a_plan_with_its_quote_and_without_a_path(visitor, rows: str, tmp_path: 
     assert wrong.status_code == 400
     assert "did you mean 'lora'" in wrong.json()["error"]["message"] or "lora" in wrong.json()["error"]["message"]
     assert str(tmp_path) not in wrong.text
+
+
+def test_a_plan_names_no_folder_of_a_tracker(home: Context, rows: str) -> None:
+    places = ["/srv/curves", "sqlite:////srv/mlflow.db", "https://host"]
+
+    def ask(_: Context, question: str, asked: dict[str, Any]) -> dict[str, Any]:
+        assert (question, set(asked)) == ("plan", {"recipe", "compares"})
+        tracking = [{"name": "mlflow", "location": place} for place in places]
+        return {"plan": {"tracking": tracking, "recipe": {"tracking": None}}}
+
+    found = plan_of(home, "default", recipe(rows)["recipe"], ask=ask)
+    assert [one["location"] for one in found["plan"]["tracking"]] == [None, None, "https://host"]
 
 
 @pytest.mark.parametrize(

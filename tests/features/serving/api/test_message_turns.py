@@ -13,6 +13,7 @@ from luthier.core.errors import UnsupportedError
 from luthier.core.stream import TextRequest
 from luthier.features.serving.api.message_body import MessagesBody, PromptBody
 from luthier.features.serving.api.message_turns import ERROR_PREFIX, message_request
+from luthier.features.serving.api.messages import thinking_warning
 from luthier.platform.http.errors import ApiError, invalid_request
 
 USER = {"role": "user", "content": "Which wood?"}
@@ -202,6 +203,13 @@ def test_choices_of_tools() -> None:
 def test_thinking_and_what_limits_it() -> None:
     assert (request().thinks, request().thinking_budget) == (None, None)
     enabled = request(thinking={"type": "enabled", "budget_tokens": 20})
+    disabled = request(thinking={"type": "disabled"})
+    assert [thinking_warning(one, "transformers") for one in (enabled, disabled)] == [None, None]
+    assert "budget_tokens" in (thinking_warning(enabled, "llama_cpp") or "")
+    assert thinking_warning(disabled, "llama_cpp") is None
+    for one in (enabled, disabled):
+        assert "the other server decides" in (thinking_warning(one, "openai_http") or "")
+    assert thinking_warning(request(), "openai_http") is None
     assert (enabled.thinks, enabled.thinking_budget, enabled.max_new_tokens) == (True, 20, 50)
     assert enabled.max_thinking_tokens == 0  # a thought counts among max_tokens
     assert request(thinking={"type": "disabled"}).thinks is False

@@ -88,7 +88,9 @@ def test_a_base_and_its_adapters_become_one_engine_of_llama_cpp(
 ) -> None:
     models = {"base": base, "a": with_adapter("a"), "b": with_adapter("b")}
     made = choose_engines(context, models)
-    assert children.names == ["make_base", "make_adapter", "make_adapter", "time_engines"]
+    assert children.names == ["make_base", "make_adapter", "make_adapter", "time_engines", "time_engines"]
+    # One model alone, then all adapters in turn.
+    assert [len(asked["own"]) for name, asked in children.asked if name == "time_engines"] == [1, 3]
     assert {one.served.engine for one in made.values()} == {"llama_cpp"}
     assert len({one.served.path for one in made.values()}) == 1
     assert made["base"].served.adapter_path is None
@@ -201,6 +203,19 @@ def test_speeds_without_a_rate_of_many_answers_are_timed_again_at_the_next_start
     for _ in range(2):
         choose_engines(context, {"base": base})
     assert children.names == ["make_base", "time_engines", "time_engines"]
+
+
+def test_speeds_of_earlier_versions_do_not_count_beside_new_ones(
+    context: Context, children: Children, base: Served
+) -> None:
+    children.own, children.copy = QUICK_ALONE, QUICK_IN_A_CROWD
+    choose_engines(context, {"base": base})
+    (folder,) = (one for one in context.settings.serving_copies_folder.iterdir() if one.is_dir())
+    old = {"own": {"alone": 9.0, "crowd": 9.0}, "copy": {"alone": 1.0, "crowd": 1.0}, "num_variants": 4}
+    (folder / "speed-ffff.json").write_text(json.dumps(old), encoding="utf-8")
+    copy = known_copy(context, base)
+    assert copy is not None
+    assert [one.engine.many for one in copy.rates] == [60.0]
 
 
 def test_speeds_that_earlier_versions_timed_are_taken(context: Context, children: Children, base: Served) -> None:

@@ -68,6 +68,7 @@ FILES: Final[dict[str, tuple[str, Arguments]]] = {
     "human-eval export": ("out.csv", lambda f, out: ["human-eval", "export", "panel-1", "-o", out]),
     "human-eval pairs": ("out.jsonl", lambda f, out: ["human-eval", "pairs", "panel-1", "-o", out]),
     "import": ("recipe.yaml", lambda f, out: ["import", _job(f), "--set", f"data.train={_rows(f)}", "-o", out]),
+    "recipe schema": ("schema.json", lambda _, out: ["recipe", "schema", "-o", out]),
     "launch": ("job.sbatch", lambda f, out: ["launch", "slurm", _recipe(f), "--out", out]),
 }
 """Command -> the name of a file that is there, and arguments that would have it written."""

@@ -25,6 +25,8 @@ FORMS = st.sampled_from(
         "{{'Authorization': 'Bearer {}'}}",
         '{{"authorization": "Bearer {}"}}',
         "(b'authorization', b'Bearer {}')",
+        "(b'x-api-key', b'{}')",
+        "GET /tinker/weights/{}/adapter_config.json 200",
         "bearer {}",
         "postgresql://user:{}@host:5432/name",
         "postgresql+pg8000://:{}@host/name",

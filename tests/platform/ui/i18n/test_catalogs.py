@@ -15,7 +15,7 @@ from tests.vacuous import nonempty
 
 import luthier
 from luthier.platform.ui.i18n import expressions
-from luthier.platform.ui.i18n.catalog import LOCALE, catalog
+from luthier.platform.ui.i18n.catalog import LOCALE, Catalog, catalog
 from luthier.platform.ui.i18n.environments import Coverage, messages_of, words
 from luthier.platform.ui.i18n.extract import sentences
 from luthier.platform.ui.i18n.language import LANGUAGES
@@ -133,12 +133,33 @@ def test_english_is_never_rewritten() -> None:
 
 
 def test_a_sentence_is_recognised_with_its_values() -> None:
-    from luthier.platform.ui.i18n.catalog import Catalog
-
     texts = Catalog("de", {}, {"{n} rows of {name}": "{n} Zeilen von {name}", "{n} rows": "{n} Zeilen"})
     assert texts.sentence("12 rows of {n} %s", str) == "12 Zeilen von {n} %s"
     assert texts.sentence("1,200.5 rows", lambda value: value.replace(",", " ")) == "1 200.5 Zeilen"
     assert texts.sentence("rows of mine", str) is None
+
+
+@pytest.mark.parametrize(
+    ("sentence", "text", "values"),
+    [
+        ("{a} of {b} of {c}.", "1 of 2 of 3 of 4.", ("1", "2", "3 of 4")),
+        ("{n} row{ending} wait", "1 row wait", ("1", "")),
+        ("{name} {num} to {num_high}", "x y 1.5 to 20", ("x y", "1.5", "20")),
+        ("{a}{b}: {c}", "xyz: w", ("x", "yz", "w")),
+        ("about {num}", "about x", None),
+        ("{a} of {b}", "x of ", None),
+    ],
+)
+def test_values_are_the_shortest_that_fit(sentence: str, text: str, values: tuple[str, ...] | None) -> None:
+    found = Catalog("de", {}, {sentence: "x"})._search(text)
+    assert (None if found is None else found[1]) == values
+
+
+def test_a_text_that_nearly_fits_many_placeholders_is_soon_refused() -> None:
+    """By trying all ways to share it out this would take years."""
+    sentence = "{a}{b}, {c} {d}, {num} {e}; {f}!"
+    assert Catalog("de", {}, {sentence: "x"}).sentence(", 1 " * 400 + "; " * 100, str) is None
+    assert catalog("de").sentence(": worth ; the tuned model is worth more with a probability of " * 500, str) is None
 
 
 def test_what_a_caller_has_translated_is_not_english() -> None:

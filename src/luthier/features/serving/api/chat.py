@@ -395,9 +395,8 @@ async def create_chat_completion(body: ChatBody, request: Request, context: Home
 async def _recorder(context: Context, caller: Caller, body: ChatBody) -> Keep | None:
     if not body.store:
         return None
-    return await to_thread.run_sync(
-        completion_recorder, context, caller, body.model_dump(mode="json", exclude_unset=True)
-    )
+    asked = body.model_dump(mode="json", exclude_unset=True)
+    return await to_thread.run_sync(completion_recorder, context, caller, asked)
 
 
 def chat_request(body: ChatBody, default_max_tokens: int) -> TextRequest:

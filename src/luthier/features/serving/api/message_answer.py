@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 import uuid
 from collections.abc import Iterator
 from typing import Any, Final, Literal
@@ -19,7 +20,7 @@ from typing import Any, Final, Literal
 from pydantic_core import from_json
 
 from luthier.core.stream import CallPiece, Ended, EndReason, Piece
-from luthier.features.serving.api.answering import event_line
+from luthier.features.serving.api.answering import event_line, split_calls
 from luthier.features.serving.service import Answer, Choice
 from luthier.platform.http.anthropic import error_document
 from luthier.platform.http.errors import ApiError
@@ -27,6 +28,8 @@ from luthier.platform.http.errors import ApiError
 INVALID_JSON: Final = "invalid_json"
 """The key of a call's input that holds what the model wrote, where that is no JSON object."""
 _Kind = Literal["thinking", "text", "tool_use"]
+_NO_ID: Final = re.compile(r"[^a-zA-Z0-9_-]")
+_MAX_ID: Final = 100
 
 
 class MessageWriter:
@@ -82,6 +85,9 @@ class MessageWriter:
                 yield from self._begin("text", {"type": "text", "text": ""})
             yield from self._close()
             return
+        begun, new = split_calls(event.calls)
+        for call in begun:
+            yield from self._call(call)
         if event.reasoning:
             yield from self._begin("thinking", {"type": "thinking", "thinking": "", "signature": ""})
             self._thought.append(event.reasoning)
@@ -90,7 +96,7 @@ class MessageWriter:
         if event.text:
             yield from self._begin("text", {"type": "text", "text": ""})
             yield self._delta({"type": "text_delta", "text": event.text})
-        for call in event.calls:
+        for call in new:
             yield from self._call(call)
 
     def failed(self, error: ApiError) -> Iterator[bytes]:
@@ -190,7 +196,8 @@ def _stopped(reason: str | None, sequence: str | None = None) -> dict[str, str |
 
 
 def _tool_use_id(call_id: str | None) -> str:
-    return f"toolu_{(call_id or uuid.uuid4().hex).removeprefix('call_')}"
+    # Other servers use characters (`functions.f:0`) that the API does not take back.
+    return f"toolu_{_NO_ID.sub('_', (call_id or uuid.uuid4().hex).removeprefix('call_'))[:_MAX_ID]}"
 
 
 def _block_of(call: dict[str, Any]) -> dict[str, Any]:

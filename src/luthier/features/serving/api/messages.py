@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
 from typing import Any, Final
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
-from starlette.concurrency import run_in_threadpool
 
-from luthier.core.access import Caller
-from luthier.core.errors import LuthierError
 from luthier.core.stream import TextRequest
-from luthier.features.serving import service as serving
-from luthier.features.serving.api.answering import (
-    ENGINE_HEADER,
-    WARNING_HEADER,
-    Event,
-    refused,
-    respond,
-    target_header,
-    watch,
-)
+from luthier.features.serving.api.answering import ENGINE_HEADER, WARNING_HEADER, respond, target_header
+from luthier.features.serving.api.counting import counted
 from luthier.features.serving.api.message_answer import MessageWriter
 from luthier.features.serving.api.message_body import MessagesBody, PromptBody
 from luthier.features.serving.api.message_turns import message_request
-from luthier.features.serving.completion_stream import queued, uncancelled
-from luthier.features.serving.models import route, user_of
 from luthier.features.traffic.log import CLIENT_GONE
-from luthier.platform.home.context import Context
 from luthier.platform.http.anthropic import check_headers
-from luthier.platform.http.authentication import Asker, HomeContext, count_refused
+from luthier.platform.http.authentication import Asker, HomeContext
 from luthier.platform.http.errors import MESSAGES, ApiError
 
 router = APIRouter(prefix=MESSAGES, tags=["messages"])
@@ -47,6 +31,8 @@ _NAMES: Final = {"reasoning_effort": "output_config.effort"}
 _THINKING: Final = "thinking, of a model"
 BUDGET_ENGINE: Final = "transformers"
 """The engine that closes a thought when its budget is used up."""
+REMOTE_ENGINE: Final = "openai_http"
+"""A model of another server, whose chat template is not known here."""
 
 
 @router.post("", responses=_ANSWERS, response_class=Response)
@@ -69,11 +55,18 @@ async def create_message(body: MessagesBody, request: Request, context: HomeCont
         )
     except ApiError as error:
         raise _renamed(error) from error
-    engine = answer.headers.get(ENGINE_HEADER, BUDGET_ENGINE)
-    if asked.thinking_budget is not None and engine != BUDGET_ENGINE:
-        warning = f"the engine {engine} does not close a thought at budget_tokens: max_tokens alone limits it"
+    if (warning := thinking_warning(asked, answer.headers.get(ENGINE_HEADER, BUDGET_ENGINE))) is not None:
         answer.headers.setdefault(WARNING_HEADER, warning)
     return answer
+
+
+def thinking_warning(asked: TextRequest, engine: str) -> str | None:
+    """What the engine that has answered does not do about the thinking of a request; None for nothing."""
+    if asked.thinks is not None and engine == REMOTE_ENGINE:
+        return f"the engine {engine} passes no setting for thinking on: the other server decides whether it thinks"
+    if asked.thinking_budget is not None and engine != BUDGET_ENGINE:
+        return f"the engine {engine} does not close a thought at budget_tokens: max_tokens alone limits it"
+    return None
 
 
 @router.post("/count_tokens", responses=_COUNTED, response_class=Response)
@@ -81,9 +74,12 @@ async def count_message_tokens(body: PromptBody, request: Request, context: Home
     """Count the tokens of a prompt, template and tools included, without generating anything."""
     check_headers(request.headers)
     try:
-        return await _count(request, context, caller, body.model, message_request(body))
+        answer = await counted(request, context, caller, body.model, message_request(body))
     except ApiError as error:
         raise _renamed(error) from error
+    if answer is None:
+        return Response(status_code=CLIENT_GONE)
+    return JSONResponse({"input_tokens": answer.num_prompt_tokens}, headers=target_header(answer.routed))
 
 
 def _renamed(error: ApiError) -> ApiError:
@@ -94,48 +90,3 @@ def _renamed(error: ApiError) -> ApiError:
         return error
     message = error.message.replace(error.param or "", name)
     return ApiError(error.status, message, type=error.type, param=name, code=error.code, headers=error.headers)
-
-
-async def _count(request: Request, context: Context, caller: Caller, model: str, asked: TextRequest) -> Response:
-    """Have the engine count a prompt; a disconnected client cancels the request.
-
-    Raises ApiError.
-    """
-    inbox = asyncio.Queue[Event | None]()
-    hear, answer = queued(inbox), serving.Answer([serving.Choice()])
-    cancels: list[Callable[[], None]] = []
-
-    def begin() -> None:
-        answer.routed = route(context, caller, model, user_of(caller, [asked]))
-        # Stored at once instead of returned: if this task is cancelled, the return value of the thread is lost.
-        cancels.append(serving.ask(context, caller, answer.routed, [asked], hear)[0])
-
-    try:
-        await run_in_threadpool(begin)
-        watcher = asyncio.create_task(watch(request, inbox))
-        try:
-            while not answer.has_ended:
-                event = await inbox.get()
-                if event is None:
-                    return Response(status_code=CLIENT_GONE)
-                answer.hear(event)
-        finally:
-            watcher.cancel()
-    except LuthierError as error:
-        raise refused(error) from error
-    finally:
-        for cancel in cancels:
-            cancel()
-        await uncancelled(run_in_threadpool(_charge, context, caller, answer))
-    if answer.error is not None:
-        count_refused(request, answer.num_contexts)
-        raise refused(answer.error)
-    return JSONResponse({"input_tokens": answer.num_prompt_tokens}, headers=target_header(answer.routed))
-
-
-def _charge(context: Context, caller: Caller, answer: serving.Answer) -> None:
-    """Only what another server has written is usage: counting costs no pass of a model of this one."""
-    if answer.num_new_tokens:
-        serving.charge(context, caller, answer)
-    elif answer.num_refused_tokens:
-        serving.charge_refused(context, caller, answer.num_refused_tokens)

@@ -20,7 +20,7 @@ from luthier.core.access import Caller
 from luthier.core.errors import NotFoundError, UnsupportedError
 from luthier.core.stream import PoolingRequest, Served
 from luthier.core.task_head import TaskHead, refuse_other_use
-from luthier.features.models.names import find_model
+from luthier.features.models.names import find_model, is_tuned_name
 from luthier.features.serving.api.pooling import PooledRun, PoolingBody, Texts, respond_pooled
 from luthier.features.serving.head_answers import prompt_of
 from luthier.features.serving.models import Routed, route, user_of
@@ -89,7 +89,7 @@ class ModerationBody(BaseModel):
 async def create_moderation(body: ModerationBody, request: Request, context: HomeContext, caller: Asker) -> Response:
     """Whether each text is flagged, by which categories, and the probability of each category."""
     is_own = body.model is None or body.model in HOSTED
-    model = context.settings.moderation_model if is_own else body.model
+    model = shown_name(context.settings.moderation_model) if is_own else body.model
     safe = safe_labels(context)
 
     def find() -> Routed:
@@ -148,7 +148,13 @@ def moderation_target(context: Context, caller: Caller) -> Routed:
         )
     if context.only is not None:
         return route(context, caller, name)
-    return Routed(name, name, _served(context, name))
+    shown = shown_name(name)
+    return Routed(shown, shown, _served(context, name))
+
+
+def shown_name(name: str) -> str:
+    """A model of the settings as callers of all projects see it: of a folder its last part, not its place here."""
+    return name if is_tuned_name(name) else Path(name).name
 
 
 def _served(context: Context, name: str) -> Served:
@@ -162,7 +168,7 @@ def _served(context: Context, name: str) -> Served:
     folder = Path(found.name).expanduser()
     if not folder.is_dir():
         raise NotFoundError(
-            f"{_MODEL}={name!r} is no classifier",
+            f"{_MODEL}, {shown_name(name)!r}, is no classifier",
             expected="a run, a tuned model, or the folder of one, with a head that classifies",
             do=f"set {_MODEL} to one, and start the server again",
         )

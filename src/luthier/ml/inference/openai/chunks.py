@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import uuid
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,6 +27,8 @@ _REASONS: Final[dict[str, EndReason]] = {
     # The answer ends there for a reason other than its length.
     "content_filter": "stop",
 }
+_MATCHED_STOPS: Final = ("stop_reason", "matched_stop")
+"""Fields of a choice for the stop text that ended it: vLLM's, SGLang's."""
 _LINE_END: Final = re.compile(r"\r\n|\n|\r")
 
 
@@ -105,6 +108,7 @@ class ChunkReader:
         self._num_chunks = self._num_characters = self._num_emitted = 0
         self._open_tokens: list[WrittenToken] = []
         self._reason: EndReason | None = None
+        self._stop_text: str | None = None
 
     @property
     def found_stop(self) -> bool:
@@ -157,6 +161,9 @@ class ChunkReader:
         calls = tuple(_call(call) for call in delta.get("tool_calls") or ())
         if (reason := said.get("finish_reason")) is not None:
             self._reason = _REASONS.get(str(reason), "stop")
+            # vLLM and others name the stop text that they have cut off; OpenAI's API does not.
+            matched = next((said[name] for name in _MATCHED_STOPS if isinstance(said.get(name), str)), None)
+            self._stop_text = matched if matched in self._asked.stop else None
         thought, text = self._answer.add(text, self._num_so_far)
         return self._piece(reasoning + thought, text, calls)
 
@@ -192,7 +199,7 @@ class ChunkReader:
                 num_prompt_tokens=self._num_prompt if self._asked.token_ids is None else None,
                 num_thinking_tokens=min(max(self._num_thinking, self._answer.num_thinking), num_new),
                 ends_in_thought=self._answer.ends_in_thought or (bool(self._num_thinking) and not self._num_emitted),
-                stop_text=self._answer.stop_text,
+                stop_text=self._answer.stop_text or self._stop_text,
             ),
         ]
 
@@ -234,10 +241,12 @@ class ChunkReader:
 
 def _call(call: Any) -> CallPiece:
     function = call.get("function") or {}
+    name = function.get("name") or None
     return CallPiece(
         index=int(call.get("index", 0)),
-        call_id=call.get("id") or None,
-        name=function.get("name") or None,
+        # Some servers send none: results could not be told apart.
+        call_id=call.get("id") or (None if name is None else f"call_{uuid.uuid4().hex[:24]}"),
+        name=name,
         arguments=function.get("arguments") or "",
     )
 

@@ -9,7 +9,7 @@ were stored; a page translates them where it shows them (`| t`).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
@@ -20,21 +20,50 @@ from luthier.platform.ui.i18n.messages import Message
 LOCALE: Final = Path(__file__).parents[1] / "locale"
 _HOLE: Final = re.compile(r"\{(\w+)\}")
 _FILLED: Final = re.compile(r"\{(\w+)(:t)?\}")
-_NUMBER: Final = r"(?:about )?[+−-]?\d[\d.,]*"
+_NUMBER: Final = re.compile(r"((?:about )?[+−-]?\d)[\d.,]*")
 _ABOUT: Final = re.compile(r"about \d")
 _SENTENCES: Final = re.compile(r"(?<=[.!?]) (?=[A-Z])")
+_MAX_CHARACTERS: Final = 2000
+"""Of a text that is compared with sentences, and of a value within it: visitors send longer ones, we write none."""
+_MAX_VALUE_CHARACTERS: Final = 500
 _MAX_RECOGNISED: Final = 4000
 _MAX_MISSED: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class _Pattern:
-    """A sentence with placeholders. start: its text before the first of them."""
+    """A sentence with placeholders. texts: before, between and behind them."""
 
-    start: str
-    regex: re.Pattern[str]
+    texts: tuple[str, ...]
     names: tuple[str, ...]
     translation: str
+
+    def values_in(self, text: str) -> tuple[str, ...] | None:
+        """The values of the placeholders in a text, each the shortest that fits; None where the text is another one.
+
+        No regular expression: with several placeholders it tries every way to share out a text that does not fit, and
+        anybody may have such a text shown, such as an address without a page.
+        """
+        if not all(part in text for part in self.texts):
+            return None
+        # Where the rest from a placeholder on was found not to fit: it does not fit further on either.
+        failed = [len(text) + 1] * len(self.names)
+
+        def rest(index: int, at: int) -> tuple[str, ...] | None:
+            if index == len(self.names):
+                return () if at == len(text) else None
+            if at >= failed[index]:
+                return None
+            name, behind = self.names[index], self.texts[index + 1]
+            for end in _ends(name, text, at, behind, is_last=index == len(self.names) - 1):
+                found = rest(index + 1, end + len(behind))
+                if found is not None:
+                    return (text[at:end], *found)
+            if not _is_number(name):  # a number further on may fit
+                failed[index] = at
+            return None
+
+        return rest(0, len(self.texts[0])) if text.startswith(self.texts[0]) else None
 
 
 @dataclass(slots=True)
@@ -80,8 +109,8 @@ class Catalog:
             figure: Writes the numbers of a value as the language does.
         """
         exact = self.sentences.get(text) or self._of_page(text)
-        if exact:
-            return exact
+        if exact or len(text) > _MAX_CHARACTERS:
+            return exact or None
         found = self._recognise(text)
         if found is None:
             return self._of_several(text, figure)
@@ -90,7 +119,8 @@ class Catalog:
 
         def filled(hole: re.Match[str]) -> str:
             value = by_name.get(hole[1], hole[0])
-            if hole[2] and value and (whole := self.sentence(value, figure)):
+            is_text = hole[2] and 0 < len(value) <= _MAX_VALUE_CHARACTERS
+            if is_text and (whole := self.sentence(value, figure)):
                 return whole
             value = (
                 value.replace("about ", f"{self.sentences.get('about', 'about')} ", 1) if _ABOUT.match(value) else value
@@ -112,7 +142,7 @@ class Catalog:
 
     def note_missed(self, text: str) -> None:
         """Note that a text was shown in English."""
-        if len(self.missed) < _MAX_MISSED:
+        if len(text) <= _MAX_CHARACTERS and len(self.missed) < _MAX_MISSED:
             self.missed.add(text)
 
     def _of_page(self, text: str) -> str:
@@ -121,23 +151,42 @@ class Catalog:
 
     def _search(self, text: str) -> tuple[_Pattern, tuple[str, ...]] | None:
         for pattern in self._patterns:
-            if text.startswith(pattern.start) and (found := pattern.regex.fullmatch(text)) is not None:
-                return pattern, found.groups()
+            # Most sentences begin or end in another way.
+            is_near = text.startswith(pattern.texts[0]) and text.endswith(pattern.texts[-1])
+            if is_near and (found := pattern.values_in(text)) is not None:
+                return pattern, found
         return None
 
 
 def _pattern(text: str, translation: str) -> _Pattern:
-    parts = _HOLE.split(text)
-    # Texts and names alternate; the shortest value that fits, so that a sentence ends where its text says.
-    regex = "".join(re.escape(part) if index % 2 == 0 else _value_of(part) for index, part in enumerate(parts))
-    return _Pattern(parts[0], re.compile(regex, re.DOTALL), tuple(parts[1::2]), translation)
+    parts = _HOLE.split(text)  # texts and names alternate
+    return _Pattern(tuple(parts[::2]), tuple(parts[1::2]), translation)
 
 
-def _value_of(name: str) -> str:
-    """What a placeholder stands for: an ending, such as that of a plural, may be empty, and `num` is a number."""
-    if name.startswith("ending"):
-        return "(.*?)"
-    return f"({_NUMBER})" if name == "num" or name.startswith("num_") else "(.+?)"
+def _is_number(name: str) -> bool:
+    return name == "num" or name.startswith("num_")
+
+
+def _ends(name: str, text: str, at: int, behind: str, *, is_last: bool) -> Iterator[int]:
+    """Where the value of a placeholder that begins at `at` may end, with the text `behind` it.
+
+    An ending, such as that of a plural, may be empty. `num` is a number, the longest first; of others the shortest.
+    """
+    if _is_number(name):
+        number = _NUMBER.match(text, at)
+        longest, shortest = (number.end(), number.end(1)) if number is not None else (0, 1)
+        yield from (end for end in range(longest, shortest - 1, -1) if text.startswith(behind, end))
+        return
+    least = at + (not name.startswith("ending"))
+    if is_last:
+        end = len(text) - len(behind)
+        if end >= least and text.endswith(behind):
+            yield end
+        return
+    end = text.find(behind, least)
+    while end >= 0:
+        yield end
+        end = text.find(behind, end + 1)
 
 
 @cache

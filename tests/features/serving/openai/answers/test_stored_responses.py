@@ -185,3 +185,16 @@ def test_a_chain_has_an_end(served: ServedHome, ask: Callable[..., Any], monkeyp
     first = ask()
     second = ask(previous_response_id=first.id)
     not_found(lambda: ask(previous_response_id=second.id))
+
+
+def test_a_chain_has_a_size(served: ServedHome, ask: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    context, _ = served
+    first = ask()
+    second = ask(previous_response_id=first.id)
+    sizes = [context.stored_responses.num_characters("default", [one.id]) for one in (first, second)]
+    monkeypatch.setattr(stored, "MAX_CHAIN_CHARACTERS", sum(sizes))
+    assert context.stored_responses.num_characters("other", [first.id]) == 0
+    third = ask(previous_response_id=second.id)
+    with pytest.raises(openai.BadRequestError) as caught:
+        ask(previous_response_id=third.id)
+    assert (caught.value.param, caught.value.code) == ("previous_response_id", "conversation_too_large")

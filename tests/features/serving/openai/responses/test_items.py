@@ -9,7 +9,12 @@ from pydantic import ValidationError
 from tests.vacuous import nonempty
 
 from luthier.core.stream import CallPiece, Ended, Piece, TokenLikelihood, WrittenToken
-from luthier.features.serving.api.responses.body import ResponseBody
+from luthier.features.serving.api.responses.body import (
+    ResponseBody,
+    TokenCountBody,
+    prompt_request,
+    response_request,
+)
 from luthier.features.serving.api.responses.items import item_documents, messages_of, parsed_items
 from luthier.features.serving.api.responses.output import OutputItems
 from luthier.platform.http.errors import ApiError
@@ -206,3 +211,21 @@ def test_likelihoods_come_with_the_text_that_they_belong_to() -> None:
     assert items[0]["content"][0]["logprobs"] == [shown]
     assert next(event for event in events if event["type"].endswith("text.delta"))["logprobs"] == [shown]
     assert written(piece)[1][0]["content"][0]["logprobs"] == []
+
+
+def test_text_behind_a_call_in_the_same_piece_is_an_item_of_its_own() -> None:
+    begin = CallPiece(index=0, call_id="c1", name="f", arguments='{"a": ')
+    # As engines send it that write several tokens at once: the rest of a call, text, and the next call.
+    both = (CallPiece(index=0, arguments="1}"), CallPiece(index=1, call_id="c2", name="g", arguments="{}"))
+    _, items = written(Piece(text="", calls=(begin,)), Piece(text="Well", calls=both))
+    assert [item["type"] for item in items] == ["function_call", "message", "function_call"]
+    assert [items[0]["arguments"], items[1]["content"][0]["text"], items[2]["arguments"]] == ['{"a": 1}', "Well", "{}"]
+
+
+def test_a_count_is_the_prompt_of_the_answer_and_writes_nothing() -> None:
+    given = {"model": "m", "input": "Q", "instructions": "I", "truncation": "auto"}
+    messages = messages_of("I", parsed_items([said("user", "Q")]), 0)
+    answered = response_request(ResponseBody.model_validate(given), messages, 100)
+    asked = prompt_request(TokenCountBody.model_validate(given), messages)
+    assert (asked.counts_tokens, answered.counts_tokens) == (True, False)
+    assert (asked.conversation, asked.drops_oldest) == (answered.conversation, answered.drops_oldest)

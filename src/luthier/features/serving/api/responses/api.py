@@ -5,22 +5,20 @@ A response and a chat completion of the same conversation are the same request f
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from anyio import to_thread
 from fastapi import APIRouter, Request
-from fastapi.responses import Response
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 
 from luthier.core.access import Caller
 from luthier.core.conversation import Message
-from luthier.core.errors import LuthierError, error_from
-from luthier.core.stream import Ended, Failed, Started, StreamEvent, TextRequest
-from luthier.features.serving import service as serving
-from luthier.features.serving.api.answering import ANSWERS, Keep, refused, respond
+from luthier.core.errors import LuthierError
+from luthier.core.stream import TextRequest
+from luthier.features.serving.api.answering import ANSWERS, Keep, refused, respond, target_header
+from luthier.features.serving.api.counting import counted
 from luthier.features.serving.api.responses.body import (
     PromptBody,
     ResponseBody,
@@ -30,15 +28,14 @@ from luthier.features.serving.api.responses.body import (
 )
 from luthier.features.serving.api.responses.items import item_documents, messages_of, parsed_items
 from luthier.features.serving.api.responses.writer import ResponseObjectWriter
-from luthier.features.serving.models import route, user_of
-from luthier.features.traffic.stored_responses import conversation_before, keeper_of
+from luthier.features.traffic.log import CLIENT_GONE
+from luthier.features.traffic.stored_responses import conversation_before, response_recorder
 from luthier.platform.home.context import Context
 from luthier.platform.http.authentication import Asker, HomeContext
 from luthier.platform.http.errors import ApiError, documented
 
 router = APIRouter(prefix="/v1/responses", tags=["responses"])
 
-_COUNT_SECONDS: Final = 120.0
 _OWN_NAMES: Final = {"reasoning_effort": "reasoning.effort"}
 """Parameters by the name that chat completions give them in errors."""
 
@@ -115,7 +112,7 @@ def refused_here(error: LuthierError) -> ApiError:
 
 def _begun(context: Context, caller: Caller, body: ResponseBody) -> tuple[TextRequest, Keep | None]:
     found = prepared(context, caller, body)
-    keep = keeper_of(
+    keep = response_recorder(
         context,
         caller,
         parameters=body.model_dump(mode="json", exclude_unset=True, exclude={"input"}, by_alias=True),
@@ -127,47 +124,15 @@ def _begun(context: Context, caller: Caller, body: ResponseBody) -> tuple[TextRe
 
 
 @router.post("/input_tokens", response_model=TokenCount, responses=documented(404))
-async def count_input_tokens(body: TokenCountBody, context: HomeContext, caller: Asker) -> TokenCount:
+async def count_input_tokens(body: TokenCountBody, request: Request, context: HomeContext, caller: Asker) -> Response:
     """Count the tokens of an input as the model reads it, without an answer."""
-    loop = asyncio.get_running_loop()
-    events: asyncio.Queue[StreamEvent] = asyncio.Queue()
-
-    def hear(event: StreamEvent) -> None:
-        loop.call_soon_threadsafe(events.put_nowait, event)
-
-    counted = await to_thread.run_sync(_counting, context, caller, body, hear)
+    asked = await to_thread.run_sync(lambda: prompt_request(body, prepared(context, caller, body).messages))
     try:
-        async with asyncio.timeout(_COUNT_SECONDS):
-            while (num := await _num_tokens(context, caller, await events.get())) is None:
-                pass
-    except TimeoutError as error:
-        message = f"the input was not counted within {_COUNT_SECONDS:.0f} s; expected: a count; what to do: ask again"
-        raise ApiError(503, message, type="server_error", code="unavailable", headers={"Retry-After": "5"}) from error
-    except LuthierError as error:
-        raise refused_here(error) from error
-    finally:
-        counted()
-    return TokenCount(input_tokens=num)
-
-
-def _counting(
-    context: Context, caller: Caller, body: TokenCountBody, hear: Callable[[StreamEvent], None]
-) -> Callable[[], None]:
-    """Send the prompt as a request for one token, which is cancelled once the engine has counted it."""
-    asked = prompt_request(body, prepared(context, caller, body).messages)
-    try:
-        routed = route(context, caller, body.model, user_of(caller, [asked], None))
-        cancel, _ = serving.ask(context, caller, routed, [asked], hear)
-    except LuthierError as error:
-        raise refused_here(error) from error
-    return cancel
-
-
-async def _num_tokens(context: Context, caller: Caller, event: StreamEvent) -> int | None:
-    """The count, where an event has it: engines of other servers report it with the end alone."""
-    if isinstance(event, Failed):
-        await to_thread.run_sync(serving.charge_refused, context, caller, event.num_refused_tokens)
-        raise error_from(event.error)
-    if isinstance(event, Started):
-        return event.num_prompt_tokens or None
-    return (event.num_prompt_tokens or 0) if isinstance(event, Ended) else None
+        answer = await counted(request, context, caller, body.model, asked)
+    except ApiError as error:
+        error.param = named_here(error.param)
+        raise
+    if answer is None:
+        return Response(status_code=CLIENT_GONE)
+    document = TokenCount(input_tokens=answer.num_prompt_tokens).model_dump()
+    return JSONResponse(document, headers=target_header(answer.routed))

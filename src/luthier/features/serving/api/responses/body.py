@@ -257,6 +257,7 @@ def response_request(body: ResponseBody, messages: tuple[Message, ...], default_
     changes = {
         "sampling": sampling,
         "max_new_tokens": limit or default_max_tokens,
+        "counts_tokens": False,
         # An explicit limit covers reasoning and answer together, as in OpenAI's API.
         "max_thinking_tokens": None if limit is None else 0,
         "num_top": (body.top_logprobs or 0) if body.returns_logprobs else None,
@@ -265,7 +266,7 @@ def response_request(body: ResponseBody, messages: tuple[Message, ...], default_
 
 
 def prompt_request(body: PromptBody, messages: tuple[Message, ...]) -> TextRequest:
-    """The request for the engine without what only an answer needs. Raises as `response_request`."""
+    """The request that has the engine count the tokens of a prompt. Raises as `response_request`."""
     tools, choice = _callable_tools(body)
     schema = None if body.text is None else body.text.json_schema()
     if schema is not None:
@@ -283,6 +284,7 @@ def prompt_request(body: PromptBody, messages: tuple[Message, ...]) -> TextReque
         # OpenAI's default is true, also for an explicit null.
         calls_in_parallel=body.parallel_tool_calls is not False,
         drops_oldest=body.truncation == "auto",
+        counts_tokens=True,
         **tool_wishes(tools, choice),
     )
 

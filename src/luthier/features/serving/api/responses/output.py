@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final, Literal
 
 from luthier.core.stream import CallPiece, Ended, Piece, TokenLikelihood, WrittenToken
+from luthier.features.serving.api.answering import split_calls
 
 Event = dict[str, Any]
 _Kind = Literal["reasoning", "message", "function_call"]
@@ -43,13 +44,16 @@ class OutputItems:
 
     def add(self, piece: Piece) -> Iterator[Event]:
         """Take in more of the answer; yields the events of it, without their sequence numbers."""
+        begun, new = split_calls(piece.calls)
+        for call in begun:
+            yield from self._call(call)
         if piece.reasoning:
             yield from self._in("reasoning")
             yield from self._reasoning(piece.reasoning)
         if piece.text:
             yield from self._in("message")
             yield from self._text(piece.text, piece.tokens)
-        for call in piece.calls:
+        for call in new:
             yield from self._call(call)
 
     def end(self, ended: Ended) -> Iterator[Event]:
