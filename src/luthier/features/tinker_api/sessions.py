@@ -289,14 +289,7 @@ class TinkerSessions:
             if (found := self.known(session.caller.project_id, request_id)) is not None:
                 return found
             self._make_room(num_bytes)
-            num_open = sum(not one.result.done() for one in self._requests.values())
-            if num_open >= _MAX_OPEN or self._num_bytes + num_bytes > _MAX_OPEN_BYTES:
-                raise BusyError(
-                    f"{num_open:,} requests of {self._num_bytes:,} bytes wait",
-                    expected=f"at most {_MAX_OPEN:,} requests of together {_MAX_OPEN_BYTES:,} bytes",
-                    do="fetch results before you send more",
-                    retry_seconds=1,
-                )
+            self._refuse_too_many(num_bytes)
             if (
                 model is not None
                 and number is not None
@@ -325,6 +318,17 @@ class TinkerSessions:
                     model.waits_since = None
                     ready()
             return made
+
+    def _refuse_too_many(self, num_bytes: int) -> None:
+        """Raises BusyError where too much waits for one more request of this size."""
+        num_open = sum(not one.result.done() for one in self._requests.values())
+        if num_open >= _MAX_OPEN or self._num_bytes + num_bytes > _MAX_OPEN_BYTES:
+            raise BusyError(
+                f"{num_open:,} requests of {self._num_bytes:,} bytes wait",
+                expected=f"at most {_MAX_OPEN:,} requests of together {_MAX_OPEN_BYTES:,} bytes",
+                do="fetch results before you send more",
+                retry_seconds=1,
+            )
 
     def _make_room(self, num_bytes: int) -> None:
         """Forget results that were fetched a while ago, the oldest first, as far as their memory is needed."""
