@@ -80,12 +80,18 @@ class WeightsAndBiases(Tracker):
             weights = wandb.Artifact(f"{self._name}-weights", type="model", metadata=dict(outcome.texts))
             weights.add_dir(str(outcome.weights))
             self._run.log_artifact(weights)
-        run, self._run = self._run, None
-        run.finish(exit_code=1 if outcome.status == "failed" else 0)
+        self._finish(exit_code=1 if outcome.status == "failed" else 0)
         return []
 
     def close(self) -> None:
         """Finish the run, so that what was handed over is sent."""
         if self._run is not None:
-            self._run.finish()
-            self._run = None
+            self._finish(exit_code=0)
+
+    def _finish(self, exit_code: int) -> None:
+        import wandb
+
+        run, self._run = self._run, None
+        run.finish(exit_code=exit_code)
+        # W&B's own process may still be writing an offline run when `finish` returns: this waits for its end.
+        wandb.teardown(exit_code=exit_code)

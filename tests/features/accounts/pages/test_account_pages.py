@@ -91,7 +91,7 @@ def test_a_key_has_no_password_to_change(browser: Browser) -> None:
 def test_one_signs_ones_other_browsers_out(ada: Callable[[], TestClient], browser: Browser) -> None:
     here, there, other = ada(), ada(), browser("read")
     page = here.get("/settings/account").text
-    assert (page.count("<tr>") - 1, page.count("this browser")) == (2, 1)
+    assert (page.count("<tr>") - 1, page.count(">this browser<")) == (2, 1)
     here.post("/settings/account/end-others")
     assert "1 other session ended." in here.get("/settings/account").text
     assert there.get("/settings/account").status_code == 303
