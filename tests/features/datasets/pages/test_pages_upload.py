@@ -40,9 +40,8 @@ def test_a_form_brings_a_dataset_and_then_a_version(home: Context, browser: Brow
     assert "Version 1 is kept" in page
     assert "first" in page
     dataset = dataset_versions.list_datasets(home, Caller())[0][0]
-    assert (
-        f'<option value="{dataset.dataset_id}" selected>' in one.get(f"/datasets/new?dataset={dataset.dataset_id}").text
-    )
+    option = f'<option value="{dataset.dataset_id}" data-of="{dataset.name}" selected>'
+    assert option in one.get(f"/datasets/new?dataset={dataset.dataset_id}").text
     send(one, ROWS + b'{"text": "c"}\n', dataset=dataset.dataset_id, name="")
     newest = dataset_versions.get_version(home, Caller(), dataset.dataset_id)
     assert (newest.number, newest.parent, newest.num_rows, newest.author) == (2, 1, 3, "k")
