@@ -106,9 +106,7 @@ def test_pages(client: TestClient) -> None:
     assert ([file["id"] for file in page["data"]], page["has_more"]) == (ids[1:3], True)
     odd = client.get("/v1/files", params={"purpose": "evals"}).json()["data"]
     assert [file["id"] for file in odd] == [ids[3], ids[1]]
-    error_of(
-        client.get("/v1/files", params={"purpose": "\x00"}), 400
-    )  # a NUL character, which PostgreSQL has no place for
+    error_of(client.get("/v1/files", params={"purpose": "\x00"}), 400)  # PostgreSQL holds no NUL
     client.delete(f"/v1/files/{ids[3]}")  # whoever deletes while walking goes on from what is no longer there
     rest = client.get("/v1/files", params={"after": ids[3]}).json()["data"]
     assert [file["id"] for file in rest] == ids[2::-1]

@@ -49,7 +49,9 @@ def ask(context: Context, name: str) -> str:
     return serving.answer(context, ME, name, QUESTION, max_tokens=10)
 
 
-def test_adapters_and_whole_models_answer_as_their_runs_do(context: Context, make_recipe: MakeRecipe) -> None:
+def test_adapters_and_whole_models_answer_as_their_runs_do(
+    context: Context, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sections: dict[str, Any] = {"data": {"train": "train.jsonl", "validation": "valid.jsonl"}}
     runs = {
         "ft:tiny:default::lora": tune(context, make_recipe(**sections), "ft:tiny:default::lora"),
@@ -69,8 +71,12 @@ def test_adapters_and_whole_models_answer_as_their_runs_do(context: Context, mak
         serving.answer(context, STRANGER, listed[0], QUESTION, max_tokens=1)
 
     lora = context.tuned_models.get(ME.project_id, "ft:tiny:default::lora")
+    before = ask(context, lora.model_id)
     shutil.rmtree(lora.adapter_path)
-    with pytest.raises(NotFoundError, match="not on this machine any more"):
+    assert ask(context, lora.model_id) == before  # the artifacts hold the weights
+    shutil.rmtree(lora.adapter_path)
+    with monkeypatch.context() as patched, pytest.raises(NotFoundError, match="not on this machine any more"):
+        patched.setattr(context.artifacts, "linked", lambda run_id: {})
         ask(context, lora.model_id)
     with pytest.raises(ConflictError, match="base model"):
         served_models.delete_model(context, ME, "tiny")
