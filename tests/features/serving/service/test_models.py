@@ -75,9 +75,10 @@ def test_adapters_and_whole_models_answer_as_their_runs_do(
     shutil.rmtree(lora.adapter_path)
     assert ask(context, lora.model_id) == before  # the artifacts hold the weights
     shutil.rmtree(lora.adapter_path)
-    with monkeypatch.context() as patched, pytest.raises(NotFoundError, match="not on this machine any more"):
+    with monkeypatch.context() as patched:
         patched.setattr(context.artifacts, "linked", lambda run_id: {})
-        ask(context, lora.model_id)
+        with pytest.raises(NotFoundError, match="not on this machine any more"):
+            ask(context, lora.model_id)
     with pytest.raises(ConflictError, match="base model"):
         served_models.delete_model(context, ME, "tiny")
     assert served_models.delete_model(context, ME, lora.model_id) == lora
