@@ -14,7 +14,7 @@ GROUPS: Final[Mapping[str, Sequence[str]]] = {
     "Runs and jobs": ("runs", "report", "jobs", "worker", "launch"),
     "Evaluation": ("safety", "evals", "judge", "human-eval", "gates", "worth"),
     "Models and exports": ("models", "export benchmark", "verify", "sign", "push"),
-    "Serving": ("serve", "server", "predict", "deployments", "promote", "rollback", "canary"),
+    "Serving": ("serve", "server", "predict", "batches", "mcp", "deployments", "promote", "rollback", "canary"),
     "Monitoring": ("monitor", "monitor check", "alerts", "traffic", "usage", "retrain"),
     "People and access": ("inbox", "feedback", "users", "keys", "projects", "audit-log"),
     "This machine": ("doctor", "glossary", "completion"),

@@ -108,24 +108,21 @@ async def _sweep(context: Context, every_seconds: float) -> None:
             log.exception("clearing away what has expired has to wait: an error of our own")
             continue
         # Each on its own: one that fails must not keep the others from their work.
-        for sweep in _SWEEPS:
+        for sweep in (
+            sweep_files,
+            sweep_traffic,
+            sweep_stored_completions,
+            sweep_stored_responses,
+            sweep_removed,
+            remove_abandoned,
+            sweep_checkpoints,
+        ):
             try:
                 await run_in_threadpool(sweep, context)
             except (LuthierError, OSError) as error:  # the next one may find the store or the database again
                 log.warning("clearing away what has expired failed: %s", error)
             except Exception:
                 log.exception("clearing away what has expired failed: an error of our own")
-
-
-_SWEEPS: Final = (
-    sweep_files,
-    sweep_traffic,
-    sweep_stored_completions,
-    sweep_stored_responses,
-    sweep_removed,
-    remove_abandoned,
-    sweep_checkpoints,
-)
 
 
 class _SteadyClock:

@@ -30,17 +30,28 @@ MESSAGES: list[dict[str, Any]] = [
 
 
 def test_the_command_speaks_the_protocol_alone_on_stdout(tmp_path: Path) -> None:
-    process = subprocess.run(
+    process = subprocess.Popen(
         [sys.executable, "-m", "luthier", "mcp", "--read-only", "--home", str(tmp_path / "home")],
-        input="".join(json.dumps(one) + "\n" for one in MESSAGES) + "this is no JSON\n",
-        capture_output=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=120,
         env={name: value for name, value in os.environ.items() if name != "LUTHIER_API_KEY"},
-        check=False,
     )
-    assert process.returncode == 0, process.stderr
-    answers = {one.get("id"): one for one in map(json.loads, process.stdout.splitlines())}
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("".join(json.dumps(one) + "\n" for one in MESSAGES) + "this is no JSON\n")
+    process.stdin.flush()
+    answers: dict[Any, Any] = {}
+    while not {1, 2, 3} <= answers.keys():
+        line = process.stdout.readline()
+        assert line, "it has ended before it has answered"
+        one = json.loads(line)
+        answers[one.get("id")] = one
+    # The end of its input ends it, with nothing else on stdout.
+    rest, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert all("jsonrpc" in json.loads(line) for line in rest.splitlines())
     assert answers[1]["result"]["serverInfo"]["name"] == "luthier"
     names = {tool["name"] for tool in answers[2]["result"]["tools"]}
     assert {"list_runs", "plan_run", "ask"} <= names

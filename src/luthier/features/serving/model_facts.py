@@ -51,6 +51,7 @@ _LENGTHS: Final = (
     "seq_length",
     "context_length",
 )
+_THOUGHT_WORDS: Final = ("think", "thought", "reason", "analysis", "reflect")
 _TOKENS: Final = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 
 
@@ -90,8 +91,6 @@ def context_tokens_of(served: Served) -> int | None:
 
 def thinks(served: Served) -> bool:
     """Whether the chat template of a model has a place for thoughts, with the options that it was trained with."""
-    from luthier.ml.inference.models.thinking_probe import measured_format
-
     # An adapter is saved with the tokenizer that it was trained with.
     for folder in (served.adapter_path, served.path):
         template, tokens = _template_in(folder) if folder else ("", {})
@@ -99,6 +98,11 @@ def thinks(served: Served) -> bool:
             break
     else:
         return False
+    # A place for thoughts has a name in the template. Most have none, and the probe loads transformers.
+    if not any(word in template.lower() for word in _THOUGHT_WORDS):
+        return False
+    from luthier.ml.inference.models.thinking_probe import measured_format
+
     try:
         return measured_format(template, tokens, dict(served.template_options)) is not None
     except LuthierError:  # a template that fails is an error for requests to that model alone
