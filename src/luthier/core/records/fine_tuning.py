@@ -111,7 +111,7 @@ class WandbIntegration(FrozenModel):
         tags: tags of the run there.
     """
 
-    # As in a recipe: what would be refused there must not be found out by the job.
+    # As in a recipe: what would be refused there is refused now, not by the job.
     project: Text
     name: Text | None = None
     entity: Text | None = None

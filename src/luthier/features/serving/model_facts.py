@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from luthier.core.errors import LuthierError
 from luthier.core.stream import Served
@@ -23,18 +23,7 @@ Capability = Literal[
     "moderations",
     "score",
 ]
-CAPABILITIES: Final[tuple[Capability, ...]] = (
-    "chat",
-    "completions",
-    "messages",
-    "tools",
-    "structured_outputs",
-    "thinking",
-    "embeddings",
-    "classify",
-    "moderations",
-    "score",
-)
+CAPABILITIES: Final[tuple[Capability, ...]] = get_args(Capability)
 _OF_TEXT: Final = frozenset({"chat", "completions", "messages", "tools", "structured_outputs"})
 _OF_HEADS: Final[dict[TaskHeadKind, frozenset[str]]] = {
     "classify": frozenset({"classify", "moderations"}),

@@ -282,4 +282,4 @@ def sweep_checkpoints(context: Context) -> None:
                 )
             shutil.rmtree(folder_of(context, one, model), ignore_errors=True)
         except LuthierError:
-            continue  # looked at again by the next sweep
+            continue  # the next sweep tries again

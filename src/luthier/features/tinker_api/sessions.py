@@ -99,7 +99,7 @@ class LiveSampler:
 
     Attributes:
         source: where its weights are, for the process that trains.
-        base_model, model_path: as the client is told.
+        base_model, model_path: as the client sees them.
         num_clients: copies of it in other processes of the user, with itself.
     """
 
