@@ -49,6 +49,8 @@ import psutil
 from machine import describe, luthier_command, run_json
 from serving_clients import read_answer, wishes
 
+from luthier.features.serving.engine_balance import PEAK_SECONDS
+
 ROOT: Final = Path(__file__).resolve().parents[1]
 BASE: Final = "smollm2-135m-instruct"
 CLIENTS: Final = (1, 4, 16)
@@ -353,6 +355,8 @@ async def _rounds(sides: dict[str, _Side], args: argparse.Namespace) -> list[dic
         for place, (clients, adapters) in enumerate(cells):
             num_requests = max(3, clients) if args.quick else max(4, 2 * clients)
             turn = (number + place) % len(order)
+            # The load of the window before would still count for `auto`; all sides rest as long.
+            await asyncio.sleep(PEAK_SECONDS)
             for name in order[turn:] + order[:turn]:
                 numbers = range(first, first + num_requests)
                 cell = f"{clients} clients, {f'{adapters} adapters' if adapters else 'base'}"
