@@ -16,10 +16,9 @@ from luthier.testing.servers import RunningServer, running_server
 from luthier.testing.tiny import make_tiny_model
 from tests.fixtures.forked_children import SessionForkServer
 
-from .conftest import violations
+from .conftest import violations_in_light_and_dark
 
 MINUTES = 60_000
-THEMES = ("light", "dark")
 
 
 def rows() -> str:
@@ -30,9 +29,7 @@ def rows() -> str:
 
 def check(page: Page) -> None:
     """No page on the way is out of reach for anybody, in light or dark."""
-    for theme in THEMES:
-        page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
-        assert violations(page) == [], (page.url, theme)
+    assert violations_in_light_and_dark(page) == [], page.url
 
 
 def bring_rows(page: Page, folder: Path) -> None:
