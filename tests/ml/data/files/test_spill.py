@@ -37,7 +37,7 @@ def test_a_spool_gives_back_what_it_was_given(
     assert made.reshape(-1).tolist() == values
     assert (spill.written_bytes > 0) == (8 * len(values) > budget)
     del made
-    if spill.held_bytes:  # in a circle of references; else a hundred examples would walk over all objects of the session
+    if spill.held_bytes:  # by a circle; otherwise each example would walk over all objects of the session
         gc.collect()
     assert spill.held_bytes == 0
 
