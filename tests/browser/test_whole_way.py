@@ -102,10 +102,10 @@ def test_from_upload_to_chat(tmp_path: Path, make_page: Callable[..., Page], for
 
 
 def test_a_form_that_was_open_while_the_server_was_killed_is_sent_all_the_same(
-    tmp_path: Path, make_page: Callable[..., Page]
+    tmp_path: Path, make_page: Callable[..., Page], fork_server: SessionForkServer
 ) -> None:
     page = make_page()
-    with running_server(tmp_path / "home", num_workers=0) as server:
+    with running_server(tmp_path / "home", num_workers=0, popen=fork_server.popen_text) as server:
         port = urlsplit(server.url).port or 0
         page.goto(server.link)
         page.goto(f"{server.url}/settings/keys")
@@ -115,7 +115,7 @@ def test_a_form_that_was_open_while_the_server_was_killed_is_sent_all_the_same(
     deadline = time.monotonic() + 60
     while True:
         try:
-            with running_server(tmp_path / "home", num_workers=0, port=port):
+            with running_server(tmp_path / "home", num_workers=0, port=port, popen=fork_server.popen_text):
                 expect(page.locator("input[name=name]").first).to_have_value("kept over a restart")
                 page.get_by_label("infer").check()
                 page.get_by_role("button", name="Make the key").click()
