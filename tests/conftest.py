@@ -192,6 +192,15 @@ def fork_server(run_folder: Path) -> Iterator[SessionForkServer]:
         yield server
 
 
+@pytest.fixture(autouse=True)
+def same_environment() -> Iterator[None]:
+    """What a test, and libraries that it calls, leave in the environment ends with it."""
+    from tests.fixtures.forked_children import environment_kept
+
+    with environment_kept():
+        yield
+
+
 @pytest.fixture(scope="session", autouse=True)
 def shared_fork_server(fork_server: SessionForkServer) -> Iterator[None]:
     """Workers in this process start their jobs from it, and `ChildProcess` what loads torch."""

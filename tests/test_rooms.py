@@ -6,6 +6,7 @@ from collections import defaultdict
 from graphlib import CycleError, TopologicalSorter
 
 import grimp
+import pytest
 
 TOP = ("core", "ml", "platform", "features", "server", "cli")
 TYPES_ALONE = "luthier.platform.home.context"  # names its stores by strings, and imports them for annotations
@@ -36,8 +37,12 @@ def _child(package: str, module: str) -> str:
     return ".".join(module.split(".")[: package.count(".") + 2])
 
 
-def test_no_rooms_import_each_other_in_a_circle() -> None:
-    graph = grimp.build_graph("luthier", exclude_type_checking_imports=True, cache_dir=None)
+@pytest.fixture(scope="module")
+def graph() -> grimp.ImportGraph:
+    return grimp.build_graph("luthier", exclude_type_checking_imports=True, cache_dir=None)
+
+
+def test_no_rooms_import_each_other_in_a_circle(graph: grimp.ImportGraph) -> None:
     assert len(graph.modules) > 500
     found = circles(graph)
     assert {package: circle for package, circle in found.items() if package not in WITHIN} == {}
@@ -54,8 +59,7 @@ def test_a_circle_is_found() -> None:
     assert set(circles(graph)) == {"luthier.a"}
 
 
-def test_files_of_core_itself_import_nothing_of_its_folders() -> None:
-    graph = grimp.build_graph("luthier", exclude_type_checking_imports=True, cache_dir=None)
+def test_files_of_core_itself_import_nothing_of_its_folders(graph: grimp.ImportGraph) -> None:
     children = graph.find_children("luthier.core")
     folders = {child for child in children if graph.find_children(child)}
     inside = folders | {module for folder in folders for module in graph.find_descendants(folder)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,13 @@ from playwright.sync_api import Browser, BrowserContext, Error, Page, expect, sy
 ROOT = Path(__file__).resolve().parents[2]
 AXE = ROOT / "frontend" / "node_modules" / "axe-core" / "axe.min.js"
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
-_AXE = "{resultTypes: ['violations']}"
+_COLOURS = ("color-contrast", "link-in-text-block")
+"""The rules of axe-core that look at colours."""
 _AT_REST = """
   const ends = document.getAnimations().filter((one) => Number.isFinite(one.effect?.getComputedTiming().endTime));
   await Promise.all(ends.map((one) => one.finished.catch(() => null)));
 """
 """Waits for what moves or fades to its end: half way, colours are those of neither state."""
-_RUN_AXE = f"{_AT_REST} return (await axe.run(document, {_AXE})).violations;"
 _LOOK_OFTEN = """
   for (const name of ["setTimeout", "setInterval"]) {
     const real = window[name].bind(window);
@@ -112,9 +112,22 @@ def look_often(page: Page) -> Page:
     return page
 
 
-def violations(page: Page) -> list[str]:
-    """What axe-core finds on a page, one line each; it is run beside the page's own policy, which lets no script in."""
-    found = in_page(page, f"async () => {{ if (!window.axe) return null; {_RUN_AXE} }}")
+def violations(page: Page, rules: Sequence[str] = ()) -> list[str]:
+    """What axe-core finds on a page, one line each; it is run beside the page's own policy, which lets no script in.
+
+    rules: Those that are looked at; none for all.
+    """
+    options = {"resultTypes": ["violations"]} | ({"runOnly": {"type": "rule", "values": list(rules)}} if rules else {})
+    run = f"{_AT_REST} return (await axe.run(document, {json.dumps(options)})).violations;"
+    found = in_page(page, f"async () => {{ if (!window.axe) return null; {run} }}")
     if found is None:  # the first time on this page: its 650 kB are sent along
-        found = in_page(page, f"async () => {{ {AXE.read_text(encoding='utf-8')}\n {_RUN_AXE} }}")
+        found = in_page(page, f"async () => {{ {AXE.read_text(encoding='utf-8')}\n {run} }}")
     return [f"{one['id']}: {one['help']}: {json.dumps([n['target'] for n in one['nodes']][:5])}" for one in found]
+
+
+def violations_in_light_and_dark(page: Page) -> list[str]:
+    """What axe-core finds on a page in light, and what its rules for colours find in dark: no other looks at them."""
+    page.emulate_media(color_scheme="light")
+    found = violations(page)
+    page.emulate_media(color_scheme="dark")
+    return [*found, *(f"in dark: {one}" for one in violations(page, _COLOURS))]

@@ -21,7 +21,7 @@ from luthier.features.monitoring import loop as watching
 from luthier.features.traffic import service as traffic
 from luthier.platform.home.context import Context
 from luthier.testing.servers import HomeServer, home_server
-from tests.browser.conftest import PHONE, WIDE, sign_in, violations
+from tests.browser.conftest import PHONE, WIDE, sign_in, violations_in_light_and_dark
 
 MakePage = Callable[..., Page]
 HOSTILE = '<script>alert(1)</script><img src=x onerror="alert(2)"> \u202egnirts'
@@ -87,9 +87,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HomeServer]:
         yield running
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_is_wrong_with_the_pages(server: HomeServer, make_page: MakePage, scheme: str) -> None:
-    page = make_page(color_scheme=scheme)
+@pytest.mark.parametrize("viewport", [WIDE, PHONE], ids=["desk", "phone"])
+def test_nothing_is_wrong_with_the_pages(server: HomeServer, make_page: MakePage, viewport: dict[str, int]) -> None:
+    page = make_page(viewport=viewport)
     sign_in(page, server.url, server.key, "/monitor")
     places = [
         "/monitor",
@@ -98,13 +98,11 @@ def test_nothing_is_wrong_with_the_pages(server: HomeServer, make_page: MakePage
         "/monitor/exchanges/chatcmpl-1",
         "/review",
     ]
-    for viewport in (WIDE, PHONE):
-        page.set_viewport_size(viewport)
-        for place in places:
-            page.goto(f"{server.url}{place}")
-            assert violations(page) == [], place
-            width = page.evaluate("document.documentElement.scrollWidth")
-            assert width <= viewport["width"], f"{place} is wider than its window"
+    for place in places:
+        page.goto(f"{server.url}{place}")
+        assert violations_in_light_and_dark(page) == [], place
+        width = page.evaluate("document.documentElement.scrollWidth")
+        assert width <= viewport["width"], f"{place} is wider than its window"
 
 
 def test_what_has_changed_leads_to_what_shows_it(server: HomeServer, make_page: MakePage) -> None:

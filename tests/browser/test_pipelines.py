@@ -17,7 +17,7 @@ from luthier.platform.workflows.engine import lock_of
 from luthier.testing.homes import AUTO_ID, RETRAIN_ID, SHOWDOWN_ID, add_auto, add_model_comparison, add_retrain
 from luthier.testing.servers import home_server
 
-from .conftest import PHONE, WIDE, look_often, sign_in, violations
+from .conftest import PHONE, WIDE, look_often, sign_in, violations_in_light_and_dark
 
 MakePage = Callable[..., Page]
 REASON = "the audit refuses reviewed rows: line 251 holds a key of a service (sk-live-5f2c…), line 260 another one"
@@ -42,18 +42,15 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield Served(server.url, key, home)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [WIDE, PHONE], ids=["desk", "phone"])
-def test_the_pages_break_no_rule_and_fit(
-    make_page: MakePage, served: Served, scheme: str, size: dict[str, int]
-) -> None:
-    page = make_page(viewport=size, color_scheme=scheme)
+def test_the_pages_break_no_rule_and_fit(make_page: MakePage, served: Served, size: dict[str, int]) -> None:
+    page = make_page(viewport=size)
     sign_in(page, served.url, served.key)
     shown = [f"/pipelines/{one}" for one in (SHOWDOWN_ID, AUTO_ID, RETRAIN_ID)]
     for path in ("/studies", *shown, f"/pipelines/{SHOWDOWN_ID}/report"):
         page.goto(f"{served.url}{path}")
         assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
-        assert violations(page) == []
+        assert violations_in_light_and_dark(page) == [], path
 
 
 def test_a_stage_that_ends_is_seen_by_who_watches(make_page: MakePage, served: Served) -> None:

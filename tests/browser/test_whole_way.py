@@ -16,10 +16,9 @@ from luthier.testing.servers import RunningServer, running_server
 from luthier.testing.tiny import make_tiny_model
 from tests.fixtures.forked_children import SessionForkServer
 
-from .conftest import violations
+from .conftest import violations_in_light_and_dark
 
 MINUTES = 60_000
-THEMES = ("light", "dark")
 
 
 def rows() -> str:
@@ -30,9 +29,7 @@ def rows() -> str:
 
 def check(page: Page) -> None:
     """No page on the way is out of reach for anybody, in light or dark."""
-    for theme in THEMES:
-        page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
-        assert violations(page) == [], (page.url, theme)
+    assert violations_in_light_and_dark(page) == [], page.url
 
 
 def bring_rows(page: Page, folder: Path) -> None:
@@ -105,10 +102,10 @@ def test_from_upload_to_chat(tmp_path: Path, make_page: Callable[..., Page], for
 
 
 def test_a_form_that_was_open_while_the_server_was_killed_is_sent_all_the_same(
-    tmp_path: Path, make_page: Callable[..., Page]
+    tmp_path: Path, make_page: Callable[..., Page], fork_server: SessionForkServer
 ) -> None:
     page = make_page()
-    with running_server(tmp_path / "home", num_workers=0) as server:
+    with running_server(tmp_path / "home", num_workers=0, popen=fork_server.popen_text) as server:
         port = urlsplit(server.url).port or 0
         page.goto(server.link)
         page.goto(f"{server.url}/settings/keys")
@@ -118,7 +115,7 @@ def test_a_form_that_was_open_while_the_server_was_killed_is_sent_all_the_same(
     deadline = time.monotonic() + 60
     while True:
         try:
-            with running_server(tmp_path / "home", num_workers=0, port=port):
+            with running_server(tmp_path / "home", num_workers=0, port=port, popen=fork_server.popen_text):
                 expect(page.locator("input[name=name]").first).to_have_value("kept over a restart")
                 page.get_by_label("infer").check()
                 page.get_by_role("button", name="Make the key").click()

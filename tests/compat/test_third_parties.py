@@ -12,6 +12,7 @@ from typing import Any
 import anthropic
 import httpx2
 import pytest
+from tests.fixtures.forked_children import SessionForkServer
 
 from luthier.core.access import Scope
 from luthier.features.models.service import pull_model
@@ -29,15 +30,17 @@ KeysAndServer = tuple[dict[str, str], RunningServer]
 
 
 @pytest.fixture(scope="module")
-def keys_and_server(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[KeysAndServer]:
-    """A server whose worker keeps no libraries of training in memory: nothing is trained here."""
+def keys_and_server(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, fork_server: SessionForkServer
+) -> Iterator[KeysAndServer]:
+    """A server without workers: nothing is trained here."""
     home = tmp_path_factory.mktemp("third-parties") / "home"
     with Context.open(home) as context:
         pull_model(context, str(tiny_model))
         hardware_of(context)  # measured by this process already; those of the server would do so again
         scopes: dict[str, tuple[Scope, ...]] = {"user": ("infer",), "reader": ("read",)}
         keys = {name: create_key(context, name, scopes=own)[1] for name, own in scopes.items()}
-    with running_server(home, environment={"LUTHIER_FORK_SERVER": "0"}) as server:
+    with running_server(home, num_workers=0, popen=fork_server.popen_text) as server:
         yield keys, server
 
 

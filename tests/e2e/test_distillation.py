@@ -79,7 +79,9 @@ def test_a_student_comes_nearer_to_its_teacher(
 def test_a_model_answers_and_its_answers_are_rows(luthier_here: Luthier, model: LocalModel, folder: Path) -> None:
     _write(folder / "prompts.jsonl", [{"prompt": f"Say only the word {wood}."} for wood in WOODS[:3]])
     output = folder / "answers.jsonl"
-    told = luthier_here("data", "answer", folder / "prompts.jsonl", "--teacher", NAME, "-o", output)
+    told = luthier_here(
+        "data", "answer", folder / "prompts.jsonl", "--teacher", NAME, "-o", output, "--max-new-tokens", 48
+    )
     assert told["num_answers"] + told["num_refused"] == 3
     assert told["num_answers"] >= 1
     shown = luthier_here("data", "preview", output, "--model", NAME)

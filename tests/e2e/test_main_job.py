@@ -26,7 +26,7 @@ pytestmark = pytest.mark.e2e
 
 NAME = "smollm2-135m-instruct"
 NUM_STEPS = 4
-SIZES = {"train": 24, "validation": 8, "held_out": 6}
+SIZES = {"train": 24, "validation": 8, "held_out": 4}
 PROMISED = {
     "run_id", "status", "base_model", "method", "num_steps", "num_trained_tokens", "num_trainable_parameters",
     "trainable_fraction", "tokens_per_second", "examples_per_second", "seconds_per_step", "train_loss",
@@ -71,7 +71,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
             "validate_every_steps": NUM_STEPS,
             "checkpoint_every_steps": 2,
         },
-        "evaluation": {"few_shot": 1, "max_new_tokens": 8},
+        "evaluation": {"few_shot": 1, "max_new_tokens": 4},
     }
     made.recipe.write_text(yaml.safe_dump(recipe), encoding="utf-8")
     return made
@@ -113,7 +113,7 @@ def test_training_helps_on_rows_that_it_has_not_seen(luthier_here: Luthier, trai
     """The loop's validation loss and the judge's perplexity of the same rows are one figure, reached by two ways."""
     judged = luthier_here(
         "eval", trained["run_id"], "--data", job.folder / "validation.jsonl", "--against", NAME,
-        "--max-new-tokens", 8,
+        "--max-new-tokens", 4,
     )  # fmt: skip
     base, tuned = (system for system in judged["systems"] if system["kind"] == "model")
     assert (base["name"], tuned["name"]) == (NAME, trained["run_id"])

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from tests.clock import wait_until
 from tests.fixtures import forked_children
-from tests.fixtures.forked_children import FORKED, SessionForkServer
+from tests.fixtures.forked_children import FORKED, SessionForkServer, environment_kept
 from tests.fixtures.forked_command import shell_folder
 from tests.vacuous import nonempty
 
@@ -268,3 +268,17 @@ def test_a_command_that_a_shell_finds_is_forked_wherever_it_is(server: SessionFo
     assert json.loads((tmp_path / "list").read_text()) == []
     assert "no-such-command" in (tmp_path / "errors").read_text()
     assert (tmp_path / "home").is_dir()
+
+
+def test_what_a_test_leaves_in_the_environment_ends_with_it_and_keeps_nothing_from_being_forked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("GONE_TESTED", "before")
+    monkeypatch.setenv("CHANGED_TESTED", "before")
+    monkeypatch.delenv("TORCH_WARM_POOL", raising=False)
+    with environment_kept():
+        os.environ |= {"CHANGED_TESTED": "after", "MLFLOW_TRACKING_URI": "http://host", "TORCH_WARM_POOL": "0"}
+        del os.environ["GONE_TESTED"]
+    assert (os.environ["GONE_TESTED"], os.environ["CHANGED_TESTED"]) == ("before", "before")
+    assert "MLFLOW_TRACKING_URI" not in os.environ
+    assert os.environ.pop("TORCH_WARM_POOL") == "0", "what libraries set while they are loaded hinders no fork"

@@ -26,6 +26,9 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A store in files: the cheapest that has a model registry."""
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    # Set by the client for good: each later training of this process would be reported there.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     return str(tmp_path / "mlruns")
 

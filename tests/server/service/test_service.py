@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from tests.clock import wait_until
+from tests.fixtures.forked_children import SessionForkServer
 
 from luthier.core.errors import ConflictError, RequestError
 from luthier.features.recipes.service import load_recipe
@@ -27,6 +28,7 @@ from luthier.platform.http.socket import Listener, listen
 from luthier.platform.processes.supervisor import Program
 from luthier.server import service as server
 from luthier.server.service import ServerRequest, Started, api_program, serve, worker_names
+from luthier.testing.servers import running_server
 
 MakeRecipe = Callable[..., Path]
 Up = Callable[..., tuple[subprocess.Popen[str], dict[str, Any]]]
@@ -131,18 +133,20 @@ def test_what_crashes_comes_back_and_what_is_orphaned_dies(context: Context, up:
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in ids))
 
 
-def test_a_server_behind_a_proxy_on_this_machine_calls_no_private_network(up: Up) -> None:
+def test_a_server_behind_a_proxy_on_this_machine_calls_no_private_network(
+    tmp_path: Path, fork_server: SessionForkServer
+) -> None:
     """Its socket is of this machine alone, as the docs set it up; who asks is not."""
-    _, line = up()
-    host, port = line["url"].removeprefix("http://").split(":")
-    connection = http.client.HTTPConnection(host, int(port), timeout=120)
-    headers = {"authorization": f"Bearer {line['key']}", "content-type": "application/json"}
     answers = []
-    for address in ("127.0.0.1", "2130706433", "0x7f.1", "10.0.0.1", "[::ffff:127.0.0.1]", "169.254.169.254"):
-        connection.request("POST", "/api/v1/webhooks", json.dumps({"url": f"http://{address}:9/"}), headers)
-        answer = connection.getresponse()
-        answers.append((answer.status, "leads to" in answer.read().decode()))
-    connection.close()
+    with running_server(tmp_path / "home", num_workers=0, popen=fork_server.popen_text) as running:
+        host, port = running.url.removeprefix("http://").split(":")
+        connection = http.client.HTTPConnection(host, int(port), timeout=120)
+        headers = {"authorization": f"Bearer {running.key}", "content-type": "application/json"}
+        for address in ("127.0.0.1", "2130706433", "0x7f.1", "10.0.0.1", "[::ffff:127.0.0.1]", "169.254.169.254"):
+            connection.request("POST", "/api/v1/webhooks", json.dumps({"url": f"http://{address}:9/"}), headers)
+            answer = connection.getresponse()
+            answers.append((answer.status, "leads to" in answer.read().decode()))
+        connection.close()
     assert answers == [(400, True)] * 6
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 
 from luthier.core.child_process.channel import main
+from luthier.core.system.process_setup import run_to_end
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])
+    # Whoever has started it waits for its end.
+    run_to_end(lambda: main(int(sys.argv[1]), sys.argv[2]))

@@ -149,4 +149,7 @@ def _end(error: Exception, code: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    from luthier.core.system.process_setup import run_to_end
+
+    # The worker takes the next job once this process has ended.
+    run_to_end(lambda: main(Path(sys.argv[1]), Path(sys.argv[2])))

@@ -37,7 +37,8 @@ def test_a_spool_gives_back_what_it_was_given(
     assert made.reshape(-1).tolist() == values
     assert (spill.written_bytes > 0) == (8 * len(values) > budget)
     del made
-    gc.collect()
+    if spill.held_bytes:  # by a circle; otherwise each example would walk over all objects of the session
+        gc.collect()
     assert spill.held_bytes == 0
 
 

@@ -18,6 +18,8 @@ from pathlib import Path
 from luthier.platform.processes.process import NOT_NOW, Outcome, write_outcome
 
 STEPS = 40
+SECONDS = 0.03
+"""Of a step where something is to happen in the middle of a job that does not wait for it."""
 
 
 def main(folder: Path, counter: Path, mode: str) -> None:
@@ -38,7 +40,7 @@ def main(folder: Path, counter: Path, mode: str) -> None:
         if wish:
             write_outcome(folder, Outcome(status="paused"))
             return
-        time.sleep(0.03)
+        time.sleep(SECONDS if mode == "plain" else SECONDS / 6)
         if mode in ("held", "stubborn") and done == STEPS - 1 and folder.name == "attempt-0001":
             continue
         partial = counter.with_suffix(".new")
