@@ -22,7 +22,7 @@ from luthier.core.errors import RequestError
 if TYPE_CHECKING:
     from luthier.ml.training.adapter_sampler import SampleResult, Top
     from luthier.ml.training.adapter_session import PassResult
-    from luthier.ml.training.token_losses import Array, Datum
+    from luthier.ml.training.losses.token_losses import Array, Datum
 
 PROTO: Final = "application/x-protobuf"
 _VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5
@@ -212,7 +212,7 @@ def _datum(message: memoryview, num_left: int) -> Datum:
     """A datum. num_left: elements that its tensors may have together."""
     import numpy as np
 
-    from luthier.ml.training.token_losses import Datum
+    from luthier.ml.training.losses.token_losses import Datum
 
     tokens: list[Array] = []
     inputs: dict[str, Array] = {}

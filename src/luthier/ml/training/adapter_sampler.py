@@ -24,11 +24,11 @@ from luthier.ml.inference.batch_generate import batch_generate
 from luthier.ml.inference.decode import Continuation, Decoder, Request
 from luthier.ml.inference.models.chat_template import ChatTemplate
 from luthier.ml.training.adapter_session import SharedBase, laid_out
-from luthier.ml.training.logit_rows import CHUNK_ROWS, LogitRows
+from luthier.ml.training.losses.logit_rows import CHUNK_ROWS, LogitRows
+from luthier.ml.training.losses.token_losses import TARGETS, Array, Datum, check_ids
 from luthier.ml.training.methods.lora import ADAPTER
 from luthier.ml.training.methods.peft_adapter import WEIGHTS
 from luthier.ml.training.model import TrainableModel
-from luthier.ml.training.token_losses import TARGETS, Array, Datum, check_ids
 
 MAX_TOP: Final = 20
 MAX_SAMPLES: Final = 256

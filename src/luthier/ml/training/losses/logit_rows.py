@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from luthier.ml.inference.models.forward import PLAIN, ScaledHead
-from luthier.ml.training import cross_entropy, divergence
-from luthier.ml.training.divergence import Mixing
+from luthier.ml.training.losses import cross_entropy, divergence
+from luthier.ml.training.losses.divergence import Mixing
 
 CHUNK_ROWS: Final = 128
 """Rows per chunk where a model forms logits with its own head: autograd keeps several tensors of that size."""

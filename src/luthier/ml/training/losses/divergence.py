@@ -20,7 +20,7 @@ from torch import Tensor
 
 from luthier.core.recipe import Divergence
 from luthier.ml.inference.models.forward import PLAIN, ScaledHead
-from luthier.ml.training.cross_entropy import cap_, through_cap_
+from luthier.ml.training.losses.cross_entropy import cap_, through_cap_
 
 CHUNK_ROWS = 128
 
