@@ -101,7 +101,8 @@ NewTokensOption = Annotated[
     typer.Option(
         "--max-new-tokens",
         min=1,
-        help="Where to cut outputs off [default: a quarter more than the longest answer of the rows, at least 128].",
+        help="Where to cut outputs off [default: a quarter more than the longest answer of the rows, "
+        f"at least {NEW_TOKENS}].",
     ),
 ]
 ThinkingTokensOption = Annotated[

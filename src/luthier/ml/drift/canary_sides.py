@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from scipy.special import ndtri
 
+from luthier.core.evaluation import NOT_DISTINGUISHABLE
 from luthier.core.records.bounds import UNIT
 from luthier.core.records.deployment import CanaryFinding, CanaryMeasure, SideValue
 from luthier.ml.drift.canary import Units, mean_and_variance, units_of
@@ -93,7 +94,7 @@ def summary_of(measures: tuple[CanaryMeasure, ...]) -> str:
     by_finding = {
         finding: [one.title.lower() for one in measures if one.finding == finding] for finding in ("worse", "better")
     }
-    num_open = sum(one.finding == "not distinguishable" for one in measures)
+    num_open = sum(one.finding == NOT_DISTINGUISHABLE for one in measures)
     if by_finding["worse"] or by_finding["better"]:
         parts = [f"{finding} in: {', '.join(titles)}" for finding, titles in by_finding.items() if titles]
         rest = f" In {num_open} other measures no difference can be distinguished." if num_open else ""
@@ -144,7 +145,7 @@ class _Gap:
 
 def _finding(gap: _Gap, *, is_better_high: bool) -> CanaryFinding:
     if gap.sure_low <= 0 <= gap.sure_high:
-        return "not distinguishable"
+        return NOT_DISTINGUISHABLE
     return "better" if (gap.sure_low > 0) == is_better_high else "worse"
 
 

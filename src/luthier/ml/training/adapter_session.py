@@ -178,6 +178,7 @@ class AdapterSession:
         data = [checked(datum, number, loss, vocabulary, context) for number, datum in enumerate(data)]
         if not data:
             raise RequestError("a request without data", expected="at least one datum", do="leave the call out")
+        # Scoring alone is without dropout, so that a client measures the model and not the noise.
         self.model.module.train(backward)
         outputs: dict[int, Array] = {}
         total = 0.0
@@ -187,6 +188,7 @@ class AdapterSession:
         before = [one.clone() for one in self.optimizer.gradients] if backward and self._since.has_gradient else None
         try:
             for places in length_batches(sizes, max_tokens=self.model.micro_batch_tokens, max_rows=_MAX_ROWS):
+                # Each micro-batch frees its graph before the next: the peak memory is that of the largest one.
                 summed, rows = self._micro_batch([data[i] for i in places], loss_name, found, backward=backward)
                 total += summed
                 outputs.update(zip(places, rows, strict=True))
@@ -211,15 +213,18 @@ class AdapterSession:
         model, loss = self.model, LOSSES[loss_name]
         # [N]: whether a target takes part in the loss; the others need logits, but no gradient
         is_active = np.concatenate([datum.flat(loss.factor) != 0 for datum in data])
+        # [N], the active ones first: two contiguous slices of the rows, with a graph for the first alone.
         order = np.concatenate([np.flatnonzero(is_active), np.flatnonzero(~is_active)])
         num_active = int(is_active.sum())
         given = {name: self._on(np.concatenate([d.flat(name) for d in data])[order]) for name in loss.needed}
         batch = laid_out(data, order, model)
         with torch.set_grad_enabled(backward and num_active > 0):
+            # One forward pass for both parts; [N, width].
             rows = model.logit_rows(batch)
             active = _log_probabilities(rows, batch.targets, slice(None, num_active))
         with torch.no_grad():
             others = _log_probabilities(rows, batch.targets, slice(num_active, None))
+        # The weights of a whole micro-batch may be 0: there is nothing to differentiate then, and backward() would raise.
         summed = torch.zeros((), device=active.device)
         if num_active:
             with torch.set_grad_enabled(backward):
@@ -228,6 +233,7 @@ class AdapterSession:
                 summed.backward()
                 self.optimizer.collect()
         found = np.empty(len(order), dtype=np.float32)
+        # Back from the computed order to the order of the data.
         found[order] = torch.cat([active.detach().float(), others.float()]).cpu().numpy()
         return float(summed.detach()), _split(found, data)
 
@@ -249,6 +255,7 @@ class AdapterSession:
                 do="call forward_backward first",
             )
         self._since = _Since()
+        # The norm of the fp32 sums: NaN or infinity in any micro-batch reaches it.
         norm = self.optimizer.gradient_norm()
         if not (math.isfinite(norm) and math.isfinite(since.loss)):
             self._drop_gradients()
@@ -262,6 +269,7 @@ class AdapterSession:
         assert isinstance(rule, AdamW)
         rule.adjust(settings.beta1, settings.beta2, settings.epsilon, settings.weight_decay)
         self.optimizer.peak_rate = settings.learning_rate
+        # The Tinker API says 0 for no limit; the optimizer clips to whatever norm it is given.
         self.optimizer.clip_norm = settings.clip_norm or math.inf
         self.optimizer.step(norm, 1.0)
         done = StepDone(
@@ -299,6 +307,7 @@ class AdapterSession:
 
     def _drop_gradients(self) -> None:
         self._since = _Since()
+        # In place: these very tensors are what the update rule reads as gradients of its masters.
         torch._foreach_zero_(self.optimizer.gradients)
 
     def weights(self) -> dict[str, Tensor]:
@@ -365,6 +374,7 @@ def laid_out(data: Sequence[Datum], order: Array, model: TrainableModel) -> Micr
         model: pads and computes them.
     """
     longest = max(len(datum.tokens) for datum in data)
+    # [rows, longest], padded on the right: under a causal mask no real token attends to the padding.
     ids = np.full((len(data), longest), model.pad_id, dtype=np.int64)
     rows = []
     for number, datum in enumerate(data):
@@ -392,5 +402,6 @@ def _log_probabilities(rows: LogitRows, targets: Tensor, part: slice) -> Tensor:
 def _split(found: Array, data: Sequence[Datum]) -> list[Array]:
     """One array for each datum, in the shape of its targets."""
     sizes = [datum.targets.size for datum in data]
+    # The last sum is the length of all, where nothing is left to cut.
     parts = np.split(found, np.cumsum(sizes)[:-1])
     return [part.reshape(datum.inputs["target_tokens"].shape) for part, datum in zip(parts, data, strict=True)]

@@ -195,6 +195,7 @@ def diagnose(plan: Plan, events: Sequence[Event]) -> Fit:
 
 def _between(steps: dict[int, StepDone], start: int, stop: int) -> float:
     """Mean loss of the steps after `start` up to `stop`; nan if there were none."""
+    # Without what regularisation adds, so that it compares with validation loss.
     losses = [comparable_loss(e) for step, e in steps.items() if start < step <= stop]
     return fmean(losses) if losses else float("nan")
 

@@ -161,8 +161,10 @@ def build_table(
     check_mapping(mapping)
     progress = progress or SilentProgress()
     source = open_source(path, shown_name=shown_name)
+    # Before the rows are read: an audit names the bytes that it is about, also if the file changes meanwhile.
     sha256 = sha256_file(path)
 
+    # A pass of its own: the shape is known only after all rows, and frames need it from the first row on.
     detector, num_unreadable = _look(source, mapping, progress)
     num_rows = detector.num_rows + num_unreadable
     if num_rows == 0:
@@ -175,6 +177,7 @@ def build_table(
     problems: list[RowProblem] = []
     rows = RowFrames(SCHEMA, spill)
     with progress.task("read rows", num_rows, "row") as task:
+        # Rows that cannot be read advance the bar, but are in no frame.
         num_read = 0
         for frame in _batches(source, shape, mapping, group_by, problems, task.advance):
             num_read += frame.height
@@ -254,6 +257,7 @@ def _batches(
                 problems.append(problem_in(row, error, mapping))
         lines.append(_line(row, example, group_by))
         num_characters += len(lines[-1][1])
+        # By characters, too: rows may have a megabyte each, and a frame is in memory as a whole.
         if len(lines) == _BATCH_ROWS or num_characters >= _BATCH_CHARACTERS:
             yield pl.DataFrame(lines, schema=SCHEMA, orient="row")
             advance(len(lines))
@@ -292,6 +296,7 @@ def _texts(example: Example) -> tuple[str, str | None, str | None]:
         return f"{text}\n{_said(example.rejected.messages[last:])}", prompt, completion
     prompt = _said(conversation.messages[:last])
     completion = _turn(conversation.messages[last])
+    # After the last learned answer: still text of the row, which checks for personal data must see.
     rest = conversation.messages[last + 1 :]
     text = f"{prompt}\n{completion}" if prompt else completion
     return (f"{text}\n{_said(rest)}" if rest else text), prompt, completion

@@ -70,6 +70,7 @@ def rules_of(name: str) -> MethodRules:
 
 def low_rank_parameters(_: Structure, layers: Sequence[LinearLayer], method: MethodPlan) -> int:
     """rank x (inputs + outputs), summed over the targeted matrices; each expert's matrix counts separately."""
+    # Of A [rank, inputs] and B [outputs, rank]; the targeted matrix itself stays frozen.
     return sum(
         ((method.expert_rank or 0) if x.role == "expert" else method.rank)
         * x.num_matrices
@@ -79,10 +80,12 @@ def low_rank_parameters(_: Structure, layers: Sequence[LinearLayer], method: Met
 
 
 def _dora(structure: Structure, layers: Sequence[LinearLayer], method: MethodPlan) -> int:
+    # One magnitude for each output, besides A and B.
     return low_rank_parameters(structure, layers, method) + sum(x.num_outputs for x in layers)
 
 
 def _adalora(structure: Structure, layers: Sequence[LinearLayer], method: MethodPlan) -> int:
+    # A singular value for each rank, between the two factors.
     return low_rank_parameters(structure, layers, method) + method.rank * len(layers)
 
 
@@ -92,6 +95,7 @@ def _ia3(_: Structure, layers: Sequence[LinearLayer], __: MethodPlan) -> int:
 
 
 def _prompt(structure: Structure, _: Sequence[LinearLayer], method: MethodPlan) -> int:
+    # One embedding for each virtual token: they replace no weight of the base.
     return (method.num_virtual_tokens or 0) * structure.hidden_size
 
 
