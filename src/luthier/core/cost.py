@@ -78,6 +78,7 @@ class Device(FrozenModel):
     @property
     def num_nodes(self) -> int:
         """Machines that hold all devices of the run."""
+        # Ceiling of the quotient: a machine that is partly used counts as one.
         return -(-self.num_devices // self.node_devices) if self.node_devices else 1
 
 
@@ -276,6 +277,7 @@ class MemoryPrediction(FrozenModel):
 
     def parts(self) -> dict[str, float]:
         """Each part by its name, in bytes, the largest first."""
+        # Iterating over the model keeps the order of its fields, so that equal parts have a fixed order, too.
         named = {name.removesuffix("_bytes"): value for name, value in self if name != "total_bytes"}
         return dict(sorted(named.items(), key=lambda item: -item[1]))
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from luthier.core.defaults import NEW_TOKENS
 from luthier.platform.cli.command import (
     ANY_MODEL,
     Answer,

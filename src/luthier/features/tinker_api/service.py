@@ -95,6 +95,7 @@ def create_model(
     """
     name, base = find_base(context, base_name)
     seed = options.get("seed")
+    # A drawn seed is stored with the client, so that a run can be repeated; 31 bits, as recipes have it.
     adapter = AdapterOptions(**{**options, "seed": secrets.randbelow(2**31) if seed is None else seed % 2**31})
     return _new_model(context, caller, session, number, (name, base, adapter), user_metadata, None, optimizer=False)
 
@@ -118,6 +119,7 @@ def create_from_state(
     """
     saved, model = saved_state(context, caller, path)
     name, base = find_base(context, model.base_model)
+    # By digest and not by name: one model may have several names.
     if base_name is not None and find_base(context, base_name)[1].sha256 != base.sha256:
         raise RequestError(
             f"the base model {base_name[:100]!r} for a state of {model.base_model}",
@@ -145,6 +147,7 @@ def _new_model(
     if (found := sessions.known(caller.project_id, request_id)) is not None:
         return found
     name, base, options = given
+    # The place is taken before the request is sent, so that two calls at once cannot exceed the limit.
     live = sessions.add_model(session, number)
 
     def send() -> dict[str, Any]:
@@ -164,6 +167,7 @@ def _new_model(
             owner=caller.name,
         )
         facts = {"base_model": name, "rank": options.rank, "from_state": load is not None}
+        # Only after the process has made it: what is in the database has existed.
         with context.database.transaction():
             context.tinker.add_model(made)
             record(context, caller, "tinker_model.created", live.model_id, facts)
@@ -179,6 +183,7 @@ def _new_model(
     except LuthierError:
         sessions.drop_model(live)
         raise
+    # Also called where the request has failed already.
     made.result.add_done_callback(drop_if_failed)
     return made
 
@@ -221,7 +226,9 @@ def forward_backward(context: Context, caller: Caller, body: bytes) -> PendingRe
     def send() -> dict[str, Any]:
         if head.fault is not None:
             raise head.fault
+        # In its turn and not on arrival: a request that is never sent costs nothing.
         _charge(context, caller, live, head.num_tokens)
+        # The body as it came: tensors are decoded once, in the process that uses them.
         return {"op": "pass", "model": live.model_id, "body": base64.b64encode(body).decode()}
 
     return numbered(context, caller, live, head.seq_id, send, _message, num_bytes=len(body))
@@ -378,6 +385,7 @@ def sample(
 
     session = sessions.session(caller.project_id, sampler.session_id)
     request_id = f"{sampler_id}:{number}"
+    # About eight bytes a token of a list of integers while it waits.
     made = sessions.start(session, request_id, send, finish, num_bytes=8 * num_prompt)
     return made, [f"{request_id}:{place}" for place in range(order["num_samples"])]
 

@@ -132,6 +132,7 @@ class TinkerSessions:
     """
 
     def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.monotonic) -> None:
+        # Reentrant: `start` sends requests while it holds the lock, and a request may be settled at once.
         self._clock, self._lock = clock, threading.RLock()
         self._sessions: dict[str, LiveSession] = {}
         self._requests: dict[str, PendingRequest] = {}
@@ -149,6 +150,7 @@ class TinkerSessions:
                     do="end sessions that are done: ServiceClient.close('success'), or wait until they have ended",
                     retry_seconds=10,
                 )
+            # The id is no secret of its own: every look-up compares the project of the caller, too.
             made = LiveSession(f"session-{secrets.token_hex(8)}", caller, self._clock(), labels=labels)
             self._sessions[made.session_id] = made
             return made
@@ -229,6 +231,7 @@ class TinkerSessions:
                     expected=f"at most {_MAX_SAMPLERS:,}",
                     do="go on in a new session, from a saved state",
                 )
+            # setdefault: a call that is repeated after a lost answer gets the client that the first one made.
             return session.samplers.setdefault(sampler.sampler_id, sampler)
 
     def sampler(self, project_id: str, sampler_id: str) -> LiveSampler:
@@ -311,9 +314,11 @@ class TinkerSessions:
             if model is None or number is None:
                 go()
             else:
+                # Calls may arrive in any order on several connections; this loop restores the order of the client.
                 model.waiting[number] = (made, go)
                 while model.next_number in model.waiting:
                     _, ready = model.waiting.pop(model.next_number)
+                    # Before it is sent: what `ready` settles at once must not be sent a second time.
                     model.next_number += 1
                     model.waits_since = None
                     ready()
@@ -321,6 +326,7 @@ class TinkerSessions:
 
     def _refuse_too_many(self, num_bytes: int) -> None:
         """Raises BusyError where too much waits for one more request of this size."""
+        # Counted each time: at most a few thousand entries, and no counter that an error could leave wrong.
         num_open = sum(not one.result.done() for one in self._requests.values())
         if num_open >= _MAX_OPEN or self._num_bytes + num_bytes > _MAX_OPEN_BYTES:
             raise BusyError(
@@ -358,12 +364,14 @@ class TinkerSessions:
         try:
             if model is not None and model.is_lost:
                 raise process_ended()
+            # `send` may refuse, as for a quota: that is the result of this request, and its number is used up.
             self.trainer.ask(send(), done)
         except LuthierError as error:
             self._settle(made, Answer(error=error))
 
     def _settle(self, made: PendingRequest, answer: Answer) -> None:
         with self._lock:
+            # Two may settle one request, as where the process ends while its answer is on the way: the first counts.
             if not made.result.done():
                 made.result.set_result(answer)
                 self._num_bytes += len(answer.message) - made.num_bytes

@@ -224,7 +224,7 @@ class AdapterSession:
             active = _log_probabilities(rows, batch.targets, slice(None, num_active))
         with torch.no_grad():
             others = _log_probabilities(rows, batch.targets, slice(num_active, None))
-        # The weights of a whole micro-batch may be 0: there is nothing to differentiate then, and backward() would raise.
+        # The weights of a whole micro-batch may be 0: nothing depends on the adapter then, and backward() would raise.
         summed = torch.zeros((), device=active.device)
         if num_active:
             with torch.set_grad_enabled(backward):
