@@ -167,6 +167,7 @@ class ThoughtReader:
 
     def add(self, text: str) -> SplitPiece:
         """Process more text; returns what is certain so far."""
+        # Nothing can follow an unframed answer, so that its text passes without being held back.
         if self._state == "answer" and not self._is_framed:
             return SplitPiece("", text)
         self._held += text
@@ -186,6 +187,7 @@ class ThoughtReader:
 
     def end(self) -> SplitPiece:
         """Flush what was held back, at the end of the text."""
+        # At the end a partial delimiter is text: nothing comes that could complete it.
         held = self._take(len(self._held))
         if self._state == "thought":
             return SplitPiece(self._emit(held.rstrip()), "")
