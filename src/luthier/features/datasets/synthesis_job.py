@@ -65,7 +65,9 @@ class _Report:
             place = _spent_place(self.context, self.job)
             partial = place.with_name(f".{place.name}")
             partial.write_text(str(state.cost_usd), encoding="ascii")
+            # Renamed whole: an attempt after a kill reads the old sum or the new one, never half a number.
             partial.rename(place)
+        # Of this attempt alone: passages that an earlier one has answered cost no time now.
         left = (time.monotonic() - self.began) / state.num_done * (state.num_rows - state.num_done)
         figures = {
             "done": float(state.num_done),
@@ -112,6 +114,7 @@ def _write(context: Context, job: Job, order: QuestionOrder, report: _Report) ->
     report.stage(f"Loading {order.teacher_name}")
     output, spent_usd = _output(context, job), _spent_usd(context, job)
     passages = _passages(own_copy(context, job, order.file_id, "passages"), order.column, output.parent)
+    # Written again from the kept answers, so that a pair that was refused twice is listed once.
     refused_file(output).unlink(missing_ok=True)
     done = synthesise(
         context,
@@ -127,6 +130,7 @@ def _write(context: Context, job: Job, order: QuestionOrder, report: _Report) ->
     )
     found = _found(done, spent_usd) | _refused_of(output) | {"teacher": order.teacher_name}
     version = _keep(context, job, order, output, found)
+    # Only now: until the version exists, the file is all that there is of the answers.
     output.unlink()
     dataset = context.datasets.get(job.project_id, version.dataset_id)
     own = {"dataset_id": version.dataset_id, "version": version.number, "name": dataset.name}

@@ -78,6 +78,7 @@ def search_of(pool: Sequence[Example], asked: EvaluationPlan, seed: int, validat
         validation: rows of the search; without any, up to a third of the pool is reserved.
     """
     order = _by_content(validation or pool)
+    # Without validation rows a third of the pool at most: the rest must still be enough to show.
     rows = tuple(order[: MAX_SEARCH_ROWS if validation else min(MAX_SEARCH_ROWS, len(pool) // 3)])
     # A row of the search, and one with its prompt, would show the answer.
     shown = not_asked(pool, rows)

@@ -48,6 +48,7 @@ def make_quote(
     """
     price = prices.usd_per_hour(device.name, market=market)
     workload = workload_on(device)
+    # Computed for the unchanged run, also where a changed one is priced below.
     changes = cheapest_changes(
         workload_on,
         device,
@@ -146,4 +147,5 @@ def _price(prices: PriceTable, device: Device, market: Market) -> Estimate | Non
 
 def _order(option: Option) -> tuple[bool, bool, float, float]:
     usd, hours = option.prediction.usd, option.prediction.hours.value
+    # False sorts before True: what fits comes first, then what has a price.
     return (not option.fits, usd is None, usd.value if usd else hours, hours)

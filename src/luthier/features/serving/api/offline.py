@@ -82,6 +82,7 @@ def use_own_engine(context: Context) -> None:
     """
     # The limits of the queue are for callers that can ask again; a job bounds by itself how much it asks at once.
     settings = context.settings.model_copy(update={"serving_queue": _QUEUE, "serving_queue_per_key": _QUEUE})
+    # Where the property of the context keeps it: what asks through the context finds the client of this job.
     context.__dict__.setdefault("inference_client", InferenceClient(settings, has_session=False))
 
 
@@ -127,7 +128,9 @@ def answer_offline(context: Context, caller: Caller, endpoint: Endpoint, body: M
                 # An engine that has ended is started again by the next request.
                 if attempt == _MAX_TRIES or not error.retry_helps:
                     raise
+                # Longer each time, since loading a model again takes longer than a first retry would wait.
                 time.sleep(_WAIT_SECONDS * attempt)
+        # Unreachable; it shows the type checker that there is no other way out.
         raise AssertionError("the loop returns or raises")
     except ApiError as error:
         return _failed(error)
