@@ -99,7 +99,7 @@ def password(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Give a member another password; prompts for it, twice; their sessions end."""
+    """Give a member a new password; prompts for it, twice; their sessions end."""
     from luthier.platform.auth import members
     from luthier.platform.cli.console import visible
 

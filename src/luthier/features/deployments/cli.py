@@ -53,11 +53,11 @@ def deploy(
     target: TargetArgument = None,
     canary: Annotated[
         float | None,
-        typer.Option("--canary", metavar="F", help="Give it this fraction of the users, 0.1 for a tenth, for a try."),
+        typer.Option("--canary", metavar="F", help="Try it on this fraction of the users, such as 0.1."),
     ] = None,
     split: Annotated[
         str | None,
-        typer.Option("--split", metavar="A=F,B=F", help="Share the users out over targets (A/B), in place of RUN."),
+        typer.Option("--split", metavar="A=F,B=F", help="Divide the users among targets (A/B), in place of RUN."),
     ] = None,
     gate: GateOption = None,
     override: OverrideOption = None,
@@ -163,7 +163,7 @@ def list_or_show(
     name: Annotated[
         str | None, typer.Argument(metavar="NAME", help="One deployment with its history; all in short without.")
     ] = None,
-    remove: Annotated[bool, typer.Option("--remove", help="Forget it; what it routes to stays.")] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove the deployment; the models behind it stay.")] = False,
     project: ProjectOption = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,
@@ -231,7 +231,9 @@ def canary(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The name of a deployment.")],
     error: Annotated[
         float | None,
-        typer.Option("--error", metavar="P", help="Chance that one which is no worse is taken back, over its life."),
+        typer.Option(
+            "--error", metavar="P", help="Chance that a canary that is no worse is rolled back, over its whole life."
+        ),
     ] = None,
     least_requests: Annotated[
         int | None, typer.Option("--least-requests", metavar="N", help="Of the canary, before any result.")

@@ -135,7 +135,7 @@ def push(
     folder: FolderArgument,
     url: Annotated[str, typer.Argument(metavar="URL", help="hf://org/name, s3://bucket/folder, file:///folder ...")],
     public: Annotated[
-        bool, typer.Option("--public", help="A repository that is made on the hub may be read by everybody.")
+        bool, typer.Option("--public", help="Make a repository that is created on the hub public.")
     ] = False,
     as_json: JsonOption = False,
     home: HomeOption = None,

@@ -19,7 +19,7 @@ ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="The 
 
 def lineage(
     row: Annotated[
-        str, typer.Option("--row", metavar="TEXT|ID", help="Words that stand in it, or its exchange's or review's id.")
+        str, typer.Option("--row", metavar="TEXT|ID", help="Words in it, or the id of its exchange or review.")
     ],
     project: ProjectOption = "default",
     as_json: JsonOption = False,

@@ -48,7 +48,7 @@ SuiteOption = Annotated[
     Path | None, typer.Option("--suite", metavar="SUITE.yaml", help="Tasks to judge by (docs/suites.md).")
 ]
 AgainstOption = Annotated[
-    list[str] | None, typer.Option("--against", metavar="MODEL_OR_RUN", help="What to hold it against. Repeatable.")
+    list[str] | None, typer.Option("--against", metavar="MODEL_OR_RUN", help="What to compare it with. Repeatable.")
 ]
 JudgeOption = Annotated[
     str | None, typer.Option("--judge", metavar="ENGINE", help="With --suite: the model that judges answers.")
@@ -61,7 +61,7 @@ CodeOption = Annotated[
 ]
 GateOption = Annotated[
     Path | None,
-    typer.Option("--gate", metavar="gate.yaml", help="Hold the result against a gate; exit code 1 where it fails."),
+    typer.Option("--gate", metavar="gate.yaml", help="Check the result against a gate; exit code 1 if it fails."),
 ]
 FewShotOption = Annotated[
     int,
@@ -399,7 +399,7 @@ def safety(
         typer.Option(
             "--against",
             metavar="MODEL_OR_RUN",
-            help="What to hold it against [default: the base that it was tuned from].",
+            help="What to compare it with [default: the base that it was tuned from].",
         ),
     ] = None,
     suite: Annotated[

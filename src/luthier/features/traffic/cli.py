@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="The project.")]
 _KEEPS: dict[Keeping, str] = {
     "off": "nothing",
-    "metadata": "times, sizes, who and how it ended; no words",
+    "metadata": "times, sizes, user and outcome; no texts",
     "sampled": "the words of a part, metadata of all",
     "full": "the words of all",
 }
@@ -69,7 +69,7 @@ def list_exchanges(
     model: Annotated[
         str | None, typer.Option("--model", metavar="NAME", help="Of one model or deployment.", show_default="all")
     ] = None,
-    since: Annotated[str, typer.Option("--since", metavar="TIME", help="Of the last: 7d, 12h, 30m.")] = "7d",
+    since: Annotated[str, typer.Option("--since", metavar="TIME", help="Time up to now: 7d, 12h, 30m.")] = "7d",
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Show the newest N.")] = 20,
     project: _ProjectOption = "default",
     as_json: JsonOption = False,

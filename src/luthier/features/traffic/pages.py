@@ -29,7 +29,7 @@ _DAY_SECONDS: Final = 86_400
 _MAX_DAYS: Final = 36_500
 _KEEPS: Final[tuple[tuple[Keeping, str], ...]] = (
     ("off", "nothing is kept"),
-    ("metadata", "times, sizes, who and how it ended; no words"),
+    ("metadata", "times, sizes, user and outcome; no texts"),
     ("sampled", "the words of a part, metadata of all"),
     ("full", "the words of all"),
 )

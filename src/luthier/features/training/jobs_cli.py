@@ -83,7 +83,7 @@ def worker(
     name: Annotated[
         str | None, typer.Option("--name", metavar="NAME", help="One process a name.", show_default="the machine's")
     ] = None,
-    until_idle: Annotated[bool, typer.Option("--until-idle", help="Leave when no job is left.")] = False,
+    until_idle: Annotated[bool, typer.Option("--until-idle", help="Exit when no job is left.")] = False,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:

@@ -264,7 +264,7 @@ def reliability_plot(
         Axis(measured, low=0.0, high=1.0),
         Axis("fraction right", low=0.0, high=1.0),
         lines,
-        caption="How often it is right where it is so sure; below the dashed line it is too sure of itself.",
+        caption="How often it is right at each confidence; below the dashed line it is overconfident.",
         description=f"Reliability. {'; '.join(words)}.",
         width_pixels=size_pixels,
         height_pixels=size_pixels,

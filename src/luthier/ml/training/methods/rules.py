@@ -104,7 +104,7 @@ def _full(structure: Structure, _: Sequence[LinearLayer], __: MethodPlan) -> int
 
 
 LORA_RANK: Final = (16, "enough for style, format and narrow tasks; 8 to 64 is usual")
-LORA_DROPOUT: Final = (0.1, "guards small data sets against learning by heart; 0 to 0.3 is usual")
+LORA_DROPOUT: Final = (0.1, "guards small data sets against memorisation; 0 to 0.3 is usual")
 _IMPORTANCE_SMOOTHING: Final = (0.85, "importance of one step alone is noise (Zhang et al., 2023, section 3.2)")
 _PLACES: Final[dict[str, Setting]] = {
     "targets": ("all-linear", "adapters on every matrix learn more at the same rank than on attention alone"),
@@ -242,7 +242,7 @@ RULES: Final[Mapping[str, MethodRules]] = {
     ),
     "prompt_tuning": MethodRules(
         {"num_virtual_tokens": (20, "longer prompts hardly help beyond 20 (Lester et al., 2021, section 3.2)")},
-        (1e-2, "nothing but the prompt moves"),
+        (1e-2, "only the prompt is trained"),
         _prompt,
         "lora",
         "Prompt tuning",
