@@ -1,4 +1,4 @@
-"""An engine from outside, as an installed package brings it by the entry point group `luthier.stream_engines`."""
+"""An engine from outside, as an installed package declares it by the entry point group `luthier.stream_engines`."""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ class EvalStore(Store):
                 where.append(jobs.c.status.in_(_JOB_STATUSES[status]))
             number = eval_runs.c.number
             query = _run_query().where(*where).order_by(number.asc() if order == "asc" else number.desc())
-            # One row more than asked for tells whether another page follows, without a second query that counts.
+            # One row more than asked for: whether another page follows is known without a second query that counts.
             rows = connection.execute(query.limit(limit + 1)).mappings().all()
         return [_run_view(row) for row in rows[:limit]], len(rows) > limit
 

@@ -113,6 +113,16 @@ def create_from_state(
 ) -> PendingRequest:
     """A new training client that goes on from a saved state.
 
+    Args:
+        context: The home.
+        caller: Who makes it.
+        session: Its session.
+        number: Of the client in its session.
+        path: Of the saved state, `tinker://...`.
+        user_metadata: Labels of the client.
+        base_name: The base model that the client names; None takes that of the state.
+        optimizer: Whether moments and step count are restored.
+
     Raises:
         NotFoundError: The project has no such state, or its base model is not on this machine.
         RequestError: Weights for sampling hold no state; another base model was named.

@@ -113,7 +113,16 @@ class LiveSampler:
 
 @dataclass(slots=True)
 class LiveSession:
-    """A session. caller: who opened it. seen_at: of the last sign of life."""
+    """A session. caller: who opened it. seen_at: of the last sign of life.
+
+    Attributes:
+        session_id: its id.
+        caller: who opened it.
+        seen_at: of the last sign of life, in seconds of the clock.
+        models: training clients, by id.
+        samplers: sampling clients, by id.
+        labels: as the client gave them.
+    """
 
     session_id: str
     caller: Caller

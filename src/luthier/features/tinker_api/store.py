@@ -52,7 +52,13 @@ class TinkerStore(Store):
         return self._get(_MODELS, model_id, project_id=project_id)
 
     def models(self, project_id: str, *, limit: int, offset: int) -> tuple[list[TinkerModel], int]:
-        """A page of a project's training clients, newest first, and how many there are."""
+        """A page of a project's training clients, newest first, and how many there are.
+
+        Args:
+            project_id: the project.
+            limit: clients of a page.
+            offset: clients before it.
+        """
         query = _MODELS.query(limit=limit, project_id=project_id).offset(offset)
         count = select(func.count()).select_from(tinker_models).where(tinker_models.c.project_id == project_id)
         return self._records(_MODELS, query), int(self._scalar(count) or 0)
@@ -82,7 +88,14 @@ class TinkerStore(Store):
     def checkpoints(
         self, project_id: str, *, model_id: str | None = None, limit: int | None = None, offset: int = 0
     ) -> tuple[list[TinkerCheckpoint], int]:
-        """A page of a project's checkpoints, or of those of a training client, newest first, and how many there are."""
+        """A page of a project's checkpoints, or of those of a training client, newest first, and how many there are.
+
+        Args:
+            project_id: the project.
+            model_id: of one training client; None for all of them.
+            limit: checkpoints of a page; None for all.
+            offset: checkpoints before it.
+        """
         where = _CHECKPOINTS.where(project_id=project_id, model_id=model_id)
         query = _CHECKPOINTS.query(*where, limit=limit).offset(offset)
         count = select(func.count()).select_from(tinker_checkpoints).where(*where)

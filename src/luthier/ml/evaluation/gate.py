@@ -205,7 +205,7 @@ def _check_trust(place: _Place, is_calibrated: IsCalibrated) -> None:
     task = place.task
     if task is None:
         return
-    # One leaked row is enough: which figures it changed cannot be told afterwards.
+    # One leaked row is enough: which figures it changed cannot be determined afterwards.
     if task.num_leaked:
         raise _NoFigureError(
             f"{task.name}.{place.metric}: {task.num_leaked:,} of its rows are among the rows that the model was "

@@ -160,7 +160,7 @@ class SideBySide:
         # With one thread, as workers compute: another number of threads may change the last bits of a product.
         with torch_threads(1):
             here = self._probe()
-        # One worker stands for all: they are forks of the same process with the same libraries.
+        # One worker is enough: all are forks of the same process with the same libraries.
         pool.give(pool.workers[0], _PROBE)
         while not (answers := pool.answers(lambda _: None)):
             pass

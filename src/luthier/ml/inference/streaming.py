@@ -216,7 +216,15 @@ class StreamingEngine:
         owner: str | None = None,
         may_exceed: bool = False,
     ) -> bool:
-        """Start the request from `prepare`, generating or single-pass; false if there is no room now."""
+        """Start the request from `prepare`, generating or single-pass; false if there is no room now.
+
+        Args:
+            key: names the request in events.
+            prepared: what `prepare` returned.
+            adapter: None for the base.
+            owner: on whose behalf; owners take turns.
+            may_exceed: whether the reserve of memory may be used.
+        """
         self._check(adapter, prepared.asked.kind if isinstance(prepared, PreparedPooling) else None)
         if isinstance(prepared, PreparedPooling):
             self._pooling.add(key, prepared, adapter, owner)

@@ -120,7 +120,7 @@ class AdapterSampler:
     def __init__(self, base: SharedBase, plan: Plan, template: ChatTemplate) -> None:
         self.model, self._template = base.trainable(plan), template
         self._parameters = {n: p for n, p in self.model.module.named_parameters() if p.requires_grad}
-        # Cloned before any snapshot is copied in: they are what stands for the base model.
+        # Cloned before any snapshot is copied in: with these the modules compute the base model.
         self._first = {name: p.detach().clone() for name, p in self._parameters.items()}
         self._used: str | None = None
 

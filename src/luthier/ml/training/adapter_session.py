@@ -87,6 +87,10 @@ class AdamSettings:
     """The settings of one optimizer step; a client may change them at each one.
 
     Attributes:
+        learning_rate: step size; 0 or more.
+        beta1, beta2: decay of the first and second moment, in [0, 1).
+        epsilon: added to the root of the second moment; more than 0.
+        weight_decay: share of a weight that a step takes away, times the learning rate.
         clip_norm: largest norm of the gradients; 0 for no limit.
     """
 

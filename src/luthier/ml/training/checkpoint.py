@@ -83,6 +83,12 @@ class LoopState(FrozenModel):
     """The counters of the training loop. Sums are exact floats: JSON keeps every bit of a double.
 
     Attributes:
+        plan_hash: of the plan; a checkpoint resumes only under the same one.
+        step: optimizer steps that are done.
+        num_tokens: tokens of all steps, without padding.
+        num_trained_tokens: of these, tokens with loss mask 1.
+        num_examples: rows of all steps.
+        early_stopping: the state of early stopping after the last validation.
         loss_sum, loss_weight: sums over all steps so far; their quotient is the mean loss.
         window_*: the same sums since the last validation.
         seconds: wall time of all steps.

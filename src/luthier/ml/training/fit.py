@@ -213,6 +213,13 @@ class EarlyStopping(FrozenModel):
     """The state of early stopping; part of every checkpoint, so that a resumed run makes the same decisions.
 
     Attributes:
+        best_loss: lowest validation loss so far; None before the first validation.
+        best_step: the step of that loss.
+        num_since_best: validations since then.
+        num_rises: rises in a row of validation loss while training loss fell.
+        last_loss: of the last validation.
+        last_train_loss: mean training loss before the last validation.
+        has_warned: whether overfitting was reported.
         patience: validations without a new best before the run stops; 0 never stops (Prechelt, 1998, "Early Stopping,
             but when?", criterion UP).
     """

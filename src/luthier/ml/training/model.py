@@ -74,7 +74,13 @@ class EmbeddingNoise:
             embeddings.register_forward_hook(self._add)
 
     def expect(self, input_ids: Tensor, lengths: Sequence[int], layout: PrefixLayout | None = None) -> None:
-        """Announce the next call of the embedding: its ids, and the number of tokens of each example."""
+        """Announce the next call of the embedding: its ids, and the number of tokens of each example.
+
+        Args:
+            input_ids: [rows, T], as the embedding gets them.
+            lengths: tokens of each example.
+            layout: how rows share prefixes; None for plain rows.
+        """
         if self.alpha:
             self._own_lengths = own_lengths(input_ids, lengths, layout)
 

@@ -62,7 +62,7 @@ class ModeratedPart(BaseModel):
 def _kind_of(value: Any) -> str:
     if isinstance(value, str):
         return "as_string"
-    # Told apart before validation, so that an error names the form that was meant and not all three.
+    # Decided before validation, so that an error names the form that was meant and not all three.
     is_parts = isinstance(value, list) and any(isinstance(one, dict) for one in value)
     return "as_parts" if is_parts else "as_texts"
 

@@ -72,7 +72,7 @@ def claim_findings(output: str, corpus: Corpus, threshold: float = THRESHOLD) ->
 
 def _held(sentence: str, corpus: Corpus, threshold: float) -> ClaimFinding:
     best = ClaimFinding(sentence, False, 0.0)
-    # Nearest by BM25: a passage that shares more of the words but ranks lower is not looked at.
+    # Nearest by BM25: a passage that shares more of the words but ranks lower is not compared.
     for passage in corpus.passages.nearest(sentence, NUM_PASSAGES):
         found = support(sentence, passage.text)
         is_supported = found.fraction >= threshold and not found.unsupported_numbers

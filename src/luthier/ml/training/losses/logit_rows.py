@@ -95,6 +95,9 @@ class LogitRows:
         """Loss, cross-entropy and divergence from a teacher, summed, and the number of correct predictions.
 
         Args:
+            targets: [N] int64.
+            mixing: weights, temperature and kind of divergence.
+            teacher_scaled: scale and soft cap of the teacher's logits.
             states: [N, teacher's width]; times teacher_head [its vocabulary, its width], scaled and capped as in the
                 teacher, they give its logits.
         """

@@ -219,7 +219,13 @@ def checked(datum: Datum, number: int, loss: TokenLoss, vocabulary: int, context
 
 
 def check_ids(ids: Array, what: str, vocabulary: int) -> None:
-    """Raise RequestError where a token id is out of range."""
+    """Raise RequestError where a token id is out of range.
+
+    Args:
+        ids: token ids of any shape.
+        what: what they are, for the message.
+        vocabulary: number of token ids.
+    """
     # Before the embedding: an index out of range ends a CUDA process with an assertion that cannot be caught.
     if len(ids) and not (ids.min() >= 0 and ids.max() < vocabulary):
         wrong = int(ids[(ids < 0) | (ids >= vocabulary)].reshape(-1)[0])

@@ -139,6 +139,13 @@ def ask_teacher(
 class TeacherStates:
     """The states written by `ask_teacher`, read row by row from memory-mapped files.
 
+    Args:
+        folder: where `ask_teacher` has written them.
+        teacher: of the plan.
+        rows: the rows that are read.
+        device: where states are needed.
+        part_bytes: bytes of states per file; None is 32 MiB.
+
     Raises:
         WorkError: they belong to another teacher or to other rows.
     """

@@ -47,6 +47,10 @@ class Answer:
     """One sampled answer with its reward.
 
     Attributes:
+        sample: the answer with its tokens.
+        grade: its reward and the parts of it.
+        advantage: its reward less the mean of its group, in standard deviations of the group unless the plan says
+            otherwise.
         is_idle: all answers of its group have the same reward, so nothing is learned from it.
         reference: log-probabilities of its tokens under the initial model.
     """

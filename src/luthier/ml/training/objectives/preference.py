@@ -162,7 +162,12 @@ def _digest(keys: Tensor, values: Tensor) -> str:
 
 @dataclass(frozen=True, slots=True)
 class PairSums:
-    """Sums over the completions of P pairs, each [P]. Log-probabilities in nats; lengths: learned tokens."""
+    """Sums over the completions of P pairs, each [P]. Log-probabilities in nats; lengths: learned tokens.
+
+    Attributes:
+        chosen, rejected: [P], summed log-probabilities of the completion, in nats.
+        chosen_lengths, rejected_lengths: [P], learned tokens of the completion.
+    """
 
     chosen: Tensor
     rejected: Tensor

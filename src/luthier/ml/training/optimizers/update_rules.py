@@ -51,7 +51,13 @@ class AdamW:
         )
 
     def adjust(self, beta1: float, beta2: float, epsilon: float, weight_decay: float) -> None:
-        """Use other settings from the next step on; moments stay, and the weight decay acts on all parameters."""
+        """Use other settings from the next step on; moments stay, and the weight decay acts on all parameters.
+
+        Args:
+            beta1, beta2: decay of the first and second moment, in [0, 1).
+            epsilon: added to the root of the second moment.
+            weight_decay: share of a weight that a step takes away, times the learning rate.
+        """
         for group in self.adam.param_groups if self.adam is not None else ():
             group.update(betas=(beta1, beta2), eps=epsilon, weight_decay=weight_decay)
 
