@@ -112,6 +112,7 @@ def answer(
     start = time.monotonic()
     source = open_source(file)
     check_free_listed(output, refused_file(output), force=force)
+    # All rows are read before the first request: a teacher must not be paid for a file that turns out to be wrong.
     num_found = _check_rows(source, fields, context)
     num_rows = min(num_found, max_rows or num_found)
     with closing(find_teacher(context, teacher)) as writer:
@@ -222,6 +223,7 @@ def _write(
             # The note covers new requests only; answers from the cache cost nothing.
             task.note(estimate(teacher, num_done, num_rows, prices))
 
+        # A second pass over the file: the questions of a large one are never in memory together.
         questions = islice(_questions(source, mapping), num_rows)
         for one in answers(questions, teacher, options, context.progress, batch_done=batch_done):
             if one.reason is None:
