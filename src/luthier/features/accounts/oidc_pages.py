@@ -178,7 +178,9 @@ def map_group(
     except LuthierError as error:
         given = {"name": name, "project": project, "role": role}
         return _page(request, context, caller, {"error": error, "given": given}, status=status_of(error))
-    return redirect(request, _ADDRESS, f"Members of {made.name} are signed in as {made.role} from their next sign-in on.")
+    return redirect(
+        request, _ADDRESS, f"Members of {made.name} are signed in as {made.role} from their next sign-in on."
+    )
 
 
 @router.post(f"{_ADDRESS}/groups/remove")
@@ -190,7 +192,9 @@ def unmap_group(
         oidc_members.unmap_group(context, caller, name, project)
     except LuthierError as error:
         return _page(request, context, caller, {"error": error}, status=status_of(error))
-    return redirect(request, _ADDRESS, f"{name} no longer leads there; its members lose access with their next sign-in.")
+    return redirect(
+        request, _ADDRESS, f"{name} no longer leads there; its members lose access with their next sign-in."
+    )
 
 
 @router.post(f"{_ADDRESS}/check")
