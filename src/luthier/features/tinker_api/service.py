@@ -65,7 +65,7 @@ def refuse_optimizer(kind: str) -> None:
 
 
 def session_of(context: Context, caller: Caller, session_id: str) -> LiveSession:
-    """The session of a caller. Raises NotFoundError."""
+    """The session of a caller. Raises NotFoundError where it has ended or is of another project."""
     return context.tinker_sessions.session(caller.project_id, session_id)
 
 
@@ -273,7 +273,18 @@ def _use(context: Context, caller: Caller, model: str, num_prompt_tokens: int, n
 def optim_step(
     context: Context, caller: Caller, model_id: str, number: int | None, adam: Mapping[str, float] | None
 ) -> PendingRequest:
-    """One optimizer step. adam: settings by our names; None where another optimizer was asked for."""
+    """One optimizer step with the gradients of the passes before it.
+
+    Args:
+        model_id: The training client.
+        number: Of the request among those of this client, from 1 on.
+        adam: Settings of AdamW by our names; None where the client has chosen another optimizer.
+
+    Raises:
+        NotFoundError: The client is not in memory, or belongs to another project.
+        RequestError: The number is missing or out of range.
+        BusyError: Too much waits already.
+    """
     live = context.tinker_sessions.model(caller.project_id, model_id)
 
     def send() -> dict[str, Any]:
@@ -289,7 +300,19 @@ def optim_step(
 def load_weights(
     context: Context, caller: Caller, model_id: str, number: int | None, path: str, *, optimizer: bool
 ) -> PendingRequest:
-    """Go on from a saved state with a client that there is."""
+    """Go on from a saved state with an existing client.
+
+    Args:
+        model_id: The training client.
+        number: Of the request among those of this client, from 1 on.
+        path: Of the saved state, `tinker://...`.
+        optimizer: Whether moments and step count are restored.
+
+    Raises:
+        NotFoundError: The client is not in memory, or belongs to another project.
+        RequestError: The number is missing or out of range.
+        BusyError: Too much waits already.
+    """
     live = context.tinker_sessions.model(caller.project_id, model_id)
 
     def send() -> dict[str, Any]:
@@ -305,7 +328,18 @@ def load_weights(
 def snapshot(
     context: Context, caller: Caller, model_id: str, number: int | None, sampler_number: int
 ) -> PendingRequest:
-    """Weights to sample from, in memory alone, with a sampling client for them."""
+    """Weights to sample from, in memory alone, with a sampling client for them.
+
+    Args:
+        model_id: The training client.
+        number: Of the request among those of this client, from 1 on.
+        sampler_number: Of the sampling client in its session.
+
+    Raises:
+        NotFoundError: The client is not in memory, or belongs to another project.
+        RequestError: The number is missing or out of range.
+        BusyError: Too much waits already.
+    """
     sessions = context.tinker_sessions
     live = sessions.model(caller.project_id, model_id)
     sampler_id = f"{live.session_id}:sample:{sampler_number}"
@@ -325,7 +359,20 @@ def snapshot(
 def numbered(
     context: Context, caller: Caller, live: LiveModel, number: int | None, send: Any, finish: Any, *, num_bytes: int = 0
 ) -> PendingRequest:
-    """A request of a training client, in its turn."""
+    """A request of a training client, in its turn.
+
+    Args:
+        live: The training client.
+        number: Of the request among those of this client, from 1 on.
+        send: Makes the request to the process that trains.
+        finish: Makes the answer from its result.
+        num_bytes: That the request takes while it waits.
+
+    Raises:
+        RequestError: The number is missing or out of range.
+        NotFoundError: The session has ended.
+        BusyError: Too much waits already.
+    """
     if number is None or not 1 <= number < 2**31:
         raise RequestError(
             f"seq_id {number}", expected="the number of the request, from 1 on", do="use the package tinker"
@@ -341,9 +388,16 @@ def create_sampler(
 ) -> LiveSampler:
     """A sampling client for a base model, or for saved weights.
 
+    Args:
+        session: Its session.
+        number: Of the client in its session.
+        base_name: A base model by its name in the API; for `path` of None.
+        path: Of saved weights, `tinker://...`; None takes the base model.
+
     Raises:
         NotFoundError: The base model is not on this machine, or the project has no such weights.
         RequestError: Neither was named, or the path has another form.
+        BusyError: The session has as many as it may have.
     """
     sampler_id = f"{session.session_id}:sample:{number}"
     if path is not None:
@@ -401,12 +455,12 @@ def sample(
 
 
 def trained_info(context: Context, caller: Caller, model_id: str) -> TinkerModel:
-    """A training client that was made. Raises NotFoundError."""
+    """A training client that was made, in memory or not. Raises NotFoundError where the project has none of this id."""
     return context.tinker.model(caller.project_id, model_id)
 
 
 def unload(context: Context, caller: Caller, model_id: str) -> None:
-    """Forget a training client and its weights in memory; what it has saved stays. Raises NotFoundError."""
+    """Drop a client from memory; what it has saved stays. Raises NotFoundError where the project has none."""
     sessions = context.tinker_sessions
     try:
         sessions.drop_model(sessions.model(caller.project_id, model_id))

@@ -64,7 +64,16 @@ class Answer:
 
 @dataclass(slots=True)
 class PendingRequest:
-    """A request and, once it is done, its result. num_bytes: of the request while it waits, then of its result."""
+    """A request and, once it is done, its result.
+
+    Attributes:
+        request_id: the same for a repetition of the request.
+        project_id: the project that may fetch the result.
+        session_id: the session that it ends with.
+        num_bytes: of the request while it waits, then of its result.
+        result: settled once, by the thread that has the answer or the error first.
+        fetched_at: when it was fetched first, in seconds of the clock; None before.
+    """
 
     request_id: str
     project_id: str
@@ -165,7 +174,7 @@ class TinkerSessions:
             return made
 
     def session(self, project_id: str, session_id: str) -> LiveSession:
-        """A session that is alive. Raises NotFoundError, also for those of other projects."""
+        """A session that is alive. Raises NotFoundError where it has ended or is of another project."""
         with self._lock:
             self.look()
             found = self._sessions.get(session_id)
@@ -179,7 +188,7 @@ class TinkerSessions:
             return found
 
     def beat(self, project_id: str, session_id: str) -> None:
-        """A heartbeat. Raises NotFoundError."""
+        """A heartbeat. Raises NotFoundError where the session has ended or is of another project."""
         session = self.session(project_id, session_id)
         session.seen_at = self._clock()
 
@@ -209,7 +218,7 @@ class TinkerSessions:
             return made
 
     def model(self, project_id: str, model_id: str) -> LiveModel:
-        """A training client whose session is alive. Raises NotFoundError, also for those of other projects."""
+        """A training client in memory. Raises NotFoundError where it was dropped, has ended or is of another project."""
         session = self.session(project_id, model_id.partition(":")[0])
         with self._lock:
             if model_id not in session.models:
@@ -244,7 +253,7 @@ class TinkerSessions:
             return session.samplers.setdefault(sampler.sampler_id, sampler)
 
     def sampler(self, project_id: str, sampler_id: str) -> LiveSampler:
-        """A sampling client whose session is alive. Raises NotFoundError, also for those of other projects."""
+        """A sampling client in memory. Raises NotFoundError where its session has ended or is of another project."""
         absent = NotFoundError(
             f"the sampling client {sampler_id[:100]!r} does not exist",
             expected="a sampling client of a session that is alive",
@@ -387,7 +396,7 @@ class TinkerSessions:
                 made.num_bytes = len(answer.message)
 
     def fetch(self, project_id: str, request_id: str) -> PendingRequest:
-        """A request whose result is to be fetched. Raises NotFoundError, also for those of other projects."""
+        """A request with a result to fetch. Raises NotFoundError where it was forgotten or is of another project."""
         found = self.known(project_id, request_id)
         if found is None:
             raise NotFoundError(
