@@ -218,7 +218,7 @@ class TinkerSessions:
             return made
 
     def model(self, project_id: str, model_id: str) -> LiveModel:
-        """A training client in memory. Raises NotFoundError where it was dropped, has ended or is of another project."""
+        """A training client in memory. Raises NotFoundError where it was dropped, or is of another project."""
         session = self.session(project_id, model_id.partition(":")[0])
         with self._lock:
             if model_id not in session.models:
