@@ -349,7 +349,9 @@ def open_remote_chat_client(address: str) -> RemoteChatClient:
 
     The key comes from the environment: LUTHIER_API_KEY, or OPENAI_API_KEY over https or to this machine.
 
-    Raises RequestError for an invalid address or a server with several models; WorkError if it does not answer.
+    Raises:
+        RequestError: The address is invalid, or the server has several models and none is named.
+        WorkError: The server does not answer.
     """
     if "#" in address:
         url, model = parse_address(address)

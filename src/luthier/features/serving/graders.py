@@ -159,7 +159,13 @@ GraderRequest = Annotated[
 
 
 class GraderRun(FrozenModel):
-    """A grader, the generated text, and the row to compare it with."""
+    """A grader, the generated text, and the row to compare it with.
+
+    Attributes:
+        grader: Its specification.
+        model_sample: The generated text.
+        item: The row, for placeholders such as `{{item.answer}}`; None for none.
+    """
 
     grader: GraderRequest
     model_sample: _Text

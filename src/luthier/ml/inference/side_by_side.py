@@ -78,7 +78,14 @@ class BatchRunner(Protocol):
 
 
 def one_after_another(num: int, compute: Compute[Made], advance: Advance, form: MakeForm[Made]) -> list[Made]:  # noqa: ARG001
-    """A `BatchRunner`: all in this process."""
+    """A `BatchRunner`: all in this process.
+
+    Args:
+        num: batches.
+        compute: computes the batch of a number.
+        advance: reports progress.
+        form: not used here, where nothing is sent between processes.
+    """
     return [compute(number, advance) for number in range(num)]
 
 

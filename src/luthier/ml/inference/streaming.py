@@ -235,7 +235,20 @@ class StreamingEngine:
         return True
 
     def ask_pooling(self, key: Hashable, request: PoolingRequest, adapter: str | None) -> bool:
-        """Start single-pass inference: an embedding of each input, or its task head output."""
+        """Start single-pass inference: an embedding of each input, or its task head output.
+
+        Args:
+            key: of the request; its event carries it.
+            request: the inputs, and what is computed of them.
+            adapter: the name of a loaded adapter; None for the base.
+
+        Returns:
+            Whether it was accepted; false where there is no room now.
+
+        Raises:
+            RequestError: the engine is closed, or the model's head does not compute this.
+            NotFoundError: the adapter is not loaded.
+        """
         self._check(adapter, request.kind)
         return self.admit(key, self._reader.pooling(request), adapter)
 

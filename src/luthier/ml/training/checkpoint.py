@@ -146,6 +146,12 @@ class CheckpointStore:
     ) -> tuple[Path, int]:
         """Write one checkpoint and return its folder and size in bytes. Saving a step again replaces it.
 
+        Args:
+            state: counters of the loop; its step names the folder.
+            weights: fp32 masters by parameter name.
+            moments: the optimizer's state by `part.name`.
+            method: state of the method and of the weight average.
+
         Raises:
             StorageFullError: the disk has no room; earlier checkpoints are unchanged.
         """
@@ -330,7 +336,11 @@ class SharedCheckpoints:
         moments: Mapping[str, Tensor],
         method: Mapping[str, Tensor] | None = None,
     ) -> tuple[Path, int]:
-        """Write one checkpoint. Rank 0 gets its folder and size in bytes, the others an empty result."""
+        """Write one checkpoint. Rank 0 gets its folder and size in bytes, the others an empty result.
+
+        Raises:
+            StorageFullError: the disk has no room; on rank 0 alone.
+        """
         if self.world.is_first:
             return self.folder.save(state, weights, moments, method)
         for part in (weights, moments, method or {}):

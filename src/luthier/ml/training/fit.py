@@ -22,7 +22,13 @@ _NOT_ADAPTED: Final = ("full", "ia3", "prompt_tuning")
 
 
 def for_by_heart(plan: Plan, best_step: int, last_step: int) -> tuple[Remedy, ...]:
-    """Against overfitting: fewer steps, more rows, a smaller learning rate, then regularisation."""
+    """Against overfitting: fewer steps, more rows, a smaller learning rate, then regularisation.
+
+    Args:
+        plan: of the run.
+        best_step: with the lowest validation loss.
+        last_step: that was taken.
+    """
     training, found = plan.training, list[Remedy]()
     if best_step < last_step:
         epochs = best_step / training.num_steps_per_epoch

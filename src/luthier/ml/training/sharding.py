@@ -136,7 +136,13 @@ def loss_divisor(model: TrainableModel, weight: float, world: World) -> float:
 
 
 def missing_passes(model: TrainableModel, num_passes: int, world: World) -> int:
-    """The number of extra passes of this rank, so that all ranks make the same number: gathering needs all of them."""
+    """The number of extra passes of this rank, so that all ranks make the same number: gathering needs all of them.
+
+    Args:
+        model: sharded or not; without shards no rank waits for another within a pass.
+        num_passes: of this rank.
+        world: the ranks.
+    """
     return 0 if model.root is None else world.max(num_passes) - num_passes
 
 

@@ -228,6 +228,13 @@ class LlamaCppEngine:
     ) -> bool:
         """Begin to write what `prepare` has made; false where there is no room, or a new adapter waits.
 
+        Args:
+            key: of the request; its events carry it.
+            prepared: what `prepare` has returned for it.
+            adapter: the name of a loaded adapter; None for the base.
+            owner: not used here.
+            may_exceed: not used here.
+
         Raises:
             RequestError: a closed engine, or an unknown adapter.
             WorkError: the server cannot be opened with the new adapters.

@@ -314,6 +314,12 @@ def limits_of(
     """The limits of answer and reasoning: the given ones, otherwise derived from the lengths of the rows.
 
     The second is None for a model and rows without reasoning: the engine then uses its default.
+
+    Args:
+        examples: whose answers are measured.
+        template: of the model; separates reasoning from the answer.
+        max_new_tokens: of an answer, in tokens; None derives it.
+        max_thinking_tokens: of the reasoning before it, in tokens; None derives it.
     """
     if max_new_tokens is not None and max_thinking_tokens is not None:
         return max_new_tokens, max_thinking_tokens

@@ -69,7 +69,12 @@ def rules_of(name: str) -> MethodRules:
 
 
 def low_rank_parameters(_: Structure, layers: Sequence[LinearLayer], method: MethodPlan) -> int:
-    """rank x (inputs + outputs), summed over the targeted matrices; each expert's matrix counts separately."""
+    """rank x (inputs + outputs), summed over the targeted matrices; each expert's matrix counts separately.
+
+    Args:
+        layers: the targeted matrices.
+        method: with the rank, and that of experts.
+    """
     # Of A [rank, inputs] and B [outputs, rank]; the targeted matrix itself stays frozen.
     return sum(
         ((method.expert_rank or 0) if x.role == "expert" else method.rank)

@@ -222,13 +222,16 @@ NUM_PROMPTS: Final = 2
 
 
 def keep_samples(folder: Path, step: int, groups: Sequence[Group], template: ChatTemplate) -> None:
-    """Write the answers to the first prompts of a step. Raises StorageFullError.
+    """Write the answers to the first prompts of a step.
 
     Args:
         folder: the run's.
         step: of the answers.
         groups: the prompts of the step with their graded answers.
         template: decodes the prompts.
+
+    Raises:
+        StorageFullError: the disk has no room.
     """
     lines = []
     for group in groups[:NUM_PROMPTS]:

@@ -150,7 +150,13 @@ def zeros(count: int, device: torch.device | str, *, is_signed: bool, pins: bool
 
 
 def unpack(packed: Packed, *, is_signed: bool, dtype: torch.dtype) -> Tensor:
-    """The numbers [blocks * 256]."""
+    """The numbers [blocks * 256].
+
+    Args:
+        packed: codes [blocks, 256] uint8 and the largest magnitude of each block [blocks] float32.
+        is_signed: whether the levels have a sign; second moments have none.
+        dtype: of the numbers.
+    """
     table = levels(is_signed=is_signed).to(packed.codes.device, dtype)
     found = table.index_select(0, packed.codes.flatten().int()).view(-1, BLOCK)  # [blocks, 256]
     return found.mul_(packed.largest[:, None]).flatten()
