@@ -112,7 +112,6 @@ def answer(
     start = time.monotonic()
     source = open_source(file)
     check_free_listed(output, refused_file(output), force=force)
-    # All rows are read before the first request: a teacher must not be paid for a file that turns out to be wrong.
     num_found = _check_rows(source, fields, context)
     num_rows = min(num_found, max_rows or num_found)
     with closing(find_teacher(context, teacher)) as writer:

@@ -226,15 +226,11 @@ def settings(
     ] = None,
     open_after: Annotated[
         int | None,
-        typer.Option(
-            "--open-after", metavar="N", help="Changed checks in a row that open an alert.", show_default=False
-        ),
+        typer.Option("--open-after", metavar="N", help="Changed checks in a row to open an alert.", show_default=False),
     ] = None,
     close_after: Annotated[
         int | None,
-        typer.Option(
-            "--close-after", metavar="N", help="Steady checks in a row that close an alert.", show_default=False
-        ),
+        typer.Option("--close-after", metavar="N", help="Steady checks in a row to close one.", show_default=False),
     ] = None,
     project: _ProjectOption = "default",
     as_json: JsonOption = False,

@@ -48,7 +48,6 @@ def make_quote(
     """
     price = prices.usd_per_hour(device.name, market=market)
     workload = workload_on(device)
-    # Computed for the unchanged run, also where a changed one is priced below.
     changes = cheapest_changes(
         workload_on,
         device,

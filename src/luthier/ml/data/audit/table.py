@@ -161,7 +161,6 @@ def build_table(
     check_mapping(mapping)
     progress = progress or SilentProgress()
     source = open_source(path, shown_name=shown_name)
-    # Before the rows are read: an audit names the bytes that it is about, also if the file changes meanwhile.
     sha256 = sha256_file(path)
 
     # A pass of its own: the shape is known only after all rows, and frames need it from the first row on.
@@ -177,7 +176,6 @@ def build_table(
     problems: list[RowProblem] = []
     rows = RowFrames(SCHEMA, spill)
     with progress.task("read rows", num_rows, "row") as task:
-        # Rows that cannot be read advance the bar, but are in no frame.
         num_read = 0
         for frame in _batches(source, shape, mapping, group_by, problems, task.advance):
             num_read += frame.height
