@@ -82,7 +82,6 @@ def _of_sort(table: AuditTable, sort: str) -> Iterator[Finding]:
         at = part["text"].str.contains(pattern).arg_true()
         if not len(at):
             continue
-        # Two passes: `contains` stops at the first match and keeps no groups, and few rows have one.
         texts = part["text"].gather(at)
         # The outer group makes the whole match available: polars extracts groups only.
         matched = texts.str.extract(f"({pattern})").str.strip_chars()

@@ -163,7 +163,6 @@ def build_table(
     source = open_source(path, shown_name=shown_name)
     sha256 = sha256_file(path)
 
-    # A pass of its own: the shape is known only after all rows, and frames need it from the first row on.
     detector, num_unreadable = _look(source, mapping, progress)
     num_rows = detector.num_rows + num_unreadable
     if num_rows == 0:
@@ -255,7 +254,6 @@ def _batches(
                 problems.append(problem_in(row, error, mapping))
         lines.append(_line(row, example, group_by))
         num_characters += len(lines[-1][1])
-        # By characters, too: rows may have a megabyte each, and a frame is in memory as a whole.
         if len(lines) == _BATCH_ROWS or num_characters >= _BATCH_CHARACTERS:
             yield pl.DataFrame(lines, schema=SCHEMA, orient="row")
             advance(len(lines))
@@ -294,7 +292,6 @@ def _texts(example: Example) -> tuple[str, str | None, str | None]:
         return f"{text}\n{_said(example.rejected.messages[last:])}", prompt, completion
     prompt = _said(conversation.messages[:last])
     completion = _turn(conversation.messages[last])
-    # After the last learned answer: still text of the row, which checks for personal data must see.
     rest = conversation.messages[last + 1 :]
     text = f"{prompt}\n{completion}" if prompt else completion
     return (f"{text}\n{_said(rest)}" if rest else text), prompt, completion
