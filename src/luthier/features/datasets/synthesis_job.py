@@ -65,9 +65,7 @@ class _Report:
             place = _spent_place(self.context, self.job)
             partial = place.with_name(f".{place.name}")
             partial.write_text(str(state.cost_usd), encoding="ascii")
-            # Renamed whole: an attempt after a kill reads the old sum or the new one, never half a number.
             partial.rename(place)
-        # Of this attempt alone: passages that an earlier one has answered cost no time now.
         left = (time.monotonic() - self.began) / state.num_done * (state.num_rows - state.num_done)
         figures = {
             "done": float(state.num_done),

@@ -104,7 +104,6 @@ def choose_model(context: Context, name: str, engine: EngineChoice = "auto") -> 
             do="leave --engine out",
         )
     package, installed_by = _PACKAGES.get(chosen, ("", ""))
-    # Looked up without importing: vLLM takes many seconds, and the engine process imports it anyway.
     if package and find_spec(package) is None:
         raise RequestError(
             f"the engine {chosen} needs the package {package}, which is not installed",

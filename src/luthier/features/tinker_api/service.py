@@ -65,7 +65,7 @@ def refuse_optimizer(kind: str) -> None:
 
 
 def session_of(context: Context, caller: Caller, session_id: str) -> LiveSession:
-    """The session of a caller. Raises NotFoundError where it has ended or is of another project."""
+    """The session of a caller. Raises NotFoundError."""
     return context.tinker_sessions.session(caller.project_id, session_id)
 
 
@@ -449,7 +449,6 @@ def sample(
 
     session = sessions.session(caller.project_id, sampler.session_id)
     request_id = f"{sampler_id}:{number}"
-    # About eight bytes a token of a list of integers while it waits.
     made = sessions.start(session, request_id, send, finish, num_bytes=8 * num_prompt)
     return made, [f"{request_id}:{place}" for place in range(order["num_samples"])]
 

@@ -64,16 +64,7 @@ class Answer:
 
 @dataclass(slots=True)
 class PendingRequest:
-    """A request and, once it is done, its result.
-
-    Attributes:
-        request_id: the same for a repetition of the request.
-        project_id: the project that may fetch the result.
-        session_id: the session that it ends with.
-        num_bytes: of the request while it waits, then of its result.
-        result: settled once, by the thread that has the answer or the error first.
-        fetched_at: when it was fetched first, in seconds of the clock; None before.
-    """
+    """A request and, once it is done, its result. num_bytes: of the request while it waits, then of its result."""
 
     request_id: str
     project_id: str
@@ -122,16 +113,7 @@ class LiveSampler:
 
 @dataclass(slots=True)
 class LiveSession:
-    """A session. caller: who opened it. seen_at: of the last sign of life.
-
-    Attributes:
-        session_id: its id.
-        caller: who opened it.
-        seen_at: of the last sign of life, in seconds of the clock.
-        models: training clients, by id.
-        samplers: sampling clients, by id.
-        labels: as the client gave them.
-    """
+    """A session. caller: who opened it. seen_at: of the last sign of life."""
 
     session_id: str
     caller: Caller
@@ -150,7 +132,6 @@ class TinkerSessions:
     """
 
     def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.monotonic) -> None:
-        # Reentrant: `start` sends requests while it holds the lock, and a request may be settled at once.
         self._clock, self._lock = clock, threading.RLock()
         self._sessions: dict[str, LiveSession] = {}
         self._requests: dict[str, PendingRequest] = {}
@@ -168,13 +149,12 @@ class TinkerSessions:
                     do="end sessions that are done: ServiceClient.close('success'), or wait until they have ended",
                     retry_seconds=10,
                 )
-            # The id is no secret of its own: every look-up compares the project of the caller, too.
             made = LiveSession(f"session-{secrets.token_hex(8)}", caller, self._clock(), labels=labels)
             self._sessions[made.session_id] = made
             return made
 
     def session(self, project_id: str, session_id: str) -> LiveSession:
-        """A session that is alive. Raises NotFoundError where it has ended or is of another project."""
+        """A session that is alive. Raises NotFoundError, also for those of other projects."""
         with self._lock:
             self.look()
             found = self._sessions.get(session_id)
@@ -188,7 +168,7 @@ class TinkerSessions:
             return found
 
     def beat(self, project_id: str, session_id: str) -> None:
-        """A heartbeat. Raises NotFoundError where the session has ended or is of another project."""
+        """A heartbeat. Raises NotFoundError."""
         session = self.session(project_id, session_id)
         session.seen_at = self._clock()
 
@@ -218,7 +198,7 @@ class TinkerSessions:
             return made
 
     def model(self, project_id: str, model_id: str) -> LiveModel:
-        """A training client in memory. Raises NotFoundError where it was dropped, or is of another project."""
+        """A training client whose session is alive. Raises NotFoundError, also for those of other projects."""
         session = self.session(project_id, model_id.partition(":")[0])
         with self._lock:
             if model_id not in session.models:
@@ -249,11 +229,10 @@ class TinkerSessions:
                     expected=f"at most {_MAX_SAMPLERS:,}",
                     do="go on in a new session, from a saved state",
                 )
-            # setdefault: a call that is repeated after a lost answer gets the client that the first one made.
             return session.samplers.setdefault(sampler.sampler_id, sampler)
 
     def sampler(self, project_id: str, sampler_id: str) -> LiveSampler:
-        """A sampling client in memory. Raises NotFoundError where its session has ended or is of another project."""
+        """A sampling client whose session is alive. Raises NotFoundError, also for those of other projects."""
         absent = NotFoundError(
             f"the sampling client {sampler_id[:100]!r} does not exist",
             expected="a sampling client of a session that is alive",
@@ -332,11 +311,9 @@ class TinkerSessions:
             if model is None or number is None:
                 go()
             else:
-                # Calls may arrive in any order on several connections; this loop restores the order of the client.
                 model.waiting[number] = (made, go)
                 while model.next_number in model.waiting:
                     _, ready = model.waiting.pop(model.next_number)
-                    # Before it is sent: what `ready` settles at once must not be sent a second time.
                     model.next_number += 1
                     model.waits_since = None
                     ready()
@@ -344,7 +321,6 @@ class TinkerSessions:
 
     def _refuse_too_many(self, num_bytes: int) -> None:
         """Raises BusyError where too much waits for one more request of this size."""
-        # Counted each time: at most a few thousand entries, and no counter that an error could leave wrong.
         num_open = sum(not one.result.done() for one in self._requests.values())
         if num_open >= _MAX_OPEN or self._num_bytes + num_bytes > _MAX_OPEN_BYTES:
             raise BusyError(
@@ -382,21 +358,19 @@ class TinkerSessions:
         try:
             if model is not None and model.is_lost:
                 raise process_ended()
-            # `send` may refuse, as for a quota: that is the result of this request, and its number is used up.
             self.trainer.ask(send(), done)
         except LuthierError as error:
             self._settle(made, Answer(error=error))
 
     def _settle(self, made: PendingRequest, answer: Answer) -> None:
         with self._lock:
-            # Two may settle one request, as where the process ends while its answer is on the way: the first counts.
             if not made.result.done():
                 made.result.set_result(answer)
                 self._num_bytes += len(answer.message) - made.num_bytes
                 made.num_bytes = len(answer.message)
 
     def fetch(self, project_id: str, request_id: str) -> PendingRequest:
-        """A request with a result to fetch. Raises NotFoundError where it was forgotten or is of another project."""
+        """A request whose result is to be fetched. Raises NotFoundError, also for those of other projects."""
         found = self.known(project_id, request_id)
         if found is None:
             raise NotFoundError(

@@ -291,7 +291,7 @@ def launch(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="YAML or JSON.")],
     num_nodes: Annotated[int, typer.Option("--nodes", metavar="N", help="Machines.")] = 1,
     devices_per_node: Annotated[int, typer.Option("--devices", metavar="N", help="Processes on each, a GPU each.")] = 1,
-    hours: Annotated[float, typer.Option("--hours", metavar="H", help="Time limit of the job.")] = 24.0,
+    hours: Annotated[float, typer.Option("--hours", metavar="H", help="After which the job is ended.")] = 24.0,
     cpu: Annotated[bool, typer.Option("--cpu", help="Train on the machines' cores instead of GPUs.")] = False,
     cpus_per_device: Annotated[int, typer.Option("--cpus-per-device", metavar="N", help="Cores for each process.")] = 4,
     accelerator: Annotated[
@@ -301,7 +301,7 @@ def launch(
         str | None, typer.Option("--image", metavar="IMAGE", help="Container with luthier and Ray, for ray.")
     ] = None,
     setup: Annotated[
-        str | None, typer.Option("--setup", metavar="COMMAND", help="Command that makes `luthier` available on a node.")
+        str | None, typer.Option("--setup", metavar="COMMAND", help="What makes `luthier` known on a node.")
     ] = None,
     run_home: Annotated[
         str | None, typer.Option("--home", metavar="DIR", help="Where rank 0 keeps the run; on shared storage.")

@@ -182,7 +182,6 @@ class AdapterSession:
         data = [checked(datum, number, loss, vocabulary, context) for number, datum in enumerate(data)]
         if not data:
             raise RequestError("a request without data", expected="at least one datum", do="leave the call out")
-        # Scoring alone is without dropout, so that a client measures the model and not the noise.
         self.model.module.train(backward)
         outputs: dict[int, Array] = {}
         total = 0.0
@@ -192,7 +191,6 @@ class AdapterSession:
         before = [one.clone() for one in self.optimizer.gradients] if backward and self._since.has_gradient else None
         try:
             for places in length_batches(sizes, max_tokens=self.model.micro_batch_tokens, max_rows=_MAX_ROWS):
-                # Each micro-batch frees its graph before the next: the peak memory is that of the largest one.
                 summed, rows = self._micro_batch([data[i] for i in places], loss_name, found, backward=backward)
                 total += summed
                 outputs.update(zip(places, rows, strict=True))

@@ -53,13 +53,7 @@ _KIND = "a worker of micro-batches"
 
 
 def why_not_side_by_side(plan: Plan, model: TrainableModel, objective: Objective) -> str | None:
-    """Why the micro-batches of a run cannot be computed by workers; None where they can.
-
-    Args:
-        plan: of the run.
-        model: the model in this process.
-        objective: of the plan.
-    """
+    """Why the micro-batches of a run cannot be computed by workers; None where they can."""
     if model.device != "cpu" or not hasattr(os, "fork"):
         return "workers are forked and compute on a CPU"
     if sees_all_together(objective):

@@ -347,12 +347,6 @@ def validate(
 
     Args:
         workers: processes that compute the micro-batches side by side; None computes them here.
-        model: set to evaluation mode.
-        objective: draws micro-batches and computes losses.
-        validation: micro-batches of the whole split.
-        state: counters, with early stopping.
-        progress: shows the micro-batches.
-        world: the ranks of the run.
     """
     start = time.perf_counter()
     model.module.eval()
