@@ -13,6 +13,9 @@ Market = Literal["on_demand", "spot"]
 PriceBasis = Literal["list_prices", "typical_range", "assumption", "own"]
 PersonKind = Literal["data_preparation", "annotation", "review"]
 
+BF16_MUST_WIN_BY = 1.2
+"""bf16 halves the memory, but rounds: on a CPU it has to be so many times as fast as float32 to be chosen."""
+
 
 class Estimate(FrozenModel):
     """A predicted figure, in the unit that the name of its field says.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final, Literal
 
-from luthier.core.cost import Device, Layout
+from luthier.core.cost import BF16_MUST_WIN_BY, Device, Layout
 from luthier.core.errors import RecipeError
 from luthier.core.forward_path import ForwardPath
 from luthier.core.plan import Plan
@@ -15,7 +15,6 @@ from luthier.ml.inference.models.structure import LinearLayer, Structure
 from luthier.ml.planning import defaults
 from luthier.ml.planning.adapter import Placement, expert_rank, place_adapters
 from luthier.ml.planning.batch_shapes import Batches
-from luthier.ml.planning.hardware import BF16_MUST_WIN_BY
 from luthier.ml.planning.inference_cost import Compute, Judging, Rollouts, Stored, TeacherPass, judging_of, teacher_pass
 from luthier.ml.training.methods.rules import LORA_DROPOUT, LORA_RANK, CostModel
 from luthier.ml.training.methods.rules import rules_of as method_rules
