@@ -82,7 +82,6 @@ def use_own_engine(context: Context) -> None:
     """
     # The limits of the queue are for callers that can ask again; a job bounds by itself how much it asks at once.
     settings = context.settings.model_copy(update={"serving_queue": _QUEUE, "serving_queue_per_key": _QUEUE})
-    # Where the property of the context keeps it: what asks through the context finds the client of this job.
     context.__dict__.setdefault("inference_client", InferenceClient(settings, has_session=False))
 
 
