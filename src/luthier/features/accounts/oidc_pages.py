@@ -172,7 +172,7 @@ def settings(request: Request, context: HomeContext, caller: Admin) -> Response:
 def map_group(
     request: Request, context: HomeContext, caller: Admin, name: _Text = "", project: _Text = "", role: _Text = ""
 ) -> Response:
-    """Have a group lead to a project."""
+    """Map a group to a project."""
     try:
         made = oidc_members.map_group(context, caller, name, project, role)
     except LuthierError as error:
@@ -187,7 +187,7 @@ def map_group(
 def unmap_group(
     request: Request, context: HomeContext, caller: Admin, name: _Text = "", project: _Text = ""
 ) -> Response:
-    """Have a group lead to a project no more."""
+    """Remove the mapping of a group to a project."""
     try:
         oidc_members.unmap_group(context, caller, name, project)
     except LuthierError as error:

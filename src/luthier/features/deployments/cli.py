@@ -68,7 +68,7 @@ def deploy(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Have a name answered by a model; servers that run do so from the next request on.
+    """Deploy a model under a name; running servers use it from the next request on.
 
     The first one gets all traffic, a later one takes it over, or, with --canary, a fraction of the users: the same ones
     while it exists. A model without an evaluation gets all of them only with --unjudged. `luthier promote NAME` gives
@@ -117,7 +117,7 @@ def deploy(
 def promote(
     name: NameArgument,
     target: Annotated[
-        str | None, typer.Argument(metavar="TARGET", help="Which of a split has won; the canary where none is named.")
+        str | None, typer.Argument(metavar="TARGET", help="The winner of a split; without it, the canary.")
     ] = None,
     gate: GateOption = None,
     override: OverrideOption = None,
@@ -160,9 +160,7 @@ def rollback(
 
 
 def list_or_show(
-    name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="One deployment with its history; all in short without.")
-    ] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Show this one with its history.")] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Remove the deployment; the models behind it stay.")] = False,
     project: ProjectOption = "default",
     as_json: JsonOption = False,

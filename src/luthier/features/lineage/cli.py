@@ -25,7 +25,7 @@ def lineage(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Which runs were given a row, whether they have learned it, and what was made and deployed of them.
+    """Show which runs used a row, whether they have learned it, and what was made and deployed of them.
 
     Every file that a run of the project has used is read, so that each is known, or reported as unknown.
     """

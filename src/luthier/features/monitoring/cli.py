@@ -39,7 +39,9 @@ def monitor(
     ] = None,
     judge: Annotated[
         str | None,
-        typer.Option("--judge", metavar="ENGINE", help="A model that scores samples of answers; none: no more. Kept."),
+        typer.Option(
+            "--judge", metavar="ENGINE", help="A model that scores samples of answers; none: no longer. Kept."
+        ),
     ] = None,
     judged: Annotated[
         int | None, typer.Option("--judged", min=20, max=1000, metavar="N", help="Answers that are scored. Kept.")
@@ -52,13 +54,13 @@ def monitor(
         str | None, typer.Option("--suite-every", metavar="SPAN", help="How often: 24h, 7d. Kept.")
     ] = None,
     normal_now: Annotated[
-        bool, typer.Option("--normal-now", help="From now on, compare with nothing that was before. Kept.")
+        bool, typer.Option("--normal-now", help="From now on, compare only with traffic from now on. Kept.")
     ] = False,
     project: Annotated[str, typer.Option("--project", metavar="P", help="The project whose model it is.")] = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Look at a model: speed, errors, cost, prompts, answers, quality, groups; each against what it was before."""
+    """Report on a deployed model: speed, errors, cost, prompts, answers, quality, groups; each against before."""
     from luthier.features.monitoring import scheduled_suites
     from luthier.features.monitoring import scheduled_suites as watch_settings
     from luthier.features.monitoring import service as monitoring

@@ -23,7 +23,7 @@ TrialsOption = Annotated[
     int | None, typer.Option("--trials", min=1, metavar="N", help="Begin at most this many trials; 40 if not given.")
 ]
 SpaceOption = Annotated[
-    Path | None, typer.Option("--space", metavar="FILE", help="What is searched, where not the usual.")
+    Path | None, typer.Option("--space", metavar="FILE", help="Own search space, in place of the usual one.")
 ]
 SamplerOption = Annotated[
     str | None, typer.Option("--sampler", metavar="tpe|cmaes|random", help="What suggests trials; tpe if not given.")

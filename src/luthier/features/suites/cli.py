@@ -403,7 +403,7 @@ def safety(
         ),
     ] = None,
     suite: Annotated[
-        SuiteName, typer.Option("--suite", help="default: a part of the rows; full: all that there are.")
+        SuiteName, typer.Option("--suite", help="default: a part of the rows; full: all rows.")
     ] = SuiteName.default,
     pairs: Annotated[
         Path | None,
@@ -421,7 +421,7 @@ def safety(
     ] = None,
     only: Annotated[
         list[str] | None,
-        typer.Option("--only", metavar="PROBE", help="Ask this probe alone, such as stereotypes. Repeatable."),
+        typer.Option("--only", metavar="PROBE", help="Run this probe alone, such as stereotypes. Repeatable."),
     ] = None,
     html: PageOption = None,
     as_json: JsonOption = False,

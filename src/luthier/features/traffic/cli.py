@@ -75,7 +75,7 @@ def list_exchanges(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """List the newest exchanges without their words, and say how many there are and how many were lost."""
+    """List the newest exchanges without their texts, and how many there are and how many were lost."""
     from luthier.features.traffic.service import newest, summary
     from luthier.platform.home.duration import parse_duration
 
@@ -96,7 +96,7 @@ def show(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Show one exchange with what was kept of its words."""
+    """Show one exchange with the texts that were kept."""
     from luthier.features.traffic.service import exchange
 
     with open_context(home) as context:
@@ -110,7 +110,7 @@ def forget_user(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Delete all that a user has asked, with feedback on it and what waits of it for review.
+    """Delete all requests of a user, with the feedback on them and their entries in the review queue.
 
     What they ask from now on is kept as the policy says.
     """
@@ -125,7 +125,7 @@ def forget_user(
     if found.num_stored_responses:
         words += f", {found.num_stored_responses:,} stored responses"
     if found.unreadable:
-        words += f"; {len(found.unreadable)} files could not be looked into: {', '.join(found.unreadable)}"
+        words += f"; {len(found.unreadable)} files could not be read: {', '.join(found.unreadable)}"
     # A script that must prove a deletion has to notice that something may be left.
     exit_code = 1 if found.unreadable else 0
     show_it = lambda console: console.print(words, soft_wrap=True)  # noqa: E731

@@ -82,7 +82,7 @@ def forget(
         if found.num_stored_responses:
             words += f" {found.num_stored_responses:,} stored responses as well."
         if found.unreadable:
-            words += f" {len(found.unreadable)} files could not be looked into; the server's log names them."
+            words += f" {len(found.unreadable)} files could not be read; the server's log names them."
         return Led(_ADDRESS, words)
 
     return page_work(request).answer(request, "What the user has asked is being deleted", work, back=_ADDRESS)

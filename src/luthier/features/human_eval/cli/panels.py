@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 PanelArgument = Annotated[str, typer.Argument(metavar="PANEL", help="A panel's id, from `luthier human-eval list`.")]
 ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="The project that the panel belongs to.")]
-OutputOption = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Where it goes.")]
+OutputOption = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write.")]
 
 
 def link_document(made: RaterLink, root: str) -> dict[str, str]:
@@ -79,7 +79,7 @@ _Instructions = Annotated[
     Path | None,
     typer.Option("--instructions", metavar="FILE", help="Your own instructions for the raters, as plain text."),
 ]
-_Seed = Annotated[int | None, typer.Option("--seed", help="Decides all orders.", show_default="drawn and kept")]
+_Seed = Annotated[int | None, typer.Option("--seed", help="Seed of all orders.", show_default="drawn and kept")]
 _AllowLeakage = Annotated[
     bool, typer.Option("--allow-leakage", help="Rate answers even to rows that a run was trained on.")
 ]
@@ -216,7 +216,7 @@ def list_panels(project: ProjectOption = "default", as_json: JsonOption = False,
 def status(
     panel: PanelArgument, project: ProjectOption = "default", as_json: JsonOption = False, home: HomeOption = None
 ) -> Answer:
-    """Who has rated how much and how well, how far they agree, and what follows."""
+    """Show who has rated how much and how well, how far raters agree, and the result."""
     from luthier.features.human_eval import service as rating_panels
 
     with open_context(home) as context:
@@ -320,7 +320,7 @@ def import_label_studio(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Take in ratings that were given in Label Studio, on tasks that `luthier human-eval export` wrote."""
+    """Import ratings that were given in Label Studio, on tasks that `luthier human-eval export` wrote."""
     from luthier.features.human_eval.files import import_label_studio as take_in
 
     content = read_bytes(file)

@@ -463,7 +463,7 @@ def _left_out(case: Case) -> Iterator[str]:
         yield "Evaluating costs nothing, by the case."
     if case.months_until_launch.high == 0:
         yield "It is in use from the first day: the case names no months until then."
-    yield "Plainer ways are in use from the first day. Today's way costs nothing more once another has its place."
+    yield "Simpler ways are in use from the first day. Today's way costs nothing more once another has replaced it."
     yield "Money is not discounted, and the number of calls stays the same."
 
 
