@@ -113,7 +113,7 @@ def _show(started: Started) -> None:
 def prepare(as_json: JsonOption = False, home: HomeOption = None) -> Answer:
     """Bring the database up to date, check database, artifacts and disk, and make the first key where there is none.
 
-    For containers and clusters, before server and workers start: no port is opened. The first key comes from
+    For containers and clusters, before server and workers start: nothing is listened on. The first key comes from
     LUTHIER_ADMIN_KEY, or is made and shown this once.
     """
     from luthier.platform.home.permissions import private_files
