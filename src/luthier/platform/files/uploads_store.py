@@ -52,7 +52,7 @@ class UploadStore(Store):
         num_bytes: int,
         file_expires_after_seconds: int | None = None,
     ) -> Upload:
-        """Begin an upload, which has an hour to become complete."""
+        """Begin an upload; it has to be completed within an hour."""
         with self._write() as connection:
             now = self._database.clock(connection)
             upload = Upload(
