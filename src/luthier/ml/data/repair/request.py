@@ -122,6 +122,7 @@ def choose_actions(
                 expected=f"one of {', '.join(ACTIONS)}",
                 do="correct the id; what other checks find cannot be repaired row by row",
             )
+    # In the order of the table, whatever the order of the request.
     wanted = [action for action in _ACTIONS if (action.id in only if only is not None else action.is_default)]
     if only is None and not has_held_out:
         wanted = [action for action in wanted if action.check != "contamination"]
@@ -257,4 +258,5 @@ def add_note(notes: Notes, line: int, note: Note) -> None:
 
 def lines_of(findings: Sequence[Finding], action: Action) -> list[int]:
     """The rows of the findings that an action is about, ascending."""
+    # Each once: several findings may name the same row.
     return sorted({line for finding in findings if action.is_about(finding) for line in finding.lines})
