@@ -232,7 +232,7 @@ def _likeliest(
 
 def why_no_choice(candidate: Candidate, spec: ModelComparisonSpec, material: ComparisonRows) -> str:
     """Why a model is not scored by its likeliest label; empty where it is. Loads no model."""
-    # The check needs the chat template alone; an engine without results stands in for the loaded model.
+    # The check needs the chat template alone; an engine without results takes the place of the model.
     nothing = Recorded(name=candidate.name, generations=(), scores=(), write_seconds=0.0, score_seconds=0.0)
     engine = ReplayEngine(nothing, candidate.chat_template())
     return _likeliest(candidate, engine, spec, material)[1]

@@ -213,7 +213,7 @@ class Corpus:
         number, code = section_number(citation.normal), code_of(citation.normal)
         found: set[str] = set()
         for there, documents in self._codes.get(number, {}).items():
-            # "§" alone stands for a section whose code the text leaves out.
+            # "§" alone means a section whose code the text leaves out.
             if code == "§" or same_code(code, there):
                 found |= documents
             elif there == "§":
