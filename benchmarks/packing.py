@@ -147,7 +147,7 @@ class _Way:
         return total / sum(text.num_trained_tokens for text in texts)
 
     def _loss(self, batch: Any) -> Any:
-        from luthier.ml.training.cross_entropy import cross_entropy_sum
+        from luthier.ml.training.losses.cross_entropy import cross_entropy_sum
 
         body = self.model.get_base_model().get_decoder()
         hidden = body(input_ids=batch.input_ids, use_cache=False).last_hidden_state

@@ -15,8 +15,8 @@ from torch import nn
 from luthier.core.plan import Plan
 from luthier.ml.inference.models.quantised import Nf4Linear
 from luthier.ml.training import kernels, liger
-from luthier.ml.training.cross_entropy import cross_entropy_sum
 from luthier.ml.training.equivalence import why_not_compiled, why_not_packed
+from luthier.ml.training.losses.cross_entropy import cross_entropy_sum
 from luthier.ml.training.low_rank import LoraProduct
 from luthier.ml.training.model import TrainableModel
 

@@ -254,7 +254,7 @@ def _add_serving(app: typer.Typer) -> None:
     app.command(
         "monitor",
         short_help="Check a deployed model's traffic for drift.",
-        epilog="`luthier monitor check` looks at all watched models once; a model of that name is given after `--`.",
+        epilog="`luthier monitor check` checks all monitored models once; a model of that name is given after `--`.",
     )(monitor.monitor)
     app.command("monitor check", short_help="Check watched models once, now.")(alerts.check)
     app.command("up", short_help="Short for `luthier server start`.")(server.start)
@@ -339,7 +339,7 @@ def _print_version(is_asked: bool) -> None:
 
 
 VersionOption = Annotated[
-    bool, typer.Option("--version", help="Print the version and leave.", callback=_print_version, is_eager=True)
+    bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
 ]
 
 

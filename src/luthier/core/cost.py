@@ -13,6 +13,9 @@ Market = Literal["on_demand", "spot"]
 PriceBasis = Literal["list_prices", "typical_range", "assumption", "own"]
 PersonKind = Literal["data_preparation", "annotation", "review"]
 
+BF16_MUST_WIN_BY = 1.2
+"""bf16 halves the memory, but rounds: on a CPU it has to be so many times as fast as float32 to be chosen."""
+
 
 class Estimate(FrozenModel):
     """A predicted figure, in the unit that the name of its field says.
@@ -78,6 +81,7 @@ class Device(FrozenModel):
     @property
     def num_nodes(self) -> int:
         """Machines that hold all devices of the run."""
+        # Ceiling of the quotient: a machine that is partly used counts as one.
         return -(-self.num_devices // self.node_devices) if self.node_devices else 1
 
 
@@ -276,6 +280,7 @@ class MemoryPrediction(FrozenModel):
 
     def parts(self) -> dict[str, float]:
         """Each part by its name, in bytes, the largest first."""
+        # Iterating over the model keeps the order of its fields, so that equal parts have a fixed order, too.
         named = {name.removesuffix("_bytes"): value for name, value in self if name != "total_bytes"}
         return dict(sorted(named.items(), key=lambda item: -item[1]))
 

@@ -28,7 +28,7 @@ def start(
     host: Annotated[str, typer.Option("--host", help="The address to listen on; 0.0.0.0: all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any that is free.")] = 8520,
     num_workers: Annotated[
-        int, typer.Option("--workers", metavar="N", min=0, max=64, help="How many train; 0: others do.")
+        int, typer.Option("--workers", metavar="N", min=0, max=64, help="Processes that carry out jobs; 0: none here.")
     ] = 1,
     database: Annotated[
         str | None, typer.Option("--database", metavar="URL", help="As LUTHIER_DATABASE.", show_default="in the home")

@@ -19,7 +19,8 @@ from luthier.ml.inference.models.structure import structure_of
 from luthier.ml.planning import batch_shapes, step_counts
 from luthier.ml.planning.memory import predict_memory
 from luthier.ml.planning.workload import Workload
-from luthier.ml.training import attention, cross_entropy, divergence, logit_rows, prefix_attention
+from luthier.ml.training import attention, prefix_attention
+from luthier.ml.training.losses import cross_entropy, divergence, logit_rows
 from luthier.ml.training.model import MicroBatch, TrainableModel
 
 Make = Callable[..., Any]

@@ -20,11 +20,11 @@ from luthier.ml.training.adapter_sampler import AdapterSampler, SampleOrder, rea
 from luthier.ml.training.adapter_session import AdamSettings, AdapterSession, SharedBase
 from luthier.ml.training.checkpoint import LoopState
 from luthier.ml.training.fit import EarlyStopping
+from luthier.ml.training.losses.token_losses import Datum
 from luthier.ml.training.model import TrainableModel
 from luthier.ml.training.objectives.registry import load_objective
 from luthier.ml.training.optimizer import MasterOptimizer
 from luthier.ml.training.step import one_step
-from luthier.ml.training.token_losses import Datum
 
 MakePlan = Callable[..., Plan]
 RATE = 1e-2

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from luthier.ml.training import kernels, liger
-from luthier.ml.training.cross_entropy import cross_entropy_sum
+from luthier.ml.training.losses.cross_entropy import cross_entropy_sum
 
 
 class LigerRMSNormFunction:

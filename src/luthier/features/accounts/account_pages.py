@@ -54,7 +54,7 @@ async def change(
     password: _Password = "",
     again: _Password = "",
 ) -> Response:
-    """Another password for oneself; this browser stays signed in, all others are signed out."""
+    """New password for oneself; this browser stays signed in, all others are signed out."""
 
     def change_and_sign_in() -> str:
         member = change_own_password(context, caller, current, password)

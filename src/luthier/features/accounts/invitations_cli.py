@@ -30,9 +30,9 @@ _ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="The
 def invite(
     role: Annotated[
         Literal["viewer", "trainer", "admin"],
-        typer.Option("--role", help="viewer: look and ask models. trainer: train, too. admin: all, and members."),
+        typer.Option("--role", help="viewer: read and use models. trainer: train, too. admin: all, and members."),
     ],
-    recipient: Annotated[str, typer.Option("--for", metavar="WHO", help="For whom it is; shown in the list.")] = "",
+    recipient: Annotated[str, typer.Option("--for", metavar="WHO", help="The recipient; shown in the list.")] = "",
     expires: Annotated[str, typer.Option("--expires", metavar="SPAN", help="How long the link is valid.")] = "7d",
     url: LinksUrlOption = None,
     project: _ProjectOption = "default",

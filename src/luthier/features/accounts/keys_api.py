@@ -95,7 +95,7 @@ def list_keys(context: HomeContext, caller: Admin) -> KeyList:
 
 @router.delete("/keys/{key_id}", summary="Revoke a key", responses=documented(404))
 def revoke(context: HomeContext, caller: Admin, key_id: Id) -> KeyView:
-    """Let a key in no longer; a second time changes nothing."""
+    """Revoke a key; a second time changes nothing."""
     return _view(access.revoke_key(context, key_id, project_id=caller.project_id, by=caller))
 
 

@@ -27,9 +27,7 @@ def create(
     ] = None,
     requests_per_minute: Annotated[
         int | None,
-        typer.Option(
-            "--requests-per-minute", metavar="N", min=1, help="How often it may ask.", show_default="no limit"
-        ),
+        typer.Option("--requests-per-minute", metavar="N", min=1, help="Limit of requests.", show_default="no limit"),
     ] = None,
     tokens_per_day: Annotated[
         int | None,
@@ -37,7 +35,7 @@ def create(
             "--tokens-per-day",
             metavar="N",
             min=1,
-            help="What models may read and write for it.",
+            help="Limit of tokens that models read and write.",
             show_default="no limit",
         ),
     ] = None,
@@ -82,7 +80,7 @@ def revoke(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Let a key in no longer; servers that run know it within 5 seconds."""
+    """Revoke a key; running servers notice it within 5 seconds."""
     from luthier.platform.auth import service as access
 
     with open_context(home) as context:

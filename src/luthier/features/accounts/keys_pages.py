@@ -71,7 +71,7 @@ def create(
 
 @router.post(f"{_ADDRESS}/{{key_id}}/revoke")
 def revoke(request: Request, context: HomeContext, caller: Admin, key_id: Id) -> Response:
-    """Let a key in no longer."""
+    """Revoke a key."""
     key = access.revoke_key(context, key_id, project_id=caller.project_id, by=caller)
     return redirect(request, _ADDRESS, f"The key {key.name} is revoked and no longer valid.")
 

@@ -39,7 +39,7 @@ _PasswordOption = Annotated[
 def add(
     name: _NameArgument,
     role: Annotated[
-        _Role, typer.Option("--role", help="viewer: look and ask models. trainer: train, too. admin: all, and members.")
+        _Role, typer.Option("--role", help="viewer: read and use models. trainer: train, too. admin: all, and members.")
     ],
     project: Annotated[str, typer.Option("--project", metavar="P", help="The project to work in.")] = "default",
     password_stdin: _PasswordOption = False,
@@ -82,7 +82,7 @@ def role(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Give a member another role; it holds from their next request on."""
+    """Change the role of a member, from their next request on."""
     from luthier.platform.auth import members
     from luthier.platform.cli.console import visible
 
@@ -99,7 +99,7 @@ def password(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Give a member another password; prompts for it, twice; their sessions end."""
+    """Give a member a new password; prompts for it, twice; their sessions end."""
     from luthier.platform.auth import members
     from luthier.platform.cli.console import visible
 
@@ -147,7 +147,7 @@ _ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="The
 
 
 def list_groups(as_json: JsonOption = False, home: HomeOption = None) -> Answer:
-    """List the groups of the identity provider with the projects that they lead to."""
+    """List the groups of the identity provider with the projects that they are mapped to."""
     from luthier.core.access import Caller
     from luthier.platform.auth import oidc_members
     from luthier.platform.auth import service as access
@@ -178,7 +178,7 @@ def map_group(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Have a group of the identity provider lead to a project, from the next sign-in of its members on."""
+    """Map a group of the identity provider to a project, from the next sign-in of its members on."""
     from luthier.core.access import Caller
     from luthier.platform.auth import oidc_members
     from luthier.platform.cli.console import visible
@@ -192,7 +192,7 @@ def map_group(
 def unmap_group(
     group: _GroupArgument, project: _ProjectOption = "default", as_json: JsonOption = False, home: HomeOption = None
 ) -> Answer:
-    """Have a group lead to a project no more; its members lose access with their next sign-in."""
+    """Remove the mapping of a group to a project; its members lose access with their next sign-in."""
     from luthier.core.access import Caller
     from luthier.platform.auth import oidc_members
     from luthier.platform.cli.console import visible

@@ -58,7 +58,7 @@ async def add(
     except LuthierError as error:
         values = {"error": error, "form": {"name": name, "role": role}}
         return await run_in_threadpool(members_page, request, context, caller, values, status=422)
-    return redirect(request, ADDRESS, f"{made.name} may sign in now, with the name and the password that you gave.")
+    return redirect(request, ADDRESS, f"{made.name} can now sign in with this name and password.")
 
 
 @router.post(f"{ADDRESS}/{{member_id}}/role")
@@ -77,7 +77,7 @@ def change_role(
 async def change_password(
     request: Request, context: HomeContext, caller: Admin, member_id: Id, password: _Text = ""
 ) -> Response:
-    """Another password for somebody who has lost theirs."""
+    """New password for somebody who has lost theirs."""
     try:
         changed = await context.password_threads.run(
             _name_of(caller), lambda: people.change_password(context, caller, member_id, password)
@@ -86,7 +86,7 @@ async def change_password(
         raise
     except LuthierError as error:
         return await run_in_threadpool(_refused, request, context, caller, error)
-    return redirect(request, ADDRESS, f"{changed.name} has another password, and has to sign in again.")
+    return redirect(request, ADDRESS, f"{changed.name} has a new password and has to sign in again.")
 
 
 @router.post(f"{ADDRESS}/{{member_id}}/remove")

@@ -47,6 +47,7 @@ _Text = Annotated[str, Form(max_length=2000)]
 def begin(request: Request, context: HomeContext, next: str = "/") -> Response:
     """Send the browser to the provider, with what proves later that the answer is to this very sign-in."""
     client, address = _client(request), own_address(next)
+    # Before the provider is asked: otherwise anybody could make this server send requests to it.
     taken = _starts.take(address_of(request), STARTS_PER_MINUTE)
     if not taken.is_allowed:
         busy = BusyError(
@@ -60,6 +61,7 @@ def begin(request: Request, context: HomeContext, next: str = "/") -> Response:
         where, flow = client.begin(client.provider.redirect_url or server_address(request, _CALLBACK))
     except LuthierError as error:
         return sign_in_form(request, address, error)
+    # One secret for all sign-ins of a browser, so that two tabs can sign in at the same time.
     browser = request.cookies.get(_BROWSER) or secrets.token_urlsafe(32)
     document = {"nonce": flow.nonce, "verifier": flow.verifier, "redirect_url": flow.redirect_url, "next": address}
     oidc_members.begin_flow(context, browser, flow.state, document)
@@ -113,6 +115,7 @@ def _identified(
                 expected="the answer of the provider",
                 do="begin the sign-in again on the sign-in page",
             )
+        # Stored with the sign-in and not taken from the answer: a provider's answer must not redirect elsewhere.
         address = own_address(str(known.get("next", "/")))
         flow = Flow(answer["state"], str(known["nonce"]), str(known["verifier"]), str(known["redirect_url"]))
         identity = client.finish(flow, answer)
@@ -128,6 +131,7 @@ def choose(request: Request, context: HomeContext, choice: _Text = "", project: 
     try:
         known = oidc_members.take_flow(context, request.cookies.get(_BROWSER, ""), choice)
         offered = dict(known.get("members", ()))
+        # Only what was offered in this sign-in: the form could name any project.
         if project not in offered:
             raise SignInRefusedError(
                 f"the project {project[:64]!r}",
@@ -142,6 +146,7 @@ def choose(request: Request, context: HomeContext, choice: _Text = "", project: 
 
 def _signed_in(request: Request, context: Context, member: Member, address: str) -> Response:
     answer = let_in(request, oidc_members.sign_in_by_provider(context, member), address)
+    # It has done its work; a new sign-in gets a new secret.
     answer.delete_cookie(_BROWSER, path=_PATH)
     return answer
 
@@ -167,25 +172,29 @@ def settings(request: Request, context: HomeContext, caller: Admin) -> Response:
 def map_group(
     request: Request, context: HomeContext, caller: Admin, name: _Text = "", project: _Text = "", role: _Text = ""
 ) -> Response:
-    """Have a group lead to a project."""
+    """Map a group to a project."""
     try:
         made = oidc_members.map_group(context, caller, name, project, role)
     except LuthierError as error:
         given = {"name": name, "project": project, "role": role}
         return _page(request, context, caller, {"error": error, "given": given}, status=status_of(error))
-    return redirect(request, _ADDRESS, f"Who is in {made.name} is a {made.role}, from their next sign-in on.")
+    return redirect(
+        request, _ADDRESS, f"Members of {made.name} are signed in as {made.role} from their next sign-in on."
+    )
 
 
 @router.post(f"{_ADDRESS}/groups/remove")
 def unmap_group(
     request: Request, context: HomeContext, caller: Admin, name: _Text = "", project: _Text = ""
 ) -> Response:
-    """Have a group lead to a project no more."""
+    """Remove the mapping of a group to a project."""
     try:
         oidc_members.unmap_group(context, caller, name, project)
     except LuthierError as error:
         return _page(request, context, caller, {"error": error}, status=status_of(error))
-    return redirect(request, _ADDRESS, f"{name} leads there no more; its members lose access with their next sign-in.")
+    return redirect(
+        request, _ADDRESS, f"{name} no longer leads there; its members lose access with their next sign-in."
+    )
 
 
 @router.post(f"{_ADDRESS}/check")

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 def report(
-    run_id: Annotated[str, typer.Argument(metavar="RUN", help="Whose report.")],
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="A run.")],
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Write the report of a run again: with its newest suites, its safety check, and what the gate says of them."""
+    """Write the report of a run again: with its newest suites, its safety check, and the result of the gate."""
     from luthier.features.assessments.service import rewrite_run_report
     from luthier.platform.cli.console import visible
 

@@ -112,6 +112,7 @@ def carry_out(context: Context, job: Job) -> Outcome:
                 return Outcome(status="succeeded")
             values = {"status": "in_progress", "num_total": checked.num_requests, "model": checked.model}
             one = context.batches.change(one.batch_id, values, time_of="in_progress_at")
+        # The files are in the folder of the job, not of the attempt: that is what makes a later attempt go on.
         with _Files(context.settings.jobs_folder / job.job_id) as written:
             if one.status != "finalizing":
                 try:
@@ -191,6 +192,7 @@ def _answer_all(context: Context, job: Job, one: Batch, path: Path, written: _Fi
         ready, _ = wait(running, timeout=_LOOK_SECONDS, return_when=FIRST_COMPLETED)
         running.difference_update(ready)
         found = [future.result() for future in ready]
+        # Synced to the disk before it is counted: the counts never promise more than the files hold.
         written.append(found)
         for answer in found:
             done.count(answer)
@@ -216,6 +218,7 @@ def _answer_all(context: Context, job: Job, one: Batch, path: Path, written: _Fi
                     break
                 if (refused := access.refusal()) is not None:
                     break  # what is under way is kept
+                # At most NUM_AT_ONCE lines are in memory, however long the file is.
                 running.add(pool.submit(_answered, context, caller, one, number, line))
             while running:
                 keep_ready()

@@ -59,6 +59,7 @@ class BatchStore(Store):
             now = self._database.clock(connection)
             seconds = int(one.completion_window.removesuffix("h")) * _HOUR_SECONDS
             one = one.model_copy(update={"created_at": now, "expires_at": now + seconds})
+            # One transaction: no worker can take a job whose batch is not there yet.
             made = add_job(connection, now, job)
             return BatchView(_BATCHES.insert(connection, one), made)
 
@@ -107,8 +108,10 @@ class BatchStore(Store):
         values = dict(values)
         with self._write() as connection:
             one = _BATCHES.get(connection, batch_id, is_locked=True)
+            # The worker writes its progress without knowing of a cancellation a moment ago, which must not be lost.
             if one.status == "cancelling" and values.get("status") in ("validating", "in_progress"):
                 del values["status"]
+            # A later attempt passes the same stages again: the time of the first one stays.
             if time_of and getattr(one, time_of) is None:
                 values[time_of] = self._database.clock(connection)
             one = one.model_copy(update=values)

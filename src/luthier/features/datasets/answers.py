@@ -222,6 +222,7 @@ def _write(
             # The note covers new requests only; answers from the cache cost nothing.
             task.note(estimate(teacher, num_done, num_rows, prices))
 
+        # A second pass over the file: the questions of a large one are never in memory together.
         questions = islice(_questions(source, mapping), num_rows)
         for one in answers(questions, teacher, options, context.progress, batch_done=batch_done):
             if one.reason is None:

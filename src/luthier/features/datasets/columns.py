@@ -73,6 +73,7 @@ def table_of(context: Context, caller: Caller, version: DatasetVersion) -> Colum
         WorkError: The machine could not index it.
     """
     page = rows_page(context, caller, version, num=SHOWN_ROWS)
+    # In the order of the first row; later rows may add columns.
     columns = list(dict.fromkeys(name for row in page["rows"] for name in row["cells"]))
     if not columns:
         raise DataError(
@@ -149,6 +150,7 @@ def _like(columns: Sequence[str], names: Sequence[str]) -> str | None:
     plain = {column: column.casefold().strip() for column in columns}
     for name in names:
         for column, text in plain.items():
+            # Whole words: `text` is found in `review_text`, and not in `context`.
             if text == name or (text.replace("_", " ").split() and name in text.replace("_", " ").split()):
                 return column
     return None

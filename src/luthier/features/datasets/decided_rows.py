@@ -134,6 +134,7 @@ def detected_shape(rows: RowIndex, columns: Mapping[str, str] | None = None) -> 
     from luthier.ml.data.rows.shapes import ShapeDetector
 
     detector = ShapeDetector(rows.name, dict(columns or {}))
+    # A bound on the time of one edit, which somebody waits for.
     for position in range(min(rows.num_rows, _LOOKED_AT)):
         row = rows.row(position)
         if isinstance(row, Row):

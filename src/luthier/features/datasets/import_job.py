@@ -66,6 +66,7 @@ class _Report:
             self.num_warned += 1
             code = f"file-{self.job.attempt}-{self.num_warned}"
             self.context.job_events.append(self.job.job_id, code, f"{one.file}: {one.reason}", level="warn")
+        # At most one event a second: each is a row in the database, and pages read them all.
         now = time.monotonic()
         if now - self.reported_at >= _REPORT_SECONDS or self.done == self.total:
             self.reported_at = now
@@ -122,6 +123,7 @@ class _Import:
 
     def found(self) -> dict[str, Any]:
         """What is kept with the job."""
+        # What needs attention first, since only the first MAX_LISTED files are stored.
         ranks = {"failed": 0, "skipped": 1}
         listed = sorted(self.files, key=lambda one: (ranks.get(one["status"], 2), one["name"]))
         bad = sum(one["status"] in ranks for one in self.files)

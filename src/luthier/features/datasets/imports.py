@@ -94,6 +94,7 @@ def kind_of(name: str) -> FileKind:
     from luthier.ml.data.documents.archives import ARCHIVE_SUFFIX
     from luthier.ml.data.readers.document import CONVERT_FIRST, READERS
 
+    # By name alone: this is asked while files are still on their way in, and the job looks into them.
     suffix = files.suffix_of(name)
     if suffix.removesuffix(".gz") in ROW_SUFFIXES:
         return "rows"
@@ -150,6 +151,7 @@ def add(
         _check_is_free(context, caller, called)
     if len(incoming) == 1 and kind_of(names[0]) == "rows":
         return Added(version=_add_rows(context, caller, *incoming[0], called, dataset_id, note))
+    # In the request and not in the job: who uploads learns at once that a file cannot be read.
     _check_archives(incoming)
     kept = _keep(context, caller, incoming, names)
     try:
@@ -316,6 +318,7 @@ def _clean_path(name: str) -> str:
 def _short(part: str) -> str:
     """A name that file systems take, by its bytes, with its ending."""
     stem, dot, suffix = part.rpartition(".")
+    # Names are limited in bytes and cut by characters, so that no character is torn.
     while len(part.encode()) > _MAX_PART_BYTES and stem:
         stem = stem[:-1]
         part = f"{stem}{dot}{suffix}"

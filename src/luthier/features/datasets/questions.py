@@ -301,7 +301,7 @@ def check_is_configured(context: Context, order: QuestionOrder) -> None:
     """Check that the server of an order is still the configured one. Raises RequestError."""
     if is_address(order.teacher) and order.teacher != context.settings.teacher:
         raise RequestError(
-            f"the model {order.teacher_name} is not configured any more",
+            f"the model {order.teacher_name} is no longer configured",
             expected="the model that LUTHIER_TEACHER names now",
             do="start it again with another model",
         )
@@ -367,7 +367,7 @@ def check_is_dataset(job: Job) -> None:
     """Raise NotFoundError for a job that works on no dataset."""
     if job.kind not in ("import", "synthesis"):
         raise NotFoundError(
-            f"job {job.job_id} is no import and writes no questions",
+            f"job {job.job_id} is not an import and does not write questions",
             expected="the id of such a job",
             do="see the list of datasets",
         )

@@ -115,7 +115,7 @@ def check_filename(filename: str) -> None:
         return
     is_document = suffix in _DOCUMENT_SUFFIXES
     raise RequestError(
-        f"{files.safe_filename(filename)!r} is a document, and no file of rows"
+        f"{files.safe_filename(filename)!r} is a document, not a file of rows"
         if is_document
         else f"{files.safe_filename(filename)!r} does not end as a file of rows does",
         expected=f"a file that ends in {', '.join(ROW_SUFFIXES)}, each also with .gz",

@@ -112,6 +112,7 @@ def _write(context: Context, job: Job, order: QuestionOrder, report: _Report) ->
     report.stage(f"Loading {order.teacher_name}")
     output, spent_usd = _output(context, job), _spent_usd(context, job)
     passages = _passages(own_copy(context, job, order.file_id, "passages"), order.column, output.parent)
+    # Written again from the kept answers, so that a pair that was refused twice is listed once.
     refused_file(output).unlink(missing_ok=True)
     done = synthesise(
         context,
@@ -127,6 +128,7 @@ def _write(context: Context, job: Job, order: QuestionOrder, report: _Report) ->
     )
     found = _found(done, spent_usd) | _refused_of(output) | {"teacher": order.teacher_name}
     version = _keep(context, job, order, output, found)
+    # Only now: until the version exists, the file is all that there is of the answers.
     output.unlink()
     dataset = context.datasets.get(job.project_id, version.dataset_id)
     own = {"dataset_id": version.dataset_id, "version": version.number, "name": dataset.name}

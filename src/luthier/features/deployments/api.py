@@ -134,7 +134,7 @@ class DeletedDeployment(BaseModel):
 
 @router.post("", status_code=201, summary="Deploy a model", responses=documented(404, 409))
 def deploy(context: HomeContext, caller: Trainer, asked: DeployBody) -> DeploymentObject:
-    """A new name, or a new revision of one that is there. A later target takes all over, or a canary's part.
+    """A new name, or a new revision of an existing one. A later target takes all over, or a canary's part.
 
     A model without an evaluation is named in `revision.unjudged` and in the audit log; evaluate it by `POST
     /v1/evaluations`.

@@ -53,11 +53,11 @@ def deploy(
     target: TargetArgument = None,
     canary: Annotated[
         float | None,
-        typer.Option("--canary", metavar="F", help="Give it this fraction of the users, 0.1 for a tenth, for a try."),
+        typer.Option("--canary", metavar="F", help="Try it on this fraction of the users, such as 0.1."),
     ] = None,
     split: Annotated[
         str | None,
-        typer.Option("--split", metavar="A=F,B=F", help="Share the users out over targets (A/B), in place of RUN."),
+        typer.Option("--split", metavar="A=F,B=F", help="Divide the users among targets (A/B), in place of RUN."),
     ] = None,
     gate: GateOption = None,
     override: OverrideOption = None,
@@ -68,7 +68,7 @@ def deploy(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Have a name answered by a model; servers that run do so from the next request on.
+    """Deploy a model under a name; running servers use it from the next request on.
 
     The first one gets all traffic, a later one takes it over, or, with --canary, a fraction of the users: the same ones
     while it exists. A model without an evaluation gets all of them only with --unjudged. `luthier promote NAME` gives
@@ -117,7 +117,7 @@ def deploy(
 def promote(
     name: NameArgument,
     target: Annotated[
-        str | None, typer.Argument(metavar="TARGET", help="Which of a split has won; the canary where none is named.")
+        str | None, typer.Argument(metavar="TARGET", help="The winner of a split; without it, the canary.")
     ] = None,
     gate: GateOption = None,
     override: OverrideOption = None,
@@ -160,10 +160,8 @@ def rollback(
 
 
 def list_or_show(
-    name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="One deployment with its history; all in short without.")
-    ] = None,
-    remove: Annotated[bool, typer.Option("--remove", help="Forget it; what it routes to stays.")] = False,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Show this one with its history.")] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove the deployment; the models behind it stay.")] = False,
     project: ProjectOption = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,
@@ -231,7 +229,9 @@ def canary(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The name of a deployment.")],
     error: Annotated[
         float | None,
-        typer.Option("--error", metavar="P", help="Chance that one which is no worse is taken back, over its life."),
+        typer.Option(
+            "--error", metavar="P", help="Chance that a canary that is no worse is rolled back, over its whole life."
+        ),
     ] = None,
     least_requests: Annotated[
         int | None, typer.Option("--least-requests", metavar="N", help="Of the canary, before any result.")

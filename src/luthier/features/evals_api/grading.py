@@ -78,6 +78,7 @@ class Grading:
     def __init__(self, context: Context, caller: Caller, one: Eval, run: EvalRun) -> None:
         self._context, self._caller, self._eval, self._run = context, caller, one, run
         self._parameters = chat_parameters(run.data_source)
+        # One sandboxed process for each source, started when it is first needed and closed with the block.
         self._python: dict[str, Any] = {}
         self._stack, self._lock = ExitStack(), threading.Lock()
         self._num_timeouts = 0
@@ -99,6 +100,7 @@ class Grading:
         """
         used = _Used()
         shown, fields, fault = self._sampled(position, row, used)
+        # An item without an answer fails every grader: leaving it out would make the share of passes look better.
         if fault is None:
             results = [self._graded(grader, fields, row.item, used) for grader in self._eval.testing_criteria]
         else:
@@ -156,6 +158,7 @@ class Grading:
     def _graded(
         self, grader: GraderRequest, sample: Mapping[str, Any], item: Mapping[str, Any], used: _Used
     ) -> GraderResult:
+        # `said` belongs to one grader of one item; several items are graded at the same time, each with its own `used`.
         used.said = None
 
         def ask(
@@ -189,11 +192,14 @@ class Grading:
         from luthier.ml.evaluation.sandbox.runners import GRADER_SECONDS, PythonGrader
 
         with self._lock:
+            # Under the lock: two threads must not start a sandbox for the same source.
             if source not in self._python:
                 self._python[source] = self._stack.enter_context(PythonGrader(source))
             grader: PythonGrader = self._python[source]
+        # Outside the lock, since it takes up to GRADER_SECONDS.
         found = grader.grade(sample, item)
         with self._lock:
+            # In a row over all threads: one answer in time shows that the function returns.
             self._num_timeouts = self._num_timeouts + 1 if found.word == "timeout" else 0
             if self._num_timeouts >= MAX_TIMEOUTS:
                 raise GraderStuckError(

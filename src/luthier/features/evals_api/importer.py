@@ -123,6 +123,7 @@ def _imported(
         notes.append("Answers in the rows (`sample`) were left out: a suite has the evaluated model answer.")
     lines = [{"prompt": _prompt(name, run, row, prompt), "item": row.item} for row in rows]
     runs_code = any(grader.grader.type == "python" for grader in kept)
+    # allow_code is written into the suite; running it still needs --allow-code.
     task = GradedTask(
         name=name, kind="graded", data=f"{name}.jsonl", item="item", graders=tuple(kept), allow_code=runs_code
     )
@@ -139,6 +140,7 @@ def _imported(
 
 
 def _documents(text: str) -> list[dict[str, Any]]:
+    # Depth and length are checked on the text: the parser itself would already use the memory.
     if (fault := fault_of_text(text)) is not None:
         raise RequestError(f"{fault.came} at {fault.place or 'the top'}", expected=fault.expected, do="make it smaller")
     try:
@@ -149,6 +151,7 @@ def _documents(text: str) -> list[dict[str, Any]]:
             expected="an eval as JSON, or a list of evals",
             do="save it with eval.model_dump_json()",
         ) from error
+    # A page of the API; its `has_more` does not matter, since the caller chose what to save.
     if isinstance(found, dict) and isinstance(found.get("data"), list):
         found = found["data"]
     listed = found if isinstance(found, list) else [found]
@@ -258,6 +261,7 @@ def _given_rows(name: str, run: RunRequest | None, data: Path | None) -> list[So
             expected="a file of rows",
             do='download it, and name it: --data FILE (JSON lines {"item": {...}})',
         )
+    # Already validated rows: they came through RunRequest.
     return list(source.content)
 
 
@@ -288,6 +292,7 @@ def _prompt(name: str, run: RunRequest | None, row: SourceRow, field: str | None
 
 
 def _plain_name(name: str, taken: set[str]) -> str:
+    # File names from a text of the caller: letters, digits and underscores alone, so that no path leads out of `out`.
     plain = _NOT_PLAIN.sub("_", name.lower()).strip("_")[:60] or "eval"
     number, free = 2, plain
     while free in taken:

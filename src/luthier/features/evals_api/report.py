@@ -46,6 +46,7 @@ def report_of(context: Context, one: Eval, run: EvalRun, rows: Rows) -> SuiteRes
     import numpy as np
 
     num_graders, num_items = len(one.testing_criteria), rows.num_rows
+    # [items, graders]; the column after the last grader is about all of them together.
     scores = np.zeros((num_items, num_graders))
     passed = np.zeros((num_items, num_graders + 1))
     is_graded = np.zeros((num_items, num_graders + 1), dtype=bool)
@@ -56,6 +57,7 @@ def report_of(context: Context, one: Eval, run: EvalRun, rows: Rows) -> SuiteRes
             is_graded[item.position, place] = result.error is None
         passed[item.position, num_graders] = item.status == "pass"
         is_graded[item.position, num_graders] = item.status != "error"
+        # The first ones, and not a sample: the output items are in the same order and can be looked up.
         if len(shown) < MAX_SAMPLES:
             shown.append(item)
     system = run.model or "stored answers"
@@ -74,6 +76,7 @@ def report_of(context: Context, one: Eval, run: EvalRun, rows: Rows) -> SuiteRes
         result_id=run.result_id,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         suite=one.name or one.eval_id,
+        # Of graders and rows: reports of two models are comparable where they have the same.
         fingerprint=sha256_document([criteria, rows.sha256]),
         candidate=system,
         systems=(system,),
@@ -96,6 +99,7 @@ def _figures(passed: NDArray[np.float64], scores: NDArray[np.float64] | None, bo
         kinds.append(("score", scores, bounds))
     for name, values, ends in kinds:
         stats = mean_statistics(values)
+        # Memory and time of the bootstrap grow with items times resamples; 500 still give ends of an interval.
         num_resamples = max(500, min(10_000, _MAX_DRAWS // len(stats)))
         sums = resampled_sums(stats, seed=_SEED, num_resamples=num_resamples)
         interval = interval_of(stats.sum(axis=0), sums, mean_of_sums, bounds=ends, rows=stats)

@@ -79,6 +79,7 @@ def create(context: Context, caller: Caller, request: EvalRequest) -> Eval:
     )
     with context.database.transaction():
         made = context.evals.add(one)
+        # Names and types alone: prompts of graders may quote rows, which do not belong in a log.
         facts = {"name": one.name, "graders": [grader.type for grader in one.testing_criteria]}
         record(context, caller, "eval.created", one.eval_id, facts)
     return made
@@ -95,6 +96,7 @@ def update(context: Context, caller: Caller, eval_id: str, changes: EvalUpdate) 
 def delete(context: Context, caller: Caller, eval_id: str) -> None:
     """Delete an eval with its runs. Raises NotFoundError; ConflictError while a run is active."""
     context.evals.get(caller.project_id, eval_id)
+    # Runs go with their eval; a worker in the middle of one would then write items of a run that is gone.
     if num := context.evals.num_active_runs(eval_id):
         raise ConflictError(
             f"eval {eval_id} has {num} {'run that has' if num == 1 else 'runs that have'} not ended",
@@ -137,6 +139,7 @@ def start_run(context: Context, caller: Caller, eval_id: str, request: RunReques
             if isinstance(part, PythonRequest) and not context.settings.python_graders:
                 _at(f"testing_criteria.{number}", lambda part=part: graders.check(part))  # type: ignore[misc]
     model = getattr(request.data_source, "model", None) or ""
+    # All three ids are known before anything is written, so that job, run and report name each other from the start.
     run_id, result_id, job_id = f"evalrun_{secrets.token_hex(16)}", new_id("suite"), new_id("job")
     run = EvalRun(
         eval_run_id=run_id,
@@ -151,12 +154,14 @@ def start_run(context: Context, caller: Caller, eval_id: str, request: RunReques
     )
     label = one.name or one.eval_id
     order = EvaluationOrder(kind="eval", result_id=result_id, candidate=model or "stored answers", label=label)
+    # Without scopes: the job asks with the scope `infer` alone, whatever else the key may do.
     identity = caller.model_dump(mode="json", include={"key_id", "member_id", "name"})
     document = {ASKED: order.model_dump(mode="json"), EVAL_RUN: run_id, CALLER: identity}
     job = Job(
         job_id=job_id, kind="evaluation", document=document, run_id="", project_id=caller.project_id, lane="infer"
     )
     with context.database.transaction():
+        # Run, job and log entry in one transaction: no worker sees a job whose run is not there.
         made = context.evals.add_run(run, job)
         facts = {"eval_id": eval_id, "model": model, "job_id": job_id, "source": request.data_source.source.type}
         record(context, caller, "eval_run.created", run_id, facts)
@@ -167,6 +172,7 @@ def cancel_run(context: Context, caller: Caller, eval_id: str, run_id: str) -> R
     """Cancel a run; what was graded stays. Raises NotFoundError; ConflictError where it has ended."""
     view = context.evals.run(caller.project_id, eval_id, run_id)
     with context.database.transaction():
+        # A request to the worker, which stops between two items; a queued job ends at once.
         context.jobs.ask(view.job.job_id, "cancel")
         record(context, caller, "eval_run.canceled", run_id)
     return context.evals.run(caller.project_id, eval_id, run_id)
@@ -244,6 +250,7 @@ def _check_template_fields(grader: GraderRequest, config: CustomConfig | LogsCon
     if not isinstance(config, CustomConfig):
         return
     schema = config.item_schema
+    # An open schema lets items have any field, so that nothing about a template can be refused here.
     is_closed = schema.get("additionalProperties") is False
     known = set(schema["properties"]) if isinstance(schema.get("properties"), dict) else set()
     for part in _parts(grader):
@@ -269,6 +276,7 @@ def _looks_at_sample(text: str) -> bool:
     from luthier.ml.evaluation.graders import item_fields
 
     try:
+        # With no sample fields allowed, a reference to the sample is the only thing that is refused.
         item_fields(text, ())
     except RequestError:
         return True
@@ -297,6 +305,7 @@ def _check_source(context: Context, caller: Caller, one: Eval, request: RunReque
     if source.model is None:
         return
     _check_model(context, caller, source.model, "data_source.model")
+    # Parsed as a request of /v1/chat/completions with a made-up message: its checks of parameters count here, too.
     body = {"model": source.model, "messages": [_DUMMY_MESSAGE], **chat_parameters(source)}
     try:
         parsed("/v1/chat/completions", body)

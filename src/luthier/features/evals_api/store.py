@@ -17,6 +17,7 @@ from luthier.platform.jobs.rows import add_job, job_of
 
 Order = Literal["asc", "desc"]
 RunStatus = Literal["queued", "in_progress", "completed", "canceled", "failed"]
+# Statuses of jobs are finer than those of OpenAI's runs; each job status belongs to exactly one of these.
 _JOB_STATUSES: Final[dict[RunStatus, tuple[JobStatus, ...]]] = {
     "queued": ("queued", "paused"),
     "in_progress": ("running",),
@@ -82,6 +83,7 @@ class EvalStore(Store):
     def change(self, project_id: str, eval_id: str, changes: EvalUpdate) -> Eval:
         """Set what the changes name. Raises NotFoundError."""
         with self._write() as connection:
+            # Locked until the commit: two changes of one eval would otherwise each write the other's old fields back.
             one = _EVALS.get(connection, eval_id, is_locked=True, project_id=project_id)
             given = {name: getattr(changes, name) for name in changes.model_fields_set}
             if given.get("name", "") is None:
@@ -141,6 +143,7 @@ class EvalStore(Store):
                 where.append(jobs.c.status.in_(_JOB_STATUSES[status]))
             number = eval_runs.c.number
             query = _run_query().where(*where).order_by(number.asc() if order == "asc" else number.desc())
+            # One row more than asked for: whether another page follows is known without a second query that counts.
             rows = connection.execute(query.limit(limit + 1)).mappings().all()
         return [_run_view(row) for row in rows[:limit]], len(rows) > limit
 
@@ -210,6 +213,7 @@ class EvalStore(Store):
             yield from found
             if len(found) < at_once:
                 return
+            # Keyset pages: nothing is held open between two reads, and a restart of the run cannot shift them.
             last = found[-1].position
 
     def list(
@@ -221,6 +225,7 @@ class EvalStore(Store):
             where = [evals.c.project_id == project_id]
             if after is not None:
                 place = connection.execute(select(by, evals.c.number).where(*where, evals.c.eval_id == after)).first()
+                # By the position of the item and not by an offset: pages stay whole while evals are added.
                 where.append(_behind(by, evals.c.number, place, order, after))
             columns = (by, evals.c.number)
             ordered = [one.asc() if order == "asc" else one.desc() for one in columns]
@@ -229,6 +234,7 @@ class EvalStore(Store):
 
 
 def _run_query() -> Any:
+    # Labelled, since both tables have columns of the same names.
     labelled = [column.label(f"job_{column.name}") for column in jobs.columns]
     return select(*_RUN_COLUMNS, *labelled).select_from(_WITH_JOB)
 

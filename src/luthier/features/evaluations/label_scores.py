@@ -92,10 +92,12 @@ class LabelChoice:
         """The likeliest label of each of its rows."""
         from luthier.ml.evaluation.metrics.calibration import softmax
 
+        # [rows, labels], in nats.
         scores = _log_likelihoods(self._engine, self._rows, len(self._labels), progress)
         self.probabilities = softmax(scores)
         return [
             Generation(text=self._labels[place], num_prompt_tokens=0, num_new_tokens=0, finish_reason="stop")
+            # argmax takes the first of equal values, and labels are in a fixed order.
             for place in scores.argmax(axis=1).tolist()
         ]
 
@@ -151,6 +153,7 @@ def label_choice(
 
     labels = rows.labelling.labels
     made = _with_each_label(base, engine, rows.examples, labels)
+    # Every label reads the prompt again, which is what this way to answer costs.
     read, plain = sum(row.num_tokens for row in made), sum(map(num_prompt_tokens, beside.tokenised))
     return replace(
         beside,

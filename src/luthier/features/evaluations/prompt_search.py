@@ -78,11 +78,13 @@ def search_of(pool: Sequence[Example], asked: EvaluationPlan, seed: int, validat
         validation: rows of the search; without any, up to a third of the pool is reserved.
     """
     order = _by_content(validation or pool)
+    # Without validation rows a third of the pool at most: the rest must still be enough to show.
     rows = tuple(order[: MAX_SEARCH_ROWS if validation else min(MAX_SEARCH_ROWS, len(pool) // 3)])
     # A row of the search, and one with its prompt, would show the answer.
     shown = not_asked(pool, rows)
     feedback: tuple[Example, ...] = ()
     if asked.reflection_model is not None:
+        # A quarter at most: rows whose mistakes are learned from are lost as examples.
         num = min(MAX_FEEDBACK_ROWS, max(_LEAST_SEARCH_ROWS, len(shown) // 4))
         feedback = tuple(_by_content(shown)[:num])
         shown = not_asked(shown, feedback)
@@ -121,6 +123,7 @@ def variants(base: Candidate, search: PromptSearch) -> list[Candidate]:
     choices: list[Candidate] = [base]
     if num:
         nearest = replace(base, nearest_from=search.pool, num_nearest=num if have_words(search.pool) else 0)
+        # Two draws: the second one shows whether the first was a lucky one.
         drawn = choose_draws(search.pool, num, search.seed, num_draws=2, held_out=search.rows)
         choices += [*([nearest] if nearest.num_nearest else ()), *(replace(base, shots=shots) for shots in drawn)]
         if nearest.num_nearest and 2 * num <= min(MAX_EXAMPLES, len(search.pool)):
@@ -134,6 +137,7 @@ def variants(base: Candidate, search: PromptSearch) -> list[Candidate]:
     return [
         replace(choices[c], instruction=instructions[i], name=f"{base.name}, prompt {number}")
         for number, (c, i) in enumerate(places, start=1)
+        # An instruction such as "answer as in these examples" is no prompt without examples.
         if c or i < len(given) or not derived.needs_examples
     ]
 
@@ -236,6 +240,7 @@ class _Search:
         systems = [system for _, system in fitting]
         budget = search.budget_tokens
         if search.reflection_model is not None:
+            # The reflection model gets its share; the search keeps at least what it needs to compare two prompts.
             budget = min(budget, max(least_budget(systems), int(budget * (1 - REFLECTION_SHARE))))
         found = search_prompts(systems, self.metric, budget_tokens=budget, progress=self.progress)
         return fitting[found.place][0], found
@@ -344,8 +349,10 @@ def open_reflector(context: Context, pool: EnginePool, name: str) -> Reflector:
         server = find_teacher(context, name)
 
         def ask(prompts: Sequence[Prompt]) -> list[Generation | None]:
+            # Closed after each round: minutes may pass until the next one.
             with closing(server):
                 answers = server.generate_each(prompts, context.progress)
+            # An overlong prompt is an answer of None, and does not end the search.
             return [one if isinstance(one, Generation) else None for one in answers]
 
         # No tokenizer of the server is known here; a token has at least one byte.

@@ -80,6 +80,7 @@ def prompted(
         name = f"{base.name} + {num} example{'s' if num != 1 else ''}"
         for number, shots in enumerate(draws, start=1):
             own = name if number == 1 else f"{name}, draw {number}"
+            # The first draw has the plain name, under which all of them are reported.
             found.append(replace(base, name=own, shots=shots, num_draws=len(draws)))
         if len(draws) > 1:
             notes.append(
@@ -105,6 +106,7 @@ def prompted(
             found.append(replace(beside, name=name, instruction=asked.instruction))
     search = None
     if asked.optimised_prompt_tokens:
+        # Both sides without held-out prompts: a search over these would fit the prompt to the test.
         search = search_of(not_asked(pool, held_out), asked, seed, not_asked(validation, held_out))
     return Prompted(base, tuple(found), tuple(found[: len(draws)]) if len(draws) > 1 else (), tuple(notes), search)
 
@@ -132,6 +134,7 @@ def prompts_that_fit(
         try:
             if one.instruction:
                 build(one)
+        # Built for its check alone: the rows are tokenised with the instruction, and the longest one decides.
         except OverlongError as error:
             left_out.append(f"{one.name}: {error.came}")
         else:
@@ -148,6 +151,7 @@ def as_systems(
     """
     systems = [build(one) for one in candidates]
     places = [place for place, one in enumerate(candidates) if any(one is draw for draw in draws)]
+    # The smallest number decides, since draws have examples of different lengths.
     fit = min((systems[place].num_few_shot for place in places), default=0)
     for place in places:
         own = candidates[place]

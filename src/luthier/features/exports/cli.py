@@ -71,7 +71,7 @@ def export(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Write a model in another format, load it in its real runtime, and let it out only if it is proved equal."""
+    """Write a model in another format, load it in its real runtime, and keep it only if it is proved equal."""
     from luthier.features.exports import service as exports
     from luthier.ml.export.exporters.head_formats import HEAD_FORMATS
     from luthier.ml.export.exporters.registry import format_of, full_precision
@@ -135,7 +135,7 @@ def push(
     folder: FolderArgument,
     url: Annotated[str, typer.Argument(metavar="URL", help="hf://org/name, s3://bucket/folder, file:///folder ...")],
     public: Annotated[
-        bool, typer.Option("--public", help="A repository that is made on the hub may be read by everybody.")
+        bool, typer.Option("--public", help="Make a repository that is created on the hub public.")
     ] = False,
     as_json: JsonOption = False,
     home: HomeOption = None,

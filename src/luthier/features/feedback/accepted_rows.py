@@ -100,6 +100,7 @@ def targets(context: Context, caller: Caller, model: str | None = None) -> list[
     ids = set(context.review_items.ids(caller.project_id, model=model, status="accepted"))
     found = []
     for dataset, version in context.datasets.list(caller.project_id)[:_MAX_TARGETS]:
+        # An accepted answer in them would be trained on and tested with.
         if _side(context, caller, version) in ("held_out", "validation"):
             continue
         known = _added_before(context.datasets.versions(dataset.dataset_id))
@@ -205,6 +206,7 @@ def _candidates(
         except BadFieldError as error:
             found.left_out[f"cannot be read: {error.field} {error.reason}"[:200]] += 1
             continue
+        # In the order of decisions, so what is there is the earlier one.
         key = prompt_key(example)
         if key in by_prompt:
             found.drop(by_prompt[key], "the same prompt was decided again later")
@@ -235,10 +237,12 @@ def _fields_of(
         return {column("conversations"): [*([{"from": "system", "value": system}] if system else []), *turns]}, ""
     if system and column("system") not in first:
         return None, "has a system prompt, for which the dataset has no column"
+    # Only columns that the first row has: new ones would change the shape that the dataset is read by.
     extra = {column("system"): system} if column("system") in first else {}
     if shape == "alpaca":
         given = {column("input"): ""} if column("input") in first else {}
         return {column("instruction"): asked, **given, column("output"): item.learned, **extra}, ""
+    # A list there means that prompts are turns; the new row has to be of the same type.
     prompt = first.get(column("prompt"))
     if isinstance(prompt, list):
         turns = [{"role": "user", "content": asked}]
@@ -279,6 +283,7 @@ def _without_leaks_to(
 ) -> None:
     from luthier.features.datasets.data_files import AuditOptions, audit
 
+    # Written in the order of ids: line n of the audited file is the answer ids[n - 1].
     ids = list(found.rows)
     place.write_bytes(b"".join(_lines(_as_chat(found.examples[one]) for one in ids)))
     try:

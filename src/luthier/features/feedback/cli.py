@@ -27,7 +27,7 @@ def import_file(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Take in feedback from a file; it may be taken in again. Exit code 1 where a line was refused."""
+    """Import feedback from a file; it may be imported again. Exit code 1 where a line was refused."""
     from luthier.features.feedback import service as feedback
 
     with open_context(home) as context:
@@ -66,7 +66,7 @@ def queue(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Have answers reviewed before they may be trained on: open /review. Corrections are queued of themselves."""
+    """Queue answers for review (page /review) before they may be trained on. Corrections are queued automatically."""
     from luthier.core.errors import RequestError
     from luthier.features.feedback import review as review_queue
 

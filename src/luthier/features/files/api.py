@@ -99,7 +99,7 @@ class _Download(StreamingResponse):
 
 @router.post("", response_model=FileObject, responses=documented(413, 503, 507), openapi_extra=_BODY)
 async def create_file(request: Request, caller: Trainer, context: HomeContext) -> FileObject:
-    """Keep a file; its bytes go to the disk as they come. The key was looked at before any of them was read."""
+    """Store a file; its bytes are written as they arrive. The key is checked before any of them is read."""
     # Disk and database calls block, so they leave the event loop; only the reading of the body stays on it.
     incoming = await run_in_threadpool(incoming_file, context)
     with incoming:
@@ -150,7 +150,7 @@ def retrieve(file_id: str, caller: Reader, context: HomeContext) -> FileObject:
 
 @router.delete("/{file_id}", response_model=FileDeleted, responses=documented(404, 409))
 def delete(file_id: str, caller: Trainer, context: HomeContext) -> FileDeleted:
-    """Forget a file, unless it holds the rows of a dataset."""
+    """Delete a file, unless it holds the rows of a dataset."""
     deleted = delete_file(context, caller.project_id, file_id)
     return FileDeleted(id=deleted.file_id, object="file", deleted=True)
 
@@ -164,7 +164,7 @@ def delete(file_id: str, caller: Trainer, context: HomeContext) -> FileDeleted:
     },
 )
 def content(file_id: str, caller: Reader, context: HomeContext) -> StreamingResponse:
-    """The bytes of a file; the connection is cut before the last of them where they are not what was brought."""
+    """The bytes of a file; the connection is closed before the last of them if their digest is wrong."""
     file = get_file(context, caller.project_id, file_id)
     headers = {
         # With a fixed length a stream that breaks off is an error to the client, not a short file.

@@ -113,7 +113,7 @@ class UploadPartObject(BaseModel):
 
 @router.post("", response_model=UploadObject, responses=documented(413))
 def create(body: UploadRequest, caller: Trainer, context: HomeContext) -> UploadObject:
-    """Begin an upload, which has an hour to become complete."""
+    """Begin an upload; it has to be completed within an hour."""
     most = context.settings.max_file_bytes
     if body.bytes > most:
         raise ApiError(
@@ -162,7 +162,7 @@ def complete(upload_id: str, body: CompleteRequest, caller: Trainer, context: Ho
 
 @router.post("/{upload_id}/cancel", response_model=UploadObject, responses=documented(404, 409))
 def cancel(upload_id: str, caller: Trainer, context: HomeContext) -> UploadObject:
-    """Give an upload up; its parts are forgotten."""
+    """Cancel an upload; its parts are deleted."""
     return _shown(cancel_upload(context, caller.project_id, upload_id), None)
 
 

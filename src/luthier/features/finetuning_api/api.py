@@ -323,7 +323,7 @@ async def list_events(
 def list_checkpoints(
     job_id: str, caller: Reader, context: HomeContext, after: str | None = None, limit: _Limit = 10
 ) -> dict[str, Any]:
-    """What the model was after each of the last three epochs, newest first."""
+    """The model after each of the last three epochs, newest first."""
     # At most three, so the page is cut in Python.
     found = fine_tuning.checkpoints(context, caller, job_id)
     return page(found, after=after, limit=limit, id_of=lambda one: one.checkpoint_id or "", show=checkpoint_object)

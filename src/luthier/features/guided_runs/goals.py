@@ -70,7 +70,7 @@ GOALS: Final[dict[GoalName, Goal]] = {
     "style": Goal(
         "style",
         "Write in your style",
-        "Reports, letters or product texts in the manner of your own.",
+        "Reports, letters or product texts in your own style.",
         "a text of yours, or a task and the text for it",
         ("text", *_PAIRS),
     ),

@@ -194,6 +194,7 @@ def own_link(context: Context, caller: Caller, panel_id: str) -> RaterLink:
     Raises NotFoundError, ConflictError where the panel is closed.
     """
     context.rating_panels.get(caller.project_id, panel_id)
+    # By name: a member who rates under a second name would count as two raters.
     known = next((one for one in context.rating_panels.raters(panel_id) if one.name == caller.name), None)
     if known is None:
         return add_rater(context, caller, panel_id, caller.name)
@@ -223,6 +224,7 @@ def panel_report(context: Context, caller: Caller, panel_id: str) -> PanelReport
 def ratings_table(context: Context, project_id: str, panel_id: str) -> RatingsTable:
     """All ratings of a panel. Raises NotFoundError."""
     panel = context.rating_panels.get(project_id, panel_id)
+    # Three queries for the whole panel, whatever the number of ratings.
     items = {item.item: item for item in context.rating_panels.items(panel_id)}
     names = {rater.rater_id: rater.name for rater in context.rating_panels.raters(panel_id)}
     rows = []
@@ -274,6 +276,7 @@ def _check(answered: AnsweredRows, kind: RatingKind, names: Sequence[str], atten
             expected="two systems at least",
             do="name another one, or have single answers rated: --kind likert",
         )
+    # Raters are distinguished by their names in reports and exports.
     if not 0 < len(names) <= MAX_RATERS or len(set(names)) < len(names):
         raise RequestError(
             f"{len(names)} raters, {len(set(names))} different names",

@@ -96,7 +96,7 @@ def annotate(context: HomeContext, caller: Trainer, asked: AnnotationBody) -> In
 
 @router.post("/{item}/assign", summary="Assign an entry", responses=documented(404))
 def assign(context: HomeContext, caller: Trainer, item: _Item, asked: AssignBody) -> InboxItemView:
-    """The member gets a message: webhooks that want `luthier.inbox.assigned`, and a mail where they gave an address."""
+    """The member gets a mail where they gave an address; webhooks get `luthier.inbox.assigned`."""
     return _view(inbox.assign(context, caller, item, asked.assignee, due=asked.due))
 
 

@@ -41,9 +41,7 @@ def assign(
     name: Annotated[
         str | None, typer.Argument(metavar="NAME", help="The member who does it; left out: nobody.", show_default=False)
     ] = None,
-    due: Annotated[
-        str | None, typer.Option("--due", metavar="YYYY-MM-DD", help="The last day on which it is in time (UTC).")
-    ] = None,
+    due: Annotated[str | None, typer.Option("--due", metavar="YYYY-MM-DD", help="The due date (UTC).")] = None,
     project: _ProjectOption = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,

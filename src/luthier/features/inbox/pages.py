@@ -89,6 +89,7 @@ def assign(
     except LuthierError as error:
         return _page(request, context, caller, show, error=error, given={"item": item, "name": name, "due": due})
     whom = made.assignee or "nobody"
+    # own_address: a form could name another site to be led to.
     address = own_address(back) if back else _address(show)
     return redirect(request, address, f"{made.work.title}: assigned to {whom}.")
 
@@ -168,6 +169,7 @@ def _page(
         "people": [one.name for one in people],
         "kinds": KIND_TITLES,
         "spans": SPANS,
+        # Asked for each entry: the member who was given one may settle that one alone.
         "may_settle": lambda entry: inbox.may_settle(caller, entry),
         "today": datetime.fromtimestamp(context.access.now(), UTC).date().isoformat(),
         "datasets": [dataset for dataset, _ in context.datasets.list(caller.project_id)] if caller.may("train") else [],

@@ -234,6 +234,7 @@ def set_mail_address(context: Context, caller: Caller, address: str) -> None:
         record(context, caller, "inbox.mail_address_changed", caller.member_id, {"has_address": bool(address)})
 
 
+# Shared by all requests of a server process; the key holds the scopes, since they decide what a caller may see.
 _known_counts: Final[dict[tuple[str, ...], tuple[float, int]]] = {}
 _counting: Final = threading.Lock()
 
@@ -246,11 +247,13 @@ def open_count(context: Context, caller: Caller) -> int:
     if known is not None and time.monotonic() - known[0] < _COUNT_SECONDS:
         return known[1]
     try:
+        # Counted outside the lock: two threads may count the same at once, but none waits for another's database reads.
         number = len(list_entries(context, caller, show="for_you"))
     except LuthierError:
         # A page that explains why the database does not answer must not fail for its navigation.
         return 0
     with _counting:
+        # Old entries are never read again after 10 s; starting over is simpler than dropping them one by one.
         if len(_known_counts) >= _MAX_COUNTS:
             _known_counts.clear()
         _known_counts[key] = (time.monotonic(), number)

@@ -100,6 +100,7 @@ def _reviews(context: Context, caller: Caller) -> Iterator[Work]:
 
 
 def _datasets(context: Context, caller: Caller, asked: frozenset[str]) -> Iterator[Work]:
+    # Datasets in which somebody has begun; every other dataset would make the inbox a list of all datasets.
     begun = list(context.datasets.annotated(caller.project_id))
     if asked:
         # Only where somebody was given something: these datasets have no decision that would find them.
@@ -133,6 +134,7 @@ def _canaries(context: Context, caller: Caller) -> Iterator[Work]:
         if revision.canary is None or share is None:
             continue
         seen = last_seen(context, caller, deployment.name)
+        # A comparison of an earlier revision says nothing about this one.
         is_same = seen is not None and seen.canary == revision.canary and seen.revision == revision.number
         words = seen.sentence if seen is not None and is_same else "not compared yet"
         yield Work(
@@ -157,6 +159,7 @@ def _jobs(context: Context, caller: Caller) -> Iterator[Work]:
                 kind="job",
                 subject=job.job_id,
                 title=f"{JOB_NAMES[job.kind]} failed",
+                # Messages of jobs name paths of the server, which members of a project need not see.
                 detail=_short(redact_text(reason, reference_paths(context, job.document))),
                 address=job_address(context, job),
                 since=ended,

@@ -35,7 +35,7 @@ def calibrate(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Have a judge rate what people rated: how far do they agree, and may its figures enter a gate?"""
+    """Compare a judge with people on the same answers: how far they agree, and whether it may be used in a gate."""
     from luthier.features.judges import service
 
     with open_context(home) as context:
@@ -50,7 +50,7 @@ def list_calibrations(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """List how judges were found to agree with people, newest first."""
+    """List the comparisons of judges with people, newest first."""
     from luthier.features.judges import service
 
     with open_context(home) as context:

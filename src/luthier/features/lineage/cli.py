@@ -19,13 +19,13 @@ ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="The 
 
 def lineage(
     row: Annotated[
-        str, typer.Option("--row", metavar="TEXT|ID", help="Words that stand in it, or its exchange's or review's id.")
+        str, typer.Option("--row", metavar="TEXT|ID", help="Words in it, or the id of its exchange or review.")
     ],
     project: ProjectOption = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Which runs were given a row, whether they have learned it, and what was made and deployed of them.
+    """Show which runs used a row, whether they have learned it, and what was made and deployed of them.
 
     Every file that a run of the project has used is read, so that each is known, or reported as unknown.
     """

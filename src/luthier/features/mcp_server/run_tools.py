@@ -63,6 +63,7 @@ def plan_run(call: Call, asked: PlanArguments) -> ToolResult:
     """Plan a recipe; nothing is trained."""
     found = plan_of(call.context, call.caller.project_id, asked.recipe)
     predicted = found["predicted"]
+    # Without the plan by default: hundreds of values would fill the context of the agent.
     document = found if asked.with_details else {name: value for name, value in found.items() if name != "plan"}
     return ToolResult(f"The recipe can be trained. {_quoted(predicted)} Start it with start_run.", document)
 

@@ -24,7 +24,7 @@ _STYLES = {"changed": "bold red", "steady": "green", "unknown": "dim"}
 
 
 def monitor(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="As clients ask for it: a deployment, mostly.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The name in requests, usually a deployment.")],
     since: Annotated[str, typer.Option("--since", metavar="SPAN", help="How far to look back: 24h, 7d.")] = "7d",
     html: PageOption = None,
     corpus: Annotated[
@@ -39,26 +39,28 @@ def monitor(
     ] = None,
     judge: Annotated[
         str | None,
-        typer.Option("--judge", metavar="ENGINE", help="A model that scores samples of answers; none: no more. Kept."),
+        typer.Option(
+            "--judge", metavar="ENGINE", help="A model that scores samples of answers; none: no longer. Kept."
+        ),
     ] = None,
     judged: Annotated[
         int | None, typer.Option("--judged", min=20, max=1000, metavar="N", help="Answers that are scored. Kept.")
     ] = None,
     suite: Annotated[
         str | None,
-        typer.Option("--suite", metavar="FILE", help="Have the server judge it by this, too; none: no more. Kept."),
+        typer.Option("--suite", metavar="FILE", help="A suite that the server also evaluates; none: no longer. Kept."),
     ] = None,
     suite_every: Annotated[
         str | None, typer.Option("--suite-every", metavar="SPAN", help="How often: 24h, 7d. Kept.")
     ] = None,
     normal_now: Annotated[
-        bool, typer.Option("--normal-now", help="From now on, compare with nothing that was before. Kept.")
+        bool, typer.Option("--normal-now", help="From now on, compare only with traffic from now on. Kept.")
     ] = False,
     project: Annotated[str, typer.Option("--project", metavar="P", help="The project whose model it is.")] = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Look at a model: speed, errors, cost, prompts, answers, quality, groups; each against what it was before."""
+    """Report on a deployed model: speed, errors, cost, prompts, answers, quality, groups; each against before."""
     from luthier.features.monitoring import scheduled_suites
     from luthier.features.monitoring import scheduled_suites as watch_settings
     from luthier.features.monitoring import service as monitoring
@@ -164,7 +166,7 @@ def list_alerts(
     model: Annotated[
         str | None, typer.Option("--model", metavar="NAME", help="Of one model.", show_default="all")
     ] = None,
-    every: Annotated[bool, typer.Option("--all", help="Those that are closed, too.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Include closed ones.")] = False,
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="The newest N.")] = 50,
     project: _ProjectOption = "default",
     as_json: JsonOption = False,
@@ -200,30 +202,37 @@ def send_test(project: _ProjectOption = "default", as_json: JsonOption = False, 
 
 
 def settings(
-    on: Annotated[bool | None, typer.Option("--on/--off", help="Whether the server looks.", show_default=False)] = None,
+    on: Annotated[
+        bool | None,
+        typer.Option("--on/--off", help="Whether the server checks models on schedule.", show_default=False),
+    ] = None,
     every: Annotated[
         str | None, typer.Option("--every", metavar="SPAN", help="How often: 30m, 1h.", show_default=False)
     ] = None,
     window: Annotated[
-        str | None, typer.Option("--window", metavar="SPAN", help="What a look is about: 24h, 7d.", show_default=False)
+        str | None,
+        typer.Option("--window", metavar="SPAN", help="The time window of a check: 24h, 7d.", show_default=False),
     ] = None,
     watch: Annotated[
-        list[str] | None, typer.Option("--watch", metavar="MODEL", help="Look at this one, too. Repeatable.")
+        list[str] | None, typer.Option("--watch", metavar="MODEL", help="Check this model, too. Repeatable.")
     ] = None,
     leave_out: Annotated[
-        list[str] | None, typer.Option("--leave-out", metavar="NAME", help="Do not look at it. Repeatable.")
+        list[str] | None, typer.Option("--leave-out", metavar="NAME", help="Do not check this model. Repeatable.")
     ] = None,
     email: Annotated[
         list[str] | None, typer.Option("--email", metavar="NAME@HOST", help="Send a mail to. Repeatable.")
     ] = None,
     remove_email: Annotated[
-        list[str] | None, typer.Option("--remove-email", metavar="NAME@HOST", help="Send none any more. Repeatable.")
+        list[str] | None,
+        typer.Option("--remove-email", metavar="NAME@HOST", help="Stop mails to this address. Repeatable."),
     ] = None,
     open_after: Annotated[
-        int | None, typer.Option("--open-after", metavar="N", help="Looks in a row that open.", show_default=False)
+        int | None,
+        typer.Option("--open-after", metavar="N", help="Changed checks in a row to open an alert.", show_default=False),
     ] = None,
     close_after: Annotated[
-        int | None, typer.Option("--close-after", metavar="N", help="Looks in a row that close.", show_default=False)
+        int | None,
+        typer.Option("--close-after", metavar="N", help="Steady checks in a row to close one.", show_default=False),
     ] = None,
     project: _ProjectOption = "default",
     as_json: JsonOption = False,

@@ -72,12 +72,14 @@ def traffic_counts(
     """How much traffic of a model the index knows of, by whole hours."""
     now = context.access.now()
     since = now - settings.window_hours * 3600.0
+    # Whole hours: the index counts exchanges by hour, so that the first hour may hold a little more.
     begin, window = hour_of(min(since, stretch_begins(now, normal_since))), hour_of(since)
     by_hour: dict[str, int] = {}
     for file in context.traffic.list(project_id, since=min(since, stretch_begins(now, normal_since))):
         for hour, num in file.num_by_hour.get(model, {}).items():
             if hour >= begin:
                 by_hour[hour] = by_hour.get(hour, 0) + num
+    # Hours are ISO texts of equal length, so that comparing texts compares times.
     inside = {hour: num for hour, num in by_hour.items() if hour >= window}
     before = {hour: num for hour, num in by_hour.items() if hour < window}
     return TrafficCounts(
@@ -135,6 +137,7 @@ def _of_traffic(counts: TrafficCounts, window: str, no_text: str) -> list[Planne
 
 def _of_settings(own: WatchSettings, counts: TrafficCounts, window: str, no_text: str) -> list[PlannedSignals]:
     """What an operator can add for a model."""
+    # Both sides of the comparison need as many: the smaller one decides what is missing.
     num_judged = min(counts.num_now, counts.num_before)
     return [
         PlannedSignals(

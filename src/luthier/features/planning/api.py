@@ -46,7 +46,7 @@ def plan(context: HomeContext, caller: Trainer, asked: PlanBody) -> dict[str, An
 
 @router.post("/audits", summary="Audit a file", responses=documented(503))
 def audit(context: HomeContext, caller: Trainer, asked: AuditBody) -> dict[str, Any]:
-    """Findings, gravest first, and a grade, as `luthier data audit --json` prints them."""
+    """Findings, most severe first, and a grade, as `luthier data audit --json` prints them."""
     given = AuditRequest(
         asked.file_id,
         against=asked.against,

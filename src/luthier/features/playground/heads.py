@@ -131,6 +131,7 @@ def _found(context: Context, caller: Caller, name: str) -> tuple[Routed, TaskHea
 
 def documents_of(text: str) -> list[str]:
     """Pasted documents: those between empty lines, or, where there is no empty line, one a line."""
+    # Documents of several lines are possible as soon as one empty line separates two of them.
     parts = _BLANK_LINE.split(text) if _BLANK_LINE.search(text.strip()) else text.splitlines()
     return [part.strip() for part in parts if part.strip()]
 
@@ -175,6 +176,7 @@ def _ask(context: Context, caller: Caller, routed: Routed, asked: PoolingRequest
     try:
         cancel: Callable[[], None] = serving.ask_pooling(context, caller, routed, asked, events.put)
         try:
+            # Blocks the thread of this request alone; the engine's thread puts the event.
             event = events.get()
         finally:
             cancel()
@@ -185,6 +187,7 @@ def _ask(context: Context, caller: Caller, routed: Routed, asked: PoolingRequest
         num_tokens = event.num_prompt_tokens
         serving.charge_pooled(context, caller, event, routed)
         return event
+    # BaseException, so that the exchange is recorded however it ends.
     except BaseException as error:
         failure = error
         raise
@@ -209,6 +212,7 @@ def _labels(head: TaskHead, outputs: Sequence[float], num_tokens: int) -> HeadAn
 
 
 def _number(head: TaskHead, outputs: Sequence[float], num_tokens: int) -> HeadAnswer:
+    # Already in the unit of the training rows.
     value, low, high = outputs[0], head.lowest, head.highest
     title = str(classified(head, outputs)["label"])
     if low is None or high is None or high <= low:
@@ -216,6 +220,7 @@ def _number(head: TaskHead, outputs: Sequence[float], num_tokens: int) -> HeadAn
     note = "The bar goes from the smallest to the largest number of the training rows."
     if not low <= value <= high:
         note = "It is outside the range of the training rows, which the bar covers: it may be far off."
+    # The bar is clamped; the figure beside it is not.
     share = min(1.0, max(0.0, (value - low) / (high - low)))
     line = HeadLine(f"{low:,g} to {high:,g} in the training rows", title, share)
     return HeadAnswer("regress", title, (line,), 0, note, num_tokens)

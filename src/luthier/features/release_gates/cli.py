@@ -17,7 +17,7 @@ _ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="The
 
 
 def show(project: _ProjectOption = "default", as_json: JsonOption = False, home: HomeOption = None) -> Answer:
-    """Show the rules that hold for the deployments of a project, and the file that they are in."""
+    """Show the rules for the deployments of a project, and the file that they are in."""
     from luthier.features.release_gates.service import default_gate, read_gate
 
     with open_context(home) as context:
@@ -45,7 +45,7 @@ def set_gate(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Set the gate of a project; it holds from the next deployment on."""
+    """Set the gate of a project; it applies from the next deployment on."""
     from luthier.features.release_gates import service as gates
 
     gates.read_gate(file)
@@ -59,7 +59,7 @@ def set_gate(
 
 
 def remove(project: _ProjectOption = "default", as_json: JsonOption = False, home: HomeOption = None) -> Answer:
-    """Remove the gate of a project; a gate.yaml in the home holds again."""
+    """Remove the gate of a project; then a gate.yaml in the home applies again."""
     from luthier.features.release_gates import service as gates
 
     with open_context(home) as context:

@@ -51,7 +51,7 @@ def change(
     except LuthierError as error:
         return _page(request, context, caller, {"error": error, "text": text}, status=status_of(error))
     rules = f"{len(made.rules)} rule{'' if len(made.rules) == 1 else 's'}"
-    return redirect(request, _ADDRESS, f"The gate has {rules}; it holds from the next deployment on.")
+    return redirect(request, _ADDRESS, f"The gate has {rules}; it applies from the next deployment on.")
 
 
 @router.post(f"{_ADDRESS}/remove")

@@ -48,7 +48,7 @@ def worth(
         float | None, typer.Option(metavar="MONEY", help="Without a case: an hour of the people who answer.")
     ] = None,
     currency: Annotated[
-        str | None, typer.Option(metavar="CODE", help="Without a case: of all money.", show_default="USD")
+        str | None, typer.Option(metavar="CODE", help="Without a case: the currency.", show_default="USD")
     ] = None,
     verdict: Annotated[
         str | None,
@@ -59,7 +59,7 @@ def worth(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Weigh a case: payback, 12-month value, break-even gain, and what plainer ways would be worth.
+    """Weigh a case: payback, 12-month value, break-even gain, and what simpler ways would be worth.
 
     Without a case file it asks three questions, or takes their options, and lists its defaults for all else.
     """

@@ -97,7 +97,7 @@ def _is_share(case: Case, evaluation: Evaluation, metric: str) -> bool:
         raise RequestError(
             f"evaluation {evaluation.evaluation_id} is about {metric_title(metric)}, no share of correct answers",
             expected=f"one of {', '.join(SHARES_OF_CORRECT)}, or what a point of it is worth",
-            do="name another verdict.metric, or say verdict.correct_per_point: how many more answers are correct, as "
+            do="name another verdict.metric, or set verdict.correct_per_point: how many more answers are correct, as "
             "a fraction, where it rises by 1",
         )
     if case.verdict.today == "given":
@@ -185,14 +185,14 @@ def _today(
         raise RequestError(
             f"evaluation {evaluation.evaluation_id} is of {', '.join(system.name for system in evaluation.systems)}",
             expected="a tuned model and, before it, what it is compared with",
-            do="judge it against its base: luthier eval RUN --data FILE --against BASE_MODEL; or say what "
-            "today's way is as verdict.today",
+            do="judge it against its base: luthier eval RUN --data FILE --against BASE_MODEL; or name "
+            "today's way as verdict.today",
         )
     if asked == "few_shot" and shown is None:
         raise RequestError(
             f"verdict.today is few_shot, and evaluation {evaluation.evaluation_id} has no few-shot system",
             expected="a base model with examples in its prompt among the evaluated",
-            do="judge one: luthier eval RUN --data FILE --few-shot 4 --few-shot-from FILE; or say verdict.today: base",
+            do="judge one: luthier eval RUN --data FILE --few-shot 4 --few-shot-from FILE; or set verdict.today: base",
         )
     known = {system.name: system for system in evaluation.systems if system is not tuned}
     found = {"base": bare, "few_shot": shown}.get(asked) or known.get(asked)
@@ -415,7 +415,7 @@ def _shot_tokens(
         raise RequestError(
             f"evaluation {evaluation.evaluation_id} does not record which examples were in the prompt",
             expected="an evaluation that `luthier train` made, or the number of their tokens",
-            do=f"say {key} in the case",
+            do=f"give {key} in the case",
         )
     from luthier.features.planning.service import prepare_again
     from luthier.ml.data.tokenise.loss_mask import tokenise
@@ -427,7 +427,7 @@ def _shot_tokens(
         raise ConflictError(
             f"the examples in the prompt cannot be found again: {error}",
             expected=f"the files of run {evaluation.run_id} as they were (training: {Path(plan.data.train.file).name})",
-            do=f"put them back, or say {key} in the case",
+            do=f"put them back, or give {key} in the case",
         ) from error
     examples = prepared.held_out.examples if prepared.held_out else ()
     # The same seed and pool as when it was evaluated, so these are the very examples of those prompts.
@@ -439,7 +439,7 @@ def _shot_tokens(
         raise RequestError(
             f"evaluation {evaluation.evaluation_id} has none of the held-out rows of run {evaluation.run_id}",
             expected="an evaluation of these rows, or the number of tokens that the examples take",
-            do=f"say {key} in the case",
+            do=f"give {key} in the case",
         )
     added = [
         tokenise(with_shots(row, shots), prepared.template).num_tokens - tokenise(row, prepared.template).num_tokens

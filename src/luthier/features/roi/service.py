@@ -167,7 +167,7 @@ def _in_currency(case: Case, key: str, estimate: Estimate) -> Money:
         raise RequestError(
             f"case {case.name}: {key} comes from a table in USD, and the case is in {case.currency}",
             expected="currency_per_usd: what a dollar costs",
-            do=f"add currency_per_usd, or say {key} in {case.currency}",
+            do=f"add currency_per_usd, or give {key} in {case.currency}",
         )
     return Money(low=estimate.low * rate.low, typical=estimate.value * rate.typical, high=estimate.high * rate.high)
 

@@ -183,7 +183,7 @@ def _fork_of_plan(context: Context, caller: Caller, plan: Plan, ids: Mapping[str
         keys["base_model"] = name
     else:
         del keys["base_model"]
-        left_out.append("its base model, which is not on this machine any more")
+        left_out.append("its base model, which is no longer on this machine")
     stored, _ = files.list_files(context, caller.project_id, purpose="fine-tune")
     # `list_files` is newest first: reversed, the newest of equal files wins.
     by_digest = {file.sha256: file.file_id for file in reversed(stored)}

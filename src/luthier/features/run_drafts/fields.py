@@ -290,7 +290,7 @@ _OF_METHODS: Final = (
 )
 _BY_SAMPLE: Final = {"token": "each token of the answers", "sample": "each conversation, however long"}
 _OF_OBJECTIVES: Final = (
-    _field("objective.beta", "Beta", "how firmly it is held near its start", low=0.01, high=5, scale="log10"),
+    _field("objective.beta", "Beta", "how strongly it is kept near its start", low=0.01, high=5, scale="log10"),
     _field("objective.gamma", "Margin", "half of beta is usual", high=5, step=0.1),
     _field("objective.label_smoothing", "Label smoothing", "0: labels count as given", high=0.4, step=0.01),
     _field(
@@ -319,7 +319,7 @@ _OF_OBJECTIVES: Final = (
         scale="log2",
     ),
     _field("objective.temperature", "Temperature", "of drawing", low=0.1, high=2, step=0.1),
-    _field("objective.kl_coef", "Hold", "how firmly it is held near its start", high=1, step=0.01),
+    _field("objective.kl_coef", "Hold", "how strongly it is kept near its start", high=1, step=0.01),
     _field(
         "objective.normalize_advantages", "Advantages over their spread",
         words={"true": "yes: easy and hard prompts have equal weight", "false": "no"},

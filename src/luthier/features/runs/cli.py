@@ -22,7 +22,7 @@ def list_runs(
     filter_text: Annotated[
         str,
         typer.Option(
-            "--filter", metavar="FILTER", help="Only some: 'lr>1e-3 tag:sweep verdict:better' (docs/runs.md)."
+            "--filter", metavar="FILTER", help="Only matching runs: 'lr>1e-3 tag:sweep verdict:better' (docs/runs.md)."
         ),
     ] = "",
     sort: Annotated[
@@ -53,7 +53,7 @@ def compare(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Set runs side by side: where their plans differ, what came out, how they were evaluated."""
+    """Compare runs: where their plans differ, their results, and their evaluations."""
     from luthier.features.runs import service as runs
 
     with open_context(home) as context:

@@ -149,6 +149,7 @@ class _Parser:
 
     def all_of(self, depth: int) -> Filter:
         terms = [self.term(depth)]
+        # Conditions side by side mean `and`, which therefore binds tighter than `or`.
         while not self.is_at_end() and not self._sees("or") and self.text[self.place] != ")":
             self._takes("and")
             terms.append(self.term(depth))
@@ -156,6 +157,7 @@ class _Parser:
 
     def term(self, depth: int) -> Filter:
         self.num_terms += 1
+        # The parser and the SQL both recurse: without a limit, a long address would exhaust the stack or the database.
         if depth > _MAX_DEPTH or self.num_terms > _MAX_TERMS:
             raise self.fault("too many conditions", f"at most {_MAX_TERMS}, nested at most {_MAX_DEPTH} deep")
         if self.is_at_end():
@@ -171,6 +173,7 @@ class _Parser:
         if self._sees("and") or self._sees("or"):
             raise self.fault(f"{self._word()!r} without a condition before it", "a condition")
         if (found := _CONDITION.match(self.text, self.place)) is not None:
+            # The position of the field, for the message where its name or value turns out to be wrong.
             begin, self.place = self.place, found.end()
             operator: Operator = next(one for one in OPERATORS if one == found[2])
             return Condition(found[1], operator, self._value(f"after {found[1]}{operator}"), begin + 1)

@@ -108,12 +108,14 @@ def nearest_fields(name: str) -> str:
 
 
 _later = jobs.alias("later")
+# A run has a job for each time it was continued; only the newest one has its present state.
 _IS_NEWEST: Final = ~exists(
     select(_later.c.number).where(_later.c.run_id == jobs.c.run_id, _later.c.number > jobs.c.number)
 )
 _BEGUN: Final = runs.outerjoin(jobs, (jobs.c.run_id == runs.c.run_id) & _IS_NEWEST)
 DELETED: Final = 2
 """Of `run_labels.is_archived`: the run was deleted, and its job is still there."""
+# Two anti-joins: jobs that have begun a run, and jobs of runs that were deleted, are no waiting ones.
 _IS_WAITING: Final = ~exists(select(runs.c.number).where(runs.c.run_id == jobs.c.run_id)) & ~exists(
     select(run_labels.c.run_id).where(run_labels.c.run_id == jobs.c.run_id, run_labels.c.is_archived == DELETED)
 )
@@ -124,6 +126,7 @@ def entries_of(project_id: str | None, *, only_begun: bool = False) -> Any:
 
     project_id: None for those of all projects.
     """
+    # A run that a command started has no job, and one of an old home no project: both belong to the default project.
     owner = func.coalesce(jobs.c.project_id, runs.c.project_id, DEFAULT_PROJECT)
     begun = (
         select(
@@ -142,6 +145,7 @@ def entries_of(project_id: str | None, *, only_begun: bool = False) -> Any:
     waiting = select(jobs.c.run_id, jobs.c.status, literal(""), literal(""), literal(0), jobs.c.error).where(
         jobs.c.project_id == project_id, jobs.c.kind == "train", _IS_NEWEST, _IS_WAITING
     )
+    # UNION ALL: no run is in both, so that there are no duplicates to sort out.
     return union_all(begun, waiting).subquery("entries")
 
 
@@ -208,6 +212,7 @@ class EntryQuery:
         if after is not None:
             query = query.where(_is_after(value, run_id, order, after))
         by_value = [] if order.key == "created" else [nulls_last(value.desc() if order.is_descending else value.asc())]
+        # The id breaks ties, so that every order is total and pages neither repeat nor skip a run.
         is_newest_first = order.is_descending or order.key != "created"
         return query.order_by(*by_value, run_id.desc() if is_newest_first else run_id).limit(limit)
 
@@ -276,6 +281,7 @@ class EntryQuery:
         if (positive := _NEGATED.get(tree.operator)) is not None:
             same = Condition(tree.name, ":" if positive == ":" else "~", tree.value, tree.position)
             return not_(self.condition(same))
+        # NULL, as of a run without this value, becomes false: NOT would keep it NULL, and `not lr>1` would lose rows.
         return func.coalesce(self._compared(tree), false())
 
     def _compared(self, one: Condition) -> ColumnElement[bool]:
@@ -315,6 +321,7 @@ class EntryQuery:
 
     def _has_value(self, key: str, one: Condition) -> ColumnElement[bool]:
         is_its = select(run_values.c.key).where(run_values.c.run_id == self.entries.c.run_id, run_values.c.key == key)
+        # Absence is the lack of a row, which no comparison of values can find.
         if one.operator in (":", "=") and one.value == "none":
             return ~exists(is_its)
         number = _parsed_number(one.value)
@@ -352,8 +359,10 @@ def _is_after(
     last, last_value = after
     if order.key == "created":
         return run_id < last if order.is_descending else run_id > last
+    # From here on only entries without a value are left; among these the id decides.
     if last_value is None:
         return and_(value.is_(None), run_id < last)
+    # NULLs are last in both directions, so that they are behind every value.
     is_behind = value < last_value if order.is_descending else value > last_value
     return or_(is_behind, and_(value == last_value, run_id < last), value.is_(None))
 

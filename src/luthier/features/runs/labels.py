@@ -78,6 +78,7 @@ class LabelChanges:
         """The labels after the change. Raises RequestError for a text that is too long, or for a bad tag."""
         kept = [tag for tag in (old.tags if self.tags is None else self.tags) if tag not in set(self.remove_tags)]
         given = {"is_starred": self.is_starred, "is_archived": self.is_archived}
+        # None stays None here: a field that was not given is not changed, an empty text clears it.
         texts = {
             "name": _text("name", self.name, MAX_NAME),
             "note": _text("note", self.note, MAX_NOTE, is_one_line=False),
@@ -120,6 +121,7 @@ class RunLabelStore(Store):
         tags: dict[str, list[str]] = {}
         with self._database.read() as connection:
             rows = connection.execute(select(run_labels).where(run_labels.c.run_id.in_(run_ids))).mappings().all()
+            # Two queries and not a join: a run with twenty tags would be twenty rows with the same note.
             for run_id, tag in connection.execute(select(run_tags).where(run_tags.c.run_id.in_(run_ids))).all():
                 tags.setdefault(run_id, []).append(tag)
         found = {row["run_id"]: row for row in rows}
@@ -151,8 +153,10 @@ class RunLabelStore(Store):
         }
         with self._write() as connection:
             changed = update(run_labels).where(run_labels.c.run_id == run_id).values(**values)
+            # Update first, insert where nothing was changed: an upsert is another statement in each database.
             if connection.execute(changed).rowcount == 0:
                 connection.execute(insert(run_labels).values(run_id=run_id, **values))
+            # All tags are replaced: at most MAX_TAGS rows, and no difference to compute.
             connection.execute(delete(run_tags).where(run_tags.c.run_id == run_id))
             if labels.tags:
                 connection.execute(insert(run_tags), [{"run_id": run_id, "tag": tag} for tag in labels.tags])
@@ -166,6 +170,7 @@ class RunLabelStore(Store):
         taken = ConflictError(
             f"a view {view.name!r} exists", expected="a new name", do="choose another name, or delete the old view"
         )
+        # Two at once may exceed the limit by one, which does no harm: it only bounds the list.
         if len(self.views(project_id)) >= MAX_VIEWS:
             raise ConflictError(
                 f"{MAX_VIEWS} saved views", expected=f"fewer than {MAX_VIEWS}", do="delete views that are not used"
@@ -223,11 +228,13 @@ def _labels(row: Any, tags: Sequence[str]) -> RunLabels:
 def _text(what: str, value: str | None, most: int, *, is_one_line: bool = True) -> str | None:
     if value is None:
         return None
+    # Line breaks and runs of spaces in a name would break tables and commands.
     shown = " ".join(value.split()) if is_one_line else value.replace("\r\n", "\n").strip()
     if len(shown) > most:
         raise RequestError(
             f"a {what} of {len(shown):,} characters", expected=f"at most {most:,} characters", do="shorten it"
         )
+    # PostgreSQL cannot store NUL in a text, SQLite can: refused for both.
     if "\0" in shown:
         raise RequestError(f"a {what} with a NUL character", expected="text", do="remove the character")
     return shown

@@ -354,7 +354,7 @@ def _event_text(event: Event, places: Mapping[str, str]) -> str:
     if isinstance(event, ValidationDone):
         return f"Validation loss {_loss(event.loss)}" + (", the best so far." if event.is_best else ".")
     if isinstance(event, SnapshotSaved):
-        return "The weights of this step are kept, to be asked."
+        return "The weights of this step are kept, so that you can chat with them."
     if isinstance(event, CheckpointSaved):
         return f"Checkpoint of {figures.size(event.num_bytes)}."
     if isinstance(event, WarningRaised):

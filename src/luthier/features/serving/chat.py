@@ -132,7 +132,14 @@ class Turn:
 
 @dataclass(slots=True)
 class Chat:
-    """A conversation with one or several models. system: the system prompt."""
+    """A conversation with one or several models. system: the system prompt.
+
+    Attributes:
+        clients: the models that answer.
+        sampling: how they sample.
+        max_new_tokens: tokens of an answer at most.
+        turns: the conversation so far.
+    """
 
     clients: Sequence[ChatClient]
     system: str | None = None
@@ -195,7 +202,13 @@ class Chat:
 
 @dataclass(frozen=True, slots=True)
 class LocalChatClient:
-    """A model of this machine, in the engine process."""
+    """A model of this machine, in the engine process.
+
+    Attributes:
+        context: the home.
+        name: as it was asked for.
+        served: the model in loadable form.
+    """
 
     context: Context
     name: str
@@ -247,7 +260,12 @@ _REASONS: Final = {"stop": "stop", "length": "length", "tool_calls": "tool_calls
 
 @dataclass(frozen=True, slots=True)
 class RemoteChatClient:
-    """A model of a server. url: including the version."""
+    """A model of a server. url: including the version.
+
+    Attributes:
+        name: of the model there.
+        key: API key; empty for none.
+    """
 
     url: str
     name: str
@@ -331,7 +349,9 @@ def open_remote_chat_client(address: str) -> RemoteChatClient:
 
     The key comes from the environment: LUTHIER_API_KEY, or OPENAI_API_KEY over https or to this machine.
 
-    Raises RequestError for an invalid address or a server with several models; WorkError if it does not answer.
+    Raises:
+        RequestError: The address is invalid, or the server has several models and none is named.
+        WorkError: The server does not answer.
     """
     if "#" in address:
         url, model = parse_address(address)

@@ -23,15 +23,18 @@ def chat(
         typer.Argument(metavar="MODEL", help=f"{ANY_MODEL[:1].upper()}{ANY_MODEL[1:]}, or http://host:8520/v1#MODEL."),
     ],
     against: Annotated[
-        str | None, typer.Option("--against", metavar="OTHER", help="Ask this one the same, side by side.")
+        str | None,
+        typer.Option("--against", metavar="OTHER", help="A second model that is asked the same, side by side."),
     ] = None,
     system: Annotated[str | None, typer.Option("--system", metavar="TEXT", help="The system prompt.")] = None,
     temperature: Annotated[
-        float, typer.Option("--temperature", metavar="T", min=0.0, max=5.0, help="0 takes the likeliest token always.")
+        float, typer.Option("--temperature", metavar="T", min=0.0, max=5.0, help="0 always takes the likeliest token.")
     ] = 0.0,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Rules what is drawn above 0.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="N", min=0, help="Seed of sampling at a temperature above 0.")
+    ] = 0,
     max_tokens: Annotated[
-        int, typer.Option("--max-tokens", metavar="N", min=1, help="Where an answer ends at the latest.")
+        int, typer.Option("--max-tokens", metavar="N", min=1, help="Maximum tokens of an answer.")
     ] = 512,
     engine: EngineOption = "auto",
     as_json: JsonOption = False,

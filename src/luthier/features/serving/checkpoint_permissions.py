@@ -19,7 +19,14 @@ from luthier.platform.home.context import Context
 
 
 class CheckpointPermission(FrozenModel):
-    """One model and one project that may use it. `created_at` is seconds since 1970."""
+    """One model and one project that may use it.
+
+    Attributes:
+        permission_id: Its id, `cp_...`.
+        model_id: The model.
+        project_id: The project that may use it.
+        created_at: Seconds since 1970.
+    """
 
     permission_id: str
     model_id: str
@@ -45,7 +52,8 @@ class CheckpointPermissionStore(Store):
     def add(self, model_id: str, project_ids: Sequence[str]) -> list[CheckpointPermission]:
         """Allow projects to use a model, all or none; existing permissions are kept.
 
-        Raises RequestError for an unknown project.
+        Raises:
+            RequestError: A project is not known; then none of them is allowed.
         """
         made = []
         with self._write() as connection:
@@ -74,12 +82,21 @@ class CheckpointPermissionStore(Store):
         return self._list(_PERMISSIONS, model_id=model_id, project_id=project_id)
 
     def delete(self, model_id: str, permission_id: str) -> None:
-        """Revoke a permission. Raises NotFoundError."""
+        """Revoke a permission.
+
+        Raises:
+            NotFoundError: The model has none of this id.
+        """
         self._delete(_PERMISSIONS, permission_id, model_id=model_id)
 
 
 def permit(context: Context, caller: Caller, checkpoint: str, project_ids: Sequence[str]) -> list[CheckpointPermission]:
-    """Allow projects to use a checkpoint. Raises NotFoundError for the checkpoint, RequestError for a project."""
+    """Allow projects to use a checkpoint.
+
+    Raises:
+        NotFoundError: The project of the caller has no such checkpoint.
+        RequestError: A project is not known; then none of them is allowed.
+    """
     model_id = _own(context, caller, checkpoint).model_id
     with context.database.transaction():
         made = context.checkpoint_permissions.add(model_id, project_ids)
@@ -90,12 +107,20 @@ def permit(context: Context, caller: Caller, checkpoint: str, project_ids: Seque
 def list_permissions(
     context: Context, caller: Caller, checkpoint: str, *, project_id: str | None = None
 ) -> list[CheckpointPermission]:
-    """The permissions of a checkpoint, newest first. Raises NotFoundError."""
+    """The permissions of a checkpoint, newest first.
+
+    Raises:
+        NotFoundError: The project of the caller has no such checkpoint.
+    """
     return context.checkpoint_permissions.list(_own(context, caller, checkpoint).model_id, project_id)
 
 
 def take_back(context: Context, caller: Caller, checkpoint: str, permission_id: str) -> None:
-    """Revoke a project's permission for a checkpoint. Raises NotFoundError."""
+    """Revoke a project's permission for a checkpoint.
+
+    Raises:
+        NotFoundError: The project of the caller has no such checkpoint, or the checkpoint no such permission.
+    """
     model_id = _own(context, caller, checkpoint).model_id
     with context.database.transaction():
         context.checkpoint_permissions.delete(model_id, permission_id)

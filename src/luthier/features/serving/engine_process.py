@@ -55,10 +55,14 @@ def split(served: Served, precision: Callable[[], Precision]) -> tuple[Served, s
     """The model to open as an engine, and the adapter folder to load into it.
 
     Defaults (precision, template) are resolved here, so that requests for a base with and without an adapter share one
-    engine. An adapter that cannot share its base is part of the opened model. precision: returns the fastest precision
-    of this machine, called if a model has none.
+    engine. An adapter that cannot share its base is part of the opened model.
 
-    Raises ModelSourceError for an unreadable adapter.
+    Args:
+        served: What is to be served.
+        precision: Returns the fastest precision of this machine; called if the model has none.
+
+    Raises:
+        ModelSourceError: The adapter cannot be read.
     """
     # Models that differ in their adapter have different fallbacks, and share a base all the same.
     served = served.model_copy(update={"fallback": None, "hands_over": (), "rates": ()})

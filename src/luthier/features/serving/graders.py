@@ -28,7 +28,15 @@ PassThreshold = Annotated[float, Field(allow_inf_nan=False)] | None
 
 
 class StringCheckRequest(FrozenModel):
-    """1 if two texts satisfy `operation`, otherwise 0."""
+    """1 if two texts satisfy `operation`, otherwise 0.
+
+    Attributes:
+        type: Always `string_check`.
+        name: Names the grade in formulas and results.
+        input: The text, with placeholders such as `{{sample.output_text}}`.
+        reference: What it is compared with, with placeholders.
+        operation: Equal, not equal, or contains, with case or (`ilike`) without.
+    """
 
     type: Literal["string_check"]
     name: _Name
@@ -38,7 +46,16 @@ class StringCheckRequest(FrozenModel):
 
 
 class TextSimilarityRequest(FrozenModel):
-    """The similarity of two texts, 0 to 1. `cosine` and `meteor` are parsed but not supported."""
+    """The similarity of two texts, 0 to 1. `cosine` and `meteor` are parsed but not supported.
+
+    Attributes:
+        type: Always `text_similarity`.
+        name: Names the grade in formulas and results.
+        input: The text, with placeholders.
+        reference: What it is compared with, with placeholders.
+        evaluation_metric: How similarity is measured.
+        pass_threshold: The least score that passes.
+    """
 
     type: Literal["text_similarity"]
     name: _Name
@@ -55,6 +72,13 @@ class PythonRequest(FrozenModel):
     """Grading code with a function `grade(sample, item)`: run in a locked-down process, where the operator allows it.
 
     `image_tag` is refused: there is one environment, Python's standard library.
+
+    Attributes:
+        type: Always `python`.
+        name: Names the grade in formulas and results.
+        source: The code.
+        image_tag: Refused.
+        pass_threshold: The least score that passes.
     """
 
     type: Literal["python"]
@@ -92,7 +116,15 @@ _Messages = Annotated[tuple[GraderMessage, ...], Field(min_length=1, max_length=
 
 
 class SamplingParameters(FrozenModel):
-    """Sampling parameters of the grading model. `top_p` and `reasoning_effort` must have their default values."""
+    """Sampling parameters of the grading model. `top_p` and `reasoning_effort` must have their default values.
+
+    Attributes:
+        max_completions_tokens: Longest answer of the grading model, in tokens.
+        seed: Of sampling.
+        temperature: 0 takes the likeliest token.
+        top_p: 1, or left out.
+        reasoning_effort: Its default, or left out.
+    """
 
     max_completions_tokens: Annotated[int, Field(ge=1)] | None = None
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
@@ -102,7 +134,17 @@ class SamplingParameters(FrozenModel):
 
 
 class ScoreModelRequest(FrozenModel):
-    """A model that answers with a number, within `range` (0 to 1)."""
+    """A model that answers with a number, within `range` (0 to 1).
+
+    Attributes:
+        type: Always `score_model`.
+        name: Names the grade in formulas and results.
+        model: The grading model.
+        input: The messages, with placeholders.
+        range: Least and greatest number; 0 to 1 by default.
+        sampling_params: Of the grading model.
+        pass_threshold: The least score that passes.
+    """
 
     type: Literal["score_model"]
     name: _Name
@@ -114,7 +156,16 @@ class ScoreModelRequest(FrozenModel):
 
 
 class LabelModelRequest(FrozenModel):
-    """A model that answers with one of `labels`; 1 if it is among `passing_labels`."""
+    """A model that answers with one of `labels`; 1 if it is among `passing_labels`.
+
+    Attributes:
+        type: Always `label_model`.
+        name: Names the grade in formulas and results.
+        model: The grading model.
+        input: The messages, with placeholders.
+        labels: What it may answer.
+        passing_labels: Those with the grade 1.
+    """
 
     type: Literal["label_model"]
     name: _Name
@@ -159,7 +210,13 @@ GraderRequest = Annotated[
 
 
 class GraderRun(FrozenModel):
-    """A grader, the generated text, and the row to compare it with."""
+    """A grader, the generated text, and the row to compare it with.
+
+    Attributes:
+        grader: Its specification.
+        model_sample: The generated text.
+        item: The row, for placeholders such as `{{item.answer}}`; None for none.
+    """
 
     grader: GraderRequest
     model_sample: _Text
@@ -270,7 +327,13 @@ def run(context: Context, caller: Caller, grader: GraderRequest, output: str, it
 
 
 def run_once(source: str, sample: Mapping[str, Any], item: Mapping[str, Any]) -> PythonGrade:
-    """Run a grader in Python for one answer, in a process of its own."""
+    """Run a grader in Python for one answer, in a process of its own.
+
+    Args:
+        source: Python with a function `grade(sample, item)`.
+        sample: the generated answer.
+        item: the row.
+    """
     from luthier.ml.evaluation.sandbox.runners import PythonGrader
 
     with PythonGrader(source) as grader:

@@ -84,6 +84,7 @@ def choose_model(context: Context, name: str, engine: EngineChoice = "auto") -> 
         ConflictError: a run has no result, or an export is damaged or unverified.
         ModelSourceError: A base model could not be fetched.
     """
+    # Resolved before the engine is chosen: whether a model has a head or is a GGUF file shows in its files.
     served = _found(context, name, engine)
     is_gguf = served.path.endswith(".gguf")
     if (head := head_of(served)) is not None and engine in ("auto", "transformers"):
@@ -145,6 +146,7 @@ def _served_folder(context: Context, folder: Path) -> Served:
 
     check_export(folder)
     served = served_export(context, folder)
+    # Compared as resolved paths: one folder may be named in several ways.
     names = (one.name for one in sources.local_models(context.home) if Path(one.path).resolve() == folder)
     name = next(names, None) if served.path == str(folder) else None
     # None where its files have changed since they were registered: then it is another model.

@@ -53,7 +53,12 @@ class PickedRequest:
         self._cancel: Callable[[], None] = lambda: None
 
     def begin(self) -> None:
-        """Send it. Raises BusyError or WorkError."""
+        """Send it.
+
+        Raises:
+            BusyError: The engine takes no more requests, and the request has not moved to another one meanwhile.
+            WorkError: The engine has failed, and the request has not moved to another one meanwhile.
+        """
         try:
             cancel = self._send(self.pick, partial(self._on_event, 0))
         except BaseException:

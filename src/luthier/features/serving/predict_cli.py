@@ -29,7 +29,7 @@ def predict(
         typer.Option("--column", metavar="NAME", help="Their field [default: prompt, text, input or messages]."),
     ] = None,
     query: Annotated[
-        str | None, typer.Option("--query", metavar="TEXT", help="Of a reranker: what the texts are held against.")
+        str | None, typer.Option("--query", metavar="TEXT", help="For a reranker: the query that texts are ranked by.")
     ] = None,
     dimensions: Annotated[
         int | None, typer.Option("--dimensions", metavar="N", min=1, help="Of vectors: how many numbers of each.")

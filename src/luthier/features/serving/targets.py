@@ -28,7 +28,12 @@ from luthier.platform.home.model_names import base_models
 
 
 def made_export(context: Context, caller: Caller, export_id: str) -> tuple[ServerExport, Path]:
-    """A completed export and its folder. Raises NotFoundError, and ConflictError while it is incomplete."""
+    """A completed export and its folder.
+
+    Raises:
+        NotFoundError: The project has no such export, or its files are not on this machine.
+        ConflictError: It is not complete yet.
+    """
     found = context.exports.get(caller.project_id, export_id)
     folder = export_folder(context, export_id)
     if found.document is None:
@@ -62,10 +67,16 @@ _WEIGHTS = ("*.safetensors", "*.gguf", "config.json", "adapter_config.json", "to
 def find_share(context: Context, caller: Caller, name: str, fraction: float = 1.0) -> Share:
     """The share of a target by its name; `export:ID` is an export made by the server.
 
-    A local user may also name the folder of an export.
+    Args:
+        context: The home.
+        caller: Whose project it is; a local user may also name the folder of an export.
+        name: Of a base model, a run, a tuned model or an export.
+        fraction: Of the requests that it gets, 0 to 1.
 
-    Raises NotFoundError, also for those of other projects; ConflictError for a run without a servable result and for an
-    export that is damaged or has not passed its proof; RequestError for one that cannot be served.
+    Raises:
+        NotFoundError: There is none of this name, or it is of another project.
+        ConflictError: A run without a servable result, or an export that is damaged or has not passed its proof.
+        RequestError: An export in a format that cannot be served.
     """
     # Only for local users: a remote caller must not learn which folders exist.
     if caller.is_local and not is_id(name, "run") and (folder := Path(name).expanduser()).is_dir():
@@ -107,7 +118,12 @@ def served_share(context: Context, caller: Caller, share: Share) -> Served:
 
 
 def served_target(context: Context, caller: Caller, name: str) -> Served:
-    """A run, a tuned model or a base model in loadable form. Raises NotFoundError, and ConflictError for a run."""
+    """A run, a tuned model or a base model in loadable form.
+
+    Raises:
+        NotFoundError: There is none of this name, or it is of another project.
+        ConflictError: A run without a servable result.
+    """
     if is_id(name, "run"):
         return _served_run(context, caller, name)
     if is_tuned_name(name):
@@ -118,7 +134,11 @@ def served_target(context: Context, caller: Caller, name: str) -> Served:
 
 
 def base_of(context: Context, recipe_name: str) -> LocalModel:
-    """The base of a tuned model, by the name in its recipe. Raises NotFoundError."""
+    """The base of a tuned model, by the name in its recipe.
+
+    Raises:
+        NotFoundError: It is not on this machine.
+    """
     for model in local_base_models(context).values():
         if model.name == recipe_name:
             return model
@@ -221,8 +241,9 @@ def no_such_format(folder: Path, found: str) -> RequestError:
 def served_export(context: Context, folder: Path) -> Served:
     """An export in a format that declares `is_served`, in loadable form.
 
-    Raises NotFoundError if the folder, or the base of an adapter, is not on this machine; RequestError for another
-    format.
+    Raises:
+        NotFoundError: The folder, or the base of an adapter, is not on this machine.
+        RequestError: It is in another format.
     """
     if not folder.is_dir():
         raise NotFoundError(
@@ -259,9 +280,14 @@ def _as_trained(folder: Path) -> dict[str, Any]:
 
 
 def check_export(folder: Path, *, needs_bundle: bool = False) -> None:
-    """Raises ConflictError for an export that was modified or has not passed its proof.
+    """Refuse an export that was modified or has not passed its proof.
 
-    needs_bundle: false accepts folders that were not written by Luthier.
+    Args:
+        folder: Of the export.
+        needs_bundle: False accepts folders that were not written by Luthier.
+
+    Raises:
+        ConflictError: A digest differs, or the proof failed.
     """
     from luthier.ml.export.bundle import verify
     from luthier.ml.export.bundle.manifest import MANIFEST, PARITY

@@ -96,7 +96,7 @@ def compare(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Set studies side by side: hours, trials, and the lowest loss after a whole training."""
+    """Compare studies: hours, trials, and the lowest loss after a whole training."""
     with open_context(home) as context:
         rows = [_summary(context.studies.get(one), len(context.studies.trials(one))) for one in study_ids]
         for row in rows:

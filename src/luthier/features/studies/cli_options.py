@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from luthier.core.workflows.study import GoalName, SamplerName
 
 HoursOption = Annotated[
-    float | None, typer.Option("--budget-hours", metavar="H", help="What the whole search may take, its end included.")
+    float | None,
+    typer.Option("--budget-hours", metavar="H", help="Time limit of the whole search, final run included."),
 ]
 UsdOption = Annotated[
     float | None, typer.Option("--budget-usd", metavar="USD", help="The same in money, at this machine's price.")
@@ -22,10 +23,10 @@ TrialsOption = Annotated[
     int | None, typer.Option("--trials", min=1, metavar="N", help="Begin at most this many trials; 40 if not given.")
 ]
 SpaceOption = Annotated[
-    Path | None, typer.Option("--space", metavar="FILE", help="What is searched, where not the usual.")
+    Path | None, typer.Option("--space", metavar="FILE", help="Own search space, in place of the usual one.")
 ]
 SamplerOption = Annotated[
-    str | None, typer.Option("--sampler", metavar="tpe|cmaes|random", help="Who suggests trials; tpe if not given.")
+    str | None, typer.Option("--sampler", metavar="tpe|cmaes|random", help="What suggests trials; tpe if not given.")
 ]
 ObjectiveOption = Annotated[
     str | None,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from luthier.core.defaults import NEW_TOKENS
 from luthier.platform.cli.command import (
     ANY_MODEL,
     Answer,
@@ -47,7 +48,7 @@ SuiteOption = Annotated[
     Path | None, typer.Option("--suite", metavar="SUITE.yaml", help="Tasks to judge by (docs/suites.md).")
 ]
 AgainstOption = Annotated[
-    list[str] | None, typer.Option("--against", metavar="MODEL_OR_RUN", help="What to hold it against. Repeatable.")
+    list[str] | None, typer.Option("--against", metavar="MODEL_OR_RUN", help="What to compare it with. Repeatable.")
 ]
 JudgeOption = Annotated[
     str | None, typer.Option("--judge", metavar="ENGINE", help="With --suite: the model that judges answers.")
@@ -60,7 +61,7 @@ CodeOption = Annotated[
 ]
 GateOption = Annotated[
     Path | None,
-    typer.Option("--gate", metavar="gate.yaml", help="Hold the result against a gate; exit code 1 where it fails."),
+    typer.Option("--gate", metavar="gate.yaml", help="Check the result against a gate; exit code 1 if it fails."),
 ]
 FewShotOption = Annotated[
     int,
@@ -101,7 +102,8 @@ NewTokensOption = Annotated[
     typer.Option(
         "--max-new-tokens",
         min=1,
-        help="Where to cut outputs off [default: a quarter more than the longest answer of the rows, at least 128].",
+        help="Where to cut outputs off [default: a quarter more than the longest answer of the rows, "
+        f"at least {NEW_TOKENS}].",
     ),
 ]
 ThinkingTokensOption = Annotated[
@@ -397,11 +399,11 @@ def safety(
         typer.Option(
             "--against",
             metavar="MODEL_OR_RUN",
-            help="What to hold it against [default: the base that it was tuned from].",
+            help="What to compare it with [default: the base that it was tuned from].",
         ),
     ] = None,
     suite: Annotated[
-        SuiteName, typer.Option("--suite", help="default: a part of the rows; full: all that there are.")
+        SuiteName, typer.Option("--suite", help="default: a part of the rows; full: all rows.")
     ] = SuiteName.default,
     pairs: Annotated[
         Path | None,
@@ -419,7 +421,7 @@ def safety(
     ] = None,
     only: Annotated[
         list[str] | None,
-        typer.Option("--only", metavar="PROBE", help="Ask this probe alone, such as stereotypes. Repeatable."),
+        typer.Option("--only", metavar="PROBE", help="Run this probe alone, such as stereotypes. Repeatable."),
     ] = None,
     html: PageOption = None,
     as_json: JsonOption = False,

@@ -48,6 +48,7 @@ SUITE: Final = FileKind(
     hint="give the suite's path; row files are named inside it, as data of each task",
     refuse=RequestError,
 )
+# The word in `kind:` -> the spec of that kind, read from the union of specs, so that a new kind needs no entry here.
 _SPECS: Final[dict[str, type[BaseModel]]] = {
     get_args(spec.model_fields["kind"].annotation)[0]: spec for spec in (*get_args(RowTask), LmEvalTask)
 }
@@ -139,6 +140,7 @@ def _problems(keys: Mapping[str, Any], lines: Mapping[str, int]) -> list[str]:
             came = f"has {kind!r}" if "kind" in task else "is missing"
             problems.append(f"{line}{where}.kind: {came}, expected one of {', '.join(_SPECS)}{meant}")
             continue
+        # Lines of this task alone, by paths that count from it, as its spec reports them.
         own = {key.removeprefix(f"{where}."): number for key, number in lines.items() if key.startswith(f"{where}.")}
         problems += _wrong(_SPECS[kind], task, own, prefix=f"task {task.get('name', place + 1)}: ")
     if not problems:
@@ -210,6 +212,7 @@ def load_task(task: RowTask, find_file: FileFinder, *, seen: Seen, seed: int, is
         shown_by, _ = _mapped(task, shown_path, seen)
         shown = _read(shown_by.model_copy(update={"cluster_by": None}), shown_path)
         # An evaluated row among the examples would show the model its own answer.
+        # A row with the prompt of an evaluated one is left out, too, whatever its answer.
         pool = not_held_out([row.example for row in shown.rows], examples)
         shots = choose_shots(pool, task.few_shot, seed, held_out=examples)
     return RowsOf(

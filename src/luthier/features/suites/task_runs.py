@@ -367,6 +367,7 @@ def _run_task(
         items=[row.item for row in rows],
         clusters=clusters,
     )
+    # trainings are further seeds of the last system, so they were evaluated with it and follow it in the list.
     if trainings:
         names = [one.name for one in (systems[-1], *trainings)]
         # Several trainings are one system whose interval also holds the spread between seeds.

@@ -189,6 +189,7 @@ async def forward_backward(request: Request, caller: Trainer, context: HomeConte
             "version, or a later one with the same messages",
             code="invalid_value",
         )
+    # Its size is limited by a middleware before this line; parsing and the database are left to a thread.
     body = await request.body()
     return _future(await run_in_threadpool(service.forward_backward, context, caller, body))
 
@@ -345,6 +346,7 @@ async def retrieve_future(body: RetrieveRequest, caller: TrainerOrAsker, context
     sessions = context.tinker_sessions
     found = await run_in_threadpool(sessions.fetch, caller.project_id, body.request_id)
     try:
+        # Shielded: a client that gives up must not cancel the result, which it fetches again later.
         waiting = asyncio.shield(asyncio.wrap_future(found.result))
         answer = await asyncio.wait_for(waiting, _WAIT_SECONDS)
     except TimeoutError:
@@ -352,6 +354,7 @@ async def retrieve_future(body: RetrieveRequest, caller: TrainerOrAsker, context
         return JSONResponse(again, status_code=408)
     await run_in_threadpool(sessions.fetch, caller.project_id, body.request_id)  # it is fetched from now on
     if answer.error is not None:
+        # 200 with an error inside, as the SDK expects it: it would retry a status of 5xx, with the same result.
         return JSONResponse(_failed(answer.error))
     if answer.document is not None:
         return JSONResponse(answer.document)
@@ -385,6 +388,7 @@ def get_training_run(training_run_id: Id, caller: Reader, context: HomeContext) 
 
 def _training_run(context: Context, model: TinkerModel) -> dict[str, Any]:
     saved, _ = context.tinker.checkpoints(model.project_id, model_id=model.model_id)
+    # Newest first, so that the first of a kind is its last one.
     last = {kind: next((one for one in saved if one.kind == kind), None) for kind in ("training", "sampler")}
     metadata = model.user_metadata
     return {

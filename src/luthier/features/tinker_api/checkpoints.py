@@ -258,7 +258,20 @@ def _refuse_used(context: Context, one: TinkerCheckpoint, model: TinkerModel) ->
 def set_ttl(
     context: Context, caller: Caller, model_id: str, kind: CheckpointKind, name: str, ttl_seconds: int | None
 ) -> None:
-    """Change how long a checkpoint is kept, from now on; None for ever. Raises NotFoundError and RequestError."""
+    """Change how long a checkpoint is kept, from now on.
+
+    Args:
+        context: The home.
+        caller: Whose project has saved it.
+        model_id: The training client that has saved it.
+        kind: What it was saved for.
+        name: As the client has named it.
+        ttl_seconds: How long; None for ever.
+
+    Raises:
+        NotFoundError: The project has no such checkpoint.
+        RequestError: The time is not between an hour and ten years.
+    """
     check_ttl(ttl_seconds)
     one = context.tinker.checkpoint(caller.project_id, model_id, kind, name)
     expires_at = None if ttl_seconds is None else context.tinker.now() + ttl_seconds

@@ -46,7 +46,11 @@ class DownloadTokens:
             return token, now + _KEEP_SECONDS
 
     def find(self, token: str) -> Download:
-        """What a token opens. Raises NotFoundError."""
+        """What a token opens.
+
+        Raises:
+            NotFoundError: It has expired, or was never made by this process.
+        """
         with self._lock:
             found = self._known.get(token)
         if found is None or found.expires_at <= time.time():

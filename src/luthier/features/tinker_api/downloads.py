@@ -35,6 +35,14 @@ def make_urls(
 ) -> dict[str, Any]:
     """Addresses of the files of an adapter that was saved for other programs.
 
+    Args:
+        context: The home.
+        caller: Whose project has saved it.
+        model_id: The training client that has saved it.
+        kind: What it was saved for.
+        name: As the client has named it.
+        root: What the addresses begin with: scheme, host and a slash at the end.
+
     Raises:
         NotFoundError: The project has no such checkpoint.
         RequestError: It was saved for training or sampling.

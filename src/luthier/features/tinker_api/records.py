@@ -108,7 +108,11 @@ class TinkerCheckpoint(FrozenModel):
 
 
 def checked_name(name: str | None) -> str:
-    """The name of a checkpoint. Raises RequestError where it has another form."""
+    """The name of a checkpoint.
+
+    Raises:
+        RequestError: it is missing or has another form.
+    """
     if name is None or not _NAME.fullmatch(name):
         raise RequestError(
             f"a checkpoint called {(name or '')[:120]!r}",

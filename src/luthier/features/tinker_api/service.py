@@ -95,6 +95,7 @@ def create_model(
     """
     name, base = find_base(context, base_name)
     seed = options.get("seed")
+    # A drawn seed is stored with the client, so that a run can be repeated; 31 bits, as recipes have it.
     adapter = AdapterOptions(**{**options, "seed": secrets.randbelow(2**31) if seed is None else seed % 2**31})
     return _new_model(context, caller, session, number, (name, base, adapter), user_metadata, None, optimizer=False)
 
@@ -112,12 +113,23 @@ def create_from_state(
 ) -> PendingRequest:
     """A new training client that goes on from a saved state.
 
+    Args:
+        context: The home.
+        caller: Who makes it.
+        session: Its session.
+        number: Of the client in its session.
+        path: Of the saved state, `tinker://...`.
+        user_metadata: Labels of the client.
+        base_name: The base model that the client names; None takes that of the state.
+        optimizer: Whether moments and step count are restored.
+
     Raises:
         NotFoundError: The project has no such state, or its base model is not on this machine.
         RequestError: Weights for sampling hold no state; another base model was named.
     """
     saved, model = saved_state(context, caller, path)
     name, base = find_base(context, model.base_model)
+    # By digest and not by name: one model may have several names.
     if base_name is not None and find_base(context, base_name)[1].sha256 != base.sha256:
         raise RequestError(
             f"the base model {base_name[:100]!r} for a state of {model.base_model}",
@@ -145,6 +157,7 @@ def _new_model(
     if (found := sessions.known(caller.project_id, request_id)) is not None:
         return found
     name, base, options = given
+    # The place is taken before the request is sent, so that two calls at once cannot exceed the limit.
     live = sessions.add_model(session, number)
 
     def send() -> dict[str, Any]:
@@ -164,6 +177,7 @@ def _new_model(
             owner=caller.name,
         )
         facts = {"base_model": name, "rank": options.rank, "from_state": load is not None}
+        # Only after the process has made it: what is in the database has existed.
         with context.database.transaction():
             context.tinker.add_model(made)
             record(context, caller, "tinker_model.created", live.model_id, facts)
@@ -179,6 +193,7 @@ def _new_model(
     except LuthierError:
         sessions.drop_model(live)
         raise
+    # Also called where the request has failed already.
     made.result.add_done_callback(drop_if_failed)
     return made
 
@@ -221,7 +236,9 @@ def forward_backward(context: Context, caller: Caller, body: bytes) -> PendingRe
     def send() -> dict[str, Any]:
         if head.fault is not None:
             raise head.fault
+        # In its turn and not on arrival: a request that is never sent costs nothing.
         _charge(context, caller, live, head.num_tokens)
+        # The body as it came: tensors are decoded once, in the process that uses them.
         return {"op": "pass", "model": live.model_id, "body": base64.b64encode(body).decode()}
 
     return numbered(context, caller, live, head.seq_id, send, _message, num_bytes=len(body))
@@ -256,7 +273,18 @@ def _use(context: Context, caller: Caller, model: str, num_prompt_tokens: int, n
 def optim_step(
     context: Context, caller: Caller, model_id: str, number: int | None, adam: Mapping[str, float] | None
 ) -> PendingRequest:
-    """One optimizer step. adam: settings by our names; None where another optimizer was asked for."""
+    """One optimizer step with the gradients of the passes before it.
+
+    Args:
+        model_id: The training client.
+        number: Of the request among those of this client, from 1 on.
+        adam: Settings of AdamW by our names; None where the client has chosen another optimizer.
+
+    Raises:
+        NotFoundError: The client is not in memory, or belongs to another project.
+        RequestError: The number is missing or out of range.
+        BusyError: Too much waits already.
+    """
     live = context.tinker_sessions.model(caller.project_id, model_id)
 
     def send() -> dict[str, Any]:
@@ -272,7 +300,19 @@ def optim_step(
 def load_weights(
     context: Context, caller: Caller, model_id: str, number: int | None, path: str, *, optimizer: bool
 ) -> PendingRequest:
-    """Go on from a saved state with a client that there is."""
+    """Go on from a saved state with an existing client.
+
+    Args:
+        model_id: The training client.
+        number: Of the request among those of this client, from 1 on.
+        path: Of the saved state, `tinker://...`.
+        optimizer: Whether moments and step count are restored.
+
+    Raises:
+        NotFoundError: The client is not in memory, or belongs to another project.
+        RequestError: The number is missing or out of range.
+        BusyError: Too much waits already.
+    """
     live = context.tinker_sessions.model(caller.project_id, model_id)
 
     def send() -> dict[str, Any]:
@@ -288,7 +328,18 @@ def load_weights(
 def snapshot(
     context: Context, caller: Caller, model_id: str, number: int | None, sampler_number: int
 ) -> PendingRequest:
-    """Weights to sample from, in memory alone, with a sampling client for them."""
+    """Weights to sample from, in memory alone, with a sampling client for them.
+
+    Args:
+        model_id: The training client.
+        number: Of the request among those of this client, from 1 on.
+        sampler_number: Of the sampling client in its session.
+
+    Raises:
+        NotFoundError: The client is not in memory, or belongs to another project.
+        RequestError: The number is missing or out of range.
+        BusyError: Too much waits already.
+    """
     sessions = context.tinker_sessions
     live = sessions.model(caller.project_id, model_id)
     sampler_id = f"{live.session_id}:sample:{sampler_number}"
@@ -308,7 +359,20 @@ def snapshot(
 def numbered(
     context: Context, caller: Caller, live: LiveModel, number: int | None, send: Any, finish: Any, *, num_bytes: int = 0
 ) -> PendingRequest:
-    """A request of a training client, in its turn."""
+    """A request of a training client, in its turn.
+
+    Args:
+        live: The training client.
+        number: Of the request among those of this client, from 1 on.
+        send: Makes the request to the process that trains.
+        finish: Makes the answer from its result.
+        num_bytes: That the request takes while it waits.
+
+    Raises:
+        RequestError: The number is missing or out of range.
+        NotFoundError: The session has ended.
+        BusyError: Too much waits already.
+    """
     if number is None or not 1 <= number < 2**31:
         raise RequestError(
             f"seq_id {number}", expected="the number of the request, from 1 on", do="use the package tinker"
@@ -324,9 +388,16 @@ def create_sampler(
 ) -> LiveSampler:
     """A sampling client for a base model, or for saved weights.
 
+    Args:
+        session: Its session.
+        number: Of the client in its session.
+        base_name: A base model by its name in the API; for `path` of None.
+        path: Of saved weights, `tinker://...`; None takes the base model.
+
     Raises:
         NotFoundError: The base model is not on this machine, or the project has no such weights.
         RequestError: Neither was named, or the path has another form.
+        BusyError: The session has as many as it may have.
     """
     sampler_id = f"{session.session_id}:sample:{number}"
     if path is not None:
@@ -383,12 +454,12 @@ def sample(
 
 
 def trained_info(context: Context, caller: Caller, model_id: str) -> TinkerModel:
-    """A training client that was made. Raises NotFoundError."""
+    """A training client that was made, in memory or not. Raises NotFoundError where the project has none of this id."""
     return context.tinker.model(caller.project_id, model_id)
 
 
 def unload(context: Context, caller: Caller, model_id: str) -> None:
-    """Forget a training client and its weights in memory; what it has saved stays. Raises NotFoundError."""
+    """Drop a client from memory; what it has saved stays. Raises NotFoundError where the project has none."""
     sessions = context.tinker_sessions
     try:
         sessions.drop_model(sessions.model(caller.project_id, model_id))

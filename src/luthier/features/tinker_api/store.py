@@ -48,11 +48,21 @@ class TinkerStore(Store):
         return self._insert(_MODELS, model)
 
     def model(self, project_id: str, model_id: str) -> TinkerModel:
-        """One training client. Raises NotFoundError."""
+        """One training client.
+
+        Raises:
+            NotFoundError: the project has none of this id.
+        """
         return self._get(_MODELS, model_id, project_id=project_id)
 
     def models(self, project_id: str, *, limit: int, offset: int) -> tuple[list[TinkerModel], int]:
-        """A page of a project's training clients, newest first, and how many there are."""
+        """A page of a project's training clients, newest first, and how many there are.
+
+        Args:
+            project_id: the project.
+            limit: clients of a page.
+            offset: clients before it.
+        """
         query = _MODELS.query(limit=limit, project_id=project_id).offset(offset)
         count = select(func.count()).select_from(tinker_models).where(tinker_models.c.project_id == project_id)
         return self._records(_MODELS, query), int(self._scalar(count) or 0)
@@ -64,7 +74,14 @@ class TinkerStore(Store):
     def find_checkpoint(
         self, project_id: str, model_id: str, kind: CheckpointKind, name: str
     ) -> TinkerCheckpoint | None:
-        """The checkpoint of this name, expired or not; None where there is none."""
+        """The checkpoint of this name, expired or not; None where there is none.
+
+        Args:
+            project_id: the project.
+            model_id: the training client that has saved it.
+            kind: what it was saved for.
+            name: as the client has named it.
+        """
         return self._find(_CHECKPOINTS, project_id=project_id, model_id=model_id, kind=kind, name=name)
 
     def is_expired(self, one: TinkerCheckpoint) -> bool:
@@ -72,7 +89,17 @@ class TinkerStore(Store):
         return one.expires_at is not None and one.expires_at <= self.now()
 
     def checkpoint(self, project_id: str, model_id: str, kind: CheckpointKind, name: str) -> TinkerCheckpoint:
-        """The checkpoint of this name. Raises NotFoundError."""
+        """The checkpoint of this name.
+
+        Args:
+            project_id: the project.
+            model_id: the training client that has saved it.
+            kind: what it was saved for.
+            name: as the client has named it.
+
+        Raises:
+            NotFoundError: there is none, or its time is over.
+        """
         found = self.find_checkpoint(project_id, model_id, kind, name)
         if found is None or self.is_expired(found):
             with self._database.read() as connection:
@@ -82,7 +109,14 @@ class TinkerStore(Store):
     def checkpoints(
         self, project_id: str, *, model_id: str | None = None, limit: int | None = None, offset: int = 0
     ) -> tuple[list[TinkerCheckpoint], int]:
-        """A page of a project's checkpoints, or of those of a training client, newest first, and how many there are."""
+        """A page of a project's checkpoints, or of those of a training client, newest first, and how many there are.
+
+        Args:
+            project_id: the project.
+            model_id: of one training client; None for all of them.
+            limit: checkpoints of a page; None for all.
+            offset: checkpoints before it.
+        """
         where = _CHECKPOINTS.where(project_id=project_id, model_id=model_id)
         query = _CHECKPOINTS.query(*where, limit=limit).offset(offset)
         count = select(func.count()).select_from(tinker_checkpoints).where(*where)
@@ -93,10 +127,18 @@ class TinkerStore(Store):
         return self._list(_CHECKPOINTS, tinker_checkpoints.c.expires_at <= self.now())
 
     def set_expiry(self, checkpoint_id: str, expires_at: float | None) -> None:
-        """Change when a checkpoint expires; None for never. Raises NotFoundError."""
+        """Change when a checkpoint expires (seconds since 1970); None for never.
+
+        Raises:
+            NotFoundError: it was deleted.
+        """
         with self._write() as connection:
             _CHECKPOINTS.change(connection, checkpoint_id, {"expires_at": expires_at})
 
     def remove_checkpoint(self, checkpoint_id: str) -> None:
-        """Forget a checkpoint; its files stay. Raises NotFoundError."""
+        """Forget a checkpoint; its files stay.
+
+        Raises:
+            NotFoundError: it was deleted already.
+        """
         self._delete(_CHECKPOINTS, checkpoint_id)

@@ -22,7 +22,7 @@ from luthier.core.errors import RequestError
 if TYPE_CHECKING:
     from luthier.ml.training.adapter_sampler import SampleResult, Top
     from luthier.ml.training.adapter_session import PassResult
-    from luthier.ml.training.token_losses import Array, Datum
+    from luthier.ml.training.losses.token_losses import Array, Datum
 
 PROTO: Final = "application/x-protobuf"
 _VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5
@@ -52,14 +52,17 @@ def fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
         size = {_EIGHT: 8, _FOUR: 4}.get(kind, -1)
         if kind == _BYTES:
             size, place = _varint(message, place)
+        # Groups (kinds 3 and 4) are refused, and so is a length that leads out of the message.
         if size < 0 or place + size > len(message):
             raise _unreadable()
+        # A slice of a memoryview: tokens of a large request are not copied until numpy reads them.
         yield number, message[place : place + size]
         place += size
 
 
 def _varint(message: memoryview, place: int) -> tuple[int, int]:
     value = shift = 0
+    # Ten bytes at most hold 64 bits: a longer one is refused before it becomes a very large integer.
     while place < len(message) and shift < 70:
         byte = message[place]
         value |= (byte & 0x7F) << shift
@@ -154,6 +157,7 @@ def read_head(body: bytes) -> PassHead:
     if num_data > _MAX_DATA:
         came = f"a request with {num_data:,} data"
         fault = fault or RequestError(came, expected=f"at most {_MAX_DATA:,}", do="send them in several requests")
+    # Where both forms are sent the newer one counts, which also has settings that are texts.
     return PassHead(model_id, seq_id, loss, new or old, is_forward_only, num_data, num_tokens, fault)
 
 
@@ -204,6 +208,7 @@ def read_data(body: bytes) -> list[Datum]:
     for number, value in fields(memoryview(body)):
         if number == 3:
             found.append(_datum(_bytes(value), num_left))
+            # The limit is one for the whole request: very many small sparse tensors would otherwise pass it.
             num_left -= sum(array.size for array in found[-1].inputs.values())
     return found
 
@@ -212,7 +217,7 @@ def _datum(message: memoryview, num_left: int) -> Datum:
     """A datum. num_left: elements that its tensors may have together."""
     import numpy as np
 
-    from luthier.ml.training.token_losses import Datum
+    from luthier.ml.training.losses.token_losses import Datum
 
     tokens: list[Array] = []
     inputs: dict[str, Array] = {}
@@ -275,6 +280,7 @@ def _tensor(name: str, message: memoryview, num_left: int) -> Array:
             expected=f"{size:,} elements",
             do="correct the shape of the tensor",
         )
+    # astype copies, so that the datum keeps no view of the body alive.
     wide = np.float32 if kind == _FLOAT32 else np.int64
     return found.astype(wide).reshape(shape or (found.size,))
 
@@ -295,6 +301,7 @@ def _from_rows(name: str, message: memoryview, kind: int, shape: Sequence[int]) 
             do="send it dense: TensorData.from_torch",
         )
     found = np.zeros(tuple(shape), dtype=values.dtype)
+    # [rows]: the number of values in each row is the difference of two starts.
     found[np.repeat(np.arange(shape[0]), np.diff(starts)), columns] = values
     return found.reshape(-1)
 
@@ -309,6 +316,7 @@ def _packed(values: memoryview) -> list[int]:
 
 def _encoded(value: int) -> bytes:
     made = bytearray()
+    # Negative numbers are written in two's complement of 64 bits, as Protocol Buffers have it.
     value &= (1 << 64) - 1
     while value > 0x7F:
         made.append(value & 0x7F | 0x80)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="The project.")]
 _KEEPS: dict[Keeping, str] = {
     "off": "nothing",
-    "metadata": "times, sizes, who and how it ended; no words",
+    "metadata": "times, sizes, user and outcome; no texts",
     "sampled": "the words of a part, metadata of all",
     "full": "the words of all",
 }
@@ -69,13 +69,13 @@ def list_exchanges(
     model: Annotated[
         str | None, typer.Option("--model", metavar="NAME", help="Of one model or deployment.", show_default="all")
     ] = None,
-    since: Annotated[str, typer.Option("--since", metavar="TIME", help="Of the last: 7d, 12h, 30m.")] = "7d",
+    since: Annotated[str, typer.Option("--since", metavar="TIME", help="Time up to now: 7d, 12h, 30m.")] = "7d",
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Show the newest N.")] = 20,
     project: _ProjectOption = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """List the newest exchanges without their words, and say how many there are and how many were lost."""
+    """List the newest exchanges without their texts, and how many there are and how many were lost."""
     from luthier.features.traffic.service import newest, summary
     from luthier.platform.home.duration import parse_duration
 
@@ -96,7 +96,7 @@ def show(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Show one exchange with what was kept of its words."""
+    """Show one exchange with the texts that were kept."""
     from luthier.features.traffic.service import exchange
 
     with open_context(home) as context:
@@ -110,7 +110,7 @@ def forget_user(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Delete all that a user has asked, with feedback on it and what waits of it for review.
+    """Delete all requests of a user, with the feedback on them and their entries in the review queue.
 
     What they ask from now on is kept as the policy says.
     """
@@ -125,7 +125,7 @@ def forget_user(
     if found.num_stored_responses:
         words += f", {found.num_stored_responses:,} stored responses"
     if found.unreadable:
-        words += f"; {len(found.unreadable)} files could not be looked into: {', '.join(found.unreadable)}"
+        words += f"; {len(found.unreadable)} files could not be read: {', '.join(found.unreadable)}"
     # A script that must prove a deletion has to notice that something may be left.
     exit_code = 1 if found.unreadable else 0
     show_it = lambda console: console.print(words, soft_wrap=True)  # noqa: E731

@@ -38,7 +38,7 @@ log = logging.getLogger("luthier.service")
 
 
 class Forgotten(FrozenModel):
-    """What was deleted of a user. unreadable: files that could not be looked into: damaged, or on another machine.
+    """What was deleted of a user. unreadable: files that could not be read: damaged, or on another machine.
 
     num_stored_completions: chat completions that a client had stored, which are counted apart.
     num_stored_responses: the same of responses.

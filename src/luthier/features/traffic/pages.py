@@ -29,7 +29,7 @@ _DAY_SECONDS: Final = 86_400
 _MAX_DAYS: Final = 36_500
 _KEEPS: Final[tuple[tuple[Keeping, str], ...]] = (
     ("off", "nothing is kept"),
-    ("metadata", "times, sizes, who and how it ended; no words"),
+    ("metadata", "times, sizes, user and outcome; no texts"),
     ("sampled", "the words of a part, metadata of all"),
     ("full", "the words of all"),
 )
@@ -82,7 +82,7 @@ def forget(
         if found.num_stored_responses:
             words += f" {found.num_stored_responses:,} stored responses as well."
         if found.unreadable:
-            words += f" {len(found.unreadable)} files could not be looked into; the server's log names them."
+            words += f" {len(found.unreadable)} files could not be read; the server's log names them."
         return Led(_ADDRESS, words)
 
     return page_work(request).answer(request, "What the user has asked is being deleted", work, back=_ADDRESS)

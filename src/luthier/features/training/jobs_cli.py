@@ -81,9 +81,12 @@ def resume(job_id: JobArgument, as_json: JsonOption = False, home: HomeOption = 
 
 def worker(
     name: Annotated[
-        str | None, typer.Option("--name", metavar="NAME", help="One process a name.", show_default="the machine's")
+        str | None,
+        typer.Option(
+            "--name", metavar="NAME", help="Name of this worker, unique in the queue.", show_default="the machine's"
+        ),
     ] = None,
-    until_idle: Annotated[bool, typer.Option("--until-idle", help="Leave when no job is left.")] = False,
+    until_idle: Annotated[bool, typer.Option("--until-idle", help="Exit when no job is left.")] = False,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:

@@ -30,7 +30,7 @@ ProbedOption = Annotated[
     bool, typer.Option("--probe", help="Run a few real steps on this machine first, and predict by them.")
 ]
 ComparedOption = Annotated[bool, typer.Option("--compare", help="Every method on every device, side by side.")]
-SpotOption = Annotated[bool, typer.Option("--spot", help="Prices of devices that may be taken away.")]
+SpotOption = Annotated[bool, typer.Option("--spot", help="Spot prices: devices that may be withdrawn at any time.")]
 AdvisedOption = Annotated[bool, typer.Option("--advise", help="Which method to take on this device, and why.")]
 CurvedOption = Annotated[
     bool,
@@ -43,7 +43,7 @@ CurveHoursOption = Annotated[
     typer.Option("--budget-hours", metavar="H", help="With --learning-curve: hours for all of its runs together."),
 ]
 ChartOption = Annotated[
-    Path | None, typer.Option("--chart", metavar="FILE", help="Draw it: a file that ends in .svg or .png.")
+    Path | None, typer.Option("--chart", metavar="FILE", help="Write a chart: a file that ends in .svg or .png.")
 ]
 
 

@@ -20,7 +20,9 @@ def usage(
     model: Annotated[
         str | None, typer.Option("--model", metavar="NAME", help="Of one model or deployment.", show_default="all")
     ] = None,
-    project: Annotated[str, typer.Option("--project", metavar="P", help="The project that has asked.")] = "default",
+    project: Annotated[
+        str, typer.Option("--project", metavar="P", help="The project that sent the requests.")
+    ] = "default",
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:

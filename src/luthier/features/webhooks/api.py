@@ -107,7 +107,7 @@ def remove(context: HomeContext, caller: Trainer, webhook_id: Id) -> DeletedWebh
 def deliveries(
     context: HomeContext, caller: Reader, webhook_id: Id, limit: Annotated[int, Query(ge=1, le=100)] = 20
 ) -> DeliveryList:
-    """The newest messages; those that are done with are kept for 30 days."""
+    """The newest messages; finished ones are kept for 30 days."""
     found = webhooks.list_deliveries(context, caller.project_id, webhook_id, limit=limit)
     return DeliveryList(data=[_delivery_view(one) for one in found])
 

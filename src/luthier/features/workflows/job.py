@@ -66,9 +66,11 @@ def carry_out(context: Context, job: Job) -> Outcome:
         progress.report(f"Stage {place} of {len(pipeline.stages)}, {stage.name}: {stage.status}")
 
     try:
+        # Inside the block SIGTERM raises SystemExit: stages close their files and children on the way out.
         with words_hidden(), exit_on_sigterm():
             values = _values(context, job, order, names)
             work = Work(context, job, order, values, tell)
+            # By name: a worker loads one workflow, and not the libraries of all of them.
             outcome: Outcome = import_string(find_form(order.form).runner)(work)
             return outcome
     except SystemExit:
@@ -136,6 +138,7 @@ def run_model_comparison(work: Work) -> Outcome:
             seed=given["seed"],
             is_probed=given["probe"],
         )
+        # The id was drawn with the order, so that an attempt after a kill finds what this one has begun.
         workflow.begin(work.context, request, caller=work.order.caller, showdown_id=showdown_id)
     workflow.go_on(work.context, showdown_id, tell=work.tell, caller=work.order.caller)
     return _done(showdown_id)
@@ -252,6 +255,7 @@ def run_study(work: Work) -> Outcome:
             progress.report(studies.trial_line(trial))
 
     found = studies.go_on(work.context, study_id, tell=tell)
+    # No pause that a resumed job could leave by itself: the same budget would end again at once.
     if found.status == "paused" and found.needs_hours is not None:
         raise WorkError(
             f"the budget of {found.spec.hours:.3g} h ended before the final run",

@@ -141,6 +141,7 @@ def show_order(context: Context, caller: Caller, job_id: str) -> OrderView:
 def list_orders(context: Context, caller: Caller, *, limit: int = 20) -> list[OrderView]:
     """Orders without a record that wait, run or have failed, newest first, among the newest 200 jobs of the project."""
     jobs = context.jobs.list(project_id=caller.project_id, limit=_MAX_LISTED)
+    # Succeeded ones are listed by their own records.
     found = [job for job in jobs if job.kind == "workflow" and job.status not in ("succeeded", "cancelled")]
     views = [_view(context, job) for job in found[:_MAX_LISTED]]
     return [view for view in views if not view.workflow_id][:limit]

@@ -119,6 +119,7 @@ def predict(
     left_out: list[str] = []
     if not rows or not prompts or any(example.reference is None for example in held_out):
         return BaselineSet(left_out=("no baselines: the rows have no prompts with text answers",))
+    # Before the first timing, as importing them takes longer than fitting most baselines.
     _load_libraries()
     ways = list(_ways(len(prompts), embeddings))
     with progress.task("Fitting baselines", len(ways), "baselines") as task:
@@ -133,11 +134,13 @@ def predict(
                 continue
             classified = answers if isinstance(answers, Classified) else None
             outputs = tuple(answers.outputs if isinstance(answers, Classified) else answers)
+            # The majority baseline is first in the list; an equal second one would add nothing to the report.
             if way.kind == "popularity" and found and outputs == found[0].outputs:
                 left_out.append(f"{way.name}: it is always the commonest answer")
                 continue
             seconds = time.perf_counter() - start
             found.append(Predictions(way.name, way.kind, outputs, seconds, len(way.rows(rows)), classified))
+    # task_rows draws a sample of MAX_ROWS; fewer training rows than that are all used.
     return BaselineSet(tuple(found), tuple(left_out), len(rows), len(rows) == MAX_ROWS < len(train))
 
 

@@ -151,6 +151,7 @@ def linear_ticks(low: float, high: float, most: int = 6) -> list[float]:
 def log_ticks(low: float, high: float, most: int = 6) -> list[float]:
     """Powers of ten within the range; the range's ends where there are none."""
     first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
+    # Whole decades are left out, so that the distance between ticks stays equal.
     every = max(1, math.ceil((last - first + 1) / most))
     return [10.0**n for n in range(first, last + 1, every)] or [low, high]
 
@@ -161,6 +162,7 @@ def words(ticks: Sequence[float]) -> list[str]:
         return []
     largest = max(abs(tick) for tick in ticks)
     smallest = min((abs(tick) for tick in ticks if tick), default=1.0)
+    # The smallest gap decides: with fewer decimals two neighbours would read the same.
     gap = min((abs(b - a) for a, b in itertools.pairwise(ticks) if a != b), default=smallest)
     last = math.floor(math.log10(gap) + 1e-9)  # the decimal place in which neighbours differ
     if largest >= 1e6 or smallest < 1e-4:

@@ -76,6 +76,7 @@ def forecast_of(record: RunRecord, events: Sequence[Event], quote: Quote | None)
     stopped = ""
     if result is not None and result.num_steps != made.num_steps:
         stopped = f"after {result.num_steps:,} of {made.num_steps:,} steps"
+    # The price is for one device and an hour; measured seconds are those of the whole run.
     an_hour = quote.usd_per_hour.value * made.device.num_devices
     # `result.seconds` is of the steps alone, so that the total has the same parts as the prediction.
     seconds = None if result is None or judging is None else result.seconds + validating + judging

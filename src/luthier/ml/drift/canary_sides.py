@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from scipy.special import ndtri
 
+from luthier.core.evaluation import NOT_DISTINGUISHABLE
 from luthier.core.records.bounds import UNIT
 from luthier.core.records.deployment import CanaryFinding, CanaryMeasure, SideValue
 from luthier.ml.drift.canary import Units, mean_and_variance, units_of
@@ -93,7 +94,7 @@ def summary_of(measures: tuple[CanaryMeasure, ...]) -> str:
     by_finding = {
         finding: [one.title.lower() for one in measures if one.finding == finding] for finding in ("worse", "better")
     }
-    num_open = sum(one.finding == "not distinguishable" for one in measures)
+    num_open = sum(one.finding == NOT_DISTINGUISHABLE for one in measures)
     if by_finding["worse"] or by_finding["better"]:
         parts = [f"{finding} in: {', '.join(titles)}" for finding, titles in by_finding.items() if titles]
         rest = f" In {num_open} other measures no difference can be distinguished." if num_open else ""
@@ -144,7 +145,7 @@ class _Gap:
 
 def _finding(gap: _Gap, *, is_better_high: bool) -> CanaryFinding:
     if gap.sure_low <= 0 <= gap.sure_high:
-        return "not distinguishable"
+        return NOT_DISTINGUISHABLE
     return "better" if (gap.sure_low > 0) == is_better_high else "worse"
 
 
@@ -171,11 +172,13 @@ def _means(
             continue
         mean, variance = mean_and_variance(units, of_unit, is_fraction=measure.is_fraction)
         num_users = int(of_unit.sum())
+        # The margin of half a user keeps an interval from having no width where all users agree.
         low, high = UNIT.around(mean, math.sqrt(variance), _z(_ERROR), margin=1 / (2 * num_users))
         found.append(SideValue(value=mean, low=low, high=high, num=int(side.sum()), num_users=num_users))
         moments.append((mean, variance))
     if len(moments) < 2:
         return (found[0], found[1]), None
+    # No user is on both sides, so the variances add up.
     difference, error = moments[0][0] - moments[1][0], math.sqrt(moments[0][1] + moments[1][1])
     least = min(one.num_users for one in found if one is not None)
     ends = [
@@ -205,6 +208,7 @@ def _quantiles(
     canary, rest = found
     if canary is None or rest is None:
         return (canary, rest), None
+    # Draws of the two sides are independent, so pairing them in any order gives the distribution of the difference.
     gaps = drawn[0] - drawn[1]
     tails = [end for level in (_ERROR, _ERROR / NUM_MEASURES) for end in (level / 2, 1 - level / 2)]
     low, high, sure_low, sure_high = (float(end) for end in np.quantile(gaps, tails))
@@ -215,11 +219,13 @@ def _drawn_quantiles(
     share: float, unit: NDArray[np.int64], values: NDArray[np.float64], random: np.random.Generator
 ) -> tuple[NDArray[np.float64], int]:
     """The quantile in each draw of as many users, and the number of users."""
+    # Sorted once: each draw only changes how often a value counts.
     order = np.argsort(values, kind="stable")
     ordered, of_user = values[order], np.unique(unit[order], return_inverse=True)[1]
     num_users = int(of_user.max()) + 1
     found = np.empty(_NUM_DRAWS)
     for number in range(_NUM_DRAWS):
+        # Users are drawn and not answers: the answers of one user depend on each other.
         times = np.bincount(random.integers(0, num_users, num_users), minlength=num_users)
         # How often each value counts in this draw, in the order of the values.
         reached = np.cumsum(times[of_user])

@@ -38,6 +38,7 @@ def thinking_figures(generations: Sequence[Generation]) -> ThinkingFigures | Non
     if not thoughts:
         return None
     counts = [one.num_thinking_tokens for one in thoughts if one.num_thinking_tokens is not None]
+    # A mean over the answers that report a count would favour short thoughts, so it is all or none.
     are_told = len(counts) == len(thoughts)
     return ThinkingFigures(
         num_thoughts=len(thoughts),
@@ -204,6 +205,7 @@ def _run(
     needs = {metric.needs for metric in metrics}
     titled = Titled(progress, system.name)
     start = time.perf_counter()
+    # Only what some metric needs: generating is by far the most expensive part.
     generations = system.engine.generate(system.prompts, titled) if "text" in needs else []
     scores = system.scores(titled) if needs & {"likelihood", "pairs"} else []
     rejected = system.engine.score(system.rejected, titled) if "pairs" in needs else []
@@ -251,7 +253,9 @@ def _resample(outcomes: Sequence[_Outcome], seed: int, clusters: Sequence[Hashab
         for name, stats in outcome.statistics.items():
             columns[outcome.system.name, name] = slice(start, start + stats.shape[1])
             start += stats.shape[1]
+            # [rows, k]: the sums from which the metric is computed, not its values.
             parts.append(stats)
+    # One matrix for all systems: the same rows are drawn for each, which makes every difference a paired one.
     together = np.concatenate(parts, axis=1)
     # Clusters are summed once here, so the draws below are over sources and need no clusters.
     rows = statistics.cluster_sums(together, clusters)
@@ -342,6 +346,7 @@ def _choices(outcome: _Outcome) -> list[Generation]:
     # Not strict: without options both are empty, or the scores are.
     for texts, scores in zip(outcome.system.option_texts, outcome.observed.option_scores, strict=False):
         losses = [score.nll_nats for score in scores]
+        # The first of equal options, as in the order of the row.
         text = texts[losses.index(min(losses))]
         found.append(Generation(text=text, num_prompt_tokens=0, num_new_tokens=0, finish_reason="stop"))
     return found
@@ -371,6 +376,7 @@ def _compare(earlier: _Outcome, later: _Outcome, metric: MetricDefinition, resam
         high=found.high,
         p_value=found.p_value,
         verdict=statistics.verdict_word(found, higher_is_better=metric.higher_is_better),
+        # Extrapolated by the standard error, which falls with the root of the number of rows.
         rows_needed=None if settled else statistics.rows_needed(found.difference, found.standard_error, num_rows),
         test="mcnemar" if are_shares else "bootstrap",
     )

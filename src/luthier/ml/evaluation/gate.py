@@ -93,6 +93,7 @@ def _outcome(rule: GateRule, gate: Gate, results: Results, is_calibrated: IsCali
         why = str(missing) if rule.required else f"{missing} It is not required."
         return RuleOutcome(rule=rule.title, passed=not rule.required, sentence=why)
     found = {"low": figure.low, "high": figure.high, "value": figure.value}[rule.end]
+    # At the end of the interval that the rule names: `at_least` is only safe at the low end, `at_most` at the high one.
     is_met = found >= rule.limit if rule.at_least is not None else found <= rule.limit
     side = "at least" if rule.at_least is not None else "at most"
     says = f"{_ENDS[rule.end]} is {'' if is_met else 'not '}{side} {MINUS if rule.limit < 0 else ''}{abs(rule.limit):g}"
@@ -123,6 +124,7 @@ def _in_safety(rule: GateRule, probe: str, metric: str, gate: Gate, results: Res
     found = results.safety
     if found is None:
         raise _NoFigureError(_without(rule, "there is no safety check of the model", results))
+    # Other rows or metrics under the same name: its figure would not be the one that the gate asks for.
     if not gate.counts(found.fingerprint):
         raise _NoFigureError(_without(rule, _other(found.result_id, found.fingerprint), results))
     task = _task(rule, found.probes, probe, f"the safety check {found.result_id}")
@@ -176,6 +178,7 @@ def _figure(rule: GateRule, place: _Place) -> tuple[_Figure, str]:
 
 def _named(rule: GateRule, name: str, place: _Place) -> SystemResult:
     known = {one.name: one for one in place.systems}
+    # A system may itself be called "candidate" or "base"; its own name wins.
     wanted = place.candidate if name == CANDIDATE and name not in known else name
     if name == BASE and name not in known:
         wanted = place.base or name
@@ -202,6 +205,7 @@ def _check_trust(place: _Place, is_calibrated: IsCalibrated) -> None:
     task = place.task
     if task is None:
         return
+    # One leaked row is enough: which figures it changed cannot be determined afterwards.
     if task.num_leaked:
         raise _NoFigureError(
             f"{task.name}.{place.metric}: {task.num_leaked:,} of its rows are among the rows that the model was "

@@ -95,6 +95,7 @@ def label_confidence(
         validation: probabilities [validation rows, labels] and answers of rows that choose the threshold; None uses
             cross-validation on the rows themselves.
     """
+    # [rows] int64: the column of the right label.
     own = _positions(labelling, references)
     confidence, is_right = confidence_of(probabilities, own)
     found = LabelConfidence(
@@ -107,6 +108,7 @@ def label_confidence(
         is_right=tuple(bool(right) for right in is_right),
     )
     if validation is not None:
+        # Kept beside the figures: another bar can be asked for later without asking the model again.
         sure, right = confidence_of(validation[0], _positions(labelling, validation[1]))
         chosen = {"validation_confidence": tuple(sure.tolist()), "validation_is_right": tuple(map(bool, right))}
         found = found.model_copy(update=chosen)
@@ -128,6 +130,7 @@ def arranged(probabilities: Array, classes: Sequence[str], labelling: Labelling)
     """
     found = np.zeros((len(probabilities), len(labelling.labels)))
     for column, name in enumerate(classes):
+        # Several classes may be spellings of one label: their probabilities add up.
         place = labelling.place(name)
         if place is not None:
             found[:, place] += probabilities[:, column]
@@ -170,6 +173,7 @@ def coverage_at(of: LabelConfidence, accuracy: float) -> Coverage:
 
 def coverage_sentence(coverage: Coverage, subject: str = "It") -> str:
     """`It can answer 62% of cases alone at 90% accuracy; the rest goes to a person.`"""
+    # "can" only where the lower end of the interval reaches the bar; else "might".
     asked = f"{100 * coverage.asked:g}%"
     if coverage.accuracy is None or not coverage.num_answered:
         return (
@@ -192,6 +196,7 @@ def confidence_details(found: LabelConfidence) -> tuple[str, ...]:
     belief = f"calibration error {error.value:.2f} [{error.low:.2f}, {error.high:.2f}]"
     sure, right = float(np.mean(found.confidence)), float(np.mean(found.is_right))
     curve = risk_coverage_curve(found.confidence, found.is_right)
+    # argmax of booleans is the first true one: the shortest beginning with at least half of the rows.
     half = int(np.argmax(curve.share >= 0.5))
     lines = [
         f"By the probabilities of its labels it is {100 * sure:.0f}% sure on average, and right in {100 * right:.0f}% "
@@ -252,6 +257,7 @@ def reliability_plot(
     lines = [Series("as sure as right", ((0.0, 0.0), (1.0, 1.0)), "muted", is_dashed=True, radius_pixels=0.0)]
     words = []
     for system, bins in found:
+        # An empty bin has no accuracy; a point at 0 would look like a wrong one.
         filled = [part for part in bins if part.num_rows]
         labels = [f"{part.num_rows:,} rows" for part in filled]
         points = [(part.confidence, part.accuracy) for part in filled]
@@ -264,7 +270,7 @@ def reliability_plot(
         Axis(measured, low=0.0, high=1.0),
         Axis("fraction right", low=0.0, high=1.0),
         lines,
-        caption="How often it is right where it is so sure; below the dashed line it is too sure of itself.",
+        caption="How often it is right at each confidence; below the dashed line it is overconfident.",
         description=f"Reliability. {'; '.join(words)}.",
         width_pixels=size_pixels,
         height_pixels=size_pixels,
@@ -277,6 +283,7 @@ def _coverage_plot(found: Sequence[LabelConfidence], colours: Mapping[str, Role]
         curve = risk_coverage_curve(one.confidence, one.is_right)
         # The first few rows are noisy and make the line jump over the whole height.
         kept = np.flatnonzero(curve.share * len(one.confidence) >= min(_FIRST_ROWS, len(one.confidence)))
+        # At most 200 of them, evenly spread: a browser draws no more, and the first and last stay.
         kept = kept[np.unique(np.linspace(0, len(kept) - 1, _MAX_POINTS).astype(np.int64))]
         points = points_of(curve.share[kept], curve.accuracy[kept])
         labels = [f"from a confidence of {value:.2f} on" for value in curve.threshold[kept]]

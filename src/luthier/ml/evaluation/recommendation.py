@@ -124,9 +124,11 @@ def _case(evaluation: Evaluation, verdict: Verdict) -> Case:
     judged = judged_system(evaluation.systems)
     by_name = {one.name: one for one in evaluation.systems if one is not judged and verdict.metric in one.metrics}
     gaps = {one.baseline: one for one in _own(evaluation, verdict) if one.baseline in by_name}
+    # "Not distinguishable" counts as a rival: a cheaper system need only not be worse.
     names = [name for name, gap in gaps.items() if gap.verdict != "better"]
     if not names and verdict.better_than_best_alternative not in (None, "better"):
         names = [name for name in by_name if name == verdict.best_alternative]
+    # Signed so that larger is better, whatever the metric: a perplexity falls as a model improves.
     sign = _sign(judged, verdict)
     # Of equal ones the one without a language model, which costs least.
     figures = {name: sign * by_name[name].metrics[verdict.metric].value for name in names}
@@ -305,6 +307,7 @@ def _rows_for_bar(case: Case) -> int | None:
     if above <= 0 or below <= 0:
         return None
     # Half the width of an interval falls with the root of the rows.
+    # The interval has to shrink from `below` to `above`, its distance to the bar.
     growth = (below / above) ** 2
     if not 1 < growth <= MAX_GROWTH:
         return None
@@ -388,6 +391,7 @@ def _distance(case: Case, gap: Comparison, name: str) -> str:
     is_share = gap.metric in SHARES_OF_CORRECT
     scale = 100.0 if is_share else 1.0
     own, low, high = (scale * sign * value for value in (gap.difference, gap.low, gap.high))
+    # A negative sign has swapped the two ends.
     low, high = sorted((low, high))
     decimals = (0 if max(abs(low), abs(high)) >= 2 else 1) if is_share else decimals_for(low, high)
     if own == low == high == 0:

@@ -104,7 +104,9 @@ def retrieval_task(held_out: Sequence[Example], train: Sequence[Example]) -> Sea
     own = {text for row in rows for text in _documents(row)}
     seen = [row for example in train if (row := search_row(example)) is not None]
     queries = {row.query for row in rows}
+    # A document that training rows pair with the same query may be right: as a distractor it would count as a mistake.
     not_right = {text for row in seen if row.query in queries for text in _documents(row)}
+    # By hash: a sample that is the same in every run, and independent of the order of the rows.
     others = sorted({text for row in seen for text in _documents(row)} - own - not_right, key=_hash)
     distractors = others[:MAX_DISTRACTORS]
     task = _task(held_out, rows, sorted(own.union(distractors), key=_hash))
@@ -160,6 +162,7 @@ def _documents(row: SearchRow) -> Iterable[str]:
 
 
 def _hash(text: str) -> bytes:
+    # Lone surrogates can be in a JSON string, and must not end the evaluation.
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
@@ -168,6 +171,7 @@ def _task(examples: Sequence[Example], rows: Sequence[SearchRow], documents: Seq
     ids: dict[str, str] = {}
     right: dict[str, set[int]] = {}
     for example, row in zip(examples, rows, strict=True):
+        # The same query in several rows is one query with several right documents.
         ids.setdefault(row.query, example.id)
         right.setdefault(row.query, set()).add(place[row.positive])
     return SearchTask(tuple(ids.values()), tuple(ids), tuple(documents), tuple(map(frozenset, right.values())))
@@ -203,6 +207,7 @@ def ranked(task: SearchTask, scores: Sequence[Array], *, name: str) -> list[Rank
                 do="the weights hold NaN or infinity: look at the run's loss curve, or train with a lower rate",
             )
         places = np.asarray(task.of(query))
+        # Stable: equal scores keep the order of the hash, which knows nothing of the right answer.
         order = places[np.argsort(-own, kind="stable")]
         first_right = next(rank for rank, place in enumerate(order.tolist()) if place in task.right[query])
         # Metrics only use the first ten documents and the first right one.

@@ -210,6 +210,7 @@ def _held_against_people(
     if not rows or bar.low is None or bar.high is None or bar.num_rows is None:
         return "no", f"No evaluated row has a second answer in column {bar.agreement}, so nothing is shown."
     model, person = ([scores[row] for row in rows] for scores in (own, people))
+    # Paired: model and person answered the same rows, whose difficulty then cancels.
     found = paired_bootstrap(mean_statistics(model), mean_statistics(person), mean_of_sums, bounds=UNIT, seed=0)
     word = "reaches" if found.low >= 0 else "misses" if found.high < 0 else "is not shown to reach"
     agree = f"people agree on {100 * bar.value:.0f}% [{100 * bar.low:.0f}%, {100 * bar.high:.0f}%]"
@@ -240,6 +241,7 @@ def held_against(
     if bar.agreement is not None:
         return _held_against_people(bar, judged, people or {})
     shown = f"{title} {figure.value:.3g} [{figure.low:.3g}, {figure.high:.3g}]"
+    # Negated where less is better, so that one comparison serves both directions.
     least, most = (figure.low, figure.high) if figure.higher_is_better else (-figure.high, -figure.low)
     asked = bar.value if figure.higher_is_better else -bar.value
     if least >= asked:
@@ -267,6 +269,7 @@ def primary_metric(metrics: Sequence[str], references: Sequence[str | None]) -> 
     if not known:
         order = (*_PAIRS, "perplexity", "bits_per_byte")
     else:
+        # The median: a few long answers among labels do not make the task one of long texts.
         are_short = statistics.median(len(text.split()) for text in known) <= SHORT_REFERENCE_WORDS
         order = (*_PAIRS, "label_accuracy", *(("exact_match",) if are_short else ()), *_PREFERENCE, *asked)
     for name in order:
@@ -433,6 +436,7 @@ def _overall(
     models: Sequence[Comparison], shown: Sequence[Comparison], simple: Sequence[Comparison], higher_is_better: bool
 ) -> VerdictWord:
     words = {comparison.verdict for comparison in models}
+    # Each group counts as one question, so that many easy baselines do not make a false "worse" likelier.
     words |= {_WORDS[against_all(some, higher_is_better)] for some in (shown, simple) if some}
     # One baseline that is better is enough: a user who acts on the verdict would take that one.
     if "worse" in words:

@@ -129,6 +129,7 @@ def _in_order(evaluation: Evaluation, metric: str) -> list[SystemResult]:
     base = base_of(evaluation.systems, judged.name)
     first = [one for one in systems if one is judged] + [one for one in systems if one.name == base]
     rest = [one for one in systems if one is not judged and one.name != base]
+    # All systems of an evaluation share the direction of a metric.
     sign = -1 if rest and rest[0].metrics[metric].higher_is_better else 1
     return [*first, *sorted(rest, key=lambda one: sign * one.metrics[metric].value)]
 
@@ -165,6 +166,7 @@ def _num_right(system: SystemResult, figure: Metric) -> str:
     """How many rows are right; of several draws of examples about how many."""
     num = figure.value * system.num_samples
     whole = round(num)
+    # A mean over draws of few-shot examples need not be a whole number of rows.
     about = "" if abs(num - whole) < 0.01 else "about "
     return f"{about}{whole:,}"
 
@@ -243,6 +245,7 @@ def _other(evaluation: Evaluation, rival: SystemResult | None) -> SystemResult |
 
 
 def _ranking(evaluation: Evaluation, metric: str, judged: SystemResult) -> str | None:
+    # Fifty rows show which metrics have scores by row; reading all samples for that would take as long as the page.
     scored = {name for sample in judged.samples[:50] for name in sample.scores}
     names = [metric, *metric_names(evaluation)]
     return next((name for name in names if name in scored and name in judged.metrics), None)
@@ -259,6 +262,7 @@ def _keys(
             continue
         beside = theirs.get(row_id)
         before = beside.scores.get(ranking) if beside is not None else None
+        # A row that only one system answered has no gain.
         if theirs and before is None:
             continue
         found[row_id] = (sign * (score - (before or 0.0)), sign * score)
@@ -268,12 +272,14 @@ def _keys(
 def _chosen(evaluation_id: str, keys: Mapping[str, tuple[float, float]]) -> dict[Kind, str]:
     ranked = sorted(keys.values())
     places: dict[Kind, tuple[float, float]] = {
+        # The lower median: a row that exists, and not a mean of two.
         "typical": ranked[(len(ranked) - 1) // 2],
         "best": ranked[-1],
         "worst": ranked[0],
     }
     chosen: dict[Kind, str] = {}
     for kind, key in places.items():
+        # Rows already chosen are excluded: with few rows one sample could otherwise be typical and best at once.
         tied = [row for row, own in keys.items() if own == key and row not in chosen.values()]
         if tied:
             chosen[kind] = min(tied, key=lambda row: sha256_bytes(f"{evaluation_id}\n{row}".encode()))

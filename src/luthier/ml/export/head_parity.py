@@ -59,6 +59,7 @@ def prove_head(
     texts, ids, expected, kind, scale = _source_side(source, examples, progress)
     format = HEAD_FORMATS[name]
     runtime, found = open_head(format, folder), []
+    # Tokens first: with another tokenizer the numbers below would differ for a reason that they do not show.
     num_same = sum(runtime.tokens(text) == row for text, row in zip(texts, ids, strict=True))
     with progress.task(f"Proving it equal in {runtime.name}", len(texts), "texts") as task:
         for first in range(0, len(texts), _MAX_AT_ONCE):
@@ -74,6 +75,7 @@ def prove_head(
     elif not np.isfinite(made).all():
         reasons.append("Outputs of the export are no finite numbers.")
     else:
+        # [texts] for vectors, [texts, outputs] otherwise; the largest one decides.
         apart = np.linalg.norm(made - expected, axis=1) if kind == "embed" else np.abs(made - expected)
         difference = float(apart.max()) / scale
         if difference > bound:
@@ -86,6 +88,7 @@ def prove_head(
         kind=kind,
         num_inputs=len(texts),
         num_inputs_same_tokens=num_same,
+        # JSON has no infinity.
         max_difference=difference if np.isfinite(difference) else None,
         bound=bound,
         passed=not reasons,
@@ -99,6 +102,7 @@ def _source_side(
     """Texts, their ids, outputs [texts, outputs], the kind of the head, and the divisor of differences."""
     template = source_template(source)
     model = wide_model(source.base_path, source.quantisation, source.precision)
+    # Unmerged and in float32: the reference must not contain the rounding that is to be measured.
     adapted = model if source.adapter_path is None else attach_adapter(model, source.adapter_path)
     engine = TransformersEngine(adapted, template, opted_turns=source.opted_turns)
     task = TaskModel.open(engine, source.folder)
@@ -157,6 +161,7 @@ def _pair(example: Example) -> tuple[str, str] | None:
     """A query and a document, or two texts: the last turn before the answer, and the answer."""
     if example.conversation is None:
         text = (example.text or "").strip()[:_MAX_CHARACTERS]
+        # A plain text has no query: two halves are as good to compare outputs by.
         half = len(text) // 2
         return (text[:half], text[half:]) if text[:half].strip() and text[half:].strip() else None
     prompt, answer = _prompt(example), example.reference

@@ -169,6 +169,7 @@ def observe_source(
     model = TransformersModel(
         source.base_path, source.adapter_path, source.quantisation, source.precision, rounded_to=rounded_to
     )
+    # Ends of the template and not of generation_config.json, which exports may rewrite.
     ends = frozenset(source_template(source).end_of_turn_ids)
     answers, vocabulary = [], 0
     with progress.task("Running the source", len(seen.prompts), "prompts") as task:

@@ -228,7 +228,13 @@ def checked(ids: list[int], context_tokens: int) -> list[int]:
 
 
 def overlong(num_tokens: int, context_tokens: int, about: str = "") -> OverlongError:
-    """The error for a prompt that is too long."""
+    """The error for a prompt that is too long.
+
+    Args:
+        num_tokens: of the prompt.
+        context_tokens: of the model.
+        about: words before the number: `at least `, where tokens were estimated from bytes.
+    """
     return OverlongError(
         f"a prompt of {about}{num_tokens:,} tokens",
         expected=f"fewer than the {context_tokens:,} of the context, so that an answer fits",

@@ -135,7 +135,14 @@ class _Waiting:
 
 
 class PoolingQueue:
-    """The queue of one engine. Owners take turns, one part of at most 512 tokens each."""
+    """The queue of one engine. Owners take turns, one part of at most 512 tokens each.
+
+    Args:
+        engine: computes.
+        decoder: holds the cache of parts of long texts.
+        adapters: those that are loaded.
+        max_rows: texts of one batch.
+    """
 
     def __init__(self, engine: TransformersEngine, decoder: Decoder, adapters: MixedAdapters, max_rows: int) -> None:
         self._engine, self._decoder, self._adapters, self._max_rows = engine, decoder, adapters, max_rows
@@ -171,7 +178,14 @@ class PoolingQueue:
         return self._heads[adapter][0].kind if adapter in self._heads else None
 
     def add(self, key: Hashable, prepared: PreparedPooling, adapter: str | None, owner: str | None) -> None:
-        """Add these inputs to the queue."""
+        """Add these inputs to the queue.
+
+        Args:
+            key: names the request in events.
+            prepared: its inputs as tokens.
+            adapter: None for the base.
+            owner: whose turn it takes; None shares one turn with all others without an owner.
+        """
         lengths = [len(one.ids) for one in prepared.inputs]
         parts = length_batches(lengths, max_tokens=PART_TOKENS, max_rows=self._max_rows)
         self._waiting.append(_Waiting(key, prepared, adapter, owner, parts))

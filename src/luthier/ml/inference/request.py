@@ -116,7 +116,14 @@ class RequestPreparer:
         return Prepared(asked, request, constraint, form, thinking, thoughts.decode)
 
     def row(self, key: Hashable, choice: int, adapter: str | None, prepared: Prepared) -> AnswerRow:
-        """The initial state of one answer."""
+        """The initial state of one answer.
+
+        Args:
+            key: names the request in events.
+            choice: number of the answer among those of the request.
+            adapter: None for the base.
+            prepared: the request as tokens.
+        """
         asked, form, decode = prepared.asked, prepared.form, prepared.decode or self._decode
         calls: CallReader | None = None if form is None else form.reader(asked)
         return AnswerRow(

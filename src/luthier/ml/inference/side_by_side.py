@@ -78,7 +78,14 @@ class BatchRunner(Protocol):
 
 
 def one_after_another(num: int, compute: Compute[Made], advance: Advance, form: MakeForm[Made]) -> list[Made]:  # noqa: ARG001
-    """A `BatchRunner`: all in this process."""
+    """A `BatchRunner`: all in this process.
+
+    Args:
+        num: batches.
+        compute: computes the batch of a number.
+        advance: reports progress.
+        form: not used here, where nothing is sent between processes.
+    """
     return [compute(number, advance) for number in range(num)]
 
 
@@ -120,6 +127,7 @@ class SideBySide:
             return one_after_another(num, compute, advance, form)
         found: dict[int, Made] = {}
         crossing = form()
+        # By batch: what a lost worker had reported must not be reported again by the process that repeats its batch.
         shown = [0] * num
         """Of each batch the rows that were seen to be done."""
 
@@ -138,6 +146,7 @@ class SideBySide:
             try:
                 pool.start(self._num_workers)
                 self._prove(pool)
+                # In order, the next one to whoever is free: the longest batches come first.
                 waiting = deque(range(num))
                 while len(found) < num:
                     for worker in pool.workers:
@@ -155,8 +164,10 @@ class SideBySide:
 
     def _prove(self, pool: ForkedWorkers) -> None:
         """Compare the logits of a worker with those of this process. Raises LostWorkerError where they differ."""
+        # With one thread, as workers compute: another number of threads may change the last bits of a product.
         with torch_threads(1):
             here = self._probe()
+        # One worker is enough: all are forks of the same process with the same libraries.
         pool.give(pool.workers[0], _PROBE)
         while not (answers := pool.answers(lambda _: None)):
             pass
@@ -170,6 +181,7 @@ class SideBySide:
 
         model = text_part(self._model)
         num_ids = int(model.get_input_embeddings().weight.shape[0])
+        # The first ids of the vocabulary, which every model has; modulo for vocabularies of a few tokens.
         logits = own_logits(model, [(1 + place) % num_ids for place in range(_PROBE_TOKENS)])  # [tokens, vocabulary]
         return hashlib.sha256(logits.contiguous().numpy().tobytes()).hexdigest()
 

@@ -216,7 +216,15 @@ class StreamingEngine:
         owner: str | None = None,
         may_exceed: bool = False,
     ) -> bool:
-        """Start the request from `prepare`, generating or single-pass; false if there is no room now."""
+        """Start the request from `prepare`, generating or single-pass; false if there is no room now.
+
+        Args:
+            key: names the request in events.
+            prepared: what `prepare` returned.
+            adapter: None for the base.
+            owner: on whose behalf; owners take turns.
+            may_exceed: whether the reserve of memory may be used.
+        """
         self._check(adapter, prepared.asked.kind if isinstance(prepared, PreparedPooling) else None)
         if isinstance(prepared, PreparedPooling):
             self._pooling.add(key, prepared, adapter, owner)
@@ -227,7 +235,20 @@ class StreamingEngine:
         return True
 
     def ask_pooling(self, key: Hashable, request: PoolingRequest, adapter: str | None) -> bool:
-        """Start single-pass inference: an embedding of each input, or its task head output."""
+        """Start single-pass inference: an embedding of each input, or its task head output.
+
+        Args:
+            key: of the request; its event carries it.
+            request: the inputs, and what is computed of them.
+            adapter: the name of a loaded adapter; None for the base.
+
+        Returns:
+            Whether it was accepted; false where there is no room now.
+
+        Raises:
+            RequestError: the engine is closed, or the model's head does not compute this.
+            NotFoundError: the adapter is not loaded.
+        """
         self._check(adapter, request.kind)
         return self.admit(key, self._reader.pooling(request), adapter)
 

@@ -222,7 +222,13 @@ class Thoughts:
         return Thinking(self.form, self.is_open(prompt_ids), budget, self.shown, tuple(self.closing_ids))
 
     def limit(self, max_new_tokens: int, max_thinking_tokens: int, *, is_open: bool) -> Callable[[], ThoughtLimit]:
-        """Creates the limit of one answer whose reasoning has a separate budget."""
+        """Creates the limit of one answer whose reasoning has a separate budget.
+
+        Args:
+            max_new_tokens: of the part after the reasoning.
+            max_thinking_tokens: of the reasoning, with its delimiters.
+            is_open: whether the prompt has opened the reasoning.
+        """
         return lambda: ThoughtLimit(
             ThoughtTokens(self.form, self.decode, is_open=is_open), max_new_tokens, max_thinking_tokens
         )
@@ -239,6 +245,11 @@ class ThoughtTokens:
 
     Attributes:
         num_thinking: tokens of its reasoning so far, including delimiters.
+
+    Args:
+        form: the delimiters.
+        decode: token ids to text.
+        is_open: whether the prompt has opened the reasoning.
     """
 
     def __init__(self, form: ThinkingFormat, decode: Callable[[Sequence[int]], str], *, is_open: bool) -> None:
@@ -269,7 +280,13 @@ class ThoughtTokens:
 
 
 class ThoughtLimit:
-    """Ends an answer whose reasoning, or the part after it, is too long."""
+    """Ends an answer whose reasoning, or the part after it, is too long.
+
+    Args:
+        tokens: tracks the answer.
+        max_new_tokens: of the part after the reasoning.
+        max_thinking_tokens: of the reasoning, with its delimiters.
+    """
 
     def __init__(self, tokens: ThoughtTokens, max_new_tokens: int, max_thinking_tokens: int) -> None:
         self._tokens, self._num = tokens, 0

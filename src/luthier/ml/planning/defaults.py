@@ -37,7 +37,7 @@ SHARDING: Final = (
 )
 ORDER: Final = ("by_length", "rows of like length share a step: little padding; order stays random between steps")
 ORDER_PACKED: Final = ("shuffled", "packed rows need no others of similar length next to them")
-CHECKPOINT_EVERY_STEPS: Final = (50, "a kill costs at most this many steps")
+CHECKPOINT_EVERY_STEPS: Final = (50, "a crash costs at most this many steps")
 KEEP_CHECKPOINTS: Final = (2, "the last and the one before, in case the last is damaged; the best is kept as well")
 PATIENCE: Final = (3, "three validations in a row without a new best are no accident")
 NUM_VALIDATIONS: Final = 10

@@ -13,7 +13,7 @@ import psutil
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat
 
-from luthier.core.cost import MachineLoad
+from luthier.core.cost import BF16_MUST_WIN_BY, MachineLoad
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.system.process_setup import num_usable_cores
 from luthier.ml.data.files.spill import memory_bytes as memory_bytes
@@ -29,8 +29,6 @@ _LOAD_SECONDS, _RECENT_SECONDS = 0.25, 30.0
 # What a desktop or a server's own services use: a fifth of one core.
 QUIET_CORES = 0.2
 _BUSY_KINDS = ("user", "nice", "system", "irq", "softirq", "steal")
-# bf16 halves the memory, but rounds: it must win clearly to be chosen on a CPU.
-_BF16_MUST_WIN_BY = 1.2
 
 
 class Hardware(FrozenModel):
@@ -185,7 +183,7 @@ def with_rates(found: Rates, *, memory_gb_per_second: float) -> Hardware:
         float32_gflops=round(single, 1),
         bfloat16_gflops=round(half, 1),
         memory_gb_per_second=memory_gb_per_second,
-        precision="bfloat16" if half >= _BF16_MUST_WIN_BY * single else "float32",
+        precision="bfloat16" if half >= BF16_MUST_WIN_BY * single else "float32",
         why=f"matrix products on {device}: bfloat16 {half:,.0f}, float32 {single:,.0f} GFLOP/s ({half / single:.1f}x)",
     )
 

@@ -26,7 +26,7 @@ from luthier.ml.planning.adapter import num_lora_parameters, resolve_targets
 from luthier.ml.planning.batch_shapes import Batches
 from luthier.ml.planning.devices import accelerators
 from luthier.ml.planning.memory import predict_memory
-from luthier.ml.planning.workload import Workload, WorkMethod, with_method
+from luthier.ml.planning.workload import Workload, WorkMethod, precision_on, with_method
 from luthier.ml.training.methods.rules import LORA_RANK
 
 PADDING_FRACTION: Final = 0.06
@@ -108,21 +108,22 @@ def hypothetical_workload(structure: Structure, run: HypotheticalRun, device: De
         RequestError: more devices than a step has rows.
         RecipeError: a rank above that of a matrix.
     """
+    # A dataset smaller than a batch fills only part of it.
     per_step = min(run.global_batch_size, run.num_rows)
     refuse_idle_devices(per_step, device)
     if run.method != "full":
         num_lora_parameters(structure, resolve_targets(structure, "all-linear", rank=run.rank), run.rank)
-    # A CPU trains in bf16 only where that clearly wins (hardware.py measures with the same factor).
-    is_slow = device.is_cpu and device.bfloat16_tflops <= 1.2 * device.float32_tflops
+    # Weights and adapters are held in what is computed in; only master copies of the optimizer are in float32.
+    precision = precision_on(device)
     plain = Workload(
         structure=structure,
         method="full",
         rank=0,
         targets=(),
         dropout=0.0,
-        compute="float32" if is_slow else "bfloat16",
-        base="float32" if is_slow else "bfloat16",
-        adapters="float32" if is_slow else "bfloat16",
+        compute=precision,
+        base=precision,
+        adapters=precision,
         optimizer="master_adamw",
         batches=_batches(run, device, per_step),
         attention="by_length" if device.is_cpu else "flash",
@@ -227,6 +228,7 @@ def table_text(entries: Iterable[CatalogEntry]) -> str:
 
 
 def _bytes(structure: Structure, run: HypotheticalRun) -> float | None:
+    # The most common one: its memory does not matter here, since the peak is predicted whether it fits or not.
     device = next(known for known in accelerators() if known.name == DEVICE)
     try:
         workload = hypothetical_workload(structure, run, device)
@@ -236,10 +238,12 @@ def _bytes(structure: Structure, run: HypotheticalRun) -> float | None:
 
 
 def _digest(entry: CatalogEntry) -> str:
+    # 48 bits: enough to notice a change, and short enough for a line of the table.
     return sha256_document(entry.config)[:12]
 
 
 def _written(value: float | None) -> str:
+    # One decimal of a GiB is far finer than the prediction itself is.
     return "null" if value is None else f"{value / _GIB:.1f}"
 
 

@@ -88,6 +88,7 @@ class _Choice:
 
     def __init__(self, plan: Plan, recipe: EvaluationRecipe) -> None:
         self._recipe, self._costs = recipe, _Costs(plan)
+        # Variants take from it in the order of the module's docstring.
         self._left = BUDGET_SHARE * self._costs.trained
         self.sources: dict[str, ValueSource] = {}
 
@@ -104,6 +105,7 @@ class _Choice:
         if there < LEAST_DRAWS:
             why = f"{num_shown:,} rows that can be shown hold fewer than {LEAST_DRAWS} draws without a common example"
             return self._noted("few_shot_draws", 1, "derived", why)
+        # One draw is evaluated in any case. Its examples are a common prefix, which is computed once and not a row.
         cost = (there - 1) * self._costs.of_system(0.0)
         fits, why = self._fits(cost, f"{there - 1} further draws")
         return self._noted("few_shot_draws", there if fits else 1, "derived", why)
@@ -119,6 +121,7 @@ class _Choice:
         self._noted("instruction", found.text, "derived", "the training rows hold none")
         if not num:
             return {"instruction": found.text}
+        # Counted with examples of its own for each row, as the nearest ones are: no prefix is computed once for all.
         fits, why = self._fits(self._costs.of_system(self._costs.shots), "instruction and examples together")
         self._noted("instruction_with_examples", fits, "derived", why)
         return {"instruction": found.text, "instruction_with_examples": fits}
@@ -127,6 +130,7 @@ class _Choice:
         asked = self._recipe.optimised_prompt
         if asked is not None:
             return self._noted("optimised_prompt_tokens", asked.budget_tokens, "asked", "in the recipe")
+        # A search may use all that is left: nothing comes after it.
         tokens = min(MOST_SEARCH_TOKENS, int(self._left / self._costs.of_token)) if num else 0
         if tokens < LEAST_SEARCH_TOKENS:
             why = f"off: what is left of the budget holds {tokens:,} tokens of a search" if num else "off"
@@ -164,6 +168,7 @@ class _Costs:
         limit = evaluation.max_new_tokens + evaluation.max_thinking_tokens
         # As the quote of a run does (inference_cost): between an answer as long as the references and the longest.
         self._written = (min(reference, limit) + limit) / 2
+        # Tokens of the prompt alone: num_tokens also counts the reference answer.
         self._read = max(0.0, held_out.num_tokens / count - reference)
         self._num_rows = min(count, evaluation.max_samples)
         self._written_cost = WRITTEN_COST_CPU if plan.training.device == "cpu" else WRITTEN_COST_GPU

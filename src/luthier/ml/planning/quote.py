@@ -146,4 +146,5 @@ def _price(prices: PriceTable, device: Device, market: Market) -> Estimate | Non
 
 def _order(option: Option) -> tuple[bool, bool, float, float]:
     usd, hours = option.prediction.usd, option.prediction.hours.value
+    # False sorts before True: what fits comes first, then what has a price.
     return (not option.fits, usd is None, usd.value if usd else hours, hours)

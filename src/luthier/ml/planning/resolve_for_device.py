@@ -120,7 +120,9 @@ def without_workers_if_memory_is_short(plan: Plan, structure: Structure, hardwar
     alone = plan.model_copy(
         update={"training": training.model_copy(update={"micro_batch_workers": 1, "min_micro_batches": 1})}
     )
+    # The upper ends: what ends for lack of memory has to be started again.
     high, less = (predict_memory(workload_of(p, structure, device), device).total_bytes.high for p in (plan, alone))
+    # Where fewer workers would not help either, the plan keeps them and the quote says that it does not fit.
     if high <= device.memory_bytes or less >= high:
         return plan
     why = f"{training.micro_batch_workers} would take up to {_gib(high)}, {_gib(device.memory_bytes)} on {device.title}"
@@ -244,6 +246,7 @@ def _pays(plan: Plan, structure: Structure, hardware: Hardware) -> tuple[bool, s
     plain = workload_of(plan, structure, device)
     # Both by the same model, so that its errors largely cancel in the difference.
     faster = replace(plain, is_compiled=True)
+    # Over the whole run: compiling is paid once.
     saved = plan.training.num_steps * (step_seconds(plain, device).value - step_seconds(faster, device).value)
     why = f"predicted to save {saved:,.0f} s of this run, for about {COMPILE_SECONDS:,.0f} s of compiling (assumed)"
     return saved > COMPILE_SECONDS, why
@@ -328,6 +331,7 @@ def experts_do_not_fit(plan: Plan, structure: Structure, hardware: Hardware) -> 
     routed = sum(
         workload.expert_rank * x.num_matrices * (x.num_inputs + x.num_outputs) for x in workload.targeted_experts
     )
+    # Predicted without the adapters of experts, and with as many fewer trained parameters.
     without = replace(workload, expert_targets=(), expert_rank=0, trainable=workload.num_trainable - routed)
     # By the upper end: experts that were not requested by name must not make a run fail.
     peak, lower = (predict_memory(one, device).total_bytes.high for one in (workload, without))

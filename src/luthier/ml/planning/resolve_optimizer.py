@@ -80,6 +80,7 @@ def _beta2_by_tokens(name: str, takes: Mapping[str, Any], batch_size: int) -> tu
             do="give a number, or leave it out",
         )
     usual, rows = takes["beta2"], defaults.GLOBAL_BATCH_SIZE[0]
+    # Rounded, so that the plan's hash does not depend on the last bit of a power.
     found = round(usual ** (batch_size / rows), _BETA2_DIGITS)
     return found, (
         f"in the recipe; beta2 {found:g} for {batch_size} rows a step: the second moment halves after as many tokens "
@@ -152,6 +153,7 @@ def resolve_average(
         why = f"the average looks back over about {1 / (1 - decay):.3g} steps"
         sources.note("training.average", "asked", why if recipe.decay is not None else f"{why}, a tenth of the run")
         return AveragePlan(kind="ema", decay=decay)
+    # Counted from 1: the last ceil(share * num_steps) steps, the last one included.
     first = recipe.from_step or num_steps - math.ceil(num_steps * defaults.AVERAGED_SHARE) + 1
     if first > num_steps:
         raise RecipeError(
@@ -160,6 +162,7 @@ def resolve_average(
             do="lower training.average.from_step, or leave it out",
         )
     every = recipe.every_steps or 1
+    # Step `first` itself and every following one up to the last step.
     num = (num_steps - first) // every + 1
     sources.note("training.average", "asked", f"the mean of the weights of {num:,} steps at the end")
     return AveragePlan(kind="uniform", from_step=first, every_steps=every)

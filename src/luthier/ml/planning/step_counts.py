@@ -22,15 +22,15 @@ from luthier.ml.planning.workload import Workload
 
 _FP32: Final = 4.0
 CHUNK_ROWS: Final = 512
-"""Learned tokens whose logits exist at one time (ml/training/cross_entropy.py; a test holds them equal)."""
+"""Learned tokens whose logits exist at one time (ml/training/losses/cross_entropy.py; a test holds them equal)."""
 WIDE_ROWS: Final = 16
 """Of these, how many are widened to fp32 at one time (the same)."""
 DISTILLED_CHUNK_ROWS: Final = 128
-"""The same of a student and its teacher (ml/training/divergence.py; a test checks that they are equal)."""
+"""The same of a student and its teacher (ml/training/losses/divergence.py; a test checks that they are equal)."""
 DISTILLED_TENSORS: Final = 8.0
 """Tensors in fp32 as large as a chunk's logits: logits, log-probabilities of both, what is between them, gradient."""
 OWN_CHUNK_ROWS: Final = 128
-"""Learned tokens whose logits a model's own head forms at one time (ml/training/logit_rows.py; a test holds them
+"""Learned tokens whose logits a model's own head forms at one time (ml/training/losses/logit_rows.py; a test holds them
 equal).
 """
 OWN_TENSORS: Final = 4.0

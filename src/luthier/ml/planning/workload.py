@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final, Literal
 
-from luthier.core.cost import Device, Layout
+from luthier.core.cost import BF16_MUST_WIN_BY, Device, Layout
 from luthier.core.errors import RecipeError
 from luthier.core.forward_path import ForwardPath
 from luthier.core.plan import Plan
@@ -190,7 +190,7 @@ def workload_of(plan: Plan, structure: Structure, device: Device, *, batches: Ba
     objective = objective_rules(plan.objective.name)
     splits = (rows, plan.data.validation) if plan.data.validation else (rows,)
     # The plan's precision was measured on its own kind of device and says nothing about the other kind.
-    compute: Compute = training.precision if device.is_cpu == (training.device == "cpu") else _precision(device)
+    compute: Compute = training.precision if device.is_cpu == (training.device == "cpu") else precision_on(device)
     return Workload(
         structure=structure,
         method=work_method(plan.method.name),
@@ -322,8 +322,10 @@ def packs_on(plan: Plan, device: Device) -> bool:
     return asked if isinstance(asked, bool) else not device.is_cpu
 
 
-def _precision(device: Device) -> Compute:
-    return "bfloat16" if not device.is_cpu or device.bfloat16_tflops > 1.2 * device.float32_tflops else "float32"
+def precision_on(device: Device) -> Compute:
+    """What a run computes in on a device: bfloat16, and on a CPU only where that clearly wins."""
+    wins = device.bfloat16_tflops > BF16_MUST_WIN_BY * device.float32_tflops
+    return "bfloat16" if not device.is_cpu or wins else "float32"
 
 
 def _derived_batches(plan: Plan, device: Device) -> Batches:

@@ -63,6 +63,7 @@ def derive_instruction(train: Sequence[Example]) -> Instruction | None:
     rows = task_rows(train)[:_LOOKED_AT]
     if not rows:
         return None
+    # From the training rows alone: held-out rows must not decide how the baseline is asked.
     found = instruction_for(rows)
     if found.task == "labels":
         return None if _name_labels(train[:_LOOKED_AT], rows) else found
@@ -83,6 +84,7 @@ def instruction_for(rows: Sequence[TaskRow]) -> Instruction:
             ),
         )
     if are_numbers(answers):
+        # A number of the commonest length shows decimals and separators as most answers have them.
         like = Counter(map(len, answers)).most_common(1)[0][0]
         sample = next(one for one in answers if len(one) == like).strip()
         return Instruction(
@@ -163,6 +165,7 @@ def _name_labels(train: Sequence[Example], rows: Sequence[TaskRow]) -> bool:
         if example.prompt is not None and example.reference is not None
     ]
     named = sum(sum(one in prompt for one in labels) >= 2 for prompt in prompts)
+    # Two labels at least: a single one often occurs in a prompt by chance, such as "good" in a review.
     return named >= len(prompts) / 2
 
 
@@ -174,6 +177,7 @@ def _have_system_prompts(train: Sequence[Example]) -> bool:
 def _share_words(rows: Sequence[TaskRow]) -> bool:
     words = [row.prompt.split() for row in rows]
     for part in (slice(None, _SHARED_WORDS), slice(-_SHARED_WORDS, None)):
+        # Prompts of just these words are the same prompt, which is no instruction in front of different inputs.
         ends = Counter(tuple(one[part]) for one in words if len(one) > _SHARED_WORDS)
         if ends and max(ends.values()) >= max(2, len(rows) / 2):
             return True

@@ -40,6 +40,7 @@ def values_of(event: Event) -> dict[str, float]:
                 "train/num_trained_tokens": event.num_trained_tokens,
                 "train/step_seconds": event.seconds,
             }
+            # A recorded time may be 0 where the clock is coarse.
             if event.seconds > 0:
                 found["train/tokens_per_second"] = event.num_tokens / event.seconds
             found |= {f"train/{name}": value for name, value in event.measures.items()}
@@ -55,6 +56,7 @@ def values_of(event: Event) -> dict[str, float]:
 
 def _of_machine(event: MachineSampled) -> dict[str, float]:
     found = {
+        # Cores in use over cores that there are; the trackers' charts expect percent.
         "system/cpu_utilization_percentage": 100 * event.machine_cores / max(1, event.num_cores),
         "system/run_cores": event.run_cores,
         "system/run_memory_megabytes": event.run_memory_bytes / _MEBIBYTE,
@@ -103,6 +105,7 @@ class Clock:
         for event in events:
             if isinstance(event, StepDone | ValidationDone):
                 self.last += event.seconds
+            # The only events with a time of day: they correct what the added durations have drifted.
             elif isinstance(event, MachineSampled):
                 self.last = event.at
             yield event, self.last
@@ -139,6 +142,7 @@ def parameters_of(run_id: str, plan: Plan) -> dict[str, Parameter]:
         "plan_hash": plan.hash,
         "base_model.name": _last_part(plan.base_model.name),
     }
+    # Tracker settings are left out: they may name servers and entities of other people.
     found |= {row["name"]: row["value"] for row in plan.shown_values() if row["name"] != "tracking"}
     found |= {f"recipe.{new_key(name)}": value for name, value in _flat(asked)}
     profiles = {"train": plan.data.train, "validation": plan.data.validation, "held_out": plan.data.held_out}

@@ -24,11 +24,11 @@ from luthier.ml.inference.batch_generate import batch_generate
 from luthier.ml.inference.decode import Continuation, Decoder, Request
 from luthier.ml.inference.models.chat_template import ChatTemplate
 from luthier.ml.training.adapter_session import SharedBase, laid_out
-from luthier.ml.training.logit_rows import CHUNK_ROWS, LogitRows
+from luthier.ml.training.losses.logit_rows import CHUNK_ROWS, LogitRows
+from luthier.ml.training.losses.token_losses import TARGETS, Array, Datum, check_ids
 from luthier.ml.training.methods.lora import ADAPTER
 from luthier.ml.training.methods.peft_adapter import WEIGHTS
 from luthier.ml.training.model import TrainableModel
-from luthier.ml.training.token_losses import TARGETS, Array, Datum, check_ids
 
 MAX_TOP: Final = 20
 MAX_SAMPLES: Final = 256
@@ -120,6 +120,7 @@ class AdapterSampler:
     def __init__(self, base: SharedBase, plan: Plan, template: ChatTemplate) -> None:
         self.model, self._template = base.trainable(plan), template
         self._parameters = {n: p for n, p in self.model.module.named_parameters() if p.requires_grad}
+        # Cloned before any snapshot is copied in: with these the modules compute the base model.
         self._first = {name: p.detach().clone() for name, p in self._parameters.items()}
         self._used: str | None = None
 
@@ -178,6 +179,7 @@ class AdapterSampler:
         # Ends are found by the limit of each request, since requests may differ in them.
         with self.model.as_decoder() as base:
             decoder = Decoder(base, end_ids=(), pad_id=self.model.pad_id)
+            # Answers come in the order of the requests, num_samples for each order.
             found = iter(batch_generate(decoder, requests, lambda _: None))
         return [self._result(order, [next(found) for _ in range(order.num_samples)]) for order in orders]
 
@@ -190,6 +192,7 @@ class AdapterSampler:
                 order.prompt,
                 room if order.max_tokens is None else order.max_tokens,
                 order.temperature,
+                # One seed an answer: answers to one prompt differ, and do not depend on what is sampled beside them.
                 _seed(f"{seed}\n{number}"),
                 constraint=(lambda: _Truncation(order)) if truncates and order.temperature else None,
                 limit=lambda: self._end(order, is_wanted),  # type: ignore[arg-type, return-value]
@@ -212,6 +215,7 @@ class AdapterSampler:
         answers = []
         for one in found:
             tokens, log_p, own_top = tuple(one.ids), tuple(one.log_probabilities), None
+            # The decoder knows the probability of the sampled token alone; the likeliest ones cost one more pass.
             if order.num_top or not log_p:
                 values, own_top = self._scored((*prompt, *tokens), len(prompt), order.num_top)
                 log_p = log_p or tuple(values[len(prompt) :].tolist())
@@ -234,7 +238,9 @@ class AdapterSampler:
         if first >= len(ids):
             return values, top
         tokens = np.asarray(ids, dtype=np.int32)
+        # Position i predicts token i + 1: the first token of a text has no probability.
         datum = Datum(tokens[:-1], {TARGETS: tokens[1:].astype(np.int64)})
+        # Only these positions are multiplied with the head: a long prompt before `first` costs no logits.
         places = np.arange(first - 1, len(ids) - 1)
         batch = laid_out([datum], places, self.model)
         rows = self.model.logit_rows(batch)
@@ -254,7 +260,9 @@ def _chunks(rows: LogitRows) -> list[Tensor]:
             made.append(rows.form(part).float())
             continue
         assert rows.matrix is not None
+        # [n, vocabulary], n at most CHUNK_ROWS: the logits of a long prompt are never in memory at one time.
         logits = (part @ rows.matrix.t()).float()
+        # Soft cap: cap * tanh(logits / cap), as Gemma 2 defines it.
         made.append(logits if rows.cap is None else (logits / rows.cap).tanh() * rows.cap)
     return made
 
@@ -272,6 +280,7 @@ def batches_of(orders: Sequence[SampleOrder], most_tokens: int, context_tokens: 
     groups: list[list[int]] = []
     room = 0
     for place, size in enumerate(sizes):
+        # Greedy, in the order given: an order larger than the limit has a group of its own.
         if not groups or size > room:
             groups.append([])
             room = most_tokens
@@ -313,6 +322,7 @@ class _Truncation:
     def mask(self, logits: Tensor) -> Tensor:
         """[vocabulary], minus infinity at what is left out."""
         order = self._order
+        # float32: a cumulative sum over a vocabulary in bf16 stops growing before it reaches top_p.
         ordered, places = logits.float().sort(descending=True)
         keeps = torch.ones_like(ordered, dtype=torch.bool)
         if order.top_k is not None:

@@ -29,13 +29,13 @@ from luthier.ml.inference.models.loading import load_model
 from luthier.ml.training.checkpoint import CheckpointStore, LoopState, save_model
 from luthier.ml.training.fit import EarlyStopping
 from luthier.ml.training.forward_proof import prove_forward
-from luthier.ml.training.logit_rows import LogitRows
+from luthier.ml.training.losses.logit_rows import LogitRows
+from luthier.ml.training.losses.token_losses import LOSSES, Array, Datum, checked, find_loss
 from luthier.ml.training.methods.protocol import load_method
 from luthier.ml.training.model import MicroBatch, TrainableModel
 from luthier.ml.training.optimizer import MasterOptimizer
 from luthier.ml.training.optimizers.protocol import load_rule
 from luthier.ml.training.optimizers.update_rules import AdamW
-from luthier.ml.training.token_losses import LOSSES, Array, Datum, checked, find_loss
 
 STATE: Final = "state"
 """The folder of weights and optimizer in that of a saved state, beside the adapter."""
@@ -87,6 +87,10 @@ class AdamSettings:
     """The settings of one optimizer step; a client may change them at each one.
 
     Attributes:
+        learning_rate: step size; 0 or more.
+        beta1, beta2: decay of the first and second moment, in [0, 1).
+        epsilon: added to the root of the second moment; more than 0.
+        weight_decay: share of a weight that a step takes away, times the learning rate.
         clip_norm: largest norm of the gradients; 0 for no limit.
     """
 
@@ -211,15 +215,18 @@ class AdapterSession:
         model, loss = self.model, LOSSES[loss_name]
         # [N]: whether a target takes part in the loss; the others need logits, but no gradient
         is_active = np.concatenate([datum.flat(loss.factor) != 0 for datum in data])
+        # [N], the active ones first: two contiguous slices of the rows, with a graph for the first alone.
         order = np.concatenate([np.flatnonzero(is_active), np.flatnonzero(~is_active)])
         num_active = int(is_active.sum())
         given = {name: self._on(np.concatenate([d.flat(name) for d in data])[order]) for name in loss.needed}
         batch = laid_out(data, order, model)
         with torch.set_grad_enabled(backward and num_active > 0):
+            # One forward pass for both parts; [N, width].
             rows = model.logit_rows(batch)
             active = _log_probabilities(rows, batch.targets, slice(None, num_active))
         with torch.no_grad():
             others = _log_probabilities(rows, batch.targets, slice(num_active, None))
+        # The weights of a whole micro-batch may be 0: nothing depends on the adapter then, and backward() would raise.
         summed = torch.zeros((), device=active.device)
         if num_active:
             with torch.set_grad_enabled(backward):
@@ -228,6 +235,7 @@ class AdapterSession:
                 summed.backward()
                 self.optimizer.collect()
         found = np.empty(len(order), dtype=np.float32)
+        # Back from the computed order to the order of the data.
         found[order] = torch.cat([active.detach().float(), others.float()]).cpu().numpy()
         return float(summed.detach()), _split(found, data)
 
@@ -249,6 +257,7 @@ class AdapterSession:
                 do="call forward_backward first",
             )
         self._since = _Since()
+        # The norm of the fp32 sums: NaN or infinity in any micro-batch reaches it.
         norm = self.optimizer.gradient_norm()
         if not (math.isfinite(norm) and math.isfinite(since.loss)):
             self._drop_gradients()
@@ -262,6 +271,7 @@ class AdapterSession:
         assert isinstance(rule, AdamW)
         rule.adjust(settings.beta1, settings.beta2, settings.epsilon, settings.weight_decay)
         self.optimizer.peak_rate = settings.learning_rate
+        # The Tinker API says 0 for no limit; the optimizer clips to whatever norm it is given.
         self.optimizer.clip_norm = settings.clip_norm or math.inf
         self.optimizer.step(norm, 1.0)
         done = StepDone(
@@ -299,6 +309,7 @@ class AdapterSession:
 
     def _drop_gradients(self) -> None:
         self._since = _Since()
+        # In place: these very tensors are what the update rule reads as gradients of its masters.
         torch._foreach_zero_(self.optimizer.gradients)
 
     def weights(self) -> dict[str, Tensor]:
@@ -365,6 +376,7 @@ def laid_out(data: Sequence[Datum], order: Array, model: TrainableModel) -> Micr
         model: pads and computes them.
     """
     longest = max(len(datum.tokens) for datum in data)
+    # [rows, longest], padded on the right: under a causal mask no real token attends to the padding.
     ids = np.full((len(data), longest), model.pad_id, dtype=np.int64)
     rows = []
     for number, datum in enumerate(data):
@@ -392,5 +404,6 @@ def _log_probabilities(rows: LogitRows, targets: Tensor, part: slice) -> Tensor:
 def _split(found: Array, data: Sequence[Datum]) -> list[Array]:
     """One array for each datum, in the shape of its targets."""
     sizes = [datum.targets.size for datum in data]
+    # The last sum is the length of all, where nothing is left to cut.
     parts = np.split(found, np.cumsum(sizes)[:-1])
     return [part.reshape(datum.inputs["target_tokens"].shape) for part, datum in zip(parts, data, strict=True)]

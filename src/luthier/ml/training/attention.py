@@ -66,7 +66,12 @@ def tokens_of(layout: PrefixLayout) -> Tokens:
 
 
 class Blocks(NamedTuple):
-    """Which query x key blocks are partly and which are fully visible: bool [num_blocks, num_blocks]."""
+    """Which query x key blocks are partly and which are fully visible: bool [num_blocks, num_blocks].
+
+    Attributes:
+        partial: pairs of blocks where the mask has to be evaluated.
+        full: pairs of blocks where every query sees every key.
+    """
 
     partial: NDArray[np.bool_]
     full: NDArray[np.bool_]
@@ -341,9 +346,19 @@ def causal_attention(
         key, value: [batch, kv_heads, T, head].
         prefix_layout: how a micro-batch is packed into one row with shared prefixes (prefix_attention.py), or such a
             row with its FlexAttention masks (`PackedRow`); None for plain rows.
+        module: the layer that calls, named in errors.
+        attention_mask: None; masks are derived from the layout.
+        scaling: factor of the scores; None takes 1 / sqrt(head).
+        dropout: 0.
+        sliding_window: tokens that a token sees, itself included; None for all before it.
+        softcap: None.
+        s_aux: None.
 
     Returns:
         [batch, T, heads, head].
+
+    Raises:
+        NotComputedError: a mask, dropout, score capping or sinks are asked for.
     """
     if softcap is not None or s_aux is not None or attention_mask is not None or dropout:
         raise NotComputedError(

@@ -30,6 +30,9 @@ def last_hidden_states(
     """Last hidden states [rows, T, width] of ids [rows, T] or of embeddings [rows, T, width].
 
     Args:
+        body: the transformer without its head.
+        input_ids: [rows, T] int64; None where embeddings are given.
+        inputs_embeds: [rows, T, width]; None where ids are given.
         positions: [rows or 1, T].
         layout: layout of several examples packed into one row, read by the attention; None for plain rows.
     """

@@ -83,7 +83,15 @@ class Refusal:
 
 
 def refusal(budget: BudgetPlan | None, spent: Spent, action: Action, seconds: float, tokens: int) -> Refusal | None:
-    """Why an action of this expected cost may not begin; None if it may."""
+    """Why an action of this expected cost may not begin; None if it may.
+
+    Args:
+        budget: the caps of the run; None for none.
+        spent: what the run has spent so far.
+        action: what is to begin.
+        seconds: its expected duration.
+        tokens: tokens that it will count.
+    """
     for limit in limits(budget):
         needed = limit.used(seconds, tokens)
         # An action without measurements needs 0; it must still not begin under an exhausted cap.

@@ -83,6 +83,12 @@ class LoopState(FrozenModel):
     """The counters of the training loop. Sums are exact floats: JSON keeps every bit of a double.
 
     Attributes:
+        plan_hash: of the plan; a checkpoint resumes only under the same one.
+        step: optimizer steps that are done.
+        num_tokens: tokens of all steps, without padding.
+        num_trained_tokens: of these, tokens with loss mask 1.
+        num_examples: rows of all steps.
+        early_stopping: the state of early stopping after the last validation.
         loss_sum, loss_weight: sums over all steps so far; their quotient is the mean loss.
         window_*: the same sums since the last validation.
         seconds: wall time of all steps.
@@ -139,6 +145,12 @@ class CheckpointStore:
         method: Mapping[str, Tensor] | None = None,
     ) -> tuple[Path, int]:
         """Write one checkpoint and return its folder and size in bytes. Saving a step again replaces it.
+
+        Args:
+            state: counters of the loop; its step names the folder.
+            weights: fp32 masters by parameter name.
+            moments: the optimizer's state by `part.name`.
+            method: state of the method and of the weight average.
 
         Raises:
             StorageFullError: the disk has no room; earlier checkpoints are unchanged.
@@ -324,7 +336,11 @@ class SharedCheckpoints:
         moments: Mapping[str, Tensor],
         method: Mapping[str, Tensor] | None = None,
     ) -> tuple[Path, int]:
-        """Write one checkpoint. Rank 0 gets its folder and size in bytes, the others an empty result."""
+        """Write one checkpoint. Rank 0 gets its folder and size in bytes, the others an empty result.
+
+        Raises:
+            StorageFullError: the disk has no room; on rank 0 alone.
+        """
         if self.world.is_first:
             return self.folder.save(state, weights, moments, method)
         for part in (weights, moments, method or {}):

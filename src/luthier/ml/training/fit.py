@@ -22,7 +22,13 @@ _NOT_ADAPTED: Final = ("full", "ia3", "prompt_tuning")
 
 
 def for_by_heart(plan: Plan, best_step: int, last_step: int) -> tuple[Remedy, ...]:
-    """Against overfitting: fewer steps, more rows, a smaller learning rate, then regularisation."""
+    """Against overfitting: fewer steps, more rows, a smaller learning rate, then regularisation.
+
+    Args:
+        plan: of the run.
+        best_step: with the lowest validation loss.
+        last_step: that was taken.
+    """
     training, found = plan.training, list[Remedy]()
     if best_step < last_step:
         epochs = best_step / training.num_steps_per_epoch
@@ -195,6 +201,7 @@ def diagnose(plan: Plan, events: Sequence[Event]) -> Fit:
 
 def _between(steps: dict[int, StepDone], start: int, stop: int) -> float:
     """Mean loss of the steps after `start` up to `stop`; nan if there were none."""
+    # Without what regularisation adds, so that it compares with validation loss.
     losses = [comparable_loss(e) for step, e in steps.items() if start < step <= stop]
     return fmean(losses) if losses else float("nan")
 
@@ -212,6 +219,13 @@ class EarlyStopping(FrozenModel):
     """The state of early stopping; part of every checkpoint, so that a resumed run makes the same decisions.
 
     Attributes:
+        best_loss: lowest validation loss so far; None before the first validation.
+        best_step: the step of that loss.
+        num_since_best: validations since then.
+        num_rises: rises in a row of validation loss while training loss fell.
+        last_loss: of the last validation.
+        last_train_loss: mean training loss before the last validation.
+        has_warned: whether overfitting was reported.
         patience: validations without a new best before the run stops; 0 never stops (Prechelt, 1998, "Early Stopping,
             but when?", criterion UP).
     """

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from luthier.ml.training import liger
-from luthier.ml.training.cross_entropy import cross_entropy_sum
+from luthier.ml.training.losses.cross_entropy import cross_entropy_sum
 
 _NAME = "_luthier_recomputation"
 

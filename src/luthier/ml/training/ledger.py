@@ -74,6 +74,7 @@ class Throughput(FrozenModel):
     def after(self, action: Action, seconds: float) -> Throughput:
         """The throughput updated by one action that is not a step."""
         before = self.others.get(action, seconds)
+        # The time of an interrupted judging is a lower bound, so that a mean would be too small.
         mixed = max(before, seconds) if action == "judging" else _NEWEST * seconds + (1 - _NEWEST) * before
         return self.model_copy(update={"others": {**self.others, action: mixed}})
 
@@ -96,6 +97,7 @@ class Throughput(FrozenModel):
             return Estimate(value=value, low=value / 1.5, high=value * 1.5)
         measured = self.weight**2 / self.weight_squared  # effective number of equally weighted steps (Kish, 1965)
         half = _student(measured - 1.0) * self.spread * math.sqrt(1.0 / measured + 1.0 / num_steps)
+        # Also for a machine that measured perfectly even steps: the forecast covers hours it has not seen.
         half = max(half, _MIN_SPREAD)
         return Estimate(value=value, low=value / (1.0 + half), high=value * (1.0 + half))
 
@@ -221,6 +223,7 @@ class Ledger:
 
     def _shorten(self, file: Path) -> None:
         """Keep only the newest line, the only one that is ever read."""
+        # In the same folder: a rename is atomic only within one file system.
         partial = file.with_name(f".{file.name}")
         with partial.open("wb") as writer:
             writer.write(self.last().model_dump_json().encode() + b"\n")

@@ -47,7 +47,14 @@ Snapshot = Callable[[TrainableModel, int], Path]
 
 
 class LoopOutcome:
-    """The result of the loop: its last state and why it ended."""
+    """The result of the loop: its last state and why it ended.
+
+    Attributes:
+        state: counters after the last step.
+        status: how the run ended.
+        reason: why, in words.
+        warnings: everything that was warned of, in order.
+    """
 
     def __init__(self, state: LoopState, status: RunStatus, reason: str, warnings: Sequence[str]) -> None:
         self.state, self.status, self.reason, self.warnings = state, status, reason, tuple(warnings)

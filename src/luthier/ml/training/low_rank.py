@@ -153,7 +153,17 @@ class LoraProducts(torch.autograd.Function):
         scales: Sequence[float],
         *factors: Tensor,
     ) -> tuple[Tensor, ...]:
-        """factors: A and B of the first product, then of the second, and so on."""
+        """The products, each [..., out].
+
+        Args:
+            ctx: autograd's context.
+            x: the common input [..., in].
+            bases: frozen matrices [out, in] of the products.
+            biases: [out] each; None for none.
+            dropouts: one for each product; None for none.
+            scales: factors of B A.
+            factors: A [rank, in] and B [out, rank] of the first product, then of the second, and so on.
+        """
         rows = x.reshape(-1, x.shape[-1])  # [N, in]
         masks = [None if dropout is None else dropout.mask(rows) for dropout in dropouts]
         thins, outs = _read(rows, masks, factors[::2]), []

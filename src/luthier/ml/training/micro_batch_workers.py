@@ -84,6 +84,13 @@ def micro_batch_workers(
         own: what the training process alone uses, such as the state of the optimizer; workers do not inherit it.
         first_step: the step that comes next; its shortest micro-batch is what they are proved on.
         warn: called where they cannot be had, or are lost.
+        plan: of the run, with the number of workers.
+        model: which workers inherit by fork.
+        objective: which workers inherit, too.
+        units: of the training split.
+        validation: micro-batches of the validation split.
+        schedule: which units each step takes.
+        world: the ranks of the run; workers are for one rank alone.
     """
     # Several processes share the steps of a run, and the cores, already.
     if plan.training.micro_batch_workers < 2 or world.size > 1:

@@ -49,13 +49,13 @@ from luthier.ml.inference.models.quantised import num_parameters
 from luthier.ml.inference.models.task_head import TaskHeadLayer
 from luthier.ml.training import attention, kernels
 from luthier.ml.training.attention import packed_row
-from luthier.ml.training.cross_entropy import cross_entropy_sum
 from luthier.ml.training.forward_proof import prove_forward
-from luthier.ml.training.logit_rows import CrossEntropySum, LogitRows
+from luthier.ml.training.losses.cross_entropy import cross_entropy_sum
+from luthier.ml.training.losses.logit_rows import CrossEntropySum, LogitRows
+from luthier.ml.training.losses.router_loss import RouterLoss
 from luthier.ml.training.methods.protocol import Method, load_method
 from luthier.ml.training.objective_protocol import Losses
 from luthier.ml.training.prefix_attention import PrefixLayout
-from luthier.ml.training.router_loss import RouterLoss
 
 _HEAD: Final = "task_head"
 
@@ -74,7 +74,13 @@ class EmbeddingNoise:
             embeddings.register_forward_hook(self._add)
 
     def expect(self, input_ids: Tensor, lengths: Sequence[int], layout: PrefixLayout | None = None) -> None:
-        """Announce the next call of the embedding: its ids, and the number of tokens of each example."""
+        """Announce the next call of the embedding: its ids, and the number of tokens of each example.
+
+        Args:
+            input_ids: [rows, T], as the embedding gets them.
+            lengths: tokens of each example.
+            layout: how rows share prefixes; None for plain rows.
+        """
         if self.alpha:
             self._own_lengths = own_lengths(input_ids, lengths, layout)
 

@@ -80,6 +80,9 @@ class Objective(Protocol):
         Args:
             folder: the run's folder, where the results are stored, so that a resumed run, whose weights have changed,
                 reads the same bytes.
+            model: before its first step.
+            units: all training and validation units.
+            progress: shows the work.
         """
         ...
 
@@ -110,6 +113,8 @@ class Objective(Protocol):
 
         Args:
             batch: the rows of all its units, in order; see `MicroBatch` for shapes.
+            model: in training mode for a step, in evaluation mode for a validation.
+            units: of the micro-batch.
         """
         ...
 

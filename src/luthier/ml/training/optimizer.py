@@ -116,7 +116,13 @@ class MasterOptimizer:
         return [*(m.detach() for m in self.masters), *self.gradients, *self.moment_state().values()]
 
     def load(self, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor], num_steps_taken: int) -> None:
-        """Restore the state of a checkpoint. Names and shapes must match this model."""
+        """Restore the state of a checkpoint. Names and shapes must match this model.
+
+        Args:
+            weights: fp32, by parameter name.
+            moments: the state of the update rule, by part and parameter name.
+            num_steps_taken: steps that the moments have seen; 0 leaves the rule at its start.
+        """
         self.load_weights(weights)
         if num_steps_taken:
             self.rule.load(moments, num_steps_taken)

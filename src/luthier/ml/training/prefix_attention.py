@@ -264,7 +264,14 @@ def _back_through_softmax(to_prefix: Tensor, to_own: Tensor, at_prefix: Tensor, 
 
 @lru_cache(maxsize=16)
 def suffix_mask(layout: PrefixLayout, window: int | None, dtype: torch.dtype, device: str) -> Tensor:
-    """[G, S, P + S] additive mask: 0 where a suffix token may attend, else -inf; `window` counts the token itself."""
+    """[G, S, P + S] additive mask: 0 where a suffix token may attend, else -inf.
+
+    Args:
+        layout: G groups with prefixes of up to P and suffixes of up to S tokens.
+        window: tokens that a token sees, itself included; None for all before it.
+        dtype: of the scores that it is added to.
+        device: of the mask.
+    """
     before = torch.tensor(layout.prefix_tokens, device=device)[:, None]
     ahead, own = (torch.arange(n, device=device) for n in (layout.longest_prefix, layout.longest_suffix))
     keys = torch.cat((ahead.expand(len(before), -1), before + own), 1)[:, None]  # positions, [G, 1, P + S]

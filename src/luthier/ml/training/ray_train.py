@@ -39,6 +39,7 @@ def require_ray() -> None:
         ) from error
 
 
+# Ray calls the methods of an actor one at a time, so that no lock is needed here.
 class _Mailbox:
     """An actor between driver and workers: passes answers one way and the stop request the other way."""
 
@@ -84,6 +85,7 @@ def fit(
         WorkError: the workers were lost more than `MAX_FAILURES` times.
     """
     for name, value in _SETTINGS.items():
+        # setdefault: what the operator has set for the cluster is left alone.
         os.environ.setdefault(name, value)
     require_ray()
     import ray
@@ -107,6 +109,7 @@ def fit(
         with listening() as stop_requested:
             while not has_ended:
                 thread.join(_LOOK_SECONDS)
+                # Read before the last `take`: answers that came with the end are still delivered.
                 has_ended = not thread.is_alive()
                 if not has_sent_stop and (wish := stop_requested()) is not None:
                     ray.get(mailbox.ask_to_stop.remote(wish))

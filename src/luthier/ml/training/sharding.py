@@ -107,6 +107,7 @@ def spread(model: TrainableModel, world: World) -> None:
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     kind = world.device.partition(":")[0]
+    # One dimension: every tensor is split over all processes, with no groups that hold copies of each other.
     mesh = init_device_mesh(kind, (world.size,))
     # gradients of bf16 weights are reduced in fp32, like our sums over micro-batches
     policy = MixedPrecisionPolicy(reduce_dtype=torch.float32)
@@ -119,8 +120,10 @@ def spread(model: TrainableModel, world: World) -> None:
             expected="layers that can be fetched one at a time, and logits that are a product with one matrix",
             do="set training.sharding: ddp",
         )
+    # Inner modules first: the root takes whatever no layer has taken.
     for part in (*found[2], root):
         fully_shard(part, mesh=mesh, mp_policy=policy)
+    # From here on parameters are DTensors: an optimizer made earlier would hold the old tensors.
     model.root, model.device = root, world.device
 
 
@@ -133,7 +136,13 @@ def loss_divisor(model: TrainableModel, weight: float, world: World) -> float:
 
 
 def missing_passes(model: TrainableModel, num_passes: int, world: World) -> int:
-    """The number of extra passes of this rank, so that all ranks make the same number: gathering needs all of them."""
+    """The number of extra passes of this rank, so that all ranks make the same number: gathering needs all of them.
+
+    Args:
+        model: sharded or not; without shards no rank waits for another within a pass.
+        num_passes: of this rank.
+        world: the ranks.
+    """
     return 0 if model.root is None else world.max(num_passes) - num_passes
 
 
@@ -141,6 +150,7 @@ def idle_pass(model: TrainableModel, unit: Unit) -> Tensor:
     """A pass with zero loss, and zero gradients for every weight that a real pass reaches."""
     from luthier.ml.training.model import collate
 
+    # One row is enough: the pass exists for its collectives, and its loss is multiplied by 0.
     batch = collate(rows_of([unit])[:1], model.pad_id, model.device)
     return model.within(lambda: Losses(model.loss_sum(batch)[0] * 0.0)).total
 
@@ -170,6 +180,7 @@ def fill_in(target: TrainableModel | None, weights: Mapping[str, Tensor]) -> Non
     """Gather trained weights by name, one at a time, and write them into an unsharded model; None only gathers."""
     own = {} if target is None else dict(target.module.named_parameters())
     for name, weight in weights.items():
+        # Every rank joins the gathering, also where only rank 0 has a target.
         gathered = whole(weight)
         if target is not None:
             own[name].copy_(gathered)

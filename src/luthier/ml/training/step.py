@@ -44,7 +44,15 @@ class Counted(Protocol):
 
 @dataclass(slots=True)
 class StepSums:
-    """Sums of the loss, the objective's measures by name, and counts."""
+    """Sums of the loss, the objective's measures by name, and counts.
+
+    Attributes:
+        loss: summed over the micro-batches.
+        num_tokens: tokens without padding.
+        num_trained_tokens: of these, tokens with loss mask 1.
+        num_examples: rows.
+        measures: sums of the objective's measures, by name.
+    """
 
     loss: float = 0.0
     num_tokens: int = 0
@@ -266,7 +274,16 @@ def accumulate(
     prefix_lengths: tuple[int, ...],
     divisor: float,
 ) -> tuple[Losses, MicroBatch]:
-    """The losses of a micro-batch; its gradients, divided by `divisor`, are added to those of the weights."""
+    """The losses of a micro-batch; its gradients, divided by `divisor`, are added to those of the weights.
+
+    Args:
+        plan: of the run.
+        model: in training mode.
+        objective: of the plan.
+        units: of this micro-batch.
+        prefix_lengths: tokens of the prefixes that its rows share; empty for none.
+        divisor: the weight of the whole batch.
+    """
     batch = collate(rows_of(units), model.pad_id, model.device, prefix_lengths=prefix_lengths)
     losses = model.within(partial(_losses, objective, model, units, batch))
     minimised = losses.total

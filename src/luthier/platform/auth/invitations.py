@@ -79,12 +79,14 @@ def invite(
         )
     now = context.access.now()
     known = context.invitations.list(caller.project_id)
+    # Expired ones do not count: they bind nothing, and stay in the list for the record.
     if sum(one.state(now) == "open" for one in known) >= _MAX_OPEN:
         raise RequestError(
             f"{_MAX_OPEN} invitations of this project are open",
             expected="fewer than that",
             do="withdraw those that are no longer needed",
         )
+    # Only the digest is stored: who reads the database cannot accept an invitation.
     token = secrets.token_urlsafe(_NUM_TOKEN_BYTES)
     asked = Invitation(
         invitation_id=new_id("invitation"),
@@ -144,6 +146,7 @@ def accept_invitation(context: Context, token: str, name: str, password: str) ->
         RequestError: The name or the password is not allowed.
         BusyError: The machine has no memory for a hash.
     """
+    # Checked before the password is hashed, and again inside the transaction: hashing takes long.
     invitation = open_invitation(context, token)
     member = new_member(invitation.project_id, name, invitation.role)
     stored = hashed(password)

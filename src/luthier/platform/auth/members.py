@@ -173,6 +173,7 @@ def member_by_password(context: Context, name: str, password: str) -> Member | N
     found = _found(context, name)
     # A hash is computed for an unknown name, too: otherwise the time of the answer would reveal which names exist.
     is_right = fits(password, found[1] if found else nobodys_hash())
+    # Decided only after the hash, so that both wrong names and wrong passwords take this path.
     return found[0] if found is not None and is_right else None
 
 

@@ -160,6 +160,7 @@ class OidcClient:
         flow = Flow(
             state=secrets.token_urlsafe(32),
             nonce=secrets.token_urlsafe(32),
+            # 64 characters: RFC 7636 asks for 43 to 128.
             verifier=secrets.token_urlsafe(48),
             redirect_url=redirect_url,
         )
@@ -187,6 +188,7 @@ class OidcClient:
             SignInRefusedError: The answer proves nobody's identity.
             WorkError: The provider does not answer.
         """
+        # Before the code is redeemed: an answer to another sign-in must not reach the token endpoint.
         self._check_answer(flow, answer)
         token = self._token(flow, answer["code"])
         claims = self._claims(flow, token)
@@ -253,6 +255,7 @@ class OidcClient:
         )
         metadata, provider = self.metadata(), self.provider
         known = metadata.get("token_endpoint_auth_methods_supported") or ["client_secret_basic"]
+        # The default of OpenID Connect Discovery where the provider lists none.
         method = "client_secret_basic" if "client_secret_basic" in known else "client_secret_post"
         auth = ClientAuth(provider.client_id, provider.client_secret, method if provider.client_secret else "none")
         sent = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
@@ -298,6 +301,7 @@ class OidcClient:
 
     def _algorithms(self) -> tuple[str, ...]:
         named = self.metadata().get("id_token_signing_alg_values_supported") or ["RS256"]
+        # The intersection: what the provider announces, of what is accepted here.
         return tuple(one for one in ALGORITHMS if one in named)
 
     def _key_of(self, guest: Any) -> Any:
@@ -316,6 +320,7 @@ class OidcClient:
             usable = [key for key in listed if _signs(key)] if isinstance(listed, list) else []
             fitting = [key for key in usable if wanted is None or key.get("kid") == wanted]
             if fitting:
+                # One key alone: the token is checked against that key and no other.
                 keys: Any = KeySet.import_key_set({"keys": fitting[:1]})
                 return keys.keys[0]
         raise ValueError("no key of the provider has the id that the token names")
@@ -331,6 +336,7 @@ class OidcClient:
                 raise _refused("the answer on the person is about another subject", f"one about {claims['sub']!r}")
             groups, names = _at(found, self.provider.groups_claim), found | names
         listed = [groups] if isinstance(groups, str) else groups if isinstance(groups, list) else []
+        # For display alone; who somebody is, is decided by issuer and subject.
         named = [names.get(key) for key in ("preferred_username", "email", "name")]
         name = next((one for one in named if isinstance(one, str) and one.strip()), claims["sub"])
         return Identity(

@@ -202,7 +202,7 @@ def _no_hash() -> WorkError:
     return WorkError(
         "the password of this member is kept in a form that cannot be read",
         expected="an Argon2 hash in the PHC string format",
-        do="give the member another password: luthier users password NAME",
+        do="give the member a new password: luthier users password NAME",
     )
 
 

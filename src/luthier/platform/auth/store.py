@@ -93,6 +93,7 @@ def add_use(connection: Connection, day: str, use: Use) -> None:
         "model": use.model[:_MAX_NAME_CHARACTERS],
         "target": use.target[:_MAX_NAME_CHARACTERS],
     }
+    # Update, and insert where no row was updated: the same statements work in SQLite and PostgreSQL.
     is_it = [model_usage.c[name] == value for name, value in key.items()]
     more = {
         "num_requests": model_usage.c.num_requests + 1,
@@ -267,6 +268,7 @@ class AccessStore(Store):
 
     def num_tokens_on(self, key_id: str, day: str) -> int:
         """How many tokens a key used on a day (UTC, ISO 8601)."""
+        # The sum of no rows is NULL.
         query = select(func.sum(key_usage.c.num_tokens)).where(key_usage.c.key_id == key_id, key_usage.c.day == day)
         return int(self._scalar(query) or 0)
 

@@ -75,6 +75,7 @@ def of_evaluation(document: Mapping[str, Any]) -> dict[str, Value]:
     verdict = document.get("verdict")
     if verdict:
         _put(found, VERDICT, verdict.get("word"))
+    # `or`: documents of earlier versions have null where there is nothing.
     systems = document.get("systems") or []
     for name, metric in (systems[-1].get("metrics") or {}).items() if systems else ():
         _put(found, f"{METRIC}{name}", metric.get("value"))
@@ -105,6 +106,7 @@ def put_values(connection: Connection, run_id: str, values: Mapping[str, Value])
     """Write values of a run in place of those with the same keys. The run must have its row."""
     if not values:
         return
+    # Delete and insert, in the caller's transaction: two statements for any number of values, in both databases.
     is_old = (run_values.c.run_id == run_id) & run_values.c.key.in_(list(values))
     connection.execute(delete(run_values).where(is_old))
     connection.execute(insert(run_values), rows_of(run_id, values))
@@ -134,9 +136,11 @@ def _put(found: dict[str, Value], key: str, value: Any) -> None:
     """Keep a value that can be searched by; lists, mappings and what is not there are left out."""
     if len(key) > _MAX_KEY:
         return
+    # Before numbers, since bool is one: `true` is searched for as a word.
     if isinstance(value, bool):
         found[key] = "true" if value else "false"
     elif isinstance(value, int | float):
+        # NaN compares with nothing, and PostgreSQL and SQLite sort it differently.
         if math.isfinite(value):
             found[key] = float(value)
     elif isinstance(value, str) and 0 < len(value) <= _MAX_TEXT:

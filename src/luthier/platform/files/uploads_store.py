@@ -52,7 +52,7 @@ class UploadStore(Store):
         num_bytes: int,
         file_expires_after_seconds: int | None = None,
     ) -> Upload:
-        """Begin an upload, which has an hour to become complete."""
+        """Begin an upload; it has to be completed within an hour."""
         with self._write() as connection:
             now = self._database.clock(connection)
             upload = Upload(
@@ -114,6 +114,7 @@ class UploadStore(Store):
             )
             made.append(_PARTS.insert(connection, part))
 
+        # The row and the artifact become known in one transaction; where it fails, the received bytes are removed.
         self._artifacts.adopt(partial, sha256, "upload_part", insert_row)
         return made[-1]
 
@@ -179,6 +180,7 @@ class UploadStore(Store):
             is_over = (uploads.c.status == "pending") & (uploads.c.expires_at <= self._database.clock(connection))
             over = connection.execute(select(uploads.c.upload_id).where(is_over)).scalars().all()
             forgotten = [digest for upload_id in over for digest in _close(connection, upload_id, "expired")]
+        # After the commit, as it removes files: a rollback could not restore them.
         if forgotten:
             self._artifacts.forget_unused(forgotten)
         return len(over)

@@ -153,6 +153,7 @@ class Settings(BaseSettings):
     @field_validator("public_url")
     @classmethod
     def _is_address(cls, value: str) -> str:
+        # Without query and fragment: links append a path to it.
         parts = urlsplit(value.strip().rstrip("/"))
         if value and (parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment):
             raise ValueError(f"{value!r} is not https://HOST or http://HOST:PORT")
@@ -194,6 +195,7 @@ class Settings(BaseSettings):
     @field_validator("max_num_batched_tokens")
     @classmethod
     def _has_a_token_for_each_answer(cls, value: int, info: ValidationInfo) -> int:
+        # info.data has the fields above this one: the order of the fields matters here.
         least = max(32, info.data.get("max_num_seqs", 0))
         if 0 < value < least:
             raise ValueError(f"{value}: a step has a token of each answer, so it needs {least} or more")

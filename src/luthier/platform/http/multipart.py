@@ -353,7 +353,7 @@ def _too_large(most_bytes: int) -> FormError:
     return FormError(
         f"The file has more than {most_bytes} bytes",
         expected="at most that",
-        do="send a smaller one, or ask who runs this server to raise LUTHIER_MAX_FILE_BYTES",
+        do="send a smaller one, or ask the operator of this server to raise LUTHIER_MAX_FILE_BYTES",
         param="file",
         code="file_too_large",
         status=413,

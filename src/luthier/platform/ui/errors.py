@@ -47,6 +47,7 @@ def status_of(error: LuthierError) -> int:
         return 404
     if isinstance(error, NotAllowedError):
         return 403
+    # Subclasses come before their base: NotFoundError and ConflictError are RequestErrors, too.
     if isinstance(error, ConflictError):
         return 409
     if isinstance(error, QuotaError | BusyError):
@@ -104,6 +105,7 @@ async def _luthier_error(request: Request, error: Exception) -> Response:
 
 async def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
+    # One field at a time: a form sent by this page can hardly have a second fault.
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"][1:])
     shown = RequestError(
@@ -124,6 +126,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 async def _bug(request: Request, error: Exception) -> Response:
+    # The trace goes to the log alone: it may hold values of other projects.
     log.error("unexpected error in %s %s", request.method, request.url.path, exc_info=error)
     shown = LuthierError(
         "internal server error", expected="no bug in Luthier", do="see the server's log, and report it"

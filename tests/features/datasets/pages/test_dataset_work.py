@@ -180,7 +180,7 @@ def test_what_changed_between_two_versions(home: Context, browser: Browser) -> N
     del after[7]
     dataset_id = bring(home, before)
     address, one = f"/datasets/{dataset_id}/compare", browser("read")
-    assert "There is one version only" in one.get(address).text
+    assert "There is only one version" in one.get(address).text
     bring(home, after, dataset_id=dataset_id)
     assert "The versions are being compared" in one.get(address).text
     page = found(one, address)

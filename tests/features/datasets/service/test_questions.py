@@ -299,7 +299,7 @@ def test_a_model_that_is_configured_no_more_gets_nothing(
     job = work_once(context)
     assert job.status == "failed"
     assert job.error is not None
-    assert "is not configured any more" in job.error["came"]
+    assert "is no longer configured" in job.error["came"]
     assert server.requests == []
 
 

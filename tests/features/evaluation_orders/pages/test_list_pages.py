@@ -109,7 +109,7 @@ def rows_of(page: str) -> list[str]:
 
 def test_an_empty_list_says_how_an_evaluation_is_made(browser: Browser) -> None:
     page = browser("read").get("/evaluations").text
-    assert "Nothing was evaluated yet" in page
+    assert "Nothing has been evaluated yet" in page
     assert "luthier eval RUN --data" in page
 
 

@@ -41,7 +41,7 @@ def test_a_rater_reads_what_to_do_rates_all_and_is_thanked(home: Context, rater:
     start = rater.get(address)
     assert start.status_code == 200
     assert "Begin" in start.text
-    assert "check that answers are read" not in start.text, "there are none"
+    assert "check that raters read" not in start.text, "there are none"
     for number in range(3):
         page = rater.get(f"{address}?begin=1").text
         assert f"{number + 1} of 3" in page

@@ -76,7 +76,7 @@ def test_eight_runs_stand_side_by_side_under_their_names(home: Context, browser:
 
 def test_with_no_two_runs_it_says_so(home: Context, browser: Browser) -> None:
     trained(home, "a")
-    assert "There are not two runs yet" in browser("read").get("/runs/compare").text
+    assert "Fewer than two runs so far" in browser("read").get("/runs/compare").text
 
 
 def test_one_that_has_not_begun_and_too_many_are_refused(home: Context, browser: Browser) -> None:

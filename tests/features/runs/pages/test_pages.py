@@ -61,7 +61,7 @@ def series_of(one: TestClient, after: int = 0, run_id: str = RUN_ID) -> dict[str
 
 
 def test_an_empty_list_says_how_to_begin_to_who_may(browser: Browser) -> None:
-    assert "Nothing was trained yet" in browser("read").get("/runs").text
+    assert "Nothing has been trained yet" in browser("read").get("/runs").text
     assert "/runs/new" not in browser("read").get("/runs").text
     assert "/runs/new" in browser("train", "read").get("/runs").text
 

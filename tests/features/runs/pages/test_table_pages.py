@@ -125,7 +125,7 @@ def test_archived_runs_are_hidden_unless_they_are_asked_for(home: Context, brows
         edit_run(home, Caller(), run_id, LabelChanges(is_archived=True))
     text = one.get("/runs").text
     assert 'All runs are archived. <a href="/runs?archived=1">' in text
-    assert "Nothing was trained yet" not in text
+    assert "Nothing has been trained yet" not in text
 
 
 def test_the_reason_of_a_failure_is_in_its_row_without_paths(home: Context, browser: Browser) -> None:

@@ -93,7 +93,7 @@ def make_plan(*, held_out: bool = True, validation: bool = True, **train: Any) -
         "base_model.name": ("asked", "in the recipe"),
         "method.name": ("asked", "in the recipe"),
         "method.rank": ("asked", "in the recipe"),
-        "method.dropout": ("default", "guards small data sets against learning by heart; 0 to 0.3 is usual"),
+        "method.dropout": ("default", "guards small data sets against memorisation; 0 to 0.3 is usual"),
         "method.targets": ("default", "adapters on every matrix learn more at the same rank than on attention alone"),
         "training.epochs": ("asked", "in the recipe"),
         "training.num_steps": ("derived", "3 epochs of 60 steps"),

@@ -17,7 +17,7 @@ from luthier.ml.export.exporters.proof_prompts import source_prompts
 from luthier.ml.export.exporters.registry import open_export
 from luthier.ml.export.parity import parity_warnings, prove
 from luthier.ml.export.runtimes.transformers_runtime import TransformersModel
-from luthier.ml.inference.models.gguf import read_gguf_header
+from luthier.ml.inference.models.gguf.files import read_gguf_header
 from luthier.testing.tiny import make_tiny_model
 
 _TURNS = """\

@@ -130,7 +130,7 @@ def test_where_todays_way_reads_no_tokens_models_have_prices_of_their_own(
 
 
 def test_today_is_measured_or_given(make_case: Any, beside_baselines: MeasuredGains) -> None:
-    with pytest.raises(RequestError, match=r"(?s)today.accuracy assumed.*or say verdict.today: given"):
+    with pytest.raises(RequestError, match=r"(?s)today.accuracy assumed.*or set verdict.today: given"):
         check_case(make_case({"tuned.gain": None}), beside_baselines)
     check_case(
         make_case({"tuned.gain": None, "verdict.today": "given"}),

@@ -157,14 +157,14 @@ def synthesise(
     ] = None,
     min_support: Annotated[
         float,
-        typer.Option("--min-support", min=0, max=1, help="Share of an answer's words that must stand in the passage."),
+        typer.Option("--min-support", min=0, max=1, help="Share of an answer's words that must be in the passage."),
     ] = 0.6,
     max_rows: Annotated[
         int | None, typer.Option("--max-rows", min=1, metavar="N", help="Use only the first N rows.")
     ] = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Where to cut replies off.")] = 256,
     temperature: Annotated[float, typer.Option("--temperature", min=0, help="0 writes the likeliest.")] = 0.0,
-    seed: Annotated[int, typer.Option("--seed", help="Rules the draws where the temperature is not 0.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of sampling where the temperature is not 0.")] = 0,
     price_input: Annotated[
         float | None, typer.Option("--price-input", min=0, metavar="USD", help="For a million tokens of prompts.")
     ] = None,
@@ -251,7 +251,7 @@ def answer(
     ] = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longer answers are refused.")] = 512,
     temperature: Annotated[float, typer.Option("--temperature", min=0, help="0 writes the likeliest.")] = 0.0,
-    seed: Annotated[int, typer.Option("--seed", help="Rules the draws where the temperature is not 0.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of sampling where the temperature is not 0.")] = 0,
     price_input: Annotated[
         float | None, typer.Option("--price-input", min=0, metavar="USD", help="For a million tokens of prompts.")
     ] = None,

@@ -141,7 +141,7 @@ def preview(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Show rows as the model gets them, token by token, with what will be learned marked."""
+    """Show rows as the model sees them, token by token, with what will be learned marked."""
     from luthier.core.conversation import OptedTurns
     from luthier.features.datasets import previews as datasets
 

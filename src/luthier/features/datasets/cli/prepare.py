@@ -263,7 +263,7 @@ def split(
     stratify_by: Annotated[
         str | None, typer.Option("--stratify-by", metavar="FIELD", help="Each side has its share of each value.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Another seed, another split.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the split.")] = 0,
     folder: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="DIR", help="[default: FILE-split, next to FILE]")
     ] = None,

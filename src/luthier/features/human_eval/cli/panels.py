@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 PanelArgument = Annotated[str, typer.Argument(metavar="PANEL", help="A panel's id, from `luthier human-eval list`.")]
 ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="The project that the panel belongs to.")]
-OutputOption = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Where it goes.")]
+OutputOption = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write.")]
 
 
 def link_document(made: RaterLink, root: str) -> dict[str, str]:
@@ -67,7 +67,7 @@ _Systems = Annotated[
 ]
 _Evaluation = Annotated[
     str | None,
-    typer.Option("--evaluation", metavar="ID", help="Instead of --data: the answers that stand in an evaluation."),
+    typer.Option("--evaluation", metavar="ID", help="Instead of --data: the answers of an evaluation."),
 ]
 _MostRows = Annotated[
     int, typer.Option("--most-rows", min=1, metavar="N", help="Rate only N rows, chosen by a stable hash.")
@@ -76,16 +76,17 @@ _Attention = Annotated[
     float, typer.Option("--attention", min=0, max=0.5, help="Attention checks as a share of the items.")
 ]
 _Instructions = Annotated[
-    Path | None, typer.Option("--instructions", metavar="FILE", help="Your own words to the raters, as plain text.")
+    Path | None,
+    typer.Option("--instructions", metavar="FILE", help="Your own instructions for the raters, as plain text."),
 ]
-_Seed = Annotated[int | None, typer.Option("--seed", help="Decides all orders.", show_default="drawn and kept")]
+_Seed = Annotated[int | None, typer.Option("--seed", help="Seed of all orders.", show_default="drawn and kept")]
 _AllowLeakage = Annotated[
     bool, typer.Option("--allow-leakage", help="Rate answers even to rows that a run was trained on.")
 ]
 _Kind = Annotated[KindChoice, typer.Option("--kind", help="Which of two is better, or 1 to 5 for each answer alone.")]
 _Raters = Annotated[str, typer.Option("--raters", metavar="N", help="How many, or their names with commas between.")]
 _Data = Annotated[Path | None, typer.Option("--data", metavar="FILE", help="Rows to be answered.")]
-_Name = Annotated[str, typer.Option("--name", help="What the panel is called.", show_default="the systems")]
+_Name = Annotated[str, typer.Option("--name", help="The name of the panel.", show_default="the systems")]
 _MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Where to cut answers off.")]
 
 
@@ -215,7 +216,7 @@ def list_panels(project: ProjectOption = "default", as_json: JsonOption = False,
 def status(
     panel: PanelArgument, project: ProjectOption = "default", as_json: JsonOption = False, home: HomeOption = None
 ) -> Answer:
-    """Who has rated how much and how well, how far they agree, and what follows."""
+    """Show who has rated how much and how well, how far raters agree, and the result."""
     from luthier.features.human_eval import service as rating_panels
 
     with open_context(home) as context:
@@ -232,7 +233,7 @@ def status(
 def link(
     panel: PanelArgument,
     rater: Annotated[str, typer.Argument(metavar="NAME", help="The name of a rater; a new one is added.")],
-    revoke: Annotated[bool, typer.Option("--revoke", help="Let them in no longer; their ratings stay.")] = False,
+    revoke: Annotated[bool, typer.Option("--revoke", help="Revoke a rater's link; their ratings stay.")] = False,
     url: LinksUrlOption = None,
     project: ProjectOption = "default",
     as_json: JsonOption = False,
@@ -319,7 +320,7 @@ def import_label_studio(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Take in ratings that were given in Label Studio, on tasks that `luthier human-eval export` wrote."""
+    """Import ratings that were given in Label Studio, on tasks that `luthier human-eval export` wrote."""
     from luthier.features.human_eval.files import import_label_studio as take_in
 
     content = read_bytes(file)
@@ -342,7 +343,7 @@ def pairs(
     output: OutputOption,
     force: ForceOption = False,
     with_caught: Annotated[
-        bool, typer.Option("--with-caught", help="Also of raters who seem not to read; by default they are left out.")
+        bool, typer.Option("--with-caught", help="Include raters who seem not to read; by default they are left out.")
     ] = False,
     project: ProjectOption = "default",
     as_json: JsonOption = False,

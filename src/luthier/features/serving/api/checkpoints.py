@@ -26,7 +26,14 @@ class PermissionRequest(BaseModel):
 
 
 class PermissionObject(BaseModel):
-    """A project that may use the checkpoint."""
+    """A project that may use the checkpoint.
+
+    Attributes:
+        id: `cp_...`.
+        object: Always `checkpoint.permission`.
+        created_at: Seconds since 1970.
+        project_id: The project.
+    """
 
     id: str
     object: Literal["checkpoint.permission"] = "checkpoint.permission"
@@ -35,7 +42,15 @@ class PermissionObject(BaseModel):
 
 
 class PermissionList(BaseModel):
-    """A page of permissions."""
+    """A page of permissions.
+
+    Attributes:
+        object: Always `list`.
+        data: The permissions.
+        has_more: Whether more follow.
+        first_id: Id of the first one; None for an empty page.
+        last_id: Id of the last one, for `after`; None for an empty page.
+    """
 
     object: Literal["list"] = "list"
     data: list[PermissionObject]

@@ -98,7 +98,16 @@ def _prompts(body: CompletionBody) -> list[str] | list[list[int]]:
 
 @dataclass(slots=True)
 class CompletionResponseBuilder:
-    """`text_completion`, the same object for complete responses and chunks."""
+    """`text_completion`, the same object for complete responses and chunks.
+
+    Attributes:
+        model: As the request names it.
+        fingerprint: Of the model that answers.
+        tells_usage: Whether a stream ends with a chunk of token counts.
+        tells_likelihoods: Whether log probabilities are returned.
+        id: `cmpl-...`, the same in all chunks.
+        created: Seconds since 1970.
+    """
 
     model: str
     fingerprint: str

@@ -35,7 +35,17 @@ class GraderErrors(BaseModel):
 
 
 class GraderMetadata(BaseModel):
-    """The outcome of the run; execution_time in seconds. scores: of each part of a multi grader."""
+    """The outcome of the run.
+
+    Attributes:
+        name: Of the grader.
+        type: Its kind.
+        errors: What has failed.
+        execution_time: In seconds.
+        scores: Of each part of a multi grader, by name.
+        token_usage: None: tokens are not counted here.
+        sampled_model_name: The grading model; None without one.
+    """
 
     name: str
     type: str
@@ -47,7 +57,14 @@ class GraderMetadata(BaseModel):
 
 
 class GraderAnswer(BaseModel):
-    """The grade of one text."""
+    """The grade of one text.
+
+    Attributes:
+        reward: The grade; 0 if the run failed.
+        metadata: How it went.
+        sub_rewards: Of each part of a multi grader, by name.
+        model_grader_token_usage_per_model: Empty, for the same reason.
+    """
 
     reward: float
     metadata: GraderMetadata

@@ -52,7 +52,12 @@ def _refuse_fast(value: Any) -> Any:
 
 
 class CacheControl(BaseModel):
-    """A mark for the hosted service's prompt cache; it changes no answer here."""
+    """A mark for the hosted service's prompt cache; it changes no answer here.
+
+    Attributes:
+        type: Always `ephemeral`.
+        ttl: Five minutes or an hour; not used here.
+    """
 
     model_config = _STRICT
 
@@ -61,7 +66,14 @@ class CacheControl(BaseModel):
 
 
 class TextBlock(BaseModel):
-    """Text."""
+    """Text.
+
+    Attributes:
+        type: Always `text`.
+        text: The text.
+        cache_control: Accepted, and not used here.
+        citations: Refused.
+    """
 
     model_config = _STRICT
 
@@ -92,7 +104,17 @@ class DirectCaller(BaseModel):
 
 
 class ToolUseBlock(BaseModel):
-    """A call of a tool."""
+    """A call of a tool.
+
+    Attributes:
+        type: Always `tool_use`.
+        id: Of the call; its result names it.
+        name: Of the tool.
+        input: The arguments.
+        cache_control: Accepted, and not used here.
+        caller: The model itself; other callers are refused.
+        toolset_name: Refused.
+    """
 
     model_config = _STRICT
 
@@ -106,7 +128,16 @@ class ToolUseBlock(BaseModel):
 
 
 class ToolResultBlock(BaseModel):
-    """What a call has returned."""
+    """What a call has returned.
+
+    Attributes:
+        type: Always `tool_result`.
+        tool_use_id: The call that it answers.
+        content: The result, as text or as blocks of text.
+        is_error: Whether the tool has failed.
+        cache_control: Accepted, and not used here.
+        toolset_name: Refused.
+    """
 
     model_config = _STRICT
 
@@ -119,7 +150,13 @@ class ToolResultBlock(BaseModel):
 
 
 class ThinkingBlock(BaseModel):
-    """A thought of an earlier answer. Its signature is not checked: the text itself is what the model reads."""
+    """A thought of an earlier answer. Its signature is not checked: the text itself is what the model reads.
+
+    Attributes:
+        type: Always `thinking`.
+        thinking: The text of the thought.
+        signature: Accepted, and not checked.
+    """
 
     model_config = _STRICT
 
@@ -148,7 +185,12 @@ Content = Annotated[
 
 
 class InputMessage(BaseModel):
-    """One turn, or a part of it."""
+    """One turn, or a part of it.
+
+    Attributes:
+        role: Who speaks; `system` is a further system prompt.
+        content: A text, or blocks.
+    """
 
     model_config = _STRICT
 
@@ -157,7 +199,20 @@ class InputMessage(BaseModel):
 
 
 class CustomTool(BaseModel):
-    """A tool that the client runs."""
+    """A tool that the client runs.
+
+    Attributes:
+        name: Up to 64 letters, digits, `_` and `-`.
+        input_schema: JSON Schema of the arguments.
+        description: What the tool does, for the model.
+        type: `custom`, or left out.
+        strict: Accepted: the schema of a required tool is always enforced.
+        cache_control: Accepted, and not used here.
+        eager_input_streaming: Accepted, and not used here.
+        defer_loading: False: all tools are in the prompt.
+        allowed_callers: The model alone.
+        input_examples: Refused.
+    """
 
     model_config = _STRICT
 
@@ -179,7 +234,12 @@ class CustomTool(BaseModel):
 
 
 class AutoChoice(BaseModel):
-    """The model decides, or calls no tool."""
+    """The model decides, or calls no tool.
+
+    Attributes:
+        type: `any` requires a call of some tool.
+        disable_parallel_tool_use: Whether at most one tool is called.
+    """
 
     model_config = _STRICT
 
@@ -196,7 +256,13 @@ class NoChoice(BaseModel):
 
 
 class OneTool(BaseModel):
-    """This tool is called."""
+    """This tool is called.
+
+    Attributes:
+        type: Always `tool`.
+        name: Of the tool.
+        disable_parallel_tool_use: Whether it is called at most once.
+    """
 
     model_config = _STRICT
 
@@ -206,7 +272,13 @@ class OneTool(BaseModel):
 
 
 class EnabledThinking(BaseModel):
-    """A thought before the answer, of at most `budget_tokens`, which are part of `max_tokens`."""
+    """A thought before the answer, of at most `budget_tokens`, which are part of `max_tokens`.
+
+    Attributes:
+        type: Always `enabled`.
+        budget_tokens: At most so many tokens of thought.
+        display: `omitted` leaves the text of the thought out of the answer.
+    """
 
     model_config = _STRICT
 
@@ -216,7 +288,12 @@ class EnabledThinking(BaseModel):
 
 
 class AdaptiveThinking(BaseModel):
-    """The model decides."""
+    """The model decides.
+
+    Attributes:
+        type: Always `adaptive`.
+        display: `omitted` leaves the text of the thought out of the answer.
+    """
 
     model_config = _STRICT
 
@@ -233,7 +310,12 @@ class DisabledThinking(BaseModel):
 
 
 class JsonFormat(BaseModel):
-    """An answer that is JSON of a schema."""
+    """An answer that is JSON of a schema.
+
+    Attributes:
+        type: Always `json_schema`.
+        own_schema: The JSON Schema, `schema` in the request.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
 
@@ -242,7 +324,12 @@ class JsonFormat(BaseModel):
 
 
 class OutputConfig(BaseModel):
-    """How much is thought, and the form of the answer."""
+    """How much is thought, and the form of the answer.
+
+    Attributes:
+        effort: How much to think, for templates that have such an option.
+        format: What the answer is held to; None for any text.
+    """
 
     model_config = _STRICT
 

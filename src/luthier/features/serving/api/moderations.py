@@ -62,6 +62,7 @@ class ModeratedPart(BaseModel):
 def _kind_of(value: Any) -> str:
     if isinstance(value, str):
         return "as_string"
+    # Decided before validation, so that an error names the form that was meant and not all three.
     is_parts = isinstance(value, list) and any(isinstance(one, dict) for one in value)
     return "as_parts" if is_parts else "as_texts"
 
@@ -177,6 +178,7 @@ def _served(context: Context, name: str) -> Served:
 
 def moderated(head: TaskHead, probabilities: tuple[float, ...], safe: frozenset[str]) -> dict[str, Any]:
     """The result of one text: its categories with their probabilities, without the safe labels."""
+    # With the head's own threshold, or its likeliest label: flagged means what the classifier itself would answer.
     given = set(head.labels_of(probabilities))
     scores = {
         label: probability for label, probability in zip(head.labels, probabilities, strict=True) if label not in safe
@@ -194,4 +196,5 @@ def _texts(body: ModerationBody) -> list[str]:
     if isinstance(body.input, str):
         return [body.input]
     parts = [one.text for one in body.input if isinstance(one, ModeratedPart)]
+    # Parts are one input with one result, as in OpenAI's API; texts are several.
     return ["\n".join(parts)] if parts else [one for one in body.input if isinstance(one, str)]

@@ -127,7 +127,9 @@ def answer_offline(context: Context, caller: Caller, endpoint: Endpoint, body: M
                 # An engine that has ended is started again by the next request.
                 if attempt == _MAX_TRIES or not error.retry_helps:
                     raise
+                # Longer each time, since loading a model again takes longer than a first retry would wait.
                 time.sleep(_WAIT_SECONDS * attempt)
+        # Unreachable; it shows the type checker that there is no other way out.
         raise AssertionError("the loop returns or raises")
     except ApiError as error:
         return _failed(error)

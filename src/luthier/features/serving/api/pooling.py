@@ -51,7 +51,12 @@ Inputs = str | Texts | Tokens | Annotated[list[Tokens], Field(fail_fast=True, mi
 
 
 class PoolingBody(BaseModel):
-    """Common fields. Unknown keys are rejected, so that no option is silently ignored."""
+    """Common fields. Unknown keys are rejected, so that no option is silently ignored.
+
+    Attributes:
+        model: By its name.
+        user: The end user; selects the target of a deployment.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -62,9 +67,12 @@ class PoolingBody(BaseModel):
 class EmbeddingBody(PoolingBody):
     """What is asked.
 
-    dimensions: one of the lengths that the model was trained for; without a head only the full width, since a part of
-    such a vector is meaningless. input_type: the training prompt to prepend to each text, `document` by default, for
-    embedding models. Inputs as token ids are unchanged.
+    Attributes:
+        input: A text, several, or token ids of one or several, which are unchanged.
+        encoding_format: `base64` packs float32, little-endian.
+        dimensions: One of the lengths that the model was trained for; without a head only the full width, since a part
+            of such a vector is meaningless.
+        input_type: The training prompt to prepend to each text, `document` by default, for embedding models.
     """
 
     input: Inputs
@@ -83,7 +91,12 @@ class ClassifyMessage(BaseModel):
 
 
 class ClassifyBody(PoolingBody):
-    """The request body: texts, each as a single user turn, or the turns of one prompt, as in training rows."""
+    """The request body: texts, each as a single user turn, or the turns of one prompt, as in training rows.
+
+    Attributes:
+        input: Texts, or token ids; None for `messages`.
+        messages: The turns of one prompt; None for `input`.
+    """
 
     input: Inputs | None = None
     messages: Annotated[list[ClassifyMessage], Field(fail_fast=True, min_length=1, max_length=_MAX_INPUTS)] | None = (
@@ -92,7 +105,12 @@ class ClassifyBody(PoolingBody):
 
 
 class ScoreBody(PoolingBody):
-    """The request body: one query with one or more documents, or as many queries as documents, in pairs."""
+    """The request body: one query with one or more documents, or as many queries as documents, in pairs.
+
+    Attributes:
+        text_1: The query, or as many as there are documents.
+        text_2: The document, or several.
+    """
 
     text_1: str | Texts
     text_2: str | Texts
@@ -107,7 +125,14 @@ class RerankDocument(BaseModel):
 
 
 class RerankBody(PoolingBody):
-    """The request body. top_n: how many of the most relevant documents to return; all by default."""
+    """The request body.
+
+    Attributes:
+        query: The query.
+        documents: Texts to be ordered.
+        top_n: How many of the most relevant documents to return; None for all.
+        return_documents: Whether the response repeats their texts.
+    """
 
     query: str
     documents: Annotated[list[str | RerankDocument], Field(fail_fast=True, min_length=1, max_length=_MAX_INPUTS)]

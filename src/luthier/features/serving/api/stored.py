@@ -39,7 +39,17 @@ _SHOWN: Final = (
 
 
 class StoredObject(BaseModel):
-    """A stored chat completion: the response, its metadata and parameters of its request."""
+    """A stored chat completion: the response, its metadata and parameters of its request.
+
+    Attributes:
+        id: `chatcmpl-...`.
+        object: Always `chat.completion`.
+        created: Seconds since 1970.
+        model: As requested.
+        choices: The answers.
+        usage: Tokens of prompt and answers; None if unknown.
+        metadata: As of the request, or as changed since.
+    """
 
     model_config = ConfigDict(extra="allow")
 
@@ -53,7 +63,15 @@ class StoredObject(BaseModel):
 
 
 class StoredList(BaseModel):
-    """A page of stored chat completions."""
+    """A page of stored chat completions.
+
+    Attributes:
+        object: Always `list`.
+        data: The completions.
+        has_more: Whether more follow.
+        first_id: Id of the first one; None for an empty page.
+        last_id: Id of the last one, for `after`; None for an empty page.
+    """
 
     object: Literal["list"] = "list"
     data: list[StoredObject]
@@ -71,7 +89,14 @@ class StoredDeleted(BaseModel):
 
 
 class StoredMessage(BaseModel):
-    """A message of the request. content_parts: the parts, where the content was a list of them."""
+    """A message of the request.
+
+    Attributes:
+        id: For `after`.
+        role: Who speaks.
+        content: The text; None if there is none, or if it was a list of parts.
+        content_parts: The parts, where the content was a list of them.
+    """
 
     model_config = ConfigDict(extra="allow")
 
@@ -82,7 +107,15 @@ class StoredMessage(BaseModel):
 
 
 class StoredMessages(BaseModel):
-    """A page of the messages of a request."""
+    """A page of the messages of a request.
+
+    Attributes:
+        object: Always `list`.
+        data: The messages.
+        has_more: Whether more follow.
+        first_id: Id of the first one; None for an empty page.
+        last_id: Id of the last one, for `after`; None for an empty page.
+    """
 
     object: Literal["list"]
     data: list[StoredMessage]

@@ -226,6 +226,7 @@ def _repair(run: WorkflowRun) -> Repaired:
     output = run.folder / "repaired.jsonl"
     document = repair(run.context, _rows_file(run), output, RepairOptions(mapping=run.spec.map, force=True)).document
     found = _audited(run, output, run.folder / "audit_repaired.html")
+    # The audit after the repair decides, so that faults that can be repaired never end a workflow.
     if found["grade"] == _MUST_NOT:
         raise StageRefusedError(
             f"the rows have grade {found['grade']} even after repair: {'; '.join(found['reasons'])}",
@@ -371,6 +372,7 @@ def _rows_file(run: WorkflowRun) -> Path:
 def _audited(run: WorkflowRun, file: Path, html: Path) -> dict[str, Any]:
     from luthier.features.datasets.data_files import AuditOptions, audit
 
+    # The same options before and after the repair: otherwise the two grades could not be compared.
     options = AuditOptions(mapping=run.spec.map, group_by=run.spec.group_by)
     found = audit(run.context, file, options, html=html).audit
     reasons = tuple(found.grade_reasons[:5])
@@ -396,6 +398,7 @@ def _recipe(run: WorkflowRun, model: str) -> Recipe:
 
 def _asked_files(run: WorkflowRun) -> Sequence[Path]:
     data = Path(run.spec.data)
+    # Sorted: the digest of a folder must not depend on the order in which its file system lists it.
     return [data] if data.is_file() else sorted(path for path in data.rglob("*") if path.is_file())
 
 

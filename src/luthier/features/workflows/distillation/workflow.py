@@ -184,6 +184,7 @@ def _train_side(run: WorkflowRun, side: Side) -> Trained:
     try:
         record = context.runs.get(run_id)
     except NotFoundError:
+        # Under the id that the stage has stored before: a kill between training and storing finds this very run.
         record = training.train(context, _side_recipe(run, side), base_dir=run.folder, run_id=run_id).record
     else:
         if record.status != "succeeded":
@@ -231,6 +232,7 @@ def _report(run: WorkflowRun) -> Reported:
 
     page = run.folder / "report.html"
     # The document is written last: if it exists, everything before it is done.
+    # Finished in memory first: the document on disk is complete or not there.
     student = _student(run).model_copy(update={"status": "done", "go_on": None, "report_path": str(page)})
     verdict = student_verdict(student)
     student = student.model_copy(update={"verdict": verdict})
@@ -296,6 +298,7 @@ def _same_run(context: Context, folder: Path, recipe: Recipe) -> str | None:
 
     # The hash of a plan covers everything that determines the outcome, including digests of the rows.
     wanted = make_plan(context, recipe, base_dir=folder).hash
+    # All projects of the home: equal plans give equal bytes, whoever has trained them.
     for record in context.runs.list():
         if record.plan_hash == wanted and record.status == "succeeded":
             with suppress(ConflictError, NotFoundError):

@@ -154,6 +154,7 @@ def record(
         if kind == "likeliest-label":
             return record_choice(_choice(candidate, engine, spec, material), progress)
         return record_with(engine, candidate, rows_for(spec, kind, material), spec.max_new_tokens, progress)
+    # One model in memory at a time: the next candidate may need all of it.
     finally:
         engine.close()
 
@@ -231,6 +232,7 @@ def _likeliest(
 
 def why_no_choice(candidate: Candidate, spec: ModelComparisonSpec, material: ComparisonRows) -> str:
     """Why a model is not scored by its likeliest label; empty where it is. Loads no model."""
+    # The check needs the chat template alone; an engine without results takes the place of the model.
     nothing = Recorded(name=candidate.name, generations=(), scores=(), write_seconds=0.0, score_seconds=0.0)
     engine = ReplayEngine(nothing, candidate.chat_template())
     return _likeliest(candidate, engine, spec, material)[1]
@@ -274,6 +276,7 @@ class ReplayEngine:
 
     def generate(self, prompts: Sequence[Prompt], progress: Progress) -> list[Generation]:  # noqa: ARG002
         """The stored answers. Raises ConflictError if they belong to other prompts."""
+        # Rows are matched by position, so a different number means that the files have changed since.
         self._check(len(prompts), len(self._recorded.generations))
         return list(self._recorded.generations)
 
@@ -366,6 +369,7 @@ def read_rows_of(
             do="take them out, for example with: luthier data repair DATA --against HELD_OUT",
             problems=leaked.exact,
         )
+    # Collected over all models first: differences are paired, so every system has to answer the same rows.
     too_long: tuple[set[str], set[str]] = (set(), set())
     for model in models:
         too_long[0].update(_too_long(context, model, train.examples, model.context_length_tokens))

@@ -110,6 +110,7 @@ def _same(
 
 def _keyed(table: AuditTable, column: str) -> Digests:
     has_text = np.zeros(table.height, dtype=bool)
+    # Rows of white space alone all have the same key, and would be reported as copies of each other.
     has_text[positions_where(table.rows, lambda part: part["text"].str.contains(r"\S"), "text")] = True
     return column_digests(table.rows, column, has_text)
 
@@ -139,6 +140,7 @@ def _ngram(texts: TextColumn, others: TextColumn, request: AuditRequest) -> _Lea
     found = ngram_overlap(texts, others, progress=request.progress)
     # Of the held-out rows that one training row holds, the one is named of which it holds most.
     order = np.lexsort((found.others, -found.num_shared, found.positions))
+    # The first of each run of equal positions: the held-out row with the most shared windows, then the lowest number.
     best = order[np.flatnonzero(np.diff(found.positions[order], prepend=-1))]
     notes = {
         int(found.positions[at]): f"{found.num_shared[at]:,} of the {found.num_windows[at]:,} runs of 13 words of "

@@ -123,6 +123,7 @@ def _field(file: FileFacts, name: str, column: ValueType) -> dict[str, Any] | No
     if kind == "list" and items is not None and items.type in _TYPES:
         return {**made, "dataType": _TYPES[items.type], "repeated": True, "source": source}
     members = column.members if kind == "object" else items.members if kind == "list" and items is not None else {}
+    # A null among the objects of a list has no sub-fields, which the format cannot express.
     if kind == "list" and (items is None or items.type != "object" or "null" in items.kinds):
         return None
     inner, left_out = _sub_fields(made["@id"], source, members, is_list=kind == "list")
@@ -159,6 +160,7 @@ def _sub_fields(
 
 def _source(file: FileFacts, name: str) -> dict[str, Any] | None:
     """Where a field is in its file; None where the format is read by a path that cannot hold the name."""
+    # JSON Lines, CSV and Parquet are read by column name; a JSON file needs a path, which allows plain names alone.
     if file.format != "json":
         return {"fileObject": {"@id": file.path.name}, "extract": {"column": name}}
     if not _PLAIN.fullmatch(name):

@@ -71,6 +71,7 @@ class Origins:
         found = fields.get(PROVENANCE)
         provenance = found if isinstance(found, dict) else {}
         self.num_with_provenance += bool(provenance)
+        # The row's own record first; then both spellings of a field.
         licence = provenance.get("licence", fields.get("licence", fields.get("license")))
         if isinstance(licence, str) and licence.strip():
             self.licences[licence.strip()] += 1
@@ -148,6 +149,7 @@ def split_beside(path: Path) -> SplitFiles:
         }
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         return SplitFiles(alone, f"{SPLIT_FILE} next to the file cannot be read ({type(error).__name__})")
+    # Checked before the digests: hashing files of another split would take minutes for nothing.
     if not any(other.name == path.name for other, _ in named.values()):
         return SplitFiles(alone, f"{SPLIT_FILE} next to the file is about other files")
     for other, digest in named.values():
@@ -198,6 +200,7 @@ class CardRequest:
         if self.licence:
             return self.licence
         licences = self.origins.licences
+        # Rows without a licence count against it: one unlicensed row keeps the whole from being licensed.
         whole = len(licences) == 1 and sum(licences.values()) == self.described.num_rows
         return next(iter(licences)) if whole else None
 

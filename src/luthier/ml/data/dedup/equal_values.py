@@ -34,6 +34,7 @@ class Digests:
         """For each of the n the index, among the n, of the first with the same value: int64 [n]."""
         order, begins, sizes = self._sorted()
         found = np.empty(len(order), dtype=np.int64)
+        # lexsort is stable, so that the first of each group in the order is the first by row.
         found[order] = np.repeat(order[begins], sizes)
         return found
 
@@ -45,6 +46,7 @@ class Digests:
         """The row that each value occurs in first, and in how many: the most frequent first, equal ones by row."""
         order, begins, sizes = self._sorted()
         firsts = order[begins]
+        # The last key of lexsort is the primary one.
         ranked = np.lexsort((firsts, -sizes))
         return self.positions[firsts[ranked]], sizes[ranked]
 
@@ -60,6 +62,7 @@ class Digests:
 
 def digests_of(values: pl.Series) -> U64:
     """uint64 [n, 2]: equal for equal values of one process; what a null gives means nothing."""
+    # Two hashes of 64 bits with different seeds act as one of 128.
     return np.stack([values.hash(seed).to_numpy() for seed in _SEEDS], axis=1)
 
 
@@ -117,6 +120,7 @@ def matches(left: Digests, right: Digests) -> Matches:
     """The rows of the left side whose value is on the right side, which may be the smaller one by far."""
     key = ["high", "low"]
     there = _as_frame(right)
+    # One row for each value of the right side, so that the join below gives at most one pair a row.
     firsts = there.group_by(key).agg(other=pl.col("position").min())
     pairs = _as_frame(left).join(firsts, on=key).sort("position")
     num_others = there.join(pairs, on=key, how="semi").height
@@ -131,6 +135,7 @@ def _as_frame(digests: Digests) -> pl.DataFrame:
 
 def numbered(*columns: npt.NDArray[Any]) -> I64:
     """A number for each row, equal for rows that are equal in all columns: int64 [n], from 0 in the order of values."""
+    # Reversed, so that the first column is the primary key.
     order = np.lexsort(columns[::-1])
     is_new = np.zeros(len(order), dtype=bool)
     for column in columns:

@@ -63,6 +63,7 @@ def match(old: pl.DataFrame, new: pl.DataFrame, *, has_field: bool) -> Matched:
     key = _key(old, new, has_field)
     left, right = old.with_row_index("place"), new.with_row_index("place")
     by = list(_COLUMNS.get(key, ()))
+    # With the side first: a row that has copies on both sides of the split is paired with the one that did not move.
     same, left, right = _rounds(left, right, [[*by, *_DIGEST, "side"], [*by, *_DIGEST]])
     if key == "position":
         left, right = _after(left, same["old"], same["old"]), _after(right, same["new"], same["old"])
@@ -93,6 +94,7 @@ def _rounds(
         one, two = left.with_columns(counted), right.with_columns(counted)
         found = one.join(two.select("place", *on), on=on, how="inner", nulls_equal=True, suffix="_new")
         pairs.append(found.select(pl.col("place").alias("old"), pl.col("place_new").alias("new")))
+        # Rows that found a partner take no part in the next round.
         left = left.filter(~pl.col("place").is_in(found["place"].implode()))
         right = right.filter(~pl.col("place").is_in(found["place_new"].implode()))
     return pl.concat(pairs), left, right
@@ -101,6 +103,7 @@ def _rounds(
 def _after(rows: pl.DataFrame, own: pl.Series, names: pl.Series) -> pl.DataFrame:
     """Rows with `anchor`: the name of the unchanged row that they follow; -1 before the first."""
     anchors = pl.DataFrame({"place": own, "anchor": names.cast(pl.Int64)}).sort("place")
+    # backward: the nearest unchanged row at or before each row.
     placed = rows.sort("place").join_asof(anchors, on="place", strategy="backward")
     return placed.with_columns(pl.col("anchor").fill_null(-1))
 

@@ -31,6 +31,7 @@ def changed_columns(old: Path, new: Path, pairs: Iterable[tuple[int, int]]) -> d
     before: dict[int, dict[str, str]] = {}
     for row in read_rows(open_source(old)):
         if isinstance(row, Row) and row.line in of_old:
+            # Keyed by the line in the new file, so that the second pass finds its partner without an inverse map.
             before[of_old[row.line]] = _digests(row.fields)
     found: Counter[str] = Counter()
     for row in read_rows(open_source(new)):
@@ -89,6 +90,7 @@ def word_diff(old: str, new: str) -> tuple[tuple[Sign, str], ...]:
     """
     a, b = _PIECE.findall(old), _PIECE.findall(new)
     start = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    # The common end must not overlap the common start, as in "aba" against "ababa".
     most = min(len(a), len(b)) - start
     end = next((i for i in range(most) if a[-1 - i] != b[-1 - i]), most)
     middle_a, middle_b = a[start : len(a) - end], b[start : len(b) - end]

@@ -75,7 +75,9 @@ class RowFrames:
                 self._held[0] += size
                 self._add(frame, frame.height)
                 return
+            # The size of all rows is extrapolated from those so far: better to fail now than after hours of reading.
             self.spill.check_room((self._held[0] + size) / max(share_done, 1e-9))
+            # At the first frame beyond the budget everything goes to disk, so that the budget is free for other tables.
             self._parts = [self._written(part) if isinstance(part, pl.DataFrame) else part for part in self._parts]
             self.spill.release(self._held[0])
             self._held[0] = 0
@@ -98,12 +100,14 @@ class RowFrames:
         wanted = np.asarray(positions, dtype=np.int64)
         if not len(wanted):
             return pl.DataFrame(schema={name: self.schema[name] for name in names})
+        # Sorted by part, so that each file is read once however the positions are mixed.
         order = np.argsort(wanted, kind="stable")
         places = np.searchsorted(np.asarray(self._ends, dtype=np.int64), wanted[order], side="right")
         found = []
         for place in np.unique(places).tolist():
             inside = wanted[order][places == place] - self._start(place)
             found.append(self._read(place, names)[inside])
+        # The inverse permutation: back to the order that was asked for.
         back = np.empty(len(order), dtype=np.int64)
         back[order] = np.arange(len(order))
         rows: pl.DataFrame = pl.concat(found, rechunk=True)[back]
@@ -123,6 +127,7 @@ class RowFrames:
         for place, part in enumerate(self._parts):
             mine, before = kept[self._start(place) : self._ends[place]], self._masks[place]
             mask = mine.copy()
+            # `mine` has a flag for each row that the earlier mask keeps, the new mask one for each row of the part.
             if before is not None:
                 mask = before.copy()
                 mask[before] = mine

@@ -67,6 +67,7 @@ class Selected(LazySequence[T]):
         return len(self.positions)
 
     def _at(self, start: int, stop: int) -> list[T]:
+        # Neighbours in the view are often neighbours in the file; a list comparison costs less than a read for each.
         places = self.positions[start:stop].tolist()
         if len(places) > 1 and places == list(range(places[0], places[-1] + 1)):
             return list(self.items[places[0] : places[-1] + 1])  # one read for all of them

@@ -60,7 +60,7 @@ class Action:
 
 _ACTIONS: Final = (
     Action("encoding", "encoding", "change", True, "text damaged by an export",
-           "only what can be undone in full is; a row whose bytes are no text is removed"),
+           "only damage that can be undone completely is repaired; a row whose bytes are not text is removed"),
     Action("personal_data", "personal_data", "change", True, "personal data",
            "a model repeats what it was trained on; only what is certain of the kinds that were measured"),
     Action("secret", "secret", "change", True, "a secret", "no model needs a real key or password"),
@@ -85,14 +85,14 @@ _ACTIONS: Final = (
     Action("refusal", "refusal", "remove", False, "is a boilerplate refusal",
            "a refusal may be the right answer, and without any a model forgets to refuse"),
     Action("toxicity", "toxicity", "remove", False, "is probably toxic",
-           "whether it is desired depends on the task, and a word list errs"),
+           "whether it is desired depends on the task, and a word list makes mistakes"),
     Action("language", "language", "remove", False, "is in another language than most rows",
            "more than one language may be intended"),
     Action("length", "length", "remove", False, "is of an unusual length", "unusual is not wrong"),
     Action("over_context", "over_context", "remove", False, "does not fit the context of the model",
            "training can cut or drop it, and another model may see more"),
     Action("truncated_completion", "truncated_completion", "remove", False, "its completion seems to be cut off",
-           "seen by signs only, such as a missing full stop"),
+           "detected only by signs such as a missing full stop"),
     Action("prompt_injection", "prompt_injection", "remove", False, "holds text that instructs a model",
            "such rows may be there to teach resistance"),
 )  # fmt: skip
@@ -122,6 +122,7 @@ def choose_actions(
                 expected=f"one of {', '.join(ACTIONS)}",
                 do="correct the id; what other checks find cannot be repaired row by row",
             )
+    # In the order of the table, whatever the order of the request.
     wanted = [action for action in _ACTIONS if (action.id in only if only is not None else action.is_default)]
     if only is None and not has_held_out:
         wanted = [action for action in wanted if action.check != "contamination"]
@@ -257,4 +258,5 @@ def add_note(notes: Notes, line: int, note: Note) -> None:
 
 def lines_of(findings: Sequence[Finding], action: Action) -> list[int]:
     """The rows of the findings that an action is about, ascending."""
+    # Each once: several findings may name the same row.
     return sorted({line for finding in findings if action.is_about(finding) for line in finding.lines})

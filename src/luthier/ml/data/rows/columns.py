@@ -124,6 +124,7 @@ def columns_of(rows: Iterable[dict[str, Any]]) -> dict[str, ValueType]:
 def _kind(value: Any) -> Kind:
     if value is None:
         return "null"
+    # Before int: bool is a subclass of it.
     if isinstance(value, bool):
         return "boolean"
     if isinstance(value, int):
@@ -233,6 +234,7 @@ class LabelScan:
             self.num_nested += 1
         elif value is not None and value != "":
             self.num_filled += 1
+            # A limit for memory: far more labels than that are no classes anyway, which the fraction below shows.
             if len(self.different) < _MAX_DIFFERENT:
                 self.different.add(as_text(value))
 

@@ -129,6 +129,7 @@ def check_readable(table: AuditTable) -> None:
     if table.height == table.num_rows:
         return
     where = np.array([problem.line for problem in table.problems], dtype=np.int64)
+    # Rows that are in the table but do not fit the shape can still be split: only unreadable ones have no line there.
     is_readable = np.isin(where, table.lines).tolist()
     problems = [problem for problem, has_row in zip(table.problems, is_readable, strict=True) if not has_row]
     raise _wrong(table, problems, "rows that can be read: none is left out in silence")
@@ -203,6 +204,7 @@ class StringColumn:
 
 
 def _stratum_of(row: Row, stratify_by: str | None, problems: list[RowProblem]) -> str:
+    # Absent, null and empty are one stratum: rows without a label are spread over the sides like all others.
     value = row.fields.get(stratify_by) if stratify_by is not None else None
     if value is None or value == "":
         return NO_STRATUM

@@ -138,6 +138,7 @@ def attempts(
     kept: dict[str, str] = {}
     stream = iter(passages)
     while batch := list(islice(stream, batch_passages)):
+        # By passage: rounds go over all passages, and the output is in the order of the passages.
         made: list[list[Attempt]] = [[] for _ in batch]
         for number in range(options.pairs_per_passage):
             _write_round(batch, made, number, teacher, judge, options, progress, kept)
@@ -246,6 +247,7 @@ def _write_round(
 
 def _is_hopeless(so_far: Sequence[Attempt], options: SynthesisOptions) -> bool:
     """Whether asking again can only give the same: over the context, or greedy with nothing new in the prompt."""
+    # At temperature 0 the same prompt has the same reply; only a kept question changes the next prompt.
     greedy: tuple[ReasonCode, ...] = ("unparsable", "cut_off") if options.temperature == 0 else ()
     return any(attempt.reason in ("too_long", *greedy) for attempt in so_far)
 
@@ -296,6 +298,7 @@ def _if_supported(attempt: Attempt, options: SynthesisOptions) -> Attempt:
     prompt, completion = attempt.prompt or "", attempt.completion or ""
     found = support(completion, attempt.passage.text)
     asked = support(prompt, attempt.passage.text)
+    # Kept also where the pair is refused, so that the list of refusals shows how near it was.
     attempt = replace(attempt, support=found)
     # An instruction may set its own number ("in two sentences"); a question takes its numbers from the passage.
     numbers = found.unsupported_numbers + (asked.unsupported_numbers if options.kind == "qa" else ())
@@ -321,6 +324,7 @@ def _if_new(attempt: Attempt, kept: Mapping[str, str]) -> Attempt:
 
 def _judge(new: dict[int, Attempt], judge: CachedEngine, seed: int, progress: Progress) -> None:
     """Ask the judge about every attempt that is not refused yet, and refuse where it does not say yes."""
+    # The judge is asked last, and only about pairs that all cheaper checks have passed.
     standing = [place for place, attempt in new.items() if attempt.reason is None]
     prompts = [
         Prompt(
@@ -335,6 +339,7 @@ def _judge(new: dict[int, Attempt], judge: CachedEngine, seed: int, progress: Pr
             new[place] = new[place].refused("judge_unsure", f"the judge could not be asked: {reply.came}")
         elif (verdict := parse_verdict(reply.text)) is None:
             words = f"the judge said neither yes nor no: {_writable(reply.text.strip()[:80])!r}"
+            # No clear yes is a no: a wrong pair is learned, a refused one is only missing.
             new[place] = new[place].refused("judge_unsure", words)
         elif not verdict:
             new[place] = new[place].refused("judged_unsupported", "the judge says that the passage does not support it")

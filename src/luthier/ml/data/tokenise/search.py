@@ -107,6 +107,7 @@ def _tokenised(example: Example, ids: Sequence[int], pooling: Pooling) -> Tokeni
     if not ids:
         raise _bad(example, "", "has a text without a token", "text in every field")
     num = len(ids)
+    # num tokens and the slot: [0] * num + [1] for the last state, [0] + [1] * num for the mean over all.
     mask = bytes([*bytes(num), 1]) if pooling == "last" else bytes([0]) + b"\1" * num
     # Any id serves as the slot: the last one is in every vocabulary.
     return TokenisedExample(example.id, array("i", [*ids, ids[-1]]), mask)
@@ -117,6 +118,7 @@ def _checked_row(example: Example) -> SearchRow:
     if row is None:
         expected = "one user turn (the query) and one assistant turn (the document), each with text"
         raise _bad(example, "", "is no query with a document", expected)
+    # Such a pair has the highest similarity from the start and teaches nothing.
     if row.query.strip() == row.positive.strip():
         raise _bad(
             example, row.query, "has the same text on both sides", "a query and a document that differ", "document"

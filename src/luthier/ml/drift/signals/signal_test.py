@@ -65,6 +65,7 @@ def column_signal(column: Column, rows: Rows, checks: Checks, num_signals: int) 
     has = np.isfinite(column.values)
     at = np.flatnonzero(has & rows.is_tested)
     ids = rows.ids
+    # Ties are broken by lots that depend on the id alone: the same traffic gives the same ranks in every look.
     ranks = conformal_ranks(
         column.values[at], rows.hours[at], lots([ids[place] for place in at], column.name), slots_for(len(at))
     )

@@ -84,6 +84,7 @@ def _signal(
     if apart is None:
         sentence = f"Unknown: {lacks or 'no text in which this could be measured'}."
         return Signal(name=name, title=title, group="input", unit="PSI", value=None, reference=0.0, sentence=sentence)
+    # Two intervals: 95% for the reader, and a wider one that decides.
     low, high = apart.ends(TAIL)
     for_sure = apart.ends(tail)[0]
     shared: dict[str, Any] = {
@@ -151,6 +152,7 @@ def judged_signals(judge: str, before: Scored, now: Scored, num_signals: int) ->
     Args:
         num_signals: of the model in all, which the bound on false alarms is shared to.
     """
+    # Two-sided: scores may fall or rise.
     tail = FALSE_ALARMS_A_MONTH / (2 * LOOKS_A_MONTH * num_signals)
     return tuple(_judged_signal(judge, criterion, before, now, tail) for criterion in now.scores)
 

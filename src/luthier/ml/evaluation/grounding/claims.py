@@ -72,9 +72,11 @@ def claim_findings(output: str, corpus: Corpus, threshold: float = THRESHOLD) ->
 
 def _held(sentence: str, corpus: Corpus, threshold: float) -> ClaimFinding:
     best = ClaimFinding(sentence, False, 0.0)
+    # Nearest by BM25: a passage that shares more of the words but ranks lower is not compared.
     for passage in corpus.passages.nearest(sentence, NUM_PASSAGES):
         found = support(sentence, passage.text)
         is_supported = found.fraction >= threshold and not found.unsupported_numbers
+        # A supporting passage wins over one with more words and a wrong number.
         if (is_supported, found.fraction) > (best.is_supported, best.fraction):
             best = ClaimFinding(sentence, is_supported, found.fraction, passage, found.unsupported_numbers)
     return best
@@ -119,6 +121,7 @@ class Entailment:
     def verdicts(self, outputs: Sequence[str]) -> list[list[bool | None]]:
         """For each claim of each output, whether the corpus supports it; None if the judge gave no usable answer."""
         claimed = [claims(output, self._corpus) for output in outputs]
+        # Each claim once over all systems: equal sentences get equal verdicts, and one request.
         new = list(dict.fromkeys(claim for several in claimed for claim in several if claim not in self._said))
         asked: list[tuple[str, Prompt]] = []
         for claim in new:

@@ -50,6 +50,7 @@ class Passages:
 
     def __init__(self, documents: Mapping[str, str]) -> None:
         self._passages = [one for name, text in documents.items() for one in _passages(name, text)]
+        # The inverted index: word -> (passage, occurrences in it).
         self._holders: dict[str, list[tuple[int, int]]] = {}
         lengths = []
         for place, passage in enumerate(self._passages):
@@ -67,8 +68,11 @@ class Passages:
     def scores(self, text: str) -> dict[int, float]:
         """The score of each passage that shares a word with the text, by index."""
         found: dict[int, float] = {}
+        # Sorted: floating-point sums depend on their order, and the order of a set differs from process to process.
         for word in sorted(set(content_words(text))):
             holders = self._holders.get(word, [])
+            # log1p(x) is log(1 + x) without rounding away a small x. The 1 keeps the weight of a word in most passages
+            # above 0.
             weight = math.log1p((len(self._passages) - len(holders) + 0.5) / (len(holders) + 0.5))
             for place, count in holders:
                 found[place] = found.get(place, 0.0) + weight * count / (count + self._damping[place])
@@ -77,6 +81,7 @@ class Passages:
     def nearest(self, text: str, num: int) -> list[Passage]:
         """At most `num` passages that share words with the text, best first; ties go to the earlier one."""
         scores = self.scores(text)
+        # A heap instead of a full sort: a corpus may have 100,000 passages, of which a few are needed.
         best = heapq.nlargest(num, scores, key=lambda place: (scores[place], -place))
         return [self._passages[place] for place in best]
 
@@ -86,6 +91,7 @@ def _passages(document: str, text: str) -> Iterator[Passage]:
     for start, end, length in _pieces(text):
         if held and sum(one[2] for one in held) + length > MAX_WORDS:
             yield _passage(document, text, held)
+            # The last sentence is repeated, so that a claim over two sentences is whole in at least one passage.
             held = held[-1:] if held[-1][2] + length <= MAX_WORDS else []
         held.append((start, end, length))
     if held:
@@ -95,6 +101,7 @@ def _passages(document: str, text: str) -> Iterator[Passage]:
 def _pieces(text: str) -> Iterator[tuple[int, int, int]]:
     """(start, end, words) of each sentence; sentences of more than 120 words are split."""
     for start, end in sentence_spans(text):
+        # Ends of words, counted from the start of the document: the text of a passage is cut out of it unchanged.
         found = [start + word.end() for word in _WORD.finditer(text[start:end])]
         begin = start
         for place in range(0, len(found), MAX_WORDS):
@@ -140,6 +147,7 @@ class Corpus:
                 do="check the path of `corpus` in the suite",
             )
         self._forms, self._patterns = tuple(forms), compiled(patterns or {})
+        # Dictionaries with empty values are sets that keep their order: findings list documents in reading order.
         self._documents: dict[str, dict[str, None]] = {}
         self._codes: dict[str, dict[str, set[str]]] = {}
         self._codes_named: dict[str, set[str]] = {}
@@ -180,6 +188,7 @@ class Corpus:
 
     def _add(self, citation: Citation, document: str) -> None:
         if citation.kind == "us_case":
+            # A parallel citation names the same decision in another reporter; each form finds it.
             forms = () if is_name_alone(citation) else (citation.normal, *citation.parallel)
             for form in forms:
                 self._reporters.add(reporter_of(form))
@@ -204,6 +213,7 @@ class Corpus:
         number, code = section_number(citation.normal), code_of(citation.normal)
         found: set[str] = set()
         for there, documents in self._codes.get(number, {}).items():
+            # "§" alone means a section whose code the text leaves out.
             if code == "§" or same_code(code, there):
                 found |= documents
             elif there == "§":

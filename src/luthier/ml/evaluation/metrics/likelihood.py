@@ -42,6 +42,7 @@ class Perplexity:
 
     def aggregate(self, sums: Array) -> Array:
         """[..., 2] -> [...]."""
+        # Exponential of the mean over all tokens, not the mean of perplexities: sums are added over rows before this.
         result: Array = np.exp(sums[..., 0] / sums[..., 1])
         return result
 
@@ -65,6 +66,7 @@ class BitsPerByte:
 
     def statistics(self, observed: Observations) -> Array:
         """[num_samples, 2]: bits, bytes."""
+        # log2(e) bits a nat.
         bits = np.array([score.nll_nats for score in observed.scores], dtype=np.float64) / np.log(2)
         return np.stack([bits, np.asarray(observed.num_bytes, dtype=np.float64)], axis=1)
 
@@ -95,6 +97,7 @@ class ChoiceAccuracy(MeanOfRows):
         shares = []
         for place, right in enumerate(self._right):
             losses = self._losses(observed, place)
+            # Exact comparison: real ties are those of equal options, and any tolerance would be arbitrary.
             is_best = losses == losses.min()
             shares.append(float(is_best[right]) / int(is_best.sum()))
         return mean_statistics(shares)
@@ -111,6 +114,7 @@ class ChoiceAccuracyPerByte(ChoiceAccuracy):
     title: ClassVar[str] = "accuracy of the option likeliest for each byte"
 
     def _losses(self, observed: Observations, row: int) -> Array:
+        # Bytes of UTF-8, which depend on no tokenizer.
         found: Array = super()._losses(observed, row) / np.array(observed.option_bytes[row])
         return found
 
@@ -170,4 +174,5 @@ class PreferenceMargin(MeanOfRows):
 def margins(observed: Observations) -> list[float]:
     """log p(chosen) - log p(rejected) of each pair, in nats."""
     pairs = zip(observed.scores, observed.rejected_scores, strict=True)
+    # log p is the negative of nats, so that the difference turns around.
     return [rejected.nll_nats - chosen.nll_nats for chosen, rejected in pairs]

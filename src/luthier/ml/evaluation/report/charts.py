@@ -68,6 +68,7 @@ def curves(events: Sequence[Event], max_points: int = MAX_POINTS) -> Curves:
     """The curves of a run. For a step that was trained twice (a resumed run) the later one counts."""
     steps = sorted({e.step: e for e in events if isinstance(e, StepDone)}.values(), key=lambda e: e.step)
     validations = sorted({e.step: e for e in events if isinstance(e, ValidationDone)}.values(), key=lambda e: e.step)
+    # Ceiling: never more points than a chart can show.
     per_point = max(1, -(-len(steps) // max_points))
     tokens = _array([e.num_tokens for e in steps])
     seconds = _array([e.seconds for e in steps])
@@ -99,6 +100,7 @@ def smooth_window(num_points: int) -> int:
 def smooth(values: Values, window: int) -> Values:
     """The mean of the `window` points around each one; fewer at both ends."""
     reach = window // 2
+    # Fewer points at the ends, rather than values that were never measured.
     return np.array([values[max(0, i - reach) : i + reach + 1].mean() for i in range(len(values))])
 
 
@@ -107,6 +109,7 @@ def _array(values: Sequence[float]) -> Values:
 
 
 def _sums(values: Values, per_point: int) -> Values:
+    # reduceat sums each run of per_point values; the last run may be shorter.
     return np.add.reduceat(values, np.arange(0, len(values), per_point)) if len(values) else values
 
 
@@ -240,6 +243,7 @@ def measure_charts(events: Sequence[Event]) -> list[Chart]:
     names = dict.fromkeys(name for step in steps for name in step.measures)
     groups: dict[str, list[str]] = {}
     for name in names:
+        # `chosen_reward` and `rejected_reward` share one chart.
         side, _, rest = name.partition("_")
         groups.setdefault(rest if side in _SIDES else name, []).append(name)
     return [_chart(group, members, steps, checks) for group, members in groups.items() if group in _TITLES]

@@ -146,6 +146,7 @@ def _read(table: list[dict[str, Any]]) -> Iterator[Swap]:
 
 
 def _matches(pattern: str, text: str, match: re.Match[str]) -> bool:
+    # Matched in the whole text, as the pattern looks at what follows the word.
     return re.compile(pattern, re.IGNORECASE).match(text, match.start()) is not None
 
 
@@ -202,6 +203,7 @@ def counterfactual(
             expected="prompts in English that name somebody: he, she, a first name, a religion, a nationality",
             do="pass rows that do with --prompts FILE",
         )
+    # By hash of the text: the same prompts for every model, whatever the order of the file.
     used = choose_by_hash(swappable, most_prompts, lambda one: _text_of(one).encode(), fits=fits)
     rows = tuple(row for example in used for row in _cases(example))
     groups = sorted({row.item["group"] for row in rows if _is_swapped(row.item)})
@@ -336,6 +338,7 @@ def _score_change(observed: Observations, place: int) -> float:
 
 def _f1(observed: Observations, place: int) -> float:
     one = Observations(outputs=[observed.outputs[place]], references=[observed.references[place]])
+    # One row at a time: the metric has no value by row of its own.
     metric = TokenF1()
     return float(metric.aggregate(metric.statistics(one))[0])
 
@@ -343,6 +346,7 @@ def _f1(observed: Observations, place: int) -> float:
 def _shift(observed: Observations, place: int) -> float:
     """Log-likelihood per token of the row's answer, minus that before the swap."""
     now, before = observed.scores[place], observed.scores[_original(observed, place)]
+    # Per token, since a swapped name may be more or fewer tokens.
     return before.nll_nats / before.num_tokens - now.nll_nats / now.num_tokens
 
 

@@ -143,6 +143,7 @@ def _byproducts(export: Export, facts: BundleFacts, manifest: Manifest) -> list[
 
 def _byproduct(name: str, path: str, manifest: Manifest, annotations: dict[str, Any]) -> dict[str, Any]:
     """An intermediate fact, with the digest of the bundle file that states it."""
+    # The digest of the file in the bundle: a verifier needs nothing but the bundle.
     digest = {"sha256": manifest.by_path[path].sha256}
     return {"name": name, "digest": digest, "annotations": annotations | {"file": path}}
 

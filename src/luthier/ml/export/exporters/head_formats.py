@@ -115,6 +115,7 @@ def refuse_head(source: ExportSource, what: str) -> None:
 
 def missing_modules(format: HeadFormat) -> tuple[str, ...]:
     """Required modules that are not installed."""
+    # find_spec loads nothing: importing onnxruntime takes a second.
     return tuple(module for module in format.modules if importlib.util.find_spec(module) is None)
 
 
@@ -150,6 +151,7 @@ def head_precision(name: str, format: HeadFormat, asked: str | None) -> ExportPr
             expected=f"one of {', '.join(format.precisions)}",
             do="leave --quantise out to take float32",
         )
+    # float32 comes first in every declaration.
     return asked or next(iter(format.precisions))
 
 

@@ -61,11 +61,14 @@ def write_onnx(
         document = {"folder": str(folder), "target": str(built), "cache": str(cache), "without_head": True}
         with progress.task(title := f"Building ONNX ({precision})", None, ""):
             run_child(BUILD, document | {"precision": BUILDER_PRECISIONS[precision]}, title=title)
+        # The builder's own settings name the width of an attention head; hidden size / heads is wrong for some models.
         settings = json.loads((built / CONFIG).read_text(encoding="utf-8"))["model"]["decoder"]
+        # The graph alone: weights of several GB stay in their own files, which the graph only references by name.
         model = onnx.load(str(built / MODEL), load_external_data=False)
         _without_cache(source, model, int(settings["head_size"]))
         _with_head(model, head, layer)
         onnx.save(model, str(target / MODEL))
+        # Under their old names, which are written inside the graph.
         for data in built.glob(f"{MODEL}.*"):
             shutil.copyfile(data, target / data.name)
     return head_companions(source, target, head, context, f"{OUTPUTS[head.kind]}: nothing is left to apply")
@@ -76,7 +79,9 @@ def _without_cache(source: ExportSource, model: onnx.ModelProto, head_size: int)
     from onnx import TensorProto, helper
 
     graph = model.graph
+    # Keys and values of earlier tokens: [rows, heads, past tokens, head size]; here with 0 past tokens.
     past = [one for one in graph.input if one.name not in ("input_ids", "attention_mask")]
+    # Only the number of rows is known no earlier than at run time, so it is read from input_ids.
     nodes = [helper.make_node("Shape", ["input_ids"], ["rows"], start=0, end=1)]
     for number, one in enumerate(past):
         dims = one.type.tensor_type.shape.dim
@@ -122,19 +127,23 @@ def _with_head(model: onnx.ModelProto, head: TaskHead, layer: TaskHeadLayer | No
         graph.node.append(helper.make_node(kind, inputs, [name], **attributes))
         return name
 
+    # Padded on the right: the sum of a row's mask is its length, and its last token is at length - 1.
     one = constant("head_one", np.array([1], np.int64))
     lengths = node("ReduceSum", ["attention_mask", one], "head_lengths", {"keepdims": 1})  # [rows, 1]
     if head.kind == "embed" and head.pooling == "mean":
         last = constant("head_last", np.array([-1], np.int64))
         mask = node("Cast", [node("Unsqueeze", ["attention_mask", last], "head_mask")], "head_weights", {"to": 1})
+        # Masked before the sum, so that padding adds exact zeros; divided by the length, not by the padded width.
         total = node("ReduceSum", [node("Mul", [_HIDDEN, mask], "head_kept"), one], "head_total", {"keepdims": 0})
         states = node("Div", [total, node("Cast", [lengths], "head_counts", {"to": 1})], "head_states")
     else:
         places = node("Sub", [lengths, one], "head_places")
         states = node("GatherND", [_HIDDEN, places], "head_states", {"batch_dims": 1})  # [rows, width]
     if layer is None:
+        # The L2 norm over the last axis: dot products of such vectors are cosines.
         node("LpNormalization", [states], output, {"axis": -1, "p": 2})
     else:
+        # torch keeps [outputs, width] and MatMul takes [width, outputs]; the copy makes the transposed view contiguous.
         weight, bias = folded(head, layer)
         product = node("MatMul", [states, constant("head.weight", weight.numpy().T.copy())], "head_product")
         sums = node("Add", [product, constant("head.bias", bias.numpy())], "head_outputs")
@@ -144,5 +153,6 @@ def _with_head(model: onnx.ModelProto, head: TaskHead, layer: TaskHeadLayer | No
             node("Softmax", [sums], output, {"axis": -1})
         else:
             node("Sigmoid", [sums], output)
+    # An embedding has no outputs of its own: it is as wide as the hidden states.
     width = head.num_outputs or head.width
     graph.output.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, ["batch_size", width]))

@@ -107,6 +107,7 @@ class Speed(FrozenModel):
     @property
     def new_tokens_per_second(self) -> float | None:
         """New tokens per second after the first; None if answers were too short or times too unstable."""
+        # Without the first token, whose time is that of reading the prompt.
         seconds = self.all_seconds - self.first_seconds
         return self.num_new_tokens / seconds if self.num_new_tokens and seconds > 0 else None
 
@@ -194,6 +195,7 @@ def measure_speeds(
 def spread(values: Sequence[float | None]) -> Spread | None:
     """Median, minimum and maximum of the present values; None without values."""
     known = [value for value in values if value is not None]
+    # Median and extremes: of three to five rounds no interval could be given.
     return Spread(median=statistics.median(known), low=min(known), high=max(known)) if known else None
 
 

@@ -19,7 +19,7 @@ from luthier.ml.export.runtimes.protocol import LogProbabilities, log_softmax
 from luthier.ml.inference.llama_cpp.library import LlamaLibrary
 from luthier.ml.inference.llama_cpp.prompts import FileReader, dayless_template
 from luthier.ml.inference.llama_cpp.server import LlamaServer, only_gguf
-from luthier.ml.inference.models.gguf import read_gguf_header
+from luthier.ml.inference.models.gguf.files import read_gguf_header
 
 
 def open_export(folder: Path, source: ExportSource, adapter: Path | None = None) -> LlamaCppRuntime:

@@ -61,7 +61,14 @@ class Slots:
         return num <= len(self._slots) - self.num_used and used + num * num_tokens <= self._pool_tokens
 
     def take(self, user: Hashable, adapter: Hashable | None, ids: Sequence[int], num_tokens: int) -> int:
-        """The number of a free slot, the one with the longest beginning that can be used again; it is taken."""
+        """The number of a free slot, the one with the longest beginning that can be used again; it is taken.
+
+        Args:
+            user: the request that takes it.
+            adapter: adapter of the request; None for the base.
+            ids: tokens of the prompt.
+            num_tokens: tokens of prompt and longest answer.
+        """
         free = [number for number, slot in enumerate(self._slots) if slot.user is None]
 
         def worth(number: int) -> tuple[int, int]:
@@ -156,7 +163,14 @@ def request_body(
 
 
 class AnswerReader:
-    """Reads the chunks of one choice. `ended` is set with the last event, of any kind."""
+    """Reads the chunks of one choice. `ended` is set with the last event, of any kind.
+
+    Args:
+        asked: the request.
+        choice: number of the answer among those of the request.
+        calls: finds tool calls in the text.
+        thinking: how reasoning is delimited and limited.
+    """
 
     def __init__(self, asked: TextRequest, choice: int, calls: CallsInText, thinking: Thinking = NO_THINKING) -> None:
         self._asked, self._choice, self._calls = asked, choice, calls

@@ -27,7 +27,7 @@ from luthier.ml.inference.engine_wrappers import generate_by_streaming
 from luthier.ml.inference.llama_cpp.active_requests import AnswerReader, Choice, Writing
 from luthier.ml.inference.llama_cpp.prompts import dayless_template, grammar_of, no_grammar, open_reader
 from luthier.ml.inference.llama_cpp.server import CachePrecision, LlamaServer, check_adapter, draft_model, only_gguf
-from luthier.ml.inference.models.gguf import GgufHeader, read_gguf_header
+from luthier.ml.inference.models.gguf.files import GgufHeader, read_gguf_header
 from luthier.ml.inference.thoughts import Thinking
 from luthier.ml.inference.tool_calls import ToolForm
 
@@ -227,6 +227,13 @@ class LlamaCppEngine:
         may_exceed: bool = False,  # noqa: ARG002 - there are no more slots than there are
     ) -> bool:
         """Begin to write what `prepare` has made; false where there is no room, or a new adapter waits.
+
+        Args:
+            key: of the request; its events carry it.
+            prepared: what `prepare` has returned for it.
+            adapter: the name of a loaded adapter; None for the base.
+            owner: not used here.
+            may_exceed: not used here.
 
         Raises:
             RequestError: a closed engine, or an unknown adapter.

@@ -21,7 +21,7 @@ from luthier.core.stream import TextRequest
 from luthier.core.text.json_schema import check_schema
 from luthier.ml.inference.engine_prompts import ToolFormat, check_bytes, checked, ids_of, text_of
 from luthier.ml.inference.llama_cpp.server import LlamaServer
-from luthier.ml.inference.models.gguf import GgufHeader
+from luthier.ml.inference.models.gguf.files import GgufHeader
 from luthier.ml.inference.models.jinja_sandbox import filled_names, own_name, reads_clock, without_clock
 from luthier.ml.inference.models.thinking import TAGS
 from luthier.ml.inference.models.thinking_probe import (
@@ -205,6 +205,12 @@ def open_reader(
 ) -> PromptReader:
     """The reader for a GGUF file: with the tokenizer in its folder where there is one.
 
+    Args:
+        model: the GGUF file.
+        header: its metadata, with the file's own template.
+        server: renders that template, and tokenizes.
+        kind: `auto` takes the template in the folder, else that of the file.
+
     Raises:
         RequestError: `plain` for a file without a tokenizer next to it, or a tokenizer of another model.
     """
@@ -234,7 +240,16 @@ _DIALECT: Final = "%llguidance {}\n"
 
 
 def grammar_of(request: TextRequest, form: ToolForm | None, server: LlamaServer) -> str | None:
-    """What the answer is held to, in llguidance's dialect, which this build of llama.cpp takes; None for nothing."""
+    """What the answer is held to, in llguidance's dialect, which this build of llama.cpp takes; None for nothing.
+
+    Args:
+        request: with the schema of the answer, or tools.
+        form: how the model writes calls of tools; None for a model without tools.
+        server: names the ids of special tokens.
+
+    Raises:
+        RequestError: the schema cannot be followed.
+    """
     if form is not None and (request.tool_choice == "required" or request.json_schema is not None):
         return _DIALECT + form.grammar(request, lambda text: _token_id(server, text))
     if request.json_schema is None:

@@ -27,7 +27,7 @@ from luthier.core.child_process.process import ChildEndedError, run_child
 from luthier.core.errors import LuthierError, NotFoundError, RequestError, WorkError, library_reason
 from luthier.core.stream import ENGINE_DEFAULTS, EngineSettings, SpeculativeConfig
 from luthier.core.system.extras import missing_extra
-from luthier.ml.inference.models.gguf import GgufHeader, read_gguf_header
+from luthier.ml.inference.models.gguf.files import GgufHeader, read_gguf_header
 
 _NUM_SHOWN = 3
 

@@ -183,7 +183,15 @@ def clear_leftovers(home: Path, name: ModelName) -> None:
 
 
 def publish(home: Path, name: ModelName, made: Path, model: LocalModel, manifest: Manifest) -> LocalModel:
-    """Move a finished folder to its place, in one step, replacing a damaged one; call under the lock."""
+    """Move a finished folder to its place, in one step, replacing a damaged one; call under the lock.
+
+    Args:
+        home: the folder that contains `models/`.
+        name: the name that was asked for.
+        made: the finished folder, on the same file system.
+        model: its record.
+        manifest: its files and their origin.
+    """
     final = models_folder(home) / name.safe
     if model.source != "folder":
         model = model.model_copy(update={"path": str(final)})

@@ -27,12 +27,27 @@ _PROBED_TOKENS: Final = 12
 
 
 def added_product(x: Tensor, matrix: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
-    """The product in torch's own operations, for inference."""
+    """The product in torch's own operations, for inference.
+
+    Args:
+        x: [N, in].
+        matrix: [out, in], frozen.
+        bias: [out]; None for none.
+        a: [rank, in].
+        b: [out, rank].
+        scale: alpha / rank.
+    """
     return F.linear(x, matrix, bias) + F.linear(F.linear(x, a), b) * scale
 
 
 class ExpertProduct:
-    """Replaces the forward of the outermost PEFT wrapper of an experts module."""
+    """Replaces the forward of the outermost PEFT wrapper of an experts module.
+
+    Args:
+        outer: the wrapper.
+        adapter: name of the adapter in it.
+        product: computes the product of one expert.
+    """
 
     def __init__(self, outer: ParamWrapper, adapter: str, product: Product) -> None:
         self.outer, self.adapter, self.product = outer, adapter, product

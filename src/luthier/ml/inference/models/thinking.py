@@ -167,6 +167,7 @@ class ThoughtReader:
 
     def add(self, text: str) -> SplitPiece:
         """Process more text; returns what is certain so far."""
+        # Nothing can follow an unframed answer, so that its text passes without being held back.
         if self._state == "answer" and not self._is_framed:
             return SplitPiece("", text)
         self._held += text
@@ -186,6 +187,7 @@ class ThoughtReader:
 
     def end(self) -> SplitPiece:
         """Flush what was held back, at the end of the text."""
+        # At the end a partial delimiter is text: nothing comes that could complete it.
         held = self._take(len(self._held))
         if self._state == "thought":
             return SplitPiece(self._emit(held.rstrip()), "")
@@ -312,6 +314,12 @@ def limits_of(
     """The limits of answer and reasoning: the given ones, otherwise derived from the lengths of the rows.
 
     The second is None for a model and rows without reasoning: the engine then uses its default.
+
+    Args:
+        examples: whose answers are measured.
+        template: of the model; separates reasoning from the answer.
+        max_new_tokens: of an answer, in tokens; None derives it.
+        max_thinking_tokens: of the reasoning before it, in tokens; None derives it.
     """
     if max_new_tokens is not None and max_thinking_tokens is not None:
         return max_new_tokens, max_thinking_tokens

@@ -25,6 +25,7 @@ from luthier.core.recipe import TemplateOption
 from luthier.ml.inference.models.jinja_sandbox import BoundedEnvironment, use_bounded_sandbox
 from luthier.ml.inference.models.thinking import ThinkingFormat
 
+# Made-up words, so that a match in a rendering can only be the probe.
 _QUESTION, _THOUGHT, _ANSWER, _NEXT = "Qxprobe", "Txprobe", "Axprobe", "Nxprobe"
 _USER: Final[dict[str, Any]] = {"role": "user", "content": _QUESTION}
 _FOLLOWING: Final[dict[str, Any]] = {"role": "user", "content": _NEXT}
@@ -175,6 +176,7 @@ def tags_in(texts: Sequence[str]) -> tuple[str, ...]:
 
 @lru_cache(maxsize=256)
 def _option_names(template: str) -> tuple[str, ...]:
+    # Parsed and never rendered here: names are read off the syntax tree.
     environment = BoundedEnvironment(extensions=["jinja2.ext.loopcontrols"])
     try:
         # `{% generation %}` is a tag of transformers' own
@@ -219,6 +221,7 @@ def _measured(template: str, tokens: str, options: str) -> ThinkingFormat | None
     probe = _Probe(template, tokens, options)
     if probe.prompt is None:
         return None
+    # The most reliable evidence first: a field that a template reads says more than tags that merely occur in it.
     pair = _of_fields(probe) or _of_contents(probe) or _of_prompts(probe) or _of_instructions(probe)
     if pair is None:
         return None
@@ -226,6 +229,7 @@ def _measured(template: str, tokens: str, options: str) -> ThinkingFormat | None
     start, (end, frame) = start.strip(), _end_and_frame(between)
     answer_start = probe.answer_start(header, start)
     tail = probe.tail
+    # The last opening tag in the generation prompt: an earlier one may belong to an instruction.
     place = tail.rfind(start) if start else -1
     opens = place >= 0 and end not in tail[place + len(start) :]
     return ThinkingFormat(

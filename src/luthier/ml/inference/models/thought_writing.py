@@ -85,6 +85,7 @@ def split_thought(content: str, writing: ThoughtWriting) -> tuple[str | None, st
     """Reasoning and answer of content that begins with tagged reasoning; otherwise None and the content."""
     text = content.lstrip()
     for start, end in ((writing.start, writing.end), *TAGS):
+        # An opening tag that is never closed is part of the answer.
         if text.startswith(start) and (at := text.find(end, len(start))) >= 0:
             return text[len(start) : at].strip() or None, text[at + len(end) :].lstrip()
     return None, content
@@ -149,6 +150,7 @@ def _headers(render: Render) -> Iterator[str]:
     question = {"role": "user", "content": _QUESTION}
     prompt = render([question], True)
     if prompt is not None and _QUESTION in prompt:
+        # rpartition: a template may repeat the question, as in a summary before the turns.
         yield prompt.rpartition(_QUESTION)[2]
     earlier = [question, {"role": "assistant", "content": _ANSWER}, {"role": "user", "content": _NEXT}]
     text = render(earlier, False)
@@ -160,6 +162,7 @@ def _written(render: Render, message: dict[str, Any], headers: list[str], way: W
     text = render([{"role": "user", "content": _QUESTION}, message], False)
     if text is None or _THOUGHT not in text or _QUESTION not in text:
         return None
+    # The last occurrence, as a template may also list reasoning in a system text.
     head, _, tail = text.rpartition(_THOUGHT)
     ahead = head.rpartition(_QUESTION)[2]
     if way == "blocks" and ("'type'" in head or '"type"' in head):
@@ -190,6 +193,7 @@ def _tagged(render: Render, headers: list[str]) -> ThoughtWriting | None:
             return writing
         content = f"{writing.before}{_THOUGHT}{writing.between}{_ANSWER}"
         answer = {"role": "assistant", "content": content}
+        # Many templates remove reasoning from earlier turns alone: the turn is probed in the middle and at the end.
         for turns in ([question, answer, following, answer | {"content": _NEXT}], [question, answer]):
             text = render(turns, False)
             if text is not None and _ANSWER in text and _THOUGHT not in text:

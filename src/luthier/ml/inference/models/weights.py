@@ -202,6 +202,13 @@ def describe(
 ) -> LocalModel:
     """The LocalModel document of a transformers folder; the tokenizer is loaded, the weights are not.
 
+    Args:
+        folder: of the model.
+        name: as it was asked for.
+        source: where it is from.
+        licence: as its source states it.
+        files: its weight files, by name.
+
     Raises:
         ModelSourceError: the folder is damaged, needs custom code, or has no fast tokenizer.
         TemplateError: its chat template cannot end a turn.

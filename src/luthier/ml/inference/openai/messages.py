@@ -60,7 +60,14 @@ def stream_path(asked: TextRequest) -> str:
 
 
 def stream_body(asked: TextRequest, model: str, choice: int, limit_name: str) -> dict[str, Any]:
-    """The request body for one choice as a stream."""
+    """The request body for one choice as a stream.
+
+    Args:
+        asked: the request.
+        model: as the server names it.
+        choice: from 0; added to the seed.
+        limit_name: what the server calls the limit of new tokens.
+    """
     rules = asked.sampling
     is_greedy = rules.temperature < _GREEDY_BELOW or rules.top_p == 0
     body: dict[str, Any] = {
@@ -209,7 +216,14 @@ def _message_in(document: Any) -> str:
 
 
 def error_of(response: httpx2.Response, words: str, url: str, model: str) -> LuthierError:
-    """The error for a status that a retry cannot change."""
+    """The error for a status that a retry cannot change.
+
+    Args:
+        response: with a status other than 200.
+        words: the server's own message.
+        url: the API's address.
+        model: as the request names it.
+    """
     status = response.status_code
     came = f"{url} refuses with HTTP {status}: {words}"
     if status in (401, 403):
@@ -243,7 +257,13 @@ def error_of(response: httpx2.Response, words: str, url: str, model: str) -> Lut
 
 
 def bad_answer(url: str, what: str, words: str) -> WorkError:
-    """The error for a successful response that is not a completion."""
+    """The error for a successful response that is not a completion.
+
+    Args:
+        url: the API's address.
+        what: what is wrong with it, as a verb phrase.
+        words: the beginning of the response.
+    """
     return WorkError(
         f"the answer of {url} {what}: {words}",
         expected="a completion as OpenAI's API gives it, with choices and usage",

@@ -436,7 +436,7 @@ def _measured(case: Case, measured: MeasuredGains | None) -> Iterator[str]:
 def _baselines(case: Case, measured: MeasuredGains) -> Iterator[str]:
     costs = case.alternatives.baselines
     each = 0.0 if costs is None else costs.cost_per_call.typical
-    price = f"{_money(each, case)} a call" if each else "nothing a call (say alternatives.baselines.cost_per_call)"
+    price = f"{_money(each, case)} a call" if each else "nothing a call (set alternatives.baselines.cost_per_call)"
     yield (
         f"Baselines without a language model pay no tokens: a CPU answers, for {price}. Except for the commonest "
         "answer they carry the tuned model's hours of people and its evaluations, but not its training."
@@ -447,7 +447,7 @@ def _baselines(case: Case, measured: MeasuredGains) -> Iterator[str]:
     if measured.today_kind == "model" and figure is not None and best.value.value > figure.value:
         yield (
             f"{_start(best.title)} has {best.value.value:.3g} in {measured.metric_title}, and today's way, "
-            f"{measured.today}, {figure.value:.3g}: where that is not what you do today, say verdict.today."
+            f"{measured.today}, {figure.value:.3g}: where that is not what you do today, set verdict.today."
         )
 
 
@@ -463,8 +463,8 @@ def _left_out(case: Case) -> Iterator[str]:
         yield "Evaluating costs nothing, by the case."
     if case.months_until_launch.high == 0:
         yield "It is in use from the first day: the case names no months until then."
-    yield "Plainer ways are in use from the first day. Today's way costs nothing more once another has its place."
-    yield "Money is not discounted, and calls stay as many as they are."
+    yield "Simpler ways are in use from the first day. Today's way costs nothing more once another has replaced it."
+    yield "Money is not discounted, and the number of calls stays the same."
 
 
 def _capacity(case: Case, economy: Economy, values: Values) -> Iterator[str]:

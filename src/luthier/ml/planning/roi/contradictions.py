@@ -131,7 +131,7 @@ def _ways(case: Case) -> Iterator[Contradiction]:
             yield Contradiction(
                 f"{key} has cost_per_call and {useless[0]}, which then changes nothing",
                 "tokens only where they are paid for",
-                f"take {key}.{useless[0]} out, or say hosted or self_served prices",
+                f"take {key}.{useless[0]} out, or give hosted or self_served prices",
             )
     # Few-shot prompting runs on today's model at its prices; these two are something else and need their own prices.
     for name, do in _OWN_PRICES.items():
@@ -209,7 +209,7 @@ def _assumed_beside_measured(case: Case, measured: MeasuredGains) -> Iterator[Co
             f"{', '.join(keys)} assumed, and evaluation {measured.evaluation_id} measured it",
             "gains that are assumed or measured, not both",
             f"take {' and '.join(keys)} out of the case, or leave --verdict out"
-            + ("; or say verdict.today: given" if keys[-1].startswith("today.") else ""),
+            + ("; or set verdict.today: given" if keys[-1].startswith("today.") else ""),
         )
     if case.verdict.today == "few_shot" and case.alternatives.few_shot is not None:
         yield Contradiction(
@@ -285,7 +285,7 @@ def _tokens(case: Case, measured: MeasuredGains | None) -> Iterator[Contradictio
             f"the examples in the prompt have {shown:,.0f} tokens in the evaluation, "
             f"calls.input_tokens is {room.low:,g}",
             "tokens of a call that include the examples",
-            "correct calls.input_tokens, or say tuned.saved_prompt_tokens",
+            "correct calls.input_tokens, or set tuned.saved_prompt_tokens",
         )
     for key, way in _alternatives(case):
         if way.extra_prompt_tokens is not None and way.input_tokens is not None:

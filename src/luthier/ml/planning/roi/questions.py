@@ -134,12 +134,14 @@ def case_of(asked: Questions, *, is_measured: bool) -> tuple[Case, tuple[str, ..
     rate = _given(RATE, asked.rate_per_hour)
     hours_each = asked.minutes_each / _MINUTES_AN_HOUR
     today: dict[str, Any] = {"cost_per_call": {end: value * hours_each for end, value in rate.items()}}
+    # Every default that is used ends up in the sentence that lists them.
     taken = [*DEFAULTS, *([] if asked.rate_per_hour is not None else [RATE])]
     alone_at: float | None = None
     if asked.counted_today is not None:
         today["counted"] = asked.counted_today.model_dump()
         # No threshold reaches 1, so a count without an error asks for what its number can show.
         counted = asked.counted_today
+        # Laplace's rule of succession: a little below the observed share, and never exactly 0 or 1.
         alone_at = (counted.num_correct + 1) / (counted.num_answers + 2)
     else:
         accuracy = _given(ACCURACY, asked.accuracy_today)

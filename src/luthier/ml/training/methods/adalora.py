@@ -26,7 +26,13 @@ from luthier.ml.training.methods.peft_adapter import meant_for_peft
 
 
 class Triplets(NamedTuple):
-    """One matrix's update: A [rank, in], B [out, rank], singular values E [rank, 1]; or the gradients of these."""
+    """One matrix's update: A [rank, in], B [out, rank], singular values E [rank, 1]; or the gradients of these.
+
+    Attributes:
+        a: [rank, in].
+        b: [out, rank].
+        e: [rank, 1].
+    """
 
     a: Tensor
     b: Tensor
@@ -52,7 +58,13 @@ class RankBudget:
         self.uncertain: dict[str, Tensor] = {}
 
     def add(self, name: str, rank: int, device: torch.device) -> None:
-        """Add a matrix to the budget, with all of its triplets active."""
+        """Add a matrix to the budget, with all of its triplets active.
+
+        Args:
+            name: of the matrix.
+            rank: triplets that it begins with.
+            device: where its importance is kept.
+        """
         self.kept[name] = torch.ones(rank, dtype=torch.bool, device=device)
 
     def num_at(self, step: int) -> int:
@@ -74,6 +86,11 @@ class RankBudget:
         """Update the importance, reallocate every few steps, and switch off the triplets that are not kept.
 
         Between two reallocations a triplet that was switched off may recover, as in algorithm 1.
+
+        Args:
+            step: number of the update, from 1.
+            weights: by name of the matrix, after the update.
+            gradients: by name of the matrix, of that update.
         """
         if step <= self.last_step:
             # the authors' code makes the last decision by the importance of the previous step

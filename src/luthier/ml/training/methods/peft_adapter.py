@@ -131,7 +131,14 @@ def adapter_tensors(model: PeftModel) -> dict[str, Tensor]:
 
 
 def write_adapter(folder: Path, tensors: Mapping[str, Tensor], config: PeftConfig, base_path: Path) -> str:
-    """Write both files of an adapter folder; returns the digest of the weights."""
+    """Write both files of an adapter folder; returns the digest of the weights.
+
+    Args:
+        folder: where they go; it exists.
+        tensors: by PEFT's parameter names.
+        config: of PEFT.
+        base_path: folder of the base model, named in the config.
+    """
     contiguous = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
     save_file(contiguous, folder / WEIGHTS, metadata={"format": "pt"})
     saved = copy.deepcopy(config)

@@ -52,7 +52,17 @@ class PromptTuning(PlainMethod):
         positions: Tensor,
         layout: RowLayout | None = None,  # noqa: ARG002 - never given, see above
     ) -> Tensor:
-        """Run the body on prompt and texts; return the hidden states of the texts only."""
+        """Run the body on prompt and texts; return the hidden states of the texts only.
+
+        Args:
+            body: the model without its head.
+            input_ids: [batch, T] int64.
+            positions: [1 or batch, T], without the prompt.
+            layout: never given.
+
+        Returns:
+            [batch, T, width].
+        """
         num = self.prompt.shape[0]
         texts = body.get_input_embeddings()(input_ids)  # type: ignore[operator]
         # texts: [batch, T, width]

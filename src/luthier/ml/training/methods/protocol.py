@@ -48,6 +48,9 @@ class Method(Protocol):
         """Last hidden states [batch, T, width] of ids [batch, T], computed by the body of the prepared model.
 
         Args:
+            body: the transformer of the prepared model.
+            input_ids: [batch, T] int64.
+            positions: [batch or 1, T] int64.
             layout: of rows packed into one behind shared prefixes; only if `can_share_prefix`.
         """
         ...
@@ -72,7 +75,13 @@ class Method(Protocol):
         ...
 
     def after_step(self, step: int, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> None:
-        """Change weights after update number `step` (from 1), given the gradients of that update."""
+        """Change weights after update number `step` (from 1), given the gradients of that update.
+
+        Args:
+            step: number of the update, from 1.
+            weights: after it.
+            gradients: of that update.
+        """
         ...
 
     def may_be_outcome(self, step: int) -> bool:
@@ -92,7 +101,13 @@ class Method(Protocol):
         ...
 
     def save(self, model: nn.Module, base_path: Path, folder: Path) -> str:
-        """Write the training result into `folder` (existing and empty) and return the digest of the weights."""
+        """Write the training result into `folder` (existing and empty) and return the digest of the weights.
+
+        Args:
+            model: the module that `prepare` returned.
+            base_path: folder of the base model, named in the adapter's config.
+            folder: an existing, empty folder.
+        """
         ...
 
 

@@ -69,7 +69,13 @@ def rules_of(name: str) -> MethodRules:
 
 
 def low_rank_parameters(_: Structure, layers: Sequence[LinearLayer], method: MethodPlan) -> int:
-    """rank x (inputs + outputs), summed over the targeted matrices; each expert's matrix counts separately."""
+    """rank x (inputs + outputs), summed over the targeted matrices; each expert's matrix counts separately.
+
+    Args:
+        layers: the targeted matrices.
+        method: with the rank, and that of experts.
+    """
+    # Of A [rank, inputs] and B [outputs, rank]; the targeted matrix itself stays frozen.
     return sum(
         ((method.expert_rank or 0) if x.role == "expert" else method.rank)
         * x.num_matrices
@@ -79,10 +85,12 @@ def low_rank_parameters(_: Structure, layers: Sequence[LinearLayer], method: Met
 
 
 def _dora(structure: Structure, layers: Sequence[LinearLayer], method: MethodPlan) -> int:
+    # One magnitude for each output, besides A and B.
     return low_rank_parameters(structure, layers, method) + sum(x.num_outputs for x in layers)
 
 
 def _adalora(structure: Structure, layers: Sequence[LinearLayer], method: MethodPlan) -> int:
+    # A singular value for each rank, between the two factors.
     return low_rank_parameters(structure, layers, method) + method.rank * len(layers)
 
 
@@ -92,6 +100,7 @@ def _ia3(_: Structure, layers: Sequence[LinearLayer], __: MethodPlan) -> int:
 
 
 def _prompt(structure: Structure, _: Sequence[LinearLayer], method: MethodPlan) -> int:
+    # One embedding for each virtual token: they replace no weight of the base.
     return (method.num_virtual_tokens or 0) * structure.hidden_size
 
 
@@ -100,7 +109,7 @@ def _full(structure: Structure, _: Sequence[LinearLayer], __: MethodPlan) -> int
 
 
 LORA_RANK: Final = (16, "enough for style, format and narrow tasks; 8 to 64 is usual")
-LORA_DROPOUT: Final = (0.1, "guards small data sets against learning by heart; 0 to 0.3 is usual")
+LORA_DROPOUT: Final = (0.1, "guards small data sets against memorisation; 0 to 0.3 is usual")
 _IMPORTANCE_SMOOTHING: Final = (0.85, "importance of one step alone is noise (Zhang et al., 2023, section 3.2)")
 _PLACES: Final[dict[str, Setting]] = {
     "targets": ("all-linear", "adapters on every matrix learn more at the same rank than on attention alone"),
@@ -238,7 +247,7 @@ RULES: Final[Mapping[str, MethodRules]] = {
     ),
     "prompt_tuning": MethodRules(
         {"num_virtual_tokens": (20, "longer prompts hardly help beyond 20 (Lester et al., 2021, section 3.2)")},
-        (1e-2, "nothing but the prompt moves"),
+        (1e-2, "only the prompt is trained"),
         _prompt,
         "lora",
         "Prompt tuning",

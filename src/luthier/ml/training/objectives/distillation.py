@@ -36,7 +36,7 @@ from luthier.core.plan import ObjectivePlan, TeacherPlan
 from luthier.core.ports import Progress
 from luthier.ml.charts.page import replace_bytes, replace_text
 from luthier.ml.inference.models.forward import PLAIN, ScaledHead
-from luthier.ml.training.divergence import Mixing
+from luthier.ml.training.losses.divergence import Mixing
 from luthier.ml.training.objective_protocol import NO_TOOLS, Losses, PlainObjective, Tools, Unit, rows_of
 
 if TYPE_CHECKING:
@@ -138,6 +138,13 @@ def ask_teacher(
 
 class TeacherStates:
     """The states written by `ask_teacher`, read row by row from memory-mapped files.
+
+    Args:
+        folder: where `ask_teacher` has written them.
+        teacher: of the plan.
+        rows: the rows that are read.
+        device: where states are needed.
+        part_bytes: bytes of states per file; None is 32 MiB.
 
     Raises:
         WorkError: they belong to another teacher or to other rows.

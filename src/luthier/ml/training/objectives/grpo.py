@@ -47,6 +47,10 @@ class Answer:
     """One sampled answer with its reward.
 
     Attributes:
+        sample: the answer with its tokens.
+        grade: its reward and the parts of it.
+        advantage: its reward less the mean of its group, in standard deviations of the group unless the plan says
+            otherwise.
         is_idle: all answers of its group have the same reward, so nothing is learned from it.
         reference: log-probabilities of its tokens under the initial model.
     """
@@ -218,13 +222,16 @@ NUM_PROMPTS: Final = 2
 
 
 def keep_samples(folder: Path, step: int, groups: Sequence[Group], template: ChatTemplate) -> None:
-    """Write the answers to the first prompts of a step. Raises StorageFullError.
+    """Write the answers to the first prompts of a step.
 
     Args:
         folder: the run's.
         step: of the answers.
         groups: the prompts of the step with their graded answers.
         template: decodes the prompts.
+
+    Raises:
+        StorageFullError: the disk has no room.
     """
     lines = []
     for group in groups[:NUM_PROMPTS]:

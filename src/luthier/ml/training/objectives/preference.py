@@ -37,7 +37,7 @@ from luthier.core.dataset import TokenisedExample, common_beginning
 from luthier.core.plan import ObjectivePlan
 from luthier.core.ports import Progress
 from luthier.ml.charts.page import replace_bytes
-from luthier.ml.training.cross_entropy import summed_by_row
+from luthier.ml.training.losses.cross_entropy import summed_by_row
 from luthier.ml.training.objective_protocol import NO_TOOLS, Losses, PlainObjective, Tools, Unit, rows_of
 
 if TYPE_CHECKING:
@@ -162,7 +162,12 @@ def _digest(keys: Tensor, values: Tensor) -> str:
 
 @dataclass(frozen=True, slots=True)
 class PairSums:
-    """Sums over the completions of P pairs, each [P]. Log-probabilities in nats; lengths: learned tokens."""
+    """Sums over the completions of P pairs, each [P]. Log-probabilities in nats; lengths: learned tokens.
+
+    Attributes:
+        chosen, rejected: [P], summed log-probabilities of the completion, in nats.
+        chosen_lengths, rejected_lengths: [P], learned tokens of the completion.
+    """
 
     chosen: Tensor
     rejected: Tensor

@@ -85,6 +85,7 @@ _LABELLED: Final[tuple[Shape, ...]] = ("chat", "prompt_completion", "alpaca", "s
 _PAIRS: Final[tuple[Shape, ...]] = ("preference",)
 _BETA: Final = (0.1, "how fast leaving the start is punished; 0.01 to 0.5 is usual (Rafailov et al., 2023, section 6)")
 _SMOOTHING: Final = (0.0, "labels are taken as they are; 0.1 says that one in ten is the wrong way round")
+# A factor on the method's own rate: an absolute rate would be wrong for full fine-tuning.
 _SLOW: Final = (0.1, "preferences move a model that can answer already: a tenth of the rate at which it learns answers")
 _EACH: Final = (1.0, "both kinds have equal weight; give a much rarer kind more (KTO, section 4.1)")
 
@@ -235,7 +236,9 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
         {"beta": _BETA, "desirable_weight": _EACH, "undesirable_weight": _EACH},
         ("unpaired", "preference"),
         learning_rate_factor=_SLOW,
+        # KTO: each prompt also with the answer of another row, for the mean divergence from the reference.
         reference_passes=2,
+        # The mismatched answers of a step, too, whose divergence is the reference point (KTO, section 3.2).
         step_passes=1,
         name="KTO",
         summary="Learn from single answers, each marked as desired or not.",

@@ -28,6 +28,9 @@ class Sample:
     """One answer: its source row, prompt and answer as a trainable row, and the answer in the form that is graded.
 
     Attributes:
+        row_id: of the row whose prompt was answered.
+        tokens: prompt and answer; the answer has loss mask 1.
+        attempt: the answer as graders get it.
         log_probabilities: of each sampled token at sampling time; empty for greedy answers.
     """
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from luthier.core.events import PLAIN_LOSS
-from luthier.ml.training.cross_entropy import summed_by_row
+from luthier.ml.training.losses.cross_entropy import summed_by_row
 from luthier.ml.training.objective_protocol import Losses, PlainObjective, Unit
 
 if TYPE_CHECKING:

@@ -141,6 +141,7 @@ def _two_moments(sizes: TrainedSizes) -> StateBytes:
 
 
 def _packed_moments(sizes: TrainedSizes) -> StateBytes:
+    # Embedding tables keep fp32 moments, as in bitsandbytes (Dettmers et al., 2022, arXiv:2110.02861, section 2.3).
     tables = sizes.num_looked_up
     return StateBytes(2 * FP32 * tables + _PACKED * (sizes.num_parameters - tables))
 
@@ -151,6 +152,7 @@ def _paged_moments(sizes: TrainedSizes) -> StateBytes:
 
 
 def _rows_and_columns(sizes: TrainedSizes) -> StateBytes:
+    # The factored second moment: one row vector and one column vector for each matrix, none for the product.
     sides = sum(one.num * (one.rows + one.columns) for one in (*sizes.matrices, *sizes.tables))
     return StateBytes(FP32 * (sides + sizes.num_in_vectors))
 
@@ -173,6 +175,7 @@ def _largest(sizes: TrainedSizes) -> float:
 
 def _momentum(sizes: TrainedSizes) -> StateBytes:
     """One moment per matrix, AdamW's two for everything else."""
+    # Stacked experts are not in `single`: AdamW moves them, with two moments.
     by_muon = sum(one.num * one.rows * one.columns for one in sizes.single)
     return StateBytes(2 * FP32 * sizes.num_parameters - FP32 * by_muon)
 
@@ -186,6 +189,7 @@ def _iterations(sizes: TrainedSizes) -> float:
     """Per iteration x x^T, its square, and their product with x."""
     total = 0.0
     for one in sizes.single:
+        # The products are with the shorter side: x is transposed where it has more rows than columns.
         short, long = sorted((one.rows, one.columns))
         total += one.num * _MUON_ITERATIONS * (4.0 * short * short * long + 2.0 * short**3)
     return total

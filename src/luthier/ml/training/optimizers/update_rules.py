@@ -51,7 +51,13 @@ class AdamW:
         )
 
     def adjust(self, beta1: float, beta2: float, epsilon: float, weight_decay: float) -> None:
-        """Use other settings from the next step on; moments stay, and the weight decay acts on all parameters."""
+        """Use other settings from the next step on; moments stay, and the weight decay acts on all parameters.
+
+        Args:
+            beta1, beta2: decay of the first and second moment, in [0, 1).
+            epsilon: added to the root of the second moment.
+            weight_decay: share of a weight that a step takes away, times the learning rate.
+        """
         for group in self.adam.param_groups if self.adam is not None else ():
             group.update(betas=(beta1, beta2), eps=epsilon, weight_decay=weight_decay)
 
@@ -144,7 +150,13 @@ def zeros(count: int, device: torch.device | str, *, is_signed: bool, pins: bool
 
 
 def unpack(packed: Packed, *, is_signed: bool, dtype: torch.dtype) -> Tensor:
-    """The numbers [blocks * 256]."""
+    """The numbers [blocks * 256].
+
+    Args:
+        packed: codes [blocks, 256] uint8 and the largest magnitude of each block [blocks] float32.
+        is_signed: whether the levels have a sign; second moments have none.
+        dtype: of the numbers.
+    """
     table = levels(is_signed=is_signed).to(packed.codes.device, dtype)
     found = table.index_select(0, packed.codes.flatten().int()).view(-1, BLOCK)  # [blocks, 256]
     return found.mul_(packed.largest[:, None]).flatten()

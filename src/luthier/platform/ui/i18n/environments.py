@@ -74,6 +74,7 @@ class Words:
         found = self.texts.sentence(text, self.figures.localised)
         if found is not None:
             return found, True
+        # Translated before, as by a chart whose parts are shown twice.
         if self.texts.is_translation(text):
             return text, True
         # Figures, units, names and codes are no English.
@@ -105,6 +106,7 @@ def figures_of(language: str) -> Figures:
 def translated_environment(source: Environment, language: str) -> Environment:
     """The environment of the templates in a language; `source` has them in English."""
     assert source.loader is not None
+    # An overlay shares the settings, but has a cache of its own: one template name has a source for each language.
     made = source.overlay(loader=TranslatedLoader(source.loader, catalog(language)))
     translate = words(language)
     made.filters = {**source.filters, **figures_of(language).filters(), "t": translate, "t_text": translate.in_text}
@@ -165,6 +167,7 @@ class Coverage:
         """Whether the folder of a template is translated, with all that its templates use."""
         folder = template.rpartition("/")[0]
         if folder not in self._folders:
+            # Decided for the folder as a whole: pages that link to each other stay in one language.
             self._folders[folder] = not any(self.missing(name) for name in self._family(folder))
         return self._folders[folder]
 
@@ -181,6 +184,7 @@ class Coverage:
         waiting = [name for name in self._templates() if name.rpartition("/")[0] == folder]
         while waiting:
             name = waiting.pop()
+            # Templates may include each other in a circle.
             if name not in found:
                 found.append(name)
                 waiting += self._used(name)

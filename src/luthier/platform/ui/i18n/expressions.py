@@ -188,6 +188,7 @@ class _Reader:
             token = self._tokens[self._at]
             self._at += 1
             is_operator = token.kind == "operator"
+            # The bracket belongs to the caller's group: it returns with what was read so far.
             if is_operator and token.text in _CLOSE:
                 out += [self._flush(slot, token.text, around), token.text]
                 return "".join(out)
@@ -220,6 +221,7 @@ class _Reader:
 
     @staticmethod
     def _inside(bracket: str, previous: Token, slot: _Slot, around: _Around) -> _Around:
+        # A string that is compared is a key, also where it looks like a text.
         if slot.before in _COMPARED:
             return _Around("call", "startswith", prints=False)
         if bracket == "(":
@@ -240,6 +242,7 @@ class _Reader:
         if around.call in _NO_TEXT_CALLS or around.call == "term" or (around.kind == "dict" and after == ":"):
             return plain
         items = [self._item(operand) for operand in slot.operands]
+        # A placeholder for each explained word, so that the rules below see where words are.
         text = "".join(item if isinstance(item, str) else " x " * isinstance(item, Element) for item in items)
         if not self._is_text(text, items, around):
             return self._with_filtered(slot, plain, around)
@@ -338,6 +341,7 @@ def _name_of(tokens: list[Token]) -> str:
 
 
 def _value(literal: str) -> str:
+    # Jinja's string literals are Python's; literal_eval runs no code.
     found: str = ast.literal_eval(literal)
     return found
 

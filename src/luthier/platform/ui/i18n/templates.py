@@ -104,6 +104,7 @@ def rewritten(source: str, find: Find) -> str:
         source: Of the template.
         find: The translation of a message; called for every message of the template.
     """
+    # Jinja's constructs become single characters first: then plain HTML is left, which regular expressions can read.
     template = _Template(find)
     flat = _flat(source, template)
     pieces = list(_pieces(flat, template))
@@ -136,6 +137,7 @@ def _flat(source: str, template: _Template) -> str:
             out.append(text)
             continue
         inside = [Token(kind, text)]
+        # Lexed by Jinja itself, so that quotes, comments and raw blocks end where Jinja sees their end.
         end = _ENDS.get(kind, kind.replace("_begin", "_end"))
         if kind.endswith("_begin"):
             for _, other, more in tokens:
@@ -150,6 +152,7 @@ def _pieces(flat: str, template: _Template) -> Iterator[_Piece]:
     at, skipped, is_plain = 0, "", False
     for found in _TAG.finditer(flat):
         name = (found["name"] or "").lower()
+        # Inside a script or style "<" is no tag: only its own end tag is looked for.
         if skipped and not (found["close"] and name == skipped):
             continue
         if found.start() > at:
@@ -215,6 +218,7 @@ def _of_attribute(run: list[_Piece], template: _Template) -> str:
     found = translated_forms(items, template.find, _line(run, template))
     if found is None:
         return plain
+    # Blanks around a message belong to the layout and not to the text that is translated.
     begin, end = plain[: len(plain) - len(plain.lstrip())], plain[len(plain.rstrip()) :]
     return begin + _written(found, template, quote=True) + end
 
@@ -228,6 +232,7 @@ def _pair(pieces: list[_Piece]) -> None:
         elif piece.kind == "open":
             stack.append(index)
         elif piece.kind == "close":
+            # An element that was opened and not closed before this one cannot be held whole by a message.
             while stack and pieces[stack[-1]].name != piece.name:
                 stack.pop()
             if stack:

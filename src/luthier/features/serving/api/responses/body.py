@@ -58,7 +58,18 @@ Include = Annotated[
 
 
 class FunctionTool(BaseModel):
-    """A function that the model may call; the tools of the hosted service do not exist here."""
+    """A function that the model may call; the tools of the hosted service do not exist here.
+
+    Attributes:
+        type: Always `function`.
+        name: Up to 64 letters, digits, `_` and `-`.
+        description: What the function does, for the model.
+        parameters: JSON Schema of the arguments; None for none.
+        strict: Accepted: the schema of a required function is always enforced.
+        defer_loading: False: all tools are in the prompt.
+        allowed_callers: Refused.
+        output_schema: Refused.
+    """
 
     model_config = _STRICT
 
@@ -78,7 +89,12 @@ class FunctionTool(BaseModel):
 
 
 class FunctionChoice(BaseModel):
-    """The required function."""
+    """The required function.
+
+    Attributes:
+        type: Always `function`.
+        name: Of the function.
+    """
 
     model_config = _STRICT
 
@@ -87,7 +103,13 @@ class FunctionChoice(BaseModel):
 
 
 class AllowedTools(BaseModel):
-    """The tools of the request that may be called."""
+    """The tools of the request that may be called.
+
+    Attributes:
+        type: Always `allowed_tools`.
+        mode: `required` if one of them has to be called.
+        tools: By their names.
+    """
 
     model_config = _STRICT
 
@@ -109,7 +131,15 @@ ToolChoice = Annotated[
 
 
 class SchemaFormat(BaseModel):
-    """JSON that matches a schema; it is always enforced exactly, regardless of `strict`."""
+    """JSON that matches a schema; it is always enforced exactly, regardless of `strict`.
+
+    Attributes:
+        type: Always `json_schema`.
+        name: Of the schema; not part of the prompt.
+        own_schema: The JSON Schema, `schema` in the request.
+        description: Accepted, and not part of the prompt.
+        strict: Accepted, and not used here.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
 
@@ -122,7 +152,12 @@ class SchemaFormat(BaseModel):
 
 
 class TextOptions(BaseModel):
-    """The form of the answer."""
+    """The form of the answer.
+
+    Attributes:
+        format: What the answer is held to; None for any text.
+        verbosity: Refused.
+    """
 
     model_config = _STRICT
 
@@ -146,7 +181,15 @@ Summary = Annotated[Literal["auto", "detailed"] | None, BeforeValidator(_refuse_
 
 
 class Reasoning(BaseModel):
-    """How much to think; with `summary` the reasoning is returned as the summary of its item, in full."""
+    """How much to think; with `summary` the reasoning is returned as the summary of its item, in full.
+
+    Attributes:
+        effort: For templates that have such an option.
+        summary: Whether reasoning is returned as a summary.
+        generate_summary: The older name of `summary`.
+        context: `auto`, or left out.
+        mode: `standard`, or left out.
+    """
 
     model_config = _STRICT
 

@@ -28,7 +28,13 @@ ItemStatus = Literal["in_progress", "completed", "incomplete"]
 
 
 class InputText(BaseModel):
-    """Text of a message, or of the result of a call."""
+    """Text of a message, or of the result of a call.
+
+    Attributes:
+        type: Always `input_text`.
+        text: The text.
+        prompt_cache_breakpoint: Refused.
+    """
 
     model_config = _STRICT
 
@@ -38,7 +44,14 @@ class InputText(BaseModel):
 
 
 class OutputText(BaseModel):
-    """Text of an answer. Annotations and log-probabilities may be sent back; they are no part of the prompt."""
+    """Text of an answer. Annotations and log-probabilities may be sent back; they are no part of the prompt.
+
+    Attributes:
+        type: Always `output_text`.
+        text: The text.
+        annotations: Accepted, and not read.
+        logprobs: Accepted, and not read.
+    """
 
     model_config = _STRICT
 
@@ -83,7 +96,16 @@ Texts = Annotated[
 
 
 class MessageItem(BaseModel):
-    """A turn of the user, the system, or the assistant."""
+    """A turn of the user, the system, or the assistant.
+
+    Attributes:
+        type: `message`, also where it is left out.
+        role: Who speaks.
+        content: A text, or parts.
+        id: Accepted, and not read.
+        status: Accepted, and not read.
+        phase: Refused.
+    """
 
     model_config = _STRICT
 
@@ -101,7 +123,19 @@ class MessageItem(BaseModel):
 
 
 class CallItem(BaseModel):
-    """A call of a function, from an earlier answer. arguments: JSON text."""
+    """A call of a function, from an earlier answer.
+
+    Attributes:
+        type: Always `function_call`.
+        call_id: Its result names it.
+        name: Of the function.
+        arguments: As JSON text.
+        id: Accepted, and not read.
+        status: Accepted, and not read.
+        caller: Refused.
+        namespace: Refused.
+        is_async: Refused; `async` in the request.
+    """
 
     model_config = _STRICT
 
@@ -117,7 +151,18 @@ class CallItem(BaseModel):
 
 
 class CallOutputItem(BaseModel):
-    """The result of a call."""
+    """The result of a call.
+
+    Attributes:
+        type: Always `function_call_output`.
+        call_id: The call that it answers.
+        output: The result, as text or as parts.
+        id: Accepted, and not read.
+        status: Accepted, and not read.
+        name: Refused.
+        caller: Refused.
+        namespace: Refused.
+    """
 
     model_config = _STRICT
 
@@ -155,7 +200,16 @@ class ReasoningText(BaseModel):
 
 
 class ReasoningItem(BaseModel):
-    """What the model thought before its answer; it belongs to the message or the calls behind it."""
+    """What the model thought before its answer; it belongs to the message or the calls behind it.
+
+    Attributes:
+        type: Always `reasoning`.
+        summary: The thought, where no content is sent.
+        content: The thought.
+        encrypted_content: Refused: reasoning is not encrypted here.
+        id: Accepted, and not read.
+        status: Accepted, and not read.
+    """
 
     model_config = _STRICT
 

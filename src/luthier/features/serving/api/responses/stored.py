@@ -22,7 +22,18 @@ _Include = Annotated[list[Annotated[str, Field(max_length=100)]] | None, Query(a
 
 
 class ResponseObject(BaseModel):
-    """A response, as it was answered."""
+    """A response, as it was answered.
+
+    Attributes:
+        id: `resp_...`.
+        object: Always `response`.
+        created_at: Seconds since 1970.
+        status: `incomplete` if the answer was cut off.
+        model: As requested.
+        output: The items of the answer.
+        usage: Tokens of input and output.
+        metadata: As of the request.
+    """
 
     model_config = ConfigDict(extra="allow")
 
@@ -45,7 +56,15 @@ class ResponseDeleted(BaseModel):
 
 
 class InputItemList(BaseModel):
-    """A page of the items of a request."""
+    """A page of the items of a request.
+
+    Attributes:
+        object: Always `list`.
+        data: The items.
+        has_more: Whether more follow.
+        first_id: Id of the first item; None for an empty page.
+        last_id: Id of the last item, for `after`; None for an empty page.
+    """
 
     object: Literal["list"]
     data: list[dict[str, Any]]

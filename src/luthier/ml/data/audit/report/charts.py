@@ -75,6 +75,7 @@ def length_chart(lengths: npt.NDArray[np.int64], unit: str, limits: Mapping[str,
     filled = lengths[lengths > 0]
     num_empty = len(lengths) - len(filled)
     low, high = int(filled.min()), int(filled.max())
+    # Empty rows have no place on a logarithmic axis; the caption counts them.
     edges = _edges(low, high)
     counts, _ = np.histogram(filled, bins=edges)
     reach = [low, high, *(value for value in limits.values() if value > 0)]
@@ -89,6 +90,7 @@ def length_chart(lengths: npt.NDArray[np.int64], unit: str, limits: Mapping[str,
         title,
         Axis(f"{unit} (logarithmic)", scale="log", low=min(reach) / 1.25, high=max(reach) * 1.25, ticks=_ticks(reach)),
         Axis("rows", low=0.0),
+        # A column reaches from its edge to the next, so the last edge gets a height of 0.
         [Series("", points_of(edges, [*counts, 0]), "other-1", "columns")],
         marks=[_limit(name, value) for name, value in limits.items() if value > 0],
         caption=text,
@@ -104,6 +106,7 @@ def _limit(name: str, value: float) -> Mark:
 
 def _ticks(reach: Sequence[float]) -> list[tuple[float, str]]:
     """Powers of ten, and 2 and 5 times those where there is room."""
+    # Up to two and a half decades there is room for 1, 2 and 5 of each; beyond, for powers of ten alone.
     factors = (1, 2, 5) if max(reach) < 300 * min(reach) else (1,)
     return [(factor * 10.0**power, f"{factor * 10**power:,}") for power in range(13) for factor in factors]
 
@@ -125,6 +128,7 @@ def map_chart(audit: Audit, table: AuditTable) -> Chart | None:
     """The map of the prompts (of the texts where rows have no prompt); None where there are fewer than three."""
     column = "prompt" if has_prompts(table) else "text"
     found = prompt_map(table.rows.texts(column))
+    # All points in one place are no map, as where every row is the same.
     if len(found.positions) < _MIN_POINTS or not np.ptp(found.xy):
         return None
     copies = {line for finding in audit.findings if finding.check in _COPIES for line in finding.lines}
@@ -149,6 +153,7 @@ def map_chart(audit: Audit, table: AuditTable) -> Chart | None:
 def _series(found: PromptMap, rows: pl.DataFrame, copies: Collection[int]) -> tuple[list[Series], str]:
     """A series for each class of label and one of rings for copies, and what colours and rings mean."""
     x, y = found.xy.T
+    # In pixels: smaller the more there are, so that dense groups do not become one blot.
     radius = 2.6 if len(x) < 300 else 2.0 if len(x) < 1_500 else 1.6
     classes, said = _classes(rows["label"])
     series = [
@@ -168,6 +173,7 @@ def _regions(found: PromptMap) -> list[Note]:
     """The words of each region at its middle; of two that would overlap, or say the same, the one with more rows."""
     width, height = np.ptp(found.xy, axis=0)
     taken: list[Region] = []
+    # Greedy, the largest first; the distances are about the width and the height of a label.
     for region in sorted(found.regions, key=lambda region: -region.num_points):
         if any(
             (abs(region.x - other.x) < 0.3 * width and abs(region.y - other.y) < 0.07 * height)
@@ -184,6 +190,7 @@ def _classes(labels: pl.Series) -> tuple[list[tuple[str, np.ndarray]], str]:
     there = labels.drop_nulls().value_counts(sort=True)
     if there.height < 2:
         return [("row", np.arange(labels.len()))], ""
+    # Ties by name, as polars gives them in no fixed order: the same file draws the same chart.
     names = sorted(there.iter_rows(), key=lambda pair: (-pair[1], pair[0]))[:3]
     values = labels.to_list()
     classes = [(name, np.array([i for i, value in enumerate(values) if value == name])) for name, _ in names]

@@ -138,10 +138,10 @@ class Upload {
     });
     request.upload.addEventListener("load", () => {
       this.bar.removeAttribute("value");
-      this.words.textContent = this.said.textContent = t("All is sent. It is being checked.");
+      this.words.textContent = this.said.textContent = t("Everything is sent and is being checked.");
     });
     request.addEventListener("load", () => this.ended(request));
-    request.addEventListener("error", () => this.failed(t("the connection broke off"), t("an upload that arrives whole"), t("see whether the server runs and you are still signed in, then send it again; nothing of it was kept")));
+    request.addEventListener("error", () => this.failed(t("the connection was interrupted"), t("a complete upload"), t("check that the server is running and that you are still signed in, then send it again; nothing was kept")));
     request.addEventListener("abort", () => this.failed(t("it was cancelled"), "", ""));
     request.open("POST", this.form.action);
     request.setRequestHeader("Accept", "application/json");

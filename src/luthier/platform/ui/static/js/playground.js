@@ -146,7 +146,7 @@ class Side {
       }));
     } catch (wrong) {
       if (wrong.name === "AbortError") facts = Luthier.t("stopped by you");
-      else error = wrong.shown ?? { came: Luthier.t("the connection to the server broke off"), do: Luthier.t("try again") };
+      else error = wrong.shown ?? { came: Luthier.t("the connection to the server was interrupted"), do: Luthier.t("try again") };
     }
     this.controller = undefined;
     if (error) { this.fail(bubble, error, written.text); return; }

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from luthier.ml.inference.models.forward import ScaledHead
-from luthier.ml.training.divergence import Mixing
-from luthier.ml.training.logit_rows import CHUNK_ROWS, LogitRows
+from luthier.ml.training.losses.divergence import Mixing
+from luthier.ml.training.losses.logit_rows import CHUNK_ROWS, LogitRows
 
 WIDTH, VOCABULARY, ROWS = 16, 40, CHUNK_ROWS + 7
 MIXINGS = [Mixing(kind, 2.0, 0.3) for kind in ("forward_kl", "reverse_kl", "jensen_shannon")]

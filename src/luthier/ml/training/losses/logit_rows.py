@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from luthier.ml.inference.models.forward import PLAIN, ScaledHead
-from luthier.ml.training import cross_entropy, divergence
-from luthier.ml.training.divergence import Mixing
+from luthier.ml.training.losses import cross_entropy, divergence
+from luthier.ml.training.losses.divergence import Mixing
 
 CHUNK_ROWS: Final = 128
 """Rows per chunk where a model forms logits with its own head: autograd keeps several tensors of that size."""
@@ -95,6 +95,9 @@ class LogitRows:
         """Loss, cross-entropy and divergence from a teacher, summed, and the number of correct predictions.
 
         Args:
+            targets: [N] int64.
+            mixing: weights, temperature and kind of divergence.
+            teacher_scaled: scale and soft cap of the teacher's logits.
             states: [N, teacher's width]; times teacher_head [its vocabulary, its width], scaled and capped as in the
                 teacher, they give its logits.
         """

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from luthier.core.recipe import Divergence
 from luthier.ml.inference.models.forward import PLAIN, ScaledHead
-from luthier.ml.training.cross_entropy import cap_, through_cap_
+from luthier.ml.training.losses.cross_entropy import cap_, through_cap_
 
 CHUNK_ROWS = 128
 
@@ -187,7 +187,14 @@ class _OfLogits(torch.autograd.Function):
 def of_logits(
     student: Tensor, teacher: Tensor, targets: Tensor, mixing: Mixing
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The sums of `distillation_sum` for a few learned tokens whose logits exist already, in fp32 or wider."""
+    """The sums of `distillation_sum` for a few learned tokens whose logits exist already, in fp32 or wider.
+
+    Args:
+        student: [n, vocabulary].
+        teacher: [n, teacher's vocabulary].
+        targets: [n] int64.
+        mixing: weights, temperature and kind of divergence.
+    """
     out: tuple[Tensor, Tensor, Tensor, Tensor] = _OfLogits.apply(student, teacher, targets, mixing)
     return out
 
@@ -206,6 +213,17 @@ def distillation_sum(
     """Sums over N learned tokens: loss, cross-entropy, divergence and number of correct predictions.
 
     Shapes as in `ChunkedDistillation`.
+
+    Args:
+        hidden: [N, width].
+        head: [vocabulary, width].
+        targets: [N] int64.
+        states: [N, teacher's width].
+        teacher_head: [teacher's vocabulary, teacher's width].
+        mixing: weights, temperature and kind of divergence.
+        chunk: rows whose logits exist at one time.
+        cap: of a soft cap on the student's logits; None for none.
+        teacher_scaled: scale and soft cap of the teacher's logits.
     """
     out: tuple[Tensor, Tensor, Tensor, Tensor] = ChunkedDistillation.apply(
         hidden, head, targets, states, teacher_head, mixing, chunk, cap, teacher_scaled

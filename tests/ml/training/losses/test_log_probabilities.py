@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from luthier.ml.training.cross_entropy import entropy_sum, summed_by_row, token_log_probabilities
+from luthier.ml.training.losses.cross_entropy import entropy_sum, summed_by_row, token_log_probabilities
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 7, 100])

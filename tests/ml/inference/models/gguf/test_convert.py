@@ -5,7 +5,7 @@ import pytest
 from luthier.core.errors import ModelSourceError, StorageFullError
 from luthier.core.ports import SilentProgress
 from luthier.ml.inference.models import sources
-from luthier.ml.inference.models.gguf import convert, metadata
+from luthier.ml.inference.models.gguf.files import convert, metadata
 
 
 def python_that(tmp_path, monkeypatch, script: str) -> None:

@@ -3,7 +3,7 @@
 Format: "GGUF" specification of ggml, version 2 and 3. The header is read in one pass, skipping list values, so that a
 large vocabulary costs no time. A truncated file is rejected.
 
-A file is converted once, by `gguf_worker` in a child process: dequantising takes several times the memory of the model,
+A file is converted once, by `worker` in a child process: dequantising takes several times the memory of the model,
 which is fully released afterwards, and transformers' output stays off the terminal.
 """
 
@@ -173,7 +173,7 @@ def _unpack(file: BinaryIO, layout: str) -> tuple[Any, ...]:
 
 
 NUM_STEPS = 3
-_WORKER: Final = "luthier.ml.inference.models.gguf_worker:convert"
+_WORKER: Final = "luthier.ml.inference.models.gguf.worker:convert"
 
 
 def convert(gguf: Path, target: Path, progress: Progress) -> None:

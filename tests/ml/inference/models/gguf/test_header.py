@@ -3,7 +3,7 @@ import struct
 import pytest
 
 from luthier.core.errors import ModelSourceError, NotFoundError
-from luthier.ml.inference.models.gguf import read_gguf_header
+from luthier.ml.inference.models.gguf.files import read_gguf_header
 
 ONE_VALUE = b"GGUF" + struct.pack("<IQQ", 3, 0, 1)
 LIST = ONE_VALUE + struct.pack("<Q", 1) + b"a" + struct.pack("<I", 9)

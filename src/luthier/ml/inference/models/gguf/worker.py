@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from luthier.core.child_process.channel import Channel
 from luthier.core.errors import ModelSourceError
 from luthier.ml.inference.models.cache import write_json_object
-from luthier.ml.inference.models.gguf import metadata, unreadable
+from luthier.ml.inference.models.gguf.files import metadata, unreadable
 from luthier.ml.inference.models.loading import load_model, load_tokenizer
 from luthier.ml.inference.models.quiet import quiet_transformers
 from luthier.ml.inference.models.weights import read_json

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from luthier.ml.training.cross_entropy import cross_entropy_sum, smoothed_cross_entropy_sum
+from luthier.ml.training.losses.cross_entropy import cross_entropy_sum, smoothed_cross_entropy_sum
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 7, 100])

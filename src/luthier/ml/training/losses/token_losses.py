@@ -75,10 +75,12 @@ class TokenLoss:
 
 
 def _cross_entropy(log_p: Tensor, given: Mapping[str, Tensor], _: Mapping[str, float]) -> Tensor:
+    # Both [N] float32, whatever the precision of the weights: a bf16 sum over thousands of tokens loses small terms.
     return -(given[WEIGHTS] * log_p).sum()
 
 
 def _ratio(log_p: Tensor, given: Mapping[str, Tensor]) -> Tensor:
+    # In the log domain until here: each probability alone may underflow in float32, their ratio does not.
     return (log_p - given[_SAMPLED]).exp()
 
 
@@ -87,11 +89,14 @@ def _clipped(ratio: Tensor, settings: Mapping[str, float]) -> Tensor:
 
 
 def _importance_sampling(log_p: Tensor, given: Mapping[str, Tensor], _: Mapping[str, float]) -> Tensor:
+    # The gradient goes through the ratio; q and A are constants from the client.
     return -(_ratio(log_p, given) * given[_ADVANTAGES]).sum()
 
 
 def _ppo(log_p: Tensor, given: Mapping[str, Tensor], settings: Mapping[str, float]) -> Tensor:
     ratio, advantages = _ratio(log_p, given), given[_ADVANTAGES]
+    # The smaller of the two products: a step that leaves the range in the wrong direction is still corrected, and one
+    # that leaves it in the right direction gets no further gradient.
     return -torch.minimum(ratio * advantages, _clipped(ratio, settings) * advantages).sum()
 
 
@@ -130,6 +135,7 @@ def find_loss(name: str, settings: Mapping[str, float | str]) -> tuple[TokenLoss
         )
     found = dict(loss.settings)
     for key, value in settings.items():
+        # The wire format allows strings as settings; none of these losses has one.
         if isinstance(value, str) or not np.isfinite(value) or value < 0:
             raise RequestError(
                 f"{key} is {value!r}", expected="a finite number of at least 0", do="correct the setting of the loss"
@@ -170,6 +176,7 @@ def checked(datum: Datum, number: int, loss: TokenLoss, vocabulary: int, context
         )
     inputs = dict(datum.inputs)
     if WEIGHTS in loss.needed and WEIGHTS not in inputs and TARGETS in inputs:
+        # The client library leaves weights out where all targets count alike.
         inputs[WEIGHTS] = np.ones(inputs[TARGETS].shape, dtype=np.float32)
     wanted = (TARGETS, *loss.needed)
     for key in wanted:
@@ -188,6 +195,7 @@ def checked(datum: Datum, number: int, loss: TokenLoss, vocabulary: int, context
             expected=f"one target for each token, [{num}], or K of them, [{num}, K]",
             do="give tokens[:-1] as model input and tokens[1:] as targets",
         )
+    # With one target a token this is always met: the context bounds the number of tokens.
     if targets.size > max(num, MAX_TARGETS):
         raise RequestError(
             f"{name} has {targets.size:,} target_tokens",
@@ -211,7 +219,14 @@ def checked(datum: Datum, number: int, loss: TokenLoss, vocabulary: int, context
 
 
 def check_ids(ids: Array, what: str, vocabulary: int) -> None:
-    """Raise RequestError where a token id is out of range."""
+    """Raise RequestError where a token id is out of range.
+
+    Args:
+        ids: token ids of any shape.
+        what: what they are, for the message.
+        vocabulary: number of token ids.
+    """
+    # Before the embedding: an index out of range ends a CUDA process with an assertion that cannot be caught.
     if len(ids) and not (ids.min() >= 0 and ids.max() < vocabulary):
         wrong = int(ids[(ids < 0) | (ids >= vocabulary)].reshape(-1)[0])
         raise RequestError(

@@ -160,7 +160,15 @@ class ChunkedCrossEntropy(torch.autograd.Function):
 def cross_entropy_sum(
     hidden: Tensor, head: Tensor, targets: Tensor, chunk: int = CHUNK_ROWS, cap: float | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Sum of the cross-entropy in nats and number of correct predictions; shapes as in `ChunkedCrossEntropy`."""
+    """Sum of the cross-entropy in nats and number of correct predictions; shapes as in `ChunkedCrossEntropy`.
+
+    Args:
+        hidden: [N, width].
+        head: [vocabulary, width].
+        targets: [N] int64.
+        chunk: rows whose logits exist at one time.
+        cap: of a soft cap on the logits; None for none.
+    """
     total, _, correct = ChunkedCrossEntropy.apply(hidden, head, targets, chunk, 0.0, cap)
     return total, correct
 
@@ -176,6 +184,11 @@ def smoothed_cross_entropy_sum(
     """Sum of the cross-entropy with label smoothing, the sum without, and number of correct predictions.
 
     Args:
+        hidden: [N, width].
+        head: [vocabulary, width].
+        targets: [N] int64.
+        chunk: rows whose logits exist at one time.
+        cap: of a soft cap on the logits; None for none.
         smoothing: the share of the weight that is spread evenly over the vocabulary, in [0, 1).
     """
     out: tuple[Tensor, Tensor, Tensor] = ChunkedCrossEntropy.apply(hidden, head, targets, chunk, smoothing, cap)
@@ -288,7 +301,16 @@ def token_log_probabilities(
     temperature: float = 1.0,
     cap: float | None = None,
 ) -> Tensor:
-    """The log-probability of each target in nats, [N]; shapes as in `TokenLogProbabilities`."""
+    """The log-probability of each target in nats, [N]; shapes as in `TokenLogProbabilities`.
+
+    Args:
+        hidden: [N, width].
+        head: [vocabulary, width].
+        targets: [N] int64.
+        chunk: rows whose logits exist at one time.
+        temperature: divides the logits.
+        cap: of a soft cap on the logits; None for none.
+    """
     out: Tensor = TokenLogProbabilities.apply(hidden, head, targets, chunk, temperature, cap)
     return out
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from luthier.core.errors import OverlongError, RequestError
-from luthier.ml.training.token_losses import LOSSES, MAX_TARGETS, Datum, checked, find_loss
+from luthier.ml.training.losses.token_losses import LOSSES, MAX_TARGETS, Datum, checked, find_loss
 
 LOG_P = torch.tensor([-0.5, -1.0, -2.0])
 GIVEN = {

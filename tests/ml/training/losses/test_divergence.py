@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from luthier.core.recipe import Divergence
-from luthier.ml.training.divergence import Mixing, distillation_sum
+from luthier.ml.training.losses.divergence import Mixing, distillation_sum
 
 ALL: tuple[Divergence, ...] = ("forward_kl", "reverse_kl", "jensen_shannon")
 

@@ -1,0 +1,1 @@
+"""Base models as GGUF files: the header, and conversion into a transformers folder by a child process."""
