@@ -32,6 +32,10 @@ class Settings(BaseSettings):
             file in the home.
         artifacts: The URL of a place elsewhere for files by digest, such as `s3://bucket/folder`; None for a folder in
             the home.
+        checkpoints: Where runs upload their checkpoints while they train, so that another machine can resume them: a
+            URL such as `s3://bucket/folder`, or `artifacts` for a folder beside the artifacts; None uploads nothing.
+        upload_wait_seconds: How long the end of a run waits for its uploads; what is not there by then is uploaded by
+            `luthier runs upload`.
         max_file_bytes: The largest file of a project.
         collective_timeout_seconds: How long a process of a run waits for the others; the slowest may be reading its
             rows.
@@ -105,6 +109,8 @@ class Settings(BaseSettings):
     home: Path = Field(default=Path("~/.luthier"))
     database: SecretStr | None = None
     artifacts: SecretStr | None = None
+    checkpoints: SecretStr | None = None
+    upload_wait_seconds: float = Field(default=600.0, ge=0)
     max_file_bytes: int = Field(default=8 << 30, gt=0)
     collective_timeout_seconds: float = Field(default=1800.0, gt=0)
     tracker_wait_seconds: float = Field(default=60.0, ge=0)
