@@ -155,7 +155,7 @@ def paused(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> tuple[
             if isinstance(event, CheckpointSaved):
                 _until(lambda: _steps_of(place, event.step))
 
-        limited = load_recipe(recipe, ["budget.tokens=1200"])
+        limited = load_recipe(recipe, ["budget.tokens=2200"])
         outcome = train(context, limited, base_dir=recipe.parent, listener=each_is_uploaded)
         assert outcome.record.status == "paused"
         assert outcome.record.step >= 4

@@ -95,7 +95,7 @@ def restore(context: Context, bucket: RunBucket, *, with_checkpoints: bool = Tru
         CheckpointError: There are uploads and all are damaged.
         WorkError: The store does not answer.
     """
-    folder, problems = context.settings.run_folder(bucket.run_id), list[str]()
+    folder, problems, spent = context.settings.run_folder(bucket.run_id), list[str](), list[dict[str, Any]]()
     paths = bucket.uploads()
     for path in paths:
         incoming = folder / _INCOMING
@@ -105,12 +105,15 @@ def restore(context: Context, bucket: RunBucket, *, with_checkpoints: bool = Tru
             if not _is_newer(context, upload, folder, with_checkpoints=with_checkpoints):
                 return problems
             document = bucket.read_json(upload.state)
+            # What was paid for counts, also where the checkpoint of that upload is damaged.
+            spent.append(document["spent"])
             found = [event for piece in upload.events for event in bucket.read_json(piece)]
             _download(bucket, upload, incoming, with_checkpoints=with_checkpoints)
         except CheckpointError as error:
             problems.append(error.came)
             shutil.rmtree(incoming, ignore_errors=True)
             continue
+        document["spent"] = max(spent, key=lambda one: float(one["seconds"]))
         _adopt(context, upload, document, [event_adapter.validate_python(event) for event in found], incoming)
         return problems
     # With a checkpoint of its own this home does not need them.
