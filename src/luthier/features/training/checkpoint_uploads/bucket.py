@@ -17,14 +17,14 @@ import gzip
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
 from fsspec.implementations.local import LocalFileSystem
 from pydantic import Field, ValidationError
 
-from luthier.core.errors import CheckpointError, RequestError
+from luthier.core.errors import CheckpointError, RequestError, WorkError
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import sha256_bytes, sha256_document, sha256_file
 from luthier.core.system.artifact_transfer import copy_local, copy_to, errors_explained, open_root
@@ -118,7 +118,7 @@ class ObjectStore:
 
     def write(self, path: str, content: bytes) -> None:
         """Write an object whole, in place of one that is there."""
-        with self._explained():
+        with self._no_bucket_explained(), self._explained():
             if self._is_local:
                 self._write_local(path, content)
             else:
@@ -127,7 +127,7 @@ class ObjectStore:
     def create(self, path: str, content: bytes) -> bool:
         """Write an object that must not be there yet; False where it is, or where another writer was first."""
         try:
-            with self._explained():
+            with self._no_bucket_explained(), self._explained():
                 if self._is_local:
                     Path(self._place(path)).parent.mkdir(parents=True, exist_ok=True)
                 self._files.pipe_file(self._place(path), content, mode="create")
@@ -159,6 +159,18 @@ class ObjectStore:
         """Remove an object; nothing where there is none."""
         with self._explained(), suppress(FileNotFoundError):
             self._files.rm_file(self._place(path))
+
+    @contextmanager
+    def _no_bucket_explained(self) -> Iterator[None]:
+        """Of what writes: nothing has to be there but the bucket."""
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise WorkError(
+                f"{self.name} failed: there is no such bucket",
+                expected="a bucket that is there; none is created",
+                do="create it, or correct the place (LUTHIER_CHECKPOINTS or --checkpoints)",
+            ) from error
 
     def _explained(self) -> AbstractContextManager[None]:
         return errors_explained(self.name, is_local=self._is_local)
