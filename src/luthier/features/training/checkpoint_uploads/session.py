@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from luthier.core.errors import ConflictError, NotFoundError, RequestError, WorkError
 from luthier.core.events import CheckpointSaved, CheckpointUploaded, Event, RunStarted, WarningRaised
+from luthier.core.ids import is_id
 from luthier.core.plan import Plan
 from luthier.core.ports import EventSink
 from luthier.core.run import RunRecord
@@ -202,8 +203,8 @@ def check_known(context: Context, run_id: str) -> None:
     try:
         context.runs.get(run_id)
     except NotFoundError:
-        context.settings.run_folder(run_id)  # its error for a text that is no id
-        store = _store(context)
+        # Any other text than an id must not become part of a path.
+        store = _store(context) if is_id(run_id, "run") else None
         if store is None or not _bucket_of(store, run_id).uploads():
             raise
 
