@@ -19,9 +19,9 @@ def bucket(tmp_path: Path) -> RunBucket:
     return RunBucket(ObjectStore(str(tmp_path / "bucket")), RUN)
 
 
-def lease_of(bucket: RunBucket, machine: Path, meanwhile: Callable[[], object] = lambda: None) -> RunLease:
+def lease_of(bucket: RunBucket, machine: Path, meanwhile: Callable[[], None] = lambda: None) -> RunLease:
     """A lease of a machine, with what happens elsewhere while it waits."""
-    return RunLease(bucket, machine, seconds=90.0, sleep=lambda _seconds: meanwhile() and None)
+    return RunLease(bucket, machine, seconds=90.0, sleep=lambda _seconds: meanwhile())
 
 
 def unexpected() -> None:
