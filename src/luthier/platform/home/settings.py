@@ -41,7 +41,8 @@ class Settings(BaseSettings):
             rows.
         tracker_wait_seconds: How long the end of a run waits for its experiment trackers; what they have not by then is
             delivered by `luthier runs track`.
-        lease_seconds: How long a silent worker keeps its job; workers of one queue should agree.
+        lease_seconds: How long a silent worker keeps its job, and a silent machine the run that it uploads; workers of
+            one queue should agree.
         tokenised_cache_bytes: Disk space for tokenised rows, so that none is tokenised twice; 0 keeps none.
         data_memory_bytes: Memory for the rows of one audit, repair, split or training, beyond which they are on disk; 0
             takes a quarter of what is available.
