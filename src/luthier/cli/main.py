@@ -58,9 +58,9 @@ from luthier.features.studies import cli as tune
 from luthier.features.suites import cli as evaluate
 from luthier.features.suites import cli as safety
 from luthier.features.traffic import cli as traffic
-from luthier.features.training import cli as launch
 from luthier.features.training import cli as train
 from luthier.features.training import jobs_cli as jobs
+from luthier.features.training import launch_cli as launch
 from luthier.features.training import plan_cli as plan
 from luthier.features.usage import cli as usage
 from luthier.features.workflows import cli as pipelines
@@ -260,7 +260,7 @@ def _add_serving(app: typer.Typer) -> None:
     app.command("up", short_help="Short for `luthier server start`.")(server.start)
     app.command("worker", short_help="Run jobs from the queue.")(jobs.worker)
     app.command("mcp", short_help="Serve this home to an agent by the Model Context Protocol.")(mcp.serve)
-    app.command("launch", short_help="Write a job file for a cluster.")(launch.launch)
+    app.command("launch", short_help="Write a job file for a cluster or a cloud, or start it.")(launch.launch)
     app.command("verify", short_help="Verify an exported bundle and its signature.")(verify.verify)
     app.command("sign", short_help="Sign an exported bundle with your key.")(push.sign)
     app.command("push", short_help="Upload an exported bundle to a hub or object storage.")(push.push)

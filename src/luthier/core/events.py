@@ -112,6 +112,22 @@ class CheckpointSaved(FrozenModel):
     num_bytes: int
 
 
+class CheckpointUploaded(FrozenModel):
+    """A checkpoint is whole in object storage: another machine can resume the run from it.
+
+    Attributes:
+        kind: names the event.
+        step: the step that it holds.
+        num_bytes: what was sent.
+        seconds: how long that took, in the background.
+    """
+
+    kind: Literal["checkpoint_uploaded"] = "checkpoint_uploaded"
+    step: int
+    num_bytes: int
+    seconds: float
+
+
 class SnapshotSaved(FrozenModel):
     """A complete snapshot of what is trained, after an epoch, in a folder that can be used like the result of the run.
 
@@ -259,6 +275,7 @@ Event = Annotated[
     | ValidationDone
     | SnapshotSaved
     | CheckpointSaved
+    | CheckpointUploaded
     | WarningRaised
     | BillUpdated
     | MachineSampled

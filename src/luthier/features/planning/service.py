@@ -261,6 +261,10 @@ def prepare_again(
     _refuse_changed(plan, again.model, dict(zip(_NAMES, profiles(again.plan.data), strict=True)))
     if plan.objective.teacher is not None:
         refuse_another_teacher(plan.objective.teacher, again.plan.objective.teacher)
+    if not Path(plan.base_model.path).is_dir():
+        # Another machine has begun the run; the model is the same by its digest, in a folder of this one.
+        here = plan.base_model.model_copy(update={"path": again.model.path})
+        plan = plan.model_copy(update={"base_model": here})
     return replace(again, plan=plan)
 
 

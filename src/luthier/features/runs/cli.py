@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from luthier.platform.cli.command import Answer, HomeOption, JsonOption, open_context
+from luthier.platform.cli.command import Answer, CheckpointsOption, HomeOption, JsonOption, open_context
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from luthier.core.run import RunRecord
     from luthier.features.runs.service import RunComparison, RunDetails, RunView
 
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The id of a run, from `luthier runs list`.")]
@@ -166,6 +167,48 @@ def track(
     return Answer(as_json, document, tell, exit_code=1 if has_failed else 0)
 
 
+def fetch(
+    run_id: RunArgument, checkpoints: CheckpointsOption = None, as_json: JsonOption = False, home: HomeOption = None
+) -> Answer:
+    """Fetch a run that another machine has uploaded: its record, and weights and report where it has ended.
+
+    `luthier train --resume RUN` continues one that has not ended, with the checkpoints of the upload.
+    """
+    from luthier.features.training.checkpoint_uploads import session
+
+    with open_context(home, checkpoints=checkpoints) as context:
+        record = session.fetch_run(context, run_id)
+    return _about_upload(record, "fetched", as_json)
+
+
+def upload(
+    run_id: RunArgument, checkpoints: CheckpointsOption = None, as_json: JsonOption = False, home: HomeOption = None
+) -> Answer:
+    """Upload a run that no process works on: its newest checkpoint, and weights and report where it has ended.
+
+    A run uploads by itself while it is trained. This uploads what was left because the store did not answer.
+    """
+    from luthier.features.training.checkpoint_uploads import session
+
+    with open_context(home, checkpoints=checkpoints) as context:
+        record = session.upload_run(context, run_id)
+    return _about_upload(record, "uploaded", as_json)
+
+
+def _about_upload(record: RunRecord, verb: str, as_json: bool) -> Answer:
+    document = {
+        "run_id": record.run_id,
+        "status": record.status,
+        "step": record.step,
+        "report_path": record.report_path,
+    }
+
+    def tell(console: Console) -> None:
+        console.print(f"{verb} {record.run_id}: {record.status} at step {record.step:,}", soft_wrap=True)
+
+    return Answer(as_json, document, tell)
+
+
 COMMANDS: dict[str, Callable[..., Answer]] = {
     "list": list_runs,
     "show": show,
@@ -173,6 +216,8 @@ COMMANDS: dict[str, Callable[..., Answer]] = {
     "compare": compare,
     "watch": watch,
     "track": track,
+    "fetch": fetch,
+    "upload": upload,
     "rm": rm,
 }
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from luthier.core.errors import ConflictError, ModelSourceError, NotFoundError, RequestError
+from luthier.core.errors import ConflictError, LuthierError, ModelSourceError, NotFoundError, RequestError
 from luthier.core.evaluation import Evaluation
 from luthier.core.events import (
     BillUpdated,
@@ -26,6 +26,8 @@ from luthier.features.runs.filter_query import Order
 from luthier.features.runs.labels import RunLabels
 from luthier.features.trackers.service import states
 from luthier.features.trackers.state import TrackerState
+from luthier.features.training.checkpoint_uploads.lease import OWN_LEASE
+from luthier.features.training.checkpoint_uploads.session import forget_uploads
 from luthier.ml.charts.forecast import Forecast
 from luthier.platform.home.context import Context
 
@@ -279,8 +281,14 @@ def set_aside(context: Context, run_id: str) -> RunRecord:
 def sweep_removed(context: Context) -> None:
     """Finish the removals of runs that have begun, those that a kill has cut off among them."""
     for folder in context.settings.runs_folder.glob(f"{_REMOVED}*"):
+        run_id = folder.name.removeprefix(_REMOVED)
         with suppress(NotFoundError):  # its row went first, or another process sweeps, too
-            context.runs.delete(folder.name.removeprefix(_REMOVED))
+            context.runs.delete(run_id)
+        if (folder / OWN_LEASE).is_file():
+            try:
+                forget_uploads(context, run_id)
+            except LuthierError:  # the store does not answer: the folder stays, and the next sweep tries again
+                continue
         with suppress(FileNotFoundError):  # another process sweeps the same folder: the next sweep finds what is left
             shutil.rmtree(folder)
     # What the runs alone have put among the artifacts.

@@ -150,7 +150,7 @@ class RunStore(Store):
 
     def append(self, run_id: str, event: Event) -> None:
         """Add an event. One of the same kind, step and code replaces the old: a step trained again never doubles."""
-        step, code = _step(event), event.code if isinstance(event, WarningRaised) else ""
+        _, step, code = _event_key(event)
         key = (events.c.run_id == run_id, events.c.kind == event.kind, events.c.step == step, events.c.code == code)
         values = {"run_id": run_id, "kind": event.kind, "step": step, "code": code}
         try:
@@ -162,6 +162,26 @@ class RunStore(Store):
         except IntegrityError as error:
             with self._database.read() as connection:
                 raise RUNS.not_found(connection, run_id) from error
+
+    def add_missing(self, run_id: str, found: Sequence[Event]) -> int:
+        """Add the events that the run does not have, in one transaction, as when it is restored; returns how many."""
+        with self._write() as connection:
+            _check_exists(connection, run_id)
+            query = select(events.c.kind, events.c.step, events.c.code).where(events.c.run_id == run_id)
+            known = {tuple(row) for row in connection.execute(query)}
+            # Of two with one key the later counts, at the position of the later.
+            newest: dict[tuple[str, int, str], Event] = {}
+            for event in found:
+                newest.pop(_event_key(event), None)
+                newest[_event_key(event)] = event
+            rows = [
+                {"run_id": run_id, "kind": kind, "step": step, "code": code, "document": event.model_dump_json()}
+                for (kind, step, code), event in newest.items()
+                if (kind, step, code) not in known
+            ]
+            if rows:
+                connection.execute(insert(events), rows)
+        return len(rows)
 
     def events(self, run_id: str, after: int = 0) -> list[Event]:
         """The events of a run by step, within a step as they came; those after the position `after` (see `tail`)."""
@@ -280,6 +300,11 @@ def _named(connection: Connection, record: RunRecord, plan: Plan, own_project: s
     dataset = dataset_of(connection, project_id, plan.data.train.sha256)
     found: dict[str, Value] = {NAME: default_name(plan.data.train.file, dataset, record.base_model, record.created_at)}
     return found if dataset is None else found | {DATASET: dataset}
+
+
+def _event_key(event: Event) -> tuple[str, int, str]:
+    """Kind, step and code, of which a run has one event."""
+    return event.kind, _step(event), event.code if isinstance(event, WarningRaised) else ""
 
 
 def _step(event: Event) -> int:

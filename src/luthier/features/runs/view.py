@@ -12,6 +12,7 @@ from luthier.core.cost import Estimate
 from luthier.core.dataset import coverage
 from luthier.core.events import (
     CheckpointSaved,
+    CheckpointUploaded,
     Event,
     RunEnded,
     RunStarted,
@@ -179,7 +180,15 @@ def _place(key: Key, order: Sequence[str]) -> tuple[str, int]:
 
 LOGGED: Final = 60
 """Events that the page lists."""
-_LOGGED_KINDS: Final = ("run_started", "validation", "snapshot", "checkpoint", "warning", "run_ended")
+_LOGGED_KINDS: Final = (
+    "run_started",
+    "validation",
+    "snapshot",
+    "checkpoint",
+    "checkpoint_uploaded",
+    "warning",
+    "run_ended",
+)
 DASH: Final = "\N{EN DASH}"
 
 
@@ -357,6 +366,8 @@ def _event_text(event: Event, places: Mapping[str, str]) -> str:
         return "The weights of this step are kept, so that you can chat with them."
     if isinstance(event, CheckpointSaved):
         return f"Checkpoint of {figures.size(event.num_bytes)}."
+    if isinstance(event, CheckpointUploaded):
+        return f"The checkpoint is in object storage ({figures.size(event.num_bytes)})."
     if isinstance(event, WarningRaised):
         return redact_text(event.message, places)
     return (

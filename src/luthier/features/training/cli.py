@@ -1,4 +1,4 @@
-"""`luthier train`: train a recipe; `luthier launch`: job files for systems that start processes on machines."""
+"""`luthier train`: train a recipe, evaluate the result, and report."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from luthier.platform.cli.command import (
     BudgetKwhOption,
     BudgetTokensOption,
     BudgetUsdOption,
+    CheckpointsOption,
     DevicesOption,
-    ForceOption,
     GoodEnoughOption,
     HomeOption,
     JsonOption,
@@ -35,6 +35,14 @@ if TYPE_CHECKING:
     from luthier.core.run import TrainResult
     from luthier.features.training.launchers.here import Launcher
     from luthier.features.training.service import TrainOutcome
+
+_StageOption = Annotated[
+    list[str] | None,
+    typer.Option("--stage", metavar="PATH=URL", help="Copy it from a store first, once a machine. Repeatable."),
+]
+_InterruptedOption = Annotated[
+    int, typer.Option("--interrupted-exit-code", min=0, max=255, help="Exit code where a signal paused the run.")
+]
 
 
 def train(
@@ -56,6 +64,9 @@ def train(
         str | None,
         typer.Option("--on", metavar="ray", help="Train on the Ray cluster of this machine, or at ray://HOST:PORT."),
     ] = None,
+    checkpoints: CheckpointsOption = None,
+    stages: _StageOption = None,
+    interrupted_exit_code: _InterruptedOption = 0,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer | None:
@@ -74,6 +85,7 @@ def train(
 
     # Before any home is opened: wrong options are rejected on every rank.
     launcher = _launcher(num_devices, on)
+    _stage(stages or ())
     # Other ranks open the home only for its caches; rank 0 owns the run.
     if external.external_world_size() > 1 and not external.is_first():
         with open_context(home) as context:
@@ -82,21 +94,21 @@ def train(
     budget = asked_budget(hours=budget_hours, usd=budget_usd, tokens=budget_tokens, energy_kwh=budget_kwh)
     # The run is in the home of the cluster, so none is opened here.
     if on is not None and is_address(on):
-        return _on_cluster(on, recipe, overrides, resume_id, budget, prices, num_devices or 1, as_json)
+        return _on_cluster(on, recipe, overrides, resume_id, budget, prices, checkpoints, num_devices or 1, as_json)
     if recipe is not None:
         from luthier.features.recipes.service import load_recipe
 
         asked = load_recipe(recipe, overrides)
         asked = asked.model_copy(update={"budget": merged(asked.budget, budget)})
-        with open_context(home) as context:
+        with open_context(home, checkpoints=checkpoints) as context:
             base_dir = recipe.absolute().parent
             outcome = external.train(
                 context, asked, base_dir=base_dir, prices=prices, show_plan=show_plan, launcher=launcher
             )
     else:
-        with open_context(home) as context:
+        with open_context(home, checkpoints=checkpoints) as context:
             outcome = training.resume(context, str(resume_id), budget=budget, prices=prices, launcher=launcher)
-    exit_code = 1 if outcome.record.status == "failed" else 0
+    exit_code = _exit_code(outcome, interrupted_exit_code)
     return Answer(as_json, outcome.as_json(), lambda console: show_outcome(console, outcome), exit_code)
 
 
@@ -171,6 +183,31 @@ def _launcher(num_devices: int | None, on: str | None) -> Launcher | None:
     return ExternalLauncher()
 
 
+def _stage(stages: Sequence[str]) -> None:
+    from luthier.features.training.staging import stage
+    from luthier.platform.cli.progress import make_progress
+
+    stage(stages, make_progress())
+
+
+def _exit_code(outcome: TrainOutcome, interrupted: int) -> int:
+    """1 for a run that failed; the code for interrupted runs where a signal has paused it."""
+    if outcome.record.status == "paused" and outcome.record.stop_cause == "interrupted":
+        return interrupted
+    return 1 if outcome.record.status == "failed" else 0
+
+
+def _refuse_checkpoints(on: str, checkpoints: str | None) -> None:
+    from luthier.core.errors import RequestError
+
+    if checkpoints is not None:
+        raise RequestError(
+            f"--checkpoints with --on {on}: the run is in the home of that cluster",
+            expected="the place for uploads among the settings of the cluster",
+            do="set LUTHIER_CHECKPOINTS where the head of the cluster runs, and leave --checkpoints out",
+        )
+
+
 def _on_cluster(
     address: str,
     recipe: Path | None,
@@ -178,6 +215,7 @@ def _on_cluster(
     resume_id: str | None,
     budget: BudgetRecipe | None,
     prices: Path | None,
+    checkpoints: str | None,
     num_devices: int,
     as_json: bool,
 ) -> Answer:
@@ -189,6 +227,7 @@ def _on_cluster(
     from luthier.features.recipes.service import load_recipe
     from luthier.features.training.launchers.ray import run_job
 
+    _refuse_checkpoints(address, checkpoints)
     if prices is not None or (resume_id is not None and budget is not None):
         raise RequestError(
             f"--on {address} with {'--prices' if prices is not None else 'a budget for a resumed run'}",
@@ -284,70 +323,3 @@ def _best_validation(result: TrainResult, unit: str) -> str:
         return "none: the recipe names no validation rows"
     loss = f"{figures.number(result.best_validation_loss)} {unit}".rstrip()
     return f"{loss} (step {result.best_step:,})"
-
-
-def launch(
-    system: Annotated[str, typer.Argument(metavar="SYSTEM", help="slurm, skypilot or ray (KubeRay).")],
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="YAML or JSON.")],
-    num_nodes: Annotated[int, typer.Option("--nodes", metavar="N", help="Machines.")] = 1,
-    devices_per_node: Annotated[int, typer.Option("--devices", metavar="N", help="Processes on each, a GPU each.")] = 1,
-    hours: Annotated[float, typer.Option("--hours", metavar="H", help="After which the job is ended.")] = 24.0,
-    cpu: Annotated[bool, typer.Option("--cpu", help="Train on the machines' cores instead of GPUs.")] = False,
-    cpus_per_device: Annotated[int, typer.Option("--cpus-per-device", metavar="N", help="Cores for each process.")] = 4,
-    accelerator: Annotated[
-        str, typer.Option("--accelerator", metavar="NAME", help="SkyPilot's name of the GPU.")
-    ] = "A100-80GB",
-    image: Annotated[
-        str | None, typer.Option("--image", metavar="IMAGE", help="Container with luthier and Ray, for ray.")
-    ] = None,
-    setup: Annotated[
-        str | None, typer.Option("--setup", metavar="COMMAND", help="What makes `luthier` known on a node.")
-    ] = None,
-    run_home: Annotated[
-        str | None, typer.Option("--home", metavar="DIR", help="Where rank 0 keeps the run; on shared storage.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write it there, not to stdout.")] = None,
-    force: ForceOption = False,
-    as_json: JsonOption = False,
-) -> Answer:
-    """Write the job file that trains a recipe on Slurm, by SkyPilot, or on Ray in Kubernetes. Nothing is submitted.
-
-    The recipe is read and checked first. Submitting the same file again resumes its run.
-    """
-    from luthier.core.errors import RequestError
-    from luthier.features.recipes.service import load_recipe
-    from luthier.features.training.external import SYSTEMS, Launch, launch_file
-    from luthier.ml.data.rows.outputs import check_free, write_output
-    from luthier.ml.planning import defaults
-    from luthier.ml.training.distributed import refuse_unequal_shares
-
-    if system not in SYSTEMS:
-        raise RequestError(
-            f"system {system!r}", expected=f"one of {', '.join(SYSTEMS)}", do="write: luthier launch slurm RECIPE"
-        )
-    if out is not None:
-        check_free([out], force=force)
-    training = load_recipe(recipe, ()).training
-    asked = Launch(
-        recipe=recipe.absolute(),
-        num_nodes=num_nodes,
-        devices_per_node=devices_per_node,
-        hours=hours,
-        on_gpus=not cpu,
-        cpus_per_device=cpus_per_device,
-        setup=setup,
-        home=run_home,
-        accelerator=accelerator,
-        image=image,
-    )
-    text = launch_file(system, asked)
-    size = training.global_batch_size if training else None
-    refuse_unequal_shares(size or defaults.GLOBAL_BATCH_SIZE[0], asked.num_devices)
-    if out is not None:
-        write_output(out, text.encode(), force=force)
-    document = {"system": system, "num_devices": asked.num_devices, "path": None if out is None else str(out)}
-    return Answer(as_json, document | {"text": text}, lambda console: _show(console, text, out))
-
-
-def _show(console: Console, text: str, out: Path | None) -> None:
-    console.print(text.rstrip("\n") if out is None else f"written: {out}", soft_wrap=True)

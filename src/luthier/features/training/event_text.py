@@ -5,6 +5,7 @@ from __future__ import annotations
 from luthier.core.events import (
     BillUpdated,
     CheckpointSaved,
+    CheckpointUploaded,
     Event,
     MachineSampled,
     RunEnded,
@@ -37,6 +38,9 @@ def event_text(event: Event) -> str:
             return f"step {event.step:,}  validation loss {event.loss:.4f}{measures}{best}"
         case CheckpointSaved():
             return f"step {event.step:,}  checkpoint {event.path} ({figures.size(event.num_bytes)})"
+        case CheckpointUploaded():
+            size = figures.size(event.num_bytes)
+            return f"step {event.step:,}  checkpoint uploaded to object storage ({size} in {event.seconds:.1f} s)"
         case SnapshotSaved():
             return f"step {event.step:,}  snapshot {event.path}"
         case WarningRaised():

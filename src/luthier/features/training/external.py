@@ -1,4 +1,4 @@
-"""Runs whose processes are started by torchrun, Slurm, SkyPilot or Ray on Kubernetes, and job files for these.
+"""Runs whose processes are started by torchrun, Slurm, SkyPilot or Ray on Kubernetes (`job_files` writes their files).
 
 Each process is `luthier train RECIPE`. Rank 0 plans, owns the run, evaluates and reports; the others get the plan from
 it and need only the base model and the rows, at the same path. One launch is one run: restarted with the same launch
@@ -10,21 +10,17 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import shlex
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING
 
-import yaml
-
-from luthier.core.errors import RequestError
-from luthier.core.ids import new_id, sha256_document
+from luthier.core.errors import ConflictError, RequestError
+from luthier.core.ids import sha256_document
 from luthier.core.plan import Plan
 from luthier.core.ports import EventSink
 from luthier.core.run import TrainResult
 from luthier.core.system.files import sync
 from luthier.features.planning.service import Prepared, prepare_share
+from luthier.features.training.checkpoint_uploads.session import LAUNCH_ID, launched_elsewhere, remember_launch
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
@@ -33,8 +29,6 @@ if TYPE_CHECKING:
     from luthier.features.training.launchers.here import Launcher
     from luthier.features.training.service import ShowPlan, TrainOutcome
     from luthier.ml.training.budget import Meter
-
-LAUNCH_ID: Final = "LUTHIER_LAUNCH_ID"
 
 
 def external_world_size() -> int:
@@ -110,6 +104,8 @@ def train_as_follower(context: Context) -> None:
     with joined(device, timeout_seconds=context.settings.collective_timeout_seconds) as world:
         # Only rank 0's text is used; the argument of the others is ignored.
         document = json.loads(world.broadcast_text(""))
+        if "ended" in document:
+            return
         folder = context.settings.run_folder(document["run_id"])
         prepared = prepare_share(context, Plan.model_validate(document["plan"]))
         train_worker(prepared, silent_hooks(folder), world)
@@ -135,25 +131,60 @@ def train(
     from luthier.features.training import service as training
 
     _refuse_nameless_restart()
-    file = _file(context)
-    if file is not None and file.is_file():
-        return training.resume(context, file.read_text(encoding="ascii"), prices=prices, launcher=launcher)
+    file, name = _file(context), launch_id()
+    known = file.read_text(encoding="ascii") if file is not None and file.is_file() else None
+    if known is None and name is not None:
+        # This machine may not be the one that began: the uploads know which run it was.
+        known = launched_elsewhere(context, name)
+    if known is not None:
+        _remember(file, known)
+        try:
+            return training.resume(context, known, prices=prices, launcher=launcher)
+        except ConflictError:
+            if context.runs.get(known).status != "succeeded":
+                raise
+            return _ended_before(context, known)
 
     def note(run_id: str, plan: Plan, quote: Quote | str) -> None:
-        if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            # Written to a temporary file and renamed: a kill must not leave half an id, with which the run could not be
-            # found.
-            partial = file.with_name(f".{file.name}")
-            partial.write_text(run_id, encoding="ascii")
-            # Synced before the rename: otherwise the file could exist and be empty after a power cut.
-            sync(partial)
-            partial.replace(file)
-            sync(file.parent)
+        _remember(file, run_id)
+        if name is not None:
+            remember_launch(context, name, run_id)
         if show_plan is not None:
             show_plan(run_id, plan, quote)
 
     return training.train(context, recipe, base_dir=base_dir, prices=prices, show_plan=note, launcher=launcher)
+
+
+def _ended_before(context: Context, run_id: str) -> TrainOutcome:
+    """The outcome of a run that an earlier start of this launch has finished; the other ranks end, too."""
+    from luthier.features.training.service import TrainOutcome
+
+    if external_world_size() > 1:
+        import torch
+
+        from luthier.ml.training.distributed import joined
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        with joined(device, timeout_seconds=context.settings.collective_timeout_seconds) as world:
+            world.broadcast_text(json.dumps({"ended": run_id}))
+    record = context.runs.get(run_id)
+    evaluation = None if record.evaluation_id is None else context.evaluations.get(record.evaluation_id)
+    note = f"run {run_id} of this launch has ended before: nothing was trained now"
+    return TrainOutcome(record, context.runs.plan(run_id), evaluation, (note,))
+
+
+def _remember(file: Path | None, run_id: str) -> None:
+    """Keep the id of the run that a launch has begun, where the launch has a name."""
+    if file is None:
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    # Written to a temporary file and renamed: a kill must not leave half an id, with which the run could not be found.
+    partial = file.with_name(f".{file.name}")
+    partial.write_text(run_id, encoding="ascii")
+    # Synced before the rename: otherwise the file could exist and be empty after a power cut.
+    sync(partial)
+    partial.replace(file)
+    sync(file.parent)
 
 
 def _refuse_nameless_restart() -> None:
@@ -169,207 +200,3 @@ def _refuse_nameless_restart() -> None:
 def _file(context: Context) -> Path | None:
     name = launch_id()
     return None if name is None else context.home / "launches" / sha256_document(name)[:16]
-
-
-System = Literal["slurm", "skypilot", "ray"]
-SYSTEMS: Final[tuple[System, ...]] = ("slurm", "skypilot", "ray")
-_NOT_INSTALLED: Final = "luthier is not installed on this node: write the file again with --setup COMMAND"
-
-
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """The content of a job file: `luthier train` on several machines.
-
-    Attributes:
-        recipe: Path of the recipe on the nodes.
-        num_nodes: Number of machines.
-        devices_per_node: Processes per machine.
-        hours: Time limit of the job.
-        on_gpus: Whether each process gets a GPU, rather than cores.
-        cpus_per_device: Cores for each process.
-        setup: Commands that make `luthier` available on a node; None only checks for it.
-        home: Home for the run on rank 0; None uses the node's own.
-        accelerator: SkyPilot's name of the GPU.
-        image: Of the container, for Ray.
-    """
-
-    recipe: Path
-    num_nodes: int = 1
-    devices_per_node: int = 1
-    hours: float = 24.0
-    on_gpus: bool = True
-    cpus_per_device: int = 4
-    setup: str | None = None
-    home: str | None = None
-    accelerator: str = "A100-80GB"
-    image: str | None = None
-
-    @property
-    def name(self) -> str:
-        """A name valid on every system: lower-case letters, digits and dashes."""
-        return re.sub(r"[^a-z0-9]+", "-", f"luthier-{self.recipe.stem}".lower()).strip("-")[:50]
-
-    @property
-    def num_devices(self) -> int:
-        """Total number of processes."""
-        return self.num_nodes * self.devices_per_node
-
-
-def launch_file(system: System, launch: Launch, *, launch_id: str | None = None) -> str:
-    """The text of the job file. launch_id: None creates one. Raises RequestError for unsupported options."""
-    for name, value in (("--nodes", launch.num_nodes), ("--devices", launch.devices_per_node)):
-        if value < 1:
-            raise RequestError(f"{name} {value}", expected="1 or more", do="correct it")
-    if not launch.hours > 0:
-        raise RequestError(f"--hours {launch.hours:g}", expected="more than 0", do="correct it")
-    # With this id all processes, and a resubmitted job, find the same run.
-    made = launch_id or new_id("launch")
-    return {"slurm": _slurm, "skypilot": _skypilot, "ray": _ray}[system](launch, made)
-
-
-def _slurm(launch: Launch, launch_id: str) -> str:
-    # Slurm treats a time of 0 as unlimited, so it is at least one minute.
-    minutes = max(1, round(launch.hours * 60))
-    gpus = f"#SBATCH --gpus-per-node={launch.devices_per_node}\n" if launch.on_gpus else ""
-    home = f"export LUTHIER_HOME={shlex.quote(launch.home)}\n" if launch.home else ""
-    return f"""\
-#!/usr/bin/env bash
-# Written by `luthier launch slurm`. Submit it with sbatch; submitted again it continues the same run.
-# The home, the recipe, its rows and a local base model must be where all nodes see them.
-#SBATCH --job-name={launch.name}
-#SBATCH --nodes={launch.num_nodes}
-#SBATCH --ntasks-per-node={launch.devices_per_node}
-{gpus}#SBATCH --cpus-per-task={launch.cpus_per_device}
-#SBATCH --time={minutes // 60:02d}:{minutes % 60:02d}:00
-#SBATCH --requeue
-#SBATCH --signal=TERM@180
-#SBATCH --output={launch.name}-%j.log
-# TERM@180: three minutes before the time is up the run pauses, with a checkpoint.
-
-set -u
-{_setup(launch)}
-export {LAUNCH_ID}={launch_id}
-{home}export WORLD_SIZE="$SLURM_NTASKS" LOCAL_WORLD_SIZE={launch.devices_per_node}
-MASTER_ADDR="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
-export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"
-export MASTER_ADDR MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
-
-for attempt in 1 2 3 4; do
-    srun --kill-on-bad-exit=1 bash -c 'RANK="$SLURM_PROCID" LOCAL_RANK="$SLURM_LOCALID" exec "$@"' \\
-        luthier luthier train {shlex.quote(str(launch.recipe))}
-    code=$?
-    # 75: a process lost the others; 128 and more: one was ended by a signal. All else would end the same way again.
-    if [ "$code" -ne 75 ] && [ "$code" -lt 128 ]; then
-        exit "$code"
-    fi
-    echo "attempt $attempt ended with exit code $code" >&2
-done
-exit "$code"
-"""
-
-
-def _skypilot(launch: Launch, launch_id: str) -> str:
-    run = f"""\
-export {LAUNCH_ID}={launch_id}
-torchrun --nnodes "$SKYPILOT_NUM_NODES" --node-rank "$SKYPILOT_NODE_RANK" \\
-    --nproc-per-node {launch.devices_per_node} --max-restarts 3 --no-python \\
-    --master-addr "$(echo "$SKYPILOT_NODE_IPS" | head -n 1)" --master-port 29400 \\
-    luthier train {shlex.quote(launch.recipe.name)}
-"""
-    document: dict[str, object] = {
-        "name": launch.name,
-        "workdir": str(launch.recipe.parent),
-        "num_nodes": launch.num_nodes,
-        "resources": {"accelerators": f"{launch.accelerator}:{launch.devices_per_node}"}
-        if launch.on_gpus
-        else {"cpus": f"{launch.cpus_per_device * launch.devices_per_node}+"},
-        "envs": {"LUTHIER_HOME": launch.home or "~/.luthier"},
-        "setup": _setup(launch) + "\n",
-        "run": run,
-    }
-    head = (
-        "# Written by `luthier launch skypilot`. Start it with: sky launch FILE\n"
-        "# The recipe's folder goes to every node; name rows and base model by paths inside it, or by catalogue name.\n"
-        "# Where nodes may be taken away, let LUTHIER_HOME be on a volume that stays.\n"
-    )
-    return head + _yaml(document)
-
-
-def _ray(launch: Launch, launch_id: str) -> str:
-    if launch.image is None:
-        raise RequestError(
-            "a Ray job without --image",
-            expected="a container image that holds luthier with its extra `ray`, for head and workers",
-            do="write for example: --image registry.example/luthier:1",
-        )
-    # One pod holds all devices of its machine.
-    limits: dict[str, int] = {"cpu": launch.cpus_per_device * launch.devices_per_node}
-    if launch.on_gpus:
-        limits["nvidia.com/gpu"] = launch.devices_per_node
-    environment = [
-        {"name": LAUNCH_ID, "value": launch_id},
-        {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"},
-        *([{"name": "LUTHIER_HOME", "value": launch.home}] if launch.home else []),
-    ]
-
-    def pod(name: str, resources: dict[str, int]) -> dict[str, object]:
-        container = {
-            "name": name,
-            "image": launch.image,
-            "env": environment,
-            "resources": {"requests": resources, "limits": resources},
-        }
-        return {"spec": {"containers": [container]}}
-
-    document: dict[str, object] = {
-        "apiVersion": "ray.io/v1",
-        "kind": "RayJob",
-        "metadata": {"name": launch.name},
-        "spec": {
-            "entrypoint": shlex.join(
-                ["luthier", "train", str(launch.recipe), "--on", "ray", "--devices", str(launch.num_devices)]
-            ),
-            "shutdownAfterJobFinishes": True,
-            "activeDeadlineSeconds": round(launch.hours * 3600),
-            "rayClusterSpec": {
-                "headGroupSpec": {"rayStartParams": {"num-cpus": "0"}, "template": pod("ray-head", {"cpu": 2})},
-                "workerGroupSpecs": [
-                    {
-                        "groupName": "trainers",
-                        "replicas": launch.num_nodes,
-                        "minReplicas": launch.num_nodes,
-                        "maxReplicas": launch.num_nodes,
-                        "rayStartParams": {},
-                        "template": pod("ray-worker", limits),
-                    }
-                ],
-            },
-        },
-    }
-    head = (
-        "# Written by `luthier launch ray`, for KubeRay. Start it with: kubectl create -f FILE\n"
-        "# Head and workers must see the recipe, its rows and LUTHIER_HOME at the same paths: add a shared volume.\n"
-    )
-    return head + _yaml(document)
-
-
-def _setup(launch: Launch) -> str:
-    if launch.setup is not None:
-        return launch.setup
-    return f"command -v luthier >/dev/null || {{ echo {shlex.quote(_NOT_INSTALLED)} >&2; exit 1; }}"
-
-
-class _Dumper(yaml.SafeDumper):
-    """Writes multi-line texts as blocks."""
-
-
-def _block(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
-
-
-_Dumper.add_representer(str, _block)
-
-
-def _yaml(document: dict[str, object]) -> str:
-    plain = json.loads(json.dumps(document))  # no anchors: the same list twice is written twice
-    return yaml.dump(plain, Dumper=_Dumper, sort_keys=False, width=1000)

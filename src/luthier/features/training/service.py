@@ -6,9 +6,8 @@ the remaining budget.
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -17,19 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import ConflictError, LuthierError, StoppedError, StorageFullError
 from luthier.core.evaluation import Evaluation
-from luthier.core.events import (
-    ROUTER_LOSS,
-    TASK_LOSS,
-    Event,
-    RunEnded,
-    StepDone,
-    comparable_loss,
-)
+from luthier.core.events import RunEnded
 from luthier.core.ids import new_id
 from luthier.core.plan import Plan
 from luthier.core.ports import EventSink
 from luthier.core.recipe import BudgetRecipe, Recipe
-from luthier.core.run import FirstStep, RunRecord, RunStatus, TrainResult, cause_of
+from luthier.core.run import RunRecord, RunStatus, TrainResult, cause_of
 from luthier.features.models.result_files import keep_report, keep_weights
 from luthier.features.planning.budgets import (
     how_to_go_on,
@@ -44,6 +36,9 @@ from luthier.features.planning.service import Prepared, prepare, prepare_again
 from luthier.features.recipes.service import with_absolute_paths
 from luthier.features.trackers.reporting import reported, undelivered
 from luthier.features.trackers.state import TrackerState
+from luthier.features.training.checkpoint_uploads.lease import LeaseLostError
+from luthier.features.training.checkpoint_uploads.session import RunUploads, check_known, uploads_of
+from luthier.features.training.first_step import first_step_of
 from luthier.features.training.launchers.here import InProcessLauncher, Launcher
 from luthier.features.training.recorder import RunLog, recorder
 from luthier.platform.home.context import Context
@@ -53,57 +48,6 @@ if TYPE_CHECKING:
     from luthier.core.cost import Quote
     from luthier.ml.charts.forecast import Forecast
     from luthier.ml.training.budget import Meter
-
-
-def first_step_of(prepared: Prepared, events: Iterable[Event]) -> FirstStep | None:
-    """The measures of the first step before its update, and its examples.
-
-    events: the measures of step 1. None if there was no step.
-    """
-    first = next((event for event in events if isinstance(event, StepDone) and event.step == 1), None)
-    if first is None:
-        return None
-    from luthier.features.planning import batch_schedules as schedules
-
-    # the examples of a step do not depend on its split into micro-batches
-    batches = schedules.of_training(prepared, shares_prefix=False).step(0)
-    units = [prepared.trained_units[index] for index in sorted(index for batch in batches for index in batch)]
-    # The task loss excludes replayed rows, so the examples must exclude them as well.
-    if TASK_LOSS in first.measures:
-        units = [unit for unit in units if not unit[0].is_replayed]
-    training, objective = prepared.plan.training, prepared.plan.objective
-    num_learned = sum(row.num_trained_tokens for unit in units for row in unit)
-    noise = ["training.neftune_alpha"] if training.neftune_alpha else []
-    return FirstStep(
-        loss=comparable_loss(first),
-        unit=objective.loss_unit,
-        # with dft the comparable loss is the plain one, in which every token counts the same
-        weighting=(
-            "token"
-            if objective.loss_weighting == "dft"
-            else objective.loss_weighting or ("token" if objective.loss_unit else None)
-        ),
-        # sampled answers are known only after sampling
-        num_trained_tokens=first.num_trained_tokens if objective.draws else num_learned,
-        precision=training.precision,
-        example_ids=tuple(dict.fromkeys(row.id for unit in units for row in unit)),
-        router_loss=first.measures.get(ROUTER_LOSS),
-        noise=tuple(noise + _dropouts(Path(prepared.plan.base_model.path))),
-    )
-
-
-def _dropouts(folder: Path) -> list[str]:
-    """The dropout settings of a model's config: `config.attention_dropout`."""
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    # Multimodal models keep the language model's settings in a nested config.
-    nested = config.get("text_config")
-    found = _positive(config) | (_positive(nested) if isinstance(nested, dict) else set())
-    return [f"config.{name}" for name in sorted(found)]
-
-
-def _positive(config: Mapping[str, Any]) -> set[str]:
-    names = [name for name in config if "dropout" in name or name.endswith("pdrop")]
-    return {name for name in names if isinstance(config[name], int | float) and config[name] > 0}
 
 
 def judge_within(
@@ -297,16 +241,19 @@ def train_prepared(
         updated_at=now,
         num_steps=prepared.plan.training.num_steps,
     )
-    with _held(context, run_id) as lock:
+    with _held(context, run_id) as lock, uploads_of(context, run_id) as uploads:
         # Under the lock: a run in the store without a lock holder would be treated as killed.
         context.runs.create(record, prepared.plan, context.owner_project_id)
         quote = save_quote(context, run_id, prepared, prices, num_devices=launcher.num_processes)
+        uploads.begin(prepared.plan)
         if show_plan is not None:
             show_plan(run_id, prepared.plan, quote)
         folder = context.settings.run_folder(run_id)
         # Reading rows is also billed, and happened before the meter existed.
         with metered(folder, prepared.plan, seconds_before=time.perf_counter() - began) as meter:
-            return _carry_out(context, run_id, prepared, meter, launcher, lock, listener, draws_page=draws_page)
+            return _carry_out(
+                context, run_id, prepared, meter, launcher, lock, uploads, listener, draws_page=draws_page
+            )
 
 
 def resume(
@@ -340,8 +287,9 @@ def resume(
         RequestError: its budget is used up.
     """
     launcher = launcher or InProcessLauncher()
-    context.runs.get(run_id)  # before the lock, which would create a folder for a run that does not exist
-    with _held(context, run_id) as lock:
+    check_known(context, run_id)  # before the lock, which would create a folder for a run that does not exist
+    with _held(context, run_id) as lock, uploads_of(context, run_id) as uploads:
+        uploads.fetch_newer()
         # Read under the lock: the process that held it before may have finished the run.
         record = context.runs.get(run_id)
         if record.status == "succeeded":
@@ -365,7 +313,10 @@ def resume(
                 prepared = replace(prepared, held_out=None)
             # Only now, after the rows and the base model were verified to be the same.
             context.runs.set_budget(run_id, plan)
-            return _carry_out(context, run_id, prepared, meter, launcher, lock, listener, draws_page=draws_page)
+            uploads.begin(plan)
+            return _carry_out(
+                context, run_id, prepared, meter, launcher, lock, uploads, listener, draws_page=draws_page
+            )
 
 
 @contextmanager
@@ -385,13 +336,16 @@ def _carry_out(
     meter: Meter,
     launcher: Launcher,
     lock: int,
+    uploads: RunUploads,
     listener: EventSink | None,
     *,
     draws_page: bool,
 ) -> TrainOutcome:
-    """`_train_and_judge`, reported to the trackers of the plan."""
+    """`_train_and_judge`, reported to the trackers of the plan and uploaded."""
+    listener = uploads.listening(listener)
     with reported(context, run_id, prepared.plan) as trackers:
         outcome = _train_and_judge(context, run_id, prepared, meter, launcher, lock, listener, draws_page=draws_page)
+    outcome = replace(outcome, warnings=(*outcome.warnings, *uploads.end(outcome.record)))
     log = RunLog(context.settings.run_folder(run_id))
     for line in undelivered(trackers, run_id):
         log.say(line)
@@ -447,22 +401,31 @@ def _train_and_judge(
         report = write_run_report(context, record, prepared, evaluation, draws_page=draws_page)
         keep_report(context, run_id)
     except BaseException as error:
-        # KeyboardInterrupt and SystemExit are stop requests, not errors of the run.
-        status: RunStatus = "failed" if isinstance(error, Exception) else "paused"
-        reason = error.came if isinstance(error, LuthierError) else repr(error)
-        # From the store: the error occurred before there was a result with the step.
-        _close(context, run_id, context.runs.get(run_id).step, status, reason)
-        record = context.runs.update(run_id, status=status)
-        if isinstance(error, LuthierError):
-            with suppress(StorageFullError):  # a full disk may be the reason of the failure
-                report = write_run_report(context, record, prepared, None, draws_page=draws_page)
-                context.runs.update(run_id, report_path=_text(report))
+        _close_failed(context, run_id, prepared, error, draws_page=draws_page)
         raise
     # Only now: a run marked as done has its weights, verdict and report on disk.
     record = context.runs.update(run_id, status=result.status, report_path=_text(report))
     go_on = how_to_go_on(run_id, meter) + launcher.flags if result.status == "paused" else None
     forecast = forecast_of_run(context, record)
     return TrainOutcome(record, prepared.plan, evaluation, tuple(warnings), go_on, forecast)
+
+
+def _close_failed(context: Context, run_id: str, prepared: Prepared, error: BaseException, *, draws_page: bool) -> None:
+    """Record why a run ended without a result, with a report of an error of its own."""
+    from luthier.features.training.reports import write_run_report
+
+    if isinstance(error, LeaseLostError) and context.settings.database is not None:
+        return  # the record is that of the machine that continues the run
+    # KeyboardInterrupt and SystemExit are stop requests, not errors of the run.
+    status: RunStatus = "failed" if isinstance(error, Exception) else "paused"
+    reason = error.came if isinstance(error, LuthierError) else repr(error)
+    # From the store: the error occurred before there was a result with the step.
+    _close(context, run_id, context.runs.get(run_id).step, status, reason)
+    record = context.runs.update(run_id, status=status)
+    if isinstance(error, LuthierError):
+        with suppress(StorageFullError):  # a full disk may be the reason of the failure
+            report = write_run_report(context, record, prepared, None, draws_page=draws_page)
+            context.runs.update(run_id, report_path=_text(report))
 
 
 def _text(page: Path | None) -> str | None:

@@ -59,6 +59,15 @@ DevicesOption = Annotated[
     int | None,
     typer.Option("--devices", metavar="N", min=1, help="Train with this many processes here, each with its own GPU."),
 ]
+CheckpointsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoints",
+        metavar="URL",
+        help="Upload checkpoints there, such as s3://bucket/folder. As LUTHIER_CHECKPOINTS.",
+        show_default=False,
+    ),
+]
 PricesOption = Annotated[
     Path | None,
     typer.Option("--prices", help="Your own prices, in the format of docs/cost.md.", metavar="FILE"),
@@ -230,8 +239,12 @@ EngineOption = Annotated[
 ]
 
 
-def open_context(home: Path | None) -> Context:
+def open_context(home: Path | None, *, checkpoints: str | None = None) -> Context:
     """The context that a command works in; use it in a `with` block.
+
+    Args:
+        home: The folder; None takes that of the environment.
+        checkpoints: Where checkpoints are uploaded to; None takes the place of the environment.
 
     Raises:
         RequestError: The home cannot be used.
@@ -239,7 +252,13 @@ def open_context(home: Path | None) -> Context:
     from luthier.platform.cli.progress import make_progress
     from luthier.platform.home.context import Context
 
-    return Context.open(home, progress=make_progress())
+    context = Context.open(home, progress=make_progress())
+    if checkpoints is not None:
+        from pydantic import SecretStr
+
+        # A URL may hold a password.
+        context.settings = context.settings.model_copy(update={"checkpoints": SecretStr(checkpoints)})
+    return context
 
 
 def caller_of(context: Context, project: str) -> Caller:

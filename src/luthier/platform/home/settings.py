@@ -32,12 +32,17 @@ class Settings(BaseSettings):
             file in the home.
         artifacts: The URL of a place elsewhere for files by digest, such as `s3://bucket/folder`; None for a folder in
             the home.
+        checkpoints: Where runs upload their checkpoints while they train, so that another machine can resume them: a
+            URL such as `s3://bucket/folder`, or `artifacts` for a folder beside the artifacts; None uploads nothing.
+        upload_wait_seconds: How long the end of a run waits for its uploads; what is not there by then is uploaded by
+            `luthier runs upload`.
         max_file_bytes: The largest file of a project.
         collective_timeout_seconds: How long a process of a run waits for the others; the slowest may be reading its
             rows.
         tracker_wait_seconds: How long the end of a run waits for its experiment trackers; what they have not by then is
             delivered by `luthier runs track`.
-        lease_seconds: How long a silent worker keeps its job; workers of one queue should agree.
+        lease_seconds: How long a silent worker keeps its job, and a silent machine the run that it uploads; workers of
+            one queue should agree.
         tokenised_cache_bytes: Disk space for tokenised rows, so that none is tokenised twice; 0 keeps none.
         data_memory_bytes: Memory for the rows of one audit, repair, split or training, beyond which they are on disk; 0
             takes a quarter of what is available.
@@ -105,6 +110,8 @@ class Settings(BaseSettings):
     home: Path = Field(default=Path("~/.luthier"))
     database: SecretStr | None = None
     artifacts: SecretStr | None = None
+    checkpoints: SecretStr | None = None
+    upload_wait_seconds: float = Field(default=600.0, ge=0)
     max_file_bytes: int = Field(default=8 << 30, gt=0)
     collective_timeout_seconds: float = Field(default=1800.0, gt=0)
     tracker_wait_seconds: float = Field(default=60.0, ge=0)

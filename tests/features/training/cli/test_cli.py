@@ -139,3 +139,17 @@ def test_a_wrong_recipe_names_every_place(luthier, recipe: Path) -> None:  # typ
     assert done.code == 2
     assert "nearest known: training.epochs" in done.document["error"]["came"]
     assert "method.rank: has -1" in done.document["error"]["came"]
+
+
+@pytest.mark.parametrize(
+    ("status", "cause", "code"),
+    [("paused", "interrupted", 85), ("paused", "budget", 0), ("succeeded", "completed", 0), ("failed", "unknown", 1)],
+)
+def test_a_queue_can_tell_an_interrupted_run_from_one_that_is_done(status: str, cause: str, code: int) -> None:
+    from types import SimpleNamespace
+    from typing import Any
+
+    from luthier.features.training.cli import _exit_code
+
+    outcome: Any = SimpleNamespace(record=SimpleNamespace(status=status, stop_cause=cause))
+    assert _exit_code(outcome, 85) == code

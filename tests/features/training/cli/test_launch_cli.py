@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from luthier.cli.main import main
 
@@ -21,7 +22,7 @@ def test_it_prints_the_file(recipe: Path, capsys: pytest.CaptureFixture[str]) ->
     assert main(["launch", "slurm", str(recipe), "--nodes", "2", "--devices", "4"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("#!/usr/bin/env bash\n")
-    assert f"luthier luthier train {recipe}\n" in out
+    assert f"luthier luthier train {recipe} --interrupted-exit-code 85 &\n" in out
 
 
 def test_it_writes_the_file(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -39,3 +40,36 @@ def test_an_unknown_system_is_refused(recipe: Path, capsys: pytest.CaptureFixtur
 def test_devices_that_do_not_divide_the_batch_are_refused(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["launch", "slurm", str(recipe), "--nodes", "3"]) == 2
     assert "training.global_batch_size 16 on 3 devices" in capsys.readouterr().err
+
+
+def test_the_budget_of_the_recipe_limits_the_job(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe.write_text("base_model: tiny\ndata: {train: rows.jsonl}\nbudget: {hours: 20}\n", encoding="utf-8")
+    for options, limit in (([], 22.5), (["--budget-hours", "10"], 11.5), (["--hours", "2"], 2.0)):
+        assert main(["launch", "skypilot", str(recipe), *options, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["limit_hours"] == pytest.approx(limit)
+
+
+def test_files_outside_the_recipes_folder_go_along(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "https://objects.example.com")
+    rows, folder = tmp_path / "elsewhere.jsonl", tmp_path / "work"
+    rows.write_text("", encoding="utf-8")
+    folder.mkdir()
+    recipe = folder / "recipe.yaml"
+    data = f"{{train: {rows}, validation: valid.jsonl, held_out: /nowhere/test.jsonl}}"
+    recipe.write_text(f"base_model: tiny\ndata: {data}\n", encoding="utf-8")
+    assert main(["launch", "skypilot", str(recipe), "--checkpoints", "s3://bucket/runs"]) == 0
+    text = capsys.readouterr().out
+    task = yaml.safe_load(text)
+    assert task["file_mounts"] == {str(rows): str(rows)}
+    assert task["envs"]["AWS_ENDPOINT_URL"] == "https://objects.example.com"
+    assert "# note: data.held_out: /nowhere/test.jsonl is not on this machine" in text
+    given = ["--data", "/nowhere=s3://bucket/rows"]
+    assert main(["launch", "skypilot", str(recipe), *given]) == 0
+    text = capsys.readouterr().out
+    assert yaml.safe_load(text)["file_mounts"]["/nowhere"] == {"source": "s3://bucket/rows", "mode": "COPY"}
+    assert "# note" not in text
+    recipe.write_text("base_model: tiny\ndata: {train: ../elsewhere.jsonl}\n", encoding="utf-8")
+    assert main(["launch", "skypilot", str(recipe)]) == 2
+    assert "is outside the folder of the recipe" in " ".join(capsys.readouterr().err.split())

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 from luthier.cli.main import main
-from luthier.core.errors import RequestError
+from luthier.core.errors import ConflictError, RequestError
 from luthier.features.recipes.service import load_recipe
 from luthier.features.training import external
 from luthier.ml.training.distributed import World
 from luthier.platform.home.context import Context
+from luthier.testing.records import RUN_ID, make_plan, make_record
 from luthier.testing.world import in_world
 
 MakeRecipe = Callable[..., Path]
@@ -124,3 +125,25 @@ def test_the_id_of_the_run_is_on_the_disk_before_it_has_its_name(
     (file,) = folder.iterdir()
     assert file.read_text() == "run_1"
     assert synced == [(folder / f".{file.name}", "run_1", 0), (folder, "", 1)]
+
+
+def test_a_launch_whose_run_has_ended_ends_with_its_outcome(
+    context: Context, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Queues start a job again whose run was done in the last moment before its limit."""
+    monkeypatch.setenv("LUTHIER_LAUNCH_ID", "slurm-3")
+    context.runs.create(make_record(status="succeeded"), make_plan())
+    file = external._file(context)
+    external._remember(file, RUN_ID)
+    recipe = make_recipe()
+    outcome = external.train(context, load_recipe(recipe), base_dir=recipe.parent)
+    assert (outcome.record.run_id, outcome.record.status) == (RUN_ID, "succeeded")
+    assert outcome.warnings == (f"run {RUN_ID} of this launch has ended before: nothing was trained now",)
+    context.runs.update(RUN_ID, status="failed")
+    monkeypatch.setattr("luthier.features.training.service.resume", _refuse)
+    with pytest.raises(ConflictError):
+        external.train(context, load_recipe(recipe), base_dir=recipe.parent)
+
+
+def _refuse(*_: Any, **__: Any) -> None:
+    raise ConflictError("another process holds it", expected="none", do="wait")

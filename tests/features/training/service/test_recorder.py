@@ -7,9 +7,18 @@ from pathlib import Path
 import pytest
 from tests.fixtures.service import write_recipe
 
-from luthier.core.events import MachineSampled, RunEnded, RunStarted, SamplesAnswered, WarningRaised
+from luthier.core.events import (
+    CheckpointUploaded,
+    MachineSampled,
+    RunEnded,
+    RunStarted,
+    SamplesAnswered,
+    WarningRaised,
+    event_adapter,
+)
 from luthier.core.system import machine_usage
 from luthier.features.recipes.service import load_recipe
+from luthier.features.training.event_text import event_text
 from luthier.features.training.recorder import RunLog, recorder
 from luthier.features.training.service import train
 from luthier.platform.home.context import Context
@@ -94,3 +103,11 @@ def test_a_run_with_sample_prompts_trains_the_same_adapter(tmp_path: Path, tiny_
 
 def test_a_log_that_cannot_be_written_ends_nothing(tmp_path: Path) -> None:
     RunLog(tmp_path / "missing").write(make_step(1))
+
+
+def test_an_upload_is_a_line_of_the_log() -> None:
+    event = CheckpointUploaded(step=40, num_bytes=4_200_000, seconds=1.25)
+    text = event_text(event)
+    assert text.startswith("step 40  checkpoint uploaded to object storage (")
+    assert text.endswith(" in 1.2 s)")
+    assert event_adapter.validate_json(event.model_dump_json()) == event

@@ -1,0 +1,336 @@
+"""The objects of one run in object storage, and how they are written so that no reader takes a torn one for whole.
+
+    ROOT/launches/DIGEST.json                   the run of a launch (`LUTHIER_LAUNCH_ID`)
+    ROOT/runs/RUN/leases/00000002.json          made exclusively: the generation that may write (see `lease`)
+    ROOT/runs/RUN/g00000002/step-00000040/...   files of a checkpoint, as on disk
+    ROOT/runs/RUN/g00000002/state-....json.gz   record, plan, evaluation, budget ledger
+    ROOT/runs/RUN/g00000002/events-....json.gz  events since the upload before
+    ROOT/runs/RUN/g00000002/upload-00000003.json    what belongs together, with digests; written last
+
+An upload counts once its document is there. A kill before that leaves objects that no document names; the next upload
+removes them. A generation writes and prunes only its own objects and those of earlier generations.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+from fsspec.implementations.local import LocalFileSystem
+from pydantic import Field, ValidationError
+
+from luthier.core.errors import CheckpointError, RequestError, WorkError
+from luthier.core.frozen_model import FrozenModel
+from luthier.core.ids import sha256_bytes, sha256_document, sha256_file
+from luthier.core.system.artifact_transfer import copy_local, copy_to, errors_explained, open_root
+from luthier.core.system.files import disk_full_explained
+from luthier.platform.home.settings import Settings
+
+FROM_ARTIFACTS: Final = "artifacts"
+"""The value of the setting `checkpoints` that takes a folder beside the artifacts."""
+_PRECONDITION: Final = ("PreconditionFailed", "ConditionalRequestConflict")
+
+
+class StoredFile(FrozenModel):
+    """An object of an upload.
+
+    Attributes:
+        name: The file's name on disk, relative to its folder.
+        path: Where the object is, relative to the run.
+        sha256: Digest of the content.
+        num_bytes: Size of the content.
+    """
+
+    name: str
+    path: str
+    sha256: str
+    num_bytes: int
+
+
+class Upload(FrozenModel):
+    """What belongs together: a state of a run, complete enough to resume it on another machine.
+
+    Attributes:
+        format: Version of this document.
+        run_id: The run.
+        number: Position among the uploads of its generation.
+        generation: The lease under which it was written.
+        step: The step to resume from; 0 before the first checkpoint.
+        plan_hash: Hash of the run's plan.
+        checkpoints: Files by the name of the checkpoint's folder: that of `step`, and the best one that it refers to.
+        state: Record, plan, evaluation and ledger.
+        events: The events of the run, in order, in pieces.
+        result: Weights and report of a run that has ended.
+    """
+
+    format: int = 1
+    run_id: str
+    number: int
+    generation: int
+    step: int
+    plan_hash: str
+    checkpoints: dict[str, tuple[StoredFile, ...]] = Field(default_factory=dict)
+    state: StoredFile
+    events: tuple[StoredFile, ...] = ()
+    result: tuple[StoredFile, ...] = ()
+
+    def files(self) -> Iterator[StoredFile]:
+        """Every object that this upload needs."""
+        for files in self.checkpoints.values():
+            yield from files
+        yield self.state
+        yield from self.events
+        yield from self.result
+
+
+class ObjectStore:
+    """Small and large objects below one root. All methods raise WorkError where the store fails.
+
+    Args:
+        root: A local folder or an fsspec URL such as `s3://bucket/folder`.
+
+    Raises:
+        RequestError: No driver knows the URL.
+    """
+
+    def __init__(self, root: str) -> None:
+        self._files, self._root = open_root(root)
+        self._is_local = isinstance(self._files, LocalFileSystem)
+        self.name = self._root if self._is_local else str(self._files.unstrip_protocol(self._root))
+
+    def names(self, folder: str = "") -> list[str]:
+        """Paths of all objects below a folder, relative to the root; none where it is missing."""
+        with self._explained(), suppress(FileNotFoundError):
+            found = (str(path)[len(self._root) + 1 :] for path in self._files.find(self._place(folder)))
+            # A store may list the folder itself.
+            return sorted(path for path in found if path.startswith(f"{folder}/" if folder else ""))
+        return []
+
+    def read(self, path: str) -> bytes:
+        """The content of an object. Raises FileNotFoundError where there is none."""
+        with self._explained():
+            return bytes(self._files.cat_file(self._place(path)))
+
+    def write(self, path: str, content: bytes) -> None:
+        """Write an object whole, in place of one that is there."""
+        with self._no_bucket_explained(), self._explained():
+            if self._is_local:
+                self._write_local(path, content)
+            else:
+                self._files.pipe_file(self._place(path), content)
+
+    def create(self, path: str, content: bytes) -> bool:
+        """Write an object that must not be there yet; False where it is, or where another writer was first."""
+        try:
+            with self._no_bucket_explained(), self._explained():
+                if self._is_local:
+                    Path(self._place(path)).parent.mkdir(parents=True, exist_ok=True)
+                self._files.pipe_file(self._place(path), content, mode="create")
+        except FileExistsError:
+            return False
+        except Exception as error:
+            if not _exists_already(error):
+                raise
+            return False
+        # A store that ignores the condition lets the last of two writers win: it must be this one.
+        return self.read(path) == content
+
+    def upload(self, source: Path, path: str) -> None:
+        """Copy a local file to an object, which appears whole or not at all."""
+        if self._is_local:
+            target = Path(self._place(path))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            copy_local(source, target)
+        else:
+            copy_to(self._files, source, self._place(path), self.name)
+
+    def download(self, path: str, target: Path) -> None:
+        """Copy an object to a local file. Raises FileNotFoundError where there is none."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with disk_full_explained(target), self._explained():
+            self._files.get_file(self._place(path), str(target))
+
+    def remove(self, path: str) -> None:
+        """Remove an object; nothing where there is none."""
+        with self._explained(), suppress(FileNotFoundError):
+            self._files.rm_file(self._place(path))
+
+    @contextmanager
+    def _no_bucket_explained(self) -> Iterator[None]:
+        """Of what writes: nothing has to be there but the bucket."""
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise WorkError(
+                f"{self.name} failed: there is no such bucket",
+                expected="a bucket that is there; none is created",
+                do="create it, or correct the place (LUTHIER_CHECKPOINTS or --checkpoints)",
+            ) from error
+
+    def _explained(self) -> AbstractContextManager[None]:
+        return errors_explained(self.name, is_local=self._is_local)
+
+    def _place(self, path: str) -> str:
+        return f"{self._root}/{path}" if path else self._root
+
+    def _write_local(self, path: str, content: bytes) -> None:
+        target = Path(self._place(path))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.{os.getpid()}")
+        partial.write_bytes(content)
+        partial.replace(target)
+
+
+def _exists_already(error: BaseException) -> bool:
+    """Whether a store has refused to write because the object exists."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, FileExistsError):
+            return True
+        answer = getattr(cause, "response", None)
+        if isinstance(answer, dict) and answer.get("Error", {}).get("Code") in _PRECONDITION:
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
+class RunBucket:
+    """The objects of one run.
+
+    Attributes:
+        store: The place with all runs.
+        run_id: The run.
+    """
+
+    def __init__(self, store: ObjectStore, run_id: str) -> None:
+        self.store, self.run_id = store, run_id
+
+    def path(self, relative: str) -> str:
+        """A path of the run as a path of the store."""
+        return f"runs/{self.run_id}/{relative}"
+
+    def names(self) -> list[str]:
+        """Paths of all objects of the run, relative to it."""
+        start = len(self.path(""))
+        return [name[start:] for name in self.store.names(f"runs/{self.run_id}")]
+
+    def uploads(self) -> list[str]:
+        """Paths of the documents of all uploads, the newest first: by generation, then by number."""
+        return sorted((name for name in self.names() if _is_document(name)), reverse=True)
+
+    def read_upload(self, path: str) -> Upload:
+        """One document.
+
+        Raises:
+            CheckpointError: It is gone or cannot be read.
+        """
+        try:
+            return Upload.model_validate_json(self.store.read(self.path(path)))
+        except (FileNotFoundError, ValidationError) as error:
+            what = "is gone" if isinstance(error, FileNotFoundError) else "cannot be read"
+            raise _damaged(f"{self.store.name}/{self.path(path)} {what}") from error
+
+    def remove_all(self) -> None:
+        """Remove every object of the run, the documents of its uploads first."""
+        for path in sorted(self.names(), key=lambda name: not _is_document(name)):
+            self.store.remove(self.path(path))
+
+    def put(self, source: Path, relative: str, *, name: str = "", sha256: str | None = None) -> StoredFile:
+        """Upload a file. sha256: its digest, where that is known."""
+        num_bytes, digest = source.stat().st_size, sha256 or sha256_file(source)
+        self.store.upload(source, self.path(relative))
+        return StoredFile(name=name or source.name, path=relative, sha256=digest, num_bytes=num_bytes)
+
+    def put_json(self, relative: str, document: Any) -> StoredFile:
+        """Upload a document as compressed JSON."""
+        # mtime=0: equal documents give equal bytes.
+        content = gzip.compress(json.dumps(document, separators=(",", ":")).encode(), 1, mtime=0)
+        self.store.write(self.path(relative), content)
+        return StoredFile(name=Path(relative).name, path=relative, sha256=sha256_bytes(content), num_bytes=len(content))
+
+    def read_json(self, file: StoredFile) -> Any:
+        """A document that `put_json` has written.
+
+        Raises:
+            CheckpointError: It is gone or has changed.
+        """
+        content = self._checked(file, lambda: self.store.read(self.path(file.path)))
+        if (found := sha256_bytes(content)) != file.sha256:
+            raise _damaged(self._changed(file, found))
+        return json.loads(gzip.decompress(content))
+
+    def fetch(self, file: StoredFile, target: Path) -> None:
+        """Copy an object to a local file and check its digest.
+
+        Raises:
+            CheckpointError: It is gone or has changed.
+        """
+        self._checked(file, lambda: self.store.download(self.path(file.path), target))
+        if (found := sha256_file(target)) != file.sha256:
+            raise _damaged(self._changed(file, found))
+
+    def _checked(self, file: StoredFile, read: Any) -> Any:
+        try:
+            return read()
+        except FileNotFoundError as error:
+            raise _damaged(f"{self.store.name}/{self.path(file.path)} is gone") from error
+
+    def _changed(self, file: StoredFile, found: str) -> str:
+        return (
+            f"{self.store.name}/{self.path(file.path)} has digest {found[:12]}, and not {file.sha256[:12]} as uploaded"
+        )
+
+
+def _is_document(path: str) -> bool:
+    return path.startswith("g") and path.partition("/")[2].startswith("upload-")
+
+
+def _damaged(came: str) -> CheckpointError:
+    return CheckpointError(
+        came,
+        expected="the objects of an upload as they were written",
+        do="resume the run: the newest whole upload is used",
+    )
+
+
+def store_of(settings: Settings) -> ObjectStore | None:
+    """Where checkpoints are uploaded to; None where the settings name no place.
+
+    Raises:
+        RequestError: The place cannot be used.
+    """
+    if settings.checkpoints is None:
+        return None
+    root = settings.checkpoints.get_secret_value()
+    if root == FROM_ARTIFACTS:
+        if settings.artifacts is None:
+            raise RequestError(
+                f"checkpoints are to go to `{FROM_ARTIFACTS}`, and artifacts are in the home",
+                expected="artifacts elsewhere (LUTHIER_ARTIFACTS), or a URL for the checkpoints",
+                do="write for example: LUTHIER_CHECKPOINTS=s3://bucket/folder",
+            )
+        root = f"{settings.artifacts.get_secret_value().rstrip('/')}/checkpoints"
+    return ObjectStore(root.rstrip("/"))
+
+
+def note_launch(store: ObjectStore, launch: str, run_id: str) -> None:
+    """Record which run a launch has begun."""
+    store.write(_launch_path(launch), json.dumps({"run_id": run_id}).encode())
+
+
+def run_of_launch(store: ObjectStore, launch: str) -> str | None:
+    """The run that a launch has begun on whichever machine; None where it has begun none."""
+    try:
+        document: Mapping[str, Any] = json.loads(store.read(_launch_path(launch)))
+        return str(document["run_id"])
+    except (FileNotFoundError, ValueError, KeyError):
+        return None
+
+
+def _launch_path(launch: str) -> str:
+    return f"launches/{sha256_document(launch)[:16]}.json"

@@ -1,0 +1,362 @@
+"""A run goes on from object storage on a machine that has nothing of it, and gives the undisturbed bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from pydantic import SecretStr
+from tests.fixtures.forked_children import SessionForkServer
+from tests.fixtures.service import write_recipe
+
+from luthier.cli.main import main
+from luthier.core.errors import CheckpointError, ConflictError, NotFoundError, RequestError, WorkError
+from luthier.core.events import CheckpointSaved, CheckpointUploaded, Event, StepDone, ValidationDone, WarningRaised
+from luthier.core.recipe import BudgetRecipe
+from luthier.features.recipes.service import load_recipe
+from luthier.features.runs.service import remove_run
+from luthier.features.training import external
+from luthier.features.training.checkpoint_uploads import session
+from luthier.features.training.checkpoint_uploads.bucket import ObjectStore, RunBucket, store_of
+from luthier.features.training.checkpoint_uploads.state import newest_checkpoint, restore
+from luthier.features.training.service import resume, train
+from luthier.platform.home.context import Context
+
+BUCKET = "luthier-checkpoints"
+QUICK = {
+    "epochs": 2, "global_batch_size": 8, "learning_rate": 0.01, "precision": "float32", "num_threads": 1,
+    "validate_every_steps": 3, "checkpoint_every_steps": 2, "early_stopping_patience": 0,
+}  # fmt: skip
+LONG = QUICK | {"epochs": 4, "validate_every_steps": 7, "checkpoint_every_steps": 5}
+HELD_AT = 13
+"""Of 20 steps: after the checkpoint of step 10, and after a validation."""
+DATA = {"train": "train.jsonl", "validation": "valid.jsonl"}
+
+
+def home(folder: Path, place: str, **settings: Any) -> Context:
+    """A machine of its own that uploads to a place, and does not wait long for others."""
+    context = Context.open(folder)
+    given = {"checkpoints": SecretStr(place), "lease_seconds": 0.3, "upload_wait_seconds": 120.0} | settings
+    context.settings = context.settings.model_copy(update=given)
+    return context
+
+
+def story(context: Context, run_id: str) -> list[tuple[Any, ...]]:
+    events = context.runs.events(run_id)
+    steps = [("step", e.step, e.loss, e.learning_rate) for e in events if isinstance(e, StepDone)]
+    return [*steps, *[("validation", e.step, e.loss) for e in events if isinstance(e, ValidationDone)]]
+
+
+def kill_tree(pid: int) -> None:
+    """The machine is gone: every process of it at once."""
+    processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            os.kill(process.pid, signal.SIGKILL)
+
+
+def test_a_machine_that_dies_with_its_disk_is_replaced_and_the_bytes_are_those_of_an_undisturbed_run(
+    tmp_path: Path,
+    tiny_model: Path,
+    empty_bucket: Callable[[str, str], Any],
+    fork_server: SessionForkServer,
+) -> None:
+    client = empty_bucket(BUCKET, "secret-secret")
+    place = f"s3://{BUCKET}/runs of spot machines"
+    evaluation = {"few_shot": 0, "max_new_tokens": 2}
+    recipe = write_recipe(tmp_path / "work", tiny_model, training=LONG, evaluation=evaluation)
+    with Context.open(tmp_path / "undisturbed") as context:
+        undisturbed = train(context, load_recipe(recipe), base_dir=recipe.parent)
+        expected, events = undisturbed.record.result, story(context, undisturbed.record.run_id)
+        verdict = undisturbed.evaluation.verdict if undisturbed.evaluation is not None else None
+    assert expected is not None
+    assert verdict is not None
+
+    environment = os.environ | {"LUTHIER_CHECKPOINTS": place}
+    lost = tmp_path / "lost machine"
+    child = fork_server.module("tests.fixtures.held_training", lost, recipe, HELD_AT, environment=environment)
+    run_id = _uploaded_run(ObjectStore(place), 10, child)
+    with Context.open(lost) as context:
+        _until(lambda: context.runs.get(run_id).step == HELD_AT, child)
+    kill_tree(child.pid)
+    child.communicate()
+    shutil.rmtree(lost)
+
+    with home(tmp_path / "new machine", place) as context:
+        outcome = resume(context, run_id)
+        result = outcome.record.result
+        assert result is not None
+        assert (result.adapter_sha256, result.train_loss) == (expected.adapter_sha256, expected.train_loss)
+        assert story(context, run_id) == events, "no step is missing, none is there twice"
+        kept = sorted(path.name for path in (context.settings.run_folder(run_id) / "checkpoints").iterdir())
+        assert outcome.warnings == ()
+
+    with home(tmp_path / "desk", place) as context:
+        record = session.fetch_run(context, run_id)
+        assert record.status == "succeeded"
+        assert record.result is not None
+        assert record.result.adapter_path == str(context.settings.run_folder(run_id) / "adapter")
+        assert (Path(record.result.adapter_path) / "adapter_config.json").is_file()
+        assert Path(str(record.report_path)).is_file()
+        fetched = context.evaluations.get(str(record.evaluation_id)).verdict
+        assert fetched is not None
+        assert fetched.word == verdict.word
+        with pytest.raises(ConflictError, match="has succeeded already"):
+            resume(context, run_id)
+
+    stored = [entry["Key"] for entry in client.list_objects_v2(Bucket=BUCKET)["Contents"]]
+    in_bucket = {part for key in stored for part in key.split("/") if part.startswith("step-")}
+    assert len(in_bucket) <= len(kept) + 1, "pruned as on the disk"
+
+
+def _until(is_so: Callable[[], object], child: Any = None) -> None:
+    deadline = time.monotonic() + 120
+    while not is_so():
+        assert time.monotonic() < deadline, "not in time"
+        assert child is None or child.poll() is None, child.communicate()
+        time.sleep(0.01)
+
+
+def _uploaded_run(store: ObjectStore, step: int, child: Any) -> str:
+    """The id of the only run in a store, once the upload of a step is whole."""
+    _until(lambda: _steps_of(store, step), child)
+    return store.names("runs")[0].split("/")[1]
+
+
+def _steps_of(store: ObjectStore, step: int) -> bool:
+    names = store.names("runs")
+    if not names:
+        return False
+    bucket = RunBucket(store, names[0].split("/")[1])
+    with suppress(CheckpointError):  # pruned in between
+        return any(bucket.read_upload(path).step == step for path in bucket.uploads())
+    return False
+
+
+@pytest.fixture(scope="module")
+def paused(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> tuple[Path, str, str]:
+    """A store with a run that has paused, its id, and the digest that an undisturbed run ends with."""
+    folder = tmp_path_factory.mktemp("paused")
+    recipe = write_recipe(folder / "work", tiny_model, training=QUICK, data=DATA)
+    asked = load_recipe(recipe)
+    with home(folder / "home", str(folder / "store")) as context:
+        place = ObjectStore(str(folder / "store"))
+
+        def each_is_uploaded(event: Event) -> None:
+            if isinstance(event, CheckpointSaved):
+                _until(lambda: _steps_of(place, event.step))
+
+        limited = load_recipe(recipe, ["budget.tokens=2200"])
+        outcome = train(context, limited, base_dir=recipe.parent, listener=each_is_uploaded)
+        assert outcome.record.status == "paused"
+        assert outcome.record.step >= 4
+        context.settings = context.settings.model_copy(update={"checkpoints": None})
+        whole = train(context, asked, base_dir=recipe.parent).record.result
+    assert whole is not None
+    shutil.rmtree(folder / "home")
+    return folder / "store", outcome.record.run_id, str(whole.adapter_sha256)
+
+
+@pytest.fixture
+def store(paused: tuple[Path, str, str], tmp_path: Path) -> Path:
+    """A copy of that store, to be damaged."""
+    shutil.copytree(paused[0], tmp_path / "store")
+    return tmp_path / "store"
+
+
+def newest(store: Path, run_id: str) -> Path:
+    """The document of the newest upload."""
+    bucket = RunBucket(ObjectStore(str(store)), run_id)
+    return store / "runs" / run_id / bucket.uploads()[0]
+
+
+def weights(store: Path, run_id: str, document: Path) -> Path:
+    upload = RunBucket(ObjectStore(str(store)), run_id).read_upload(f"{document.parent.name}/{document.name}")
+    files = upload.checkpoints[f"step-{upload.step:08d}"]
+    (path,) = [file.path for file in files if file.name == "weights.safetensors"]
+    return store / "runs" / run_id / path
+
+
+def gone(store: Path, run_id: str, document: Path) -> None:
+    weights(store, run_id, document).unlink()
+
+
+def changed(store: Path, run_id: str, document: Path) -> None:
+    file = weights(store, run_id, document)
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+
+
+def torn(_store: Path, _run_id: str, document: Path) -> None:
+    document.write_text(document.read_text()[:50])
+
+
+@pytest.mark.parametrize(("damage", "words"), [(gone, "is gone"), (changed, "has digest"), (torn, "cannot be read")])
+def test_a_damaged_upload_is_skipped_and_the_one_before_it_is_used(
+    store: Path, paused: tuple[Path, str, str], tmp_path: Path, damage: Callable[..., None], words: str
+) -> None:
+    run_id, document = paused[1], newest(store, paused[1])
+    last = json.loads(document.read_text())["step"]
+    damage(store, run_id, document)
+    with home(tmp_path / "home", str(store)) as context:
+        (problem,) = restore(context, RunBucket(ObjectStore(str(store)), run_id))
+        assert words in problem
+        found = newest_checkpoint(context.settings.run_folder(run_id))
+        assert found is not None
+        assert 0 < int(found.name[5:]) < last
+        assert context.runs.get(run_id).status == "paused"
+
+
+def test_a_run_whose_uploads_are_all_damaged_is_not_begun_again_in_silence(
+    store: Path, paused: tuple[Path, str, str], tmp_path: Path
+) -> None:
+    run_id = paused[1]
+    for file in (store / "runs" / run_id).rglob("upload-*.json"):
+        file.write_text("{}")
+    with home(tmp_path / "home", str(store)) as context:
+        with pytest.raises(CheckpointError, match=f"all uploads of run {run_id}"):
+            resume(context, run_id)
+        with pytest.raises(NotFoundError):
+            context.runs.get(run_id)
+
+
+def test_a_resume_says_what_was_damaged_and_ends_with_the_same_bytes(
+    store: Path, paused: tuple[Path, str, str], tmp_path: Path
+) -> None:
+    run_id, digest = paused[1:]
+    changed(store, run_id, newest(store, run_id))
+    with home(tmp_path / "home", str(store)) as context:
+        outcome = resume(context, run_id, budget=BudgetRecipe(tokens=10**9))
+        assert outcome.record.result is not None
+        assert outcome.record.result.adapter_sha256 == digest
+        codes = [event.code for event in context.runs.events(run_id) if isinstance(event, WarningRaised)]
+        assert "broken_upload" in codes
+        bill = outcome.record.result.bill
+        assert bill is not None
+        assert bill.tokens > outcome.record.result.num_tokens, "what was spent on the other machine counts"
+        remove_run(context, run_id)
+        assert RunBucket(ObjectStore(str(store)), run_id).names() == []
+
+
+def test_a_dead_store_ends_no_training_and_gets_the_run_later(
+    tmp_path: Path, tiny_model: Path, paused: tuple[Path, str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = write_recipe(tmp_path / "work", tiny_model, training=QUICK, data=DATA)
+    place = str(tmp_path / "store")
+
+    def dead(_self: ObjectStore, _source: Path, _path: str) -> None:
+        raise WorkError("the store is dead", expected="one that answers", do="wait")
+
+    with home(tmp_path / "home", place, upload_wait_seconds=0.0) as context:
+        with monkeypatch.context() as patched:
+            patched.setattr(ObjectStore, "upload", dead)
+            outcome = train(context, load_recipe(recipe), base_dir=recipe.parent)
+        run_id, result = outcome.record.run_id, outcome.record.result
+        assert result is not None
+        assert (outcome.record.status, result.adapter_sha256) == ("succeeded", paused[2])
+        assert f"luthier runs upload {run_id}" in outcome.warnings[-1]
+        codes = [event.code for event in context.runs.events(run_id) if isinstance(event, WarningRaised)]
+        assert codes.count("checkpoint_not_uploaded") == 1
+        assert not any(isinstance(event, CheckpointUploaded) for event in context.runs.events(run_id))
+    arguments = [run_id, "--home", str(tmp_path / "home"), "--checkpoints", place, "--json"]
+    assert main(["runs", "upload", *arguments]) == 0
+    arguments[2] = str(tmp_path / "desk")
+    assert main(["runs", "fetch", *arguments]) == 0
+    with Context.open(tmp_path / "desk") as context:
+        fetched = context.runs.get(run_id).result
+        assert fetched is not None
+        assert fetched.adapter_sha256 == result.adapter_sha256
+        assert Path(str(fetched.adapter_path)).is_dir()
+
+
+def test_two_machines_never_train_one_run(store: Path, paused: tuple[Path, str, str], tmp_path: Path) -> None:
+    run_id, place = paused[1], str(store)
+    with home(tmp_path / "a", place) as first, home(tmp_path / "b", place, lease_seconds=6.0) as second:
+        with session.uploads_of(first, run_id), pytest.raises(ConflictError, match=f"run {run_id}: .* is training it"):
+            resume(second, run_id)
+        with pytest.raises(NotFoundError):
+            second.runs.get(run_id)
+
+
+def test_an_older_state_never_replaces_a_newer_one(store: Path, paused: tuple[Path, str, str], tmp_path: Path) -> None:
+    """A machine that was taken away comes back with its disk, after another one has continued."""
+    run_id, place = paused[1], RunBucket(ObjectStore(str(store)), paused[1])
+    with home(tmp_path / "home", str(store)) as context:
+        restore(context, place)
+        folder = context.settings.run_folder(run_id)
+        kept = newest_checkpoint(folder)
+        assert kept is not None
+        shutil.rmtree(kept)
+        with pytest.raises(ConflictError, match="has uploaded more of run"):
+            session.upload_run(context, run_id)
+        restore(context, place)
+        assert newest_checkpoint(folder) == kept
+
+
+def test_a_store_without_credentials_or_answer_is_refused_before_anything_is_trained(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("s3fs", reason="needs the extra `s3`")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    recipe = write_recipe(tmp_path / "work", tiny_model, training=QUICK, data=DATA)
+    with home(tmp_path / "home", "s3://bucket/folder") as context:
+        with pytest.raises(WorkError, match="s3://bucket/folder failed") as caught:
+            train(context, load_recipe(recipe), base_dir=recipe.parent)
+        assert "credentials" in caught.value.do
+        assert context.runs.list() == []
+
+
+def test_the_place_beside_the_artifacts_needs_artifacts_elsewhere(tmp_path: Path) -> None:
+    with home(tmp_path / "home", "artifacts") as context:
+        with pytest.raises(RequestError, match="artifacts are in the home"):
+            store_of(context.settings)
+        context.settings = context.settings.model_copy(update={"artifacts": SecretStr(str(tmp_path / "files"))})
+        found = store_of(context.settings)
+        assert found is not None
+        assert found.name == str(tmp_path / "files" / "checkpoints")
+
+
+def test_nothing_is_fetched_or_uploaded_without_a_place(context: Context) -> None:
+    for use in (session.fetch_run, session.upload_run):
+        with pytest.raises((RequestError, NotFoundError)):
+            use(context, "run-20261130-120000-00000a")
+    with pytest.raises(RequestError, match="no place for uploaded checkpoints"):
+        session.fetch_run(context, "run-20261130-120000-00000a")
+
+
+@pytest.fixture
+def named_launch(monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("LUTHIER_LAUNCH_ID", "spot-1")
+    return "spot-1"
+
+
+def test_a_launch_finds_its_run_on_another_machine(
+    tmp_path: Path, named_launch: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resumed: list[str] = []
+    monkeypatch.setattr("luthier.features.training.service.resume", lambda _c, run_id, **_: resumed.append(run_id))
+
+    def begun(*_: Any, show_plan: Any, **__: Any) -> None:
+        show_plan("run-20261130-120000-00000a", None, None)
+
+    monkeypatch.setattr("luthier.features.training.service.train", begun)
+    recipe: Any = None
+    for machine in ("a", "b", "b"):
+        with home(tmp_path / machine, str(tmp_path / "store")) as context:
+            external.train(context, recipe, base_dir=Path())
+            assert session.launched_elsewhere(context, named_launch) == "run-20261130-120000-00000a"
+            assert session.launched_elsewhere(context, "another") is None
+    assert resumed == ["run-20261130-120000-00000a"] * 2

@@ -1,0 +1,58 @@
+"""Data from a store: whole or not at all, copied once a machine, and again where the store has changed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from luthier.core.errors import NotFoundError, RequestError
+from luthier.core.ports import SilentProgress
+from luthier.features.training.staging import stage
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    folder = tmp_path / "store" / "rows"
+    (folder / "more").mkdir(parents=True)
+    (folder / "train.jsonl").write_text("1\n")
+    (folder / "more" / "valid.jsonl").write_text("2\n")
+    return folder
+
+
+def test_a_folder_is_copied_once_and_again_where_it_has_changed(store: Path, tmp_path: Path) -> None:
+    target, asked = tmp_path / "node" / "rows", f"{tmp_path / 'node' / 'rows'}=file://{store}"
+    assert stage([asked], SilentProgress()) == [target]
+    assert (target / "more" / "valid.jsonl").read_text() == "2\n"
+    assert stage([asked], SilentProgress()) == []
+    (store / "train.jsonl").write_text("3\n")
+    os.utime(store / "train.jsonl", (1, 1))  # of the same size, at another time
+    (store / "more" / "valid.jsonl").unlink()
+    assert stage([asked], SilentProgress()) == [target]
+    assert (target / "train.jsonl").read_text() == "3\n"
+    assert not (target / "more").exists()
+
+
+def test_a_single_object_becomes_a_file(store: Path, tmp_path: Path) -> None:
+    target = tmp_path / "node" / "rows.jsonl"
+    stage([f"{target}=file://{store}/train.jsonl"], SilentProgress())
+    assert target.read_text() == "1\n"
+    assert [path.name for path in target.parent.iterdir() if not path.name.startswith(".")] == ["rows.jsonl"]
+
+
+def test_an_interrupted_copy_is_none(store: Path, tmp_path: Path) -> None:
+    node = tmp_path / "node"
+    (node / ".rows.partial").mkdir(parents=True)
+    (node / ".rows.partial" / "left").write_text("half")
+    stage([f"{node / 'rows'}=file://{store}"], SilentProgress())
+    assert sorted(path.name for path in (node / "rows").iterdir()) == ["more", "train.jsonl"]
+
+
+def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="nothing at file://"):
+        stage([f"{tmp_path / 'rows'}=file://{tmp_path}/nothing"], SilentProgress())
+    assert not (tmp_path / "rows").exists()
+    for text in ("rows", "rows=bucket", "=s3://bucket"):
+        with pytest.raises(RequestError, match="is no file to stage"):
+            stage([text], SilentProgress())
