@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
+from luthier.core.data_sources import TrainingRows
 from luthier.core.dataset import Overlong
 from luthier.core.evaluation_recipe import EvaluationRecipe
 from luthier.core.frozen_model import FrozenModel
@@ -82,7 +83,7 @@ class DataRecipe(FrozenModel):
     """Which rows. Every field but `train` may be left out.
 
     Attributes:
-        train: a file of training rows.
+        train: a file of training rows, a remote source, or a list of sources.
         validation: a file, or a fraction to take out of `train`; steers training.
         held_out: a file, or a fraction to take out of `train`; judges once, at the end.
         map: field of the shape to field of the file.
@@ -103,7 +104,7 @@ class DataRecipe(FrozenModel):
         canaries: made-up secrets planted among the training rows.
     """
 
-    train: str
+    train: TrainingRows
     validation: str | OpenFraction | None = None
     held_out: str | OpenFraction | None = None
     map: dict[str, str] | None = None
@@ -122,18 +123,27 @@ class DataRecipe(FrozenModel):
     canaries: CanariesRecipe | None = None
 
     def files(self) -> dict[str, str]:
-        """The files that it names, by key (`train`, `replay.file`); shares of the training rows are none."""
-        named = {"train": self.train, "validation": self.validation, "held_out": self.held_out}
+        """The files and remote sources that it names, by key (`train`, `train[1]`, `replay.file`); shares of the
+        training rows are none."""
+        named: dict[str, Any] = {"train": self.train, "validation": self.validation, "held_out": self.held_out}
+        if not isinstance(self.train, str):
+            named = {f"train[{place}]": source.path for place, source in enumerate(self.train)} | named
         if self.replay is not None:
             named |= {"replay.file": self.replay.file, "replay.held_out": self.replay.held_out}
         return {key: value for key, value in named.items() if isinstance(value, str)}
 
     def with_files(self, files: Mapping[str, str]) -> DataRecipe:
         """A copy that names other files, by keys of `files`."""
-        changed: dict[str, Any] = {key: file for key, file in files.items() if not key.startswith("replay.")}
+        others = {key: file for key, file in files.items() if not key.startswith(("replay.", "train["))}
+        changed: dict[str, Any] = {**others}
         replayed = {key.removeprefix("replay."): file for key, file in files.items() if key.startswith("replay.")}
         if self.replay is not None:
             changed["replay"] = self.replay.model_copy(update=replayed)
+        if not isinstance(self.train, str) and "train" not in files:
+            changed["train"] = tuple(
+                source.model_copy(update={"path": files.get(f"train[{place}]", source.path)})
+                for place, source in enumerate(self.train)
+            )
         return self.model_copy(update=changed)
 
     @field_validator("part")

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+from luthier.core.data_sources import SourcePlan, sources_of
 from luthier.core.dataset import Example
 from luthier.core.errors import ConflictError, DataError, LeakageError, ModelSourceError, RequestError
 from luthier.core.evaluation import Comparison, Evaluation, LabelConfidence, SystemResult, Verdict
@@ -21,6 +22,7 @@ from luthier.core.ports import StopCheck
 from luthier.core.run import TrainResult
 from luthier.features.evaluations.bars import bar_of, comparable_bar, on_judged_rows
 from luthier.features.evaluations.baselines import fit_baselines, judged_together, with_learning_curve
+from luthier.features.evaluations.by_source import with_sources
 from luthier.features.evaluations.judged_heads import JudgedHeads
 from luthier.features.evaluations.kl_to_base import measure_kl
 from luthier.features.evaluations.label_scores import LabelledRows, label_confidence_of
@@ -71,6 +73,7 @@ class HeldOut:
         num_same_prompt: Rows whose prompt occurs in training rows.
         notes: How the rows were read.
         path: The file itself, if more of it may be read.
+        sources: Where its rows come from, if from several sources.
     """
 
     file: str
@@ -81,6 +84,7 @@ class HeldOut:
     num_same_prompt: int = 0
     notes: tuple[str, ...] = ()
     path: Path | None = None
+    sources: tuple[SourcePlan, ...] = ()
 
 
 def judge_run(
@@ -119,7 +123,14 @@ def judge_run(
     profile, leaked = held_out.profile, (plan.data.num_leaked, plan.data.num_same_prompt)
     judged_rows = _that_fit(held_out, prepared)
     rows = HeldOut(
-        profile.file, profile.sha256, profile.num_rows, judged_rows, *leaked, of_reference, Path(profile.file)
+        profile.file,
+        profile.sha256,
+        profile.num_rows,
+        judged_rows,
+        *leaked,
+        of_reference,
+        Path(profile.file),
+        sources_of(plan.data, profile),
     )
     evaluation = _judge(
         context,
@@ -376,6 +387,7 @@ def _judge(
     # Excluded only from the verdict: the comparison itself is stored and shown.
     counted = [one for one in judged.comparisons if one.baseline not in beside]
     words = _verdict(judged.systems, counted, metrics, rows, held_out, people, confidence)
+    words, by_source = with_sources(words, judged, counted, candidates, held_out.sources, examples)
     return Evaluation(
         evaluation_id=evaluation_id or new_id("eval"),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -386,6 +398,7 @@ def _judge(
         systems=heads.with_figures(judged.systems, examples),
         comparisons=judged.comparisons,
         verdict=with_learning_curve(words, train, examples, baselines, time.perf_counter() - start, context.progress),
+        by_source=by_source,
         kl_to_base=kl,
         rows_notes=(*held_out.notes, *of_bar, *pool.notes, *shown.notes, *every.notes, *why_not),
         baselines_left_out=every.left_out,

@@ -29,6 +29,8 @@ FIRST_REWARD: Final = [{"metric": "token_f1", "weight": 1.0}]
 """What GRPO grades by until the recipe says otherwise."""
 SHARE: Final = "share"
 """What is chosen in place of a file to take a share out of the training rows."""
+SOURCES: Final = "sources"
+"""What is chosen in place of a file where the text of the recipe names several sources: they stay as they are."""
 _USUAL_SHARE: Final = 10.0
 _TAKEN_WITHOUT_A_NAME: Final = {"method": "lora", "objective": "sft"}
 """What the planner takes where a recipe names none; once one of its fields is set, the name must be, too."""
@@ -130,6 +132,9 @@ def _values(keys: Mapping[str, Any], form: Mapping[str, str]) -> dict[str, Any]:
     for place in CHOSEN:
         if place in form:
             values[place] = form[place].strip() or None
+    known = value_at(keys, "data.train")
+    if values.get("data.train") == SOURCES and isinstance(known, list):
+        values["data.train"] = known
     for place in SPLITS:
         if place in form:
             values[place] = _split(keys, place, form)

@@ -196,6 +196,20 @@ def test_a_recipe_names_runs_of_its_project_alone(context: Context, hostile: dic
             with_run_of(project_id, name)
 
 
+def test_a_recipe_of_a_remote_caller_names_no_source_that_this_machine_would_connect_to(context: Context) -> None:
+    names = file_references.FileReferences(context, "default")
+
+    def asked(train: Any) -> dict[str, Any]:
+        return file_references.with_files({"data": {"train": train}}, file=names.file, model=names.model, run=names.run)
+
+    for name in ("hub:org/qa", "https://10.0.0.1/rows.jsonl", "s3://bucket/rows.jsonl", "http://127.0.0.1:80/a.csv"):
+        for train in (name, [{"path": name}], [{"path": name, "weight": 2}]):
+            with pytest.raises(RequestError, match=r"data\.train\S* is "):
+                asked(train)
+    # What is no source stays for the check of the recipe's keys and values.
+    assert asked([{"weight": 2}, 7])["data"]["train"] == [{"weight": 2}, 7]
+
+
 def test_a_recipe_of_a_remote_caller_names_no_address_that_rows_are_sent_to(context: Context) -> None:
     names = file_references.FileReferences(context, "default")
 
