@@ -90,7 +90,7 @@ _Sources = Annotated[
     tuple[SourceRecipe, ...], Field(min_length=1, max_length=MAX_SOURCES), AfterValidator(_comparable), Tag("sources")
 ]
 TrainingRows = Annotated[Annotated[str, Tag("file")] | _Sources, Discriminator(_kind_of_rows)]
-"""A file or a remote source, or a list of sources. Told apart by their type, so that an error is about one of them."""
+"""A file, a remote source or a list of sources; its type decides, so that an error is about one of them."""
 
 
 class SourceFile(FrozenModel):
@@ -155,8 +155,13 @@ class SourcePlan(FrozenModel):
         return sum(file.num_rows for file in self.files)
 
 
-DECIDES_TRAINING: Final = frozenset({"first_row", "num_rows", "weight"})
-"""Fields that decide what is trained where sources have weights; digests of the rows are in the plan already."""
+def not_in_hash(sources: Sequence[SourcePlan]) -> Any:
+    """What of them the hash of a plan leaves out, in pydantic's form: all, or all but weights and where rows are.
+
+    Their content is in the digests of the splits; how they are weighted is nowhere else.
+    """
+    decides = {"first_row", "num_rows", "weight"} if any(one.weight is not None for one in sources) else set()
+    return {"__all__": set(SourcePlan.model_fields) - decides} if decides else True
 
 
 def mixed_sources(sources: Iterable[SourcePlan], split: str = "train") -> tuple[SourcePlan, ...]:

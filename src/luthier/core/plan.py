@@ -8,7 +8,7 @@ from pydantic import Field
 
 from luthier.core.aliases import new_key
 from luthier.core.conversation import AS_THEY_ARE, OptedTurns
-from luthier.core.data_sources import DECIDES_TRAINING, SourcePlan
+from luthier.core.data_sources import SourcePlan, not_in_hash
 from luthier.core.dataset import DatasetProfile, Overlong, SplitProvenance
 from luthier.core.evaluation_plan import Bar, EvaluationPlan
 from luthier.core.forward_path import ForwardPath
@@ -410,9 +410,7 @@ class Plan(FrozenModel):
         # plans of before there were parts and canaries keep their hash; a proof changes nothing that is trained
         splits |= {name: True for name in ("part", "canaries") if getattr(self.data, name) is None} | {"split": True}
         splits |= {name: True for name in _ROW_SETTINGS if getattr(self.data, name) in (None, {})}
-        # The content of sources is in the digests of the splits; how they are weighted is nowhere else.
-        has_weights = any(one.weight is not None for one in self.data.sources)
-        splits["sources"] = {"__all__": set(SourcePlan.model_fields) - DECIDES_TRAINING} if has_weights else True
+        splits["sources"] = not_in_hash(self.data.sources)
         # True leaves the whole field out; a set leaves out its names.
         splits["replay"] = True if self.data.replay is None else {"rows": {"file"}, "held_out": {"file"}}
         if self.data.replay is not None:

@@ -122,16 +122,8 @@ def judge_run(
     candidates.append(tuned("tuned", base, result.adapter_path, plan.method.num_virtual_tokens or 0))
     profile, leaked = held_out.profile, (plan.data.num_leaked, plan.data.num_same_prompt)
     judged_rows = _that_fit(held_out, prepared)
-    rows = HeldOut(
-        profile.file,
-        profile.sha256,
-        profile.num_rows,
-        judged_rows,
-        *leaked,
-        of_reference,
-        Path(profile.file),
-        sources_of(plan.data, profile),
-    )
+    where = (Path(profile.file), sources_of(plan.data, profile))
+    rows = HeldOut(profile.file, profile.sha256, profile.num_rows, judged_rows, *leaked, of_reference, *where)
     evaluation = _judge(
         context,
         candidates,
@@ -367,9 +359,8 @@ def _judge(
     that baselines without a language model are fitted on. validation: rows that choose from which confidence on the
     last system answers labels alone. bar: what the last system has to reach. is_bar_asked: false where it is that of
     its run, which is left out with a note where there is no verdict. shown: ways to prompt a candidate. measures_kl:
-    whether the last system's distance to its base is measured. heads: opens the engines.
-
-    Raises RequestError where there is a bar and nothing to compare the last system with, so no verdict.
+    whether the last system's distance to its base is measured. heads: opens the engines. Raises RequestError where there
+    is a bar and nothing to compare the last system with, so no verdict.
     """
     start, examples = time.perf_counter(), choose_samples(held_out.examples, max_samples)
     baselines = fit_baselines(context, train, examples, metrics, Path(candidates[0].model_path))

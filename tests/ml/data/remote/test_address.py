@@ -1,4 +1,4 @@
-"""A file behind an address: once, continued, told apart by ETag, and with errors that hold no signature."""
+"""A file behind an address: once, continued, with versions by ETag, and with errors that hold no signature."""
 
 from __future__ import annotations
 

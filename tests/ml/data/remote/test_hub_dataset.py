@@ -132,7 +132,7 @@ def test_shards_come_in_order_and_what_arrived_of_one_is_continued(hub: Hub, tmp
     hub.files = dict(shards)
     second = "data/train-00001-of-00002.parquet"
     hub.cut_after, hub.num_cuts = {second: 300}, -1
-    # Each attempt brings 300 bytes, so the download ends in one call; Range headers show where each began.
+    # Each attempt receives 300 bytes, so the download ends in one call; Range headers show where each began.
     found = fetched(tmp_path, "hub:org/qa")
     assert contents(found) == list(shards.values())
     starts = [asked for path, asked in hub.requests if path.endswith(second)]

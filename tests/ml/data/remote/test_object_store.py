@@ -31,7 +31,7 @@ def test_a_pattern_names_its_objects_in_order(store: Any, tmp_path: Path) -> Non
     assert [one.name for one in found.files] == ["0.jsonl", "1.jsonl", "2.jsonl"]
     assert found.revision.startswith("3 objects ")
     part = tmp_path / "part"
-    part.write_bytes(b'{"te')  # what an earlier attempt has brought
+    part.write_bytes(b'{"te')  # left by an earlier attempt
     download(found, found.files[1], part, SilentTask())
     assert part.read_bytes() == b'{"text": "1"}\n'
 

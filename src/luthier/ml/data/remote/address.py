@@ -1,4 +1,4 @@
-"""A data file behind an https address. Its ETag, or its date of change, tells one content from another.
+"""A data file behind an https address. Versions of its content differ in ETag or date of change.
 
 A download is continued with `If-Range` (RFC 9110, section 13.1.5): a server whose file has changed sends all of it.
 """

@@ -164,7 +164,7 @@ def _moved(part: Path, folder: Path, sha256: str, name: str) -> FetchedFile:
 
 
 def _known_file(folder: Path, sha256: str | None, name: str) -> FetchedFile | None:
-    """A file that another source or revision has brought already; None where its bytes are not what they should be."""
+    """A file that was downloaded for another source or revision already; None where its bytes have changed."""
     path = folder / "files" / str(sha256) / name
     if sha256 is None or not path.is_file():
         return None

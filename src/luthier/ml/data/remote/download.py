@@ -1,7 +1,7 @@
 """Download a file in pieces that survive an interruption: what has arrived is kept and continued, also elsewhere.
 
 A file is written as a part first. A connection that breaks off is opened again where the part ends, as long as each
-attempt brings something; the digest is compared before the part counts as the file.
+attempt receives something; the digest is compared before the part counts as the file.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class RemoteSource:
     """The files of a source at one revision.
 
     Attributes:
-        revision: the commit, or what tells one content from another (ETag, date of change); empty where the server
+        revision: the commit, ETag or date of change, which another content does not share; empty where the server
             states neither.
         files: in the order in which their rows are read.
         pinned: the name of the source with its revision; empty where it has none.

@@ -126,7 +126,7 @@ def _of_card(paths: Sequence[str], entry: Mapping[str, Any]) -> dict[str, list[s
 
 
 def _matches(path: str, pattern: str) -> bool:
-    # `**/` also stands for no folder at all.
+    # `**/` also matches no folder at all.
     return fnmatch.fnmatchcase(path, pattern) or fnmatch.fnmatchcase(path, pattern.replace("**/", ""))
 
 

@@ -17,7 +17,7 @@ from luthier.ml.data.remote.download import Opened, RemoteFile, RemoteSource
 
 _BLOCK_BYTES: Final = 8 << 20
 _STAMPS: Final = ("ETag", "etag", "md5Hash", "LastModified", "updated", "created", "mtime")
-"""What drivers call that by which one content is told from another, the surest first."""
+"""Names that drivers have for the version of a content, the most reliable first."""
 
 
 def look_up_objects(url: str) -> RemoteSource:
