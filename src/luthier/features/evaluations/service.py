@@ -359,8 +359,8 @@ def _judge(
     that baselines without a language model are fitted on. validation: rows that choose from which confidence on the
     last system answers labels alone. bar: what the last system has to reach. is_bar_asked: false where it is that of
     its run, which is left out with a note where there is no verdict. shown: ways to prompt a candidate. measures_kl:
-    whether the last system's distance to its base is measured. heads: opens the engines. Raises RequestError where there
-    is a bar and nothing to compare the last system with, so no verdict.
+    whether the last system's distance to its base is measured. heads: opens the engines. Raises RequestError where a
+    bar is set and the last system has nothing to be compared with, so no verdict.
     """
     start, examples = time.perf_counter(), choose_samples(held_out.examples, max_samples)
     baselines = fit_baselines(context, train, examples, metrics, Path(candidates[0].model_path))

@@ -7,7 +7,8 @@ again from the same sources where the cache was deleted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -116,8 +117,9 @@ def _as_file(
 
     base_dir, group_by, spill = how
     names, read, revisions = names_of(sources), [], []
+    shared = {name for name, num in Counter(Path(one.path).name for one in sources).items() if num > 1}
     for name, source in zip(names, sources, strict=True):
-        files, revision = _files_of(context, source.path, base_dir, name)
+        files, revision = _files_of(context, source.path, base_dir, name, shared)
         columns = source.columns if source.columns is not None else mapping
         read.append(SourceOfRows(name, files, columns, source.fraction, source.rows))
         revisions.append(revision)
@@ -162,14 +164,17 @@ def _without_group(read: Sequence[SourceOfRows]) -> list[SourceOfRows]:
 
 
 def _files_of(
-    context: Context, path: str, base_dir: Path, name: str
+    context: Context, path: str, base_dir: Path, name: str, shared: Collection[str]
 ) -> tuple[tuple[tuple[Path, str], ...], str | None]:
-    """The files of a source, each with what messages call it, and the revision of a remote one."""
+    """The files of a source, each with what messages call it, and the revision of a remote one.
+
+    shared: names of files that several sources have; messages call these by their paths.
+    """
     from luthier.ml.data.remote.cache import fetch
 
     if not is_remote(path):
         file = base_dir / path
-        return ((file, file.name),), None
+        return ((file, path if file.name in shared else file.name),), None
     fetched = fetch(path, context.settings.remote_data_folder, context.progress)
     # Shards of different sources often have the same names.
     is_one = len(fetched.files) == 1

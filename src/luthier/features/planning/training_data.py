@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -218,13 +219,19 @@ class PreparedSplit:
 
     @cached_property
     def good_examples(self) -> Sequence[Example]:
-        """Those that show an answer as it should be: all but completions that are marked as not wanted."""
-        if not isinstance(self.examples, tuple):
-            import numpy as np
+        """Those that show an answer as it should be: all but completions that are marked as not wanted.
 
-            wanted = (example.is_wanted is not False for example in self.examples)
-            return selected(self.examples, np.flatnonzero(np.fromiter(wanted, dtype=bool)))
-        return tuple(example for example in self.examples if example.is_wanted is not False)
+        A row that weights of sources repeat is here once: examples in a prompt are different ones.
+        """
+        import numpy as np
+
+        wanted = np.fromiter((example.is_wanted is not False for example in self.examples), dtype=bool)
+        if any(source.weight is not None for source in self.sources):
+            # Rows are in the order of the file, so the repeated ones follow one another.
+            ids = [example.id for example in self.examples]
+            wanted &= np.array([True, *(one != before for before, one in pairwise(ids))][: len(ids)], dtype=bool)
+        found = selected(self.examples, np.flatnonzero(wanted))
+        return tuple(found) if isinstance(self.examples, tuple) else found
 
 
 @dataclass(frozen=True, slots=True)
