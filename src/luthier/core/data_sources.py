@@ -82,15 +82,27 @@ def _comparable(sources: tuple[SourceRecipe, ...]) -> tuple[SourceRecipe, ...]:
     return sources
 
 
+def _unweighted(sources: tuple[SourceRecipe, ...]) -> tuple[SourceRecipe, ...]:
+    if any(one.weight is not None for one in sources):
+        raise ValueError("sources without weights: rows that evaluate count once each")
+    return sources
+
+
 def _kind_of_rows(given: Any) -> str:
-    return "sources" if isinstance(given, list | tuple) else "file"
+    return "sources" if isinstance(given, list | tuple) else "plain"
 
 
-_Sources = Annotated[
-    tuple[SourceRecipe, ...], Field(min_length=1, max_length=MAX_SOURCES), AfterValidator(_comparable), Tag("sources")
+_Sources = Annotated[tuple[SourceRecipe, ...], Field(min_length=1, max_length=MAX_SOURCES), AfterValidator(_comparable)]
+TrainingRows = Annotated[
+    Annotated[str, Tag("plain")] | Annotated[_Sources, Tag("sources")], Discriminator(_kind_of_rows)
 ]
-TrainingRows = Annotated[Annotated[str, Tag("file")] | _Sources, Discriminator(_kind_of_rows)]
 """A file, a remote source or a list of sources; its type decides, so that an error is about one of them."""
+JudgingRows = Annotated[
+    Annotated[str | Annotated[float, Field(gt=0.0, lt=1.0)], Tag("plain")]
+    | Annotated[_Sources, AfterValidator(_unweighted), Tag("sources")],
+    Discriminator(_kind_of_rows),
+]
+"""As `TrainingRows`, or a share of the training rows."""
 
 
 class SourceFile(FrozenModel):
@@ -171,12 +183,14 @@ def mixed_sources(sources: Iterable[SourcePlan], split: str = "train") -> tuple[
 
 
 def sources_of(data: DataPlan, profile: DatasetProfile | None) -> tuple[SourcePlan, ...]:
-    """The sources of the rows of a split that was cut from training rows of several sources; else none.
+    """The sources of the rows of a split: its own, or those of the training rows that it was cut from.
 
-    None for texts that are packed either, whose blocks hold pieces of several sources.
+    None where there is one alone, and for texts that are packed, whose blocks hold pieces of several sources.
     """
-    is_cut = profile is not None and profile.sha256 == data.train.sha256 and profile.packed is None
-    return mixed_sources(data.sources) if is_cut else ()
+    if profile is None or profile.packed is not None:
+        return ()
+    is_cut = profile.sha256 == data.train.sha256
+    return mixed_sources(data.sources, "train" if is_cut else profile.split)
 
 
 def source_place(sources: Sequence[SourcePlan], row_id: str) -> int:

@@ -353,15 +353,16 @@ def _with_data_files(file: Callable[[str, Any], str], data: dict[str, Any]) -> d
         for key in RECIPE_FILES
         # `train` is never a share, so a number there goes to `file`, which refuses it.
         if (value := data.get(key)) is not None and (key == "train" or not _is_share(value))
-        if not (key == "train" and isinstance(value, list))
+        if not isinstance(value, list)
     }
-    if isinstance(sources := data.get("train"), list):
-        laid["train"] = [
-            source | {"path": file(f"data.train[{place}].path", source["path"])}
-            if isinstance(source, dict) and "path" in source
-            else source  # refused with the other wrong values of the recipe
-            for place, source in enumerate(sources)
-        ]
+    for key in RECIPE_FILES:
+        if isinstance(sources := data.get(key), list):
+            laid[key] = [
+                source | {"path": file(f"data.{key}[{place}].path", source["path"])}
+                if isinstance(source, dict) and "path" in source
+                else source  # refused with the other wrong values of the recipe
+                for place, source in enumerate(sources)
+            ]
     if isinstance(replay := data.get("replay"), dict):
         laid["replay"] = replay | {
             key: file(f"data.replay.{key}", value)

@@ -82,11 +82,9 @@ def located(context: Context, recipe: Recipe, base_dir: Path, spill: Spill | Non
         DataError: Wrong rows, or sources that cannot be mixed.
     """
     data, made = recipe.data, LocatedRows(recipe)
-    asked: dict[str, tuple[SourceRecipe, ...]] = {
+    asked = data.listed() | {
         key: (SourceRecipe(path=path),) for key, path in data.files().items() if is_remote(path) and key in _SPLITS
     }
-    if not isinstance(data.train, str):
-        asked = {"train": data.train} | asked
     paths: dict[str, str] = {}
     for key, sources in asked.items():
         mapping = made.mapping(key)
@@ -123,8 +121,7 @@ def _as_file(
         columns = source.columns if source.columns is not None else mapping
         read.append(SourceOfRows(name, files, columns, source.fraction, source.rows))
         revisions.append(revision)
-    is_list = key == "train" and (len(sources) > 1 or not _is_plain(sources[0]))
-    if not is_list and len(read[0].files) == 1:
+    if len(sources) == 1 and _is_plain(sources[0]) and len(read[0].files) == 1:
         path = read[0].files[0][0]
         return path, None, (_single(_SPLITS[key], names[0], sources[0], revisions[0], path),)
     group = group_by or (mapping or {}).get(GROUP)

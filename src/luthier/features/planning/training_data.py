@@ -115,7 +115,8 @@ def load_splits(context: Context, recipe: Recipe, base_dir: Path, spill: Spill |
     rows = located(context, recipe, base_dir, spill)
     recipe = rows.recipe
     assert isinstance(recipe.data.train, str)
-    asked: dict[Split, str | float | None] = {"validation": recipe.data.validation, "held_out": recipe.data.held_out}
+    named: dict[Split, Any] = {"validation": recipe.data.validation, "held_out": recipe.data.held_out}
+    asked: dict[Split, str | float | None] = named  # lists of sources are files by now
     train_path = base_dir / recipe.data.train
     train = load_file(train_path, mapping=rows.mapping("train"), group_by=recipe.data.group_by, spill=spill)
     check_shape(recipe.objective, train.shape)

@@ -188,18 +188,19 @@ def _fork_of_plan(context: Context, caller: Caller, plan: Plan, ids: Mapping[str
     # `list_files` is newest first: reversed, the newest of equal files wins.
     by_digest = {file.sha256: file.file_id for file in reversed(stored)}
     known = {file.file_id for file in stored}
-    if isinstance(sources := keys["data"]["train"], list):
-        digests = [one.files[0].sha256 for one in plan.data.sources if one.split == "train" and len(one.files) == 1]
-        if len(digests) == len(sources) and set(digests) <= by_digest.keys():
-            keys["data"]["train"] = [
-                source | {"path": by_digest[digest]} for source, digest in zip(sources, digests, strict=True)
-            ]
-        else:
-            del keys["data"]["train"]
-            left_out.append("its sources of training rows, which are not files of this project")
     for split in _SPLITS:
+        if isinstance(sources := keys["data"].get(split), list):
+            digests = [one.files[0].sha256 for one in plan.data.sources if one.split == split and len(one.files) == 1]
+            if len(digests) == len(sources) and set(digests) <= by_digest.keys():
+                paths = zip(sources, digests, strict=True)
+                keys["data"][split] = [source | {"path": by_digest[digest]} for source, digest in paths]
+            else:
+                del keys["data"][split]
+                rows = f"{split.replace('_', '-')} rows"
+                left_out.append(f"the sources of its {rows}, which are not files of this project")
+            continue
         if not isinstance(keys["data"].get(split), str):
-            continue  # a share, several sources, or none
+            continue  # a share, or none
         profile = getattr(plan.data, split)
         file_id = ids.get(split) or by_digest.get(profile.sha256 if profile else "")
         if file_id in known:

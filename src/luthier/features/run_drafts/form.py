@@ -132,12 +132,12 @@ def _values(keys: Mapping[str, Any], form: Mapping[str, str]) -> dict[str, Any]:
     for place in CHOSEN:
         if place in form:
             values[place] = form[place].strip() or None
-    known = value_at(keys, "data.train")
-    if values.get("data.train") == SOURCES and isinstance(known, list):
-        values["data.train"] = known
     for place in SPLITS:
         if place in form:
             values[place] = _split(keys, place, form)
+    for place in ("data.train", "data.validation", "data.held_out"):
+        if values.get(place) == SOURCES and isinstance(known := value_at(keys, place), list):
+            values[place] = known
     fields = all_fields()
     for place in sorted(fields.keys() & form.keys()):
         values[place] = _value(fields[place], value_at(keys, place), form[place])

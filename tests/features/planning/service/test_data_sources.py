@@ -13,11 +13,12 @@ import pytest
 from tests.fixtures.service import chat_row, write_rows
 from tests.vacuous import nonempty
 
-from luthier.core.data_sources import SourceFile, SourcePlan
+from luthier.core.data_sources import SourceFile, SourcePlan, source_place, sources_of
 from luthier.core.dataset import Example
 from luthier.core.errors import ConflictError, DataError, NotFoundError, RecipeError
 from luthier.core.events import ValidationDone
 from luthier.core.plan import Plan
+from luthier.features.planning.batch_schedules import of_validation
 from luthier.features.planning.data_sources import located, weighted
 from luthier.features.planning.evaluation_plan import rows_of_run
 from luthier.features.planning.format import plan_lines
@@ -124,6 +125,26 @@ def test_weights_decide_how_often_a_source_is_trained(context: Context, make_rec
                     "columns: {prompt: question, completion: reply}}]")  # fmt: skip
     assert len({plan.hash, without.hash, other.hash}) == 3
     assert planned(context, recipe).hash == plan.hash
+
+
+def test_rows_that_evaluate_may_have_sources_of_their_own(context: Context, make_recipe: MakeRecipe) -> None:
+    judging = [{"path": "valid.jsonl"}, {"path": "faq.jsonl", "columns": {"prompt": "question", "completion": "reply"}}]
+    recipe = with_sources(make_recipe, {"path": "train.jsonl"}, validation=judging, held_out="test.jsonl")
+    prepared = prepare(context, load_recipe(recipe), base_dir=recipe.parent)
+    data = prepared.plan.data
+    sources = sources_of(data, data.validation)
+    assert [(one.split, one.name, one.num_rows) for one in sources] == [
+        ("validation", "valid", 8),
+        ("validation", "faq", 20),
+    ]
+    assert sources_of(data, data.held_out) == ()
+    batches = of_validation(prepared, shares_prefix=False)
+    places = [{source_place(sources, unit[0].id) for unit in units} for units, _ in batches]
+    assert all(nonempty([len(one) == 1 for one in places])), "a micro-batch holds rows of one source"
+    assert set().union(*places) == {0, 1}
+    assert sum(len(units) for units, _ in batches) == 28
+    with pytest.raises(RecipeError, match=r"data.validation: has .*sources without weights"):
+        load_recipe(recipe, ["data.validation=[{path: valid.jsonl, weight: 1}]"])
 
 
 def test_one_local_file_is_planned_as_before(context: Context, make_recipe: MakeRecipe) -> None:

@@ -145,6 +145,10 @@ def test_several_sources_stay_as_they_are_until_a_file_is_chosen(
     assert asked[-1]["training"] == {"epochs": 3}
     post(one, text=text, side="fields", **{"data.train": dataset[1]})
     assert asked[-1]["data"] == {"train": dataset[1]}
+    judged = [{"path": dataset[1]}, {"path": dataset[1], "name": "other"}]
+    text = f"base_model: tiny\ndata: {{train: {dataset[1]}, held_out: {json.dumps(judged)}}}\n"
+    post(one, text=text, side="fields", **{"data.train": dataset[1], "data.held_out": "sources"})
+    assert asked[-1]["data"] == {"train": dataset[1], "held_out": judged}
 
 
 def test_rows_optimizer_machine_and_evaluation_have_fields(

@@ -141,4 +141,4 @@ def test_a_fork_of_several_sources_names_files_of_the_project_or_none(context: C
     again = draft_choices.fork(context, OWN, RUN_ID)
     assert "train" not in again.keys["data"]
     assert "/rows/" not in json.dumps(again.keys)
-    assert "its sources of training rows, which are not files of this project" in again.left_out
+    assert "the sources of its train rows, which are not files of this project" in again.left_out
