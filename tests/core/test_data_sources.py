@@ -100,7 +100,7 @@ def test_each_source_has_a_name_of_its_own() -> None:
         ([{"path": "a", "rows": 0}], "greater than or equal to 1"),
         ([{"path": "a", "name": "x"}, {"path": "b", "name": "x"}], "a different name"),
         ([{"path": "a", "columns": {"group": "doc"}}], "data.group_by"),
-        ([], "at least 1"),
+        ([], "1 to 32 sources"),
         (3, "string"),
     ],
 )

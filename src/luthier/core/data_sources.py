@@ -74,6 +74,9 @@ class SourceRecipe(FrozenModel):
 
 
 def _comparable(sources: tuple[SourceRecipe, ...]) -> tuple[SourceRecipe, ...]:
+    # Not by a length of the type: pydantic would report it of a list whose items are wrong, too.
+    if not 1 <= len(sources) <= MAX_SOURCES:
+        raise ValueError(f"1 to {MAX_SOURCES} sources")
     if 0 < sum(one.weight is not None for one in sources) < len(sources):
         raise ValueError("a weight for each source or for none: weights compare the sources with each other")
     names = [one.name for one in sources if one.name is not None]
@@ -92,7 +95,7 @@ def _kind_of_rows(given: Any) -> str:
     return "sources" if isinstance(given, list | tuple) else "plain"
 
 
-_Sources = Annotated[tuple[SourceRecipe, ...], Field(min_length=1, max_length=MAX_SOURCES), AfterValidator(_comparable)]
+_Sources = Annotated[tuple[SourceRecipe, ...], AfterValidator(_comparable)]
 TrainingRows = Annotated[
     Annotated[str, Tag("plain")] | Annotated[_Sources, Tag("sources")], Discriminator(_kind_of_rows)
 ]

@@ -199,6 +199,7 @@ def _locate(parts: tuple[int | str, ...], spec: type[BaseModel]) -> tuple[str, t
         elif isinstance(part, int):
             place += f"[{part}]"
             current = _listed_spec(annotation)
+            annotation = current or annotation
         elif _has(annotation, dict):
             place, annotation = f"{place}.{part}", None
     return place, holder, annotation

@@ -16,7 +16,7 @@ from tests.vacuous import nonempty
 from luthier.core.data_sources import SourceFile, SourcePlan, source_place, sources_of
 from luthier.core.dataset import Example
 from luthier.core.errors import ConflictError, DataError, NotFoundError, RecipeError
-from luthier.core.events import ValidationDone
+from luthier.core.events import StepDone, ValidationDone
 from luthier.core.plan import Plan
 from luthier.features.planning.batch_schedules import of_validation
 from luthier.features.planning.data_sources import located, weighted
@@ -34,8 +34,14 @@ from luthier.platform.home.context import Context
 from luthier.testing.hub_server import COMMIT, Hub, serving
 
 MakeRecipe = Callable[..., Path]
-TRAINING = {"max_steps": 2, "global_batch_size": 8, "learning_rate": 0.01, "precision": "float32", "num_threads": 1,
-            "checkpoint_every_steps": 1, "validate_every_steps": 1}  # fmt: skip
+TRAINING: dict[str, Any] = {
+    "max_steps": 2,
+    "global_batch_size": 8,
+    "learning_rate": 0.01,
+    "precision": "float32",
+    "num_threads": 1,
+    "checkpoint_every_steps": 1,
+}
 JUDGED = {"metrics": ["perplexity"], "few_shot": 0}
 
 
@@ -48,7 +54,8 @@ def with_sources(make_recipe: MakeRecipe, *sources: dict[str, Any], **data: Any)
     columns = {"prompt": "question", "completion": "reply"}
     given = sources or ({"path": "train.jsonl"}, {"path": "faq.jsonl", "columns": columns})
     named = [one | ({"columns": columns} if one["path"] == "faq.jsonl" else {}) for one in given]
-    recipe = make_recipe(data={"train": named, **data}, training=TRAINING, evaluation=JUDGED)
+    steps = {"validate_every_steps": 1} if "validation" in data else {}
+    recipe = make_recipe(data={"train": named, **data}, training=TRAINING | steps, evaluation=JUDGED)
     write_rows(recipe.parent / "faq.jsonl", [faq_row(n) for n in range(20)])
     return recipe
 
@@ -181,24 +188,28 @@ def test_a_run_of_several_sources_is_judged_by_source_and_resumes_to_the_byte(
     assert len(texts) == 2
     assert context.evaluations.get(evaluation.evaluation_id) == evaluation
 
-    stops = iter([None, "a pause"])
-    monkeypatch.setattr(training_module, "stop_check", lambda meter, requested: requested)
-    paused = _paused_after_one_step(context, recipe, monkeypatch)
+    real = training_module.recorder
+
+    def dying(context: Context, run_id: str, warnings: list[str], listener: Any = None, **given: Any) -> Any:
+        inner = real(context, run_id, warnings, listener, **given)
+
+        def emit(event: Any) -> None:
+            inner(event)
+            if isinstance(event, StepDone) and event.step == 1:
+                raise KeyboardInterrupt
+
+        return emit
+
+    monkeypatch.setattr(training_module, "recorder", dying)
+    with pytest.raises(KeyboardInterrupt):
+        train(context, load_recipe(recipe), base_dir=recipe.parent)
+    monkeypatch.undo()
+    paused = next(record for record in context.runs.list() if record.status == "paused")
     # The cache may go in between: sources are mixed again, to the same bytes.
     shutil.rmtree(context.settings.mixtures_folder)
-    done = resume(context, paused)
-    assert next(stops) is None
-    assert done.record.result is not None
-    assert whole.record.result is not None
-    weights = [Path(str(one.record.result.adapter_path)) / "adapter_model.safetensors" for one in (whole, done)
-               if one.record.result is not None]  # fmt: skip
-    assert weights[0].read_bytes() == weights[1].read_bytes()
-    assert len(rows_of_run(context, paused)) == whole.plan.data.train.num_rows
-
-
-def _paused_after_one_step(context: Context, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The id of a run that paused after its first step."""
-    raise NotImplementedError
+    done = resume(context, paused.run_id)
+    assert done.as_json()["adapter_sha256"] == whole.as_json()["adapter_sha256"]
+    assert len(rows_of_run(context, paused.run_id)) == whole.plan.data.train.num_rows
 
 
 def test_a_source_that_has_changed_is_refused_on_resume(context: Context, make_recipe: MakeRecipe) -> None:
