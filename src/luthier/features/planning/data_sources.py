@@ -245,7 +245,7 @@ def weighted(
 def _shares(total: int, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
     """`total` shared out by weights to whole numbers that add up to it: the largest remainders are rounded up."""
     exact = total * weights / weights.sum()
-    counts = np.floor(exact).astype(np.int64)
+    counts: npt.NDArray[np.int64] = np.floor(exact).astype(np.int64)
     # Stable, so that equal remainders are settled by the order of the sources.
     order = np.argsort(-(exact - counts), kind="stable")
     counts[order[: total - int(counts.sum())]] += 1

@@ -36,7 +36,7 @@ def look_up_address(url: str) -> RemoteSource:
         with _stream(url, {}) as response:
             headers = response.headers
     except httpx2.HTTPError as error:
-        raise explain(error, "") from error
+        raise (explain(error, "") or error) from error
     stated, etag, changed = (headers.get(name, "") for name in ("content-length", "etag", "last-modified"))
     # A weak ETag does not promise equal bytes.
     strong = "" if etag.startswith("W/") else etag

@@ -138,10 +138,11 @@ def _by_name(paths: Sequence[str]) -> dict[str, list[str]]:
         for path, split in shards.items():
             found.setdefault(split, []).append(path)
         return found
-    for part_of in (lambda path: PurePosixPath(path).name, lambda path: str(PurePosixPath(path).parent)):
+    for is_by_name in (True, False):
         found = {}
         for path in paths:
-            if (split := _split_in(part_of(path).lower())) is not None:
+            place = PurePosixPath(path)
+            if (split := _split_in((place.name if is_by_name else str(place.parent)).lower())) is not None:
                 found.setdefault(split, []).append(path)
         if found:
             return found
@@ -214,7 +215,7 @@ def _listed(dataset: HubDataset, revision: str) -> _Listing:
         api = HfApi(endpoint=endpoint())
         info = api.dataset_info(dataset.repo, revision=revision, files_metadata=True, timeout=_TIMEOUT_SECONDS)
     except (httpx2.HTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:
-        raise explain(error, "") from error
+        raise (explain(error, "") or error) from error
     # A commit identifies its content: a hub that returns another one is broken or hostile.
     is_right = info.sha is not None and _COMMIT.fullmatch(info.sha) is not None
     if not is_right or (_COMMIT.fullmatch(revision) and info.sha != revision):

@@ -34,7 +34,7 @@ def look_up_objects(url: str) -> RemoteSource:
         places = sorted(files.glob(place)) if "*" in place else [place]
         found = {one: files.info(one) for one in places}
     except Exception as error:
-        raise explain(error, "") from error
+        raise (explain(error, "") or error) from error
     found = {one: info for one, info in found.items() if info.get("type") != "directory"}
     if not found:
         raise NotFoundError(f"there is no file {url}", expected="at least one data file", do="check the address")
