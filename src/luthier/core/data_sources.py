@@ -95,7 +95,11 @@ def _kind_of_rows(given: Any) -> str:
     return "sources" if isinstance(given, list | tuple) else "plain"
 
 
-_Sources = Annotated[tuple[SourceRecipe, ...], AfterValidator(_comparable)]
+_Sources = Annotated[
+    tuple[SourceRecipe, ...],
+    AfterValidator(_comparable),
+    Field(json_schema_extra={"minItems": 1, "maxItems": MAX_SOURCES}),
+]
 TrainingRows = Annotated[
     Annotated[str, Tag("plain")] | Annotated[_Sources, Tag("sources")], Discriminator(_kind_of_rows)
 ]

@@ -358,15 +358,15 @@ def _judge(
     beside: names of systems that are shown but are no baseline: a student need not beat its teacher. train: the rows
     that baselines without a language model are fitted on. validation: rows that choose from which confidence on the
     last system answers labels alone. bar: what the last system has to reach. is_bar_asked: false where it is that of
-    its run, which is left out with a note where there is no verdict. shown: ways to prompt a candidate. measures_kl:
-    whether the last system's distance to its base is measured. heads: opens the engines. Raises RequestError where a
-    bar is set and the last system has nothing to be compared with, so no verdict.
+    its run, which is left out with a note without a verdict. shown: ways to prompt a candidate. measures_kl: whether
+    the last system's distance to its base is measured. heads: opens the engines. Raises RequestError where there is a
+    bar and nothing to compare the last system with, so no verdict.
     """
     start, examples = time.perf_counter(), choose_samples(held_out.examples, max_samples)
     baselines = fit_baselines(context, train, examples, metrics, Path(candidates[0].model_path))
     limits, searches = (max_new_tokens, max_thinking_tokens), search_kind(candidates) is not None
-    num_others = len(baselines.predictions) + searches  # a search always has an order to compare with
-    bar, of_bar = comparable_bar(bar, len(candidates) + num_others, candidates[-1].name, is_bar_asked)
+    num_systems = len(candidates) + len(baselines.predictions) + searches  # a search always has an order as baseline
+    bar, of_bar = comparable_bar(bar, num_systems, candidates[-1].name, is_bar_asked)
     bar, people = on_judged_rows(bar, held_out.path, examples)
     of_labels = label_metrics(metrics, examples, train)
     rows = LabelledRows(tuple(name for m in of_labels for name in m.labelling.labels), examples, train, bar, validation)
@@ -375,8 +375,7 @@ def _judge(
         judged = every.judged
         confidence, why = label_confidence_of(rows, candidates[-1], pool, every.systems, baselines, context.progress)
         kl, why_not = (None, ()) if searches or not measures_kl else measure_kl(pool, *every[:2], context.progress)
-    # Excluded only from the verdict: the comparison itself is stored and shown.
-    counted = [one for one in judged.comparisons if one.baseline not in beside]
+    counted = [one for one in judged.comparisons if one.baseline not in beside]  # the others are stored and shown
     words = _verdict(judged.systems, counted, metrics, rows, held_out, people, confidence)
     words, by_source = with_sources(words, judged, counted, candidates, held_out.sources, examples)
     return Evaluation(

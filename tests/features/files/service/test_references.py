@@ -33,6 +33,7 @@ TASKS = (
 )  # fmt: skip
 FILES = {
     *(f"{task}.{field}" for task in TASKS for field in ("data", "few_shot_from")),
+    "SourceRecipe.path",
     "DataRecipe.train", "DataRecipe.validation", "DataRecipe.held_out", "ReplayRecipe.file", "ReplayRecipe.held_out",
     "SqlTask.database", "CitationsTask.corpus", "JsonTask.json_schema",
     "FineTuningRequest.training_file", "FineTuningRequest.validation_file",
@@ -59,6 +60,7 @@ TEXTS = {
     "LmEvalTask.name", "LmEvalTask.primary", "Suite.name", "GradedTask.item", "GraderTurn.content",
     "LabelModelSpec.name", "LabelModelSpec.labels", "LabelModelSpec.passing_labels", "PythonGraderSpec.name",
     "ScoreModelSpec.name",
+    "SourceRecipe.name", "SourceRecipe.columns",
     "DataRecipe.map", "DataRecipe.group_by", "DataRecipe.template_options", "ReplayRecipe.map",
     "MethodRecipe.name", "MethodRecipe.targets",
     "MethodRecipe.options", "OptimizerRecipe.name", "OptimizerRecipe.options", "Reward.metric",
