@@ -218,6 +218,12 @@ class ModelSourceError(WorkError):
     retry_helps = False
 
 
+class DataSourceError(WorkError):
+    """Rows could not be fetched from where they are, or what came is damaged."""
+
+    retry_helps = False
+
+
 class CheckpointError(WorkError):
     """There is no checkpoint that can be trusted."""
 

@@ -140,19 +140,9 @@ class Comparison(FrozenModel):
 
 
 AlternativeKind = Literal[
-    "majority",
-    "popularity",
-    "nearest",
-    "linear",
-    "ridge",
-    "copy",
-    "few_shot",
-    "instruction",
-    "optimised_prompt",
-    "label_likelihood",
-    "head",
-    "run",
-]
+    "majority", "popularity", "nearest", "linear", "ridge", "copy", "few_shot", "instruction", "optimised_prompt",
+    "label_likelihood", "head", "run",
+]  # fmt: skip
 """What one could use instead of the evaluated model: a baseline without a language model, the base as it is prompted or
 scored by its likeliest label, or another run."""
 AlternativeWord = Literal["better", "worse", "not_distinguishable"]
@@ -366,6 +356,23 @@ class Verdict(FrozenModel):
         return f"{self.word}{joint}{'good enough' if self.good_enough == 'yes' else 'not good enough'}"
 
 
+class SourceFigures(FrozenModel):
+    """One source of the rows by the metric of the verdict; no figures where it has too few rows.
+
+    Attributes:
+        source: its name.
+        num_rows: its evaluated rows.
+        comparison: paired, with a p-value that is adjusted for the number of sources, as its verdict is.
+    """
+
+    source: str
+    num_rows: int
+    metric: str
+    baseline: Metric | None = None
+    candidate: Metric | None = None
+    comparison: Comparison | None = None
+
+
 class Forgetting(FrozenModel):
     """What tuning did to rows that are not of the task: base and tuned model on general rows, by likelihood.
 
@@ -425,6 +432,7 @@ class Evaluation(FrozenModel):
         systems: what was evaluated.
         comparisons: pairs of systems on the same rows.
         verdict: the answer; None where there was nothing to compare.
+        by_source: the figures for each source of the rows, by the metric of the verdict; empty where they are of one.
         forgetting: what tuning did to general rows; None where it was not measured.
         kl_to_base: how far tuning moved the model on these rows; None where it was not measured.
         rows_notes: how the rows were read, such as by a column map, and models asked that have no fast way.
@@ -446,6 +454,7 @@ class Evaluation(FrozenModel):
     systems: tuple[SystemResult, ...]
     comparisons: tuple[Comparison, ...]
     verdict: Verdict | None = None
+    by_source: tuple[SourceFigures, ...] = ()
     forgetting: Forgetting | None = None
     kl_to_base: KlToBase | None = None
     rows_notes: tuple[str, ...] = ()
@@ -455,46 +464,3 @@ class Evaluation(FrozenModel):
     label_confidence_left_out: str = ""
     seconds: float
     num_workers: int | None = None
-
-
-class EvaluationOverview(FrozenModel):
-    """What a list shows of an evaluation.
-
-    Attributes:
-        evaluation_id: its id.
-        created_at: UTC, ISO 8601.
-        run_id: the run that was evaluated; None for models without one.
-        held_out_file: the file of held-out rows.
-        num_rows: rows that were evaluated.
-        systems: their names, in order.
-        models: what they were made of, each once.
-        word: the verdict in a word; None where there is none.
-        headline: the verdict in a sentence; empty where there is none.
-    """
-
-    evaluation_id: str
-    created_at: str
-    run_id: str | None
-    held_out_file: str
-    num_rows: int
-    systems: tuple[str, ...]
-    models: tuple[str, ...]
-    word: VerdictWord | None
-    headline: str
-
-    @classmethod
-    def of(cls, evaluation: Evaluation) -> EvaluationOverview:
-        """Of a whole one."""
-        verdict = evaluation.verdict
-        return cls(
-            evaluation_id=evaluation.evaluation_id,
-            created_at=evaluation.created_at,
-            run_id=evaluation.run_id,
-            held_out_file=evaluation.held_out_file,
-            num_rows=evaluation.num_rows,
-            systems=tuple(system.name for system in evaluation.systems),
-            # dict.fromkeys: each once, in the order of the systems; a set would have none.
-            models=tuple(dict.fromkeys(system.model for system in evaluation.systems if system.is_model)),
-            word=None if verdict is None else verdict.word,
-            headline="" if verdict is None else verdict.headline,
-        )

@@ -85,6 +85,7 @@ class ValidationDone(FrozenModel):
         is_best: whether it is the lowest so far.
         seconds: wall time of the validation.
         measures: other means, by name.
+        loss_by_source: the loss over the rows of each source, by its name; empty where they are of one source.
     """
 
     kind: Literal["validation"] = "validation"
@@ -94,6 +95,7 @@ class ValidationDone(FrozenModel):
     is_best: bool
     seconds: float
     measures: dict[str, float] = Field(default_factory=dict)
+    loss_by_source: dict[str, float] = Field(default_factory=dict)
 
 
 class CheckpointSaved(FrozenModel):

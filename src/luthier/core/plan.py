@@ -8,6 +8,7 @@ from pydantic import Field
 
 from luthier.core.aliases import new_key
 from luthier.core.conversation import AS_THEY_ARE, OptedTurns
+from luthier.core.data_sources import SourcePlan, not_in_hash
 from luthier.core.dataset import DatasetProfile, Overlong, SplitProvenance
 from luthier.core.evaluation_plan import Bar, EvaluationPlan
 from luthier.core.forward_path import ForwardPath
@@ -106,6 +107,7 @@ class DataPlan(FrozenModel):
         split: the proved split whose sides the files are; None where no proof covers a file that judges.
         template_options: what the chat template is given with each conversation.
         learn_reasoning, reset_template, reasoning, system, tools: as the recipe has them.
+        sources: where the rows come from, where they are remote or of several sources; empty for local files.
         template_day: the fixed day that a template which writes the date is given; None where it writes none.
     """
 
@@ -126,6 +128,7 @@ class DataPlan(FrozenModel):
     reasoning: Literal["as_text", "drop"] | None = None
     system: Literal["fold"] | None = None
     tools: Literal["as_text"] | None = None
+    sources: tuple[SourcePlan, ...] = ()
 
 
 class MethodPlan(FrozenModel):
@@ -407,6 +410,7 @@ class Plan(FrozenModel):
         # plans of before there were parts and canaries keep their hash; a proof changes nothing that is trained
         splits |= {name: True for name in ("part", "canaries") if getattr(self.data, name) is None} | {"split": True}
         splits |= {name: True for name in _ROW_SETTINGS if getattr(self.data, name) in (None, {})}
+        splits["sources"] = not_in_hash(self.data.sources)
         # True leaves the whole field out; a set leaves out its names.
         splits["replay"] = True if self.data.replay is None else {"rows": {"file"}, "held_out": {"file"}}
         if self.data.replay is not None:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
+from luthier.core.data_sources import JudgingRows, SourceRecipe, TrainingRows
 from luthier.core.dataset import Overlong
 from luthier.core.evaluation_recipe import EvaluationRecipe
 from luthier.core.frozen_model import FrozenModel
@@ -82,9 +83,9 @@ class DataRecipe(FrozenModel):
     """Which rows. Every field but `train` may be left out.
 
     Attributes:
-        train: a file of training rows.
-        validation: a file, or a fraction to take out of `train`; steers training.
-        held_out: a file, or a fraction to take out of `train`; judges once, at the end.
+        train: a file of training rows, a remote source, or a list of sources.
+        validation: as `train` without weights, or a fraction to take out of `train`; steers training.
+        held_out: as `train` without weights, or a fraction to take out of `train`; judges once, at the end.
         map: field of the shape to field of the file.
         group_by: a field whose equal values never part when fractions are taken.
         part: train on a share of the training rows alone, [from, to) of them in the order of a stable hash: parts that
@@ -103,9 +104,9 @@ class DataRecipe(FrozenModel):
         canaries: made-up secrets planted among the training rows.
     """
 
-    train: str
-    validation: str | OpenFraction | None = None
-    held_out: str | OpenFraction | None = None
+    train: TrainingRows
+    validation: JudgingRows | None = None
+    held_out: JudgingRows | None = None
     map: dict[str, str] | None = None
     group_by: str | None = None
     part: tuple[Fraction, Annotated[float, Field(gt=0.0, le=1.0)]] | None = None
@@ -121,16 +122,31 @@ class DataRecipe(FrozenModel):
     replay: ReplayRecipe | None = None
     canaries: CanariesRecipe | None = None
 
+    def listed(self) -> dict[str, tuple[SourceRecipe, ...]]:
+        """The lists of sources, by key."""
+        asked = {"train": self.train, "validation": self.validation, "held_out": self.held_out}
+        return {key: value for key, value in asked.items() if isinstance(value, tuple)}
+
     def files(self) -> dict[str, str]:
-        """The files that it names, by key (`train`, `replay.file`); shares of the training rows are none."""
-        named = {"train": self.train, "validation": self.validation, "held_out": self.held_out}
+        """The files and remote sources that it names, by key (`train`, `train[1]`, `replay.file`); shares of the
+        training rows are none."""
+        named: dict[str, Any] = {"train": self.train, "validation": self.validation, "held_out": self.held_out}
+        for key, sources in self.listed().items():
+            named |= {f"{key}[{place}]": source.path for place, source in enumerate(sources)}
         if self.replay is not None:
             named |= {"replay.file": self.replay.file, "replay.held_out": self.replay.held_out}
         return {key: value for key, value in named.items() if isinstance(value, str)}
 
     def with_files(self, files: Mapping[str, str]) -> DataRecipe:
-        """A copy that names other files, by keys of `files`."""
-        changed: dict[str, Any] = {key: file for key, file in files.items() if not key.startswith("replay.")}
+        """A copy that names other files, by keys of `files`; a key alone (`train`) takes the place of its list."""
+        changed: dict[str, Any] = {
+            key: tuple(
+                source.model_copy(update={"path": files.get(f"{key}[{place}]", source.path)})
+                for place, source in enumerate(sources)
+            )
+            for key, sources in self.listed().items()
+        }
+        changed |= {key: files[key] for key in ("train", "validation", "held_out") if key in files}
         replayed = {key.removeprefix("replay."): file for key, file in files.items() if key.startswith("replay.")}
         if self.replay is not None:
             changed["replay"] = self.replay.model_copy(update=replayed)

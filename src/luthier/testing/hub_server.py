@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
 from luthier.core.system.process_setup import start_daemon
@@ -25,7 +25,10 @@ class Hub:
 
     Attributes:
         files: content by name.
-        repo: the name of the model.
+        repo: the name of the model or dataset.
+        kind: what the repository holds.
+        branches: files of other revisions by their name; each has a commit of its own, `commit_of`.
+        card: further keys of the card, such as `configs` of a dataset.
         licence: as the listing says it.
         cut_after: files whose connection is dropped after this many bytes.
         num_cuts: how many times that is done; -1 for always.
@@ -60,15 +63,32 @@ class Hub:
     valid: set[str] = field(default_factory=set)
     no_digest: set[str] = field(default_factory=set)
     requests: list[tuple[str, str | None]] = field(default_factory=list)
+    kind: Literal["model", "dataset"] = "model"
+    branches: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    card: dict[str, Any] = field(default_factory=dict)
 
-    def info(self) -> dict[str, Any]:
+    def commit_of(self, revision: str) -> str | None:
+        """The commit of a branch; that of `main` is `commit`."""
+        return hashlib.sha1(revision.encode(), usedforsecurity=False).hexdigest()
+
+    def revisions(self) -> dict[str, tuple[str | None, dict[str, bytes]]]:
+        """Commit and files by the names and commits that the hub knows."""
+        found: dict[str, tuple[str | None, dict[str, bytes]]] = {"main": (self.commit, self.files)}
+        found |= {name: (self.commit, self.files) for name in (COMMIT, self.commit) if name}
+        for branch, files in self.branches.items():
+            commit = self.commit_of(branch)
+            found |= {branch: (commit, files), str(commit): (commit, files)}
+        return found
+
+    def info(self, revision: str = "main") -> dict[str, Any]:
         """The answer of /api/models/{repo}/revision/{revision}?blobs=true."""
         siblings = []
-        for name, content in self.files.items():
+        commit, files = self.revisions()[revision]
+        for name, content in files.items():
             # How git names a blob, which the hub gives for every file; large ones have a SHA-256 under `lfs` besides.
             git_id = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
             sibling: dict[str, Any] = {"rfilename": name, "size": len(content), "blobId": git_id}
-            if name.endswith((".safetensors", ".bin")):
+            if name.endswith((".safetensors", ".bin", ".parquet")):
                 digest = hashlib.sha256(content).hexdigest()
                 sibling["lfs"] = {"size": len(content), "sha256": digest, "pointerSize": 134}
             if name in self.no_digest:
@@ -77,9 +97,9 @@ class Hub:
         return {
             "id": self.repo,
             "modelId": self.repo,
-            "sha": self.commit,
+            "sha": commit,
             "siblings": siblings,
-            "cardData": {"license": self.licence},
+            "cardData": {"license": self.licence, **self.card},
             "tags": [],
             "private": False,
             "gated": False if self.gated_for is None else "manual",
@@ -128,23 +148,26 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             path = unquote(urlsplit(self.path).path)
             hub.requests.append((path, self.headers.get("Range")))
-            if path in (f"/api/models/{hub.repo}/revision/main", f"/api/models/{hub.repo}/revision/{COMMIT}"):
-                self.answer(200, json.dumps(hub.info()).encode(), {"Content-Type": "application/json"})
-            elif path.startswith(f"/api/models/{hub.repo}/revision/"):
+            api = f"/api/{hub.kind}s/{hub.repo}/revision/"
+            resolve = f"/{'datasets/' if hub.kind == 'dataset' else ''}{hub.repo}/resolve/"
+            known = hub.revisions()
+            if path.startswith(api) and (revision := path.removeprefix(api)) in known:
+                self.answer(200, json.dumps(hub.info(revision)).encode(), {"Content-Type": "application/json"})
+            elif path.startswith(api):
                 self.answer(404, b"", {"X-Error-Code": "RevisionNotFound"})
-            elif path.startswith(f"/{hub.repo}/resolve/{COMMIT}/"):
-                self.file(path.removeprefix(f"/{hub.repo}/resolve/{COMMIT}/"))
+            elif path.startswith(resolve) and (rest := path.removeprefix(resolve).partition("/"))[0] in known:
+                self.file(rest[2], known[rest[0]][1])
             else:
                 self.answer(404, b"", {"X-Error-Code": "RepoNotFound"})
 
-        def file(self, name: str) -> None:
+        def file(self, name: str, files: dict[str, bytes]) -> None:
             if (refusal := _refusal(hub, self.headers.get("Authorization", ""))) is not None:
                 self.answer(refusal[0], b"", refusal[1])
                 return
             if status := hub.status.get(name):
                 self.answer(status, b"", {})
                 return
-            content = hub.served.get(name, hub.files[name])
+            content = hub.served.get(name, files[name])
             if name in hub.corrupt:
                 content = bytes([content[0] ^ 1]) + content[1:]
             start = 0

@@ -176,17 +176,18 @@ def proof_examples(
 
 
 def _rows(context: Context, source: ExportSource, file: Path | None) -> tuple[Sequence[Example], list[str]]:
+    from luthier.features.planning.data_sources import recipe_of
     from luthier.features.planning.training_data import load_splits
     from luthier.ml.data.rows.formats import load_file
 
-    recipe = None if source.run_id is None else context.runs.plan(source.run_id).recipe
+    recipe = None if source.run_id is None else recipe_of(context.runs.plan(source.run_id))
     if file is not None:
         own = recipe.data.map if recipe else None
         columns = map_that_fits(own, file, "the column map of the run") if own else ColumnMap(None)
         return load_file(file, mapping=columns.mapping).examples, [columns.note] if columns.note else []
     assert recipe is not None
     try:
-        splits = load_splits(recipe, Path())
+        splits = load_splits(context, recipe, Path())
     except (NotFoundError, DataError) as error:
         return (), [f"proved on built-in prompts, since the rows of the run cannot be read: {error.came}"]
     for split in ("held_out", "validation"):

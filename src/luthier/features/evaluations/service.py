@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+from luthier.core.data_sources import SourcePlan, sources_of
 from luthier.core.dataset import Example
 from luthier.core.errors import ConflictError, DataError, LeakageError, ModelSourceError, RequestError
 from luthier.core.evaluation import Comparison, Evaluation, LabelConfidence, SystemResult, Verdict
@@ -21,6 +22,7 @@ from luthier.core.ports import StopCheck
 from luthier.core.run import TrainResult
 from luthier.features.evaluations.bars import bar_of, comparable_bar, on_judged_rows
 from luthier.features.evaluations.baselines import fit_baselines, judged_together, with_learning_curve
+from luthier.features.evaluations.by_source import with_sources
 from luthier.features.evaluations.judged_heads import JudgedHeads
 from luthier.features.evaluations.kl_to_base import measure_kl
 from luthier.features.evaluations.label_scores import LabelledRows, label_confidence_of
@@ -71,6 +73,7 @@ class HeldOut:
         num_same_prompt: Rows whose prompt occurs in training rows.
         notes: How the rows were read.
         path: The file itself, if more of it may be read.
+        sources: Where its rows come from, if from several sources.
     """
 
     file: str
@@ -81,6 +84,7 @@ class HeldOut:
     num_same_prompt: int = 0
     notes: tuple[str, ...] = ()
     path: Path | None = None
+    sources: tuple[SourcePlan, ...] = ()
 
 
 def judge_run(
@@ -118,9 +122,8 @@ def judge_run(
     candidates.append(tuned("tuned", base, result.adapter_path, plan.method.num_virtual_tokens or 0))
     profile, leaked = held_out.profile, (plan.data.num_leaked, plan.data.num_same_prompt)
     judged_rows = _that_fit(held_out, prepared)
-    rows = HeldOut(
-        profile.file, profile.sha256, profile.num_rows, judged_rows, *leaked, of_reference, Path(profile.file)
-    )
+    where = (Path(profile.file), sources_of(plan.data, profile))
+    rows = HeldOut(profile.file, profile.sha256, profile.num_rows, judged_rows, *leaked, of_reference, *where)
     evaluation = _judge(
         context,
         candidates,
@@ -355,16 +358,15 @@ def _judge(
     beside: names of systems that are shown but are no baseline: a student need not beat its teacher. train: the rows
     that baselines without a language model are fitted on. validation: rows that choose from which confidence on the
     last system answers labels alone. bar: what the last system has to reach. is_bar_asked: false where it is that of
-    its run, which is left out with a note where there is no verdict. shown: ways to prompt a candidate. measures_kl:
-    whether the last system's distance to its base is measured. heads: opens the engines.
-
-    Raises RequestError where there is a bar and nothing to compare the last system with, so no verdict.
+    its run, which is left out with a note without a verdict. shown: ways to prompt a candidate. measures_kl: whether
+    the last system's distance to its base is measured. heads: opens the engines. Raises RequestError where there is a
+    bar and nothing to compare the last system with, so no verdict.
     """
     start, examples = time.perf_counter(), choose_samples(held_out.examples, max_samples)
     baselines = fit_baselines(context, train, examples, metrics, Path(candidates[0].model_path))
     limits, searches = (max_new_tokens, max_thinking_tokens), search_kind(candidates) is not None
-    num_others = len(baselines.predictions) + searches  # a search always has an order to compare with
-    bar, of_bar = comparable_bar(bar, len(candidates) + num_others, candidates[-1].name, is_bar_asked)
+    num_systems = len(candidates) + len(baselines.predictions) + searches  # a search always has an order as baseline
+    bar, of_bar = comparable_bar(bar, num_systems, candidates[-1].name, is_bar_asked)
     bar, people = on_judged_rows(bar, held_out.path, examples)
     of_labels = label_metrics(metrics, examples, train)
     rows = LabelledRows(tuple(name for m in of_labels for name in m.labelling.labels), examples, train, bar, validation)
@@ -373,9 +375,9 @@ def _judge(
         judged = every.judged
         confidence, why = label_confidence_of(rows, candidates[-1], pool, every.systems, baselines, context.progress)
         kl, why_not = (None, ()) if searches or not measures_kl else measure_kl(pool, *every[:2], context.progress)
-    # Excluded only from the verdict: the comparison itself is stored and shown.
-    counted = [one for one in judged.comparisons if one.baseline not in beside]
+    counted = [one for one in judged.comparisons if one.baseline not in beside]  # the others are stored and shown
     words = _verdict(judged.systems, counted, metrics, rows, held_out, people, confidence)
+    words, by_source = with_sources(words, judged, counted, candidates, held_out.sources, examples)
     return Evaluation(
         evaluation_id=evaluation_id or new_id("eval"),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -386,6 +388,7 @@ def _judge(
         systems=heads.with_figures(judged.systems, examples),
         comparisons=judged.comparisons,
         verdict=with_learning_curve(words, train, examples, baselines, time.perf_counter() - start, context.progress),
+        by_source=by_source,
         kl_to_base=kl,
         rows_notes=(*held_out.notes, *of_bar, *pool.notes, *shown.notes, *every.notes, *why_not),
         baselines_left_out=every.left_out,

@@ -10,7 +10,8 @@ from sqlalchemy.exc import IntegrityError
 
 from luthier.core.access import DEFAULT_PROJECT
 from luthier.core.errors import ConflictError, NotFoundError
-from luthier.core.evaluation import Evaluation, EvaluationOverview
+from luthier.core.evaluation import Evaluation
+from luthier.core.evaluation_overview import EvaluationOverview
 from luthier.core.text.suggest import suggest_ids
 from luthier.platform.db.database import Database
 from luthier.platform.db.run_values import of_evaluation, put_evaluation

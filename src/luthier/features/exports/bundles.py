@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from luthier.core.data_sources import is_remote
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.evaluation import Evaluation
 from luthier.core.plan import Plan
@@ -258,6 +259,9 @@ def _without_folders(plan: Plan) -> Plan:
     for profile in (*profiles, replay.get("rows"), replay.get("held_out")):
         if profile is not None:
             profile["file"] = last_part(profile["file"])
+    for source in document["data"]["sources"]:
+        is_file = not is_remote(source["path"])
+        source["path"] = last_part(source["path"]) if is_file else source["path"].partition("?")[0]
     for model, names in ((base, ("name", "path")), (teacher, ("name", "path", "adapter_path"))):
         for name in names if model is not None else ():
             model[name] = without_folders(model[name])

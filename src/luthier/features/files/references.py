@@ -222,8 +222,18 @@ def with_chosen_columns(context: Context, project_id: str, recipe: Mapping[str, 
     if not isinstance(data, dict) or data.get("columns") is not None or data.get("map") is not None:
         return recipe
     train = data.get("train")
+    if isinstance(train, list):
+        return dict(recipe) | {"data": data | {"train": [_with_columns(context, project_id, one) for one in train]}}
     chosen = context.datasets.columns_of_file(project_id, train) if isinstance(train, str) else {}
     return dict(recipe) | {"data": data | {"columns": chosen}} if chosen else recipe
+
+
+def _with_columns(context: Context, project_id: str, source: Any) -> Any:
+    """One of several sources with the columns that were chosen for its file, where it names none of its own."""
+    if not isinstance(source, dict) or source.get("columns") is not None or not isinstance(source.get("path"), str):
+        return source
+    chosen = context.datasets.columns_of_file(project_id, source["path"])
+    return source | {"columns": chosen} if chosen else source
 
 
 def with_files(
@@ -343,7 +353,16 @@ def _with_data_files(file: Callable[[str, Any], str], data: dict[str, Any]) -> d
         for key in RECIPE_FILES
         # `train` is never a share, so a number there goes to `file`, which refuses it.
         if (value := data.get(key)) is not None and (key == "train" or not _is_share(value))
+        if not isinstance(value, list)
     }
+    for key in RECIPE_FILES:
+        if isinstance(sources := data.get(key), list):
+            laid[key] = [
+                source | {"path": file(f"data.{key}[{place}].path", source["path"])}
+                if isinstance(source, dict) and "path" in source
+                else source  # refused with the other wrong values of the recipe
+                for place, source in enumerate(sources)
+            ]
     if isinstance(replay := data.get("replay"), dict):
         laid["replay"] = replay | {
             key: file(f"data.replay.{key}", value)

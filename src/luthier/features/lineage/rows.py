@@ -161,7 +161,7 @@ def row_lineage(context: Context, caller: Caller, row: str) -> RowLineage:
             # None is "could not be read", which is not the same as "has no such row" (an empty tuple).
             if None in lines.values():
                 unknown.append(run_id)
-            given[run_id] = _splits_with(plan, used, {split: at for split, at in lines.items() if at})
+            given[run_id] = _splits_with(context, plan, used, {split: at for split, at in lines.items() if at})
             task.advance()
     return RowLineage(
         row=wanted,
@@ -213,14 +213,16 @@ def parents_of(plan: Plan) -> list[str]:
     return [one for one in found if is_id(one, "run")]
 
 
-def _splits_with(plan: Plan, used: list[DatasetProfile], lines: dict[str, tuple[int, ...]]) -> tuple[str, ...]:
+def _splits_with(
+    context: Context, plan: Plan, used: list[DatasetProfile], lines: dict[str, tuple[int, ...]]
+) -> tuple[str, ...]:
     """The splits that hold the row. A file that was split by fractions, or used in part, is split again to know it."""
     if not lines:
         return ()
     by_split = {one.split: one for one in used}
     # Splits cut from one file by fractions share its digest, so the file alone does not show the side of a row.
     shares_file = len({one.sha256 for one in used}) < len(used) or plan.data.part is not None
-    taken = _lines_by_split(plan) if shares_file else {}
+    taken = _lines_by_split(context, plan) if shares_file else {}
     found = []
     for split, matching in lines.items():
         # Rows left out as overlong or unusable were never shown to the model.
@@ -233,11 +235,12 @@ def _splits_with(plan: Plan, used: list[DatasetProfile], lines: dict[str, tuple[
     return tuple(found)
 
 
-def _lines_by_split(plan: Plan) -> dict[str, set[int]]:
+def _lines_by_split(context: Context, plan: Plan) -> dict[str, set[int]]:
+    from luthier.features.planning.data_sources import recipe_of
     from luthier.features.planning.training_data import load_splits
 
     try:
-        parts = load_splits(plan.recipe, Path())
+        parts = load_splits(context, recipe_of(plan), Path())
     except LuthierError:  # it was readable a moment ago: too much is better than too little
         return {}
     return {split: {_line_of(example.id) for example in part.examples} for split, part in parts.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from luthier.core.data_sources import source_place, sources_of
 from luthier.features.planning.service import Prepared
 from luthier.features.planning.training_data import PreparedSplit
 
@@ -148,8 +149,23 @@ def of_validation(prepared: Prepared, *, shares_prefix: bool, packs: bool = Fals
         packed=units.totals if packs else None,
         min_micro_batches=prepared.plan.training.min_micro_batches,
     )
-    made = LazyBatches(units, whole.step(0), whole.shared_tokens)
+    made = LazyBatches(units, _by_source(prepared, whole.step(0)), whole.shared_tokens)
     return made if isinstance(units.rows, LazySequence) else list(made)
+
+
+def _by_source(prepared: Prepared, batches: Sequence[tuple[int, ...]]) -> Sequence[tuple[int, ...]]:
+    """The micro-batches, divided so that each holds rows of one source: their losses are reported apart."""
+    assert prepared.validation is not None
+    sources = sources_of(prepared.plan.data, prepared.plan.data.validation)
+    if not sources:
+        return batches
+    units = prepared.validation.units
+    places = [source_place(sources, unit[0].id) for unit in units]
+    return [
+        tuple(i for i in batch if places[i] == place)
+        for batch in batches
+        for place in dict.fromkeys(places[i] for i in batch)
+    ]
 
 
 def _families(units: Units, size: int) -> Families | None:

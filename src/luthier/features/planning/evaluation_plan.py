@@ -15,6 +15,7 @@ from luthier.core.ids import is_id, sha256_file
 from luthier.core.plan import Plan, ValueSource
 from luthier.core.recipe import Recipe
 from luthier.core.task_head import SEARCH_KINDS
+from luthier.features.planning.data_sources import located, recipe_of
 from luthier.features.planning.training_data import load_splits, rows_memory
 from luthier.features.recipes.checks import (
     check_few_shot,
@@ -232,6 +233,8 @@ def rows_of_run(context: Context, run_id: str) -> Sequence[Example]:
     """
     plan = context.runs.plan(run_id)
     path = Path(plan.data.train.file)
+    if plan.data.sources:  # what was downloaded or mixed is made again where the cache was deleted
+        located(context, recipe_of(plan), Path(), rows_memory(context))
     # Without these rows a check for leakage would pass for lack of evidence.
     if not path.is_file() or sha256_file(path) != plan.data.train.sha256:
         raise ConflictError(
@@ -239,15 +242,16 @@ def rows_of_run(context: Context, run_id: str) -> Sequence[Example]:
             expected=f"content with digest {plan.data.train.sha256[:12]}: held-out rows are checked against it",
             do="restore the file",
         )
-    return training_examples(plan.recipe, rows_memory(context))
+    return training_examples(context, recipe_of(plan), rows_memory(context))
 
 
-def training_examples(recipe: Recipe, spill: Spill | None = None) -> Sequence[Example]:
+def training_examples(context: Context, recipe: Recipe, spill: Spill | None = None) -> Sequence[Example]:
     """The training rows of a recipe with absolute paths, read again and split as they were for training.
 
     Args:
+        context: The home.
         recipe: Of the run.
         spill: The budget of memory, and where rows beyond it go; None keeps all of them in memory.
     """
-    loaded = load_splits(recipe, Path(), spill)
+    loaded = load_splits(context, recipe, Path(), spill)
     return chained(*(part.examples for split, part in loaded.items() if split in ("train", "replay")))

@@ -306,6 +306,7 @@ def plan_lines(run_id: str, plan: Plan) -> list[str]:
     return [
         *([f"run {run_id}, plan {plan.hash[:12]}"] if run_id else ()),
         f"  rows       {rows}",
+        *(f"  source     {one.split.replace('_', '-')} {visible(one.summary)}" for one in data.sources),
         *(f"  columns    {visible(note)}" for note in data_notes(data)),
         *_replay_line(data),
         *(

@@ -25,6 +25,7 @@ from luthier.core.dataset import (
 from luthier.core.errors import ConflictError, DataError, LeakageError
 from luthier.core.plan import DataPlan, Plan
 from luthier.core.recipe import Recipe
+from luthier.features.planning.data_sources import recipe_of
 from luthier.features.planning.evaluation_plan import with_judging
 from luthier.features.planning.memorisation_probes import canaries_plan
 from luthier.features.planning.training_data import (
@@ -84,6 +85,7 @@ def data_plan(recipe: Recipe, splits: dict[Split, PreparedSplit], template_day: 
         reasoning=recipe.data.reasoning,
         system=recipe.data.system,
         tools=recipe.data.tools,
+        sources=tuple(source for name in _NAMES if name in splits for source in splits[name].sources),
     )
 
 
@@ -251,7 +253,7 @@ def prepare_again(
 
     # its budget is checked elsewhere: what is left of it counts now, not what it was
     # The stored plan says which trackers it is reported to, whatever is installed or set here.
-    recipe = plan.recipe.model_copy(update={"budget": None, "tracking": ()})
+    recipe = recipe_of(plan).model_copy(update={"budget": None, "tracking": ()})
     if recipe.evaluation is not None:
         # A missing reference run or reflection model does not keep this one from being trained to its end.
         asked = recipe.evaluation.model_copy(update={"reference_run": None, "optimised_prompt": None})
@@ -279,14 +281,14 @@ def prepare_share(context: Context, plan: Plan) -> Prepared:
     from luthier.ml.inference.models.chat_template import ChatTemplate
     from luthier.ml.planning import resolve
 
-    recipe, spill = plan.recipe, rows_memory(context)
+    recipe, spill = recipe_of(plan), rows_memory(context)
     model = sources.pull(recipe.base_model, context.home, context.progress)
     template = ChatTemplate.load(model.path, recipe.data.template or "auto", options=recipe.data.template_options)
     max_length = resolve.max_length_tokens(recipe, model.context_length_tokens)
     head = plan.objective.task_head
     splits = {
         split: tokenise(context, split, part, template, recipe, max_length, max_length, head, spill=spill)
-        for split, part in with_known_classes(load_splits(recipe, Path(), spill), head).items()
+        for split, part in with_known_classes(load_splits(context, recipe, Path(), spill), head).items()
         if split not in ("held_out", "replay_held_out")
     }
     _refuse_changed(plan, model, {split: made.profile for split, made in splits.items()})

@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from luthier.core.conversation import AS_THEY_ARE, OptedTurns
+from luthier.core.data_sources import SourcePlan
 from luthier.core.dataset import DatasetProfile, Example, Split, TokenisedExample, profile_tokens
 from luthier.core.errors import LeakageError, RecipeError
 from luthier.core.ids import sha256_document
@@ -21,7 +23,9 @@ from luthier.core.plan import ReplayPlan
 from luthier.core.recipe import Recipe
 from luthier.core.system.libraries import import_libraries
 from luthier.core.task_head import SEARCH_KINDS
+from luthier.features.planning.data_sources import counted, located, weighted
 from luthier.features.planning.memorisation_probes import planted, refuse_cut_canaries
+from luthier.features.planning.replay_rows import load_replay, split_seed
 from luthier.ml.data.files.sequences import chained, changed, selected
 from luthier.platform.home.context import Context
 
@@ -34,69 +38,6 @@ if TYPE_CHECKING:
     from luthier.ml.data.tokenise.loss_mask import Learning, Tokenised
     from luthier.ml.data.tokenise.token_store import Units
     from luthier.ml.inference.models.chat_template import ChatTemplate
-
-
-def split_seed(recipe: Recipe) -> int:
-    """The seed of what is taken out as a fraction, of the rows of the task and of the general ones.
-
-    `data.split_seed` where it is given, so that trials of another training seed judge on the same rows; else the
-    training's.
-    """
-    if recipe.data.split_seed is not None:
-        return recipe.data.split_seed
-    return recipe.training.seed if recipe.training and recipe.training.seed is not None else 0
-
-
-ReplayPart = tuple["LoadedFile", Path, Sequence[Example]]
-
-
-def load_replay(recipe: Recipe, base_dir: Path, spill: Spill | None = None) -> dict[Split, ReplayPart]:
-    """Read the general rows that a recipe names: `replay` is trained on, `replay_held_out` never; none where not asked.
-
-    Raises RecipeError for a replay that neither trains nor measures anything, and for rows that nothing would judge.
-    """
-    from luthier.ml.data.rows.formats import load_file
-    from luthier.ml.data.split.split import split_by_fraction
-    from luthier.ml.planning import defaults
-    from luthier.ml.planning.resolve_objective import check_shape
-
-    asked = recipe.data.replay
-    if asked is None:
-        return {}
-    fraction = defaults.REPLAY_FRACTION[0] if asked.fraction is None else asked.fraction
-    held_out = asked.held_out
-    if held_out is not None and recipe.data.held_out is None:
-        raise RecipeError(
-            f"data.replay.held_out is {held_out}, but the recipe names no held-out rows of the task",
-            expected="data.held_out, since what is forgotten is measured when the run is evaluated",
-            do="add data.held_out, or remove data.replay.held_out",
-        )
-    if held_out is None and recipe.data.held_out is not None:
-        held_out = defaults.REPLAY_HELD_OUT[0]
-    if not fraction and held_out is None:
-        raise RecipeError(
-            "data.replay with fraction 0 and nothing held out",
-            expected="rows to train on, or rows to measure what is forgotten",
-            do="set data.replay.fraction above 0, or add data.held_out",
-        )
-    path = base_dir / asked.file
-    loaded = load_file(path, mapping=asked.map, spill=spill)
-    check_shape(recipe.objective, loaded.shape)
-    rows: Sequence[Example] = loaded.examples
-    found: dict[Split, ReplayPart] = {}
-    if isinstance(held_out, str):
-        own = base_dir / held_out
-        judged = load_file(own, mapping=asked.map, spill=spill)
-        check_shape(recipe.objective, judged.shape)
-        found["replay_held_out"] = (judged, own, judged.examples)
-    elif held_out is not None:
-        # Split before anything is replayed, so that no general row both trains and measures.
-        parts = split_by_fraction(rows, validation=0.0, held_out=held_out, seed=split_seed(recipe))
-        rows = parts["train"]
-        found["replay_held_out"] = (loaded, path, parts["held_out"])
-    if fraction:
-        found["replay"] = (loaded, path, rows)
-    return found
 
 
 def replay_plan(recipe: Recipe, splits: Mapping[Split, PreparedSplit]) -> ReplayPlan | None:
@@ -137,18 +78,31 @@ def replay_plan(recipe: Recipe, splits: Mapping[Split, PreparedSplit]) -> Replay
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The examples of one split, and the file they came from. planted: canaries with them."""
+    """The examples of one split, and the file they came from.
+
+    Attributes:
+        source: The file as it was read.
+        path: Where it is.
+        examples: Those of the split.
+        planted: Canaries with them.
+        sources: Where the rows of the file come from, of remote and of several sources; not of rows that were cut from
+            the training rows.
+    """
 
     source: LoadedFile
     path: Path
     examples: Sequence[Example]
     planted: Sequence[Example] = ()
+    sources: tuple[SourcePlan, ...] = ()
 
 
-def load_splits(recipe: Recipe, base_dir: Path, spill: Spill | None = None) -> dict[Split, Part]:
+def load_splits(context: Context, recipe: Recipe, base_dir: Path, spill: Spill | None = None) -> dict[Split, Part]:
     """Read the files that the recipe names and take out of the training rows what it asks for as fractions.
 
+    Remote sources are downloaded first, several sources are mixed (`data_sources`).
+
     Args:
+        context: The home.
         recipe: What is asked.
         base_dir: From which its relative paths count.
         spill: The budget of memory, and where rows beyond it go; None keeps all of them in memory.
@@ -158,9 +112,13 @@ def load_splits(recipe: Recipe, base_dir: Path, spill: Spill | None = None) -> d
     from luthier.ml.data.split.split import split_by_fraction
     from luthier.ml.planning.resolve_objective import check_shape
 
-    asked: dict[Split, str | float | None] = {"validation": recipe.data.validation, "held_out": recipe.data.held_out}
+    rows = located(context, recipe, base_dir, spill)
+    recipe = rows.recipe
+    assert isinstance(recipe.data.train, str)
+    named: dict[Split, Any] = {"validation": recipe.data.validation, "held_out": recipe.data.held_out}
+    asked: dict[Split, str | float | None] = named  # lists of sources are files by now
     train_path = base_dir / recipe.data.train
-    train = load_file(train_path, mapping=recipe.data.map, group_by=recipe.data.group_by, spill=spill)
+    train = load_file(train_path, mapping=rows.mapping("train"), group_by=recipe.data.group_by, spill=spill)
     check_shape(recipe.objective, train.shape)
     fractions = {split: value for split, value in asked.items() if isinstance(value, float)}
     parts: dict[Split, Sequence[Example]] = {"train": train.examples}
@@ -175,19 +133,26 @@ def load_splits(recipe: Recipe, base_dir: Path, spill: Spill | None = None) -> d
         )
     if recipe.data.part is not None:
         parts["train"] = part_of(parts["train"], recipe.data.part)
+    sources = rows.sources.get("train", ())
+    if len(sources) > 1:  # after the splits: rows that are repeated stay on the side of training
+        parts["train"], sources = weighted(parts["train"], sources, split_seed(recipe))
     found = {split: Part(train, train_path, examples) for split, examples in parts.items() if examples}
+    found["train"] = replace(found["train"], sources=counted(sources, train.num_rows))
     if recipe.data.canaries is not None:
         found["train"] = replace(found["train"], planted=planted(recipe, train.shape, len(parts["train"])))
     for split, value in asked.items():
         if isinstance(value, str):
             path = base_dir / value
-            loaded = load_file(path, mapping=recipe.data.map, group_by=recipe.data.group_by, spill=spill)
+            loaded = load_file(path, mapping=rows.mapping(split), group_by=recipe.data.group_by, spill=spill)
             if loaded.shape == "text" or train.shape == "text":
                 _refuse_mixed(train, loaded)
             elif split == "validation":
                 check_shape(recipe.objective, loaded.shape)
-            found[split] = Part(loaded, path, loaded.examples)
-    return found | {split: Part(*part) for split, part in load_replay(recipe, base_dir, spill).items()}
+            of_split = counted(rows.sources.get(split, ()), loaded.num_rows)
+            found[split] = Part(loaded, path, loaded.examples, sources=of_split)
+    for split, part in load_replay(rows, base_dir, spill).items():
+        found[split] = Part(*part, sources=counted(rows.sources.get(split, ()), part[0].num_rows))
+    return found
 
 
 def rows_memory(context: Context) -> Spill:
@@ -233,6 +198,7 @@ class PreparedSplit:
         is_packed: Whether texts are packed into blocks; `tokenised` then holds the pieces, block after block.
         row_counts: Rows of each example, where the template needs one for each answer of a conversation; pieces of
             each block; else empty.
+        sources: As those of its `Part`.
 
     Examples and rows are tuples, or sequences in files where they are larger than memory.
     """
@@ -243,6 +209,7 @@ class PreparedSplit:
     rows_per_unit: int = 1
     is_packed: bool = False
     row_counts: Sequence[int] = ()
+    sources: tuple[SourcePlan, ...] = ()
 
     @cached_property
     def units(self) -> Units:
@@ -253,13 +220,19 @@ class PreparedSplit:
 
     @cached_property
     def good_examples(self) -> Sequence[Example]:
-        """Those that show an answer as it should be: all but completions that are marked as not wanted."""
-        if not isinstance(self.examples, tuple):
-            import numpy as np
+        """Those that show an answer as it should be: all but completions that are marked as not wanted.
 
-            wanted = (example.is_wanted is not False for example in self.examples)
-            return selected(self.examples, np.flatnonzero(np.fromiter(wanted, dtype=bool)))
-        return tuple(example for example in self.examples if example.is_wanted is not False)
+        A row that weights of sources repeat is here once: examples in a prompt are different ones.
+        """
+        import numpy as np
+
+        wanted = np.fromiter((example.is_wanted is not False for example in self.examples), dtype=bool)
+        if any(source.weight is not None for source in self.sources):
+            # Rows are in the order of the file, so the repeated ones follow one another.
+            ids = [example.id for example in self.examples]
+            wanted &= np.array([True, *(one != before for before, one in pairwise(ids))][: len(ids)], dtype=bool)
+        found = selected(self.examples, np.flatnonzero(wanted))
+        return tuple(found) if isinstance(self.examples, tuple) else found
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,7 +283,7 @@ _FAR: Final = 1 << 40
 def _made(context: Context, recipe: Recipe, base_dir: Path) -> TrainingData:
     # Before a model is fetched and the libraries are loaded that compute with it: a wrong column is found here.
     spill = rows_memory(context)
-    parts = load_splits(recipe, base_dir, spill)
+    parts = load_splits(context, recipe, base_dir, spill)
     import_libraries()
     from luthier.features.recipes.checks import check_modules, check_template_options
     from luthier.ml.inference.models import sources
@@ -428,7 +401,8 @@ def tokenise(
         **counts,
     )
     tokenised = _marked(split, part, made, task_head)
-    return PreparedSplit(profile, _examples_left(part, made), tokenised, rows_per_unit, row_counts=made.row_counts)
+    examples = _examples_left(part, made)
+    return PreparedSplit(profile, examples, tokenised, rows_per_unit, row_counts=made.row_counts, sources=part.sources)
 
 
 def _examples_left(part: Part, made: Tokenised) -> Sequence[Example]:
@@ -493,4 +467,4 @@ def _packed(
     if split == "replay":
         rows = changed(rows, lambda _, row: replace(row, is_replayed=True))
     examples = tuple(part.examples) if isinstance(part.examples, list) else part.examples
-    return PreparedSplit(profile, examples, rows, is_packed=True, row_counts=packed.row_counts)
+    return PreparedSplit(profile, examples, rows, is_packed=True, row_counts=packed.row_counts, sources=part.sources)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import ValidationError
 
+from luthier.core.data_sources import check_remote, is_remote
 from luthier.core.dataset import Example, Row, TokenisedExample, reading_notes
 from luthier.core.errors import OverlongError, RecipeError, RequestError
 from luthier.core.evaluation_plan import Bar
@@ -40,7 +41,7 @@ def check_names(recipe: Recipe, base_dir: Path) -> None:
 
     Raises:
         NotFoundError: no model of that name, or no such file; the nearest are named.
-        RequestError: a malformed name of a model.
+        RequestError: a malformed name of a model or of a remote source.
         DataError: a file whose name or content is of no known format.
         RecipeError: answers are to be joined for an objective that has no use for it.
     """
@@ -51,7 +52,10 @@ def check_names(recipe: Recipe, base_dir: Path) -> None:
     check_task_head(recipe)
     catalog.parse(recipe.base_model)
     for path in recipe.data.files().values():
-        open_source(base_dir / path)
+        if is_remote(path):
+            check_remote(path)
+        else:
+            open_source(base_dir / path)
 
 
 def check_modules(recipe: Recipe, structure: Structure) -> None:

@@ -198,6 +198,8 @@ def _locate(parts: tuple[int | str, ...], spec: type[BaseModel]) -> tuple[str, t
             current = inner_spec(annotation)
         elif isinstance(part, int):
             place += f"[{part}]"
+            current = _listed_spec(annotation)
+            annotation = current or annotation
         elif _has(annotation, dict):
             place, annotation = f"{place}.{part}", None
     return place, holder, annotation
@@ -209,6 +211,13 @@ def inner_spec(annotation: Any) -> type[BaseModel] | None:
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             return kind
     return None
+
+
+def _listed_spec(annotation: Any) -> type[BaseModel] | None:
+    """The spec of the items of a list, as far as they are sections of one kind: those of `data.train`."""
+    if get_origin(annotation) is tuple:
+        return inner_spec(annotation)
+    return next((found for part in get_args(annotation) if (found := _listed_spec(part)) is not None), None)
 
 
 def _has(annotation: Any, kind: type) -> bool:

@@ -13,6 +13,7 @@ from typing import Any, Final
 from pydantic import BaseModel, ValidationError
 
 from luthier.core.aliases import new_key, typed_key, typed_keys, with_new_keys, with_stored_keys
+from luthier.core.data_sources import is_remote
 from luthier.core.errors import RecipeError, library_reason
 from luthier.core.recipe import Recipe
 from luthier.core.text.plain_yaml import has_alias, parse_yaml, write_yaml
@@ -119,6 +120,8 @@ def with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
 
 
 def _absolute(path: str, folder: Path) -> str:
+    if is_remote(path):
+        return path
     return str(folder / Path(path).expanduser())
 
 

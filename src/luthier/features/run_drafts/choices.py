@@ -189,6 +189,16 @@ def _fork_of_plan(context: Context, caller: Caller, plan: Plan, ids: Mapping[str
     by_digest = {file.sha256: file.file_id for file in reversed(stored)}
     known = {file.file_id for file in stored}
     for split in _SPLITS:
+        if isinstance(sources := keys["data"].get(split), list):
+            digests = [one.files[0].sha256 for one in plan.data.sources if one.split == split and len(one.files) == 1]
+            if len(digests) == len(sources) and set(digests) <= by_digest.keys():
+                paths = zip(sources, digests, strict=True)
+                keys["data"][split] = [source | {"path": by_digest[digest]} for source, digest in paths]
+            else:
+                del keys["data"][split]
+                rows = f"{split.replace('_', '-')} rows"
+                left_out.append(f"the sources of its {rows}, which are not files of this project")
+            continue
         if not isinstance(keys["data"].get(split), str):
             continue  # a share, or none
         profile = getattr(plan.data, split)

@@ -29,6 +29,8 @@ FIRST_REWARD: Final = [{"metric": "token_f1", "weight": 1.0}]
 """What GRPO grades by until the recipe says otherwise."""
 SHARE: Final = "share"
 """What is chosen in place of a file to take a share out of the training rows."""
+SOURCES: Final = "sources"
+"""What is chosen in place of a file where the text of the recipe names several sources: they stay as they are."""
 _USUAL_SHARE: Final = 10.0
 _TAKEN_WITHOUT_A_NAME: Final = {"method": "lora", "objective": "sft"}
 """What the planner takes where a recipe names none; once one of its fields is set, the name must be, too."""
@@ -133,6 +135,9 @@ def _values(keys: Mapping[str, Any], form: Mapping[str, str]) -> dict[str, Any]:
     for place in SPLITS:
         if place in form:
             values[place] = _split(keys, place, form)
+    for place in ("data.train", "data.validation", "data.held_out"):
+        if values.get(place) == SOURCES and isinstance(known := value_at(keys, place), list):
+            values[place] = known
     fields = all_fields()
     for place in sorted(fields.keys() & form.keys()):
         values[place] = _value(fields[place], value_at(keys, place), form[place])

@@ -45,6 +45,10 @@ VALIDATION: Final[Key] = ("loss", "validation")
 LEARNING_RATE: Final[Key] = ("learning_rate", "learning rate")
 GRADIENT_NORM: Final[Key] = ("gradient_norm", "gradient norm")
 TOKENS_PER_SECOND: Final[Key] = ("tokens_per_second", "tokens a second")
+LOSS_BY_SOURCE: Final = "loss_by_source"
+"""The chart of the validation loss of each source, where the rows are of several."""
+MAX_SOURCES: Final = 8
+"""Series of that chart; the events have all."""
 CLOCK: Final[Key] = ("clock", "seconds")
 """Seconds since 1970 by step: the axis of time."""
 PROCESSOR, MEMORY = "machine_processor", "machine_memory"
@@ -92,6 +96,8 @@ class Curves:
                 self._add(VALIDATION, event.step, event.loss, most)
                 for name, value in _measures(event.measures).items():
                     self._add((name, "validation"), event.step, value, most)
+                for name in sorted(event.loss_by_source)[:MAX_SOURCES]:
+                    self._add((LOSS_BY_SOURCE, name), event.step, event.loss_by_source[name], most)
                 if event.is_best:
                     self.best = (event.step, event.loss)
 

@@ -36,6 +36,7 @@ from luthier.features.runs.series import (
     GPU_UTILISATION,
     GRADIENT_NORM,
     LEARNING_RATE,
+    LOSS_BY_SOURCE,
     MACHINE_CHARTS,
     MEMORY,
     PROCESSOR,
@@ -99,13 +100,18 @@ def run_charts(curves: Curves, loss_unit: str) -> list[Plot]:
     own = {key: points for key, points in curves.points.items() if key[0] not in (CLOCK[0], *MACHINE_CHARTS)}
     for (chart, name), points in sorted(own.items(), key=lambda item: _place(item[0], order)):
         role = _ROLES.get(name, "other-2")
+        if chart == LOSS_BY_SOURCE:
+            role = _OF_RUNS[len(by_chart.get(chart, ())) % len(_OF_RUNS)]
         by_chart.setdefault(chart, []).append(Series(name, rounded(points), role))
     return [
         Plot(
             key=chart,
             title=_TITLES.get(chart) or chart.replace("_", " ").capitalize(),
             x=STEP,
-            y=Axis(_TITLES.get(chart, chart.replace("_", " ")).lower(), loss_unit if chart == "loss" else _unit(chart)),
+            y=Axis(
+                _TITLES.get(chart, chart.replace("_", " ")).lower(),
+                loss_unit if chart in ("loss", LOSS_BY_SOURCE) else _unit(chart),
+            ),
             series=series,
             marks=best_marks(curves) if chart == "loss" else (),
             group="run",
@@ -350,7 +356,13 @@ def _kwh(value: float) -> str:
 def _splits(plan: Plan, names: dict[str, Any]) -> list[dict[str, Any]]:
     profiles = {"train": plan.data.train, "validation": plan.data.validation, "held out": plan.data.held_out}
     return [
-        {"split": split, "profile": one, "file": PurePath(one.file).name, "dataset": names.get(one.sha256)}
+        {
+            "split": split,
+            "profile": one,
+            "file": PurePath(one.file).name,
+            "dataset": names.get(one.sha256),
+            "sources": [source for source in plan.data.sources if source.split == one.split],
+        }
         for split, one in profiles.items()
         if one is not None
     ]

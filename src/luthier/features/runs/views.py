@@ -13,7 +13,8 @@ from typing import Any, Final
 
 from luthier.core.access import DEFAULT_PROJECT
 from luthier.core.errors import NotFoundError
-from luthier.core.evaluation import Evaluation, EvaluationOverview
+from luthier.core.evaluation import Evaluation
+from luthier.core.evaluation_overview import EvaluationOverview
 from luthier.core.ids import is_id
 from luthier.core.plan import Plan
 from luthier.features.models.result_files import report_page

@@ -21,6 +21,7 @@ from luthier.core.results.suite import SafetyResult, TaskCommon
 from luthier.features.datasets.data_files import check_is_not_input
 from luthier.features.evaluations.service import training_rows
 from luthier.features.models.resolve import Candidate, find_base
+from luthier.features.planning.data_sources import recipe_of
 from luthier.features.planning.memorisation_probes import canaries_of
 from luthier.features.planning.training_data import load_splits
 from luthier.features.recipes.checks import map_that_fits
@@ -119,7 +120,7 @@ def probe_inputs(context: Context, run_id: str | None, left_out: list[str]) -> P
     plan = context.runs.plan(run_id)
     try:
         trained = tuple(training_rows(context, [run_id]))
-        held_out = load_splits(plan.recipe, Path()).get("held_out")
+        held_out = load_splits(context, recipe_of(plan), Path()).get("held_out")
     except (ConflictError, DataError, RequestError) as error:
         # The other probes need no rows, so the check continues.
         left_out.append(f"The rows of the run cannot be read, so nothing could be asked about them: {error.came}.")

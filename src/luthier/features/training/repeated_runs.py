@@ -300,7 +300,8 @@ def _content(recipe: Recipe, plan: Plan) -> tuple[Recipe, object]:
     names = ("train", "validation", "held_out", "replay.file", "replay.held_out")
     digests = {name: one.sha256 for name, one in zip(names, profiles(plan.data), strict=True) if one is not None}
     named = recipe.data.files()
-    data = recipe.data.with_files({name: digests.get(name, file) for name, file in named.items()})
+    # Of several sources the digest of the file that was mixed of them.
+    data = recipe.data.with_files({name: digests.get(name.partition("[")[0], file) for name, file in named.items()})
     teacher = plan.objective.teacher
     return (
         recipe.model_copy(update={"data": data, "base_model": plan.base_model.sha256}),

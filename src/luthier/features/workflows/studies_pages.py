@@ -60,7 +60,7 @@ def _values(context: Context, view: StudyView, mark: str) -> dict[str, Any]:
     from luthier.features.studies.end import final_verdict, mean_losses
     from luthier.ml.search.report.page import headline
 
-    study, shown = view.study, home_paths(context) | {study_recipe_folder(view): ""}
+    study, shown = view.study, home_paths(context) | dict.fromkeys(study_folders(view), "")
     done = [trial.loss for trial in view.best if trial.state == "done" and trial.loss is not None]
     others = [trial for trial in view.trials if trial not in view.best]
     return {
@@ -80,9 +80,10 @@ def _values(context: Context, view: StudyView, mark: str) -> dict[str, Any]:
     }
 
 
-def study_recipe_folder(view: StudyView) -> str:
-    """The folder of a study's rows, with a slash: no page shows it."""
-    return view.study.spec.recipe.data.train.rpartition("/")[0] + "/"
+def study_folders(view: StudyView) -> list[str]:
+    """The folders of a study's training rows, each with a slash: no page shows them."""
+    files = view.study.spec.recipe.data.files()
+    return [path.rpartition("/")[0] + "/" for key, path in files.items() if key.startswith("train") and path[:1] == "/"]
 
 
 def _mark(view: StudyView, order: OrderView | None) -> str:

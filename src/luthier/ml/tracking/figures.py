@@ -47,6 +47,7 @@ def values_of(event: Event) -> dict[str, float]:
         case ValidationDone():
             found = {"eval/loss": event.loss, "eval/runtime": event.seconds, "train/global_step": event.step}
             found |= {f"eval/{name}": value for name, value in event.measures.items()}
+            found |= {f"eval/loss/{name}": value for name, value in event.loss_by_source.items()}
         case MachineSampled():
             found = _of_machine(event)
         case BillUpdated():

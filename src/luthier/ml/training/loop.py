@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from luthier.core.data_sources import sources_of
 from luthier.core.errors import CheckpointError, DivergedError
 from luthier.core.events import (
     BillUpdated,
@@ -121,6 +122,7 @@ def train(
     is_best = False
     status: RunStatus = "succeeded"
     reason: str = StopReason(f"all {p.num_steps} steps done", "completed")
+    sources = sources_of(plan.data, plan.data.validation)
     num_validation_tokens = sum(row.num_tokens for micro_batch, _ in validation for row in rows_of(micro_batch))
 
     def save() -> None:
@@ -148,7 +150,7 @@ def train(
                     break
                 meter.begin("validation", num_validation_tokens)
                 with average.shown_in(model.module):
-                    state, checked = validate(model, objective, validation, state, progress, world, workers)
+                    state, checked = validate(model, objective, validation, state, progress, world, workers, sources)
                 emit(checked)
                 if (message := state.early_stopping.overfitting) is not None:
                     warn(state.step, "overfitting", message)

@@ -36,6 +36,7 @@ import torch
 from torch import Tensor
 
 from luthier.core.child_process.forked_workers import ForkedWorkers, LostWorkerError, Note, Worker
+from luthier.core.data_sources import sources_of
 from luthier.core.plan import Plan
 from luthier.core.system import process_memory
 from luthier.ml.inference.side_by_side import torch_threads
@@ -334,7 +335,8 @@ class MicroBatchWorkers:
         """The losses of a validation micro-batch."""
         self._set_mode(is_training=False)
         with torch.no_grad():
-            losses, batch = validation_losses(self._model, self._objective, self._validation[number])
+            sources = sources_of(self._plan.data, self._plan.data.validation)
+            losses, batch = validation_losses(self._model, self._objective, self._validation[number], sources)
         return losses, _Counts(batch.num_tokens, batch.num_trained_tokens)
 
     def _set_mode(self, *, is_training: bool) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import torch
 
+from luthier.core.data_sources import SourcePlan, source_place
 from luthier.core.events import PLAIN_LOSS, REPLAY_LOSS, ROUTER_LOSS, TASK_LOSS, StepDone, ValidationDone
 from luthier.core.plan import Plan
 from luthier.core.ports import Progress
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from luthier.ml.training.micro_batch_workers import MicroBatchWorkers
 
 _MEASURE = "measure "
+_SOURCE_SUM: Final = "loss sum of source {}"
+_SOURCE_WEIGHT: Final = "weight of source {}"
 
 
 class Counted(Protocol):
@@ -326,11 +329,32 @@ def _after(state: LoopState, sums: StepSums, weight: float, seconds: float) -> L
     )
 
 
-def validation_losses(model: TrainableModel, objective: Objective, given: Batch) -> tuple[Losses, MicroBatch]:
-    """The losses of a validation micro-batch, with the model in evaluation mode."""
+def validation_losses(
+    model: TrainableModel, objective: Objective, given: Batch, sources: Sequence[SourcePlan] = ()
+) -> tuple[Losses, MicroBatch]:
+    """The losses of a validation micro-batch, with the model in evaluation mode.
+
+    Args:
+        sources: of the validation rows, of which a micro-batch has one; empty where they are of one source.
+    """
     micro_batch, prefix_lengths = given
     batch = collate(rows_of(micro_batch), model.pad_id, model.device, prefix_lengths=prefix_lengths)
-    return model.within(partial(objective.losses, model, micro_batch, batch)), batch
+    losses = model.within(partial(objective.losses, model, micro_batch, batch))
+    if not sources:
+        return losses, batch
+    place, weight = source_place(sources, micro_batch[0][0].id), objective.weight(micro_batch)
+    of_source = {_SOURCE_SUM.format(place): losses.total, _SOURCE_WEIGHT.format(place): losses.total.new_tensor(weight)}
+    return replace(losses, measures={**losses.measures, **of_source}), batch
+
+
+def _loss_by_source(sums: dict[str, float], sources: Sequence[SourcePlan]) -> dict[str, float]:
+    """The mean loss over the rows of each source, by its name; takes the sums of the sources out of the measures."""
+    found = {}
+    for place, source in enumerate(sources):
+        total, weight = sums.pop(_SOURCE_SUM.format(place), 0.0), sums.pop(_SOURCE_WEIGHT.format(place), 0.0)
+        if weight > 0:
+            found[source.name] = total / weight
+    return found
 
 
 @torch.no_grad()
@@ -342,11 +366,13 @@ def validate(
     progress: Progress,
     world: World = ALONE,
     workers: MicroBatchWorkers | None = None,
+    sources: Sequence[SourcePlan] = (),
 ) -> tuple[LoopState, ValidationDone]:
     """Loss over the whole validation split, shared out over the ranks, and the state with the watch moved on.
 
     Args:
         workers: processes that compute the micro-batches side by side; None computes them here.
+        sources: as for `validation_losses`.
     """
     start = time.perf_counter()
     model.module.eval()
@@ -367,12 +393,12 @@ def validate(
             workers.validate(state.step, take)
         else:
             for one in mine:
-                take(*validation_losses(model, objective, one))
+                take(*validation_losses(model, objective, one, sources))
     weight: float = sum(objective.weight(micro_batch) for micro_batch, _ in mine)
     for _ in range(num_missing):
         idle_pass(model, validation[0][0][0])
     sums, weight = sums.over(world), world.sum(weight)
-    loss = sums.loss / weight
+    loss, loss_by_source = sums.loss / weight, _loss_by_source(sums.measures, sources)
     watch = state.early_stopping
     if model.method.may_be_outcome(state.step):
         mean = state.window_loss_sum / state.window_loss_weight if objective.loss_tells_overfitting else 0.0
@@ -384,6 +410,7 @@ def validate(
         is_best=watch.best_step == state.step,
         seconds=time.perf_counter() - start,
         measures=sums.means(weight),
+        loss_by_source=loss_by_source,
     )
     after = {"early_stopping": watch, "window_loss_sum": 0.0, "window_loss_weight": 0.0}
     return state.model_copy(update=after), event

@@ -335,6 +335,16 @@ class Settings(BaseSettings):
         return self.home / "cache" / "answers"
 
     @property
+    def remote_data_folder(self) -> Path:
+        """Data files that were downloaded, named by their digest; may be deleted between jobs, and is fetched again."""
+        return self.home / "cache" / "data"
+
+    @property
+    def mixtures_folder(self) -> Path:
+        """Files of rows that were mixed of several sources; may be deleted between jobs, and is made again."""
+        return self.home / "cache" / "mixtures"
+
+    @property
     def tokenised_folder(self) -> Path:
         """Tokenised rows, named by the digest of what they were made from; may be deleted at any time."""
         return self.home / "cache" / "tokenised"

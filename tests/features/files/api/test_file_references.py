@@ -50,6 +50,8 @@ def recipes(place: str, address: str) -> Body:
         holder, *inner = place.split(".")
         if not inner:
             recipe[holder] = name
+        elif inner[0] == "sources":
+            recipe["data"]["train"] = [{"path": mine}, {"path": name}]
         elif inner[0] == "replay":
             recipe["data"]["replay"] = {"file": mine, inner[1]: name}
         else:
@@ -72,7 +74,7 @@ def plain(address: str, **keys: Any) -> Body:
 
 RECIPE_PLACES = (
     "base_model", "data.train", "data.validation", "data.held_out", "data.replay.file", "data.replay.held_out",
-    "objective.teacher",
+    "objective.teacher", "data.sources",
 )  # fmt: skip
 TURNS = [{"role": "user", "content": "q"}]
 GRADER = {"type": "score_model", "name": "g", "model": "NAME", "input": TURNS}

@@ -33,6 +33,7 @@ TASKS = (
 )  # fmt: skip
 FILES = {
     *(f"{task}.{field}" for task in TASKS for field in ("data", "few_shot_from")),
+    "SourceRecipe.path",
     "DataRecipe.train", "DataRecipe.validation", "DataRecipe.held_out", "ReplayRecipe.file", "ReplayRecipe.held_out",
     "SqlTask.database", "CitationsTask.corpus", "JsonTask.json_schema",
     "FineTuningRequest.training_file", "FineTuningRequest.validation_file",
@@ -59,6 +60,7 @@ TEXTS = {
     "LmEvalTask.name", "LmEvalTask.primary", "Suite.name", "GradedTask.item", "GraderTurn.content",
     "LabelModelSpec.name", "LabelModelSpec.labels", "LabelModelSpec.passing_labels", "PythonGraderSpec.name",
     "ScoreModelSpec.name",
+    "SourceRecipe.name", "SourceRecipe.columns",
     "DataRecipe.map", "DataRecipe.group_by", "DataRecipe.template_options", "ReplayRecipe.map",
     "MethodRecipe.name", "MethodRecipe.targets",
     "MethodRecipe.options", "OptimizerRecipe.name", "OptimizerRecipe.options", "Reward.metric",
@@ -194,6 +196,20 @@ def test_a_recipe_names_runs_of_its_project_alone(context: Context, hostile: dic
     for project_id, name in (("other", record.run_id), *(("default", name) for name in (*hostile.values(), ""))):
         with pytest.raises(RequestError, match="a run of this project"):
             with_run_of(project_id, name)
+
+
+def test_a_recipe_of_a_remote_caller_names_no_source_that_this_machine_would_connect_to(context: Context) -> None:
+    names = file_references.FileReferences(context, "default")
+
+    def asked(train: Any) -> dict[str, Any]:
+        return file_references.with_files({"data": {"train": train}}, file=names.file, model=names.model, run=names.run)
+
+    for name in ("hub:org/qa", "https://10.0.0.1/rows.jsonl", "s3://bucket/rows.jsonl", "http://127.0.0.1:80/a.csv"):
+        for train in (name, [{"path": name}], [{"path": name, "weight": 2}]):
+            with pytest.raises(RequestError, match=r"data\.train\S* is "):
+                asked(train)
+    # What is no source stays for the check of the recipe's keys and values.
+    assert asked([{"weight": 2}, 7])["data"]["train"] == [{"weight": 2}, 7]
 
 
 def test_a_recipe_of_a_remote_caller_names_no_address_that_rows_are_sent_to(context: Context) -> None:

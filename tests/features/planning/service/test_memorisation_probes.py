@@ -35,7 +35,7 @@ def test_they_are_trained_on_and_are_no_rows(context: Context, make_recipe: Make
     assert (prepared.train.profile.num_rows, prepared.train.profile.num_examples) == (40, 43)
     assert [row.id for row in prepared.train.tokenised[40:]] == ["canary:1", "canary:2", "canary:3"]
     assert len(prepared.train.examples) == len(prepared.train.good_examples) == 40, "none is shown as an example"
-    read = load_splits(load_recipe(path), path.parent)["train"]
+    read = load_splits(context, load_recipe(path), path.parent)["train"]
     assert (len(read.examples), len(read.planted)) == (40, 3)
     values = {value["name"]: value for value in prepared.plan.values()}
     assert values["data.canaries"]["value"]["num"] == 3, "the plan and the report show them"

@@ -14,8 +14,9 @@ from tests.vacuous import nonempty
 
 from luthier.core.errors import LeakageError, OverlongError, RecipeError
 from luthier.core.events import StepDone
+from luthier.features.planning.data_sources import LocatedRows
+from luthier.features.planning.replay_rows import load_replay
 from luthier.features.planning.service import make_plan
-from luthier.features.planning.training_data import load_replay
 from luthier.features.recipes.service import load_recipe
 from luthier.features.training import service as training_module
 from luthier.features.training.service import TrainOutcome, resume, train
@@ -78,7 +79,7 @@ def test_another_training_seed_takes_out_the_same_general_rows(make_recipe: Make
     def held_out(seed: int, split_seed: int | None) -> list[str]:
         recipe = load_recipe(path, overrides=[f"training.seed={seed}"])
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"split_seed": split_seed})})
-        return [example.id for example in load_replay(recipe, path.parent)["replay_held_out"][2]]
+        return [example.id for example in load_replay(LocatedRows(recipe), path.parent)["replay_held_out"][2]]
 
     assert len(held_out(0, None)) == 6
     assert held_out(1, 0) == held_out(2, 0) == held_out(0, None)

@@ -152,7 +152,7 @@ def test_wrong_overrides_say_why(tmp_path: Path, override: str, words: str) -> N
         (SMALL + "evaluation: {metrics: [rouge, blue]}", "evaluation.metrics[1]: has 'blue', expected one of"),
         (SMALL + "evaluation: {metrics: rouge}", "evaluation.metrics: has 'rouge', expected a list"),
         ("base_model: x\ndata: {train: t, held_out: 1.5}", "has 1.5, expected text or a number less than 1"),
-        ("base_model: x\ndata: {train: t, held_out: [a]}", "has ['a'], expected text or a number"),
+        ("base_model: x\ndata: {train: t, held_out: {a: b}}", "has {'a': 'b'}, expected text or a number"),
         ("base_model: x\ndata: {train: t, columns: {prompt: 3}}", "data.columns.prompt: has 3, expected text"),
         ("base_model: x", "data: is missing, expected a mapping with keys among train"),
         ("data: {train: t}", "base_model: is missing"),

@@ -133,6 +133,24 @@ def test_fields_change_the_text_and_keep_what_they_do_not_have(
     assert re.search(r'id="why-training-epochs" hx-swap-oob="true"[^>]*>\s*<b>2</b> decided: two passes', answer.text)
 
 
+def test_several_sources_stay_as_they_are_until_a_file_is_chosen(
+    browser: Browser, dataset: tuple[str, str], asked: list[dict[str, Any]]
+) -> None:
+    one, sources = browser("train"), [{"path": dataset[1], "weight": 2}, {"path": dataset[1], "weight": 1, "rows": 9}]
+    text = f"base_model: tiny\ndata: {{train: {json.dumps(sources)}}}\n"
+    page = one.post("/runs/new/plan", data={"text": text, "side": "text"}).text
+    assert '<option value="sources" selected>2 sources of the recipe</option>' in page
+    post(one, text=text, side="fields", **{"data.train": "sources", "training.epochs": "3"})
+    assert asked[-1]["data"] == {"train": sources}
+    assert asked[-1]["training"] == {"epochs": 3}
+    post(one, text=text, side="fields", **{"data.train": dataset[1]})
+    assert asked[-1]["data"] == {"train": dataset[1]}
+    judged = [{"path": dataset[1]}, {"path": dataset[1], "name": "other"}]
+    text = f"base_model: tiny\ndata: {{train: {dataset[1]}, held_out: {json.dumps(judged)}}}\n"
+    post(one, text=text, side="fields", **{"data.train": dataset[1], "data.held_out": "sources"})
+    assert asked[-1]["data"] == {"train": dataset[1], "held_out": judged}
+
+
 def test_rows_optimizer_machine_and_evaluation_have_fields(
     browser: Browser, dataset: tuple[str, str], asked: list[dict[str, Any]]
 ) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from luthier.core.access import Caller
+from luthier.core.data_sources import SourceFile, SourcePlan, SourceRecipe
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.evaluation_recipe import EvaluationRecipe, OptimisedPromptRecipe
 from luthier.core.ports import SilentProgress
@@ -112,3 +113,32 @@ def test_a_run_that_has_not_begun_is_forked_by_its_recipe_or_not_at_all(context:
     assert draft_choices.fork(context, OWN, "run-20260101-000000-abcdef").keys == asked
     with pytest.raises(ConflictError, match="has not started"):
         draft_choices.fork(context, OWN, "run-20260101-000001-abcdef")
+
+
+def test_a_fork_of_several_sources_names_files_of_the_project_or_none(context: Context) -> None:
+    stored = [files.get_file(context, "default", kept(context, [{"text": "a"}] * num)) for num in (1, 2)]
+    asked = tuple(SourceRecipe(path=f"/rows/{name}.jsonl", weight=2) for name in ("a", "b"))
+    sources = tuple(
+        SourcePlan(
+            split="train",
+            name=file.file_id,
+            path=source.path,
+            files=(SourceFile(name="rows.jsonl", sha256=file.sha256, num_bytes=1, num_rows=1),),
+            first_row=1,
+            num_rows=1,
+            weight=2,
+        )
+        for file, source in zip(stored, asked, strict=True)
+    )
+    plan = make_plan()
+    recipe = plan.recipe.model_copy(update={"data": plan.recipe.data.model_copy(update={"train": asked})})
+    data = plan.data.model_copy(update={"sources": sources})
+    context.runs.create(make_record(), plan.model_copy(update={"recipe": recipe, "data": data}))
+    fork = draft_choices.fork(context, OWN, RUN_ID)
+    assert [source["path"] for source in fork.keys["data"]["train"]] == [file.file_id for file in stored]
+    assert [source["weight"] for source in fork.keys["data"]["train"]] == [2, 2]
+    files.delete_file(context, "default", stored[1].file_id)
+    again = draft_choices.fork(context, OWN, RUN_ID)
+    assert "train" not in again.keys["data"]
+    assert "/rows/" not in json.dumps(again.keys)
+    assert "the sources of its train rows, which are not files of this project" in again.left_out

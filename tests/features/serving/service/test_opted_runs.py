@@ -97,9 +97,9 @@ def trained_prompts(context: Context, folder: Path, base: Path) -> list[list[int
     return [list(one.input_ids[: one.loss_mask.index(1)]) for one in rows]
 
 
-def raw_prompts(base: Path, folder: Path) -> list[Conversation]:
+def raw_prompts(context: Context, base: Path, folder: Path) -> list[Conversation]:
     """What a client sends: the rows before their answers, as they stand in the file."""
-    examples = load_splits(recipe_from(recipe(base), base_dir=folder), folder)["held_out"].examples
+    examples = load_splits(context, recipe_from(recipe(base), base_dir=folder), folder)["held_out"].examples
     return [one.prompt for one in examples if one.prompt is not None]
 
 
@@ -110,7 +110,7 @@ def test_what_is_asked_of_a_served_run_is_what_it_was_trained_on(opened, folder:
     found = []
     with closing(open_engine(find_base(context, run_id))) as engine:
         reader = RequestPreparer(engine, device=engine.causal.device, num_logits=engine.num_logits)
-        for prompt in nonempty(raw_prompts(base, folder)):
+        for prompt in nonempty(raw_prompts(context, base, folder)):
             loaded, request = serving.as_trained(served, TextRequest(conversation=prompt, max_new_tokens=4))
             assert loaded.opted_turns == AS_THEY_ARE  # so that its base is shared
             found.append(list(reader.prepare(request).request.ids))
@@ -120,7 +120,7 @@ def test_what_is_asked_of_a_served_run_is_what_it_was_trained_on(opened, folder:
 def test_a_later_evaluation_judges_the_rows_as_the_run_did(opened, folder: Path, base: Path) -> None:  # type: ignore[no-untyped-def]
     context, run_id = opened
     candidate = find_candidate(context, run_id)
-    examples = load_splits(recipe_from(recipe(base), base_dir=folder), folder)["held_out"].examples
+    examples = load_splits(context, recipe_from(recipe(base), base_dir=folder), folder)["held_out"].examples
     with closing(open_engine(candidate)) as engine:
         system = system_under_test(candidate, engine, examples, 4)
         prompts = [list(engine.request_within_context(one).ids) for one in system.prompts]

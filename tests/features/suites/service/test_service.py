@@ -163,8 +163,8 @@ def test_trainings_are_known_by_the_content_of_their_files(context: Context, tmp
     first = train(context, recipe_from(recipe, base_dir=tmp_path), base_dir=tmp_path).record.run_id
     (second,) = runs_of_other_seeds(context, first, 1)
     plans = [context.runs.plan(one) for one in (first, second)]
-    assert [{e.id for e in training_examples(plan.recipe)} for plan in plans][1:] == [
-        {e.id for e in training_examples(plans[0].recipe)}
+    assert [{e.id for e in training_examples(context, plan.recipe)} for plan in plans][1:] == [
+        {e.id for e in training_examples(context, plans[0].recipe)}
     ], "no row that the first holds out is learned"
     moved = rows.rename(tmp_path / "moved.jsonl")
     there = train(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from luthier.features.datasets.cli import create, describe, prepare
+from luthier.features.datasets.cli import create, describe, fetch, prepare
 from luthier.platform.cli.command import Answer
 
 COMMANDS: dict[str, Callable[..., Answer]] = {
@@ -14,6 +14,7 @@ COMMANDS: dict[str, Callable[..., Answer]] = {
     "answer": create.answer,
     "card": describe.card,
     "diff": describe.diff,
+    "fetch": fetch.fetch,
     "repair": prepare.repair,
     "split": prepare.split,
     "synthesise": create.synthesise,

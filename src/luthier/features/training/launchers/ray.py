@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from luthier.core.aliases import with_new_keys
+from luthier.core.data_sources import is_remote
 from luthier.core.errors import RequestError, WorkError
 from luthier.core.ids import sha256_bytes
 from luthier.core.plan import Plan
@@ -199,6 +200,8 @@ def package(recipe: Recipe, base_dir: Path) -> bytes:
     files: dict[str, bytes] = {}
     sent: dict[str, str] = {}
     for number, (key, named) in enumerate(recipe.data.files().items()):
+        if is_remote(named):
+            continue  # the cluster downloads it
         path = base_dir / named
         if not path.is_file():
             raise RequestError(f"data.{key}: {path}", expected="a file to send along", do="correct the path")

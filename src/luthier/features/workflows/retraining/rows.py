@@ -23,6 +23,7 @@ from luthier.features.datasets.store import DatasetVersion
 from luthier.features.feedback.accepted_rows import learning
 from luthier.features.model_cards.service import rows_by_digest
 from luthier.features.planning.training_data import load_splits
+from luthier.ml.data.rows.chat_rows import chat_row
 from luthier.platform.home.context import Context
 
 HELD_OUT_SHARE: Final = 0.2
@@ -115,9 +116,9 @@ def reviewed_rows(
     return found
 
 
-def rows_of_run(recipe: Recipe) -> Splits:
+def rows_of_run(context: Context, recipe: Recipe) -> Splits:
     """The rows of a run by split, as chat rows. Raises ConflictError if they are not conversations with an answer."""
-    found = load_splits(recipe, Path())
+    found = load_splits(context, recipe, Path())
     kinds = {part.source.shape for split, part in found.items() if split == "train"}
     # Corrections are answers, which do not fit into such rows.
     if kinds & {"text", "preference", "unpaired"}:
@@ -336,9 +337,5 @@ def _is_whole(example: Example) -> bool:
 
 def _as_row(example: Example) -> dict[str, Any]:
     assert example.conversation is not None
-    row: dict[str, Any] = {
-        "messages": [one.model_dump(mode="json", exclude_defaults=True) for one in example.conversation.messages]
-    }
-    if example.conversation.tools:
-        row["tools"] = list(example.conversation.tools)
+    row = chat_row(example.conversation)
     return row if example.group is None else row | {"group": example.group}

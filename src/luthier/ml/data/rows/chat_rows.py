@@ -50,6 +50,14 @@ def chat_conversation(fields: dict[str, Any]) -> Conversation:
     return Conversation(messages=messages, tools=tools)
 
 
+def chat_row(conversation: Conversation) -> dict[str, Any]:
+    """The fields of a chat row that `chat_conversation` reads as this conversation."""
+    row: dict[str, Any] = {
+        "messages": [one.model_dump(mode="json", exclude_defaults=True) for one in conversation.messages]
+    }
+    return row | {"tools": list(conversation.tools)} if conversation.tools else row
+
+
 def parse_messages(field: str, value: Any) -> tuple[Message, ...]:
     """A list of message objects, also as JSON text (CSV has no lists).
 

@@ -68,7 +68,12 @@ class LoadedFile:
 
 
 def load_file(
-    path: Path, *, mapping: dict[str, str] | None = None, group_by: str | None = None, spill: Spill | None = None
+    path: Path,
+    *,
+    mapping: dict[str, str] | None = None,
+    group_by: str | None = None,
+    spill: Spill | None = None,
+    shown_name: str | None = None,
 ) -> LoadedFile:
     """Read a JSONL, JSON, CSV or Parquet file, each also .gz, or a workbook (.xlsx), in any of the shapes of
     `core.dataset.Shape`.
@@ -78,6 +83,7 @@ def load_file(
         mapping: field of the shape -> field of the file, such as {"prompt": "question"}; overrides detection.
         group_by: the field of the file that keeps rows together in a split.
         spill: the budget of memory, and where examples beyond it go; None keeps all of them in memory.
+        shown_name: what messages and ids of rows call the file; the last part of its path where None.
 
     Raises:
         NotFoundError: there is no such file.
@@ -87,7 +93,7 @@ def load_file(
     mapping = dict(mapping or {})
     check_mapping(mapping)
     group = _group_field(mapping, group_by)
-    source = open_source(path)
+    source = open_source(path, shown_name=shown_name)
     # Before the first pass, and again after the second: a file that is being written would pass unnoticed.
     sha256 = sha256_file(path)
 

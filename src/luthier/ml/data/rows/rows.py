@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from luthier.core.dataset import Example, Row
 from luthier.core.errors import DataError, RowProblem, library_reason
@@ -124,14 +125,7 @@ def part_of(examples: Sequence[Example], part: tuple[float, float]) -> Sequence[
     Raises:
         DataError: the share holds no row.
     """
-    digests = bytearray()
-    for example in examples:
-        key = example.group if example.group is not None else content_key(example)
-        digests += hashlib.sha256(f"part\0{key}".encode()).digest()
-    # Big-endian, so that numbers are in the order of the bytes; lexsort's last key is the primary one.
-    words = np.frombuffer(digests, dtype=">u8").astype(np.uint64).reshape(-1, 4)
-    # Order by hash instead of a random draw: [0, 0.1] is a part of [0, 0.2], also after rows are appended or moved.
-    order = np.lexsort(words.T[::-1])
+    order = hash_order(examples)
     first, last = (round(share * len(examples)) for share in part)
     chosen = np.sort(order[first:last])
     if not len(chosen):
@@ -141,3 +135,18 @@ def part_of(examples: Sequence[Example], part: tuple[float, float]) -> Sequence[
             do="widen data.subset",
         )
     return selected(examples, chosen.astype(np.int64))
+
+
+def hash_order(examples: Sequence[Example]) -> npt.NDArray[np.int64]:
+    """int64 [n], the positions of the examples in the order of a stable hash of their group or content.
+
+    By hash instead of a random draw: the first tenth is a part of the first fifth, also after rows are appended or
+    moved.
+    """
+    digests = bytearray()
+    for example in examples:
+        key = example.group if example.group is not None else content_key(example)
+        digests += hashlib.sha256(f"part\0{key}".encode()).digest()
+    # Big-endian, so that numbers are in the order of the bytes; lexsort's last key is the primary one.
+    words = np.frombuffer(digests, dtype=">u8").astype(np.uint64).reshape(-1, 4)
+    return np.lexsort(words.T[::-1]).astype(np.int64)

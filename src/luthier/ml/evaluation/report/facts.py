@@ -15,6 +15,7 @@ from typing import Final
 import yaml
 
 from luthier.core.aliases import with_new_keys
+from luthier.core.data_sources import SourcePlan
 from luthier.core.dataset import DatasetProfile, coverage, reading_notes, sequence_notes
 from luthier.core.evaluation import Evaluation
 from luthier.core.events import BillUpdated, Event, StepDone, ValidationDone, WarningRaised
@@ -206,12 +207,12 @@ def split_facts(plan: Plan) -> list[SplitFacts]:
     # Replayed rows are data of the run, too.
     general = (replay.rows, replay.held_out) if replay else ()
     splits = (plan.data.train, plan.data.validation, plan.data.held_out, *general)
-    rows = [_split(profile) for profile in splits if profile is not None]
+    rows = [_split(profile, plan.data.sources) for profile in splits if profile is not None]
     said = coverage(plan.data)
     return [replace(one, remarks=(*one.remarks, said)) if said and one.split == "held-out" else one for one in rows]
 
 
-def _split(profile: DatasetProfile) -> SplitFacts:
+def _split(profile: DatasetProfile, sources: Sequence[SourcePlan]) -> SplitFacts:
     # Without the name of the file, which is in the same line of the table.
     remarks = [note.partition(": ")[2] for note in reading_notes([(profile.file, profile.shape_reason)])]
     if profile.num_dropped:
@@ -219,6 +220,7 @@ def _split(profile: DatasetProfile) -> SplitFacts:
     if profile.num_truncated:
         remarks.append(f"{profile.num_truncated:,} truncated: {_ids(profile.truncated_ids, profile.num_truncated)}")
     remarks += [note for _, note in sequence_notes(profile)]
+    remarks += [source.summary for source in sources if source.split == profile.split]
     if (packed := profile.packed) is not None:
         cut = f", {packed.num_cut:,} texts cut into several" if packed.num_cut else ""
         full = f"{packed.filled_fraction:.0%} full"

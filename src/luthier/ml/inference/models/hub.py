@@ -18,6 +18,7 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final, Literal
 
 import httpx2
 from huggingface_hub import HfApi, get_token, hf_hub_url
@@ -30,7 +31,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
-from luthier.core.errors import ModelSourceError, NotFoundError, StorageFullError, first_line
+from luthier.core.errors import DataSourceError, ModelSourceError, NotFoundError, StorageFullError, first_line
 from luthier.core.ids import sha256_file
 from luthier.core.ports import Progress, ProgressTask
 from luthier.core.system.files import sync
@@ -42,7 +43,16 @@ def endpoint() -> str:
     return os.environ.get("HF_ENDPOINT", "").rstrip("/") or "https://huggingface.co"
 
 
-def explained(repo: str, revision: str, error: Exception, what: str = "") -> ModelSourceError | NotFoundError:
+RepositoryKind = Literal["model", "dataset"]
+_FAILED: Final[dict[RepositoryKind, type[ModelSourceError] | type[DataSourceError]]] = {
+    "model": ModelSourceError,
+    "dataset": DataSourceError,
+}
+
+
+def explained(
+    repo: str, revision: str, error: Exception, what: str = "", kind: RepositoryKind = "model"
+) -> ModelSourceError | DataSourceError | NotFoundError:
     """Convert an error of the hub's client to a Luthier error. It never contains a token.
 
     Args:
@@ -50,11 +60,13 @@ def explained(repo: str, revision: str, error: Exception, what: str = "") -> Mod
         revision: as requested.
         error: of the client.
         what: the item that could not be fetched, if it is not `repo`.
+        kind: what the repository holds.
     """
     hub = endpoint()
+    failed = _FAILED[kind]
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
     if isinstance(error, GatedRepoError):
-        return _gated(repo, hub)
+        return _gated(repo, hub, kind)
     if isinstance(error, RevisionNotFoundError):
         return NotFoundError(
             f"{repo} on {hub} has no revision {revision!r}",
@@ -63,47 +75,49 @@ def explained(repo: str, revision: str, error: Exception, what: str = "") -> Mod
         )
     if isinstance(error, RepositoryNotFoundError):
         return NotFoundError(
-            f"there is no model {repo!r} on {hub}, or it is private",
-            expected="org/name as on the model's page",
-            do=f"check the spelling; for a private model {_how_to_sign_in(hub)}",
+            f"there is no {kind} {repo!r} on {hub}, or it is private",
+            expected=f"org/name as on the {kind}'s page",
+            do=f"check the spelling; for a private {kind} {_how_to_sign_in(hub)}",
         )
     if status in (401, 403) and get_token():
-        return ModelSourceError(
+        return failed(
             f"{hub} refuses {_token_name()} for {what or repo} (HTTP {status})",
             expected="a valid token that may read this repository",
             do=f"make a token with read access on {hub}/settings/tokens (a fine-grained one needs read access to gated "
-            "repositories, too) and set HF_TOKEN to it; for a public model leave the token out",
+            f"repositories, too) and set HF_TOKEN to it; for a public {kind} leave the token out",
         )
     if status in (401, 403):
-        return ModelSourceError(
+        return failed(
             f"{hub} gives {what or repo} only with a token (HTTP {status})",
             expected="a repository that this machine may read",
             do=_how_to_sign_in(hub),
         )
-    return ModelSourceError(
+    return failed(
         f"{what or repo} could not be fetched from {hub}: {type(error).__name__}: {first_line(error, '')}",
         expected="an answer from the hub",
-        do="check the network (and HF_ENDPOINT, HF_HUB_OFFLINE, proxies), then pull again: it resumes",
+        do="check the network (and HF_ENDPOINT, HF_HUB_OFFLINE, proxies), then try again: it resumes",
     )
 
 
-def _gated(repo: str, hub: str) -> ModelSourceError:
+def _gated(repo: str, hub: str, kind: RepositoryKind) -> ModelSourceError | DataSourceError:
+    failed = _FAILED[kind]
+    page = f"{hub}/{'datasets/' if kind == 'dataset' else ''}{repo}"
     if get_token():
-        return ModelSourceError(
+        return failed(
             f"{repo} on {hub} is gated, and the account of {_token_name()} may not read it",
-            expected="an account that has accepted the model's terms, where its makers ask for that let in by them",
-            do=f"open {hub}/{repo} with that account and accept the terms; where it says that the request is pending, "
+            expected=f"an account that has accepted the {kind}'s terms, where its makers ask for that let in by them",
+            do=f"open {page} with that account and accept the terms; where it says that the request is pending, "
             "wait for its makers; a fine-grained token needs read access to gated repositories, too",
         )
-    return ModelSourceError(
+    return failed(
         f"{repo} on {hub} is gated: its makers give it to accounts that have accepted its terms, and no token is set",
         expected="a token of such an account",
-        do=f"accept the terms on {hub}/{repo}, {_how_to_sign_in(hub)}",
+        do=f"accept the terms on {page}, {_how_to_sign_in(hub)}",
     )
 
 
 def _how_to_sign_in(hub: str) -> str:
-    return f"make a token with read access on {hub}/settings/tokens, set HF_TOKEN to it, and pull again"
+    return f"make a token with read access on {hub}/settings/tokens, set HF_TOKEN to it, and try again"
 
 
 def _token_name() -> str:
@@ -264,7 +278,7 @@ def _fetch(model: RemoteModel, file: RemoteFile, folder: Path, task: ProgressTas
         # An attempt with progress resets the count: a slow connection is not a failure.
         failures = 0 if best < after <= file.num_bytes else failures + 1
         best = max(best, min(after, file.num_bytes))
-        if failures >= _NUM_ATTEMPTS or (error is not None and not _is_passing(error)):
+        if failures >= _NUM_ATTEMPTS or (error is not None and not is_passing(error)):
             what = f"{file.name} of {model.repo} ({after} of {file.num_bytes} bytes are kept)"
             raise explained(model.repo, model.commit, error or _WrongSizeError(after), what) from error
         # No pause after progress without an error: the server just closed the connection.
@@ -341,7 +355,7 @@ def _present_bytes(folder: Path, file: RemoteFile) -> int:
     return part.stat().st_size if part.is_file() else 0
 
 
-def _is_passing(error: Exception) -> bool:
+def is_passing(error: Exception) -> bool:
     """Whether a retry may help: broken connections and busy servers, not refusals."""
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code in (408, 429, 500, 502, 503, 504)

@@ -1,0 +1,49 @@
+"""`luthier data fetch`: download a remote source of rows once, or look for its newest revision."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from luthier.platform.cli.command import Answer, HomeOption, JsonOption, open_context
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from luthier.features.datasets.remote import RemoteRows
+
+
+def fetch(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="hub:ORG/DATASET[@REVISION][/CONFIG or FILE][[SPLIT]], or an address: https://, s3://, gs://.",
+        ),
+    ],
+    refresh: Annotated[
+        bool, typer.Option("--refresh", help="Look for a newer revision, also of what is there already.")
+    ] = False,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """Download rows from the hub, an address or an object store; what is there already needs no network."""
+    from luthier.features.datasets.remote import fetch_rows
+
+    with open_context(home) as context:
+        found = fetch_rows(context, source, refresh=refresh)
+    return Answer(as_json, found.as_json(), lambda console: _show(console, found))
+
+
+def _show(console: Console, found: RemoteRows) -> None:
+    from luthier.platform.cli import figures
+    from luthier.platform.cli.console import facts, visible
+
+    rows = [("revision", visible(found.revision))]
+    if found.before not in (None, found.revision):
+        rows.append(("before", visible(str(found.before))))
+    rows += [(figures.size(one.num_bytes), visible(str(one.path))) for one in found.files]
+    facts(console, rows)
+    if found.was_there:
+        console.print("Already on this machine; --refresh looks for a newer revision.", soft_wrap=True)

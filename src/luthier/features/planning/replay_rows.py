@@ -1,0 +1,80 @@
+"""General rows that a recipe replays against forgetting: those that are trained on, and those that measure it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from luthier.core.dataset import Example, Split
+from luthier.core.errors import RecipeError
+from luthier.core.recipe import Recipe
+from luthier.features.planning.data_sources import LocatedRows
+
+if TYPE_CHECKING:
+    from luthier.ml.data.files.spill import Spill
+    from luthier.ml.data.rows.formats import LoadedFile
+
+
+def split_seed(recipe: Recipe) -> int:
+    """The seed of what is taken out as a fraction, of the rows of the task and of the general ones.
+
+    `data.split_seed` where it is given, so that trials of another training seed judge on the same rows; else the
+    training's.
+    """
+    if recipe.data.split_seed is not None:
+        return recipe.data.split_seed
+    return recipe.training.seed if recipe.training and recipe.training.seed is not None else 0
+
+
+ReplayPart = tuple["LoadedFile", Path, Sequence[Example]]
+
+
+def load_replay(rows: LocatedRows, base_dir: Path, spill: Spill | None = None) -> dict[Split, ReplayPart]:
+    """Read the general rows that a recipe names: `replay` is trained on, `replay_held_out` never; none where not asked.
+
+    Raises RecipeError for a replay that neither trains nor measures anything, and for rows that nothing would judge.
+    """
+    from luthier.ml.data.rows.formats import load_file
+    from luthier.ml.data.split.split import split_by_fraction
+    from luthier.ml.planning import defaults
+    from luthier.ml.planning.resolve_objective import check_shape
+
+    recipe = rows.recipe
+    asked = recipe.data.replay
+    if asked is None:
+        return {}
+    fraction = defaults.REPLAY_FRACTION[0] if asked.fraction is None else asked.fraction
+    held_out = asked.held_out
+    if held_out is not None and recipe.data.held_out is None:
+        raise RecipeError(
+            f"data.replay.held_out is {held_out}, but the recipe names no held-out rows of the task",
+            expected="data.held_out, since what is forgotten is measured when the run is evaluated",
+            do="add data.held_out, or remove data.replay.held_out",
+        )
+    if held_out is None and recipe.data.held_out is not None:
+        held_out = defaults.REPLAY_HELD_OUT[0]
+    if not fraction and held_out is None:
+        raise RecipeError(
+            "data.replay with fraction 0 and nothing held out",
+            expected="rows to train on, or rows to measure what is forgotten",
+            do="set data.replay.fraction above 0, or add data.held_out",
+        )
+    path = base_dir / asked.file
+    loaded = load_file(path, mapping=rows.mapping("replay.file"), spill=spill)
+    check_shape(recipe.objective, loaded.shape)
+    general: Sequence[Example] = loaded.examples
+    found: dict[Split, ReplayPart] = {}
+    if isinstance(held_out, str):
+        own = base_dir / held_out
+        judged = load_file(own, mapping=rows.mapping("replay.held_out"), spill=spill)
+        check_shape(recipe.objective, judged.shape)
+        found["replay_held_out"] = (judged, own, judged.examples)
+    elif held_out is not None:
+        # Split before anything is replayed, so that no general row both trains and measures.
+        parts = split_by_fraction(general, validation=0.0, held_out=held_out, seed=split_seed(recipe))
+        general = parts["train"]
+        found["replay_held_out"] = (loaded, path, parts["held_out"])
+    if fraction:
+        found["replay"] = (loaded, path, general)
+    return found

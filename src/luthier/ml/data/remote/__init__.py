@@ -1,0 +1,1 @@
+"""Data files that are elsewhere: on the hub, behind an address, in an object store."""

@@ -1,0 +1,96 @@
+"""A data file behind an https address. Versions of its content differ in ETag or date of change.
+
+A download is continued with `If-Range` (RFC 9110, section 13.1.5): a server whose file has changed sends all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import PurePosixPath
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+import httpx2
+
+from luthier.core.errors import DataSourceError, LuthierError, NotFoundError
+from luthier.ml.data.remote.download import Opened, RemoteFile, RemoteSource
+
+_TIMEOUT_SECONDS: Final = 30.0
+_PARTIAL, _BUSY = 206, (408, 429, 500, 502, 503, 504)
+# No compression: ranges and sizes refer to the stored file.
+_PLAIN: Final = {"Accept-Encoding": "identity"}
+
+
+def look_up_address(url: str) -> RemoteSource:
+    """The file behind an address.
+
+    Raises:
+        NotFoundError: there is none.
+        DataSourceError: the server does not answer, or refuses.
+    """
+    explain = partial(_explained, url)
+    try:
+        # A GET that is closed after its headers: HEAD is refused by some servers, and answered differently by others.
+        with _stream(url, {}) as response:
+            headers = response.headers
+    except httpx2.HTTPError as error:
+        raise (explain(error, "") or error) from error
+    stated, etag, changed = (headers.get(name, "") for name in ("content-length", "etag", "last-modified"))
+    # A weak ETag does not promise equal bytes.
+    strong = "" if etag.startswith("W/") else etag
+    revision = f"ETag {etag}" if etag else f"changed {changed}" if changed else ""
+    name = unquote(PurePosixPath(urlsplit(url).path).name)
+    num_bytes = int(stated) if stated.isdigit() else None
+    file = RemoteFile(name, num_bytes, partial(_open_at, url, strong or changed))
+    return RemoteSource(revision, (file,), explain, _may_pass)
+
+
+@contextmanager
+def _open_at(url: str, validator: str, start: int) -> Iterator[Opened]:
+    headers = {"Range": f"bytes={start}-", "If-Range": validator} if start and validator else {}
+    with _stream(url, headers) as response:
+        is_rest = response.status_code == _PARTIAL
+        if is_rest and not response.headers.get("content-range", "").startswith(f"bytes {start}-"):
+            raise httpx2.RemoteProtocolError(f"the server sends {response.headers.get('content-range')!r}")
+        yield Opened(start if is_rest else 0, response.iter_bytes())
+
+
+@contextmanager
+def _stream(url: str, headers: dict[str, str]) -> Iterator[httpx2.Response]:
+    with (
+        httpx2.Client(follow_redirects=True, timeout=_TIMEOUT_SECONDS) as client,
+        client.stream("GET", url, headers=_PLAIN | headers) as response,
+    ):
+        response.raise_for_status()
+        yield response
+
+
+def _may_pass(error: Exception) -> bool:
+    if isinstance(error, httpx2.HTTPStatusError):
+        return error.response.status_code in _BUSY
+    return isinstance(error, httpx2.TransportError)
+
+
+def _explained(url: str, error: Exception, what: str) -> LuthierError | None:
+    """The error for people. The query of an address may hold a signature, and is left out."""
+    shown = url.partition("?")[0]
+    status = error.response.status_code if isinstance(error, httpx2.HTTPStatusError) else None
+    if status in (404, 410):
+        return NotFoundError(
+            f"there is no file at {shown} (HTTP {status})", expected="a data file", do="check the address"
+        )
+    if status in (401, 403):
+        return DataSourceError(
+            f"{shown} is not given to this machine (HTTP {status})",
+            expected="a file that can be read without a sign-in",
+            do="download it where you are signed in and name its path, or use s3://, gs:// or hub: with credentials",
+        )
+    if not isinstance(error, httpx2.HTTPError):
+        return None
+    return DataSourceError(
+        f"{what or shown} could not be fetched from {urlsplit(url).hostname}: {status or type(error).__name__}",
+        expected="an answer with the file",
+        do="check the address, the network and proxies, then try again: the download continues where it ended",
+    )

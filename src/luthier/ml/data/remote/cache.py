@@ -1,0 +1,208 @@
+"""Remote data files on this machine: each downloaded once and kept by its digest, with what a name was resolved to.
+
+    FOLDER/sources/KEY.json    revision and digests of the files of a source
+    FOLDER/files/SHA256/NAME   a file
+    FOLDER/incoming/KEY/       what has arrived of a download that was interrupted
+
+A source that is there needs no network. A dataset of the hub is there under its name and under its commit.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from luthier.core.data_sources import HUB, check_remote, parse_hub_dataset
+from luthier.core.errors import StorageFullError
+from luthier.core.ids import sha256_bytes, sha256_file
+from luthier.core.ports import Progress
+from luthier.core.system.files import file_lock, sync
+from luthier.ml.charts.page import replace_bytes
+from luthier.ml.data.remote.download import RemoteSource, download
+
+_LOCK_SECONDS: Final = 6 * 3600.0
+_NOT_IN_A_NAME: Final = re.compile(r"[^A-Za-z0-9_.()+= -]+")
+_MAX_NAME: Final = 150
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedFile:
+    """A file of a source on this machine.
+
+    Attributes:
+        name: the last part of its path.
+        sha256: the digest of its content.
+        num_bytes: its size.
+        path: where it is.
+    """
+
+    name: str
+    sha256: str
+    num_bytes: int
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedSource:
+    """A source whose files are on this machine.
+
+    Attributes:
+        source: as it was named.
+        revision: the commit of a dataset on the hub; of others the ETag or date of change, or the digest where the
+            server states neither.
+        files: in the order in which their rows are read.
+        was_there: whether nothing had to be downloaded.
+    """
+
+    source: str
+    revision: str
+    files: tuple[FetchedFile, ...]
+    was_there: bool
+
+
+def fetch(source: str, folder: Path, progress: Progress, *, refresh: bool = False) -> FetchedSource:
+    """The files of a remote source on this machine; what is there already needs no network.
+
+    Args:
+        source: `hub:`, `https://`, `s3://` or `gs://`.
+        folder: where they are kept.
+        progress: shows the download.
+        refresh: look for a newer revision, and download it.
+
+    Raises:
+        RequestError: a malformed name.
+        NotFoundError: no such dataset, split or file.
+        DataSourceError: it cannot be fetched; what has arrived is kept.
+        StorageFullError: the disk has no room for it; nothing is fetched.
+        ConflictError: another process is downloading it, and does not end.
+    """
+    check_remote(source)
+    if not refresh and (kept := _kept(folder, source)) is not None:
+        return kept
+    lock = folder / "locks" / _key(source)
+    with file_lock(lock, what=f"the download of {source.partition('?')[0]}", timeout_seconds=_LOCK_SECONDS):
+        # Another process may have fetched it meanwhile.
+        if not refresh and (kept := _kept(folder, source)) is not None:
+            return kept
+        found = _look_up(source)
+        return _fetched(source, found, folder, progress)
+
+
+def kept_revision(folder: Path, source: str) -> str | None:
+    """The revision of a source that is on this machine; None where none was downloaded."""
+    try:
+        return str(json.loads(_entry(folder, source).read_text(encoding="utf-8"))["revision"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _look_up(source: str) -> RemoteSource:
+    # Here, since each of them loads a client that the others do not need.
+    if source.startswith(HUB):
+        from luthier.ml.data.remote.hub_dataset import look_up_dataset
+
+        return look_up_dataset(parse_hub_dataset(source))
+    if source.startswith(("https://", "http://")):
+        from luthier.ml.data.remote.address import look_up_address
+
+        return look_up_address(source)
+    from luthier.ml.data.remote.object_store import look_up_objects
+
+    return look_up_objects(source)
+
+
+def _fetched(source: str, found: RemoteSource, folder: Path, progress: Progress) -> FetchedSource:
+    # By revision: what has arrived of another one is no beginning of this one.
+    incoming = folder / "incoming" / _key(f"{source}\n{found.revision}")
+    incoming.mkdir(parents=True, exist_ok=True)
+    parts = [incoming / f"{number}.part" for number in range(len(found.files))]
+    there = [_known_file(folder, file.sha256, _safe(file.name)) for file in found.files]
+    sizes = [file.num_bytes for file in found.files]
+    arrived = sum(
+        known.num_bytes if known else part.stat().st_size if part.is_file() else 0
+        for known, part in zip(there, parts, strict=True)
+    )
+    total = sum(size or 0 for size in sizes) if all(size is not None for size in sizes) else None
+    _check_room(source, folder, 0 if total is None else total - arrived)
+    made = []
+    with progress.task(f"Downloading {source.partition('?')[0]}", total, "bytes", done=arrived) as task:
+        for file, part, known in zip(found.files, parts, there, strict=True):
+            if known is None:
+                task.note(file.name)
+                known = _moved(part, folder, download(found, file, part, task), _safe(file.name))
+            made.append(known)
+    digests = "\n".join(one.sha256 for one in made)
+    revision = found.revision or f"sha256 {made[0].sha256 if len(made) == 1 else sha256_bytes(digests.encode())}"
+    for name in {source, found.pinned or source}:
+        _write_entry(folder, name, revision, made)
+    shutil.rmtree(incoming, ignore_errors=True)
+    return FetchedSource(source, revision, tuple(made), was_there=False)
+
+
+def _check_room(source: str, folder: Path, num_bytes: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if num_bytes > free:
+        raise StorageFullError(
+            f"{source.partition('?')[0]} has {num_bytes:,} bytes still to come, the disk of {folder} has {free:,} "
+            "bytes left",
+            expected="room for all of its files",
+            do="free some space, or pass --home on a larger disk",
+        )
+
+
+def _moved(part: Path, folder: Path, sha256: str, name: str) -> FetchedFile:
+    final = folder / "files" / sha256 / name
+    final.parent.mkdir(parents=True, exist_ok=True)
+    num_bytes = part.stat().st_size
+    part.replace(final)
+    sync(final.parent)
+    return FetchedFile(name, sha256, num_bytes, final)
+
+
+def _known_file(folder: Path, sha256: str | None, name: str) -> FetchedFile | None:
+    """A file that was downloaded for another source or revision already; None where its bytes have changed."""
+    path = folder / "files" / str(sha256) / name
+    if sha256 is None or not path.is_file():
+        return None
+    if sha256_file(path) != sha256:
+        path.unlink()
+        return None
+    return FetchedFile(name, sha256, path.stat().st_size, path)
+
+
+def _kept(folder: Path, source: str) -> FetchedSource | None:
+    """What is on this machine under a name; None where a file of it is missing or damaged."""
+    entry = _entry(folder, source)
+    try:
+        document: dict[str, Any] = json.loads(entry.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    files = [_known_file(folder, str(one["sha256"]), str(one["name"])) for one in document["files"]]
+    if any(one is None for one in files):
+        return None
+    return FetchedSource(source, str(document["revision"]), tuple(one for one in files if one), was_there=True)
+
+
+def _write_entry(folder: Path, source: str, revision: str, files: list[FetchedFile]) -> None:
+    rows = [{name: value for name, value in asdict(file).items() if name != "path"} for file in files]
+    document = {"source": source.partition("?")[0], "revision": revision, "files": rows}
+    entry = _entry(folder, source)
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    replace_bytes(entry, json.dumps(document, indent=2).encode())
+
+
+def _entry(folder: Path, source: str) -> Path:
+    return folder / "sources" / f"{_key(source)}.json"
+
+
+def _key(text: str) -> str:
+    return sha256_bytes(text.encode())[:32]
+
+
+def _safe(name: str) -> str:
+    """A name of a file that no server can lead out of its folder with."""
+    return _NOT_IN_A_NAME.sub("-", name).lstrip(".")[-_MAX_NAME:] or "rows"

@@ -1,0 +1,163 @@
+"""Download a file in pieces that survive an interruption: what has arrived is kept and continued, also elsewhere.
+
+A file is written as a part first. A connection that breaks off is opened again where the part ends, as long as each
+attempt receives something; the digest is compared before the part counts as the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from luthier.core.errors import DataSourceError, LuthierError
+from luthier.core.ids import sha256_file
+from luthier.core.ports import ProgressTask
+from luthier.core.system.files import disk_full_explained, is_disk_full, sync
+
+_NUM_ATTEMPTS: Final = 5
+_BLOCK_BYTES: Final = 1 << 20
+
+
+class Opened(NamedTuple):
+    """An answer with the content of a file.
+
+    Attributes:
+        start: the byte that the chunks begin with: the requested one, or 0 where the server sends all of it.
+        chunks: the bytes.
+    """
+
+    start: int
+    chunks: Iterator[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """A file that can be downloaded. At most one digest is set.
+
+    Attributes:
+        name: the last part of its path.
+        num_bytes: its size; None where the server does not state it, and then no download is continued.
+        open_at: opens it from a byte on.
+        sha256: its digest, where it is known before.
+        git_id: git's object id (SHA-1) of small files on the hub.
+    """
+
+    name: str
+    num_bytes: int | None
+    open_at: Callable[[int], AbstractContextManager[Opened]]
+    sha256: str | None = None
+    git_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteSource:
+    """The files of a source at one revision.
+
+    Attributes:
+        revision: the commit, ETag or date of change, which another content does not share; empty where the server
+            states neither.
+        files: in the order in which their rows are read.
+        pinned: the name of the source with its revision; empty where it has none.
+        explain: error and file -> the error for people, or None for one that is passed on.
+        may_pass: whether the same request may go well a moment later.
+    """
+
+    revision: str
+    files: tuple[RemoteFile, ...]
+    explain: Callable[[Exception, str], LuthierError | None]
+    may_pass: Callable[[Exception], bool]
+    pinned: str = ""
+
+
+def download(source: RemoteSource, file: RemoteFile, part: Path, task: ProgressTask) -> str:
+    """Make `part` the whole file, and return its SHA-256.
+
+    Raises:
+        LuthierError: what `source.explain` makes of the error of a connection; what has arrived is kept.
+        DataSourceError: the content has another size or digest than stated; it is deleted.
+        StorageFullError: the disk is full.
+    """
+    part.touch()
+    failures, best = 0, 0
+    while not _is_whole(file, part, task):
+        before, error = part.stat().st_size, None
+        try:
+            _append(file, part, task)
+            if file.num_bytes is None:
+                break
+        except Exception as caught:
+            if isinstance(caught, LuthierError) or is_disk_full(caught):
+                raise
+            error = caught
+        after = part.stat().st_size
+        failures = 0 if max(best, before) < after else failures + 1
+        best = max(best, after)
+        if failures >= _NUM_ATTEMPTS or (error is not None and not source.may_pass(error)):
+            raise _failed(source, file, error, after) from error
+        if failures or error is not None:
+            time.sleep(min(2.0**failures, 30.0) / 2)
+    digest = sha256_file(part)
+    _check(file, part, digest, task)
+    sync(part)
+    return digest
+
+
+def _is_whole(file: RemoteFile, part: Path, task: ProgressTask) -> bool:
+    """Whether the part has the stated size. One that is larger, or cannot be continued, begins again."""
+    size = part.stat().st_size
+    if size and (file.num_bytes is None or size > file.num_bytes):
+        part.write_bytes(b"")
+        task.advance(-size)
+        size = 0
+    return size == file.num_bytes
+
+
+def _append(file: RemoteFile, part: Path, task: ProgressTask) -> None:
+    size = part.stat().st_size
+    with file.open_at(size) as (start, chunks), disk_full_explained(part):
+        if start != size:
+            task.advance(-size)
+        # Unbuffered: what has arrived is there for the next process, however this one ends.
+        with part.open("ab" if start else "wb", buffering=0) as out:
+            for chunk in chunks:
+                out.write(chunk)
+                task.advance(len(chunk))
+
+
+def _failed(source: RemoteSource, file: RemoteFile, error: Exception | None, num_bytes: int) -> Exception:
+    kept = f"{num_bytes:,} of {file.num_bytes:,} bytes are kept" if file.num_bytes else "nothing is kept"
+    if error is None:
+        return DataSourceError(
+            f"{file.name}: the server keeps ending early ({kept})",
+            expected=f"{file.num_bytes:,} bytes" if file.num_bytes else "the whole file",
+            do="try again later: the download continues where it ended",
+        )
+    return source.explain(error, f"{file.name} ({kept})") or error
+
+
+def _check(file: RemoteFile, part: Path, digest: str, task: ProgressTask) -> None:
+    found = digest if file.git_id is None else _git_id(part)
+    wanted = file.sha256 or file.git_id
+    if wanted is not None and found != wanted:
+        size = part.stat().st_size
+        part.unlink()
+        task.advance(-size)
+        raise DataSourceError(
+            f"{file.name} came with digest {found}; it was deleted",
+            expected=f"digest {wanted}, as its server states",
+            do="try again; if it stays, the server or a mirror in between sends a damaged file",
+        )
+
+
+def _git_id(path: Path) -> str:
+    """The id that git gives a file's content (git-hash-object); used as a checksum, not for security."""
+    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()

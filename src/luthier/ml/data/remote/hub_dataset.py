@@ -1,0 +1,267 @@
+"""A dataset on the hub as plain data files: those of a split, at one commit. No code of the repository is run.
+
+The files are found as `datasets` finds them (Hugging Face, "Structure your repository" and "Data files configuration"):
+by the configurations in the dataset's card, else by the names of files and folders. Of a dataset without files in a
+format that can be read, such as one that is loaded by a script, the hub's own conversion to Parquet is taken, which is
+in the branch `refs/convert/parquet`.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import PurePosixPath
+from typing import Any, Final
+
+import httpx2
+from huggingface_hub import HfApi, hf_hub_url
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RevisionNotFoundError
+from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+
+from luthier.core.data_sources import DATA_SUFFIXES, HubDataset
+from luthier.core.errors import DataSourceError, LuthierError, NotFoundError
+from luthier.ml.data.remote.download import Opened, RemoteFile, RemoteSource
+from luthier.ml.inference.models.hub import endpoint, explained, is_passing
+
+Configs = dict[str, dict[str, list[str]]]
+"""Paths of data files by configuration and split."""
+
+_TIMEOUT_SECONDS: Final = 30.0
+_CONVERTED: Final = "refs/convert/parquet"
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_CONVERTED_PATH: Final = re.compile(r"(?P<config>[^/]+)/(?P<split>[^/]+)/\d{4,}\.parquet")
+_PARTIAL_SPLIT: Final = "partial-"
+_KEYWORDS: Final[Mapping[str, tuple[str, ...]]] = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "dev", "val"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+_SHARD: Final = re.compile(r"data/(?P<split>[\w.]+)-\d{5}-of-\d{5}\.[\w.]+")
+
+
+@dataclass(frozen=True, slots=True)
+class _Listing:
+    """A repository at a commit: its files by path, and the configurations of its card."""
+
+    commit: str
+    files: dict[str, Any]
+    configs: Sequence[Mapping[str, Any]]
+
+    @property
+    def data_files(self) -> list[str]:
+        """The paths of files in a format that can be read, in order."""
+        return sorted(path for path in self.files if is_data_file(path))
+
+
+def is_data_file(path: str) -> bool:
+    """Whether a path ends as a data file does; what is hidden is none."""
+    is_hidden = any(part.startswith((".", "_")) for part in path.split("/"))
+    return not is_hidden and path.lower().removesuffix(".gz").endswith(DATA_SUFFIXES)
+
+
+def look_up_dataset(dataset: HubDataset) -> RemoteSource:
+    """The files of a split, or one file, at the commit that the revision is resolved to.
+
+    Raises:
+        NotFoundError: no such dataset, revision, configuration, split or file, or it is private.
+        DataSourceError: gated, offline, no answer, or a dataset that only its own code could load.
+    """
+    listing = _listed(dataset, dataset.revision or "main")
+    if dataset.file is not None:
+        if dataset.file not in listing.files:
+            raise _not_there(dataset, "file", dataset.file, listing.data_files)
+        return _source(dataset, listing, [dataset.file])
+    script = f"{dataset.repo.partition('/')[2]}.py"
+    configs: Configs = {}
+    if script not in listing.files:
+        configs = configs_of(listing.data_files, listing.configs)
+    if not configs:
+        listing, configs = _converted(dataset, listing, script)
+    return _source(dataset, listing, _chosen(dataset, configs))
+
+
+def configs_of(paths: Sequence[str], card: Sequence[Mapping[str, Any]]) -> Configs:
+    """The data files by configuration and split: by the card where it names them, else by their paths.
+
+    Args:
+        paths: of all data files, in order.
+        card: `configs` of the dataset's card; empty where it has none.
+    """
+    if card:
+        found = {str(entry.get("config_name", "default")): _of_card(paths, entry) for entry in card}
+        return {config: splits for config, splits in found.items() if splits}
+    converted: Configs = {}
+    for path in paths:
+        if match := _CONVERTED_PATH.fullmatch(path):
+            converted.setdefault(match["config"], {}).setdefault(match["split"], []).append(path)
+    if converted and sum(len(files) for splits in converted.values() for files in splits.values()) == len(paths):
+        return converted
+    splits = _by_name(paths)
+    return {"default": splits} if splits else {}
+
+
+def _of_card(paths: Sequence[str], entry: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The splits of one configuration of a card."""
+    folder = str(entry.get("data_dir") or "").strip("/")
+    inside = [path for path in paths if not folder or path.startswith(f"{folder}/")]
+    named = entry.get("data_files")
+    if named is None:
+        return _by_name(inside)
+    entries = named if isinstance(named, list) else [named]
+    found: dict[str, list[str]] = {}
+    for one in entries:
+        is_split = isinstance(one, Mapping)
+        split = str(one.get("split", "train")) if is_split else "train"
+        patterns = one.get("path", []) if is_split else one
+        patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+        full = [f"{folder}/{pattern}" if folder else str(pattern) for pattern in patterns]
+        matching = [path for path in inside if any(_matches(path, pattern) for pattern in full)]
+        if matching:
+            found.setdefault(split, []).extend(path for path in matching if path not in found.get(split, []))
+    return found
+
+
+def _matches(path: str, pattern: str) -> bool:
+    # `**/` also matches no folder at all.
+    return fnmatch.fnmatchcase(path, pattern) or fnmatch.fnmatchcase(path, pattern.replace("**/", ""))
+
+
+def _by_name(paths: Sequence[str]) -> dict[str, list[str]]:
+    """The splits by the words in names of files, else of folders; where no name has such a word all are `train`."""
+    shards = {path: match["split"] for path in paths if (match := _SHARD.fullmatch(path))}
+    if shards and len(shards) == len(paths):
+        found: dict[str, list[str]] = {}
+        for path, split in shards.items():
+            found.setdefault(split, []).append(path)
+        return found
+    for is_by_name in (True, False):
+        found = {}
+        for path in paths:
+            place = PurePosixPath(path)
+            if (split := _split_in((place.name if is_by_name else str(place.parent)).lower())) is not None:
+                found.setdefault(split, []).append(path)
+        if found:
+            return found
+    return {"train": list(paths)} if paths else {}
+
+
+def _split_in(name: str) -> str | None:
+    words = set(re.split(r"[-._ /0-9]+", name))
+    return next((split for split, known in _KEYWORDS.items() if words & set(known)), None)
+
+
+def _chosen(dataset: HubDataset, configs: Configs) -> list[str]:
+    """The files of the split that was named, of the configuration that was named."""
+    config = dataset.config or (next(iter(configs)) if len(configs) == 1 else "default")
+    if config not in configs:
+        raise _not_there(dataset, "configuration", dataset.config or "", list(configs))
+    splits, split = configs[config], dataset.split or "train"
+    if split not in splits:
+        if f"{_PARTIAL_SPLIT}{split}" in splits:
+            raise DataSourceError(
+                f"the hub has converted only the first rows of split {split!r} of {dataset.repo}",
+                expected="the whole split: rows that are missing would go unnoticed",
+                do=f"name a data file of the repository, {dataset.at('').text.partition('[')[0]}/FILE, or download it",
+            )
+        raise _not_there(dataset, "split", split, list(splits))
+    return splits[split]
+
+
+def _not_there(dataset: HubDataset, what: str, name: str, there: Sequence[str]) -> NotFoundError:
+    shown = ", ".join(sorted(there)[:20]) or "none"
+    came = f"dataset {dataset.repo} has no {what} {name!r}" if name else f"dataset {dataset.repo} has several {what}s"
+    example = sorted(there)[0] if there else what.upper()
+    form = f"hub:{dataset.repo}/{dataset.config + '/' if dataset.config else ''}[{example}]".replace("/[", "[")
+    return NotFoundError(
+        came,
+        expected=f"one of: {shown}" + (f" and {len(there) - 20} more" if len(there) > 20 else ""),
+        do=f"write for example {form if what == 'split' else f'hub:{dataset.repo}/{example}'}",
+    )
+
+
+def _converted(dataset: HubDataset, listing: _Listing, script: str) -> tuple[_Listing, Configs]:
+    """The hub's conversion to Parquet, which exists for the newest commit alone."""
+    found = None
+    if dataset.revision is None:
+        try:
+            found = _listed(dataset, _CONVERTED)
+        except NotFoundError as error:
+            if not isinstance(error.__cause__, RevisionNotFoundError):
+                raise
+    configs = configs_of(found.data_files, ()) if found is not None else {}
+    if found is not None and configs:
+        return found, configs
+    if script in listing.files:
+        raise DataSourceError(
+            f"dataset {dataset.repo} is loaded by its own code, {script}",
+            expected=f"data files in a format that can be read ({', '.join(DATA_SUFFIXES)}), or the hub's conversion "
+            "to Parquet: code of a repository is not run on this machine",
+            do="ask its makers for Parquet files, or run the script where you trust it and save the rows as JSONL",
+        )
+    raise DataSourceError(
+        f"dataset {dataset.repo} has no data files in a format that can be read",
+        expected=f"files that end in {', '.join(DATA_SUFFIXES)}, each also with .gz",
+        do="download and convert it, and name the file",
+    )
+
+
+def _listed(dataset: HubDataset, revision: str) -> _Listing:
+    explain = partial(_explained, dataset, revision)
+    try:
+        api = HfApi(endpoint=endpoint())
+        info = api.dataset_info(dataset.repo, revision=revision, files_metadata=True, timeout=_TIMEOUT_SECONDS)
+    except (httpx2.HTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:
+        raise (explain(error, "") or error) from error
+    # A commit identifies its content: a hub that returns another one is broken or hostile.
+    is_right = info.sha is not None and _COMMIT.fullmatch(info.sha) is not None
+    if not is_right or (_COMMIT.fullmatch(revision) and info.sha != revision):
+        raise DataSourceError(
+            f"{endpoint()} states {str(info.sha)[:100]!r} as the commit of {dataset.repo}@{revision}",
+            expected="exactly the requested commit, as 40 or 64 hexadecimal digits",
+            do="use a hub or mirror that speaks the whole API (HF_ENDPOINT)",
+        )
+    card = info.card_data.get("configs") if info.card_data else None
+    configs = [entry for entry in card or () if isinstance(entry, Mapping)] if isinstance(card, list) else []
+    files = {sibling.rfilename: sibling for sibling in info.siblings or []}
+    return _Listing(str(info.sha), files, configs)
+
+
+def _source(dataset: HubDataset, listing: _Listing, paths: Sequence[str]) -> RemoteSource:
+    files = []
+    for path in paths:
+        sibling = listing.files[path]
+        sha256 = sibling.lfs.sha256 if sibling.lfs else None
+        if sibling.size is None or not (sha256 or sibling.blob_id):
+            raise DataSourceError(
+                f"{endpoint()} states no {'size' if sibling.size is None else 'digest'} for {path} of {dataset.repo}",
+                expected="size and digest of every file",
+                do="use a hub or mirror that speaks the whole API (HF_ENDPOINT)",
+            )
+        url = hf_hub_url(dataset.repo, path, repo_type="dataset", revision=listing.commit, endpoint=endpoint())
+        git_id = None if sha256 else sibling.blob_id
+        files.append(RemoteFile(PurePosixPath(path).name, sibling.size, partial(_open_at, url), sha256, git_id))
+    pinned = dataset.at(listing.commit).text
+    return RemoteSource(listing.commit, tuple(files), partial(_explained, dataset, listing.commit), is_passing, pinned)
+
+
+@contextmanager
+def _open_at(url: str, start: int) -> Iterator[Opened]:
+    # No compression: ranges and sizes refer to the stored file.
+    headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
+    if start:
+        headers["Range"] = f"bytes={start}-"
+    with get_session().stream("GET", url, headers=headers, timeout=_TIMEOUT_SECONDS, follow_redirects=True) as response:
+        hf_raise_for_status(response)
+        is_rest = response.status_code == httpx2.codes.PARTIAL_CONTENT
+        yield Opened(start if is_rest else 0, response.iter_bytes())
+
+
+def _explained(dataset: HubDataset, revision: str, error: Exception, what: str) -> LuthierError | None:
+    known = (httpx2.HTTPError, HfHubHTTPError, OfflineModeIsEnabled, OSError, ValueError)
+    if not isinstance(error, known):
+        return None
+    return explained(dataset.repo, revision, error, what and f"{what} of {dataset.repo}", kind="dataset")

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luthier.testing.hub_server import COMMIT, Hub, serving
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    served = Hub({"train.jsonl": b'{"text": "one"}\n'}, repo="org/qa", kind="dataset")
+    with serving(served) as address:
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+        yield served
+
+
+def test_a_source_is_fetched_once_and_refreshed_when_asked_for(luthier: Any, hub: Hub) -> None:
+    first = luthier("data", "fetch", "hub:org/qa", "--json").document
+    assert (first["revision"], first["before"], first["was_there"]) == (COMMIT, None, False)
+    (file,) = first["files"]
+    assert Path(file["path"]).read_bytes() == hub.files["train.jsonl"]
+    assert file["num_bytes"] == 16
+    assert luthier("data", "fetch", "hub:org/qa", "--json").document["was_there"]
+    hub.files["train.jsonl"], hub.commit = b'{"text": "two"}\n', "f" * 40
+    again = luthier("data", "fetch", "hub:org/qa")
+    assert "Already on this machine" in again.out
+    newer = luthier("data", "fetch", "hub:org/qa", "--refresh")
+    assert "f" * 40 in newer.out
+    assert COMMIT in newer.out, "what was there before is shown, too"
+
+
+def test_a_path_is_no_remote_source(luthier: Any) -> None:
+    done = luthier("data", "fetch", "rows.jsonl")
+    assert done.code == 2
+    assert "'rows.jsonl' is no remote source" in done.err

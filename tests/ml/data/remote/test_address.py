@@ -1,0 +1,131 @@
+"""A file behind an address: once, continued, with versions by ETag, and with errors that hold no signature."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from luthier.core.errors import DataSourceError, NotFoundError
+from luthier.core.ids import sha256_bytes
+from luthier.core.ports import SilentProgress
+from luthier.core.system.process_setup import start_daemon
+from luthier.ml.data.remote import download
+from luthier.ml.data.remote.cache import FetchedSource, fetch
+
+ROWS = b"".join(b'{"text": "row %d"}\n' % n for n in range(50))
+
+
+class Site:
+    """A server of one file, and how it behaves."""
+
+    def __init__(self) -> None:
+        self.content, self.etag, self.url = ROWS, '"one"', ""
+        self.status, self.cut_after, self.num_cuts, self.states_size = 200, 0, 0, True
+        self.requests: list[tuple[str | None, str | None]] = []
+
+
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    state = Site()
+    monkeypatch.setattr(download.time, "sleep", lambda _: None)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            asked, condition = self.headers.get("Range"), self.headers.get("If-Range")
+            state.requests.append((asked, condition))
+            start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and condition == state.etag else 0
+            body = state.content[start:] if state.status == 200 else b""
+            self.send_response(206 if start else state.status)
+            if state.states_size:
+                self.send_header("Content-Length", str(len(body)))
+            if state.etag:
+                self.send_header("ETag", state.etag)
+            if start:
+                self.send_header("Content-Range", f"bytes {start}-{len(state.content) - 1}/{len(state.content)}")
+            self.send_header("Connection", "close")
+            self.end_headers()
+            if state.num_cuts and len(state.requests) > 1:
+                state.num_cuts -= 1
+                body = body[: state.cut_after]
+            self.wfile.write(body)
+            self.close_connection = True
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = start_daemon(partial(server.serve_forever, 0.02), "site")
+    state.url = f"http://127.0.0.1:{server.server_address[1]}/rows/train.jsonl?signature=secret"
+    yield state
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def fetched(tmp_path: Path, site: Site, *, refresh: bool = False) -> FetchedSource:
+    return fetch(site.url, tmp_path / "data", SilentProgress(), refresh=refresh)
+
+
+def test_a_file_comes_once_and_is_known_by_its_etag(site: Site, tmp_path: Path) -> None:
+    found = fetched(tmp_path, site)
+    (file,) = found.files
+    assert (file.path.read_bytes(), file.sha256, file.name) == (ROWS, sha256_bytes(ROWS), "train.jsonl")
+    assert found.revision == 'ETag "one"'
+    num_requests = len(site.requests)
+    assert fetched(tmp_path, site).was_there
+    assert len(site.requests) == num_requests
+    stored = "".join(path.read_text() for path in (tmp_path / "data" / "sources").iterdir())
+    assert "secret" not in stored
+
+
+def test_a_connection_that_breaks_off_is_continued(site: Site, tmp_path: Path) -> None:
+    site.cut_after, site.num_cuts = 100, 2
+    assert fetched(tmp_path, site).files[0].path.read_bytes() == ROWS
+    assert site.requests[1:] == [(None, None), ("bytes=100-", '"one"'), ("bytes=200-", '"one"')]
+
+
+def test_a_file_that_changes_in_between_is_not_glued_together(site: Site, tmp_path: Path) -> None:
+    site.cut_after, site.num_cuts = 100, 100
+    site.etag = ""  # nothing to continue by: each attempt begins again and gets no further
+    with pytest.raises(DataSourceError, match=r"train\.jsonl"):
+        fetched(tmp_path, site)
+    site.num_cuts, site.content, site.etag = 0, ROWS[::-1], '"two"'
+    assert fetched(tmp_path, site).files[0].path.read_bytes() == ROWS[::-1]
+
+
+def test_a_file_without_a_stated_size_or_etag_is_known_by_its_digest(site: Site, tmp_path: Path) -> None:
+    site.states_size, site.etag = False, ""
+    found = fetched(tmp_path, site)
+    assert found.files[0].path.read_bytes() == ROWS
+    assert found.revision == f"sha256 {sha256_bytes(ROWS)}"
+
+
+def test_a_newer_file_is_taken_when_asked_for(site: Site, tmp_path: Path) -> None:
+    fetched(tmp_path, site)
+    site.content, site.etag = b'{"text": "new"}\n', '"two"'
+    assert fetched(tmp_path, site).revision == 'ETag "one"'
+    found = fetched(tmp_path, site, refresh=True)
+    assert (found.revision, found.files[0].path.read_bytes()) == ('ETag "two"', site.content)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "words"),
+    [
+        (404, NotFoundError, "there is no file at"),
+        (403, DataSourceError, "is not given to this machine"),
+        (500, DataSourceError, "could not be fetched from 127.0.0.1: 500"),
+    ],
+)
+def test_refusals_say_what_to_do_and_keep_the_signature(
+    site: Site, tmp_path: Path, status: int, kind: type[Exception], words: str
+) -> None:
+    site.status = status
+    with pytest.raises(kind, match=words) as refused:
+        fetched(tmp_path, site)
+    assert "secret" not in str(refused.value)

@@ -1,0 +1,70 @@
+"""Objects of a store that fsspec reads: one, or all that match a pattern, on a file system in memory and on S3."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+
+from luthier.core.errors import NotFoundError, RequestError
+from luthier.core.ports import SilentProgress, SilentTask
+from luthier.ml.data.remote.cache import fetch
+from luthier.ml.data.remote.download import download
+from luthier.ml.data.remote.object_store import look_up_objects
+
+
+@pytest.fixture
+def store() -> Iterator[Any]:
+    files = fsspec.filesystem("memory")
+    for number in range(3):
+        files.pipe(f"/rows/{number}.jsonl", b'{"text": "%d"}\n' % number)
+    yield files
+    files.store.clear()
+    files.pseudo_dirs[:] = [""]
+
+
+def test_a_pattern_names_its_objects_in_order(store: Any, tmp_path: Path) -> None:
+    found = look_up_objects("memory://rows/*.jsonl")
+    assert [one.name for one in found.files] == ["0.jsonl", "1.jsonl", "2.jsonl"]
+    assert found.revision.startswith("3 objects ")
+    part = tmp_path / "part"
+    part.write_bytes(b'{"te')  # left by an earlier attempt
+    download(found, found.files[1], part, SilentTask())
+    assert part.read_bytes() == b'{"text": "1"}\n'
+
+
+def test_a_changed_object_has_another_revision(store: Any) -> None:
+    before = look_up_objects("memory://rows/1.jsonl").revision
+    store.pipe("/rows/1.jsonl", b'{"text": "other"}\n')
+    assert before
+    assert look_up_objects("memory://rows/1.jsonl").revision != before
+
+
+@pytest.mark.parametrize("url", ["memory://rows/9.jsonl", "memory://none/*.jsonl"])
+def test_what_is_not_there_is_said(store: Any, url: str) -> None:
+    with pytest.raises(NotFoundError, match="there is no file"):
+        look_up_objects(url)
+
+
+def test_a_store_without_a_driver_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object, **__: object) -> None:
+        raise ImportError("no driver")
+
+    monkeypatch.setattr("luthier.ml.data.remote.object_store.url_to_fs", missing)
+    with pytest.raises(RequestError, match=r"driver for rows at s3:// is not installed[\s\S]*s3"):
+        look_up_objects("s3://bucket/rows.jsonl")
+    with pytest.raises(RequestError, match="gcsfs"):
+        look_up_objects("gs://bucket/rows.jsonl")
+
+
+def test_objects_of_s3_come_with_their_etag(empty_bucket: Callable[[str, str], Any], tmp_path: Path) -> None:
+    client = empty_bucket("luthier-rows", "test-secret-key-0123456789")
+    client.put_object(Bucket="luthier-rows", Key="rows/a.jsonl", Body=b'{"text": "a"}\n')
+    found = fetch("s3://luthier-rows/rows/a.jsonl", tmp_path / "data", SilentProgress())
+    assert found.files[0].path.read_bytes() == b'{"text": "a"}\n'
+    assert found.revision.startswith("ETag ")
+    with pytest.raises(NotFoundError):
+        fetch("s3://luthier-rows/rows/none.jsonl", tmp_path / "data", SilentProgress())

@@ -1,0 +1,59 @@
+"""Figures by source: paired on the rows of each source, adjusted for their number, none for too few rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from luthier.core.evaluation import NOT_DISTINGUISHABLE
+from luthier.ml.evaluation.by_source import figures_by_source, source_details
+from luthier.ml.evaluation.compare import Judged
+from luthier.ml.evaluation.metrics.registry import as_definitions
+
+METRIC = as_definitions(["exact_match"])[0]
+
+
+def judged(before: list[int], after: list[int]) -> Judged:
+    """Two systems of which each row is right (1) or wrong (0), as exact match counts."""
+    statistics = {
+        (name, METRIC.name): np.array([[float(value), 1.0] for value in values])
+        for name, values in (("base", before), ("tuned", after))
+    }
+    return Judged((), (), {}, statistics)
+
+
+def test_a_gain_on_one_source_may_be_a_loss_on_another() -> None:
+    names = ["orders"] * 20 + ["faq"] * 20 + ["rare"] * 2
+    before = [0] * 20 + [1] * 20 + [1, 0]
+    after = [1] * 20 + [0] * 20 + [1, 0]
+    found = figures_by_source(judged(before, after), METRIC, names, baseline="base", candidate="tuned")
+    assert [(one.source, one.num_rows) for one in found] == [("orders", 20), ("faq", 20), ("rare", 2)]
+    assert [one.comparison and one.comparison.verdict for one in found] == ["better", "worse", None]
+    orders = found[0].comparison
+    assert orders is not None
+    assert orders.difference == 1.0
+    assert orders.adjusted_p_value == pytest.approx(2 * orders.p_value), "two sources were tested"
+    assert (found[0].baseline and found[0].baseline.value, found[0].candidate and found[0].candidate.value) == (0, 1)
+    texts = source_details(found)
+    assert texts[0].startswith("Rows of orders: better, ")
+    assert texts[2] == "Rows of rare: 2 held-out rows, too few for figures of their own."
+
+
+def test_a_difference_that_only_one_test_would_show_is_not_claimed_of_many_sources() -> None:
+    names = [name for name in "abcdef" for _ in range(12)]
+    before = [0] * 72
+    after = ([1] * 7 + [0] * 5) + [0] * 60
+    alone = figures_by_source(judged(before[:12], after[:12]), METRIC, names[:12], baseline="base", candidate="tuned")
+    together = figures_by_source(judged(before, after), METRIC, names, baseline="base", candidate="tuned")
+    assert alone[0].comparison is not None
+    assert together[0].comparison is not None
+    assert alone[0].comparison.verdict == "better"
+    assert together[0].comparison.verdict == NOT_DISTINGUISHABLE
+    assert (together[0].comparison.low, together[0].comparison.high) == (
+        alone[0].comparison.low,
+        alone[0].comparison.high,
+    )
+
+
+def test_a_metric_that_only_one_system_has_gives_no_figures() -> None:
+    assert figures_by_source(judged([1], [1]), METRIC, ["a"], baseline="teacher", candidate="tuned") == ()
