@@ -176,7 +176,7 @@ def end_with(parent: int) -> None:
 def run_to_end(program: Callable[[], object]) -> NoReturn:
     """Run the program of this process and end the process with its exit code, as the interpreter does.
 
-    What is in memory is not taken down, which takes half a second with torch: see `end_process`.
+    What is in memory is not taken down, which takes about a second with torch: see `end_process`.
     """
     try:
         program()
