@@ -50,6 +50,13 @@ def test_a_folder_counts_from_the_recipe_and_an_address_does_not(tmp_path: Path)
     assert [one.location for one in recipe.tracking or ()] == [str(tmp_path / "curves"), "http://host:5000"]
 
 
+def test_tags_are_a_list_in_a_recipe(tmp_path: Path) -> None:
+    recipe = recipe_from(RECIPE | {"tracking": [{"name": "wandb", "tags": ["october"]}]}, base_dir=tmp_path)
+    assert [one.tags for one in recipe.tracking or ()] == [("october",)]
+    with pytest.raises(RecipeError, match="expected a list"):
+        recipe_from(RECIPE | {"tracking": [{"name": "wandb", "tags": "october"}]}, base_dir=tmp_path)
+
+
 def test_trackers_are_shown_in_the_plan_and_do_not_change_its_hash() -> None:
     plan = make_plan()
     source = ValueSource(source="asked", why="in the recipe")

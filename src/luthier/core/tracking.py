@@ -46,7 +46,12 @@ class TrackerRecipe(FrozenModel):
     @model_validator(mode="before")
     @classmethod
     def _plain_name(cls, given: Any) -> Any:
-        return {"name": given} if isinstance(given, str) else given
+        if isinstance(given, str):
+            return {"name": given}
+        # What passes through here counts as Python's own, where strict means no list for a tuple, even in JSON.
+        if isinstance(given, dict) and isinstance(given.get("tags"), list):
+            return {**given, "tags": tuple(given["tags"])}
+        return given
 
     @field_validator("location")
     @classmethod

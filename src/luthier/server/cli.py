@@ -47,13 +47,16 @@ def start(
     """Serve the pages and OpenAI's fine-tuning API, with a worker that trains.
 
     Ctrl-C or SIGTERM shuts it down cleanly: trainings write a checkpoint and continue with the next start; a second
-    Ctrl-C ends it immediately. The first start prints a key, once.
+    Ctrl-C ends it immediately. The first start makes a key: it is printed on a terminal or with --json, and is else in
+    the file admin-key of the home.
     """
+    from luthier.platform.auth.first_key import take_given_key
     from luthier.platform.home.logs import teller
     from luthier.platform.home.permissions import private_files
     from luthier.platform.processes.stop_signals import AGAIN, stop_signals
     from luthier.server.service import ServerRequest, serve
 
+    take_given_key()  # it is for `prepare` alone
     # The processes of the server learn of these by the environment, as this one does.
     given = {"LUTHIER_DATABASE": database, "LUTHIER_ARTIFACTS": artifacts, "LUTHIER_LOG_FORMAT": log_format}
     os.environ.update({name: value for name, value in given.items() if value is not None})
@@ -74,11 +77,16 @@ def start(
     with private_files(), stop_signals(notice) as stop_requested, open_context(home) as context:
         serve(
             context,
-            ServerRequest(host=host, port=port, num_workers=num_workers),
+            ServerRequest(host=host, port=port, num_workers=num_workers, shows_key=as_json or _is_read_by_a_person()),
             stop_requested=stop_requested,
             tell=teller(context.settings.log_format, "up"),
             started=show,
         )
+
+
+def _is_read_by_a_person() -> bool:
+    """Whether stdout is a terminal, and not a journal, a log or a pipe."""
+    return sys.stdout.isatty()
 
 
 def _print_line(line: str) -> None:
@@ -100,6 +108,8 @@ def _show(started: Started) -> None:
         rows.insert(0, ("pages", f"{started.link}  (signs you in, once, within 15 minutes)"))
     if started.key is not None:
         rows.append(("admin key", f"{started.key}  (shown this once: keep it)"))
+    if started.key_file is not None:
+        rows.append(("admin key", _in_file(str(started.key_file))))
     console = stdout_console()
     facts(console, rows)
     if not started.is_loopback:
@@ -110,27 +120,33 @@ def _show(started: Started) -> None:
     console.print("Ctrl-C ends it; trainings continue with the next start.", soft_wrap=True)
 
 
+def _in_file(place: str) -> str:
+    return f"in {place}  (readable by its owner alone: copy the key and delete the file)"
+
+
 def prepare(as_json: JsonOption = False, home: HomeOption = None) -> Answer:
     """Bring the database up to date, check database, artifacts and disk, and make the first key where there is none.
 
     For containers and clusters, before server and workers start: nothing is listened on. The first key comes from
-    LUTHIER_ADMIN_KEY, or is made and shown this once.
+    LUTHIER_ADMIN_KEY, or is made: it is printed once on a terminal or with --json, and is else in the file admin-key of
+    the home, so that it is in no journal.
     """
+    from luthier.platform.auth.first_key import take_given_key
     from luthier.platform.home.permissions import private_files
-    from luthier.server.prepare import GIVEN_KEY, prepare_home
+    from luthier.server.prepare import prepare_home
 
-    # Taken out, so that nothing that is started from here has it in its environment.
-    given = os.environ.pop(GIVEN_KEY, "").strip() or None
+    given, is_shown = take_given_key(), as_json or _is_read_by_a_person()
     with private_files(), open_context(home) as context:
-        prepared = prepare_home(context, given)
+        prepared = prepare_home(context, given, is_shown=is_shown)
     return Answer(as_json, prepared.as_json(), lambda console: _show_prepared(console, prepared))
 
 
 def _show_prepared(console: Console, prepared: Prepared) -> None:
     from luthier.platform.cli.console import facts
 
+    shown = f"{prepared.key}  (shown this once: keep it)"
     key = {
-        "made": f"{prepared.key}  (shown this once: keep it)",
+        "made": shown if prepared.key_file is None else _in_file(prepared.key_file),
         "given": "the first key is that of LUTHIER_ADMIN_KEY",
         "there": "there is one already",
     }[prepared.key_is]
@@ -204,10 +220,12 @@ def serve(
     No key is needed on an address that only this machine reaches; on others a key is needed. Ctrl-C shuts it down
     cleanly. For jobs, files, projects and deployments there is `luthier up`.
     """
+    from luthier.platform.auth.first_key import take_given_key
     from luthier.platform.home.logs import teller
     from luthier.platform.processes.stop_signals import AGAIN, stop_signals
     from luthier.server.standalone import StandaloneRequest, read_engine_settings, serve_models
 
+    take_given_key()
     settings = read_engine_settings(max_num_seqs, max_num_batched_tokens, enable_prefix_caching, speculative_config)
 
     def started(server: StandaloneServer) -> None:

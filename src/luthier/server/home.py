@@ -17,6 +17,7 @@ from fastapi import FastAPI
 
 from luthier.core.system.process_setup import lower_session_priority
 from luthier.features.monitoring.loop import MonitorThreads
+from luthier.features.serving.engine_lending import EngineLending
 from luthier.platform.home.context import Context
 from luthier.platform.home.logs import set_up_logging
 from luthier.platform.http.server import make_server
@@ -42,7 +43,7 @@ def main(descriptor: int) -> None:
         _ = context.database  # made and brought up to date before the first request
         app = create_home_app(context)
         # Ended before the context closes the database that they use.
-        with WebhookSender(context), MonitorThreads(context):
+        with WebhookSender(context), MonitorThreads(context), EngineLending(context):
             asyncio.run(make_server(app, context, app.state.readiness).serve(sockets=[listening]))
 
 

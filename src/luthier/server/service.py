@@ -52,11 +52,13 @@ class ServerRequest:
         host: The address to listen on.
         port: The port; 0 takes any that is free.
         num_workers: Worker processes; 0 leaves the jobs to others.
+        shows_key: Whether the first key, where it is made now, is shown by `started`; else it goes into a file.
     """
 
     host: str = "127.0.0.1"
     port: int = 8520
     num_workers: int = 1
+    shows_key: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +70,10 @@ class Started:
         home: The home folder.
         database: The database for people, without a password.
         workers: The names of its workers.
-        key: The first key of this home, if it was made just now; it cannot be shown again.
+        key: The first key of this home, if it was made just now and is to be shown; it cannot be shown again.
         is_loopback: Whether only this machine can reach it.
         link: Signs the person who opens it in, once; None where others can reach the address.
+        key_file: The file with the first key, if it was made just now and is not to be shown.
     """
 
     url: str
@@ -80,6 +83,7 @@ class Started:
     key: str | None
     is_loopback: bool
     link: str | None = None
+    key_file: Path | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The line of `luthier up --json`."""
@@ -88,6 +92,7 @@ class Started:
             shown
             | {"workers": list(self.workers)}
             | ({} if self.key is None else {"key": self.key})
+            | ({} if self.key_file is None else {"key_file": str(self.key_file)})
             | ({} if self.link is None else {"link": self.link})
         )
 
@@ -156,11 +161,7 @@ def serve(
                 supervisor.start()
                 wait_until_it_answers(supervisor, listener, stop_requested)
                 if stop_requested() is None:
-                    # On other addresses a key is there already: that was checked above.
-                    key = _first_key(context) if listener.is_loopback else None
-                    name = context.database.name
-                    link = f"{listener.url}/welcome/{make_link(context)}" if listener.is_loopback else None
-                    started(Started(listener.url, context.home, name, workers, key, listener.is_loopback, link))
+                    started(_started(context, request, listener, workers))
                     context.close()  # what is looked after needs no connection of ours
                 tell(f"stopping: {supervisor.watch(stop_requested)}")
         finally:
@@ -239,7 +240,12 @@ def has_key(context: Context) -> bool:
     return any(key.revoked_at is None and (key.expires_at is None or key.expires_at > now) for key in keys)
 
 
-def _first_key(context: Context) -> str | None:
-    from luthier.platform.auth.service import first_key
+def _started(context: Context, request: ServerRequest, listener: Listener, workers: tuple[str, ...]) -> Started:
+    from luthier.platform.auth.first_key import FirstKey, make_first_key
 
-    return first_key(context)
+    name = context.database.name
+    if not listener.is_loopback:  # a key is there already: that was checked before it was listened
+        return Started(listener.url, context.home, name, workers, None, is_loopback=False)
+    made = make_first_key(context, is_shown=request.shows_key) or FirstKey()
+    link = f"{listener.url}/welcome/{make_link(context)}"
+    return Started(listener.url, context.home, name, workers, made.key, True, link, made.file)

@@ -192,8 +192,8 @@ def _store_response(home: Context, model: str) -> None:
 
 def _of_tinker(home: Context) -> dict[str, str]:
     """A training client of the Tinker API with a saved state, a session that is alive, and a sampling client in it."""
+    from luthier.features.tinker_api.live import LiveSampler
     from luthier.features.tinker_api.records import AdapterOptions, TinkerCheckpoint, TinkerModel
-    from luthier.features.tinker_api.sessions import LiveSampler
 
     session = home.tinker_sessions.open(ME, {})
     sampler = LiveSampler(f"{session.session_id}:sample:0", session.session_id, {}, "tiny")

@@ -26,37 +26,33 @@ MESSAGES: list[dict[str, Any]] = [
     {"jsonrpc": "2.0", "method": "notifications/initialized"},
     {"jsonrpc": "2.0", "id": 2, "method": "tools/list"},
     {"jsonrpc": "2.0", "id": 3, "method": "tools/call", "params": {"name": "create_dataset", "arguments": {}}},
+    # Its answer is read from a database, in another thread: it takes longer than to see that there is no more input.
+    {"jsonrpc": "2.0", "id": 4, "method": "tools/call", "params": {"name": "list_runs", "arguments": {}}},
 ]
 
 
-def test_the_command_speaks_the_protocol_alone_on_stdout(tmp_path: Path) -> None:
-    process = subprocess.Popen(
+def test_the_command_answers_all_that_it_has_received_and_speaks_the_protocol_alone_on_stdout(tmp_path: Path) -> None:
+    said = subprocess.run(
         [sys.executable, "-m", "luthier", "mcp", "--read-only", "--home", str(tmp_path / "home")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        # Its input ends with the last request: the answers come all the same.
+        input="this is no JSON\n" + "".join(json.dumps(one) + "\n" for one in MESSAGES),
+        capture_output=True,
         text=True,
+        check=False,
+        timeout=240,
         env={name: value for name, value in os.environ.items() if name != "LUTHIER_API_KEY"},
     )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write("".join(json.dumps(one) + "\n" for one in MESSAGES) + "this is no JSON\n")
-    process.stdin.flush()
-    answers: dict[Any, Any] = {}
-    while not {1, 2, 3} <= answers.keys():
-        line = process.stdout.readline()
-        assert line, "it has ended before it has answered"
-        one = json.loads(line)
-        answers[one.get("id")] = one
-    # The end of its input ends it, with nothing else on stdout.
-    rest, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
-    assert [line for line in rest.splitlines() if "jsonrpc" not in json.loads(line)] == []
+    assert said.returncode == 0, said.stderr
+    lines = [json.loads(line) for line in said.stdout.splitlines()]
+    assert [line for line in lines if "jsonrpc" not in line] == []
+    answers = {line.get("id"): line for line in lines}
+    assert {1, 2, 3, 4} <= answers.keys(), said.stdout
     assert answers[1]["result"]["serverInfo"]["name"] == "luthier"
     names = {tool["name"] for tool in answers[2]["result"]["tools"]}
     assert {"list_runs", "plan_run", "ask"} <= names
     assert not {"start_run", "deploy", "create_dataset"} & names
     assert "this server is read-only" in answers[3]["error"]["message"]
+    assert not answers[4]["result"].get("isError")
 
 
 def test_a_key_is_looked_up_and_counted_for_each_request(home: Context) -> None:

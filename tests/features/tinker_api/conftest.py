@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
 
 from luthier.core.errors import LuthierError
+from luthier.features.models.service import pull_model
 from luthier.features.tinker_api.sessions import TinkerSessions
 from luthier.features.tinker_api.trainer_client import OnAnswer, TrainerClient
+from luthier.platform.home.context import Context
 from luthier.platform.home.settings import Settings
+
+API = "/tinker/api/v1"
+Visitor = Callable[..., TestClient]
 
 
 class HeldTrainer(TrainerClient):
@@ -65,3 +73,23 @@ def sessions(clock: Clock, trainer: HeldTrainer) -> TinkerSessions:
     made = TinkerSessions(Settings(), clock=clock)
     made.trainer = trainer
     return made
+
+
+@pytest.fixture
+def client(home: Context, visitor: Visitor, trainer: HeldTrainer, tiny_model: Path) -> TestClient:
+    """A client with all scopes of a server whose process that trains is held."""
+    pull_model(home, str(tiny_model))
+    home.tinker_sessions.trainer = trainer
+    return visitor("train", "infer", "read")
+
+
+def post(client: TestClient, path: str, status: int = 200, /, **body: Any) -> Any:
+    """The answer to a call, which has this status."""
+    answer = client.post(f"{API}{path}", json=body)
+    assert answer.status_code == status, answer.text
+    return answer.json() if answer.content else None
+
+
+def new_session(client: TestClient) -> str:
+    """The id of a session that was opened."""
+    return str(post(client, "/create_session", tags=[], user_metadata={}, sdk_version="0.38.0")["session_id"])

@@ -2,38 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from tests.features.tinker_api.conftest import HeldTrainer
+from tests.features.tinker_api.conftest import API, HeldTrainer, Visitor, new_session, post
 from tests.vacuous import nonempty
 
-from luthier.features.models.service import pull_model
 from luthier.platform.auth.service import create_key, create_project
 from luthier.platform.home.context import Context
-
-API = "/tinker/api/v1"
-Visitor = Callable[..., TestClient]
-
-
-@pytest.fixture
-def client(home: Context, visitor: Visitor, trainer: HeldTrainer, tiny_model: Path) -> TestClient:
-    pull_model(home, str(tiny_model))
-    home.tinker_sessions.trainer = trainer
-    return visitor("train", "infer", "read")
-
-
-def post(client: TestClient, path: str, status: int = 200, /, **body: Any) -> Any:
-    answer = client.post(f"{API}{path}", json=body)
-    assert answer.status_code == status, answer.text
-    return answer.json() if answer.content else None
-
-
-def new_session(client: TestClient) -> str:
-    return str(post(client, "/create_session", tags=[], user_metadata={}, sdk_version="0.38.0")["session_id"])
 
 
 def test_the_key_is_taken_from_the_header_of_the_sdk(home: Context, visitor: Visitor) -> None:
@@ -54,7 +31,7 @@ def test_scopes(home: Context, client: TestClient, visitor: Visitor) -> None:
     sampler = {"session_id": session, "sampling_session_seq_id": 0, "base_model": "tiny"}
     assert "expected: infer" in str(post(trains, "/create_sampling_session", 403, **sampler))
     assert asks.get(f"{API}/training_runs").status_code == 403
-    assert post(asks, "/create_sampling_session", **sampler)["sampling_session_id"] == f"{session}:sample:0"
+    assert post(client, "/create_sampling_session", **sampler)["sampling_session_id"] == f"{session}:sample:0"
 
 
 def test_another_project_sees_no_session_and_no_request(

@@ -10,14 +10,9 @@ from tests.features.tinker_api.conftest import Clock, HeldTrainer
 from luthier.core.access import Caller
 from luthier.core.errors import BusyError, LuthierError, NotFoundError, RequestError
 from luthier.features.tinker_api import sessions as module
-from luthier.features.tinker_api.sessions import (
-    Answer,
-    LiveModel,
-    LiveSampler,
-    LiveSession,
-    PendingRequest,
-    TinkerSessions,
-)
+from luthier.features.tinker_api.live import Answer, LiveModel, LiveSampler, LiveSession, PendingRequest
+from luthier.features.tinker_api.sessions import TinkerSessions
+from luthier.platform.home.settings import Settings
 
 CALLER = Caller(project_id="p", key_id="key")
 
@@ -156,7 +151,7 @@ def test_a_silent_session_ends_with_all_that_waits(
     error = waiting.result.result(0).error
     assert error is not None
     assert f"the session {session.session_id} has ended" in error.came
-    assert trainer.asked == [({"op": "drop", "models": [model.model_id], "samplers": []}, None)]
+    assert trainer.asked == [({"op": "drop", "models": [model.model_id], "samplers": [], "project": "p"}, None)]
     assert sessions.fetch("p", waiting.request_id) is waiting  # its error is still there
     for call in (sessions.session, sessions.beat, sessions.model):
         with pytest.raises(NotFoundError, match="does not exist or has ended"):
@@ -219,6 +214,34 @@ def test_more_clients_and_bytes_than_there_is_room_for_are_refused(
         send(sessions, session, model, 2, num_bytes=8)
 
 
+def test_a_project_that_has_all_its_room_taken_locks_no_other_out(
+    sessions: TinkerSessions, session: LiveSession, trainer: HeldTrainer, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MAX_OPEN", 2)
+    monkeypatch.setattr(module, "_MAX_OPEN_BYTES", 10)
+    others = {name: sessions.open(Caller(project_id=name, key_id=name), {}) for name in ("q", "r")} | {"p": session}
+
+    def ask(project: str, key: str, num_bytes: int) -> None:
+        made = Answer(message=b"123456")
+        sessions.start(others[project], f"{project}{key}", lambda: {"op": "x"}, lambda _: made, num_bytes=num_bytes)
+
+    ask("p", "1", 9)
+    with pytest.raises(BusyError, match="of one project"):
+        ask("p", "2", 9)
+    ask("q", "1", 9)
+    with pytest.raises(BusyError, match="2 requests of 18 bytes of all projects wait"):
+        ask("r", "1", 9)
+    assert [request["project"] for request, _ in trainer.asked] == ["p", "q"]
+    trainer.answer()
+    trainer.answer()
+    sessions.fetch("p", "p1")
+    sessions.fetch("q", "q1")
+    clock.now += module._REPEAT_SECONDS
+    # Room that one project needs for itself is made of its own results.
+    ask("p", "2", 5)
+    assert (sessions.known("p", "p1"), sessions.known("q", "q1") is None) == (None, False)
+
+
 def test_sessions_and_sampling_clients_are_limited(sessions: TinkerSessions, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MAX_SESSIONS", 1)
     monkeypatch.setattr(module, "_MAX_SAMPLERS", 1)
@@ -258,3 +281,22 @@ def test_results_take_their_room_until_they_were_fetched(
     clock.now += 10 * module.SILENT_SECONDS
     sessions.look()
     assert sessions._num_bytes == 0
+
+
+def test_a_session_of_another_server_process_is_named_as_one(sessions: TinkerSessions, session: LiveSession) -> None:
+    other = TinkerSessions(Settings())
+    for call in (
+        lambda: other.session("p", session.session_id),
+        lambda: other.beat("p", session.session_id),
+        lambda: other.model("p", f"{session.session_id}:train:0"),
+        lambda: other.sampler("p", f"{session.session_id}:sample:0"),
+        lambda: other.fetch("p", f"{session.session_id}:train:0:1"),
+    ):
+        with pytest.raises(NotFoundError, match=f"{session.session_id} was opened by another server") as caught:
+            call()
+        assert "X-API-Key" in caught.value.do
+    # Its own that has ended, and what is no id of a session, are not.
+    sessions.finish(session)
+    for key in (session.session_id, "session-x", "x", f"{session.session_id}0"):
+        with pytest.raises(NotFoundError, match="does not exist or has ended"):
+            sessions.session("p", key)

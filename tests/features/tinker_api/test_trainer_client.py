@@ -16,7 +16,7 @@ def test_only_a_process_that_was_needed_takes_clients_along(
     ended: list[int] = []
     child = _Child(Settings(), lambda: False, lambda: ended.append(1))
     if is_unused:
-        assert child._is_unused()
+        assert child.is_unused()
         assert not child.ask({"op": "create"}, None), "a client that comes now goes to the next process"
     child._end()
     assert len(ended) == num_ended

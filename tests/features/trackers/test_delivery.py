@@ -225,6 +225,26 @@ def test_what_another_process_has_delivered_meanwhile_is_not_sent_again(
     assert steps() == [1, 2, 3]
 
 
+def test_names_in_the_tracker_are_those_of_the_project_of_the_run(context: Context) -> None:
+    project = "proj-20261130-120000-aaaaaa"
+    context.settings.run_folder(RUN_ID).mkdir(parents=True)
+    plan = PLAN.model_copy(update={"registered_model": "model"})
+    tracked = make_plan().model_copy(update={"tracking": (plan,)})
+    context.runs.create(make_record(status="running"), tracked, project)
+    context.runs.append(RUN_ID, RunStarted(from_step=0, num_steps=10))
+    assert Delivery(context, RUN_ID, plan).deliver().project == f"{project}-mails"
+    begun = Recorded.begun[0].plan
+    assert (begun.project, begun.registered_model) == (f"{project}-mails", f"{project}-model")
+    assert [state.project for state in service.states(context, RUN_ID)] == [f"{project}-mails"]
+    # A run that was begun before projects had names of their own goes on where it is.
+    folder = context.settings.run_folder(RUN_ID)
+    save_state(folder, TrackerState(name="mlflow", project="mails", tracker_run_id="theirs-0"))
+    context.runs.append(RUN_ID, make_step(1))
+    Delivery(context, RUN_ID, plan).deliver()
+    assert Recorded.begun[1].plan.project == "mails"
+    assert [state.project for state in service.states(context, RUN_ID)] == ["mails"]
+
+
 def test_a_pause_waits_shorter_than_an_end(context: Context, run_id: str) -> None:
     assert reporting._seconds_left(context, run_id) == context.settings.tracker_wait_seconds
     context.runs.update(run_id, status="paused")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from luthier.core.tracking import TrackerPlan, TrackerRecipe
-from luthier.ml.tracking.choice import chosen, lacks_credentials, location_of, source_of
+from luthier.ml.tracking.choice import chosen, lacks_credentials, location_of, source_of, within_project
 from luthier.ml.tracking.registry import TRACKERS
 
 ENVIRONMENT = {
@@ -62,3 +62,20 @@ def test_a_key_is_needed_unless_it_works_offline() -> None:
     assert not lacks_credentials(TRACKERS["wandb"], {"WANDB_API_KEY": "k"})
     assert not lacks_credentials(TRACKERS["wandb"], {"WANDB_MODE": "offline"})
     assert not lacks_credentials(TRACKERS["mlflow"], {})
+
+
+def test_projects_share_an_account_and_no_name_in_it() -> None:
+    own, other = "proj-20261130-120000-aaaaaa", "proj-20261130-120000-bbbbbb"
+    plan = TrackerPlan(name="mlflow", project="mails", registered_model="model")
+
+    def names(project_id: str, name: str) -> tuple[str, str | None]:
+        found = within_project(plan.model_copy(update={"project": name}), project_id)
+        return found.project, found.registered_model
+
+    assert names("default", "mails") == ("mails", "model")
+    assert names(own, "mails") == (f"{own}-mails", f"{own}-model")
+    # Named in full it is the same; the names of another project cannot be named, from `default` neither.
+    assert names(own, f"{own}-mails")[0] == f"{own}-mails"
+    assert names(own, f"{other}-mails")[0] == f"{own}-{other}-mails"
+    assert names("default", f"{other}-mails")[0] == f"default-{other}-mails"
+    assert within_project(plan.model_copy(update={"registered_model": None}), own).registered_model is None

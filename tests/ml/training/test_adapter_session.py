@@ -16,7 +16,7 @@ from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import CheckpointError, DivergedError, OverlongError, RequestError
 from luthier.core.plan import OptimizerPlan, Plan
 from luthier.ml.inference.models.chat_template import ChatTemplate
-from luthier.ml.training.adapter_sampler import AdapterSampler, SampleOrder, read_adapter
+from luthier.ml.training.adapter_sampler import AdapterSampler, SampleOrder, joined, read_adapter
 from luthier.ml.training.adapter_session import AdamSettings, AdapterSession, SharedBase
 from luthier.ml.training.checkpoint import LoopState
 from luthier.ml.training.fit import EarlyStopping
@@ -123,6 +123,28 @@ def test_a_pass_is_the_same_in_any_micro_batches(
     np.testing.assert_allclose(
         np.concatenate(cut.log_probabilities), np.concatenate(whole.log_probabilities), atol=1e-5
     )
+
+
+def test_passes_of_two_clients_in_turns_are_those_of_each_alone(
+    base: SharedBase, plan: Plan, examples: list[TokenisedExample]
+) -> None:
+    data = [as_datum(row, 1.0) for row in examples[:6]]
+    alone, one, other = AdapterSession(base, plan), AdapterSession(base, plan), AdapterSession(base, plan)
+    alone.model.micro_batch_tokens = one.model.micro_batch_tokens = 1
+    whole = alone.run(data, "cross_entropy", {}, backward=True)
+    parts, num_parts, result = one.parts(data, "cross_entropy", {}, backward=True), 1, None
+    while result is None:
+        try:
+            assert next(parts) > 0
+            num_parts += 1
+            other.run(data[:2], "cross_entropy", {}, backward=False)
+            other.run(data[:2], "cross_entropy", {}, backward=True)
+        except StopIteration as end:
+            result = end.value
+    assert num_parts == len(data)
+    assert (result.loss, result.num_tokens) == (whole.loss, whole.num_tokens)
+    pairs = list(zip(one.optimizer.gradients, alone.optimizer.gradients, strict=True))
+    assert all(torch.equal(*pair) for pair in nonempty(pairs))
 
 
 def test_log_probabilities_of_several_targets_are_those_of_each(base: SharedBase, plan: Plan) -> None:
@@ -327,6 +349,17 @@ def test_samples_are_scored_as_training_scores_them(
         np.testing.assert_allclose(result.prompt_log_probabilities[1:], trained[: len(PROMPT) - 1], atol=1e-4)
         assert np.isnan(result.prompt_log_probabilities[0])
     assert sampler.sample([order])[0].answers == result.answers  # the same seed
+    context_tokens = sampler.model.context_length_tokens
+    parts = order.parts(len(PROMPT) + 6, context_tokens)
+    assert [(one.first_sample, one.num_samples, one.scores_prompt) for one in parts] == [
+        (0, 1, True),
+        (1, 1, False),
+        (2, 1, False),
+    ]
+    assert order.parts(10**6, context_tokens) == [order]
+    cut = joined([sampler.sample([part])[0] for part in parts])
+    assert [one.tokens for one in cut.answers] == [one.tokens for one in result.answers]
+    assert cut.prompt_log_probabilities is not None
     # The base model answers by the same modules, and exactly as without an adapter.
     sampler.use("base", lambda: None)
     (plain,) = sampler.sample([SampleOrder(PROMPT, max_tokens=1, seed=7, scores_prompt=True, temperature=0.0)])

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
+
+from luthier.core.ports import SilentProgress
+from luthier.ml.inference.models.sources import pull
 from luthier.platform.auth.service import create_key
 from luthier.platform.home.context import Context
 
@@ -36,11 +42,29 @@ with Context.open(home) as context:
             codes.append(client.get(f"/v1/fine_tuning/{path}").status_code)
         codes += [client.get(path).status_code for path in ("/v1/models", "/v1/files", "/api/v1/runs", "/healthz")]
         codes.append(client.post(f"/v1/fine_tuning/jobs/{made[0]}/cancel").status_code)
-print(json.dumps({"made": made, "codes": codes, "loaded": [name for name in json.loads(%r) if name in sys.modules]}))
+        able = {one["id"]: one["capabilities"]["thinking"] for one in client.get("/v1/models").json()["data"]}
+said = {"made": made, "codes": codes, "thinks": able}
+print(json.dumps(said | {"loaded": [name for name in json.loads(%r) if name in sys.modules]}))
 """
 
 
-def test_no_request_about_jobs_loads_what_computes(home: Context) -> None:
+THINKS = (
+    "{% for m in messages %}<|{{ m.role }}|>{% if m.reasoning_content %}<think>{{ m.reasoning_content }}</think>"
+    "{% endif %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+@pytest.fixture
+def thinker(home: Context, tiny_model: Path, tmp_path: Path) -> str:
+    """A model whose template has a place for thoughts, which `/v1/models` shows."""
+    folder = tmp_path / "thinker"
+    shutil.copytree(tiny_model, folder)
+    made = pull(str(folder), home.home, SilentProgress())
+    (folder / "chat_template.jinja").write_text(THINKS, encoding="utf-8")
+    return made.name
+
+
+def test_no_request_about_jobs_and_models_loads_what_computes(home: Context, thinker: str) -> None:
     key = create_key(home, "light", scopes=("admin",))[1]
     command = [sys.executable, "-c", SCRIPT % json.dumps(HEAVY), str(home.home), key]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
@@ -50,3 +74,5 @@ def test_no_request_about_jobs_loads_what_computes(home: Context) -> None:
     assert all(job.startswith("ftjob-") for job in said["made"])
     assert set(said["codes"]) == {200}, said["codes"]
     assert said["loaded"] == []
+    # Measured on its template, in the same process.
+    assert [said["thinks"][name] for name in ("tiny", Path(thinker).name)] == [False, True]

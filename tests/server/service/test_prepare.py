@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,26 @@ def test_the_first_key_is_made_once(home: Context) -> None:
     again = prepare_home(home, KEY)
     assert (again.key_is, again.key) == ("there", None)
     assert len(home.access.keys()) == 1
+
+
+def test_a_key_that_nobody_is_there_to_read_is_in_a_file_of_its_owner_alone(home: Context) -> None:
+    made = prepare_home(home, is_shown=False)
+    assert (made.key_is, made.key, made.key_file) == ("made", None, str(home.home / "admin-key"))
+    place = home.home / "admin-key"
+    assert place.stat().st_mode & 0o777 == 0o600
+    kept = home.access.key_of(digest_of(place.read_text(encoding="utf-8").strip()))
+    assert kept is not None
+    assert kept.scopes == ("admin",)
+    place.unlink()
+    again = prepare_home(home, is_shown=False)
+    assert (again.key_is, again.key_file, place.exists()) == ("there", None, False)
+
+
+def test_a_key_that_cannot_be_written_is_not_made(home: Context) -> None:
+    (home.home / "admin-key").mkdir()
+    with pytest.raises(OSError, match="admin-key"):
+        prepare_home(home, is_shown=False)
+    assert home.access.keys() == []
 
 
 def test_a_given_key_is_the_first_one_and_is_not_shown(home: Context) -> None:
@@ -54,11 +75,32 @@ def test_what_cannot_be_used_is_named(home: Context) -> None:
 def test_the_command_takes_the_key_out_of_its_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import os
-
     monkeypatch.setenv("LUTHIER_ADMIN_KEY", KEY)
     assert main(["server", "prepare", "--home", str(tmp_path / "home"), "--json"]) == 0
     said = capsys.readouterr().out
     assert json.loads(said)["key_is"] == "given"
     assert KEY not in said
+    assert "LUTHIER_ADMIN_KEY" not in os.environ
+
+
+@pytest.mark.parametrize("is_person", [False, True])
+def test_the_command_prints_a_made_key_on_a_terminal_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], is_person: bool
+) -> None:
+    monkeypatch.setattr("luthier.server.cli._is_read_by_a_person", lambda: is_person)
+    assert main(["server", "prepare", "--home", str(tmp_path / "home")]) == 0
+    said, place = capsys.readouterr(), tmp_path / "home" / "admin-key"
+    assert ("sk-luthier-" in said.out, place.exists()) == (is_person, not is_person)
+    assert "sk-luthier-" not in said.err
+    assert is_person or "admin-key" in said.out
+
+
+@pytest.mark.parametrize("command", [["server", "start"], ["up"], ["serve", "no-such-model"], ["worker"]])
+def test_no_process_of_server_or_worker_gets_the_first_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    monkeypatch.setenv("LUTHIER_ADMIN_KEY", KEY)
+    (tmp_path / "home").write_text("a file where a folder belongs", encoding="utf-8")
+    assert main([*command, "--home", str(tmp_path / "home")]) != 0
+    assert KEY not in capsys.readouterr().err
     assert "LUTHIER_ADMIN_KEY" not in os.environ

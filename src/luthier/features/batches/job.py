@@ -31,7 +31,7 @@ from luthier.core.ids import sha256_bytes
 from luthier.core.json_limits import fault_of_text, json_utf8
 from luthier.features.batches.records import ERRORS_NAME, OUTPUT_NAME, Batch, BatchFault, BatchStatus, Line
 from luthier.features.batches.service import CALLER
-from luthier.features.serving.api.offline import answer_offline, preload, tokens_of, use_own_engine
+from luthier.features.serving.api.offline import answer_offline, preload, tokens_of, use_job_engine
 from luthier.platform.auth.access_check import AccessCheck
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
@@ -101,7 +101,7 @@ def carry_out(context: Context, job: Job) -> Outcome:
         _clear(context, job)
         return Outcome(status="succeeded")
     context.progress = JobProgress(context, job)
-    use_own_engine(context)
+    use_job_engine(context)
     with exit_on_sigterm(), library_words_hidden():
         path = own_copy(context, job, one.input_file_id, "input")
         if one.status in ("validating", "cancelling") and one.in_progress_at is None:

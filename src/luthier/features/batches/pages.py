@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from contextlib import ExitStack
 from typing import Annotated, Any, Final, Literal, get_args
 from urllib.parse import quote, urlencode
 
@@ -26,7 +25,8 @@ from luthier.platform.files import service as files
 from luthier.platform.files.service import IncomingFile
 from luthier.platform.files.store import StoredFile
 from luthier.platform.home.context import Context
-from luthier.platform.http.multipart import FilesForm, FormError, read_files_form
+from luthier.platform.http.multipart import FilesForm, FormError
+from luthier.platform.http.received_files import received_files
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.forms import FIELD
 from luthier.platform.ui.render import Page, is_fragment_request, redirect, render
@@ -61,22 +61,10 @@ async def start(request: Request, context: HomeContext, caller: Trainer) -> Resp
     """
     given: dict[str, str] = {}
     try:
-        with ExitStack() as stack:
-            incoming: list[IncomingFile] = []
-
-            def new_file() -> IncomingFile:
-                incoming.append(stack.enter_context(files.incoming_file(context)))
-                return incoming[-1]
-
-            form = await read_files_form(
-                request.stream(),
-                request.headers,
-                new_file,
-                file_fields=frozenset({"file"}),
-                fields=_FIELDS,
-                most_bytes=context.settings.max_file_bytes,
-                most_files=1,
-            )
+        async with received_files(request, context, file_fields=frozenset({"file"}), fields=_FIELDS, most_files=1) as (
+            incoming,
+            form,
+        ):
             given = form.fields
             made = await run_in_threadpool(_once, context, caller, incoming, form)
     except ClientDisconnect:

@@ -14,7 +14,7 @@ from luthier.features.evals_api.records import Eval, EvalRun, ModelUsage, RunTot
 from luthier.features.evals_api.report import keep_report
 from luthier.features.evals_api.service import CALLER
 from luthier.features.serving import graders
-from luthier.features.serving.api.offline import use_own_engine
+from luthier.features.serving.api.offline import use_job_engine
 from luthier.platform.auth.access_check import AccessCheck
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import home_paths, redact_paths
@@ -33,7 +33,7 @@ def carry_out(context: Context, job: Job) -> Outcome:
     run = context.evals.run_of_job(job.job_id)
     one = context.evals.get(run.project_id, run.eval_id)
     context.progress = JobProgress(context, job)
-    use_own_engine(context)
+    use_job_engine(context)
     try:
         # Paths in the words of a library are hidden from network callers.
         with exit_on_sigterm(), library_words_hidden():

@@ -65,15 +65,21 @@ class KeyIdentity:
 
 
 def serve_stdio(context: Context, identity: LocalIdentity | KeyIdentity, *, is_read_only: bool) -> None:
-    """Serve until the client closes stdin."""
+    """Serve until the client has closed stdin and its requests are answered, or nobody reads the answers."""
     from mcp.server.stdio import stdio_server
 
     from luthier.features.mcp_server.protocol import make_server
+    from luthier.features.mcp_server.unanswered import Incoming, Outgoing, Unanswered
 
     server = make_server(context, Toolbox(is_read_only, context.settings.max_request_bytes), identity)
 
     async def serve() -> None:
+        unanswered = Unanswered()
         async with stdio_server() as (incoming, outgoing):
-            await server.run(incoming, outgoing, server.create_initialization_options())
+            options = server.create_initialization_options()
+            await server.run(Incoming(incoming, unanswered), Outgoing(outgoing, unanswered), options)
 
-    run(serve)
+    try:
+        run(serve)
+    except* BrokenPipeError:
+        pass  # the client is gone, and with it the reader of the answers

@@ -1,8 +1,9 @@
 """The process that holds models and generates text; `inference_client` starts it and reads its events.
 
 Requests are {"ask": ID, "owner": KEY, "model": Served, "request": TextRequest}, the same with
-"pool": PoolingRequest in the place of "request", and {"cancel": ID}; events are [[ID, StreamEvent], ...]. Requests of
-one model are prepared in parallel, scheduled fairly between owners and in order of arrival per owner, and batched
+"pool": PoolingRequest in the place of "request", and {"cancel": ID}; events are [[ID, StreamEvent], ...]. With
+"only_loaded" a request of a model that is not in memory is an event {"declined": ID}, and nothing is loaded. Requests
+of one model are prepared in parallel, scheduled fairly between owners and in order of arrival per owner, and batched
 regardless of their adapters; several models take turns, one step each (`engine_thread`). Models that are adapters of
 one base share it in memory. When a model is requested and there is no slot or memory, the least recently used model is
 unloaded; a busy one takes no new requests and is unloaded when idle. The process ends when its parent does, or closes
@@ -34,15 +35,14 @@ from luthier.core.stream import (
     EngineSettings,
     Failed,
     LoadedModel,
-    PoolingRequest,
     Served,
     StreamEvent,
-    TextRequest,
 )
 from luthier.core.system.libraries import import_libraries, keep_import_structure
 from luthier.core.system.process_setup import start_daemon
 from luthier.features.serving.engine_balance import Unavailable
 from luthier.features.serving.engine_thread import Ask, EngineContext, EngineThread, TurnLock, defect, too_large
+from luthier.features.serving.open_request import request_of
 
 if TYPE_CHECKING:
     from luthier.core.ports import StreamEngine
@@ -145,6 +145,7 @@ class Scheduler:
         open_engine: Loads a model.
         tell_loaded: Called with the loaded models when they change.
         tell_unavailable: Called with a model for which there is no room beside others, or whose engine has failed.
+        tell_declined: Called with a request that asks for a loaded model alone, whose model is not loaded.
     """
 
     def __init__(
@@ -157,11 +158,12 @@ class Scheduler:
         open_engine: Callable[[Served], StreamEngine] = open_engine,
         tell_loaded: Callable[[tuple[LoadedModel, ...]], None] = lambda _: None,
         tell_unavailable: Callable[[Served, Unavailable], None] = lambda *_: None,
+        tell_declined: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._tell, self._most_models, self._memory_bytes = tell, most_models, memory_bytes
         self._precision = precision
         self._tell_loaded, self._loaded = tell_loaded, tuple[LoadedModel, ...]()
-        self._tell_unavailable = tell_unavailable
+        self._tell_unavailable, self._tell_declined = tell_unavailable, tell_declined
         self._own_of: dict[Served, tuple[str, str]] = {}  # of a copy: path and digest of the model it replaces
         self._inbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._waiting: list[_Waiting] = []
@@ -225,12 +227,12 @@ class Scheduler:
     def _read(self, said: dict[str, Any]) -> None:
         key = said["ask"]
         try:
-            request: TextRequest | PoolingRequest = (
-                PoolingRequest.model_validate(said["pool"])
-                if "pool" in said
-                else TextRequest.model_validate(said["request"])
-            )
+            request = request_of(said)
             model, adapter = self._split(Served.model_validate(said["model"]))
+            known = self._engine_threads.get(model)
+            if said.get("only_loaded") and (known is None or known.is_closing or known.has_closed):
+                self._tell_declined(key)
+                return
             self._waiting.append(_Waiting(model, Ask(key, request, adapter, said.get("owner"))))
         except LuthierError as error:
             self._fail(key, error)
@@ -404,6 +406,9 @@ def serve(document: dict[str, Any], channel: Channel) -> None:
     def tell_unavailable(model: Served, why: Unavailable) -> None:
         channel.emit({"unavailable": model.model_dump(mode="json"), "why": why})
 
+    def tell_declined(key: str) -> None:
+        channel.emit({"declined": key})
+
     scheduler = Scheduler(
         tell,
         most_models=document["most_models"],
@@ -412,6 +417,7 @@ def serve(document: dict[str, Any], channel: Channel) -> None:
         open_engine=partial(open_engine, settings=EngineSettings.model_validate(document["settings"])),
         tell_loaded=tell_loaded,
         tell_unavailable=tell_unavailable,
+        tell_declined=tell_declined,
     )
     if document["has_threads"]:
         # llama.cpp takes as many as this says, else one a core.

@@ -10,8 +10,6 @@ each key, and sets Retry-After on rejections. Of a model with two engines it pic
 from __future__ import annotations
 
 import math
-import queue
-import sys
 import threading
 import time
 import uuid
@@ -23,20 +21,20 @@ from typing import Any, Final
 from luthier.core.child_process.process import ChildProcess
 from luthier.core.errors import BusyError, WorkError
 from luthier.core.stream import (
-    Ended,
     Failed,
     LoadedModel,
-    Pooled,
     PoolingRequest,
     Served,
     StreamEvent,
     TextRequest,
     stream_event,
 )
-from luthier.core.system.process_setup import num_usable_cores, start_daemon
+from luthier.core.system.process_setup import num_usable_cores
 from luthier.features.serving.engine_balance import EngineBalance, EnginePick
+from luthier.features.serving.open_request import OnEvent, OpenRequest, document_of, num_choices_of
 from luthier.features.serving.picked_request import PickedRequest
 from luthier.platform.home.settings import Settings
+from luthier.platform.processes.queued_process import QueuedProcess
 
 _LOOK_BACK_SECONDS: Final = 60.0
 _UNKNOWN_SECONDS: Final = 5
@@ -58,6 +56,13 @@ class Slot:
             self._is_in = False
             self._queue.left(self._key, has_ended)
         self.on_leave()
+
+
+class NoSlot:
+    """In place of the slot of a request that is not counted in the queue."""
+
+    def leave(self, *, has_ended: bool) -> None:
+        """Nothing: none was taken."""
 
 
 class AdmissionQueue:
@@ -118,11 +123,9 @@ class AdmissionQueue:
 
 
 Event = StreamEvent
-OnEvent = Callable[[Event], None]
 
 _SERVE: Final = "luthier.features.serving.engine_process:serve"
 _LOOK_SECONDS: Final = 5.0
-_CLOSE_SECONDS: Final = 10.0
 
 
 class InferenceClient:
@@ -251,7 +254,7 @@ class InferenceClient:
                 raise WorkError("the server is shutting down", expected="a running server", do="ask again later")
             slot = self._admission_queue.enter(key, had_one=had_slot)
             if pick is not None:
-                num = request.num_choices if isinstance(request, TextRequest) else 1
+                num = num_choices_of(request)
                 self._balance.enter(pick, num)
                 slot.on_leave = partial(self._balance.leave, pick, num)
             try:
@@ -265,6 +268,33 @@ class InferenceClient:
                 slot.leave(has_ended=False)
                 raise
             return cancel
+
+    def ask_loaded(
+        self,
+        model: Served,
+        request: TextRequest | PoolingRequest,
+        hear: OnEvent,
+        *,
+        owner: str,
+        declined: Callable[[], None],
+    ) -> Callable[[], None] | None:
+        """Send a request of a job, which takes no slot of the queue and loads no model.
+
+        Args:
+            model: The model.
+            request: The prompt, or the texts.
+            hear: As of `ask`.
+            owner: The job, for fair scheduling.
+            declined: Called from another thread, in place of any event, where the model is not in memory any more.
+
+        Returns:
+            What cancels it; None where no process holds the model.
+        """
+        with self._lock:
+            child = self._child
+            if self._is_closed or child is None or not any(one.answers(model) for one in self.loaded):
+                return None
+            return child.ask(model, request, hear, NoSlot(), owner, declined=declined)
 
     def preload(self, model: Served) -> None:
         """Start the process and load a model, so that neither is waited for by the first request.
@@ -305,68 +335,59 @@ class InferenceClient:
             child.close()
 
 
-class _Ask:
-    """A running request, and the number of its unfinished answers."""
+class _Ask(OpenRequest):
+    """A running request with its slot. declined: as of `InferenceClient.ask_loaded`."""
 
-    def __init__(self, hear: OnEvent, num_choices: int, slot: Slot) -> None:
-        self.num_open, self.slot = num_choices, slot
-        self._hear: OnEvent | None = hear
-        # Reentrant: the callback may cancel. Held during the callback, so that no event follows once `silence` returns.
-        self._lock = threading.RLock()
-
-    def tell(self, event: Event) -> None:
-        """Pass on an event, unless cancelled. Call it without the child's lock, which cancelling takes."""
-        with self._lock:
-            if self._hear is not None:
-                self._hear(event)
-
-    def silence(self) -> None:
-        """Suppress all further events."""
-        with self._lock:
-            self._hear = None
+    def __init__(
+        self,
+        request: TextRequest | PoolingRequest,
+        hear: OnEvent,
+        slot: Slot | NoSlot,
+        declined: Callable[[], None] | None = None,
+    ) -> None:
+        super().__init__(request, hear)
+        self.slot, self.declined = slot, declined
 
 
-class _Child:
-    """One instance of the process, with a thread that starts and reads it, and one that writes to it."""
+class _Child(QueuedProcess):
+    """One instance of the process."""
 
     def __init__(self, settings: Settings, balance: EngineBalance | None = None, *, has_session: bool = True) -> None:
         self._settings, self._balance, self._has_session = settings, balance or EngineBalance(), has_session
-        self._lock = threading.Lock()
         self._asks: dict[str, _Ask] = {}
-        self._outbox: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._last_asked = time.monotonic()
-        self._process: ChildProcess | None = None
-        self._is_closed = self.has_ended = False
         self.loaded: tuple[LoadedModel, ...] = ()
-        # The kernel kills the child when the thread that started it ends, so that thread must live as long.
-        self._reader = start_daemon(self._live, "serving")
-
-    @property
-    def pid(self) -> int | None:
-        return None if self._process is None else self._process.pid
+        # Idleness is only noticed between two reads, so a read must not last longer than the idle limit.
+        look_seconds = min(_LOOK_SECONDS, settings.serving_idle_seconds)
+        super().__init__("serving", "the process that answers", look_seconds=look_seconds)
 
     def ask(
-        self, model: Served, request: TextRequest | PoolingRequest, hear: OnEvent, slot: Slot, owner: str | None
+        self,
+        model: Served,
+        request: TextRequest | PoolingRequest,
+        hear: OnEvent,
+        slot: Slot | NoSlot,
+        owner: str | None,
+        *,
+        declined: Callable[[], None] | None = None,
     ) -> Callable[[], None] | None:
-        """Like `InferenceClient.ask`; None if the process has ended or is ending."""
-        key = uuid.uuid4().hex
-        is_text = isinstance(request, TextRequest)
-        ask = _Ask(hear, request.num_choices if isinstance(request, TextRequest) else 1, slot)
-        with self._lock:
+        """Like `InferenceClient.ask`, with `declined` like `ask_loaded`; None if the process has ended or is ending."""
+        key, ask = uuid.uuid4().hex, _Ask(request, hear, slot, declined)
+        with self.lock:
             if self.has_ended:
                 return None
             self._asks[key] = ask
             self._last_asked = time.monotonic()
-        # Queued outside the lock: if the process ends in between, `_end` has already failed this request.
-        wish = {"request" if is_text else "pool": request.model_dump(mode="json")}
-        self._outbox.put({"ask": key, "owner": owner, "model": model.model_dump(mode="json")} | wish)
+        # Queued outside the lock: if the process ends in between, `end` has already failed this request.
+        wish = document_of(request) | ({} if declined is None else {"only_loaded": True})
+        self.put({"ask": key, "owner": owner, "model": model.model_dump(mode="json")} | wish)
 
         def cancel() -> None:
-            with self._lock:
+            with self.lock:
                 is_open = self._asks.pop(key, None) is not None
             if is_open:
                 ask.slot.leave(has_ended=False)
-                self._outbox.put({"cancel": key})
+                self.put({"cancel": key})
             # Even if it is no longer open: its last event may be in transit.
             ask.silence()
 
@@ -378,32 +399,9 @@ class _Child:
 
     def load(self, model: Served, num_bytes: int) -> None:
         """Load a model in the background where there is room for it. num_bytes: what it is known to take; else 0."""
-        self._outbox.put({"load": model.model_dump(mode="json"), "num_bytes": num_bytes})
+        self.put({"load": model.model_dump(mode="json"), "num_bytes": num_bytes})
 
-    def close(self) -> None:
-        with self._lock:
-            self._is_closed = True
-            if self._process is not None:
-                self._process.hang_up()
-        self._reader.join(_CLOSE_SECONDS)
-
-    def _live(self) -> None:
-        """Start the process, read its events until it ends, and fail its remaining requests."""
-        try:
-            process = self._start()
-            with self._lock:
-                self._process = process
-                if self._is_closed:
-                    process.hang_up()
-            # Requests are sent from a separate thread: a busy process must not block the server's threads.
-            start_daemon(partial(self._send_all, process), "serving-asks")
-            self._hear_all(process)
-        except (OSError, BusyError) as error:
-            sys.stderr.write(f"luthier: the process that answers cannot be started or heard: {error}\n")
-        finally:
-            self._end()
-
-    def _start(self) -> ChildProcess:
+    def start(self) -> ChildProcess:
         document = {
             "most_models": self._settings.max_loaded_models,
             "memory_bytes": self._settings.serving_memory_bytes,
@@ -416,42 +414,36 @@ class _Child:
         # A separate session: the server has lowered the priority of its own session.
         return ChildProcess(_SERVE, document, log="inherit", has_session=self._has_session)
 
-    def _hear_all(self, process: ChildProcess) -> None:
-        # Idleness is only noticed between two reads, so a read must not last longer than the idle limit.
-        look = min(_LOOK_SECONDS, self._settings.serving_idle_seconds)
-        while True:
-            messages = process.receive(look)
-            if not messages and (process.has_hung_up or self._is_idle()):
-                return
-            for message in messages:
-                if "event" not in message:  # it failed; see its log
-                    return
-                event = message["event"]
-                if isinstance(event, dict) and "unavailable" in event:
-                    self._balance.note_unavailable(Served.model_validate(event["unavailable"]), event["why"])
-                    continue
-                if isinstance(event, dict):
-                    self.loaded = tuple(LoadedModel.model_validate(one) for one in event["loaded"])
-                    continue
-                for key, document in event:
-                    self._tell(key, stream_event.validate_python(document))
+    def hear(self, event: Any) -> None:
+        if isinstance(event, dict) and "unavailable" in event:
+            self._balance.note_unavailable(Served.model_validate(event["unavailable"]), event["why"])
+        elif isinstance(event, dict) and "declined" in event:
+            with self.lock:
+                ask = self._asks.pop(event["declined"], None)
+            if ask is not None and ask.declined is not None:
+                ask.declined()
+        elif isinstance(event, dict):
+            self.loaded = tuple(LoadedModel.model_validate(one) for one in event["loaded"])
+        else:
+            for key, document in event:
+                self._tell(key, stream_event.validate_python(document))
 
-    def _is_idle(self) -> bool:
+    def is_done(self, *, is_silent: bool) -> bool:
         """Whether the process has been idle for long; from then on it accepts no requests."""
-        with self._lock:
+        if not is_silent:
+            return False
+        with self.lock:
             is_idle = not self._asks and time.monotonic() - self._last_asked >= self._settings.serving_idle_seconds
             # Decided under the lock that `ask` takes: a request either keeps this child alive or starts another one.
             self.has_ended = self.has_ended or is_idle
             return is_idle
 
     def _tell(self, key: str, event: Event) -> None:
-        with self._lock:
+        with self.lock:
             ask = self._asks.get(key)
             if ask is None:  # cancelled in the meantime
                 return
-            # A failure or a pooling result ends the whole request, a text ends with its last choice.
-            ask.num_open -= isinstance(event, Ended)
-            is_last = ask.num_open == 0 or isinstance(event, Failed | Pooled)
+            is_last = ask.ends_with(event)
             if is_last:
                 del self._asks[key]
                 self._last_asked = time.monotonic()
@@ -459,25 +451,21 @@ class _Child:
             ask.slot.leave(has_ended=True)
         ask.tell(event)
 
-    def _end(self) -> None:
-        with self._lock:
-            is_crash = not (self.has_ended or self._is_closed)
+    def end(self) -> Callable[[], None]:
+        with self.lock:
+            is_crash = not (self.has_ended or self.is_closed)
             self.has_ended = True
             left, self._asks = self._asks, {}
         # Before the requests get their error: those that have not begun go to an engine that has not failed.
         self._balance.note_end(is_crash=is_crash)
-        self._outbox.put(None)
-        if self._process is not None:
-            self._process.kill()
-            self._process.close()
-        for ask in left.values():
-            ask.slot.leave(has_ended=False)
-        for ask in left.values():
-            ask.tell(Failed.of(_ended_error(), is_of_engine=True))
 
-    def _send_all(self, process: ChildProcess) -> None:
-        while (document := self._outbox.get()) is not None:
-            process.send(document)
+        def fail_rest() -> None:
+            for ask in left.values():
+                ask.slot.leave(has_ended=False)
+            for ask in left.values():
+                ask.tell(Failed.of(_ended_error(), is_of_engine=True))
+
+        return fail_rest
 
 
 def _ended_error() -> WorkError:

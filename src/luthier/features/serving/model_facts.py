@@ -87,7 +87,7 @@ def thinks(served: Served) -> bool:
             break
     else:
         return False
-    # A place for thoughts has a name in the template. Most have none, and the probe loads transformers.
+    # A place for thoughts has a name in the template. Most have none, and the probe renders it dozens of times.
     if not any(word in template.lower() for word in _THOUGHT_WORDS):
         return False
     from luthier.ml.inference.models.thinking_probe import measured_format

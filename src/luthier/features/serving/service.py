@@ -31,8 +31,9 @@ from luthier.core.stream import (
 )
 from luthier.core.task_head import refuse_other_use
 from luthier.features.serving.engine_balance import EnginePick, PickReason
-from luthier.features.serving.inference_client import Event, OnEvent
+from luthier.features.serving.inference_client import Event
 from luthier.features.serving.models import Routed, head_of, route, served_model, user_of
+from luthier.features.serving.open_request import OnEvent
 from luthier.features.usage.service import use_of
 from luthier.platform.auth.service import charge_tokens
 from luthier.platform.home.context import Context

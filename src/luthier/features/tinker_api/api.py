@@ -39,8 +39,8 @@ from luthier.features.tinker_api.bodies import (
     SessionRequest,
     TtlRequest,
 )
+from luthier.features.tinker_api.live import PendingRequest
 from luthier.features.tinker_api.records import CheckpointKind, TinkerCheckpoint, TinkerModel, parse_path
-from luthier.features.tinker_api.sessions import PendingRequest
 from luthier.platform.home.context import Context
 from luthier.platform.http.authentication import Asker, HomeContext, Reader, Trainer, TrainerOrAsker
 from luthier.platform.http.errors import ApiError, documented
@@ -116,6 +116,7 @@ def create_session(body: SessionRequest, caller: TrainerOrAsker, context: HomeCo
 @router.post("/session_heartbeat", response_model=dict[str, str], responses=documented(404))
 def heartbeat(body: SessionIdRequest, caller: TrainerOrAsker, context: HomeContext) -> dict[str, str]:
     """Keep a session alive."""
+    service.session_of(context, caller, body.session_id)
     context.tinker_sessions.beat(caller.project_id, body.session_id)
     return {"type": "session_heartbeat"}
 
@@ -123,8 +124,7 @@ def heartbeat(body: SessionIdRequest, caller: TrainerOrAsker, context: HomeConte
 @router.post("/sessions/{tinker_session_id}/finish", status_code=204, responses=documented(404))
 def finish_session(tinker_session_id: Id, _: OpenBody, caller: TrainerOrAsker, context: HomeContext) -> Response:
     """End a session; what it holds in memory is dropped."""
-    sessions = context.tinker_sessions
-    sessions.finish(sessions.session(caller.project_id, tinker_session_id))
+    context.tinker_sessions.finish(service.session_of(context, caller, tinker_session_id))
     return Response(status_code=204)
 
 
@@ -343,8 +343,7 @@ def _future(made: PendingRequest, model_id: str | None = None) -> FutureObject:
 @router.post("/retrieve_future", response_model=None, responses=documented(404) | {408: {"description": "Not done"}})
 async def retrieve_future(body: RetrieveRequest, caller: TrainerOrAsker, context: HomeContext) -> Response:
     """The result of a request, once it is done; 408 after a while, to be asked again."""
-    sessions = context.tinker_sessions
-    found = await run_in_threadpool(sessions.fetch, caller.project_id, body.request_id)
+    found = await run_in_threadpool(service.fetch, context, caller, body.request_id)
     try:
         # Shielded: a client that gives up must not cancel the result, which it fetches again later.
         waiting = asyncio.shield(asyncio.wrap_future(found.result))
@@ -352,7 +351,7 @@ async def retrieve_future(body: RetrieveRequest, caller: TrainerOrAsker, context
     except TimeoutError:
         again = {"type": "try_again", "request_id": found.request_id, "queue_state": "active"}
         return JSONResponse(again, status_code=408)
-    await run_in_threadpool(sessions.fetch, caller.project_id, body.request_id)  # it is fetched from now on
+    await run_in_threadpool(service.fetch, context, caller, body.request_id)  # it is fetched from now on
     if answer.error is not None:
         # 200 with an error inside, as the SDK expects it: it would retry a status of 5xx, with the same result.
         return JSONResponse(_failed(answer.error))

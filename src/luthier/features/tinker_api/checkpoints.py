@@ -23,9 +23,9 @@ from luthier.core.events import StepDone
 from luthier.core.ids import new_id, sha256_bytes, sha256_file
 from luthier.core.run import RunRecord, TrainResult
 from luthier.features.models.store import TunedModel
+from luthier.features.tinker_api.live import Answer, PendingRequest
 from luthier.features.tinker_api.records import CheckpointKind, TinkerCheckpoint, TinkerModel, checked_name
 from luthier.features.tinker_api.service import folder_of, numbered
-from luthier.features.tinker_api.sessions import Answer, PendingRequest
 from luthier.platform.audit_log.service import record
 from luthier.platform.home.context import Context
 

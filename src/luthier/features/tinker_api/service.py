@@ -13,14 +13,14 @@ from concurrent.futures import Future
 from typing import Any, Final
 
 from luthier.core.access import Caller
-from luthier.core.errors import LuthierError, NotFoundError, RequestError
+from luthier.core.errors import LuthierError, NotAllowedError, NotFoundError, RequestError
 from luthier.core.ids import new_id
 from luthier.core.plan import Plan
 from luthier.core.records.base_model import LocalModel
 from luthier.features.serving.targets import base_model, local_base_models
 from luthier.features.tinker_api import wire
+from luthier.features.tinker_api.live import Answer, LiveModel, LiveSampler, LiveSession, PendingRequest
 from luthier.features.tinker_api.records import AdapterOptions, TinkerCheckpoint, TinkerModel, parse_path
-from luthier.features.tinker_api.sessions import Answer, LiveModel, LiveSampler, LiveSession, PendingRequest
 from luthier.features.usage.service import cost_of
 from luthier.platform.audit_log.service import record
 from luthier.platform.auth.service import charge_tokens
@@ -65,8 +65,37 @@ def refuse_optimizer(kind: str) -> None:
 
 
 def session_of(context: Context, caller: Caller, session_id: str) -> LiveSession:
-    """The session of a caller. Raises NotFoundError."""
-    return context.tinker_sessions.session(caller.project_id, session_id)
+    """A session that a caller may change: its own, or with the scope `train` any of the project.
+
+    Raises:
+        NotFoundError: There is no such session in the project.
+        NotAllowedError: Another key has opened it, and the caller may not train.
+    """
+    found = context.tinker_sessions.session(caller.project_id, session_id)
+    if not caller.may("train") and caller.key_id != found.caller.key_id:
+        raise NotAllowedError(
+            f"the key {caller.name!r} for the session {session_id}, which another key has opened",
+            expected="the key that has opened the session, or the scope train",
+            do="make a ServiceClient of your own with this key",
+        )
+    return found
+
+
+def fetch(context: Context, caller: Caller, request_id: str) -> PendingRequest:
+    """A request whose result is to be fetched.
+
+    Raises:
+        NotFoundError: There is no such request in the project, or its result was fetched.
+        NotAllowedError: The caller lacks the scope that the request itself needs.
+    """
+    found = context.tinker_sessions.known(caller.project_id, request_id)
+    if found is not None and not caller.may(found.scope):
+        raise NotAllowedError(
+            f"the key {caller.name!r} has the scopes {', '.join(caller.scopes)}",
+            expected=f"the scope {found.scope} for the result of the request {request_id}",
+            do="use or make a key that has it",
+        )
+    return context.tinker_sessions.fetch(caller.project_id, request_id)
 
 
 def create_model(
@@ -449,7 +478,7 @@ def sample(
 
     session = sessions.session(caller.project_id, sampler.session_id)
     request_id = f"{sampler_id}:{number}"
-    made = sessions.start(session, request_id, send, finish, num_bytes=8 * num_prompt)
+    made = sessions.start(session, request_id, send, finish, num_bytes=8 * num_prompt, scope="infer")
     return made, [f"{request_id}:{place}" for place in range(order["num_samples"])]
 
 

@@ -8,22 +8,26 @@ Results wait here until they are fetched. Nothing of this survives the server: w
 from __future__ import annotations
 
 import logging
+import re
 import secrets
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
-from dataclasses import dataclass, field
 from typing import Any, Final
 
-from luthier.core.access import Caller
+from luthier.core.access import Caller, Scope
 from luthier.core.errors import BusyError, DefectError, LuthierError, NotFoundError, RequestError
 from luthier.features.tinker_api.download_tokens import DownloadTokens
+from luthier.features.tinker_api.live import Answer, LiveModel, LiveSampler, LiveSession, PendingRequest
 from luthier.features.tinker_api.trainer_client import TrainerClient, process_ended
 from luthier.platform.home.settings import Settings
 
 log = logging.getLogger("luthier.api")
 
+_SESSION: Final = "session-"
+_MARK_BYTES: Final = 3
+"""Of the server process, in the id of each session that it opens."""
+_SESSION_ID: Final = re.compile(r"session-[0-9a-f]{22}")
 SILENT_SECONDS: Final = 120.0
 """A session without a heartbeat for so long has ended; the SDK sends one every ten seconds."""
 GAP_SECONDS: Final = 60.0
@@ -36,7 +40,9 @@ _MAX_SAMPLERS: Final = 20_000
 """Of one session."""
 _MAX_OPEN: Final = 4_000
 _MAX_OPEN_BYTES: Final = 512 << 20
-"""Of requests that wait, and of results until they are forgotten."""
+"""Of one project: of requests that wait, and of results until they are forgotten."""
+_MAX_PROJECTS: Final = 2
+"""How many projects may have as much at once: what one of them sends does not lock the others out."""
 _REPEAT_SECONDS: Final = 10.0
 """A result that was fetched is kept so long in any case: the answer may not have arrived."""
 _MAX_AHEAD: Final = 10_000
@@ -45,82 +51,6 @@ Send = Callable[[], dict[str, Any]]
 """Makes the request to the process that trains; an error of ours becomes that of the request."""
 Finish = Callable[[dict[str, Any]], "Answer"]
 """Makes the answer from the result; may use the database."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The result of a request.
-
-    Attributes:
-        document: as JSON; None for a message of Protocol Buffers.
-        message: that message.
-        error: what went wrong; None for a result.
-    """
-
-    document: dict[str, Any] | None = None
-    message: bytes = b""
-    error: LuthierError | None = None
-
-
-@dataclass(slots=True)
-class PendingRequest:
-    """A request and, once it is done, its result. num_bytes: of the request while it waits, then of its result."""
-
-    request_id: str
-    project_id: str
-    session_id: str
-    num_bytes: int
-    result: Future[Answer] = field(default_factory=Future)
-    fetched_at: float | None = None
-
-
-@dataclass(slots=True)
-class LiveModel:
-    """A training client.
-
-    Attributes:
-        next_number: of the request that is sent next.
-        waiting: requests that came before their turn, by number.
-        waits_since: when a gap in the numbers was seen first; None where there is none.
-        is_lost: whether the process that held its weights has ended.
-    """
-
-    model_id: str
-    session_id: str
-    next_number: int = 1
-    waiting: dict[int, tuple[PendingRequest, Callable[[], None]]] = field(default_factory=dict)
-    waits_since: float | None = None
-    is_lost: bool = False
-
-
-@dataclass(slots=True)
-class LiveSampler:
-    """A sampling client.
-
-    Attributes:
-        source: where its weights are, for the process that trains.
-        base_model, model_path: as the client sees them.
-        num_clients: copies of it in other processes of the user, with itself.
-    """
-
-    sampler_id: str
-    session_id: str
-    source: dict[str, Any]
-    base_model: str
-    model_path: str | None = None
-    num_clients: int = 1
-
-
-@dataclass(slots=True)
-class LiveSession:
-    """A session. caller: who opened it. seen_at: of the last sign of life."""
-
-    session_id: str
-    caller: Caller
-    seen_at: float
-    models: dict[str, LiveModel] = field(default_factory=dict)
-    samplers: dict[str, LiveSampler] = field(default_factory=dict)
-    labels: dict[str, Any] = field(default_factory=dict)
 
 
 class TinkerSessions:
@@ -136,6 +66,7 @@ class TinkerSessions:
         self._sessions: dict[str, LiveSession] = {}
         self._requests: dict[str, PendingRequest] = {}
         self._num_bytes = 0
+        self._mark = secrets.token_hex(_MARK_BYTES)
         self.downloads = DownloadTokens()
         self.trainer = TrainerClient(settings, tick=self.look, ended=self._lose_all)
 
@@ -149,7 +80,8 @@ class TinkerSessions:
                     do="end sessions that are done: ServiceClient.close('success'), or wait until they have ended",
                     retry_seconds=10,
                 )
-            made = LiveSession(f"session-{secrets.token_hex(8)}", caller, self._clock(), labels=labels)
+            session_id = f"{_SESSION}{self._mark}{secrets.token_hex(8)}"
+            made = LiveSession(session_id, caller, self._clock(), labels=labels)
             self._sessions[made.session_id] = made
             return made
 
@@ -159,13 +91,28 @@ class TinkerSessions:
             self.look()
             found = self._sessions.get(session_id)
             if found is None or found.caller.project_id != project_id:
-                raise NotFoundError(
+                raise self._elsewhere(session_id) or NotFoundError(
                     f"the session {session_id[:100]!r} does not exist or has ended",
-                    expected=f"a session of this project with a heartbeat in the last {SILENT_SECONDS:g} s, since the "
-                    "server was started",
+                    expected=f"a session of this project with a heartbeat in the last {SILENT_SECONDS:g} s",
                     do="make a new ServiceClient, and a training client from the last saved state",
                 )
             return found
+
+    def _elsewhere(self, key: str) -> NotFoundError | None:
+        """The error for a session of another server process, or for what belongs to one; None for others.
+
+        Args:
+            key: the id of the session, or one that begins with it.
+        """
+        session_id, mark = key.partition(":")[0], key.removeprefix(_SESSION)[: 2 * _MARK_BYTES]
+        if not _SESSION_ID.fullmatch(session_id) or mark == self._mark:
+            return None
+        return NotFoundError(
+            f"the session {session_id} was opened by another server process, or before this one was started",
+            expected="all requests of a session at the server process that opened it",
+            do="behind a balancer, choose the server by the header X-API-Key (docs/tinker.md, Several servers); "
+            "after a restart, make a new ServiceClient, and a training client from the last saved state",
+        )
 
     def beat(self, project_id: str, session_id: str) -> None:
         """A heartbeat. Raises NotFoundError."""
@@ -214,7 +161,7 @@ class TinkerSessions:
         with self._lock:
             session = self._sessions.get(model.session_id)
             if session is not None and session.models.pop(model.model_id, None) is not None:
-                self._forget([model.model_id], [])
+                self._forget(session, [model.model_id], [])
 
     def add_sampler(self, session: LiveSession, sampler: LiveSampler) -> LiveSampler:
         """A new sampling client of a session; the one of that id, where there is one.
@@ -241,7 +188,7 @@ class TinkerSessions:
         try:
             session = self.session(project_id, sampler_id.partition(":")[0])
         except NotFoundError:
-            raise absent from None
+            raise self._elsewhere(sampler_id) or absent from None
         with self._lock:
             if sampler_id not in session.samplers:
                 raise absent
@@ -269,6 +216,7 @@ class TinkerSessions:
         model: LiveModel | None = None,
         number: int | None = None,
         num_bytes: int = 0,
+        scope: Scope = "train",
     ) -> PendingRequest:
         """Begin a request, or return the one that has this id.
 
@@ -280,6 +228,7 @@ class TinkerSessions:
             model: the training client whose turn it waits for.
             number: of the request among those of this client.
             num_bytes: that it takes while it waits.
+            scope: what a key needs to fetch the result.
 
         Raises:
             BusyError: too much waits already.
@@ -288,8 +237,8 @@ class TinkerSessions:
         with self._lock:
             if (found := self.known(session.caller.project_id, request_id)) is not None:
                 return found
-            self._make_room(num_bytes)
-            self._refuse_too_many(num_bytes)
+            self._make_room(session.caller.project_id, num_bytes)
+            self._refuse_too_many(session.caller.project_id, num_bytes)
             if (
                 model is not None
                 and number is not None
@@ -300,7 +249,7 @@ class TinkerSessions:
                     expected=f"{model.next_number} or a little more: each number once",
                     do="send the requests of a training client from one process, in order",
                 )
-            made = PendingRequest(request_id, session.caller.project_id, session.session_id, num_bytes)
+            made = PendingRequest(request_id, session.caller.project_id, session.session_id, num_bytes, scope)
             self._requests[request_id] = made
             self._num_bytes += num_bytes
             session.seen_at = self._clock()
@@ -319,27 +268,44 @@ class TinkerSessions:
                     ready()
             return made
 
-    def _refuse_too_many(self, num_bytes: int) -> None:
+    def _refuse_too_many(self, project_id: str, num_bytes: int) -> None:
         """Raises BusyError where too much waits for one more request of this size."""
-        num_open = sum(not one.result.done() for one in self._requests.values())
-        if num_open >= _MAX_OPEN or self._num_bytes + num_bytes > _MAX_OPEN_BYTES:
+        num_open, own_bytes = self._waiting_of(project_id)
+        num_all, _ = self._waiting_of(None)
+        if num_open >= _MAX_OPEN or own_bytes + num_bytes > _MAX_OPEN_BYTES:
             raise BusyError(
-                f"{num_open:,} requests of {self._num_bytes:,} bytes wait",
-                expected=f"at most {_MAX_OPEN:,} requests of together {_MAX_OPEN_BYTES:,} bytes",
+                f"{num_open:,} requests of {own_bytes:,} bytes wait",
+                expected=f"at most {_MAX_OPEN:,} requests of together {_MAX_OPEN_BYTES:,} bytes of one project",
                 do="fetch results before you send more",
                 retry_seconds=1,
             )
+        most, most_bytes = _MAX_PROJECTS * _MAX_OPEN, _MAX_PROJECTS * _MAX_OPEN_BYTES
+        if num_all >= most or self._num_bytes + num_bytes > most_bytes:
+            raise BusyError(
+                f"{num_all:,} requests of {self._num_bytes:,} bytes of all projects wait",
+                expected=f"at most {most:,} requests of together {most_bytes:,} bytes",
+                do="try again once the server has carried out some of them",
+                retry_seconds=10,
+            )
 
-    def _make_room(self, num_bytes: int) -> None:
+    def _waiting_of(self, project_id: str | None) -> tuple[int, int]:
+        """How many requests of a project wait (of all with None), and the bytes of these and of results."""
+        found = [one for one in self._requests.values() if project_id in (None, one.project_id)]
+        return sum(not one.result.done() for one in found), sum(one.num_bytes for one in found)
+
+    def _make_room(self, project_id: str, num_bytes: int) -> None:
         """Forget results that were fetched a while ago, the oldest first, as far as their memory is needed."""
-        if self._num_bytes + num_bytes <= _MAX_OPEN_BYTES:
-            return
+        own_excess = self._waiting_of(project_id)[1] + num_bytes - _MAX_OPEN_BYTES
+        all_excess = self._num_bytes + num_bytes - _MAX_PROJECTS * _MAX_OPEN_BYTES
         latest = self._clock() - _REPEAT_SECONDS
         fetched = [(one.fetched_at, key) for key, one in self._requests.items() if one.fetched_at is not None]
-        for at, key in sorted(fetched):
-            if at > latest or self._num_bytes + num_bytes <= _MAX_OPEN_BYTES:
-                return
-            self._num_bytes -= self._requests.pop(key).num_bytes
+        for at, key in sorted(fetched) if max(own_excess, all_excess) > 0 else ():
+            is_own = self._requests[key].project_id == project_id
+            if at <= latest and (all_excess > 0 or (is_own and own_excess > 0)):
+                freed = self._requests.pop(key).num_bytes
+                self._num_bytes -= freed
+                all_excess -= freed
+                own_excess -= freed * is_own
 
     def _send(self, made: PendingRequest, send: Send, finish: Finish, model: LiveModel | None) -> None:
         def done(result: dict[str, Any] | None, error: LuthierError | None) -> None:
@@ -358,7 +324,7 @@ class TinkerSessions:
         try:
             if model is not None and model.is_lost:
                 raise process_ended()
-            self.trainer.ask(send(), done)
+            self.trainer.ask(send() | {"project": made.project_id}, done)
         except LuthierError as error:
             self._settle(made, Answer(error=error))
 
@@ -373,10 +339,10 @@ class TinkerSessions:
         """A request whose result is to be fetched. Raises NotFoundError, also for those of other projects."""
         found = self.known(project_id, request_id)
         if found is None:
-            raise NotFoundError(
+            raise self._elsewhere(request_id) or NotFoundError(
                 f"the request {request_id[:200]!r} does not exist, or its result was fetched",
                 expected=f"a request of a session that is alive, fetched at most {_KEEP_SECONDS:g} s ago",
-                do="send it again; where the server was started again, make a client from the last saved state",
+                do="send it again",
             )
         found.fetched_at = found.fetched_at or (self._clock() if found.result.done() else None)
         return found
@@ -385,7 +351,7 @@ class TinkerSessions:
         """End a session: its clients and their weights in memory are dropped, and what waits fails."""
         with self._lock:
             self._sessions.pop(session.session_id, None)
-            self._forget(list(session.models), list(session.samplers))
+            self._forget(session, list(session.models), list(session.samplers))
             gone = [one for one in self._requests.values() if one.session_id == session.session_id]
         for one in gone:
             self._settle(one, Answer(error=_session_ended(session.session_id)))
@@ -425,9 +391,10 @@ class TinkerSessions:
         request.fetched_at = request.fetched_at or now
         return now - request.fetched_at > _KEEP_SECONDS
 
-    def _forget(self, models: list[str], samplers: list[str]) -> None:
+    def _forget(self, session: LiveSession, models: list[str], samplers: list[str]) -> None:
         if (models or samplers) and self.trainer.pid is not None:
-            self.trainer.ask({"op": "drop", "models": models, "samplers": samplers}, None)
+            document = {"op": "drop", "models": models, "samplers": samplers, "project": session.caller.project_id}
+            self.trainer.ask(document, None)
 
     def _lose_all(self) -> None:
         """The process has ended, and with it the weights of all training clients."""

@@ -1,8 +1,10 @@
 """The process that trains for clients of the Tinker API; `trainer_client` starts it and reads its answers.
 
-It holds base models, each once, and the adapters of all clients around them. Requests are {"id": ID, "op": OP, ...}
-and are carried out one at a time, in the order in which they arrive; samples that wait for the same weights are drawn
-together. Answers are events: {"id": ID, "result": ...} or {"id": ID, "error": LuthierError.as_json}.
+It holds base models, each once, and the adapters of all clients around them. Requests are {"id": ID, "op": OP,
+"project": PROJECT, ...}. Those of a project are carried out one at a time, in the order in which they arrive; samples
+that wait for the same weights are drawn together. Projects take turns: a pass or a sample that is larger than a turn is
+carried out in parts, between which the others have theirs. Answers are events: {"id": ID, "result": ...} or {"id": ID,
+"error": LuthierError.as_json}.
 
     create    model, base, options, load, optimizer -> {"plan"}   a new adapter, of a saved state with `load`
     pass      model, body -> {"proto"}                   log-probabilities and loss, and unless forward only gradients
@@ -22,8 +24,8 @@ import os
 import queue
 import shutil
 import signal
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -37,24 +39,30 @@ from luthier.core.system.process_setup import start_daemon
 from luthier.features.tinker_api import wire
 from luthier.features.tinker_api.planning import adapter_plan
 from luthier.features.tinker_api.records import AdapterOptions
+from luthier.platform.processes.fair_queue import FairQueue
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from luthier.ml.inference.models.chat_template import ChatTemplate
     from luthier.ml.planning.hardware import Hardware
-    from luthier.ml.training.adapter_sampler import AdapterSampler, SampleOrder
+    from luthier.ml.training.adapter_sampler import AdapterSampler, SampleOrder, SampleResult
     from luthier.ml.training.adapter_session import AdapterSession, SharedBase
 
 SNAPSHOTS_A_MODEL: Final = 8
 """Weights to sample from that are kept in memory for each training client: the newest."""
+TURN_TOKENS: Final = 8_192
+"""Tokens of a turn of a project; at least a micro-batch of a pass or one answer, and all of any other request."""
 _SAMPLED_TOKENS: Final = 16_384
+"""Tokens of samples that are drawn together while no other project waits."""
 _SHAPES: Final = 4
 _ADAPTER_BYTES: Final = 20
 """Of a trained parameter: weight, master, gradient and two moments in float32."""
 _COPY_BYTES: Final = 4
 
 Request = dict[str, Any]
+Parts = Generator[int, None, Any]
+"""Work with places between its parts where that of others may be done: yields the tokens of the part before it."""
 
 
 @dataclass(slots=True)
@@ -81,7 +89,10 @@ class Trainer:
     ) -> None:
         self._answer, self._hardware, self._memory_bytes = answer, hardware, memory_bytes
         self._inbox: queue.SimpleQueue[Request] = queue.SimpleQueue()
-        self._waiting: list[Request] = []
+        self._waiting = FairQueue[Request]()
+        """By project. The first request of each is carried out, and stays until it is done."""
+        self._begun: dict[str | None, Parts] = {}
+        """What a project's turns carry out, by project."""
         self._templates: dict[str, ChatTemplate] = {}
         self._bases: dict[tuple[str, str], _Base] = {}
         self._sessions: dict[str, AdapterSession] = {}
@@ -93,7 +104,6 @@ class Trainer:
         """Samplers of sessions that have ended: what is sampled for them now ends, so that the others go on."""
         self._operations: Mapping[str, Callable[[Request], dict[str, Any]]] = {
             "create": self._create,
-            "pass": self._pass,
             "step": self._step,
             "save": self._save,
             "load": self._load,
@@ -112,30 +122,60 @@ class Trainer:
             self.work_once()
 
     def work_once(self) -> None:
-        """Carry out the request that has waited longest, with samples of the same weights; waits for one."""
+        """Carry out one turn of the project whose turn it is; waits for a request where there is none."""
         if not self._waiting:
-            self._waiting.append(self._inbox.get())
+            self._take(self._inbox.get())
         while not self._inbox.empty():
-            self._waiting.append(self._inbox.get())
-        first = self._waiting.pop(0)
+            self._take(self._inbox.get())
+        project, first = self._waiting.heads()[0]
+        if project not in self._begun:
+            self._begun[project] = self._work(first)
+        num_tokens = 0
+        try:
+            while num_tokens < TURN_TOKENS:
+                num_tokens += next(self._begun[project])
+        except StopIteration:
+            del self._begun[project]
+            self._waiting.pop(project)
+        else:
+            self._waiting.postpone(project)
+
+    def _take(self, request: Request) -> None:
+        self._waiting.push(request.get("project"), request)
+
+    def _work(self, first: Request) -> Parts:
+        """Carry out a request, with the samples of the same weights that wait behind it."""
         if first["op"] == "drop":
             self._drop(first["models"], first["samplers"])
-        elif first["op"] == "sample":
-            # Weights of a sampler do not change, so its later requests may be answered before others.
-            same, others = [first], list[Request]()
-            for one in self._waiting:
-                is_same = one["op"] == "sample" and one["sampler"] == first["sampler"]
-                (same if is_same else others).append(one)
-            self._waiting = others
-            self._sample(same)
-        else:
-            self._reply(first["id"], lambda: self._operations[first["op"]](first))
-
-    def _reply(self, key: str, work: Callable[[], dict[str, Any]]) -> None:
+            return
+        if first["op"] == "sample":
+            yield from self._sample(self._samples_like(first))
+            return
         try:
-            self._answer({"id": key, "result": work()})
+            if first["op"] == "pass":
+                result = yield from self._pass(first)
+            else:
+                result = self._operations[first["op"]](first)
+            self._answer({"id": first["id"], "result": result})
         except Exception as error:  # noqa: BLE001 - a request that fails must not end those of other clients
-            self._answer({"id": key, "error": _as_ours(error).as_json()})
+            self._fail(first["id"], error)
+
+    def _samples_like(self, first: Request) -> list[Request]:
+        """A request and those that wait for samples of the same weights, which are taken out of the queue."""
+        # Weights of a sampler do not change, so its later requests may be answered before others.
+        same = [first]
+
+        def joins(one: Request) -> bool:
+            is_same = one is not first and one["op"] == "sample" and one["sampler"] == first["sampler"]
+            if is_same:
+                same.append(one)
+            return is_same
+
+        self._waiting.remove(joins)
+        return same
+
+    def _fail(self, key: str, error: Exception) -> None:
+        self._answer({"id": key, "error": _as_ours(error).as_json()})
 
     def _create(self, request: Request) -> dict[str, Any]:
         from luthier.ml.training.adapter_session import AdapterSession
@@ -199,10 +239,11 @@ class Trainer:
             )
         return self._sessions[model_id]
 
-    def _pass(self, request: Request) -> dict[str, Any]:
+    def _pass(self, request: Request) -> Generator[int, None, dict[str, Any]]:
         session, body = self._session(request["model"]), base64.b64decode(request["body"])
         head = wire.read_head(body)
-        result = session.run(wire.read_data(body), head.loss, head.settings, backward=not head.is_forward_only)
+        backward = not head.is_forward_only
+        result = yield from session.parts(wire.read_data(body), head.loss, head.settings, backward=backward)
         return {"proto": _text(wire.pass_message(result, {"loss:sum": result.loss}))}
 
     def _step(self, request: Request) -> dict[str, Any]:
@@ -252,38 +293,51 @@ class Trainer:
             del self._snapshots[key]
         return {}
 
-    def _sample(self, requests: list[Request]) -> None:
-        """Answer requests for samples of the same weights, as many together as memory allows."""
+    def _sample(self, requests: Sequence[Request]) -> Parts:
+        """Answer requests for samples of the same weights, as many together as memory and turns allow."""
         from luthier.ml.training.adapter_sampler import batches_of
 
-        ready: list[tuple[str, SampleOrder]] = []
-        sampler: AdapterSampler | None = None
+        ready: list[tuple[Request, SampleOrder]] = []
+        context_tokens = 0
         for request in requests:
             try:
-                sampler = sampler or self._sampler(request)
-                order = order_of(request["order"])
+                sampler, order = self._sampler(request), order_of(request["order"])
                 sampler.check(order)
-                ready.append((request["id"], order))
-            except Exception as error:  # noqa: BLE001 - as in `_reply`
-                self._answer({"id": request["id"], "error": _as_ours(error).as_json()})
-        if sampler is None:
+                context_tokens = sampler.model.context_length_tokens
+                ready.append((request, order))
+            except Exception as error:  # noqa: BLE001 - as in `_work`
+                self._fail(request["id"], error)
+        if not ready:
             return
-        orders, key = [order for _, order in ready], requests[0]["sampler"]
-
-        def is_wanted() -> bool:
-            return key not in self._ended
-
-        for places in batches_of(orders, _SAMPLED_TOKENS, sampler.model.context_length_tokens):
+        most = _SAMPLED_TOKENS if len(self._waiting.heads()) == 1 else TURN_TOKENS
+        parts = [(one, part) for one, order in ready for part in order.parts(most, context_tokens)]
+        left = Counter(one["id"] for one, _ in parts)
+        found: dict[str, list[SampleResult]] = {one["id"]: [] for one, _ in parts}
+        num_tokens = 0
+        for places in batches_of([part for _, part in parts], most, context_tokens):
+            batch = [parts[place] for place in places if parts[place][0]["id"] in found]
+            if not batch:
+                continue
+            if num_tokens:
+                yield num_tokens
+            num_tokens = sum(part.num_tokens(context_tokens) for _, part in batch)
             try:
-                results = sampler.sample([orders[place] for place in places], is_wanted)
-                made = [{"result": {"proto": _text(wire.sample_message(result))}} for result in results]
-                counts = [sum(len(one.tokens) for one in result.answers) for result in results]
-                for message, count in zip(made, counts, strict=True):
-                    message["result"]["num_new_tokens"] = count  # type: ignore[assignment]
-            except Exception as error:  # noqa: BLE001 - as in `_reply`
-                made = [{"error": _as_ours(error).as_json()}] * len(places)
-            for place, message in zip(places, made, strict=True):
-                self._answer({"id": ready[place][0]} | message)
+                for (request, _), result in zip(batch, self._sampled(batch), strict=True):
+                    own = found[request["id"]]
+                    own.append(result)
+                    if len(own) == left[request["id"]]:
+                        document = _sampled_document(own)
+                        del found[request["id"]]
+                        self._answer({"id": request["id"], "result": document})
+            except Exception as error:  # noqa: BLE001 - as in `_work`
+                for key in {request["id"] for request, _ in batch} & found.keys():
+                    del found[key]
+                    self._fail(key, error)
+
+    def _sampled(self, batch: Sequence[tuple[Request, SampleOrder]]) -> list[SampleResult]:
+        """Samples of the same weights. The sampler is fetched for each batch: others may use it in between."""
+        first = batch[0][0]
+        return self._sampler(first).sample([order for _, order in batch], lambda: first["sampler"] not in self._ended)
 
     def _sampler(self, request: Request) -> AdapterSampler:
         """The sampler of a request, with its weights."""
@@ -358,6 +412,14 @@ def order_of(document: Mapping[str, Any]) -> SampleOrder:
             "stop_texts": tuple(document.get("stop_texts", ())),
         }
     )
+
+
+def _sampled_document(parts: Sequence[SampleResult]) -> dict[str, Any]:
+    from luthier.ml.training.adapter_sampler import joined
+
+    result = joined(parts)
+    num_new_tokens = sum(len(one.tokens) for one in result.answers)
+    return {"proto": _text(wire.sample_message(result)), "num_new_tokens": num_new_tokens}
 
 
 def _text(message: bytes) -> str:

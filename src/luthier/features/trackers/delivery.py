@@ -17,6 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
+from luthier.core.access import DEFAULT_PROJECT
 from luthier.core.child_process.channel import Channel
 from luthier.core.errors import ConflictError, LuthierError
 from luthier.core.events import Event, StepDone, ValidationDone, WarningRaised
@@ -26,7 +27,7 @@ from luthier.core.run import RunRecord
 from luthier.core.system.process_setup import start_daemon
 from luthier.core.tracking import TrackerPlan
 from luthier.features.trackers.state import FOLDER, TrackerState, load_state, save_state
-from luthier.ml.tracking.choice import location_of
+from luthier.ml.tracking.choice import location_of, within_project
 from luthier.ml.tracking.figures import Clock, parameters_of, points_of, summary_of, texts_of
 from luthier.ml.tracking.protocol import RunOutcome, TextModel, TrackedRun, Tracker
 from luthier.ml.tracking.registry import make_tracker
@@ -52,8 +53,9 @@ class Delivery:
     """
 
     def __init__(self, context: Context, run_id: str, tracker: TrackerPlan) -> None:
-        self._context, self._run_id, self._plan = context, run_id, tracker
+        self._context, self._run_id = context, run_id
         self._folder = context.settings.run_folder(run_id)
+        self._plan = own_plan(tracker, context.runs.project_of(run_id), load_state(self._folder, tracker.name))
         self._tracker: Tracker | None = None
         self._load()
 
@@ -231,6 +233,19 @@ class Delivery:
                 tracker.close()
             except Exception as error:  # noqa: BLE001 - as in `_attempt`
                 self._note(status="waiting", error=self.state.error or _reason(error, os.environ))
+
+
+def own_plan(tracker: TrackerPlan, project_id: str | None, state: TrackerState) -> TrackerPlan:
+    """A tracker of a run with the names of the run's project; a run that has begun under other names keeps them.
+
+    Args:
+        tracker: As in the plan of the run.
+        project_id: The project of the run.
+        state: What the tracker has of it.
+    """
+    if state.tracker_run_id and state.project == tracker.project:
+        return tracker
+    return within_project(tracker, project_id or DEFAULT_PROJECT)
 
 
 def _end_of(record: RunRecord) -> str:

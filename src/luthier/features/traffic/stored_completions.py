@@ -8,44 +8,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-from sqlalchemy import ColumnElement, delete, select
+from sqlalchemy import select
 
 from luthier.core.access import Caller
-from luthier.core.errors import RequestError, UnsupportedError
-from luthier.core.frozen_model import FrozenModel
-from luthier.features.traffic.policy import traffic_policy, user_digest, user_key
+from luthier.core.errors import RequestError
+from luthier.features.traffic.policy import user_digest, user_key
+from luthier.features.traffic.stored_texts import Order, StoredText, StoredTextStore, check_stores, lifetime_seconds
 from luthier.platform.audit_log.service import record
-from luthier.platform.db.store import Codec, Missing, RecordTable, Store
+from luthier.platform.db.store import Codec, Missing, RecordTable
 from luthier.platform.db.tables import stored_completions
 from luthier.platform.home.context import Context
 
-Order = Literal["asc", "desc"]
-_DAY_SECONDS: Final = 86_400.0
-_AT_ONCE: Final = 200
 
-
-class StoredCompletion(FrozenModel):
+class StoredCompletion(StoredText):
     """A chat completion with its request.
 
     Attributes:
         completion_id: The id of the answer, `chatcmpl-...`.
-        project_id: The project that it belongs to.
-        model: As requested.
-        user_digest: The end user, as in the traffic log; empty for none.
-        labels: The metadata of the request.
         document: `request` and `response`, as the API has them.
-        created_at: Seconds since 1970 by the database's clock.
     """
 
     completion_id: str
-    project_id: str
-    model: str
-    user_digest: str
-    labels: dict[str, str]
     document: dict[str, Any]
-    created_at: float = 0.0
 
 
 _JSON: Final = Codec(json.dumps, json.loads)
@@ -63,12 +49,10 @@ _COMPLETIONS: Final = RecordTable(
 )
 
 
-class StoredCompletionStore(Store):
+class StoredCompletionStore(StoredTextStore[StoredCompletion]):
     """The stored chat completions of all projects. Every method is one short transaction."""
 
-    def add(self, one: StoredCompletion) -> StoredCompletion:
-        """Keep a new one."""
-        return self._insert(_COMPLETIONS, one)
+    records = _COMPLETIONS
 
     def get(self, project_id: str, completion_id: str) -> StoredCompletion:
         """One of them. Raises NotFoundError, also for another project's."""
@@ -79,62 +63,12 @@ class StoredCompletionStore(Store):
         with self._write() as connection:
             _COMPLETIONS.change(connection, completion_id, {"labels": json.dumps(labels)}, project_id=project_id)
 
-    def remove(self, project_id: str, completion_id: str) -> None:
-        """Delete one. Raises NotFoundError."""
-        self._delete(_COMPLETIONS, completion_id, project_id=project_id)
-
-    def forget(self, project_id: str, digest: str) -> int:
-        """Delete all of an end user, and return how many there were."""
-        columns = stored_completions.c
-        with self._write() as connection:
-            is_theirs = (columns.project_id == project_id) & (columns.user_digest == digest)
-            return connection.execute(delete(stored_completions).where(is_theirs)).rowcount
-
-    def sweep(self, older_than_seconds: float) -> None:
-        """Delete all that are older than so many seconds."""
-        with self._write() as connection:
-            oldest = self._database.clock(connection) - older_than_seconds
-            connection.execute(delete(stored_completions).where(stored_completions.c.created_at < oldest))
-
     def place_of(self, project_id: str, completion_id: str) -> int | None:
         """The number of its row; None where the project has no such completion."""
         columns = stored_completions.c
         is_it = (columns.project_id == project_id) & (columns.completion_id == completion_id)
         found: int | None = self._scalar(select(columns.number).where(is_it))
         return found
-
-    def some(
-        self,
-        project_id: str,
-        *,
-        model: str | None,
-        beyond: int | None,
-        order: Order,
-        limit: int,
-        since: float | None = None,
-        until: float | None = None,
-    ) -> list[tuple[int, StoredCompletion]]:
-        """The next completions, each with the number of its row.
-
-        Args:
-            project_id: The project.
-            model: Only answers of this model.
-            beyond: The number of the row behind which they begin; None for the first.
-            order: The oldest or the newest first.
-            limit: The most of them.
-            since: Seconds since 1970, included.
-            until: Seconds since 1970, included.
-        """
-        columns = stored_completions.c
-        where: list[ColumnElement[bool]] = [columns.project_id == project_id]
-        where += [] if model is None else [columns.model == model]
-        where += [] if since is None else [columns.created_at >= since]
-        where += [] if until is None else [columns.created_at <= until]
-        if beyond is not None:
-            where.append(columns.number > beyond if order == "asc" else columns.number < beyond)
-        ordered = [columns.number.asc() if order == "asc" else columns.number.desc()]
-        query = _COMPLETIONS.query(*where, order=ordered, limit=limit).add_columns(columns.number)
-        return [(row["number"], _COMPLETIONS.of_row(row)) for row in self._rows(query)]
 
 
 def completion_recorder(
@@ -150,15 +84,7 @@ def completion_recorder(
     Raises:
         UnsupportedError: The server or the project stores no texts.
     """
-    if context.only is not None or traffic_policy(context, caller.project_id).keep == "off":
-        what = "a server for some models alone" if context.only is not None else "a project whose traffic policy is off"
-        raise UnsupportedError(
-            f"store: true, at {what}",
-            expected="a project that keeps some of its traffic",
-            do="leave `store` out, or have an admin change the policy: luthier traffic policy --keep metadata",
-            code="unsupported_value",
-            param="store",
-        )
+    check_stores(context, caller, "leave `store` out")
 
     def keep(response: dict[str, Any], user: str) -> None:
         digest = user_digest(user_key(context, caller.project_id), user) if user else ""
@@ -197,7 +123,7 @@ def page_of_completions(
             f"after={after[:100]!r} is not in this list", expected="the id of one of them", do="begin again without it"
         )
     found: list[StoredCompletion] = []
-    for one in _each(context, caller.project_id, metadata, model=model, beyond=beyond, order=order):
+    for one in context.stored_completions.each(caller.project_id, metadata, model=model, beyond=beyond, order=order):
         found.append(one)
         # One more than the page has shows that another page follows.
         if len(found) > limit:
@@ -215,7 +141,7 @@ def matching(
     until: float | None = None,
 ) -> Iterator[StoredCompletion]:
     """The stored completions that meet all conditions, the oldest first, read a few at a time."""
-    return _each(context, project_id, metadata, model=model, beyond=None, order="asc", since=since, until=until)
+    return context.stored_completions.each(project_id, metadata, model=model, since=since, until=until)
 
 
 def update_metadata(
@@ -237,26 +163,4 @@ def delete_completion(context: Context, caller: Caller, completion_id: str) -> N
 
 def sweep_stored_completions(context: Context) -> None:
     """Delete what has been kept for long enough."""
-    context.stored_completions.sweep(context.settings.stored_completion_days * _DAY_SECONDS)
-
-
-def _each(
-    context: Context,
-    project_id: str,
-    metadata: Mapping[str, str],
-    *,
-    model: str | None,
-    beyond: int | None,
-    order: Order,
-    since: float | None = None,
-    until: float | None = None,
-) -> Iterator[StoredCompletion]:
-    while True:
-        found = context.stored_completions.some(
-            project_id, model=model, beyond=beyond, order=order, limit=_AT_ONCE, since=since, until=until
-        )
-        # Labels are inside a JSON document, which the two databases would filter in different ways.
-        yield from (one for _, one in found if all(one.labels.get(key) == value for key, value in metadata.items()))
-        if len(found) < _AT_ONCE:
-            return
-        beyond = found[-1][0]
+    context.stored_completions.sweep(lifetime_seconds(context))

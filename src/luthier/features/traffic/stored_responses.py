@@ -11,47 +11,41 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, delete, func, select
+from sqlalchemy import func, select
 
 from luthier.core.access import Caller
 from luthier.core.errors import UnsupportedError
-from luthier.core.frozen_model import FrozenModel
-from luthier.features.traffic.policy import traffic_policy, user_digest, user_key
+from luthier.features.traffic.policy import user_digest, user_key
+from luthier.features.traffic.stored_texts import (
+    StoredText,
+    StoredTextStore,
+    check_stores,
+    lifetime_seconds,
+    may_store,
+)
 from luthier.platform.audit_log.service import record
-from luthier.platform.db.store import Codec, Missing, RecordTable, Store
+from luthier.platform.db.store import Codec, Missing, RecordTable
 from luthier.platform.db.tables import stored_responses
 from luthier.platform.home.context import Context
 
-_DAY_SECONDS: Final = 86_400.0
-_AT_ONCE: Final = 200
 MAX_CHAIN: Final = 500
 """Responses of one conversation."""
 MAX_CHAIN_CHARACTERS: Final = 16 << 20
 """Of all of their JSON: a conversation is read whole for each response that continues it."""
 
 
-class StoredResponse(FrozenModel):
+class StoredResponse(StoredText):
     """A response with its request.
 
     Attributes:
         response_id: Its id, `resp_...`.
-        project_id: The project that it belongs to.
-        model: As requested.
-        user_digest: The end user, as in the traffic log; empty for none.
         earlier_ids: The responses before it in its conversation, oldest first.
-        labels: The metadata of the request.
         document: `input`, the items of the request; `parameters`, its other fields; `response`, as the API has it.
-        created_at: Seconds since 1970 by the database's clock.
     """
 
     response_id: str
-    project_id: str
-    model: str
-    user_digest: str
     earlier_ids: tuple[str, ...]
-    labels: dict[str, str]
     document: dict[str, Any]
-    created_at: float = 0.0
 
     @property
     def items(self) -> list[dict[str, Any]]:
@@ -78,12 +72,10 @@ _RESPONSES: Final = RecordTable(
 )
 
 
-class StoredResponseStore(Store):
+class StoredResponseStore(StoredTextStore[StoredResponse]):
     """The stored responses of all projects. Every method is one short transaction."""
 
-    def add(self, one: StoredResponse) -> StoredResponse:
-        """Keep a new one."""
-        return self._insert(_RESPONSES, one)
+    records = _RESPONSES
 
     def get(self, project_id: str, response_id: str, *, newest_seconds: float) -> StoredResponse:
         """One of them. Raises NotFoundError, also for another project's, and for one that is older.
@@ -118,61 +110,6 @@ class StoredResponseStore(Store):
         is_one = (columns.project_id == project_id) & columns.response_id.in_(response_ids)
         return int(self._scalar(select(func.coalesce(func.sum(func.length(columns.document)), 0)).where(is_one)))
 
-    def remove(self, project_id: str, response_id: str) -> None:
-        """Delete one. Raises NotFoundError."""
-        self._delete(_RESPONSES, response_id, project_id=project_id)
-
-    def forget(self, project_id: str, digest: str) -> int:
-        """Delete all of an end user, and return how many there were."""
-        columns = stored_responses.c
-        with self._write() as connection:
-            is_theirs = (columns.project_id == project_id) & (columns.user_digest == digest)
-            return connection.execute(delete(stored_responses).where(is_theirs)).rowcount
-
-    def sweep(self, older_than_seconds: float) -> None:
-        """Delete all that are older than so many seconds."""
-        with self._write() as connection:
-            oldest = self._database.clock(connection) - older_than_seconds
-            connection.execute(delete(stored_responses).where(stored_responses.c.created_at < oldest))
-
-    def some(
-        self,
-        project_id: str,
-        *,
-        model: str | None,
-        since: float | None,
-        until: float | None,
-        beyond: int,
-        limit: int,
-    ) -> list[tuple[int, StoredResponse]]:
-        """The next responses, oldest first, each with the number of its row.
-
-        Args:
-            project_id: The project.
-            model: Only answers of this model.
-            since: Seconds since 1970, included.
-            until: Seconds since 1970, included.
-            beyond: The number of the row behind which they begin.
-            limit: The most of them.
-        """
-        columns = stored_responses.c
-        where: list[ColumnElement[bool]] = [columns.project_id == project_id, columns.number > beyond]
-        where += [] if model is None else [columns.model == model]
-        where += [] if since is None else [columns.created_at >= since]
-        where += [] if until is None else [columns.created_at <= until]
-        query = _RESPONSES.query(*where, order=[columns.number.asc()], limit=limit).add_columns(columns.number)
-        return [(row["number"], _RESPONSES.of_row(row)) for row in self._rows(query)]
-
-
-def lifetime_seconds(context: Context) -> float:
-    """How long a response is kept."""
-    return context.settings.stored_completion_days * _DAY_SECONDS
-
-
-def may_store(context: Context, project_id: str) -> bool:
-    """Whether a project stores responses: one that keeps none of its traffic stores no texts either."""
-    return context.only is None and traffic_policy(context, project_id).keep != "off"
-
 
 def response_recorder(
     context: Context,
@@ -198,17 +135,9 @@ def response_recorder(
     """
     if wants is False:
         return None
-    if not may_store(context, caller.project_id):
-        if wants is None:
-            return None
-        what = "a server for some models alone" if context.only is not None else "a project whose traffic policy is off"
-        raise UnsupportedError(
-            f"store: true, at {what}",
-            expected="a project that keeps some of its traffic",
-            do="send store: false, or have an admin change the policy: luthier traffic policy --keep metadata",
-            code="unsupported_value",
-            param="store",
-        )
+    if wants is None and not may_store(context, caller.project_id):
+        return None
+    check_stores(context, caller, "send store: false")
 
     def keep(response: dict[str, Any], user: str) -> None:
         digest = user_digest(user_key(context, caller.project_id), user) if user else ""
@@ -298,21 +227,15 @@ def matching_responses(
         users: Only answers to these end users.
         fits: A further condition.
     """
-    beyond = 0
     key = user_key(context, project_id) if users is not None else b""
     digests = None if users is None else {user_digest(key, user) for user in users}
-    while True:
-        found = context.stored_responses.some(
-            project_id, model=model, since=since, until=until, beyond=beyond, limit=_AT_ONCE
-        )
-        for _, one in found:
-            # Labels are inside a JSON document, which the two databases would filter in different ways.
-            has_labels = all(one.labels.get(name) == value for name, value in metadata.items())
-            if has_labels and (digests is None or one.user_digest in digests) and fits(one):
-                yield one
-        if len(found) < _AT_ONCE:
-            return
-        beyond = found[-1][0]
+
+    def is_theirs(one: StoredResponse) -> bool:
+        return (digests is None or one.user_digest in digests) and fits(one)
+
+    yield from context.stored_responses.each(
+        project_id, metadata, model=model, since=since, until=until, fits=is_theirs
+    )
 
 
 def delete_response(context: Context, caller: Caller, response_id: str) -> None:

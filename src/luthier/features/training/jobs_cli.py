@@ -98,6 +98,7 @@ def worker(
     import platform
 
     from luthier.features.training import jobs
+    from luthier.platform.auth.first_key import take_given_key
     from luthier.platform.home.logs import teller
     from luthier.platform.home.permissions import private_files
     from luthier.platform.processes.stop_signals import AGAIN, stop_signals
@@ -108,6 +109,7 @@ def worker(
             f"{AGAIN}"
         )
 
+    take_given_key()  # it is for `luthier server prepare` alone: no job may see it
     # Rows and weights written by a worker are readable only by its user.
     with private_files(), open_context(home) as context, stop_signals(notice) as stop_requested:
         # One worker per machine by default: the same name takes back its jobs after a crash.

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from luthier.core.access import DEFAULT_PROJECT as LUTHIER_DEFAULT
 from luthier.core.plan import ValueSource
 from luthier.core.registry import TRACKERS
 from luthier.core.tracking import TrackerPlan, TrackerRecipe, without_credentials
 from luthier.ml.tracking.protocol import TrackerRules
 
 DEFAULT_PROJECT: Final = "luthier"
+_PROJECT_ID: Final = "proj-"
 
 
 def chosen(asked: Sequence[TrackerRecipe] | None, environment: Mapping[str, str]) -> tuple[TrackerPlan, ...]:
@@ -49,6 +51,24 @@ def location_of(plan: TrackerPlan, environment: Mapping[str, str]) -> str | None
     rules: TrackerRules = TRACKERS.declaration(plan.name)
     given = environment.get(rules.location_variable) if rules.location_variable else None
     return given if given and without_credentials(given) == plan.location else plan.location
+
+
+def within_project(plan: TrackerPlan, project_id: str) -> TrackerPlan:
+    """The tracker with names that no other project of the home has: its runs share the account of the server.
+
+    The names of the project `default` stay as they are, unless they look like those of another project.
+
+    Args:
+        plan: The tracker of a run.
+        project_id: The project of the run.
+    """
+
+    def own(name: str | None) -> str | None:
+        is_plain = project_id == LUTHIER_DEFAULT and name is not None and not name.startswith(_PROJECT_ID)
+        prefix = f"{project_id}-"
+        return name if name is None or is_plain or name.startswith(prefix) else f"{prefix}{name}"
+
+    return plan.model_copy(update={"project": own(plan.project), "registered_model": own(plan.registered_model)})
 
 
 def lacks_credentials(rules: TrackerRules, environment: Mapping[str, str]) -> bool:

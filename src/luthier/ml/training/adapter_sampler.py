@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -52,6 +52,7 @@ class SampleOrder:
         scores_prompt: whether the log-probabilities of the prompt are returned.
         num_scored: of how many of its last tokens; None for all.
         num_top_of_prompt, num_top: how many of the likeliest tokens are returned at each place of prompt and answer.
+        first_sample: the number of the first answer, where others of the same order are sampled apart.
     """
 
     prompt: tuple[int, ...]
@@ -67,6 +68,20 @@ class SampleOrder:
     num_scored: int | None = None
     num_top_of_prompt: int = 0
     num_top: int = 0
+    first_sample: int = 0
+
+    def num_tokens(self, context_tokens: int) -> int:
+        """Tokens of all answers with their prompts, at most."""
+        return self.num_samples * min(context_tokens, len(self.prompt) + (self.max_tokens or context_tokens))
+
+    def parts(self, most_tokens: int, context_tokens: int) -> list[SampleOrder]:
+        """The order as several, each of at most so many tokens or one answer; the prompt is scored by the first."""
+        num = max(1, most_tokens * self.num_samples // self.num_tokens(context_tokens))
+        made = []
+        for first in range(0, self.num_samples, num):
+            part = replace(self, num_samples=min(num, self.num_samples - first), first_sample=first)
+            made.append(part if first == 0 else replace(part, scores_prompt=False, num_top_of_prompt=0))
+        return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +121,12 @@ class SampleResult:
     answers: tuple[SampledAnswer, ...]
     prompt_log_probabilities: Array | None = None
     top_of_prompt: Top | None = None
+
+
+def joined(parts: Sequence[SampleResult]) -> SampleResult:
+    """The result of an order from those of its parts."""
+    answers = tuple(answer for part in parts for answer in part.answers)
+    return replace(parts[0], answers=answers)
 
 
 class AdapterSampler:
@@ -197,7 +218,7 @@ class AdapterSampler:
                 constraint=(lambda: _Truncation(order)) if truncates and order.temperature else None,
                 limit=lambda: self._end(order, is_wanted),  # type: ignore[arg-type, return-value]
             )
-            for number in range(order.num_samples)
+            for number in range(order.first_sample, order.first_sample + order.num_samples)
         ]
 
     def _end(self, order: SampleOrder, is_wanted: Callable[[], bool] = lambda: True) -> _End:
@@ -273,10 +294,7 @@ def _likeliest(logits: Tensor, num: int) -> torch.return_types.topk:
 
 def batches_of(orders: Sequence[SampleOrder], most_tokens: int, context_tokens: int) -> list[list[int]]:
     """Places of orders that are sampled together: by the tokens of all their answers with their prompts."""
-    sizes = [
-        order.num_samples * min(context_tokens, len(order.prompt) + (order.max_tokens or context_tokens))
-        for order in orders
-    ]
+    sizes = [order.num_tokens(context_tokens) for order in orders]
     groups: list[list[int]] = []
     room = 0
     for place, size in enumerate(sizes):

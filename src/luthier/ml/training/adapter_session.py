@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -176,24 +176,44 @@ class AdapterSession:
 
         After any error, as where memory runs out in the middle, the gradients are those before the call.
         """
+        parts = self.parts(data, loss_name, settings, backward=backward)
+        while True:
+            try:
+                next(parts)
+            except StopIteration as end:
+                done: PassResult = end.value
+                return done
+
+    def parts(
+        self, data: Sequence[Datum], loss_name: str, settings: Mapping[str, float | str], *, backward: bool
+    ) -> Generator[int, None, PassResult]:
+        """The same as `run`, with a place between two micro-batches where other adapters may be computed.
+
+        Yields the tokens of the micro-batch before it. Nothing else may be asked of this adapter before it has ended.
+        """
         start = time.perf_counter()
         loss, found = find_loss(loss_name, settings)
         context, vocabulary = self.model.context_length_tokens, self.model.vocabulary_size
         data = [checked(datum, number, loss, vocabulary, context) for number, datum in enumerate(data)]
         if not data:
             raise RequestError("a request without data", expected="at least one datum", do="leave the call out")
-        self.model.module.train(backward)
         outputs: dict[int, Array] = {}
-        total = 0.0
+        total, seconds, num_tokens = 0.0, 0.0, 0
         lengths = [len(datum.tokens) for datum in data]
         # K targets for a token take the memory of K rows.
         sizes = [max(len(datum.tokens), datum.targets.size) for datum in data]
         before = [one.clone() for one in self.optimizer.gradients] if backward and self._since.has_gradient else None
         try:
             for places in length_batches(sizes, max_tokens=self.model.micro_batch_tokens, max_rows=_MAX_ROWS):
+                if outputs:
+                    seconds += time.perf_counter() - start
+                    yield num_tokens
+                    start = time.perf_counter()  # what others have computed meanwhile is not counted
+                self.model.module.train(backward)
                 summed, rows = self._micro_batch([data[i] for i in places], loss_name, found, backward=backward)
                 total += summed
                 outputs.update(zip(places, rows, strict=True))
+                num_tokens = sum(lengths[i] for i in places)
         except BaseException:
             if backward:
                 self._restore_gradients(before)
@@ -204,7 +224,7 @@ class AdapterSession:
             since.num_tokens += sum(lengths)
             since.num_trained_tokens += sum(int(np.count_nonzero(datum.flat(loss.factor))) for datum in data)
             since.num_examples += len(data)
-            since.seconds += time.perf_counter() - start
+            since.seconds += seconds + time.perf_counter() - start
             since.has_gradient = True
         return PassResult(tuple(outputs[i] for i in range(len(data))), total, sum(lengths))
 

@@ -36,6 +36,10 @@ class FairQueue(Generic[Item]):
             del self._items[owner]
         return item
 
+    def postpone(self, owner: str | None) -> None:
+        """Leave the items of this owner as they are: its next turn comes after all others'."""
+        self._items.move_to_end(owner)
+
     def remove(self, is_it: Callable[[Item], bool]) -> None:
         """Remove the items that match; turns are not changed."""
         for owner in list(self._items):

@@ -51,12 +51,13 @@ def test_the_document_and_the_text_name_every_key(luthier: Luthier, folder: Path
     assert done.document["tool"] == "trl"
     outcomes = {entry["key"]: entry for entry in done.document["keys"]}
     assert outcomes["lora_r"]["recipe"] == {"method.rank": 32}
-    assert outcomes["report_to"]["outcome"] == "harmless"
+    assert outcomes["report_to"]["recipe"] == {"tracking": []}
+    assert outcomes["logging_steps"]["outcome"] == "harmless"
     assert done.document["output"] is None
     assert done.document["base_model_is_local"] is False
     shown = luthier("import", folder / "trl.yaml").out
     assert "-> method.rank: 32" in shown
-    assert "what is logged, and where to" in shown
+    assert "what is logged" in shown
     assert "max_grad_norm: 1.0" in shown
     assert "luthier models pull hub:HuggingFaceTB/SmolLM2-135M-Instruct, then luthier plan RECIPE" in shown
 

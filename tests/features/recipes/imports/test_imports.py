@@ -350,3 +350,62 @@ def test_empty_keys_and_plug_ins_that_only_speed_up_are_not_needed(tmp_path: Pat
     outcomes = {entry.key: entry.outcome for entry in found.entries}
     assert {outcomes[key] for key in ("special_tokens", "plugins", "liger_rope")} == {"harmless"}
     assert "plugins" in refusals(tmp_path, axolotl(plugins=[liger, "mine.Plugin"]))
+
+
+WANDB = {"wandb_project": "mails", "wandb_entity": "team", "wandb_name": "second", "wandb_log_model": "checkpoint"}
+MLFLOW = {"use_mlflow": True, "mlflow_experiment_name": "mails", "mlflow_tracking_uri": "https://u:secret@host/x"}
+NO_TRACKER: Any = object()
+
+
+@pytest.mark.parametrize(
+    ("document", "tracking"),
+    [
+        (trl(report_to="none"), []),
+        (trl(report_to=["wandb", "tensorboard"], run_name="second", logging_dir="logs", project="mails"),
+         [{"name": "tensorboard", "run_name": "second", "location": "logs"}, {"name": "wandb", "run_name": "second"}]),
+        (trl(report_to="trackio", project="mails", logging_dir="logs"), [{"name": "trackio", "project": "mails"}]),
+        (trl(report_to=["mlflow", "comet_ml"]), ["mlflow"]),
+        # The environment decides: the file names no tracker, or none that there is here.
+        (trl(run_name="second"), NO_TRACKER),
+        (trl(report_to="all", run_name="second"), NO_TRACKER),
+        (trl(report_to="comet_ml"), NO_TRACKER),
+        (axolotl(**WANDB, wandb_mode="offline", wandb_run_id="abc", mlflow_run_name="unused"),
+         [{"name": "wandb", "project": "mails", "entity": "team", "run_name": "second", "artifacts": True}]),
+        (axolotl(**MLFLOW, hf_mlflow_log_artifacts=False, use_tensorboard=True),
+         [{"name": "mlflow", "project": "mails", "location": "https://host/x", "artifacts": False}, "tensorboard"]),
+        (axolotl(**WANDB, wandb_mode="disabled"), NO_TRACKER),
+        (axolotl(wandb_entity="team", trackio_project_name="", use_comet=True), NO_TRACKER),
+    ],
+)  # fmt: skip
+def test_trackers_of_a_file_are_those_of_the_recipe(tmp_path: Path, document: dict[str, Any], tracking: Any) -> None:
+    (tmp_path / "rows.jsonl").write_text("", encoding="utf-8")
+    found = made(tmp_path, document, **({"trainer": "sft"} if "dataset_name" in document else {}))
+    assert found.keys.get("tracking", NO_TRACKER) == tracking
+    assert "secret" not in found.text
+    for entry in nonempty(found.entries):
+        assert entry.places or entry.note, entry
+    # What is set goes before the file.
+    more = {"trainer": "sft"} if "dataset_name" in document else {}
+    assert made(tmp_path, document, overrides=("tracking=[mlflow]",), **more).keys["tracking"] == ["mlflow"]
+
+
+def test_trackers_of_all_tools_are_read_by_the_same_names(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "dataset_info.json").write_text('{"x": {"file_name": "x.jsonl"}}', encoding="utf-8")
+    documents: dict[str, Any] = {
+        "llama_factory": {"model_name_or_path": "org/base", "dataset": "x", "stage": "sft", "report_to": "wandb"},
+        "unsloth": yaml.safe_load((FILES / NAMES["unsloth"]).read_text(encoding="utf-8")),
+        "openai": yaml.safe_load((FILES / NAMES["openai"]).read_text(encoding="utf-8"))
+        | {"integrations": [{"type": "wandb", "wandb": {"project": "mails", "name": "second", "tags": ["october"]}}]},
+    }
+    documents["unsloth"]["SFTTrainer"]["args"] |= {"report_to": "wandb"}
+    found = {
+        tool: made(tmp_path, document, tool=tool, overrides=SETTINGS.get(tool, ())).keys["tracking"]
+        for tool, document in documents.items()
+    }
+    wandb = {"name": "wandb", "project": "mails", "run_name": "second", "tags": ["october"]}
+    assert found == {"llama_factory": ["wandb"], "unsloth": ["wandb"], "openai": [wandb]}
+    documents["openai"]["integrations"] *= 2
+    refused = refusals(tmp_path, documents["openai"], tool="openai", overrides=SETTINGS["openai"])
+    assert "integrations" in refused
+    assert "--set tracking=" in refused

@@ -48,3 +48,13 @@ def test_text_behind_a_call_in_the_same_piece_is_a_block_of_its_own() -> None:
         ("text", "Well"),
         ("tool_use", "{}"),
     ]
+
+
+def test_calls_that_are_written_at_once_are_blocks_one_after_the_other() -> None:
+    first, second = CallPiece(index=0, call_id="a", name="f"), CallPiece(index=1, call_id="b", name="g")
+    found = blocks(
+        Piece(text="", calls=(first, second)),
+        Piece(text="", calls=(CallPiece(index=1, arguments='{"b": '), CallPiece(index=0, arguments='{"a": '))),
+        Piece(text="", calls=(CallPiece(index=1, arguments="2}"), CallPiece(index=0, arguments="1}"))),
+    )
+    assert [(one["name"], json.loads(one["written"])) for one in found] == [("f", {"a": 1}), ("g", {"b": 2})]

@@ -146,6 +146,7 @@ class World:
         self.told: queue.Queue[tuple[str, StreamEvent]] = queue.Queue()
         self.loaded: list[tuple[LoadedModel, ...]] = []
         self.unavailable: list[tuple[str, str]] = []
+        self.declined: list[str] = []
         self.describes = False
         self.texts: dict[str, str] = {}
         self.errors: dict[str, LuthierError] = {}
@@ -165,6 +166,7 @@ class World:
             open_engine=self.open_engine,
             tell_loaded=self.loaded.append,
             tell_unavailable=lambda model, why: self.unavailable.append((Path(model.path).name, why)),
+            tell_declined=self.declined.append,
         )
         threading.Thread(target=self.scheduler.work, daemon=True).start()
 
@@ -194,13 +196,22 @@ class World:
     def load(self, model: Served, num_bytes: int = 0) -> None:
         self.scheduler.hear({"load": model.model_dump(mode="json"), "num_bytes": num_bytes})
 
-    def ask(self, name: str | Served, adapter: str | None = None, *, text: str = "a", owner: str | None = None) -> str:
+    def ask(
+        self,
+        name: str | Served,
+        adapter: str | None = None,
+        *,
+        text: str = "a",
+        owner: str | None = None,
+        only_loaded: bool = False,
+    ) -> str:
         self.num_asked += 1
         served = self.model(name, adapter) if isinstance(name, str) else name
         key = f"{Path(served.path).name}{self.num_asked}"
         request = TextRequest(text=text).model_dump(mode="json")
         model = served.model_dump(mode="json")
-        self.scheduler.hear({"ask": key, "owner": owner, "model": model, "request": request})
+        more = {"only_loaded": True} if only_loaded else {}
+        self.scheduler.hear({"ask": key, "owner": owner, "model": model, "request": request} | more)
         return key
 
     def until(self, seen: Callable[[], bool]) -> None:
@@ -239,6 +250,18 @@ def test_adapters_of_one_base_share_its_engine(world: World) -> None:
     keys = [world.ask("a", "one"), world.ask("a"), world.ask("a", "two"), world.ask("a", "one")]
     assert world.answered(*keys) == ["a:one", "a:", "a:two", "a:one"]
     assert sorted(world.log) == ["load one", "load two", "open a"]
+
+
+def test_a_request_for_a_loaded_model_alone_loads_none(world: World) -> None:
+    world.open_desk(most_models=1)
+    early = world.ask("a", only_loaded=True)
+    world.until(lambda: world.declined == [early])
+    assert world.log == []
+    assert world.answered(world.ask("a"), world.ask("a", "one", only_loaded=True)) == ["a:", "a:one"]
+    world.answered(world.ask("b"))
+    late = world.ask("a", only_loaded=True)
+    world.until(lambda: world.declined == [early, late])
+    assert world.log == ["open a", "load one", "close a", "open b"]
 
 
 def test_a_model_that_is_being_loaded_holds_up_no_other(world: World) -> None:

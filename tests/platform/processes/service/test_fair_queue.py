@@ -24,6 +24,15 @@ def test_whoever_asks_much_gets_one_turn_in_each_round() -> None:
     assert len(queue) == 0
 
 
+def test_whoever_is_not_done_with_an_item_waits_for_one_turn_of_each_other() -> None:
+    queue = FairQueue[str]()
+    for owner, item in (("a", "a0"), ("a", "a1"), ("b", "b0"), ("c", "c0")):
+        queue.push(owner, item)
+    queue.postpone("a")
+    assert queue.heads() == [("b", "b0"), ("c", "c0"), ("a", "a0")]
+    assert drained(queue) == ["b0", "c0", "a0", "a1"]
+
+
 def test_what_is_taken_out_has_no_turn() -> None:
     queue = FairQueue[str]()
     for owner, item in (("a", "a0"), ("a", "a1"), ("b", "b0")):

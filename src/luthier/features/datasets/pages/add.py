@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Form, Query, Request
@@ -19,7 +18,8 @@ from luthier.features.datasets.imports import MAX_FILES, PASSAGE_TOKENS, Added
 from luthier.platform.files import service as files
 from luthier.platform.files.service import IncomingFile
 from luthier.platform.home.context import Context
-from luthier.platform.http.multipart import FilesForm, FormError, read_files_form
+from luthier.platform.http.multipart import FilesForm, FormError
+from luthier.platform.http.received_files import received_files
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.render import page_advice, redirect, render
 from luthier.platform.ui.visitor import HomeContext, Trainer
@@ -50,22 +50,10 @@ async def add(request: Request, context: HomeContext, caller: Trainer) -> Respon
     wants_json = "application/json" in request.headers.get("accept", "")
     given: dict[str, str] = {}
     try:
-        with ExitStack() as stack:
-            incoming: list[IncomingFile] = []
-
-            def new_file() -> IncomingFile:
-                incoming.append(stack.enter_context(files.incoming_file(context)))
-                return incoming[-1]
-
-            form = await read_files_form(
-                request.stream(),
-                request.headers,
-                new_file,
-                file_fields=_FILE_FIELDS,
-                fields=_FIELDS,
-                most_bytes=context.settings.max_file_bytes,
-                most_files=MAX_FILES,
-            )
+        async with received_files(request, context, file_fields=_FILE_FIELDS, fields=_FIELDS, most_files=MAX_FILES) as (
+            incoming,
+            form,
+        ):
             given = form.fields
             address, notice = await run_in_threadpool(_add, context, caller, incoming, form)
     # Leaving the `with` above has removed what had been received and was not kept.

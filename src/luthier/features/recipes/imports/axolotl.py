@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from luthier.features.recipes.imports import trackers
 from luthier.features.recipes.imports.axolotl_rows import DATASET_KEYS, put_datasets
 from luthier.features.recipes.imports.hf_arguments import (
     OPTIMIZERS,
@@ -115,11 +116,11 @@ KEYS: Final[dict[str, Key]] = {
                "sample_packing_bin_size", "precompute_ref_log_probs"),
     **harmless("Luthier computes in bfloat16 or float32, as measured on the machine (training.precision)",
                "fp16", "float16", "bfloat16", "float32"),
-    **harmless("what is logged, and where to", "wandb_project", "wandb_entity", "wandb_watch", "wandb_name",
-               "wandb_run_id", "wandb_log_model", "wandb_mode", "mlflow_tracking_uri", "mlflow_experiment_name",
-               "mlflow_run_name", "hf_mlflow_log_artifacts", "use_tensorboard", "logging_steps", "use_comet",
-               "trackio_project_name", "trackio_run_name", "trackio_space_id",
-               "comet_project_name", "use_wandb", "debug", "include_tokens_per_second", "include_tkps"),
+    **trackers.AXOLOTL_KEYS,
+    **harmless("what is logged", "wandb_watch", "logging_steps", "debug", "include_tokens_per_second", "include_tkps"),
+    **harmless("a run here has an id of its own in its trackers", "wandb_run_id"),
+    **harmless("a Space is named by TRACKIO_SPACE_ID in the environment", "trackio_space_id"),
+    **harmless("Luthier does not report to Comet", "use_comet", "comet_project_name"),
     **harmless("where results go; Luthier keeps them in its home", "output_dir", "hub_model_id", "hub_strategy",
                "push_dataset_to_hub", "dataset_prepared_path", "save_safetensors", "save_only_model",
                "saves_per_epoch", "save_strategy", "resume_from_checkpoint", "auto_resume_from_checkpoints",
@@ -198,6 +199,7 @@ def translate(t: Translation) -> None:
     _put_template(t)
     _put_method(t)
     _put_training(t, objective)
+    trackers.put_axolotl(t)
 
 
 def _put_objective(t: Translation) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
+from luthier.features.recipes.imports.trackers import HF_KEYS, put_reports
 from luthier.features.recipes.imports.translation import Key, Translation, becomes, harmless, missing
 
 SCHEDULES: Final = {
@@ -33,7 +34,7 @@ OPTIMIZERS: Final = {
     "lion_pytorch": "lion",
     "muon": "muon",
 }
-_LOGS = "what is logged, and where to"
+_LOGS = "what is logged"
 _MACHINE = "the machine, not what is trained"
 _OUTPUT = "where results go; Luthier keeps them in its home"
 
@@ -66,10 +67,11 @@ KEYS: Final[dict[str, Key]] = {
     "torch_compile": becomes("training.compile"),
     "label_smoothing_factor": becomes("objective.label_smoothing"),
     **harmless(
-        _LOGS, "logging_steps", "logging_strategy", "logging_first_step", "logging_dir", "logging_nan_inf_filter",
-        "report_to", "run_name", "project", "log_level", "disable_tqdm", "include_num_input_tokens_seen",
-        "trackio_space_id", "include_tokens_per_second", "debug",
+        _LOGS, "logging_steps", "logging_strategy", "logging_first_step", "logging_nan_inf_filter", "log_level",
+        "disable_tqdm", "include_num_input_tokens_seen", "include_tokens_per_second", "debug",
     ),
+    **harmless("a Space is named by TRACKIO_SPACE_ID in the environment", "trackio_space_id"),
+    **HF_KEYS,
     **harmless(
         _OUTPUT, "output_dir", "overwrite_output_dir", "save_only_model", "save_strategy", "save_safetensors",
         "push_to_hub", "hub_model_id", "hub_token", "hub_strategy", "hub_private_repo", "hub_always_push",
@@ -262,6 +264,7 @@ def _put_order(t: Translation, key: str, old_key: str, default: str) -> None:
 def _put_rest(t: Translation, prefix: str) -> None:
     """Keys that are written only where the file has them."""
     key = _prefixed(prefix)
+    put_reports(t, prefix)
     put_checkpointing(t, key("gradient_checkpointing"))
     put_precision(t, key("bf16"))
     put_steps(t, "training.validate_every_steps", key("eval_steps"))

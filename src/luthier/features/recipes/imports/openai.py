@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from luthier.features.recipes.imports.trackers import PLACE, put_integrations
 from luthier.features.recipes.imports.translation import Key, Translation, becomes, harmless, missing
 
 VERSION: Final = "openai-python 3.57"
@@ -47,7 +48,7 @@ KEYS: Final[dict[str, Key]] = {
     **harmless(_RESULT, "id", "object", "created_at", "finished_at", "fine_tuned_model", "organization_id",
                "result_files", "status", "trained_tokens", "error", "estimated_finish", "usage_metrics",
                "shared_with_openai", "eval_id", "user_provided_suffix", "error.code", "error.message", "error.param"),
-    **missing("reports to other services", "integrations", off=([],)),
+    "integrations": becomes(PLACE, note="one of the type wandb"),
     **missing("answers as JSON of a schema in training", "method.reinforcement.response_format", off=({},)),
 }  # fmt: skip
 
@@ -87,6 +88,7 @@ def translate(t: Translation) -> None:
     if name == "dpo":
         is_auto = beta == "auto"
         t.put("objective.beta", 0.1 if is_auto else float(beta), "method.dpo.hyperparameters.beta", default="auto")
+    put_integrations(t)
     if (seed := t.take("seed")) is not None:
         t.put("training.seed", seed, "seed")
 

@@ -66,7 +66,7 @@ KEYS: Final[dict[str, Key]] = {
                "vllm_server_base_url", "vllm_gpu_memory_utilization", "vllm_max_model_length",
                "vllm_tensor_parallel_size", "vllm_enable_sleep_mode", "vllm_model_impl", "vllm_group_port",
                "ds3_gather_for_generation", "num_generations_eval", "cache_implementation"),
-    **harmless("what is logged, and where to", "log_completions", "num_completions_to_print", "log_unique_prompts",
+    **harmless("what is logged", "log_completions", "num_completions_to_print", "log_unique_prompts",
                "log_completions_hub_repo", "log_multimodal"),
     **harmless("the split of a hub's dataset; a recipe names files", "dataset_train_split", "dataset_test_split",
                "dataset_streaming", "dataset_config"),

@@ -19,7 +19,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from luthier.core.access import Caller
 from luthier.core.errors import LuthierError, NotFoundError, OverlongError, error_from
 from luthier.core.json_limits import json_utf8
-from luthier.core.stream import MAX_CHOICES, CallPiece, Ended, Failed, Piece, Sampling, StreamEvent, TextRequest
+from luthier.core.stream import MAX_CHOICES, Ended, Failed, Piece, Sampling, StreamEvent, TextRequest
 from luthier.features.serving import service as serving
 from luthier.features.serving.completion_stream import CompletionStream
 from luthier.features.serving.models import Routed, route, user_of
@@ -263,12 +263,6 @@ def usage_of(answer: serving.Answer) -> dict[str, Any]:
     if num_thinking := answer.num_thinking_tokens:
         usage["completion_tokens_details"] = {"reasoning_tokens": num_thinking}
     return usage
-
-
-def split_calls(calls: tuple[CallPiece, ...]) -> tuple[tuple[CallPiece, ...], tuple[CallPiece, ...]]:
-    """The calls of a piece: what continues the call begun before, which the text of the piece follows; and the rest."""
-    num_begun = next((place for place, call in enumerate(calls) if call.name is not None), len(calls))
-    return calls[:num_begun], calls[num_begun:]
 
 
 def target_header(routed: Routed | None) -> dict[str, str]:

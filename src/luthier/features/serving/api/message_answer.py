@@ -20,7 +20,8 @@ from typing import Any, Final, Literal
 from pydantic_core import from_json
 
 from luthier.core.stream import CallPiece, Ended, EndReason, Piece
-from luthier.features.serving.api.answering import event_line, split_calls
+from luthier.features.serving.api.answering import event_line
+from luthier.features.serving.api.block_order import BlockOrder, Part
 from luthier.features.serving.service import Answer, Choice
 from luthier.platform.http.anthropic import error_document
 from luthier.platform.http.errors import ApiError
@@ -46,6 +47,7 @@ class MessageWriter:
         self._model, self._max_tokens, self._request_id = model, max_tokens, request_id
         self._shows_thoughts = shows_thoughts
         self._id = f"msg_{uuid.uuid4().hex}"
+        self._order = BlockOrder()
         self._open: _Kind | None = None
         self._num_blocks = 0
         self._thought: list[str] = []
@@ -80,24 +82,24 @@ class MessageWriter:
 
     def event(self, event: Piece | Ended) -> Iterator[bytes]:
         """More of a block, or the end of the last one."""
+        for part in self._order.end() if isinstance(event, Ended) else self._order.add(event):
+            yield from self._part(part)
         if isinstance(event, Ended):
             if not self._num_blocks:
                 yield from self._begin("text", {"type": "text", "text": ""})
             yield from self._close()
-            return
-        begun, new = split_calls(event.calls)
-        for call in begun:
-            yield from self._call(call)
-        if event.reasoning:
+
+    def _part(self, part: Part) -> Iterator[bytes]:
+        if part.call is not None:
+            yield from self._call(part.call)
+        elif part.kind == "reasoning":
             yield from self._begin("thinking", {"type": "thinking", "thinking": "", "signature": ""})
-            self._thought.append(event.reasoning)
+            self._thought.append(part.text)
             if self._shows_thoughts:
-                yield self._delta({"type": "thinking_delta", "thinking": event.reasoning})
-        if event.text:
+                yield self._delta({"type": "thinking_delta", "thinking": part.text})
+        else:
             yield from self._begin("text", {"type": "text", "text": ""})
-            yield self._delta({"type": "text_delta", "text": event.text})
-        for call in new:
-            yield from self._call(call)
+            yield self._delta({"type": "text_delta", "text": part.text})
 
     def failed(self, error: ApiError) -> Iterator[bytes]:
         """An event `error`, the last one."""

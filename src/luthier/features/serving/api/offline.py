@@ -1,7 +1,8 @@
 """Requests of the API that a job carries out: a body in, the object of the response out, without HTTP.
 
-The same bodies, checks and response objects as those of the routes. A job has an engine process of its own, of low
-priority; it ends with the job.
+The same bodies, checks and response objects as those of the routes. A job borrows the engine process of the server
+where that holds the model (`engine_lending`), behind live requests; else it has one of its own, of low priority, which
+ends with the job.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from luthier.features.serving.api.pooling import EmbeddingBody, embedding_inputs
 from luthier.features.serving.api.responses.api import prepared, refused_here
 from luthier.features.serving.api.responses.body import ResponseBody, response_request
 from luthier.features.serving.api.responses.writer import ResponseObjectWriter
-from luthier.features.serving.inference_client import InferenceClient
+from luthier.features.serving.borrowed_engine import BorrowingClient
 from luthier.features.serving.models import head_of, route, user_of
 from luthier.platform.home.context import Context
 from luthier.platform.http.errors import ApiError, ErrorBody, invalid_request
@@ -75,14 +76,14 @@ def tokens_of(response: Mapping[str, Any]) -> tuple[int, int]:
     return num_prompt, num_new
 
 
-def use_own_engine(context: Context) -> None:
-    """Answer with an engine process in the session of this job, so that it has no more priority than the job.
+def use_job_engine(context: Context) -> None:
+    """Answer with the engine process of the server where that holds the model, else with one of this job's session.
 
-    An inference client that the context has already stays.
+    Either way live requests come first. An inference client that the context has already stays.
     """
     # The limits of the queue are for callers that can ask again; a job bounds by itself how much it asks at once.
     settings = context.settings.model_copy(update={"serving_queue": _QUEUE, "serving_queue_per_key": _QUEUE})
-    context.__dict__.setdefault("inference_client", InferenceClient(settings, has_session=False))
+    context.__dict__.setdefault("inference_client", BorrowingClient(settings))
 
 
 def preload(context: Context, caller: Caller, endpoint: Endpoint, model: str | None) -> None:

@@ -22,7 +22,8 @@ from jinja2 import meta, nodes
 
 from luthier.core.errors import RequestError
 from luthier.core.recipe import TemplateOption
-from luthier.ml.inference.models.jinja_sandbox import BoundedEnvironment, use_bounded_sandbox
+from luthier.ml.inference.models.jinja_sandbox import BoundedEnvironment
+from luthier.ml.inference.models.template_render import render_template
 from luthier.ml.inference.models.thinking import ThinkingFormat
 
 # Made-up words, so that a match in a rendering can only be the probe.
@@ -248,7 +249,6 @@ class _Probe:
     """Renders conversations with one template; None for conversations that it rejects."""
 
     def __init__(self, template: str, tokens: str, options: str) -> None:
-        use_bounded_sandbox()
         self.template, self._tokens, self.options = template, json.loads(tokens), json.loads(options)
         self._asked = (template, tokens)
         self.prompt = self.render([_USER], prompts=True)
@@ -266,19 +266,16 @@ class _Probe:
         self, messages: Sequence[Mapping[str, Any]], *, tools: bool = False, prompts: bool = False
     ) -> str | None:
         """The conversation as text."""
-        from transformers.utils.chat_template_utils import render_jinja_template
-
         try:
-            found, _ = render_jinja_template(
-                conversations=[list(messages)],
+            return render_template(
+                self.template,
+                messages,
                 tools=[_TOOL] if tools else None,
-                chat_template=self.template,
                 add_generation_prompt=prompts,
-                **(self._tokens | self.options),
+                values=self._tokens | self.options,
             )
         except _RENDER_ERRORS:
             return None
-        return str(found[0])
 
     @property
     def tail(self) -> str:

@@ -213,6 +213,23 @@ def test_likelihoods_come_with_the_text_that_they_belong_to() -> None:
     assert written(piece)[1][0]["content"][0]["logprobs"] == []
 
 
+def test_calls_that_are_written_at_once_are_items_one_after_the_other() -> None:
+    first, second = CallPiece(index=0, call_id="a", name="f"), CallPiece(index=1, call_id="b", name="g")
+    events, items = written(
+        Piece(text="", calls=(first, second)),
+        Piece(text="", calls=(CallPiece(index=1, arguments='{"b": '), CallPiece(index=0, arguments='{"a": '))),
+        Piece(text="", calls=(CallPiece(index=1, arguments="2}"), CallPiece(index=0, arguments="1}"))),
+    )
+    assert [(item["name"], item["arguments"]) for item in items] == [("f", '{"a": 1}'), ("g", '{"b": 2}')]
+    deltas: dict[str, str] = {}
+    for event in events:
+        if event["type"] == "response.function_call_arguments.delta":
+            deltas[event["item_id"]] = deltas.get(event["item_id"], "") + event["delta"]
+    assert deltas == {item["id"]: item["arguments"] for item in items}
+    places = [event["output_index"] for event in events]
+    assert places == sorted(places)
+
+
 def test_text_behind_a_call_in_the_same_piece_is_an_item_of_its_own() -> None:
     begin = CallPiece(index=0, call_id="c1", name="f", arguments='{"a": ')
     # As engines send it that write several tokens at once: the rest of a call, text, and the next call.

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final, Literal
 
 from luthier.core.stream import CallPiece, Ended, Piece, TokenLikelihood, WrittenToken
-from luthier.features.serving.api.answering import split_calls
+from luthier.features.serving.api.block_order import BlockOrder, Part
 
 Event = dict[str, Any]
 _Kind = Literal["reasoning", "message", "function_call"]
@@ -38,26 +38,30 @@ class OutputItems:
     def __init__(self, *, summarises: bool, returns_logprobs: bool) -> None:
         self._summarises, self._returns_logprobs = summarises, returns_logprobs
         self.items: list[dict[str, Any]] = []
+        self._order = BlockOrder()
         self._open: dict[str, Any] | None = None
         self._texts: list[str] = []
         self._tokens: list[dict[str, Any]] = []
 
     def add(self, piece: Piece) -> Iterator[Event]:
         """Take in more of the answer; yields the events of it, without their sequence numbers."""
-        begun, new = split_calls(piece.calls)
-        for call in begun:
-            yield from self._call(call)
-        if piece.reasoning:
+        for part in self._order.add(piece):
+            yield from self._part_of(part)
+
+    def _part_of(self, part: Part) -> Iterator[Event]:
+        if part.call is not None:
+            yield from self._call(part.call)
+        elif part.kind == "reasoning":
             yield from self._in("reasoning")
-            yield from self._reasoning(piece.reasoning)
-        if piece.text:
+            yield from self._reasoning(part.text)
+        else:
             yield from self._in("message")
-            yield from self._text(piece.text, piece.tokens)
-        for call in new:
-            yield from self._call(call)
+            yield from self._text(part.text, part.tokens)
 
     def end(self, ended: Ended) -> Iterator[Event]:
         """Complete the last item; an answer of nothing is a message without text."""
+        for part in self._order.end():
+            yield from self._part_of(part)
         is_cut = ended.reason == "length"
         kinds = {item["type"] for item in self.items} | ({self._open["type"]} if self._open else set())
         if not kinds or (kinds == {"reasoning"} and not is_cut):

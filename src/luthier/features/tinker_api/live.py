@@ -1,0 +1,93 @@
+"""What sessions of the Tinker API hold in the memory of the server: clients, requests and their results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from luthier.core.access import Caller, Scope
+from luthier.core.errors import LuthierError
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The result of a request.
+
+    Attributes:
+        document: as JSON; None for a message of Protocol Buffers.
+        message: that message.
+        error: what went wrong; None for a result.
+    """
+
+    document: dict[str, Any] | None = None
+    message: bytes = b""
+    error: LuthierError | None = None
+
+
+@dataclass(slots=True)
+class PendingRequest:
+    """A request and, once it is done, its result.
+
+    Attributes:
+        num_bytes: of the request while it waits, then of its result.
+        scope: what a key needs to send it and to fetch its result.
+    """
+
+    request_id: str
+    project_id: str
+    session_id: str
+    num_bytes: int
+    scope: Scope = "train"
+    result: Future[Answer] = field(default_factory=Future)
+    fetched_at: float | None = None
+
+
+@dataclass(slots=True)
+class LiveModel:
+    """A training client.
+
+    Attributes:
+        next_number: of the request that is sent next.
+        waiting: requests that came before their turn, by number.
+        waits_since: when a gap in the numbers was seen first; None where there is none.
+        is_lost: whether the process that held its weights has ended.
+    """
+
+    model_id: str
+    session_id: str
+    next_number: int = 1
+    waiting: dict[int, tuple[PendingRequest, Callable[[], None]]] = field(default_factory=dict)
+    waits_since: float | None = None
+    is_lost: bool = False
+
+
+@dataclass(slots=True)
+class LiveSampler:
+    """A sampling client.
+
+    Attributes:
+        source: where its weights are, for the process that trains.
+        base_model, model_path: as the client sees them.
+        num_clients: copies of it in other processes of the user, with itself.
+    """
+
+    sampler_id: str
+    session_id: str
+    source: dict[str, Any]
+    base_model: str
+    model_path: str | None = None
+    num_clients: int = 1
+
+
+@dataclass(slots=True)
+class LiveSession:
+    """A session. caller: who opened it. seen_at: of the last sign of life."""
+
+    session_id: str
+    caller: Caller
+    seen_at: float
+    models: dict[str, LiveModel] = field(default_factory=dict)
+    samplers: dict[str, LiveSampler] = field(default_factory=dict)
+    labels: dict[str, Any] = field(default_factory=dict)
