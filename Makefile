@@ -42,7 +42,7 @@ coverage: $(VENV)/installed-test | $(VENV)/system-test $(VENV)/client-test $(VEN
 	$(BIN)/python -m coverage html --quiet -d build/coverage
 	$(BIN)/python -m coverage report
 
-drill: $(VENV)/installed-test | $(VENV)/system-test $(VENV)/client-test $(VENV)/assets
+drill: $(VENV)/installed-test $(VENV)/installed-ray | $(VENV)/system-test $(VENV)/client-test $(VENV)/assets
 	@mkdir -p build
 	$(BIN)/python -m pytest -m drill --junitxml=$(RESULTS)
 	@$(BIN)/python -c "$$SOME_TEST_RAN" $(RESULTS)
@@ -107,6 +107,11 @@ $(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/installed-test: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -c constraints.txt -e '.[test]'
 	@touch $@ $(VENV)/installed $(VENV)/installed-docs $(VENV)/installed-gguf
+
+# Not for `make test`: on a busy machine Ray's processes do not start in the time that it gives them.
+$(VENV)/installed-ray: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -c constraints.txt -e '.[ray]'
+	@touch $@ $(VENV)/installed
 
 $(VENV)/installed-docs: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -c constraints.txt -e '.[docs]'

@@ -2,15 +2,15 @@
 """Audit, repair, split and plan of files from 100,000 to 10 million rows: time, peak memory, and files on disk.
 
     python benchmarks/large_data.py [--rows 100000 1000000 10000000] [--works audit repair split plan]
-                                    [--memory-gib 2] [--scratch DIR] [--threads 2] [--files DIR]
+                                    [--memory-gib 2] [--scratch DIR] [--threads 2] [--files DIR] [--on ray]
 
 The rows are those of benchmarks/reviews.py; `plan` reads and tokenises what `repair` has left of them, for a tiny
 model, and makes the order of an epoch and the rows of 100 steps. Each work runs in a fresh process with a budget of
 memory for rows (`LUTHIER_DATA_MEMORY_BYTES`). Two peaks are shown: of anonymous memory (sampled every 0.2 s), which the
 kernel cannot take back and which decides whether a work fits, and of all resident memory, which counts mapped files as
 well; and the most that working files took at one time. Each stage of a work has its seconds and the peak of anonymous
-memory while it ran. `growth` compares microseconds a row with those of the fewest rows: 1 is linear. Prints one JSON
-document.
+memory while it ran. With `--on ray` audit, repair and split share the work on a cluster; the memory of its workers is
+not counted. `growth` compares microseconds a row with those of the fewest rows: 1 is linear. Prints one JSON document.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def bytes_in(folder: Path) -> int:
     return total
 
 
-def work_once(work: str, file: Path, scratch: Path) -> dict[str, Any]:
+def work_once(work: str, file: Path, scratch: Path, on: str | None) -> dict[str, Any]:
     """One work on a file in this process."""
     from luthier.features.datasets import data_files
     from luthier.platform.home.context import Context
@@ -163,13 +163,14 @@ def work_once(work: str, file: Path, scratch: Path) -> dict[str, Any]:
         start = time.perf_counter()
         with stages.watched():
             if work == "audit":
-                done = data_files.audit(context, file, data_files.AuditOptions())
+                done = data_files.audit(context, file, data_files.AuditOptions(on=on))
                 outcome: dict[str, Any] = {"grade": done.audit.grade, "num_findings": len(done.audit.findings)}
             elif work == "repair":
-                document = data_files.repair(context, file, clean).document
+                document = data_files.repair(context, file, clean, data_files.RepairOptions(on=on)).document
                 outcome = {"fates": document["fates"], "grade_after": document["grade_after"]}
             elif work == "split":
-                made = data_files.split(context, file, data_files.SplitOptions(folder=file.with_name("split")))
+                options = data_files.SplitOptions(folder=file.with_name("split"), on=on)
+                made = data_files.split(context, file, options)
                 outcome = {"proof": made.document["proof"]}
             else:
                 outcome = planned(context, clean, stages)
@@ -234,11 +235,12 @@ def main() -> None:
     cli.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()))
     cli.add_argument("--files", type=Path, help="where rows are written; by default in --scratch")
     cli.add_argument("--threads", type=int, default=2)
+    cli.add_argument("--on", choices=("ray",), help="share the work on a cluster")
     cli.add_argument("--seed", type=int, default=0)
     cli.add_argument("--one", nargs=2, metavar=("WORK", "FILE"), help=argparse.SUPPRESS)
     args = cli.parse_args()
     if args.one is not None:
-        print(json.dumps(work_once(args.one[0], Path(args.one[1]), args.scratch)))
+        print(json.dumps(work_once(args.one[0], Path(args.one[1]), args.scratch, args.on)))
         return
     if "plan" in args.works and "repair" not in args.works:
         cli.error("plan trains on the rows that repair has left: name repair among --works, too")
@@ -256,11 +258,12 @@ def main() -> None:
                         "LUTHIER_SCRATCH": scratch,
                     }
                     command = [sys.executable, str(HERE), "--scratch", scratch, "--one", work, str(file)]
+                    command += ["--on", args.on] if args.on else []
                     found = run_json(command, cwd=ROOT, environment=environment).document
                 run = {"num_rows": num_rows, "num_bytes": file.stat().st_size} | found
                 runs.append(run)
                 print(json.dumps(runs[-1]), file=sys.stderr)
-    document = {"machine": describe(), "load": os.getloadavg(), "memory_gib": args.memory_gib}
+    document = {"machine": describe(), "load": os.getloadavg(), "memory_gib": args.memory_gib, "on": args.on}
     print(json.dumps(document | {"growth": growth_of(runs), "runs": runs}, indent=2))
 
 

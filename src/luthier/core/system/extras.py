@@ -28,7 +28,7 @@ class Extra:
 EXTRAS: Final[Mapping[str, Extra]] = {
     "names": Extra("names of people in audits of personal data", ("presidio_analyzer",)),
     "nf4": Extra("bases in 4 bits (QLoRA)", ("bitsandbytes",)),
-    "ray": Extra("one run on a cluster of Ray", ("ray",)),
+    "ray": Extra("runs and checks of data on a cluster of Ray", ("ray",)),
     "law": Extra("citations of US law", ("eyecite",)),
     "postgresql": Extra("a database on a PostgreSQL server", ("pg8000",)),
     "s3": Extra("files in object storage", ("s3fs",)),

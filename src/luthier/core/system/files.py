@@ -64,7 +64,10 @@ def sync_tree(folder: Path) -> None:
 
 _ERRNOS: Final = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 # Libraries that write by themselves (safetensors, polars, SQLite) raise their own errors.
-_WORDS: Final = ("No space left on device", "Disk quota exceeded", "StorageFull", "database or disk is full")
+_WORDS: Final = (
+    *("No space left on device", "Disk quota exceeded", "StorageFull", "database or disk is full"),
+    "File too large (os error 27)",  # polars
+)
 
 
 def is_disk_full(error: BaseException) -> bool:

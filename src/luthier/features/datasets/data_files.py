@@ -6,7 +6,8 @@ what happened to every row. A split makes train, validation and held-out files.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from luthier.ml.data.audit.base import ToxicityModel
     from luthier.ml.data.audit.table import AuditTable
     from luthier.ml.data.diff.compare import DatasetDiff
+    from luthier.ml.data.files.row_workers import RowWorkers
     from luthier.ml.data.files.spill import Spill
     from luthier.ml.data.split.split_file import FileSplit
 
@@ -72,6 +74,7 @@ class AuditOptions:
         toxicity_model: The folder of a text-classification model in place of the word list.
         toxic_label: Which of its labels means toxic, where the names do not say.
         shown: Names in place of paths.
+        on: `ray` shares the work on a cluster of Ray; None does it in this process. The findings are the same.
     """
 
     against: Path | None = None
@@ -83,6 +86,7 @@ class AuditOptions:
     toxicity_model: Path | None = None
     toxic_label: str | None = None
     shown: ShownNames = ShownNames()
+    on: str | None = None
 
 
 def audit(context: Context, file: Path, options: AuditOptions | None = None, *, html: Path | None = None) -> Audited:
@@ -99,7 +103,7 @@ def audit(context: Context, file: Path, options: AuditOptions | None = None, *, 
     """
     from luthier.ml.data.audit.base import AuditRequest
     from luthier.ml.data.audit.run import load_checks, run_audit
-    from luthier.ml.data.audit.table import build_table
+    from luthier.ml.data.files.row_workers import IN_PROCESS
 
     options = options or AuditOptions()
     load_checks(options.only)  # an unknown id is an error before a long file is read
@@ -107,7 +111,31 @@ def audit(context: Context, file: Path, options: AuditOptions | None = None, *, 
     model = _model(context, options.model)
     # Loaded before the file is read, so that a wrong folder is an error within a second.
     judge = _toxicity_model(options)
-    count_tokens = _token_counter(model)
+    with row_workers(context, options.on) as workers:
+        table, held_out = _tables(context, file, options, _token_counter(model), workers)
+        request = AuditRequest(
+            table=table,
+            held_out=held_out,
+            model=(options.shown.model or model.name) if model else None,
+            context_tokens=model.context_length_tokens if model else None,
+            method=options.method,
+            toxicity_model=judge,
+            toxicity_model_name=options.toxicity_model.name if options.toxicity_model else None,
+            progress=context.progress,
+        )
+        found = run_audit(request, options.only)
+        report = _write_report(context, html, found, table, held_out) if html is not None else None
+    # The cluster is left: who goes on with the table does so in this process.
+    table.rows.workers = IN_PROCESS
+    return Audited(found, table, report)
+
+
+def _tables(
+    context: Context, file: Path, options: AuditOptions, count_tokens: Any, workers: RowWorkers
+) -> tuple[AuditTable, AuditTable | None]:
+    """The rows of the file, and those of the held-out file, where there is one."""
+    from luthier.ml.data.audit.table import build_table
+
     shown, spill = options.shown, working_memory(context)
     table = build_table(
         file,
@@ -117,29 +145,53 @@ def audit(context: Context, file: Path, options: AuditOptions | None = None, *, 
         count_tokens=count_tokens,
         progress=context.progress,
         spill=spill,
+        workers=workers,
     )
-    held_out = None
-    if options.against is not None:
-        held_out = build_table(
-            options.against,
-            shown_name=shown.against,
-            mapping=options.mapping,
-            group_by=options.group_by,
-            progress=context.progress,
-            spill=spill,
-        )
-    request = AuditRequest(
-        table=table,
-        held_out=held_out,
-        model=(shown.model or model.name) if model else None,
-        context_tokens=model.context_length_tokens if model else None,
-        method=options.method,
-        toxicity_model=judge,
-        toxicity_model_name=options.toxicity_model.name if options.toxicity_model else None,
+    if options.against is None:
+        return table, None
+    held_out = build_table(
+        options.against,
+        shown_name=shown.against,
+        mapping=options.mapping,
+        group_by=options.group_by,
         progress=context.progress,
+        spill=spill,
+        workers=workers,
     )
-    found = run_audit(request, options.only)
-    return Audited(found, table, _write_report(context, html, found, table, held_out) if html is not None else None)
+    return table, held_out
+
+
+@contextmanager
+def row_workers(context: Context, on: str | None) -> Iterator[RowWorkers]:
+    """Who looks at the rows of a file.
+
+    Args:
+        context: Shows the connection.
+        on: `ray` for the workers of a cluster; None for this process.
+
+    Raises:
+        RequestError: `on` is something else, or Ray is not installed.
+        WorkError: The cluster cannot be reached.
+    """
+    from luthier.ml.data.files.row_workers import IN_PROCESS
+
+    if on is None:
+        yield IN_PROCESS
+        return
+    if on != "ray":
+        raise RequestError(
+            f"--on {on}",
+            expected="ray",
+            do="run the command on a machine of the cluster with --on ray, or name the cluster by RAY_ADDRESS",
+        )
+    from luthier.ml.data.files.ray_workers import ray_workers
+
+    with ExitStack() as stack:
+        with context.progress.task("connect to Ray", 1, "cluster") as task:
+            workers = stack.enter_context(ray_workers())
+            task.note(f"{workers.num_cores:,} cores")
+            task.advance()
+        yield workers
 
 
 def working_memory(context: Context) -> Spill:
@@ -254,6 +306,7 @@ class RepairOptions:
         force: Replace an earlier repair.
         mask: Kinds of personal data of which every value is masked.
         leave: Kinds that are not masked.
+        on: As of `AuditOptions`.
     """
 
     only: tuple[str, ...] | None = None
@@ -264,6 +317,7 @@ class RepairOptions:
     force: bool = False
     mask: tuple[str, ...] = ()
     leave: tuple[str, ...] = ()
+    on: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,7 +353,6 @@ def repair(context: Context, file: Path, output: Path, options: RepairOptions | 
         ModelSourceError: The model cannot be fetched.
     """
     from luthier.ml.data.audit.base import AuditRequest
-    from luthier.ml.data.audit.table import build_table
     from luthier.ml.data.repair.request import RepairRequest, choose_actions, masked_kinds
     from luthier.ml.data.repair.run import check_repair_output, repair_file
 
@@ -322,30 +375,27 @@ def repair(context: Context, file: Path, output: Path, options: RepairOptions | 
 
         model = sources.pull(options.model, context.home, context.progress)
         counter = token_counter(Path(model.path))
-    spill = working_memory(context)
-    table = build_table(file, mapping=options.mapping, count_tokens=counter, progress=context.progress, spill=spill)
-    held_out = None
-    if options.against is not None:
-        # No token counter: held-out rows are only compared as texts.
-        held_out = build_table(options.against, mapping=options.mapping, progress=context.progress, spill=spill)
-    audit = AuditRequest(
-        table=table,
-        held_out=held_out,
-        model=model.name if model else None,
-        context_tokens=model.context_length_tokens if model else None,
-        progress=context.progress,
-    )
-    made = repair_file(
-        RepairRequest(
-            output=output,
-            actions=actions,
-            audit=audit,
-            mapping=dict(options.mapping or {}),
-            count_tokens=counter,
-            force=options.force,
-            mask=mask,
+    with row_workers(context, options.on) as workers:
+        settings = AuditOptions(against=options.against, mapping=options.mapping)
+        table, held_out = _tables(context, file, settings, counter, workers)
+        audit = AuditRequest(
+            table=table,
+            held_out=held_out,
+            model=model.name if model else None,
+            context_tokens=model.context_length_tokens if model else None,
+            progress=context.progress,
         )
-    )
+        made = repair_file(
+            RepairRequest(
+                output=output,
+                actions=actions,
+                audit=audit,
+                mapping=dict(options.mapping or {}),
+                count_tokens=counter,
+                force=options.force,
+                mask=mask,
+            )
+        )
     return WrittenRepair(made.output, made.manifest, made.summary, made.document)
 
 
@@ -363,6 +413,7 @@ class SplitOptions:
         near_threshold: Jaccard similarity (0.5 to 1) from which rows stay together; None does not search.
         mapping: Column map, as for training.
         force: Replace an earlier split.
+        on: As of `AuditOptions`.
     """
 
     folder: Path | None = None
@@ -374,6 +425,7 @@ class SplitOptions:
     near_threshold: float | None = 0.8
     mapping: Mapping[str, str] | None = None
     force: bool = False
+    on: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -429,5 +481,6 @@ def split(context: Context, file: Path, options: SplitOptions | None = None) -> 
         mapping=options.mapping,
         force=options.force,
     )
-    made: FileSplit = split_file(request, progress=context.progress, spill=working_memory(context))
+    with row_workers(context, options.on) as workers:
+        made: FileSplit = split_file(request, progress=context.progress, spill=working_memory(context), workers=workers)
     return WrittenSplit(made.folder, made.document)

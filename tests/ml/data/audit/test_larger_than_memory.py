@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
-import random
+import resource
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,21 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.fixtures.pickled_workers import PickledWorkers
+from tests.ml.data.many_rows import write_many
 
-from luthier.core.errors import DataError
+from luthier.core.errors import DataError, StorageFullError
 from luthier.core.results.audit import Audit
 from luthier.ml.data.audit import table as table_module
 from luthier.ml.data.audit.base import AuditRequest
 from luthier.ml.data.audit.run import run_audit
 from luthier.ml.data.audit.table import AuditTable, build_table
+from luthier.ml.data.files.row_workers import IN_PROCESS, RowWorkers
 from luthier.ml.data.files.spill import Spill
+from luthier.ml.data.repair import change
 from luthier.ml.data.repair.request import RepairRequest, choose_actions
 from luthier.ml.data.repair.run import repair_file
+from luthier.ml.data.rows import row_batches
 from luthier.ml.data.split.split_file import split_file
 from luthier.ml.data.split.split_request import SplitRequest
 
@@ -54,23 +60,29 @@ def counted(texts: Sequence[str]) -> list[int]:
     return [len(text.split()) for text in texts]
 
 
-def tables(file: Path, budget: int, place: Path, against: Path | None = None) -> Iterator[AuditTable | None]:
+def tables(
+    file: Path, budget: int, place: Path, against: Path | None = None, workers: RowWorkers = IN_PROCESS
+) -> Iterator[AuditTable | None]:
     spill = Spill(budget, place)
-    yield build_table(file, count_tokens=counted, spill=spill)
-    yield None if against is None else build_table(against, spill=spill)
+    yield build_table(file, count_tokens=counted, spill=spill, workers=workers)
+    yield None if against is None else build_table(against, spill=spill, workers=workers)
 
 
-def audited(file: Path, budget: int, place: Path, against: Path | None = None) -> Audit:
-    table, held_out = tables(file, budget, place, against)
+def audited(
+    file: Path, budget: int, place: Path, against: Path | None = None, workers: RowWorkers = IN_PROCESS
+) -> Audit:
+    table, held_out = tables(file, budget, place, against, workers)
     assert table is not None
     assert table.rows.is_spilled == (budget == 0 and table.height > 0)
     return run_audit(AuditRequest(table, held_out, model="tiny", context_tokens=12))
 
 
-def repaired(file: Path, budget: int, place: Path, against: Path) -> dict[str, bytes] | str:
-    table, held_out = tables(file, budget, place, against)
+def repaired(
+    file: Path, budget: int, place: Path, against: Path, workers: RowWorkers = IN_PROCESS
+) -> dict[str, bytes] | str:
+    table, held_out = tables(file, budget, place, against, workers)
     assert table is not None
-    out = place / f"out-{budget}"
+    out = place / f"out-{budget}-{workers.are_remote}"
     request = RepairRequest(
         output=out / "clean.jsonl",
         actions=choose_actions(None, None, has_held_out=True),
@@ -84,10 +96,13 @@ def repaired(file: Path, budget: int, place: Path, against: Path) -> dict[str, b
     return {path.name: path.read_bytes() for path in sorted(out.iterdir())}
 
 
-def parted(file: Path, budget: int, place: Path, options: dict[str, Any]) -> dict[str, bytes] | str:
-    out = place / f"split-{budget}"
+def parted(
+    file: Path, budget: int, place: Path, options: dict[str, Any], workers: RowWorkers = IN_PROCESS
+) -> dict[str, bytes] | str:
+    out = place / f"split-{budget}-{workers.are_remote}"
+    request = SplitRequest(file, out, validation=0.2, held_out=0.2, **options)
     try:
-        split_file(SplitRequest(file, out, validation=0.2, held_out=0.2, **options), spill=Spill(budget, place))
+        split_file(request, spill=Spill(budget, place), workers=workers)
     except DataError as error:
         return str(error)
     return {path.name: path.read_bytes() for path in sorted(out.iterdir())}
@@ -109,6 +124,32 @@ def test_spilled_rows_give_the_same_findings_and_the_same_repair(
         assert [finding.lines for finding in there.findings] == [finding.lines for finding in here.findings]
         one, other = (repaired(file, budget, place, against) for budget in (IN_MEMORY, 0))
         assert one == other
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    lines=st.lists(LINE, min_size=1, max_size=60),
+    held_out=st.lists(ROW.map(json.dumps), min_size=1, max_size=8),
+    records=st.integers(1, 9),
+    budget=st.sampled_from([IN_MEMORY, 0]),
+)
+def test_workers_give_the_same_findings_the_same_repair_and_the_same_split(
+    lines: list[str], held_out: list[str], records: int, budget: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    place = tmp_path_factory.mktemp("rows")
+    file, against = place / "rows.jsonl", place / "held.jsonl"
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    against.write_text("\n".join(held_out) + "\n", encoding="utf-8")
+    workers = PickledWorkers()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(row_batches, "BATCH_RECORDS", records)
+        patch.setattr(change, "_SCREENED_ROWS", records)
+        here, there = audited(file, IN_MEMORY, place, against), audited(file, budget, place, against, workers)
+        assert there.model_dump_json() == here.model_dump_json()
+        assert [finding.lines for finding in there.findings] == [finding.lines for finding in here.findings]
+        assert repaired(file, budget, place, against, workers) == repaired(file, IN_MEMORY, place, against)
+        assert parted(file, budget, place, {}, workers) == parted(file, IN_MEMORY, place, {})
+    assert workers.num_parts >= len(lines) // records
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -141,25 +182,24 @@ def test_a_file_of_many_rows_has_the_same_findings(num_rows: int, tmp_path: Path
     assert not list(tmp_path.glob("luthier-spill-*")), "nothing is left behind"
 
 
-def write_many(path: Path, num_rows: int, seed: int = 0) -> Path:
-    """Rows of random words with copies, near copies, other answers and personal data among them."""
-    rng = random.Random(seed)
-    words = [f"{a}{b}{c}" for a in "bdfgklmn" for b in "aeiou" for c in ("n", "r", "st", "m", "ck")]
-    kept: list[tuple[str, str]] = []
-    with path.open("w", encoding="utf-8") as file:
-        for number in range(num_rows):
-            prompt = " ".join(rng.choices(words, k=rng.randint(15, 60)))
-            answer = " ".join(rng.choices(words, k=rng.randint(3, 30))) + "."
-            if kept and number % 10 == 3:
-                prompt, answer = rng.choice(kept)
-            elif kept and number % 10 == 5:
-                prompt, answer = rng.choice(kept)
-                prompt = prompt.replace(" ", " and ", 1)
-            elif kept and number % 50 == 7:
-                prompt, _ = rng.choice(kept)
-            elif number % 50 == 9:
-                answer += f" Write to person{number}@mailhouse.de."
-            if len(kept) < 2_000:
-                kept.append((prompt, answer))
-            file.write(json.dumps({"prompt": prompt, "completion": answer}) + "\n")
-    return path
+@pytest.mark.parametrize("is_remote", [False, True])
+def test_a_disk_that_runs_full_while_rows_spill_leaves_nothing(is_remote: bool, tmp_path: Path) -> None:
+    file = write_many(tmp_path / "rows.jsonl", 500)
+    place = tmp_path / "scratch"
+    place.mkdir()
+    workers = PickledWorkers() if is_remote else IN_PROCESS
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # No file grows beyond 20 KB, as on a disk that is full; the limit is this process's own.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(StorageFullError) as caught:
+            audited(file, 0, place, workers=workers)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    error = caught.value
+    assert error.came.startswith("no room left")
+    assert str(place) in error.came + error.expected
+    assert "free some" in error.do
+    del caught, error
+    gc.collect()
+    assert list(place.iterdir()) == []

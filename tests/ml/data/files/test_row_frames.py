@@ -9,8 +9,11 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.fixtures.pickled_workers import PickledWorkers
 
-from luthier.ml.data.files.row_frames import RowFrames, take_texts, text_parts, where_texts
+from luthier.ml.data.files import row_frames
+from luthier.ml.data.files.row_frames import RowFrames, map_texts, take_texts, text_parts, where_texts
+from luthier.ml.data.files.row_workers import IN_PROCESS
 from luthier.ml.data.files.spill import Spill
 
 SCHEMA = {"line": pl.UInt32, "text": pl.String, "prompt": pl.String}
@@ -65,3 +68,43 @@ def test_texts_of_several_columns_and_without_a_beginning(tmp_path: Path) -> Non
     assert [part.to_list() for part in text_parts(column)] == [["one", None, "two"]]
     assert take_texts(column, np.array([2])).to_list() == ["two"]
     assert where_texts(column, np.array([True, False, False])).to_list() == ["one"]  # type: ignore[union-attr]
+
+
+def lengths(part: pl.DataFrame, added: int) -> list[int]:
+    return [len(text) + added for text in part["text"]]
+
+
+def text_lengths(part: pl.Series, added: int) -> list[int]:
+    return [len(text) + added for text in part]
+
+
+@given(rows=ROWS, size=st.integers(1, 9), is_remote=st.booleans(), data=st.data())
+def test_a_function_of_each_part_gives_its_results_in_order(
+    rows: list[tuple[int, str, str | None]], size: int, is_remote: bool, data: st.DataObject
+) -> None:
+    made = framed(rows, size, Spill())
+    made.workers = PickledWorkers() if is_remote else IN_PROCESS
+    kept = data.draw(st.lists(st.booleans(), min_size=len(rows), max_size=len(rows)))
+    some = made.where(np.array(kept, dtype=bool))
+    wanted = [len(row[1]) + 5 for row, keep in zip(rows, kept, strict=True) if keep]
+    found: list[int] = []
+    done: list[float] = []
+    for start, values in some.map(lengths, "text", shared=(5,), advance=done.append):
+        assert start == len(found)
+        found += values
+    assert found == wanted
+    assert sum(done) == len(wanted)
+    texts = some.texts("text")
+    found = []
+    for start, values in map_texts(texts, text_lengths, 5):
+        assert start == len(found)
+        found += values
+    assert found == wanted
+
+
+def test_a_column_in_memory_is_taken_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_frames, "_SLICE_TEXTS", 2)
+    texts = pl.Series(["a", "bb", "ccc", "dddd", "eeeee"])
+    done: list[float] = []
+    assert list(map_texts(texts, text_lengths, 0, advance=done.append)) == [(0, [1, 2]), (2, [3, 4]), (4, [5])]
+    assert done == [2, 2, 1]

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from luthier.ml.data.personal_data.find import find_personal_data
-from luthier.ml.data.repair.change import MAX_EXAMPLES, MaskedValues, form_of
+from luthier.ml.data.repair.masked_values import MAX_EXAMPLES, MaskedValues, form_of
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,16 @@ _GRADE_STYLES = {"A": "bold green", "B": "bold green", "C": "bold yellow", "D": 
 _NUM_EXAMPLES = 2
 
 
+OnOption = Annotated[
+    str | None,
+    typer.Option(
+        "--on",
+        metavar="ray",
+        help="Share the work on a cluster of Ray: the one of RAY_ADDRESS or of this machine, else started for it.",
+    ),
+]
+
+
 class FailOn(StrEnum):
     """From which severity on the exit code is 1."""
 
@@ -70,6 +80,7 @@ def audit(
     toxic_label: Annotated[
         str | None, typer.Option("--toxic-label", metavar="LABEL", help="Which label of that model means toxic.")
     ] = None,
+    on: OnOption = None,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
@@ -85,6 +96,7 @@ def audit(
         method=method,
         toxicity_model=toxicity_model,
         toxic_label=toxic_label,
+        on=on,
     )
     with open_context(home) as context:
         found = audits.audit(context, file, options, html=html)
@@ -169,6 +181,7 @@ def repair(
         list[str] | None, typer.Option("--no-mask", metavar="KIND,...", help="Leave these kinds as they are.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier repair.")] = False,
+    on: OnOption = None,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
@@ -185,6 +198,7 @@ def repair(
         force=force,
         mask=_kinds(mask),
         leave=_kinds(no_mask),
+        on=on,
     )
     with open_context(home) as context:
         made = repairs.repair(context, file, output, options)
@@ -275,6 +289,7 @@ def split(
     ] = True,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier split in that folder.")] = False,
     mapping: MappingOption = None,
+    on: OnOption = None,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
@@ -291,6 +306,7 @@ def split(
         near_threshold=near_threshold if near_duplicates else None,
         mapping=parse_mapping(mapping or ()) or None,
         force=force,
+        on=on,
     )
     with open_context(home) as context:
         made = splits.split(context, file, options)

@@ -130,12 +130,16 @@ def _html(table: AuditTable) -> Iterator[Finding]:
 def _where(table: AuditTable, sift: str, is_bad: Callable[[str], bool]) -> Positions:
     """Positions of the rows that pass the sift, a fast pattern, and are bad, which is looked at only then."""
     found: list[int] = []
-    for start, part in table.rows.parts("text"):
-        # The pattern runs in Rust over the column; Python looks only at the few rows that pass.
-        sifted = part["text"].str.contains(sift).arg_true()
-        texts = part["text"].gather(sifted).to_list()
-        found.extend(start + at for at, text in zip(sifted.to_list(), texts, strict=True) if is_bad(text))
+    for start, places in table.rows.map(_bad_in, "text", shared=(sift, is_bad)):
+        found.extend(start + at for at in places)
     return np.array(found, dtype=np.int64)
+
+
+def _bad_in(part: pl.DataFrame, sift: str, is_bad: Callable[[str], bool]) -> list[int]:
+    # The pattern runs in Rust over the column; Python looks only at the few rows that pass.
+    sifted = part["text"].str.contains(sift).arg_true()
+    texts = part["text"].gather(sifted).to_list()
+    return [at for at, text in zip(sifted.to_list(), texts, strict=True) if is_bad(text)]
 
 
 def _texts(table: AuditTable, positions: Positions) -> dict[int, str]:

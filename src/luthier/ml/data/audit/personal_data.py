@@ -6,10 +6,13 @@ from array import array
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Final
 
 import numpy as np
+import polars as pl
 
+from luthier.core.errors import WorkError
 from luthier.core.results.audit import Finding, Severity
 from luthier.ml.data.audit.base import EXCERPT_CHARACTERS, AuditRequest, about_rows, rows
 from luthier.ml.data.personal_data.find import find_personal_data, may_hold_personal_data, name_finder, why_not
@@ -38,20 +41,13 @@ def check(request: AuditRequest) -> Sequence[Finding]:
     then the file is a list of accounts and no text that mentions one; info where it is not certain. Names are searched
     where presidio is installed; where it is not, each finding's details say so under `names`.
     """
-    names_left_out, find_names = why_not(), name_finder()
+    names_left_out = why_not()
     table = request.table
     found: dict[tuple[Kind, bool], _Found] = defaultdict(_Found)
     with request.progress.task("search personal data", table.height, "row") as task:
-        for start, part in table.rows.parts("text"):
-            texts = part["text"]
-            if find_names is None:
-                # One pass in Rust over the column; names have no pattern, so with a name finder every row is searched.
-                candidates = np.flatnonzero(may_hold_personal_data(texts).to_numpy())
-            else:
-                candidates = np.arange(len(texts))
-            for at, text in zip(candidates.tolist(), texts.gather(candidates).to_list(), strict=True):
-                _add_row(found, start + at, text, find_personal_data(text, find_names))
-            task.advance(part.height)
+        for start, part in table.rows.map(_found_in, "text", shared=(names_left_out,), advance=task.advance):
+            for key, one in part.items():
+                found[key].extend(one, start)
     findings = []
     for kind in KINDS:
         for is_certain in (True, False):
@@ -77,6 +73,39 @@ class _Found:
     excerpts: dict[int, str] = field(default_factory=dict)
     notes: dict[int, str] = field(default_factory=dict)
 
+    def extend(self, part: _Found, start: int) -> None:
+        """Add the rows of a part that begins at position `start`."""
+        self.positions.extend(start + at for at in part.positions)
+        self.values.extend(part.values)
+        for at in list(part.notes)[: max(0, _NUM_SHOWN - len(self.notes))]:
+            self.notes[start + at], self.excerpts[start + at] = part.notes[at], part.excerpts[at]
+
+
+def _found_in(part: pl.DataFrame, names_left_out: str | None) -> dict[tuple[Kind, bool], _Found]:
+    """The rows of a part, by kind and whether it is certain.
+
+    Raises:
+        WorkError: names can be searched in this process and not where the work began, or the other way round.
+    """
+    find_names = name_finder()
+    if (find_names is None) != (names_left_out is not None):
+        raise WorkError(
+            f"names of people: {why_not() or 'can be searched here'}; where the work began: "
+            f"{names_left_out or 'can be searched there'}",
+            expected="presidio and its spaCy model on all machines of the cluster, or on none",
+            do="install the same packages on all machines",
+        )
+    texts = part["text"]
+    if find_names is None:
+        # One pass in Rust over the column; names have no pattern, so with a name finder every row is searched.
+        candidates = np.flatnonzero(may_hold_personal_data(texts).to_numpy())
+    else:
+        candidates = np.arange(len(texts))
+    found: dict[tuple[Kind, bool], _Found] = defaultdict(_Found)
+    for at, text in zip(candidates.tolist(), texts.gather(candidates).to_list(), strict=True):
+        _add_row(found, at, text, find_personal_data(text, find_names))
+    return found
+
 
 def _add_row(found: dict[tuple[Kind, bool], _Found], position: int, text: str, spans: Sequence[Span]) -> None:
     by_kind: dict[Kind, list[Span]] = defaultdict(list)
@@ -86,12 +115,17 @@ def _add_row(found: dict[tuple[Kind, bool], _Found], position: int, text: str, s
         # By row: one certain value makes the whole row certain.
         one = found[kind, any(span.is_certain for span in mine)]
         one.positions.append(position)
-        # Numbers instead of the values: 8 bytes each. Python's hash of a text is the same within one process.
-        one.values.extend(hash(span.value) for span in mine)
+        # Numbers instead of the values: 8 bytes each, the same in every process.
+        one.values.extend(_number_of(span.value) for span in mine)
         if len(one.notes) < _NUM_SHOWN:
             one.excerpts[position] = excerpt_with_hidden(text, spans, mine[0].start)
             more = f" and {len(mine) - 1} more" if mine[1:] else ""
             one.notes[position] = f"{_NAMES[kind][0]} {hidden(mine[0])}{more}"
+
+
+def _number_of(value: str) -> int:
+    digest = blake2b(value.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
 
 
 def hidden(span: Span) -> str:

@@ -11,8 +11,10 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Final
 
+import polars as pl
+
 from luthier.core.results.audit import Finding, Severity
-from luthier.ml.data.audit.base import AuditRequest, about_rows, excerpt, rows
+from luthier.ml.data.audit.base import NUM_EXAMPLES, AuditRequest, about_rows, excerpt, rows
 from luthier.ml.data.audit.table import AuditTable
 
 _NAME = "prompt_injection"
@@ -78,18 +80,11 @@ def _of_sort(table: AuditTable, sort: str) -> Iterator[Finding]:
     counts: Counter[str] = Counter()
     notes: dict[int, str] = {}
     excerpts: dict[int, str] = {}
-    for start, part in table.rows.parts("text"):
-        at = part["text"].str.contains(pattern).arg_true()
-        if not len(at):
-            continue
-        texts = part["text"].gather(at)
-        # The outer group makes the whole match available: polars extracts groups only.
-        matched = texts.str.extract(f"({pattern})").str.strip_chars()
-        counts.update(matched.str.head(80).to_list())
-        places = (at.cast(int) + start).to_list()
-        for place, text, found in zip(places[: 5 - len(notes)], texts.head(5), matched.head(5), strict=False):
-            notes[place] = _printable(found)
-            excerpts[place] = excerpt(text, max(text.find(found), 0))
+    for start, (at, matched, shown) in table.rows.map(_matches_in, "text", shared=(pattern,)):
+        counts.update(matched)
+        places = [start + place for place in at]
+        for place, (note, said) in zip(places[: NUM_EXAMPLES - len(notes)], shown, strict=False):
+            notes[place], excerpts[place] = note, said
         positions.extend(places)
     if not positions:
         return
@@ -105,6 +100,19 @@ def _of_sort(table: AuditTable, sort: str) -> Iterator[Finding]:
         excerpts=excerpts,
         details={"sort": sort, "found": {_printable(found): num for found, num in counted}},
     )
+
+
+def _matches_in(part: pl.DataFrame, pattern: str) -> tuple[list[int], list[str], list[tuple[str, str]]]:
+    """The rows of a part that match, the beginning of each match, and note and excerpt of the first rows."""
+    at = part["text"].str.contains(pattern).arg_true()
+    if not len(at):
+        return [], [], []
+    texts = part["text"].gather(at)
+    # The outer group makes the whole match available: polars extracts groups only.
+    matched = texts.str.extract(f"({pattern})").str.strip_chars()
+    first = zip(texts.head(NUM_EXAMPLES), matched.head(NUM_EXAMPLES), strict=True)
+    shown = [(_printable(found), excerpt(text, max(text.find(found), 0))) for text, found in first]
+    return at.to_list(), matched.str.head(80).to_list(), shown
 
 
 def _printable(found: str) -> str:

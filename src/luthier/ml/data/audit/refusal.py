@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import Final
 
+import polars as pl
+
 from luthier.core.results.audit import Finding
 from luthier.ml.data.audit.base import AuditRequest, Skipped, about_rows, excerpt, has_completions, rows
 
@@ -53,14 +55,10 @@ def check(request: AuditRequest) -> list[Finding] | Skipped:
     positions: list[int] = []
     phrases: Counter[str] = Counter()
     notes: dict[int, str] = {}
-    for start, part in table.rows.parts("completion"):
-        # Typographic apostrophes would hide "can’t" from the phrases.
-        heads = part["completion"].str.head(_HEAD_CHARACTERS).str.replace_all("’", "'", literal=True)
-        found = heads.str.contains(_REFUSAL).fill_null(False).arg_true()
-        said = heads.gather(found).str.extract(f"({_REFUSAL})").str.to_lowercase().str.strip_chars().to_list()
-        phrases.update(map(str, said))
-        places = (found.cast(int) + start).to_list()
-        notes.update(dict(zip(places[: 5 - len(notes)], map(str, said), strict=False)))
+    for start, (at, said) in table.rows.map(_refusals_in, "completion"):
+        phrases.update(said)
+        places = [start + place for place in at]
+        notes.update(dict(zip(places[: 5 - len(notes)], said, strict=False)))
         positions.extend(places)
     if not positions:
         return []
@@ -79,3 +77,12 @@ def check(request: AuditRequest) -> list[Finding] | Skipped:
             details={"phrases": dict(counted)},
         )
     ]
+
+
+def _refusals_in(part: pl.DataFrame) -> tuple[list[int], list[str]]:
+    """The rows of a part whose answer refuses, and the phrase of each."""
+    # Typographic apostrophes would hide "can’t" from the phrases.
+    heads = part["completion"].str.head(_HEAD_CHARACTERS).str.replace_all("’", "'", literal=True)
+    found = heads.str.contains(_REFUSAL).fill_null(False).arg_true()
+    said = heads.gather(found).str.extract(f"({_REFUSAL})").str.to_lowercase().str.strip_chars().to_list()
+    return found.to_list(), list(map(str, said))

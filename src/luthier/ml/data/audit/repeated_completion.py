@@ -18,6 +18,7 @@ import polars as pl
 from luthier.core.results.audit import Finding
 from luthier.ml.data.audit.base import NUM_EXAMPLES, AuditRequest, about_rows, answer_classes, excerpt, learned, rows
 from luthier.ml.data.audit.table import AuditTable
+from luthier.ml.data.files.row_frames import map_texts
 
 LONGEST_PERIOD_CHARACTERS: Final = 200
 FEWEST_TIMES: Final = 4
@@ -136,19 +137,11 @@ def _loops(request: AuditRequest) -> Iterator[Finding]:
     found: list[int] = []
     notes: dict[int, str] = {}
     excerpts: dict[int, str] = {}
-    start = 0
     with request.progress.task("look for loops", table.height, "row") as task:
-        for texts in learned(table).parts():
-            for at, text in enumerate(texts.to_list(), start):
-                if len(text) < SHORTEST_LOOP_CHARACTERS or (loop := loop_in(text)) is None:
-                    continue
-                found.append(at)
-                if len(notes) < NUM_EXAMPLES:
-                    place, period = loop
-                    notes[at] = f"repeats {text[place : place + period]!r}"[:120]
-                    excerpts[at] = excerpt(text, place)
-            start += len(texts)
-            task.advance(len(texts))
+        for start, (places, shown) in map_texts(learned(table), _loops_in, advance=task.advance):
+            for place, (note, said) in list(zip(places, shown, strict=False))[: NUM_EXAMPLES - len(notes)]:
+                notes[start + place], excerpts[start + place] = note, said
+            found.extend(start + place for place in places)
     if not found:
         return
     yield about_rows(
@@ -162,3 +155,17 @@ def _loops(request: AuditRequest) -> Iterator[Finding]:
         excerpts=excerpts,
         details={"sort": "loop"},
     )
+
+
+def _loops_in(texts: pl.Series) -> tuple[list[int], list[tuple[str, str]]]:
+    """The texts of a part with a loop, and note and excerpt of the first of them."""
+    found: list[int] = []
+    shown: list[tuple[str, str]] = []
+    for at, text in enumerate(texts.to_list()):
+        if len(text) < SHORTEST_LOOP_CHARACTERS or (loop := loop_in(text)) is None:
+            continue
+        found.append(at)
+        if len(shown) < NUM_EXAMPLES:
+            place, period = loop
+            shown.append((f"repeats {text[place : place + period]!r}"[:120], excerpt(text, place)))
+    return found, shown

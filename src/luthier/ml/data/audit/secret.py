@@ -5,7 +5,10 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
+
+import polars as pl
 
 from luthier.core.results.audit import Finding
 from luthier.ml.data.audit.base import EXCERPT_CHARACTERS, AuditRequest, about_rows, rows
@@ -22,17 +25,12 @@ def check(request: AuditRequest) -> Sequence[Finding]:
     notes: dict[int, str] = {}
     excerpts: dict[int, str] = {}
     with request.progress.task("search secrets", table.height, "row") as task:
-        for start, part in table.rows.parts("text"):
-            candidates = may_hold_secrets(part["text"]).arg_true()
-            for at, text in zip(candidates.to_list(), part["text"].gather(candidates).to_list(), strict=True):
-                if not (secrets := find_secrets(text)):
-                    continue
-                positions.append(start + at)
-                kinds.update(secret.kind for secret in secrets)
+        for start, found in table.rows.map(_secrets_in, "text", advance=task.advance):
+            for row in found:
+                positions.append(start + row.at)
+                kinds.update(row.kinds)
                 if len(notes) < _NUM_SHOWN:
-                    notes[start + at] = "; ".join(f"{s.kind}: {masked_secret(s.value)}" for s in secrets[:3])
-                    excerpts[start + at] = _excerpt(text, secrets)
-            task.advance(part.height)
+                    notes[start + row.at], excerpts[start + row.at] = row.note, row.excerpt
     if not positions:
         return []
     num_secrets = kinds.total()
@@ -51,6 +49,37 @@ def check(request: AuditRequest) -> Sequence[Finding]:
             details={"kinds": dict(kinds.most_common()), "num_secrets": num_secrets},
         )
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class _SecretRow:
+    """A row with secrets.
+
+    Attributes:
+        at: its place in the part.
+        kinds: of each secret.
+        note: what the report shows; empty for rows that it does not show.
+        excerpt: likewise.
+    """
+
+    at: int
+    kinds: tuple[str, ...]
+    note: str
+    excerpt: str
+
+
+def _secrets_in(part: pl.DataFrame) -> list[_SecretRow]:
+    candidates = may_hold_secrets(part["text"]).arg_true()
+    found: list[_SecretRow] = []
+    for at, text in zip(candidates.to_list(), part["text"].gather(candidates).to_list(), strict=True):
+        if not (secrets := find_secrets(text)):
+            continue
+        note = shown = ""
+        if len(found) < _NUM_SHOWN:
+            note = "; ".join(f"{secret.kind}: {masked_secret(secret.value)}" for secret in secrets[:3])
+            shown = _excerpt(text, secrets)
+        found.append(_SecretRow(at, tuple(secret.kind for secret in secrets), note, shown))
+    return found
 
 
 def _excerpt(text: str, secrets: Sequence[Secret]) -> str:

@@ -7,7 +7,7 @@ The rows are streamed into frames of some thousand rows each, which go to disk b
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -20,13 +20,15 @@ from luthier.core.conversation import Message
 from luthier.core.dataset import Example, Row, Shape
 from luthier.core.errors import DataError, RowProblem
 from luthier.core.ids import canonical_json, sha256_file
-from luthier.core.ports import Progress, SilentProgress
+from luthier.core.ports import Progress, ProgressTask, SilentProgress
 from luthier.ml.data.files.bad_field import BadFieldError
 from luthier.ml.data.files.row_frames import RowFrames
-from luthier.ml.data.files.source import Source, open_source
+from luthier.ml.data.files.row_workers import IN_PROCESS, RowWorkers, map_with_items
+from luthier.ml.data.files.source import Source, changed_while_read, open_source
 from luthier.ml.data.files.spill import Spill
 from luthier.ml.data.provenance import label_of, row_id_of, source_of
 from luthier.ml.data.rows.formats import example_of, problem_in
+from luthier.ml.data.rows.row_batches import RowBatch, row_batches
 from luthier.ml.data.rows.rows import read_as, read_rows
 from luthier.ml.data.rows.shapes import Decision, ShapeDetector, check_mapping
 from luthier.ml.data.text.normalise import content_key, normalised_digest, prompt_key
@@ -139,6 +141,7 @@ def build_table(
     count_tokens: CountTokens | None = None,
     progress: Progress | None = None,
     spill: Spill | None = None,
+    workers: RowWorkers = IN_PROCESS,
 ) -> AuditTable:
     """Read a data file of any format into an AuditTable.
 
@@ -150,47 +153,45 @@ def build_table(
         count_tokens: tokens of each of the texts, for `num_tokens`.
         progress: shows both passes.
         spill: the budget of memory, and where rows beyond it go; None for one of its own.
+        workers: who maps the rows, and who looks at them in the checks.
 
     Raises:
         NotFoundError: there is no such file.
-        DataError: the file as a whole cannot be read, holds no record, or lacks a field that the mapping or group_by
-            names.
+        DataError: the file as a whole cannot be read, holds no record, lacks a field that the mapping or group_by
+            names, or is changed while it is read.
         StorageFullError: the rows need more memory than the budget and more disk than there is.
     """
     mapping = dict(mapping or {})
     check_mapping(mapping)
     progress = progress or SilentProgress()
     source = open_source(path, shown_name=shown_name)
+    before = _state_of(path)
     sha256 = sha256_file(path)
 
-    detector, num_unreadable = _look(source, mapping, progress)
+    detector, num_unreadable = _look(source, mapping, progress, workers)
     num_rows = detector.num_rows + num_unreadable
     if num_rows == 0:
         raise DataError(f"{source.name} holds no rows", expected="at least one row", do="check how it was written")
     found, reason, problem = _shape(detector, mapping, group_by)
-    shape = found.shape if found is not None else None
-    if found is not None:
-        mapping, group_by = found.mapping, found.group
-
-    problems: list[RowProblem] = []
-    rows = RowFrames(SCHEMA, spill)
+    form = RowForm(found.shape, found.mapping, found.group) if found else RowForm(None, mapping, group_by)
+    rows = RowFrames(SCHEMA, spill, workers)
     with progress.task("read rows", num_rows, "row") as task:
-        num_read = 0
-        for frame in _batches(source, shape, mapping, group_by, problems, task.advance):
-            num_read += frame.height
-            rows.append(frame if count_tokens is None else _with_tokens(frame, count_tokens), num_read / num_rows)
+        num_read, problems = _fill(rows, _frames(source, form, count_tokens, workers), num_rows, task)
+    # The digest is computed again only where the file has another state: it may have been touched, or copied back.
+    if num_read != num_rows or (_state_of(path) != before and sha256_file(path) != sha256):
+        raise changed_while_read(source.name)
     return AuditTable(
         path=path,
         file=source.name,
         sha256=sha256,
         num_bytes=path.stat().st_size,
-        shape=shape,
+        shape=form.shape,
         shape_reason=reason,
         shape_problem=problem,
         num_rows=num_rows,
         problems=tuple(problems),
         rows=rows,
-        mapping=mapping,
+        mapping=form.mapping,
         unused=found.unused if found is not None else (),
         shown_name=shown_name,
     )
@@ -203,16 +204,42 @@ def with_rows(table: AuditTable, rows: RowFrames | pl.DataFrame) -> AuditTable:
     return replace(table, rows=rows, num_rows=rows.height)
 
 
-def _look(source: Source, mapping: Mapping[str, str], progress: Progress) -> tuple[ShapeDetector, int]:
-    detector, num_unreadable = ShapeDetector(source.name, mapping, read_as(source)), 0
+def _state_of(path: Path) -> tuple[int, ...]:
+    """What changes with the content of a file: inode, size and the times of its last changes in nanoseconds."""
+    found = path.stat()
+    return (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def _look(
+    source: Source, mapping: Mapping[str, str], progress: Progress, workers: RowWorkers
+) -> tuple[ShapeDetector, int]:
+    note = read_as(source)
+    detector, num_unreadable = ShapeDetector(source.name, mapping, note), 0
     with progress.task("look at rows", None, "row") as task:
-        for row in read_rows(source):
-            if isinstance(row, Row):
-                detector.add(row)
-            else:
-                num_unreadable += 1
-            task.advance()
+        if not workers.are_remote:
+            return detector, _look_at(read_rows(source), detector, task.advance)
+        for batch, (seen, num) in map_with_items(workers, _seen_in, row_batches(source), mapping, note):
+            detector.merge(seen)
+            num_unreadable += num
+            task.advance(len(batch.records))
     return detector, num_unreadable
+
+
+def _look_at(rows: Iterable[Row | RowProblem], detector: ShapeDetector, advance: Callable[[float], object]) -> int:
+    """Show rows to a detector; the number of those that cannot be read."""
+    num_unreadable = 0
+    for row in rows:
+        if isinstance(row, Row):
+            detector.add(row)
+        else:
+            num_unreadable += 1
+        advance(1)
+    return num_unreadable
+
+
+def _seen_in(batch: RowBatch, mapping: Mapping[str, str], note: str) -> tuple[ShapeDetector, int]:
+    detector = ShapeDetector(batch.file, mapping, note)
+    return detector, _look_at(batch.rows(), detector, lambda _: None)
 
 
 def _shape(
@@ -230,37 +257,78 @@ def _shape(
     return found, found.reason, None
 
 
-def _batches(
-    source: Source,
-    shape: Shape | None,
-    mapping: Mapping[str, str],
-    group_by: str | None,
-    problems: list[RowProblem],
-    advance: Callable[[float], None],
-) -> Iterator[pl.DataFrame]:
-    """Frames of at most 20,000 rows or 64 million characters; what is wrong is appended to `problems`."""
+@dataclass(frozen=True, slots=True)
+class RowForm:
+    """How the rows of a file are mapped.
+
+    Attributes:
+        shape: of all rows; None where they fit none.
+        mapping: field of the shape -> column.
+        group_by: the field that gives the column `source`.
+    """
+
+    shape: Shape | None
+    mapping: Mapping[str, str]
+    group_by: str | None
+
+
+_Frames = tuple[pl.DataFrame, list[RowProblem], int]
+
+
+def _frames(source: Source, form: RowForm, count_tokens: CountTokens | None, workers: RowWorkers) -> Iterator[_Frames]:
+    """Frames of the rows in order, what is wrong with their records, and how many records that are."""
+    if workers.are_remote:
+        for found in workers.map(_frames_of, row_batches(source), form, count_tokens):
+            yield from found
+        return
+    yield from _batches(read_rows(source), form, count_tokens)
+
+
+def _fill(
+    rows: RowFrames, frames: Iterator[_Frames], num_rows: int, task: ProgressTask
+) -> tuple[int, list[RowProblem]]:
+    """Add all frames to the table; how many records that are, and what is wrong with them."""
+    num_read, problems = 0, list[RowProblem]()
+    for frame, wrong, num_records in frames:
+        num_read += num_records
+        problems += wrong
+        rows.append(frame, min(1.0, num_read / num_rows))
+        task.advance(num_records)
+    return num_read, problems
+
+
+def _frames_of(batch: RowBatch, form: RowForm, count_tokens: CountTokens | None) -> list[_Frames]:
+    return list(_batches(batch.rows(), form, count_tokens))
+
+
+def _batches(rows: Iterable[Row | RowProblem], form: RowForm, count_tokens: CountTokens | None) -> Iterator[_Frames]:
+    """As `_frames`: at most 20,000 rows or 64 million characters at a time."""
     lines: list[tuple[Any, ...]] = []
-    num_characters = 0
-    for row in read_rows(source):
+    problems: list[RowProblem] = []
+    num_characters = num_records = 0
+    for row in rows:
+        num_records += 1
         if isinstance(row, RowProblem):
             problems.append(row)
-            advance(1)
             continue
         example = None
-        if shape is not None:
+        if form.shape is not None:
             try:
-                example = example_of(row, shape, mapping, group_by)
+                example = example_of(row, form.shape, form.mapping, form.group_by)
             except BadFieldError as error:
-                problems.append(problem_in(row, error, mapping))
-        lines.append(_line(row, example, group_by))
+                problems.append(problem_in(row, error, form.mapping))
+        lines.append(_line(row, example, form.group_by))
         num_characters += len(lines[-1][1])
         if len(lines) == _BATCH_ROWS or num_characters >= _BATCH_CHARACTERS:
-            yield pl.DataFrame(lines, schema=SCHEMA, orient="row")
-            advance(len(lines))
-            lines, num_characters = [], 0
-    if lines:
-        yield pl.DataFrame(lines, schema=SCHEMA, orient="row")
-        advance(len(lines))
+            yield _frame(lines, count_tokens), problems, num_records
+            lines, problems, num_characters, num_records = [], [], 0, 0
+    if num_records:
+        yield _frame(lines, count_tokens), problems, num_records
+
+
+def _frame(lines: list[tuple[Any, ...]], count_tokens: CountTokens | None) -> pl.DataFrame:
+    made = pl.DataFrame(lines, schema=SCHEMA, orient="row")
+    return made if count_tokens is None else _with_tokens(made, count_tokens)
 
 
 def _line(row: Row, example: Example | None, group_by: str | None) -> tuple[Any, ...]:

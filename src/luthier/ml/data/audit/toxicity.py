@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from luthier.core.results.audit import Finding, Severity
 from luthier.ml.data.audit.base import NUM_EXAMPLES, AuditRequest, ToxicityModel, about_rows, rows
@@ -73,20 +74,29 @@ def _kinds(text: str) -> list[str]:
 
 def _by_words(request: AuditRequest) -> tuple[npt.NDArray[np.float64], dict[str, int]]:
     """Probabilities by the list (0 where it has no word), and how many toxic rows have a word of each class."""
-    table, words = request.table.rows, english()
+    table = request.table.rows
     probabilities = np.zeros(table.height)
     by_class: Counter[str] = Counter()
     with request.progress.task("judge toxicity", table.height, "row") as task:
-        for start, part in table.parts("text"):
-            # One regular expression over the column leaves few rows for the slow search.
-            candidates = np.flatnonzero(words.may_be_in(part["text"]).to_numpy())
-            for at, text in zip(candidates.tolist(), part["text"].gather(candidates).to_list(), strict=True):
-                toxicity = toxicity_of(text, words)
-                probabilities[start + at] = toxicity.probability
-                if toxicity.probability >= THRESHOLD:
-                    by_class.update(dict.fromkeys((word.kind for word in toxicity.words), 1))
-            task.advance(part.height)
+        for start, found in table.map(_toxic_in, "text", advance=task.advance):
+            for at, probability, kinds in found:
+                probabilities[start + at] = probability
+                by_class.update(kinds)
     return probabilities, dict(sorted(by_class.items()))
+
+
+def _toxic_in(part: pl.DataFrame) -> list[tuple[int, float, list[str]]]:
+    """Place, probability and classes of the rows with words of the list; classes of toxic rows alone."""
+    words = english()
+    # One regular expression over the column leaves few rows for the slow search.
+    candidates = np.flatnonzero(words.may_be_in(part["text"]).to_numpy())
+    found = []
+    for at, text in zip(candidates.tolist(), part["text"].gather(candidates).to_list(), strict=True):
+        toxicity = toxicity_of(text, words)
+        is_toxic = toxicity.probability >= THRESHOLD
+        kinds = list(dict.fromkeys(word.kind for word in toxicity.words)) if is_toxic else []
+        found.append((at, toxicity.probability, kinds))
+    return found
 
 
 def _by_model(request: AuditRequest, model: ToxicityModel) -> npt.NDArray[np.float64]:

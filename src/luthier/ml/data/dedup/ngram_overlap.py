@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from luthier.core.ports import Progress
-from luthier.ml.data.files.row_frames import Texts
+from luthier.core.ports import Progress, SilentProgress
+from luthier.ml.data.files.row_frames import Texts, map_texts
 from luthier.ml.data.text.words import I64, U64, Words, mixed, word_blocks
 
 Flags = npt.NDArray[np.bool_]
@@ -109,20 +109,36 @@ def _hits(texts: Texts, windows: U64, progress: Progress | None) -> tuple[pl.Dat
     # One look into a small table spares most windows the binary search.
     may_be = np.zeros(2 ** (64 - int(bits)), dtype=bool)
     may_be[windows >> bits] = True
-    for block in word_blocks(texts, progress, "look for long runs"):
+    with (progress or SilentProgress()).task("look for long runs", len(texts), "row") as task:
+        for start, found in map_texts(texts, _hits_in, windows, may_be, bits, advance=task.advance):
+            for owners, at in found:
+                # Counts of the blocks so far: boilerplate is dropped early, so that memory stays bounded.
+                in_few = counts[at] <= MAX_TEXTS
+                counts += np.bincount(at, minlength=len(windows))
+                parts.append(pl.DataFrame({"text": owners[in_few] + start, "window": at[in_few]}))
+    held = pl.concat(parts)
+    return held.filter(pl.Series(counts[held["window"].to_numpy()] <= MAX_TEXTS)), counts
+
+
+def _hits_in(texts: pl.Series, windows: U64, may_be: Flags, bits: np.uint64) -> list[tuple[I64, I64]]:
+    """(text, window) of a part in blocks, each pair once.
+
+    Args:
+        texts: the part.
+        windows: uint64 [n], ascending.
+        may_be: by the first bits of a hash, whether a window begins with them.
+        bits: how many of a hash are left out for that.
+    """
+    made = []
+    for block in word_blocks(texts):
         hashes, owners = _windows(block)
         some = np.flatnonzero(may_be[hashes >> bits])
         at = np.searchsorted(windows, hashes[some])
         found = np.flatnonzero(windows[np.minimum(at, len(windows) - 1)] == hashes[some]) if len(windows) else some
-        frame = pl.DataFrame({"text": owners[some][found] + block.start, "window": at[found]}).unique(
-            maintain_order=True
-        )
-        # Counts of the blocks so far: boilerplate is dropped early, so that memory stays bounded.
-        in_few = counts[frame["window"].to_numpy()] <= MAX_TEXTS
-        counts += np.bincount(frame["window"].to_numpy(), minlength=len(windows))
-        parts.append(frame.filter(pl.Series(in_few)))
-    held = pl.concat(parts)
-    return held.filter(pl.Series(counts[held["window"].to_numpy()] <= MAX_TEXTS)), counts
+        pairs = pl.DataFrame({"text": owners[some][found] + block.start, "window": at[found]})
+        pairs = pairs.unique(maintain_order=True)
+        made.append((pairs["text"].to_numpy(), pairs["window"].to_numpy()))
+    return made
 
 
 def _covered(num_texts: int, owners: I64, is_hit: Flags, is_boilerplate: Flags) -> Flags:

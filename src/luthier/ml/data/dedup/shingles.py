@@ -18,8 +18,8 @@ import numpy.typing as npt
 import polars as pl
 from rensa import RMinHash
 
-from luthier.core.ports import Progress
-from luthier.ml.data.files.row_frames import Texts, spill_of
+from luthier.core.ports import Progress, SilentProgress
+from luthier.ml.data.files.row_frames import Texts, map_texts, spill_of
 from luthier.ml.data.files.spill import Spill, Spool
 from luthier.ml.data.text.words import I64, U64, Words, mixed, word_blocks
 
@@ -70,19 +70,25 @@ def shingles_of(texts: Texts, progress: Progress | None = None, spill: Spill | N
     """
     hashes, sizes = Spool(spill or spill_of(texts), np.uint64), [np.zeros(1, dtype=np.int64)]
     num_done = 0
-    for block in _shingle_blocks(texts, progress):
-        sizes.append(block.sizes)
-        num_done += len(block.sizes)
-        hashes.append(block.hashes, num_done / len(texts))
+    with (progress or SilentProgress()).task("shingle texts", len(texts), "row") as task:
+        for _, blocks in map_texts(texts, _sets_in, advance=task.advance):
+            for block in blocks:
+                sizes.append(block.sizes)
+                num_done += len(block.sizes)
+                hashes.append(block.hashes, num_done / len(texts))
     return Shingles(np.cumsum(np.concatenate(sizes)), hashes.array())
 
 
-def _shingle_blocks(texts: Texts, progress: Progress | None) -> Iterator[Shingles]:
+def _sets_in(texts: pl.Series) -> list[Shingles]:
+    return list(_shingle_blocks(texts))
+
+
+def _shingle_blocks(texts: pl.Series) -> Iterator[Shingles]:
     """The sets of all texts, in order, in blocks of 20,000 texts or some 4 million hashes, the last one smaller."""
     parts: list[U64] = []
     sizes = [np.zeros(1, dtype=np.int64)]
     num_texts = num_hashes = 0
-    for block in word_blocks(texts, progress, "shingle texts"):
+    for block in word_blocks(texts):
         hashes, counts = _block(block)
         parts.append(hashes)
         sizes.append(counts)
@@ -248,16 +254,28 @@ def bands_of(texts: Texts, progress: Progress | None = None, spill: Spill | None
     sizes, fingerprints = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.uint64)]
     spools = [Spool(spill, np.uint64) for _ in range(NUM_BANDS)]
     num_done = 0
-    for block in _shingle_blocks(texts, progress):
-        sizes.append(block.sizes)
-        fingerprints.append(block.fingerprints())
-        num_done += len(block.sizes)
+    with (progress or SilentProgress()).task("shingle texts", len(texts), "row") as task:
+        for _, blocks in map_texts(texts, _bands_in, advance=task.advance):
+            for block in blocks:
+                sizes.append(block.sizes)
+                fingerprints.append(block.fingerprints)
+                num_done += len(block.sizes)
+                for spool, keys in zip(spools, block.keys, strict=True):
+                    spool.append(keys, num_done / len(texts))
+    return Bands(np.concatenate(sizes), np.concatenate(fingerprints), tuple(spool.array() for spool in spools))
+
+
+def _bands_in(texts: pl.Series) -> list[Bands]:
+    made = []
+    for block in _shingle_blocks(texts):
         hashes = _band_hashes(_signatures(block.hashes, block.offsets))
-        for band, spool in enumerate(spools):
-            following = hashes[(band + 1) % NUM_BANDS]
-            spool.append((hashes[band] >> _LOW_BITS << _LOW_BITS) | (following >> _HIGH_BITS), num_done / len(texts))
-    keys = tuple(spool.array() for spool in spools)
-    return Bands(np.concatenate(sizes), np.concatenate(fingerprints), keys)
+        following = [*hashes[1:], hashes[0]]
+        keys = tuple(
+            (mine >> _LOW_BITS << _LOW_BITS) | (other >> _HIGH_BITS)
+            for mine, other in zip(hashes, following, strict=True)
+        )
+        made.append(Bands(block.sizes, block.fingerprints(), keys))
+    return made
 
 
 def estimates(left: Signatures, of_left: I64, right: Signatures, of_right: I64) -> F64:

@@ -7,20 +7,24 @@ positions. Whole columns of texts are never in memory.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from luthier.core.system.files import disk_full_explained
+from luthier.ml.data.files.row_workers import IN_PROCESS, RowWorkers, map_with_items
 from luthier.ml.data.files.spill import Spill
 
 I64 = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
+Result = TypeVar("Result")
+
+_SLICE_TEXTS: Final = 20_000
 
 
 class RowFrames:
@@ -29,11 +33,13 @@ class RowFrames:
     Args:
         schema: column -> type.
         spill: the budget for frames in memory, and where files go; None for a separate budget.
+        workers: who looks at the parts (`map`).
     """
 
-    def __init__(self, schema: Mapping[str, Any], spill: Spill | None = None) -> None:
+    def __init__(self, schema: Mapping[str, Any], spill: Spill | None = None, workers: RowWorkers = IN_PROCESS) -> None:
         self.schema = dict(schema)
         self.spill = spill or Spill()
+        self.workers = workers
         self._parts: list[pl.DataFrame | Path] = []
         self._masks: list[Flags | None] = []
         self._ends: list[int] = []
@@ -89,6 +95,27 @@ class RowFrames:
         for place in range(len(self._parts)):
             yield self._start(place), self._read(place, names)
 
+    def map(
+        self,
+        function: Callable[..., Result],
+        *columns: str,
+        shared: tuple[Any, ...] = (),
+        advance: Callable[[float], object] | None = None,
+    ) -> Iterator[tuple[int, Result]]:
+        """`function(part, *shared)` for each part, with the position of its first row; the workers compute it.
+
+        Args:
+            function: as of `RowWorkers.map`.
+            columns: what the parts have of the columns.
+            shared: what all parts need.
+            advance: called with the number of rows of each part that is done.
+        """
+        parts = (part for _, part in self.parts(*columns))
+        for place, found in enumerate(self.workers.map(function, parts, *shared)):
+            yield self._start(place), found
+            if advance is not None:
+                advance(self._ends[place] - self._start(place))
+
     def column(self, name: str) -> pl.Series:
         """A whole column in memory: for narrow ones, such as lines and lengths."""
         found = [part[name] for _, part in self.parts(name)]
@@ -123,7 +150,7 @@ class RowFrames:
         Args:
             kept: bool [height].
         """
-        made = RowFrames(self.schema, self.spill)
+        made = RowFrames(self.schema, self.spill, self.workers)
         for place, part in enumerate(self._parts):
             mine, before = kept[self._start(place) : self._ends[place]], self._masks[place]
             mask = mine.copy()
@@ -218,6 +245,35 @@ def text_parts(texts: Texts) -> Iterator[pl.Series]:
         yield from texts.parts()
     else:
         yield texts
+
+
+def map_texts(
+    texts: Texts,
+    function: Callable[..., Result],
+    *shared: Any,
+    advance: Callable[[float], object] | None = None,
+) -> Iterator[tuple[int, Result]]:
+    """`function(part, *shared)` for some thousand texts at a time, with the position of the first of them.
+
+    Args:
+        texts: a column; of a table its workers compute it.
+        function: as of `RowWorkers.map`.
+        shared: what all parts need.
+        advance: called with the number of texts of each part that is done.
+    """
+    workers = texts.rows.workers if isinstance(texts, TextColumn) else IN_PROCESS
+    before = 0
+    for part, found in map_with_items(workers, function, _slices(texts), *shared):
+        yield before, found
+        before += len(part)
+        if advance is not None:
+            advance(len(part))
+
+
+def _slices(texts: Texts) -> Iterator[pl.Series]:
+    for part in text_parts(texts):
+        for start in range(0, len(part), _SLICE_TEXTS):
+            yield part.slice(start, _SLICE_TEXTS)
 
 
 def take_texts(texts: Texts, positions: npt.NDArray[np.integer[Any]]) -> pl.Series:

@@ -282,6 +282,19 @@ def open_source(path: Path, *, shown_name: str | None = None) -> Source:
     return source
 
 
+def changed_while_read(name: str) -> DataError:
+    """The error about a file whose content is not what it was when the reading began.
+
+    Args:
+        name: What messages call it.
+    """
+    return DataError(
+        f"{name} was changed while it was read",
+        expected="a file that does not change",
+        do="wait until the program that writes the file is done, then start again",
+    )
+
+
 def _check_is_file(path: Path) -> None:
     try:
         exists, is_folder, is_file = path.exists(), path.is_dir(), path.is_file()

@@ -1,32 +1,35 @@
 """First pass of a repair: every row decoded, cleaned and masked as asked, into a working file of the same line numbers.
 
-Strings are changed anywhere in a row, also inside JSON that is written as a string, so that it stays valid
-JSON. `MaskedValues` counts what was masked. A summary is passed on, so a value is shown by its form only
-(`+49 •• ••••••`): enough to see that a sum was taken for a telephone number, too little to reach anybody.
+Strings are changed anywhere in a row, also inside JSON that is written as a string, so that it stays valid JSON.
+Workers elsewhere look for the rows to which something is done, where the table has such.
 """
 
 from __future__ import annotations
 
 import json
+import platform
 import re
-from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from luthier.core.dataset import Row
-from luthier.core.errors import DataError, RowProblem
+from luthier.core.errors import DataError, RowProblem, WorkError
+from luthier.ml.data.files.row_workers import RowWorkers
 from luthier.ml.data.files.source import Source, open_source
 from luthier.ml.data.files.untrusted_input import StrictJsonError, bounded_lines, strict_loads
-from luthier.ml.data.personal_data.find import FindNames, find_personal_data, name_finder
-from luthier.ml.data.personal_data.masking import OnMasked, Pseudonyms, mask_personal_data, mask_secrets
-from luthier.ml.data.personal_data.recognizers import KINDS, Span
-from luthier.ml.data.personal_data.secrets import Secret, find_secrets
+from luthier.ml.data.personal_data.find import name_finder, why_not
+from luthier.ml.data.personal_data.masking import MaskedKinds, OnMasked, Pseudonyms, mask_personal_data, mask_secrets
+from luthier.ml.data.personal_data.recognizers import Span
+from luthier.ml.data.personal_data.secrets import Secret
 from luthier.ml.data.provenance import PROVENANCE
+from luthier.ml.data.repair.masked_values import MaskedValues
 from luthier.ml.data.repair.request import Note, Notes, RepairRequest, add_note
 from luthier.ml.data.rows.rows import Record, read_records
 from luthier.ml.data.rows.write_rows import json_line
@@ -156,93 +159,7 @@ def _is_json(text: str) -> bool:
     return True
 
 
-MAX_EXAMPLES: Final = 3
-_AROUND: Final = 32
-_SHOWN_DIGITS: Final = 2
-_LETTERS: Final = re.compile(r"[^\W\d_]+")
-_HIDDEN: Final = "•"
-_CUT: Final = "…"
-
-
-class MaskedValues:
-    """Counts and examples by kind, filled row by row: `see` each value of a row, then `end` the row."""
-
-    def __init__(self, find_names: FindNames | None = None) -> None:
-        self._find_names = find_names
-        self._num_values: Counter[tuple[str, str]] = Counter()
-        self._num_rows: Counter[tuple[str, str]] = Counter()
-        self._examples: defaultdict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
-        self._seen: list[tuple[tuple[str, str], str, str]] = []
-
-    def see(self, action: str, text: str, span: Span | Secret, stand_in: str) -> None:
-        """Note a value that is masked in the row that was begun."""
-        key = (action, span.kind)
-        if len(self._examples[key]) < MAX_EXAMPLES and all(seen != key for seen, _, _ in self._seen):
-            self._seen.append((key, *self._excerpts(text, span, stand_in)))
-
-    def end(self, line: int, done: Counter[Any]) -> None:
-        """Count what was done in a row, and keep the examples of it.
-
-        Args:
-            line: of the row, for its examples.
-            done: (action, kind) -> number of values.
-        """
-        for key, num in done.items():
-            if num and key[0] in ("personal_data", "secret"):
-                self._num_values[key] += num
-                self._num_rows[key] += 1
-        for key, before, after in self._seen:
-            # A text may be masked in a trial that is then dropped (`change_text`): only what was done is shown.
-            if done.get(key):
-                self._examples[key].append({"line": line, "before": before, "after": after})
-        self._seen.clear()
-
-    def as_json(self) -> list[dict[str, Any]]:
-        """For the summary: the kinds in a fixed order."""
-        order = {kind: place for place, kind in enumerate(KINDS)}
-        keys = sorted(self._num_values, key=lambda key: (key[0], order.get(key[1], len(order)), key[1]))  # type: ignore[call-overload]
-        return [
-            {
-                "action": action,
-                "kind": kind,
-                "num_values": self._num_values[action, kind],
-                "num_rows": self._num_rows[action, kind],
-                "examples": self._examples[action, kind],
-            }
-            for action, kind in keys
-        ]
-
-    def _excerpts(self, text: str, span: Span | Secret, stand_in: str) -> tuple[str, str]:
-        """The words around a value, with the value by its form, and with its stand-in."""
-        start, end = max(0, span.start - _AROUND), min(len(text), span.end + _AROUND)
-        left = self._hidden(text[start : span.start], is_cut=start > 0, at_start=True)
-        right = self._hidden(text[span.end : end], is_cut=end < len(text), at_start=False)
-        value = form_of(text[span.start : span.end]) if isinstance(span, Span) else _HIDDEN * 8
-        return f"{left}{value}{right}", f"{left}{stand_in}{right}"
-
-    def _hidden(self, text: str, *, is_cut: bool, at_start: bool) -> str:
-        """The text with all that may be personal in it by its form. A word that the cut went through is left out, as
-        half of a value is not recognised."""
-        if is_cut:
-            text = re.sub(r"^\S*", _CUT, text) if at_start else re.sub(r"\S*$", _CUT, text, count=1)
-        spans: list[Span | Secret] = [*find_personal_data(text, self._find_names), *find_secrets(text)]
-        # From the right, so that earlier offsets stay valid.
-        for span in sorted(spans, key=lambda span: span.start, reverse=True):
-            text = text[: span.start] + form_of(text[span.start : span.end]) + text[span.end :]
-        return text
-
-
-def form_of(value: str) -> str:
-    """A value with the first letter of each word and its first two digits; dots represent the rest."""
-    shown = _LETTERS.sub(lambda match: match[0][0] + _HIDDEN * (len(match[0]) - 1), value)
-    num_digits = 0
-    characters = []
-    for character in shown:
-        num_digits += character.isdigit()
-        characters.append(_HIDDEN if character.isdigit() and num_digits > _SHOWN_DIGITS else character)
-    return "".join(characters)
-
-
+_SCREENED_ROWS: Final = 1_000
 _HTML_KEPT: Final = ("encoding", "HTML kept")
 _NUMBERS: Final = "a number where text is expected, such as a label: written as text"
 _DECODED: Final = "its bytes are not UTF-8: read as Windows-1252"
@@ -280,7 +197,7 @@ def change_rows(request: RepairRequest, to_clean: Collection[int], *, html_is_me
     Raises:
         DataError: rows cannot be read and it was not asked to remove such rows.
     """
-    made = Changed(folder / "rows.jsonl")
+    made, to_clean = Changed(folder / "rows.jsonl"), frozenset(to_clean)
     problems = {problem.line: problem for problem in request.audit.table.problems}
     source = open_source(request.file)
     # Only formats that are read line by line can be decoded line by line.
@@ -289,17 +206,20 @@ def change_rows(request: RepairRequest, to_clean: Collection[int], *, html_is_me
         source = utf8_copy(source, folder)
     lines = request.audit.table.lines
     readable = set(lines[np.isin(lines, list(problems))].tolist())
-    steps = _Steps(request, html_is_meant=html_is_meant)
-    made.masked = steps.masked
+    steps = _Steps(StepOptions.of(request, html_is_meant=html_is_meant), made.masked)
     unreadable: list[RowProblem] = []
     title, total = "change rows", request.audit.table.num_rows
     with made.path.open("wb") as file, request.audit.progress.task(title, total, "row") as task:
         at = 0
-        for record in read_records(source):
+        workers, records = request.audit.table.rows.workers, read_records(source)
+        for record, is_untouched in _screened(records, workers, steps.options, problems, to_clean):
             file.write(b"\n" * (record.line - at - 1))  # blank lines are no records
             at = record.line
             was = problems.get(record.line)
-            if isinstance(record.item, Row) and (was is None or was.kind == "encoding" or record.line in readable):
+            if is_untouched:
+                assert record.raw is not None, "a row that could be read"
+                file.write(record.raw + b"\n")
+            elif isinstance(record.item, Row) and (was is None or was.kind == "encoding" or record.line in readable):
                 file.write(_changed(record, steps, made, was, record.line in to_clean) + b"\n")
             else:
                 file.write(b"\n")
@@ -314,6 +234,65 @@ def change_rows(request: RepairRequest, to_clean: Collection[int], *, html_is_me
             problems=unreadable,
         )
     return made
+
+
+def _screened(
+    records: Iterator[Record],
+    workers: RowWorkers,
+    options: StepOptions,
+    problems: Mapping[int, RowProblem],
+    to_clean: Collection[int],
+) -> Iterator[tuple[Record, bool]]:
+    """Each record, and whether workers have found that nothing is to be done to it; without workers that is open."""
+    if not workers.are_remote:
+        yield from ((record, False) for record in records)
+        return
+    waiting: deque[tuple[Record, ...]] = deque()
+
+    def asked() -> Iterator[list[tuple[dict[str, Any], bool] | None]]:
+        while batch := tuple(islice(records, _SCREENED_ROWS)):
+            waiting.append(batch)
+            yield [
+                (record.item.fields, record.line in to_clean)
+                if isinstance(record.item, Row) and record.line not in problems
+                else None
+                for record in batch
+            ]
+
+    # Stand-ins are numbered in the order of the file, so the rows that are touched are changed in this process.
+    for untouched in workers.map(_untouched, asked(), options):
+        yield from zip(waiting.popleft(), untouched, strict=True)
+
+
+def _untouched(rows: list[tuple[dict[str, Any], bool] | None], options: StepOptions) -> list[bool]:
+    """Of each row (its fields, and whether its texts are cleaned) whether nothing is done to it; False for None."""
+    noticed = _Noticed()
+    steps = _Steps(options, noticed)
+    if steps.lacks_names:
+        raise WorkError(
+            "names of people are to be masked, and a machine of the cluster cannot find them",
+            expected=f"presidio and its spaCy model on all machines; {platform.node()}: {why_not()}",
+            do="install the same packages on all machines, or leave names out of --mask",
+        )
+    found = []
+    for row in rows:
+        noticed.has_seen = False
+        if row is None:
+            found.append(False)
+            continue
+        _, done = steps.apply(row[0], to_clean=row[1])
+        found.append(not done and not noticed.has_seen)
+    return found
+
+
+class _Noticed(MaskedValues):
+    """Notes only that there was a value, also one in a trial that was dropped, since it has taken a stand-in."""
+
+    has_seen = False
+
+    def see(self, action: str, text: str, span: Span | Secret, stand_in: str) -> None:  # noqa: ARG002
+        """See `MaskedValues.see`."""
+        self.has_seen = True
 
 
 def utf8_copy(source: Source, folder: Path) -> Source:
@@ -386,32 +365,56 @@ def _remove(request: RepairRequest, made: Changed, record: Record, problem: RowP
     return []
 
 
+@dataclass(frozen=True, slots=True)
+class StepOptions:
+    """What is done to rows.
+
+    Attributes:
+        names: of "secret" and "personal_data" those that are masked, in this order.
+        mask: which personal data.
+        mapping: field of the shape -> column.
+        has_schema: numbers become text where text is expected.
+        html_is_meant: most rows hold HTML, so it is kept.
+    """
+
+    names: tuple[str, ...]
+    mask: MaskedKinds
+    mapping: Mapping[str, str]
+    has_schema: bool
+    html_is_meant: bool
+
+    @classmethod
+    def of(cls, request: RepairRequest, *, html_is_meant: bool) -> StepOptions:
+        """Those of a request."""
+        names = tuple(name for name in ("secret", "personal_data") if request.has(name))
+        return cls(names, request.mask, request.mapping, request.has("schema"), html_is_meant)
+
+
 class _Steps:
     """Cleaning, then secrets, then personal data; one set of pseudonyms for the whole file."""
 
-    def __init__(self, request: RepairRequest, *, html_is_meant: bool) -> None:
-        self._html_is_meant = html_is_meant
-        self._request = request
-        self._names = [name for name in ("secret", "personal_data") if request.has(name)]
-        finds_names = request.has("personal_data") and "name" in request.mask.kinds
+    def __init__(self, options: StepOptions, masked: MaskedValues) -> None:
+        self.options, self.masked = options, masked
+        finds_names = "personal_data" in options.names and "name" in options.mask.kinds
         self._pseudonyms = Pseudonyms(name_finder() if finds_names else None)
-        self.masked = MaskedValues(self._pseudonyms.find_names)
+        self.lacks_names = finds_names and self._pseudonyms.find_names is None
+        masked.find_names = self._pseudonyms.find_names
 
     def readable(self, fields: Mapping[str, Any], was: RowProblem | None) -> Mapping[str, Any]:
         """The row with numbers as text in the fields that hold text, where that is what is wrong with it."""
-        if was is None or was.kind != "schema" or not self._request.has("schema"):
+        if was is None or was.kind != "schema" or not self.options.has_schema:
             return fields
-        return numbers_as_text(fields, was.field, self._request.mapping)
+        return numbers_as_text(fields, was.field, self.options.mapping)
 
     def apply(self, fields: Mapping[str, Any], *, to_clean: bool) -> tuple[dict[str, Any], Counter[Any]]:
         """The row changed, and a count of (action, what was done)."""
-        if not to_clean and not self._names:
+        if not to_clean and not self.options.names:
             return dict(fields), Counter()
         return change_row(fields, self._cleaned_and_masked if to_clean else self._masked)
 
     def _cleaned_and_masked(self, text: str) -> tuple[str, Counter[Any]]:
         cleaned, what = clean_text(text)
-        if self._html_is_meant and HTML_STRIPPED in what:
+        if self.options.html_is_meant and HTML_STRIPPED in what:
             masked, done = self._masked(text)
             return masked, done + Counter({_HTML_KEPT: 1})
         # Cleaned first: damaged or marked-up text hides addresses and numbers from the finders.
@@ -420,7 +423,7 @@ class _Steps:
 
     def _masked(self, text: str) -> tuple[str, Counter[Any]]:
         done: Counter[Any] = Counter()
-        for action in self._names:
+        for action in self.options.names:
             text, counts = self._mask(action, text)
             done.update({(action, kind): num for kind, num in counts.items()})
         return text, done
@@ -429,4 +432,4 @@ class _Steps:
         on_masked: OnMasked = partial(self.masked.see, action)
         if action == "secret":
             return mask_secrets(text, self._pseudonyms, on_masked)
-        return mask_personal_data(text, self._pseudonyms, self._request.mask, on_masked)
+        return mask_personal_data(text, self._pseudonyms, self.options.mask, on_masked)

@@ -17,7 +17,7 @@ from luthier.core.json_limits import json_text, json_utf8
 from luthier.core.results.audit import Audit, Finding
 from luthier.ml.data.audit.run import run_audit
 from luthier.ml.data.audit.table import AuditTable, build_table
-from luthier.ml.data.files.source import open_source
+from luthier.ml.data.files.source import changed_while_read, open_source
 from luthier.ml.data.personal_data.recognizers import KINDS
 from luthier.ml.data.repair.change import Changed, change_rows
 from luthier.ml.data.repair.remove import check_can_run, removals
@@ -236,11 +236,7 @@ def repair_file(request: RepairRequest) -> Repaired:
         rows, manifest, last = (work / name for name in (request.output.name, "manifest", "summary"))
         fates = write_rows_and_manifest(request, changed, removed, rows, manifest)
         if sha256_file(request.file) != before.sha256:
-            raise DataError(
-                f"{before.file} was changed while it was read",
-                expected="a file that does not change",
-                do="wait until the program that writes the file is done, then start again",
-            )
+            raise changed_while_read(before.file)
         # The grade after the repair is measured on what was written.
         again = run_audit(replace(request.audit, table=_table(request, rows)), request.checks)
         document = summary(request, fates, changed, rows, audited, again)
@@ -276,4 +272,5 @@ def _table(request: RepairRequest, path: Path) -> AuditTable:
         count_tokens=request.count_tokens,
         progress=request.audit.progress,
         spill=request.audit.table.rows.spill,
+        workers=request.audit.table.rows.workers,
     )

@@ -238,6 +238,15 @@ class LabelScan:
             if len(self.different) < _MAX_DIFFERENT:
                 self.different.add(as_text(value))
 
+    def merge(self, later: LabelScan) -> None:
+        """Take the labels of other rows into account."""
+        self.num_filled += later.num_filled
+        self.num_nested += later.num_nested
+        for label in later.different:
+            if len(self.different) >= _MAX_DIFFERENT:
+                break
+            self.different.add(label)
+
 
 def check_classes(file: str, labels: LabelScan, num_rows: int, column: str) -> None:
     """Check that the labels next to the texts of a file are clearly classes to be learned.

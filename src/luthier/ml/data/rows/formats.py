@@ -20,7 +20,7 @@ from luthier.core.errors import DataError, RowProblem
 from luthier.core.ids import sha256_file
 from luthier.ml.data.files.bad_field import ABSENT, BadFieldError, EmptyAnswerError, shorten
 from luthier.ml.data.files.sequences import RecordStore, SequenceWriter
-from luthier.ml.data.files.source import open_source
+from luthier.ml.data.files.source import changed_while_read, open_source
 from luthier.ml.data.files.spill import Spill
 from luthier.ml.data.rows.chat_rows import (
     alpaca_conversation,
@@ -120,11 +120,7 @@ def load_file(
     if problems:
         raise _wrong_rows(source.name, problems, num_rows)
     if len(examples) != num_rows or sha256_file(path) != sha256:
-        raise DataError(
-            f"{source.name} was changed while it was read",
-            expected="a file that does not change",
-            do="wait until the program that writes the file is done, then start again",
-        )
+        raise changed_while_read(source.name)
     return LoadedFile(str(path), sha256, found.shape, found.reason, num_rows, examples, found.mapping, found.unused)
 
 

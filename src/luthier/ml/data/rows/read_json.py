@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from luthier.core.dataset import Row
@@ -24,20 +25,51 @@ def read_jsonl(source: Source, is_wanted: Callable[[int, int], bool] | None = No
         source: the file.
         is_wanted: whether to parse a record, by its index among the records (from 0) and its line; None parses all.
     """
-    offset, place = 0, -1
+    for place, line in enumerate(lines_of_jsonl(source)):
+        if is_wanted is None or is_wanted(place, line.number):
+            yield line.row(source.name)
+
+
+@dataclass(frozen=True, slots=True)
+class JsonLine:
+    """One line of a JSONL file that is not blank, not yet parsed.
+
+    Attributes:
+        number: from 1.
+        body: its bytes without a byte order mark; of a line that is too long only the beginning.
+        length: all bytes of the line.
+        offset: of `body` in the file.
+        is_whole: whether `body` holds all of it.
+    """
+
+    number: int
+    body: bytes
+    length: int
+    offset: int
+    is_whole: bool
+
+    def row(self, file: str) -> Row | RowProblem:
+        """What is on it.
+
+        Args:
+            file: name of the file, for messages.
+        """
+        if not self.is_whole:
+            start = shorten(self.body[:200].decode("utf-8", "replace"))
+            return RowProblem(file, self.number, "", start, too_long(self.length))
+        return read_line(file, self.number, self.body, self.offset)
+
+
+def lines_of_jsonl(source: Source) -> Iterator[JsonLine]:
+    """The lines that are not blank, in order."""
+    offset = 0
     with source.open() as file:
         for number, (line, length) in enumerate(bounded_lines(file), start=1):
             body = line.removeprefix(_BOM) if number == 1 else line
             # `length` counts all bytes of the line, `line` at most the bound: a longer line is never blank.
-            is_blank = length == len(line) and not body.strip()
-            place += not is_blank
-            if is_blank or (is_wanted is not None and not is_wanted(place, number)):
-                pass
-            elif length > len(line):
-                start = shorten(line[:200].decode("utf-8", "replace"))
-                yield RowProblem(source.name, number, "", start, too_long(length))
-            else:
-                yield read_line(source.name, number, body, offset + len(line) - len(body))
+            is_whole = length == len(line)
+            if not is_whole or body.strip():
+                yield JsonLine(number, body, length, offset + len(line) - len(body), is_whole)
             offset += length
 
 

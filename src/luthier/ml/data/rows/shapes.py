@@ -139,6 +139,7 @@ class ShapeDetector:
     _filled: dict[str, None] = field(default_factory=dict)
     _unused_in_turns: dict[str, None] = field(default_factory=dict)
     _fits: list[Shape] = field(default_factory=list)
+    _first_lines: dict[tuple[Shape, ...], int] = field(default_factory=dict)
     _first_line: int = 0
     _mixed: tuple[RowProblem, Shape] | None = None
     _mappings: dict[tuple[str, ...], dict[str, str]] = field(default_factory=dict)
@@ -163,17 +164,38 @@ class ShapeDetector:
         fits = fitting_shapes(fields)
         if "text" in fits and LABEL in fields:
             self._labels.add(fields[LABEL])
-        if not fits or self._mixed is not None:
-            self._num_answered += not fits and is_question_and_answer(row.fields)
+        if fits:
+            self._narrow(tuple(fits), row.line)
+        else:
+            self._num_answered += is_question_and_answer(row.fields)
+
+    def merge(self, later: ShapeDetector) -> None:
+        """Take the rows into account that another detector has seen, which come after all rows seen so far."""
+        self.num_rows += later.num_rows
+        self.columns |= later.columns
+        self._filled |= later._filled
+        self._unused_in_turns |= later._unused_in_turns
+        self._labels.merge(later._labels)
+        self._num_answered += later._num_answered
+        # Only the first row of each kind can narrow anything: those after it fit what is left.
+        for fits, line in later._first_lines.items():
+            self._narrow(fits, line)
+
+    def _narrow(self, fits: tuple[Shape, ...], line: int) -> None:
+        """A row that fits these shapes, in order of precedence."""
+        if fits in self._first_lines:
+            return
+        self._first_lines[fits] = line
+        if self._mixed is not None:
             return
         if not self._fits:
-            self._fits, self._first_line = fits, row.line
+            self._fits, self._first_line = list(fits), line
             return
         # The shapes that every row so far fits, in order of precedence; the first is taken in the end.
         both = [shape for shape in self._fits if shape in fits]
         if not both:
             reason = f"is {fits[0]} where row {self._first_line} is {self._fits[0]}"
-            self._mixed = (RowProblem(row.file, row.line, "", "", reason), fits[0])
+            self._mixed = (RowProblem(self.file, line, "", "", reason), fits[0])
         else:
             self._fits = both
 

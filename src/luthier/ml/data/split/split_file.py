@@ -27,7 +27,8 @@ from luthier.ml.data.audit.table import AuditTable, build_table
 from luthier.ml.data.dedup.equal_values import Digests, column_digests, first_positions
 from luthier.ml.data.dedup.near_duplicates import near_duplicate_groups
 from luthier.ml.data.files.row_frames import RowFrames
-from luthier.ml.data.files.source import open_source
+from luthier.ml.data.files.row_workers import IN_PROCESS, RowWorkers
+from luthier.ml.data.files.source import changed_while_read, open_source
 from luthier.ml.data.files.spill import Spill
 from luthier.ml.data.rows.outputs import check_free, check_outputs, publish, working_folder
 from luthier.ml.data.rows.rows import read_records
@@ -83,6 +84,7 @@ def prove(
     folder: Path,
     progress: Progress,
     spill: Spill | None = None,
+    workers: RowWorkers = IN_PROCESS,
 ) -> SplitProof:
     """Read the written files together and count what they share.
 
@@ -94,6 +96,7 @@ def prove(
         folder: for a working file.
         progress: shows the search.
         spill: the budget of memory.
+        workers: who looks at the rows.
 
     Raises:
         LeakageError: they share a text, a near-duplicate or a group.
@@ -109,7 +112,7 @@ def prove(
                     side_of_line.append(SIDES.index(side))
     _check_same_lines(request.file, together)
     sides: Codes = np.asarray(side_of_line, dtype=np.int8)
-    table = build_table(together, mapping=request.mapping, progress=progress, spill=spill)
+    table = build_table(together, mapping=request.mapping, progress=progress, spill=spill, workers=workers)
     same_group = near = None
     if grouped_by is not None:
         groups = RowFrames.of(pl.DataFrame({"group": _groups(request, together)}))
@@ -299,13 +302,15 @@ def split_file(
     progress: Progress | None = None,
     near_groups: NearGroups = near_duplicate_groups,
     spill: Spill | None = None,
+    workers: RowWorkers = IN_PROCESS,
 ) -> FileSplit:
     """Write train.jsonl, validation.jsonl, held_out.jsonl (a fraction of 0 writes none) and split.json into a folder.
 
     Rows that share a group, say the same after normalisation, or are near-duplicates of each other stand on one side.
     The line of a JSONL row passes through byte for byte. What is written is read again and proved to be without leak
     before it is moved into place, split.json last. The same rows, options and seed give the same sides for any
-    order of the rows. Rows and keys beyond the budget of `spill` are on disk (None: a separate budget).
+    order of the rows. Rows and keys beyond the budget of `spill` are on disk (None: a separate budget). `workers` map
+    and compare the rows.
 
     Raises:
         NotFoundError: there is no such file.
@@ -324,7 +329,7 @@ def split_file(
     check_free([summary], force=request.force)
 
     spill = spill or Spill()
-    table = build_table(request.file, mapping=request.mapping, progress=progress, spill=spill)
+    table = build_table(request.file, mapping=request.mapping, progress=progress, spill=spill, workers=workers)
     check_readable(table)
     columns = read_columns(request, table)
     near = None
@@ -338,13 +343,9 @@ def split_file(
         written = _write(source.path, codes[groups.of_row], work, progress)
         # The file was read three times: sides of an earlier version would be given to other rows.
         if sha256_file(request.file) != table.sha256:
-            raise DataError(
-                f"{source.name} was changed while it was read",
-                expected="a file that does not change",
-                do="wait until the program that writes the file is done, then start again",
-            )
+            raise changed_while_read(source.name)
         # Before anything is moved into place: a leak leaves the folder unchanged.
-        proof = prove(request, written, columns.grouped_by, near_groups, work, progress, spill)
+        proof = prove(request, written, columns.grouped_by, near_groups, work, progress, spill, workers)
         document = split_summary(request, table, columns, groups, codes, written, proof)
         stale = [path for name, path in finals.items() if name not in written and path.exists()]
         check_free(stale, force=request.force)

@@ -22,7 +22,7 @@ from py3langid.langid import MODEL_FILE, LanguageIdentifier
 from scipy.sparse import csr_array
 
 from luthier.core.ports import Progress, SilentProgress
-from luthier.ml.data.files.row_frames import Texts, text_parts
+from luthier.ml.data.files.row_frames import Texts, map_texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,32 +138,30 @@ def languages(texts: Texts, progress: Progress | None = None) -> pl.DataFrame:
     null or has fewer than 20 letters, or where letters make up less than 70% of what is no white space (code, figures);
     "undetermined" with the probability of the likeliest language where that is below 0.5. Deterministic.
     """
-    model = load_language_model()
-    names: list[pl.Series] = []
-    probabilities: list[pl.Series] = []
+    found = [pl.DataFrame(schema={"language": pl.String, "probability": pl.Float64})]
     with (progress or SilentProgress()).task("detect languages", len(texts), "text") as task:
-        for part in text_parts(texts):
-            for start in range(0, len(part), _BATCH_TEXTS):
-                words = _words(part.slice(start, _BATCH_TEXTS))
-                clear = words.is_not_null().to_numpy()
-                found = model.classify(words.drop_nulls().to_list())
-                named = np.full(len(words), UNDETERMINED, dtype=object)
-                named[clear] = [
-                    name if probability >= MIN_PROBABILITY and name != _NO_LANGUAGE else UNDETERMINED
-                    for name, probability in found
-                ]
-                sure = np.zeros(len(words))
-                sure[clear] = [probability for _, probability in found]
-                # Separate series: an array of ten million Python texts would take more memory than the rest.
-                names.append(pl.Series(named, dtype=pl.String))
-                probabilities.append(pl.Series(sure, dtype=pl.Float64))
-                task.advance(len(words))
-    return pl.DataFrame(
-        {
-            "language": pl.concat(names) if names else pl.Series([], dtype=pl.String),
-            "probability": pl.concat(probabilities) if probabilities else pl.Series([], dtype=pl.Float64),
-        }
-    )
+        found += (made for _, made in map_texts(texts, _languages_in, advance=task.advance))
+    return pl.concat(found)
+
+
+def _languages_in(texts: pl.Series) -> pl.DataFrame:
+    model = load_language_model()
+    made = []
+    for start in range(0, len(texts), _BATCH_TEXTS):
+        words = _words(texts.slice(start, _BATCH_TEXTS))
+        clear = words.is_not_null().to_numpy()
+        found = model.classify(words.drop_nulls().to_list())
+        named = np.full(len(words), UNDETERMINED, dtype=object)
+        named[clear] = [
+            name if probability >= MIN_PROBABILITY and name != _NO_LANGUAGE else UNDETERMINED
+            for name, probability in found
+        ]
+        sure = np.zeros(len(words))
+        sure[clear] = [probability for _, probability in found]
+        # Separate series: an array of ten million Python texts would take more memory than the rest.
+        columns = {"language": pl.Series(named, dtype=pl.String), "probability": pl.Series(sure, dtype=pl.Float64)}
+        made.append(pl.DataFrame(columns))
+    return pl.concat(made)
 
 
 def _words(texts: pl.Series) -> pl.Series:
