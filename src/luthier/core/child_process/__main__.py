@@ -1,4 +1,4 @@
-"""The program of every child process: `python -m luthier.core.child_process DESCRIPTOR MODULE:FUNCTION`."""
+"""The program of every child process: `python -m luthier.core.child_process CHANNEL MODULE:FUNCTION`."""
 
 from __future__ import annotations
 
@@ -7,4 +7,4 @@ import sys
 from luthier.core.child_process.channel import main
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])
+    main(sys.argv[1], sys.argv[2])
