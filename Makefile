@@ -2,6 +2,7 @@
 # make test         lint, types, layers and all tests
 # make coverage     all tests, or TESTS="tests/core ...", and which lines and branches they leave out; slower than make test
 # make drill        the slow ones: kills again and again, whole stories, long simulations
+# make types        mypy as on macOS and on Windows (make lint does it for this system)
 # make zoo          every family of models through the whole way, against plain transformers: the table of docs/models.md
 # make lint         the first three of `make test` alone
 # make format       let ruff put the files in order
@@ -22,7 +23,7 @@ RESULTS := build/tests.xml
 TESTS  ?= tests
 
 .DELETE_ON_ERROR:
-.PHONY: quickstart test coverage drill zoo lint format messages docs story-shop story-law story-thinking notebooks models wheel screenshots clean
+.PHONY: quickstart test coverage drill types zoo lint format messages docs story-shop story-law story-thinking notebooks models wheel screenshots clean
 
 quickstart: $(VENV)/installed $(VENV)/assets
 	$(BIN)/luthier quickstart
@@ -42,10 +43,15 @@ coverage: $(VENV)/installed-test | $(VENV)/system-test $(VENV)/client-test $(VEN
 	$(BIN)/python -m coverage html --quiet -d build/coverage
 	$(BIN)/python -m coverage report
 
-drill: $(VENV)/installed-test $(VENV)/installed-ray | $(VENV)/system-test $(VENV)/client-test $(VENV)/assets
+drill: $(VENV)/installed-test $(VENV)/installed-ray types | $(VENV)/system-test $(VENV)/client-test $(VENV)/assets
 	@mkdir -p build
 	$(BIN)/python -m pytest -m drill --junitxml=$(RESULTS)
 	@$(BIN)/python -c "$$SOME_TEST_RAN" $(RESULTS)
+
+# A cache for each, which would otherwise be made again each time.
+types: $(VENV)/installed-test
+	$(BIN)/mypy --platform darwin --cache-dir build/mypy-darwin
+	$(BIN)/mypy --platform win32 --cache-dir build/mypy-win32
 
 zoo: $(VENV)/installed-test
 	$(BIN)/python -m tests.zoo --jobs 2 --kept build/zoo --resume --json build/zoo.json --docs docs/models.md

@@ -21,7 +21,7 @@ import typer.core
 from luthier.cli import completion
 from luthier.cli.help import epilog, write_commands
 from luthier.core.aliases import COMMANDS, warn_renamed
-from luthier.core.system.process_setup import keep_few_kernels, keep_products_exact, wait_briefly
+from luthier.core.system.process_setup import follow_starter, keep_few_kernels, keep_products_exact, wait_briefly
 from luthier.features.accounts import keys_cli as keys
 from luthier.features.accounts import members_cli as users
 from luthier.features.accounts import projects_cli as projects
@@ -287,6 +287,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def run() -> None:
     """What the installed script calls."""
+    follow_starter()
     # Before any command imports torch, which reads these variables when it is loaded.
     wait_briefly()
     keep_few_kernels()

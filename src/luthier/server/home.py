@@ -1,6 +1,6 @@
 """The process that answers HTTP for a home: the API, and the pages where the API has no route; `luthier up` starts it.
 
-    python -m luthier.server.home DESCRIPTOR      DESCRIPTOR: of the socket to listen on, opened by who starts it
+    python -m luthier.server.home SOCKET      SOCKET: to listen on, as `lend` of `platform/http/socket.py` writes it
 
 The home and the rest of the settings are in the environment. On SIGTERM it is no longer ready, answers for another
 moment, so that load balancers notice, then finishes the active requests within a bounded time.
@@ -9,22 +9,21 @@ moment, so that load balancers notice, then finishes the active requests within 
 from __future__ import annotations
 
 import asyncio
-import faulthandler
-import socket
 import sys
 
 from fastapi import FastAPI
 
-from luthier.core.system.process_setup import lower_session_priority
+from luthier.core.system.facilities import write_stacks_on_request
+from luthier.core.system.process_setup import follow_starter, lower_session_priority
 from luthier.features.monitoring.loop import MonitorThreads
 from luthier.features.serving.engine_lending import EngineLending
 from luthier.platform.home.context import Context
 from luthier.platform.home.logs import set_up_logging
 from luthier.platform.http.server import make_server
+from luthier.platform.http.socket import lent
 from luthier.platform.notifications.webhooks import WebhookSender
 from luthier.server.api import create_app
 from luthier.server.pages import create_pages
-from luthier.server.service import STACKS_SIGNAL
 
 
 def create_home_app(context: Context) -> FastAPI:
@@ -32,13 +31,14 @@ def create_home_app(context: Context) -> FastAPI:
     return create_app(context, pages=create_pages(context))
 
 
-def main(descriptor: int) -> None:
-    """Serve the home of the environment on an open socket until SIGTERM."""
+def main(argument: str) -> None:
+    """Serve the home of the environment on a socket until SIGTERM."""
+    follow_starter()
     # First of all: threads and children that start later inherit the weight of the session.
     lower_session_priority()
-    with Context.open() as context, socket.socket(fileno=descriptor) as listening:
+    with Context.open() as context, lent(argument) as listening:
         # The supervisor requests the stacks of a process that hangs before it ends it.
-        faulthandler.register(STACKS_SIGNAL)
+        write_stacks_on_request()
         set_up_logging(context.settings.log_format, "api")
         _ = context.database  # made and brought up to date before the first request
         app = create_home_app(context)
@@ -48,4 +48,4 @@ def main(descriptor: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(sys.argv[1])

@@ -16,7 +16,6 @@ import http.client
 import os
 import platform
 import re
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -26,11 +25,12 @@ from typing import Any, Final
 
 from luthier.core.errors import RequestError, WorkError
 from luthier.core.ids import sha256_bytes
+from luthier.core.system import facilities
 from luthier.features.exports.folders import remove_abandoned
 from luthier.platform.auth.members import make_link
 from luthier.platform.home.context import Context
 from luthier.platform.home.permissions import exposed_paths
-from luthier.platform.http.socket import Listener, listen
+from luthier.platform.http.socket import Listener, lend, listen
 from luthier.platform.processes.supervisor import HealthCheck, Program, Supervisor
 
 API_GRACE_SECONDS: Final = 20.0
@@ -38,8 +38,8 @@ WORKER_GRACE_SECONDS: Final = 75.0
 """A little more than a worker gives its training for a last checkpoint."""
 _START_SECONDS: Final = 120.0
 _LOCK_SECONDS: Final = 1.0
-STACKS_SIGNAL: Final = signal.SIGUSR1
-"""The signal that makes a process that answers HTTP write the stacks of its threads to stderr."""
+STACKS_SIGNAL: Final = facilities.stacks_signal()
+"""The signal that makes a process that answers HTTP write the stacks of its threads to stderr; None without one."""
 API: Final = "api"
 """The name of the program that answers HTTP."""
 
@@ -173,11 +173,12 @@ def _api(context: Context, listener: Listener) -> Program:
 
 
 def api_program(module: str, context: Context, listener: Listener) -> Program:
-    """The process that answers HTTP on a socket: `python -m MODULE DESCRIPTOR`, started again where it hangs."""
-    descriptor, seconds = listener.socket.fileno(), context.settings.unhealthy_restart_seconds
+    """The process that answers HTTP on a socket: `python -m MODULE SOCKET`, started again where it hangs."""
+    seconds = context.settings.unhealthy_restart_seconds
     health = HealthCheck(listener.near_host, listener.port, unhealthy_seconds=seconds) if seconds else None
-    command = (sys.executable, "-m", module, str(descriptor))
-    return Program(API, command, API_GRACE_SECONDS, (descriptor,), health=health, stacks=STACKS_SIGNAL)
+    argument, descriptors = lend(listener)
+    command = (sys.executable, "-m", module, argument)
+    return Program(API, command, API_GRACE_SECONDS, descriptors, health=health, stacks=STACKS_SIGNAL)
 
 
 def _worker(name: str) -> Program:

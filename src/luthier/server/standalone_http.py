@@ -1,7 +1,7 @@
 """The process that answers HTTP for `luthier serve`: some models by their names, and nothing else.
 
-    python -m luthier.server.standalone_http DESCRIPTOR      DESCRIPTOR: of the socket to listen on, opened by who
-    starts it
+    python -m luthier.server.standalone_http SOCKET      SOCKET: to listen on, as `lend` of `platform/http/socket.py`
+    writes it
 
 The environment says what is served (`luthier.server.standalone.STANDALONE_CONFIG`).
 """
@@ -9,25 +9,26 @@ The environment says what is served (`luthier.server.standalone.STANDALONE_CONFI
 from __future__ import annotations
 
 import asyncio
-import faulthandler
 import os
-import socket
 import sys
 
+from luthier.core.system.facilities import write_stacks_on_request
+from luthier.core.system.process_setup import follow_starter
 from luthier.platform.auth.authenticator import StaticKeyAuthenticator
 from luthier.platform.home.context import Context
 from luthier.platform.home.logs import set_up_logging
 from luthier.platform.http.server import make_server
+from luthier.platform.http.socket import lent
 from luthier.server.api import create_app
-from luthier.server.service import STACKS_SIGNAL
 from luthier.server.standalone import STANDALONE_CONFIG, StandaloneConfig
 
 
-def main(descriptor: int) -> None:
-    """Serve the models of the environment on an open socket until SIGTERM."""
+def main(argument: str) -> None:
+    """Serve the models of the environment on a socket until SIGTERM."""
+    follow_starter()
     config = StandaloneConfig.model_validate_json(os.environ[STANDALONE_CONFIG])
-    with Context.open() as context, socket.socket(fileno=descriptor) as listening:
-        faulthandler.register(STACKS_SIGNAL)
+    with Context.open() as context, lent(argument) as listening:
+        write_stacks_on_request()
         set_up_logging(context.settings.log_format, "serve")
         _ = context.database  # made and brought up to date before the first request
         # Before the app is made, which leaves out the routes that need a whole home.
@@ -39,4 +40,4 @@ def main(descriptor: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(sys.argv[1])

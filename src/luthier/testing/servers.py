@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import pwd
 import shutil
 import signal
 import socket
@@ -21,6 +20,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
+
+from luthier.core.system.facilities import posix
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -263,7 +264,7 @@ def _as_server_account() -> list[str]:
 
 
 def _is_root() -> bool:
-    return os.geteuid() == 0
+    return bool(posix.geteuid() == 0)
 
 
 @contextmanager
@@ -277,8 +278,7 @@ def postgresql_server(programs: Path) -> Iterator[PostgresqlServer]:
     folder = Path(tempfile.mkdtemp(prefix="luthier-pg-"))
     try:
         if _is_root():
-            account = pwd.getpwnam(_SERVER_ACCOUNT)
-            os.chown(folder, account.pw_uid, account.pw_gid)
+            shutil.chown(folder, _SERVER_ACCOUNT)
         server = PostgresqlServer(programs, folder, _free_port())
         secret = folder / "secret"
         secret.write_text(PASSWORD, encoding="ascii")

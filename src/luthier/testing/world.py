@@ -53,7 +53,7 @@ def in_world(
     Returns:
         How each process ended, by rank.
     """
-    context = multiprocessing.get_context("forkserver")
+    context: Any = multiprocessing.get_context("forkserver")
     # Loaded once in the server: each rank is forked from it and skips seconds of imports.
     context.set_forkserver_preload(_PRELOADED)
     # Port 0 and a store in this process: no port can be taken by another program between choice and use.

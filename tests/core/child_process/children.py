@@ -69,6 +69,20 @@ def environment(document: Any, channel: Channel) -> dict[str, str | None]:
     return json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
 
 
+def grow(document: Any, channel: Channel) -> int:
+    """Takes more memory than the document allows, where no system call limits it."""
+    from luthier.core.system import facilities, process_setup
+
+    facilities.limit_address_space = lambda _: False  # type: ignore[assignment]
+    process_setup._MEMORY_LOOK_SECONDS = 0.001  # type: ignore[misc]
+    channel.limit_memory(document)
+    held = bytearray(2 * document)
+    for place in range(0, len(held), 4096):
+        held[place] = 1
+    time.sleep(600)
+    return len(held)
+
+
 def linger(document: Any, channel: Channel) -> None:
     """Says who it is and goes on; ignores SIGTERM where the document says so."""
     if document == "stubborn":

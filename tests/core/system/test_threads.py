@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 
+import psutil
 import pytest
 
 from luthier.core.errors import BusyError
@@ -53,6 +54,9 @@ def test_cores_are_those_of_this_process_and_not_of_the_machine(monkeypatch: pyt
     monkeypatch.setattr(process_setup.os, "cpu_count", lambda: 64)
     assert num_usable_cores() == 3
     monkeypatch.delattr(process_setup.os, "sched_getaffinity")
+    monkeypatch.setattr(psutil.Process, "cpu_affinity", lambda _: [1, 2, 3, 4])
+    assert num_usable_cores() == 4, "those of Windows"
+    monkeypatch.delattr(psutil.Process, "cpu_affinity")
     assert num_usable_cores() == 64
     monkeypatch.setattr(process_setup.os, "cpu_count", lambda: None)
     assert num_usable_cores() == 1

@@ -1,4 +1,4 @@
-"""The program of every child process: `python -m luthier.core.child_process DESCRIPTOR MODULE:FUNCTION`."""
+"""The program of every child process: `python -m luthier.core.child_process CHANNEL MODULE:FUNCTION`."""
 
 from __future__ import annotations
 
@@ -9,4 +9,4 @@ from luthier.core.system.process_setup import run_to_end
 
 if __name__ == "__main__":
     # Whoever has started it waits for its end.
-    run_to_end(lambda: main(int(sys.argv[1]), sys.argv[2]))
+    run_to_end(lambda: main(sys.argv[1], sys.argv[2]))

@@ -20,7 +20,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import resource
 import socket
 import sys
 import threading
@@ -29,10 +28,12 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Final, TypedDict
 
+from luthier.core.child_process.handover import CREDENTIAL, connect
 from luthier.core.errors import LuthierError
 from luthier.core.import_string import import_string
+from luthier.core.system import facilities
 from luthier.core.system.files import disk_full_reason, is_disk_full
-from luthier.core.system.process_setup import end_with, wait_briefly
+from luthier.core.system.process_setup import end_with, wait_briefly, watch_memory
 
 _ERROR_EXIT_CODE: Final = 1
 
@@ -63,13 +64,14 @@ class Channel:
         self._memory_bytes: int | None = None
 
     def limit_memory(self, memory_bytes: int) -> None:
-        """Take at most this much address space from here on; what needs more gets a MemoryError."""
-        # The soft limit alone: a process without privileges may not go above the hard one.
-        _, hard = resource.getrlimit(resource.RLIMIT_AS)
-        most = memory_bytes if hard == resource.RLIM_INFINITY else min(memory_bytes, hard)
-        resource.setrlimit(resource.RLIMIT_AS, (most, hard))
-        # A core dump would write all of its memory to the disk.
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        """Take at most this much address space from here on; what needs more gets a MemoryError.
+
+        Where the system cannot limit that, the child ends above this much resident memory, with the same error.
+        """
+        if not facilities.limit_address_space(memory_bytes):
+            message = json.dumps({"out_of_memory": memory_bytes, "is_last": True})
+            watch_memory(memory_bytes, lambda: self._send(message))
+        facilities.write_no_core_dumps()
         self._memory_bytes = memory_bytes
 
     def emit(self, event: Any) -> None:
@@ -139,10 +141,14 @@ class Channel:
             self._connection.sendall(line.encode() + b"\n")
 
 
-def main(descriptor: int, function: str) -> None:
-    """Run one child: read the start, apply its limits, call the function, send its outcome."""
-    connection = socket.socket(fileno=descriptor)
-    connection.set_inheritable(False)  # a process that this one starts must not keep the channel open
+def main(argument: str, function: str) -> None:
+    """Run one child: read the start, apply its limits, call the function, send its outcome.
+
+    Args:
+        argument: Where its end of the channel is, as `handover` has it.
+        function: "module:function".
+    """
+    connection = connect(argument, os.environ.pop(CREDENTIAL, ""))
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # else it lands below a traceback
     wait_briefly()  # before torch is loaded
     channel = Channel(connection)

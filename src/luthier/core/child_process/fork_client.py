@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
-import signal
 import socket
 import struct
 import subprocess
@@ -30,6 +28,7 @@ from luthier.core.child_process.fork_server import (
     receive,
     send,
 )
+from luthier.core.system.facilities import SIGKILL, can_fork, polling, sockets
 
 _REPLY_SECONDS: Final = 30.0
 _CLOSE_SECONDS: Final = 5.0
@@ -73,7 +72,7 @@ class ForkedProcess:
                     self.returncode = struct.unpack("!i", told)[0]
                 # The server has died: the process itself says whether it runs, but not how it ended.
                 elif _is_readable(self._pidfd):
-                    self.returncode = -signal.SIGKILL
+                    self.returncode = -SIGKILL
                 if self.returncode is not None:
                     self._connection.close()
                     os.close(self._pidfd)
@@ -133,7 +132,7 @@ class ForkServer:
         self._control: socket.socket | None = None
         self._log: IO[bytes] | None = None
         self._has_answered = False
-        self._is_refused = not (sys.platform.startswith("linux") and hasattr(os, "pidfd_open"))
+        self._is_refused = not (can_fork() and hasattr(os, "pidfd_open"))
 
     @property
     def pid(self) -> int | None:
@@ -144,7 +143,8 @@ class ForkServer:
     def start(self) -> None:
         """Have it load its libraries now, in the background."""
         with self._lock:
-            self._is_up()
+            if not self._is_up() and self._process is None and not can_fork():
+                self._tell("this system has no fork server: each program loads its libraries itself")
 
     def start_program(
         self,
@@ -169,6 +169,8 @@ class ForkServer:
             NotStartedError: A stop was requested while it waited. Nothing was started.
             OSError: The server died while it was forking: whether the program began is not known.
         """
+        if self._is_refused:
+            return None  # before what follows is looked up, which other systems do not have
         theirs_in, ours_in = os.pipe()
         ours_out, theirs_out = os.pipe()
         program = None
@@ -238,7 +240,7 @@ class ForkServer:
             asked = self._process
             ours, theirs = socket.socketpair()
             with theirs, contextlib.suppress(OSError):  # where it has just died, `recv` finds the connection closed
-                socket.send_fds(self._control, [HELLO], [theirs.fileno()])
+                sockets.send_fds(self._control, [HELLO], [theirs.fileno()])
         # The request is sent only after the server has reported that it is ready: one that gave up waiting must not
         # find its program started later.
         try:
@@ -357,6 +359,6 @@ def _is_ready(connection: socket.socket, wait_seconds: float, stop_requested: Ca
 
 
 def _is_readable(descriptor: int) -> bool:
-    poller = select.poll()
-    poller.register(descriptor, select.POLLIN)
+    poller = polling.poll()
+    poller.register(descriptor, polling.POLLIN)
     return bool(poller.poll(0))

@@ -20,8 +20,6 @@ import contextlib
 import gc
 import json
 import os
-import resource
-import select
 import signal
 import socket
 import struct
@@ -39,6 +37,7 @@ from luthier.core.child_process.forked_program import (
     run_programs,
     show_as,
 )
+from luthier.core.system.facilities import SIGKILL, polling, posix, resource, signals, sockets
 from luthier.core.system.libraries import import_libraries, keep_import_structure
 from luthier.core.system.process_setup import end_with, keep_few_kernels, wait_briefly
 
@@ -102,8 +101,8 @@ def inherited_state() -> dict[str, Any]:
     return {
         **{name: lines[name].strip() for name in _STATUS.split() if name in lines},
         "folder": str(Path.cwd()),
-        "niceness": os.getpriority(os.PRIO_PROCESS, 0),
-        "scheduler": os.sched_getscheduler(0),
+        "niceness": posix.getpriority(posix.PRIO_PROCESS, 0),
+        "scheduler": posix.sched_getscheduler(0),
         "oom_score_adj": Path("/proc/self/oom_score_adj").read_text(encoding="ascii").strip(),
         "control group": Path("/proc/self/cgroup").read_text(encoding="utf-8", errors="replace"),
         **{name: list(resource.getrlimit(getattr(resource, name))) for name in limits},
@@ -174,7 +173,7 @@ def main(start: Start, make: Callable[..., Server] | None = None) -> None:
 
 def _end_threads() -> None:
     """OpenBLAS ends its threads before a fork and starts them again when they are needed: a first fork leaves none."""
-    if (pid := os.fork()) == 0:
+    if (pid := posix.fork()) == 0:
         os._exit(0)
     os.waitpid(pid, 0)
 
@@ -200,8 +199,8 @@ class Server:
         self._given = given
         self._programs: dict[int, tuple[int, socket.socket]] = {}
         """By pidfd: process id, and the connection over which its end is reported."""
-        self._poller = select.poll()
-        self._poller.register(control, select.POLLIN)
+        self._poller = polling.poll()
+        self._poller.register(control, polling.POLLIN)
         self.note_loaded()
 
     def note_loaded(self) -> None:
@@ -243,7 +242,7 @@ class Server:
             if descriptor in self._programs:
                 self._report(descriptor)
                 continue
-            said, received, _, _ = socket.recv_fds(self._control, 1, 1, socket.MSG_CMSG_CLOEXEC)
+            said, received, _, _ = sockets.recv_fds(self._control, 1, 1, sockets.MSG_CMSG_CLOEXEC)
             if not said:
                 return False, None
             command = self._answer(socket.socket(fileno=received[0]))
@@ -256,7 +255,7 @@ class Server:
         pid, connection = self._programs.pop(pidfd)
         self._poller.unregister(pidfd)
         os.close(pidfd)
-        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        code: int = posix.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         with connection, contextlib.suppress(OSError):  # the owner may be gone, or not wait for it
             connection.sendall(struct.pack("!i", code))
 
@@ -292,13 +291,13 @@ class Server:
     def _watch(self, pid: int, connection: socket.socket) -> int:
         """Look for the end of a program from now on; returns its pidfd."""
         try:
-            pidfd = os.pidfd_open(pid)
+            pidfd: int = posix.pidfd_open(pid)
         except OSError:  # no descriptor left: its end could never be reported
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, SIGKILL)
             os.waitpid(pid, 0)
             raise
         self._programs[pidfd] = pid, connection
-        self._poller.register(pidfd, select.POLLIN)
+        self._poller.register(pidfd, polling.POLLIN)
         return pidfd
 
     def _why_not(self, request: Request) -> str | None:
@@ -321,7 +320,7 @@ class Server:
 
     def _enter(self, request: Request, connection: socket.socket, received: list[int], ready: int) -> None:
         """In the forked process: apply the request, and release what belongs to the server."""
-        os.setsid()
+        posix.setsid()
         os.close(ready)
         for one in (self._control, connection, *(connection for _, connection in self._programs.values())):
             one.close()
@@ -338,7 +337,7 @@ class Server:
 
 def _ignore_signals(wanted: int, present: int) -> None:
     """Ignore the signals of one mask, where those of another are ignored now: bit n - 1 is signal n."""
-    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+    for number in signal.valid_signals() - {SIGKILL, signals.SIGSTOP}:
         bit = 1 << (number - 1)
         if (wanted ^ present) & bit:
             usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
@@ -350,7 +349,7 @@ def send(connection: socket.socket, document: Any, descriptors: Sequence[int]) -
     body = json.dumps(document).encode()
     length = struct.pack("!I", len(body))
     if descriptors:
-        socket.send_fds(connection, [length], list(descriptors))
+        sockets.send_fds(connection, [length], list(descriptors))
     else:
         connection.sendall(length)
     connection.sendall(body)
@@ -358,7 +357,7 @@ def send(connection: socket.socket, document: Any, descriptors: Sequence[int]) -
 
 def receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
     """What `send` sent; ConnectionError where the other side is gone."""
-    length, received, _, _ = socket.recv_fds(connection, 4, _MOST_FILES, socket.MSG_CMSG_CLOEXEC)
+    length, received, _, _ = sockets.recv_fds(connection, 4, _MOST_FILES, sockets.MSG_CMSG_CLOEXEC)
     try:
         if len(length) < 4:
             raise ConnectionResetError("the other side is gone")

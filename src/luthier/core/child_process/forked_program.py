@@ -16,6 +16,8 @@ import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from luthier.core.system.facilities import posix
+
 
 class ForkedChild:
     """A child of this process that was forked, not executed: the part of `subprocess.Popen` that a guard needs.
@@ -30,7 +32,7 @@ class ForkedChild:
 
     def poll(self) -> int | None:
         """Its exit code; None while it runs. Negative: by that signal."""
-        return self._reap(os.WNOHANG)
+        return self._reap(posix.WNOHANG)
 
     def wait(self) -> int:
         """Its exit code, once it has ended."""
@@ -48,7 +50,7 @@ class ForkedChild:
         if self._code is None:
             pid, status = os.waitpid(self.pid, options)
             if pid:
-                self._code = os.waitstatus_to_exitcode(status)
+                self._code = int(posix.waitstatus_to_exitcode(status))
         return self._code
 
 
@@ -82,7 +84,7 @@ def fork_into(enter: Callable[[int], None]) -> int:
     """
     reading, writing = os.pipe()
     try:
-        pid = os.fork()
+        pid: int = posix.fork()
     except OSError:
         os.close(reading)
         os.close(writing)

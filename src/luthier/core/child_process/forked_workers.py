@@ -27,6 +27,7 @@ from luthier.core.child_process.forked_program import ForkedChild
 from luthier.core.child_process.process import how_it_ended
 from luthier.core.errors import first_line
 from luthier.core.system import process_memory
+from luthier.core.system.facilities import SIGKILL, posix
 from luthier.core.system.process_setup import end_with
 
 Note = Callable[[Any], None]
@@ -108,7 +109,7 @@ class ForkedWorkers:
         ours, theirs = socket.socketpair()
         parent = os.getpid()
         try:
-            pid = os.fork()
+            pid: int = posix.fork()
         except OSError:
             ours.close()
             theirs.close()
@@ -232,5 +233,5 @@ def _end(worker: Worker) -> None:
     while worker.process.poll() is None and time.monotonic() < deadline:
         time.sleep(_PAUSE_SECONDS)
     if worker.process.poll() is None:
-        os.kill(worker.process.pid, signal.SIGKILL)
+        os.kill(worker.process.pid, SIGKILL)
     worker.process.wait()

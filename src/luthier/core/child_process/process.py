@@ -13,9 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import math
 import os
-import select
 import selectors
 import signal
 import socket
@@ -30,7 +28,9 @@ from types import TracebackType
 from typing import IO, Any, Final, Self
 
 from luthier.core.child_process.channel import Start
+from luthier.core.child_process.handover import CREDENTIAL, Handover
 from luthier.core.errors import WorkError, error_from
+from luthier.core.system import facilities
 from luthier.core.system.files import says_disk_full
 
 OnEvent = Callable[[Any], None]
@@ -67,7 +67,7 @@ class ChildEndedError(WorkError):
     @property
     def is_killed(self) -> bool:
         """Whether the system has killed it, mostly because memory ran out; not where its time was up."""
-        return self.returncode == -signal.SIGKILL and not self.is_late
+        return self.returncode == -facilities.SIGKILL and not self.is_late
 
     def as_json(self) -> dict[str, Any]:
         """The error as a plain document: a WorkError for the reader, since the class belongs to this package."""
@@ -90,7 +90,7 @@ class ChildProcess:
         log: the file to which stdout and stderr are appended. None: a file without a name, for `log_lines`.
             "inherit": stderr is that of this process, and stdout is dropped.
         stdin: an open file that is its standard input; None for an empty one.
-        pass_fds: descriptors that it inherits besides its channel.
+        pass_fds: descriptors that it inherits besides its channel, where children do (`facilities.inheritable`).
         has_session: whether it leads its own session. Linux shares CPU time among sessions first, so that a server
             of low priority (`lower_priority`) does not lower a training that it starts.
         dies_with_parent: whether the kernel kills it where this process ends. If not, it has to end by itself.
@@ -118,34 +118,34 @@ class ChildProcess:
         self.has_hung_up = False
         """Whether its end of the channel is closed: it has ended, or is ending."""
         # A socket pair, not a pipe: one descriptor for both directions, and its end shows on both sides.
-        self._connection, theirs = socket.socketpair()
-        self._poll = select.poll()
-        self._poll.register(self._connection, select.POLLIN)
+        handover = Handover()
         self._log = _open_log(log)
         # What the child's own children are to see; the child itself gets the paths of this process.
         python_path = (environment or {}).get("PYTHONPATH", os.environ.get("PYTHONPATH"))
-        threads = {} if num_threads is None else dict.fromkeys(_THREADS, str(num_threads))
+        more = {} if num_threads is None else dict.fromkeys(_THREADS, str(num_threads))
+        if handover.secret:
+            more |= {CREDENTIAL: handover.secret}
         try:
             self._process = subprocess.Popen(
                 # -P and the paths of this process: the child imports what this one would, and nothing from the
                 # folder that it happens to be started in.
-                [sys.executable, "-P", "-m", "luthier.core.child_process", str(theirs.fileno()), function],
-                env={**os.environ, **threads, **(environment or {}), "PYTHONPATH": _python_path(python_path)},
+                [sys.executable, "-P", "-m", "luthier.core.child_process", handover.argument, function],
+                env={**os.environ, **more, **(environment or {}), "PYTHONPATH": _python_path(python_path)},
                 stdin=subprocess.DEVNULL if stdin is None else stdin,
                 stdout=subprocess.DEVNULL if self._log is None else self._log,
                 stderr=self._log,
-                pass_fds=(theirs.fileno(), *pass_fds),
+                pass_fds=(*handover.pass_fds, *pass_fds),
                 # A separate group: Ctrl-C in a terminal reaches only the parent, which ends its children in order.
                 process_group=None if has_session else 0,
                 start_new_session=has_session,
+                creationflags=facilities.GROUP_FLAGS,
             )
         except BaseException:
-            self._connection.close()
+            handover.close()
             self._close_log()
             raise
-        finally:
-            # Only the child must hold that end: otherwise its death would not close the channel.
-            theirs.close()
+        # Only the child must hold its end: otherwise its death would not close the channel.
+        self._connection = handover.connected(lambda: self._process.poll() is None)
         try:
             self.send(
                 Start(
@@ -195,8 +195,7 @@ class ChildProcess:
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         while not self._messages and not self.has_hung_up:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            # Rounded up: poll takes whole milliseconds, and 0 would spin until the deadline.
-            if not self._poll.poll(None if left is None else math.ceil(left * 1000)):
+            if not facilities.is_readable(self._connection, left):
                 return []
             self._read()
         found, self._messages = self._messages, []
@@ -279,8 +278,8 @@ class ChildProcess:
         if self._log is None:
             return []
         size = os.fstat(self._log.fileno()).st_size
-        # pread does not move the file's position, which the child shares through the inherited descriptor.
-        tail = os.pread(self._log.fileno(), _LOG_BYTES, max(0, size - _LOG_BYTES))
+        # The file's position stays, which the child shares through the inherited descriptor.
+        tail = facilities.read_at(self._log.fileno(), _LOG_BYTES, max(0, size - _LOG_BYTES))
         return tail.decode(errors="replace").strip().splitlines()[-most:]
 
     def send_signal(self, number: signal.Signals) -> None:
@@ -291,12 +290,18 @@ class ChildProcess:
         """End it and what it has started immediately."""
         # poll() first: once the child is reaped, its number may belong to another group.
         if self._process.poll() is None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+            facilities.kill_group(self._process.pid)
+
+    def request_stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Ask it to end in good order, by a signal or what the system has in its place; nothing where it has ended."""
+        if not hasattr(signal, "CTRL_BREAK_EVENT"):
+            self.send_signal(number)
+        elif self._process.poll() is None:
+            facilities.request_stop(self._process)
 
     def stop(self, grace_seconds: float) -> int:
         """End it in order: SIGTERM, and SIGKILL where it still runs after the grace. Returns its exit code."""
-        self.send_signal(signal.SIGTERM)
+        self.request_stop()
         try:
             return self._process.wait(grace_seconds)
         except subprocess.TimeoutExpired:

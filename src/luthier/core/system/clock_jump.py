@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 SLACK_SECONDS: Final = 5.0
 """What clocks differ by without having been set."""
@@ -16,8 +16,12 @@ SLACK_SECONDS: Final = 5.0
 
 def elapsed() -> float:
     """Seconds on a clock that is never set, and that continues while the machine sleeps."""
-    # CLOCK_MONOTONIC stops while a machine sleeps: after waking up the wall clock would look as if it had been set.
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+    # On Linux CLOCK_MONOTONIC stops while a machine sleeps: after waking up the wall clock would look as if it had been
+    # set. On macOS and Windows it continues.
+    if (clock := getattr(time, "CLOCK_BOOTTIME", None)) is not None:
+        clocks: Any = time
+        return float(clocks.clock_gettime(clock))
+    return time.monotonic()
 
 
 class JumpWatch:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import re
 import secrets
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from luthier.core.errors import ConflictError, LuthierError, StorageFullError
+from luthier.core.system import facilities
 
 
 def sync(path: Path) -> None:
@@ -33,10 +33,11 @@ def sync(path: Path) -> None:
     Raises:
         OSError: It cannot be opened, or the disk fails.
     """
-    # O_RDONLY works for folders as well, which cannot be opened for writing; fsync needs no write access.
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = facilities.open_to_sync(path)
+    if descriptor is None:
+        return
     try:
-        os.fsync(descriptor)
+        facilities.sync_descriptor(descriptor)
     finally:
         os.close(descriptor)
 
@@ -49,7 +50,7 @@ def sync_file(file: IO[bytes] | IO[str]) -> None:
     """
     # flush moves Python's buffer to the kernel, fsync the kernel's to the disk: without the first the second misses it.
     file.flush()
-    os.fsync(file.fileno())
+    facilities.sync_descriptor(file.fileno())
 
 
 def sync_tree(folder: Path) -> None:
@@ -158,10 +159,10 @@ def file_lock(path: Path, *, what: str, timeout_seconds: float) -> Iterator[int]
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Never deleted: a process could otherwise lock a file that another one has just unlinked and made again.
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | facilities.BINARY, 0o600)
     try:
         deadline = time.monotonic() + timeout_seconds
-        while not _try_lock(descriptor, fcntl.LOCK_EX):
+        while not facilities.try_lock(descriptor):
             if time.monotonic() >= deadline:
                 raise ConflictError(
                     f"{what} is in use by another process",
@@ -183,18 +184,9 @@ def is_held(path: Path) -> bool:
         return False
     try:
         # Shared: two processes that ask at the same moment do not take each other for the holder.
-        return not _try_lock(descriptor, fcntl.LOCK_SH)
+        return not facilities.try_lock(descriptor, is_shared=True)
     finally:
         os.close(descriptor)
-
-
-def _try_lock(descriptor: int, kind: int) -> bool:
-    try:
-        # flock, not POSIX locks: these are lost as soon as any descriptor of the file in this process is closed.
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 _TOKEN_BYTES: Final = 8
@@ -216,10 +208,11 @@ def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
     remove_abandoned(parent, prefix)
     # A folder is locked from the moment it has its name: it is never taken for an abandoned one.
     folder = Path(tempfile.mkdtemp(prefix=_UNNAMED, dir=parent))
+    final = parent / f"{prefix}{secrets.token_hex(_TOKEN_BYTES)}"
     try:
-        with holding(folder, must=False):
+        with holding(folder, must=False, final=final):
             # The lock is on the open folder, not on its name, so renaming keeps it.
-            folder = folder.rename(parent / f"{prefix}{secrets.token_hex(_TOKEN_BYTES)}")
+            folder = folder.rename(final)
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -243,28 +236,43 @@ def remove_if_abandoned(folder: Path) -> bool:
 
 
 @contextmanager
-def holding(path: Path, *, must: bool = True) -> Iterator[None]:
+def holding(path: Path, *, must: bool = True, final: Path | None = None) -> Iterator[None]:
     """Hold a file or folder, which the kernel lets go when this process ends.
 
     Args:
         path: The file or folder.
         must: Whether the lock is required. False continues without it, as on some network disks; there nothing is ever
             taken for abandoned.
+        final: The name that it gets within the block, if another.
 
     Raises:
         OSError: another process holds it.
     """
+    beside = None if facilities.can_lock_folders() else _lock_beside(final or path)
     # CLOEXEC: a child process would otherwise keep the lock after this process has died.
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    if beside is None:
+        descriptor = os.open(path, os.O_RDONLY | facilities.CLOSE_ON_EXEC)
+    else:
+        path.lstat()  # one that is not there cannot be held
+        descriptor = os.open(beside, os.O_RDWR | os.O_CREAT | facilities.BINARY | facilities.CLOSE_ON_EXEC, 0o600)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not facilities.try_lock(descriptor):
+                raise BlockingIOError(errno.EWOULDBLOCK, "held by another process", str(path))
         except OSError:
             if must:
                 raise
         yield
     finally:
         os.close(descriptor)
+        if beside is not None:
+            with contextlib.suppress(OSError):  # refused where another process has it open by now
+                beside.unlink()
+
+
+def _lock_beside(path: Path) -> Path:
+    """The file that is locked in place of a folder, or of a file that is renamed while it is held."""
+    return path.with_name(f".{path.name}.held")
 
 
 class FolderRegister:
@@ -285,8 +293,9 @@ class FolderRegister:
         # Hidden while it is written: `remove_abandoned` passes names with a dot over, so it never reads half a path.
         entry.write_text(str(folder), encoding="utf-8")
         try:
-            with holding(entry, must=False):
-                entry = entry.rename(self._place / entry.name.removeprefix("."))
+            final = self._place / entry.name.removeprefix(".")
+            with holding(entry, must=False, final=final):
+                entry = entry.rename(final)
                 yield
         finally:
             entry.unlink(missing_ok=True)

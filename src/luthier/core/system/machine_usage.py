@@ -1,8 +1,9 @@
 """What a machine does while a run trains: processor and memory of the run's processes and of the machine, and its GPUs.
 
 Processor and memory come from psutil. GPUs are asked through NVML, the library of NVIDIA's driver, which is loaded by
-ctypes where it is installed: no package is needed for four numbers. Time on the processor is a mean since the last
-sample, from the counters of the processes; memory, and what a GPU reports, are of the moment.
+ctypes where it is installed, or through the files of AMD's driver (`amd_gpus`): no package is needed for four numbers.
+Time on the processor is a mean since the last sample, from the counters of the processes; memory, and what a GPU
+reports, are of the moment.
 
 Sources: NVIDIA, "NVML API Reference Guide", nvmlDeviceGetUtilizationRates, nvmlDeviceGetMemoryInfo,
 nvmlDeviceGetPowerUsage.
@@ -16,7 +17,10 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from luthier.core.system.amd_gpus import AmdGpus
 
 _FEWEST_SECONDS: Final = 5.0
 _COST_SHARE: Final = 0.0005
@@ -77,7 +81,7 @@ class MachineSampler:
 
     def __init__(self, *, has_gpu: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock, self._has_gpu = clock, has_gpu
-        self._gpus: Nvml | None = None
+        self._gpus: Nvml | AmdGpus | None = None
         self._began = self._due = self._last = clock()
         self._run_seconds = self._machine_seconds = 0.0
         self._is_new = True
@@ -97,7 +101,9 @@ class MachineSampler:
 
         began = self._clock()
         if self._is_new and self._has_gpu:
-            self._gpus = Nvml.open()
+            from luthier.core.system.amd_gpus import AmdGpus
+
+            self._gpus = Nvml.open() or AmdGpus.open()
         run_seconds, run_bytes = _of_processes()
         times = psutil.cpu_times()
         idle = times.idle + getattr(times, "iowait", 0.0)
@@ -169,7 +175,7 @@ class Nvml:
         """
         if library is None:
             try:
-                library = ctypes.CDLL("libnvidia-ml.so.1")
+                library = ctypes.CDLL("nvml.dll" if os.name == "nt" else "libnvidia-ml.so.1")
             except OSError:
                 return None
         visible = os.environ.get("CUDA_VISIBLE_DEVICES") if visible is None else visible
@@ -177,7 +183,7 @@ class Nvml:
         if library.nvmlInit_v2() or library.nvmlDeviceGetCount_v2(ctypes.byref(count)):
             return None
         devices = []
-        for number in _visible_numbers(visible, count.value)[:_MAX_GPUS]:
+        for number in visible_numbers(visible, count.value)[:_MAX_GPUS]:
             handle = ctypes.c_void_p()
             if not library.nvmlDeviceGetHandleByIndex_v2(number, ctypes.byref(handle)):
                 devices.append((number, handle))
@@ -201,8 +207,8 @@ class Nvml:
         )
 
 
-def _visible_numbers(visible: str | None, count: int) -> list[int]:
-    """The numbers of the GPUs that CUDA_VISIBLE_DEVICES names; all, where it does not name them by numbers."""
+def visible_numbers(visible: str | None, count: int) -> list[int]:
+    """The numbers of the GPUs that a variable such as CUDA_VISIBLE_DEVICES names; all, where it names none so."""
     parts = [part.strip() for part in (visible or "").split(",") if part.strip()]
     if not parts or not all(part.isdigit() for part in parts):
         return [] if visible == "" else list(range(count))

@@ -18,11 +18,12 @@ import contextlib
 import ctypes
 import mmap
 import os
-import resource
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+from luthier.core.system import facilities
 
 _CLEAR_PEAK: Final = "5"
 _KIB: Final = 1024
@@ -47,8 +48,12 @@ def _forget_own_peak() -> bool:
 
 
 def resident_bytes() -> int:
-    """Resident memory of this process now; 0 where the system does not say."""
-    return _sizes("status").get("VmRSS", 0)
+    """Resident memory of this process now."""
+    if (resident := _sizes("status").get("VmRSS")) is not None:
+        return resident
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
 
 
 def peak_memory_bytes() -> int:
@@ -115,7 +120,7 @@ def not_inherited(blocks: Iterable[tuple[int, int]]) -> Iterator[None]:
         blocks: address and bytes of each.
     """
     pages = []
-    for address, num_bytes in blocks if sys.platform.startswith("linux") else ():
+    for address, num_bytes in blocks if facilities.is_linux() else ():
         start = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE
         size = (address + num_bytes) // mmap.PAGESIZE * mmap.PAGESIZE - start
         if size >= _LEAST_BYTES:
@@ -130,8 +135,8 @@ def not_inherited(blocks: Iterable[tuple[int, int]]) -> Iterator[None]:
 
 def _advise(pages: Sequence[tuple[int, int]], advice: int) -> None:
     """Where the kernel refuses, pages are inherited: more memory, and the same result."""
-    if pages:
-        libc = ctypes.CDLL(None)
+    libc = facilities.c_library() if pages else None
+    if libc is not None:
         for start, size in pages:
             libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), ctypes.c_int(advice))
 
@@ -186,7 +191,7 @@ def keep_freed() -> Iterator[None]:
 
 def _of_glibc(name: str) -> Callable[..., int] | None:
     # Other C libraries have other allocators, and macOS no function of these names.
-    libc = ctypes.CDLL(None)
+    libc = facilities.c_library()
     return getattr(libc, name, None) if hasattr(libc, "gnu_get_libc_version") else None
 
 
@@ -200,8 +205,13 @@ def _own_peak_bytes() -> int:
     # VmHWM is of this process alone; `ru_maxrss` is handed on by a fork.
     if (peak := _sizes("status").get("VmHWM")) is not None:
         return peak
+    if facilities.resource is None:
+        import psutil
+
+        memory: Any = psutil.Process().memory_info()
+        return int(getattr(memory, "peak_wset", memory.rss))  # Windows
     unit = 1 if sys.platform == "darwin" else _KIB  # bytes on macOS, KiB on Linux
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return int(facilities.resource.getrusage(facilities.resource.RUSAGE_SELF).ru_maxrss) * unit
 
 
 def _sizes(name: str) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """Settings of the current process: threads, determinism of cuBLAS, kernel cache, priority, how and with whom it ends.
 
-Some take effect only before torch is loaded. Nothing here imports torch. That a process ends with the one that started
-it is enforced by the kernel, on Linux alone.
+Some take effect only before torch is loaded. Nothing here imports torch. What systems other than Linux do in place of
+its own calls is in `facilities`; what needs a thread for that is here.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from __future__ import annotations
 import atexit
 import contextlib
 import csv
-import ctypes
 import os
-import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, NoReturn
 
 from luthier.core.errors import BusyError
+from luthier.core.system import facilities
 
 # About 50 microseconds: longer than the gaps between operations of a step, shorter than a turn of another process.
 _SPIN_COUNT = "20000"
@@ -48,7 +48,8 @@ def wait_briefly() -> None:
 
 def num_usable_cores() -> int:
     """Cores that this process may use; those of a machine are more where a container or `taskset` keeps it to some."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = facilities.usable_cores()
+    return len(cores) if cores else os.cpu_count() or 1
 
 
 def usable_threads() -> int:
@@ -141,36 +142,110 @@ def lower_session_priority() -> None:
     autogroups, or in a container's control group, all threads have equal weight anyway.
     """
     # The weight belongs to the whole session: only its leader may lower it, not a program started from a shell.
-    if hasattr(os, "getsid") and os.getsid(0) == os.getpid():
+    if hasattr(os, "getsid") and facilities.posix.getsid(0) == os.getpid():
         with contextlib.suppress(OSError):
             _GROUP.write_text(str(_NICE), encoding="ascii")
 
 
+def lower_priority(niceness: int) -> None:
+    """Let other processes of this machine have the processor first.
+
+    Args:
+        niceness: from 1 to 19, as nice(1) has it; Windows has one class below the normal one.
+    """
+    if hasattr(os, "nice"):
+        facilities.posix.nice(niceness)
+        return
+    import psutil
+
+    psutil.Process().nice(getattr(psutil, "BELOW_NORMAL_PRIORITY_CLASS", niceness))
+
+
 _PR_SET_PDEATHSIG: Final = 1  # of <sys/prctl.h>
+STARTER: Final = "LUTHIER_STARTED_BY"
+"""The environment variable with the process that `follow_starter` ends with."""
+_LOOK_SECONDS: Final = 1.0
+_MEMORY_LOOK_SECONDS: Final = 0.05
+_CPU_LOOK_SECONDS: Final = 0.1
 
 
-def dying_with_parent() -> Callable[[], None]:
-    """What a child calls to be killed (SIGKILL) when the thread that started it ends; does nothing on other systems.
+def dying_with_parent() -> Callable[[], None] | None:
+    """What a child calls to be killed (SIGKILL) when the thread that started it ends; None on other systems.
 
     The C library is opened here, so that nothing but the call itself is left to do between fork and exec.
     """
-    if not sys.platform.startswith("linux"):
-        return lambda: None
-    libc = ctypes.CDLL(None, use_errno=True)
-    return lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    libc = facilities.c_library() if facilities.is_linux() else None
+    return None if libc is None else lambda: libc.prctl(_PR_SET_PDEATHSIG, facilities.SIGKILL)
 
 
 def end_with(parent: int) -> None:
-    """Have the kernel kill this process when the thread that started it ends, however it ends.
+    """Have this process killed when the thread that started it ends, however it ends.
+
+    Linux alone does that; elsewhere a thread of this process looks every second whether the starter still runs.
 
     Args:
         parent: the process id of the starter, which may have died before the call.
     """
-    if sys.platform.startswith("linux"):
-        dying_with_parent()()
-        # The parent died before prctl: this process belongs to init already, and no signal will come.
-        if os.getppid() != parent:
-            os._exit(1)
+    is_there = facilities.starter_lives(parent)
+    die_with_parent = dying_with_parent()
+    if die_with_parent is None:
+        start_daemon(lambda: _end_after(is_there), "luthier-starter")
+        return
+    die_with_parent()
+    # The parent died before prctl: this process belongs to init already, and no signal will come.
+    if not is_there():
+        os._exit(1)
+
+
+def _end_after(is_there: Callable[[], bool]) -> None:
+    while is_there():
+        time.sleep(_LOOK_SECONDS)
+    os._exit(1)
+
+
+def environment_of_program() -> dict[str, str] | None:
+    """The environment of a program that calls `follow_starter`; None where the kernel does the work of that."""
+    return None if facilities.is_linux() else {**os.environ, STARTER: str(os.getpid())}
+
+
+def follow_starter() -> None:
+    """End with the process that has started this one, where it asked for that by `environment_of_program`."""
+    if (starter := os.environ.pop(STARTER, "")).isdecimal():
+        end_with(int(starter))
+
+
+def watch_memory(num_bytes: int, on_excess: Callable[[], object]) -> None:
+    """End this process once its resident memory exceeds a limit, where `limit_address_space` cannot limit it.
+
+    Args:
+        num_bytes: the limit.
+        on_excess: called before the end.
+    """
+    import psutil
+
+    own = psutil.Process()
+
+    def look() -> None:
+        while own.memory_info().rss <= num_bytes:
+            time.sleep(_MEMORY_LOOK_SECONDS)
+        on_excess()
+        os._exit(1)
+
+    start_daemon(look, "luthier-memory")
+
+
+def limit_cpu_seconds(seconds: int) -> None:
+    """End this process after so many further seconds on the processor; `ended_over_cpu_limit` recognises that."""
+    if facilities.limit_cpu_seconds(seconds):
+        return
+    most = time.process_time() + seconds
+
+    def look() -> None:
+        while time.process_time() <= most:
+            time.sleep(_CPU_LOOK_SECONDS)
+        os._exit(facilities.CPU_LIMIT_EXIT)
+
+    start_daemon(look, "luthier-processor")
 
 
 def run_to_end(program: Callable[[], object]) -> NoReturn:

@@ -179,7 +179,7 @@ def _keep_found(done: _Import, found: dict[str, Any]) -> None:
     partial = place.with_name(f".{place.name}")
     partial.write_text(json.dumps(found), encoding="utf-8")
     sync(partial)
-    partial.rename(place)
+    partial.replace(place)
 
 
 def _found_before(done: _Import) -> dict[str, Any] | None:

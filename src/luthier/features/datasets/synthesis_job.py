@@ -65,7 +65,7 @@ class _Report:
             place = _spent_place(self.context, self.job)
             partial = place.with_name(f".{place.name}")
             partial.write_text(str(state.cost_usd), encoding="ascii")
-            partial.rename(place)
+            partial.replace(place)
         left = (time.monotonic() - self.began) / state.num_done * (state.num_rows - state.num_done)
         figures = {
             "done": float(state.num_done),

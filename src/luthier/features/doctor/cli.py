@@ -36,9 +36,10 @@ def _show(console: Console, found: Examination) -> None:
                 "memory",
                 f"{figures.size(hardware.memory_available_bytes)} free of {figures.size(hardware.memory_bytes)}",
             ),
-            ("accelerators", ", ".join(hardware.accelerators) or "none: training runs on the processor"),
+            ("accelerators", _accelerators(found)),
             ("precision", f"{hardware.precision} ({hardware.why})"),
             ("load", f"{found.busy_cores:.1f} of {hardware.num_cores} cores in use by other processes"),
+            ("system", _system(found)),
             ("home", found.home),
             ("free disk", figures.size(found.disk_free_bytes)),
             ("sandbox", found.sandbox),
@@ -49,6 +50,17 @@ def _show(console: Console, found: Examination) -> None:
     print_warnings(console, [f"{finding.message}; {finding.do}" for finding in found.warnings])
     if not found.warnings:
         console.print("No problems found.")
+
+
+def _accelerators(found: Examination) -> str:
+    if not found.hardware.accelerators:
+        return "none: training runs on the processor"
+    return f"{', '.join(found.hardware.accelerators)} ({found.hardware.device}: {found.accelerator_software})"
+
+
+def _system(found: Examination) -> str:
+    missing = [name for name, is_here in found.facilities.items() if not is_here]
+    return found.system + (f"; without {', '.join(missing)} (docs/platforms.md)" if missing else "")
 
 
 def _extras(found: Examination) -> str:

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.system.extras import EXTRAS, missing_modules
+from luthier.core.system.facility_list import FACILITIES
 from luthier.platform.home.context import Context
 from luthier.platform.home.permissions import exposed_paths
 
@@ -59,6 +60,12 @@ class Examination:
     """What isolates code and queries that models write, as a sentence."""
     extras: dict[str, bool]
     """Optional parts of Luthier by name, and whether each is installed."""
+    system: str
+    """The operating system with its version, and the kind of processor."""
+    facilities: dict[str, bool]
+    """What Luthier uses of the operating system by name, and whether it is here."""
+    accelerator_software: str
+    """What torch computes by on the accelerator, with its version; empty without one."""
 
     def as_json(self) -> dict[str, Any]:
         """The document of `luthier doctor --json`."""
@@ -69,6 +76,9 @@ class Examination:
             "disk_free_bytes": self.disk_free_bytes,
             "versions": self.versions,
             "sandbox": self.sandbox,
+            "system": self.system,
+            "facilities": self.facilities,
+            "accelerator_software": self.accelerator_software,
             "extras": self.extras,
             "warnings": [asdict(finding) for finding in self.warnings],
         }
@@ -77,6 +87,7 @@ class Examination:
 def examine(context: Context) -> Examination:
     """Measure this machine (about two seconds), keep that in its home for the plans to come, and look at the home."""
     from luthier.ml.evaluation.sandbox.runners import isolation
+    from luthier.ml.inference.accelerator import software
     from luthier.platform.home.hardware_benchmark import measure_again
 
     # The measurement replaces the stored one; `before` is what plans have used so far.
@@ -91,6 +102,9 @@ def examine(context: Context) -> Examination:
         busy_cores=round(busy_cores, 2),
         sandbox=isolation().holds,
         extras={name: not missing_modules(name) for name in EXTRAS},
+        system=f"{platform.system()} {platform.release()}, {platform.machine()}",
+        facilities={facility.name: facility.is_here() for facility in FACILITIES},
+        accelerator_software=software(measured.device),
         warnings=(
             *_changed(measured, before),
             *_busy(busy_cores),

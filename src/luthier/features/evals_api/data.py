@@ -119,7 +119,7 @@ def rows_of(context: Context, job: Job, one: Eval, run: EvalRun) -> Rows:
                 file.write(json_text(row.model_dump(mode="json", exclude_none=True)) + "\n")
             sync_file(file)
         # The name comes last: a snapshot that a kill cut short would be taken for a whole one.
-        partial.rename(path)
+        partial.replace(path)
     with path.open("rb") as file:
         num_rows = sum(1 for _ in file)
     return Rows(path, num_rows, sha256_file(path))

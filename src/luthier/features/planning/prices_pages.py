@@ -33,12 +33,16 @@ class PriceList:
 
 def price_list(context: Context) -> PriceList:
     """The prices of this server, and of `luthier plan` where it is given no others."""
-    from luthier.ml.planning.devices import accelerators, load_prices
+    from luthier.ml.planning.devices import OWN_GPU, accelerators, load_prices
 
     titles = {device.name: device.title for device in accelerators()}
     return PriceList(
         table=load_prices(),
-        titles={"cpu": "this machine's processor, were it rented"} | titles,
+        titles={
+            "cpu": "this machine's processor, were it rented",
+            OWN_GPU: "this machine's GPU, if it is none of these",
+        }
+        | titles,
         usd_per_million_prompt_tokens=context.settings.serving_usd_per_million_prompt_tokens,
         usd_per_million_new_tokens=context.settings.serving_usd_per_million_new_tokens,
     )

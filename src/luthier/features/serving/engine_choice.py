@@ -31,6 +31,7 @@ from luthier.core.records.export import ExportSource
 from luthier.core.stream import Served
 from luthier.core.system.extras import install_command
 from luthier.core.system.files import file_lock, scratch_folder
+from luthier.core.system.gpu_device import has_gpu
 from luthier.core.system.process_setup import num_usable_cores
 from luthier.core.task_head import is_task_model
 from luthier.features.serving.engine_process import default_memory_bytes, settled_template, split, weight_bytes
@@ -45,7 +46,6 @@ from luthier.ml.export.serving_copy import (
 )
 from luthier.platform.home.context import Context
 
-GPU: Final = Path("/dev/nvidiactl")
 _PACKAGES: Final = {"xllamacpp": "xllamacpp", "llama_cpp_py_sync": "llama-cpp-py-sync"}
 _FORMAT: Final = 2
 """Of what lies in the cache, and of the rules by which it was proved; another number makes everything again."""
@@ -225,7 +225,7 @@ def _why_not_tried(served: Served) -> str | None:
         return f"the engine {served.engine} was chosen for it"
     if is_task_model(served.adapter_path or served.path):
         return "it has a task head"
-    if GPU.exists():
+    if has_gpu():
         return "there is a GPU"
     if missing := [distribution for module, distribution in _PACKAGES.items() if find_spec(module) is None]:
         return f"{' and '.join(missing)} not installed: {install_command('gguf')} for llama.cpp"

@@ -17,6 +17,7 @@ from typing import Final, Literal
 from luthier.core.access import Caller
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.stream import Served
+from luthier.core.system.gpu_device import has_nvidia_gpu
 from luthier.core.task_head import what_it_gives
 from luthier.features.models.names import find_model
 from luthier.features.serving.engine_choice import choose_engines
@@ -34,7 +35,6 @@ EngineChoice = Literal["auto", "transformers", "llama_cpp", "vllm"]
 
 _ALIAS: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,63})=(.+)", re.ASCII)
 _PLUS: Final = ".gguf+"
-_GPU: Final = Path("/dev/nvidiactl")
 _PACKAGES: Final = {"llama_cpp": ("xllamacpp", "luthier[gguf]"), "vllm": ("vllm", "vllm")}
 
 
@@ -198,4 +198,4 @@ def _named(text: str) -> tuple[str, str]:
 
 def _can_vllm() -> bool:
     """Whether there is an NVIDIA GPU and vLLM, checked without loading torch."""
-    return _GPU.exists() and find_spec("vllm") is not None
+    return has_nvidia_gpu() and find_spec("vllm") is not None

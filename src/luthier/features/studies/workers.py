@@ -8,7 +8,6 @@ that has started them, and hold the study's lock as long as one of them lives.
 from __future__ import annotations
 
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -20,6 +19,7 @@ from luthier.core.child_process.channel import Channel
 from luthier.core.child_process.process import ChildProcess, how_it_ended, result_of, wait_any
 from luthier.core.ports import ProgressTask
 from luthier.core.run import StopReason
+from luthier.core.system import facilities
 from luthier.core.workflows.study import Study, Trial
 from luthier.features.studies.trials import Priced, train_to
 from luthier.ml.search.rungs import Finished
@@ -225,7 +225,7 @@ class ProcessPool:
         for worker in self._workers:
             if worker.child is not None:
                 # Each child leads its own session, so Ctrl-C in the terminal does not reach it.
-                worker.child.send_signal(signal.SIGTERM)
+                worker.child.request_stop()
 
     def _start(self, number: int, num_threads: int) -> ChildProcess:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -235,7 +235,8 @@ class ProcessPool:
             environment=device_of(number, os.environ),
             num_threads=num_threads,
             log=self._log(number),
-            pass_fds=(self._lock,),  # as long as a worker lives, no other process takes up the study
+            # as long as a worker lives, no other process takes up the study
+            pass_fds=facilities.inheritable(self._lock),
             has_session=True,
         )
 
@@ -276,14 +277,9 @@ def worker_pool(context: Context, study: Study, lock: int) -> Iterator[WorkerPoo
 
 def device_of(worker: int, environment: Mapping[str, str]) -> dict[str, str]:
     """Which GPU a worker sees, as set in the environment: they are assigned in turn, where there are several."""
-    import torch
+    from luthier.ml.inference.accelerator import one_device
 
-    count = torch.cuda.device_count()
-    if count < 2:
-        return {}
-    visible = [name for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    names = visible or [str(number) for number in range(count)]
-    return {"CUDA_VISIBLE_DEVICES": names[worker % len(names)]}
+    return one_device(worker, environment)
 
 
 def _how_far(task: Task, step: int) -> str:
@@ -307,13 +303,14 @@ def train_trials(document: dict[str, Any], channel: Channel) -> None:
 
     keep_few_kernels()
     # Taken before anything slow: a parent that dies later changes it, one that died earlier cannot be noticed.
-    parent, gone = os.getppid(), StopReason("the process that started it is gone", "interrupted")
+    is_there = facilities.starter_lives(os.getppid())
+    gone = StopReason("the process that started it is gone", "interrupted")
     home = Path(document["home"])
     with Context.open(home, database_patience_seconds=_PATIENCE_SECONDS) as context, stop_signals() as signalled:
         context.owner_project_id = document.get("project_id")
 
         def stop_requested() -> str | None:  # where the kernel does not end this process with its parent
-            return signalled() or (None if os.getppid() == parent else gone)
+            return signalled() or (None if is_there() else gone)
 
         data_loader = TrainingDataLoader()
         channel.serve(lambda task: _carry_out(context, task, data_loader, channel, stop_requested))

@@ -24,7 +24,7 @@ from luthier.core.events import Event, StepDone, ValidationDone, WarningRaised
 from luthier.core.plan import Plan
 from luthier.core.registry import TRACKERS
 from luthier.core.run import RunRecord
-from luthier.core.system.process_setup import start_daemon
+from luthier.core.system.process_setup import lower_priority, start_daemon
 from luthier.core.tracking import TrackerPlan
 from luthier.features.trackers.state import FOLDER, TrackerState, load_state, save_state
 from luthier.ml.tracking.choice import location_of, within_project
@@ -294,7 +294,7 @@ def serve(document: dict[str, Any], channel: Channel) -> dict[str, Any]:
         The last state.
     """
     # Training has the processor first.
-    os.nice(_NICENESS)
+    lower_priority(_NICENESS)
     is_over = threading.Event()
 
     def listen() -> None:

@@ -94,14 +94,12 @@ def train_as_follower(context: Context) -> None:
         PeerLostError: another process was lost.
         DivergedError: The loss or a gradient is not a number.
     """
-    import torch
-
     from luthier.features.training.launchers.here import silent_hooks, train_worker
+    from luthier.ml.inference.accelerator import device_type
     from luthier.ml.training.distributed import joined
 
     # The plan, which names the device, arrives over the process group that is joined here.
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    with joined(device, timeout_seconds=context.settings.collective_timeout_seconds) as world:
+    with joined(device_type(), timeout_seconds=context.settings.collective_timeout_seconds) as world:
         # Only rank 0's text is used; the argument of the others is ignored.
         document = json.loads(world.broadcast_text(""))
         if "ended" in document:

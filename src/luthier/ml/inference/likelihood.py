@@ -246,7 +246,7 @@ class Scorer:
             logits = self._logits(part)  # [at most MAX_LOGIT_ROWS, vocabulary] in fp32
             nll.append(F.cross_entropy(logits, target, reduction="none"))
             correct.append(logits.argmax(-1) == target)
-        return torch.cat(nll).double().cpu(), torch.cat(correct).double().cpu()
+        return torch.cat(nll).cpu().double(), torch.cat(correct).cpu().double()
 
     def _logits(self, hidden: Tensor) -> Tensor:
         """[positions, vocabulary] in float32, as returned by the full model."""
@@ -283,7 +283,7 @@ class Scorer:
                 rows.append(torch.full((len(part),), row))
         if not rows:
             return torch.zeros(0, dtype=torch.long), torch.zeros(0).double(), torch.zeros(0).double()
-        return torch.cat(rows), torch.cat(nll).double().cpu(), torch.cat(correct).double().cpu()
+        return torch.cat(rows), torch.cat(nll).cpu().double(), torch.cat(correct).cpu().double()
 
     @property
     def _head_chunk_tokens(self) -> int:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -28,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 import torch
 
 from luthier.core.child_process.forked_workers import ForkedWorkers, LostWorkerError, Note
+from luthier.core.system import facilities
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -102,7 +102,7 @@ def torch_threads(num: int) -> Iterator[None]:
 
 def can_fork(model: PreTrainedModel) -> bool:
     """Whether workers can compute with a model: it is on a CPU, and the system can fork."""
-    return model.device.type == "cpu" and hasattr(os, "fork")
+    return model.device.type == "cpu" and facilities.can_fork()
 
 
 class SideBySide:

@@ -28,6 +28,7 @@ from luthier.core.stream import (
     TextRequest,
 )
 from luthier.core.task_head import TaskHeadKind, is_task_model, refuse_other_use
+from luthier.ml.inference.accelerator import device_type, usual_precision
 from luthier.ml.inference.answer_row import AnswerRow
 from luthier.ml.inference.batch_generate import DEFAULT_BATCH_TOKENS
 from luthier.ml.inference.decode import Batch
@@ -62,19 +63,19 @@ def open_stream_engine(served: Served) -> StreamingEngine:
     Args:
         served: the model to open. `adapter_path` is for an adapter that cannot share its base
             (`low_rank.why_not_shared`): it becomes part of the model, and no other adapter can be loaded. `precision`
-            None means bfloat16 on a GPU and float32 elsewhere.
+            None means what `usual_precision` of the device says.
 
     Raises:
         NotFoundError, ModelSourceError: the folder or the adapter is missing or damaged.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device_type()
     folder = served.adapter_path or served.path
     has_head = is_task_model(folder)
     engine = TransformersEngine.open(
         served.path,
         adapter_path=served.adapter_path,
         template=served.template,
-        dtype=served.precision or ("bfloat16" if device == "cuda" else "float32"),
+        dtype=served.precision or usual_precision(device),
         device=device,
         quantisation=served.quantisation,
         for_task_head=has_head,

@@ -6,12 +6,12 @@ so it may be installed in a separate environment: LUTHIER_VLLM_COMMAND sets its 
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import secrets
 import shlex
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -25,6 +25,7 @@ import httpx2
 
 from luthier.core.errors import NotFoundError, WorkError
 from luthier.core.ports import Progress
+from luthier.core.system import facilities
 from luthier.core.system.process_setup import dying_with_parent
 
 COMMAND: Final = "LUTHIER_VLLM_COMMAND"
@@ -116,6 +117,7 @@ class VllmProcess:
                 env=environment,
                 # A separate process group, so that `stop` also reaches the workers of vLLM.
                 start_new_session=True,
+                creationflags=facilities.GROUP_FLAGS,
                 preexec_fn=dying_with_parent(),
             )
             self._is_stopped = False
@@ -168,8 +170,8 @@ class VllmProcess:
         if self._log is None:
             return []
         size = os.fstat(self._log.fileno()).st_size
-        # `pread` does not move the file offset, which the child shares for its writes.
-        text = os.pread(self._log.fileno(), _TAIL_BYTES, max(0, size - _TAIL_BYTES)).decode(errors="replace")
+        # The position stays, which the child shares for its writes.
+        text = facilities.read_at(self._log.fileno(), _TAIL_BYTES, max(0, size - _TAIL_BYTES)).decode(errors="replace")
         # The log is shown in errors and pages, but vLLM may print its arguments and environment.
         lines = [line.rstrip().replace(self.key, "***") for line in text.splitlines()]
         return [line for line in lines if line][-_NUM_LINES:]
@@ -180,15 +182,10 @@ class VllmProcess:
         if process is None or self._is_stopped:
             return
         # SIGKILL follows even if the child has exited: workers left in its group hold the GPU's memory.
-        for number, patience in ((signal.SIGTERM, _STOP_SECONDS), (signal.SIGKILL, _STOP_SECONDS)):
-            try:
-                os.killpg(process.pid, number)
-            except ProcessLookupError:
-                break
-            try:
-                process.wait(patience)
-            except subprocess.TimeoutExpired:
-                continue
+        for end in (facilities.stop_group, facilities.kill_group):
+            end(process.pid)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_STOP_SECONDS)
         process.wait()
         self._is_stopped = True
 

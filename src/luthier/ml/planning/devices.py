@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 Family = Literal["cpu", "small", "consumer", "workstation", "datacentre", "hopper"]
 
 MAX_DEVICES = 1024
+OWN_GPU = "own-gpu"
+"""The name of this machine's accelerator where the table has none like it."""
 _TABLE = Path(__file__).with_name("devices.yaml")
 _FORM = re.compile(r"(?P<name>[a-z0-9._-]+?)(?::(?P<count>[0-9]+))?")
 
@@ -54,6 +56,8 @@ def device_of(text: str, hardware: Hardware) -> Device:
         RequestError: a name that the table does not have (it names the nearest), and for a count out of range.
     """
     name, count = _parsed(text)
+    if name == OWN_GPU and hardware.accelerator_memory_bytes:
+        return _measured(hardware).model_copy(update={"num_devices": count})
     if name == "cpu":
         if count != 1:
             raise RequestError(
@@ -71,7 +75,7 @@ def check_device_name(text: str) -> None:
     """Raise RequestError as `device_of` does for a name that there is not; nothing is measured for that."""
     name, _ = _parsed(text)
     name = _aliases().get(name, name)
-    if name != "cpu" and name not in _table():
+    if name not in ("cpu", OWN_GPU) and name not in _table():
         raise _unknown(text, name)
 
 
@@ -88,10 +92,10 @@ def _unknown(text: str, name: str) -> RequestError:
 def this_machine(hardware: Hardware) -> Device:
     """The device that a run on this machine uses: one accelerator where there is one, else the CPU.
 
-    An accelerator is found in the table by the name that its driver gives.
+    An accelerator is found in the table by the name that its driver gives. One that is not there has measured rates.
 
     Raises:
-        RequestError: it is not there.
+        RequestError: it is not there, and how much memory it has is not known.
     """
     if hardware.device == "cpu":
         return _this_cpu(hardware)
@@ -100,6 +104,8 @@ def this_machine(hardware: Hardware) -> Device:
     spelled = {re.sub(r"[^a-z0-9]", "", name): name for name in (*_table(), *_aliases())}
     # the longest that fits: an L40S is no L4, and an A100 of 40 GB no other
     fitting = [short for short in spelled if re.search(f"{short.replace('a100', 'a100.*')}(gb|$|[^0-9])", told)]
+    if not fitting and hardware.accelerator_memory_bytes:
+        return _measured(hardware)
     if not fitting:
         raise RequestError(
             f"this machine's accelerator {hardware.accelerators[0]!r}",
@@ -166,6 +172,27 @@ def _this_cpu(hardware: Hardware) -> Device:
     )
 
 
+def _measured(hardware: Hardware) -> Device:
+    """This machine's accelerator, as measured."""
+    return Device(
+        name=OWN_GPU,
+        title=hardware.accelerators[0],
+        num_devices=1,
+        memory_bytes=hardware.accelerator_memory_bytes,
+        bfloat16_tflops=hardware.bfloat16_gflops / 1e3,
+        float32_tflops=hardware.float32_gflops / 1e3,
+        memory_gb_per_second=hardware.accelerator_gb_per_second,
+        link_gb_per_second=_ASSUMED_LINK_GB_PER_SECOND,
+        power_watts=_ASSUMED_GPU_WATTS,
+        is_cpu=False,
+        source="measured; link and power assumed",
+    )
+
+
+# PCIe 4.0 x16 as it is reached between two cards, and the board of a middling desktop card: data sheets go from 40 W
+# (Apple's M series) to 450 W.
+_ASSUMED_LINK_GB_PER_SECOND = 16.0
+_ASSUMED_GPU_WATTS = 150.0
 # A server core under load with its share of memory and board: 280 W for 64 cores to 360 W for 96 (AMD EPYC data
 # sheets), and as much again for memory, fans and conversion.
 _CPU_WATTS_PER_CORE = 8.0
@@ -241,7 +268,7 @@ class _Reader:
         """Take a whole document in."""
         top = self._keys("", document, _TOP)
         self.as_of = self._date("as_of", top.get("as_of"))
-        for name, entry in self._keys("devices", top.get("devices", {}), device_names()).items():
+        for name, entry in self._keys("devices", top.get("devices", {}), (*device_names(), OWN_GPU)).items():
             self._device(name, entry)
         for kind, entry in self._keys("people", top.get("people", {}), get_args(PersonKind)).items():
             self._person(kind, entry)

@@ -15,8 +15,10 @@ from pydantic import NonNegativeFloat, PositiveFloat
 
 from luthier.core.cost import BF16_MUST_WIN_BY, MachineLoad
 from luthier.core.frozen_model import FrozenModel
+from luthier.core.system.facilities import usable_cores
 from luthier.core.system.process_setup import num_usable_cores
 from luthier.ml.data.files.spill import memory_bytes as memory_bytes
+from luthier.ml.inference import accelerator
 
 # The shape of a typical product in training a small model: 1,024 rows through a 576 x 1,536 matrix.
 _ROWS, _INNER, _OUTER = 1024, 576, 1536
@@ -25,6 +27,7 @@ _SECONDS_EACH = 0.2
 _TURNS, _FAR_APART = 2, 4.0
 # Beyond what caches hold, and long enough that a neighbour's turn does not count.
 _COPY_BYTES, _COPY_SECONDS = 256 << 20, 0.4
+_ACCELERATOR_COPY_SECONDS = 0.1  # nobody else computes there
 _LOAD_SECONDS, _RECENT_SECONDS = 0.25, 30.0
 # What a desktop or a server's own services use: a fifth of one core.
 QUIET_CORES = 0.2
@@ -46,6 +49,10 @@ class Hardware(FrozenModel):
     memory_gb_per_second: float
     precision: Literal["float32", "bfloat16"]
     why: str
+    accelerator_memory_bytes: int = 0
+    """Of one accelerator; 0 without one, or where it is not known."""
+    accelerator_gb_per_second: float = 0.0
+    """Memory traffic of one accelerator; 0 likewise."""
 
 
 class Rates(FrozenModel):
@@ -125,7 +132,7 @@ class OtherProcesses:
     @staticmethod
     def _now() -> tuple[float, float, float]:
         """Seconds of the clock, processor seconds in use on the usable cores, and those of this process's own work."""
-        usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+        usable = usable_cores()
         cores = [core for i, core in enumerate(psutil.cpu_times(percpu=True)) if usable is None or i in usable]
         # guest time is part of user time, and waiting for a disk uses no core
         busy = sum(sum(getattr(core, kind, 0.0) for kind in _BUSY_KINDS) for core in cores)
@@ -184,6 +191,8 @@ def with_rates(found: Rates, *, memory_gb_per_second: float) -> Hardware:
         bfloat16_gflops=round(half, 1),
         memory_gb_per_second=memory_gb_per_second,
         precision="bfloat16" if half >= BF16_MUST_WIN_BY * single else "float32",
+        accelerator_memory_bytes=accelerator.total_bytes(device),
+        accelerator_gb_per_second=0.0 if device == "cpu" else _accelerator_memory_rate(device),
         why=f"matrix products on {device}: bfloat16 {half:,.0f}, float32 {single:,.0f} GFLOP/s ({half / single:.1f}x)",
     )
 
@@ -201,24 +210,31 @@ def _measured_rates() -> Rates:
 
 def accelerators() -> tuple[str, ...]:
     """The names of the accelerators, as their driver gives them."""
-    return tuple(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+    return accelerator.device_names()
 
 
 def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return accelerator.device_type()
 
 
-def _memory_rate() -> float:
+def _memory_rate(device: str = "cpu", seconds: float = _COPY_SECONDS) -> float:
     """Memory traffic of large copies in GB/s (each byte is read once and written once): the best of many."""
-    source = torch.ones(_COPY_BYTES, dtype=torch.uint8)
+    source = torch.ones(_COPY_BYTES, dtype=torch.uint8, device=device)
     target = torch.zeros_like(source)
     target.copy_(source)  # the first write maps the pages, which is not what is measured
-    best, end = float("inf"), time.perf_counter() + _COPY_SECONDS
+    accelerator.synchronize(device)
+    best, end = float("inf"), time.perf_counter() + seconds
     while best == float("inf") or time.perf_counter() < end:
         start = time.perf_counter()
         target.copy_(source)
+        accelerator.synchronize(device)
         best = min(best, time.perf_counter() - start)
     return round(2 * _COPY_BYTES / best / 1e9, 1)
+
+
+@lru_cache(maxsize=4)
+def _accelerator_memory_rate(device: str) -> float:
+    return _memory_rate(device, _ACCELERATOR_COPY_SECONDS)
 
 
 def matrix_rate(dtype: torch.dtype, device: str, *, seconds: float = _SECONDS_EACH, is_mean: bool = False) -> float:
@@ -226,7 +242,7 @@ def matrix_rate(dtype: torch.dtype, device: str, *, seconds: float = _SECONDS_EA
 
     Args:
         dtype: of both matrices.
-        device: `cpu` or `cuda`.
+        device: `cpu` or an accelerator.
         seconds: how long it is run again and again.
         is_mean: the mean of all runs, which present load lowers; else the best of them, so that noise does not count.
     """
@@ -241,9 +257,8 @@ def matrix_rate(dtype: torch.dtype, device: str, *, seconds: float = _SECONDS_EA
         start = time.perf_counter()
         for _ in range(num):
             a @ b
-        if device != "cpu":
-            # A GPU only queues the products: without this the clock would measure the queueing.
-            torch.cuda.synchronize()
+        # A GPU only queues the products: without this the clock would measure the queueing.
+        accelerator.synchronize(device)
         took = time.perf_counter() - start
         spent, num_runs = spent + took, num_runs + 1
         best = max(best, num * flops / took)

@@ -13,6 +13,8 @@ from luthier.core.cost import Device
 from luthier.core.errors import RecipeError, RequestError
 from luthier.core.plan import ObjectivePlan, Plan, ValueSource
 from luthier.core.recipe import OrderName, Switch, TrainingRecipe
+from luthier.core.system.facilities import can_fork
+from luthier.ml.inference.accelerator import has_triton
 from luthier.ml.inference.models.structure import Structure
 from luthier.ml.planning import defaults
 from luthier.ml.planning.defaults import Provenance
@@ -37,6 +39,7 @@ COMPILED_METHODS: Final = ("full", "lora", "rslora", "loraplus", "pissa", "olora
 _EACH_CORE: Final = (
     "each core computes its own micro-batches, in steps and validations, with one thread: none waits for another"
 )
+_NO_FORK: Final = "workers are forked, which this system does not do (docs/platforms.md)"
 _EACH_JUDGING_CORE: Final = (
     "each core takes its own batches, with one thread: none waits for another; of fewer batches than that, one "
     "process computes all with all threads"
@@ -50,6 +53,9 @@ def packs(asked: Switch | None, hardware: Hardware, sources: Provenance) -> bool
         return asked
     if hardware.device == "cpu":
         sources.note("training.packing", "derived", "batches of like length are faster on a CPU, and need no mask")
+        return False
+    if hardware.device == "mps":
+        sources.note("training.packing", "derived", "torch has no FlexAttention for mps, which packed rows need")
         return False
     sources.note(
         "training.packing",
@@ -86,6 +92,8 @@ def side_by_side(
     why_not = None
     if hardware.device != "cpu":
         why_not = f"micro-batches follow one another on {hardware.device}"
+    elif not can_fork():
+        why_not = _NO_FORK
     elif objective_rules(objective.name).sees_step:
         why_not = f"objective {objective.name} sees the rows of a step together"
     elif training.compile is True:
@@ -138,6 +146,8 @@ def with_judging_workers(plan: Plan, structure: Structure, hardware: Hardware) -
     num, why = training.num_threads, _EACH_JUDGING_CORE
     if training.device != "cpu":
         num, why = 1, f"batches follow one another on {training.device}"
+    elif not can_fork():
+        num, why = 1, _NO_FORK
     elif isinstance(asked, int):
         num, why = asked, "as many as training.micro_batch_workers in the recipe"
     elif num < 2:
@@ -231,6 +241,8 @@ def _with_acceleration(plan: Plan, does: bool, source: ValueSource) -> Plan:
 def _pays(plan: Plan, structure: Structure, hardware: Hardware) -> tuple[bool, str]:
     if hardware.device == "cpu":
         return False, "on a CPU it gains a few percent and costs minutes"
+    if not has_triton(hardware.device):
+        return False, f"torch's compiler is not tested on {hardware.device}"
     if plan.objective.draws:
         return False, "the model writes answers between steps, for which compiled layers would be compiled again"
     if plan.method.expert_targets:

@@ -49,6 +49,8 @@ def choose_quantisation(asked: QuantisationName | None, device: str) -> tuple[Qu
         )
     if asked in ("nf4", "int8"):
         return asked, "asked", "in the recipe"
+    if device == "mps":
+        return "int8", "derived", f"{LIBRARY} was not tested on mps: 1 byte a weight, by Luthier itself"
     if has_library:
         return "nf4", "derived", f"{LIBRARY} is installed: 0.52 bytes a weight on {device}"
     return "int8", "derived", f"{LIBRARY} is not installed: 1 byte a weight, by Luthier itself"

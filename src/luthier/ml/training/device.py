@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from luthier.core.system.process_memory import forget_peak, peak_memory_bytes
+from luthier.ml.inference import accelerator
 
 
 def compute_exactly(device: str) -> None:
@@ -24,13 +25,10 @@ def compute_exactly(device: str) -> None:
 def forget_peaks(device: str) -> None:
     """Reset the peaks of the process's memory and of an accelerator's."""
     forget_peak()
-    if device.startswith("cuda"):
-        torch.cuda.reset_peak_memory_stats(device)
+    if accelerator.is_accelerator(device):
+        accelerator.forget_peak(device)
 
 
 def device_peak_memory_bytes(device: str) -> int:
-    """Peak memory that torch reserved on a device since `forget_peaks`; for a CPU, that of the process.
-
-    Reserved memory counts, not only allocated memory: fragmentation makes a run need both.
-    """
-    return torch.cuda.max_memory_reserved(device) if device.startswith("cuda") else peak_memory_bytes()
+    """Peak memory that torch reserved on a device since `forget_peaks`; for a CPU, that of the process."""
+    return accelerator.peak_bytes(device) if accelerator.is_accelerator(device) else peak_memory_bytes()

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from luthier.core.errors import PeerLostError, RequestError
 from luthier.core.run import StopReason, cause_of
+from luthier.ml.inference import accelerator
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
@@ -154,14 +155,16 @@ def joined(device: str, *, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> 
     """Join the process group that the environment describes, for the duration of the block.
 
     Args:
-        device: `cpu` or `cuda`; with several processes per machine each takes the GPU of its local rank. An existing
-            process group (Ray Train creates one) is used and left open.
+        device: `cpu`, `cuda`, `xpu` or `mps`; with several processes per machine each takes the GPU of its local rank.
+            An existing process group (Ray Train creates one) is used and left open.
 
     Raises:
-        RequestError: the environment variables are incomplete.
+        RequestError: the environment variables are incomplete, or such devices cannot train together.
         PeerLostError: other processes are lost or never joined.
     """
     if dist.is_initialized():
+        if device in ("xpu", "mps"):
+            raise _not_together(f"{dist.get_world_size()} processes of Ray on {device}", "train under torchrun instead")
         yield _seen(device, dist.get_rank(), dist.get_world_size())
         return
     rank, size = _number("RANK", 0), _number("WORLD_SIZE", 1)
@@ -175,12 +178,13 @@ def joined(device: str, *, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> 
             expected="the variables that torchrun sets: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT",
             do="start the processes by `luthier train RECIPE --devices N`, or by torchrun (docs/devices.md)",
         )
+    if device == "mps":
+        raise _not_together(f"{size} processes on mps", "train with one process: a Mac has one GPU")
     _choose_interface(os.environ["MASTER_ADDR"])
     world = _seen(device, rank, size)
-    if world.device.startswith("cuda"):
-        torch.cuda.set_device(world.device)
-    # Texts and counters are CPU tensors and use gloo; gradients on GPUs use NCCL.
-    backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+    if accelerator.is_accelerator(world.device):
+        accelerator.use_device(world.device)
+    backend = accelerator.collective_backend(device)
     try:
         dist.init_process_group(backend, rank=rank, world_size=size, timeout=timedelta(seconds=timeout_seconds))
         yield world
@@ -217,7 +221,11 @@ def refuse_unequal_shares(global_batch_size: int, num_processes: int) -> None:
 
 def _seen(device: str, rank: int, size: int) -> World:
     local_rank, local_size = _number("LOCAL_RANK", 0), _number("LOCAL_WORLD_SIZE", 1)
-    return World(rank, size, local_size, f"cuda:{local_rank}" if device == "cuda" else device)
+    return World(rank, size, local_size, accelerator.numbered(device, local_rank))
+
+
+def _not_together(came: str, do: str) -> RequestError:
+    return RequestError(came, expected="devices whose gradients torch can add up: cpu, cuda (ROCm too), xpu", do=do)
 
 
 def _number(name: str, usual: int) -> int:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from luthier.core.dataset import TokenisedExample
+from luthier.ml.inference.accelerator import has_flex_attention
 from luthier.ml.inference.models.architecture import text_config
 from luthier.ml.training import kernels
 from luthier.ml.training.methods.lora import open_to_a_compiler
@@ -67,7 +68,7 @@ def why_not_packed(model: TrainableModel) -> str | None:
         return "its attention is computed by transformers, which does not support packed rows"
     rows, why_not = _short_rows(model), None
     plain = states_and_gradients(model, rows)
-    model.uses_flex_attention = model.device.startswith("cuda")
+    model.uses_flex_attention = has_flex_attention(model.device)
     try:
         for prefix_lengths in ((0,), _PREFIX_LENGTHS):
             why_not = why_not or _difference(plain, states_and_gradients(model, rows, prefix_lengths), "of packed rows")

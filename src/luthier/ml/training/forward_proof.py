@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from luthier.core.errors import RequestError
 from luthier.core.forward_path import ForwardPath
+from luthier.ml.inference.accelerator import forked_random
 from luthier.ml.inference.models.architecture import causal_model, language_model, outside_modules, text_config
 from luthier.ml.inference.models.attention_proof import (
     SPAN_TOKENS,
@@ -77,9 +78,9 @@ def prove_forward(base: PreTrainedModel) -> ForwardPath:
         RequestError: it is not a causal language model (it has no head, or an earlier token sees a later one), or its
             outputs are not finite.
     """
-    was_training, devices = base.training, [base.device] if base.device.type == "cuda" else []
+    was_training = base.training
     # Made-up weights and dropout draw numbers: a run must not depend on whether its model was proved before.
-    with torch.random.fork_rng(devices):
+    with forked_random(base.device):
         base.eval()
         try:
             with shallow_and_wide(base):

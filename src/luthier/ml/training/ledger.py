@@ -23,6 +23,7 @@ from luthier.core.cost import Estimate
 from luthier.core.errors import StorageFullError
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.run import Spent
+from luthier.core.system import facilities
 from luthier.core.system.files import is_disk_full, sync_file
 
 Action = Literal[
@@ -202,7 +203,7 @@ class Ledger:
     def sync(self) -> None:
         """Sync all lines to the disk."""
         if self._descriptor is not None:
-            os.fsync(self._descriptor)
+            facilities.sync_descriptor(self._descriptor)
 
     def close(self) -> None:
         """Sync and close the file."""
@@ -215,9 +216,9 @@ class Ledger:
         file.parent.mkdir(parents=True, exist_ok=True)
         if file.is_file() and file.stat().st_size > _MAX_BYTES:
             self._shorten(file)
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND | facilities.BINARY, 0o644)
         size = os.fstat(descriptor).st_size
-        if size and os.pread(descriptor, 1, size - 1) != b"\n":
+        if size and facilities.read_at(descriptor, 1, size - 1) != b"\n":
             os.write(descriptor, b"\n")  # a line torn by a power cut must not corrupt the next one
         return descriptor
 

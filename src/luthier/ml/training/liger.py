@@ -1,4 +1,4 @@
-"""Liger Kernel's fused operations, for CUDA where the package is installed (extra `gpu`).
+"""Liger Kernel's fused operations, for CUDA, ROCm and XPU where the package is installed (extra `gpu`).
 
 Hsu et al., 2024, "Liger Kernel: Efficient Triton Kernels for LLM Training", arXiv:2410.10989: normalisation (section
 3.1), the gated MLP (3.1) and the loss of a linear head (3.2). Each reads and writes its tensors once where plain
@@ -16,12 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from luthier.ml.inference.accelerator import has_triton
+
 PACKAGE = "liger_kernel"
 
 
 def is_available(device: torch.device) -> bool:
     """Whether its kernels can run on this device; checked without importing anything."""
-    return device.type == "cuda" and find_spec(PACKAGE) is not None
+    return has_triton(device) and find_spec(PACKAGE) is not None
 
 
 def _operations() -> Any:

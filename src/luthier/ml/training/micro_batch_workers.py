@@ -27,7 +27,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import mmap
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -38,7 +37,7 @@ from torch import Tensor
 from luthier.core.child_process.forked_workers import ForkedWorkers, LostWorkerError, Note, Worker
 from luthier.core.data_sources import sources_of
 from luthier.core.plan import Plan
-from luthier.core.system import process_memory
+from luthier.core.system import facilities, process_memory
 from luthier.ml.inference.side_by_side import torch_threads
 from luthier.ml.training.distributed import World
 from luthier.ml.training.model import TrainableModel
@@ -55,8 +54,8 @@ _KIND = "a worker of micro-batches"
 
 def why_not_side_by_side(plan: Plan, model: TrainableModel, objective: Objective) -> str | None:
     """Why the micro-batches of a run cannot be computed by workers; None where they can."""
-    if model.device != "cpu" or not hasattr(os, "fork"):
-        return "workers are forked and compute on a CPU"
+    if model.device != "cpu" or not facilities.can_fork():
+        return "workers are forked and compute on a CPU, on Linux"
     if sees_all_together(objective):
         return f"objective {plan.objective.name} sees the rows of a step together"
     if plan.training.compile or model.uses_flex_attention:

@@ -35,6 +35,7 @@ from luthier.core.errors import RequestError
 from luthier.core.forward_path import ForwardPath
 from luthier.core.plan import Plan
 from luthier.core.task_head import TaskHead
+from luthier.ml.inference.accelerator import can_pin
 from luthier.ml.inference.models.architecture import (
     causal_model,
     context_tokens,
@@ -187,7 +188,7 @@ def collate(
 def _on(device: str, array: NDArray[np.int64]) -> Tensor:
     """The array as a tensor on that device; copied to a GPU asynchronously, from pinned memory."""
     tensor = torch.from_numpy(array)
-    if device.startswith("cuda"):
+    if can_pin(device):
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 

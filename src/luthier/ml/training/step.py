@@ -21,6 +21,7 @@ from luthier.core.events import PLAIN_LOSS, REPLAY_LOSS, ROUTER_LOSS, TASK_LOSS,
 from luthier.core.plan import Plan
 from luthier.core.ports import Progress
 from luthier.core.recipe import ScheduleName
+from luthier.ml.inference.accelerator import widest_float
 from luthier.ml.training.checkpoint import LoopState
 from luthier.ml.training.distributed import ALONE, World
 from luthier.ml.training.model import MicroBatch, TrainableModel, collate
@@ -73,10 +74,10 @@ class StepSums:
 
     def _read(self) -> None:
         """Copy the added numbers from the device in one transfer, and add them in order of arrival."""
-        # One transfer for all micro-batches: each .item() would wait for the device. float64, so that the order of the
-        # additions does not affect the reported loss.
+        # One transfer for all micro-batches: each .item() would wait for the device. float64, if there is any, so that
+        # the order of the additions does not affect the reported loss.
         found = [value for losses in self._pending for value in (losses.total, *losses.measures.values())]
-        values = iter(torch.stack([value.double() for value in found]).tolist() if found else [])
+        values = iter(torch.stack([value.to(widest_float(value.device)) for value in found]).tolist() if found else [])
         for losses in self._pending:
             self.loss += next(values)
             for name in losses.measures:

@@ -52,7 +52,12 @@ def private_files() -> Iterator[None]:
 
 
 def exposed_paths(settings: Settings) -> tuple[ExposedPath, ...]:
-    """What other users of the machine can reach of a home and of its SQLite database; empty if nothing."""
+    """What other users of the machine can reach of a home and of its SQLite database; empty if nothing.
+
+    Not checked on Windows, whose modes say nothing about other users.
+    """
+    if os.name == "nt":
+        return ()
     found, home = [], settings.home
     if _is_open(home):
         inside = sorted(path.name for path in _inside(home) if _is_open(path))

@@ -11,6 +11,7 @@ from ipaddress import ip_address
 from typing import Final
 
 from luthier.core.errors import ConflictError, LuthierError, RequestError
+from luthier.core.system import facilities
 
 _MOST_WAITING: Final = 2048
 
@@ -60,8 +61,11 @@ def listen(host: str, port: int) -> Iterator[Listener]:
     except (OSError, UnicodeError) as error:
         raise _no_address(host, str(error)) from error
     with opened:
-        # Else a restart would fail for a minute, while connections of the old process are in TIME_WAIT.
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "SO_EXCLUSIVEADDRUSE"):  # Windows, where reusing lets any program take the port over
+            opened.setsockopt(socket.SOL_SOCKET, facilities.sockets.SO_EXCLUSIVEADDRUSE, 1)
+        else:
+            # Else a restart would fail for a minute, while connections of the old process are in TIME_WAIT.
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             opened.bind(address)
             opened.listen(_MOST_WAITING)  # now: two sockets may be bound to one port until the first one listens
@@ -71,6 +75,33 @@ def listen(host: str, port: int) -> Iterator[Listener]:
         found = ip_address(opened.getsockname()[0])
         near = ("::1" if family == socket.AF_INET6 else "127.0.0.1") if found.is_unspecified else str(found)
         yield Listener(opened, host, opened.getsockname()[1], near, found.is_loopback)
+
+
+def lend(listener: Listener) -> tuple[str, tuple[int, ...]]:
+    """What a process needs that serves in place of this one: its argument, and the descriptors that it inherits.
+
+    Where none can be inherited, the socket is closed here, and the process listens on the same address.
+    """
+    if facilities.inherits_descriptors():
+        return str(listener.socket.fileno()), (listener.socket.fileno(),)
+    listener.socket.close()
+    return f"{listener.host}:{listener.port}", ()
+
+
+@contextmanager
+def lent(argument: str) -> Iterator[socket.socket]:
+    """The socket of the argument that `lend` gave.
+
+    Raises:
+        ConflictError, RequestError: as `listen`.
+    """
+    host, colon, port = argument.rpartition(":")
+    if colon:
+        with listen(host, int(port)) as listener:
+            yield listener.socket
+        return
+    with socket.socket(fileno=int(argument)) as opened:
+        yield opened
 
 
 def _explained(host: str, port: int, error: Exception) -> LuthierError:

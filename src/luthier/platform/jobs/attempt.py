@@ -18,6 +18,7 @@ from typing import Final, Self
 
 from luthier.core.errors import LuthierError
 from luthier.core.ports import SilentTask
+from luthier.core.system import facilities
 from luthier.core.system.files import sync
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
@@ -55,7 +56,7 @@ def own_copy(context: Context, job: Job, file_id: str, stem: str) -> Path:
         shutil.copyfile(source, partial)
         # Before it gets its name: a copy that a power cut truncates would be taken for a whole one from then on.
         sync(partial)
-    partial.rename(path)
+    partial.replace(path)
     return path
 
 
@@ -81,17 +82,22 @@ _TERMINATED: Final = 128 + signal.SIGTERM
 
 @contextmanager
 def exit_on_sigterm() -> Iterator[None]:
-    """Turn SIGTERM into SystemExit while the block runs, so that `finally` blocks remove half-written files."""
+    """Turn SIGTERM into SystemExit while the block runs, so that `finally` blocks remove half-written files.
+
+    On Windows also SIGBREAK, which is what `facilities.request_stop` sends.
+    """
 
     def stop(_number: int, _frame: object) -> None:
         sys.exit(_TERMINATED)
 
     # The default action ends the process without running any `finally`.
-    before = signal.signal(signal.SIGTERM, stop)
+    numbers = [number for number in facilities.STOP_SIGNALS if number != signal.SIGINT]
+    before = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class JobProgress:

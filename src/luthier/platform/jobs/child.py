@@ -81,10 +81,16 @@ _PATIENCE_SECONDS: Final = 60.0  # the worker's own ends with the lease
 def main(home: Path, folder: Path) -> None:
     """Do the job that `job.json` in the folder describes."""
     from luthier.core.errors import LuthierError, StorageFullError, UnreachableError
-    from luthier.core.system.process_setup import keep_few_kernels, lower_session_priority, wait_briefly
+    from luthier.core.system.process_setup import (
+        follow_starter,
+        keep_few_kernels,
+        lower_session_priority,
+        wait_briefly,
+    )
     from luthier.platform.home.context import Context
     from luthier.platform.processes.process import NOT_NOW, Outcome, write_outcome
 
+    follow_starter()
     # Both set environment variables that torch reads when it is loaded, so they come before anything that may import
     # it.
     wait_briefly()

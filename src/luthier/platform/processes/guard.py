@@ -20,15 +20,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import select
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
+from luthier.core.system import facilities
 from luthier.core.system.clock_jump import elapsed
-from luthier.core.system.process_setup import dying_with_parent, end_with
+from luthier.core.system.process_setup import dying_with_parent, end_with, environment_of_program, start_daemon
 
 if TYPE_CHECKING:
     from luthier.core.child_process.forked_program import ForkedChild
@@ -43,19 +45,20 @@ _FORKED: Final = "luthier.core.child_process.forked_program"
 def main(arguments: list[str]) -> int:
     """Start the command, look after it, and return its exit code."""
     deadline, command = float(arguments[0]), arguments[1:]
-    # The self-pipe trick: select would otherwise sleep through a SIGCHLD that comes just before it.
-    woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    # A handler is needed: signals that are ignored by default write nothing to the wake-up descriptor.
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    pipe: tuple[int, int] | None = None
+    if (ended := facilities.child_signal()) is not None:
+        # The self-pipe trick: select would otherwise sleep through a SIGCHLD that comes just before it.
+        pipe = facilities.wake_pipe()
+        # A handler is needed: signals that are ignored by default write nothing to the wake-up descriptor.
+        signal.signal(ended, lambda *_: None)
+        signal.set_wakeup_fd(pipe[1], warn_on_full_buffer=False)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the worker, who says what is to become of the child
-    child = _forked(command, (woken, wake)) or _executed(command)
+    child = _forked(command, pipe or ()) or _executed(command)
     sys.stdout.write(f"{child.pid}\n")
     sys.stdout.flush()
-    is_lost = not _look_after(child, deadline, woken)
-    with contextlib.suppress(ProcessLookupError):
-        # Grandchildren, such as data loaders, stay in the group when the child itself has ended.
-        os.killpg(child.pid, signal.SIGKILL)
+    is_lost = not (_look_after(child, deadline, pipe[0]) if pipe else _look_after_by_thread(child, deadline))
+    # Grandchildren, such as data loaders, stay in the group when the child itself has ended.
+    facilities.kill_group(child.pid)
     code = child.wait()
     code = LOST if is_lost else code if code >= 0 else 128 - code
     # The worker hears it from the fork server, which may have died. Not by the buffer of stdout: what is left in it
@@ -66,14 +69,16 @@ def main(arguments: list[str]) -> int:
 
 
 def _executed(command: Sequence[str]) -> Child:
-    die_with_guard = dying_with_parent()
-
-    def prepare() -> None:
-        os.setsid()
-        die_with_guard()  # should the guard itself be killed
-
     # stdout of the child goes to stderr, since the guard's own stdout carries two numbers and nothing else.
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, preexec_fn=prepare)
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=sys.stderr,
+        start_new_session=True,
+        creationflags=facilities.GROUP_FLAGS,
+        env=environment_of_program(),
+        preexec_fn=dying_with_parent(),  # should the guard itself be killed
+    )
 
 
 def _forked(command: Sequence[str], own: Sequence[int]) -> Child | None:
@@ -89,12 +94,12 @@ def _forked(command: Sequence[str], own: Sequence[int]) -> Child | None:
     guard = os.getpid()
 
     def enter(ready: int) -> None:
-        os.setsid()
+        facilities.posix.setsid()
         end_with(guard)
         os.close(ready)
         # What an exec does: handlers go back to the default, and what is ignored stays ignored.
         signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(facilities.signals.SIGCHLD, signal.SIG_DFL)
         for descriptor in own:
             os.close(descriptor)
         nothing = os.open(os.devnull, os.O_RDONLY)
@@ -126,15 +131,52 @@ def _look_after(child: Child, deadline: float, woken: int) -> bool:
             # A read may end within a line: its rest comes with the next one.
             *lines, partial = (partial + said).split(b"\n")
             for line in lines:
-                if line == b"k":
-                    os.killpg(child.pid, signal.SIGKILL)
-                elif line == b"t":
-                    child.terminate()
-                else:
-                    deadline = float(line)
+                deadline = _obey(child, line, deadline)
         if elapsed() >= deadline:
             return child.poll() is not None
     return True
+
+
+_LOOK_SECONDS: Final = 0.05
+
+
+def _look_after_by_thread(child: Child, deadline: float) -> bool:
+    """As `_look_after`, where neither pipes can be selected nor a signal says that a child has ended (Windows)."""
+    said: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+
+    def listen() -> None:
+        for line in sys.stdin.buffer:
+            said.put(line)
+        said.put(b"")  # the worker has closed its end or died
+
+    start_daemon(listen, "luthier-guard")
+    while child.poll() is None:
+        for line in _waiting(said, max(0.0, min(_LOOK_SECONDS, deadline - elapsed()))):
+            if not line:
+                return child.poll() is not None
+            deadline = _obey(child, line.rstrip(b"\n"), deadline)
+        if elapsed() >= deadline:
+            return child.poll() is not None
+    return True
+
+
+def _waiting(said: queue.SimpleQueue[bytes], seconds: float) -> Iterator[bytes]:
+    """What is in the queue, or comes within that time."""
+    with contextlib.suppress(queue.Empty):
+        yield said.get(timeout=seconds)
+        while True:
+            yield said.get_nowait()
+
+
+def _obey(child: Child, line: bytes, deadline: float) -> float:
+    """Do what the worker says in a line; returns the deadline from then on."""
+    if line == b"k":
+        facilities.kill_group(child.pid)
+    elif line == b"t":
+        facilities.request_stop(child)
+    else:
+        return float(line)
+    return deadline
 
 
 if __name__ == "__main__":

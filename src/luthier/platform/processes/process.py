@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from typing import Any, Final, Literal
 
 from luthier.core.child_process.fork_client import ForkedProcess, ForkServer
 from luthier.core.frozen_model import FrozenModel
+from luthier.core.system import facilities
 from luthier.core.system.clock_jump import elapsed
 from luthier.core.system.files import sync_file
 from luthier.platform.processes.guard import LOST
@@ -45,7 +45,7 @@ def write_outcome(folder: Path, outcome: Outcome) -> None:
             file.write(outcome.model_dump_json())
             # First the content, then the name: after a power cut the final name never names an empty file.
             sync_file(file)
-        partial.rename(folder / OUTCOME_NAME)
+        partial.replace(folder / OUTCOME_NAME)
     finally:
         partial.unlink(missing_ok=True)  # where the disk is full
 
@@ -87,7 +87,13 @@ class Attempt:
                 wait = min(fork_server.patience_seconds, (deadline - elapsed()) / 2)
                 forked = fork_server.start_program(guard, stderr=log, wait_seconds=wait, stop_requested=stop_requested)
             self._guard: subprocess.Popen[bytes] | ForkedProcess = forked or subprocess.Popen(
-                guard, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True
+                guard,
+                bufsize=0,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+                creationflags=facilities.GROUP_FLAGS,
             )
         assert self._guard.stdout is not None
         # Blocks until the guard has started the child; an empty line means that it could not, and its end says why.
@@ -105,10 +111,8 @@ class Attempt:
             said = self._guard.stdout.read() if code < 0 and self._guard.stdout is not None else b""
             self._code = int(said) if said else code
         if self._child:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                # Only a guard that was killed leaves the group behind; otherwise there is none, and that is
-                # suppressed.
-                os.killpg(self._child, signal.SIGKILL)
+            # Only a guard that was killed leaves the group behind; otherwise there is none, and nothing happens.
+            facilities.kill_group(self._child)
         return True
 
     def extend(self, deadline: float) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from luthier.core.run import StopReason
+from luthier.core.system import facilities
 
 AGAIN = "Press Ctrl-C again to end immediately"
 
@@ -31,7 +32,7 @@ def stop_signals(notice: Callable[[], str] | None = None) -> Iterator[Callable[[
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.getsignal(number) for number in facilities.STOP_SIGNALS}
 
     def note(number: int, _frame: object) -> None:
         is_first, name = not wish, signal.Signals(number).name
@@ -62,7 +63,7 @@ def interrupting_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.getsignal(number) for number in facilities.STOP_SIGNALS}
     for number in before:
         signal.signal(number, signal.default_int_handler)
     try:

@@ -22,7 +22,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from luthier.core.system.process_setup import end_with
+from luthier.core.system import facilities
+from luthier.core.system.process_setup import end_with, environment_of_program
 
 _MOST_BYTES: Final = 1 << 16
 _MOST_REASON_CHARACTERS: Final = 300
@@ -233,7 +234,7 @@ class Supervisor:
             for one in self._all:
                 # All of them first, then the wait: their graces run side by side.
                 if one.process is not None and one.process.poll() is None:
-                    one.process.terminate()
+                    facilities.request_stop(one.process)
             while any(self._still_runs(one, time.monotonic() - began) for one in self._all):
                 time.sleep(_TICK_SECONDS)
         finally:
@@ -280,7 +281,7 @@ class Supervisor:
             return now >= one.kill_at
         if one.end_at is not None:
             if now >= one.end_at:
-                one.process.terminate()
+                facilities.request_stop(one.process)
                 one.kill_at = now + one.program.grace_seconds
             return False
         reason = None if one.probe is None else one.probe.look()
@@ -300,9 +301,11 @@ class Supervisor:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,  # that of the supervisor is for its answer alone
             start_new_session=True,
+            creationflags=facilities.GROUP_FLAGS,
             pass_fds=one.program.descriptors,
             # Between fork and exec in a process without threads: the kernel then kills the program with the supervisor.
-            preexec_fn=lambda: end_with(supervisor),
+            preexec_fn=(lambda: end_with(supervisor)) if facilities.is_linux() else None,
+            env=environment_of_program(),  # elsewhere the program looks itself whether the supervisor still runs
         )
         one.started, one.end_at, one.kill_at = time.monotonic(), None, None
         if one.probe is not None:
@@ -312,9 +315,8 @@ class Supervisor:
         """End a program, and what it may have left behind in its group."""
         if one.process is None:
             return
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            # The group is the program's own session (start_new_session), so its number is the process id.
-            os.killpg(one.process.pid, signal.SIGKILL)
+        # The group is the program's own session (start_new_session), so its number is the process id.
+        facilities.kill_group(one.process.pid)
         one.process.wait()
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from luthier.core.errors import RequestError
+from luthier.core.system import gpu_device
 from luthier.features.deployments.cli import parse_split
 from luthier.platform.auth.store import Use
 from luthier.platform.home.context import Context
@@ -147,7 +148,7 @@ def test_a_copy_is_made_where_it_is_asked_for(
         return {"why_not": "llama.cpp does not hold it"}
 
     monkeypatch.setattr(engine_choice, "run_child", run_child)
-    monkeypatch.setattr(engine_choice, "GPU", tmp_path / "none")
+    monkeypatch.setattr(gpu_device, "NVIDIA", tmp_path / "none")
     monkeypatch.setattr(engine_choice, "_check_room", lambda *_: None)
     assert "engines" not in luthier("deploy", runs[0], "--as", "support", "--json").document
     assert asked == []

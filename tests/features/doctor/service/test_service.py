@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import platform
 
+from luthier.core.system.facility_list import FACILITIES
 from luthier.features.doctor.service import examine, find_obstacles
 from luthier.ml.evaluation.sandbox.runners import isolation
 from luthier.ml.planning.hardware import Hardware
@@ -35,6 +37,10 @@ def test_this_machine_is_measured(context: Context) -> None:
     assert document["disk_free_bytes"] > 0
     assert document["sandbox"] == isolation().holds
     assert "bubblewrap" in document["sandbox"]
+    assert document["facilities"] == {one.name: one.is_here() for one in FACILITIES}
+    assert document["facilities"]["file locks"] is True
+    assert platform.system() in document["system"]
+    assert document["accelerator_software"] == "" if document["device"] == "cpu" else document["accelerator_software"]
     assert set(document["versions"]) == {"python", "luthier", "torch", "transformers", "peft"}
 
 

@@ -15,6 +15,7 @@ from tests.vacuous import nonempty
 from luthier.core.errors import RequestError, WorkError
 from luthier.core.records.deployment import Share
 from luthier.core.stream import Served
+from luthier.core.system import gpu_device
 from luthier.features.serving import engine_choice
 from luthier.features.serving.engine_choice import choose_engines, known_copy
 from luthier.features.serving.inference_client import InferenceClient
@@ -28,7 +29,7 @@ QUICK_IN_A_CROWD = {"alone": 15.0, "crowd": 43.0, "many": 60.0}
 
 @pytest.fixture(autouse=True)
 def no_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(engine_choice, "GPU", tmp_path / "none")
+    monkeypatch.setattr(gpu_device, "NVIDIA", tmp_path / "none")
 
 
 class Children:
@@ -310,7 +311,7 @@ def test_a_gpu_and_missing_packages_are_reasons(
     monkeypatch.setattr(engine_choice, "find_spec", lambda name: None if name == "xllamacpp" else object())
     (made,) = choose_engines(context, {"it": base}).values()
     assert made.reason == "xllamacpp not installed: pip install 'luthier[gguf]' for llama.cpp"
-    monkeypatch.setattr(engine_choice, "GPU", tmp_path)
+    monkeypatch.setattr(gpu_device, "NVIDIA", tmp_path)
     (made,) = choose_engines(context, {"it": base}).values()
     assert made.reason == "there is a GPU"
     assert children.asked == []

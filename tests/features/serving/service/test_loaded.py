@@ -10,6 +10,7 @@ import pytest
 
 from luthier.core.errors import ConflictError, LuthierError, NotFoundError, RequestError
 from luthier.core.ports import SilentProgress
+from luthier.core.system import gpu_device
 from luthier.features.serving import loaded as chosen_models
 from luthier.features.serving.loaded import choose_model, choose_models
 from luthier.ml.inference.models import sources
@@ -19,7 +20,7 @@ from luthier.testing.records import add_run
 
 @pytest.fixture(autouse=True)
 def no_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(chosen_models, "_GPU", tmp_path / "none")
+    monkeypatch.setattr(gpu_device, "NVIDIA", tmp_path / "none")
     monkeypatch.setattr(chosen_models, "_pulled", _no_such_model)
 
 
@@ -87,7 +88,7 @@ def test_vllm_is_taken_where_there_is_a_gpu_for_it(
     merged = str(a_folder(tmp_path / "merged", "config.json", "model.safetensors"))
     with pytest.raises(RequestError, match="pip install 'vllm'"):
         choose_model(context, merged, "vllm")
-    monkeypatch.setattr(chosen_models, "_GPU", tmp_path)
+    monkeypatch.setattr(gpu_device, "NVIDIA", tmp_path)
     assert choose_model(context, merged).engine == "transformers"
     monkeypatch.setattr(chosen_models, "find_spec", lambda name: object())
     assert choose_model(context, merged).engine == "vllm"

@@ -154,6 +154,9 @@ def _done(number: int, hours: float, *, loss: float) -> Trial:
 def test_gpus_are_dealt_out_in_turn(monkeypatch) -> None:
     import torch
 
+    from luthier.ml.inference import accelerator
+
+    monkeypatch.setattr(accelerator, "device_type", lambda: "cuda")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert [device_of(n, {})["CUDA_VISIBLE_DEVICES"] for n in range(3)] == ["0", "1", "0"]
     assert device_of(1, {"CUDA_VISIBLE_DEVICES": "4,7"}) == {"CUDA_VISIBLE_DEVICES": "7"}

@@ -7,6 +7,7 @@ import signal
 import sys
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import NotFoundError, TemplateError, WorkError
 from luthier.core.ports import SilentProgress
+from luthier.core.system import facilities
 from luthier.ml.export.exporters import registry
 from luthier.ml.export.parity import prove
 from luthier.ml.export.runtimes.child import RuntimeInChild
@@ -82,6 +84,16 @@ def test_it_answers_as_it_does_in_this_process(opened):
         rows = opened.log_probabilities([5] * 4, 4 - num_rows)
         assert rows.shape == (num_rows, 3)
         assert rows.tobytes() == _ROWS[:num_rows].tobytes()
+
+
+def test_rows_come_by_a_named_file_where_no_open_file_is_inherited(make_source, tmp_path, monkeypatch):
+    monkeypatch.setattr(facilities, "inherits_descriptors", lambda: False)
+    with closing(RuntimeInChild("Native", _PLACE, tmp_path, make_source(name="four"))) as runtime:
+        named = Path(runtime._rows.name)
+        for num_rows in (2, 1):
+            assert runtime.log_probabilities([5] * 4, 4 - num_rows).tobytes() == _ROWS[:num_rows].tobytes()
+        assert named.is_file()
+    assert not named.parent.exists()
 
 
 def test_an_adapter_is_handed_on(make_source, tmp_path):

@@ -45,11 +45,9 @@ OPERATOR: Final = {
     "ml/training/ray_train.py": "luthier train --on ray, at the command line",
 }
 OWN: Final = {
-    "server/standalone_http.py": "the listening socket",
     "ml/inference/llama_cpp/server.py": "a child process on loopback",
     "ml/inference/vllm.py": "a child process on loopback",
     "ml/inference/vllm_process.py": "a child process on loopback",
-    "server/home.py": "the listening socket",
     "platform/processes/supervisor.py": "its own server on loopback",
     "platform/notifications/outgoing.py": "a datagram socket that sends nothing",
     "platform/http/socket.py": "the listening socket",
@@ -58,6 +56,8 @@ OWN: Final = {
     "core/child_process/process.py": "a pair of sockets to its child process",
     "server/service.py": "its own API on loopback",
     "core/child_process/channel.py": "the pair of sockets to its parent",
+    "core/child_process/handover.py": "a pair of sockets to its child process, or a connection of the loopback",
+    "core/system/facilities.py": "waits for a socket of its caller",
     "core/child_process/forked_workers.py": "a pair of sockets to each of its workers",
     "core/child_process/fork_client.py": "a pair of sockets to its fork server",
     "core/child_process/fork_server.py": "the pair of sockets to its owner",

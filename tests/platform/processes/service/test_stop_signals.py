@@ -8,6 +8,8 @@ import threading
 
 import pytest
 
+from luthier.core.system import facilities
+from luthier.platform.jobs.attempt import exit_on_sigterm
 from luthier.platform.processes.stop_signals import AGAIN, interrupting_signals, stop_signals
 
 
@@ -59,3 +61,14 @@ def test_handlers_are_given_back_and_other_threads_take_none() -> None:
     thread.start()
     thread.join()
     assert found == [(None, before)]
+
+
+def test_what_another_system_sends_for_a_stop_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(facilities, "STOP_SIGNALS", (*facilities.STOP_SIGNALS, signal.SIGUSR2))
+    before = signal.getsignal(signal.SIGUSR2)
+    with stop_signals() as stop_requested:
+        os.kill(os.getpid(), signal.SIGUSR2)
+        assert stop_requested() == "SIGUSR2 received"
+    with pytest.raises(SystemExit), exit_on_sigterm():
+        os.kill(os.getpid(), signal.SIGUSR2)
+    assert signal.getsignal(signal.SIGUSR2) is before

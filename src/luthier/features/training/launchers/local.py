@@ -27,6 +27,7 @@ from luthier.core.events import Event, RunStarted, StepDone, WarningRaised, even
 from luthier.core.plan import Plan
 from luthier.core.ports import EventSink, ProgressTask
 from luthier.core.run import StopReason, TrainResult
+from luthier.core.system import facilities
 from luthier.core.system.files import storage_full
 from luthier.features.planning.service import Prepared
 from luthier.platform.home.context import Context
@@ -132,16 +133,17 @@ def work(job: dict[str, Any], answer: Callable[[dict[str, Any]], None], stop: Ca
 
 def _or_orphaned(stop_requested: Callable[[], str | None]) -> Callable[[], str | None]:
     """The stop request, also set if the parent has exited: no one would receive the messages."""
-    # A process whose parent dies is re-parented, so its parent id changes.
-    parent = os.getppid()
+    is_there = facilities.starter_lives(os.getppid())
     gone = StopReason("the process that started it is gone", "interrupted")
-    return lambda: stop_requested() or (None if os.getppid() == parent else gone)
+    return lambda: stop_requested() or (None if is_there() else gone)
 
 
 MAX_RESTARTS: Final = 3
 """Maximum restarts in a row without a new checkpoint."""
 _TRAIN: Final = "luthier.features.training.launchers.local:train_share"
 _GRACE_SECONDS: Final = 10.0
+# Windows names its interfaces otherwise; there gloo looks for one by itself.
+_LOOPBACK: Final = {} if os.name == "nt" else {"GLOO_SOCKET_IFNAME": "lo" if facilities.is_linux() else "lo0"}
 _LOOK_SECONDS: Final = 0.2
 
 
@@ -166,18 +168,17 @@ class LocalLauncher:
 
     def check(self, plan: Plan) -> None:
         """Raise RequestError for a batch that cannot be divided evenly, and for more processes than GPUs."""
-        import torch
-
+        from luthier.ml.inference.accelerator import device_count
         from luthier.ml.training.distributed import refuse_unequal_shares
 
         if self.num_processes < 1:
             raise RequestError(f"{self.num_processes} devices", expected="1 or more", do="correct the number")
         refuse_unequal_shares(plan.training.global_batch_size, self.num_processes)
-        if plan.training.device == "cuda" and torch.cuda.device_count() < self.num_processes:
+        if plan.training.device != "cpu" and device_count() < self.num_processes:
             raise RequestError(
-                f"{self.num_processes} devices on a machine with {torch.cuda.device_count()} GPUs",
+                f"{self.num_processes} devices on a machine with {device_count()} GPUs",
                 expected="at most one process a GPU",
-                do=f"write --devices {torch.cuda.device_count()}, or use more machines (docs/devices.md)",
+                do=f"write --devices {device_count()}, or use more machines (docs/devices.md)",
             )
 
     def train(
@@ -251,7 +252,7 @@ class LocalLauncher:
                     is_told = True
                     for process in attempt.processes:
                         # The request starts with the name of its signal, such as "SIGTERM ...".
-                        process.send_signal(signal.Signals[wish.split()[0]])
+                        process.request_stop(signal.Signals[wish.split()[0]])
                 if deadline == float("inf") and any(process.returncode for process in attempt.processes):
                     attempt.died = _who_died(attempt.processes)
                     # The others block in a collective call without the dead process: they get this long to notice it
@@ -288,7 +289,7 @@ class LocalLauncher:
                         document,
                         environment=self._place(rank, store.port),
                         log=folder / f"rank-{rank}.log",
-                        pass_fds=(self._lock,),
+                        pass_fds=facilities.inheritable(self._lock),
                         has_session=True,
                         # If this process is killed, the children detect it, finish their step and write a checkpoint,
                         # which a kill would lose.
@@ -307,7 +308,7 @@ class LocalLauncher:
         return {
             "RANK": str(rank), "WORLD_SIZE": size, "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": size,
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True",
-            "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0"),
+            **_LOOPBACK, **{name: os.environ[name] for name in _LOOPBACK if name in os.environ},
         }  # fmt: skip
 
 

@@ -1,7 +1,6 @@
 """The process that decodes one Parquet file, with limits on memory and time, for `read_parquet`.
 
-stdin is the file itself. Its rows leave through a pipe, as an Arrow IPC stream of batches of at most 8 MiB, except for
-a single row.
+stdin is the file itself. Its rows leave as an Arrow IPC stream of batches of at most 8 MiB, except for a single row.
 
 A few bytes of Parquet decode to gigabytes in many ways (pages that are packed, dictionaries, repeated prefixes, lists
 by run lengths), and the sizes in its headers may be wrong. So the sizes are counted as they are decoded, and one page
@@ -10,19 +9,21 @@ that decodes to more than the memory limit ends this process alone.
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from luthier.core.child_process.channel import Channel
+from luthier.core.child_process.handover import open_output
 from luthier.core.errors import DataError
+from luthier.core.system.facilities import set_alarm
 from luthier.ml.data.files.untrusted_input import bomb
 
 if TYPE_CHECKING:
     from pyarrow import RecordBatch
 
 BATCH_ROWS: Final = 1_024
+_STDIN: Final = "/dev/fd/0"
 MAX_ROW_BYTES: Final = 64 << 20
 """As a line of JSONL may have."""
 _BATCH_BYTES: Final = 8 << 20
@@ -39,7 +40,7 @@ def decode(document: dict[str, Any], _channel: Channel) -> None:
     """Decode stdin in a child process.
 
     Args:
-        document: `name` and `num_bytes` of the file; `output`, the descriptor to which the Arrow IPC stream is written;
+        document: `name` and `num_bytes` of the file; `output`, of the `ChildOutput` that the Arrow IPC stream goes to;
             `max_bytes` in all and `batch_seconds` a batch; `hides_words`, whether what a library says of the file may
             not be shown, since it may quote it.
 
@@ -49,7 +50,7 @@ def decode(document: dict[str, Any], _channel: Channel) -> None:
     """
     name = document["name"]
     try:
-        with os.fdopen(document["output"], "wb") as out:
+        with open_output(document["output"]) as out:
             _decode(out, document)
     except (MemoryError, DataError):
         raise
@@ -59,7 +60,7 @@ def decode(document: dict[str, Any], _channel: Channel) -> None:
             expected="rows of a usual size",
             do="take that row out, or cut it into several",
         ) from None
-    except BrokenPipeError:  # the reader has seen enough
+    except (BrokenPipeError, ConnectionResetError):  # the reader has seen enough
         return
     except Exception as error:  # any error of the decoder is a fault of the file
         words = type(error).__name__ if document["hides_words"] else f"{error}"[:500]
@@ -75,7 +76,7 @@ def _decode(out: Any, limits: dict[str, Any]) -> None:
     # One thread: each of Arrow's has a stack and an arena of addresses, which the memory limit counts.
     pa.set_cpu_count(1)
     # buffer_size: else the whole of each column of a row group is read in one piece.
-    file = pq.ParquetFile(pa.OSFile("/dev/fd/0", "rb"), buffer_size=_BUFFER_BYTES, pre_buffer=False)
+    file = pq.ParquetFile(_stdin(), buffer_size=_BUFFER_BYTES, pre_buffer=False)
     schema = pa.schema([pa.field(field.name, _spelled_out(field.type)) for field in file.schema_arrow])
     is_same = schema.types == file.schema_arrow.types
     with pa.ipc.new_stream(out, schema) as stream:
@@ -88,6 +89,15 @@ def _decode(out: Any, limits: dict[str, Any]) -> None:
                 raise bomb(limits["name"], limits["num_bytes"], limits["max_bytes"])
             for piece in _pieces(batch):
                 stream.write_batch(piece)
+
+
+def _stdin() -> Any:
+    """The file, opened by Arrow itself where stdin has a name."""
+    import pyarrow as pa
+
+    if Path(_STDIN).exists():
+        return pa.OSFile(_STDIN, "rb")
+    return pa.PythonFile(open(0, "rb", buffering=0, closefd=False), mode="r")
 
 
 def _spelled_out(kind: Any) -> Any:
@@ -131,12 +141,11 @@ def _cast(batch: RecordBatch, schema: Any) -> RecordBatch:
 
 
 def _timed(batches: Iterator[RecordBatch], seconds: int) -> Iterator[RecordBatch]:
-    """Each batch; the kernel ends this process where one takes longer, even inside library code."""
+    """Each batch; this process ends where one takes longer, also inside C++ that never returns to Python."""
     while True:
-        # SIGALRM without a handler ends the process from the kernel, also inside C++ that never returns to Python.
-        signal.alarm(seconds)
+        set_alarm(seconds)
         batch = next(batches, None)
-        signal.alarm(0)
+        set_alarm(0)
         if batch is None:
             return
         yield batch

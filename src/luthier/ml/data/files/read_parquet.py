@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any, Final
 
+from luthier.core.child_process.handover import ChildOutput
 from luthier.core.child_process.process import ChildEndedError, ChildProcess, signal_name
 from luthier.core.dataset import Row
 from luthier.core.errors import DataError, RowProblem, are_library_words_hidden
+from luthier.core.system.facilities import ended_by_alarm
 from luthier.ml.data.files.source import Source
 from luthier.ml.data.files.untrusted_input import max_unpacked_bytes
 
@@ -56,29 +57,28 @@ def read_parquet(source: Source) -> Iterator[Row | RowProblem]:
 def _decoder(source: Source, file: IO[bytes]) -> Iterator[tuple[ChildProcess, IO[bytes]]]:
     """The process that decodes an open file, and its stream. Batches have a separate pipe, since they are bytes."""
     num_bytes = os.fstat(file.fileno()).st_size
-    reading, writing = os.pipe()
-    with os.fdopen(reading, "rb") as data:
-        try:
-            child = ChildProcess(
-                _DECODE,
-                {
-                    "name": source.name,
-                    "num_bytes": num_bytes,
-                    "max_bytes": max_unpacked_bytes(num_bytes),
-                    "batch_seconds": BATCH_SECONDS,
-                    "hides_words": are_library_words_hidden(),
-                    "output": writing,
-                },
-                environment=_ENVIRONMENT,
-                memory_bytes=MEMORY_BYTES,
-                stdin=file,
-                pass_fds=(writing,),
-            )
-        finally:
-            # The child has its own copy: while this end is open, reading would never see the end of the stream.
-            os.close(writing)
-        with child:
-            yield child, data
+    output = ChildOutput()
+    try:
+        child = ChildProcess(
+            _DECODE,
+            {
+                "name": source.name,
+                "num_bytes": num_bytes,
+                "max_bytes": max_unpacked_bytes(num_bytes),
+                "batch_seconds": BATCH_SECONDS,
+                "hides_words": are_library_words_hidden(),
+                "output": output.document,
+            },
+            environment=_ENVIRONMENT,
+            memory_bytes=MEMORY_BYTES,
+            stdin=file,
+            pass_fds=output.pass_fds,
+        )
+    except BaseException:
+        output.close()
+        raise
+    with output.opened(lambda: child.returncode is None) as data, child:
+        yield child, data
 
 
 def _check_end(source: Source, child: ChildProcess) -> None:
@@ -90,7 +90,7 @@ def _check_end(source: Source, child: ChildProcess) -> None:
     except MemoryError:
         how = f"takes more than {MEMORY_BYTES / 2**30:g} GiB of memory to decode"
     except ChildEndedError as error:
-        if error.returncode == -signal.SIGALRM:
+        if ended_by_alarm(error.returncode, error.log_lines):
             how = f"has {BATCH_SECONDS:,} s of work in one batch of rows"
         else:
             last = "".join(f": {line[:200]}" for line in error.log_lines[-1:])

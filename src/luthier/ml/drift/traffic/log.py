@@ -28,6 +28,7 @@ from typing import Any, Final
 from luthier.core.errors import BusyError, LuthierError
 from luthier.core.ids import is_id, new_id
 from luthier.core.records.traffic import Exchange
+from luthier.core.system import facilities
 from luthier.core.system.files import file_lock
 from luthier.core.system.process_setup import start_daemon
 
@@ -133,16 +134,16 @@ class Spool:
         """Write lines, all or none of them; returns the bytes of the open segment. Raises OSError, ConflictError."""
         with self._locked():  # under the lock no other process seals the segment or ends a line in between
             path = self._open_path() or self._folder / f"{_OPEN}{new_id(KIND)}.jsonl"
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | facilities.BINARY, 0o600)
             try:
                 size = os.fstat(descriptor).st_size
-                is_cut = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+                is_cut = size > 0 and facilities.read_at(descriptor, 1, size - 1) != b"\n"
                 data = memoryview(b"\n" * is_cut + b"".join(lines))
                 try:
                     written = 0
                     # A write may take less than it was given: a nearly full disk, a signal.
                     while written < len(data):
-                        written += os.pwrite(descriptor, data[written:], size + written)
+                        written += facilities.write_at(descriptor, data[written:], size + written)
                 except OSError:
                     # All or none: the caller counts all of them as lost.
                     os.ftruncate(descriptor, size)

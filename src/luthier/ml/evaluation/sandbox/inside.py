@@ -11,6 +11,7 @@ import os
 import resource
 import stat
 import struct
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ _EXECUTE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 2, 1 << 3
 # Number of file rights per Landlock version; from 4 on it has two network rights, from 6 two scopes.
 _NUM_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15}
 _NUM_RIGHTS_NOW = 16
+# Without types: mypy judges other systems, too, on which this is never run.
+_os: Any = os
+_limits: Any = resource
 
 
 class _Program(ctypes.Structure):
@@ -38,11 +42,15 @@ def lock(policy: dict[str, Any]) -> dict[str, bool]:
         For each restriction whether it is active. A restriction that the kernel rejects does not raise.
     """
     for name, value in policy["limits"].items():
-        kind = getattr(resource, name)
-        most = resource.getrlimit(kind)[1]
+        kind = getattr(_limits, name)
+        most = _limits.getrlimit(kind)[1]
         # A hard limit can only be lowered.
-        value = value if most == resource.RLIM_INFINITY else min(value, most)
-        resource.setrlimit(kind, (value, value))
+        value = value if most == _limits.RLIM_INFINITY else min(value, most)
+        try:
+            _limits.setrlimit(kind, (value, value))
+        except ValueError:  # macOS, which has no limit of address space
+            if sys.platform.startswith("linux"):
+                raise
     try:
         kernel = ctypes.CDLL(None, use_errno=True)
         # The kernel kills this process when its parent dies without closing it.
@@ -73,7 +81,7 @@ def _change_root(folder: str | None) -> bool:
     if folder is None:
         return False
     try:
-        os.chroot(folder)
+        _os.chroot(folder)
         os.chdir("/")
     except OSError:
         return False
@@ -96,7 +104,7 @@ def _restrict_files(kernel: ctypes.CDLL, readable: list[str]) -> bool:
     for path in readable:
         if not Path(path).exists():
             continue
-        place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        place = os.open(path, _os.O_PATH | _os.O_CLOEXEC)
         is_folder = stat.S_ISDIR(os.fstat(place).st_mode)
         # The kernel rejects folder rights on a regular file.
         allowed = _READ_FILE | ((_READ_DIR | _EXECUTE) if is_folder else 0)

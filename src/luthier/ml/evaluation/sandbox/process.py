@@ -10,13 +10,11 @@ arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h of 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import platform
 import select
 import shutil
-import signal
 import struct
 import subprocess
 import sys
@@ -29,6 +27,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from luthier.core.errors import RequestError
+from luthier.core.system import facilities
 from luthier.ml.evaluation.sandbox.bubblewrap import bubblewrap, interpreter, library_paths, signal_of, wrapped
 
 # Offsets into `struct seccomp_data`: number, architecture, and the low half of the first arguments.
@@ -253,12 +252,15 @@ class Child:
             Python's own library.
 
     Raises:
+        RequestError: Windows, whose pipes have no time limit.
         OSError: the process cannot be started, or a file cannot be placed.
     """
 
     def __init__(
         self, script: str, *, seconds: float, most_memory_bytes: int, placed: Mapping[str, Path] | None = None
     ) -> None:
+        if os.name != "posix":
+            raise cannot_isolate()
         here = Path(__file__).parent
         self._folder = tempfile.mkdtemp(prefix="luthier-sandbox-")
         for name, path in (placed or {}).items():
@@ -291,7 +293,7 @@ class Child:
         assert self._process.stdout is not None
         self._to, self._from = self._process.stdin.fileno(), self._process.stdout.fileno()
         # A child that does not read would block a write larger than the pipe buffer forever, past any deadline.
-        os.set_blocking(self._to, False)
+        facilities.posix.set_blocking(self._to, False)
         self._pending = b""
 
     def ask(self, message: dict[str, Any], seconds: float) -> dict[str, Any]:
@@ -317,8 +319,7 @@ class Child:
 
     def close(self) -> None:
         """Kill the child and its process group."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        facilities.kill_group(self._process.pid)
         # Also drains the pipe and reaps the process, so that no zombie remains.
         self._process.communicate()
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -362,7 +363,7 @@ class Child:
         except subprocess.TimeoutExpired:
             return ChildError()
         number = signal_of(code) if self.is_wrapped else max(0, -code)
-        return ChildError(is_late=number == signal.SIGXCPU, signal_number=number)
+        return ChildError(is_late=number == facilities.signals.SIGXCPU, signal_number=number)
 
 
 def _place(path: Path, target: Path) -> None:
@@ -375,7 +376,7 @@ def _place(path: Path, target: Path) -> None:
 
 def _policy(seconds: float, most_memory_bytes: int, readable: Sequence[str], root: str | None) -> dict[str, Any]:
     library = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), str(Path(sys.base_prefix) / "lib")]
-    program = filter_program(platform.machine()) if sys.platform == "linux" else None
+    program = filter_program(platform.machine()) if facilities.is_linux() else None
     return {
         # No process limit, which would count all of the user's: the filter blocks new ones, and memory limits threads.
         "limits": {

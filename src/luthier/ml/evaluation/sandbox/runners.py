@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import signal
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from luthier.core.errors import RequestError, are_library_words_hidden
+from luthier.core.system import facilities
 from luthier.ml.evaluation.sandbox.bubblewrap import bubblewrap
 from luthier.ml.evaluation.sandbox.process import Child, ChildError, cannot_isolate
 
@@ -98,6 +98,8 @@ def run_tests(answer: str, tests: str, *, seconds: float, most_memory_bytes: int
 @functools.cache
 def isolation() -> Isolation:
     """The available restrictions, detected by restricting a child."""
+    if not facilities.is_linux():
+        return Isolation(False, False, False)
     with Child(_SCRIPT, seconds=_SECONDS_TO_START, most_memory_bytes=2**29) as child:
         try:
             in_force = child.ask({"policy": child.policy}, _SECONDS_TO_START)["in_force"]
@@ -141,7 +143,7 @@ def _without_reply(error: ChildError) -> Outcome:
     if error.is_late:
         return Outcome("timeout")
     # Only the kernel's out-of-memory killer sends this before the parent does.
-    if error.signal_number == signal.SIGKILL:
+    if error.signal_number == facilities.SIGKILL:
         return Outcome("memory", "killed by the system")
     if error.signal_number:
         return Outcome("error", f"ended by signal {error.signal_number}")

@@ -5,12 +5,11 @@ llama.cpp checks its assumptions about a model by assertions (GGML_ASSERT), and 
 
 from __future__ import annotations
 
-import os
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from luthier.core.errors import LuthierError, WorkError
 from luthier.core.import_string import import_string
 from luthier.core.recipe import TemplateOption
 from luthier.core.records.export import ExportSource
+from luthier.core.system import facilities
 from luthier.ml.export.runtimes.protocol import LogProbabilities, Runtime
 
 # Without it ggml starts a debugger for a backtrace, and its message is lost.
@@ -46,15 +46,21 @@ class RuntimeInChild:
 
     def __init__(self, title: str, place: str, folder: Path, source: ExportSource, adapter: Path | None = None) -> None:
         self._title = title
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
         # Log-probabilities come through a file, as the channel carries JSON: a row has one number per token of the
         # vocabulary.
-        self._rows = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `close`
+        self._rows: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `close`
+        if not facilities.inherits_descriptors():
+            self._rows.close()
+            self._folder = tempfile.TemporaryDirectory(prefix="luthier-rows-")
+            self._rows = (Path(self._folder.name) / "rows").open("w+b")
         document = {
             "place": place,
             "folder": str(folder),
             "source": source.model_dump(mode="json"),
             "adapter": None if adapter is None else str(adapter),
-            "rows": self._rows.fileno(),
+            # By its name where the child inherits no open files.
+            "rows": self._rows.fileno() if self._folder is None else self._rows.name,
         }
         try:
             self._child = ChildProcess(
@@ -62,10 +68,10 @@ class RuntimeInChild:
                 document,
                 title=title,
                 environment=_ENVIRONMENT,
-                pass_fds=(self._rows.fileno(),),
+                pass_fds=facilities.inheritable(self._rows.fileno()),
             )
         except BaseException:
-            self._rows.close()
+            self._close_rows()
             raise
         try:
             facts = self._ask("facts")
@@ -95,7 +101,7 @@ class RuntimeInChild:
     def log_probabilities(self, ids: Sequence[int], start: int = 0) -> LogProbabilities:
         """As `Runtime.log_probabilities`."""
         num_positions, vocabulary = self._ask("log_probabilities", ids=list(ids), start=start)
-        self._rows.seek(0)  # the child writes at the same position of the same open file
+        self._rows.seek(0)
         rows: LogProbabilities = np.fromfile(self._rows, dtype=np.float32, count=num_positions * vocabulary)
         return rows.reshape(num_positions, vocabulary)
 
@@ -107,7 +113,12 @@ class RuntimeInChild:
     def close(self) -> None:
         """As `Runtime.close`: the child ends."""
         self._child.close()
+        self._close_rows()
+
+    def _close_rows(self) -> None:
         self._rows.close()
+        if self._folder is not None:
+            self._folder.cleanup()
 
     def _ask(self, what: str, **arguments: Any) -> Any:
         try:
@@ -140,8 +151,8 @@ def serve(document: dict[str, Any], channel: Channel) -> None:
     """Open a runtime in a child process and answer the requests of `RuntimeInChild`.
 
     Args:
-        document: `place`, `folder`, `source`, `adapter` as in `RuntimeInChild`, `rows` (the descriptor of the file for
-            log-probabilities).
+        document: `place`, `folder`, `source`, `adapter` as in `RuntimeInChild`, `rows` (the descriptor or name of the
+            file for log-probabilities).
         channel: The channel to the parent.
     """
     more = [] if document["adapter"] is None else [Path(document["adapter"])]
@@ -153,7 +164,7 @@ def serve(document: dict[str, Any], channel: Channel) -> None:
         runtime.close()
 
 
-def _answer(runtime: Runtime, rows_descriptor: int, request: dict[str, Any]) -> Any:
+def _answer(runtime: Runtime, rows_file: int | str, request: dict[str, Any]) -> Any:
     match request["what"]:
         case "facts":
             facts = {name: getattr(runtime, name) for name in ("name", "version", "has_template", "context_tokens")}
@@ -166,7 +177,8 @@ def _answer(runtime: Runtime, rows_descriptor: int, request: dict[str, Any]) -> 
             return runtime.greedy(request["ids"], request["num_new_tokens"])
         case "log_probabilities":
             rows = np.ascontiguousarray(runtime.log_probabilities(request["ids"], request["start"]), dtype=np.float32)
-            with os.fdopen(rows_descriptor, "wb", closefd=False) as file:
+            # Opened for reading, too, which leaves the content of a file with a name.
+            with open(rows_file, "r+b", closefd=isinstance(rows_file, str)) as file:
                 file.seek(0)
                 # Not `tofile`, whose error does not report a full disk as such.
                 file.write(rows.data)

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
+from luthier.ml.inference import accelerator
 from luthier.ml.inference.models.architecture import causal_model, language_model, layers_of, prefix_length, text_config
 from luthier.ml.inference.models.forward import FORWARD_ERRORS, accepted, text_inputs
 
@@ -155,8 +156,8 @@ def _wide(base: PreTrainedModel) -> Iterator[None]:
 
 
 def _free_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+    if accelerator.is_accelerator(device):
+        return accelerator.free_bytes(device)
     return int(psutil.virtual_memory().available)
 
 
@@ -204,9 +205,8 @@ def _key(base: PreTrainedModel) -> tuple[object, ...]:
 def _why_eager(base: PreTrainedModel) -> str | None:
     """How fused attention differs; empty if it does not; None if it cannot be tested."""
     body, fused = language_model(base), attention_of(language_model(base))
-    devices = [base.device] if base.device.type == "cuda" else []
     was_proved = False
-    with torch.random.fork_rng(devices), torch.no_grad(), shallow_and_wide(base):
+    with accelerator.forked_random(base.device), torch.no_grad(), shallow_and_wide(base):
         tolerance = _TOLERANCES[next(p.dtype for p in body.parameters() if p.is_floating_point())]
         for ids, mask in _probes(base):
             try:

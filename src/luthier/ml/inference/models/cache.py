@@ -8,7 +8,6 @@ only the two documents are stored; the weights stay where they are.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 import uuid
@@ -24,6 +23,7 @@ from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import sha256_file
 from luthier.core.ports import Progress
 from luthier.core.records.base_model import LocalModel
+from luthier.core.system import facilities
 from luthier.core.system.files import is_disk_full, sync, sync_tree
 from luthier.ml.inference.models.catalog import ModelName
 from luthier.ml.inference.models.weights import WeightFile, weight_files, weights_digest
@@ -134,17 +134,15 @@ def locked(home: Path, name: ModelName, progress: Progress | None) -> Iterator[N
     folder.mkdir(parents=True, exist_ok=True)
     # A separate file, never deleted: a lock on the model's folder would move with the rename.
     with (folder / f".lock-{name.safe}").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not facilities.try_lock(file.fileno()):
             if progress is None:
                 raise ConflictError(
                     f"base model {name.text} is being pulled by another process",
                     expected="a model that no other process is working on",
                     do="wait until that pull has ended, then try again",
-                ) from None
+                )
             with progress.task(f"Waiting for another pull of {name.text}", None, ""):
-                fcntl.flock(file, fcntl.LOCK_EX)
+                facilities.wait_for_lock(file.fileno())
         yield
 
 

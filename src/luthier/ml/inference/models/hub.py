@@ -287,7 +287,7 @@ def _fetch(model: RemoteModel, file: RemoteFile, folder: Path, task: ProgressTas
     _check(model, file, part, task)
     # The content is synced before the rename, and the rename before the next file: a power loss leaves a `.part` file.
     sync(part)
-    part.rename(folder / file.name)
+    part.replace(folder / file.name)
     sync(folder)
 
 

@@ -11,15 +11,14 @@ Later renderings, in training and serving, are limited only by that environment.
 from __future__ import annotations
 
 import json
-import resource
-import signal
-import sys
 from collections.abc import Mapping
 from typing import Any, Final
 
 from luthier.core.child_process.channel import Channel
 from luthier.core.child_process.process import ChildEndedError, run_child
 from luthier.core.errors import TemplateError, WorkError
+from luthier.core.system import facilities
+from luthier.core.system.process_setup import limit_cpu_seconds
 
 CPU_SECONDS: Final = 5
 MEMORY_BYTES: Final = 512 << 20
@@ -28,6 +27,7 @@ MAX_CHARACTERS: Final = 2_000_000
 _PATIENCE_SECONDS: Final = 600.0
 _RENDER: Final = "luthier.ml.inference.models.template_probe:render"
 _ENVIRONMENT: Final = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "0"}
+_TOO_LARGE: Final = f"takes more than {MEMORY_BYTES >> 20} MiB for a short conversation"
 _tried: Final[set[str]] = set()
 
 
@@ -52,11 +52,12 @@ def check_template(template: str | dict[str, str] | None, special_tokens: Mappin
         return
     try:
         met = run_child(_RENDER, asked, timeout_seconds=_PATIENCE_SECONDS, environment=_ENVIRONMENT)
+    except MemoryError as error:
+        raise _refused(_TOO_LARGE) from error
     except ChildEndedError as error:
         if error.is_late:
             raise _refused("does not end") from error
-        # The signal of the soft limit: the template ran too long.
-        if error.returncode == -signal.SIGXCPU:
+        if facilities.ended_over_cpu_limit(error.returncode):
             raise _refused(f"takes more than {CPU_SECONDS} s for a short conversation") from error
         last = "".join(f": {line[:200]}" for line in error.log_lines[-1:])
         # Exceptions of rendering are caught in the process, so any end other than by a crash signal is caused by this
@@ -86,7 +87,7 @@ def _not_tried(how: str, *, is_killed: bool) -> WorkError:
     )
 
 
-def render(document: dict[str, Any], _channel: Channel) -> str | None:
+def render(document: dict[str, Any], channel: Channel) -> str | None:
     """Render common conversations within limits, in a child process.
 
     Args:
@@ -100,7 +101,7 @@ def render(document: dict[str, Any], _channel: Channel) -> str | None:
     from luthier.ml.inference.models.jinja_sandbox import use_bounded_sandbox
 
     use_bounded_sandbox()
-    _bound()
+    _bound(channel)
     for template in document["templates"]:
         for messages, tools in _conversations():
             for begins in (False, True):
@@ -113,7 +114,7 @@ def render(document: dict[str, Any], _channel: Channel) -> str | None:
                         **document["special_tokens"],
                     )
                 except MemoryError:
-                    return f"takes more than {MEMORY_BYTES >> 20} MiB for a short conversation"
+                    return _TOO_LARGE
                 except Exception:  # noqa: BLE001, S112 - with any error, it has ended
                     continue
                 if len(found[0]) > MAX_CHARACTERS:
@@ -121,19 +122,19 @@ def render(document: dict[str, Any], _channel: Channel) -> str | None:
     return None
 
 
-def _bound() -> None:
+def _bound(channel: Channel) -> None:
     """Set the limits from here on; libraries are already loaded."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    # In addition to the time for importing libraries; rounded up, since the limit is in whole seconds.
-    most = int(used.ru_utime + used.ru_stime) + 1 + CPU_SECONDS
-    # Soft limit first (SIGXCPU, which identifies the cause); the hard limit kills a second later.
-    resource.setrlimit(resource.RLIMIT_CPU, (most, most + 1))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if sys.platform == "linux":
-        with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 - not a file of the disk
-            # RLIMIT_AS counts address space, of which libraries reserve gigabytes: the limit is added to that.
-            held = int(file.read().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (held + MEMORY_BYTES, held + MEMORY_BYTES))
+    limit_cpu_seconds(CPU_SECONDS)
+    # Address space counts, of which libraries reserve gigabytes, where that can be limited; else resident memory.
+    channel.limit_memory(held_bytes() + MEMORY_BYTES)
+
+
+def held_bytes() -> int:
+    """What this process holds now of what `Channel.limit_memory` limits."""
+    import psutil
+
+    memory = psutil.Process().memory_info()
+    return int(memory.vms if facilities.is_linux() else memory.rss)
 
 
 def _conversations() -> list[tuple[list[dict[str, Any]], list[dict[str, Any]] | None]]:

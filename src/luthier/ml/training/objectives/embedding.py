@@ -31,6 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from luthier.core.plan import ObjectivePlan
+from luthier.ml.inference import accelerator
 from luthier.ml.training.objective_protocol import NO_TOOLS, Batch, Losses, Tools, Unit, rows_of
 from luthier.ml.training.objectives.heads import HeadObjective
 
@@ -271,16 +272,14 @@ def _measures(hits: Tensor, num_negatives: Tensor) -> dict[str, Tensor]:
 
 
 def _random_state(device: str) -> tuple[Tensor, Tensor | None]:
-    is_cuda = device.startswith("cuda")
-    return torch.get_rng_state(), torch.cuda.get_rng_state(device) if is_cuda else None
+    return torch.get_rng_state(), accelerator.random_state(device)
 
 
 @contextlib.contextmanager
 def _as_before(state: tuple[Tensor, Tensor | None], device: str) -> Iterator[None]:
     """Use the random state within the block; afterwards the generators continue as if nothing had been drawn."""
     on_cpu, on_device = state
-    with torch.random.fork_rng([device] if on_device is not None else []):
+    with accelerator.forked_random(device):
         torch.set_rng_state(on_cpu)
-        if on_device is not None:
-            torch.cuda.set_rng_state(on_device, device)
+        accelerator.set_random_state(device, on_device)
         yield

@@ -33,6 +33,7 @@ from luthier.core.errors import RequestError
 from luthier.core.plan import ObjectivePlan
 from luthier.core.ports import Grade, Progress
 from luthier.ml.charts.page import replace_text
+from luthier.ml.inference.accelerator import widest_float
 from luthier.ml.inference.models.chat_template import ChatTemplate
 from luthier.ml.training.model import MicroBatch, TrainableModel, collate
 from luthier.ml.training.objective_protocol import NO_TOOLS, Batch, Losses, PlainObjective, Tools, Unit, rows_of
@@ -145,7 +146,8 @@ class Step:
         if len(answers[0].grade.parts) > 1:
             for name in answers[0].grade.parts:
                 sums[f"reward_{name}"] = sum(answer.grade.parts[name] for answer in answers)
-        return {name: torch.tensor(value * share, dtype=torch.float64, device=device) for name, value in sums.items()}
+        kind = widest_float(device)
+        return {name: torch.tensor(value * share, dtype=kind, device=device) for name, value in sums.items()}
 
 
 def make_batches(groups: Sequence[Group], *, micro_batch_tokens: int, shares_prefix: bool) -> list[Batch]:
@@ -416,5 +418,6 @@ def _validated(answers: Sequence[Answer], device: torch.device) -> Losses:
         "completion_tokens": sum(answer.sample.attempt.num_new_tokens for answer in answers),
         "truncated_fraction": sum(not answer.sample.attempt.ended for answer in answers),
     }
-    measures = {name: torch.tensor(float(value), dtype=torch.float64, device=device) for name, value in sums.items()}
+    kind = widest_float(device)
+    measures = {name: torch.tensor(float(value), dtype=kind, device=device) for name, value in sums.items()}
     return Losses(-measures["reward"], measures)

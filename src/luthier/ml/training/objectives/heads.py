@@ -181,7 +181,7 @@ def fitted_temperature(logits: Tensor, wanted: Tensor, head: TaskHead) -> float:
         wanted: [rows, classes], 1 for each target class, otherwise 0.
         head: with one label or several.
     """
-    exact, wanted = logits.double().cpu(), wanted.double().cpu()
+    exact, wanted = logits.cpu().double(), wanted.cpu().double()
     if right_rows(exact, wanted, head).all():
         return 1.0
 

@@ -36,6 +36,7 @@ import torch
 from torch import Tensor
 
 from luthier.core.plan import OptimizerPlan
+from luthier.ml.inference.accelerator import can_pin
 from luthier.ml.training.optimizers.protocol import Trained, in_groups
 
 
@@ -197,7 +198,7 @@ class AdamW8bit:
 
     def _room(self, one: Trained, *, is_signed: bool) -> Packed:
         device = torch.device("cpu") if self.is_paged else one.master.device
-        pins = self.is_paged and one.master.is_cuda
+        pins = self.is_paged and can_pin(one.master.device)
         return zeros(one.master.numel(), device, is_signed=is_signed, pins=pins)
 
     @torch.no_grad()
