@@ -2,6 +2,7 @@
 # make test         lint, types, layers and all tests
 # make coverage     all tests, or TESTS="tests/core ...", and which lines and branches they leave out; slower than make test
 # make drill        the slow ones: kills again and again, whole stories, long simulations
+# make build/vllm   vLLM's build for processors in an environment of its own, for the drills that run against it
 # make zoo          every family of models through the whole way, against plain transformers: the table of docs/models.md
 # make lint         the first three of `make test` alone
 # make format       let ruff put the files in order
@@ -42,7 +43,7 @@ coverage: $(VENV)/installed-test | $(VENV)/system-test $(VENV)/client-test $(VEN
 	$(BIN)/python -m coverage html --quiet -d build/coverage
 	$(BIN)/python -m coverage report
 
-drill: $(VENV)/installed-test | $(VENV)/system-test $(VENV)/client-test $(VENV)/assets
+drill: $(VENV)/installed-test | $(VENV)/system-test $(VENV)/client-test $(VENV)/assets build/vllm
 	@mkdir -p build
 	$(BIN)/python -m pytest -m drill --junitxml=$(RESULTS)
 	@$(BIN)/python -c "$$SOME_TEST_RAN" $(RESULTS)
@@ -133,6 +134,10 @@ $(VENV)/system-test: tests/system_packages.sh | $(BIN)/python
 $(VENV)/client-test: tests/client_packages.sh | $(BIN)/python
 	bash tests/client_packages.sh $(BIN)/python
 	@touch $@
+
+# vLLM pins versions of its own. Where it cannot be installed, tests against it are skipped, each with its reason.
+build/vllm: tests/vllm_packages.sh | $(BIN)/python
+	bash tests/vllm_packages.sh $(BIN)/python
 
 $(BIN)/python:
 	@$(PYTHON) -c "$$RIGHT_PYTHON"

@@ -75,7 +75,9 @@ class Format:
         library: The Hugging Face hub's name of the library that loads it.
         scratch_bytes: Bytes per weight of intermediate files, in addition to the export.
         modules: Modules required to write and check it.
-        install: The argument of `pip install` for these modules.
+        program: "module:function" that says whether the program of its runtime is installed, which may be in another
+            environment; empty where modules are all that is required.
+        install: The argument of `pip install` for these modules, or for the program.
         distributions: Packages used, for the bill of materials.
         check: "module:function" that rejects a model before any work; empty if the format supports every model.
         unrehearsed: Why no small copy of the model is first written and read in the runtime; empty if one is.
@@ -99,6 +101,7 @@ class Format:
     library: str
     scratch_bytes: float = 0.0
     modules: tuple[str, ...] = ()
+    program: str = ""
     install: str = ""
     distributions: tuple[str, ...] = ()
     check: str = ""
@@ -136,9 +139,10 @@ class Format:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """Required modules that are not installed."""
+        """What is required and not installed: modules, and the program of the runtime by the name of its library."""
         # find_spec finds a top-level module without running it: importing onnxruntime would take seconds.
-        return tuple(module for module in self.modules if importlib.util.find_spec(module) is None)
+        modules = tuple(module for module in self.modules if importlib.util.find_spec(module) is None)
+        return modules if not self.program or import_string(self.program)() else (*modules, self.library)
 
 
 _SAME_ARITHMETIC: Final = "the same weights in the same float32 arithmetic: only the order of sums differs"
@@ -148,6 +152,9 @@ _ROUNDED_BF16: Final = "merged weights are rounded to 8 bits of mantissa once"
 _ROUNDED_FP16: Final = "merged weights are rounded to 11 bits of mantissa once"
 _GGUF_FP16: Final = "weights are rounded to 11 bits of mantissa, and so is in llama.cpp what they are multiplied with"
 _GGUF_BF16: Final = "weights are rounded to 8 bits of mantissa, and so is in llama.cpp what they are multiplied with"
+_VLLM: Final = "float32 weights in other kernels, and likelihoods that vLLM rounds when it lists them"
+_VLLM_FP16: Final = "weights are rounded to 11 bits of mantissa, and so is in vLLM all that is computed with them"
+_VLLM_BF16: Final = "weights are rounded to 8 bits of mantissa, and so is in vLLM all that is computed with them"
 _SAME_PROGRAM: Final = "transformers reads it, as it reads the source"
 
 # Bounds: at least three times the differences of SmolLM2-135M with an adapter of rank 16 (figures in docs/exports.md).
@@ -188,6 +195,27 @@ FORMATS: Final[Mapping[ExportFormat, Format]] = {
         is_served=True,
         runs_as_stored=True,
         chart_role="base",
+    ),
+    "vllm": Format(
+        title="vLLM",
+        description="a folder for vLLM",
+        contents="one transformers folder; in `fp8` and `w4a16` its matrices in the format of compressed-tensors",
+        writer="luthier.ml.export.exporters.vllm:write",
+        runtime="luthier.ml.export.runtimes.vllm_runtime:open_export",
+        precisions={
+            "float32": Precision(4.0, 0.01, _VLLM),
+            "float16": Precision(2.0, 0.3, _VLLM_FP16),
+            "bfloat16": Precision(2.0, 1.0, _VLLM_BF16),
+            "fp8": Precision(1.3),
+            "w4a16": Precision(1.0),
+        },
+        default=None,
+        library="vllm",
+        program="luthier.ml.inference.vllm_process:is_installed",
+        install="vllm",
+        unrehearsed="vLLM takes long to start, and the proof opens the whole model in it",
+        is_served=True,
+        chart_role="other-3",
     ),
     "gguf": Format(
         title="GGUF",
