@@ -3,6 +3,7 @@
 # make coverage     all tests, or TESTS="tests/core ...", and which lines and branches they leave out; slower than make test
 # make drill        the slow ones: kills again and again, whole stories, long simulations
 # make types        mypy as on macOS and on Windows (make lint does it for this system)
+# make build/vllm   vLLM's build for processors in an environment of its own, for the drills that run against it
 # make zoo          every family of models through the whole way, against plain transformers: the table of docs/models.md
 # make lint         the first three of `make test` alone
 # make format       let ruff put the files in order
@@ -144,6 +145,10 @@ $(VENV)/system-test: tests/system_packages.sh | $(BIN)/python
 $(VENV)/client-test: tests/client_packages.sh | $(BIN)/python
 	bash tests/client_packages.sh $(BIN)/python
 	@touch $@
+
+# vLLM pins versions of its own. Where it cannot be installed, tests against it are skipped, each with its reason.
+build/vllm: tests/vllm_packages.sh | $(BIN)/python
+	bash tests/vllm_packages.sh $(BIN)/python
 
 $(BIN)/python:
 	@$(PYTHON) -c "$$RIGHT_PYTHON"

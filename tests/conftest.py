@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tests.fixtures.forked_children import SessionForkServer
 
 # For all tests; what a folder's own conftest defines comes first.
-pytest_plugins = tuple(f"tests.fixtures.{name}" for name in ("api", "native", "pages", "service", "store"))
+pytest_plugins = tuple(f"tests.fixtures.{name}" for name in ("api", "native", "pages", "real_vllm", "service", "store"))
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from luthier.core.conversation import Conversation, Message
@@ -15,6 +16,7 @@ from luthier.core.errors import ConflictError, NotFoundError, OverlongError, Req
 from luthier.core.ports import SilentProgress
 from luthier.core.stream import EngineSettings, Served, SpeculativeConfig, TextRequest
 from luthier.ml.inference import vllm_process
+from luthier.ml.inference.models.chat_template import ChatTemplate
 from luthier.ml.inference.stream_registry import open_stream_engine
 from luthier.ml.inference.vllm import VllmEngine, settings_arguments
 from luthier.ml.inference.vllm_process import vllm_command
@@ -77,7 +79,7 @@ def test_it_is_started_as_its_documentation_says(tiny, settings):
     engine.close()
     assert (
         f"serve {tiny} --served-model-name base --dtype bfloat16 --enable-lora --max-loras 8 --max-cpu-loras 32 "
-        "--max-lora-rank 64 --host 127.0.0.1 --port" in line
+        "--max-lora-rank 64 --max-logprobs 64 --host 127.0.0.1 --port" in line
     )
 
 
@@ -258,6 +260,69 @@ def test_adapters_that_it_does_not_take_are_refused(shared, peft_adapters, tmp_p
         shared.ask("x", question("Why?"), "a")
     with pytest.raises(RequestError, match="likelihoods"):
         shared.score([], SilentProgress())
+
+
+def test_an_adapter_without_effect_is_refused_and_leaves_the_others(tiny, settings, peft_adapters):
+    settings(inert=True)
+    engine = VllmEngine(str(tiny))
+    with pytest.raises(RequestError, match="changes nothing in vLLM"):
+        engine.load_adapter("a", str(peft_adapters[0]))
+    with pytest.raises(RequestError, match="none: no adapter is loaded"):
+        engine.ask("x", question("Why?"), "a")
+    assert write_all(engine, {"base": question("Why?")}).texts["base", 0]
+    engine.close()
+
+
+class _Proof:
+    """Ready when it is let; refuses what it is told to."""
+
+    def __init__(self):
+        self.is_ready, self.refuses = False, True
+
+    def prepare(self, path):
+        return self.is_ready
+
+    def check(self, name, path, complete):
+        if self.refuses:
+            raise RequestError(f"{name} is another", expected="the same", do="merge it")
+
+
+def test_requests_for_an_adapter_wait_for_its_proof_and_get_its_error(tiny, settings, peft_adapters):
+    proof = _Proof()
+    engine, asked = VllmEngine(str(tiny), proof=proof), question("Which wood?")
+    engine.load_adapter("a", str(peft_adapters[0]))
+    assert not engine.ask("x", asked, "a")
+    assert write_all(engine, {"base": asked}).texts["base", 0]
+    proof.is_ready = True
+    for _ in range(2):
+        with pytest.raises(RequestError, match="a is another"):
+            engine.ask("x", asked, "a")
+    proof.refuses = False
+    assert write_all(engine, {"a": asked}, {"a": "a"}).texts["a", 0]
+    engine.close()
+
+
+def test_answers_end_at_every_end_token_of_the_template(tiny, settings):
+    settings()
+    engine = VllmEngine(str(tiny))
+    assert engine._stream._extra["stop_token_ids"] == list(ChatTemplate.load(tiny).end_of_turn_ids)
+    engine.close()
+
+
+def test_a_vllm_of_another_environment_gets_none_of_the_packages_of_this_one(monkeypatch, tmp_path):
+    monkeypatch.setenv("PYTHONPATH", "/packages")
+    monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
+    monkeypatch.setattr(vllm_process, "_GPU", tmp_path / "none")
+    assert vllm_process._inherited([sys.executable])["PYTHONPATH"] == "/packages"
+    other = vllm_process._inherited(["/opt/vllm/bin/vllm"])
+    assert "PYTHONPATH" not in other
+    # A quarter of the memory for keys and values, where nobody has said otherwise.
+    assert int(other["VLLM_CPU_KVCACHE_SPACE"]) == max(1, psutil.virtual_memory().total // 4 >> 30)
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "3")
+    assert vllm_process._inherited(["/opt/vllm/bin/vllm"])["VLLM_CPU_KVCACHE_SPACE"] == "3"
+    monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE")
+    monkeypatch.setattr(vllm_process, "_GPU", tmp_path)
+    assert "VLLM_CPU_KVCACHE_SPACE" not in vllm_process._inherited(["/opt/vllm/bin/vllm"])
 
 
 def test_the_child_ends_with_its_parent(tiny, tmp_path):

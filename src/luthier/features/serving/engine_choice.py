@@ -44,6 +44,7 @@ from luthier.ml.export.serving_copy import (
     ServingCopy,
     read_copy,
 )
+from luthier.ml.inference.models.packed_weights import packed_weights
 from luthier.platform.home.context import Context
 
 _PACKAGES: Final = {"xllamacpp": "xllamacpp", "llama_cpp_py_sync": "llama-cpp-py-sync"}
@@ -221,6 +222,8 @@ def _why_not_tried(served: Served) -> str | None:
     """Why a model is served as it is without anything being made; None where a copy is worth making."""
     if served.engine == "llama_cpp":
         return "it is a GGUF file"
+    if served.engine == "vllm" and (packed := packed_weights(Path(served.path))) is not None:
+        return f"its weights are packed ({packed.phrase})"
     if served.engine != "transformers":
         return f"the engine {served.engine} was chosen for it"
     if is_task_model(served.adapter_path or served.path):

@@ -47,6 +47,7 @@ from luthier.features.serving.open_request import request_of
 if TYPE_CHECKING:
     from luthier.core.ports import StreamEngine
     from luthier.features.models.resolve import Precision
+    from luthier.ml.inference.vllm_adapters import AdapterProof
 
 _WEIGHTS: Final = (".safetensors", ".gguf")
 
@@ -84,15 +85,33 @@ def split(served: Served, precision: Callable[[], Precision]) -> tuple[Served, s
     return settled.model_copy(update={"adapter_path": None}), served.adapter_path
 
 
-def open_engine(served: Served, settings: EngineSettings = ENGINE_DEFAULTS) -> StreamEngine:
-    """The engine of a model, loaded. A LuthierError says why a model cannot be."""
+def open_engine(
+    served: Served, settings: EngineSettings = ENGINE_DEFAULTS, *, proofs_folder: Path | None = None
+) -> StreamEngine:
+    """The engine of a model, loaded. A LuthierError says why a model cannot be.
+
+    proofs_folder: where what adapters in vLLM are compared with is kept; None compares them with their base alone.
+    """
     from luthier.ml.inference.stream_registry import open_stream_engine, unused_settings
 
     if served.engine == "transformers":
         import_libraries()
     if unused := unused_settings(served.engine, settings):
         sys.stderr.write(f"luthier: the engine {served.engine} of {served.path} does not use {', '.join(unused)}\n")
-    return open_stream_engine(served.model_copy(update={"settings": settings}))
+    served = served.model_copy(update={"settings": settings})
+    if served.engine == "vllm" and proofs_folder is not None:
+        from luthier.ml.inference import vllm
+
+        return vllm.open_stream_engine(served, _adapter_proof(served, proofs_folder))
+    return open_stream_engine(served)
+
+
+def _adapter_proof(served: Served, folder: Path) -> AdapterProof:
+    from luthier.ml.export.vllm_adapter_proof import TransformersProof
+    from luthier.ml.inference.models.weights import count_parameters, read_json
+
+    num = count_parameters(Path(served.path), read_json(Path(served.path) / "config.json"))
+    return TransformersProof(served, folder, memory_bytes=default_memory_bytes(), needed_bytes=4 * num)
 
 
 def weight_bytes(path: str | None) -> int:
@@ -384,7 +403,8 @@ def serve(document: dict[str, Any], channel: Channel) -> None:
         document: `most_models` and `memory_bytes` (0: what this machine can spare) that are loaded at once,
             `num_threads`, `has_threads` (whether they were set, and count for every engine), `settings` (of the
             engines), `rates_folder`, where the home keeps how fast this machine is (the precision of a base without
-            one of its own follows), and `imports_folder`, as `keep_import_structure` takes it.
+            one of its own follows), `proofs_folder` (of adapters in vLLM), and `imports_folder`, as
+            `keep_import_structure` takes it.
         channel: of the child process.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server: it closes the channel when it has finished
@@ -414,7 +434,11 @@ def serve(document: dict[str, Any], channel: Channel) -> None:
         most_models=document["most_models"],
         memory_bytes=document["memory_bytes"] or default_memory_bytes(),
         precision=precision,
-        open_engine=partial(open_engine, settings=EngineSettings.model_validate(document["settings"])),
+        open_engine=partial(
+            open_engine,
+            settings=EngineSettings.model_validate(document["settings"]),
+            proofs_folder=Path(document["proofs_folder"]),
+        ),
         tell_loaded=tell_loaded,
         tell_unavailable=tell_unavailable,
         tell_declined=tell_declined,

@@ -409,6 +409,7 @@ class _Child(QueuedProcess):
             "has_threads": self._settings.serving_threads > 0,
             "settings": self._settings.engine_settings.model_dump(mode="json"),
             "rates_folder": str(self._settings.rates_folder),
+            "proofs_folder": str(self._settings.serving_proofs_folder),
             "imports_folder": str(self._settings.imports_folder),
         }
         # A separate session: the server has lowered the priority of its own session.

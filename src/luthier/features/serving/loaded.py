@@ -29,13 +29,17 @@ from luthier.features.serving.targets import (
     served_target,
     stamp_of,
 )
+from luthier.ml.inference.models.packed_weights import packed_weights
 from luthier.platform.home.context import Context
 
 EngineChoice = Literal["auto", "transformers", "llama_cpp", "vllm"]
 
 _ALIAS: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,63})=(.+)", re.ASCII)
 _PLUS: Final = ".gguf+"
-_PACKAGES: Final = {"llama_cpp": ("xllamacpp", "luthier[gguf]"), "vllm": ("vllm", "vllm")}
+_INSTALLED_BY: Final = {
+    "llama_cpp": ("xllamacpp", "pip install 'luthier[gguf]'"),
+    "vllm": ("vllm", "pip install 'vllm', or name the command of another environment: LUTHIER_VLLM_COMMAND"),
+}
 
 
 def choose_models(context: Context, names: Sequence[str], engine: EngineChoice = "auto") -> dict[str, Served]:
@@ -95,20 +99,29 @@ def choose_model(context: Context, name: str, engine: EngineChoice = "auto") -> 
             expected="transformers: other engines know nothing of its task head",
             do="leave --engine out",
         )
+    packed = None if is_gguf else packed_weights(Path(served.path))
     # vLLM is the faster one on an NVIDIA GPU; everything else runs with transformers anywhere.
-    chosen = engine if engine != "auto" else "llama_cpp" if is_gguf else "vllm" if _can_vllm() else "transformers"
+    own = "llama_cpp" if is_gguf else "vllm" if packed is not None or _can_vllm() else "transformers"
+    chosen = own if engine == "auto" else engine
     if is_gguf and chosen != "llama_cpp":
         raise RequestError(
             f"the engine {chosen} for {name}, which is a GGUF file",
             expected="llama_cpp for GGUF files",
             do="leave --engine out",
         )
-    package, installed_by = _PACKAGES.get(chosen, ("", ""))
-    if package and find_spec(package) is None:
+    if packed is not None and chosen != "vllm":
         raise RequestError(
-            f"the engine {chosen} needs the package {package}, which is not installed",
-            expected="it beside Luthier",
-            do=f"pip install '{installed_by}'",
+            f"the engine {chosen} for {name}, whose weights are packed ({packed.phrase})",
+            expected="vllm for packed weights",
+            do="leave --engine out, or serve the model in 16 bits",
+        )
+    if chosen in _INSTALLED_BY and not _is_installed(chosen):
+        package, do = _INSTALLED_BY[chosen]
+        need = "" if packed is None or engine != "auto" else f" for {name}, whose weights are packed ({packed.phrase}),"
+        raise RequestError(
+            f"the engine {chosen}{need} needs the package {package}, which is not installed",
+            expected="it beside Luthier, or vLLM in an environment of its own",
+            do=do,
         )
     if chosen == "llama_cpp" and not is_gguf:
         return choose_engines(context, {name: served}, must=True)[name].served
@@ -198,4 +211,13 @@ def _named(text: str) -> tuple[str, str]:
 
 def _can_vllm() -> bool:
     """Whether there is an NVIDIA GPU and vLLM, checked without loading torch."""
-    return has_nvidia_gpu() and find_spec("vllm") is not None
+    return has_nvidia_gpu() and _is_installed("vllm")
+
+
+def _is_installed(engine: str) -> bool:
+    if engine != "vllm":
+        return find_spec(_INSTALLED_BY[engine][0]) is not None
+    from luthier.ml.inference.vllm_process import is_installed
+
+    # It may be in an environment of its own.
+    return is_installed()

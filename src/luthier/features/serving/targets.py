@@ -23,6 +23,7 @@ from luthier.core.stream import Served
 from luthier.core.task_head import HEAD_DOCUMENT
 from luthier.features.models.names import base_of_adapter, is_tuned_name
 from luthier.features.models.result_files import weights_folder
+from luthier.ml.inference.models.packed_weights import packed_weights
 from luthier.platform.home.context import Context
 from luthier.platform.home.model_names import base_models
 
@@ -258,7 +259,9 @@ def served_export(context: Context, folder: Path) -> Served:
         base = found or base_model(context, written)
         return Served(path=base.path, sha256=base.sha256, adapter_path=str(folder), **_as_trained(folder))
     if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
-        return Served(path=str(folder), sha256=stamp(folder), **_as_trained(folder))
+        # No other engine computes with packed weights.
+        engine = "transformers" if packed_weights(folder) is None else "vllm"
+        return Served(engine=engine, path=str(folder), sha256=stamp(folder), **_as_trained(folder))
     ggufs = sorted(folder.glob("*.gguf"))
     if len(ggufs) == 1:
         return Served(engine="llama_cpp", path=str(ggufs[0]), sha256=stamp(folder), **_as_trained(folder))

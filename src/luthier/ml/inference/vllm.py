@@ -29,6 +29,8 @@ from luthier.ml.inference.models.chat_template import ChatTemplate
 from luthier.ml.inference.models.task_head import refuse_task_model
 from luthier.ml.inference.openai.stream import OpenAIStreamEngine
 from luthier.ml.inference.thoughts import NO_THINKING, RequestTemplates, Thinking
+from luthier.ml.inference.vllm_adapters import MAX_PROBE_TOKENS, PROBE, AdapterProof, VllmAdapters
+from luthier.ml.inference.vllm_answers import NO_DEFAULTS, NUM_LISTED
 from luthier.ml.inference.vllm_process import VllmProcess, vllm_command
 
 log = logging.getLogger("luthier.engines")
@@ -42,8 +44,6 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
 _LOOK_SECONDS: Final = 0.2
 # After this uptime an exit does not count as a failed start.
 _LONG_SECONDS: Final = 600.0
-# Overrides vLLM's defaults from the model's generation_config.json: only the request determines sampling.
-_NO_DEFAULTS: Final = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,7 @@ class VllmEngine:
         extra_arguments: further arguments of `vllm serve`.
         start_seconds: maximum duration of a start.
         first_pause_seconds: pause before the second start; doubled with each further one.
+        proof: compares each adapter with transformers before it answers; None: only with the base.
         progress: shown while the child starts.
 
     Raises:
@@ -92,6 +93,7 @@ class VllmEngine:
         extra_arguments: Sequence[str] = (),
         start_seconds: float = START_SECONDS,
         first_pause_seconds: float = _FIRST_PAUSE,
+        proof: AdapterProof | None = None,
         progress: Progress | None = None,
     ) -> None:
         self._folder = Path(model_path)
@@ -106,13 +108,15 @@ class VllmEngine:
         arguments = [
             model_path, "--served-model-name", BASE, "--dtype", precision or "auto",
             "--enable-lora", "--max-loras", str(most_adapters), "--max-cpu-loras", str(4 * most_adapters),
-            "--max-lora-rank", str(most_rank), *extra_arguments,
+            "--max-lora-rank", str(most_rank), "--max-logprobs", str(NUM_LISTED), *extra_arguments,
         ]  # fmt: skip
         self._process = VllmProcess(command or vllm_command(os.environ), arguments)
         # A long timeout: loading an adapter from a slow disk. No proxy: the child is on this machine.
         self._http = httpx2.Client(
             headers={"Authorization": f"Bearer {self._process.key}"}, timeout=300.0, trust_env=False
         )
+        probe = self._template.encode(PROBE)[0][:MAX_PROBE_TOKENS]
+        self._loader = VllmAdapters(self._ask_child, BASE, probe, most_rank, proof)
         self._stream: OpenAIStreamEngine | None = None
         self._events: list[KeyedEvent] = []
         self._num_failed, self._not_before, self._begun = 0, 0.0, 0.0
@@ -148,12 +152,15 @@ class VllmEngine:
         return sum(file.stat().st_size for file in self._folder.glob("*.safetensors"))
 
     def load_adapter(self, name: str, path: str) -> None:
-        """Load a PEFT folder into vLLM.
+        """Load a PEFT folder into vLLM, where its answers must differ from those of the base.
+
+        With a proof they must be those of transformers; where that has to be computed first, requests for the adapter
+        wait for it.
 
         Raises:
             NotFoundError: there is no adapter.
             ConflictError: the name belongs to another adapter.
-            RequestError: vLLM rejects it, or it has a task head instead of text output.
+            RequestError: vLLM rejects it, it fails a test, or it has a task head instead of text output.
         """
         self._check_open()
         refuse_task_model(path)
@@ -171,7 +178,7 @@ class VllmEngine:
                 f"no adapter at {path}", expected="a PEFT folder with adapter_config.json", do="correct the path"
             )
         if self._stream is not None and self._process.is_running:
-            self._load(name, path)
+            self._loader.load(name, path)
             self._stream.load_adapter(name, name)
         self._adapters[name] = path
 
@@ -181,10 +188,10 @@ class VllmEngine:
         if self._adapters.pop(name, None) is not None and self._stream is not None:
             self._stream.unload_adapter(name)
             if self._process.is_running:
-                self._post("unload_lora_adapter", {"lora_name": name})
+                self._loader.unload(name)
 
     def ask(self, key: Hashable, request: TextRequest, adapter: str | None) -> bool:
-        """Start generating; false if there is no room, or while vLLM restarts.
+        """Start generating; false if there is no room, or while vLLM restarts or the adapter is being proved.
 
         Raises:
             RequestError: vLLM cannot serve the request, or the adapter is unknown.
@@ -232,10 +239,10 @@ class VllmEngine:
         owner: str | None = None,  # noqa: ARG002 - vLLM shares its time out itself
         may_exceed: bool = False,  # noqa: ARG002
     ) -> bool:
-        """Start the request from `prepare`; false if there is no room, or while vLLM restarts.
+        """Start the request from `prepare`; false as in `ask`.
 
         Raises:
-            RequestError: the engine is closed, or the adapter is unknown or no longer accepted by vLLM.
+            RequestError: the engine is closed, the adapter is unknown, or it fails a test or is no longer accepted.
             WorkError: vLLM has exited too often.
         """
         self._check_open()
@@ -248,12 +255,22 @@ class VllmEngine:
         self._look_after()
         if self._stream is None:
             return False
-        if adapter in self._missing:
-            self._load(adapter, self._adapters[adapter])
-            self._missing.discard(adapter)
+        if adapter is not None and not self._is_ready(adapter):
+            return False
         return self._stream.ask(
             key, prepared.request, adapter, calls=prepared.calls, extra=prepared.extra, thinking=prepared.thinking
         )
+
+    def _is_ready(self, adapter: str) -> bool:
+        path = self._adapters[adapter]
+        if adapter in self._missing:
+            self._loader.load(adapter, path)
+            self._missing.discard(adapter)
+        try:
+            return self._loader.is_proved(adapter, path)
+        except RequestError:
+            self._missing.add(adapter)
+            raise
 
     def cancel(self, key: Hashable) -> None:
         """Cancel this request."""
@@ -381,14 +398,17 @@ class VllmEngine:
         # A restarted child has no adapters. One that can no longer be loaded (for example because its folder was
         # deleted) fails only its own requests, and affects neither the base nor other adapters.
         self._missing = set()
+        self._loader.start_again()
         for name, path in self._adapters.items():
             try:
-                self._load(name, path)
+                self._loader.load(name, path)
             except LuthierError as error:
                 log.warning("vLLM was started again without the adapter %s: %s", name, error)
                 self._missing.add(name)
+        # vLLM knows the end tokens of the model's files; those of the template may be others.
+        extra = NO_DEFAULTS | {"stop_token_ids": list(self._template.end_of_turn_ids)}
         self._stream = OpenAIStreamEngine(
-            f"{self._process.url}/v1", BASE, api_key=self._process.key, most_answers=256, extra=_NO_DEFAULTS
+            f"{self._process.url}/v1", BASE, api_key=self._process.key, most_answers=256, extra=extra
         )
         for name in self._adapters:
             self._stream.load_adapter(name, name)
@@ -411,23 +431,6 @@ class VllmEngine:
         if stream is not None:
             stream.close()
 
-    def _load(self, name: str, path: str) -> None:
-        body = {"lora_name": name, "lora_path": path}
-        response = self._post("load_lora_adapter", body)
-        if response.status_code != httpx2.codes.OK and "already" in response.text:
-            # A name left by an earlier unload or load: its weights are unknown, so it is not kept.
-            self._post("unload_lora_adapter", {"lora_name": name})
-            response = self._post("load_lora_adapter", body)
-        if response.status_code != httpx2.codes.OK:
-            raise RequestError(
-                f"vLLM refuses the adapter {name!r} at {path}: {response.text[:400]}",
-                expected=f"a LoRA adapter of this base, of a rank up to {MAX_RANK}",
-                do="see what it says; serve other kinds of adapters merged, or with the engine transformers",
-            )
-
-    def _post(self, path: str, body: dict[str, Any]) -> httpx2.Response:
-        return self._ask_child("POST", path, body)
-
     def _ask_child(self, method: str, path: str, body: dict[str, Any] | None = None) -> httpx2.Response:
         try:
             return self._http.request(method, f"{self._process.url}/v1/{path}", json=body)
@@ -437,8 +440,12 @@ class VllmEngine:
             ) from error
 
 
-def open_stream_engine(served: Served) -> VllmEngine:
+def open_stream_engine(served: Served, proof: AdapterProof | None = None) -> VllmEngine:
     """The engine over a transformers folder.
+
+    Args:
+        served: the model.
+        proof: as of `VllmEngine`.
 
     Raises:
         RequestError: a quantised base is requested.
@@ -456,6 +463,7 @@ def open_stream_engine(served: Served) -> VllmEngine:
         template=served.template,
         precision=served.precision,
         extra_arguments=settings_arguments(served.settings),
+        proof=proof,
     )
 
 

@@ -32,6 +32,7 @@ COMMAND: Final = "LUTHIER_VLLM_COMMAND"
 _TAIL_BYTES, _NUM_LINES = 8192, 20
 _STOP_SECONDS: Final = 15.0
 _LOOK_SECONDS: Final = 0.25
+_GPU: Final = Path("/dev/nvidiactl")
 
 
 def vllm_command(environment: Mapping[str, str]) -> list[str]:
@@ -58,6 +59,15 @@ def vllm_command(environment: Mapping[str, str]) -> list[str]:
         do="pip install vllm on a machine with a GPU (in a separate environment, if versions conflict), "
         "or use the engine transformers or llama_cpp",
     )
+
+
+def is_installed() -> bool:
+    """Whether there is a vLLM that `vllm_command` finds; it is not started."""
+    try:
+        vllm_command(os.environ)
+    except NotFoundError:
+        return False
+    return True
 
 
 class VllmProcess:
@@ -97,7 +107,7 @@ class VllmProcess:
         if self._log is not None:
             self._log.close()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
-        environment = os.environ | {
+        environment = _inherited(self._command) | {
             # In the environment rather than as an argument, which every user of the machine can read.
             "VLLM_API_KEY": self.key,
             "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
@@ -196,6 +206,23 @@ class VllmProcess:
         if self._log is not None:
             self._log.close()
             self._log = None
+
+
+def _inherited(command: Sequence[str]) -> dict[str, str]:
+    """This process's environment, for a program that may live in another Python environment."""
+    environment = dict(os.environ)
+    if Path(command[0]).parent != Path(sys.executable).parent:
+        # It names packages of this environment, which would hide those of the other one.
+        environment.pop("PYTHONPATH", None)
+    if not _GPU.exists():
+        # vLLM's build for processors would take nearly all memory for keys and values.
+        environment.setdefault("VLLM_CPU_KVCACHE_SPACE", str(_cache_gib(os.sysconf("SC_PHYS_PAGES"))))
+    return environment
+
+
+def _cache_gib(num_pages: int) -> int:
+    """A quarter of the machine's memory, in GiB, at least 1."""
+    return max(1, num_pages * os.sysconf("SC_PAGE_SIZE") // 4 >> 30)
 
 
 def _free_port() -> int:

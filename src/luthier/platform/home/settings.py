@@ -355,6 +355,11 @@ class Settings(BaseSettings):
         return self.home / "cache" / "serving"
 
     @property
+    def serving_proofs_folder(self) -> Path:
+        """What transformers answers with adapters that vLLM serves; may be deleted at any time."""
+        return self.home / "cache" / "vllm-proofs"
+
+    @property
     def imports_folder(self) -> Path:
         """Where transformers found its classes (`core/system/libraries.py`); may be deleted at any time."""
         return self.home / "cache" / "imports"

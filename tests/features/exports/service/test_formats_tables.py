@@ -215,6 +215,12 @@ def test_short_names_of_types() -> None:
     assert parse_format("gguf:q4_k_m") == ("gguf", "q4_k_m")
 
 
+def test_a_format_whose_memory_would_not_be_counted_is_refused() -> None:
+    with pytest.raises(RequestError, match="'vllm:fp8' in a benchmark of formats") as caught:
+        parse_format("vllm:fp8")
+    assert "serving_engines.py" in caught.value.do
+
+
 def found(metric: str, difference: float, word: Any) -> Comparison:
     return Comparison(
         baseline="source",

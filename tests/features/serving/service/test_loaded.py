@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -12,7 +13,9 @@ from luthier.core.errors import ConflictError, LuthierError, NotFoundError, Requ
 from luthier.core.ports import SilentProgress
 from luthier.core.system import gpu_device
 from luthier.features.serving import loaded as chosen_models
+from luthier.features.serving.engine_choice import choose_engines
 from luthier.features.serving.loaded import choose_model, choose_models
+from luthier.features.serving.targets import served_export
 from luthier.ml.inference.models import sources
 from luthier.platform.home.context import Context
 from luthier.testing.records import add_run
@@ -86,12 +89,39 @@ def test_vllm_is_taken_where_there_is_a_gpu_for_it(
     context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     merged = str(a_folder(tmp_path / "merged", "config.json", "model.safetensors"))
-    with pytest.raises(RequestError, match="pip install 'vllm'"):
+    without_vllm(monkeypatch, tmp_path)
+    with pytest.raises(RequestError, match="the package vllm, which is not installed"):
         choose_model(context, merged, "vllm")
     monkeypatch.setattr(gpu_device, "NVIDIA", tmp_path)
     assert choose_model(context, merged).engine == "transformers"
-    monkeypatch.setattr(chosen_models, "find_spec", lambda name: object())
+    # In an environment of its own.
+    monkeypatch.setenv("LUTHIER_VLLM_COMMAND", "/opt/vllm/bin/vllm")
     assert choose_model(context, merged).engine == "vllm"
+
+
+def without_vllm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("LUTHIER_VLLM_COMMAND", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+
+def test_packed_weights_are_served_by_vllm_alone(
+    context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = a_folder(tmp_path / "awq", "config.json", "model.safetensors")
+    awq = {"quant_method": "awq", "bits": 4, "group_size": 128}
+    (folder / "config.json").write_text(json.dumps({"quantization_config": awq}))
+    packed = r"packed \(AWQ, 4 bits in groups of 128\)"
+    without_vllm(monkeypatch, tmp_path)
+    with pytest.raises(RequestError, match=f"the engine vllm for {folder}, whose weights are {packed}, needs"):
+        choose_model(context, str(folder))
+    with pytest.raises(RequestError, match=f"the engine transformers for .* whose weights are {packed}"):
+        choose_model(context, str(folder), "transformers")
+    monkeypatch.setenv("LUTHIER_VLLM_COMMAND", "/opt/vllm/bin/vllm")
+    served = choose_model(context, str(folder))
+    assert (served.engine, served.path) == ("vllm", str(folder))
+    (decision,) = choose_engines(context, {"a": served}).values()
+    assert decision.reason == "its weights are packed (AWQ, 4 bits in groups of 128)"
+    assert served_export(context, folder).engine == "vllm"
 
 
 def test_what_cannot_be_served(context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import pytest
 from tests.vacuous import nonempty
 
 from luthier.core.errors import RequestError
-from luthier.ml.export.exporters.registry import FORMATS, choose_precision, needed_bytes, precisions
+from luthier.ml.export.exporters.registry import FORMATS, choose_precision, format_of, needed_bytes
 
 
 def test_each_format_has_a_precision_of_its_own(make_source):
@@ -31,7 +31,7 @@ def test_an_unknown_pair_is_refused_with_the_format_that_has_it(make_source):
         choose_precision("gguf", "q3", make_source())
     assert "leave --quantise out" in caught.value.do
     with pytest.raises(RequestError, match="--to keras"):
-        precisions("keras")
+        format_of("keras")
 
 
 def test_fewer_bits_need_less_room():

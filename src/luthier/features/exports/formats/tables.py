@@ -279,6 +279,13 @@ def parse_format(text: str) -> tuple[ExportFormat, ExportPrecision]:
             expected=f"one of {', '.join(known)}",
             do="write format and precision with a colon: --formats gguf:q8_0,onnx:int4",
         )
+    if whole[format].program:
+        raise RequestError(
+            f"the format {text!r} in a benchmark of formats",
+            expected="formats that run inside the process that measures them",
+            do=f"leave it out: {whole[format].title} is a program of its own, whose memory would not be counted; "
+            "benchmarks/serving_engines.py --vllm-python PATH measures its speed",
+        )
     return format, precision
 
 

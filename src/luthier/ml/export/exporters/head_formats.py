@@ -175,3 +175,21 @@ def open_head(format: HeadFormat, folder: Path) -> HeadRuntime:
     opener: Any = import_string(format.runtime)
     runtime: HeadRuntime = opener(folder)
     return runtime
+
+
+def refuse_prompt(source: ExportSource) -> None:
+    """Weights cannot contain a trained prompt, and every format except the adapter's consists of weights."""
+    if source.adapter_path is None or not (Path(source.adapter_path) / "adapter_config.json").is_file():
+        return
+    from peft import PeftConfig
+
+    from luthier.ml.inference.models.quiet import quiet_peft
+
+    with quiet_peft():
+        config = PeftConfig.from_pretrained(source.adapter_path)
+    if config.is_prompt_learning:
+        raise RequestError(
+            f"{source.name} holds a trained prompt",
+            expected="an adapter that changes matrices",
+            do="export with --to adapter and serve the prompt with its base: it cannot be merged",
+        )

@@ -43,6 +43,11 @@ def write_model(source: ExportSource, target: Path, width: Width, progress: Prog
         with quiet_transformers():
             model.save_pretrained(str(target))
         task.advance()
+    return finish_folder(source, target)
+
+
+def finish_folder(source: ExportSource, target: Path) -> Turns:
+    """Write tokenizer, template and end tokens beside saved weights; returns how the export writes and ends turns."""
     config_file = target / "config.json"
     config = json.loads(config_file.read_text(encoding="utf-8"))
     config.pop("_name_or_path", None)  # a place on this machine

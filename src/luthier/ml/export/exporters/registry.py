@@ -24,7 +24,7 @@ from luthier.core.import_string import import_string
 from luthier.core.ports import Progress
 from luthier.core.records.export import NAME_PATTERN, ExportFormat, ExportPrecision, ExportSource
 from luthier.core.registry import EXPORTERS
-from luthier.ml.export.exporters.head_formats import refuse_head
+from luthier.ml.export.exporters.head_formats import refuse_head, refuse_prompt
 
 if TYPE_CHECKING:
     from luthier.ml.charts.spec import Role
@@ -75,7 +75,8 @@ class Format:
         library: The Hugging Face hub's name of the library that loads it.
         scratch_bytes: Bytes per weight of intermediate files, in addition to the export.
         modules: Modules required to write and check it.
-        install: The argument of `pip install` for these modules.
+        program: "module:function" that says whether the program of its runtime is installed; empty if it needs none.
+        install: The argument of `pip install` for these modules, or for the program.
         distributions: Packages used, for the bill of materials.
         check: "module:function" that rejects a model before any work; empty if the format supports every model.
         unrehearsed: Why no small copy of the model is first written and read in the runtime; empty if one is.
@@ -99,6 +100,7 @@ class Format:
     library: str
     scratch_bytes: float = 0.0
     modules: tuple[str, ...] = ()
+    program: str = ""
     install: str = ""
     distributions: tuple[str, ...] = ()
     check: str = ""
@@ -136,9 +138,9 @@ class Format:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """Required modules that are not installed."""
-        # find_spec finds a top-level module without running it: importing onnxruntime would take seconds.
-        return tuple(module for module in self.modules if importlib.util.find_spec(module) is None)
+        """What is required and not installed, without importing it: modules, and its program by the library's name."""
+        modules = tuple(module for module in self.modules if importlib.util.find_spec(module) is None)
+        return modules if not self.program or import_string(self.program)() else (*modules, self.library)
 
 
 _SAME_ARITHMETIC: Final = "the same weights in the same float32 arithmetic: only the order of sums differs"
@@ -148,6 +150,7 @@ _ROUNDED_BF16: Final = "merged weights are rounded to 8 bits of mantissa once"
 _ROUNDED_FP16: Final = "merged weights are rounded to 11 bits of mantissa once"
 _GGUF_FP16: Final = "weights are rounded to 11 bits of mantissa, and so is in llama.cpp what they are multiplied with"
 _GGUF_BF16: Final = "weights are rounded to 8 bits of mantissa, and so is in llama.cpp what they are multiplied with"
+_VLLM_BITS: Final = "weights, and in vLLM all that is computed with them, are rounded to {} bits of mantissa"
 _SAME_PROGRAM: Final = "transformers reads it, as it reads the source"
 
 # Bounds: at least three times the differences of SmolLM2-135M with an adapter of rank 16 (figures in docs/exports.md).
@@ -188,6 +191,26 @@ FORMATS: Final[Mapping[ExportFormat, Format]] = {
         is_served=True,
         runs_as_stored=True,
         chart_role="base",
+    ),
+    "vllm": Format(
+        title="vLLM",
+        description="a folder for vLLM",
+        contents="one transformers folder; in `fp8` and `w4a16` its matrices in the format of compressed-tensors",
+        writer="luthier.ml.export.exporters.vllm:write",
+        runtime="luthier.ml.export.runtimes.vllm_runtime:open_export",
+        precisions={
+            "float32": Precision(4.0, 0.01, _OTHER_KERNELS),
+            "float16": Precision(2.0, 0.3, _VLLM_BITS.format(11)),
+            "bfloat16": Precision(2.0, 1.0, _VLLM_BITS.format(8)),
+            "fp8": Precision(1.3),
+            "w4a16": Precision(1.0),
+        },
+        default=None,
+        library="vllm",
+        program="luthier.ml.inference.vllm_process:is_installed",
+        install="vllm",
+        unrehearsed="vLLM takes long to start, and the proof opens the whole model in it",
+        is_served=True,
     ),
     "gguf": Format(
         title="GGUF",
@@ -309,11 +332,6 @@ def need_packages(format: ExportFormat) -> None:
         )
 
 
-def precisions(format: ExportFormat) -> tuple[ExportPrecision, ...]:
-    """The available precisions of a format, widest first."""
-    return tuple(format_of(format).precisions)
-
-
 def choose_precision(format: ExportFormat, asked: str | None, source: ExportSource) -> ExportPrecision:
     """The requested precision, or the default of the format.
 
@@ -388,7 +406,7 @@ def check(
     refuse_head(source, f"the format {format}")
     # A trained prompt consists of vectors, which only an adapter folder can contain.
     if not known.is_adapter:
-        _refuse_prompt(source)
+        refuse_prompt(source)
     if known.check:
         _function(format, known.check)(source, progress, tools)
     if not known.unrehearsed:
@@ -480,21 +498,3 @@ def _package_of(format: ExportFormat) -> tuple[str, ...]:
     """The package of a format, by name; empty for built-in formats and packages without a name."""
     distribution = None if format in FORMATS else EXPORTERS.plug_in(format).dist
     return () if distribution is None else (distribution.name,)
-
-
-def _refuse_prompt(source: ExportSource) -> None:
-    """Weights cannot contain a trained prompt, and every format except the adapter's consists of weights."""
-    if source.adapter_path is None or not (Path(source.adapter_path) / "adapter_config.json").is_file():
-        return
-    from peft import PeftConfig
-
-    from luthier.ml.inference.models.quiet import quiet_peft
-
-    with quiet_peft():
-        config = PeftConfig.from_pretrained(source.adapter_path)
-    if config.is_prompt_learning:
-        raise RequestError(
-            f"{source.name} holds a trained prompt",
-            expected="an adapter that changes matrices",
-            do="export with --to adapter and serve the prompt with its base: it cannot be merged",
-        )

@@ -12,6 +12,7 @@ from luthier.core.errors import ModelSourceError, library_reason
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import sha256_document, sha256_file
 from luthier.core.records.base_model import LocalModel
+from luthier.ml.inference.models.packed_weights import packing_of
 from luthier.ml.inference.models.structure import context_length, read_structure
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -129,12 +130,11 @@ def check_config(folder: Path) -> dict[str, Any]:
             expected="an architecture that transformers itself knows; Luthier never runs code that comes with a model",
             do="choose a variant without custom code, or delete auto_map if transformers knows the architecture by now",
         )
-    if "quantization_config" in config:
-        method = config["quantization_config"].get("quant_method", "unknown")
+    if (packed := packing_of(config)) is not None:
         raise ModelSourceError(
-            f"{folder} holds weights that are quantised already (method {method})",
+            f"{folder} holds weights that are quantised already ({packed.phrase})",
             expected="the model's weights in full or half precision",
-            do="pull the unquantised model",
+            do="pull the unquantised model to train it; vLLM serves this one: luthier serve FOLDER --engine vllm",
         )
     return config
 
