@@ -85,6 +85,7 @@ def test_every_command_has_a_help_and_takes_json_and_home() -> None:
         "luthier data audit",
         "luthier data card",
         "luthier data diff",
+        "luthier data fetch",
         "luthier data forget",
         "luthier data ingest",
         "luthier data preview",

@@ -164,6 +164,17 @@ def is_linux() -> bool:
     return sys.platform.startswith("linux")
 
 
+def unix_socket() -> socket.socket:
+    """A socket with a place in the file system, where only this user can reach it.
+
+    Raises:
+        OSError: The system has none.
+    """
+    if not hasattr(socket, "AF_UNIX"):
+        raise OSError(errno.EAFNOSUPPORT, "this system has no sockets in its file system")
+    return socket.socket(sockets.AF_UNIX, socket.SOCK_STREAM)
+
+
 def can_fork() -> bool:
     """Whether a process with numerical libraries may be forked: on Linux. Those of macOS do not survive it."""
     return is_linux() and hasattr(os, "fork")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,6 +94,14 @@ FACILITIES: Final = (
         "each job loads its libraries",
         "some seconds for each job",
         lambda: facilities.can_fork() and hasattr(os, "pidfd_open"),
+    ),
+    Facility(
+        "sockets in the file system",
+        "batches use the engine of a running server",
+        "`AF_UNIX`",
+        "macOS: the same; Windows: batches load the model themselves",
+        "the memory of a second model",
+        lambda: hasattr(socket, "AF_UNIX"),
     ),
     Facility(
         "address space limit",

@@ -27,6 +27,7 @@ from luthier.core.stream import (
     TextRequest,
     stream_event,
 )
+from luthier.core.system.facilities import unix_socket
 from luthier.core.system.process_setup import start_daemon
 from luthier.features.serving.engine_balance import EnginePick
 from luthier.features.serving.engine_lending import documents_of, line_of, socket_address
@@ -219,7 +220,10 @@ class _Lender:
 
 def _connect(home: Path) -> _Lender | None:
     """A connection to the server of a home; None where there is none on this machine."""
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection = unix_socket()
+    except OSError:
+        return None
     try:
         connection.settimeout(_ANSWER_SECONDS)
         with socket_address(home) as address:

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from luthier.core.stream import LoadedModel, Served, StreamEvent
+from luthier.core.system.facilities import unix_socket
 from luthier.core.system.process_setup import start_daemon
 from luthier.features.serving.inference_client import InferenceClient
 from luthier.features.serving.open_request import OpenRequest, request_of
@@ -274,7 +275,7 @@ def _listen(home: Path) -> socket.socket:
     """A socket in a home. Raises OSError where the file system has none."""
     place = home / SOCKET
     place.unlink(missing_ok=True)  # of a server that was killed: a home has one, which holds its lock
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listening = unix_socket()
     try:
         with socket_address(home) as address:
             listening.bind(address)

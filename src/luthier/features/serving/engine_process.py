@@ -426,9 +426,6 @@ def serve(document: dict[str, Any], channel: Channel) -> None:
     def tell_unavailable(model: Served, why: Unavailable) -> None:
         channel.emit({"unavailable": model.model_dump(mode="json"), "why": why})
 
-    def tell_declined(key: str) -> None:
-        channel.emit({"declined": key})
-
     scheduler = Scheduler(
         tell,
         most_models=document["most_models"],
@@ -441,7 +438,7 @@ def serve(document: dict[str, Any], channel: Channel) -> None:
         ),
         tell_loaded=tell_loaded,
         tell_unavailable=tell_unavailable,
-        tell_declined=tell_declined,
+        tell_declined=lambda key: channel.emit({"declined": key}),
     )
     if document["has_threads"]:
         # llama.cpp takes as many as this says, else one a core.

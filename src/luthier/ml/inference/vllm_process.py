@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO, Final
 
 import httpx2
+import psutil
 
 from luthier.core.errors import NotFoundError, WorkError
 from luthier.core.ports import Progress
@@ -216,13 +217,13 @@ def _inherited(command: Sequence[str]) -> dict[str, str]:
         environment.pop("PYTHONPATH", None)
     if not _GPU.exists():
         # vLLM's build for processors would take nearly all memory for keys and values.
-        environment.setdefault("VLLM_CPU_KVCACHE_SPACE", str(_cache_gib(os.sysconf("SC_PHYS_PAGES"))))
+        environment.setdefault("VLLM_CPU_KVCACHE_SPACE", str(_cache_gib(psutil.virtual_memory().total)))
     return environment
 
 
-def _cache_gib(num_pages: int) -> int:
+def _cache_gib(memory_bytes: int) -> int:
     """A quarter of the machine's memory, in GiB, at least 1."""
-    return max(1, num_pages * os.sysconf("SC_PAGE_SIZE") // 4 >> 30)
+    return max(1, memory_bytes // 4 >> 30)
 
 
 def _free_port() -> int:
