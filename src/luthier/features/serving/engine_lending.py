@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from luthier.core.stream import LoadedModel, Served, StreamEvent
-from luthier.core.system.facilities import unix_socket
+from luthier.core.system import facilities
 from luthier.core.system.process_setup import start_daemon
 from luthier.features.serving.inference_client import InferenceClient
 from luthier.features.serving.open_request import OpenRequest, request_of
@@ -51,7 +51,7 @@ def socket_address(home: Path) -> Iterator[str]:
     if not _FDS.is_dir():
         yield str(home / SOCKET)
         return
-    descriptor = os.open(home, os.O_RDONLY | os.O_DIRECTORY)
+    descriptor = os.open(home, os.O_RDONLY | facilities.posix.O_DIRECTORY)
     try:
         yield f"{_FDS}/{descriptor}/{SOCKET}"
     finally:
@@ -275,7 +275,7 @@ def _listen(home: Path) -> socket.socket:
     """A socket in a home. Raises OSError where the file system has none."""
     place = home / SOCKET
     place.unlink(missing_ok=True)  # of a server that was killed: a home has one, which holds its lock
-    listening = unix_socket()
+    listening = facilities.unix_socket()
     try:
         with socket_address(home) as address:
             listening.bind(address)
