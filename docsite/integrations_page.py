@@ -177,7 +177,7 @@ _END: Final = """## Not run
 
 | what | what was run in its place |
 |---|---|
-| vLLM on a GPU | vLLM's build for processors, 0.32.0 (`make build/vllm`, then `make drill`), and a stand-in that speaks its API |
+| vLLM on a GPU | vLLM's build for processors, 0.32.0 (`make build/vllm`, `make drill`), and a stand-in |
 | the cloud services of Weights & Biases, MLflow, Trackio, Hugging Face | local stores, and a stand-in of the hub |
 | S3 of a cloud | the server of moto |
 | macOS, Windows, GPUs of Intel and Apple, ROCm | see [platforms](platforms.md) |
