@@ -60,6 +60,8 @@ class EnginePick:
         loads: The model for the engine that is to be loaded in the background; None where none is.
         num_bytes: Memory of the engine that is not taken, as far as it was measured; else 0.
         variant: The adapter, whichever engine applies it; empty for the base.
+        gathers: Whether it is the first one after a pause and its engine depends on how many come with it, so that it
+            is worth a few milliseconds to find out. An engine that has begun for it would compete with the other one.
     """
 
     served: Served
@@ -70,6 +72,7 @@ class EnginePick:
     loads: Served | None = None
     num_bytes: int = 0
     variant: str = ""
+    gathers: bool = False
 
 
 @dataclass(slots=True)
@@ -197,11 +200,14 @@ class EngineBalance:
             side.is_loaded = _is_loaded(side.served, loaded)
             side.opening_until = 0.0 if side.is_loaded else side.opening_until
         variant = fallback.adapter_path or ""
+        is_first = not pair.peak(self._clock())
         choice = _Choice(must, "pinned" if is_asked else "feature") if must is not None else None
         if choice is None:
             best = self._best(pair, served, sum(request.num_choices for request in requests), variant)
             choice = _available(pair, best, self._clock(), is_by_load=bool(served.rates))
         taken, other = pair.sides[choice.is_fallback], pair.sides[not choice.is_fallback]
+        # Several prompts are one answer, with one fingerprint: none of them moves alone.
+        can_move = must is None and len(requests) == 1
         opening_until = self._clock() + _OPENING_SECONDS
         taken.opening_until = 0.0 if taken.is_loaded else opening_until
         if choice.loads_other:
@@ -211,11 +217,11 @@ class EngineBalance:
             choice.reason,
             key,
             choice.is_fallback,
-            # Several prompts are one answer, with one fingerprint: none of them moves alone.
-            other=other.served if must is None and len(requests) == 1 else None,
+            other=other.served if can_move else None,
             loads=other.served if choice.loads_other else None,
             num_bytes=_measured_bytes(served, is_fallback=not choice.is_fallback),
             variant=variant,
+            gathers=is_first and can_move and any(rates.winner is None for rates in served.rates),
         )
 
     def _best(self, pair: _Pair, served: Served, num_new: int, variant: str) -> bool:

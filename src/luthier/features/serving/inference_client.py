@@ -258,10 +258,13 @@ class InferenceClient:
                 self._balance.enter(pick, num)
                 slot.on_leave = partial(self._balance.leave, pick, num)
             try:
-                cancel = None if self._child is None else self._child.ask(model, request, hear, slot, key)
+                gathers = pick is not None and pick.gathers
+                cancel = None
+                if self._child is not None:
+                    cancel = self._child.ask(model, request, hear, slot, key, gathers=gathers)
                 if cancel is None:
                     self._child = _Child(self._settings, self._balance, has_session=self._has_session)
-                    cancel = self._child.ask(model, request, hear, slot, key)
+                    cancel = self._child.ask(model, request, hear, slot, key, gathers=gathers)
                 if cancel is None:
                     raise _ended_error()
             except BaseException:
@@ -370,8 +373,12 @@ class _Child(QueuedProcess):
         owner: str | None,
         *,
         declined: Callable[[], None] | None = None,
+        gathers: bool = False,
     ) -> Callable[[], None] | None:
-        """Like `InferenceClient.ask`, with `declined` like `ask_loaded`; None if the process has ended or is ending."""
+        """Like `InferenceClient.ask`, with `declined` like `ask_loaded`; None if the process has ended or is ending.
+
+        gathers: As of `EnginePick`.
+        """
         key, ask = uuid.uuid4().hex, _Ask(request, hear, slot, declined)
         with self.lock:
             if self.has_ended:
@@ -380,7 +387,7 @@ class _Child(QueuedProcess):
             self._last_asked = time.monotonic()
         # Queued outside the lock: if the process ends in between, `end` has already failed this request.
         wish = document_of(request) | ({} if declined is None else {"only_loaded": True})
-        self.put({"ask": key, "owner": owner, "model": model.model_dump(mode="json")} | wish)
+        self.put({"ask": key, "owner": owner, "model": model.model_dump(mode="json")} | wish, gathers=gathers)
 
         def cancel() -> None:
             with self.lock:
@@ -392,6 +399,11 @@ class _Child(QueuedProcess):
             ask.silence()
 
         return cancel
+
+    def is_wanted(self, document: dict[str, Any]) -> bool:
+        """Whether a request was not cancelled, or moved to the other engine, before it was sent."""
+        with self.lock:
+            return "ask" not in document or document["ask"] in self._asks
 
     @property
     def num_under_way(self) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import queue
 import sys
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
@@ -19,6 +20,8 @@ from luthier.core.errors import BusyError
 from luthier.core.system.process_setup import start_daemon
 
 _CLOSE_SECONDS: Final = 10.0
+_GATHER_SECONDS: Final = 0.004
+_MAX_GATHER_SECONDS: Final = 0.05
 
 
 class QueuedProcess(ABC):
@@ -39,7 +42,7 @@ class QueuedProcess(ABC):
         self._name, self._what, self._look_seconds = name, what, look_seconds
         self.lock = threading.Lock()
         self.has_ended = self.is_closed = False
-        self._outbox: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._outbox: queue.SimpleQueue[tuple[dict[str, Any], float] | None] = queue.SimpleQueue()
         self._process: ChildProcess | None = None
         # The kernel kills the child when the thread that started it ends, so that thread must live as long.
         self._reader = start_daemon(self._live, name)
@@ -69,9 +72,19 @@ class QueuedProcess(ABC):
         """The process; None before it has started."""
         return None if self._process is None else self._process.pid
 
-    def put(self, document: dict[str, Any]) -> None:
-        """Send a document, in order; never blocks. Call it without the lock."""
-        self._outbox.put(document)
+    def is_wanted(self, document: dict[str, Any]) -> bool:  # noqa: ARG002 - for subclasses
+        """Asked right before a document is sent: whether it still has to be."""
+        return True
+
+    def put(self, document: dict[str, Any], *, gathers: bool = False) -> None:
+        """Send a document, in order; never blocks. Call it without the lock.
+
+        Args:
+            document: What is sent.
+            gathers: Whether it waits for others that come at the same moment, since they may make it unwanted: until
+                nothing has come for 4 ms, at most 50 ms. What comes behind it waits as long.
+        """
+        self._outbox.put((document, time.monotonic() + _MAX_GATHER_SECONDS if gathers else 0.0))
 
     def close(self) -> None:
         """Have it end, and wait until it has."""
@@ -118,5 +131,11 @@ class QueuedProcess(ABC):
         fail_rest()
 
     def _send_all(self, process: ChildProcess) -> None:
-        while (document := self._outbox.get()) is not None:
-            process.send(document)
+        while (item := self._outbox.get()) is not None:
+            document, gather_until = item
+            num_behind = -1
+            while time.monotonic() < gather_until and num_behind != self._outbox.qsize():
+                num_behind = self._outbox.qsize()
+                time.sleep(_GATHER_SECONDS)
+            if self.is_wanted(document):
+                process.send(document)

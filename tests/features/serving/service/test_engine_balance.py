@@ -66,6 +66,23 @@ def test_few_answers_come_from_the_copy_and_many_from_the_own_engine(desk: Desk)
     assert desk.balance.num_requests == {("llama_cpp", "load"): 5, ("transformers", "load"): 3}
 
 
+def test_the_first_request_after_a_pause_waits_for_those_that_come_with_it(desk: Desk) -> None:
+    assert desk.begin().gathers
+    assert not desk.begin().gathers
+    desk.end(2)
+    assert not desk.pick().gathers, "a load that was there a moment ago says enough"
+    desk.clock.now += PEAK_SECONDS + 1
+    assert desk.pick().gathers
+
+
+def test_nothing_waits_where_more_requests_would_not_change_the_engine(desk: Desk) -> None:
+    faster = EngineRates(engine=EngineSpeed(alone=30, crowd=60), fallback=RATES.fallback)
+    assert not desk.pick(COPY.model_copy(update={"rates": (faster,)})).gathers
+    assert not desk.pick(OWN).gathers
+    assert not desk.pick(request=LIKELIHOODS).gathers
+    assert not desk.pick(engine="llama_cpp").gathers
+
+
 def test_a_load_between_changes_nothing(desk: Desk) -> None:
     desk.engines(8)
     desk.end(4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -48,7 +49,7 @@ class Sayer(QueuedProcess):
     def __init__(self, *, starts: bool = True, is_over: Callable[[], bool] = lambda: False) -> None:
         self.log: list[str] = []
         self.starts, self.is_over, self.is_silent = starts, is_over, list[bool]()
-        self.has_failed_rest = threading.Event()
+        self.has_failed_rest, self.unwanted = threading.Event(), set[str]()
         super().__init__("sayer", "the process that says", look_seconds=0.01)
 
     def start(self) -> Any:
@@ -58,6 +59,9 @@ class Sayer(QueuedProcess):
 
     def hear(self, event: Any) -> None:
         self.log.append(event)
+
+    def is_wanted(self, document: dict[str, Any]) -> bool:
+        return document.get("say") not in self.unwanted
 
     def is_done(self, *, is_silent: bool) -> bool:
         self.is_silent.append(is_silent)
@@ -83,6 +87,30 @@ def test_what_is_sent_is_heard_in_order_and_the_rest_fails_once_the_process_is_g
     assert sayer.has_failed_rest.wait(SECONDS)
     assert sayer.log == ["a", "b", "end", "kill", "close", "rest"]
     assert (sayer.has_ended, sayer.pid) == (True, 7)
+
+
+def test_one_that_gathers_waits_for_those_that_come_with_it_and_is_dropped_where_they_replace_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sayer = Sayer()
+    num_waits, sleep = 0, time.sleep
+
+    def rest(seconds: float) -> None:
+        nonlocal num_waits
+        if threading.current_thread().name != "sayer-asks":
+            sleep(seconds)
+            return
+        num_waits += 1
+        if num_waits <= 2:  # something comes in each of the first two waits, so that there is a third one
+            sayer.unwanted.add("a")
+            sayer.put({"say": "bc"[num_waits - 1]})
+        if num_waits == 3:
+            sayer.put({"failed": True})
+
+    monkeypatch.setattr(time, "sleep", rest)
+    sayer.put({"say": "a"}, gathers=True)
+    assert sayer.has_failed_rest.wait(SECONDS)
+    assert (sayer.log[:2], num_waits >= 3) == (["b", "c"], True)
 
 
 def test_it_ends_where_it_is_not_needed_or_closed() -> None:
