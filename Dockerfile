@@ -4,7 +4,7 @@
 #   docker build --target cpu  -t luthier:cpu .
 #   docker build --target cuda -t luthier:cuda .     # needs NVIDIA's container toolkit to run with --gpus all
 #
-# The first key, once:   docker run --rm -v luthier:/data luthier:cpu server prepare
+# The first key, once:   docker run --rm -it -v luthier:/data luthier:cpu server prepare
 # The server:            docker run -d -p 8520:8520 -v luthier:/data luthier:cpu
 
 ARG PYTHON_IMAGE=python:3.13-slim-bookworm

@@ -28,7 +28,7 @@ func main() {
 	data := map[string]any{
 		"Values":  values,
 		"Chart":   about,
-		"Release": map[string]any{"Name": release, "Namespace": namespace, "Service": "Helm"},
+		"Release": map[string]any{"Name": release, "Namespace": namespace, "Service": "Helm", "IsInstall": true},
 	}
 	all := template.New("chart").Option("missingkey=zero")
 	all.Funcs(functions(all))

@@ -113,6 +113,9 @@ def test_the_hook_prepares_before_the_release_and_needs_nothing_of_it() -> None:
     spec = job["spec"]["template"]["spec"]
     assert spec["containers"][0]["args"] == ["server", "prepare"]
     assert "serviceAccountName" not in spec
+    # A key that is made would end with the home of this pod.
+    (key,) = [one for one in spec["containers"][0]["env"] if one["name"] == "LUTHIER_ADMIN_KEY"]
+    assert key["valueFrom"]["secretKeyRef"]["optional"] is False
     assert all("persistentVolumeClaim" not in volume for volume in nonempty(spec["volumes"]))
 
 

@@ -27,20 +27,31 @@ HUB: Final = "hub:"
 _SCHEMES: Final = (HUB, "https://", "http://", "s3://", "gs://")
 DATA_SUFFIXES: Final = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".tab", ".parquet", ".xlsx")
 MAX_SOURCES: Final = 32
+LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
+"""Hosts that need no encryption."""
 _HUB_NAME: Final = re.compile(
     r"hub:(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+))?(?:/(?P<rest>[^\[\]@]+))?(?:\[(?P<split>[\w.-]+)\])?",
     re.ASCII,
 )
 _NOT_IN_A_NAME: Final = re.compile(r"[^A-Za-z0-9_. -]+")
-_MAX_NAME: Final = 60
+MAX_NAME: Final = 60
 _HUB_FORM: Final = "hub:ORGANISATION/DATASET, with @REVISION, /CONFIG or /FILE, and [SPLIT] where they are needed"
 
-SourceName = Annotated[str, Field(min_length=1, max_length=_MAX_NAME, pattern=r"^[A-Za-z0-9_.][A-Za-z0-9_. -]*$")]
+SourceName = Annotated[str, Field(min_length=1, max_length=MAX_NAME, pattern=r"^[A-Za-z0-9_.][A-Za-z0-9_. -]*$")]
 
 
 def is_remote(path: str) -> bool:
     """Whether a recipe names something to download, and no path."""
     return path.startswith(_SCHEMES)
+
+
+def without_queries(document: Any) -> Any:
+    """A document with the addresses of remote sources as others may read them: a query may hold a signature."""
+    if isinstance(document, dict):
+        return {key: without_queries(value) for key, value in document.items()}
+    if isinstance(document, list | tuple):
+        return [without_queries(value) for value in document]
+    return document.partition("?")[0] if isinstance(document, str) and is_remote(document) else document
 
 
 class SourceRecipe(FrozenModel):
@@ -241,7 +252,7 @@ def default_name(path: str) -> str:
     else:
         place = urlsplit(path).path if is_remote(path) else path.replace("\\", "/")
         text = without_data_suffix(place.rstrip("/").rpartition("/")[2])
-    return _NOT_IN_A_NAME.sub("-", text)[:_MAX_NAME].strip(" -") or "rows"
+    return _NOT_IN_A_NAME.sub("-", text)[:MAX_NAME].strip(" -") or "rows"
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,7 +326,7 @@ def check_remote(path: str) -> None:
             expected="an address without credentials: recipes and plans are stored, shown and shared",
             do="take them out; credentials of object stores are read from the environment",
         )
-    if parts.scheme == "http" and parts.hostname not in ("127.0.0.1", "localhost", "::1"):
+    if parts.scheme == "http" and parts.hostname not in LOOPBACK:
         raise RequestError(
             f"rows at {path[:200]}, which is not encrypted",
             expected="an address that begins with https://",

@@ -106,6 +106,8 @@ def _show(started: Started) -> None:
     ]
     if started.link is not None:
         rows.insert(0, ("pages", f"{started.link}  (signs you in, once, within 15 minutes)"))
+    elif started.is_loopback:
+        rows.insert(0, ("pages", f"{started.url}  (signs you in: luthier users link --url {started.url})"))
     if started.key is not None:
         rows.append(("admin key", f"{started.key}  (shown this once: keep it)"))
     if started.key_file is not None:

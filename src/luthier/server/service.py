@@ -52,7 +52,8 @@ class ServerRequest:
         host: The address to listen on.
         port: The port; 0 takes any that is free.
         num_workers: Worker processes; 0 leaves the jobs to others.
-        shows_key: Whether the first key, where it is made now, is shown by `started`; else it goes into a file.
+        shows_key: Whether `started` shows what signs in: a link, and the first key where it is made now; else that goes
+            into a file.
     """
 
     host: str = "127.0.0.1"
@@ -72,7 +73,7 @@ class Started:
         workers: The names of its workers.
         key: The first key of this home, if it was made just now and is to be shown; it cannot be shown again.
         is_loopback: Whether only this machine can reach it.
-        link: Signs the person who opens it in, once; None where others can reach the address.
+        link: Signs the person who opens it in, once; None where others can reach the address, or read what is shown.
         key_file: The file with the first key, if it was made just now and is not to be shown.
     """
 
@@ -248,5 +249,6 @@ def _started(context: Context, request: ServerRequest, listener: Listener, worke
     if not listener.is_loopback:  # a key is there already: that was checked before it was listened
         return Started(listener.url, context.home, name, workers, None, is_loopback=False)
     made = make_first_key(context, is_shown=request.shows_key) or FirstKey()
-    link = f"{listener.url}/welcome/{make_link(context)}"
+    # Who reads a journal must not be signed in as an admin by it.
+    link = f"{listener.url}/welcome/{make_link(context)}" if request.shows_key else None
     return Started(listener.url, context.home, name, workers, made.key, True, link, made.file)

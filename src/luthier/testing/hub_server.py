@@ -43,6 +43,7 @@ class Hub:
         gated_for: tokens that may read the files of a gated model; None for an open one.
         valid: tokens that the hub knows at all.
         no_digest: files that the listing has no digest of.
+        stated_digests: what the listing states as SHA-256 of a file instead of its own.
         requests: path and Range header of every request.
     """
 
@@ -62,6 +63,7 @@ class Hub:
     gated_for: set[str] | None = None
     valid: set[str] = field(default_factory=set)
     no_digest: set[str] = field(default_factory=set)
+    stated_digests: dict[str, str] = field(default_factory=dict)
     requests: list[tuple[str, str | None]] = field(default_factory=list)
     kind: Literal["model", "dataset"] = "model"
     branches: dict[str, dict[str, bytes]] = field(default_factory=dict)
@@ -89,7 +91,7 @@ class Hub:
             git_id = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
             sibling: dict[str, Any] = {"rfilename": name, "size": len(content), "blobId": git_id}
             if name.endswith((".safetensors", ".bin", ".parquet")):
-                digest = hashlib.sha256(content).hexdigest()
+                digest = self.stated_digests.get(name) or hashlib.sha256(content).hexdigest()
                 sibling["lfs"] = {"size": len(content), "sha256": digest, "pointerSize": 134}
             if name in self.no_digest:
                 sibling = {"rfilename": name, "size": len(content)}

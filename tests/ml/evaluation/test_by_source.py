@@ -37,6 +37,7 @@ def test_a_gain_on_one_source_may_be_a_loss_on_another() -> None:
     texts = source_details(found)
     assert texts[0].startswith("Rows of orders: better, ")
     assert texts[2] == "Rows of rare: 2 held-out rows, too few for figures of their own."
+    assert all("adjusted for 2 sources" in text for text in texts[:2]), "the third was not tested"
 
 
 def test_a_difference_that_only_one_test_would_show_is_not_claimed_of_many_sources() -> None:
@@ -57,3 +58,10 @@ def test_a_difference_that_only_one_test_would_show_is_not_claimed_of_many_sourc
 
 def test_a_metric_that_only_one_system_has_gives_no_figures() -> None:
     assert figures_by_source(judged([1], [1]), METRIC, ["a"], baseline="teacher", candidate="tuned") == ()
+
+
+def test_a_source_whose_rows_do_not_count_for_the_metric_has_no_figures() -> None:
+    counts = np.array([[1.0, 1.0]] * 10 + [[0.0, 0.0]] * 10)  # such as a metric that looks at some rows alone
+    whole = Judged((), (), {}, {(name, METRIC.name): counts for name in ("base", "tuned")})
+    found = figures_by_source(whole, METRIC, ["a"] * 10 + ["b"] * 10, baseline="base", candidate="tuned")
+    assert [one.comparison is None for one in found] == [False, True]

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+import torch
 from tests.ml.planning.test_devices import machine
 
 from luthier.core.errors import RecipeError, RequestError
 from luthier.core.plan import Plan
 from luthier.ml.inference.models.structure import Structure
-from luthier.ml.planning import resolve_for_device
+from luthier.ml.planning import hardware, resolve_for_device
 from luthier.ml.planning.devices import OWN_GPU, device_of, load_prices, this_machine
 from luthier.ml.planning.resolve_for_device import compiled_for
 
@@ -60,6 +61,21 @@ def test_what_the_table_lacks_has_the_rates_that_were_measured() -> None:
     assert this_machine(known).name == "mi300x"
     with pytest.raises(RequestError, match=OWN_GPU):
         device_of(OWN_GPU, machine())
+
+
+def test_a_full_accelerator_is_planned_without_its_memory_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_device: str, _seconds: float) -> float:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    released: list[str] = []
+    monkeypatch.setattr(hardware, "_memory_rate", full)
+    monkeypatch.setattr(hardware.accelerator, "release_cached", released.append)
+    hardware._accelerator_memory_rate.cache_clear()
+    assert hardware._accelerator_memory_rate("cuda") == 0.0
+    assert released == ["cuda"], "a run that follows does not count it"
+    hardware._accelerator_memory_rate.cache_clear()
+    with pytest.raises(RequestError, match="this machine's accelerator"):
+        this_machine(machine(device="xpu", accelerators=(ARC,), accelerator_memory_bytes=12 << 30))
 
 
 def test_layers_are_not_compiled_on_mps(make_plan: MakePlan, structure: Structure) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from math import nan
 
+from luthier.core.data_sources import SourceRecipe
 from luthier.core.events import GpuSample, MachineSampled, RunStarted, ValidationDone
 from luthier.core.recipe import DataRecipe, Recipe
 from luthier.ml.tracking.figures import Clock, parameters_of, points_of, summary_of, texts_of, values_of
@@ -69,6 +71,19 @@ def test_parameters_are_those_of_recipe_and_plan_without_folders() -> None:
     assert found["recipe.data.columns.prompt"] == "q"
     assert found["data.train.sha256"] == "2" * 64
     assert not [value for value in found.values() if "/home/me" in str(value)]
+
+
+def test_parameters_of_sources_have_neither_folders_nor_signatures() -> None:
+    sources = (
+        SourceRecipe(path="/home/me/faq.jsonl", weight=2.0),
+        SourceRecipe(path="https://rows.example/more.jsonl?X-Amz-Signature=secret", weight=1.0),
+    )
+    recipe = Recipe(base_model="tiny", data=DataRecipe(train=sources, held_out="https://rows.example/t.csv?sig=secret"))
+    found = parameters_of(RUN_ID, make_plan().model_copy(update={"recipe": recipe}))
+    listed = json.loads(str(found["recipe.data.train"]))
+    assert [one["path"] for one in listed] == ["faq.jsonl", "https://rows.example/more.jsonl"]
+    assert found["recipe.data.held_out"] == "https://rows.example/t.csv"
+    assert not [value for value in found.values() if "/home/me" in str(value) or "secret" in str(value)]
 
 
 def test_the_verdict_comes_with_its_intervals() -> None:

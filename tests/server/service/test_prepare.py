@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,7 @@ from luthier.core.access import Caller
 from luthier.core.errors import RequestError, WorkError
 from luthier.platform.auth.service import digest_of
 from luthier.platform.home.context import Context
+from luthier.server import service
 from luthier.server.prepare import prepare_home
 
 KEY = "k" * 20 + "0123456789ab"
@@ -104,3 +107,12 @@ def test_no_process_of_server_or_worker_gets_the_first_key(
     assert main([*command, "--home", str(tmp_path / "home")]) != 0
     assert KEY not in capsys.readouterr().err
     assert "LUTHIER_ADMIN_KEY" not in os.environ
+
+
+@pytest.mark.parametrize("is_shown", [False, True])
+def test_what_signs_in_is_in_no_journal(home: Context, is_shown: bool) -> None:
+    listener: Any = SimpleNamespace(url="http://127.0.0.1:8520", is_loopback=True)
+    found = service._started(home, service.ServerRequest(shows_key=is_shown), listener, ())
+    secrets = (found.key, found.link)
+    assert all(secrets) if is_shown else secrets == (None, None)
+    assert (found.key_file is None) == is_shown

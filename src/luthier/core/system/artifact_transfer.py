@@ -21,8 +21,15 @@ WRITE_BYTES: Final = 8 << 20
 """How much is held in memory and sent together: S3 takes at most 10,000 pieces of a file, each of at least 5 MiB."""
 
 
-def open_root(root: str) -> tuple[Any, str]:
+def open_root(
+    root: str, *, what: str = "artifacts", setting: str = "LUTHIER_ARTIFACTS or --artifacts"
+) -> tuple[Any, str]:
     """The file system of fsspec that a root names, and the place in it.
+
+    Args:
+        root: A folder or a URL.
+        what: What is there, for errors.
+        setting: What names the root, for errors.
 
     Raises:
         RequestError: there is none.
@@ -34,15 +41,15 @@ def open_root(root: str) -> tuple[Any, str]:
         return files, str(place)
     except ImportError as error:
         raise RequestError(
-            f"the driver for artifacts at {protocol}:// is not installed",
+            f"the driver for {what} at {protocol}:// is not installed",
             expected="Luthier installed with its driver for object storage",
             do=f"{install_command('s3')}, or name a folder",
         ) from error
     except ValueError as error:
         raise RequestError(
-            f"artifacts at {protocol}:// cannot be reached by any driver that is known",
-            expected="a folder, or an URL such as s3://bucket/folder",
-            do="correct LUTHIER_ARTIFACTS or --artifacts",
+            f"{what} at {protocol}:// cannot be reached by any driver that is known",
+            expected="a folder, or a URL such as s3://bucket/folder",
+            do=f"correct {setting}",
         ) from error
 
 

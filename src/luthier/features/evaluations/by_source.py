@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from luthier.core.data_sources import SourcePlan, source_place
-from luthier.core.dataset import Example
 from luthier.core.evaluation import Comparison, SourceFigures, Verdict
 from luthier.features.models.resolve import Candidate
 
@@ -20,11 +19,12 @@ def with_sources(
     counted: Sequence[Comparison],
     candidates: Sequence[Candidate],
     sources: Sequence[SourcePlan],
-    examples: Sequence[Example],
+    row_ids: Sequence[str],
 ) -> tuple[Verdict | None, tuple[SourceFigures, ...]]:
     """The verdict with a detail for each source of the rows, and the figures behind it; of several sources alone.
 
-    The last system is compared with the first one, by the metric of the verdict.
+    The last system is compared with the first one, by the metric of the verdict. row_ids: of what was evaluated; of a
+    search these are queries, each once, and fewer than rows.
     """
     from luthier.ml.evaluation.by_source import figures_by_source, source_details
     from luthier.ml.evaluation.metrics.registry import as_definitions
@@ -32,7 +32,7 @@ def with_sources(
     pair = (candidates[0].name, candidates[-1].name)
     if not sources or words is None or all((one.baseline, one.candidate) != pair for one in counted):
         return words, ()
-    names = [sources[source_place(sources, example.id)].name for example in examples]
+    names = [sources[source_place(sources, row_id)].name for row_id in row_ids]
     metric = as_definitions([words.metric])[0]
     found = figures_by_source(judged, metric, names, baseline=pair[0], candidate=pair[1])
     return words.model_copy(update={"details": (*words.details, *source_details(found))}), found

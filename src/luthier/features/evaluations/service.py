@@ -377,7 +377,7 @@ def _judge(
         kl, why_not = (None, ()) if searches or not measures_kl else measure_kl(pool, *every[:2], context.progress)
     counted = [one for one in judged.comparisons if one.baseline not in beside]  # the others are stored and shown
     words = _verdict(judged.systems, counted, metrics, rows, held_out, people, confidence)
-    words, by_source = with_sources(words, judged, counted, candidates, held_out.sources, examples)
+    words, by_source = with_sources(words, judged, counted, candidates, held_out.sources, every.systems[-1].row_ids)
     return Evaluation(
         evaluation_id=evaluation_id or new_id("eval"),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),

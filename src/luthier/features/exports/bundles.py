@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from luthier.core.data_sources import is_remote
+from luthier.core.data_sources import is_remote, without_queries
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.evaluation import Evaluation
 from luthier.core.plan import Plan
@@ -251,6 +251,7 @@ def _without_folders(plan: Plan) -> Plan:
     # Only sections outside the plan's hash: the hash in the bundle has to match that of the run.
     for section in ("recipe", "budget"):
         document[section] = without_folders(document[section])
+    document["recipe"]["data"] = without_queries(document["recipe"]["data"])
     # Addresses of servers are nothing that a bundle's readers need.
     document["tracking"], document["recipe"]["tracking"] = [], None
     base, teacher = document["base_model"], document["objective"]["teacher"]
@@ -261,7 +262,7 @@ def _without_folders(plan: Plan) -> Plan:
             profile["file"] = last_part(profile["file"])
     for source in document["data"]["sources"]:
         is_file = not is_remote(source["path"])
-        source["path"] = last_part(source["path"]) if is_file else source["path"].partition("?")[0]
+        source["path"] = last_part(source["path"]) if is_file else without_queries(source["path"])
     for model, names in ((base, ("name", "path")), (teacher, ("name", "path", "adapter_path"))):
         for name in names if model is not None else ():
             model[name] = without_folders(model[name])

@@ -9,10 +9,12 @@ name the user's own files by their paths.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
+from luthier.core.data_sources import MAX_NAME, SourceRecipe, names_of
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.ids import is_id
 from luthier.core.tracking import hide_folders
@@ -214,26 +216,61 @@ def plan_of(
 
 
 def with_chosen_columns(context: Context, project_id: str, recipe: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The recipe with the columns that were chosen for its training rows, where it names none of its own.
+    """The recipe with the columns that were chosen for its rows, where it names none of its own, and its sources named.
 
     Recipes from before `data.columns` was called so name them `map`.
     """
     data = recipe.get("data")
-    if not isinstance(data, dict) or data.get("columns") is not None or data.get("map") is not None:
+    if not isinstance(data, dict):
+        return recipe
+    listed = {key: value for key in RECIPE_FILES if isinstance(value := data.get(key), list)}
+    if listed:
+        data = data | {key: _named(context, project_id, sources) for key, sources in listed.items()}
+        recipe = dict(recipe) | {"data": data}
+    if data.get("columns") is not None or data.get("map") is not None:
         return recipe
     train = data.get("train")
     if isinstance(train, list):
-        return dict(recipe) | {"data": data | {"train": [_with_columns(context, project_id, one) for one in train]}}
+        return dict(recipe) | {"data": data | _with_columns(context, project_id, data)}
     chosen = context.datasets.columns_of_file(project_id, train) if isinstance(train, str) else {}
     return dict(recipe) | {"data": data | {"columns": chosen}} if chosen else recipe
 
 
-def _with_columns(context: Context, project_id: str, source: Any) -> Any:
-    """One of several sources with the columns that were chosen for its file, where it names none of its own."""
-    if not isinstance(source, dict) or source.get("columns") is not None or not isinstance(source.get("path"), str):
-        return source
-    chosen = context.datasets.columns_of_file(project_id, source["path"])
-    return source | {"columns": chosen} if chosen else source
+def _named(context: Context, project_id: str, sources: list[Any]) -> list[Any]:
+    """Sources without a name, with that of their file: its path on this machine would name it otherwise."""
+    from luthier.platform.files.service import get_file
+
+    known: list[SourceRecipe] = []
+    for one in sources:
+        path, name = (one.get("path"), one.get("name")) if isinstance(one, dict) else (None, None)
+        if not isinstance(path, str) or not is_id(path, "file") or not isinstance(name, str | None):
+            return sources  # refused with what else is wrong in it
+        with suppress(NotFoundError):
+            path = get_file(context, project_id, path).filename
+        # A folder in front: no filename is then taken for the address of a remote source.
+        known.append(SourceRecipe.model_construct(path=f"./{path}", name=name))
+    names = names_of(known)
+    return [one | {"name": name} if len(name) <= MAX_NAME else one for one, name in zip(sources, names, strict=True)]
+
+
+def _with_columns(context: Context, project_id: str, data: Mapping[str, Any]) -> dict[str, Any]:
+    """The rows of a recipe of several sources, each with the columns that were chosen for its own file."""
+
+    def with_own(source: Any) -> Any:
+        if not isinstance(source, dict) or source.get("columns") is not None or not isinstance(source.get("path"), str):
+            return source
+        chosen = context.datasets.columns_of_file(project_id, source["path"])
+        return source | {"columns": chosen} if chosen else source
+
+    found: dict[str, Any] = {}
+    for key in RECIPE_FILES:
+        value = data.get(key)
+        if isinstance(value, list):
+            found[key] = [with_own(one) for one in value]
+        elif isinstance(value, str) and "columns" in (source := with_own({"path": value})):
+            # `data.columns` would be those of every source: a file alone becomes a list of one.
+            found[key] = [source]
+    return found
 
 
 def with_files(

@@ -51,7 +51,8 @@ class LocatedRows:
 
     Attributes:
         recipe: with the path of one file for each split.
-        columns: field of the shape -> column, of the files that were made of others; they differ from `data.columns`.
+        columns: field of the shape -> column, of the files of `sources`; None where the names in the file are those of
+            the shape. They may differ from `data.columns`.
         sources: of the splits that are remote or of several sources.
     """
 
@@ -90,8 +91,7 @@ def located(context: Context, recipe: Recipe, base_dir: Path, spill: Spill | Non
         mapping = made.mapping(key)
         path, own, found = _as_file(context, key, sources, mapping, (base_dir, recipe.data.group_by, spill))
         paths[key] = str(path)
-        if own is not None:
-            made.columns[key] = own
+        made.columns[key] = own
         made.sources[_SPLITS[key]] = found
     if paths:
         changed = data.with_files(paths)
@@ -106,7 +106,7 @@ def _as_file(
     mapping: dict[str, str] | None,
     how: tuple[Path, str | None, Spill | None],
 ) -> tuple[Path, dict[str, str] | None, tuple[SourcePlan, ...]]:
-    """One file that holds the sources of a split, its columns where it was made of others, and what a plan says of it.
+    """One file that holds the sources of a split, the columns to read it with, and what a plan says of it.
 
     how: the folder of relative paths, the field that keeps rows together, and the budget of memory.
     """
@@ -123,7 +123,7 @@ def _as_file(
         revisions.append(revision)
     if len(sources) == 1 and _is_plain(sources[0]) and len(read[0].files) == 1:
         path = read[0].files[0][0]
-        return path, None, (_single(_SPLITS[key], names[0], sources[0], revisions[0], path),)
+        return path, mapping, (_single(_SPLITS[key], names[0], sources[0], revisions[0], path),)
     group = group_by or (mapping or {}).get(GROUP)
     mixture = mix(_without_group(read), context.settings.mixtures_folder, group_by=group, spill=spill)
     found = tuple(
@@ -140,8 +140,8 @@ def _as_file(
         for name, source, revision, mixed in zip(names, sources, revisions, mixture.sources, strict=True)
     )
     own = mixture.mapping
-    if group is not None and own is not None and GROUP in (mapping or {}):
-        own = own | {GROUP: group}
+    if group is not None and GROUP in (mapping or {}):
+        own = (own or {}) | {GROUP: group}
     return mixture.path, own, found
 
 

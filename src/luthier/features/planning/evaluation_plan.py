@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from luthier.core.dataset import Example
-from luthier.core.errors import ConflictError, LeakageError, RecipeError
+from luthier.core.errors import ConflictError, DataSourceError, LeakageError, RecipeError, RequestError
 from luthier.core.ids import is_id, sha256_file
 from luthier.core.plan import Plan, ValueSource
 from luthier.core.recipe import Recipe
@@ -233,8 +233,8 @@ def rows_of_run(context: Context, run_id: str) -> Sequence[Example]:
     """
     plan = context.runs.plan(run_id)
     path = Path(plan.data.train.file)
-    if plan.data.sources:  # what was downloaded or mixed is made again where the cache was deleted
-        located(context, recipe_of(plan), Path(), rows_memory(context))
+    if plan.data.sources:
+        path = _train_file(context, plan, run_id)
     # Without these rows a check for leakage would pass for lack of evidence.
     if not path.is_file() or sha256_file(path) != plan.data.train.sha256:
         raise ConflictError(
@@ -243,6 +243,23 @@ def rows_of_run(context: Context, run_id: str) -> Sequence[Example]:
             do="restore the file",
         )
     return training_examples(context, recipe_of(plan), rows_memory(context))
+
+
+def _train_file(context: Context, plan: Plan, run_id: str) -> Path:
+    """The training rows of a run with sources in the cache of this home; they are made again where it lacks them.
+
+    The plan names the cache of the machine that planned the run.
+    """
+    try:
+        found = located(context, recipe_of(plan), Path(), rows_memory(context)).recipe.data.train
+    except (RequestError, DataSourceError) as error:
+        raise ConflictError(
+            f"the training rows of run {run_id} cannot be read again: {error.came}",
+            expected="its sources as they were: held-out rows are checked against them",
+            do="restore the source",
+        ) from error
+    assert isinstance(found, str)
+    return Path(found)
 
 
 def training_examples(context: Context, recipe: Recipe, spill: Spill | None = None) -> Sequence[Example]:

@@ -39,8 +39,8 @@ def price_list(context: Context) -> PriceList:
     return PriceList(
         table=load_prices(),
         titles={
-            "cpu": "this machine's processor, were it rented",
-            OWN_GPU: "this machine's GPU, if it is none of these",
+            "cpu": "this machine's processor, as if it were rented",
+            OWN_GPU: "this machine's GPU, where it is none of these",
         }
         | titles,
         usd_per_million_prompt_tokens=context.settings.serving_usd_per_million_prompt_tokens,

@@ -87,18 +87,27 @@ def watch(run_id: RunArgument, as_json: JsonOption = False, home: HomeOption = N
     return Answer(as_json, {**view.as_json(), "events": events}, end)
 
 
-def rm(run_id: RunArgument, as_json: JsonOption = False, home: HomeOption = None) -> Answer:
-    """Delete a run with its checkpoints, adapter, evaluations and report."""
+def rm(
+    run_id: RunArgument, checkpoints: CheckpointsOption = None, as_json: JsonOption = False, home: HomeOption = None
+) -> Answer:
+    """Delete a run with its checkpoints, adapter, evaluations and report, and what this home has uploaded of it."""
     from luthier.features.runs import service as runs
 
-    with open_context(home) as context:
+    with open_context(home, checkpoints=checkpoints) as context:
+        leaves_uploads = runs.leaves_uploads(context, run_id)
         # The old record, for the message about it.
         record = runs.remove_run(context, run_id)
 
     def tell(console: Console) -> None:
         console.print(f"removed {run_id}", soft_wrap=True)
+        if leaves_uploads:
+            console.print(
+                f"Its uploads are still in object storage, since neither LUTHIER_CHECKPOINTS nor --checkpoints names "
+                f"the place: delete the folder runs/{run_id} there.",
+                soft_wrap=True,
+            )
 
-    return Answer(as_json, {"removed": run_id, "status": record.status}, tell)
+    return Answer(as_json, {"removed": run_id, "status": record.status, "leaves_uploads": leaves_uploads}, tell)
 
 
 def edit(

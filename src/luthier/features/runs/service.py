@@ -242,6 +242,11 @@ def remove_run(context: Context, run_id: str) -> RunRecord:
     return record
 
 
+def leaves_uploads(context: Context, run_id: str) -> bool:
+    """Whether the removal of a run leaves uploads of this home in object storage, since no place is set."""
+    return context.settings.checkpoints is None and (context.settings.run_folder(run_id) / OWN_LEASE).is_file()
+
+
 def set_aside(context: Context, run_id: str) -> RunRecord:
     """Begin the removal of a run, which `sweep_removed` finishes; takes milliseconds. Returns the run.
 

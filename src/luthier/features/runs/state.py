@@ -471,8 +471,13 @@ def asked_of(job: Job | None) -> dict[str, str]:
     return {
         "base_model": _last_part(str(recipe.get("base_model", ""))),
         "method": str(method.get("name") or "") if isinstance(method, dict) else str(method),
-        "train": _last_part(str(data.get("train", ""))) if isinstance(data, dict) else "",
+        "train": _rows_asked(data.get("train", "")) if isinstance(data, dict) else "",
     }
+
+
+def _rows_asked(train: Any) -> str:
+    """The training rows of a recipe as text: a file, or how many sources."""
+    return f"{len(train)} sources" if isinstance(train, list) else _last_part(str(train))
 
 
 def _trained_on(plan: str) -> tuple[str, str]:

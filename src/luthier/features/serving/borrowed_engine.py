@@ -99,8 +99,9 @@ class BorrowingClient(InferenceClient):
             if self._lender is not None and self._lender.has_ended:
                 self._lender = None
             if self._lender is None and self._clock() - self._tried_at >= _AGAIN_SECONDS:
-                self._tried_at = self._clock()
                 self._lender = _connect(self._home)
+                # After it: a server that does not answer is waited for, and not tried again at once.
+                self._tried_at = self._clock()
             return self._lender
 
 

@@ -22,6 +22,7 @@ import os
 import queue
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, Self
@@ -43,6 +44,7 @@ _BESIDE_LIVE: Final = 1
 _LOOK_SECONDS: Final = 0.1
 _MAX_LINE_BYTES: Final = 1 << 28
 _FDS: Final = Path("/proc/self/fd")
+_AGAIN_SECONDS: Final = 1.0
 
 
 @contextlib.contextmanager
@@ -112,8 +114,13 @@ class EngineLending:
         while not self._is_closed:
             try:
                 connection, _ = self._listening.accept()
-            except OSError:
-                return  # it was closed
+            except OSError as error:
+                if self._is_closed:
+                    return
+                # Such as too many open files, which passes: without this thread jobs would connect and wait in vain.
+                log.warning("a job could not borrow the engine: %s", error)
+                time.sleep(_AGAIN_SECONDS)
+                continue
             number += 1
             job = _Job(self, connection, f"job-{number}")
             with self._lock:

@@ -38,10 +38,10 @@ if TYPE_CHECKING:
 
 _StageOption = Annotated[
     list[str] | None,
-    typer.Option("--stage", metavar="PATH=URL", help="Copy it from a store first, once a machine. Repeatable."),
+    typer.Option("--stage", metavar="PATH=URL", help="Copy data from a store first, once per machine. Repeatable."),
 ]
 _InterruptedOption = Annotated[
-    int, typer.Option("--interrupted-exit-code", min=0, max=255, help="Exit code where a signal paused the run.")
+    int, typer.Option("--interrupted-exit-code", min=0, max=255, help="Exit code when a signal paused the run.")
 ]
 
 

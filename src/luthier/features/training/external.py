@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from luthier.core.errors import ConflictError, RequestError
+from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.ids import sha256_document
 from luthier.core.plan import Plan
 from luthier.core.ports import EventSink
@@ -139,7 +139,7 @@ def train(
         try:
             return training.resume(context, known, prices=prices, launcher=launcher)
         except ConflictError:
-            if context.runs.get(known).status != "succeeded":
+            if not _has_ended(context, known):
                 raise
             return _ended_before(context, known)
 
@@ -153,17 +153,23 @@ def train(
     return training.train(context, recipe, base_dir=base_dir, prices=prices, show_plan=note, launcher=launcher)
 
 
+def _has_ended(context: Context, run_id: str) -> bool:
+    try:
+        return context.runs.get(run_id).status == "succeeded"
+    except NotFoundError:  # another machine is training it, and nothing of it was fetched
+        return False
+
+
 def _ended_before(context: Context, run_id: str) -> TrainOutcome:
     """The outcome of a run that an earlier start of this launch has finished; the other ranks end, too."""
     from luthier.features.training.service import TrainOutcome
 
     if external_world_size() > 1:
-        import torch
-
+        from luthier.ml.inference.accelerator import device_type
         from luthier.ml.training.distributed import joined
 
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        with joined(device, timeout_seconds=context.settings.collective_timeout_seconds) as world:
+        # As the others join in `train_as_follower`.
+        with joined(device_type(), timeout_seconds=context.settings.collective_timeout_seconds) as world:
             world.broadcast_text(json.dumps({"ended": run_id}))
     record = context.runs.get(run_id)
     evaluation = None if record.evaluation_id is None else context.evaluations.get(record.evaluation_id)

@@ -16,6 +16,7 @@ import yaml
 
 from luthier.core.errors import RequestError
 from luthier.core.ids import new_id
+from luthier.features.training.checkpoint_uploads.bucket import FROM_ARTIFACTS
 from luthier.features.training.checkpoint_uploads.session import LAUNCH_ID
 from luthier.features.training.staging import parse_staged
 
@@ -153,6 +154,13 @@ def _check(system: System, launch: Launch) -> None:
                 expected="skypilot, which rents the machines",
                 do=f"leave {name} out, or write: luthier launch skypilot",
             )
+    # Slurm's jobs have the environment of sbatch, and LUTHIER_ARTIFACTS with it.
+    if launch.checkpoints == FROM_ARTIFACTS and system != "slurm":
+        raise RequestError(
+            f"checkpoints of a job go to `{FROM_ARTIFACTS}`, which a node does not know",
+            expected="a place that every node reaches: a URL, or a folder on a shared disk",
+            do="write for example: --checkpoints s3://bucket/folder",
+        )
     if launch.is_spot and launch.checkpoints is None:
         raise RequestError(
             "--spot without --checkpoints: the disk of a machine that is taken away is lost",
@@ -351,6 +359,9 @@ def _ray(launch: Launch, launch_id: str) -> str:
         "# Written by `luthier launch ray`, for KubeRay. Start it with: kubectl create -f FILE\n"
         "# Head and workers must see the recipe, its rows and LUTHIER_HOME at the same paths: add a shared volume.\n"
     )
+    if launch.data:
+        places = ", ".join(path for path, _ in launch.data)
+        head += f"# The head alone copies {json.dumps(places)[1:-1]}, so that volume has to hold it.\n"
     return head + _yaml(document)
 
 

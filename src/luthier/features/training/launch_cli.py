@@ -33,7 +33,7 @@ _NodesOption = Annotated[int, typer.Option("--nodes", metavar="N", help="Machine
 _DevicesOption = Annotated[int, typer.Option("--devices", metavar="N", help="Processes on each, a GPU each.")]
 _HoursOption = Annotated[
     float | None,
-    typer.Option("--hours", metavar="H", help="Time limit.", show_default="by the budget, or 24"),
+    typer.Option("--hours", metavar="H", help="Time limit of the job.", show_default="by the budget, or 24"),
 ]
 _CpusOption = Annotated[int, typer.Option("--cpus-per-device", metavar="N", help="Cores for each process.")]
 _AcceleratorOption = Annotated[str, typer.Option("--accelerator", metavar="NAME", help="SkyPilot's name of the GPU.")]
@@ -41,32 +41,35 @@ _ImageOption = Annotated[
     str | None, typer.Option("--image", metavar="IMAGE", help="Container with luthier and Ray, for ray.")
 ]
 _SetupOption = Annotated[
-    str | None, typer.Option("--setup", metavar="COMMAND", help="What makes `luthier` known on a node.")
+    str | None, typer.Option("--setup", metavar="COMMAND", help="Run first on each node, to install luthier.")
 ]
 _RunHomeOption = Annotated[
     str | None, typer.Option("--home", metavar="DIR", help="Where rank 0 keeps the run; on shared storage.")
 ]
 _DataOption = Annotated[
     list[str] | None,
-    typer.Option("--data", metavar="PATH=URL", help="Nodes copy it from a store to this path. Repeatable."),
+    typer.Option("--data", metavar="PATH=URL", help="Copy data from a store to this path on each node. Repeatable."),
 ]
 _RestartsOption = Annotated[
-    int, typer.Option("--max-restarts", metavar="N", help="Starts after a failure or the time limit.")
+    int, typer.Option("--max-restarts", metavar="N", help="Restarts after a failure or the time limit.")
 ]
 _PriceOption = Annotated[
     float | None, typer.Option("--max-usd-per-hour", metavar="USD", help="skypilot: highest price of a machine.")
 ]
 _SecretOption = Annotated[
     list[str] | None,
-    typer.Option("--secret", metavar="NAME", help="skypilot: a variable of this environment. Repeatable."),
+    typer.Option("--secret", metavar="NAME", help="skypilot: pass this environment variable as a secret. Repeatable."),
 ]
 _ClusterOption = Annotated[
-    str | None, typer.Option("--cluster", metavar="NAME", help="With --on sky: there, not as a managed job.")
+    str | None,
+    typer.Option("--cluster", metavar="NAME", help="With --on sky: run on this cluster, not as a managed job."),
 ]
 
 
 def launch(
-    system: Annotated[str, typer.Argument(metavar="SYSTEM", help="slurm, skypilot or ray (KubeRay).")],
+    system: Annotated[
+        str, typer.Argument(metavar="SYSTEM", help="slurm, skypilot or ray (KubeRay); left out with --on sky.")
+    ],
     recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE", help="YAML or JSON.", show_default=False)] = None,
     num_nodes: _NodesOption = 1,
     devices_per_node: _DevicesOption = 1,
@@ -82,10 +85,10 @@ def launch(
     budget_hours: BudgetHoursOption = None,
     budget_usd: BudgetUsdOption = None,
     max_restarts: _RestartsOption = 3,
-    spot: Annotated[bool, typer.Option("--spot", help="skypilot: machines that may be taken away.")] = False,
+    spot: Annotated[bool, typer.Option("--spot", help="skypilot: use spot machines, which may be taken away.")] = False,
     max_usd_per_hour: _PriceOption = None,
     secrets: _SecretOption = None,
-    on: Annotated[str | None, typer.Option("--on", metavar="sky", help="Start it, by SkyPilot's API.")] = None,
+    on: Annotated[str | None, typer.Option("--on", metavar="sky", help="Start the job through SkyPilot.")] = None,
     cluster: _ClusterOption = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write it there, not to stdout.")] = None,
     force: ForceOption = False,
@@ -94,7 +97,8 @@ def launch(
     """Write the job file that trains a recipe on Slurm, by SkyPilot, or on Ray in Kubernetes; --on sky starts it.
 
     The recipe is read and checked first. Submitting the same file again resumes its run. With --checkpoints it is
-    resumed on another machine, too. `luthier launch RECIPE --on sky` is short for `luthier launch skypilot RECIPE`.
+    resumed on another machine, too. `luthier launch RECIPE --on sky` is short for `luthier launch skypilot RECIPE
+    --on sky`.
     """
     from luthier.features.training.job_files import Launch
 

@@ -47,11 +47,17 @@ def start(context: Context, caller: Caller, recipe: Mapping[str, Any]) -> Job:
         project_id=caller.project_id,
         lane="validate",
     )
-    facts = {"run_id": job.run_id, "base_model": asked["base_model"], "train": asked["data"]["train"]}
+    facts = {"run_id": job.run_id, "base_model": asked["base_model"], "train": _rows_in_log(asked)}
     with context.database.transaction():
         made = context.jobs.submit(job)
         record(context, caller, "job.created", job.job_id, facts)
     return made
+
+
+def _rows_in_log(asked: Mapping[str, Any]) -> str:
+    """The training rows as the audit log names them: by the id of their file, or the ids of several."""
+    train = asked["data"]["train"]
+    return ", ".join(str(one["path"]) for one in train) if isinstance(train, list) else str(train)
 
 
 def checked(context: Context, project_id: str, recipe: Mapping[str, Any]) -> tuple[dict[str, Any], str]:

@@ -10,7 +10,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from luthier.core.errors import NotFoundError, RequestError
@@ -67,13 +67,15 @@ def _staged(asked: Staged, progress: Progress) -> bool:
     with file_lock(
         target.with_name(f".{target.name}.lock"), what=f"the copy of {asked.url}", timeout_seconds=_LOCK_SECONDS
     ):
-        files, root = open_root(asked.url.rstrip("/"))
+        files, root = open_root(asked.url.rstrip("/"), what="data", setting="--stage")
         with errors_explained(asked.url, is_local=False):
             found = _listed(files, root)
         if not found:
             raise NotFoundError(
                 f"nothing at {asked.url}", expected="an object, or a folder with objects", do="check the URL"
             )
+        for name in found:
+            _refuse_leading_out(asked, name)
         if target.exists() and marker.is_file() and json.loads(marker.read_text(encoding="utf-8")) == found:
             return False
         partial = target.with_name(f".{target.name}.partial")
@@ -105,6 +107,16 @@ def _listed(files: Any, root: str) -> dict[str, list[str]]:
         path[len(root) :].lstrip("/"): [str(entry.get(key)) for key in ("size", *_VERSION_KEYS) if key in entry]
         for path, entry in sorted(found.items())
     }
+
+
+def _refuse_leading_out(asked: Staged, name: str) -> None:
+    """Raise RequestError for an object whose name leads out of the folder: a store takes any text as a name."""
+    if ".." in PurePosixPath(name).parts or "\\" in name:
+        raise RequestError(
+            f"the object {name[:200]!r} at {asked.url}",
+            expected="names that stay below the folder they are copied to",
+            do="remove or rename the object; nothing was copied",
+        )
 
 
 def _replace(source: Path, target: Path) -> None:

@@ -173,7 +173,9 @@ def _beginning(context: Context, caller: Caller, form: WorkflowForm, start_from:
         keys = dict(draft_choices.fork(context, caller, start_from).keys)
         data = dict(keys.pop("data", {}))
         found["base_model"] = [str(keys.pop("base_model", ""))]
-        found["train"] = [str(data.pop("train", ""))]
+        # Several sources have no field: they stay in the text of the recipe, and a chosen file takes their place.
+        if not isinstance(data.get("train"), list):
+            found["train"] = [str(data.pop("train", ""))]
         for share in ("validation", "held_out"):
             if isinstance(data.get(share), int | float):
                 found[share] = [str(data.pop(share))]

@@ -35,8 +35,8 @@ def figures_by_source(
         candidate: the name of another one.
 
     Returns:
-        In the order in which the sources occur; figures are None for a source with fewer than `MIN_ROWS` rows. Empty
-        where the metric has no statistics of both systems.
+        In the order in which the sources occur; figures are None for a source with fewer than `MIN_ROWS` rows, and
+        where too few of its rows count for the metric. Empty where the metric has no statistics of both systems.
     """
     both = [judged.statistics.get((system, metric.name)) for system in (baseline, candidate)]
     if both[0] is None or both[1] is None:
@@ -56,11 +56,14 @@ def _of_source(
     if len(before) < MIN_ROWS:
         return SourceFigures(source=name, num_rows=len(before), metric=metric.name)
     bounds = bounds_of(metric)
-    # Seed 0: a repeated evaluation gives the same intervals to the last digit.
-    difference = statistics.paired_bootstrap(after, before, metric.aggregate, bounds=bounds, seed=0)
-    intervals = [
-        statistics.bootstrap_interval(stats, metric.aggregate, bounds=bounds, seed=0) for stats in (before, after)
-    ]
+    with np.errstate(all="ignore"):
+        # Seed 0: a repeated evaluation gives the same intervals to the last digit.
+        difference = statistics.paired_bootstrap(after, before, metric.aggregate, bounds=bounds, seed=0)
+        intervals = [
+            statistics.bootstrap_interval(stats, metric.aggregate, bounds=bounds, seed=0) for stats in (before, after)
+        ]
+    if not np.isfinite([*difference, *intervals[0], *intervals[1]]).all():
+        return SourceFigures(source=name, num_rows=len(before), metric=metric.name)
     baseline, candidate = (
         Metric(
             value=one.value,
@@ -103,7 +106,7 @@ def _adjusted(one: SourceFigures, p_value: float) -> SourceFigures:
 
 def source_details(found: Sequence[SourceFigures]) -> tuple[str, ...]:
     """A sentence for each source."""
-    texts = []
+    texts, num_tested = [], sum(one.comparison is not None for one in found)
     for one in found:
         rows = f"{one.num_rows:,} held-out row{'' if one.num_rows == 1 else 's'}"
         if one.comparison is None or one.baseline is None or one.candidate is None:
@@ -118,6 +121,6 @@ def source_details(found: Sequence[SourceFigures]) -> tuple[str, ...]:
         texts.append(
             f"Rows of {one.source}: {difference.verdict}, {metric_title(one.metric)} {values[0]} against {values[1]} "
             f"of {difference.baseline} (difference {change}, 95% interval {low} to {high}, p {p_value} adjusted for "
-            f"{len(found)} sources, {rows})."
+            f"{num_tested} source{'' if num_tested == 1 else 's'}, {rows})."
         )
     return tuple(texts)

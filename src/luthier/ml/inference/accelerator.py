@@ -100,6 +100,12 @@ def total_bytes(device: Device) -> int:
     return int(module.recommended_max_memory() if kind_of(device) == "mps" else module.mem_get_info(device)[1])
 
 
+def release_cached(device: Device) -> None:
+    """Give back what torch keeps of an accelerator's memory for later allocations; a CPU keeps nothing."""
+    if is_accelerator(device):
+        _module(device).empty_cache()
+
+
 @contextmanager
 def forked_random(device: Device) -> Iterator[None]:
     """Random numbers drawn within the block, on the CPU and on a device, leave the generators as they were before."""

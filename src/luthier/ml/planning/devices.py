@@ -56,7 +56,7 @@ def device_of(text: str, hardware: Hardware) -> Device:
         RequestError: a name that the table does not have (it names the nearest), and for a count out of range.
     """
     name, count = _parsed(text)
-    if name == OWN_GPU and hardware.accelerator_memory_bytes:
+    if name == OWN_GPU and hardware.accelerator_gb_per_second:
         return _measured(hardware).model_copy(update={"num_devices": count})
     if name == "cpu":
         if count != 1:
@@ -95,7 +95,7 @@ def this_machine(hardware: Hardware) -> Device:
     An accelerator is found in the table by the name that its driver gives. One that is not there has measured rates.
 
     Raises:
-        RequestError: it is not there, and how much memory it has is not known.
+        RequestError: it is not there, and its memory could not be measured.
     """
     if hardware.device == "cpu":
         return _this_cpu(hardware)
@@ -104,7 +104,7 @@ def this_machine(hardware: Hardware) -> Device:
     spelled = {re.sub(r"[^a-z0-9]", "", name): name for name in (*_table(), *_aliases())}
     # the longest that fits: an L40S is no L4, and an A100 of 40 GB no other
     fitting = [short for short in spelled if re.search(f"{short.replace('a100', 'a100.*')}(gb|$|[^0-9])", told)]
-    if not fitting and hardware.accelerator_memory_bytes:
+    if not fitting and hardware.accelerator_gb_per_second:
         return _measured(hardware)
     if not fitting:
         raise RequestError(

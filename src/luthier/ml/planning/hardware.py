@@ -52,7 +52,7 @@ class Hardware(FrozenModel):
     accelerator_memory_bytes: int = 0
     """Of one accelerator; 0 without one, or where it is not known."""
     accelerator_gb_per_second: float = 0.0
-    """Memory traffic of one accelerator; 0 likewise."""
+    """Memory traffic of one accelerator; 0 likewise, and where it had no 512 MiB free."""
 
 
 class Rates(FrozenModel):
@@ -234,7 +234,13 @@ def _memory_rate(device: str = "cpu", seconds: float = _COPY_SECONDS) -> float:
 
 @lru_cache(maxsize=4)
 def _accelerator_memory_rate(device: str) -> float:
-    return _memory_rate(device, _ACCELERATOR_COPY_SECONDS)
+    try:
+        return _memory_rate(device, _ACCELERATOR_COPY_SECONDS)
+    except torch.OutOfMemoryError:  # others fill it, such as a server of models
+        return 0.0
+    finally:
+        # What torch keeps would count in the peak of the run that follows in this process.
+        accelerator.release_cached(device)
 
 
 def matrix_rate(dtype: torch.dtype, device: str, *, seconds: float = _SECONDS_EACH, is_mean: bool = False) -> float:

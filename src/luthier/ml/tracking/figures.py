@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from luthier.core.aliases import new_key
+from luthier.core.data_sources import without_queries
 from luthier.core.evaluation import Evaluation
 from luthier.core.events import BillUpdated, Event, MachineSampled, RunStarted, StepDone, ValidationDone
 from luthier.core.plan import Plan
@@ -135,9 +136,9 @@ def parameters_of(run_id: str, plan: Plan) -> dict[str, Parameter]:
     """What a run was asked for (`recipe.`) and what its plan made of it, by dotted names.
 
     Numbers and truth values stay what they are; all else is text. Folders of this machine are reduced to their last
-    part: trackers are read by others.
+    part, and addresses have no query, which may hold a signature: trackers are read by others.
     """
-    asked = plan.recipe.model_dump(mode="json", exclude_none=True, exclude={"tracking"})
+    asked = without_queries(plan.recipe.model_dump(mode="json", exclude_none=True, exclude={"tracking"}))
     found: dict[str, Any] = {
         "run_id": run_id,
         "plan_hash": plan.hash,
@@ -164,8 +165,18 @@ def _flat(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 def _parameter(value: Any) -> Parameter:
     if isinstance(value, bool | int | float):
         return value
-    text = _last_part(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    shown = _without_folders(value)
+    text = shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False)
     return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 1]}…"
+
+
+def _without_folders(value: Any) -> Any:
+    """A value with the last part of every path in it."""
+    if isinstance(value, dict):
+        return {key: _without_folders(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_folders(inner) for inner in value]
+    return _last_part(value) if isinstance(value, str) else value
 
 
 def _last_part(text: str) -> str:

@@ -42,7 +42,7 @@ def test_one_sees_who_one_is_and_what_one_may_do(ada: Callable[[], TestClient], 
     assert "An admin of the project can give you more." in page
     page = browser("admin").get("/settings/account").text
     assert page.count(">yes<") == 4
-    assert "Another password" not in page, "a key has none"
+    assert "New password" not in page, "a key has none"
 
 
 def test_a_new_password_signs_others_out_and_this_browser_not(ada: Callable[[], TestClient]) -> None:

@@ -28,10 +28,11 @@ def test_a_source_is_fetched_once_and_refreshed_when_asked_for(luthier: Any, hub
     assert luthier("data", "fetch", "hub:org/qa", "--json").document["was_there"]
     hub.files["train.jsonl"], hub.commit = b'{"text": "two"}\n', "f" * 40
     again = luthier("data", "fetch", "hub:org/qa")
-    assert "Already on this machine" in again.out
+    assert "Already on this machine; --refresh looks" in again.out
     newer = luthier("data", "fetch", "hub:org/qa", "--refresh")
     assert "f" * 40 in newer.out
     assert COMMIT in newer.out, "what was there before is shown, too"
+    assert "Already on this machine; no newer revision" in luthier("data", "fetch", "hub:org/qa", "--refresh").out
 
 
 def test_a_path_is_no_remote_source(luthier: Any) -> None:

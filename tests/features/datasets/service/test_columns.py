@@ -114,6 +114,25 @@ def test_a_recipe_takes_the_chosen_columns_unless_it_names_its_own(context: Cont
     assert with_chosen_columns(context, "proj-other", recipe) == recipe, "another project's choice is not found"
 
 
+def test_several_sources_have_the_names_and_the_chosen_columns_of_their_files(
+    context: Context, version: DatasetVersion
+) -> None:
+    chosen = column_choices.choose(context, ME, version, CHOICE).columns
+    source = {"path": version.file_id}
+    recipe = {"data": {"train": [source, source | {"name": "more"}, source], "held_out": version.file_id}}
+    data = with_chosen_columns(context, "default", recipe)["data"]
+    assert [one["name"] for one in data["train"]] == ["Fragen", "more", "Fragen 2"]
+    assert [one["columns"] for one in data["train"]] == [chosen] * 3
+    assert data["held_out"] == [source | {"columns": chosen}]
+    own = {"data": {"train": [source | {"name": "a"}], "columns": {"text": "FRAGE"}}}
+    assert with_chosen_columns(context, "default", own) == own
+    (other,) = with_chosen_columns(context, "proj-other", {"data": {"train": [source]}})["data"]["train"]
+    assert other == source | {"name": version.file_id}, "another project learns neither name nor columns"
+    for wrong in ([7], [{"weight": 1}], [source | {"name": [7]}], [{"path": "rows.jsonl"}]):
+        recipe = {"data": {"train": wrong, "columns": {"text": "FRAGE"}}}
+        assert with_chosen_columns(context, "default", recipe) == recipe
+
+
 def test_a_run_of_the_pages_learns_from_the_chosen_columns(
     context: Context, version: DatasetVersion, tiny_model: Path
 ) -> None:

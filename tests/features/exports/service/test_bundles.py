@@ -13,9 +13,10 @@ from tests.fixtures.service import chat_row, write_rows
 
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.plan import Plan
+from luthier.core.recipe import DataRecipe, Recipe
 from luthier.core.records.export import Export, ExportFormat, ExportSource
 from luthier.core.run import RunRecord
-from luthier.features.exports.bundles import facts_for, push, verify_bundle
+from luthier.features.exports.bundles import facts_for, push, run_facts, verify_bundle
 from luthier.features.models.service import ModelView, pull_model
 from luthier.features.recipes.service import load_recipe
 from luthier.features.training.service import train
@@ -23,7 +24,7 @@ from luthier.ml.export.bundle import add_bundle_files, verify
 from luthier.platform.home.context import Context
 from luthier.testing.assessed import make_safety_result
 from luthier.testing.hub_server import COMMIT, Hub, read_files, serving
-from luthier.testing.records import make_plan, make_record
+from luthier.testing.records import make_plan, make_record, make_result
 
 DOCUMENTS = ("README.md", "plan.json", "evaluation.json", "sbom.cdx.json", "lineage.intoto.json", "bundle.json")
 
@@ -231,3 +232,12 @@ def test_only_whole_bundles_are_pushed(context: Context, made: Path, tmp_path: P
     with pytest.raises(RequestError, match=r"not a complete bundle: README.md has 4 bytes"):
         push(context, made, f"file://{tmp_path / 'other'}")
     assert not (tmp_path / "other").exists()
+
+
+def test_a_bundle_has_no_signature_of_an_address() -> None:
+    data = DataRecipe(train="https://rows.example/train.jsonl?X-Amz-Signature=secret", held_out="s3://bucket/t.csv")
+    plan = make_plan().model_copy(update={"recipe": Recipe(base_model="tiny", data=data)})
+    record = make_record(status="succeeded").model_copy(update={"result": make_result()})
+    facts = run_facts(record, plan)
+    assert facts.plan.recipe.data.train == "https://rows.example/train.jsonl"
+    assert "secret" not in facts.plan.model_dump_json()

@@ -154,6 +154,21 @@ def test_rows_that_evaluate_may_have_sources_of_their_own(context: Context, make
         load_recipe(recipe, ["data.validation=[{path: valid.jsonl, weight: 1}]"])
 
 
+def test_pairs_in_columns_of_other_names_are_mixed(context: Context, make_recipe: MakeRecipe) -> None:
+    pairs = [{"question": f"Order {n}?", "good": f"Sent {n}.", "bad": f"Lost {n}.", "topic": n % 2} for n in range(4)]
+    columns = {"prompt": "question", "chosen": "good", "rejected": "bad"}
+    for more in ({}, {"group": "topic"}):
+        recipe = make_recipe(
+            data={"train": [{"path": "one.jsonl"}, {"path": "two.jsonl"}], "columns": columns | more},
+            objective={"name": "dpo"},
+        )
+        for name in ("one", "two"):
+            write_rows(recipe.parent / f"{name}.jsonl", pairs)
+        train = load_splits(context, load_recipe(recipe), recipe.parent)["train"]
+        assert (train.source.shape, len(train.examples)) == ("preference", 8)
+        assert {example.group for example in train.examples} == ({"0", "1"} if more else {None})
+
+
 def test_one_local_file_is_planned_as_before(context: Context, make_recipe: MakeRecipe) -> None:
     recipe = make_recipe(training=TRAINING, evaluation=JUDGED)
     plan = planned(context, recipe)
@@ -210,6 +225,14 @@ def test_a_run_of_several_sources_is_judged_by_source_and_resumes_to_the_byte(
     done = resume(context, paused.run_id)
     assert done.as_json()["adapter_sha256"] == whole.as_json()["adapter_sha256"]
     assert len(rows_of_run(context, paused.run_id)) == whole.plan.data.train.num_rows
+    # Another machine, or a home that was moved: the plan names a cache that is not this one.
+    shutil.rmtree(context.settings.mixtures_folder)
+    elsewhere = recipe.parent / "other cache"
+    monkeypatch.setattr(type(context.settings), "mixtures_folder", property(lambda _settings: elsewhere))
+    assert len(rows_of_run(context, paused.run_id)) == whole.plan.data.train.num_rows
+    (recipe.parent / "faq.jsonl").unlink()
+    with pytest.raises(ConflictError, match=r"cannot be read again: .*faq"):
+        rows_of_run(context, paused.run_id)
 
 
 def test_a_source_that_has_changed_is_refused_on_resume(context: Context, make_recipe: MakeRecipe) -> None:

@@ -140,6 +140,11 @@ def test_several_sources_stay_as_they_are_until_a_file_is_chosen(
     text = f"base_model: tiny\ndata: {{train: {json.dumps(sources)}}}\n"
     page = one.post("/runs/new/plan", data={"text": text, "side": "text"}).text
     assert '<option value="sources" selected>2 sources of the recipe</option>' in page
+    for rows, words in ((sources[:1], "1 source of the recipe"), (sources[0], None)):
+        asks = f"base_model: tiny\ndata: {{train: {json.dumps(rows)}}}\n"
+        answer = one.post("/runs/new/plan", data={"text": asks, "side": "text"}).text
+        assert (words is not None) == ('<option value="sources"' in answer), "a mapping alone is no list"
+        assert words is None or words in answer
     post(one, text=text, side="fields", **{"data.train": "sources", "training.epochs": "3"})
     assert asked[-1]["data"] == {"train": sources}
     assert asked[-1]["training"] == {"epochs": 3}

@@ -7,6 +7,7 @@ from pathlib import Path
 from tests.task_heads import add_head_run
 
 from luthier.core.task_head import TASK_HEAD_FILE
+from luthier.features.training.checkpoint_uploads.lease import OWN_LEASE
 from luthier.platform.home.context import Context
 from luthier.testing.records import make_plan, make_record, make_result, make_step
 
@@ -106,9 +107,24 @@ def test_edit_and_find_again(luthier, run: str, home: Path) -> None:  # type: ig
 
 
 def test_rm(luthier, run: str) -> None:  # type: ignore[no-untyped-def]
-    assert luthier("runs", "rm", run, "--json").document == {"removed": run, "status": "succeeded"}
+    removed = {"removed": run, "status": "succeeded", "leaves_uploads": False}
+    assert luthier("runs", "rm", run, "--json").document == removed
     assert luthier("runs", "rm", run).code == 2
     assert luthier("runs", "list", "--json").document == []
+
+
+def test_rm_names_uploads_that_it_cannot_reach(luthier, run: str, home: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    with Context.open(home) as context:
+        context.runs.create(make_record(OTHER), make_plan())
+        for run_id in (run, OTHER):
+            context.settings.run_folder(run_id).mkdir(parents=True, exist_ok=True)
+            (context.settings.run_folder(run_id) / OWN_LEASE).write_text("{}")
+    place = tmp_path / "store"
+    (place / "runs" / OTHER).mkdir(parents=True)
+    (place / "runs" / OTHER / "object").write_text("uploaded")
+    assert f"delete the folder runs/{run} there" in luthier("runs", "rm", run).out
+    assert "runs/" not in luthier("runs", "rm", OTHER, "--checkpoints", place).out
+    assert not (place / "runs" / OTHER / "object").exists()
 
 
 def test_track_says_what_each_tracker_has(luthier, run: str, home: Path, tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]

@@ -11,6 +11,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from luthier.core.access import Caller
+from luthier.core.data_sources import SourceFile, SourcePlan
 from luthier.core.events import CheckpointSaved, RunEnded, RunStarted, ValidationDone, WarningRaised
 from luthier.core.run import Fit, Remedy
 from luthier.core.tracking import TrackerPlan
@@ -340,3 +341,28 @@ def test_the_rest_is_delivered_by_a_job_of_the_project(browser: Browser, home: C
     save_state(home.settings.run_folder(RUN_ID), TrackerState(name="mlflow", status="delivered"))
     assert "Deliver the rest" not in one.get(f"/runs/{RUN_ID}").text
     assert "have everything" in unescape(one.post(address).text)
+
+
+def test_the_sources_of_the_rows_are_shown_as_the_plan_prints_them(home: Context, browser: Browser) -> None:
+    plan = make_plan()
+    sources = tuple(
+        SourcePlan(
+            split="train",
+            name=name,
+            path=f"/secret/{name}.jsonl",
+            files=(SourceFile(name=f"{name}.jsonl", sha256="0" * 64, num_bytes=9, num_rows=900),),
+            first_row=1 + 900 * number,
+            num_rows=900,
+            weight=weight,
+            num_epoch_rows=495,
+        )
+        for number, (name, weight) in enumerate((("orders", 3.0), ("faq", 0.5)))
+    )
+    data = plan.data.model_copy(update={"sources": sources})
+    record = make_record(status="succeeded", result=make_result())
+    home.runs.create(record, plan.model_copy(update={"data": data}))
+    page = browser("read").get(f"/runs/{RUN_ID}").text
+    for source in sources:
+        assert source.summary in page
+    assert "orders: 900 rows, weight 3: 495 rows in an epoch" in page
+    assert "/secret" not in page

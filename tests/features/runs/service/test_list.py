@@ -79,6 +79,10 @@ def test_pages_of_one_project(context: Context) -> None:
         ),
         ({"request": {"model": "tiny", "training_file": "f"}}, ("tiny", "supervised", "f")),
         ({"recipe": {"base_model": "/home/me/tiny", "data": {"train": "/home/me/a.jsonl"}}}, ("tiny", "", "a.jsonl")),
+        (
+            {"asked": {"base_model": "t", "data": {"train": [{"path": "file-a", "weight": 1}, {"path": "file-b"}]}}},
+            ("t", "", "2 sources"),
+        ),
         ({"recipe": {"base_model": "t", "method": {"name": "dora"}}}, ("t", "dora", "")),
         ({"recipe": 3}, (None, None, None)),
         ({}, (None, None, None)),

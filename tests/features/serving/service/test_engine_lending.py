@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import queue
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +12,7 @@ from tests.clock import wait_until
 
 from luthier.core.errors import WorkError, error_from
 from luthier.core.stream import Ended, Failed, LoadedModel, Piece, Served, Started, StreamEvent, TextRequest
-from luthier.features.serving import inference_client
+from luthier.features.serving import borrowed_engine, engine_lending, inference_client
 from luthier.features.serving.borrowed_engine import BorrowingClient
 from luthier.features.serving.engine_lending import SOCKET, EngineLending
 from luthier.features.serving.inference_client import InferenceClient
@@ -182,3 +183,42 @@ def test_a_home_without_a_server_has_no_lender(home: Context, monkeypatch: pytes
         assert job._lender is not None
     job.close()
     server.close()
+
+
+def test_a_server_that_does_not_answer_is_not_waited_for_each_time(
+    home: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, num_tries = [100.0], 0
+
+    def hangs(_: object) -> None:
+        nonlocal num_tries
+        num_tries += 1
+        now[0] += 10.0
+
+    monkeypatch.setattr(borrowed_engine, "_connect", hangs)
+    job = BorrowingClient(home.settings, clock=lambda: now[0])
+    for _ in range(3):
+        assert job.loaded == ()
+    assert num_tries == 1
+    now[0] += 10.0
+    assert job.loaded == ()
+    assert num_tries == 2
+    job.close()
+
+
+def test_jobs_are_taken_again_after_the_server_had_too_many_open_files(
+    home: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lending, num_tries = EngineLending(home), 0
+
+    class Full:
+        def accept(self) -> None:
+            nonlocal num_tries
+            num_tries += 1
+            lending._is_closed = num_tries == 3
+            raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(engine_lending.time, "sleep", lambda _: None)
+    lending._listening = Full()  # type: ignore[assignment]
+    lending._accept_all()
+    assert num_tries == 3

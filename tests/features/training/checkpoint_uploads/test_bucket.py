@@ -34,6 +34,15 @@ def test_an_object_is_made_once(store: ObjectStore) -> None:
         store.read("leases/1.json")
 
 
+def test_in_a_shared_folder_an_object_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = ObjectStore(str(tmp_path / "shared"))
+    assert store.create("leases/1.json", b"first") is True
+    # As for a machine that has looked before the other one wrote.
+    monkeypatch.setattr(store._files, "exists", lambda _path: False)
+    assert store.create("leases/1.json", b"second") is False
+    assert store.read("leases/1.json") == b"first"
+
+
 def test_files_and_documents_come_back_proved(store: ObjectStore, tmp_path: Path) -> None:
     bucket, source = RunBucket(store, RUN), tmp_path / "weights"
     source.write_bytes(b"0123456789")
@@ -82,3 +91,4 @@ def test_a_protocol_that_is_none_is_refused() -> None:
     with pytest.raises(RequestError, match="nonsense") as caught:
         ObjectStore("nonsense://user:secret@host/a")
     assert "secret" not in str(caught.value)
+    assert caught.value.do == "correct LUTHIER_CHECKPOINTS or --checkpoints"

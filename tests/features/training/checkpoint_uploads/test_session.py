@@ -26,9 +26,10 @@ from luthier.features.recipes.service import load_recipe
 from luthier.features.runs.service import remove_run
 from luthier.features.training import external
 from luthier.features.training.checkpoint_uploads import session
-from luthier.features.training.checkpoint_uploads.bucket import ObjectStore, RunBucket, store_of
+from luthier.features.training.checkpoint_uploads.bucket import ObjectStore, RunBucket, note_launch, store_of
 from luthier.features.training.checkpoint_uploads.state import newest_checkpoint, restore
 from luthier.features.training.service import resume, train
+from luthier.ml.training.ledger import Ledger
 from luthier.platform.home.context import Context
 
 BUCKET = "luthier-checkpoints"
@@ -199,7 +200,46 @@ def torn(_store: Path, _run_id: str, document: Path) -> None:
     document.write_text(document.read_text()[:50])
 
 
-@pytest.mark.parametrize(("damage", "words"), [(gone, "is gone"), (changed, "has digest"), (torn, "cannot be read")])
+def leads_out(_store: Path, _run_id: str, document: Path) -> None:
+    found = json.loads(document.read_text())
+    found["checkpoints"][f"step-{found['step']:08d}"][0]["name"] = "../../../../../outside"
+    document.write_text(json.dumps(found))
+
+
+def of_other_run(_store: Path, run_id: str, document: Path) -> None:
+    found = json.loads(document.read_text())
+    document.write_text(json.dumps(found | {"run_id": f"{run_id[:-1]}x"}))
+
+
+def with_record(store: Path, run_id: str, document: Path, **values: str) -> None:
+    """Give the record in an upload other values, with digests that match."""
+    bucket, found = RunBucket(ObjectStore(str(store)), run_id), json.loads(document.read_text())
+    upload = bucket.read_upload(f"{document.parent.name}/{document.name}")
+    state = bucket.read_json(upload.state)
+    made = bucket.put_json(upload.state.path, state | {"record": state["record"] | values})
+    document.write_text(json.dumps(found | {"state": made.model_dump(mode="json")}))
+
+
+def with_other_record(store: Path, run_id: str, document: Path) -> None:
+    with_record(store, run_id, document, run_id="run-20261130-120000-00000a")
+
+
+def with_other_files(store: Path, run_id: str, document: Path) -> None:
+    with_record(store, run_id, document, report_path="/etc/passwd")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (gone, "is gone"),
+        (changed, "has digest"),
+        (torn, "cannot be read"),
+        (leads_out, "cannot be read"),
+        (of_other_run, "is that of run"),
+        (with_other_record, "is that of another run"),
+        (with_other_files, "outside of the run's folder"),
+    ],
+)
 def test_a_damaged_upload_is_skipped_and_the_one_before_it_is_used(
     store: Path, paused: tuple[Path, str, str], tmp_path: Path, damage: Callable[..., None], words: str
 ) -> None:
@@ -209,6 +249,7 @@ def test_a_damaged_upload_is_skipped_and_the_one_before_it_is_used(
     with home(tmp_path / "home", str(store)) as context:
         (problem,) = restore(context, RunBucket(ObjectStore(str(store)), run_id))
         assert words in problem
+        assert not list(tmp_path.glob("**/outside"))
         found = newest_checkpoint(context.settings.run_folder(run_id))
         assert found is not None
         assert 0 < int(found.name[5:]) < last
@@ -262,7 +303,7 @@ def test_a_dead_store_ends_no_training_and_gets_the_run_later(
         run_id, result = outcome.record.run_id, outcome.record.result
         assert result is not None
         assert (outcome.record.status, result.adapter_sha256) == ("succeeded", paused[2])
-        assert f"luthier runs upload {run_id}" in outcome.warnings[-1]
+        assert outcome.warnings[-1].endswith(f"luthier runs upload {run_id} --checkpoints {place}")
         codes = [event.code for event in context.runs.events(run_id) if isinstance(event, WarningRaised)]
         assert codes.count("checkpoint_not_uploaded") == 1
         assert not any(isinstance(event, CheckpointUploaded) for event in context.runs.events(run_id))
@@ -299,6 +340,23 @@ def test_an_older_state_never_replaces_a_newer_one(store: Path, paused: tuple[Pa
             session.upload_run(context, run_id)
         restore(context, place)
         assert newest_checkpoint(folder) == kept
+
+
+def test_what_another_machine_has_spent_counts_where_this_one_has_come_further(
+    store: Path, paused: tuple[Path, str, str], tmp_path: Path
+) -> None:
+    run_id, place = paused[1], RunBucket(ObjectStore(str(store)), paused[1])
+    with home(tmp_path / "home", str(store)) as context:
+        restore(context, place)
+        # The other one has taken the run later, and trained the same steps again.
+        upload = place.read_upload(place.uploads()[0])
+        state = place.read_json(upload.state)
+        state["spent"]["seconds"] += 100.0
+        file = place.put_json("g00000009/state-00000001.json.gz", state)
+        later = upload.model_copy(update={"generation": 9, "number": 1, "state": file})
+        place.store.write(place.path("g00000009/upload-00000001.json"), later.model_dump_json().encode())
+        assert restore(context, place) == []
+        assert Ledger(context.settings.run_folder(run_id)).last().seconds == state["spent"]["seconds"]
 
 
 def test_a_store_without_credentials_or_answer_is_refused_before_anything_is_trained(
@@ -360,3 +418,18 @@ def test_a_launch_finds_its_run_on_another_machine(
             assert session.launched_elsewhere(context, named_launch) == "run-20261130-120000-00000a"
             assert session.launched_elsewhere(context, "another") is None
     assert resumed == ["run-20261130-120000-00000a"] * 2
+
+
+def test_a_launch_names_the_machine_that_trains_its_run(
+    store: Path, paused: tuple[Path, str, str], tmp_path: Path, named_launch: str
+) -> None:
+    run_id, place = paused[1], str(store)
+    recipe: Any = None
+    note_launch(ObjectStore(place), named_launch, run_id)
+    with (
+        home(tmp_path / "a", place) as first,
+        home(tmp_path / "b", place, lease_seconds=6.0) as second,
+        session.uploads_of(first, run_id),
+        pytest.raises(ConflictError, match="is training it"),
+    ):
+        external.train(second, recipe, base_dir=Path())

@@ -73,3 +73,13 @@ def test_files_outside_the_recipes_folder_go_along(
     recipe.write_text("base_model: tiny\ndata: {train: ../elsewhere.jsonl}\n", encoding="utf-8")
     assert main(["launch", "skypilot", str(recipe)]) == 2
     assert "is outside the folder of the recipe" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_place_that_only_this_machine_knows_is_refused(
+    recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LUTHIER_CHECKPOINTS", "artifacts")
+    assert main(["launch", "skypilot", str(recipe)]) == 2
+    assert "expected: a place that every node reaches" in capsys.readouterr().err
+    assert main(["launch", "slurm", str(recipe)]) == 0
+    assert main(["launch", "skypilot", str(recipe), "--checkpoints", "s3://bucket/runs"]) == 0

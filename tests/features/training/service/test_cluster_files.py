@@ -194,6 +194,13 @@ def test_ray_gets_the_place_of_its_checkpoints_and_starts_again() -> None:
     assert job["spec"]["backoffLimit"] == 2
 
 
+def test_ray_says_that_the_head_alone_copies_data() -> None:
+    text = launch_file("ray", replace(LAUNCH, image="i", data=(("/rows\nx", "s3://bucket/rows"),)))
+    assert "# The head alone copies /rows\\nx, so that volume has to hold it.\n" in text
+    assert "--stage" in yaml.safe_load(text)["spec"]["entrypoint"]
+    assert "copies" not in launch_file("ray", replace(LAUNCH, image="i"))
+
+
 def test_ray_reads_a_job_of_as_many_workers_as_asked() -> None:
     job = yaml.safe_load(launch_file("ray", Launch(**{**vars_of(LAUNCH), "image": "mine:1"}), launch_id="launch-1"))
     assert (job["apiVersion"], job["kind"], job["metadata"]["name"]) == ("ray.io/v1", "RayJob", "luthier-recipe-one")

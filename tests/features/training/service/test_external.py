@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -147,3 +147,21 @@ def test_a_launch_whose_run_has_ended_ends_with_its_outcome(
 
 def _refuse(*_: Any, **__: Any) -> None:
     raise ConflictError("another process holds it", expected="none", do="wait")
+
+
+def test_the_end_of_a_launch_is_announced_over_the_group_that_the_others_join(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    joined: list[str] = []
+
+    @contextmanager
+    def join(device: str, **_: object) -> Iterator[World]:
+        joined.append(device)
+        yield World()
+
+    monkeypatch.setattr("luthier.ml.inference.accelerator.device_type", lambda: "xpu")
+    monkeypatch.setattr("luthier.ml.training.distributed.joined", join)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    context.runs.create(make_record(status="succeeded"), make_plan())
+    assert external._ended_before(context, RUN_ID).record.status == "succeeded"
+    assert joined == ["xpu"]

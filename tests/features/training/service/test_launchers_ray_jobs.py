@@ -146,6 +146,18 @@ def test_the_same_package_is_sent_once(cluster: str, tmp_path: Path) -> None:
     assert package(RECIPE, tmp_path) == package(RECIPE, tmp_path)
 
 
+def test_sources_keep_their_names_on_the_cluster(tmp_path: Path) -> None:
+    sources = [{"path": "orders.jsonl"}, {"path": "faq.jsonl", "name": "questions"}]
+    recipe = Recipe.model_validate({"base_model": "tiny", "data": {"train": sources}})
+    for name in ("orders", "faq"):
+        (tmp_path / f"{name}.jsonl").write_text("{}\n")
+    with zipfile.ZipFile(io.BytesIO(package(recipe, tmp_path))) as archive:
+        sent = Recipe.model_validate(json.loads(archive.read("recipe.json"))).data.listed()["train"]
+    assert [(one.name, one.path) for one in sent] == [
+        ("orders", "rows/0-orders.jsonl"), ("questions", "rows/1-faq.jsonl"),
+    ]  # fmt: skip
+
+
 def test_a_run_of_the_cluster_goes_on_without_a_package(cluster: str, tmp_path: Path) -> None:
     Cluster.states.append("SUCCEEDED")
     submit(cluster, tmp_path, recipe=None, resume_id="run-1")

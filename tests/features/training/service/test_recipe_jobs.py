@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -171,3 +172,10 @@ def test_a_client_does_not_say_where_the_server_reports_to(context: Context, ask
     assert context.jobs.list(limit=10) == []
     job = recipe_job.start(context, OWN, asked | {"tracking": ["tensorboard"]})
     assert job.document[recipe_job.ASKED]["tracking"] == ["tensorboard"]
+
+
+def test_the_audit_log_names_several_sources_by_their_ids(context: Context, asked: dict[str, Any]) -> None:
+    ids = [asked["data"]["train"], asked["data"]["held_out"]]
+    sources = [{"path": file_id, "weight": 1.5} for file_id in ids]
+    recipe_job.start(context, OWN, asked | {"data": {"train": sources}})
+    assert json.loads(context.audit_log.newest(limit=1)[0].document)["train"] == ", ".join(ids)

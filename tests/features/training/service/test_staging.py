@@ -9,6 +9,7 @@ import pytest
 
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.ports import SilentProgress
+from luthier.features.training import staging
 from luthier.features.training.staging import stage
 
 
@@ -56,3 +57,19 @@ def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
     for text in ("rows", "rows=bucket", "=s3://bucket"):
         with pytest.raises(RequestError, match="is no file to stage"):
             stage([text], SilentProgress())
+
+
+def test_an_object_whose_name_leads_out_of_the_folder_is_not_copied(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A store of objects lists such a name; a folder of this machine cannot.
+    listed = {"train.jsonl": ["2"], "../../outside": ["2"]}
+    monkeypatch.setattr(staging, "_listed", lambda *_: listed)
+    with pytest.raises(RequestError, match=r"the object '../../outside' at file://"):
+        stage([f"{tmp_path / 'node' / 'rows'}=file://{store}"], SilentProgress())
+    assert not (tmp_path / "node" / "rows").exists()
+    assert not (tmp_path / "outside").exists()
+
+    with pytest.raises(RequestError, match="data at nonsense://") as caught:
+        stage([f"{tmp_path / 'rows'}=nonsense://bucket/rows"], SilentProgress())
+    assert caught.value.do == "correct --stage"

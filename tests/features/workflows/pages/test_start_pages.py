@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from fastapi.testclient import TestClient
 from tests.fixtures.pages import shown
 from tests.fixtures.service import write_rows
@@ -16,6 +17,7 @@ from tests.vacuous import nonempty
 from luthier.core.access import Caller
 from luthier.core.errors import RequestError
 from luthier.features.models.service import pull_model
+from luthier.features.run_drafts.choices import Fork
 from luthier.features.workflows import estimates, orders, start_pages
 from luthier.features.workflows.declared_forms import FORMS
 from luthier.features.workflows.forms import fields_of
@@ -224,3 +226,14 @@ def test_the_api_starts_follows_and_cancels(
     assert visitor("read").post("/api/v1/workflows", json={"workflow": "tune", "values": values}).status_code == 403
     create_project(home, "support")
     assert visitor("train", "read", project="support").get(place).status_code == 404
+
+
+def test_a_study_from_a_run_of_several_sources_names_no_list_as_a_file(
+    home: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = [{"path": "file-a", "weight": 1.0}, {"path": "file-b", "weight": 2.0}]
+    forked = Fork({"base_model": "tiny", "data": {"train": sources, "validation": 0.2}})
+    monkeypatch.setattr("luthier.features.run_drafts.choices.fork", lambda *_: forked)
+    found = start_pages._beginning(home, ME, FORMS["tune"], "run-1", "", "")
+    assert (found["base_model"], found["validation"], found.get("train")) == (["tiny"], ["0.2"], None)
+    assert yaml.safe_load(found["recipe"][0]) == {"data": {"train": sources}}

@@ -16,6 +16,7 @@ from tests.ml.data.many_rows import write_many
 
 import luthier
 from luthier.core.errors import RequestError
+from luthier.ml.data.files import ray_workers as workers_of_ray
 from luthier.ml.data.files.ray_workers import ray_workers
 
 _HAS_RAY = find_spec("ray") is not None
@@ -160,3 +161,16 @@ def test_without_ray_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("luthier.core.system.extras.missing_modules", lambda _: ("ray",))
     with pytest.raises(RequestError, match=r"--on ray needs the package ray[\s\S]*luthier\[ray\]"), ray_workers():
         raise AssertionError
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="files have owners on POSIX systems")
+def test_a_cluster_that_another_user_has_named_gets_no_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    assert workers_of_ray._cluster_of_this_machine() == ""
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text("10.0.0.1:6379\n")
+    assert workers_of_ray._cluster_of_this_machine() == "10.0.0.1:6379"
+    owner = (tmp_path / "ray" / "ray_current_cluster").stat()
+    monkeypatch.setattr(os, "fstat", lambda _: os.stat_result((*owner[:4], 4_242_424, *owner[5:10])))
+    with pytest.raises(RequestError, match="belongs to another user of this machine"):
+        workers_of_ray._cluster_of_this_machine()

@@ -25,6 +25,7 @@ class Site:
     def __init__(self) -> None:
         self.content, self.etag, self.url = ROWS, '"one"', ""
         self.status, self.cut_after, self.num_cuts, self.states_size = 200, 0, 0, True
+        self.location, self.grows = "", b""
         self.requests: list[tuple[str | None, str | None]] = []
 
 
@@ -44,9 +45,12 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
             state.requests.append((asked, condition))
             start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and condition == state.etag else 0
             body = state.content[start:] if state.status == 200 else b""
+            body += state.grows if len(state.requests) > 1 else b""
             self.send_response(206 if start else state.status)
             if state.states_size:
                 self.send_header("Content-Length", str(len(body)))
+            if state.location:
+                self.send_header("Location", state.location)
             if state.etag:
                 self.send_header("ETag", state.etag)
             if start:
@@ -118,7 +122,7 @@ def test_a_newer_file_is_taken_when_asked_for(site: Site, tmp_path: Path) -> Non
     ("status", "kind", "words"),
     [
         (404, NotFoundError, "there is no file at"),
-        (403, DataSourceError, "is not given to this machine"),
+        (403, DataSourceError, "may not be read by this machine"),
         (500, DataSourceError, "could not be fetched from 127.0.0.1: 500"),
     ],
 )
@@ -129,3 +133,23 @@ def test_refusals_say_what_to_do_and_keep_the_signature(
     with pytest.raises(kind, match=words) as refused:
         fetched(tmp_path, site)
     assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "location", ["http://192.0.2.1/train.jsonl", "http://rows.example/train.jsonl?signature=secret"]
+)
+def test_a_redirect_to_an_unencrypted_host_is_not_followed(site: Site, tmp_path: Path, location: str) -> None:
+    site.status, site.location = 302, location
+    with pytest.raises(DataSourceError, match="which is not encrypted") as refused:
+        fetched(tmp_path, site)
+    assert "secret" not in str(refused.value)
+
+
+def test_a_server_that_sends_more_than_it_stated_fills_no_disk(site: Site, tmp_path: Path) -> None:
+    site.grows = b"x" * 10_000
+    with pytest.raises(DataSourceError, match="sends more than the"):
+        fetched(tmp_path, site)
+    assert len(site.requests) == 2
+    assert [path.stat().st_size for path in tmp_path.glob("data/incoming/*/*")] == [0]
+    site.grows = b""
+    assert fetched(tmp_path, site).files[0].path.read_bytes() == ROWS

@@ -157,6 +157,18 @@ def test_a_file_with_a_wrong_bit_is_not_kept(hub: Hub, tmp_path: Path) -> None:
     assert contents(fetched(tmp_path, "hub:org/qa")) == [hub.files["train.jsonl"]]
 
 
+def test_a_digest_that_is_a_path_reaches_no_file_of_this_machine(hub: Hub, tmp_path: Path) -> None:
+    other = tmp_path / "other" / "train.parquet"
+    other.parent.mkdir()
+    other.write_bytes(b"mine")
+    hub.files = {"train.parquet": parquet(row(1))}
+    for digest in (str(other.parent), "../../other"):
+        hub.stated_digests = {"train.parquet": digest}
+        with pytest.raises(DataSourceError, match="states no digest for"):
+            fetched(tmp_path, "hub:org/qa")
+    assert other.read_bytes() == b"mine"
+
+
 def test_a_file_that_was_damaged_on_disk_is_fetched_again(hub: Hub, tmp_path: Path) -> None:
     found = fetched(tmp_path, "hub:org/qa")
     found.files[0].path.write_bytes(b"{}\n")

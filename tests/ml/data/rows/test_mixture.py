@@ -62,6 +62,22 @@ def test_shapes_of_conversations_become_chat_rows_that_say_the_same(orders: Path
     ]}  # fmt: skip
 
 
+@pytest.mark.parametrize("is_mixed", [False, True], ids=["one shape", "two shapes"])
+@pytest.mark.parametrize("group", ["question", "Topic"])
+def test_rows_keep_their_group_whatever_its_column_is_called(
+    orders: Path, tmp_path: Path, group: str, is_mixed: bool
+) -> None:
+    columns = {"prompt": "question", "completion": "answer"}
+    other = [{"question": f"Order {n}?", "answer": f"Sent {n}.", "Topic": n % 3} for n in range(4)]
+    if is_mixed:
+        other = [chat_row(n) | {"question": f"Order {n}?", "Topic": n % 3} for n in range(4)]
+    more = source(write_rows(tmp_path / "more.jsonl", other), columns=None if is_mixed else columns)
+    made = mix([source(orders, columns=columns), more], tmp_path / "m", group_by=group)
+    found = [example.group for example in load_file(made.path, mapping=made.mapping, group_by=group).examples]
+    wanted = [f"Order {n}?" if group == "question" else str(n % 3) for n in (*range(10), *range(4))]
+    assert found == wanted
+
+
 def test_thoughts_tools_and_weights_survive(orders: Path, tmp_path: Path) -> None:
     call = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
     rows = [

@@ -23,20 +23,20 @@ def fetch(
         ),
     ],
     refresh: Annotated[
-        bool, typer.Option("--refresh", help="Look for a newer revision, also of what is there already.")
+        bool, typer.Option("--refresh", help="Check for a newer revision of a source that was downloaded before.")
     ] = False,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Download rows from the hub, an address or an object store; what is there already needs no network."""
+    """Download rows from the hub, a web address or an object store; what was downloaded before needs no network."""
     from luthier.features.datasets.remote import fetch_rows
 
     with open_context(home) as context:
         found = fetch_rows(context, source, refresh=refresh)
-    return Answer(as_json, found.as_json(), lambda console: _show(console, found))
+    return Answer(as_json, found.as_json(), lambda console: _show(console, found, refresh))
 
 
-def _show(console: Console, found: RemoteRows) -> None:
+def _show(console: Console, found: RemoteRows, is_refreshed: bool) -> None:
     from luthier.platform.cli import figures
     from luthier.platform.cli.console import facts, visible
 
@@ -46,4 +46,5 @@ def _show(console: Console, found: RemoteRows) -> None:
     rows += [(figures.size(one.num_bytes), visible(str(one.path))) for one in found.files]
     facts(console, rows)
     if found.was_there:
-        console.print("Already on this machine; --refresh looks for a newer revision.", soft_wrap=True)
+        hint = "no newer revision was found." if is_refreshed else "--refresh looks for a newer revision."
+        console.print(f"Already on this machine; {hint}", soft_wrap=True)

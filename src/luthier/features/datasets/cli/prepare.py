@@ -38,7 +38,7 @@ OnOption = Annotated[
     typer.Option(
         "--on",
         metavar="ray",
-        help="Share the work on a cluster of Ray: the one of RAY_ADDRESS or of this machine, else started for it.",
+        help="Share the work on a Ray cluster: that of RAY_ADDRESS or of this machine, or one started for the command.",
     ),
 ]
 

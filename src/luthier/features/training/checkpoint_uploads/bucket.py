@@ -18,11 +18,11 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
-from pathlib import Path
-from typing import Any, Final
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Final
 
 from fsspec.implementations.local import LocalFileSystem
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from luthier.core.errors import CheckpointError, RequestError, WorkError
 from luthier.core.frozen_model import FrozenModel
@@ -36,6 +36,18 @@ FROM_ARTIFACTS: Final = "artifacts"
 _PRECONDITION: Final = ("PreconditionFailed", "ConditionalRequestConflict")
 
 
+def _below(path: str) -> str:
+    """A path that leads out of no folder: others may be able to write to a bucket."""
+    place = PurePosixPath(path)
+    leads_out = place.is_absolute() or ".." in place.parts or "\\" in path or ":" in path
+    if leads_out or str(place) != path or path.startswith("."):
+        raise ValueError("a relative path below its folder, such as adapter/adapter_config.json")
+    return path
+
+
+PathBelow = Annotated[str, AfterValidator(_below)]
+
+
 class StoredFile(FrozenModel):
     """An object of an upload.
 
@@ -46,8 +58,8 @@ class StoredFile(FrozenModel):
         num_bytes: Size of the content.
     """
 
-    name: str
-    path: str
+    name: PathBelow
+    path: PathBelow
     sha256: str
     num_bytes: int
 
@@ -74,7 +86,9 @@ class Upload(FrozenModel):
     generation: int
     step: int
     plan_hash: str
-    checkpoints: dict[str, tuple[StoredFile, ...]] = Field(default_factory=dict)
+    checkpoints: dict[Annotated[str, Field(pattern=r"^step-[0-9]{8}$")], tuple[StoredFile, ...]] = Field(
+        default_factory=dict
+    )
     state: StoredFile
     events: tuple[StoredFile, ...] = ()
     result: tuple[StoredFile, ...] = ()
@@ -99,7 +113,7 @@ class ObjectStore:
     """
 
     def __init__(self, root: str) -> None:
-        self._files, self._root = open_root(root)
+        self._files, self._root = open_root(root, what="checkpoints", setting="LUTHIER_CHECKPOINTS or --checkpoints")
         self._is_local = isinstance(self._files, LocalFileSystem)
         self.name = self._root if self._is_local else str(self._files.unstrip_protocol(self._root))
 
@@ -129,8 +143,13 @@ class ObjectStore:
         try:
             with self._no_bucket_explained(), self._explained():
                 if self._is_local:
-                    Path(self._place(path)).parent.mkdir(parents=True, exist_ok=True)
-                self._files.pipe_file(self._place(path), content, mode="create")
+                    target = Path(self._place(path))
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    # Not by fsspec, which looks first and then writes: another machine may write in between.
+                    with target.open("xb") as file:
+                        file.write(content)
+                else:
+                    self._files.pipe_file(self._place(path), content, mode="create")
         except FileExistsError:
             return False
         except Exception as error:
@@ -227,13 +246,16 @@ class RunBucket:
         """One document.
 
         Raises:
-            CheckpointError: It is gone or cannot be read.
+            CheckpointError: It is gone, cannot be read, or is that of another run.
         """
         try:
-            return Upload.model_validate_json(self.store.read(self.path(path)))
+            found = Upload.model_validate_json(self.store.read(self.path(path)))
         except (FileNotFoundError, ValidationError) as error:
             what = "is gone" if isinstance(error, FileNotFoundError) else "cannot be read"
-            raise _damaged(f"{self.store.name}/{self.path(path)} {what}") from error
+            raise damaged(f"{self.store.name}/{self.path(path)} {what}") from error
+        if found.run_id != self.run_id:
+            raise damaged(f"{self.store.name}/{self.path(path)} is that of run {found.run_id[:64]}")
+        return found
 
     def remove_all(self) -> None:
         """Remove every object of the run, the documents of its uploads first."""
@@ -261,7 +283,7 @@ class RunBucket:
         """
         content = self._checked(file, lambda: self.store.read(self.path(file.path)))
         if (found := sha256_bytes(content)) != file.sha256:
-            raise _damaged(self._changed(file, found))
+            raise damaged(self._changed(file, found))
         return json.loads(gzip.decompress(content))
 
     def fetch(self, file: StoredFile, target: Path) -> None:
@@ -272,13 +294,13 @@ class RunBucket:
         """
         self._checked(file, lambda: self.store.download(self.path(file.path), target))
         if (found := sha256_file(target)) != file.sha256:
-            raise _damaged(self._changed(file, found))
+            raise damaged(self._changed(file, found))
 
     def _checked(self, file: StoredFile, read: Any) -> Any:
         try:
             return read()
         except FileNotFoundError as error:
-            raise _damaged(f"{self.store.name}/{self.path(file.path)} is gone") from error
+            raise damaged(f"{self.store.name}/{self.path(file.path)} is gone") from error
 
     def _changed(self, file: StoredFile, found: str) -> str:
         return (
@@ -290,7 +312,8 @@ def _is_document(path: str) -> bool:
     return path.startswith("g") and path.partition("/")[2].startswith("upload-")
 
 
-def _damaged(came: str) -> CheckpointError:
+def damaged(came: str) -> CheckpointError:
+    """The error for an upload that is not as it was written."""
     return CheckpointError(
         came,
         expected="the objects of an upload as they were written",

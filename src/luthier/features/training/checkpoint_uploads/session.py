@@ -10,6 +10,7 @@ with uploads_of(context, run_id) as uploads:
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
@@ -145,7 +146,7 @@ class RunUploads:
         Returns:
             What a person should know: that something is not uploaded.
         """
-        if self._uploader is None:
+        if self._uploader is None or self._bucket is None:
             return []
         from luthier.features.training.checkpoint_uploads.state import result_files
 
@@ -160,9 +161,11 @@ class RunUploads:
         if is_whole:
             return []
         reason = f" ({self._uploader.problem})" if self._uploader.problem else ""
+        # With its place: the option of this command is not among the settings of the next one.
+        place = shlex.quote(self._bucket.store.name)
         line = (
             f"the end of this run is not in object storage after {seconds:g} s{reason}; upload it with: luthier runs "
-            f"upload {self._run_id}"
+            f"upload {self._run_id} --checkpoints {place}"
         )
         self._log.say(line)
         return [line]

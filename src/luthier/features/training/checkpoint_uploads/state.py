@@ -15,7 +15,7 @@ from luthier.core.plan import Plan
 from luthier.core.run import RunRecord
 from luthier.core.system.files import sync_tree
 from luthier.features.planning.quotes import QUOTE_NAME
-from luthier.features.training.checkpoint_uploads.bucket import RunBucket, StoredFile, Upload
+from luthier.features.training.checkpoint_uploads.bucket import RunBucket, StoredFile, Upload, damaged
 from luthier.features.training.checkpoint_uploads.uploader import step_of
 from luthier.platform.home.context import Context
 
@@ -103,8 +103,10 @@ def restore(context: Context, bucket: RunBucket, *, with_checkpoints: bool = Tru
         try:
             upload = bucket.read_upload(path)
             if not _is_newer(context, upload, folder, with_checkpoints=with_checkpoints):
+                _adopt_spent_elsewhere(bucket, upload, folder, spent)
                 return problems
             document = bucket.read_json(upload.state)
+            _check_own(bucket, upload, document, folder)
             # What was paid for counts, also where the checkpoint of that upload is damaged.
             spent.append(document["spent"])
             found = [event for piece in upload.events for event in bucket.read_json(piece)]
@@ -124,6 +126,27 @@ def restore(context: Context, bucket: RunBucket, *, with_checkpoints: bool = Tru
             do="check who writes to the bucket, then start the run again from its recipe",
         )
     return problems
+
+
+def _check_own(bucket: RunBucket, upload: Upload, document: dict[str, Any], folder: Path) -> None:
+    """Raise CheckpointError where a state is not of this run, or names files outside of its folder.
+
+    Others may be able to write to the bucket: they must not change other runs of this home, nor have other files of
+    this machine served or uploaded as the result of one.
+    """
+    place = f"{bucket.store.name}/{bucket.path(upload.state.path)}"
+    try:
+        record = RunRecord.model_validate(_moved(document["record"], document["folder"], str(folder)))
+        evaluation = document["evaluation"]
+        runs = {record.run_id} if evaluation is None else {record.run_id, evaluation["run_id"]}
+    except (KeyError, TypeError, ValueError) as error:
+        raise damaged(f"{place} cannot be read") from error
+    if runs != {bucket.run_id}:
+        raise damaged(f"{place} is that of another run")
+    named = (record.report_path, None if record.result is None else record.result.adapter_path)
+    for path in (Path(one) for one in named if one is not None):
+        if ".." in path.parts or folder not in path.parents:
+            raise damaged(f"{place} names a file outside of the run's folder")
 
 
 def is_behind(context: Context, bucket: RunBucket) -> bool:
@@ -182,6 +205,14 @@ def _adopt(context: Context, upload: Upload, document: dict[str, Any], found: li
     if document["quote"] is not None and not (folder / QUOTE_NAME).is_file():
         (folder / QUOTE_NAME).write_text(document["quote"], encoding="utf-8")
     _adopt_record(context, _moved(document, document["folder"], str(folder)), found, is_ended=bool(upload.result))
+
+
+def _adopt_spent_elsewhere(bucket: RunBucket, upload: Upload, folder: Path, known: list[dict[str, Any]]) -> None:
+    """What another machine has spent counts, also where this home has come further."""
+    with suppress(CheckpointError):
+        known = [*known, bucket.read_json(upload.state)["spent"]]
+    if known:
+        _adopt_ledger(folder, max(known, key=lambda one: float(one["seconds"])))
 
 
 def _adopt_ledger(folder: Path, spent: dict[str, Any]) -> None:

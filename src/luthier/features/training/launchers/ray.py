@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from luthier.core.aliases import with_new_keys
-from luthier.core.data_sources import is_remote
+from luthier.core.data_sources import is_remote, names_of
 from luthier.core.errors import RequestError, WorkError
 from luthier.core.ids import sha256_bytes
 from luthier.core.plan import Plan
 from luthier.core.ports import EventSink
-from luthier.core.recipe import Recipe
+from luthier.core.recipe import DataRecipe, Recipe
 from luthier.core.run import TrainResult
 from luthier.features.planning.service import Prepared
 from luthier.features.training.launchers import local as launcher_child
@@ -199,6 +199,7 @@ def package(recipe: Recipe, base_dir: Path) -> bytes:
     """
     files: dict[str, bytes] = {}
     sent: dict[str, str] = {}
+    recipe = recipe.model_copy(update={"data": _with_source_names(recipe.data)})
     for number, (key, named) in enumerate(recipe.data.files().items()):
         if is_remote(named):
             continue  # the cluster downloads it
@@ -216,6 +217,18 @@ def package(recipe: Recipe, base_dir: Path) -> bytes:
             # A bare ZipInfo has the fixed date 1980-01-01: the same content gives the same bytes and the same digest.
             archive.writestr(zipfile.ZipInfo(name), files[name], zipfile.ZIP_DEFLATED)
     return stream.getvalue()
+
+
+def _with_source_names(data: DataRecipe) -> DataRecipe:
+    """The same with a name for each of several sources: files have other names on the cluster."""
+    return data.model_copy(
+        update={
+            key: tuple(
+                one.model_copy(update={"name": name}) for one, name in zip(sources, names_of(sources), strict=True)
+            )
+            for key, sources in data.listed().items()
+        }
+    )
 
 
 def _upload(client: httpx2.Client, content: bytes) -> str:

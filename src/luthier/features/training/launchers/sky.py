@@ -138,7 +138,7 @@ def _called(python: str, request: dict[str, Any]) -> dict[str, Any]:
     if "error" in answer:
         raise WorkError(
             f"SkyPilot did not start the job: {answer['error']}",
-            expected="an API server that takes it and a cloud with such machines",
-            do="run `sky check` and `sky api status`; another --accelerator or --nodes may be to be had",
+            expected="an API server that accepts it and a cloud with such machines",
+            do="run `sky check` and `sky api status`, or try another --accelerator or fewer --nodes",
         )
     return answer

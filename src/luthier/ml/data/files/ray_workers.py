@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from luthier.core.errors import LuthierError, RequestError, StorageFullError, WorkError, error_from
+from luthier.core.system import facilities
 from luthier.core.system.extras import require_extra
 from luthier.core.system.files import scratch_folder
 
@@ -115,8 +116,18 @@ def _connect(stack: ExitStack) -> None:
 def _cluster_of_this_machine() -> str:
     """The cluster that `ray start` has joined, as Ray's documentation of `ray.init` describes it; empty for none."""
     place = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - Ray's own rule
-    file = Path(place) / "ray" / "ray_current_cluster"
-    return file.read_text(encoding="utf-8").strip() if file.is_file() else ""
+    try:
+        with (Path(place) / "ray" / "ray_current_cluster").open(encoding="utf-8") as file:
+            # The folder may be everybody's: rows must not go to a cluster that another user of the machine has named.
+            if hasattr(os, "getuid") and os.fstat(file.fileno()).st_uid not in (0, facilities.posix.getuid()):
+                raise RequestError(
+                    f"{file.name} belongs to another user of this machine",
+                    expected="a cluster that this user or root has joined",
+                    do="name the cluster by RAY_ADDRESS; RAY_ADDRESS=local starts Ray on this machine for the command",
+                )
+            return file.read().strip()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return ""
 
 
 @cache

@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 import httpx2
 
+from luthier.core.data_sources import LOOPBACK
 from luthier.core.errors import DataSourceError, LuthierError, NotFoundError
 from luthier.ml.data.remote.download import Opened, RemoteFile, RemoteSource
 
@@ -42,7 +43,8 @@ def look_up_address(url: str) -> RemoteSource:
     strong = "" if etag.startswith("W/") else etag
     revision = f"ETag {etag}" if etag else f"changed {changed}" if changed else ""
     name = unquote(PurePosixPath(urlsplit(url).path).name)
-    num_bytes = int(stated) if stated.isdigit() else None
+    # Of a compressed answer the stated size is that before it is unpacked.
+    num_bytes = int(stated) if stated.isdigit() and not headers.get("content-encoding") else None
     file = RemoteFile(name, num_bytes, partial(_open_at, url, strong or changed))
     return RemoteSource(revision, (file,), explain, _may_pass)
 
@@ -59,12 +61,24 @@ def _open_at(url: str, validator: str, start: int) -> Iterator[Opened]:
 
 @contextmanager
 def _stream(url: str, headers: dict[str, str]) -> Iterator[httpx2.Response]:
+    hooks = {"request": [partial(_refuse_unencrypted, url)]}  # also called for each redirect
     with (
-        httpx2.Client(follow_redirects=True, timeout=_TIMEOUT_SECONDS) as client,
+        httpx2.Client(follow_redirects=True, timeout=_TIMEOUT_SECONDS, event_hooks=hooks) as client,
         client.stream("GET", url, headers=_PLAIN | headers) as response,
     ):
         response.raise_for_status()
         yield response
+
+
+def _refuse_unencrypted(url: str, request: httpx2.Request) -> None:
+    """Raise DataSourceError for a redirect that leaves encryption, or this machine without it."""
+    if request.url.scheme == "https" or (url.startswith("http://") and request.url.host in LOOPBACK):
+        return
+    raise DataSourceError(
+        f"{url.partition('?')[0]} leads to {request.url.scheme}://{request.url.host}, which is not encrypted",
+        expected="redirects to addresses that begin with https://",
+        do="name the address of the file itself, or download it and name its path",
+    )
 
 
 def _may_pass(error: Exception) -> bool:
@@ -83,7 +97,7 @@ def _explained(url: str, error: Exception, what: str) -> LuthierError | None:
         )
     if status in (401, 403):
         return DataSourceError(
-            f"{shown} is not given to this machine (HTTP {status})",
+            f"{shown} may not be read by this machine (HTTP {status})",
             expected="a file that can be read without a sign-in",
             do="download it where you are signed in and name its path, or use s3://, gs:// or hub: with credentials",
         )

@@ -92,6 +92,8 @@ def download(source: RemoteSource, file: RemoteFile, part: Path, task: ProgressT
                 break
         except Exception as caught:
             if isinstance(caught, LuthierError) or is_disk_full(caught):
+                if file.num_bytes is None:
+                    part.write_bytes(b"")  # it cannot be continued, and would keep a full disk full
                 raise
             error = caught
         after = part.stat().st_size
@@ -124,9 +126,23 @@ def _append(file: RemoteFile, part: Path, task: ProgressTask) -> None:
             task.advance(-size)
         # Unbuffered: what has arrived is there for the next process, however this one ends.
         with part.open("ab" if start else "wb", buffering=0) as out:
+            num_bytes = start
             for chunk in chunks:
+                num_bytes += len(chunk)
+                if file.num_bytes is not None and num_bytes > file.num_bytes:
+                    task.advance(len(chunk) - num_bytes)
+                    out.truncate(0)
+                    raise _too_much(file)
                 out.write(chunk)
                 task.advance(len(chunk))
+
+
+def _too_much(file: RemoteFile) -> DataSourceError:
+    return DataSourceError(
+        f"{file.name}: the server sends more than the {file.num_bytes:,} bytes that it stated; nothing is kept",
+        expected="as many bytes as stated: room on the disk was checked for them",
+        do="try again; if it stays, the file is being written to, or the server is faulty",
+    )
 
 
 def _failed(source: RemoteSource, file: RemoteFile, error: Exception | None, num_bytes: int) -> Exception:

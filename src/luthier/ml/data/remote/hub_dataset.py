@@ -33,6 +33,7 @@ Configs = dict[str, dict[str, list[str]]]
 _TIMEOUT_SECONDS: Final = 30.0
 _CONVERTED: Final = "refs/convert/parquet"
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _CONVERTED_PATH: Final = re.compile(r"(?P<config>[^/]+)/(?P<split>[^/]+)/\d{4,}\.parquet")
 _PARTIAL_SPLIT: Final = "partial-"
 _KEYWORDS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -235,7 +236,9 @@ def _source(dataset: HubDataset, listing: _Listing, paths: Sequence[str]) -> Rem
     for path in paths:
         sibling = listing.files[path]
         sha256 = sibling.lfs.sha256 if sibling.lfs else None
-        if sibling.size is None or not (sha256 or sibling.blob_id):
+        # It becomes part of a path: a hub that states anything else is broken or hostile.
+        is_digest = _SHA256.fullmatch(sha256) is not None if sha256 else bool(sibling.blob_id)
+        if sibling.size is None or not is_digest:
             raise DataSourceError(
                 f"{endpoint()} states no {'size' if sibling.size is None else 'digest'} for {path} of {dataset.repo}",
                 expected="size and digest of every file",

@@ -138,7 +138,7 @@ def mix(
         )  # fmt: skip
         mixed.append(MixedSource(first, int(mask.sum()), found))
         first += mixed[-1].num_rows
-    _write(path, sources, loaded, kept_rows, shape)
+    _write(path, sources, loaded, kept_rows, shape, group_by)
     made = Mixture(path, sha256_file(path), shape, tuple(mixed))
     document = asdict(made) | {
         "path": path.name,
@@ -224,6 +224,7 @@ def _write(
     loaded: Sequence[Sequence[LoadedFile]],
     kept_rows: Sequence[npt.NDArray[np.bool_]],
     shape: Shape,
+    group_by: str | None,
 ) -> None:
     at = ""
 
@@ -240,10 +241,14 @@ def _write(
                         continue
                     at = row.id
                     if one.shape == shape:
-                        yield _fields(row, one)
+                        fields = _fields(row, one)
                     else:
                         assert example.conversation is not None
-                        yield _others(row, one) | chat_row(example.conversation)
+                        fields = _others(row, one) | chat_row(example.conversation)
+                    if group_by is not None and group_by not in fields:
+                        # It was a field of the shape, or the source writes its name in other capitals.
+                        fields[group_by] = example.group
+                    yield fields
 
     try:
         write_rows(rows(), path)
