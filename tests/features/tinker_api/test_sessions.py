@@ -214,6 +214,17 @@ def test_more_clients_and_bytes_than_there_is_room_for_are_refused(
         send(sessions, session, model, 2, num_bytes=8)
 
 
+def test_a_project_leaves_others_places_for_training_clients(
+    sessions: TinkerSessions, session: LiveSession, model: LiveModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MAX_OWN_CLIENTS", 1)
+    for own in (session, sessions.open(CALLER, {})):
+        with pytest.raises(BusyError, match="1 training clients of the project"):
+            sessions.add_model(own, 2)
+    other = sessions.open(Caller(project_id="q", key_id="other"), {})
+    assert sessions.add_model(other, 1).model_id in other.models
+
+
 def test_a_project_that_has_all_its_room_taken_locks_no_other_out(
     sessions: TinkerSessions, session: LiveSession, trainer: HeldTrainer, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

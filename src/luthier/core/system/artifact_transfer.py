@@ -19,6 +19,8 @@ from luthier.core.system.files import disk_full_explained, is_disk_full, sync, s
 
 WRITE_BYTES: Final = 8 << 20
 """How much is held in memory and sent together: S3 takes at most 10,000 pieces of a file, each of at least 5 MiB."""
+_DRIVERS: Final = {"gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "abfss": "adlfs", "az": "adlfs"}
+"""Packages with drivers that no extra installs, by protocol."""
 
 
 def open_root(
@@ -42,8 +44,9 @@ def open_root(
     except ImportError as error:
         raise RequestError(
             f"the driver for {what} at {protocol}:// is not installed",
-            expected="Luthier installed with its driver for object storage",
-            do=f"{install_command('s3')}, or name a folder",
+            expected="the driver of fsspec for that store",
+            do=f"{f'pip install {_DRIVERS[protocol]}' if protocol in _DRIVERS else install_command('s3')}, or name a "
+            "place of this machine",
         ) from error
     except ValueError as error:
         raise RequestError(

@@ -216,12 +216,16 @@ def parents_of(plan: Plan) -> list[str]:
 def _splits_with(
     context: Context, plan: Plan, used: list[DatasetProfile], lines: dict[str, tuple[int, ...]]
 ) -> tuple[str, ...]:
-    """The splits that hold the row. A file that was split by fractions, or used in part, is split again to know it."""
+    """The splits that hold the row. A file that was split by fractions, or used in part, is split again to know it.
+
+    Weights of sources use it in part, too: of a source with more rows than its share some are never trained on.
+    """
     if not lines:
         return ()
     by_split = {one.split: one for one in used}
     # Splits cut from one file by fractions share its digest, so the file alone does not show the side of a row.
-    shares_file = len({one.sha256 for one in used}) < len(used) or plan.data.part is not None
+    is_in_part = plan.data.part is not None or any(one.weight is not None for one in plan.data.sources)
+    shares_file = len({one.sha256 for one in used}) < len(used) or is_in_part
     taken = _lines_by_split(context, plan) if shares_file else {}
     found = []
     for split, matching in lines.items():

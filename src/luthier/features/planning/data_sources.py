@@ -89,7 +89,9 @@ def located(context: Context, recipe: Recipe, base_dir: Path, spill: Spill | Non
     paths: dict[str, str] = {}
     for key, sources in asked.items():
         mapping = made.mapping(key)
-        path, own, found = _as_file(context, key, sources, mapping, (base_dir, recipe.data.group_by, spill))
+        # General rows need not have the field that keeps rows of the task together.
+        group_by = None if key.startswith("replay.") else recipe.data.group_by
+        path, own, found = _as_file(context, key, sources, mapping, (base_dir, group_by, spill))
         paths[key] = str(path)
         made.columns[key] = own
         made.sources[_SPLITS[key]] = found

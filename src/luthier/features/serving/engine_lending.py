@@ -9,8 +9,8 @@ sends what `InferenceClient` would send to an engine process; lines of JSON in b
     {"events": [[ID, StreamEvent]]}
     {"declined": ID}                  the model is not in memory any more: the job loads it itself
 
-Live requests come first: while one is under way, one request of jobs is answered at a time, else as many as fit. Those
-that wait take turns by job. They take no slot of the queue of live requests.
+Live requests come first: while one is under way, one request of jobs is answered at a time, else so many that the
+engine has places left. Those that wait take turns by job. They take no slot of the queue of live requests.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from luthier.core.stream import LoadedModel, Served, StreamEvent
 from luthier.core.system import facilities
 from luthier.core.system.process_setup import start_daemon
 from luthier.features.serving.inference_client import InferenceClient
-from luthier.features.serving.open_request import OpenRequest, request_of
+from luthier.features.serving.open_request import OpenRequest, num_choices_of, request_of
 from luthier.platform.home.context import Context
 from luthier.platform.processes.fair_queue import FairQueue
 
 log = logging.getLogger("luthier.api")
 
 SOCKET: Final = "serving.sock"
-MOST_AT_ONCE: Final = 16
-"""Requests of jobs that are answered at once while there are no live ones."""
-_BESIDE_LIVE: Final = 1
+MOST_AT_ONCE: Final = 12
+"""Answers that are written for jobs at once while there are no live requests: fewer than an engine has places for, by
+default 16 of llama.cpp, so that a live request that comes need not wait for the end of one."""
 _LOOK_SECONDS: Final = 0.1
 _MAX_LINE_BYTES: Final = 1 << 28
 _FDS: Final = Path("/proc/self/fd")
@@ -65,7 +65,7 @@ class EngineLending:
 
     Args:
         context: The home of the server.
-        most_at_once: Requests of jobs at once while there are no live ones.
+        most_at_once: Answers that are written for jobs at once while there are no live requests.
     """
 
     def __init__(self, context: Context, *, most_at_once: int = MOST_AT_ONCE) -> None:
@@ -74,7 +74,7 @@ class EngineLending:
         self._most = min(most_at_once, max(1, most_of_engine - 1)) if most_of_engine else most_at_once
         self._lock = threading.Lock()
         self._waiting: FairQueue[_Asked] = FairQueue()
-        self._running: dict[tuple[str, str], Callable[[], None]] = {}
+        self._running: dict[tuple[str, str], _Asked] = {}
         self._changed = threading.Event()
         self._is_closed = False
         self._listening: socket.socket | None = None
@@ -134,13 +134,13 @@ class EngineLending:
             if "cancel" in document:
                 key = document["cancel"]
                 self._waiting.remove(lambda one: one.job is job and one.key == key)
-                cancel = self._running.pop((job.name, key), None)
+                running = self._running.pop((job.name, key), None)
             else:
                 self._waiting.push(job.name, _Asked(job, document))
-                cancel = None
+                running = None
         self._changed.set()
-        if cancel is not None:
-            cancel()
+        if running is not None:
+            running.cancel()
 
     def left(self, job: _Job) -> None:
         """A job is gone: nothing of it is answered any more."""
@@ -148,10 +148,10 @@ class EngineLending:
             self._jobs.pop(job.name, None)
             self._waiting.remove(lambda one: one.job is job)
             mine = [key for key in self._running if key[0] == job.name]
-            cancels = [self._running.pop(key) for key in mine]
+            running = [self._running.pop(key) for key in mine]
         self._changed.set()
-        for cancel in cancels:
-            cancel()
+        for one in running:
+            one.cancel()
 
     def _work(self) -> None:
         """Start what may start, and tell jobs what is in memory."""
@@ -169,12 +169,16 @@ class EngineLending:
 
     def _next(self) -> _Asked | None:
         with self._lock:
-            num_running = len(self._running)
-            num_live = max(0, self.client.num_under_way - num_running)
-            if num_running >= (_BESIDE_LIVE if num_live else self._most) or not self._waiting:
+            if not self._waiting:
                 return None
-            one = self._waiting.pop(self._waiting.heads()[0][0])
-            self._running[one.job.name, one.key] = lambda: None  # counted from here on
+            owner, one = self._waiting.heads()[0]
+            num_answers = one.num_answers + sum(running.num_answers for running in self._running.values())
+            has_live = self.client.num_under_way > len(self._running)
+            # A single one is always taken: beside live requests, and where it has more answers than the limit.
+            if self._running and (has_live or num_answers > self._most):
+                return None
+            self._waiting.pop(owner)
+            self._running[one.job.name, one.key] = one  # counted from here on
             return one
 
     def _start(self, one: _Asked) -> None:
@@ -207,18 +211,20 @@ class EngineLending:
             # It may have ended or been cancelled since.
             is_open = place in self._running
             if is_open:
-                self._running[place] = cancel
+                one.cancel = cancel
         if not is_open:
             cancel()
 
 
 class _Asked:
-    """A request of a job."""
+    """A request of a job. cancel: once it is under way."""
 
     def __init__(self, job: _Job, document: dict[str, Any]) -> None:
         self.job, self.key = job, str(document["ask"])
         self.model = Served.model_validate(document["model"])
         self.request = request_of(document)
+        self.num_answers = num_choices_of(self.request)
+        self.cancel: Callable[[], None] = lambda: None
 
 
 class _Job:

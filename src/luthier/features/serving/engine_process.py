@@ -147,10 +147,11 @@ def settled_template(path: str, asked: Literal["auto", "chat", "plain"]) -> Lite
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    """A request without an engine. model: the model to open for it."""
+    """A request without an engine. model: the model to open for it; only_loaded: or to decline it."""
 
     model: Served
     ask: Ask
+    only_loaded: bool = False
 
 
 class Scheduler:
@@ -248,11 +249,8 @@ class Scheduler:
         try:
             request = request_of(said)
             model, adapter = self._split(Served.model_validate(said["model"]))
-            known = self._engine_threads.get(model)
-            if said.get("only_loaded") and (known is None or known.is_closing or known.has_closed):
-                self._tell_declined(key)
-                return
-            self._waiting.append(_Waiting(model, Ask(key, request, adapter, said.get("owner"))))
+            ask = Ask(key, request, adapter, said.get("owner"))
+            self._waiting.append(_Waiting(model, ask, bool(said.get("only_loaded"))))
         except LuthierError as error:
             self._fail(key, error)
         except Exception as error:  # noqa: BLE001 - one ask must not end the answers of all others
@@ -320,6 +318,10 @@ class Scheduler:
             self._lacking = None
         for one in self._waiting:
             engine_thread = self._engine_threads.get(one.model)
+            # Not queued where its model makes room for another: it would have it loaded again, in place of that one.
+            if one.only_loaded and (engine_thread is None or engine_thread.is_closing or one.model in leaving):
+                self._tell_declined(one.ask.key)
+                continue
             if engine_thread is None:
                 try:
                     engine_thread = self._opened(one.model, leaving)

@@ -34,6 +34,8 @@ GAP_SECONDS: Final = 60.0
 """A number that has not come for so long, while later ones wait, does not come any more: its call was refused."""
 _KEEP_SECONDS: Final = 120.0
 _MAX_CLIENTS: Final = 32
+_MAX_OWN_CLIENTS: Final = 24
+"""Training clients of one project: it leaves others some places."""
 _MAX_SESSIONS: Final = 256
 """Of one project."""
 _MAX_SAMPLERS: Final = 20_000
@@ -129,7 +131,7 @@ class TinkerSessions:
         """A new training client of a session.
 
         Raises:
-            BusyError: there are as many as this server holds.
+            BusyError: there are as many as this server holds, or as the project may have.
         """
         with self._lock:
             num = sum(len(one.models) for one in self._sessions.values())
@@ -137,6 +139,15 @@ class TinkerSessions:
                 raise BusyError(
                     f"{num} training clients are in memory",
                     expected=f"at most {_MAX_CLIENTS} on one server",
+                    do="end sessions that are done: ServiceClient.close('success'), and try again",
+                    retry_seconds=10,
+                )
+            project_id = session.caller.project_id
+            own = sum(len(one.models) for one in self._sessions.values() if one.caller.project_id == project_id)
+            if own >= _MAX_OWN_CLIENTS:
+                raise BusyError(
+                    f"{own} training clients of the project are in memory",
+                    expected=f"at most {_MAX_OWN_CLIENTS} of one project",
                     do="end sessions that are done: ServiceClient.close('success'), and try again",
                     retry_seconds=10,
                 )

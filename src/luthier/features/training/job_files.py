@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -146,6 +147,13 @@ def _check(system: System, launch: Launch) -> None:
             raise RequestError(f"{name} {amount:g}", expected="a finite number above 0", do="correct it")
     for path, url in launch.data:
         parse_staged(f"{path}={url}")
+    for name, url in (("--checkpoints", launch.checkpoints or ""), *(("--data", url) for _, url in launch.data)):
+        if urlsplit(url).password is not None:
+            raise RequestError(
+                f"{name} names a place at {urlsplit(url).hostname} with a password",
+                expected="a URL without credentials: a job file is stored, shown and shared",
+                do="take it out, and give the nodes the credentials in their environment (skypilot: --secret NAME)",
+            )
     only_sky = {"--spot": launch.is_spot, "--max-usd-per-hour": launch.max_usd_per_hour, "--secret": launch.secrets}
     for name, given in only_sky.items():
         if given and system != "skypilot":

@@ -14,7 +14,6 @@ from luthier.core.errors import RecipeError, RequestError
 from luthier.core.plan import ObjectivePlan, Plan, ValueSource
 from luthier.core.recipe import OrderName, Switch, TrainingRecipe
 from luthier.core.system.facilities import can_fork
-from luthier.ml.inference.accelerator import has_triton
 from luthier.ml.inference.models.structure import Structure
 from luthier.ml.planning import defaults
 from luthier.ml.planning.defaults import Provenance
@@ -241,6 +240,9 @@ def _with_acceleration(plan: Plan, does: bool, source: ValueSource) -> Plan:
 def _pays(plan: Plan, structure: Structure, hardware: Hardware) -> tuple[bool, str]:
     if hardware.device == "cpu":
         return False, "on a CPU it gains a few percent and costs minutes"
+    # Here, since the module loads torch: what is wrong with a row is found before.
+    from luthier.ml.inference.accelerator import has_triton
+
     if not has_triton(hardware.device):
         return False, f"torch's compiler is not tested on {hardware.device}"
     if plan.objective.draws:

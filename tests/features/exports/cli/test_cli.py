@@ -81,7 +81,7 @@ def test_short_names_of_precisions_are_understood(luthier, asked, tmp_path, shor
 
 def test_wrong_requests_are_told_what_would_be_right(luthier, tmp_path):
     done = luthier("export", "run-1", "--to", "keras", "-o", tmp_path / "out")
-    assert (done.code, "one of adapter, merged, gguf" in done.err) == (2, True)
+    assert (done.code, "one of adapter, merged, vllm, gguf" in " ".join(done.err.split())) == (2, True)
     done = luthier("export", "run-20261125-093000-bbbbbb", "--to", "merged", "-o", tmp_path / "out", "--json")
     assert (done.code, done.document["error"]["type"]) == (2, "NotFoundError")
 

@@ -161,6 +161,8 @@ def test_pairs_in_columns_of_other_names_are_mixed(context: Context, make_recipe
         recipe = make_recipe(
             data={"train": [{"path": "one.jsonl"}, {"path": "two.jsonl"}], "columns": columns | more},
             objective={"name": "dpo"},
+            training=TRAINING,
+            evaluation=JUDGED,
         )
         for name in ("one", "two"):
             write_rows(recipe.parent / f"{name}.jsonl", pairs)
@@ -316,3 +318,14 @@ def test_a_source_with_one_file_is_read_as_it_is(context: Context, make_recipe: 
     assert Path(found.recipe.data.train).read_bytes() == hub.files["train-0.jsonl"]
     part = load_splits(context, load_recipe(recipe), recipe.parent)["train"]
     assert [(one.num_rows, one.files[0].num_rows) for one in part.sources] == [(20, 20)]
+
+
+@pytest.mark.usefixtures("hub")
+def test_general_rows_of_several_files_need_no_group(context: Context, make_recipe: MakeRecipe) -> None:
+    data = {"train": "orders.jsonl", "group_by": "topic", "replay": {"file": "hub:org/talks", "fraction": 0.5}}
+    recipe = make_recipe(data=data, training=TRAINING, evaluation=JUDGED)
+    write_rows(recipe.parent / "orders.jsonl", [chat_row(n) | {"topic": n % 4} for n in range(100, 120)])
+    parts = load_splits(context, load_recipe(recipe), recipe.parent)
+    assert {example.group for example in parts["train"].examples} == {"0", "1", "2", "3"}
+    assert len(parts["replay"].examples) == 40
+    assert [len(one.files) for one in parts["replay"].sources] == [2]

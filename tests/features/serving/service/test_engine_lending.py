@@ -139,6 +139,29 @@ def test_live_requests_come_first(lent: Lent) -> None:
     assert lent.server._admission_queue._num_of.total() == 0
 
 
+def test_answers_are_counted_and_not_requests(lent: Lent) -> None:
+    three = REQUEST.model_copy(update={"num_choices": 3})
+    for _ in range(2):
+        lent.job.ask(MODEL, three, lent.heard.put)
+    lent.ask()
+    # Of more answers than the two that may be written at once, one request is alone.
+    first = lent.sent()["ask"]
+    assert lent.child._outbox.empty()
+    for choice in range(3):
+        lent.child._tell(first, DONE.model_copy(update={"choice": choice}))
+    second = lent.sent()["ask"]
+    assert lent.child._outbox.empty()
+    assert second != first
+
+
+def test_jobs_leave_places_for_live_requests(home: Context) -> None:
+    from luthier.ml.inference.llama_cpp.cpp import DEFAULT_SLOTS
+
+    assert 0 < EngineLending(home)._most < DEFAULT_SLOTS
+    home.settings = home.settings.model_copy(update={"max_num_seqs": 8})
+    assert EngineLending(home)._most == 7
+
+
 def test_what_is_cancelled_is_not_answered(lent: Lent) -> None:
     cancels = [lent.ask() for _ in range(3)]
     keys = [lent.sent()["ask"] for _ in range(2)]

@@ -264,6 +264,21 @@ def test_a_request_for_a_loaded_model_alone_loads_none(world: World) -> None:
     assert world.log == ["open a", "load one", "close a", "open b"]
 
 
+def test_a_request_for_a_loaded_model_alone_brings_none_back(world: World) -> None:
+    world.open_desk(most_models=1)
+    world.answered(world.ask("a"))
+    world.hold.add("a")
+    busy = world.ask("a")
+    world.until(lambda: busy in world.scheduler._thread_of_request)
+    # The model is busy, and takes nothing new since another one needs its place.
+    other = world.ask("b")
+    late = world.ask("a", only_loaded=True)
+    world.until(lambda: world.declined == [late])
+    world.hold.clear()
+    assert world.answered(busy, other) == ["a:", "b:"]
+    assert world.log == ["open a", "close a", "open b"]
+
+
 def test_a_model_that_is_being_loaded_holds_up_no_other(world: World) -> None:
     world.gates["slow"] = threading.Event()
     world.open_desk()

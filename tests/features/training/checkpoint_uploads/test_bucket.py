@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -92,3 +93,10 @@ def test_a_protocol_that_is_none_is_refused() -> None:
         ObjectStore("nonsense://user:secret@host/a")
     assert "secret" not in str(caught.value)
     assert caught.value.do == "correct LUTHIER_CHECKPOINTS or --checkpoints"
+
+
+def test_the_driver_of_the_store_itself_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    with pytest.raises(RequestError, match="the driver for checkpoints at gs:// is not installed") as caught:
+        ObjectStore("gs://bucket/runs")
+    assert caught.value.do == "pip install gcsfs, or name a place of this machine"

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from luthier.core.errors import RequestError
-from luthier.features.training.job_files import INTERRUPTED, Launch, launch_file
+from luthier.features.training.job_files import INTERRUPTED, SYSTEMS, Launch, System, launch_file
 
 SKYPILOT = json.loads(Path(__file__).with_name("skypilot_schema.json").read_text(encoding="utf-8"))
 SPOT = Launch(
@@ -239,6 +239,15 @@ def test_spot_machines_without_a_place_for_checkpoints_are_refused() -> None:
     with pytest.raises(RequestError, match="--spot without --checkpoints") as caught:
         launch_file("skypilot", replace(SPOT, checkpoints=None))
     assert "--checkpoints s3://bucket/folder" in caught.value.do
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_password_gets_into_no_job_file(system: System) -> None:
+    url = "sftp://me:secret-word@files.example/runs"
+    for launch in (replace(SPOT, checkpoints=url), replace(SPOT, data=(("rows", url),))):
+        with pytest.raises(RequestError, match=r"a place at files\.example with a password") as caught:
+            launch_file(system, replace(launch, image="image:1"))
+        assert "secret-word" not in str(caught.value)
 
 
 def test_ray_without_an_image_is_refused() -> None:

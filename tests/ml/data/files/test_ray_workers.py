@@ -18,6 +18,7 @@ import luthier
 from luthier.core.errors import RequestError
 from luthier.ml.data.files import ray_workers as workers_of_ray
 from luthier.ml.data.files.ray_workers import ray_workers
+from luthier.ml.data.personal_data.find import SPACY_MODELS
 
 _HAS_RAY = find_spec("ray") is not None
 
@@ -128,6 +129,12 @@ def test_a_part_that_is_lost_again_and_again_is_an_error(there: Document) -> Non
     assert there["lost"]["type"] == "WorkError"
     assert "a part of the rows was lost with its worker" in there["lost"]["came"]
     assert "memory" in there["lost"]["do"]
+
+
+def test_versions_name_what_finds_people() -> None:
+    """A row that a worker calls untouched is written as it is, so its model must be that of this process."""
+    for name in ("presidio-analyzer", "spacy", *SPACY_MODELS):
+        assert f"{name} " in workers_of_ray.versions()
 
 
 @needs_ray

@@ -9,11 +9,13 @@ from tests.report_html import checked, words
 from tests.vacuous import nonempty
 
 from luthier.core.aliases import new_key
+from luthier.core.recipe import DataRecipe, Recipe
 from luthier.core.run import Fit, Remedy
 from luthier.ml.charts.page import TEMPLATES
-from luthier.ml.evaluation.report import page
+from luthier.ml.evaluation.report import facts, page
 from luthier.ml.evaluation.report.page import render_report
 from luthier.ml.evaluation.verdict_view import verdict_view
+from luthier.testing.records import make_plan
 
 ALL_ZERO = {"value": 0.0, "low": 0.0, "high": 0.0}
 
@@ -292,3 +294,10 @@ def test_the_first_screen_is_that_of_the_page_sentence_picture_action_and_sample
     assert view.picks.rule in text
     assert "the untuned model with 4 examples in its prompt 0.204" in view.sentence
     assert "luthier deploy run-20261125-093000-1f2e3d --as NAME" in text
+
+
+def test_the_recipe_of_a_report_has_no_signature_of_an_address() -> None:
+    data = DataRecipe(train="https://rows.example/train.jsonl?sig=secret", held_out="s3://bucket/t.csv")
+    written = facts.recipe_yaml(make_plan().model_copy(update={"recipe": Recipe(base_model="tiny", data=data)}))
+    assert "https://rows.example/train.jsonl\n" in written
+    assert "secret" not in written

@@ -43,11 +43,23 @@ OPERATOR: Final = {
     "platform/files/artifacts.py": "LUTHIER_ARTIFACTS",
     "ml/training/distributed.py": "the launcher: MASTER_ADDR",
     "ml/training/ray_train.py": "luthier train --on ray, at the command line",
+    "features/training/checkpoint_uploads/bucket.py": "LUTHIER_CHECKPOINTS; --checkpoints, at the command line",
+    "ml/data/files/ray_workers.py": "RAY_ADDRESS; luthier data ... --on ray, at the command line",
+    # Recipes of remote callers name files of their project alone (`features/files/references.py`).
+    "ml/data/remote/address.py": "https:// in recipes and luthier data fetch, at the command line",
+    "ml/data/remote/hub_dataset.py": "HF_ENDPOINT; hub: in recipes and luthier data fetch, at the command line",
+    "ml/data/remote/object_store.py": "s3:// and gs:// in recipes and luthier data fetch, at the command line",
 }
 OWN: Final = {
     "ml/inference/llama_cpp/server.py": "a child process on loopback",
     "ml/inference/vllm.py": "a child process on loopback",
+    "ml/inference/vllm_adapters.py": "a child process on loopback",
     "ml/inference/vllm_process.py": "a child process on loopback",
+    "ml/export/runtimes/vllm_runtime.py": "a child process on loopback",
+    "features/serving/borrowed_engine.py": "a socket in the home, to the server that lends its engine",
+    "features/serving/engine_lending.py": "a listening socket in the home",
+    "features/training/checkpoint_uploads/lease.py": "the name of this machine",
+    "core/system/facility_list.py": "whether there are sockets in the file system",
     "platform/processes/supervisor.py": "its own server on loopback",
     "platform/notifications/outgoing.py": "a datagram socket that sends nothing",
     "platform/http/socket.py": "the listening socket",
@@ -71,6 +83,10 @@ NO_REMOTE_CALLER: Final = (
     "find_system",
     "url_to_fs",
     "open_root",
+    "fetch_rows",
+    "look_up_address",
+    "look_up_dataset",
+    "look_up_objects",
 )
 """What takes a URL from whoever calls it: no module of the API or the pages may."""
 

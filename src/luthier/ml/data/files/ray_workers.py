@@ -46,7 +46,11 @@ _ONE_THREAD: Final = {
     "RAYON_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
-_PACKAGES: Final = ("luthier", "polars", "numpy", "scipy", "rensa", "py3langid", "tokenizers")
+_PACKAGES: Final = (
+    *("luthier", "polars", "numpy", "scipy", "rensa", "py3langid", "tokenizers"),
+    # Names of people: a worker with another model would leave some unmasked that this process finds.
+    *("presidio-analyzer", "spacy", "en_core_web_lg", "en_core_web_md", "en_core_web_sm"),
+)
 # Ray's sockets have to be below a short path: a name of more than 107 bytes is refused.
 _TEMPORARY: Final = Path("/tmp")  # noqa: S108 - files are in a folder of this user alone, of a random name
 

@@ -15,7 +15,7 @@ from typing import Final
 import yaml
 
 from luthier.core.aliases import with_new_keys
-from luthier.core.data_sources import SourcePlan
+from luthier.core.data_sources import SourcePlan, without_queries
 from luthier.core.dataset import DatasetProfile, coverage, reading_notes, sequence_notes
 from luthier.core.evaluation import Evaluation
 from luthier.core.events import BillUpdated, Event, StepDone, ValidationDone, WarningRaised
@@ -399,8 +399,8 @@ def eval_command(record: RunRecord, plan: Plan, held_out: str) -> str:
 
 
 def recipe_yaml(plan: Plan) -> str:
-    """The recipe as YAML, without unset keys."""
-    document = with_new_keys(plan.recipe.model_dump(mode="json", exclude_none=True))
+    """The recipe as YAML, without unset keys and without queries of addresses: trackers get the report, too."""
+    document = with_new_keys(without_queries(plan.recipe.model_dump(mode="json", exclude_none=True)))
     return str(yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=100))
 
 
