@@ -138,7 +138,7 @@ def test_a_base_that_is_never_right_no_longer_makes_a_model_pay(answer: Any) -> 
     assert {one.against for one in nonempty(found.break_evens)} == {"a linear classifier"}
     assert found.today_accuracy is not None
     assert found.today_accuracy.value == 0
-    assert any("where that is not what you do today, say verdict.today" in note for note in found.notes)
+    assert any("where that is not what you do today, set verdict.today" in note for note in found.notes)
 
 
 @pytest.mark.parametrize(
