@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 from luthier.cli.main import command_tree
 from luthier.platform.home.settings import Settings
-from luthier.server.prepare import GIVEN_KEY
+from luthier.platform.auth.first_key import GIVEN_KEY
 
 SETTINGS = {f"LUTHIER_{name.upper()}" for name in Settings.model_fields} | {GIVEN_KEY}
 
