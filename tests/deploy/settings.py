@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from luthier.cli.main import command_tree
-from luthier.platform.home.settings import Settings
 from luthier.platform.auth.first_key import GIVEN_KEY
+from luthier.platform.home.settings import Settings
 
 SETTINGS = {f"LUTHIER_{name.upper()}" for name in Settings.model_fields} | {GIVEN_KEY}
 
