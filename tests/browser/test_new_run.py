@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from luthier.core.access import Caller
 from luthier.features.datasets import service as dataset_versions
@@ -81,6 +81,24 @@ def test_sliders_text_and_plan_say_the_same(make_page: Callable[..., Page], serv
     expect(page.locator("#f-method-rank")).to_have_count(0, timeout=60_000)
     expect(page.locator("[data-status]")).to_contain_text("full trains", timeout=60_000)
     assert violations(page) == []
+
+
+def test_an_answer_to_an_earlier_form_does_not_undo_what_was_typed_since(
+    make_page: Callable[..., Page], server: tuple[HomeServer, str]
+) -> None:
+    page, held, is_over = opened(make_page, server), list[Route](), False
+    text = page.locator("#f-text")
+    page.route("**/runs/new/plan", lambda route: route.continue_() if is_over else held.append(route))
+    page.fill("#f-method-rank", "8")
+    until(page, lambda: len(held) == 1)
+    typed = f"{text.input_value()}training: {{epochs: 4}}\n"
+    text.fill(typed)
+    held[0].continue_()
+    until(page, lambda: len(held) == 2)
+    assert text.input_value() == typed
+    is_over = True
+    held[1].continue_()
+    expect(page.locator("#f-training-epochs")).to_have_value("4", timeout=60_000)
 
 
 def test_it_starts_from_a_phone(make_page: Callable[..., Page], server: tuple[HomeServer, str]) -> None:

@@ -49,7 +49,8 @@ class Lent:
         """What the engine process of the server gets next."""
         found = self.child._outbox.get(timeout=SECONDS)
         assert found is not None
-        return found
+        document, _ = found
+        return document
 
     def own(self) -> dict[str, Any]:
         """What the engine process of the job gets next."""
@@ -57,7 +58,8 @@ class Lent:
         assert self.job._child is not None
         found = self.job._child._outbox.get(timeout=SECONDS)
         assert found is not None
-        return found
+        document, _ = found
+        return document
 
     def end(self, key: str) -> None:
         self.child._tell(key, DONE)

@@ -22,7 +22,7 @@ REQUEST = TextRequest(text="Why?", max_new_tokens=4)
 
 
 def test_a_child_that_has_ended_keeps_no_slot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ended = SimpleNamespace(ask=lambda *_: None)
+    ended = SimpleNamespace(ask=lambda *_, **__: None)
     monkeypatch.setattr(inference_client, "_Child", lambda *_, **__: ended)
     client = InferenceClient(Settings(home=tmp_path, serving_queue=2))
     # More often than there are slots: a lost slot would make it a BusyError, for ever.
@@ -37,7 +37,7 @@ def test_a_model_is_loaded_before_the_first_request(tmp_path: Path, monkeypatch:
     client.preload(MODEL)
     child = client._child
     assert child is not None
-    assert child._outbox.get_nowait() == {"load": MODEL.model_dump(mode="json"), "num_bytes": 0}
+    assert child._outbox.get_nowait() == ({"load": MODEL.model_dump(mode="json"), "num_bytes": 0}, 0.0)
     # The first request goes to the same process; one that has ended is replaced.
     client.ask(MODEL, REQUEST, lambda _: None)
     assert (client._child, child.num_under_way) == (child, 1)
@@ -114,7 +114,7 @@ class TwoEngines:
         found = []
         while not self.child._outbox.empty():
             found.append(self.child._outbox.get())
-        return [one for one in found if one is not None]
+        return [one[0] for one in found if one is not None]
 
     def ask(self, **given: Any) -> Any:
         pick = self.client.pick(COPY, [REQUEST], **given)

@@ -84,6 +84,15 @@ if (form) {
   form.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); form.requestSubmit(); }
   });
+  // An answer to the form as it was before would undo what has been typed since; the change is sent by itself.
+  let numChanges = 0;
+  const changesAt = new WeakMap();
+  form.addEventListener("input", () => { numChanges += 1; });
+  document.addEventListener("htmx:beforeRequest", ({ detail }) => changesAt.set(detail.xhr, numChanges));
+  document.addEventListener("htmx:beforeSwap", ({ detail }) => {
+    const isPlan = detail.requestConfig.path === "/runs/new/plan";
+    if (isPlan && changesAt.get(detail.xhr) !== numChanges) detail.shouldSwap = false;
+  });
   document.addEventListener("htmx:afterSettle", () => { refreshAll(); tell(); });
   refreshAll();
 }
