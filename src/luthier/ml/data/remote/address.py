@@ -5,7 +5,7 @@ A download is continued with `If-Range` (RFC 9110, section 13.1.5): a server who
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import PurePosixPath
@@ -61,7 +61,7 @@ def _open_at(url: str, validator: str, start: int) -> Iterator[Opened]:
 
 @contextmanager
 def _stream(url: str, headers: dict[str, str]) -> Iterator[httpx2.Response]:
-    hooks = {"request": [partial(_refuse_unencrypted, url)]}  # also called for each redirect
+    hooks: dict[str, list[Callable[..., object]]] = {"request": [partial(_refuse_unencrypted, url)]}  # also called for each redirect
     with (
         httpx2.Client(follow_redirects=True, timeout=_TIMEOUT_SECONDS, event_hooks=hooks) as client,
         client.stream("GET", url, headers=_PLAIN | headers) as response,
