@@ -61,7 +61,8 @@ def _open_at(url: str, validator: str, start: int) -> Iterator[Opened]:
 
 @contextmanager
 def _stream(url: str, headers: dict[str, str]) -> Iterator[httpx2.Response]:
-    hooks: dict[str, list[Callable[..., object]]] = {"request": [partial(_refuse_unencrypted, url)]}  # also called for each redirect
+    # Also called for each redirect.
+    hooks: dict[str, list[Callable[..., object]]] = {"request": [partial(_refuse_unencrypted, url)]}
     with (
         httpx2.Client(follow_redirects=True, timeout=_TIMEOUT_SECONDS, event_hooks=hooks) as client,
         client.stream("GET", url, headers=_PLAIN | headers) as response,
