@@ -82,7 +82,8 @@ class VllmProcess:
 
     def __init__(self, command: Sequence[str], arguments: Sequence[str]) -> None:
         self._command, self._arguments = list(command), list(arguments)
-        # A private key: other users of the machine can reach the port.
+        # A private key: other users of the machine can reach the port. vLLM asks for it on its API alone; routes such
+        # as /tokenize are open (vLLM, "Security").
         self.key = secrets.token_hex()
         self.url = ""
         self._process: subprocess.Popen[bytes] | None = None
