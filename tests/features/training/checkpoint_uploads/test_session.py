@@ -211,7 +211,7 @@ def of_other_run(_store: Path, run_id: str, document: Path) -> None:
     document.write_text(json.dumps(found | {"run_id": f"{run_id[:-1]}x"}))
 
 
-def with_record(store: Path, run_id: str, document: Path, **values: str) -> None:
+def with_record(store: Path, run_id: str, document: Path, values: dict[str, str]) -> None:
     """Give the record in an upload other values, with digests that match."""
     bucket, found = RunBucket(ObjectStore(str(store)), run_id), json.loads(document.read_text())
     upload = bucket.read_upload(f"{document.parent.name}/{document.name}")
@@ -221,11 +221,11 @@ def with_record(store: Path, run_id: str, document: Path, **values: str) -> None
 
 
 def with_other_record(store: Path, run_id: str, document: Path) -> None:
-    with_record(store, run_id, document, run_id="run-20261130-120000-00000a")
+    with_record(store, run_id, document, {"run_id": "run-20261130-120000-00000a"})
 
 
 def with_other_files(store: Path, run_id: str, document: Path) -> None:
-    with_record(store, run_id, document, report_path="/etc/passwd")
+    with_record(store, run_id, document, {"report_path": "/etc/passwd"})
 
 
 @pytest.mark.parametrize(
