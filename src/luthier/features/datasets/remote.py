@@ -60,7 +60,7 @@ def fetch_rows(context: Context, source: str, *, refresh: bool = False) -> Remot
         DataSourceError: It cannot be fetched.
         StorageFullError: No room.
     """
-    from luthier.ml.data.remote.cache import fetch, kept_revision
+    from luthier.ml.data.remote.cache import fetch, cached_revision
 
     if not is_remote(source):
         raise RequestError(
@@ -69,7 +69,7 @@ def fetch_rows(context: Context, source: str, *, refresh: bool = False) -> Remot
             do="use the path of a file of this machine as it is",
         )
     folder = context.settings.remote_data_folder
-    before = kept_revision(folder, source)
+    before = cached_revision(folder, source)
     found = fetch(source, folder, context.progress, refresh=refresh)
     was_there = found.was_there or before == found.revision
     return RemoteRows(source.partition("?")[0], found.revision, before, found.files, was_there)

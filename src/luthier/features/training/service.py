@@ -342,7 +342,7 @@ def _carry_out(
     draws_page: bool,
 ) -> TrainOutcome:
     """`_train_and_judge`, reported to the trackers of the plan and uploaded."""
-    listener = uploads.listening(listener)
+    listener = uploads.observing(listener)
     with reported(context, run_id, prepared.plan) as trackers:
         outcome = _train_and_judge(context, run_id, prepared, meter, launcher, lock, listener, draws_page=draws_page)
     outcome = replace(outcome, warnings=(*outcome.warnings, *uploads.end(outcome.record)))

@@ -3,7 +3,7 @@
 with uploads_of(context, run_id) as uploads:
     uploads.fetch_newer()           # a resumed run: what another machine has uploaded
     uploads.begin(plan)
-    ... train, with uploads.listening(listener) as a listener of its events ...
+    ... train, with uploads.observing(listener) as a listener of its events ...
     notes = uploads.end()
 """
 
@@ -123,7 +123,7 @@ class RunUploads:
         uploader.start(newest_checkpoint(self._folder))
         self._uploader = uploader
 
-    def listening(self, listener: EventSink | None) -> EventSink | None:
+    def observing(self, listener: EventSink | None) -> EventSink | None:
         """A listener that offers checkpoints to the uploads and records what became of them, then calls `listener`."""
         uploader = self._uploader
         if uploader is None:

@@ -81,18 +81,18 @@ def fetch(source: str, folder: Path, progress: Progress, *, refresh: bool = Fals
         ConflictError: another process is downloading it, and does not end.
     """
     check_remote(source)
-    if not refresh and (kept := _kept(folder, source)) is not None:
-        return kept
+    if not refresh and (cached := _cached(folder, source)) is not None:
+        return cached
     lock = folder / "locks" / _key(source)
     with file_lock(lock, what=f"the download of {source.partition('?')[0]}", timeout_seconds=_LOCK_SECONDS):
         # Another process may have fetched it meanwhile.
-        if not refresh and (kept := _kept(folder, source)) is not None:
-            return kept
+        if not refresh and (cached := _cached(folder, source)) is not None:
+            return cached
         found = _look_up(source)
         return _fetched(source, found, folder, progress)
 
 
-def kept_revision(folder: Path, source: str) -> str | None:
+def cached_revision(folder: Path, source: str) -> str | None:
     """The revision of a source that is on this machine; None where none was downloaded."""
     try:
         return str(json.loads(_entry(folder, source).read_text(encoding="utf-8"))["revision"])
@@ -174,7 +174,7 @@ def _known_file(folder: Path, sha256: str | None, name: str) -> FetchedFile | No
     return FetchedFile(name, sha256, path.stat().st_size, path)
 
 
-def _kept(folder: Path, source: str) -> FetchedSource | None:
+def _cached(folder: Path, source: str) -> FetchedSource | None:
     """What is on this machine under a name; None where a file of it is missing or damaged."""
     entry = _entry(folder, source)
     try:

@@ -125,8 +125,8 @@ def mix(
     key = sha256_document({"format": _FORMAT, "group_by": group_by, "sources": asked})
     name = _NOT_IN_A_NAME.sub("-", "+".join(source.name for source in sources))[:_MAX_NAME]
     path = folder / key[:32] / f"{name}.jsonl"
-    if (kept := _kept(path)) is not None:
-        return kept
+    if (cached := _cached(path)) is not None:
+        return cached
     loaded = [_load(source, group_by, spill) for source in sources]
     shape = _shape_of(sources, loaded)
     kept_rows = [_selected(source, files) for source, files in zip(sources, loaded, strict=True)]
@@ -154,7 +154,7 @@ def _digest(path: Path, shown: str) -> str:
     return sha256_file(path)
 
 
-def _kept(path: Path) -> Mixture | None:
+def _cached(path: Path) -> Mixture | None:
     """The mixture that is there; None where it is missing, or its file was changed."""
     try:
         document: dict[str, Any] = json.loads(path.with_name(_ENTRY).read_text(encoding="utf-8"))
