@@ -60,7 +60,7 @@ def fetch_rows(context: Context, source: str, *, refresh: bool = False) -> Remot
         DataSourceError: It cannot be fetched.
         StorageFullError: No room.
     """
-    from luthier.ml.data.remote.cache import fetch, cached_revision
+    from luthier.ml.data.remote.cache import cached_revision, fetch
 
     if not is_remote(source):
         raise RequestError(
