@@ -39,7 +39,7 @@ OPERATOR: Final = {
     "features/training/launchers/ray.py": "luthier train --on ray://..., at the command line",
     "features/serving/chat.py": "luthier chat URL, at the command line",
     "features/traffic/log.py": "OTEL_EXPORTER_OTLP_ENDPOINT",
-    "core/system/artifact_transfer.py": "LUTHIER_ARTIFACTS",
+    "core/system/artifact_transfer.py": "LUTHIER_ARTIFACTS; s3:// and gs:// in recipes and commands, at the command line",
     "platform/files/artifacts.py": "LUTHIER_ARTIFACTS",
     "ml/training/distributed.py": "the launcher: MASTER_ADDR",
     "ml/training/ray_train.py": "luthier train --on ray, at the command line",
@@ -48,7 +48,6 @@ OPERATOR: Final = {
     # Recipes of remote callers name files of their project alone (`features/files/references.py`).
     "ml/data/remote/address.py": "https:// in recipes and luthier data fetch, at the command line",
     "ml/data/remote/hub_dataset.py": "HF_ENDPOINT; hub: in recipes and luthier data fetch, at the command line",
-    "ml/data/remote/object_store.py": "s3:// and gs:// in recipes and luthier data fetch, at the command line",
 }
 OWN: Final = {
     "ml/inference/llama_cpp/server.py": "a child process on loopback",

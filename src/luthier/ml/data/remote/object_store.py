@@ -8,11 +8,9 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, Final
 
-from fsspec.core import url_to_fs
-
-from luthier.core.errors import DataSourceError, LuthierError, NotFoundError, RequestError
+from luthier.core.errors import DataSourceError, LuthierError, NotFoundError
 from luthier.core.ids import sha256_bytes
-from luthier.core.system.extras import install_command
+from luthier.core.system.artifact_transfer import open_root
 from luthier.ml.data.remote.download import Opened, RemoteFile, RemoteSource
 
 _BLOCK_BYTES: Final = 8 << 20
@@ -29,7 +27,7 @@ def look_up_objects(url: str) -> RemoteSource:
         DataSourceError: the store does not answer, or refuses.
     """
     explain = partial(_explained, url)
-    files, place = _file_system(url)
+    files, place = open_root(url, what="rows", setting="the address")
     try:
         places = sorted(files.glob(place)) if "*" in place else [place]
         found = {one: files.info(one) for one in places}
@@ -49,20 +47,6 @@ def look_up_objects(url: str) -> RemoteSource:
         explain,
         _may_pass,
     )
-
-
-def _file_system(url: str) -> tuple[Any, str]:
-    scheme = url.partition("://")[0]
-    try:
-        # No caches: what others wrote a moment ago must be seen.
-        files, place = url_to_fs(url, use_listings_cache=False, skip_instance_cache=True)
-    except (ImportError, ValueError) as error:
-        raise RequestError(
-            f"the driver for rows at {scheme}:// is not installed",
-            expected="Luthier installed with its driver for object storage",
-            do=install_command("s3") if scheme == "s3" else "pip install gcsfs",
-        ) from error
-    return files, str(place)
 
 
 def _stamp(info: Mapping[str, Any]) -> str:
