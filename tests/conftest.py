@@ -8,6 +8,7 @@ import gc
 import os
 import sys
 import threading
+import urllib.request
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -278,6 +279,9 @@ def s3_endpoint() -> Iterator[str]:
     server.start()
     try:
         host, port = server.get_host_and_port()
+        # moto keeps its buckets in the process, not in the server: those of the file that was tested before are still there.
+        with urllib.request.urlopen(f"http://{host}:{port}/moto-api/reset", data=b"") as answer:
+            assert answer.status == 200
         yield f"http://{host}:{port}"
     finally:
         server.stop()
