@@ -279,7 +279,7 @@ def s3_endpoint() -> Iterator[str]:
     server.start()
     try:
         host, port = server.get_host_and_port()
-        # moto keeps its buckets in the process, not in the server: those of the file that was tested before are still there.
+        # moto keeps its buckets in the process, not in the server: those of earlier test files are still there.
         with urllib.request.urlopen(f"http://{host}:{port}/moto-api/reset", data=b"") as answer:
             assert answer.status == 200
         yield f"http://{host}:{port}"

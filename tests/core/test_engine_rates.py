@@ -1,6 +1,6 @@
 import pytest
 
-from luthier.core.engine_rates import EngineRates, EngineSpeed, rates_for
+from luthier.core.engine_rates import EngineRates, EngineSpeed, rates_for, speeds_at
 
 COPY, OWN = EngineSpeed(alone=30, crowd=27), EngineSpeed(alone=15, crowd=43)
 
@@ -59,3 +59,27 @@ def test_rates_of_the_nearest_number_of_variants():
     assert rates_for((eight, one), 7) is one
     assert rates_for((eight, one), 9) is eight
     assert rates_for((eight,), 1) is eight
+
+
+def test_a_speed_for_several_adapters_lies_between_the_timings():
+    # llama.cpp answers adapters in turn; the own engine answers them together.
+    def timed(num, copy, own):
+        engine, fallback = (EngineSpeed(alone=alone, crowd=crowd) for alone, crowd in (copy, own))
+        return EngineRates(num_variants=num, engine=engine, fallback=fallback)
+
+    one, eight = timed(1, (40, 100), (27, 87)), timed(8, (36, 33), (24, 70))
+    rates = (eight, one)
+    assert speeds_at((), 4, 4) is None
+    assert speeds_at(rates, 1, 1) == pytest.approx((40, 27))
+    # With four answers from four adapters the timing with eight holds: it had four of them at once.
+    assert speeds_at(rates, 4, 4) == pytest.approx((eight.engine.at(4), eight.fallback.at(4)))
+    assert speeds_at(rates, 4, 1) == pytest.approx((one.engine.at(4), one.fallback.at(4)))
+    assert speeds_at(rates, 8, 8) == pytest.approx((33, 70))
+    # Half of the way from one adapter to seven, in seconds a token.
+    seconds = (1 / one.engine.at(7) + 1 / eight.engine.at(7)) / 2
+    found = speeds_at(rates, 7, 4)
+    assert found is not None
+    assert found[0] == pytest.approx(1 / seconds)
+    assert speeds_at(rates, 8, 20) == pytest.approx((33, 70))  # more than were timed
+    assert speeds_at((eight,), 8, 1) == pytest.approx((33, 70))  # the only timing there is
+    assert speeds_at((timed(1, (0, 0), (1, 1)),), 1, 1) == pytest.approx((0, 1))

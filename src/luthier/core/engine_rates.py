@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, Literal
 
 from luthier.core.frozen_model import FrozenModel
 
@@ -82,6 +83,34 @@ class EngineRates(FrozenModel):
         """The fewest answers at once with which the other engine than that of a single answer is faster."""
         alone = self.takes_fallback(1)
         return next((num for num in range(2, self._max_answers + 1) if self.takes_fallback(num) != alone), None)
+
+
+def speeds_at(rates: Sequence[EngineRates], num_answers: int, num_variants: int) -> tuple[float, float] | None:
+    """The speeds of both engines with so many answers at once, of so many models: the base, or adapters over it.
+
+    A timing with n models knows the speed with min(n, answers) of them at once. Between two timings, seconds a token
+    are on a line: an engine that answers adapters in turn takes as much longer with each of them.
+
+    Args:
+        rates: Timings with different numbers of models.
+        num_answers: At once.
+        num_variants: Models that these answers come from.
+
+    Returns:
+        New tokens/s of `engine` and of `fallback`; None without timings.
+    """
+    timed = {min(one.num_variants, num_answers): one for one in sorted(rates, key=lambda one: -one.num_variants)}
+    if not timed:
+        return None
+    below = max((num for num in timed if num <= num_variants), default=min(timed))
+    above = min((num for num in timed if num >= num_variants), default=max(timed))
+    share = 0.0 if above == below else (num_variants - below) / (above - below)
+
+    def speed(side: Literal["engine", "fallback"]) -> float:
+        less, more = (getattr(timed[num], side).at(num_answers) for num in (below, above))
+        return 1 / ((1 - share) / less + share / more) if less > 0 and more > 0 else 0.0
+
+    return speed("engine"), speed("fallback")
 
 
 def rates_for(rates: tuple[EngineRates, ...], num_variants: int) -> EngineRates | None:

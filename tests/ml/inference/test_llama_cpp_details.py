@@ -21,6 +21,9 @@ from luthier.core.errors import (
 )
 from luthier.core.ports import SilentProgress
 from luthier.core.stream import Ended, Failed, Sampling, Served, TextRequest
+from luthier.core.system import free_cores
+from luthier.core.system.free_cores import FreeCores
+from luthier.ml.inference.llama_cpp import cpp
 from luthier.ml.inference.llama_cpp import server as llama_server
 from luthier.ml.inference.llama_cpp.cpp import LlamaCppEngine, open_stream_engine
 from luthier.ml.inference.llama_cpp.prompts import FileReader
@@ -31,6 +34,7 @@ from luthier.testing.stream_contract import GREEDY, Heard, listen, question, wri
 from luthier.testing.tiny import make_tiny_model, write_tiny_gguf, write_tiny_gguf_adapter
 
 CUT = "\N{REPLACEMENT CHARACTER}"
+NO_END = Sampling(temperature=0, logit_bias=((0, -1000.0), (2, -1000.0)))
 SCHEMA = {
     "type": "object",
     "properties": {"wood": {"enum": ["spruce", "maple"]}, "old": {"type": "boolean"}},
@@ -262,8 +266,7 @@ def test_the_tokenizer_of_another_model_is_noticed(tiny_gguf, tmp_path):
 
 def test_an_adapter_that_comes_late_waits_for_the_answers_under_way(tiny_gguf, gguf_adapters):
     engine = LlamaCppEngine(tiny_gguf, num_threads=1, cache="float32")
-    no_end = Sampling(temperature=0, logit_bias=((0, -1000.0), (2, -1000.0)))
-    long = TextRequest(text="Once", max_new_tokens=200, sampling=no_end)
+    long = TextRequest(text="Once", max_new_tokens=200, sampling=NO_END)
     assert engine.ask("long", long, None)
     engine.load_adapter("late", str(gguf_adapters[0]))
     heard = Heard()
@@ -276,6 +279,44 @@ def test_an_adapter_that_comes_late_waits_for_the_answers_under_way(tiny_gguf, g
     with pytest.raises(ConflictError, match="late"):
         engine.load_adapter("late", str(gguf_adapters[1]))
     engine.close()
+
+
+def test_it_computes_with_as_many_threads_as_other_processes_leave_cores_for(tiny_gguf, monkeypatch):
+    made = []
+    monkeypatch.setattr(cpp, "usable_threads", lambda: 2)
+    monkeypatch.setattr(free_cores, "num_usable_cores", lambda: 2)
+    monkeypatch.setattr(
+        cpp,
+        "FreeCores",
+        lambda num, is_sampled: made.append((FreeCores(num, is_sampled=False), is_sampled)) or made[-1][0],
+    )
+    with closing(LlamaCppEngine(tiny_gguf, cache="float32")) as engine:
+        ((cores, is_sampled),) = made
+        assert is_sampled
+        threads = lambda: engine._server.num_threads  # noqa: E731
+        begin = lambda key: listen(engine, heard, lambda: engine.ask(key, long, None))  # noqa: E731
+        heard, long = Heard(), TextRequest(text="Once", max_new_tokens=200, sampling=NO_END)
+        assert engine.ask("first", long, None)
+        cores.note(1.0)
+        cores.note(1.0)
+        # The answer under way keeps its threads, and what comes now waits for a server with fewer.
+        assert (cores.count, threads()) == (1, 2)
+        assert not engine.ask("second", long, None)
+        begin("second")
+        assert threads() == 1
+        for _ in range(10):
+            cores.note(0.0)
+        # With too few threads an answer is slower than it could be, not slower than waiting.
+        assert engine.ask("third", long, None)
+        assert (cores.count, threads()) == (2, 1)
+        # An answer that has ended holds its slot until llama.cpp's last token of it.
+        listen(engine, heard, lambda: engine._writing.is_idle)
+        begin("fourth")
+        assert threads() == 2
+        listen(engine, heard, lambda: not engine.keys)
+        heard.hear(engine)
+        assert len({heard.texts[key, 0] for key in ("first", "second", "third", "fourth")}) == 1
+    assert cores._closed.is_set()
 
 
 def test_adapters_for_another_base_and_other_files_are_refused(engine, tiny_gguf, tiny, peft_adapters, tmp_path):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 import torch
 
+from luthier.core.system import free_cores
 from luthier.ml.planning import hardware
 from luthier.ml.planning.hardware import Hardware, Rates
 
@@ -64,31 +62,6 @@ def test_measured_once_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
     assert hardware.measure().float32_gflops == round(first.rates.float32, 1)
 
 
-def test_work_of_other_processes_is_counted_and_our_own_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    # seconds of the clock, busy seconds of all usable cores, seconds of this process
-    moments = iter([(0.0, 100.0, 50.0), (4.0, 107.0, 51.0), (8.0, 107.0, 58.0), (12.0, 200.0, 58.0)])
-    monkeypatch.setattr(hardware.OtherProcesses, "_now", staticmethod(lambda: next(moments)))
-    monkeypatch.setattr(hardware, "num_usable_cores", lambda: 2)
-    others = hardware.OtherProcesses()
-    assert others.busy_cores() == pytest.approx(1.5)  # (7 - 1) / 4
-    assert others.busy_cores() == 0.0  # more of our own than was busy: a clock's last tick
-    assert others.busy_cores() == 2.0  # never more than there are
-
-
-def test_a_busy_neighbour_is_seen_and_a_child_of_ours_that_has_ended_is_none() -> None:
-    spin = "import time\nend = time.perf_counter() + {}\nwhile time.perf_counter() < end: pass"
-    others = hardware.OtherProcesses()
-    subprocess.run([sys.executable, "-c", spin.format(1.0)], check=True)
-    with_child = others._now()
-    assert with_child[2] - others._began[2] > 0.1  # on a busy machine it has a share of its second
-    with subprocess.Popen([sys.executable, "-c", spin.format(60)]) as neighbour:
-        try:
-            seen = max(hardware.busy_cores(0.3) for _ in range(10))
-        finally:
-            neighbour.kill()
-    assert seen > 0.2
-
-
 @pytest.mark.parametrize(("busy", "now", "slowdown"), [(0.1, 200.0, 1.0), (1.0, 100.0, 4.0), (1.5, 500.0, 1.0)])
 def test_the_present_load_is_measured_against_the_quiet_rate(
     monkeypatch: pytest.MonkeyPatch, busy: float, now: float, slowdown: float
@@ -130,7 +103,7 @@ def test_a_machine_that_was_quiet_until_now_is_not_measured(monkeypatch: pytest.
 def test_the_time_since_the_last_look_is_long_enough_and_not_long_ago(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     monkeypatch.setattr(hardware.OtherProcesses, "_now", staticmethod(lambda: (clock[0], clock[0] * 1.5, 0.0)))
-    monkeypatch.setattr(hardware, "num_usable_cores", lambda: 2)
+    monkeypatch.setattr(free_cores, "num_usable_cores", lambda: 2)
     monkeypatch.setattr(hardware, "_watched", hardware.OtherProcesses())
     seen = []
     for passed in (0.1, 0.3, 29.0, 31.0, 1.0):

@@ -272,8 +272,8 @@ def measure(
 
     Raises WorkError where the child does not finish.
     """
+    from luthier.core.system.free_cores import OtherProcesses
     from luthier.ml.planning.batch_shapes import batches_of
-    from luthier.ml.planning.hardware import OtherProcesses
     from luthier.ml.planning.predict import Measurement
     from luthier.ml.planning.workload import workload_of
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from luthier.core.engine_rates import rates_for
+from luthier.core.engine_rates import speeds_at
 from luthier.core.errors import RequestError
 from luthier.core.stream import LoadedModel, Served, TextRequest, features_of
 
@@ -110,13 +110,14 @@ class _Pair:
     Attributes:
         sides: By whether it is the fallback.
         variants: Requests under way, by adapter.
-        peaks: Loads of the last seconds with their times, the largest first: each is larger than all after it.
+        peaks: Loads of the last seconds with their times and the models that were asked, the largest first: each is
+            larger than all after it.
         takes_fallback: What the load said last; None before the first request.
     """
 
     sides: dict[bool, _Side]
     variants: Counter[str] = field(default_factory=Counter)
-    peaks: deque[tuple[float, int]] = field(default_factory=deque)
+    peaks: deque[tuple[float, int, int]] = field(default_factory=deque)
     takes_fallback: bool | None = None
 
     @property
@@ -128,14 +129,15 @@ class _Pair:
         # A monotonic queue: a load below a later one can never be the peak again, so each is added and removed once.
         while self.peaks and self.peaks[-1][1] <= num_answers:
             self.peaks.pop()
-        self.peaks.append((now, num_answers))
+        self.peaks.append((now, num_answers, len(self.variants)))
 
-    def peak(self, now: float) -> int:
-        """The largest load of the last seconds."""
+    def peak(self, now: float) -> tuple[int, int]:
+        """The largest load of the last seconds: answers at once, and the models that they came from."""
         # The first is the largest; behind it come smaller ones that are younger.
         while self.peaks and self.peaks[0][0] < now - PEAK_SECONDS:
             self.peaks.popleft()
-        return max(self.num_answers, self.peaks[0][1] if self.peaks else 0)
+        earlier = self.peaks[0][1:] if self.peaks else (0, 0)
+        return max(earlier, (self.num_answers, len(self.variants)))
 
 
 class EngineBalance:
@@ -200,7 +202,7 @@ class EngineBalance:
             side.is_loaded = _is_loaded(side.served, loaded)
             side.opening_until = 0.0 if side.is_loaded else side.opening_until
         variant = fallback.adapter_path or ""
-        is_first = not pair.peak(self._clock())
+        is_first = not pair.peak(self._clock())[0]
         choice = _Choice(must, "pinned" if is_asked else "feature") if must is not None else None
         if choice is None:
             best = self._best(pair, served, sum(request.num_choices for request in requests), variant)
@@ -226,12 +228,13 @@ class EngineBalance:
 
     def _best(self, pair: _Pair, served: Served, num_new: int, variant: str) -> bool:
         """Whether the fallback is the faster one with these answers beside those under way."""
-        rates = rates_for(served.rates, len({*pair.variants, variant}))
-        if rates is None:
-            return False
         # The peak of the last seconds: between two waves of requests the load is 0, and must not change the engine.
-        num_answers = max(pair.num_answers + num_new, pair.peak(self._clock()))
-        copy, own = rates.engine.at(num_answers), rates.fallback.at(num_answers)
+        now = (pair.num_answers + num_new, len({*pair.variants, variant}))
+        num_answers, num_variants = max(now, pair.peak(self._clock()))
+        speeds = speeds_at(served.rates, num_answers, num_variants)
+        if speeds is None:
+            return False
+        copy, own = speeds
         # With a margin from the second decision on (hysteresis): near equal speeds the choice would flip all the time.
         if pair.takes_fallback is None:
             pair.takes_fallback = own > copy

@@ -38,6 +38,7 @@ from luthier.core.stream import (
     Served,
     StreamEvent,
 )
+from luthier.core.system.free_cores import FreeCores
 from luthier.core.system.libraries import import_libraries, keep_import_structure
 from luthier.core.system.process_setup import start_daemon
 from luthier.features.serving.engine_balance import Unavailable
@@ -166,6 +167,7 @@ class Scheduler:
         tell_loaded: Called with the loaded models when they change.
         tell_unavailable: Called with a model for which there is no room beside others, or whose engine has failed.
         tell_declined: Called with a request that asks for a loaded model alone, whose model is not loaded.
+        limit_threads: As of `EngineContext`.
     """
 
     def __init__(
@@ -179,6 +181,7 @@ class Scheduler:
         tell_loaded: Callable[[tuple[LoadedModel, ...]], None] = lambda _: None,
         tell_unavailable: Callable[[Served, Unavailable], None] = lambda *_: None,
         tell_declined: Callable[[str], None] = lambda _: None,
+        limit_threads: Callable[[], None] = lambda: None,
     ) -> None:
         self._tell, self._most_models, self._memory_bytes = tell, most_models, memory_bytes
         self._precision = precision
@@ -201,6 +204,7 @@ class Scheduler:
             has_room=self._has_room,
             is_alone=lambda: len(self._engine_threads) < 2,
             turn_lock=TurnLock(),
+            limit_threads=limit_threads,
         )
 
     def hear(self, said: dict[str, Any]) -> None:
@@ -428,6 +432,15 @@ def serve(document: dict[str, Any], channel: Channel) -> None:
     def tell_unavailable(model: Served, why: Unavailable) -> None:
         channel.emit({"unavailable": model.model_dump(mode="json"), "why": why})
 
+    cores = FreeCores(document["num_threads"])
+
+    def limit_threads() -> None:
+        """Let the calling thread's products use as many threads as other processes leave cores for."""
+        import torch
+
+        if torch.get_num_threads() != cores.count:
+            torch.set_num_threads(cores.count)
+
     scheduler = Scheduler(
         tell,
         most_models=document["most_models"],
@@ -441,6 +454,7 @@ def serve(document: dict[str, Any], channel: Channel) -> None:
         tell_loaded=tell_loaded,
         tell_unavailable=tell_unavailable,
         tell_declined=lambda key: channel.emit({"declined": key}),
+        limit_threads=limit_threads,
     )
     if document["has_threads"]:
         # llama.cpp takes as many as this says, else one a core.

@@ -205,6 +205,7 @@ class EngineContext:
         has_room: Whether this many more bytes fit the budget; if not, other models are closed.
         is_alone: Whether there are no other engines.
         turn_lock: Shared by all engines that compute in this process.
+        limit_threads: Called before each step of these: sets the threads of the calling one.
     """
 
     open_engine: Callable[[Served], StreamEngine]
@@ -214,6 +215,7 @@ class EngineContext:
     has_room: Callable[[EngineThread, int], bool]
     is_alone: Callable[[], bool]
     turn_lock: TurnLock
+    limit_threads: Callable[[], None] = lambda: None
 
 
 class EngineThread:
@@ -306,6 +308,8 @@ class EngineThread:
                     with self._engine_context.turn_lock.one() if is_computing else contextlib.nullcontext():
                         # Only local computation takes turns: an engine that waits for another server would block all
                         # others.
+                        if is_computing:
+                            self._engine_context.limit_threads()
                         told = engine.poll(_WAIT_SECONDS)
                     self._tell([(str(key), event) for key, event in told])
         finally:

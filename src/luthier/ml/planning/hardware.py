@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import time
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-import psutil
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat
 
 from luthier.core.cost import BF16_MUST_WIN_BY, MachineLoad
 from luthier.core.frozen_model import FrozenModel
-from luthier.core.system.facilities import usable_cores
+from luthier.core.system.free_cores import OtherProcesses
 from luthier.core.system.process_setup import num_usable_cores
 from luthier.ml.data.files.spill import memory_bytes as memory_bytes
 from luthier.ml.inference import accelerator
@@ -31,7 +29,6 @@ _ACCELERATOR_COPY_SECONDS = 0.1  # nobody else computes there
 _LOAD_SECONDS, _RECENT_SECONDS = 0.25, 30.0
 # What a desktop or a server's own services use: a fifth of one core.
 QUIET_CORES = 0.2
-_BUSY_KINDS = ("user", "nice", "system", "irq", "softirq", "steal")
 
 
 class Hardware(FrozenModel):
@@ -105,39 +102,6 @@ def busy_cores(seconds: float = 0.1) -> float:
     others = OtherProcesses()
     time.sleep(seconds)
     return others.busy_cores()
-
-
-class OtherProcesses:
-    """Counts the processor time of everybody else on the cores that this process may use, from its creation on.
-
-    Time that a hypervisor gave to other machines (steal) counts too: it is as lost as that of a neighbour process.
-    """
-
-    def __init__(self) -> None:
-        # A difference of counters, not a sampled percentage: it covers the whole stretch without gaps.
-        self._began = self._now()
-
-    def age_seconds(self) -> float:
-        """Seconds since its creation."""
-        return self._now()[0] - self._began[0]
-
-    def busy_cores(self) -> float:
-        """The mean number of cores that others kept busy since then, 0 to the number of usable cores."""
-        seconds, busy, own = (now - before for now, before in zip(self._now(), self._began, strict=True))
-        # A clock that did not move (a call right after the first) would divide by zero.
-        if seconds <= 0:
-            return 0.0
-        return min(float(num_usable_cores()), max(0.0, (busy - own) / seconds))
-
-    @staticmethod
-    def _now() -> tuple[float, float, float]:
-        """Seconds of the clock, processor seconds in use on the usable cores, and those of this process's own work."""
-        usable = usable_cores()
-        cores = [core for i, core in enumerate(psutil.cpu_times(percpu=True)) if usable is None or i in usable]
-        # guest time is part of user time, and waiting for a disk uses no core
-        busy = sum(sum(getattr(core, kind, 0.0) for kind in _BUSY_KINDS) for core in cores)
-        ended = os.times()  # children that were waited for: a probe's steps are no neighbour's
-        return time.perf_counter(), busy, time.process_time() + ended.children_user + ended.children_system
 
 
 _watched = OtherProcesses()

@@ -130,6 +130,35 @@ def test_adapters_over_one_base_are_one_load_by_the_rates_of_their_number(desk: 
     assert desk.under_way[-1].served.adapter_path == "/runs/b"
 
 
+def test_the_second_wave_of_answers_by_several_adapters_goes_by_the_adapters_of_the_first(desk: Desk) -> None:
+    # In turn, llama.cpp answers eight adapters as fast as one; four at once were timed with those eight.
+    in_turn = EngineRates(
+        num_variants=8, engine=EngineSpeed(alone=30, crowd=30), fallback=EngineSpeed(alone=20, crowd=76)
+    )
+    alike = EngineRates(engine=EngineSpeed(alone=30, crowd=90), fallback=EngineSpeed(alone=20, crowd=76))
+    copies = [
+        COPY.model_copy(
+            update={
+                "adapter_path": f"/copy/{number}",
+                "fallback": OWN.model_copy(update={"adapter_path": f"/runs/{number}"}),
+                "rates": (alike, in_turn),
+            }
+        )
+        for number in range(4)
+    ]
+    assert desk.engines(4, copies[0]) == ["llama_cpp"] * 4, "answers of one adapter are computed together"
+    desk.end(4)
+    desk.clock.now += PEAK_SECONDS + 1
+    assert [desk.begin(one).served.engine for one in copies] == [
+        "llama_cpp",
+        "llama_cpp",
+        "transformers",
+        "transformers",
+    ]
+    desk.end(4)
+    assert [desk.begin(one).served.engine for one in copies] == ["transformers"] * 4
+
+
 @pytest.mark.parametrize(("engine", "request_"), [(None, LIKELIHOODS), ("transformers", ALONE)])
 def test_a_feature_and_a_pin_decide_whatever_the_load_is(desk: Desk, engine: str | None, request_: TextRequest) -> None:
     made = desk.pick(request=request_, engine=engine)

@@ -21,6 +21,7 @@ from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import ConflictError, RequestError, UnsupportedError, WorkError
 from luthier.core.ports import Generation, KeyedEvent, Progress, Prompt, Score
 from luthier.core.stream import ENGINE_DEFAULTS, Decoding, EngineSettings, PoolingRequest, Served, Started, TextRequest
+from luthier.core.system.free_cores import FreeCores
 from luthier.core.system.process_setup import usable_threads
 from luthier.ml.inference.engine_prompts import CallsInText, checked, fitted
 from luthier.ml.inference.engine_wrappers import generate_by_streaming
@@ -63,6 +64,8 @@ class LlamaCppEngine:
         num_slots: how many answers are written together; None takes that of `settings`, else 16.
         cache_bytes: of the keys and values of all of them; at least one answer as long as the context always fits.
         cache: how they are held, as `LlamaServer` says.
+        num_threads: of llama.cpp; None takes one a core that other processes leave free, and changes their number when
+            that changes.
         settings: how requests share the engine.
     """
 
@@ -78,7 +81,8 @@ class LlamaCppEngine:
         settings: EngineSettings = ENGINE_DEFAULTS,
     ) -> None:
         self._model, self._header = model, read_gguf_header(model)
-        self._num_threads = num_threads or usable_threads()
+        # Threads that share a product wait for each other: beside other processes there are fewer of them.
+        self._cores = FreeCores(num_threads or usable_threads(), is_sampled=num_threads is None)
         self._settings = settings
         self._num_slots = num_slots = num_slots or settings.max_num_seqs or DEFAULT_SLOTS
         self._vocabulary = self._header.num_in_list.get("tokenizer.ggml.tokens", 0)
@@ -246,12 +250,14 @@ class LlamaCppEngine:
                 expected=f"one of {', '.join(sorted(self._adapters)) or 'none: no adapter is loaded'}",
                 do="load the adapter before the request",
             )
-        if self._is_stale(server):
+        if self._is_stale(server) or self._cores.count != server.num_threads:
             # Reopened only while the old server neither reads nor writes.
             with self._reading:
-                if self._num_reading or not self._writing.is_idle:
+                if not self._num_reading and self._writing.is_idle:
+                    server = self._reopen(server)
+                # A server with too few threads goes on, one with too many is slower than waiting for a new one.
+                elif self._is_stale(server) or self._cores.count < server.num_threads:
                     return False
-                server = self._reopen(server)
         request, ids, form = prepared.request, prepared.ids, prepared.form
         if not self._writing.has_room_for(request.num_choices, len(ids) + prepared.max_new_tokens):
             return False
@@ -299,11 +305,12 @@ class LlamaCppEngine:
         self._check_open()
         from luthier.ml.inference.llama_cpp.library import score_with_llama_cpp
 
-        return score_with_llama_cpp(self._model, examples, progress, num_threads=self._num_threads)
+        return score_with_llama_cpp(self._model, examples, progress, num_threads=self._cores.count)
 
     def close(self) -> None:
         """Release the weights, once what is being computed has been."""
         self._is_open = False
+        self._cores.close()
         server, self._server = self._server, None
         if server is None:
             return
@@ -356,7 +363,7 @@ class LlamaCppEngine:
             adapters,
             num_slots=self._num_slots,
             pool_tokens=self._pool_tokens,
-            num_threads=self._num_threads,
+            num_threads=self._cores.count,
             cache=self._cache,
             chat_template=dayless_template(self._header),
             settings=self._settings,

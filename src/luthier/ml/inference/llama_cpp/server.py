@@ -155,7 +155,7 @@ class LlamaServer:
         chat_template: str | None = None,
         settings: EngineSettings = ENGINE_DEFAULTS,
     ) -> None:
-        self.adapters = tuple(adapters)
+        self.adapters, self.num_threads = tuple(adapters), num_threads
         self._grammars: dict[str, bool] = {}
         # No names of adapters but their order: the id of an adapter is its place in this list.
         params = _parameters(model, self.adapters)

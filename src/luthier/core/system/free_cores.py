@@ -1,0 +1,112 @@
+"""The cores that other processes leave free, and how many threads that leaves for products that wait for each other.
+
+Threads that share a product wait for the slowest of them after each one. Beside a single busy process on two cores,
+two threads of llama.cpp wrote 3.6 tokens a second where one wrote 23; where nothing else ran, two wrote 37 to 41
+(docs/log.md). The scheduler takes a core from one thread, and the other one spins for it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import time
+from typing import Final
+
+import psutil
+
+from luthier.core.system.facilities import usable_cores
+from luthier.core.system.process_setup import num_usable_cores, start_daemon
+
+_BUSY_KINDS: Final = ("user", "nice", "system", "irq", "softirq", "steal")
+_SAMPLE_SECONDS: Final = 1.0
+_FIRST_SECONDS: Final = 0.1
+# Fewer threads soon, since one too many costs far more than one too few; more once the others are really gone.
+_SAMPLES_TO_LOWER: Final = 2
+_SAMPLES_TO_RAISE: Final = 10
+# Of a core: clients, the server's own process and the desktop take some of it.
+_TOLERATED: Final = 0.5
+
+
+class OtherProcesses:
+    """Counts the processor time of everybody else on the cores that this process may use, from its creation on.
+
+    Time that a hypervisor gave to other machines (steal) counts too: it is as lost as that of a neighbour process.
+    """
+
+    def __init__(self) -> None:
+        # A difference of counters, not a sampled percentage: it covers the whole stretch without gaps.
+        self._began = self._now()
+
+    def age_seconds(self) -> float:
+        """Seconds since its creation."""
+        return self._now()[0] - self._began[0]
+
+    def busy_cores(self) -> float:
+        """The mean number of cores that others kept busy since then, 0 to the number of usable cores."""
+        seconds, busy, own = (now - before for now, before in zip(self._now(), self._began, strict=True))
+        # A clock that did not move (a call right after the first) would divide by zero.
+        if seconds <= 0:
+            return 0.0
+        return min(float(num_usable_cores()), max(0.0, (busy - own) / seconds))
+
+    @staticmethod
+    def _now() -> tuple[float, float, float]:
+        """Seconds of the clock, processor seconds in use on the usable cores, and those of this process's own work."""
+        usable = usable_cores()
+        cores = [core for i, core in enumerate(psutil.cpu_times(percpu=True)) if usable is None or i in usable]
+        # guest time is part of user time, and waiting for a disk uses no core
+        busy = sum(sum(getattr(core, kind, 0.0) for kind in _BUSY_KINDS) for core in cores)
+        ended = os.times()  # children that were waited for: a probe's steps are no neighbour's
+        return time.perf_counter(), busy, time.process_time() + ended.children_user + ended.children_system
+
+
+class FreeCores:
+    """How many threads may compute, sampled once a second by a thread of its own until `close`.
+
+    Args:
+        max_threads: The most there may be. One needs no samples: it waits for nobody.
+        is_sampled: Without it nothing is sampled: `note` is called with what others take.
+    """
+
+    def __init__(self, max_threads: int, *, is_sampled: bool = True) -> None:
+        self._max = max_threads
+        self._count = max_threads
+        self._recent: list[int] = []
+        self._closed = threading.Event()
+        if is_sampled and max_threads > 1:
+            others = OtherProcesses()
+            time.sleep(_FIRST_SECONDS)
+            self._count = self._threads_beside(others.busy_cores())
+            start_daemon(self._sample, "free cores")
+
+    @property
+    def count(self) -> int:
+        """Threads that may compute now, from 1 to `max_threads`."""
+        return self._count
+
+    def note(self, others: float) -> None:
+        """Take a sample into account.
+
+        Args:
+            others: Cores that other processes kept busy, on average over the last second.
+        """
+        self._recent = [*self._recent, self._threads_beside(others)][-_SAMPLES_TO_RAISE:]
+        least = self._recent[-_SAMPLES_TO_LOWER:]
+        if len(least) == _SAMPLES_TO_LOWER and max(least) < self._count:
+            self._count = max(least)
+        elif len(self._recent) == _SAMPLES_TO_RAISE and min(self._recent) > self._count:
+            self._count = min(self._recent)
+
+    def close(self) -> None:
+        """Take no more samples."""
+        self._closed.set()
+
+    def _threads_beside(self, others: float) -> int:
+        return max(1, min(self._max, num_usable_cores() - max(0, math.ceil(others - _TOLERATED))))
+
+    def _sample(self) -> None:
+        others = OtherProcesses()
+        while not self._closed.wait(_SAMPLE_SECONDS):
+            self.note(others.busy_cores())
+            others = OtherProcesses()
