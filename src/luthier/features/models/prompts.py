@@ -16,7 +16,7 @@ from luthier.features.recipes.checks import have_text_answers
 if TYPE_CHECKING:
     from luthier.features.models.resolve import Candidate
     from luthier.ml.data.tokenise.loss_mask import Learning
-    from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
 
 def prompts_of(

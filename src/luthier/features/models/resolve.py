@@ -23,7 +23,7 @@ from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
     from luthier.ml.evaluation.compare import SystemUnderTest
-    from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.inference.models.templates.chat_template import ChatTemplate
     from luthier.ml.inference.task_model import TaskAnswers
     from luthier.ml.inference.transformers_engine import TransformersEngine
 
@@ -99,7 +99,7 @@ class Candidate:
 
     def chat_template(self) -> ChatTemplate:
         """How it writes conversations."""
-        from luthier.ml.inference.models.chat_template import ChatTemplate
+        from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
         return ChatTemplate.load(self.model_path, self.template, options=self.template_options)
 
@@ -367,7 +367,7 @@ def system_under_test(
     from luthier.ml.data.tokenise.loss_mask import Learning, tokenise_option, tokenise_sides
     from luthier.ml.evaluation.compare import SystemUnderTest
     from luthier.ml.inference.engine_prompts import rewritten_examples
-    from luthier.ml.inference.models.thinking import limits_of
+    from luthier.ml.inference.models.templates.thinking import limits_of
 
     learning, opted, name = Learning(reasoning=candidate.learn_reasoning), candidate.opted_turns, candidate.name
     examples = rewritten_examples(opted, examples, engine.template)

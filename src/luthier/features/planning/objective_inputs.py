@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from luthier.features.planning.training_data import PreparedSplit
     from luthier.features.training.launchers.here import Hooks
     from luthier.ml.evaluation.rewards import Rewards
-    from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.inference.models.templates.chat_template import ChatTemplate
     from luthier.ml.training.objective_protocol import Tools
 
 _OURS = ("reference",)

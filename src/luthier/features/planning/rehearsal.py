@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from luthier.ml.inference.models.chat_template import ChatTemplate
     from luthier.ml.inference.models.forward import ScaledHead
+    from luthier.ml.inference.models.templates.chat_template import ChatTemplate
     from luthier.ml.training.model import TrainableModel
     from luthier.ml.training.objective_protocol import Objective, Unit
     from luthier.ml.training.optimizer import MasterOptimizer
@@ -202,7 +202,7 @@ def _refuse_unproved(plan: Plan) -> None:
 
 
 def _template(plan: Plan) -> ChatTemplate:
-    from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
     return ChatTemplate.load(plan.base_model.path, plan.base_model.template, options=plan.data.template_options)
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from luthier.ml.data.tokenise.heads import FittedHead
     from luthier.ml.data.tokenise.loss_mask import Learning, Tokenised
     from luthier.ml.data.tokenise.token_store import Units
-    from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
 
 def replay_plan(recipe: Recipe, splits: Mapping[Split, PreparedSplit]) -> ReplayPlan | None:
@@ -287,8 +287,8 @@ def _made(context: Context, recipe: Recipe, base_dir: Path) -> TrainingData:
     import_libraries()
     from luthier.features.recipes.checks import check_modules, check_template_options
     from luthier.ml.inference.models import sources
-    from luthier.ml.inference.models.chat_template import ChatTemplate
     from luthier.ml.inference.models.structure import read_structure
+    from luthier.ml.inference.models.templates.chat_template import ChatTemplate
     from luthier.ml.planning import resolve
 
     model = sources.pull(recipe.base_model, context.home, context.progress)

@@ -30,7 +30,7 @@ from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
     from luthier.ml.evaluation.safety.probe import Probe
-    from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
 SafetySuite = Literal["default", "full"]
 

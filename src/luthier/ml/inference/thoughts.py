@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from luthier.core.ports import THINKING_TOKENS
 from luthier.core.recipe import TemplateOption
 from luthier.core.stream import TextRequest
-from luthier.ml.inference.models.thinking import (
+from luthier.ml.inference.models.templates.thinking import (
     TAGS,
     ThinkingFormat,
     ThoughtAndAnswer,
@@ -25,12 +25,12 @@ from luthier.ml.inference.models.thinking import (
     num_open,
     thinking_format,
 )
-from luthier.ml.inference.models.thinking_probe import options_of, thinking_switches
+from luthier.ml.inference.models.templates.thinking_probe import options_of, thinking_switches
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
 _UNKNOWN = "\ufffd"
 

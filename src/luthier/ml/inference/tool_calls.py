@@ -36,7 +36,7 @@ from typing import Any, Final
 from luthier.core.conversation import Conversation, Message
 from luthier.core.stream import CallPiece, TextRequest
 from luthier.core.text.json_schema import check_schema
-from luthier.ml.inference.models.thinking import num_open
+from luthier.ml.inference.models.templates.thinking import num_open
 
 _BLANKS: Final = " \t\r\n"
 _NAME: Final = r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'

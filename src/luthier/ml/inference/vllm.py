@@ -25,8 +25,8 @@ from luthier.core.ports import Generation, KeyedEvent, Progress, Prompt, Score, 
 from luthier.core.stream import Decoding, EngineSettings, Failed, PoolingRequest, Served, TextRequest
 from luthier.ml.inference.engine_prompts import CallsInText, ToolFormat, checked, fitted, ids_of, text_of
 from luthier.ml.inference.engine_wrappers import generate_by_streaming
-from luthier.ml.inference.models.chat_template import ChatTemplate
 from luthier.ml.inference.models.task_head import refuse_task_model
+from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.inference.openai.stream import OpenAIStreamEngine
 from luthier.ml.inference.thoughts import NO_THINKING, RequestTemplates, Thinking
 from luthier.ml.inference.vllm_adapters import MAX_PROBE_TOKENS, PROBE, AdapterProof, VllmAdapters

@@ -22,7 +22,7 @@ from luthier.core.errors import OverlongError, RequestError
 from luthier.core.plan import Plan
 from luthier.ml.inference.batch_generate import batch_generate
 from luthier.ml.inference.decode import Continuation, Decoder, Request
-from luthier.ml.inference.models.chat_template import ChatTemplate
+from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.training.adapter_session import SharedBase, laid_out
 from luthier.ml.training.losses.logit_rows import CHUNK_ROWS, LogitRows
 from luthier.ml.training.losses.token_losses import TARGETS, Array, Datum, check_ids

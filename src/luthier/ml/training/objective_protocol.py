@@ -14,7 +14,7 @@ from luthier.core.plan import ObjectivePlan
 from luthier.core.ports import Grading, Progress
 
 if TYPE_CHECKING:
-    from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.inference.models.templates.chat_template import ChatTemplate
     from luthier.ml.training.model import MicroBatch, TrainableModel
 
 Unit = tuple[TokenisedExample, ...]

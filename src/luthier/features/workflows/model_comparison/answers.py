@@ -36,7 +36,7 @@ from luthier.platform.home.context import Context
 if TYPE_CHECKING:
     from luthier.features.evaluations.label_scores import LabelledRows
     from luthier.ml.evaluation.compare import SystemUnderTest
-    from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.inference.models.templates.chat_template import ChatTemplate
     from luthier.ml.inference.transformers_engine import TransformersEngine
 
 _OPENING_ROLES = ("system", "developer")
@@ -405,7 +405,7 @@ def rows_that_fit(
 def _too_long(context: Context, model: LocalModel, examples: Sequence[Example], most_tokens: int) -> tuple[str, ...]:
     """The ids of the examples longer than this limit in tokens of the model."""
     from luthier.ml.data.tokenise.tokenised_cache import TokenisedCache
-    from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
     cache = TokenisedCache(context.settings.tokenised_folder, context.settings.tokenised_cache_bytes)
     template = ChatTemplate.load(model.path, "auto")

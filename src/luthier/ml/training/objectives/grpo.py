@@ -34,7 +34,7 @@ from luthier.core.plan import ObjectivePlan
 from luthier.core.ports import Grade, Progress
 from luthier.ml.charts.page import replace_text
 from luthier.ml.inference.accelerator import widest_float
-from luthier.ml.inference.models.chat_template import ChatTemplate
+from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.training.model import MicroBatch, TrainableModel, collate
 from luthier.ml.training.objective_protocol import NO_TOOLS, Batch, Losses, PlainObjective, Tools, Unit, rows_of
 from luthier.ml.training.objectives.sampling import Sample, draw_samples

@@ -25,7 +25,8 @@ from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import RequestError, TemplateError, library_reason
 from luthier.core.ids import sha256_bytes, sha256_document
 from luthier.core.json_limits import loads
-from luthier.ml.inference.models.jinja_sandbox import (
+from luthier.ml.inference.models.loading import load_tokenizer
+from luthier.ml.inference.models.templates.jinja_sandbox import (
     FIXED_DAY,
     GIVEN,
     TemplateNames,
@@ -33,10 +34,21 @@ from luthier.ml.inference.models.jinja_sandbox import (
     reads_clock,
     use_bounded_sandbox,
 )
-from luthier.ml.inference.models.loading import load_tokenizer
-from luthier.ml.inference.models.message_forms import AS_USUAL, CALLS, EndProbe, MessageForms, TurnEnd, measure_forms
-from luthier.ml.inference.models.template_probe import check_template
-from luthier.ml.inference.models.thought_writing import ThoughtWriting, measure_writing, split_thought, tags_of_prompts
+from luthier.ml.inference.models.templates.message_forms import (
+    AS_USUAL,
+    CALLS,
+    EndProbe,
+    MessageForms,
+    TurnEnd,
+    measure_forms,
+)
+from luthier.ml.inference.models.templates.probe import check_template
+from luthier.ml.inference.models.templates.thought_writing import (
+    ThoughtWriting,
+    measure_writing,
+    split_thought,
+    tags_of_prompts,
+)
 from luthier.ml.inference.models.token_counter import TokenBytes
 
 _RENDER_ERRORS = (

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from luthier.ml.inference.models.thought_writing import Render
+from luthier.ml.inference.models.templates.thought_writing import Render
 
 _QUESTION, _ANSWER, _NEXT = "Which wood?", "Spruce-wood", "Which glue?"
 CALLS: Final[list[dict[str, Any]]] = [
