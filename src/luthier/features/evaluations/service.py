@@ -13,7 +13,7 @@ from pathlib import Path
 from luthier.core.data_sources import SourcePlan, sources_of
 from luthier.core.dataset import Example
 from luthier.core.errors import ConflictError, DataError, LeakageError, ModelSourceError, RequestError
-from luthier.core.evaluation import Comparison, Evaluation, LabelConfidence, SystemResult, Verdict
+from luthier.core.evaluation import Comparison, Evaluation, LabelConfidence, SourceFigures, Verdict
 from luthier.core.evaluation_plan import Bar
 from luthier.core.evaluation_recipe import GoodEnoughRecipe, MetricName
 from luthier.core.ids import is_id, new_id
@@ -21,8 +21,7 @@ from luthier.core.plan import Plan
 from luthier.core.ports import StopCheck
 from luthier.core.run import TrainResult
 from luthier.features.evaluations.bars import bar_of, comparable_bar, on_judged_rows
-from luthier.features.evaluations.baselines import fit_baselines, judged_together, with_learning_curve
-from luthier.features.evaluations.by_source import with_sources
+from luthier.features.evaluations.baselines import Together, fit_baselines, judged_together, with_learning_curve
 from luthier.features.evaluations.judged_heads import JudgedHeads
 from luthier.features.evaluations.kl_to_base import measure_kl
 from luthier.features.evaluations.label_scores import LabelledRows, label_confidence_of
@@ -376,8 +375,8 @@ def _judge(
         confidence, why = label_confidence_of(rows, candidates[-1], pool, every.systems, baselines, context.progress)
         kl, why_not = (None, ()) if searches or not measures_kl else measure_kl(pool, *every[:2], context.progress)
     counted = [one for one in judged.comparisons if one.baseline not in beside]  # the others are stored and shown
-    words = _verdict(judged.systems, counted, metrics, rows, held_out, people, confidence)
-    words, by_source = with_sources(words, judged, counted, candidates, held_out.sources, every.systems[-1].row_ids)
+    ends = (candidates[0].name, candidates[-1].name)
+    words, by_source = _verdict(every, ends, counted, metrics, rows, held_out, people, confidence)
     return Evaluation(
         evaluation_id=evaluation_id or new_id("eval"),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -401,22 +400,38 @@ def _judge(
 
 
 def _verdict(
-    results: Sequence[SystemResult],
-    comparisons: Sequence[Comparison],
+    every: Together,
+    ends: tuple[str, str],
+    counted: Sequence[Comparison],
     metrics: Sequence[MetricName],
     rows: LabelledRows,
     held_out: HeldOut,
     people: Mapping[str, bool],
     confidence: Sequence[LabelConfidence],
-) -> Verdict | None:
-    """The verdict on the last system; None if it is the only one. people: by row, whether two people agree."""
+) -> tuple[Verdict | None, tuple[SourceFigures, ...]]:
+    """The verdict on the last system, and the figures for each source of the rows.
+
+    Args:
+        every: all systems, judged on the same rows.
+        ends: the names of the first candidate and of the last one, which the figures by source compare.
+        counted: the comparisons that the verdict rests on.
+        metrics: as asked for.
+        rows: with their labels and the bar.
+        held_out: where the rows are from.
+        people: by row, whether two people agree.
+        confidence: of the last system's labels.
+
+    Returns:
+        None and no figures if there is one system alone.
+    """
+    from luthier.ml.evaluation.by_source import with_sources
     from luthier.ml.evaluation.compare import primary_metric, verdict
 
-    if len(results) < 2:
-        return None
-    return verdict(
-        results,
-        comparisons,
+    if len(every.judged.systems) < 2:
+        return None, ()
+    words = verdict(
+        every.judged.systems,
+        counted,
         primary=primary_metric(metrics, [e.reference for e in rows.examples]),
         num_leaked=held_out.num_leaked,
         num_same_prompt=held_out.num_same_prompt,
@@ -426,6 +441,7 @@ def _verdict(
         are_labels=bool(rows.labels),
         confidence=confidence,
     )
+    return with_sources(words, every.judged, counted, ends, held_out.sources, every.systems[-1].row_ids)
 
 
 def check_leakage(

@@ -34,14 +34,6 @@ _INSTEAD: Final[Mapping[Shape, str]] = {
 }
 
 
-def learning_rate(name: str, of_method: tuple[float, str]) -> tuple[float, str]:
-    """The default rate under an objective and why, from that of the method."""
-    factor = rules_of(name).learning_rate_factor
-    if factor is None:
-        return of_method
-    return float(f"{of_method[0] * factor[0]:.6g}"), factor[1]
-
-
 def check_shape(recipe: ObjectiveRecipe | None, shape: Shape) -> None:
     """Raise RecipeError for rows that the objective cannot learn from; what could is in the error."""
     name = recipe.name if recipe else "sft"
