@@ -357,12 +357,22 @@ def system_under_test(
     options: Sequence[Sequence[str]] = (),
     rests: Sequence[str] = (),
 ) -> SystemUnderTest:
-    """A candidate with its prompts, references and tokens. Shots are context: they are never scored.
+    """A candidate with its prompts, references and tokens.
 
-    max_new_tokens, max_thinking_tokens: of an answer and of its thought; None: from the rows' own lengths. options: the
-    answers to choose from, by row. rests: the continuations of plain texts that the system has to continue. Where the
-    longest row does not fit, fewer shots are used for all rows; the name says how many. Raises OverlongError for a row
-    that does not fit without shots.
+    Shots are context: they are never scored. Where the longest row does not fit, fewer shots are used for all rows, and
+    the name says how many.
+
+    Args:
+        candidate: what is evaluated.
+        engine: of its model.
+        examples: the held-out rows.
+        max_new_tokens: of an answer; None takes it from the lengths of the rows' own answers.
+        max_thinking_tokens: of the thought before it; None takes it from the rows' own thoughts.
+        options: the answers to choose from, by row; empty where there is nothing to choose.
+        rests: the continuations of plain texts that the system has to write.
+
+    Raises:
+        OverlongError: a row does not fit without shots.
     """
     from luthier.ml.data.tokenise.loss_mask import Learning, tokenise_option, tokenise_sides
     from luthier.ml.evaluation.compare import SystemUnderTest

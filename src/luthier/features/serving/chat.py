@@ -132,10 +132,11 @@ class Turn:
 
 @dataclass(slots=True)
 class Chat:
-    """A conversation with one or several models. system: the system prompt.
+    """A conversation with one or several models.
 
     Attributes:
         clients: the models that answer.
+        system: the system prompt; None for none.
         sampling: how they sample.
         max_new_tokens: tokens of an answer at most.
         turns: the conversation so far.
@@ -260,9 +261,10 @@ _REASONS: Final = {"stop": "stop", "length": "length", "tool_calls": "tool_calls
 
 @dataclass(frozen=True, slots=True)
 class RemoteChatClient:
-    """A model of a server. url: including the version.
+    """A model of a server.
 
     Attributes:
+        url: of the API, including the version.
         name: of the model there.
         key: API key; empty for none.
     """

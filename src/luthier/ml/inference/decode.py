@@ -1,16 +1,14 @@
 """Token-by-token decoding over a key-value cache.
 
-Optimisations:
+Optimisations, used only if a probe reproduces the model's own logits (`decoding_proof`); other models compute each row
+separately:
 
 - finished rows leave the batch immediately;
 - logits are computed for the last position only;
 - a common prefix of all prompts (few-shot examples, a system prompt) or continuations is computed once;
 - prompts are prefilled in groups of similar length that fit the processor's caches, and then decoded in a larger batch,
   because one step costs nearly the same for 8 rows as for 32;
-- the keys and values of new tokens are written into preallocated buffers (`preallocated_kv_cache`).
-
-They are used only if a probe reproduces the model's own logits (`decoding_proof`); other models compute each row
-separately.
+- the keys and values of new tokens are written into preallocated buffers (`kv_cache`).
 """
 
 from __future__ import annotations
@@ -156,6 +154,7 @@ class Decoder:
     """Continues prompts with a causal language model in evaluation mode.
 
     Args:
+        model: in evaluation mode; of a multimodal model its text part is used.
         end_ids: tokens that end a turn.
         pad_id: any valid id; results at padding positions are never read.
         may_diverge: return NaN logits to the caller, which handles each row separately, instead of raising.
@@ -208,6 +207,7 @@ class Decoder:
         """Run tokens shared by several prompts, or the next part of a long prompt, through the model once.
 
         Args:
+            ids: of the tokens that follow `before`.
             before: the prefix that precedes them; it is consumed.
         """
         cache = self.new_cache() if before is None else before.cache

@@ -151,6 +151,7 @@ class CallsInText:
     """Parses calls from the text of one answer.
 
     Args:
+        asked: the request that the answer belongs to.
         form: the call format; None if nothing may be called.
     """
 

@@ -249,6 +249,7 @@ def install(model: nn.Module, *, with_liger: bool = True) -> Counter[str]:
     agreed.
 
     Args:
+        model: with its adapter; its modules get the replacements.
         with_liger: also try the kernels of Liger Kernel, if installed.
     """
     swapped: Counter[str] = Counter()

@@ -92,12 +92,20 @@ def train(
     """Train from the newest checkpoint (or from scratch) to the end of the plan; leaves the best weights in the model.
 
     Args:
-        units, validation: training units, indexed by `schedule`, and prepared validation micro-batches, empty for none.
+        plan: of the run; decides everything that is computed.
+        model: with the base weights, or whatever the method begins with; checkpoints are loaded into it.
+        objective: of the plan, prepared.
+        units: training units, indexed by `schedule`.
+        validation: prepared validation micro-batches; empty for none.
+        schedule: which units belong to each step.
+        folder: where checkpoints are read and written.
+        emit: takes the events of the run, in order.
         stop_requested: called after each step; a returned text saves a checkpoint and pauses the run for that reason.
+        progress: shows the work.
         meter: meters the spend; if it refuses an action the run pauses. None: no cap.
+        world: processes that share the work; `emit`, `progress`, `folder` and `meter` of rank 0 count, stops of any.
         snapshot: called at the end of each epoch and of the run, before that step's checkpoint. None: never.
         samples: called before the first step and before each checkpoint; changes nothing that is trained.
-        world: processes that share the work; `emit`, `progress`, `folder` and `meter` of rank 0 count, stops of any.
 
     Raises:
         DivergedError: loss or gradient norm is NaN or infinite; the last good weights are in a checkpoint.

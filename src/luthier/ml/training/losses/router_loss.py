@@ -45,7 +45,13 @@ class RouterLoss:
     """
 
     def __init__(self, causal: PreTrainedModel, body: nn.Module, coefficient: float) -> None:
-        """Raise RequestError if the model's forward returns no such loss, or another one than this class computes."""
+        """Raise RequestError if the model's forward returns no such loss, or another one than this class computes.
+
+        Args:
+            causal: the model whose forward computes the loss.
+            body: the same model without its head.
+            coefficient: factor of the router loss in the total loss.
+        """
         self.coefficient = coefficient
         self._causal, self._body, self._head = causal, body, OwnHead(causal, body)
         self._recorded: list[Any] = []
