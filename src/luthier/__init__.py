@@ -93,7 +93,7 @@ def evaluate(
         data: file of the held-out rows.
         against: other systems, named in the same way.
         few_shot: number of examples in the prompt of the first base model; 0 for none.
-        few_shot_from: file that these examples are from.
+        few_shot_from: file of these examples; required where `few_shot` is not 0.
         few_shot_draws: how many random choices of examples are averaged; None takes four.
         few_shot_nearest: whether the examples nearest to each row are tried, too; None tries them.
         instruction: whether an instruction that is derived from the rows is tried, where these have none; None tries it

@@ -19,7 +19,7 @@ from luthier.core.ids import new_id, sha256_document
 from luthier.core.plan import Plan
 from luthier.core.results.suite import SafetyResult, TaskCommon
 from luthier.features.datasets.data_files import check_is_not_input
-from luthier.features.evaluations.service import training_rows
+from luthier.features.evaluations.leakage import training_rows
 from luthier.features.models.resolve import Candidate, find_base
 from luthier.features.planning.data_sources import recipe_of
 from luthier.features.planning.memorisation_probes import canaries_of

@@ -16,7 +16,7 @@ from luthier.core.ids import new_id
 from luthier.core.ports import Progress
 from luthier.core.results.suite import CitationsTask, LmEvalTask, Suite, SuiteResult, TaskResult
 from luthier.features.datasets.documents import read_corpus
-from luthier.features.evaluations.service import training_rows
+from luthier.features.evaluations.leakage import training_rows
 from luthier.features.generation.engines import is_address
 from luthier.features.models.names import find_model
 from luthier.features.models.resolve import Candidate, find_base
