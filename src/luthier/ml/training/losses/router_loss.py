@@ -82,6 +82,7 @@ class RouterLoss:
 
     def of(self, batch: MicroBatch) -> Tensor:
         """The router loss of the last micro-batch, a scalar, before multiplication by the coefficient."""
+        # Two passes, such as recomputed layers, would count every token twice.
         if len(self._recorded) != 1:
             raise RuntimeError(f"{len(self._recorded)} passes over a micro-batch were recorded, and one was expected")
         out = self._recorded.pop()
@@ -109,6 +110,7 @@ class RouterLoss:
         causal.eval()
         try:
             with torch.enable_grad(), self.recording():
+                # The model masks padding in its own loss; ours leaves these positions out. Both must agree.
                 given = {"attention_mask": mask, _ARGUMENT: True, **text_inputs(causal, ids)}
                 own = getattr(causal(input_ids=ids, **given), "aux_loss", None)
             out = self._recorded.pop() if self._recorded else None
