@@ -84,8 +84,12 @@ def preview(
     Args:
         model: The base model; it is pulled where it is missing.
         num_rows: How many rows; None for all.
-        template_options, learn_reasoning, reset_template, opted: As `data` of a recipe has them.
-        task_head, multi_label: What a head in place of text learns of the rows, as `objective` of a recipe has it.
+        template_options: As `data` of a recipe has them.
+        learn_reasoning: As `data` of a recipe has it.
+        reset_template: As `data` of a recipe has it.
+        opted: As `data` of a recipe has them.
+        task_head: What a head in place of text learns of the rows; None for text.
+        multi_label: Whether a row may have several labels.
 
     Raises:
         NotFoundError: No such file or model.

@@ -128,7 +128,8 @@ class _Turn:
     Attributes:
         role: Whose.
         place: Of its first message.
-        texts, thoughts: In order.
+        texts: In order.
+        thoughts: In order.
         calls: In OpenAI's format.
         results: (tool_use_id, text).
     """
