@@ -1,7 +1,7 @@
 """Cost of inference in a run: sampled answers while training, the teacher's pass, evaluation on held-out rows.
 
 A token of a batch reads every weight once for any number of rows, multiplies it with each row, and reads the keys and
-values of each row. How long answers will be is not known before: figures of rollouts are for answers of full length, and
+values of each row. How long answers will be is not known before: figures of rollouts are for answers of full length;
 the interval reaches down to a tenth of that. The teacher takes one forward pass over every row.
 
 In the evaluation the base, the base with each of its prompts, and the tuned model write an answer a row where a metric
