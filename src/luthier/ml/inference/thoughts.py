@@ -216,7 +216,8 @@ class Thoughts:
 
         Args:
             prompt_ids: of the prompt, whose end may open reasoning.
-            asked, room_tokens: as in `budget`.
+            asked: tokens of reasoning that were asked for; None takes the default.
+            room_tokens: that are left in the context.
         """
         budget = self.budget(asked, room_tokens)
         return Thinking(self.form, self.is_open(prompt_ids), budget, self.shown, tuple(self.closing_ids))
@@ -369,6 +370,7 @@ class AnswerText:
         """Process more text; returns what is certain: more reasoning and more of the answer.
 
         Args:
+            text: that follows the text so far.
             num_tokens: total generated tokens so far.
         """
         if self._reader is None:

@@ -46,7 +46,8 @@ class ToolCallReader:
     """Reads one answer.
 
     Args:
-        begin, end: delimiters of a call; `end` may be empty.
+        begin: the text before a call.
+        end: the text after a call; may be empty.
         only_whole: whether a call must be the whole answer.
         is_list: whether calls are in a JSON list after `begin`.
         names: of the callable tools; a call of another one is returned as text.

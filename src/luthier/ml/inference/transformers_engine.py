@@ -114,8 +114,9 @@ class TransformersEngine:
             opted_turns: which turns are rewritten before rendering, as in training.
             dtype: of the weights.
             device: such as "cpu" or "cuda".
-            batch_tokens, stop: as for the constructor.
+            batch_tokens: as for the constructor.
             quantisation: how the base is packed on loading; None for no packing.
+            stop: as for the constructor.
             for_task_head: whether the states are for the head of these files (`TaskModel`) and no text is generated.
 
         Raises:
@@ -216,6 +217,7 @@ class TransformersEngine:
         """The prompt in the decoder's format; its new tokens are limited by the context.
 
         Args:
+            prompt: text or conversation.
             template: overrides the engine's template.
 
         Raises:
@@ -408,7 +410,9 @@ class TransformersEngine:
         """The request, after checking that it is not empty and fits into the context.
 
         Args:
+            ids: of the rendered prompt.
             number: of the prompt, counted from 1.
+            prompt: that they are of.
         """
         if not ids:
             raise RequestError(f"prompt {number} is empty", expected="at least one token", do="remove the prompt")

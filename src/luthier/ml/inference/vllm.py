@@ -68,7 +68,8 @@ class VllmEngine:
         model_path: folder of the base.
         template: "auto" uses the model's chat template if it has one.
         precision: of the weights; None leaves it to vLLM.
-        most_adapters, most_rank: maximum LoRA adapters on the device and their maximum rank, which vLLM needs at start.
+        most_adapters: LoRA adapters on the device at most, which vLLM needs to know at start.
+        most_rank: the largest rank of these.
         command: the vLLM command; None searches for it (`vllm_command`).
         extra_arguments: further arguments of `vllm serve`.
         start_seconds: maximum duration of a start.

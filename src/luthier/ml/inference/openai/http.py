@@ -48,12 +48,13 @@ class OpenAIHttpEngine:
 
     Args:
         url: including the version, such as http://127.0.0.1:8000/v1.
+        model: its name on the server.
         api_key: sent as a bearer token; it never appears in messages of this engine.
         concurrency: maximum concurrent requests.
         timeout_seconds: of one attempt.
+        first_pause_seconds: pause before the second attempt; doubled with each further one.
         keep: called in the caller's thread with every answer as it arrives, so that paid answers survive the failure of
             others.
-        first_pause_seconds: pause before the second attempt; doubled with each further one.
     """
 
     def __init__(

@@ -92,6 +92,7 @@ def render(document: dict[str, Any], channel: Channel) -> str | None:
 
     Args:
         document: `templates` (texts) and `special_tokens`.
+        channel: to the parent; nothing is sent over it.
 
     Returns:
         The limit that a template exceeded, as the end of a sentence; None if none.
