@@ -92,7 +92,16 @@ def judge_run(
 ) -> Evaluation:
     """Evaluate base, prompted base, the teacher if any, and the tuned model of a run on its held-out rows.
 
-    stop: called after each batch of answers or rows; a returned reason ends the evaluation with StoppedError.
+    Args:
+        context: of the home.
+        run_id: of the run.
+        prepared: its plan and rows.
+        result: of its training.
+        stop: called after each batch of answers or rows; a returned reason ends the evaluation. None never stops it.
+
+    Raises:
+        ConflictError: the run has no held-out rows or no trained weights.
+        StoppedError: `stop` has returned a reason.
     """
     plan, held_out = prepared.plan, prepared.held_out
     if held_out is None or result.adapter_path is None:

@@ -127,7 +127,14 @@ def place_adapters(
 def resolve_targets(
     structure: Structure, asked: str | Sequence[str], layers: LayersRecipe | None = None, *, rank: int = 0
 ) -> tuple[str, ...]:
-    """The names of the modules of `place_adapters`, sorted; experts in one tensor are not among them."""
+    """The names of the modules of `place_adapters`, sorted; experts in one tensor are not among them.
+
+    Args:
+        structure: of the model.
+        asked: a name of a group of matrices, or names.
+        layers: which layers get adapters; None for all.
+        rank: of the adapters.
+    """
     return place_adapters(structure, asked, layers, rank=rank, experts=False).targets
 
 

@@ -115,7 +115,14 @@ def made_to_fit(
 def ways_to_fit(
     workload: Workload, device: Device, *, longest_tokens: int, calibration: Calibration | None = None
 ) -> list[Fitted]:
-    """All of these ways that fit, the fastest step first; only one where the run fits unchanged."""
+    """All of these ways that fit, the fastest step first; only one where the run fits unchanged.
+
+    Args:
+        workload: of the run.
+        device: that it is to fit on.
+        longest_tokens: of the longest row.
+        calibration: of the device; None uses the priors.
+    """
     if _fits(workload, device, calibration):
         return [Fitted(workload, ())]
     found: list[Fitted] = []
@@ -205,6 +212,15 @@ def cheapest_changes(
 
     In the order of what is given up: first what changes only how the same is computed, the fastest first; then methods
     that train less or on a coarser base; then other devices, the cheapest run first. Each with its hours and USD.
+
+    Args:
+        workload_on: gives the workload of the run on a device.
+        device: that it is to fit on.
+        longest_tokens: of the longest row.
+        other_devices: that are considered where nothing else fits.
+        prices: by device.
+        market: on-demand or spot prices.
+        calibration: of the device; None uses the priors.
     """
     workload = workload_on(device)
     ways = ways_to_fit(workload, device, longest_tokens=longest_tokens, calibration=calibration)

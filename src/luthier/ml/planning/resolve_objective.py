@@ -105,7 +105,14 @@ def resolve_objective(
 def with_task_head(
     objective: ObjectivePlan, head: TaskHead | None, notes: tuple[str, ...], sources: Provenance
 ) -> ObjectivePlan:
-    """The objective with what its model has in place of text, which the training rows say."""
+    """The objective with what its model has in place of text, which the training rows say.
+
+    Args:
+        objective: as resolved so far.
+        head: of the model; None for text.
+        notes: on how the rows decide about it.
+        sources: takes where the values come from.
+    """
     if head is None:
         return objective
     sources.note("objective.task_head", "measured", "; ".join(("by the training rows", *notes)))
@@ -116,6 +123,12 @@ def judged_as_search(
     evaluation: EvaluationPlan, asked: EvaluationRecipe, objective: ObjectivePlan, sources: Provenance
 ) -> EvaluationPlan:
     """The evaluation unchanged, or for a model that searches by the order of documents.
+
+    Args:
+        evaluation: as resolved so far.
+        asked: what the recipe has.
+        objective: with its task head.
+        sources: takes where the values come from.
 
     Raises:
         RecipeError: metrics or few-shot examples that the model has no use for, or that no other model has one for.
@@ -249,6 +262,14 @@ def with_router_loss(
     """The objective with the coefficient of the loss of the routers, where it is requested.
 
     The plan states it in either case for a model with experts, and never for one without.
+
+    Args:
+        objective: as resolved so far.
+        recipe: what was asked for; None for the default.
+        method: as resolved.
+        structure: of the model.
+        model_path: its folder, whose config names the coefficient.
+        sources: takes where the values come from.
 
     Raises:
         RecipeError: it is requested and the model has no experts, its config names no coefficient, or the method puts
