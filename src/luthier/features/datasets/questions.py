@@ -207,7 +207,12 @@ def estimate(
 
 
 def check_passages(context: Context, caller: Caller, version: DatasetVersion) -> None:
-    """Check that a version holds passages. Raises RequestError, and what `look_of` raises."""
+    """Check that a version holds passages.
+
+    Raises:
+        RequestError: it does not.
+        LuthierError: its file cannot be read now, as `look_of` found it.
+    """
     found = look_of(context, caller, version)
     if found.error is not None:
         raise found.error

@@ -346,8 +346,19 @@ def read_rows_of(
 ) -> Rows:
     """Read and check both files, and leave out rows that do not fit into the context of some model.
 
-    Raises NotFoundError, DataError (wrong rows, none left), LeakageError (held-out rows among the training rows),
-    RequestError (rows of a kind without comparable answers).
+    Args:
+        context: of the home.
+        models: that the rows are for.
+        data: file of the training rows.
+        held_out: file of the held-out rows.
+        mapping: which column is which field; None where the files show it.
+        instruction: put before each prompt; empty for none.
+
+    Raises:
+        NotFoundError: no such file.
+        DataError: rows are wrong, or none is left.
+        LeakageError: held-out rows are among the training rows.
+        RequestError: the rows are of a kind without comparable answers.
     """
     from luthier.ml.data.rows.formats import load_file
     from luthier.ml.data.split.split import leaked_ids
