@@ -167,7 +167,7 @@ def synthesise(
 ) -> Synthesis:
     """Have a teacher write pairs from the `text` of each row, and keep those that the passage supports.
 
-    Refused pairs, if any, are in `<output>.refused.jsonl`. Answers are kept in the home: a second run asks for the rest.
+    Refused pairs, if any, are in `<output>.refused.jsonl`. Answers are kept: a second run asks for the rest.
 
     Args:
         file: the rows.
