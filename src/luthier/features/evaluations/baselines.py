@@ -87,8 +87,15 @@ def judged_together(
 
     Where a candidate searches documents, all are evaluated by how they order them.
 
-    rows: the evaluated ones, and training rows if they are known; their labels, if they have some. metrics: those that
-    were requested, and further ones. limits: tokens of answer and thought.
+    Args:
+        context: of the home.
+        pool: opens the engines, one model in memory at a time.
+        candidates: the evaluated one last.
+        shown: ways to prompt a candidate.
+        baselines: fitted on the training rows.
+        rows: the evaluated rows, and training rows if they are known; their labels, if they have some.
+        metrics: those that were requested, and further ones.
+        limits: most tokens of an answer, and of a thought before it; None takes them from the rows.
     """
     from luthier.ml.baselines.system import as_system
     from luthier.ml.evaluation.compare import judge_in_full

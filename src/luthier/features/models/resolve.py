@@ -135,7 +135,15 @@ def base_of(plan: Plan, *, name: str, model_path: str) -> Candidate:
 def with_few_shot(
     base: Candidate, pool: Sequence[Example], num: int, seed: int, *, held_out: Sequence[Example]
 ) -> Candidate:
-    """The same model with `num` examples from the pool before each prompt, none of them asked in the held-out rows."""
+    """The same model with `num` examples from the pool before each prompt, none of them asked in the held-out rows.
+
+    Args:
+        base: the model.
+        pool: rows to choose from; those with a prompt of the held-out rows are left out.
+        num: examples before each prompt.
+        seed: of the choice.
+        held_out: the evaluated rows.
+    """
     from luthier.ml.evaluation.few_shot import choose_shots
 
     # Shots equal to a held-out row, or with its prompt, would give the answer away.
@@ -169,7 +177,14 @@ def with_nearest(
 
 
 def tuned(name: str, base: Candidate, outcome_path: str, num_virtual_tokens: int = 0) -> Candidate:
-    """What training made of a base: an adapter on it, or, where its folder is called `model`, a whole model."""
+    """What training made of a base: an adapter on it, or, where its folder is called `model`, a whole model.
+
+    Args:
+        name: of the system.
+        base: what was trained.
+        outcome_path: folder of the weights.
+        num_virtual_tokens: of a trained prompt, which takes positions of the context.
+    """
     # Full fine-tuning saves to `.../model`, LoRA and prompt tuning to `.../adapter`: the folder name is the marker.
     if Path(outcome_path).name == "model":
         return replace(base, name=name, model_path=outcome_path)

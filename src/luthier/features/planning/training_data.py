@@ -354,6 +354,17 @@ def tokenise(
 
     Held-out rows are evaluated, not trained, so they may fill the whole context; they are never truncated, since a cut
     answer cannot be compared: where the recipe says truncate, a held-out row over the context is dropped and counted.
+
+    Args:
+        context: of the home.
+        split: its name.
+        part: its rows.
+        template: of the base model.
+        recipe: the request.
+        max_length_tokens: of a trained row.
+        room_tokens: of a held-out row: the context without what comes before it.
+        task_head: that the rows train in place of text; None for text.
+        spill: the budget of memory, and where rows beyond it go; None keeps all in memory.
     """
     from luthier.ml.data.tokenise.tokenised_cache import TokenisedCache
     from luthier.ml.inference.engine_prompts import example_rewriter

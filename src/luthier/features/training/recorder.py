@@ -49,9 +49,15 @@ def recorder(
 ) -> Callable[[Event], None]:
     """Writes events into the store. Events of a killed process after its last checkpoint are dropped first.
 
-    Now and then it adds what the run and its machine do: processor, memory and, where `device` is one, GPUs.
+    Now and then it adds what the run and its machine do: processor, memory and GPUs. It waits for a database that
+    restarts.
 
-    listener: called with each event after it is stored. Waits for a database that restarts.
+    Args:
+        context: of the home.
+        run_id: of the run.
+        warnings: gets the text of each warning.
+        listener: called with each event after it is stored; None for none.
+        device: that the run trains on, by torch's name.
     """
     from luthier.core.system.machine_usage import MachineSampler
     from luthier.platform.db.database import retry_unreachable

@@ -105,7 +105,16 @@ def candidate_of(
     material: ComparisonRows,
     adapter_path: str = "",
 ) -> Candidate:
-    """A candidate in one way of prompting. adapter_path: the result of its training, for `tuned`."""
+    """A candidate in one way of prompting.
+
+    Args:
+        context: of the home.
+        spec: of the comparison.
+        number: of the model among those that are compared.
+        kind: the way of prompting.
+        material: the rows.
+        adapter_path: the result of its training, for `tuned`.
+    """
     contender = spec.contenders[number]
     base = find_candidate(context, contender.model)
     if kind == "tuned":
@@ -146,6 +155,13 @@ def record(
 ) -> Recorded:
     """Load, ask and score one system.
 
+    Args:
+        candidate: the model with its prompts.
+        spec: of the comparison.
+        kind: the way of prompting.
+        material: the rows.
+        progress: shows the work.
+
     Raises:
         ConflictError: it cannot answer with its likeliest label (`why_no_choice`).
     """
@@ -166,7 +182,15 @@ def record_with(
     max_new_tokens: int,
     progress: Progress,
 ) -> Recorded:
-    """Generate answers and score with an open engine."""
+    """Generate answers and score with an open engine.
+
+    Args:
+        engine: of the candidate.
+        candidate: the model with its prompts.
+        examples: the rows.
+        max_new_tokens: of an answer.
+        progress: shows the work.
+    """
     return record_system(system_under_test(candidate, engine, examples, max_new_tokens), progress)
 
 
@@ -202,7 +226,14 @@ def record_choice(system: SystemUnderTest, progress: Progress) -> Recorded:
 def labelled_rows(
     metrics: Sequence[MetricName], primary: str, judged: Sequence[Example], train: Sequence[Example]
 ) -> LabelledRows | None:
-    """The evaluated rows with the labels that their answers are; None where they are none, or no answers decide."""
+    """The evaluated rows with the labels that their answers are; None where they are none, or no answers decide.
+
+    Args:
+        metrics: that are evaluated.
+        primary: the metric of the verdict.
+        judged: the evaluated rows.
+        train: the training rows.
+    """
     from luthier.features.evaluations.label_scores import LabelledRows
     from luthier.features.recipes.checks import label_metrics
     from luthier.ml.evaluation.metrics.registry import as_definitions
@@ -300,7 +331,15 @@ class ReplayEngine:
 def replayed(
     candidate: Candidate, spec: ModelComparisonSpec, kind: SystemKind, material: ComparisonRows, recorded: Recorded
 ) -> SystemUnderTest:
-    """A system for `evaluate.compare` that only reads its stored results."""
+    """A system for `evaluate.compare` that only reads its stored results.
+
+    Args:
+        candidate: the model with its prompts.
+        spec: of the comparison.
+        kind: the way of prompting.
+        material: the rows.
+        recorded: its answers and likelihoods.
+    """
     engine = ReplayEngine(recorded, candidate.chat_template())
     if kind == "likeliest-label":
         return replace(_choice(candidate, engine, spec, material), engine=engine)
