@@ -167,29 +167,14 @@ def synthesise(
 ) -> Synthesis:
     """Have a teacher write pairs from the `text` of each row, and keep those that the passage supports.
 
-    Refused pairs, if any, are in `<output>.refused.jsonl`. Answers are kept: a second run asks for the rest.
+    The output has the rows that were kept; what was refused is next to it in `<output>.refused.jsonl`, or there is no
+    such file where nothing was. max_rows: only the first rows. What was answered is kept in the home, so a second run,
+    or one after a stop midway, requests only the rest. force: replace an existing output. run: budget, batches and
+    progress.
 
-    Args:
-        file: the rows.
-        teacher: engine that writes.
-        output: file of the pairs that were kept.
-        pairs_per_passage: that are asked for.
-        judge: engine that rates the pairs; None for none.
-        min_support: share of an answer's words, 0 to 1, that has to occur in its passage.
-        max_rows: only the first rows; None for all.
-        max_new_tokens: of one answer of the teacher.
-        temperature: of the teacher.
-        seed: of its samples.
-        prices: of its tokens.
-        force: whether an existing output is replaced.
-        run: budget, batches and progress; None for none.
-
-    Raises:
-        RequestError: options are impossible.
-        ConflictError: the output exists.
-        NotFoundError: no such file or model.
-        DataError: rows have no text, or no pair could be kept (the refused file has the reasons).
-        WorkError: an engine no longer answers.
+    Raises RequestError (impossible options), ConflictError (an output is there), NotFoundError (file, model),
+    DataError (rows without text; or no pair could be kept, and then the refused file says why), and what an engine
+    raises.
     """
     from luthier.ml.data.files.source import open_source
     from luthier.ml.data.rows.outputs import check_free_listed

@@ -154,7 +154,6 @@ class Decoder:
     """Continues prompts with a causal language model in evaluation mode.
 
     Args:
-        model: in evaluation mode; of a multimodal model its text part is used.
         end_ids: tokens that end a turn.
         pad_id: any valid id; results at padding positions are never read.
         may_diverge: return NaN logits to the caller, which handles each row separately, instead of raising.
@@ -207,7 +206,6 @@ class Decoder:
         """Run tokens shared by several prompts, or the next part of a long prompt, through the model once.
 
         Args:
-            ids: of the tokens that follow `before`.
             before: the prefix that precedes them; it is consumed.
         """
         cache = self.new_cache() if before is None else before.cache
@@ -251,8 +249,7 @@ class Decoder:
     ) -> list[Continuation]:
         """Continue one batch of prompts; `done` is called with the index of each prompt when it has finished.
 
-        With a prefix, every prompt must begin with its tokens and have at least one more. Equal prompts are computed
-        once.
+        With a prefix, every prompt must begin with its tokens and have more. Equal prompts are computed once.
 
         Raises:
             DivergedError: the model's logits are NaN.

@@ -217,7 +217,6 @@ class TransformersEngine:
         """The prompt in the decoder's format; its new tokens are limited by the context.
 
         Args:
-            prompt: text or conversation.
             template: overrides the engine's template.
 
         Raises:
@@ -410,9 +409,7 @@ class TransformersEngine:
         """The request, after checking that it is not empty and fits into the context.
 
         Args:
-            ids: of the rendered prompt.
             number: of the prompt, counted from 1.
-            prompt: that they are of.
         """
         if not ids:
             raise RequestError(f"prompt {number} is empty", expected="at least one token", do="remove the prompt")

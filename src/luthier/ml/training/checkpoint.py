@@ -433,11 +433,6 @@ def save_model(model: TrainableModel, base_path: Path, run_folder: Path) -> tupl
     The weights are written in the precision in which the model was run and validated, so that evaluation sees the same
     bits. They are written to a temporary folder that is then renamed, so that the folder is always complete.
 
-    Args:
-        model: with the weights to save.
-        base_path: folder of the base model, named in the adapter's config.
-        run_folder: folder of the run.
-
     Returns:
         Its path and the digest of the weights.
     """
