@@ -22,9 +22,8 @@ import jinja2
 from transformers import PreTrainedTokenizerFast
 
 from luthier.core.conversation import Conversation, Message
-from luthier.core.errors import RequestError, TemplateError, library_reason
+from luthier.core.errors import RequestError, TemplateError
 from luthier.core.ids import sha256_bytes, sha256_document
-from luthier.core.json_limits import loads
 from luthier.ml.inference.models.loading import load_tokenizer
 from luthier.ml.inference.models.templates.jinja_sandbox import (
     FIXED_DAY,
@@ -41,6 +40,7 @@ from luthier.ml.inference.models.templates.message_forms import (
     MessageForms,
     TurnEnd,
     measure_forms,
+    parsed_call,
 )
 from luthier.ml.inference.models.templates.probe import check_template
 from luthier.ml.inference.models.templates.thought_writing import (
@@ -322,7 +322,7 @@ class ChatTemplate:
         if message.tool_call_id is not None:
             document["tool_call_id"] = message.tool_call_id
         if message.tool_calls:
-            document["tool_calls"] = [_parsed_call(index, call) for call in message.tool_calls]
+            document["tool_calls"] = [parsed_call(index, call) for call in message.tool_calls]
         return document
 
     def _render_error(
@@ -481,23 +481,6 @@ def _checked(options: Mapping[str, Any]) -> dict[str, Any]:
 def _probe() -> Conversation:
     messages = (Message(role="user", content=_PROBE_QUESTION), Message(role="assistant", content=_PROBE_ANSWER))
     return Conversation(messages=messages)
-
-
-def _parsed_call(index: int, call: dict[str, Any]) -> dict[str, Any]:
-    """A tool call with its arguments as an object; in OpenAI's format they are JSON text."""
-    function = dict(call.get("function") or {})
-    arguments = function.get("arguments")
-    if isinstance(arguments, str):
-        try:
-            function["arguments"] = loads(arguments) if arguments.strip() else {}
-        except ValueError as error:
-            reason = library_reason(error)
-            raise TemplateError(
-                f"message {index + 1} calls {function.get('name')!r} with arguments {arguments[:80]!r}: {reason}",
-                expected="arguments as JSON text",
-                do="repair the row",
-            ) from error
-    return {**call, "function": function}
 
 
 def _generation_stop_ids(folder: Path) -> tuple[int, ...]:
