@@ -346,10 +346,10 @@ def open_judged(
         stop: As for `open_engine`.
         num_workers: As for `open_engine`.
     """
-    from luthier.ml.inference.task_model import TaskAnswers, TaskModel
-
     if not candidate.has_task_head:
         return open_engine(candidate, stop=stop, num_workers=num_workers)
+    from luthier.ml.inference.task_model import TaskAnswers, TaskModel
+
     engine = open_engine(candidate, stop=stop, for_task_head=True, num_workers=num_workers)
     return TaskAnswers(TaskModel.open(engine, candidate.adapter_path or candidate.model_path))
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 from luthier.core.cost import Device, MachineLoad, Market, Option, PriceTable, Quote
 from luthier.core.errors import RecipeError, RequestError, StorageFullError
 from luthier.core.plan import Plan
-from luthier.core.records.advice import Advice
 from luthier.features.planning.service import Prepared
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
     from luthier.core.dataset import TokenisedExample
+    from luthier.core.records.advice import Advice
     from luthier.core.run import RunRecord
     from luthier.ml.charts.forecast import Forecast
     from luthier.ml.data.tokenise.batches import ReplaySchedule, StepSchedule

@@ -457,16 +457,18 @@ def _prepared(
     teacher: AskedTeacher | None,
 ) -> Objective:
     from luthier.ml.training.objective_protocol import Tools
-    from luthier.ml.training.objectives.distillation import Distillation
     from luthier.ml.training.objectives.registry import load_objective
 
     tools = Tools(template=template, grade=_made_up_grades, seed=plan.training.seed)
     objective = load_objective(plan.objective, tools)
-    if isinstance(objective, Distillation):
-        objective.rehearse(model, teacher)
-    else:
-        folder.mkdir(exist_ok=True)
-        objective.prepare(model, units, folder, SilentProgress())
+    if plan.objective.teacher is not None:
+        from luthier.ml.training.objectives.distillation import Distillation
+
+        if isinstance(objective, Distillation):
+            objective.rehearse(model, teacher)
+            return objective
+    folder.mkdir(exist_ok=True)
+    objective.prepare(model, units, folder, SilentProgress())
     return objective
 
 

@@ -310,14 +310,15 @@ def _made(context: Context, recipe: Recipe, base_dir: Path) -> TrainingData:
 
 def _fitted_head(recipe: Recipe, parts: Mapping[Split, Part], model_path: str) -> FittedHead | None:
     """What a task head learns, by the training rows alone; None for objectives that write."""
-    from luthier.ml.data.tokenise.heads import fit_task_head
-    from luthier.ml.data.tokenise.search import search_head
-    from luthier.ml.inference.models.structure import read_structure
     from luthier.ml.training.objectives.rules import rules_of
 
     kind = rules_of(recipe.objective.name).task_head if recipe.objective else None
     if recipe.objective is None or kind is None:
         return None
+    from luthier.ml.data.tokenise.heads import fit_task_head
+    from luthier.ml.data.tokenise.search import search_head
+    from luthier.ml.inference.models.structure import read_structure
+
     splits = {split: part.examples for split, part in parts.items()}
     width = read_structure(model_path).hidden_size
     if kind in SEARCH_KINDS:
@@ -330,10 +331,10 @@ def with_known_classes(parts: dict[Split, Part], head: TaskHead | None) -> dict[
 
     Held-out rows of such a class stay: they count as wrong.
     """
-    from luthier.ml.data.tokenise.heads import of_known_classes
-
     if head is None or head.kind in SEARCH_KINDS or "validation" not in parts:
         return parts
+    from luthier.ml.data.tokenise.heads import of_known_classes
+
     part = parts.pop("validation")
     kept = of_known_classes(part.examples, head)
     return parts | ({"validation": replace(part, examples=kept)} if kept else {})

@@ -14,7 +14,7 @@ from luthier.core.events import CheckpointSaved, Event, MachineSampled, RunEnded
 from luthier.core.ports import EventSink
 from luthier.features.training.event_text import event_text
 from luthier.platform.home.context import Context
-from luthier.platform.processes.process import LOG_NAME
+from luthier.platform.home.settings import LOG_NAME
 
 _FEWEST_SECONDS: Final = 1.0
 

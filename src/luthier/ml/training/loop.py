@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from luthier.core.data_sources import sources_of
 from luthier.core.errors import CheckpointError, DivergedError
@@ -35,8 +36,10 @@ from luthier.ml.training.micro_batch_workers import micro_batch_workers
 from luthier.ml.training.model import TrainableModel
 from luthier.ml.training.objective_protocol import Batch, Objective, Unit, rows_of
 from luthier.ml.training.optimizer import MasterOptimizer, WeightAverage, all_but_averages, averages_in
-from luthier.ml.training.sample_prompts import AnswerSamples
 from luthier.ml.training.step import StepSchedule, one_step, validate
+
+if TYPE_CHECKING:
+    from luthier.ml.training.sample_prompts import AnswerSamples
 
 _BILLS_A_RUN = 20
 _REPLICAS_DIFFER = "the processes' weights have drifted apart, as they do on unlike machines: all copy rank 0's"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
@@ -40,10 +40,12 @@ from luthier.ml.training.embedding_noise import EmbeddingNoise
 from luthier.ml.training.forward_proof import prove_forward
 from luthier.ml.training.losses.cross_entropy import cross_entropy_sum
 from luthier.ml.training.losses.logit_rows import CrossEntropySum, LogitRows
-from luthier.ml.training.losses.router_loss import RouterLoss
 from luthier.ml.training.methods.protocol import Method, load_method
 from luthier.ml.training.objective_protocol import Losses
 from luthier.ml.training.prefix_attention import PrefixLayout
+
+if TYPE_CHECKING:
+    from luthier.ml.training.losses.router_loss import RouterLoss
 
 _HEAD: Final = "task_head"
 
@@ -221,6 +223,8 @@ class TrainableModel:
         self.router_loss: RouterLoss | None = None
         """Computes the router loss, if it is trained on."""
         if router_coefficient is not None:
+            from luthier.ml.training.losses.router_loss import RouterLoss
+
             self.router_loss = RouterLoss(causal_model(base), self.body, router_coefficient)
         if gradient_checkpointing:
             _recompute_layers(base)

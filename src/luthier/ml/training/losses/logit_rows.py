@@ -11,15 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from luthier.ml.inference.models.forward import PLAIN, ScaledHead
-from luthier.ml.training.losses import cross_entropy, divergence
-from luthier.ml.training.losses.divergence import Mixing
+from luthier.ml.training.losses import cross_entropy
+
+if TYPE_CHECKING:
+    from luthier.ml.training.losses.divergence import Mixing
 
 CHUNK_ROWS: Final = 128
 """Rows per chunk where a model forms logits with its own head: autograd keeps several tensors of that size."""
@@ -107,6 +109,8 @@ class LogitRows:
             mixing: weights, temperature and kind of divergence.
             teacher_scaled: scale and soft cap of the teacher's logits.
         """
+        from luthier.ml.training.losses import divergence
+
         if self.matrix is not None:
             return divergence.distillation_sum(
                 self.rows,
