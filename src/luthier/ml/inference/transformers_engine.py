@@ -371,18 +371,7 @@ class TransformersEngine:
         return unwrap() if unwrap is not None else self._model
 
     def _request(self, prompt: Prompt, number: int, template: ChatTemplate | None = None) -> Request:
-        if (prompt.conversation is None) == (prompt.text is None):
-            raise RequestError(
-                f"prompt {number + 1} has {'neither' if prompt.text is None else 'both'} conversation and text",
-                expected="exactly one of the two",
-                do="set one of them",
-            )
-        if prompt.max_new_tokens < 1 or prompt.temperature < 0:
-            raise RequestError(
-                f"prompt {number + 1} has max_new_tokens={prompt.max_new_tokens}, temperature={prompt.temperature}",
-                expected="at least one new token, and a temperature of 0 (greedy) or more",
-                do="correct the prompt",
-            )
+        prompt.check(number)
         if prompt.conversation is not None:
             used = template or self._template
             conversation = rewritten(self._opted, prompt.conversation, form_of(text_of(used)))

@@ -42,7 +42,12 @@ def default_rate(method: str, objective: str, hidden_size: int, optimizer: str =
 
 
 def of_objective(objective: str, of_method: tuple[float, str]) -> tuple[float, str]:
-    """The default rate under an objective and why, from that of the method with SFT."""
+    """The default rate under an objective and why, from that of the method with SFT.
+
+    Args:
+        objective: name of an objective.
+        of_method: the rate and its reason.
+    """
     factor = objective_rules(objective).learning_rate_factor
     if factor is None:
         return of_method
@@ -51,6 +56,11 @@ def of_objective(objective: str, of_method: tuple[float, str]) -> tuple[float, s
 
 
 def of_optimizer(optimizer: str, of_adamw: tuple[float, str]) -> tuple[float, str]:
-    """The default rate of an update rule and why, from that of AdamW."""
+    """The default rate of an update rule and why, from that of AdamW.
+
+    Args:
+        optimizer: name of an update rule.
+        of_adamw: the rate and its reason.
+    """
     factor = optimizer_rules(optimizer).learning_rate_factor
     return of_adamw if factor is None else (factor[0] * of_adamw[0], factor[1])
