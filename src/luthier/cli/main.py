@@ -48,6 +48,10 @@ class _Commands(typer.core.TyperGroup):
             args = [two_words, *args[2:]]
         return super().resolve_command(ctx, args)
 
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The names of the commands; Typer would build each of them for that."""
+        return list(self.commands)
+
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the commands of the help in groups, from the table: no command is imported for its line."""
         write_commands({name: _line_of(name) for name in self.list_commands(ctx)}, formatter)
