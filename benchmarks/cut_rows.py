@@ -22,8 +22,8 @@ from luthier.core.dataset import Example, TokenisedExample
 from luthier.ml.data.tokenise.batches import StepSchedule
 from luthier.ml.data.tokenise.loss_mask import Learning, tokenise_sides
 from luthier.ml.data.tokenise.shared_prefix import unit_prefixes
-from luthier.ml.inference.models.chat_template import ChatTemplate
 from luthier.ml.inference.models.loading import load_tokenizer
+from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.testing.tiny import make_tiny_model
 
 WORDS = (

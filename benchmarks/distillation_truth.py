@@ -71,7 +71,7 @@ def _rows(model: Path, num_rows: int) -> list[Any]:
     from luthier.core.dataset import Row
     from luthier.ml.data.rows.formats import example_of
     from luthier.ml.data.tokenise.loss_mask import tokenise
-    from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
     template = ChatTemplate.load(model)
     chosen = [example_of(Row("rows", n, row), "chat", {}, None) for n, row in enumerate(long_rows(num_rows))]

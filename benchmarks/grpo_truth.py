@@ -23,8 +23,8 @@ from luthier.core.graders import Reward
 from luthier.core.plan import MethodPlan, ObjectivePlan
 from luthier.core.ports import Attempt, Grade, SilentProgress
 from luthier.ml.data.tokenise.loss_mask import tokenise
-from luthier.ml.inference.models.chat_template import ChatTemplate
 from luthier.ml.inference.models.loading import load_model
+from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.training.methods.protocol import load_method
 from luthier.ml.training.model import TrainableModel, collate
 from luthier.ml.training.objective_protocol import Batch, Tools, rows_of

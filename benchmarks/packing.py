@@ -53,7 +53,7 @@ def _texts(model: Path, num_tokens: int) -> tuple[list[Any], list[Any]]:
     """Functions of the standard library, short and long, some of them several joined to one long text."""
     from luthier.core.dataset import Example
     from luthier.ml.data.tokenise.loss_mask import tokenise
-    from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
     template = ChatTemplate.load(model)
     pieces = [row["messages"][0]["content"] for row in long_rows(10_000)]

@@ -80,8 +80,8 @@ class Alone:
     def __init__(self, model: str, adapters: str, _: int, num_requests: int, num_adapters: int) -> None:
         from peft import PeftModel
 
-        from luthier.ml.inference.models.chat_template import ChatTemplate
         from luthier.ml.inference.models.loading import load_model
+        from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
         self._template = ChatTemplate.load(model, "chat")
         base = load_model(model, dtype=PRECISION, attention="sdpa")

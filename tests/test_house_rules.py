@@ -12,7 +12,8 @@ import pytest
 from tests.vacuous import nonempty, unguarded_loops
 
 ROOT = Path(__file__).resolve().parents[1]
-MAX_LINES, MOST_FUNCTION_LINES, MOST_LOOP_LINES = 500, 65, 120
+MAX_LINES, MOST_FUNCTION_LINES, MOST_LOOP_LINES = 500, 65, 105
+"""Of a file, and of a function without its docstring: a described argument is no reason to split a function."""
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +31,11 @@ def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node
+
+
+def docstring_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    first = function.body[0]
+    return 0 if ast.get_docstring(function) is None else (first.end_lineno or 0) - first.lineno + 1
 
 
 def where(path: Path) -> str:
@@ -108,7 +114,7 @@ def test_functions_stay_small(trees: dict[Path, ast.Module]) -> None:
             continue
         most = MOST_LOOP_LINES if where(path).endswith("ml/training/loop.py") else MOST_FUNCTION_LINES
         for function in functions(tree):
-            length = (function.end_lineno or 0) - function.lineno
+            length = (function.end_lineno or 0) - function.lineno - docstring_lines(function)
             if length >= most:
                 offenders.append(f"{where(path)}: {function.name} has {length} lines")
     assert offenders == []

@@ -30,11 +30,20 @@ PlugIn = TypeVar("PlugIn", bound=type)
 
 
 def train(recipe: Recipe | Mapping[str, Any] | str | Path, *, num_devices: int = 1, home: Home = None) -> Run:
-    """Train a recipe (a mapping, a `Recipe`, or the path of a YAML or JSON file) and judge the result.
+    """Train a recipe and evaluate the result.
 
-    Relative data paths count from the recipe file's folder, or from the current one. num_devices: processes of this
-    machine that train it together, a GPU each. home: where models, runs and the database live; None takes LUTHIER_HOME,
-    or `~/.luthier`. Raises the errors of `luthier.core.errors`.
+    Args:
+        recipe: a mapping, a `Recipe`, or the path of a YAML or JSON file. Relative data paths count from that file's
+            folder, or from the current one.
+        num_devices: processes of this machine that train it together, a GPU each.
+        home: folder of models, runs and the database; None takes LUTHIER_HOME, or `~/.luthier`.
+
+    Returns:
+        The run. Its `status` may be `paused`, as where a budget has ended it.
+
+    Raises:
+        LuthierError: the recipe, the data or the model cannot be used, or training failed; `luthier.core.errors` has a
+            class for each reason.
     """
     from luthier import python_api
 
@@ -42,7 +51,15 @@ def train(recipe: Recipe | Mapping[str, Any] | str | Path, *, num_devices: int =
 
 
 def plan(recipe: Recipe | Mapping[str, Any] | str | Path, *, home: Home = None) -> Plan:
-    """The complete plan of a recipe: every value with its source. Reads and checks all rows, trains nothing."""
+    """The complete plan of a recipe: every value with its source. Reads and checks all rows, trains nothing.
+
+    Args:
+        recipe: as for `train`.
+        home: as for `train`.
+
+    Raises:
+        LuthierError: the recipe, the data or the model cannot be used.
+    """
     from luthier import python_api
 
     return python_api.plan(recipe, home=home)
@@ -69,18 +86,38 @@ def evaluate(
     good_enough: float | Mapping[str, float | str] | None = None,
     home: Home = None,
 ) -> Evaluation:
-    """Judge a run id or a base model on held-out rows, against others, with 95% intervals and a verdict as text.
+    """Evaluate a run or a base model on held-out rows, against others, with 95% intervals and a verdict as text.
 
-    few_shot: examples from `few_shot_from` in the prompt of the first base model, over `few_shot_draws` draws (None:
-    four); few_shot_nearest: also the ones nearest to each row (None: yes); instruction: also one that is derived from
-    the rows where these hold none (None: with examples). optimised_prompt: tokens that a search for its best prompt
-    may read and write, on `few_shot_from` or on the training rows of the run; 0: no search. reflection_model: a base
-    model, a run or `http(s)://host:port/v1#MODEL` that writes new instructions for that search.
-    metrics: None takes those that the rows can be evaluated by: text and likelihood, of plain text likelihood alone.
-    max_new_tokens, max_thinking_tokens: of an answer, and of a thought before it; None takes them from the lengths of
-    the rows' own. good_enough: what the system has to reach, in the metric of the verdict, or as
-    {"metric": "label_accuracy", "value": 0.9}, or {"agreement": "second_label"}, the column with a second person's
-    answers.
+    Args:
+        system: id of a run, name of a tuned model, or name of a base model.
+        data: file of the held-out rows.
+        against: other systems, named in the same way.
+        few_shot: number of examples in the prompt of the first base model; 0 for none.
+        few_shot_from: file of these examples; required where `few_shot` is not 0.
+        few_shot_draws: how many random choices of examples are averaged; None takes four.
+        few_shot_nearest: whether the examples nearest to each row are tried, too; None tries them.
+        instruction: whether an instruction that is derived from the rows is tried, where these have none; None tries it
+            together with examples.
+        optimised_prompt: tokens that a search for the best prompt may read and write, on `few_shot_from` or on the
+            training rows of the run; 0 for no search.
+        reflection_model: a base model, a run or `http(s)://host:port/v1#MODEL` that writes new instructions for that
+            search.
+        metrics: names; None takes those that the rows can be evaluated by: text and likelihood, for plain text
+            likelihood alone.
+        mapping: which column is which field, as `data.columns` in a recipe; None takes that of the run.
+        max_new_tokens: of an answer; None takes it from the lengths of the rows' own answers.
+        max_thinking_tokens: of a thought before the answer; None takes it from the rows' own thoughts.
+        max_samples: number of rows that are evaluated at most, drawn at random; None evaluates all.
+        allow_leakage: whether rows are evaluated that the run was trained on; the verdict then notes it.
+        good_enough: what the system has to reach: a value of the verdict's metric, `{"metric": "label_accuracy",
+            "value": 0.9}`, or `{"agreement": "second_label"}`, the column with a second person's answers.
+        home: as for `train`.
+
+    Raises:
+        NotFoundError: no such system or file.
+        DataError: rows are wrong.
+        RequestError: metrics, examples or `good_enough` do not fit these rows.
+        LeakageError: rows are among the training rows of a run, and `allow_leakage` is false.
     """
     from luthier import python_api
 
@@ -107,7 +144,15 @@ def evaluate(
 
 
 def load_run(run_id: str, *, home: Home = None) -> Run:
-    """A run as it was recorded: plan, events, evaluation, report."""
+    """A run as it was recorded: plan, events, evaluation, report.
+
+    Args:
+        run_id: its id.
+        home: as for `train`.
+
+    Raises:
+        NotFoundError: no such run.
+    """
     from luthier import python_api
 
     return python_api.load_run(run_id, home=home)

@@ -6,8 +6,8 @@ import torch
 
 from luthier.core.conversation import Conversation, Message
 from luthier.ml.inference.models import sources
-from luthier.ml.inference.models.chat_template import ChatTemplate
 from luthier.ml.inference.models.loading import load_model
+from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
 pytestmark = pytest.mark.e2e
 

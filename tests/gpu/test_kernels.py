@@ -14,13 +14,13 @@ from torch import nn
 
 from luthier.core.plan import Plan
 from luthier.ml.inference.models.quantised import Nf4Linear
-from luthier.ml.training import kernels, liger
+from luthier.ml.training import kernels
 from luthier.ml.training.equivalence import why_not_compiled, why_not_packed
 from luthier.ml.training.losses.cross_entropy import cross_entropy_sum
 from luthier.ml.training.low_rank import LoraProduct
 from luthier.ml.training.model import TrainableModel
 
-needs_liger = pytest.mark.skipif(find_spec(liger.PACKAGE) is None, reason="liger-kernel is not installed")
+needs_liger = pytest.mark.skipif(find_spec(kernels.LIGER_PACKAGE) is None, reason="liger-kernel is not installed")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="its kernels need CUDA")
 needs_nf4 = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
 
@@ -33,7 +33,7 @@ def test_liger_is_taken_for_every_norm_and_mlp(
 ) -> None:
     model = make_model(make_plan("lora", device=device, precision=precision))
     assert model.replaced == {"LlamaRMSNorm (liger)": 5, "LlamaMLP (liger)": 2}
-    assert model.product_loss is liger.cross_entropy_sum
+    assert model.product_loss is kernels.liger_cross_entropy_sum
 
 
 @needs_liger
@@ -44,7 +44,7 @@ def test_the_loss_of_liger_is_ours(trained: bool) -> None:
     head, hidden = torch.randn(5000, 256, device="cuda") / 16, torch.randn(700, 256, device="cuda")
     targets = torch.randint(5000, (700,), device="cuda")
     found = []
-    for loss in (cross_entropy_sum, liger.cross_entropy_sum):
+    for loss in (cross_entropy_sum, kernels.liger_cross_entropy_sum):
         x, w = hidden.clone().requires_grad_(), head.clone().requires_grad_(trained)
         total, correct = loss(x, w, targets)
         (total / 700).backward()

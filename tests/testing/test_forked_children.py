@@ -88,16 +88,16 @@ def test_what_libraries_and_trainings_set_is_no_difference(server: SessionForkSe
 LOOK = """
 import json, os
 from luthier.features.planning import rehearsal
-from luthier.ml.inference.models import template_probe
-print(json.dumps(["of a test" in template_probe._tried, rehearsal._known.get("of a test"), os.fsync.__name__]))
+from luthier.ml.inference.models.templates import probe
+print(json.dumps(["of a test" in probe._tried, rehearsal._known.get("of a test"), os.fsync.__name__]))
 """
 
 
 def test_it_knows_what_this_process_has_found_and_does_not_wait_for_the_disk(server: SessionForkServer) -> None:
     from luthier.features.planning import rehearsal
-    from luthier.ml.inference.models import template_probe
+    from luthier.ml.inference.models.templates import probe
 
-    template_probe._tried.add("of a test")
+    probe._tried.add("of a test")
     rehearsal._known["of a test"] = {"path": None}
     with server.script(LOOK) as script:
         out, _ = script.communicate()

@@ -18,7 +18,7 @@ from tests.zoo.makers import make_tokenizer
 from tests.zoo.walk import STAGES, Outcome, Status, walk
 
 from luthier.core.errors import TemplateError
-from luthier.ml.inference.models.template_probe import check_template
+from luthier.ml.inference.models.templates.probe import check_template
 
 _POLL_SECONDS: Final = 0.1
 

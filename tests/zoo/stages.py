@@ -103,7 +103,7 @@ def row(going: Walk, kind: str) -> None:
     """
     from luthier.ml.data.rows.formats import load_file
     from luthier.ml.data.tokenise.loss_mask import tokenise_all
-    from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
     with going.stage(f"row_{kind}") as stage:
         file = write_rows(going.work / f"{kind}.jsonl", [ROWS[kind]])
@@ -129,7 +129,7 @@ def _opt_in(examples: Any, going: Walk, refused: TemplateError) -> str:
     """The settings by which a refused row passes, if the refusal names one of them; empty otherwise."""
     from luthier.features.model_checks.trials import opt_in
     from luthier.ml.data.tokenise.loss_mask import tokenise_all
-    from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
     if options := _named_options(refused):
         template = ChatTemplate.load(going.folder).with_options(options)
@@ -349,7 +349,7 @@ def stream(going: Walk, context: Context) -> None:
     from luthier.core.stream import Served
     from luthier.ml.inference.engine_wrappers import generate_by_streaming
     from luthier.ml.inference.low_rank import why_not_shared
-    from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.inference.models.templates.chat_template import ChatTemplate
     from luthier.ml.inference.streaming import open_stream_engine
 
     with going.stage("stream") as stage:

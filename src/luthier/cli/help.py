@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 GROUPS: Final[Mapping[str, Sequence[str]]] = {
@@ -44,21 +44,20 @@ def epilog() -> str:
     )
 
 
-def write_commands(names: Sequence[str], command_of: Callable[[str], Any], formatter: Any) -> None:
+def write_commands(lines: Mapping[str, str], formatter: Any) -> None:
     """Write the commands in their groups; those that are in none come last.
 
     Args:
-        names: All commands.
-        command_of: Gives a command by its name.
+        lines: What each command does, in one line, by its name.
         formatter: Of the help.
     """
     grouped = {name for some in GROUPS.values() for name in some}
-    sections = {title: [name for name in some if name in names] for title, some in GROUPS.items()}
-    sections["Other commands"] = [name for name in names if name not in grouped]
+    sections = {title: [name for name in some if name in lines] for title, some in GROUPS.items()}
+    sections["Other commands"] = [name for name in lines if name not in grouped]
     # One width for all sections, so that their second columns are below each other.
-    longest = max(map(len, names))
+    longest = max(map(len, lines))
     for title, some in sections.items():
-        rows = [(f"{name:<{longest}}", command_of(name).get_short_help_str(limit=100)) for name in some]
+        rows = [(f"{name:<{longest}}", lines[name]) for name in some]
         if rows:
             with formatter.section(title):
                 formatter.write_dl(rows)

@@ -12,6 +12,7 @@ from pydantic import Field
 from luthier.core.conversation import Conversation
 from luthier.core.dataset import TokenisedExample
 from luthier.core.defaults import NEW_TOKENS
+from luthier.core.errors import RequestError
 from luthier.core.events import Event
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.stream import Decoding, PoolingRequest, StreamEvent, TextRequest
@@ -94,6 +95,28 @@ class Prompt(FrozenModel):
     seed: int = 0
     json_schema: dict[str, Any] | None = None
     max_thinking_tokens: int | None = None
+
+    def check(self, number: int) -> None:
+        """Refuse a prompt that no engine can answer.
+
+        Args:
+            number: of the prompt among those of a call, from 0.
+
+        Raises:
+            RequestError: it has both conversation and text or neither, no new token, or a negative temperature.
+        """
+        if (self.conversation is None) == (self.text is None):
+            raise RequestError(
+                f"prompt {number + 1} has {'neither' if self.text is None else 'both'} conversation and text",
+                expected="exactly one of the two",
+                do="set one of them",
+            )
+        if self.max_new_tokens < 1 or self.temperature < 0:
+            raise RequestError(
+                f"prompt {number + 1} has max_new_tokens={self.max_new_tokens}, temperature={self.temperature}",
+                expected="at least one new token, and a temperature of 0 (greedy) or more",
+                do="correct the prompt",
+            )
 
 
 class Generation(FrozenModel):

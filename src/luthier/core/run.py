@@ -174,10 +174,6 @@ class Remedy(FrozenModel):
 class Fit(FrozenModel):
     """What training and validation loss say of a run, as text and numbers.
 
-    overfitted: validation loss rose after its best while training loss fell. still_learning: it was falling to the end.
-    unstable: it rose, and training loss did not fall. settled: none of these. unknown: it was not measured often
-    enough.
-
     Attributes:
         kind: overfitted: validation loss rose after its best while training loss fell; still_learning: it was falling
             to the end; unstable: it rose, and training loss did not fall; settled: none of these; unknown: too few

@@ -33,15 +33,23 @@ class Trouble:
 
 @dataclass
 class OpenAIServer:
-    """What is answered and how.
+    """A server of OpenAI's API for tests: what it answers, and what it was asked.
 
-    answer: text for the content of the last message, or for the prompt of a completion; a word is a token. reply: the
-    text for the whole body, in place of `answer`. With `stream` in the body words are sent one by one, `pace_seconds`
-    apart; broken: how many streams their clients have left before the end.
-    troubles: come first, one a request, in the order in which requests come. refuse: a Trouble for a body that must
-    never succeed, or None. key: what must stand in the Authorization header, where it is not None. hold: requests wait
-    until it is set. requests: path and body of every request; authorizations: their headers; most_at_once: how many
-    were open together.
+    With `stream` in a request, words are sent one by one.
+
+    Attributes:
+        answer: text for the content of the last message, or for the prompt of a completion; a word is a token.
+        reply: text for the whole body, in place of `answer`.
+        pace_seconds: time between two streamed words.
+        broken: number of streams that clients left before their end.
+        troubles: answered first, one a request, in the order of the requests.
+        refuse: a Trouble for a body that must never succeed, or None.
+        key: required in the Authorization header; None requires none.
+        usage: whether answers count their tokens.
+        hold: requests wait until it is set; None lets them through.
+        requests: path and body of every request.
+        authorizations: their headers, in the same order.
+        most_at_once: how many were open together.
     """
 
     answer: Callable[[str], str] = lambda asked: f"You said {asked}"

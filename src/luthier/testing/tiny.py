@@ -28,9 +28,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Pr
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import RequestError
-from luthier.ml.inference.models.chat_template import ChatTemplate
 from luthier.ml.inference.models.loading import load_model, load_tokenizer
 from luthier.ml.inference.models.quiet import quiet_transformers
+from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
 END_OF_TEXT, START_OF_TURN, END_OF_TURN = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 _SPECIAL_TOKENS = (END_OF_TEXT, START_OF_TURN, END_OF_TURN)

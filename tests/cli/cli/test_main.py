@@ -14,8 +14,10 @@ import typer
 from tests.vacuous import nonempty
 
 import luthier.features.model_browser.cli
-from luthier.cli.main import _build_app, command_tree, main
+from luthier.cli.commands import COMMANDS, Command
+from luthier.cli.main import _Commands, _common, command_tree, main
 from luthier.core.errors import LuthierError, NotFoundError, WorkError
+from luthier.core.import_string import import_string
 from luthier.features.models import service
 
 HEAVY = ("torch", "transformers", "polars", "pydantic", "sqlalchemy", "numpy", "rich", "matplotlib", "yaml")
@@ -26,6 +28,16 @@ def test_a_start_imports_nothing_heavy(code: str) -> None:
     code += f"; import sys; print(sorted(set({HEAVY!r}) & set(sys.modules)), file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr == "[]\n"
+
+
+def test_a_command_line_imports_the_command_that_it_names_alone() -> None:
+    code = (
+        "import sys; from luthier.cli.main import main; main(['--help'])\n"
+        "def verbs(): return sorted(m for m in sys.modules if m.startswith('luthier.features.') and 'cli' in m)\n"
+        "print(verbs(), file=sys.stderr); main(['usage', '--help']); print(verbs(), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines() == ["[]", "['luthier.features.usage.cli']"]
 
 
 def test_a_command_line_builds_the_command_that_it_names(luthier: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,7 +60,20 @@ def test_what_is_built_on_lookup_is_what_typer_builds_at_once() -> None:
         below = [(name, shown(one)) for name, one in getattr(command, "commands", {}).items()]
         return type(command), command.name, command.help, command.short_help, command.epilog, options, below
 
-    assert shown(command_tree()) == shown(typer.main.get_command(_build_app()))
+    app = typer.Typer(name="luthier", cls=_Commands, rich_markup_mode=None, add_completion=False)
+    app.callback()(_common)
+    for name, entry in nonempty(COMMANDS.items()):
+        if isinstance(entry, Command):
+            kind = None if entry.kind is None else import_string(entry.kind)
+            decorated = app.command(name, cls=kind, short_help=entry.short_help, epilog=entry.epilog)
+            decorated(import_string(entry.target))
+        else:
+            group = typer.Typer(name=name, help=entry.help, rich_markup_mode=None)
+            for verbs in entry.verbs:
+                for verb, function in import_string(verbs).items():
+                    group.command(verb)(function)
+            app.add_typer(group)
+    assert shown(command_tree())[-1] == shown(typer.main.get_command(app))[-1]
 
 
 def test_every_command_has_a_help_and_takes_json_and_home() -> None:

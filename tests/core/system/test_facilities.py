@@ -118,7 +118,7 @@ OURS = (
     *("luthier.core.child_process.forked_workers", "luthier.platform.processes.guard"),
     *("luthier.platform.processes.supervisor", "luthier.platform.processes.process", "luthier.platform.jobs.child"),
     *("luthier.platform.processes.stop_signals", "luthier.ml.evaluation.sandbox.runners", "luthier.testing.servers"),
-    *("luthier.ml.inference.models.template_probe", "luthier.ml.data.files.read_parquet"),
+    *("luthier.ml.inference.models.templates.probe", "luthier.ml.data.files.read_parquet"),
     *("luthier.server.service", "luthier.platform.http.socket", "luthier.ml.training.ledger"),
 )
 

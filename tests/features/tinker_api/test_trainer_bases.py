@@ -10,7 +10,7 @@ import pytest
 from luthier.core.errors import WorkError
 from luthier.core.plan import Plan
 from luthier.features.tinker_api.trainer_process import Trainer
-from luthier.ml.inference.models import chat_template
+from luthier.ml.inference.models.templates import chat_template
 from luthier.ml.training import adapter_session
 from luthier.testing.records import make_plan
 

@@ -16,7 +16,7 @@ from tests.ml.data.tokenise.template_rows import CALL, ROWS, TOOL
 from luthier.core.conversation import Conversation, Message
 from luthier.ml.data.tokenise.loss_mask import Unit
 from luthier.ml.data.tokenise.template import decode
-from luthier.ml.inference.models.chat_template import ChatTemplate
+from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
 
 def _talk(*turns: tuple[Any, str], **more: Any) -> Conversation:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from tests.vacuous import nonempty
 
-from luthier.core.evaluation import NOT_DISTINGUISHABLE
-from luthier.ml.evaluation.by_source import figures_by_source, source_details
+from luthier.core.data_sources import SourceFile, SourcePlan
+from luthier.core.evaluation import NOT_DISTINGUISHABLE, Comparison, Verdict
+from luthier.ml.evaluation.by_source import figures_by_source, source_details, with_sources
 from luthier.ml.evaluation.compare import Judged
 from luthier.ml.evaluation.metrics.registry import as_definitions
 
@@ -66,3 +67,34 @@ def test_a_source_whose_rows_do_not_count_for_the_metric_has_no_figures() -> Non
     whole = Judged((), (), {}, {(name, METRIC.name): counts for name in ("base", "tuned")})
     found = figures_by_source(whole, METRIC, ["a"] * 10 + ["b"] * 10, baseline="base", candidate="tuned")
     assert [one.comparison is None for one in found] == [False, True]
+
+
+SEARCH_METRIC = "ndcg_at_10"
+
+
+def source(name: str, first: int) -> SourcePlan:
+    file = SourceFile(name=name, sha256="0" * 64, num_bytes=1, num_rows=20)
+    return SourcePlan(split="held_out", name=name, path=name, files=(file,), first_row=first, num_rows=20)
+
+
+def test_a_query_of_several_rows_counts_once_for_the_source_of_its_first_row() -> None:
+    row_ids = [f"mix.jsonl:{line}" for line in (*range(1, 19, 3), *range(21, 39, 3))]
+    statistics = {
+        (name, SEARCH_METRIC): np.array([[value + 0.01 * row, 1.0] for row in range(len(row_ids))])
+        for name, value in (("base", 0.2), ("tuned", 0.7))
+    }
+    compared = Comparison(
+        baseline="base", candidate="tuned", metric=SEARCH_METRIC, difference=0.5, low=0.4, high=0.6, p_value=0.001,
+        verdict="better",
+    )  # fmt: skip
+    words, found = with_sources(
+        Verdict(word="better", metric=SEARCH_METRIC, headline="Better."),
+        Judged((), (compared,), {}, statistics),
+        [compared],
+        ("base", "tuned"),
+        [source("orders", 1), source("faq", 21)],
+        row_ids,
+    )
+    assert [(one.source, one.num_rows) for one in found] == [("orders", 6), ("faq", 6)]
+    assert words is not None
+    assert len(words.details) == 2

@@ -7,8 +7,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from luthier.core.dataset import TokenisedExample
-from luthier.ml.inference.models.chat_template import ChatTemplate
 from luthier.ml.inference.models.loading import load_model
+from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.testing.tiny import make_tiny_model, write_tiny_gguf, write_tiny_gguf_adapter
 
 TEXTS = (

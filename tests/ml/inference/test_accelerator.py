@@ -14,7 +14,7 @@ from luthier.ml.inference import accelerator
 from luthier.ml.planning.resolve_method import choose_quantisation
 from luthier.ml.training import distributed
 from luthier.ml.training.device import device_peak_memory_bytes, forget_peaks
-from luthier.ml.training.liger import PACKAGE
+from luthier.ml.training.kernels import LIGER_PACKAGE
 
 Make = Callable[..., None]
 
@@ -135,7 +135,7 @@ def test_what_each_kind_has(
     assert accelerator.widest_float(device) == widest
     assert accelerator.usual_precision(accelerator.kind_of(device)) == served
     assert accelerator.is_accelerator(device) is (device != "cpu")
-    assert PACKAGE == "liger_kernel"
+    assert LIGER_PACKAGE == "liger_kernel"
 
 
 def test_several_processes_of_a_machine() -> None:

@@ -444,7 +444,7 @@ def test_a_prompt_that_cannot_fit_is_refused_before_it_is_tokenised(engine, monk
         raise AssertionError("it was tokenised")
 
     from luthier.ml.inference.llama_cpp.server import LlamaServer
-    from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
     monkeypatch.setattr(ChatTemplate, "ids", tokenise)
     monkeypatch.setattr(LlamaServer, "tokenize", tokenise)

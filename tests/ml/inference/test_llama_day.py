@@ -11,7 +11,7 @@ from luthier.ml.inference.llama_cpp.cpp import LlamaCppEngine
 from luthier.ml.inference.llama_cpp.prompts import dayless_template
 from luthier.ml.inference.llama_cpp.server import LlamaServer
 from luthier.ml.inference.models.gguf.files import read_gguf_header
-from luthier.ml.inference.models.jinja_sandbox import FILLED_BY_LLAMA_CPP
+from luthier.ml.inference.models.templates.jinja_sandbox import FILLED_BY_LLAMA_CPP
 from luthier.testing.tiny import make_tiny_model, write_tiny_gguf
 
 pytest.importorskip("xllamacpp", reason="needs the extra `gguf`")

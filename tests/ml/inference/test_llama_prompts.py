@@ -11,7 +11,7 @@ import pytest
 
 from luthier.core.errors import RequestError
 from luthier.ml.inference.llama_cpp.prompts import TemplateReader
-from luthier.ml.inference.models.chat_template import ChatTemplate
+from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
 
 def server_of(change: Callable[[list[int]], list[int]], template: ChatTemplate) -> Any:

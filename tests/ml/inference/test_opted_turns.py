@@ -8,7 +8,7 @@ from luthier.core.conversation import Conversation, Message, OptedTurns
 from luthier.core.dataset import Example
 from luthier.core.recipe import DataRecipe
 from luthier.ml.inference.engine_prompts import rewritten, rewritten_examples, text_of
-from luthier.ml.inference.models.chat_template import ChatTemplate
+from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.inference.tool_calls import form_of
 
 

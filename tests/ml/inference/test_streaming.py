@@ -10,8 +10,8 @@ from luthier.core.errors import OverlongError, RequestError, WorkError
 from luthier.core.ports import Prompt, SilentProgress
 from luthier.core.stream import Ended, Failed, Piece, PoolingRequest, Sampling, Started, TextRequest
 from luthier.ml.inference.answer_row import AnswerRow, Sampler
-from luthier.ml.inference.models.chat_template import ChatTemplate
 from luthier.ml.inference.models.loading import load_model
+from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.inference.streaming import StreamingEngine
 from luthier.ml.inference.transformers_engine import TransformersEngine
 

@@ -10,7 +10,7 @@ from tokenizers import AddedToken
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.ports import Generation, Prompt, SilentProgress
-from luthier.ml.inference.models.chat_template import ChatTemplate
+from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.inference.thoughts import Thoughts
 from luthier.ml.inference.transformers_engine import TransformersEngine
 from luthier.testing.tiny import (

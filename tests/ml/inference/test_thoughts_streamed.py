@@ -17,7 +17,7 @@ from luthier.core.errors import RequestError
 from luthier.core.ports import Prompt, SilentProgress
 from luthier.core.stream import Ended, Piece, TextRequest
 from luthier.ml.inference.llama_cpp.cpp import LlamaCppEngine
-from luthier.ml.inference.models.chat_template import ChatTemplate
+from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.inference.openai.chunks import ChunkReader
 from luthier.ml.inference.openai.messages import generation_of
 from luthier.ml.inference.streaming import StreamingEngine

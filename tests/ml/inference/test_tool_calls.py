@@ -4,8 +4,8 @@ import pytest
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.stream import Ended, Piece, Sampling, TextRequest
-from luthier.ml.inference.models.chat_template import ChatTemplate
 from luthier.ml.inference.models.loading import load_model
+from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.inference.streaming import StreamingEngine
 from luthier.ml.inference.tool_calls import HERMES, form_of, with_tools_as_text
 from luthier.ml.inference.transformers_engine import TransformersEngine

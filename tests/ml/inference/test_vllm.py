@@ -16,7 +16,7 @@ from luthier.core.errors import ConflictError, NotFoundError, OverlongError, Req
 from luthier.core.ports import SilentProgress
 from luthier.core.stream import EngineSettings, Served, SpeculativeConfig, TextRequest
 from luthier.ml.inference import vllm_process
-from luthier.ml.inference.models.chat_template import ChatTemplate
+from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.inference.stream_registry import open_stream_engine
 from luthier.ml.inference.vllm import VllmEngine, settings_arguments
 from luthier.ml.inference.vllm_process import vllm_command

@@ -10,7 +10,8 @@ from luthier.core.errors import RecipeError
 from luthier.core.plan import ObjectivePlan
 from luthier.core.recipe import ObjectiveRecipe, Reward
 from luthier.ml.planning.defaults import Provenance
-from luthier.ml.planning.resolve_objective import learning_rate, resolve_objective
+from luthier.ml.planning.learning_rates import of_objective
+from luthier.ml.planning.resolve_objective import resolve_objective
 from luthier.ml.training.methods.rules import RULES as METHODS
 from luthier.ml.training.methods.rules import rules_of as rules_of_method
 from luthier.ml.training.objectives.rules import RULES, rules_of
@@ -82,12 +83,12 @@ def test_label_smoothing_of_a_half_or_more_says_nothing(value: float) -> None:
 
 
 def test_preferences_are_learned_slower_than_answers_by_every_method() -> None:
-    assert learning_rate("sft", (2e-4, "usual")) == (2e-4, "usual")
-    assert learning_rate("dpo", (2e-4, "usual"))[0] == 2e-5
+    assert of_objective("sft", (2e-4, "usual")) == (2e-4, "usual")
+    assert of_objective("dpo", (2e-4, "usual"))[0] == 2e-5
     for method in nonempty(METHODS):
         usual = rules_of_method(method).learning_rate
-        assert learning_rate("simpo", usual)[0] < learning_rate("dpo", usual)[0] < learning_rate("orpo", usual)[0]
-        assert learning_rate("orpo", usual)[0] < usual[0]
+        assert of_objective("simpo", usual)[0] < of_objective("dpo", usual)[0] < of_objective("orpo", usual)[0]
+        assert of_objective("orpo", usual)[0] < usual[0]
     assert rules_of("kto").rows_per_unit == 1
 
 

@@ -15,7 +15,7 @@ from tests.vacuous import nonempty
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import CheckpointError, DivergedError, OverlongError, RequestError
 from luthier.core.plan import OptimizerPlan, Plan
-from luthier.ml.inference.models.chat_template import ChatTemplate
+from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.training.adapter_sampler import AdapterSampler, SampleOrder, joined, read_adapter
 from luthier.ml.training.adapter_session import AdamSettings, AdapterSession, SharedBase
 from luthier.ml.training.checkpoint import LoopState

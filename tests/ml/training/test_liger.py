@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from luthier.ml.training import kernels, liger
+from luthier.ml.training import kernels
 from luthier.ml.training.losses.cross_entropy import cross_entropy_sum
 
 
@@ -77,7 +77,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         setattr(operations, known.__name__, known)
     monkeypatch.setitem(sys.modules, "liger_kernel", ModuleType("liger_kernel"))
     monkeypatch.setitem(sys.modules, "liger_kernel.ops", operations)
-    monkeypatch.setattr(liger, "is_available", lambda _: True)
+    monkeypatch.setattr(kernels, "has_liger", lambda _: True)
     return operations
 
 
@@ -117,7 +117,7 @@ def test_the_loss_of_a_head_is_taken_where_it_proves_equal() -> None:
     torch.manual_seed(0)
     head, hidden, targets = torch.randn(50, 16), torch.randn(30, 16), torch.randint(50, (30,))
     chosen = kernels.linear_cross_entropy(head)
-    assert chosen is liger.cross_entropy_sum
+    assert chosen is kernels.liger_cross_entropy_sum
     for one, other in zip(chosen(hidden, head, targets), cross_entropy_sum(hidden, head, targets), strict=True):
         torch.testing.assert_close(one, other)
 
@@ -136,11 +136,11 @@ def test_a_loss_that_is_another_gives_way_to_ours(stand_in: ModuleType) -> None:
 
 
 def test_on_a_cpu_it_is_never_at_hand() -> None:
-    assert not liger.is_available(torch.device("cpu"))
+    assert not kernels.has_liger(torch.device("cpu"))
 
 
 def test_without_the_package_it_is_not_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(liger, "find_spec", lambda _: None)
-    assert not liger.is_available(torch.device("cuda"))
-    monkeypatch.setattr(liger, "find_spec", lambda _: object())
-    assert liger.is_available(torch.device("cuda"))
+    monkeypatch.setattr(kernels, "find_spec", lambda _: None)
+    assert not kernels.has_liger(torch.device("cuda"))
+    monkeypatch.setattr(kernels, "find_spec", lambda _: object())
+    assert kernels.has_liger(torch.device("cuda"))

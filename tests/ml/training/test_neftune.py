@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from luthier.core.dataset import TokenisedExample
 from luthier.core.plan import Plan
-from luthier.ml.training.model import EmbeddingNoise, TrainableModel, collate, own_lengths
+from luthier.ml.training.embedding_noise import EmbeddingNoise, own_lengths
+from luthier.ml.training.model import TrainableModel, collate
 from luthier.ml.training.prefix_attention import PrefixLayout
 
 WIDTH = 64

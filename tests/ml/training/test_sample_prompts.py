@@ -17,7 +17,7 @@ from luthier.core.events import CheckpointSaved, Event, SamplesAnswered, Warning
 from luthier.core.ids import sha256_file
 from luthier.core.plan import Plan
 from luthier.core.ports import SilentProgress
-from luthier.ml.inference.models.chat_template import ChatTemplate
+from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.training import sample_prompts
 from luthier.ml.training.checkpoint import CheckpointStore, save_model
 from luthier.ml.training.loop import train

@@ -273,7 +273,7 @@ def survey(
     from luthier.ml.data.tokenise.loss_mask import tokenise_sides
     from luthier.ml.data.tokenise.preview import preview_sides
     from luthier.ml.inference.models import sources
-    from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
     loaded = load_file(file, mapping=dict(columns or {}))
     local = sources.pull(model, context.home, context.progress)

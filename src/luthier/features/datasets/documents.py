@@ -73,7 +73,9 @@ def ingest(
         licence: The licence that the rows are marked with.
         num_workers: Processes that read; None for one a CPU.
         timeout_seconds: The limit for one document.
-        is_fresh, force, on_document: As `ml.data.documents.ingest.ingest` has them.
+        is_fresh: As `ml.data.documents.ingest.ingest` has it.
+        force: As there.
+        on_document: As there.
 
     Raises:
         RequestError: No documents were named, or options that cannot be.

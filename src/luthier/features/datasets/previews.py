@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from luthier.core.results.audit import Audit
     from luthier.features.datasets.data_files import AuditOptions
     from luthier.ml.data.tokenise.preview import Preview
-    from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +84,12 @@ def preview(
     Args:
         model: The base model; it is pulled where it is missing.
         num_rows: How many rows; None for all.
-        template_options, learn_reasoning, reset_template, opted: As `data` of a recipe has them.
-        task_head, multi_label: What a head in place of text learns of the rows, as `objective` of a recipe has it.
+        template_options: As `data` of a recipe has them.
+        learn_reasoning: As `data` of a recipe has it.
+        reset_template: As `data` of a recipe has it.
+        opted: As `data` of a recipe has them.
+        task_head: What a head in place of text learns of the rows; None for text.
+        multi_label: Whether a row may have several labels.
 
     Raises:
         NotFoundError: No such file or model.
@@ -104,7 +108,7 @@ def preview(
     loaded = load_file(file, mapping=dict(mapping) if mapping else None)
     from luthier.ml.inference.engine_prompts import rewritten_examples
     from luthier.ml.inference.models import sources
-    from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
     local = sources.pull(model, context.home, context.progress)
     chat = ChatTemplate.load(local.path, template, options=template_options)
@@ -205,7 +209,7 @@ def preview_blocks(
     from luthier.ml.data.tokenise.packing import pack_texts, piece_of
     from luthier.ml.data.tokenise.preview import preview as preview_row
     from luthier.ml.inference.models import sources
-    from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.inference.models.templates.chat_template import ChatTemplate
     from luthier.ml.planning.resolve_objective import check_shape
 
     loaded = load_file(file, mapping=dict(mapping) if mapping else None)

@@ -16,7 +16,6 @@ from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import new_id
-from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.rows import look_of, sample_rows
 from luthier.features.datasets.store import DatasetVersion
 from luthier.features.datasets.syntheses import Prices
@@ -207,7 +206,12 @@ def estimate(
 
 
 def check_passages(context: Context, caller: Caller, version: DatasetVersion) -> None:
-    """Check that a version holds passages. Raises RequestError, and what `look_of` raises."""
+    """Check that a version holds passages.
+
+    Raises:
+        RequestError: it does not.
+        LuthierError: its file cannot be read now, as `look_of` found it.
+    """
     found = look_of(context, caller, version)
     if found.error is not None:
         raise found.error
@@ -371,8 +375,3 @@ def check_is_dataset(job: Job) -> None:
             expected="the id of such a job",
             do="see the list of datasets",
         )
-
-
-def source_version(context: Context, caller: Caller, order: QuestionOrder) -> DatasetVersion:
-    """The version with the passages of an order. Raises NotFoundError."""
-    return dataset_versions.get_version(context, caller, order.dataset_id, order.version)

@@ -46,9 +46,24 @@ def create_dataset(
     details: dict[str, Any] | None = None,
     columns: Mapping[str, str] | None = None,
 ) -> tuple[Dataset, DatasetVersion]:
-    """Make a dataset of a file of the project. Raises RequestError for a name, ConflictError where it is taken.
+    """Make a dataset of a file of the project.
 
-    columns: which column is which field of a shape; None where the file shows it.
+    Args:
+        context: of the home.
+        caller: whose project gets it.
+        name: of the dataset; unique in the project.
+        file: its rows, the first version.
+        origin: where the rows are from.
+        note: on the version.
+        details: facts about the origin.
+        columns: which column is which field of a shape; None where the file shows it.
+
+    Returns:
+        The dataset and its first version.
+
+    Raises:
+        RequestError: the name cannot be one.
+        ConflictError: the name is taken.
     """
     name = checked_name(name)
     dataset = Dataset(dataset_id=new_id("data"), project_id=caller.project_id, name=name)
@@ -93,9 +108,21 @@ def add_version(
     details: dict[str, Any] | None = None,
     columns: Mapping[str, str] | None = None,
 ) -> DatasetVersion:
-    """Add a version to a dataset of the project. Raises NotFoundError for the dataset or the parent.
+    """Add a version to a dataset of the project.
 
-    columns: which column is which field; None takes those that were chosen for the parent.
+    Args:
+        context: of the home.
+        caller: whose project the dataset belongs to.
+        dataset_id: of the dataset.
+        file: the rows of the version.
+        origin: where the rows are from.
+        parent: number of the version that it was made from; None for none.
+        note: on the version.
+        details: facts about the origin.
+        columns: which column is which field; None takes those that were chosen for the parent.
+
+    Raises:
+        NotFoundError: no such dataset or parent.
     """
     context.datasets.get(caller.project_id, dataset_id)
     if parent is not None:

@@ -200,7 +200,21 @@ def page_of_runs(
     order: Order,
     status: RunStatus | None,
 ) -> tuple[list[RunView], bool]:
-    """One page of the runs of an eval. Raises NotFoundError; RequestError for the `after`."""
+    """One page of the runs of an eval, and whether there are more.
+
+    Args:
+        context: of the home.
+        caller: whose project the eval belongs to.
+        eval_id: of the eval.
+        after: id of the run before the page; None for the first page.
+        limit: runs of a page.
+        order: by their time.
+        status: of the runs; None for all.
+
+    Raises:
+        NotFoundError: no such eval.
+        RequestError: `after` is no run of it.
+    """
     return context.evals.runs(caller.project_id, eval_id, after=after, limit=limit, order=order, status=status)
 
 
@@ -215,7 +229,22 @@ def page_of_items(
     order: Order,
     status: str | None,
 ) -> tuple[list[OutputItem], bool]:
-    """One page of the graded items of a run. Raises NotFoundError; RequestError for the `after`."""
+    """One page of the graded items of a run, and whether there are more.
+
+    Args:
+        context: of the home.
+        caller: whose project the eval belongs to.
+        eval_id: of the eval.
+        run_id: of the run.
+        after: id of the item before the page; None for the first page.
+        limit: items of a page.
+        order: by their position.
+        status: of the items; None for all.
+
+    Raises:
+        NotFoundError: no such eval or run.
+        RequestError: `after` is no item of it.
+    """
     context.evals.run(caller.project_id, eval_id, run_id)
     return context.evals.items(run_id, after=after, limit=limit, order=order, status=status)
 

@@ -25,7 +25,14 @@ def bar_of(
 ) -> tuple[Bar | None, tuple[str, ...]]:
     """The bar for the candidate, and a note if the bar of its run does not fit these rows.
 
-    file: of the evaluated rows.
+    Args:
+        context: of the home.
+        asked: the requested bar; None takes that of the candidate's run.
+        candidate: its name.
+        metrics: that are evaluated.
+        examples: the evaluated rows.
+        train: the rows that were trained on, if they are known.
+        file: of the evaluated rows.
 
     Raises:
         RequestError: the requested bar cannot be applied.
@@ -70,7 +77,17 @@ def _not_held_against(bar: Bar, why: str) -> str:
 def comparable_bar(
     bar: Bar | None, num_systems: int, judged: str, is_asked: bool
 ) -> tuple[Bar | None, tuple[str, ...]]:
-    """The bar if there is a verdict; otherwise None with a note, or RequestError if it was requested."""
+    """The bar if there is a verdict; otherwise None with a note.
+
+    Args:
+        bar: what the last system has to reach; None for nothing.
+        num_systems: that are compared; one alone has no verdict.
+        judged: name of the last system.
+        is_asked: whether the bar was requested for this evaluation.
+
+    Raises:
+        RequestError: it was requested, and there is nothing to compare with.
+    """
     if bar is None or num_systems > 1:
         return bar, ()
     if not is_asked:

@@ -13,7 +13,6 @@ from luthier.core.evaluation import Verdict
 from luthier.core.evaluation_recipe import MetricName
 from luthier.core.ports import Progress
 from luthier.features.evaluations.label_scores import LIKELIEST_LABEL, LabelledRows, likeliest_label, untrained_base
-from luthier.features.evaluations.prompt_search import found_prompt, open_reflector
 from luthier.features.evaluations.prompted import Prompted, as_systems, draws_together, prompts_that_fit
 from luthier.features.evaluations.systems import search_kind, search_systems
 from luthier.features.generation.engines import EnginePool
@@ -87,8 +86,15 @@ def judged_together(
 
     Where a candidate searches documents, all are evaluated by how they order them.
 
-    rows: the evaluated ones, and training rows if they are known; their labels, if they have some. metrics: those that
-    were requested, and further ones. limits: tokens of answer and thought.
+    Args:
+        context: of the home.
+        pool: opens the engines, one model in memory at a time.
+        candidates: the evaluated one last.
+        shown: ways to prompt a candidate.
+        baselines: fitted on the training rows.
+        rows: the evaluated rows, and training rows if they are known; their labels, if they have some.
+        metrics: those that were requested, and further ones.
+        limits: most tokens of an answer, and of a thought before it; None takes them from the rows.
     """
     from luthier.ml.baselines.system import as_system
     from luthier.ml.evaluation.compare import judge_in_full
@@ -135,6 +141,8 @@ def _searched(
     """The candidate that a search for a prompt finds, if there is a search and it finds one, and notes on it."""
     if shown.base is None or shown.search is None:
         return (), ()
+    from luthier.features.evaluations.prompt_search import found_prompt, open_reflector
+
     reflector_of = partial(open_reflector, context, pool)
     found, notes = found_prompt(
         shown.base, shown.search, pool.engine, metrics, limits, reflector_of, progress=context.progress

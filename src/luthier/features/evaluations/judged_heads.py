@@ -33,14 +33,14 @@ class JudgedHeads:
 
     def open(self, candidate: Candidate) -> TransformersEngine | TaskAnswers:
         """The engine of a candidate."""
-        from luthier.ml.inference.task_model import TaskAnswers
+        from luthier.ml.inference.transformers_engine import TransformersEngine
 
         engine = open_judged(candidate, stop=self._stop, num_workers=self._num_workers)
-        if isinstance(engine, TaskAnswers):
+        if isinstance(engine, TransformersEngine):
+            loaded = engine
+        else:
             self._heads[candidate.name] = engine
             loaded = engine.model.engine
-        else:
-            loaded = engine
         self.max_workers = max(loaded.num_workers, self.max_workers or 0)
         return engine
 

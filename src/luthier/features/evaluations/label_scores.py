@@ -145,6 +145,12 @@ def label_choice(
 ) -> SystemUnderTest:
     """The system of `likeliest_label`, at any cost.
 
+    Args:
+        rows: the evaluated rows with their labels.
+        base: the model.
+        engine: of the model.
+        beside: the same model, evaluated by its generated answers.
+
     Raises:
         DataError: A label has no token, or holds the template's end-of-turn text.
         OverlongError: A row does not fit into the context with one of the labels.

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Final
 from luthier.core.dataset import Example
 from luthier.core.errors import OverlongError, RequestError
 from luthier.core.evaluation_plan import EvaluationPlan
-from luthier.features.evaluations.prompt_search import PromptSearch, not_asked, search_of
 from luthier.features.models.resolve import Candidate, with_nearest
 from luthier.features.recipes.checks import check_few_shot
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
+    from luthier.features.evaluations.prompt_search import PromptSearch
     from luthier.ml.evaluation.compare import Judged, SystemUnderTest
     from luthier.ml.evaluation.metrics.protocol import MetricDefinition
 
@@ -106,6 +106,8 @@ def prompted(
             found.append(replace(beside, name=name, instruction=asked.instruction))
     search = None
     if asked.optimised_prompt_tokens:
+        from luthier.features.evaluations.prompt_search import not_asked, search_of
+
         # Both sides without held-out prompts: a search over these would fit the prompt to the test.
         search = search_of(not_asked(pool, held_out), asked, seed, not_asked(validation, held_out))
     return Prompted(base, tuple(found), tuple(found[: len(draws)]) if len(draws) > 1 else (), tuple(notes), search)

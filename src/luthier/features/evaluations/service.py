@@ -12,8 +12,8 @@ from pathlib import Path
 
 from luthier.core.data_sources import SourcePlan, sources_of
 from luthier.core.dataset import Example
-from luthier.core.errors import ConflictError, DataError, LeakageError, ModelSourceError, RequestError
-from luthier.core.evaluation import Comparison, Evaluation, LabelConfidence, SystemResult, Verdict
+from luthier.core.errors import ConflictError, ModelSourceError, RequestError
+from luthier.core.evaluation import Comparison, Evaluation, LabelConfidence, SourceFigures, Verdict
 from luthier.core.evaluation_plan import Bar
 from luthier.core.evaluation_recipe import GoodEnoughRecipe, MetricName
 from luthier.core.ids import is_id, new_id
@@ -21,11 +21,11 @@ from luthier.core.plan import Plan
 from luthier.core.ports import StopCheck
 from luthier.core.run import TrainResult
 from luthier.features.evaluations.bars import bar_of, comparable_bar, on_judged_rows
-from luthier.features.evaluations.baselines import fit_baselines, judged_together, with_learning_curve
-from luthier.features.evaluations.by_source import with_sources
+from luthier.features.evaluations.baselines import Together, fit_baselines, judged_together, with_learning_curve
 from luthier.features.evaluations.judged_heads import JudgedHeads
 from luthier.features.evaluations.kl_to_base import measure_kl
 from luthier.features.evaluations.label_scores import LabelledRows, label_confidence_of
+from luthier.features.evaluations.leakage import not_held_out, refuse_leakage, training_rows
 from luthier.features.evaluations.prompted import (
     NO_PROMPTS,
     NOT_PROMPTED,
@@ -36,7 +36,7 @@ from luthier.features.evaluations.prompted import (
     prompted_as_asked,
 )
 from luthier.features.evaluations.systems import search_kind, search_metrics
-from luthier.features.generation.engines import EnginePool, is_address
+from luthier.features.generation.engines import EnginePool
 from luthier.features.models.names import find_model
 from luthier.features.models.resolve import (
     Candidate,
@@ -46,7 +46,7 @@ from luthier.features.models.resolve import (
     find_candidate,
     tuned,
 )
-from luthier.features.planning.evaluation_plan import reference_caveat, rows_of_run
+from luthier.features.planning.evaluation_plan import reference_caveat
 from luthier.features.planning.service import Prepared
 from luthier.features.planning.training_data import PreparedSplit
 from luthier.features.recipes.checks import (
@@ -92,7 +92,16 @@ def judge_run(
 ) -> Evaluation:
     """Evaluate base, prompted base, the teacher if any, and the tuned model of a run on its held-out rows.
 
-    stop: called after each batch of answers or rows; a returned reason ends the evaluation with StoppedError.
+    Args:
+        context: of the home.
+        run_id: of the run.
+        prepared: its plan and rows.
+        result: of its training.
+        stop: called after each batch of answers or rows; a returned reason ends the evaluation. None never stops it.
+
+    Raises:
+        ConflictError: the run has no held-out rows or no trained weights.
+        StoppedError: `stop` has returned a reason.
     """
     plan, held_out = prepared.plan, prepared.held_out
     if held_out is None or result.adapter_path is None:
@@ -244,19 +253,34 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate models and runs on the rows of a file.
 
-    systems: the candidate first, then what it is compared with, each by any name of a model. With `few_shot`,
-    the first base model among the others (or the base of the first run) is also evaluated with that many examples from
-    `few_shot_from` in its prompt. prompts: further ways. metrics: None takes those that the rows can be evaluated by.
-    mapping: as data.columns in a recipe; None takes that of the first run where the file has its columns
-    (`column_maps`), and the evaluation notes it. max_new_tokens, max_thinking_tokens: of an answer, and of a thought
-    before it; None takes them from the lengths of the rows' own, for each system with its own tokenizer.
-    good_enough: what the candidate has to reach; None takes the bar of its run's recipe, and notes where these rows
-    cannot be held against that one. evaluation_id: None makes one. called: names the file in the result.
+    Args:
+        context: of the home.
+        systems: the candidate first, then what it is compared with, each by any name of a model.
+        data: file of the held-out rows.
+        few_shot: examples in the prompt of the first base model among the others, or of the base of the first run; 0
+            for none.
+        few_shot_from: file of these examples; required where `few_shot` is not 0.
+        prompts: further ways to prompt.
+        metrics: names; None takes those that the rows can be evaluated by.
+        mapping: as `data.columns` in a recipe; None takes that of the first run where the file has its columns
+            (`column_maps`), and the evaluation notes it.
+        max_new_tokens: of an answer; None takes it from the lengths of the rows' own, for each system with its own
+            tokenizer.
+        max_thinking_tokens: of a thought before it; None takes it from the rows' own thoughts.
+        max_samples: rows at most, drawn at random; None evaluates all.
+        allow_leakage: whether rows are evaluated that a run was trained on; the verdict then notes it.
+        good_enough: what the candidate has to reach; None takes the bar of its run's recipe, and notes where these rows
+            cannot be compared with that one.
+        evaluation_id: None makes one.
+        called: name of the file in the result; None takes its own.
 
-    Raises RequestError for metrics, few-shot examples or a `good_enough` that the rows have no place for, and for one
-    with nothing to compare the candidate with; DataError for wrong rows, OverlongError for rows over a context,
-    NotFoundError for an unknown model or run, LeakageError where held-out rows are in the training rows of a run
-    (unless allowed, and then the verdict notes it).
+    Raises:
+        RequestError: the rows have no place for metrics, few-shot examples or `good_enough`, or there is a bar and
+            nothing to compare the candidate with.
+        DataError: rows are wrong.
+        OverlongError: a row exceeds the context of a model.
+        NotFoundError: no such model or run.
+        LeakageError: rows are in the training rows of a run, and `allow_leakage` is false.
     """
     ways = replace(prompts, few_shot=few_shot)
     check_asked(context, ways, few_shot_from)
@@ -324,13 +348,13 @@ def _base_of(context: Context, systems: Sequence[str], resolved: Sequence[Candid
 def _learned_rows(
     context: Context, systems: Sequence[str], held_out: Sequence[Example], allow_leakage: bool
 ) -> tuple[Sequence[Example], tuple[int, int]]:
-    """The training rows of the candidate, otherwise those of the other runs; and the result of `_leakage` for all.
+    """The training rows of the candidate, otherwise those of the other runs; and what `refuse_leakage` returns for all.
 
     Not both: the rows of an earlier run are often a subset of those of the candidate and would count twice.
     """
     own, others = (training_rows(context, names) for names in (systems[:1], systems[1:]))
     # For all runs: a compared run that was trained on held-out rows also invalidates the comparison.
-    return own or others, _leakage(chained(own, others), held_out, allow_leakage)
+    return own or others, refuse_leakage(chained(own, others), held_out, allow_leakage)
 
 
 def _judge(
@@ -353,14 +377,24 @@ def _judge(
     heads: JudgedHeads | None = None,
     shown: Prompted = NOT_PROMPTED,
 ) -> Evaluation:
-    """Open each engine once, let `evaluate.compare` judge, and put the verdict into words; for `train`, see `evaluate`.
+    """Open each engine once, evaluate, and put the verdict into words; arguments that are not listed are as for
+    `evaluate`.
 
-    beside: names of systems that are shown but are no baseline: a student need not beat its teacher. train: the rows
-    that baselines without a language model are fitted on. validation: rows that choose from which confidence on the
-    last system answers labels alone. bar: what the last system has to reach. is_bar_asked: false where it is that of
-    its run, which is left out with a note without a verdict. shown: ways to prompt a candidate. measures_kl: whether
-    the last system's distance to its base is measured. heads: opens the engines. Raises RequestError where there is a
-    bar and nothing to compare the last system with, so no verdict.
+    Args:
+        candidates: the systems, the evaluated one last.
+        held_out: the rows.
+        run_id: of the run that is evaluated; None without one.
+        beside: names of systems that are shown but are no baseline: a student need not beat its teacher.
+        train: rows that baselines without a language model are fitted on.
+        validation: rows that choose from which confidence on the last system answers labels alone.
+        bar: what the last system has to reach.
+        is_bar_asked: false where the bar is that of its run, which is left out with a note without a verdict.
+        measures_kl: whether the last system's distance to its base is measured.
+        heads: opens the engines.
+        shown: ways to prompt a candidate.
+
+    Raises:
+        RequestError: there is a bar and nothing to compare the last system with, so no verdict.
     """
     start, examples = time.perf_counter(), choose_samples(held_out.examples, max_samples)
     baselines = fit_baselines(context, train, examples, metrics, Path(candidates[0].model_path))
@@ -376,8 +410,8 @@ def _judge(
         confidence, why = label_confidence_of(rows, candidates[-1], pool, every.systems, baselines, context.progress)
         kl, why_not = (None, ()) if searches or not measures_kl else measure_kl(pool, *every[:2], context.progress)
     counted = [one for one in judged.comparisons if one.baseline not in beside]  # the others are stored and shown
-    words = _verdict(judged.systems, counted, metrics, rows, held_out, people, confidence)
-    words, by_source = with_sources(words, judged, counted, candidates, held_out.sources, every.systems[-1].row_ids)
+    ends = (candidates[0].name, candidates[-1].name)
+    words, by_source = _verdict(every, ends, counted, metrics, rows, held_out, people, confidence)
     return Evaluation(
         evaluation_id=evaluation_id or new_id("eval"),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -401,22 +435,38 @@ def _judge(
 
 
 def _verdict(
-    results: Sequence[SystemResult],
-    comparisons: Sequence[Comparison],
+    every: Together,
+    ends: tuple[str, str],
+    counted: Sequence[Comparison],
     metrics: Sequence[MetricName],
     rows: LabelledRows,
     held_out: HeldOut,
     people: Mapping[str, bool],
     confidence: Sequence[LabelConfidence],
-) -> Verdict | None:
-    """The verdict on the last system; None if it is the only one. people: by row, whether two people agree."""
+) -> tuple[Verdict | None, tuple[SourceFigures, ...]]:
+    """The verdict on the last system, and the figures for each source of the rows.
+
+    Args:
+        every: all systems, judged on the same rows.
+        ends: the names of the first candidate and of the last one, which the figures by source compare.
+        counted: the comparisons that the verdict rests on.
+        metrics: as asked for.
+        rows: with their labels and the bar.
+        held_out: where the rows are from.
+        people: by row, whether two people agree.
+        confidence: of the last system's labels.
+
+    Returns:
+        None and no figures if there is one system alone.
+    """
+    from luthier.ml.evaluation.by_source import with_sources
     from luthier.ml.evaluation.compare import primary_metric, verdict
 
-    if len(results) < 2:
-        return None
-    return verdict(
-        results,
-        comparisons,
+    if len(every.judged.systems) < 2:
+        return None, ()
+    words = verdict(
+        every.judged.systems,
+        counted,
         primary=primary_metric(metrics, [e.reference for e in rows.examples]),
         num_leaked=held_out.num_leaked,
         num_same_prompt=held_out.num_same_prompt,
@@ -426,51 +476,4 @@ def _verdict(
         are_labels=bool(rows.labels),
         confidence=confidence,
     )
-
-
-def check_leakage(
-    context: Context, systems: Sequence[str], held_out: Sequence[Example], *, allowed: bool
-) -> tuple[int, int]:
-    """The number of held-out rows in the training rows of the runs: whole rows, and matching prompts.
-
-    Raises LeakageError for whole rows, unless allowed; ConflictError if a run's rows have changed since.
-    """
-    return _leakage(training_rows(context, systems), held_out, allowed)
-
-
-def training_rows(context: Context, systems: Sequence[str]) -> Sequence[Example]:
-    """The rows that the runs among the systems were trained on, as far as their files are still there, unchanged."""
-    runs = (find_model(context, name).run_id for name in systems if not is_address(name))
-    # dict.fromkeys: two names of one run, such as its checkpoints, have the same rows.
-    return chained(*(rows_of_run(context, run_id) for run_id in dict.fromkeys(runs) if run_id is not None))
-
-
-def _leakage(seen: Sequence[Example], held_out: Sequence[Example], allowed: bool) -> tuple[int, int]:
-    from luthier.ml.data.split.split import leaked_ids
-
-    found = leaked_ids(seen, held_out)
-    if found.exact and not allowed:
-        raise LeakageError(
-            f"{len(found.exact):,} of {len(held_out):,} held-out rows are in the training rows of the run",
-            expected="rows that the model was not trained on",
-            do="take them out, or pass --allow-leakage (the verdict will note it)",
-            problems=found.exact,
-        )
-    return len(found.exact), len(found.same_prompt)
-
-
-def not_held_out(pool: Sequence[Example], held_out: Sequence[Example]) -> tuple[Example, ...]:
-    """Rows for few-shot examples: no evaluated row, and none with the prompt of one."""
-    from luthier.ml.data.split.split import leaked_ids
-
-    # Arguments swapped compared with `_leakage`: here rows of the pool are excluded.
-    found = leaked_ids(held_out, pool)
-    barred = {f"{p.file}:{p.line}" for p in (*found.exact, *found.same_prompt)}
-    left = tuple(e for e in pool if e.id not in barred)
-    if not left:
-        raise DataError(
-            "all rows of the few-shot file are held-out rows",
-            expected="rows that are not evaluated",
-            do="pass the training rows to --few-shot-from",
-        )
-    return left
+    return with_sources(words, every.judged, counted, ends, held_out.sources, every.systems[-1].row_ids)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.exc import IntegrityError
@@ -11,12 +11,14 @@ from sqlalchemy.exc import IntegrityError
 from luthier.core.access import DEFAULT_PROJECT
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.evaluation import Evaluation
-from luthier.core.evaluation_overview import EvaluationOverview
 from luthier.core.text.suggest import suggest_ids
 from luthier.platform.db.database import Database
 from luthier.platform.db.run_values import of_evaluation, put_evaluation
 from luthier.platform.db.store import LRUCache, Missing, RecordTable, Store
 from luthier.platform.db.tables import evaluations, jobs, runs
+
+if TYPE_CHECKING:
+    from luthier.core.evaluation_overview import EvaluationOverview
 
 _MAX_CHARACTERS: Final = 32_000_000
 _MAX_OVERVIEWS: Final = 5000
@@ -76,6 +78,8 @@ class EvaluationStore(Store):
 
         Those without a run belong to the project `default`, as their runs would.
         """
+        from luthier.core.evaluation_overview import EvaluationOverview
+
         where: list[ColumnElement[bool]] = []
         if after is not None:
             is_it = evaluations.c.evaluation_id == after

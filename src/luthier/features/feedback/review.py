@@ -83,8 +83,14 @@ def neighbours(
 
 
 def queue_correction(context: Context, given: Feedback, exchange: Exchange, *, is_changed: bool) -> bool:
-    """Have a correction reviewed; returns whether it waits. is_changed: whether its author has given another before,
-    which this one takes the place of, even where that was decided."""
+    """Have a correction reviewed; returns whether it waits.
+
+    Args:
+        context: of the home.
+        given: the feedback with the correction.
+        exchange: the request and answer that it corrects.
+        is_changed: whether its author gave another one before; this one replaces it, even where that was decided.
+    """
     item = _item(exchange, "correction", review_id=_of_feedback(given), correction=given.correction)
     known = context.review_items.find(item.review_id, given.project_id)
     if known is None:
@@ -151,9 +157,19 @@ def queue_liked(context: Context, caller: Caller, model: str, *, since: float = 
 def decide(
     context: Context, caller: Caller, seen: ReviewItem, decision: Decision, *, edited: str | None = None
 ) -> ReviewItem:
-    """Store the caller's decision on an item. seen: its state as shown. edited: what is to be learned instead.
+    """Store the caller's decision on an item.
 
-    Raises NotFoundError, ConflictError where somebody has decided meanwhile, RequestError for a text that cannot be.
+    Args:
+        context: of the home.
+        caller: who decides.
+        seen: the item as it was shown.
+        decision: of the caller.
+        edited: what is to be learned instead of the answer; None leaves it as it is.
+
+    Raises:
+        NotFoundError: no such item.
+        ConflictError: somebody has decided meanwhile.
+        RequestError: the text is empty or too long.
     """
     changes: dict[str, Any] = {"status": _STATUS_OF[decision], "decided_by": caller.name}
     if edited is not None:

@@ -153,7 +153,16 @@ def list_feedback(
     until: float | None = None,
     limit: int | None = None,
 ) -> list[Feedback]:
-    """Feedback within a time (seconds since 1970, `until` not included), newest first."""
+    """Feedback within a time (seconds since 1970, `until` not included), newest first.
+
+    Args:
+        context: of the home.
+        project_id: of the feedback.
+        model: as requested; None for all models.
+        since: seconds since 1970.
+        until: seconds since 1970, not included; None for now.
+        limit: the most that is listed; None for all.
+    """
     return list(context.feedback.list(project_id, model=model, since=since, until=until, limit=limit))
 
 

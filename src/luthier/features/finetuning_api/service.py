@@ -64,6 +64,13 @@ def recipe_of(
     """The recipe of a job: our defaults where the client says `auto`.
 
     All epochs are trained, as on the hosted service; where there are validation rows, the best step of them is kept.
+
+    Args:
+        request: of the client.
+        base: the base model.
+        train: file of the training rows.
+        validation: file of the validation rows; None for none.
+        validate_every_steps: optimizer steps between two validations; None takes the default.
     """
     asked, name = request.asked, _OBJECTIVES[request.method_name]
     # Patience 0 turns early stopping off.
@@ -300,7 +307,19 @@ def resume(context: Context, caller: Caller, job_id: str) -> Job:
 def events(
     context: Context, caller: Caller, job_id: str, *, after: str | None = None, limit: int = 20
 ) -> tuple[list[JobEvent], bool]:
-    """Events of a job, newest first, and whether there are more. Raises NotFoundError; RequestError for the `after`."""
+    """Events of a job, newest first, and whether there are more.
+
+    Args:
+        context: of the home.
+        caller: whose project the job belongs to.
+        job_id: of the job.
+        after: id of the event before the page; None for the first page.
+        limit: events of a page.
+
+    Raises:
+        NotFoundError: no such job.
+        RequestError: `after` is no event of it.
+    """
     get(context, caller, job_id)
     return context.job_events.page(job_id, after=after, limit=limit)
 

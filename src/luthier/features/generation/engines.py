@@ -24,7 +24,7 @@ from luthier.platform.home.context import Context
 if TYPE_CHECKING:
     from luthier.ml.evaluation.kl_to_base import StatesEngine
     from luthier.ml.inference.engine_wrappers import CachedEngine, Keep
-    from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.inference.models.templates.chat_template import ChatTemplate
     from luthier.ml.inference.openai.http import OpenAIHttpEngine
 
 

@@ -94,7 +94,7 @@ def answer_rows(
         NotFoundError: No such file or system.
         LeakageError: Rows that a run was trained on.
     """
-    from luthier.features.evaluations.service import check_leakage
+    from luthier.features.evaluations.leakage import check_leakage
     from luthier.features.generation.engines import find_teacher, is_address
     from luthier.features.models.names import find_model
     from luthier.ml.data.rows.formats import load_file

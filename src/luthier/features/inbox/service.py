@@ -145,6 +145,14 @@ def ask_to_annotate(
 ) -> InboxEntry:
     """Give the annotation of a dataset to a member, whether it was begun or not.
 
+    Args:
+        context: of the home.
+        caller: who assigns the work.
+        dataset_id: of the dataset.
+        member_name: who gets it.
+        due: the last day for it; None for no date.
+        root: beginning of the link in the message; empty where there is none.
+
     Raises:
         NotFoundError: No such dataset or member.
         NotAllowedError: As for `assign`.

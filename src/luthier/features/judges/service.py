@@ -252,8 +252,15 @@ def judged_by(
 ) -> tuple[tuple[Signal, ...], tuple[str, ...]]:
     """The signals of the judge that the settings name, and cautions; nothing where they name none.
 
-    frame: exchanges with their words, columns of `Exchange`. since: where the window begins, seconds since 1970.
-    num_others: the number of other signals. An unavailable judge is a caution, not a failed look.
+    An unavailable judge is a caution, not a failed check.
+
+    Args:
+        context: of the home.
+        project_id: whose model is monitored.
+        settings: of the monitored model.
+        frame: exchanges with their texts, columns of `Exchange`.
+        since: where the window begins, in seconds since 1970.
+        num_others: the number of other signals, among which the bound on false alarms is divided.
     """
     from luthier.ml.drift.signals.training import judged_signals
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from luthier.core.ports import Generation, Prompt
     from luthier.features.planning.service import Prepared
-    from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.inference.models.templates.chat_template import ChatTemplate
     from luthier.ml.inference.transformers_engine import TransformersEngine
     from luthier.ml.training.model import TrainableModel
     from luthier.platform.home.context import Context
@@ -117,7 +117,7 @@ def _taken(name: str, part: Callable[[], str], trial: Trial, begins: Callable[[s
 
 
 def _template(trial: Trial) -> str:
-    from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
     trial.template = ChatTemplate.load(trial.path, is_new=True)
     return "its own chat template" if trial.template.kind == "chat" else "plain layout: a base model"

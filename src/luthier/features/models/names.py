@@ -19,12 +19,12 @@ from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.ids import is_id
 from luthier.core.records.base_model import LocalModel
 from luthier.core.text.suggest import suggest_ids
-from luthier.features.models.store import TunedModel
 from luthier.platform.home.context import Context
 from luthier.platform.home.model_names import base_models
 
 if TYPE_CHECKING:
     from luthier.core.records.deployment import Deployment
+    from luthier.features.models.store import TunedModel
 
 ANY_MODEL: Final = "a run, a tuned model (ft:...), a deployment, a base model, a folder or a GGUF file"
 """What a name may be, as `platform/cli/command.py` says it in help texts, too."""

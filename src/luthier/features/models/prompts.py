@@ -16,7 +16,7 @@ from luthier.features.recipes.checks import have_text_answers
 if TYPE_CHECKING:
     from luthier.features.models.resolve import Candidate
     from luthier.ml.data.tokenise.loss_mask import Learning
-    from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
 
 def prompts_of(
@@ -64,7 +64,16 @@ def prompting_of(
     template: ChatTemplate,
     learning: Learning,
 ) -> Prompting | None:
-    """What the prompts contain besides the rows' text, with the tokens that this takes; None for nothing."""
+    """What the prompts contain besides the rows' text, with the tokens that this takes; None for nothing.
+
+    Args:
+        candidate: with its shots and its instruction.
+        num_shots: that are shown: fewer than the candidate has, where the longest row does not fit.
+        examples: the evaluated rows.
+        tokenised: the same rows with their whole prompts.
+        template: of the model.
+        learning: which tokens of a row are its answer.
+    """
     from luthier.ml.data.tokenise.loss_mask import tokenise_sides
     from luthier.ml.evaluation.few_shot import shown_turns
     from luthier.ml.evaluation.systems import num_prompt_tokens

@@ -23,7 +23,7 @@ from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
     from luthier.ml.evaluation.compare import SystemUnderTest
-    from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.inference.models.templates.chat_template import ChatTemplate
     from luthier.ml.inference.task_model import TaskAnswers
     from luthier.ml.inference.transformers_engine import TransformersEngine
 
@@ -99,7 +99,7 @@ class Candidate:
 
     def chat_template(self) -> ChatTemplate:
         """How it writes conversations."""
-        from luthier.ml.inference.models.chat_template import ChatTemplate
+        from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
         return ChatTemplate.load(self.model_path, self.template, options=self.template_options)
 
@@ -135,7 +135,15 @@ def base_of(plan: Plan, *, name: str, model_path: str) -> Candidate:
 def with_few_shot(
     base: Candidate, pool: Sequence[Example], num: int, seed: int, *, held_out: Sequence[Example]
 ) -> Candidate:
-    """The same model with `num` examples from the pool before each prompt, none of them asked in the held-out rows."""
+    """The same model with `num` examples from the pool before each prompt, none of them asked in the held-out rows.
+
+    Args:
+        base: the model.
+        pool: rows to choose from; those with a prompt of the held-out rows are left out.
+        num: examples before each prompt.
+        seed: of the choice.
+        held_out: the evaluated rows.
+    """
     from luthier.ml.evaluation.few_shot import choose_shots
 
     # Shots equal to a held-out row, or with its prompt, would give the answer away.
@@ -169,7 +177,14 @@ def with_nearest(
 
 
 def tuned(name: str, base: Candidate, outcome_path: str, num_virtual_tokens: int = 0) -> Candidate:
-    """What training made of a base: an adapter on it, or, where its folder is called `model`, a whole model."""
+    """What training made of a base: an adapter on it, or, where its folder is called `model`, a whole model.
+
+    Args:
+        name: of the system.
+        base: what was trained.
+        outcome_path: folder of the weights.
+        num_virtual_tokens: of a trained prompt, which takes positions of the context.
+    """
     # Full fine-tuning saves to `.../model`, LoRA and prompt tuning to `.../adapter`: the folder name is the marker.
     if Path(outcome_path).name == "model":
         return replace(base, name=name, model_path=outcome_path)
@@ -331,10 +346,10 @@ def open_judged(
         stop: As for `open_engine`.
         num_workers: As for `open_engine`.
     """
-    from luthier.ml.inference.task_model import TaskAnswers, TaskModel
-
     if not candidate.has_task_head:
         return open_engine(candidate, stop=stop, num_workers=num_workers)
+    from luthier.ml.inference.task_model import TaskAnswers, TaskModel
+
     engine = open_engine(candidate, stop=stop, for_task_head=True, num_workers=num_workers)
     return TaskAnswers(TaskModel.open(engine, candidate.adapter_path or candidate.model_path))
 
@@ -357,17 +372,27 @@ def system_under_test(
     options: Sequence[Sequence[str]] = (),
     rests: Sequence[str] = (),
 ) -> SystemUnderTest:
-    """A candidate with its prompts, references and tokens. Shots are context: they are never scored.
+    """A candidate with its prompts, references and tokens.
 
-    max_new_tokens, max_thinking_tokens: of an answer and of its thought; None: from the rows' own lengths. options: the
-    answers to choose from, by row. rests: the continuations of plain texts that the system has to continue. Where the
-    longest row does not fit, fewer shots are used for all rows; the name says how many. Raises OverlongError for a row
-    that does not fit without shots.
+    Shots are context: they are never scored. Where the longest row does not fit, fewer shots are used for all rows, and
+    the name says how many.
+
+    Args:
+        candidate: what is evaluated.
+        engine: of its model.
+        examples: the held-out rows.
+        max_new_tokens: of an answer; None takes it from the lengths of the rows' own answers.
+        max_thinking_tokens: of the thought before it; None takes it from the rows' own thoughts.
+        options: the answers to choose from, by row; empty where there is nothing to choose.
+        rests: the continuations of plain texts that the system has to write.
+
+    Raises:
+        OverlongError: a row does not fit without shots.
     """
     from luthier.ml.data.tokenise.loss_mask import Learning, tokenise_option, tokenise_sides
     from luthier.ml.evaluation.compare import SystemUnderTest
     from luthier.ml.inference.engine_prompts import rewritten_examples
-    from luthier.ml.inference.models.thinking import limits_of
+    from luthier.ml.inference.models.templates.thinking import limits_of
 
     learning, opted, name = Learning(reasoning=candidate.learn_reasoning), candidate.opted_turns, candidate.name
     examples = rewritten_examples(opted, examples, engine.template)

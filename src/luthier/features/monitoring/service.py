@@ -166,7 +166,7 @@ def training_profile(context: Context, project_id: str, target: str, settings: W
     if run_id is None:
         return None
     if run_id not in _PROFILES:
-        from luthier.features.evaluations.service import training_rows
+        from luthier.features.evaluations.leakage import training_rows
 
         if len(_PROFILES) >= _MAX_PROFILES:
             _PROFILES.clear()

@@ -79,7 +79,15 @@ def shapes_of_drawn(
     micro_batch_tokens: int,
     num_devices: int = 1,
 ) -> list[Shape]:
-    """The micro-batches of a step that draws its answers, all as long as they may be; devices share the prompts."""
+    """The micro-batches of a step that draws its answers, all as long as they may be; devices share the prompts.
+
+    Args:
+        prepared: the plan and its rows.
+        schedule: of its steps.
+        step: number of the step, from 0.
+        micro_batch_tokens: most tokens of a micro-batch, padding included.
+        num_devices: among which the prompts are divided.
+    """
     objective, units = prepared.plan.objective, prepared.train.units
     assert objective.num_samples is not None
     assert objective.max_new_tokens is not None

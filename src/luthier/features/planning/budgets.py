@@ -33,7 +33,17 @@ class BudgetTooSmallError(RequestError):
 def asked_budget(
     *, hours: float | None, usd: float | None, tokens: int | None, energy_kwh: float | None
 ) -> BudgetRecipe | None:
-    """The caps that were given on the command line; None where there are none. Raises RequestError for no amount."""
+    """The caps that were given on the command line; None where there are none.
+
+    Args:
+        hours: wall time of the run.
+        usd: its cost.
+        tokens: trained tokens, padding excluded.
+        energy_kwh: its energy.
+
+    Raises:
+        RequestError: a cap is not a finite number above 0.
+    """
     given = {"hours": hours, "usd": usd, "tokens": tokens, "energy_kwh": energy_kwh}
     for name, value in given.items():
         if value is not None and not (math.isfinite(value) and value > 0):
@@ -92,6 +102,13 @@ def with_larger_budget(
     """The plan of a resumed run, with the caps that are given now in place of its own; the others stay.
 
     Rates stay, too, where no other prices are given.
+
+    Args:
+        context: of the home.
+        plan: of the run.
+        asked: the caps that are given now; None for none.
+        prices: a file whose entries replace those of the price table; None keeps the rates of the run.
+        num_devices: that train the run.
 
     Raises:
         RecipeError: A cap on money without a price, on energy without watts, or one that the first step alone should

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from luthier.features.planning.training_data import PreparedSplit
     from luthier.features.training.launchers.here import Hooks
     from luthier.ml.evaluation.rewards import Rewards
-    from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.inference.models.templates.chat_template import ChatTemplate
     from luthier.ml.training.objective_protocol import Tools
 
 _OURS = ("reference",)
@@ -86,11 +86,11 @@ def rewards_of(rewards: Sequence[Reward] | None, splits: Sequence[PreparedSplit]
 
     Raises RequestError for a formula or a place that no grader can fill, and for rows that lack a required field.
     """
+    if rewards is None:
+        return None
     from luthier.ml.evaluation.graders import fields_of
     from luthier.ml.evaluation.rewards import Rewards
 
-    if rewards is None:
-        return None
     asked = {name for reward in rewards if reward.grader is not None for name in fields_of(reward.grader)}
     needs_answer = "reference" in asked or any(reward.metric is not None for reward in rewards)
     items: dict[str, dict[str, Any]] = {}

@@ -134,8 +134,8 @@ def _load_what_a_run_loads(model_path: str) -> None:
 
     # By its name: planning is below runs, and may not import it.
     import_module("luthier.features.runs.store")
-    from luthier.ml.inference.models.chat_template import ChatTemplate
     from luthier.ml.inference.models.structure import read_structure
+    from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
     ChatTemplate.load(model_path, "auto")
     read_structure(model_path)

@@ -270,7 +270,15 @@ def measure(
 ) -> Measurement:
     """Run steps of these shapes by a plan's settings in a child process; the first warms up and is not timed.
 
-    Raises WorkError where the child does not finish.
+    Args:
+        plan: of the run.
+        structure: of its model.
+        device: this machine's.
+        steps: the shapes, the warm-up first.
+        progress: shows the work.
+
+    Raises:
+        WorkError: the child does not finish.
     """
     from luthier.core.system.free_cores import OtherProcesses
     from luthier.ml.planning.batch_shapes import batches_of

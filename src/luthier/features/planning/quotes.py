@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 from luthier.core.cost import Device, MachineLoad, Market, Option, PriceTable, Quote
 from luthier.core.errors import RecipeError, RequestError, StorageFullError
 from luthier.core.plan import Plan
-from luthier.core.records.advice import Advice
 from luthier.features.planning.service import Prepared
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
     from luthier.core.dataset import TokenisedExample
+    from luthier.core.records.advice import Advice
     from luthier.core.run import RunRecord
     from luthier.ml.charts.forecast import Forecast
     from luthier.ml.data.tokenise.batches import ReplaySchedule, StepSchedule
@@ -127,8 +127,17 @@ def compare_options(
 ) -> tuple[Option, ...]:
     """Every method on every device, those that fit first, the cheapest first.
 
-    on: device names; none takes this machine and one of each in the table.
-    Raises RequestError for an unknown device, and for more devices than a step has rows; WorkError where a probe fails.
+    Args:
+        context: of the home.
+        prepared: the plan and its rows.
+        on: device names; empty takes this machine and one of each in the table.
+        prices: by device; None takes the shipped table.
+        market: on-demand or spot prices.
+        is_probed: whether steps are measured on this machine first.
+
+    Raises:
+        RequestError: a device is unknown, or has more processes than a step has rows.
+        WorkError: a probe fails.
     """
     from luthier.ml.planning import quote as options
     from luthier.ml.planning.devices import accelerators, load_prices
@@ -190,7 +199,14 @@ def workloads_of(prepared: Prepared, here: Device) -> Callable[[Device], Workloa
 
 
 def exact_batches(prepared: Prepared, *, micro_batch_tokens: int, num_devices: int = 1, packs: bool = False) -> Batches:
-    """The batches of the run's own schedule, up to its first 2,000 steps; devices share the rows of a step evenly."""
+    """The batches of the run's own schedule, up to its first 2,000 steps; devices share the rows of a step evenly.
+
+    Args:
+        prepared: the plan and its rows.
+        micro_batch_tokens: most tokens of a micro-batch, padding included.
+        num_devices: among which the rows of a step are divided.
+        packs: whether rows are packed without padding.
+    """
     from luthier.features.planning import batch_schedules as schedules
     from luthier.ml.planning.batch_shapes import batches_of
 
@@ -345,12 +361,20 @@ def estimate_quote(
 ) -> Quote:
     """The price, time and memory of a described run of a model on a device, part by part.
 
-    model: a folder with config.json; weights are not needed. on: `cpu` or NAME[:COUNT]. prices: None takes the
-    table that is shipped. Where the run does not fit unchanged, the fastest way that trains the same is priced, and the
-    quote's notes say what was changed; where none fits, the quote says what would.
+    Where the run does not fit unchanged, the fastest way that trains the same is priced, and the quote's notes say what
+    was changed; where none fits, the quote says what would.
 
-    Raises ModelSourceError for a folder without a config that can be read, RequestError for an unknown device, a device
-    without a price, and numbers that no run has, RecipeError for a rank above that of a matrix.
+    Args:
+        model: a folder with config.json; weights are not needed.
+        described: the run.
+        on: `cpu` or NAME[:COUNT].
+        prices: by device; None takes the shipped table.
+        market: on-demand or spot prices.
+
+    Raises:
+        ModelSourceError: the folder has no config that can be read.
+        RequestError: the device is unknown or has no price, or no run has such numbers.
+        RecipeError: a rank is above that of a matrix.
     """
     from luthier.ml.inference.models.structure import read_structure
     from luthier.ml.planning import hardware

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from luthier.ml.inference.models.chat_template import ChatTemplate
     from luthier.ml.inference.models.forward import ScaledHead
+    from luthier.ml.inference.models.templates.chat_template import ChatTemplate
     from luthier.ml.training.model import TrainableModel
     from luthier.ml.training.objective_protocol import Objective, Unit
     from luthier.ml.training.optimizer import MasterOptimizer
@@ -202,7 +202,7 @@ def _refuse_unproved(plan: Plan) -> None:
 
 
 def _template(plan: Plan) -> ChatTemplate:
-    from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
     return ChatTemplate.load(plan.base_model.path, plan.base_model.template, options=plan.data.template_options)
 
@@ -457,16 +457,18 @@ def _prepared(
     teacher: AskedTeacher | None,
 ) -> Objective:
     from luthier.ml.training.objective_protocol import Tools
-    from luthier.ml.training.objectives.distillation import Distillation
     from luthier.ml.training.objectives.registry import load_objective
 
     tools = Tools(template=template, grade=_made_up_grades, seed=plan.training.seed)
     objective = load_objective(plan.objective, tools)
-    if isinstance(objective, Distillation):
-        objective.rehearse(model, teacher)
-    else:
-        folder.mkdir(exist_ok=True)
-        objective.prepare(model, units, folder, SilentProgress())
+    if plan.objective.teacher is not None:
+        from luthier.ml.training.objectives.distillation import Distillation
+
+        if isinstance(objective, Distillation):
+            objective.rehearse(model, teacher)
+            return objective
+    folder.mkdir(exist_ok=True)
+    objective.prepare(model, units, folder, SilentProgress())
     return objective
 
 

@@ -43,7 +43,7 @@ from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
     from luthier.core.records.base_model import LocalModel
-    from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
 
 def data_plan(recipe: Recipe, splits: dict[Split, PreparedSplit], template_day: str | None = None) -> DataPlan:
@@ -197,7 +197,7 @@ def prepare(
     from luthier.features.trackers.service import with_tracking
     from luthier.ml.evaluation.few_shot import num_usable
     from luthier.ml.inference.models.structure import read_structure
-    from luthier.ml.inference.models.thinking import answer_lengths
+    from luthier.ml.inference.models.templates.thinking import answer_lengths
     from luthier.ml.planning import resolve
     from luthier.platform.home.hardware_benchmark import hardware_of
 
@@ -278,7 +278,7 @@ def prepare_share(context: Context, plan: Plan) -> Prepared:
         NotFoundError: A file or the base model is not on this machine.
     """
     from luthier.ml.inference.models import sources
-    from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.inference.models.templates.chat_template import ChatTemplate
     from luthier.ml.planning import resolve
 
     recipe, spill = recipe_of(plan), rows_memory(context)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from luthier.ml.data.tokenise.heads import FittedHead
     from luthier.ml.data.tokenise.loss_mask import Learning, Tokenised
     from luthier.ml.data.tokenise.token_store import Units
-    from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
 
 def replay_plan(recipe: Recipe, splits: Mapping[Split, PreparedSplit]) -> ReplayPlan | None:
@@ -287,8 +287,8 @@ def _made(context: Context, recipe: Recipe, base_dir: Path) -> TrainingData:
     import_libraries()
     from luthier.features.recipes.checks import check_modules, check_template_options
     from luthier.ml.inference.models import sources
-    from luthier.ml.inference.models.chat_template import ChatTemplate
     from luthier.ml.inference.models.structure import read_structure
+    from luthier.ml.inference.models.templates.chat_template import ChatTemplate
     from luthier.ml.planning import resolve
 
     model = sources.pull(recipe.base_model, context.home, context.progress)
@@ -310,14 +310,15 @@ def _made(context: Context, recipe: Recipe, base_dir: Path) -> TrainingData:
 
 def _fitted_head(recipe: Recipe, parts: Mapping[Split, Part], model_path: str) -> FittedHead | None:
     """What a task head learns, by the training rows alone; None for objectives that write."""
-    from luthier.ml.data.tokenise.heads import fit_task_head
-    from luthier.ml.data.tokenise.search import search_head
-    from luthier.ml.inference.models.structure import read_structure
     from luthier.ml.training.objectives.rules import rules_of
 
     kind = rules_of(recipe.objective.name).task_head if recipe.objective else None
     if recipe.objective is None or kind is None:
         return None
+    from luthier.ml.data.tokenise.heads import fit_task_head
+    from luthier.ml.data.tokenise.search import search_head
+    from luthier.ml.inference.models.structure import read_structure
+
     splits = {split: part.examples for split, part in parts.items()}
     width = read_structure(model_path).hidden_size
     if kind in SEARCH_KINDS:
@@ -330,10 +331,10 @@ def with_known_classes(parts: dict[Split, Part], head: TaskHead | None) -> dict[
 
     Held-out rows of such a class stay: they count as wrong.
     """
-    from luthier.ml.data.tokenise.heads import of_known_classes
-
     if head is None or head.kind in SEARCH_KINDS or "validation" not in parts:
         return parts
+    from luthier.ml.data.tokenise.heads import of_known_classes
+
     part = parts.pop("validation")
     kept = of_known_classes(part.examples, head)
     return parts | ({"validation": replace(part, examples=kept)} if kept else {})
@@ -354,6 +355,17 @@ def tokenise(
 
     Held-out rows are evaluated, not trained, so they may fill the whole context; they are never truncated, since a cut
     answer cannot be compared: where the recipe says truncate, a held-out row over the context is dropped and counted.
+
+    Args:
+        context: of the home.
+        split: its name.
+        part: its rows.
+        template: of the base model.
+        recipe: the request.
+        max_length_tokens: of a trained row.
+        room_tokens: of a held-out row: the context without what comes before it.
+        task_head: that the rows train in place of text; None for text.
+        spill: the budget of memory, and where rows beyond it go; None keeps all in memory.
     """
     from luthier.ml.data.tokenise.tokenised_cache import TokenisedCache
     from luthier.ml.inference.engine_prompts import example_rewriter

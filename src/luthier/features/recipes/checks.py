@@ -28,8 +28,8 @@ from luthier.platform.home.context import Context
 if TYPE_CHECKING:
     from luthier.ml.data.rows.formats import LoadedFile
     from luthier.ml.evaluation.metrics.classification import MacroF1
-    from luthier.ml.inference.models.chat_template import ChatTemplate
     from luthier.ml.inference.models.structure import Structure
+    from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
 
 def check_names(recipe: Recipe, base_dir: Path) -> None:

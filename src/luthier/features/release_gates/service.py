@@ -146,6 +146,14 @@ def check_gate(
 ) -> GateOutcome:
     """Check given results by the rules of a gate.
 
+    Args:
+        context: of the home.
+        project_id: whose gate it is.
+        gate_file: the rules.
+        suite: result of a suite; None for none.
+        safety: result of the safety check; None for none.
+        evaluation: of the candidate; None for none.
+
     Raises:
         NotFoundError: No such file.
         RequestError: The file holds no rules; every wrong place is named.

@@ -47,12 +47,18 @@ def compute_roi(
 ) -> RoiOutcome:
     """Answer a case file, or three questions. The same files and the same evaluation give the same answer.
 
-    file: of the case; or the answers to three questions, where all else is a default. verdict: a run, whose last
-    evaluation is taken, or an evaluation; in place of assumed gains. prices: entries that replace those of the shipped
-    table. html: where to write the page; its folder is made where it is missing.
+    Args:
+        context: of the home.
+        file: a case; or the answers to three questions, where all else is a default.
+        verdict: a run, of which the last evaluation is taken, or an evaluation; its gains replace assumed ones.
+        prices: entries that replace those of the shipped table.
+        html: where to write the page; its folder is made where it is missing. None writes none.
 
-    Raises NotFoundError (a file, run or evaluation that is not there), RequestError (a case that is wrong or
-    contradicts itself, a missing price), ConflictError (see `measured_gains`), StorageFullError.
+    Raises:
+        NotFoundError: a file, run or evaluation does not exist.
+        RequestError: the case is wrong or contradicts itself, or a price is missing.
+        ConflictError: as for `measured_gains`.
+        StorageFullError: the disk has no room for the page.
     """
     from luthier.ml.planning.devices import load_prices
     from luthier.ml.planning.roi import check_case, worth

@@ -37,6 +37,7 @@ from luthier.core.errors import RequestError
 from luthier.core.plan import MethodPlan, ObjectivePlan, TrainingPlan
 from luthier.core.text.suggest import suggest_ids
 from luthier.features.runs.filter_language import All, AnyOf, Condition, Filter, Not, Words, filter_fault
+from luthier.features.runs.store import DELETED
 from luthier.platform.db.run_values import BILLED, DATASET, METRIC, NAME, RESULTS, ROWS, VERDICT
 from luthier.platform.db.tables import jobs, run_labels, run_tags, run_values, runs
 
@@ -113,8 +114,6 @@ _IS_NEWEST: Final = ~exists(
     select(_later.c.number).where(_later.c.run_id == jobs.c.run_id, _later.c.number > jobs.c.number)
 )
 _BEGUN: Final = runs.outerjoin(jobs, (jobs.c.run_id == runs.c.run_id) & _IS_NEWEST)
-DELETED: Final = 2
-"""Of `run_labels.is_archived`: the run was deleted, and its job is still there."""
 # Two anti-joins: jobs that have begun a run, and jobs of runs that were deleted, are no waiting ones.
 _IS_WAITING: Final = ~exists(select(runs.c.number).where(runs.c.run_id == jobs.c.run_id)) & ~exists(
     select(run_labels.c.run_id).where(run_labels.c.run_id == jobs.c.run_id, run_labels.c.is_archived == DELETED)

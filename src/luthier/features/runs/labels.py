@@ -12,7 +12,7 @@ from sqlalchemy import delete, insert, select, update
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, RequestError
 from luthier.core.frozen_model import FrozenModel
-from luthier.features.runs.filter_query import DELETED
+from luthier.features.runs.store import DELETED
 from luthier.platform.audit_log.service import record
 from luthier.platform.db.store import Missing, RecordTable, Store
 from luthier.platform.db.tables import run_labels, run_tags, run_values, run_views

@@ -22,8 +22,8 @@ from luthier.features.runs.series import usage_of, values_of
 from luthier.features.runs.state import Standing, standing
 from luthier.platform.audit_log.service import record
 from luthier.platform.home.context import Context
+from luthier.platform.home.settings import LOG_NAME
 from luthier.platform.http.path_redaction import redact_paths, redact_text, run_paths
-from luthier.platform.processes.process import LOG_NAME
 
 _BLOCK_BYTES: Final = 1 << 20
 _TAIL_BYTES: Final = 16 << 10

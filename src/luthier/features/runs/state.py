@@ -22,11 +22,11 @@ from luthier.core.events import BillUpdated, StepDone
 from luthier.core.ids import is_id
 from luthier.core.plan import Plan
 from luthier.core.run import Bill, RunRecord
+from luthier.features.runs.entries_store import DatasetName, EntryStatus, RunEntry
 from luthier.features.runs.filter_language import Filter
 from luthier.features.runs.filter_query import Order
 from luthier.features.runs.labels import RunLabels
 from luthier.features.runs.service import is_active
-from luthier.features.runs.store import DatasetName, EntryStatus, RunEntry
 from luthier.features.runs.views import without_paths
 from luthier.platform.audit_log.service import record
 from luthier.platform.db.run_values import NAME, Value, default_name

@@ -12,11 +12,11 @@ from urllib.parse import urlencode
 
 from luthier.core.access import Caller
 from luthier.core.errors import RequestError
+from luthier.features.runs.entries_store import STATUSES, EntryStatus
 from luthier.features.runs.filter_language import Filter, names_in, parse_filter
 from luthier.features.runs.filter_query import ALIASES, PLAN_FIELDS, RESULT_FIELDS, Order, is_value, key_of
 from luthier.features.runs.labels import view_query
 from luthier.features.runs.state import Judged, RunPage, RunRow, page_of_runs
-from luthier.features.runs.store import STATUSES, EntryStatus
 from luthier.ml.charts import figures
 from luthier.platform.db.run_values import METRIC, Value
 from luthier.platform.home.context import Context

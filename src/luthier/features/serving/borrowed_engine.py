@@ -119,6 +119,7 @@ class _Borrowed(OpenRequest):
             if self._hear is None:
                 return
             try:
+                # Under the lock: a request that is silenced meanwhile must find what to cancel.
                 self._cancel = self._own()
             except LuthierError as error:
                 self._hear(Failed.of(error))
@@ -208,6 +209,7 @@ class _Lender:
                 return
             if asked.ends_with(event):
                 del self._asked[key]
+        # Outside the lock: whoever hears the event may ask or cancel in turn.
         asked.tell(event)
 
     def _end(self) -> None:

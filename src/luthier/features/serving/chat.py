@@ -132,10 +132,11 @@ class Turn:
 
 @dataclass(slots=True)
 class Chat:
-    """A conversation with one or several models. system: the system prompt.
+    """A conversation with one or several models.
 
     Attributes:
         clients: the models that answer.
+        system: the system prompt; None for none.
         sampling: how they sample.
         max_new_tokens: tokens of an answer at most.
         turns: the conversation so far.
@@ -223,9 +224,19 @@ class LocalChatClient:
 
 
 def open_chat_client(context: Context, name: str, engine: EngineChoice = "auto") -> ChatClient:
-    """The client for a name: a model of `choose_model`, or an address such as http://host:8520/v1#MODEL.
+    """The client for a name: a model, or an address such as http://host:8520/v1#MODEL.
 
-    Raises what `choose_model` raises, or RequestError and WorkError for an address.
+    Args:
+        context: of the home.
+        name: as the user types it.
+        engine: that runs the model; `auto` chooses by format and machine.
+
+    Raises:
+        NotFoundError: no such model, run or adapter.
+        RequestError: the engine cannot run the model or is not installed, or the address cannot be one.
+        ConflictError: a run has no result, or an export is damaged or unverified.
+        ModelSourceError: a base model could not be fetched.
+        WorkError: the server of an address does not answer.
     """
     if name.lower().startswith(_ADDRESS):
         return open_remote_chat_client(name)
@@ -260,9 +271,10 @@ _REASONS: Final = {"stop": "stop", "length": "length", "tool_calls": "tool_calls
 
 @dataclass(frozen=True, slots=True)
 class RemoteChatClient:
-    """A model of a server. url: including the version.
+    """A model of a server.
 
     Attributes:
+        url: of the API, including the version.
         name: of the model there.
         key: API key; empty for none.
     """

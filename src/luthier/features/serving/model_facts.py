@@ -90,7 +90,7 @@ def thinks(served: Served) -> bool:
     # A place for thoughts has a name in the template. Most have none, and the probe renders it dozens of times.
     if not any(word in template.lower() for word in _THOUGHT_WORDS):
         return False
-    from luthier.ml.inference.models.thinking_probe import measured_format
+    from luthier.ml.inference.models.templates.thinking_probe import measured_format
 
     try:
         return measured_format(template, tokens, dict(served.template_options)) is not None

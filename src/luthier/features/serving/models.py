@@ -40,7 +40,8 @@ class EngineView(FrozenModel):
     Attributes:
         engine: Its name.
         is_loaded: Whether the model is in memory with it.
-        min_answers, max_answers: With how many answers at once it is the faster one; None where there is no limit.
+        min_answers: With how many answers at once it begins to be the faster one; None where there is no lower limit.
+        max_answers: With how many answers at once it is still the faster one; None where there is no upper limit.
         features: Of requests that it answers whatever the load is.
         speed: As timed on this machine; None where it was not timed beside another one.
     """

@@ -166,8 +166,14 @@ def trial_recipe(
 ) -> Recipe:
     """The recipe of a trial: the study's with its values, validated at the rungs, never stopped early, not evaluated.
 
-    whole_steps: after how many steps it is validated, num_threads: those that train it; None leaves that to the plan.
-    Raises RecipeError.
+    Args:
+        spec: of the study.
+        trial: with the values that it tries.
+        whole_steps: steps after which it is validated; None leaves that to the plan.
+        num_threads: that train it; None leaves that to the plan.
+
+    Raises:
+        RecipeError: the values cannot go together.
     """
     document = recipe_with(spec.recipe, trial.values)
     training = document.setdefault("training", {})

@@ -28,7 +28,7 @@ from luthier.core.results.suite import (
     Suite,
     SuiteTask,
 )
-from luthier.features.evaluations.service import not_held_out
+from luthier.features.evaluations.leakage import not_held_out
 from luthier.features.recipes.checks import map_that_fits
 from luthier.features.recipes.file import FileKind, describe_problems, read_recipe_file
 from luthier.features.suites.task_runs import RowsOf

@@ -19,7 +19,7 @@ from luthier.core.ids import new_id, sha256_document
 from luthier.core.plan import Plan
 from luthier.core.results.suite import SafetyResult, TaskCommon
 from luthier.features.datasets.data_files import check_is_not_input
-from luthier.features.evaluations.service import training_rows
+from luthier.features.evaluations.leakage import training_rows
 from luthier.features.models.resolve import Candidate, find_base
 from luthier.features.planning.data_sources import recipe_of
 from luthier.features.planning.memorisation_probes import canaries_of
@@ -30,7 +30,7 @@ from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
     from luthier.ml.evaluation.safety.probe import Probe
-    from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
 SafetySuite = Literal["default", "full"]
 
@@ -311,16 +311,26 @@ def check_safety(
     project_id: str = DEFAULT_PROJECT,
     result_id: str | None = None,
 ) -> SafetyResult:
-    """Ask all probes of a model and of what it is held against, keep the result, and return it.
+    """Run all probes on a model and on the one that it is compared with, keep the result, and return it.
 
-    model, against: a base model's name, a run, or a tuned model (`ft:...`); a tuned one is held against its base where
-    `against` is None. pairs: a CSV file of sentence pairs in place of the own ones. prompts: rows whose prompts are
-    swapped, in place of the run's held-out rows. toxicity_model: the folder of a text classifier, used in addition to
-    the list of words. only: names of probes, where not all are to be asked. html: where to write a page. result_id:
-    what the result is called; by default a new id.
+    Args:
+        context: of the home.
+        model: name of a base model, a run, or a tuned model (`ft:...`).
+        against: as `model`; None takes the base of a tuned one.
+        suite: which probes.
+        pairs: a CSV file of sentence pairs that replace the built-in ones.
+        prompts: rows whose prompts are swapped, instead of the run's held-out rows.
+        toxicity_model: folder of a text classifier, used in addition to the list of words.
+        only: names of probes; empty for all.
+        html: where to write a page; None writes none.
+        project_id: whose models and results these are.
+        result_id: id of the result; None takes a new one.
 
-    Raises NotFoundError (model, run, file), DataError (files of the user that cannot be used), RequestError (a model
-    behind a server, or whose tokenizer cannot be used), DivergedError (likelihoods that are not numbers).
+    Raises:
+        NotFoundError: no such model, run or file.
+        DataError: a file of the user cannot be used.
+        RequestError: a model is behind a server, or its tokenizer cannot be used.
+        DivergedError: likelihoods are not numbers.
     """
     from luthier.ml.evaluation.safety.summary import summarise, with_what_is_ruled_out
     from luthier.ml.evaluation.tasks.protocol import Resources

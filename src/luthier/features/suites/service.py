@@ -16,7 +16,7 @@ from luthier.core.ids import new_id
 from luthier.core.ports import Progress
 from luthier.core.results.suite import CitationsTask, LmEvalTask, Suite, SuiteResult, TaskResult
 from luthier.features.datasets.documents import read_corpus
-from luthier.features.evaluations.service import training_rows
+from luthier.features.evaluations.leakage import training_rows
 from luthier.features.generation.engines import is_address
 from luthier.features.models.names import find_model
 from luthier.features.models.resolve import Candidate, find_base
@@ -52,16 +52,27 @@ def run_suite(
 ) -> SuiteResult:
     """Judge systems by a suite, keep the result, and return it.
 
-    systems: the candidate first, then what it is held against, each by any name of a model, or as a server's model
-    (`http://host/v1#MODEL`). The base of a tuned candidate is always evaluated, too, and
-    with examples in its prompt where a task has some. judge: the engine that judges, by name. seeds: trainings of the
-    candidate, a run; the missing ones are trained now. allow_code: run code that models write, where a task allows it.
-    result_id: what the result is called; by default a new id. find_file: what the names of files in the suite and its
-    rows stand for; None takes paths, which count from the suite's folder.
+    The base of a tuned candidate is always evaluated, too, and with examples in its prompt where a task has some.
 
-    Raises, before anything is run: NotFoundError (suite, file, model, run), RequestError (a wrong suite; a server asked
-    for likelihoods; a task that needs a judge and has none), DataError (wrong rows), LeakageError (rows that an
-    evaluated run was trained on).
+    Args:
+        context: of the home.
+        systems: the candidate first, then what it is compared with, each by any name of a model, or as a server's model
+            (`http://host/v1#MODEL`).
+        suite: file of the suite.
+        judge: name of the engine that judges; None where no task needs one.
+        seeds: trainings of the candidate, a run; the missing ones are trained now.
+        allow_code: whether code that models write is run, where a task has such.
+        allow_leakage: whether rows are evaluated that an evaluated run was trained on; the verdict then notes it.
+        project_id: whose models and results these are.
+        result_id: id of the result; None takes a new one.
+        find_file: what the names of files in the suite and its rows stand for; None takes paths, which count from the
+            suite's folder.
+
+    Raises:
+        NotFoundError: no such suite, file, model or run.
+        RequestError: the suite is wrong, a server is asked for likelihoods, or a task needs a judge and has none.
+        DataError: rows are wrong.
+        LeakageError: an evaluated run was trained on rows of the suite, and `allow_leakage` is false.
     """
     from luthier.ml.evaluation.tasks_verdict import adjusted, tasks_verdict
 
@@ -104,9 +115,14 @@ def run_suite(
 
 @dataclass(frozen=True, slots=True)
 class _Systems:
-    """Who is evaluated, the plain before the tuned. run_id: the candidate's. run_ids: of all that runs have made.
+    """Who is evaluated.
 
-    base: what the candidate was tuned from. shown: the system that is also evaluated with examples in its prompt.
+    Attributes:
+        ordered: from the plain to the tuned; the candidate is last.
+        run_id: the candidate's.
+        run_ids: of all systems that runs have made.
+        base: what the candidate was tuned from.
+        shown: the system that is also evaluated with examples in its prompt.
     """
 
     ordered: tuple[System, ...]

@@ -69,7 +69,8 @@ class LiveSampler:
 
     Attributes:
         source: where its weights are, for the process that trains.
-        base_model, model_path: as the client sees them.
+        base_model: as the client sees it.
+        model_path: address of the saved weights, as the client sees it; None for the base model alone.
         num_clients: copies of it in other processes of the user, with itself.
     """
 

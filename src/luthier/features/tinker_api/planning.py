@@ -15,7 +15,7 @@ from luthier.features.tinker_api.records import ALPHA, AdapterOptions
 
 if TYPE_CHECKING:
     from luthier.core.records.base_model import LocalModel
-    from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.inference.models.templates.chat_template import ChatTemplate
     from luthier.ml.planning.hardware import Hardware
 
 SOURCE: Final = "tinker"

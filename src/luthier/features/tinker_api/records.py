@@ -30,7 +30,9 @@ class AdapterOptions(FrozenModel):
     Attributes:
         rank: of every matrix.
         seed: of its initial weights.
-        train_mlp, train_attn, train_unembed: which matrices carry it: of MLPs, of attention, and the output head.
+        train_mlp: whether matrices of MLPs carry it.
+        train_attn: whether matrices of attention carry it.
+        train_unembed: whether the output head carries it.
     """
 
     rank: int = Field(ge=1, le=4096)

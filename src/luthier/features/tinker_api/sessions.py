@@ -64,6 +64,7 @@ class TinkerSessions:
     """
 
     def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.monotonic) -> None:
+        # Re-entrant: methods that hold the lock call others that take it (`session` and `ids` call `look`).
         self._clock, self._lock = clock, threading.RLock()
         self._sessions: dict[str, LiveSession] = {}
         self._requests: dict[str, PendingRequest] = {}
@@ -246,6 +247,7 @@ class TinkerSessions:
             RequestError: the number is far ahead of the others.
         """
         with self._lock:
+            # Looked up under the lock: a repetition may arrive while the first one is being added.
             if (found := self.known(session.caller.project_id, request_id)) is not None:
                 return found
             self._make_room(session.caller.project_id, num_bytes)
@@ -272,6 +274,8 @@ class TinkerSessions:
                 go()
             else:
                 model.waiting[number] = (made, go)
+                # Sent while the lock is held: the order of sending is that of the numbers, whichever thread brought the
+                # missing one.
                 while model.next_number in model.waiting:
                     _, ready = model.waiting.pop(model.next_number)
                     model.next_number += 1
@@ -310,6 +314,7 @@ class TinkerSessions:
         all_excess = self._num_bytes + num_bytes - _MAX_PROJECTS * _MAX_OPEN_BYTES
         latest = self._clock() - _REPEAT_SECONDS
         fetched = [(one.fetched_at, key) for key, one in self._requests.items() if one.fetched_at is not None]
+        # Only as many as needed: a client may ask again for a result that it did not receive.
         for at, key in sorted(fetched) if max(own_excess, all_excess) > 0 else ():
             is_own = self._requests[key].project_id == project_id
             if at <= latest and (all_excess > 0 or (is_own and own_excess > 0)):
@@ -355,6 +360,7 @@ class TinkerSessions:
                 expected=f"a request of a session that is alive, fetched at most {_KEEP_SECONDS:g} s ago",
                 do="send it again",
             )
+        # A request that still runs was not fetched: its client waits, and will ask again.
         found.fetched_at = found.fetched_at or (self._clock() if found.result.done() else None)
         return found
 

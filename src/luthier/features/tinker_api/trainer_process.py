@@ -44,7 +44,7 @@ from luthier.platform.processes.fair_queue import FairQueue
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.inference.models.templates.chat_template import ChatTemplate
     from luthier.ml.planning.hardware import Hardware
     from luthier.ml.training.adapter_sampler import AdapterSampler, SampleOrder, SampleResult
     from luthier.ml.training.adapter_session import AdapterSession, SharedBase
@@ -192,7 +192,7 @@ class Trainer:
         return {"plan": plan.model_dump(mode="json"), "step": session.state.step}
 
     def _planned(self, model: LocalModel, options: AdapterOptions) -> tuple[Plan, _Base]:
-        from luthier.ml.inference.models.chat_template import ChatTemplate
+        from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
         if model.path not in self._templates:
             self._templates[model.path] = ChatTemplate.load(model.path)
@@ -201,7 +201,7 @@ class Trainer:
 
     def _base(self, plan: Plan) -> _Base:
         """The base of a plan, loaded where it is not."""
-        from luthier.ml.inference.models.chat_template import ChatTemplate
+        from luthier.ml.inference.models.templates.chat_template import ChatTemplate
         from luthier.ml.training.adapter_session import SharedBase
 
         path, precision = plan.base_model.path, plan.training.precision

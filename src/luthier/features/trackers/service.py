@@ -11,7 +11,6 @@ from luthier.core.recipe import Recipe
 from luthier.core.registry import TRACKERS
 from luthier.core.system.files import is_held
 from luthier.core.tracking import TrackerPlan, TrackerRecipe, hide_folders, is_address
-from luthier.features.trackers.delivery import Delivery, own_plan
 from luthier.features.trackers.state import FOLDER, TrackerState, load_state, save_state
 from luthier.ml.tracking.choice import chosen, lacks_credentials, source_of
 from luthier.ml.tracking.protocol import TrackerRules
@@ -97,6 +96,8 @@ def states(context: Context, run_id: str) -> list[TrackerState]:
     """
     plan, folder = context.runs.plan(run_id), context.settings.run_folder(run_id)
     project_id = context.runs.project_of(run_id)
+    from luthier.features.trackers.delivery import own_plan
+
     projects = {one.name: own_plan(one, project_id, load_state(folder, one.name)).project for one in plan.tracking}
     others = sorted(path.stem for path in (folder / FOLDER).glob("*.json") if path.stem not in projects)
     found = []
@@ -155,6 +156,8 @@ def deliver(
             known_before = load_state(folder, one.name)
             number = known_before.number + (known_before.tracker_run_id != "")
             save_state(folder, TrackerState(name=one.name, number=number))
+    from luthier.features.trackers.delivery import Delivery
+
     return [Delivery(context, run_id, one).deliver() for one in trackers]
 
 

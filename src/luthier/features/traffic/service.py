@@ -108,7 +108,15 @@ class TrafficSummary(FrozenModel):
 def summary(
     context: Context, project_id: str, *, model: str | None = None, since: float = 0.0, until: float | None = None
 ) -> TrafficSummary:
-    """What is kept of the traffic of a time; what was lost is counted for all models together."""
+    """What is kept of the traffic of a time; what was lost is counted for all models together.
+
+    Args:
+        context: of the home.
+        project_id: of the traffic.
+        model: as requested; None for all models.
+        since: seconds since 1970.
+        until: seconds since 1970, not included; None for now.
+    """
     columns = ("status", "has_text")
     frame = exchanges(context, project_id, model=model, since=since, until=until, columns=columns)
     return TrafficSummary(
@@ -124,7 +132,15 @@ def summary(
 def newest(
     context: Context, project_id: str, *, model: str | None = None, since: float = 0.0, limit: int = 20
 ) -> list[Exchange]:
-    """The newest exchanges without their words, newest first."""
+    """The newest exchanges without their words, newest first.
+
+    Args:
+        context: of the home.
+        project_id: of the traffic.
+        model: as requested; None for all models.
+        since: seconds since 1970.
+        limit: exchanges at most.
+    """
     from luthier.ml.drift.traffic.log import exchange_of
 
     frame = exchanges(context, project_id, model=model, since=since).tail(limit).reverse()

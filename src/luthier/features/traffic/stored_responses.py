@@ -179,6 +179,7 @@ def conversation_before(context: Context, caller: Caller, response_id: str) -> l
     earlier = last[response_id].earlier_ids
     if len(earlier) + 1 >= MAX_CHAIN:
         raise _no_previous(f"a conversation of {len(earlier) + 1:,} responses, more than {MAX_CHAIN - 1:,}")
+    # Summed up in the database: a conversation that is too large is refused before it is in memory.
     num_characters = context.stored_responses.num_characters(caller.project_id, (*earlier, response_id))
     if num_characters > MAX_CHAIN_CHARACTERS:
         raise UnsupportedError(

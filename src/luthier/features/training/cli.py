@@ -81,7 +81,6 @@ def train(
     from luthier.features.planning.format import show_plan
     from luthier.features.training import external
     from luthier.features.training import service as training
-    from luthier.features.training.launchers.ray import is_address
 
     # Before any home is opened: wrong options are rejected on every rank.
     launcher = _launcher(num_devices, on)
@@ -93,7 +92,7 @@ def train(
         return None  # rank 0 has the answer
     budget = asked_budget(hours=budget_hours, usd=budget_usd, tokens=budget_tokens, energy_kwh=budget_kwh)
     # The run is in the home of the cluster, so none is opened here.
-    if on is not None and is_address(on):
+    if on is not None and on != "ray":  # `_launcher` has refused what is no address
         return _on_cluster(on, recipe, overrides, resume_id, budget, prices, checkpoints, num_devices or 1, as_json)
     if recipe is not None:
         from luthier.features.recipes.service import load_recipe
@@ -160,20 +159,25 @@ def _launcher(num_devices: int | None, on: str | None) -> Launcher | None:
     """The training processes: those started by a launcher, the requested number, or None for this one."""
     from luthier.core.errors import RequestError
     from luthier.features.training.external import ExternalLauncher, external_world_size
-    from luthier.features.training.launchers.local import LocalLauncher
-    from luthier.features.training.launchers.ray import RayLauncher, is_address
 
-    if on is not None and on != "ray" and not is_address(on):
-        raise RequestError(
-            f"--on {on}",
-            expected="ray (the cluster of this machine) or ray://HOST:PORT (one elsewhere)",
-            do="leave --on out to train on this machine",
-        )
-    # Processes started by a launcher inside Ray must not start workers again.
-    if on == "ray" and external_world_size() == 1:
-        return RayLauncher(num_devices or 1)
+    if on is not None:
+        from luthier.features.training.launchers.ray import RayLauncher, is_address
+
+        if on != "ray" and not is_address(on):
+            raise RequestError(
+                f"--on {on}",
+                expected="ray (the cluster of this machine) or ray://HOST:PORT (one elsewhere)",
+                do="leave --on out to train on this machine",
+            )
+        # Processes started by a launcher inside Ray must not start workers again.
+        if on == "ray" and external_world_size() == 1:
+            return RayLauncher(num_devices or 1)
     if external_world_size() == 1:
-        return None if num_devices in (None, 1) else LocalLauncher(num_devices)
+        if num_devices in (None, 1):
+            return None
+        from luthier.features.training.launchers.local import LocalLauncher
+
+        return LocalLauncher(num_devices)
     if num_devices is not None:
         raise RequestError(
             f"--devices {num_devices} in a process that a launcher has started as one of {external_world_size()}",

@@ -14,7 +14,7 @@ from luthier.core.events import CheckpointSaved, Event, MachineSampled, RunEnded
 from luthier.core.ports import EventSink
 from luthier.features.training.event_text import event_text
 from luthier.platform.home.context import Context
-from luthier.platform.processes.process import LOG_NAME
+from luthier.platform.home.settings import LOG_NAME
 
 _FEWEST_SECONDS: Final = 1.0
 
@@ -49,9 +49,15 @@ def recorder(
 ) -> Callable[[Event], None]:
     """Writes events into the store. Events of a killed process after its last checkpoint are dropped first.
 
-    Now and then it adds what the run and its machine do: processor, memory and, where `device` is one, GPUs.
+    Now and then it adds what the run and its machine do: processor, memory and GPUs. It waits for a database that
+    restarts.
 
-    listener: called with each event after it is stored. Waits for a database that restarts.
+    Args:
+        context: of the home.
+        run_id: of the run.
+        warnings: gets the text of each warning.
+        listener: called with each event after it is stored; None for none.
+        device: that the run trains on, by torch's name.
     """
     from luthier.core.system.machine_usage import MachineSampler
     from luthier.platform.db.database import retry_unreachable

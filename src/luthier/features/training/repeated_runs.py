@@ -56,11 +56,17 @@ def learning_curve(
 ) -> LearningCurve:
     """Train a recipe on shares of its rows, smallest first, and fit a power law to the validation losses.
 
-    hours: for all runs together, including those of earlier calls; the largest share is halved until the prediction
-    fits, and at the cap the current run pauses. None: no cap.
+    Args:
+        context: of the home.
+        recipe: the request.
+        base_dir: folder that its relative paths count from.
+        hours: for all runs together, including those of earlier calls. The largest share is halved until the prediction
+            fits, and at the cap the current run pauses. None for no cap.
+        prices: a file whose entries replace those of the price table.
 
-    Raises RequestError for too few rows or hours, and for a recipe that already selects a subset; and errors of
-    `prepare` and training.
+    Raises:
+        RequestError: there are too few rows or hours, or the recipe selects a subset already; or as for `prepare`.
+        DivergedError: the loss or a gradient is not a number.
     """
     recipe, notes = _ready(with_absolute_paths(recipe, base_dir.absolute()))
     # All rows are checked before training on the first share.

@@ -28,7 +28,12 @@ def write_run_report(
 ) -> Path | None:
     """Write `report.html` and `report.json` into the run's folder; returns the path of the page.
 
-    draws_page: false writes only `report.json` and returns None; `report_updates` creates the page on request.
+    Args:
+        context: of the home.
+        record: of the run.
+        prepared: its plan and rows.
+        evaluation: of its result; None without one.
+        draws_page: false writes only `report.json` and returns None; `report_updates` makes the page on request.
     """
     from luthier.ml.evaluation.report import ReportData, write_report
 

@@ -57,6 +57,13 @@ def judge_within(
 
     The duration of an evaluation is unknown in advance, so it is stopped at the first batch of answers after the cap;
     from then on that time is a known lower bound.
+
+    Args:
+        context: of the home.
+        run_id: of the run.
+        prepared: its plan and rows.
+        result: of its training.
+        meter: holds the caps of the run.
     """
     from luthier.features.evaluations.service import judge_run
     from luthier.ml.training import device

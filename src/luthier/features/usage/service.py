@@ -44,7 +44,15 @@ class UseOfDays(FrozenModel):
 
 
 def use_of(context: Context, caller: Caller, routed: Routed, num_prompt_tokens: int, num_new_tokens: int) -> Use:
-    """One counted answer, with its cost at today's prices."""
+    """One counted answer, with its cost at today's prices.
+
+    Args:
+        context: of the home.
+        caller: of the request.
+        routed: the model as requested, and the one that answered.
+        num_prompt_tokens: read for the answer.
+        num_new_tokens: written for it.
+    """
     return Use(
         project_id=caller.project_id,
         key_id=caller.key_id or "",

@@ -63,6 +63,7 @@ class Bm25:
             raise NotApplicable("the texts hold no words") from error
         lengths = np.asarray(counts.sum(axis=1)).ravel()
         num_with = np.bincount(counts.indices, minlength=counts.shape[1])
+        # log1p keeps the weight positive for words that most texts have.
         rarity = np.log1p((len(texts) - num_with + 0.5) / (num_with + 0.5)).astype(np.float32)
         # Only the counts that are there are computed with: the matrix stays sparse.
         of_row = np.repeat(np.arange(len(texts)), np.diff(counts.indptr))
@@ -72,6 +73,7 @@ class Bm25:
 
     def scores(self, queries: Sequence[str]) -> Iterator[Array]:
         """[queries, texts], in blocks of some hundred queries."""
+        # A word counts once in a query, however often it is there.
         asked = self._counting.transform(queries).sign()
         for start in range(0, len(queries), _BATCH):
             yield np.asarray((asked[start : start + _BATCH] @ self._weights.T).todense())
@@ -129,6 +131,7 @@ def nearest_by_embeddings(rows: Sequence[TaskRow], prompts: Sequence[str], table
     rows = rows_to_embed(rows)
     seen = table.token_ids([row.prompt for row in rows])
     asked = table.token_ids([prompt[-_MAX_CHARACTERS:] for prompt in prompts])
+    # Only the vectors of tokens that occur: the whole table may be hundreds of megabytes.
     known = sorted({one for ids in (*seen, *asked) for one in ids})
     if not known:
         raise NotApplicable("the prompts hold no tokens")
@@ -145,6 +148,7 @@ def nearest_by_embeddings(rows: Sequence[TaskRow], prompts: Sequence[str], table
     # The common direction says what all prompts share (an instruction), found on the training rows alone.
     common = np.linalg.svd(own[:2_000], full_matrices=False)[2][0]
     own, others = (_directions(one - np.outer(one @ common, common)) for one in (own, others))
+    # In blocks: all similarities at once would be prompts x rows numbers.
     best = [(others[start : start + _BATCH] @ own.T).argmax(axis=1) for start in range(0, len(prompts), _BATCH)]
     return [rows[int(number)].answer for number in np.concatenate(best)]
 

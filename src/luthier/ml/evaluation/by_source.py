@@ -7,16 +7,46 @@ from typing import Final
 
 import numpy as np
 
-from luthier.core.evaluation import NOT_DISTINGUISHABLE, Comparison, Metric, SourceFigures
+from luthier.core.data_sources import SourcePlan, source_place
+from luthier.core.evaluation import NOT_DISTINGUISHABLE, Comparison, Metric, SourceFigures, Verdict
 from luthier.ml.charts import figures
 from luthier.ml.charts.judged_rows import metric_title
 from luthier.ml.evaluation import statistics
 from luthier.ml.evaluation.compare import Judged
 from luthier.ml.evaluation.metrics.protocol import Array, MetricDefinition
-from luthier.ml.evaluation.metrics.registry import bounds_of
+from luthier.ml.evaluation.metrics.registry import as_definitions, bounds_of
 
 MIN_ROWS: Final = 5
 """With fewer rows an interval says nothing."""
+
+
+def with_sources(
+    words: Verdict | None,
+    judged: Judged,
+    counted: Sequence[Comparison],
+    systems: tuple[str, str],
+    sources: Sequence[SourcePlan],
+    row_ids: Sequence[str],
+) -> tuple[Verdict | None, tuple[SourceFigures, ...]]:
+    """The verdict with a detail for each source of the rows, and the figures behind it.
+
+    Args:
+        words: the verdict on all rows; None where there is none.
+        judged: of all rows.
+        counted: the comparisons that the verdict rests on.
+        systems: the names of the first system and of the last one, which are compared by the metric of the verdict.
+        sources: of the held-out rows; empty where they are of one source.
+        row_ids: of what was evaluated; of a search these are queries, each once, and fewer than rows.
+
+    Returns:
+        `words` unchanged and no figures where the rows are of one source, or where nothing compares the two systems.
+    """
+    if not sources or words is None or all((one.baseline, one.candidate) != systems for one in counted):
+        return words, ()
+    names = [sources[source_place(sources, row_id)].name for row_id in row_ids]
+    metric = as_definitions([words.metric])[0]
+    found = figures_by_source(judged, metric, names, baseline=systems[0], candidate=systems[1])
+    return words.model_copy(update={"details": (*words.details, *source_details(found))}), found
 
 
 def figures_by_source(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
+from typing import TYPE_CHECKING
 
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import RequestError
@@ -12,7 +13,9 @@ from luthier.core.evaluation import SystemKind
 from luthier.core.evaluation_plan import Prompting
 from luthier.core.ports import Engine, Progress, ProgressTask, Prompt, Score
 from luthier.ml.evaluation.metrics.protocol import MetricDefinition
-from luthier.ml.evaluation.metrics.ranking import Ranked
+
+if TYPE_CHECKING:
+    from luthier.ml.evaluation.metrics.ranking import Ranked
 
 
 @dataclass(frozen=True, slots=True)

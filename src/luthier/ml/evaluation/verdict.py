@@ -370,9 +370,15 @@ def _verdict(
     notes: tuple[str, ...],
     held: tuple[Bar | None, Literal["yes", "no", "not_asked"], str],
 ) -> Verdict:
-    """own: the comparisons of the evaluated system. found: those of them by the metric that decides.
+    """The verdict where there is something to compare with.
 
-    held: the bar, whether it is reached, and the sentence for it.
+    Args:
+        judged: the evaluated system.
+        own: its comparisons.
+        found: those of them by the metric that decides.
+        results: of all systems.
+        notes: caveats that are known already.
+        held: the bar, whether it is reached, and the sentence for it.
     """
     by_name, metric = {result.name: result for result in results}, found[0].metric
     models = [c for c in found if by_name[c.baseline].is_model]

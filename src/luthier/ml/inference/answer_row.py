@@ -33,7 +33,9 @@ class Sampler:
     """Samples the tokens of one answer. Equal logits, options and seeds give equal tokens.
 
     Args:
+        rules: temperature, nucleus, penalties, biases and seed of the request.
         number: of the choice; each choice has a separate random generator.
+        device: of the random generator, which is that of the logits.
     """
 
     def __init__(self, rules: Sampling, number: int, device: torch.device) -> None:

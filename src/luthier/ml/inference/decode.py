@@ -1,16 +1,14 @@
 """Token-by-token decoding over a key-value cache.
 
-Optimisations:
+Optimisations, used only if a probe reproduces the model's own logits (`decoding_proof`); other models compute each row
+separately:
 
 - finished rows leave the batch immediately;
 - logits are computed for the last position only;
 - a common prefix of all prompts (few-shot examples, a system prompt) or continuations is computed once;
 - prompts are prefilled in groups of similar length that fit the processor's caches, and then decoded in a larger batch,
   because one step costs nearly the same for 8 rows as for 32;
-- the keys and values of new tokens are written into preallocated buffers (`preallocated_kv_cache`).
-
-They are used only if a probe reproduces the model's own logits (`decoding_proof`); other models compute each row
-separately.
+- the keys and values of new tokens are written into preallocated buffers (`kv_cache`).
 """
 
 from __future__ import annotations
@@ -251,8 +249,7 @@ class Decoder:
     ) -> list[Continuation]:
         """Continue one batch of prompts; `done` is called with the index of each prompt when it has finished.
 
-        With a prefix, every prompt must begin with its tokens and have at least one more. Equal prompts are computed
-        once.
+        With a prefix, every prompt must begin with its tokens and have more. Equal prompts are computed once.
 
         Raises:
             DivergedError: the model's logits are NaN.

@@ -135,6 +135,8 @@ def prove(model: PreTrainedModel, probe: Probe, trials: Sequence[tuple[Kind, Tri
     """The first trial whose logits match the model's own forward pass; `uncached` if none does.
 
     Args:
+        model: in evaluation mode.
+        probe: rows of the lengths that the path is for.
         trials: the fastest first.
 
     Returns:
@@ -254,6 +256,8 @@ def _padding_noise(model: PreTrainedModel, probe: Probe, expected: Sequence[Tens
     """The difference in the same logits when rows are batched with padding on the right.
 
     Args:
+        model: in evaluation mode.
+        probe: rows of different lengths.
         expected: the model's own logits of each row, for all its tokens or the last ones.
     """
     width = max(map(len, probe.rows))

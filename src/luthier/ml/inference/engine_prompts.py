@@ -25,11 +25,11 @@ from luthier.core.conversation import AS_THEY_ARE, Conversation, Message, OptedT
 from luthier.core.dataset import Example
 from luthier.core.errors import OverlongError, RequestError
 from luthier.core.stream import CallPiece, EndReason, TextRequest
-from luthier.ml.inference.models.thought_writing import TAGS, ThoughtWriting, split_thought
+from luthier.ml.inference.models.templates.thought_writing import TAGS, ThoughtWriting, split_thought
 from luthier.ml.inference.tool_calls import ToolCallReader, ToolForm, form_of, with_tools_as_text
 
 if TYPE_CHECKING:
-    from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
 _START, _END = TAGS[0]
 _WRITING = ThoughtWriting("content", f"{_START}\n", f"\n{_END}\n\n")
@@ -151,6 +151,7 @@ class CallsInText:
     """Parses calls from the text of one answer.
 
     Args:
+        asked: the request that the answer belongs to.
         form: the call format; None if nothing may be called.
     """
 

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, Protocol
 
-from luthier.core.errors import OverlongError, RequestError, WorkError
+from luthier.core.errors import OverlongError, WorkError
 from luthier.core.ids import sha256_document
 from luthier.core.ports import Engine, Generation, Progress, Prompt, StreamEngine
 from luthier.core.stream import Ended, Failed, Piece, Sampling, Started, TextRequest
@@ -230,18 +230,7 @@ def generate_by_streaming(
 
 
 def _request(prompt: Prompt, number: int, returns_token_ids: bool) -> TextRequest:
-    if (prompt.conversation is None) == (prompt.text is None):
-        raise RequestError(
-            f"prompt {number + 1} has {'neither' if prompt.text is None else 'both'} conversation and text",
-            expected="exactly one of the two",
-            do="set one of them",
-        )
-    if prompt.max_new_tokens < 1 or prompt.temperature < 0:
-        raise RequestError(
-            f"prompt {number + 1} has max_new_tokens={prompt.max_new_tokens}, temperature={prompt.temperature}",
-            expected="at least one new token, and a temperature of 0 (greedy) or more",
-            do="correct the prompt",
-        )
+    prompt.check(number)
     return TextRequest(
         conversation=prompt.conversation,
         text=prompt.text,

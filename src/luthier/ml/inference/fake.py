@@ -16,6 +16,7 @@ class FakeEngine:
         answers: called with the prompt, or looked up by the content of its last message (or its text). A word is a
             token.
         nll_nats_a_token: loss of each learned token in nats, or a function of the example.
+        name: of the engine.
     """
 
     def __init__(

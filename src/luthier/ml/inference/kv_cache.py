@@ -212,6 +212,7 @@ class RowStepper:
     """Runs rows through a model.
 
     Args:
+        model: in evaluation mode.
         keeps_cache: whether to use the state that the model returns; otherwise each text is recomputed.
         groups: whether rows of equal length run together; otherwise each row runs separately.
     """

@@ -18,7 +18,7 @@ from luthier.ml.inference.answer_row import AnswerRow, CallReader, Constraint, C
 from luthier.ml.inference.batches import length_batches
 from luthier.ml.inference.decode import PREFILL_TOKENS, Prefix, Request
 from luthier.ml.inference.engine_prompts import ToolFormat, fitted, relevance_conversation, text_of
-from luthier.ml.inference.models.chat_template import ChatTemplate
+from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.inference.thoughts import NO_THINKING, RequestTemplates, Thinking
 from luthier.ml.inference.tool_calls import ToolForm
 from luthier.ml.inference.transformers_engine import TransformersEngine

@@ -286,6 +286,7 @@ class StreamingEngine:
         """Whether it fits together with the running requests; a single one always does.
 
         Args:
+            prepared: the request.
             share: fraction of the ordinary capacity that may be used.
         """
         waiting = [one.prepared for one in self._prefill_queue]

@@ -26,7 +26,7 @@ from luthier.ml.inference.transformers_engine import MAX_SCORE_TOKENS, Transform
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
 __all__ = ["TaskModel", "relevance_conversation"]
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from luthier.core.ports import THINKING_TOKENS
 from luthier.core.recipe import TemplateOption
 from luthier.core.stream import TextRequest
-from luthier.ml.inference.models.thinking import (
+from luthier.ml.inference.models.templates.thinking import (
     TAGS,
     ThinkingFormat,
     ThoughtAndAnswer,
@@ -25,12 +25,12 @@ from luthier.ml.inference.models.thinking import (
     num_open,
     thinking_format,
 )
-from luthier.ml.inference.models.thinking_probe import options_of, thinking_switches
+from luthier.ml.inference.models.templates.thinking_probe import options_of, thinking_switches
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
 _UNKNOWN = "\ufffd"
 
@@ -216,7 +216,8 @@ class Thoughts:
 
         Args:
             prompt_ids: of the prompt, whose end may open reasoning.
-            asked, room_tokens: as in `budget`.
+            asked: tokens of reasoning that were asked for; None takes the default.
+            room_tokens: that are left in the context.
         """
         budget = self.budget(asked, room_tokens)
         return Thinking(self.form, self.is_open(prompt_ids), budget, self.shown, tuple(self.closing_ids))
@@ -369,6 +370,7 @@ class AnswerText:
         """Process more text; returns what is certain: more reasoning and more of the answer.
 
         Args:
+            text: that follows the text so far.
             num_tokens: total generated tokens so far.
         """
         if self._reader is None:

@@ -36,7 +36,7 @@ from typing import Any, Final
 from luthier.core.conversation import Conversation, Message
 from luthier.core.stream import CallPiece, TextRequest
 from luthier.core.text.json_schema import check_schema
-from luthier.ml.inference.models.thinking import num_open
+from luthier.ml.inference.models.templates.thinking import num_open
 
 _BLANKS: Final = " \t\r\n"
 _NAME: Final = r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'
@@ -46,7 +46,8 @@ class ToolCallReader:
     """Reads one answer.
 
     Args:
-        begin, end: delimiters of a call; `end` may be empty.
+        begin: the text before a call.
+        end: the text after a call; may be empty.
         only_whole: whether a call must be the whole answer.
         is_list: whether calls are in a JSON list after `begin`.
         names: of the callable tools; a call of another one is returned as text.

@@ -21,12 +21,12 @@ from luthier.ml.inference.engine_prompts import rewritten, text_of
 from luthier.ml.inference.likelihood import Scorer
 from luthier.ml.inference.models.architecture import context_tokens
 from luthier.ml.inference.models.attention_proof import why_eager
-from luthier.ml.inference.models.chat_template import ChatTemplate
 from luthier.ml.inference.models.forward import ScaledHead
 from luthier.ml.inference.models.loading import attach_adapter, load_model
 from luthier.ml.inference.models.merging import virtual_tokens
 from luthier.ml.inference.models.task_head import refuse_task_model
-from luthier.ml.inference.models.thinking import ThoughtAndAnswer
+from luthier.ml.inference.models.templates.chat_template import ChatTemplate
+from luthier.ml.inference.models.templates.thinking import ThoughtAndAnswer
 from luthier.ml.inference.score_batches import SCORES, ScoreBatches, shared_states
 from luthier.ml.inference.side_by_side import BatchRunner, Form, SideBySide, can_fork, one_after_another
 from luthier.ml.inference.thoughts import Thoughts
@@ -114,8 +114,9 @@ class TransformersEngine:
             opted_turns: which turns are rewritten before rendering, as in training.
             dtype: of the weights.
             device: such as "cpu" or "cuda".
-            batch_tokens, stop: as for the constructor.
+            batch_tokens: as for the constructor.
             quantisation: how the base is packed on loading; None for no packing.
+            stop: as for the constructor.
             for_task_head: whether the states are for the head of these files (`TaskModel`) and no text is generated.
 
         Raises:
@@ -370,18 +371,7 @@ class TransformersEngine:
         return unwrap() if unwrap is not None else self._model
 
     def _request(self, prompt: Prompt, number: int, template: ChatTemplate | None = None) -> Request:
-        if (prompt.conversation is None) == (prompt.text is None):
-            raise RequestError(
-                f"prompt {number + 1} has {'neither' if prompt.text is None else 'both'} conversation and text",
-                expected="exactly one of the two",
-                do="set one of them",
-            )
-        if prompt.max_new_tokens < 1 or prompt.temperature < 0:
-            raise RequestError(
-                f"prompt {number + 1} has max_new_tokens={prompt.max_new_tokens}, temperature={prompt.temperature}",
-                expected="at least one new token, and a temperature of 0 (greedy) or more",
-                do="correct the prompt",
-            )
+        prompt.check(number)
         if prompt.conversation is not None:
             used = template or self._template
             conversation = rewritten(self._opted, prompt.conversation, form_of(text_of(used)))

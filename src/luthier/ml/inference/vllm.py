@@ -25,8 +25,8 @@ from luthier.core.ports import Generation, KeyedEvent, Progress, Prompt, Score, 
 from luthier.core.stream import Decoding, EngineSettings, Failed, PoolingRequest, Served, TextRequest
 from luthier.ml.inference.engine_prompts import CallsInText, ToolFormat, checked, fitted, ids_of, text_of
 from luthier.ml.inference.engine_wrappers import generate_by_streaming
-from luthier.ml.inference.models.chat_template import ChatTemplate
 from luthier.ml.inference.models.task_head import refuse_task_model
+from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.inference.openai.stream import OpenAIStreamEngine
 from luthier.ml.inference.thoughts import NO_THINKING, RequestTemplates, Thinking
 from luthier.ml.inference.vllm_adapters import MAX_PROBE_TOKENS, PROBE, AdapterProof, VllmAdapters
@@ -68,7 +68,8 @@ class VllmEngine:
         model_path: folder of the base.
         template: "auto" uses the model's chat template if it has one.
         precision: of the weights; None leaves it to vLLM.
-        most_adapters, most_rank: maximum LoRA adapters on the device and their maximum rank, which vLLM needs at start.
+        most_adapters: LoRA adapters on the device at most, which vLLM needs to know at start.
+        most_rank: the largest rank of these.
         command: the vLLM command; None searches for it (`vllm_command`).
         extra_arguments: further arguments of `vllm serve`.
         start_seconds: maximum duration of a start.

@@ -78,6 +78,7 @@ class VllmProcess:
     The thread that calls `start` must outlive the child: the kernel kills the child with that thread.
 
     Args:
+        command: that starts vLLM, such as `vllm`.
         arguments: of `vllm serve`, without host, port and key.
     """
 

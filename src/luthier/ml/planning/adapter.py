@@ -11,13 +11,15 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from luthier.core.errors import RecipeError, RequestError
 from luthier.core.recipe import LayersRecipe
-from luthier.core.system.bounded_regex import BoundedPattern
 from luthier.core.text.suggest import suggest_ids
 from luthier.ml.inference.models.structure import LinearLayer, Role, Structure
+
+if TYPE_CHECKING:
+    from luthier.core.system.bounded_regex import BoundedPattern
 
 GROUPS: Final = ("all-linear", "attention", "mlp", "experts")
 _LEFT_OUT: Final[dict[Role, str]] = {
@@ -127,7 +129,14 @@ def place_adapters(
 def resolve_targets(
     structure: Structure, asked: str | Sequence[str], layers: LayersRecipe | None = None, *, rank: int = 0
 ) -> tuple[str, ...]:
-    """The names of the modules of `place_adapters`, sorted; experts in one tensor are not among them."""
+    """The names of the modules of `place_adapters`, sorted; experts in one tensor are not among them.
+
+    Args:
+        structure: of the model.
+        asked: a name of a group of matrices, or names.
+        layers: which layers get adapters; None for all.
+        rank: of the adapters.
+    """
     return place_adapters(structure, asked, layers, rank=rank, experts=False).targets
 
 
@@ -304,6 +313,8 @@ def _count_narrow(narrow: Sequence[LinearLayer], rank: int, structure: Structure
 
 @lru_cache(maxsize=64)
 def _pattern(entry: str) -> BoundedPattern:
+    from luthier.core.system.bounded_regex import BoundedPattern
+
     try:
         return BoundedPattern("method.targets", entry.removeprefix(_PATTERN))
     except RequestError as error:

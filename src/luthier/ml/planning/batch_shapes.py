@@ -34,7 +34,8 @@ class Batches:
     """How the rows of a run are divided into steps and micro-batches, on average over the run; per step unless stated.
 
     Attributes:
-        peak_rows, peak_length: rows and padded length (tokens) of the largest micro-batch.
+        peak_rows: rows of the largest micro-batch.
+        peak_length: its padded length, in tokens.
         other_peaks: the same of those with fewer tokens in longer rows, which may take more memory.
         num_tokens: tokens a step, without padding.
         num_computed: tokens a step, padding included.

@@ -28,6 +28,13 @@ def resolve_budget(
 ) -> BudgetPlan:
     """The budget of a run on a device; without caps where none is requested, so that its bill can still be shown.
 
+    Args:
+        asked: the caps of the recipe; None for none.
+        workload: of the run.
+        device: that it runs on.
+        prices: by device.
+        calibration: of the device; None uses the priors.
+
     Raises:
         RecipeError: a cap on money without a price, on energy without watts, and for a cap that the first step alone
             should use up.

@@ -17,18 +17,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Literal, get_args
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from luthier.core.cost import Change, Device, Market, Option, PriceTable, Room
 from luthier.core.errors import RequestError
 from luthier.core.recipe import BudgetRecipe
-from luthier.core.records.advice import Advice, AdvisedMethod
 from luthier.ml.planning.batch_shapes import KEPT_MAX_TOKENS
 from luthier.ml.planning.memory import predict_memory
 from luthier.ml.planning.predict import Calibration, fits, predict
 from luthier.ml.planning.speed import step_seconds
 from luthier.ml.planning.workload import Workload, WorkMethod, with_method, with_micro_batch
 from luthier.ml.training.methods.rules import LORA_RANK, RULES
+
+if TYPE_CHECKING:
+    from luthier.core.records.advice import Advice
 
 _MAX_TOKENS: Final = 1 << 24
 """Nothing is looked for beyond: no micro-batch and no row is larger today."""
@@ -115,7 +117,14 @@ def made_to_fit(
 def ways_to_fit(
     workload: Workload, device: Device, *, longest_tokens: int, calibration: Calibration | None = None
 ) -> list[Fitted]:
-    """All of these ways that fit, the fastest step first; only one where the run fits unchanged."""
+    """All of these ways that fit, the fastest step first; only one where the run fits unchanged.
+
+    Args:
+        workload: of the run.
+        device: that it is to fit on.
+        longest_tokens: of the longest row.
+        calibration: of the device; None uses the priors.
+    """
     if _fits(workload, device, calibration):
         return [Fitted(workload, ())]
     found: list[Fitted] = []
@@ -205,6 +214,15 @@ def cheapest_changes(
 
     In the order of what is given up: first what changes only how the same is computed, the fastest first; then methods
     that train less or on a coarser base; then other devices, the cheapest run first. Each with its hours and USD.
+
+    Args:
+        workload_on: gives the workload of the run on a device.
+        device: that it is to fit on.
+        longest_tokens: of the longest row.
+        other_devices: that are considered where nothing else fits.
+        prices: by device.
+        market: on-demand or spot prices.
+        calibration: of the device; None uses the priors.
     """
     workload = workload_on(device)
     ways = ways_to_fit(workload, device, longest_tokens=longest_tokens, calibration=calibration)
@@ -325,6 +343,8 @@ class DataFacts:
 
 def advise(options: Sequence[Option], data: DataFacts, budget: BudgetRecipe | None = None) -> Advice:
     """The method to take among these options, all of one device and one option a method."""
+    from luthier.core.records.advice import Advice, AdvisedMethod
+
     by_method = {
         method: option for method in _methods() for option in options if option.method == METHOD_TITLES[method]
     }

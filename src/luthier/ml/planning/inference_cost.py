@@ -1,16 +1,15 @@
 """Cost of inference in a run: sampled answers while training, the teacher's pass, evaluation on held-out rows.
 
-A token of a batch reads every weight once for any number of rows, multiplies it with each row, and reads the
-keys and values of what each row holds. How long answers will be is not known before: figures of rollouts are for
-answers of full length, and the interval reaches down to a tenth of that. The teacher takes one forward pass over
-every row.
+A token of a batch reads every weight once for any number of rows, multiplies it with each row, and reads the keys and
+values of each row. How long answers will be is not known before: figures of rollouts are for answers of full length;
+the interval reaches down to a tenth of that. The teacher takes one forward pass over every row.
 
 In the evaluation the base, the base with each of its prompts, and the tuned model write an answer a row where a metric
 compares texts, and score the row's own answer where one reads likelihoods. Where answers are labels, both also read
 each row with each label. The interval reaches from answers as long as the references to answers of full length: a base
 model often writes on to `max_new_tokens`.
 
-Sources: Pope et al., 2022, "Efficiently Scaling Transformer Inference", arXiv:2211.05102, section 2.
+Source: Pope et al., 2022, "Efficiently Scaling Transformer Inference", arXiv:2211.05102, section 2.
 """
 
 from __future__ import annotations
@@ -154,9 +153,10 @@ class TeacherPass:
     """A teacher's pass over all rows, forward only.
 
     Attributes:
-        num_tokens, num_learned: of training, replayed and validation rows together; states are kept of the learned
-            ones.
-        vocabulary_size, hidden_size: of its head, which stays in memory while the student learns.
+        num_tokens: of training, replayed and validation rows together.
+        num_learned: of these, the tokens of which states are kept.
+        vocabulary_size: of its head, which stays in memory while the student learns.
+        hidden_size: of its head.
     """
 
     num_parameters: int
@@ -216,7 +216,8 @@ class Judging:
     Attributes:
         num_rows: held-out rows that are evaluated.
         systems: adapters or not, of each system that is as large as the base (True: with the run's adapter).
-        prompt_tokens, reference_tokens: of a row, on average; the learned ones are the reference.
+        prompt_tokens: of a row, on average.
+        reference_tokens: of a row, on average: its learned tokens.
         shot_tokens: of the examples before each prompt of a system; 0 without such a system.
         num_drawn: systems, behind the first, whose examples are the same for all rows and so computed once.
         num_nearest: systems, behind these, with other examples for each row.
@@ -225,13 +226,13 @@ class Judging:
             base's; 0 where a server has it, None without one.
         new_tokens: of an answer and the thought before it, at most.
         longest_tokens: of the longest prompt with examples and answer.
-        writes, scores: whether answers are written and rows are scored.
+        writes: whether answers are written.
+        scores: whether rows are scored.
         num_read: prompts that a task head reads, each once and without writing; 0 without one.
         num_labelled: rows with one label each as the answer, that models read to say how likely the label is.
         num_other_runs: runs that are evaluated with this one.
         teacher_share: parameters of a teacher that is evaluated with them, as a share of the base's; 0 without one.
-        measures_kl: whether tuned model and base process the rows once more, to measure how far one moved from the
-            other.
+        measures_kl: whether both models process the rows once more, to measure how far one moved from the other.
         num_workers: processes that compute batches side by side, on a CPU.
     """
 

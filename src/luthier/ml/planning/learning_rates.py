@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from luthier.ml.planning.resolve_objective import learning_rate
-from luthier.ml.planning.resolve_optimizer import default_rate as rate_of_optimizer
-from luthier.ml.training.methods.rules import rules_of
+from luthier.ml.training.methods.rules import rules_of as method_rules
+from luthier.ml.training.objectives.rules import rules_of as objective_rules
+from luthier.ml.training.optimizers.rules import rules_of as optimizer_rules
 
 REFERENCE_WIDTH: Final = 2000
 _POWER: Final = 0.781
@@ -28,9 +28,9 @@ def default_rate(method: str, objective: str, hidden_size: int, optimizer: str =
         optimizer: name of an update rule.
 
     Raises:
-        NotFoundError: no such method or objective.
+        NotFoundError: no such method, objective or optimizer.
     """
-    rules = rules_of(method)
+    rules = method_rules(method)
     usual, why = rules.learning_rate
     if rules.falls_with_width:
         # Held at the narrowest width that was measured: the fit would give ever higher rates below it.
@@ -38,4 +38,29 @@ def default_rate(method: str, objective: str, hidden_size: int, optimizer: str =
         why = f"{why}; {usual:g} at a width of {REFERENCE_WIDTH:,}, times {factor:.2g} at {hidden_size:,}"
         # Two digits: the fit is no more precise, and a plan shows what it uses.
         usual = float(f"{usual * factor:.2g}")
-    return rate_of_optimizer(learning_rate(objective, (usual, why)), optimizer)
+    return of_optimizer(optimizer, of_objective(objective, (usual, why)))
+
+
+def of_objective(objective: str, of_method: tuple[float, str]) -> tuple[float, str]:
+    """The default rate under an objective and why, from that of the method with SFT.
+
+    Args:
+        objective: name of an objective.
+        of_method: the rate and its reason.
+    """
+    factor = objective_rules(objective).learning_rate_factor
+    if factor is None:
+        return of_method
+    # Rounded, so that a plan shows 0.00013 and not the last bits of a product.
+    return float(f"{of_method[0] * factor[0]:.6g}"), factor[1]
+
+
+def of_optimizer(optimizer: str, of_adamw: tuple[float, str]) -> tuple[float, str]:
+    """The default rate of an update rule and why, from that of AdamW.
+
+    Args:
+        optimizer: name of an update rule.
+        of_adamw: the rate and its reason.
+    """
+    factor = optimizer_rules(optimizer).learning_rate_factor
+    return of_adamw if factor is None else (factor[0] * of_adamw[0], factor[1])

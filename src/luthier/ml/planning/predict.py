@@ -60,8 +60,9 @@ class Calibration(FrozenModel):
         factors: on the terms of `speed.time_terms`, in place of the priors.
         memory_factor: on activations and logits.
         memory_offset_bytes: added to the runtime part.
-        time_spread, memory_spread: relative, about two standard deviations of what the fit leaves, never below a floor
-            since few probes cannot show less.
+        time_spread: relative, about two standard deviations of what the fit leaves, never below a floor since few
+            probes cannot show less.
+        memory_spread: the same for memory.
     """
 
     device: str

@@ -107,7 +107,8 @@ def compare(
     device without a price on this market has no USD, and comes after those that have.
 
     Args:
-        calibrations, loads: by the title of the device.
+        calibrations: by the title of the device; None uses the priors.
+        loads: by the title of the device; None assumes idle machines.
     """
     options = []
     for device in devices:

@@ -23,7 +23,7 @@ from luthier.core.recipe import Recipe, TrainingRecipe
 from luthier.core.records.base_model import LocalModel
 from luthier.core.task_head import TaskHead
 from luthier.ml.inference.models.structure import Structure
-from luthier.ml.inference.models.thinking import AnswerLengths
+from luthier.ml.inference.models.templates.thinking import AnswerLengths
 from luthier.ml.planning import defaults, resolve_for_device
 from luthier.ml.planning.adapter import refuse_adapted_head
 from luthier.ml.planning.batch_shapes import num_replayed

@@ -132,6 +132,12 @@ def resolve_method(
 def with_schedule(method: MethodPlan, recipe: MethodRecipe | None, num_steps: int, sources: Provenance) -> MethodPlan:
     """The plan with AdaLoRA's schedule fitted into the run; other methods come back as they are.
 
+    Args:
+        method: as resolved so far.
+        recipe: what was asked for.
+        num_steps: optimizer steps of the run.
+        sources: takes where the values come from.
+
     Raises:
         RecipeError: warm-up and final phase leave no step for taking ranks away.
     """

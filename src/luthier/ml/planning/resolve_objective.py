@@ -34,14 +34,6 @@ _INSTEAD: Final[Mapping[Shape, str]] = {
 }
 
 
-def learning_rate(name: str, of_method: tuple[float, str]) -> tuple[float, str]:
-    """The default rate under an objective and why, from that of the method."""
-    factor = rules_of(name).learning_rate_factor
-    if factor is None:
-        return of_method
-    return float(f"{of_method[0] * factor[0]:.6g}"), factor[1]
-
-
 def check_shape(recipe: ObjectiveRecipe | None, shape: Shape) -> None:
     """Raise RecipeError for rows that the objective cannot learn from; what could is in the error."""
     name = recipe.name if recipe else "sft"
@@ -113,7 +105,14 @@ def resolve_objective(
 def with_task_head(
     objective: ObjectivePlan, head: TaskHead | None, notes: tuple[str, ...], sources: Provenance
 ) -> ObjectivePlan:
-    """The objective with what its model has in place of text, which the training rows say."""
+    """The objective with what its model has in place of text, which the training rows say.
+
+    Args:
+        objective: as resolved so far.
+        head: of the model; None for text.
+        notes: on how the rows decide about it.
+        sources: takes where the values come from.
+    """
     if head is None:
         return objective
     sources.note("objective.task_head", "measured", "; ".join(("by the training rows", *notes)))
@@ -124,6 +123,12 @@ def judged_as_search(
     evaluation: EvaluationPlan, asked: EvaluationRecipe, objective: ObjectivePlan, sources: Provenance
 ) -> EvaluationPlan:
     """The evaluation unchanged, or for a model that searches by the order of documents.
+
+    Args:
+        evaluation: as resolved so far.
+        asked: what the recipe has.
+        objective: with its task head.
+        sources: takes where the values come from.
 
     Raises:
         RecipeError: metrics or few-shot examples that the model has no use for, or that no other model has one for.
@@ -257,6 +262,14 @@ def with_router_loss(
     """The objective with the coefficient of the loss of the routers, where it is requested.
 
     The plan states it in either case for a model with experts, and never for one without.
+
+    Args:
+        objective: as resolved so far.
+        recipe: what was asked for; None for the default.
+        method: as resolved.
+        structure: of the model.
+        model_path: its folder, whose config names the coefficient.
+        sources: takes where the values come from.
 
     Raises:
         RecipeError: it is requested and the model has no experts, its config names no coefficient, or the method puts

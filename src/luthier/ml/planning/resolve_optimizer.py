@@ -14,12 +14,6 @@ from luthier.ml.planning.defaults import Provenance
 from luthier.ml.training.optimizers.rules import rules_of
 
 
-def default_rate(usual: tuple[float, str], name: str) -> tuple[float, str]:
-    """The default learning rate and its reason, from those that AdamW would have."""
-    factor = rules_of(name).learning_rate_factor
-    return usual if factor is None else (factor[0] * usual[0], factor[1])
-
-
 def resolve_optimizer(
     asked: OptimizerRecipe | None, method: str, device: str, batch_size: int, sources: Provenance
 ) -> OptimizerPlan:

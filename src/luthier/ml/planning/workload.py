@@ -49,7 +49,8 @@ class Workload:
 
     Attributes:
         compute: precision of products and activations.
-        base, adapters: how frozen and trained weights are held on the device.
+        base: how frozen weights are held on the device.
+        adapters: how trained weights are held on the device.
         has_fused_kernels: whether normalisation and gate keep no more than this project's kernels keep.
         num_reference_tokens: computed forward once before the first step, for an objective that needs the model at its
             start.
@@ -60,7 +61,8 @@ class Workload:
         initial_rank: AdaLoRA's, where it is not the usual one.
         trainable: parameters that are trained, where rank and targets do not determine them.
         keeps_average: whether an average of the weights is kept with them.
-        expert_targets, expert_rank: tensors of experts that carry adapters, and the rank of each expert's.
+        expert_targets: tensors of experts that carry adapters.
+        expert_rank: the rank of each of these.
         rollouts: the answers that each step draws, where it learns from such.
         judging: of the held-out rows, afterwards.
         teacher: the model that computes every row once before the first step.

@@ -18,7 +18,7 @@ from luthier.core.errors import TemplateError
 from luthier.ml.baselines.numbers import are_numbers
 from luthier.ml.baselines.rows import TaskRow, same_label, spellings, task_rows
 from luthier.ml.evaluation.metrics.classification import answer_labels, label
-from luthier.ml.inference.models.chat_template import ChatTemplate
+from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
 Task = Literal["labels", "numbers", "extraction", "examples"]
 _LOOKED_AT: Final = 1_000

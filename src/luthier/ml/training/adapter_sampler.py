@@ -22,7 +22,7 @@ from luthier.core.errors import OverlongError, RequestError
 from luthier.core.plan import Plan
 from luthier.ml.inference.batch_generate import batch_generate
 from luthier.ml.inference.decode import Continuation, Decoder, Request
-from luthier.ml.inference.models.chat_template import ChatTemplate
+from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.training.adapter_session import SharedBase, laid_out
 from luthier.ml.training.losses.logit_rows import CHUNK_ROWS, LogitRows
 from luthier.ml.training.losses.token_losses import TARGETS, Array, Datum, check_ids
@@ -293,7 +293,13 @@ def _likeliest(logits: Tensor, num: int) -> torch.return_types.topk:
 
 
 def batches_of(orders: Sequence[SampleOrder], most_tokens: int, context_tokens: int) -> list[list[int]]:
-    """Places of orders that are sampled together: by the tokens of all their answers with their prompts."""
+    """Places of orders that are sampled together: by the tokens of all their answers with their prompts.
+
+    Args:
+        orders: in the order in which they are answered.
+        most_tokens: of one group, prompts and all answers included; an order larger than that is a group of its own.
+        context_tokens: the longest text of the model.
+    """
     sizes = [order.num_tokens(context_tokens) for order in orders]
     groups: list[list[int]] = []
     room = 0

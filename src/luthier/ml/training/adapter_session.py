@@ -171,6 +171,12 @@ class AdapterSession:
     ) -> PassResult:
         """Log-probabilities and loss of some data, and with `backward` their gradients, which add up until a step.
 
+        Args:
+            data: tokens, targets and inputs of the loss, a row each.
+            loss_name: name of a loss.
+            settings: of that loss, by name.
+            backward: whether gradients are computed, too.
+
         Raises:
             RequestError: the data, the loss or its settings are wrong.
 
@@ -190,6 +196,12 @@ class AdapterSession:
         """The same as `run`, with a place between two micro-batches where other adapters may be computed.
 
         Yields the tokens of the micro-batch before it. Nothing else may be asked of this adapter before it has ended.
+
+        Args:
+            data: as for `run`.
+            loss_name: name of a loss.
+            settings: of that loss, by name.
+            backward: whether gradients are computed, too.
         """
         start = time.perf_counter()
         loss, found = find_loss(loss_name, settings)

@@ -82,6 +82,11 @@ def allowed_blocks(layout: PrefixLayout, window: int | None, block: int = BLOCK_
 
     A block that a prefix and what follows it cover together counts as partial: the mask is then evaluated there
     although it hides nothing, with the same result.
+
+    Args:
+        layout: of the row.
+        window: tokens that a token sees, itself included; None for all before it.
+        block: side of a block, in tokens.
     """
     segment, before, position = tokens_of(layout)
     tokens = np.arange(len(segment))
@@ -110,7 +115,13 @@ def allowed_blocks(layout: PrefixLayout, window: int | None, block: int = BLOCK_
 
 
 def block_mask(layout: PrefixLayout, window: int | None, device: torch.device) -> BlockMask:
-    """FlexAttention's mask of a layout."""
+    """FlexAttention's mask of a layout.
+
+    Args:
+        layout: of the row.
+        window: as for `allowed_blocks`.
+        device: of the mask.
+    """
     from torch.nn.attention.flex_attention import BlockMask
 
     num_tokens = sum(layout.prefix_tokens) + sum(layout.suffix_tokens)
@@ -288,6 +299,7 @@ def _probabilities(scaled: Tensor, k: Tensor, mask: Tensor) -> Tensor:
 
     Args:
         scaled: [rows, kv_heads, groups, queries, head].
+        k: [rows, kv_heads, keys, head], the keys up to the last query of the block.
         mask: of the block's queries, over the last of the keys; all keys before these are seen.
     """
     scores = torch.bmm(scaled.flatten(2, 3).flatten(0, 1), k.flatten(0, 1).transpose(1, 2))
@@ -342,17 +354,18 @@ def causal_attention(
     Unsupported variants (score capping, sinks) are rejected, never approximated.
 
     Args:
-        query: [batch, heads, T, head].
-        key, value: [batch, kv_heads, T, head].
-        prefix_layout: how a micro-batch is packed into one row with shared prefixes (prefix_attention.py), or such a
-            row with its FlexAttention masks (`PackedRow`); None for plain rows.
         module: the layer that calls, named in errors.
+        query: [batch, heads, T, head].
+        key: [batch, kv_heads, T, head].
+        value: [batch, kv_heads, T, head].
         attention_mask: None; masks are derived from the layout.
         scaling: factor of the scores; None takes 1 / sqrt(head).
         dropout: 0.
         sliding_window: tokens that a token sees, itself included; None for all before it.
         softcap: None.
         s_aux: None.
+        prefix_layout: how a micro-batch is packed into one row with shared prefixes (prefix_attention.py), or such a
+            row with its FlexAttention masks (`PackedRow`); None for plain rows.
 
     Returns:
         [batch, T, heads, head].

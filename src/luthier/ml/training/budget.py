@@ -132,6 +132,9 @@ def remaining(
     """The remaining work after `step` steps with `num_tokens` tokens, if the run reaches its last step.
 
     Args:
+        plan: of the run.
+        step: optimizer steps that are done.
+        num_tokens: tokens of these steps, without padding.
         has_just_ended: whether the validation and the checkpoint after this step are still outstanding.
         was_judged: whether judging is done or will be skipped.
     """
@@ -171,8 +174,10 @@ class Meter:
     """Meters the spend of a run: the time from one `begin` to the next is charged to the action of the first.
 
     Args:
-        seconds_before: seconds spent in this process before the ledger was opened.
+        budget: the caps, with the expected cost of actions that were never measured; None caps nothing.
+        ledger: where the spend is written; None writes nothing to disk.
         clock: monotonic clock, in seconds.
+        seconds_before: seconds spent in this process before the ledger was opened.
 
     Attributes:
         refused_by: the cap because of which an action was refused; None if none was.
@@ -220,6 +225,8 @@ class Meter:
         """Why this action may not begin now, or None.
 
         Args:
+            action: that is to begin.
+            tokens: of it: those of a step count against a cap on tokens.
             num_checkpoints: checkpoints that must follow so that no work is lost.
         """
         # A step that leaves no room for its checkpoint would be work that is lost.

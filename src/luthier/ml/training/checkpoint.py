@@ -89,8 +89,10 @@ class LoopState(FrozenModel):
         num_trained_tokens: of these, tokens with loss mask 1.
         num_examples: rows of all steps.
         early_stopping: the state of early stopping after the last validation.
-        loss_sum, loss_weight: sums over all steps so far; their quotient is the mean loss.
-        window_*: the same sums since the last validation.
+        loss_sum: of all steps so far, each micro-batch summed over its units.
+        loss_weight: of all steps so far; `loss_sum / loss_weight` is the mean loss.
+        window_loss_sum: of the steps since the last validation.
+        window_loss_weight: of the steps since the last validation.
         seconds: wall time of all steps.
     """
 
@@ -322,6 +324,8 @@ class SharedCheckpoints:
     Errors are raised on rank 0, which owns the folder; the other ranks end with it.
 
     Args:
+        world: the ranks.
+        folder: used by rank 0 alone.
         patterns: the trained weights by name. Where they are sharded, saving gathers and loading shards one tensor at a
             time.
     """
@@ -336,11 +340,7 @@ class SharedCheckpoints:
         moments: Mapping[str, Tensor],
         method: Mapping[str, Tensor] | None = None,
     ) -> tuple[Path, int]:
-        """Write one checkpoint. Rank 0 gets its folder and size in bytes, the others an empty result.
-
-        Raises:
-            StorageFullError: the disk has no room; on rank 0 alone.
-        """
+        """As `CheckpointStore.save`. Rank 0 gets the folder and its size in bytes, the others an empty result."""
         if self.world.is_first:
             return self.folder.save(state, weights, moments, method)
         for part in (weights, moments, method or {}):
@@ -445,6 +445,7 @@ class Snapshots:
 
     Args:
         base_path: path of the base model.
+        run_folder: folder of the run.
         num_kept: how many of the newest snapshots are kept.
     """
 

@@ -157,6 +157,7 @@ def joined(device: str, *, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> 
     Args:
         device: `cpu`, `cuda`, `xpu` or `mps`; with several processes per machine each takes the GPU of its local rank.
             An existing process group (Ray Train creates one) is used and left open.
+        timeout_seconds: how long a collective call waits for the other processes before they count as lost.
 
     Raises:
         RequestError: the environment variables are incomplete, or such devices cannot train together.

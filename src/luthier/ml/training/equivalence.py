@@ -115,6 +115,8 @@ def states_and_gradients(
     The gradients are those of a random sum over the states. Leaves no gradients behind.
 
     Args:
+        model: with its method applied.
+        rows: of one micro-batch.
         prefix_lengths: as `collate` takes them.
     """
     batch = collate(rows, model.pad_id, model.device, prefix_lengths=prefix_lengths)

@@ -240,7 +240,13 @@ class EarlyStopping(FrozenModel):
     has_warned: bool = False
 
     def after(self, step: int, loss: float, train_loss: float) -> EarlyStopping:
-        """The state after a validation at `step`; `train_loss` is the mean since the validation before."""
+        """The state after a validation at `step`; `train_loss` is the mean since the validation before.
+
+        Args:
+            step: optimizer steps that are done.
+            loss: mean validation loss.
+            train_loss: mean training loss since the validation before, without what regularisation adds.
+        """
         is_best = self.best_loss is None or loss < self.best_loss
         # A rise while training loss falls: a rise of both is a step that was too large, not overfitting.
         rises = (

@@ -2,7 +2,7 @@
 
 On a CPU with fast bf16 products, half of a training step goes into elementwise passes. Each function here computes
 the same formula as the module that it replaces, in fewer passes and with fewer tensors saved for the backward pass. On
-CUDA the kernels of Liger Kernel are tried first, if installed.
+CUDA, ROCm and XPU the kernels of Liger Kernel are tried first, if installed (extra `gpu`).
 
 A replacement is never assumed to fit: `install` runs the original and the replacement on the same random input, in
 the model's own precision, compares outputs and gradients, and leaves a module unchanged where they differ.
@@ -11,20 +11,24 @@ Tensors that are cheap to compute from others that are saved anyway are recomput
 saved: the input of an adapted matrix is x / rms times the norm's weight, and that of a gated MLP's last matrix follows
 from gate and up. The operations are the same, so the results are bit-identical.
 
-Sources: Chen et al., 2016, "Training Deep Nets with Sublinear Memory Cost", arXiv:1604.06174, section 4.2.
+Sources: Chen et al., 2016, "Training Deep Nets with Sublinear Memory Cost", arXiv:1604.06174, section 4.2; Hsu et al.,
+2024, "Liger Kernel: Efficient Triton Kernels for LLM Training", arXiv:2410.10989: normalisation (section 3.1), gated
+MLP (3.1) and the loss of a linear head (3.2), each of which reads and writes its tensors once.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, Final, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from luthier.ml.training import liger
+from luthier.ml.inference.accelerator import has_triton
 from luthier.ml.training.losses.cross_entropy import cross_entropy_sum
 
 _NAME = "_luthier_recomputation"
@@ -152,18 +156,61 @@ def _gated_forward(module: nn.Module) -> Callable[[Tensor], Tensor]:
     return forward
 
 
+LIGER_PACKAGE: Final = "liger_kernel"
+
+
+def has_liger(device: torch.device) -> bool:
+    """Whether the kernels of Liger Kernel can run on this device; checked without importing anything."""
+    return has_triton(device) and find_spec(LIGER_PACKAGE) is not None
+
+
+def _liger_operations() -> Any:
+    return import_module(f"{LIGER_PACKAGE}.ops")
+
+
+def _liger_norm_forward(module: nn.Module) -> Callable[[Tensor], Tensor]:
+    """w * x / rms(x), statistics in fp32; the incoming gradient is not overwritten."""
+    weight, eps, apply = module.weight, module.variance_epsilon, _liger_operations().LigerRMSNormFunction.apply
+    return lambda x: apply(x, weight, eps, 0.0, "llama", False, None)
+
+
+def _liger_gated_forward(module: nn.Module) -> Callable[[Tensor], Tensor]:
+    """down(silu(gate(x)) * up(x))."""
+    gate, up, down = module.gate_proj, module.up_proj, module.down_proj
+    apply = _liger_operations().LigerSiLUMulFunction.apply
+    return lambda x: down(apply(gate(x), up(x), 1.0, 1.0))  # type: ignore[operator]
+
+
+def liger_cross_entropy_sum(hidden: Tensor, head: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum of the cross-entropy in nats and number of correct predictions, in the form of `cross_entropy_sum`.
+
+    The gradient of a trained head adds up in fp32.
+
+    Args:
+        hidden: last hidden states, [N, width].
+        head: the output matrix, [vocabulary, width].
+        targets: token ids, [N].
+    """
+    # Positional, as autograd takes them: bias, class weights, the index to ignore, two regularisers, how to reduce,
+    # capping, and what to return besides the loss.
+    found = _liger_operations().LigerFusedLinearCrossEntropyFunction.apply(
+        hidden, head, targets, None, None, -100, 0.0, 0.0, "sum", None, False, torch.float32, False, False, True
+    )
+    return found[0], (found[3] == targets).sum()
+
+
 Make = Callable[[nn.Module], Callable[[Tensor], Tensor]]
 
 
 def _replacements(module: nn.Module, with_liger: bool) -> tuple[dict[str, Make], int]:
     """Candidate replacements for a known module, by their suffix in reports, in the order of trial; and its width."""
     if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
-        theirs, ours, width = liger.norm_forward, _norm_forward, next(module.parameters()).shape[-1]
+        theirs, ours, width = _liger_norm_forward, _norm_forward, next(module.parameters()).shape[-1]
     elif all(hasattr(module, name) for name in ("gate_proj", "up_proj", "down_proj", "act_fn")):
         inputs = getattr(module.gate_proj, "in_features", None)
         if not isinstance(inputs, int):  # a tower may have another kind of module there
             return {}, 0
-        theirs, ours, width = liger.gated_forward, _gated_forward, inputs
+        theirs, ours, width = _liger_gated_forward, _gated_forward, inputs
     else:
         return {}, 0
     found: dict[str, Make] = {" (liger)": theirs} if with_liger else {}
@@ -202,12 +249,13 @@ def install(model: nn.Module, *, with_liger: bool = True) -> Counter[str]:
     agreed.
 
     Args:
+        model: with its adapter; its modules get the replacements.
         with_liger: also try the kernels of Liger Kernel, if installed.
     """
     swapped: Counter[str] = Counter()
     # packed matrices are integers; computation uses the precision of the unpacked weights
     like = next(p for p in model.parameters() if p.is_floating_point())
-    with_liger = with_liger and liger.is_available(like.device)
+    with_liger = with_liger and has_liger(like.device)
     for module in model.modules():
         found, width = _replacements(module, with_liger)
         for said, make in found.items():
@@ -236,17 +284,17 @@ def linear_cross_entropy(head: Tensor, *, with_liger: bool = True) -> CrossEntro
     From reading the code, not from measurement (benchmarks/train_gpu.py measures it): ours passes over the logits of a
     chunk about seven times in fp32, theirs twice in the precision of the model.
     """
-    if not (with_liger and liger.is_available(head.device)):
+    if not (with_liger and has_liger(head.device)):
         return cross_entropy_sum
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(8, head.shape[1], generator=generator).to(head)
     targets = torch.randint(head.shape[0], (8,), generator=generator).to(head.device)
     found = []
-    for loss in (cross_entropy_sum, liger.cross_entropy_sum):
+    for loss in (cross_entropy_sum, liger_cross_entropy_sum):
         x = hidden.clone().requires_grad_()
         with torch.enable_grad():
             total, _ = loss(x, head.detach(), targets)
         found.append((total.detach().to(head.dtype), *torch.autograd.grad(total, x)))
     ours, theirs = found
     is_same = all(_same(a, b) for a, b in zip(ours, theirs, strict=True))
-    return liger.cross_entropy_sum if is_same else cross_entropy_sum
+    return liger_cross_entropy_sum if is_same else cross_entropy_sum

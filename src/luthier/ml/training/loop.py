@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from luthier.core.data_sources import sources_of
 from luthier.core.errors import CheckpointError, DivergedError
@@ -35,8 +36,10 @@ from luthier.ml.training.micro_batch_workers import micro_batch_workers
 from luthier.ml.training.model import TrainableModel
 from luthier.ml.training.objective_protocol import Batch, Objective, Unit, rows_of
 from luthier.ml.training.optimizer import MasterOptimizer, WeightAverage, all_but_averages, averages_in
-from luthier.ml.training.sample_prompts import AnswerSamples
 from luthier.ml.training.step import StepSchedule, one_step, validate
+
+if TYPE_CHECKING:
+    from luthier.ml.training.sample_prompts import AnswerSamples
 
 _BILLS_A_RUN = 20
 _REPLICAS_DIFFER = "the processes' weights have drifted apart, as they do on unlike machines: all copy rank 0's"
@@ -92,12 +95,20 @@ def train(
     """Train from the newest checkpoint (or from scratch) to the end of the plan; leaves the best weights in the model.
 
     Args:
-        units, validation: training units, indexed by `schedule`, and prepared validation micro-batches, empty for none.
+        plan: of the run; decides everything that is computed.
+        model: with the base weights, or whatever the method begins with; checkpoints are loaded into it.
+        objective: of the plan, prepared.
+        units: training units, indexed by `schedule`.
+        validation: prepared validation micro-batches; empty for none.
+        schedule: which units belong to each step.
+        folder: where checkpoints are read and written.
+        emit: takes the events of the run, in order.
         stop_requested: called after each step; a returned text saves a checkpoint and pauses the run for that reason.
+        progress: shows the work.
         meter: meters the spend; if it refuses an action the run pauses. None: no cap.
+        world: processes that share the work; `emit`, `progress`, `folder` and `meter` of rank 0 count, stops of any.
         snapshot: called at the end of each epoch and of the run, before that step's checkpoint. None: never.
         samples: called before the first step and before each checkpoint; changes nothing that is trained.
-        world: processes that share the work; `emit`, `progress`, `folder` and `meter` of rank 0 count, stops of any.
 
     Raises:
         DivergedError: loss or gradient norm is NaN or infinite; the last good weights are in a checkpoint.

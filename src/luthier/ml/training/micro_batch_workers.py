@@ -53,7 +53,13 @@ _KIND = "a worker of micro-batches"
 
 
 def why_not_side_by_side(plan: Plan, model: TrainableModel, objective: Objective) -> str | None:
-    """Why the micro-batches of a run cannot be computed by workers; None where they can."""
+    """Why the micro-batches of a run cannot be computed by workers; None where they can.
+
+    Args:
+        plan: of the run.
+        model: prepared for training.
+        objective: of the plan.
+    """
     if model.device != "cpu" or not facilities.can_fork():
         return "workers are forked and compute on a CPU, on Linux"
     if sees_all_together(objective):

@@ -1,18 +1,4 @@
-"""A base model prepared for training: method applied, fast kernels and loss installed, NEFTune noise.
-
-NEFTune adds noise to the embeddings while training: each entry of an example's embeddings gets uniform noise between
--a and a, a = alpha / sqrt(L * d), with L the tokens of the example and d the width of the model. Choices beyond the
-paper:
-
-- L is the example's own length, prompt included: padding does not count and gets no noise.
-- A prefix shared by examples of a micro-batch gets noise once, scaled for the longest of them: no example gets more
-  noise than it would alone.
-- Only tokens get noise; a trained prompt before them (prompt tuning) does not.
-- Noise comes from torch's own generator, which each step seeds from (seed, step): a resumed run draws the same. As for
-  dropout, the assignment of random numbers depends on how a step is cut into micro-batches.
-
-Sources: Jain et al., 2023, "NEFTune: Noisy Embeddings Improve Instruction Finetuning", arXiv:2310.05914, algorithm 1.
-"""
+"""A base model prepared for training: method applied, fast kernels and loss installed, noise on the embeddings."""
 
 from __future__ import annotations
 
@@ -22,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
@@ -50,65 +36,18 @@ from luthier.ml.inference.models.quantised import num_parameters
 from luthier.ml.inference.models.task_head import TaskHeadLayer
 from luthier.ml.training import attention, kernels
 from luthier.ml.training.attention import packed_row
+from luthier.ml.training.embedding_noise import EmbeddingNoise
 from luthier.ml.training.forward_proof import prove_forward
 from luthier.ml.training.losses.cross_entropy import cross_entropy_sum
 from luthier.ml.training.losses.logit_rows import CrossEntropySum, LogitRows
-from luthier.ml.training.losses.router_loss import RouterLoss
 from luthier.ml.training.methods.protocol import Method, load_method
 from luthier.ml.training.objective_protocol import Losses
 from luthier.ml.training.prefix_attention import PrefixLayout
 
+if TYPE_CHECKING:
+    from luthier.ml.training.losses.router_loss import RouterLoss
+
 _HEAD: Final = "task_head"
-
-
-class EmbeddingNoise:
-    """Adds noise to the output of the embedding for the announced tokens, in training mode only.
-
-    Args:
-        alpha: noise scale; 0 adds none.
-    """
-
-    def __init__(self, embeddings: nn.Module, alpha: float) -> None:
-        self.alpha = alpha
-        self._own_lengths: Tensor | None = None
-        if alpha:
-            embeddings.register_forward_hook(self._add)
-
-    def expect(self, input_ids: Tensor, lengths: Sequence[int], layout: PrefixLayout | None = None) -> None:
-        """Announce the next call of the embedding: its ids, and the number of tokens of each example.
-
-        Args:
-            input_ids: [rows, T], as the embedding gets them.
-            lengths: tokens of each example.
-            layout: how rows share prefixes; None for plain rows.
-        """
-        if self.alpha:
-            self._own_lengths = own_lengths(input_ids, lengths, layout)
-
-    def _add(self, module: nn.Module, _: Any, embedded: Tensor) -> Tensor:
-        lengths, self._own_lengths = self._own_lengths, None
-        if lengths is None or not module.training:
-            return embedded
-        # lengths: [rows, T] float32, 0 at padding, where the divisor is clamped and the result multiplied by 0
-        size = (self.alpha / (lengths.clamp_min(1) * embedded.shape[-1]).sqrt()).mul_(lengths > 0)
-        # [rows, T, width], in fp32: uniform draws in bf16 would take few distinct values
-        noise = torch.empty_like(embedded, dtype=torch.float32).uniform_(-1.0, 1.0)
-        return embedded + noise.mul_(size[..., None]).to(embedded.dtype)
-
-
-def own_lengths(input_ids: Tensor, lengths: Sequence[int], layout: PrefixLayout | None = None) -> Tensor:
-    """For each position the token count of its example, float32 in the shape of the ids; 0 for padding.
-
-    A shared prefix counts as part of the longest of its examples.
-    """
-    device = input_ids.device
-    if layout is None:
-        of_rows = torch.tensor(lengths, dtype=torch.float32, device=device)[:, None]
-        return torch.where(torch.arange(input_ids.shape[1], device=device) < of_rows, of_rows, 0.0)
-    of_groups = [max(lengths[i : i + layout.num_suffixes]) for i in range(0, len(lengths), layout.num_suffixes)]
-    owners = torch.tensor([*of_groups, *lengths], dtype=torch.float32, device=device)
-    sizes = torch.tensor([*layout.prefix_tokens, *layout.suffix_tokens], device=device)
-    return owners.repeat_interleave(sizes)[None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,10 +165,23 @@ class TrainableModel:
     """Base model, method and loss combined: everything that the loop needs of a model.
 
     Args:
-        micro_batch_tokens, shared_prefix: how an objective batches the passes that it computes outside the steps, from
-            the plan.
+        base: the loaded base model; the method changes it in place.
+        method: which of its weights are trained, and how.
+        seed: of the random weights that the method adds.
+        device: torch's name of the device that the base is on.
+        gradient_checkpointing: whether the activations of each layer are recomputed in the backward pass instead of
+            kept.
+        micro_batch_tokens: most tokens, padding included, of the passes that an objective makes outside the steps.
+        shared_prefix: whether an objective may compute common prefixes once in these passes.
+        neftune_alpha: scale of the noise on embeddings; 0 adds none.
+        with_liger: whether the kernels of Liger Kernel are tried, if installed.
+        router_coefficient: factor of the router loss of a mixture of experts; None trains without it.
         task_head: the head that replaces text output; its layer is trained together with the method's parameters.
         forward: the path that was proved for this base; None proves it now.
+
+    Raises:
+        RequestError: the base is no causal language model, the method cannot adapt these targets, or the model's
+            router loss is none that this version computes.
     """
 
     def __init__(
@@ -271,6 +223,8 @@ class TrainableModel:
         self.router_loss: RouterLoss | None = None
         """Computes the router loss, if it is trained on."""
         if router_coefficient is not None:
+            from luthier.ml.training.losses.router_loss import RouterLoss
+
             self.router_loss = RouterLoss(causal_model(base), self.body, router_coefficient)
         if gradient_checkpointing:
             _recompute_layers(base)
@@ -288,7 +242,13 @@ class TrainableModel:
         """The model of a plan, from its local folder.
 
         Args:
+            plan: names folder, precision, method and objective.
             device: overrides the plan's device, where there are several.
+
+        Raises:
+            NotFoundError: the folder or the method does not exist.
+            ModelSourceError: the folder cannot be loaded, or a weight is missing, superfluous or of the wrong shape.
+            RequestError: as for the class.
         """
         device = device or plan.training.device
         base = load_model(

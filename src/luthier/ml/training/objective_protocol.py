@@ -14,7 +14,7 @@ from luthier.core.plan import ObjectivePlan
 from luthier.core.ports import Grading, Progress
 
 if TYPE_CHECKING:
-    from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.inference.models.templates.chat_template import ChatTemplate
     from luthier.ml.training.model import MicroBatch, TrainableModel
 
 Unit = tuple[TokenisedExample, ...]
@@ -90,6 +90,11 @@ class Objective(Protocol):
         """The actual micro-batches of a step, such as fresh samples for the given prompts.
 
         A function of (weights, step): torch's generator is seeded from (seed, step) when it is called.
+
+        Args:
+            model: with the weights before the step.
+            step: steps that are done.
+            batches: the micro-batches of this rank, as scheduled.
         """
         ...
 
@@ -97,11 +102,20 @@ class Objective(Protocol):
         """See all units of a step or a validation, on all ranks, before any loss is computed.
 
         For quantities of the whole batch rather than of one micro-batch, such as an estimate over the batch.
+
+        Args:
+            model: in the mode of the pass that follows.
+            micro_batches: the units of all micro-batches of the step or validation, on all ranks.
         """
         ...
 
     def draw_validation(self, model: TrainableModel, batches: Sequence[Batch]) -> Sequence[Batch]:
-        """The micro-batches of a validation; a function of the weights only."""
+        """The micro-batches of a validation; a function of the weights only.
+
+        Args:
+            model: in evaluation mode.
+            batches: the micro-batches of this rank.
+        """
         ...
 
     def weight(self, units: Sequence[Unit]) -> float:
@@ -122,6 +136,10 @@ class Objective(Protocol):
         """Measure what the result needs in addition to its weights, such as the calibration of its classes.
 
         Called once, in one process, with the final weights of the run; only if there is a task head.
+
+        Args:
+            model: with the final weights.
+            validation: all validation micro-batches.
         """
         ...
 

@@ -40,6 +40,8 @@ class MasterOptimizer:
     Weight decay acts on matrices (two or more dimensions) only: biases and norm weights do not decay.
 
     Args:
+        module: its parameters with `requires_grad` are trained, in the order of the module.
+        plan: learning rate, weight decay, clipping and update rule.
         rate_factor: learning rate factor by parameter name.
     """
 
@@ -80,6 +82,8 @@ class MasterOptimizer:
         Clipping scales all gradients by clip/norm where norm > clip (Pascanu et al., 2013, arXiv:1211.5063).
 
         Args:
+            norm: of all summed gradients, before clipping.
+            rate_factor: of this step on the peak learning rate, in 0..1.
             after: called after the update with masters and clipped gradients by name; may change the masters.
         """
         if norm > self.clip_norm:
@@ -220,6 +224,7 @@ class WeightAverage:
         """Load a state that `state` returned; other entries are ignored.
 
         Args:
+            state: as read from a checkpoint.
             weights: the averaged weights by parameter name.
         """
         kept = averages_in(state)

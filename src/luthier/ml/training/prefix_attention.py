@@ -215,6 +215,7 @@ def _blocks(q: Tensor, num_keys: int) -> Iterator[tuple[slice, slice]]:
 
     Args:
         q: [H, K, queries a key * S, head].
+        num_keys: keys that each query is multiplied with, P + S.
     """
     num_heads, num_suffixes, num_queries, _ = q.shape
     each = max(1, BLOCK_SCORES // (num_queries * num_keys))  # suffixes per block
@@ -302,11 +303,15 @@ def shared_attention(
 
     Args:
         query: [1, heads, T, head].
-        key, value: [1, kv_heads, T, head].
+        key: [1, kv_heads, T, head].
+        value: [1, kv_heads, T, head].
+        layout: how the row is made up of prefixes and suffixes.
         causal: attention for plain rows, applied to the prefixes.
+        scale: factor of the scores.
         window: attention window in tokens, including the token itself.
-        is_blocked: whether to use blockwise matrix products (CPU) instead of SDPA; `keeps` then selects whether they
-            save probabilities.
+        is_blocked: whether to use blockwise matrix products (CPU) instead of SDPA.
+        keeps: whether blockwise products save their probabilities for the backward pass; otherwise they are computed
+            again.
 
     Returns:
         [1, heads, T, head].

@@ -76,6 +76,10 @@ def fit(
     Args:
         work: must be importable on every node. An exception makes Ray restart it, except for errors that it answers. If
             this machine belongs to no cluster, Ray is started on it for the duration of the call.
+        job: given to each process as it is.
+        num_workers: processes.
+        on_gpus: whether each process gets a GPU.
+        cpus_per_worker: CPU cores that Ray reserves for each process.
         take: called with each answer, in this thread.
         listening: entered after Ray has started, since Ray installs its own signal handlers; yields a function that is
             called a few times per second and returns the reason to stop, if any, which is passed on to the workers.

@@ -16,7 +16,7 @@ from luthier.core.events import SampleAnswer, SamplesAnswered, WarningRaised
 from luthier.core.ports import EventSink
 
 if TYPE_CHECKING:
-    from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.inference.models.templates.chat_template import ChatTemplate
     from luthier.ml.training.model import TrainableModel
 
 AnswerSamples = Callable[["TrainableModel", int], None]

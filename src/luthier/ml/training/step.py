@@ -105,6 +105,12 @@ def learning_rate_factor(step: int, *, num_steps: int, num_warmup_steps: int, sc
     Warm-up rises from 1/n at step 0 to 1 at step n-1, so that no step has a rate of zero. After it, cosine is
     half a period (Loshchilov & Hutter, 2017, arXiv:1608.03983, without restarts) and linear a straight line; both would
     reach zero at step `num_steps`, one after the last.
+
+    Args:
+        step: steps that are done, from 0.
+        num_steps: of the whole run.
+        num_warmup_steps: of these, steps in which the rate rises.
+        schedule: how it falls after the warm-up.
     """
     if step < num_warmup_steps:
         return (step + 1) / num_warmup_steps
@@ -127,6 +133,8 @@ def with_source_loss(losses: Losses, units: Sequence[Unit], weight: float) -> Lo
     A micro-batch contains either replayed rows or rows of the task.
 
     Args:
+        losses: of the micro-batch.
+        units: of the micro-batch.
         weight: of these units.
     """
     is_replayed = float(units[0][0].is_replayed)
@@ -141,6 +149,7 @@ def split_loss_by_source(measures: Mapping[str, float], loss: float) -> dict[str
     Both without what regularisation adds.
 
     Args:
+        measures: means over the step, with the two sums of `with_source_loss`.
         loss: the mean over all.
     """
     found = dict(measures)
@@ -161,6 +170,9 @@ def seed_random(plan: Plan, step: int, *, rank: int = 0, micro_batch: int = 0) -
     """Seed torch's generator for the random numbers of a step: dropout, noise, and samples of the objective.
 
     Args:
+        plan: has the seed of the run.
+        step: steps that are done.
+        rank: of this process.
         micro_batch: its number in the step, if each micro-batch has separate random numbers.
     """
     number = plan.training.seed * _SEED_STRIDE + rank * _RANK_STRIDE + micro_batch * _MICRO_BATCH_STRIDE + step
@@ -221,7 +233,19 @@ def one_step(
     norm is not finite, the update is skipped and the given state is returned.
 
     Args:
+        plan: of the run.
+        model: whose weights are updated.
+        objective: of the plan.
+        optimizer: holds the fp32 masters, the summed gradients and the moments.
+        units: all training units, indexed by `schedule`.
+        schedule: which units belong to the step and to this rank.
+        state: the counters before the step.
+        world: the ranks among which the batch is divided.
         workers: processes that compute the micro-batches in parallel; None computes them in this process.
+
+    Returns:
+        The counters after the step, and its event. Loss, gradient norm and counts are those of the whole batch, the
+        same on all ranks; the time is this rank's.
     """
     start, p = time.perf_counter(), plan.training
     seed_random(plan, state.step, rank=world.rank)
@@ -336,6 +360,9 @@ def validation_losses(
     """The losses of a validation micro-batch, with the model in evaluation mode.
 
     Args:
+        model: in evaluation mode.
+        objective: of the plan.
+        given: units of the micro-batch, and the prefixes that its rows share.
         sources: of the validation rows, of which a micro-batch has one; empty where they are of one source.
     """
     micro_batch, prefix_lengths = given
@@ -372,6 +399,12 @@ def validate(
     """Loss over the whole validation split, shared out over the ranks, and the state with the watch moved on.
 
     Args:
+        model: left in evaluation mode.
+        objective: of the plan.
+        validation: all micro-batches of the validation rows.
+        state: before the validation; it has the state of early stopping.
+        progress: shows the work.
+        world: the ranks that share the micro-batches.
         workers: processes that compute the micro-batches side by side; None computes them here.
         sources: as for `validation_losses`.
     """

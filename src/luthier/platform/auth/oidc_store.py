@@ -43,6 +43,7 @@ class OidcStore(Store):
         is_it = (columns.name == group.name) & (columns.project_id == group.project_id)
         with self._write() as connection:
             now = self._database.clock(connection)
+            # Delete and insert: there is no upsert for both databases, and writers take turns.
             connection.execute(delete(sign_in_groups).where(is_it))
             values = {"name": group.name, "project_id": group.project_id, "role": group.role, "created_at": now}
             connection.execute(insert(sign_in_groups).values(**values))
@@ -87,6 +88,7 @@ class OidcStore(Store):
         columns = sign_in_flows.c
         with self._write() as connection:
             now = self._database.clock(connection)
+            # Removed here, since sign-ins that are given up are never fetched: no other task cleans the table.
             connection.execute(delete(sign_in_flows).where(columns.expires_at <= now))
             values = {"digest": digest, "browser_digest": browser_digest, "document": json.dumps(dict(document))}
             connection.execute(insert(sign_in_flows).values(**values, expires_at=now + FLOW_SECONDS))

@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     from luthier.features.inbox.store import InboxStore
     from luthier.features.models.store import TunedModelStore
     from luthier.features.monitoring.alerts_store import AlertStore
+    from luthier.features.runs.entries_store import RunEntryStore
     from luthier.features.runs.labels import RunLabelStore
-    from luthier.features.runs.store import RunEntryStore, RunStore
+    from luthier.features.runs.store import RunStore
     from luthier.features.serving.checkpoint_permissions import CheckpointPermissionStore
     from luthier.features.serving.inference_client import InferenceClient
     from luthier.features.studies.store import StudyStore
@@ -66,7 +67,7 @@ if TYPE_CHECKING:
 
 _STORES: Final[Mapping[str, str]] = {
     "runs": "luthier.features.runs.store:RunStore",
-    "run_entries": "luthier.features.runs.store:RunEntryStore",
+    "run_entries": "luthier.features.runs.entries_store:RunEntryStore",
     "run_labels": "luthier.features.runs.labels:RunLabelStore",
     "assessments": "luthier.features.assessments.store:AssessmentStore",
     "rating_panels": "luthier.features.human_eval.store:RatingPanelStore",

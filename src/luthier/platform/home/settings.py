@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from luthier.core.stream import EngineSettings
 
 
+LOG_NAME: Final = "log.txt"
+"""The log in the folder of a run, and in that of an attempt of a job."""
 _TEACHER: Final = re.compile(r"https?://[^\s/?#@]+[^\s?#@]*#\S+", re.IGNORECASE)
 
 

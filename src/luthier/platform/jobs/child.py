@@ -64,7 +64,7 @@ PRELOADED: Final = (
     "luthier.ml.data.tokenise.search",
     "luthier.ml.data.tokenise.tokenised_cache",
     "luthier.ml.evaluation.label_confidence",
-    "luthier.ml.inference.models.chat_template",
+    "luthier.ml.inference.models.templates.chat_template",
     "luthier.ml.training.loop",
     "luthier.ml.training.methods.lora",
 )

@@ -15,9 +15,10 @@ from luthier.core.frozen_model import FrozenModel
 from luthier.core.system import facilities
 from luthier.core.system.clock_jump import elapsed
 from luthier.core.system.files import sync_file
+from luthier.platform.home.settings import LOG_NAME
 from luthier.platform.processes.guard import LOST
 
-OUTCOME_NAME, LOG_NAME = "outcome.json", "log.txt"
+OUTCOME_NAME = "outcome.json"
 NOT_NOW: Final = 75
 """The child's exit code where nothing is wrong with the job, but the disk is full or the database stays away."""
 _LAST_BYTES = 2000

@@ -13,7 +13,7 @@ from tests.ml.evaluation.judged_cases import LINEAR, curve, judged, sample, syst
 
 from luthier.core.evaluation import Evaluation, LabelConfidence, Metric, SystemResult
 from luthier.core.evaluation_plan import Prompting, ShownTurn
-from luthier.features.runs.store import DatasetName
+from luthier.features.runs.entries_store import DatasetName
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
 from luthier.testing.records import add_run

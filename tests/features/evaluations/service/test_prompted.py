@@ -17,8 +17,8 @@ from luthier.features.evaluations.prompted import AskedPrompts
 from luthier.features.evaluations.service import evaluate
 from luthier.features.recipes.service import recipe_from
 from luthier.features.training.service import train
-from luthier.ml.inference.models.chat_template import ChatTemplate
 from luthier.ml.inference.models.structure import read_structure
+from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.platform.home.context import Context
 from luthier.testing.openai_server import OpenAIServer, Trouble, serving
 from luthier.testing.tiny import make_tiny_model

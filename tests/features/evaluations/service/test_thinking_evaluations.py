@@ -11,7 +11,7 @@ import pytest
 from luthier.features.evaluations import service as evaluations
 from luthier.features.planning.service import prepare
 from luthier.features.recipes.service import recipe_from
-from luthier.ml.inference.models.chat_template import ChatTemplate
+from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.platform.home.context import Context
 from luthier.testing.tiny import ANSWER, OPENING_TEMPLATE, THINKING_TEMPLATE, THOUGHT
 

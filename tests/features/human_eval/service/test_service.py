@@ -332,10 +332,10 @@ def test_systems_answer_rows_now(context: Context, tiny_model: Path, tmp_path: P
 def test_rows_that_a_run_was_trained_on_are_refused(
     context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from luthier.features.evaluations import service as evaluations
+    from luthier.features.evaluations import leakage
     from luthier.ml.data.rows.formats import load_file
 
     data = write_rows(tmp_path / "rows.jsonl", [chat_row(n) for n in range(4)])
-    monkeypatch.setattr(evaluations, "training_rows", lambda *_: list(load_file(data).examples))
+    monkeypatch.setattr(leakage, "training_rows", lambda *_: list(load_file(data).examples))
     with pytest.raises(LeakageError, match="4 of 4"):
         answer_rows(context, ["smollm2-135m-instruct"], data)

@@ -7,7 +7,8 @@ import pytest
 from luthier.core.evaluation import Evaluation
 from luthier.core.run import RunStatus
 from luthier.features.evaluations.store import EvaluationStore
-from luthier.features.runs.store import RunEntryStore, RunStore
+from luthier.features.runs.entries_store import RunEntryStore
+from luthier.features.runs.store import RunStore
 from luthier.platform.auth.store import AccessStore
 from luthier.platform.db.database import Database
 from luthier.platform.jobs.records import Job

@@ -12,10 +12,11 @@ from tests.vacuous import nonempty
 from luthier.core.errors import RequestError
 from luthier.core.run import RunStatus
 from luthier.features.evaluations.store import EvaluationStore
+from luthier.features.runs.entries_store import RunEntryStore
 from luthier.features.runs.filter_language import parse_filter
 from luthier.features.runs.filter_query import Order, key_of
 from luthier.features.runs.labels import RunLabels, RunLabelStore
-from luthier.features.runs.store import RunEntryStore, RunStore
+from luthier.features.runs.store import RunStore
 from luthier.platform.db.database import Database
 from luthier.platform.jobs.records import Job
 from luthier.platform.jobs.store import JobStore

@@ -9,8 +9,8 @@ from typing import Any, Final
 from transformers import AddedToken
 
 from luthier.core.conversation import Conversation, Message
-from luthier.ml.inference.models.chat_template import ChatTemplate
 from luthier.ml.inference.models.loading import load_tokenizer
+from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
 _SPECIAL: Final = re.compile(
     r"<\|[^|>\s'\"]+\|>|<｜[^｜>]+｜>|</?s>|\[/?[A-Z_]+\]|</?(?:start|end)_of_turn>|<[|]?(?:turn|channel|tool)\w*[|]?>"

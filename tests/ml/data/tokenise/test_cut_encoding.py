@@ -15,7 +15,7 @@ from luthier.core.dataset import Example
 from luthier.core.errors import TemplateError
 from luthier.ml.data.tokenise.loss_mask import tokenise, tokenise_sides
 from luthier.ml.data.tokenise.template import decode, encode_with_cuts
-from luthier.ml.inference.models.chat_template import ChatTemplate
+from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
 # The prompt ends in a space, and byte-level tokenizers join a space with the word after it.
 _ENDS_IN_SPACE = (

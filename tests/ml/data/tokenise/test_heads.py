@@ -16,7 +16,7 @@ from luthier.ml.data.tokenise.heads import (
     with_targets,
 )
 from luthier.ml.data.tokenise.preview import preview_head_row
-from luthier.ml.inference.models.chat_template import ChatTemplate
+from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
 
 def _examples(*answers: str) -> list[Example]:

@@ -15,7 +15,7 @@ from luthier.core.errors import TemplateError
 from luthier.ml.data.tokenise.loss_mask import Learning, tokenise_sides
 from luthier.ml.data.tokenise.preview import preview_sides
 from luthier.ml.data.tokenise.template import decode
-from luthier.ml.inference.models.chat_template import ChatTemplate
+from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.testing.tiny import make_tiny_model
 
 _JOINED = Learning(joins=True)

@@ -16,7 +16,7 @@ from luthier.core.errors import DataError, OverlongError, TemplateError
 from luthier.core.ports import SilentProgress
 from luthier.ml.data.tokenise.loss_mask import Learning, tokenise, tokenise_all, tokenise_sides
 from luthier.ml.data.tokenise.template import Template, decode
-from luthier.ml.inference.models.chat_template import ChatTemplate
+from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
 _CALL = {"id": "call_1", "type": "function", "function": {"name": "get_weather", "arguments": '{"city": "Köln"}'}}
 _TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object", "properties": {}}}}

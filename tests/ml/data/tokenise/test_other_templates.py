@@ -14,7 +14,7 @@ from luthier.core.dataset import Example
 from luthier.core.errors import DataError, TemplateError
 from luthier.ml.data.tokenise.loss_mask import Learning, Unit, tokenise_sides
 from luthier.ml.data.tokenise.template import decode
-from luthier.ml.inference.models.chat_template import ChatTemplate
+from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.testing.tiny import make_tiny_model
 
 

@@ -12,7 +12,7 @@ from luthier.core.dataset import Example, TokenisedExample
 from luthier.core.errors import RecipeError
 from luthier.ml.data.tokenise.loss_mask import tokenise
 from luthier.ml.data.tokenise.packing import pack, piece_of, split_text
-from luthier.ml.inference.models.chat_template import ChatTemplate
+from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.testing.tiny import make_tiny_model
 
 BEGINNING = 1

@@ -12,7 +12,7 @@ from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example
 from luthier.ml.data.tokenise.loss_mask import tokenise
 from luthier.ml.data.tokenise.preview import preview
-from luthier.ml.inference.models.chat_template import ChatTemplate
+from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
 
 def _example(prompt: str, answer: str) -> Example:

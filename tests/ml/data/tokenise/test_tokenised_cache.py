@@ -20,7 +20,7 @@ from luthier.core.errors import OverlongError
 from luthier.ml.data.tokenise import tokenised_cache
 from luthier.ml.data.tokenise.loss_mask import Tokenised, tokenise_all
 from luthier.ml.data.tokenise.tokenised_cache import TokenisedCache, key_of
-from luthier.ml.inference.models.chat_template import ChatTemplate
+from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
 
 class Shown:

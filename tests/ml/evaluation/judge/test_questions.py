@@ -15,7 +15,7 @@ from luthier.ml.evaluation.judge.verdicts import (
     rubric_question,
     scores_schema,
 )
-from luthier.ml.inference.models.chat_template import ChatTemplate
+from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
 
 def content(prompt):

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from luthier.core.conversation import Conversation, Message
 from luthier.ml.export.exporters.companions import write_companions
-from luthier.ml.inference.models.chat_template import ChatTemplate
+from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.testing.tiny import make_tiny_model
 
 TALK = Conversation(

@@ -12,7 +12,7 @@ from luthier.core.conversation import AS_THEY_ARE, Conversation, Message, OptedT
 from luthier.core.errors import RequestError
 from luthier.ml.export.exporters.companions import ExportedTemplate, exported_template
 from luthier.ml.inference.engine_prompts import rewritten, text_of
-from luthier.ml.inference.models.chat_template import ChatTemplate
+from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.inference.tool_calls import form_of
 from luthier.testing.tiny import make_tiny_model
 

@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM
 from luthier.core.errors import RequestError
 from luthier.core.ports import SilentProgress
 from luthier.ml.export.parity import prove
-from luthier.ml.inference.models.chat_template import ChatTemplate
 from luthier.ml.inference.models.loading import load_model
+from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.testing.tiny import make_tiny_model
 
 

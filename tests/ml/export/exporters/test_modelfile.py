@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 from luthier.core.conversation import AS_THEY_ARE, Conversation, Message, OptedTurns
 from luthier.ml.export.exporters.companions import Turns
 from luthier.ml.export.exporters.gguf import modelfile
-from luthier.ml.inference.models.chat_template import ChatTemplate
+from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.testing.tiny import make_tiny_model
 
 

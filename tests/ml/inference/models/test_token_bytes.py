@@ -85,7 +85,7 @@ def test_where_a_token_stands_for_any_length_nothing_is_known() -> None:
 
 
 def test_a_template_gives_the_same_ids_with_and_without_their_places(tiny_model: Path) -> None:
-    from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
     template = ChatTemplate.load(tiny_model)
     for text in ("", "The front is made of spruce.", "<|im_start|>user\nGrüße<|im_end|>"):

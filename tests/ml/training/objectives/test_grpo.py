@@ -18,7 +18,7 @@ from luthier.core.errors import RequestError
 from luthier.core.graders import Reward
 from luthier.core.plan import ObjectivePlan, Plan
 from luthier.core.ports import Attempt, Grade, SilentProgress
-from luthier.ml.inference.models.chat_template import ChatTemplate
+from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.training.model import TrainableModel, collate
 from luthier.ml.training.objective_protocol import Batch, Tools, rows_of
 from luthier.ml.training.objectives.grpo import Grpo

@@ -13,8 +13,8 @@ import pytest
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import TokenisedExample
-from luthier.ml.inference.models.chat_template import ChatTemplate
 from luthier.ml.inference.models.loading import load_model
+from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.training.objectives.sampling import draw_samples
 from luthier.testing.tiny import ANSWER, OPENING_TEMPLATE, THINKING_TEMPLATE, THOUGHT
 

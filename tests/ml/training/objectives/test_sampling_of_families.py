@@ -11,8 +11,8 @@ from tests.zoo.families import make_family
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import RequestError
 from luthier.ml.inference.decoding_proof import own_logits
-from luthier.ml.inference.models.chat_template import ChatTemplate
 from luthier.ml.inference.models.loading import load_model
+from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.training.objectives.sampling import draw_samples
 
 

@@ -20,7 +20,8 @@ import pytest
 
 from luthier.core.child_process.fork_client import ForkServer
 from luthier.core.system.clock_jump import elapsed
-from luthier.platform.processes.process import LOG_NAME, Attempt
+from luthier.platform.home.settings import LOG_NAME
+from luthier.platform.processes.process import Attempt
 
 # A child that starts a grandchild which ignores SIGTERM, and says both their ids.
 FAMILY = (

@@ -74,7 +74,19 @@ def start(
 def form_values(
     context: Context, caller: Caller, version: DatasetVersion, given: dict[str, str] | None = None
 ) -> dict[str, Any]:
-    """What the form shows: the models, what is chosen, and what it will take. Raises what `estimate` raises."""
+    """What the form shows: the models, what is chosen, and what it will take.
+
+    Args:
+        context: of the home.
+        caller: whose page it is.
+        version: with the passages.
+        given: what was typed, by field; None for a new form.
+
+    Raises:
+        NotFoundError: the file of the version is gone.
+        DataError: the file cannot be read.
+        WorkError: the machine could not index it.
+    """
     given = dict.fromkeys(("teacher", "pairs", "passages", "budget"), "") | (given or {})
     known = questions.teachers(context)
     chosen = next((one for one in known if one.value == given["teacher"]), known[0] if known else None)

@@ -31,7 +31,7 @@ from luthier.platform.workflows.engine import Outcome, hold
 
 if TYPE_CHECKING:
     from luthier.ml.export.format_benchmark.measure import AskedRow, RowQuality
-    from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
 EXPORTS: Final = "exports"
 TABLE: Final = "formats.json"
@@ -294,7 +294,7 @@ def asked_rows(
 def max_answer_tokens(source: ExportSource, examples: Sequence[Example], max_new_tokens: int) -> int:
     """How many tokens an answer may take, its thought included."""
     from luthier.ml.export.exporters.companions import source_template
-    from luthier.ml.inference.models.thinking import limits_of
+    from luthier.ml.inference.models.templates.thinking import limits_of
 
     # The runtimes of exports know one limit for all new tokens, so the two limits become their sum.
     answer, thought = limits_of(examples, source_template(source), max_new_tokens, None)

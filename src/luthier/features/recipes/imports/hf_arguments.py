@@ -117,11 +117,6 @@ class Defaults:
     order: str = "random"
 
 
-def keys_under(prefix: str) -> dict[str, Key]:
-    """The table with a section's name before each key."""
-    return {f"{prefix}{name}": key for name, key in KEYS.items()}
-
-
 def put_training(
     t: Translation,
     defaults: Defaults,

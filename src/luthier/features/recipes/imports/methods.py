@@ -15,8 +15,12 @@ class AdapterKeys:
 
     Attributes:
         switches: The keys that decide `method.name`.
-        rank, alpha, dropout, targets: Their names.
-        default_rank, default_alpha: What the tool takes; None: it has no default.
+        rank: The key of the rank.
+        alpha: The key of alpha.
+        dropout: The key of the dropout.
+        targets: The key of the target modules.
+        default_rank: What the tool takes; None: it has no default.
+        default_alpha: The same for alpha.
         default_dropout: The same for dropout.
         default_targets: The same for targets.
         modules_to_save: Modules that are trained in whole.

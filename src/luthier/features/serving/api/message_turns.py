@@ -92,6 +92,7 @@ def _schema(body: PromptBody) -> dict[str, Any] | None:
     if is_forced or wanted is not None:
         for number, tool in enumerate(body.tools or ()):
             check_schema(tool.input_schema, f"tools.{number}.input_schema")
+    # A forced call is a grammar from the first token on, which leaves no place for a thought.
     if is_forced and isinstance(body.thinking, EnabledThinking):
         raise _wrong(
             "thinking",
@@ -128,7 +129,8 @@ class _Turn:
     Attributes:
         role: Whose.
         place: Of its first message.
-        texts, thoughts: In order.
+        texts: In order.
+        thoughts: In order.
         calls: In OpenAI's format.
         results: (tool_use_id, text).
     """
@@ -179,6 +181,7 @@ class _Turns:
 
     def _turn(self, role: Role, place: str) -> _Turn:
         """The open turn of this role, or the next one."""
+        # Turns of one role are one: their blocks are read as if they had come in one message.
         if self._turns and self._turns[-1].role == role:
             return self._turns[-1]
         if self._turns:
@@ -187,6 +190,7 @@ class _Turns:
             raise _wrong(
                 place, "the first message is one of the assistant", "one of the user", "leave it out, or put one before"
             )
+        # The calls of the turn that ends here wait for their results in the turn that begins.
         self._open = [call["id"] for call in self._turns[-1].calls] if self._turns else []
         self._turns.append(_Turn(role, place))
         return self._turns[-1]
@@ -231,6 +235,7 @@ class _Turns:
                 "a tool_result for each tool_use of the message before, first in the message",
                 "leave it out, or send the message with its tool_use before",
             )
+        # A second result for the same call is refused like one for a call that never was.
         self._open.remove(block.tool_use_id)
         turn.results.append((block.tool_use_id, (ERROR_PREFIX if block.is_error else "") + _text_of(block.content)))
 
@@ -266,5 +271,6 @@ def _messages(turn: _Turn) -> list[Message]:
     if turn.role == "assistant":
         thought = _JOINT.join(turn.thoughts) or None
         return [Message(role="assistant", content=text, tool_calls=tuple(turn.calls), reasoning=thought)]
+    # A turn without text is kept where it has no results either: templates expect roles that alternate.
     found = [Message(role="tool", content=result, tool_call_id=number) for number, result in turn.results]
     return [*found, *([Message(role=turn.role, content=text)] if turn.texts or not found else [])]

@@ -209,11 +209,11 @@ def _snapshots(plan: Plan, hooks: Hooks) -> Callable[[TrainableModel, int], Path
 
 def _samples(prepared: Prepared, hooks: Hooks, world: World, *, spreads: bool) -> AnswerSamples | None:
     """What answers the fixed prompts of the run, where it has some; on the rank that reports."""
-    from luthier.ml.training.sample_prompts import SamplePrompts, chosen_rows
-
     plan = prepared.plan
     if not plan.evaluation.sample_prompts or prepared.validation is None or not world.is_first:
         return None
+    from luthier.ml.training.sample_prompts import SamplePrompts, chosen_rows
+
     if spreads:
         message = "the sample prompts are not answered: the weights are spread over the devices"
         hooks.emit(WarningRaised(step=0, code="no_samples", message=message))

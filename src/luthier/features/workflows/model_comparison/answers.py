@@ -36,7 +36,7 @@ from luthier.platform.home.context import Context
 if TYPE_CHECKING:
     from luthier.features.evaluations.label_scores import LabelledRows
     from luthier.ml.evaluation.compare import SystemUnderTest
-    from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.inference.models.templates.chat_template import ChatTemplate
     from luthier.ml.inference.transformers_engine import TransformersEngine
 
 _OPENING_ROLES = ("system", "developer")
@@ -105,7 +105,16 @@ def candidate_of(
     material: ComparisonRows,
     adapter_path: str = "",
 ) -> Candidate:
-    """A candidate in one way of prompting. adapter_path: the result of its training, for `tuned`."""
+    """A candidate in one way of prompting.
+
+    Args:
+        context: of the home.
+        spec: of the comparison.
+        number: of the model among those that are compared.
+        kind: the way of prompting.
+        material: the rows.
+        adapter_path: the result of its training, for `tuned`.
+    """
     contender = spec.contenders[number]
     base = find_candidate(context, contender.model)
     if kind == "tuned":
@@ -146,6 +155,13 @@ def record(
 ) -> Recorded:
     """Load, ask and score one system.
 
+    Args:
+        candidate: the model with its prompts.
+        spec: of the comparison.
+        kind: the way of prompting.
+        material: the rows.
+        progress: shows the work.
+
     Raises:
         ConflictError: it cannot answer with its likeliest label (`why_no_choice`).
     """
@@ -166,7 +182,15 @@ def record_with(
     max_new_tokens: int,
     progress: Progress,
 ) -> Recorded:
-    """Generate answers and score with an open engine."""
+    """Generate answers and score with an open engine.
+
+    Args:
+        engine: of the candidate.
+        candidate: the model with its prompts.
+        examples: the rows.
+        max_new_tokens: of an answer.
+        progress: shows the work.
+    """
     return record_system(system_under_test(candidate, engine, examples, max_new_tokens), progress)
 
 
@@ -202,7 +226,14 @@ def record_choice(system: SystemUnderTest, progress: Progress) -> Recorded:
 def labelled_rows(
     metrics: Sequence[MetricName], primary: str, judged: Sequence[Example], train: Sequence[Example]
 ) -> LabelledRows | None:
-    """The evaluated rows with the labels that their answers are; None where they are none, or no answers decide."""
+    """The evaluated rows with the labels that their answers are; None where they are none, or no answers decide.
+
+    Args:
+        metrics: that are evaluated.
+        primary: the metric of the verdict.
+        judged: the evaluated rows.
+        train: the training rows.
+    """
     from luthier.features.evaluations.label_scores import LabelledRows
     from luthier.features.recipes.checks import label_metrics
     from luthier.ml.evaluation.metrics.registry import as_definitions
@@ -300,7 +331,15 @@ class ReplayEngine:
 def replayed(
     candidate: Candidate, spec: ModelComparisonSpec, kind: SystemKind, material: ComparisonRows, recorded: Recorded
 ) -> SystemUnderTest:
-    """A system for `evaluate.compare` that only reads its stored results."""
+    """A system for `evaluate.compare` that only reads its stored results.
+
+    Args:
+        candidate: the model with its prompts.
+        spec: of the comparison.
+        kind: the way of prompting.
+        material: the rows.
+        recorded: its answers and likelihoods.
+    """
     engine = ReplayEngine(recorded, candidate.chat_template())
     if kind == "likeliest-label":
         return replace(_choice(candidate, engine, spec, material), engine=engine)
@@ -346,8 +385,19 @@ def read_rows_of(
 ) -> Rows:
     """Read and check both files, and leave out rows that do not fit into the context of some model.
 
-    Raises NotFoundError, DataError (wrong rows, none left), LeakageError (held-out rows among the training rows),
-    RequestError (rows of a kind without comparable answers).
+    Args:
+        context: of the home.
+        models: that the rows are for.
+        data: file of the training rows.
+        held_out: file of the held-out rows.
+        mapping: which column is which field; None where the files show it.
+        instruction: put before each prompt; empty for none.
+
+    Raises:
+        NotFoundError: no such file.
+        DataError: rows are wrong, or none is left.
+        LeakageError: held-out rows are among the training rows.
+        RequestError: the rows are of a kind without comparable answers.
     """
     from luthier.ml.data.rows.formats import load_file
     from luthier.ml.data.split.split import leaked_ids
@@ -405,7 +455,7 @@ def rows_that_fit(
 def _too_long(context: Context, model: LocalModel, examples: Sequence[Example], most_tokens: int) -> tuple[str, ...]:
     """The ids of the examples longer than this limit in tokens of the model."""
     from luthier.ml.data.tokenise.tokenised_cache import TokenisedCache
-    from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
     cache = TokenisedCache(context.settings.tokenised_folder, context.settings.tokenised_cache_bytes)
     template = ChatTemplate.load(model.path, "auto")

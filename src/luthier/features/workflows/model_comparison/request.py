@@ -109,9 +109,20 @@ def check(request: ModelComparisonRequest) -> None:
 def read_all(
     context: Context, request: ModelComparisonRequest, models: Sequence[LocalModel]
 ) -> tuple[ModelComparisonRequest, Rows]:
-    """The request with its instruction, and the rows that all contenders can hold. Raises what `read_rows_of` raises.
+    """The request with its instruction, and the rows that all contenders can hold.
 
     Without an instruction a base model cannot know that one of five labels is expected, so any tuned one looks good.
+
+    Args:
+        context: of the home.
+        request: what is compared; without an instruction one is derived from the rows.
+        models: that are compared.
+
+    Raises:
+        NotFoundError: no such file.
+        DataError: rows are wrong, or none fits into the contexts of all models.
+        LeakageError: held-out rows are among the training rows.
+        RequestError: the rows are of a kind without comparable answers.
     """
     from luthier.ml.prompting.instructions import derive_instruction
 

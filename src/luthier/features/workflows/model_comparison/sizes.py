@@ -161,11 +161,23 @@ def paces_of(
     num_shots: int,
     labelled: LabelledRows | None,
 ) -> list[Pace]:
-    """Measure the speed of each candidate. Impossible requests, by the forecast alone, are rejected before any model is
-    loaded.
+    """Measure the speed of each candidate.
 
-    train_file: all training rows. labelled: the held-out rows, where their answers are labels. Raises RequestError (a
-    contender does not fit), BudgetTooSmallError.
+    A request that the forecast alone shows to be impossible is rejected before any model is loaded.
+
+    Args:
+        context: of the home.
+        request: what is compared, within which budget.
+        models: the base models that are compared.
+        labels: their names in the table, in the same order.
+        rows: of training and evaluation.
+        train_file: all training rows.
+        num_shots: examples in the prompt of the prompted systems.
+        labelled: the held-out rows, where their answers are labels; otherwise None.
+
+    Raises:
+        RequestError: a candidate does not fit on this machine.
+        BudgetTooSmallError: the budget is below the minimum of a comparison.
     """
     from luthier.features.planning.quotes import quote_of
 

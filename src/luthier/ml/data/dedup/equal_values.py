@@ -123,6 +123,7 @@ def matches(left: Digests, right: Digests) -> Matches:
     # One row for each value of the right side, so that the join below gives at most one pair a row.
     firsts = there.group_by(key).agg(other=pl.col("position").min())
     pairs = _as_frame(left).join(firsts, on=key).sort("position")
+    # A semi join: each row of the right side counts once, however many rows of the left side match it.
     num_others = there.join(pairs, on=key, how="semi").height
     return Matches(
         pairs["position"].to_numpy().astype(np.int64), pairs["other"].to_numpy().astype(np.int64), num_others

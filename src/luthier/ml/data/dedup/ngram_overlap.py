@@ -61,6 +61,7 @@ def ngram_overlap(texts: Texts, others: Texts, *, progress: Progress | None = No
     windows, of_window = np.unique(hashes, return_inverse=True)
     held, counts = _hits(texts, windows, progress)
     boilerplate = counts > MAX_TEXTS
+    # Boilerplate is known only after all texts were read, so it is left out here and not while reading.
     covered = _covered(len(others), owners, (counts > 0)[of_window], boilerplate[of_window])
     num_windows = np.bincount(owners[~boilerplate[of_window]], minlength=len(others)).astype(np.int64)
     num_all = np.bincount(owners, minlength=len(others))
@@ -133,6 +134,7 @@ def _hits_in(texts: pl.Series, windows: U64, may_be: Flags, bits: np.uint64) -> 
     for block in word_blocks(texts):
         hashes, owners = _windows(block)
         some = np.flatnonzero(may_be[hashes >> bits])
+        # The table only excludes windows: what remains is looked up exactly.
         at = np.searchsorted(windows, hashes[some])
         found = np.flatnonzero(windows[np.minimum(at, len(windows) - 1)] == hashes[some]) if len(windows) else some
         pairs = pl.DataFrame({"text": owners[some][found] + block.start, "window": at[found]})

@@ -110,6 +110,7 @@ def spans(starts: I64, sizes: I64) -> I64:
 def _block(block: Words) -> tuple[U64, I64]:
     words, texts = block.hashes, block.texts
     first, second, third = (np.uint64(weight) for weight in _WEIGHTS)
+    # Three words in a row are one shingle only where the first and the last are of one text.
     whole = np.flatnonzero(texts[2:] == texts[:-2])
     long = words[whole] * first + words[whole + 1] * second + words[whole + 2] * third
 
@@ -172,6 +173,7 @@ def _shared(left: Shingles, of_left: I64, right: Shingles, of_right: I64) -> I64
     """How many hashes the two texts of each pair share: equal neighbours after one sort of (pair, hash)."""
     keys = np.concatenate((_keys(left, of_left), _keys(right, of_right)))
     keys.sort()
+    # A hash occurs at most once in each text, so an equal neighbour is of the other text of the pair.
     twice = keys[1:][keys[1:] == keys[:-1]]
     pairs = (twice >> np.uint64(HASH_BITS)).astype(np.int64)
     return np.bincount(pairs, minlength=len(of_left)).astype(np.int64)
@@ -269,6 +271,7 @@ def _bands_in(texts: pl.Series) -> list[Bands]:
     made = []
     for block in _shingle_blocks(texts):
         hashes = _band_hashes(_signatures(block.hashes, block.offsets))
+        # The last band is ordered within by the first one: the bands form a ring.
         following = [*hashes[1:], hashes[0]]
         keys = tuple(
             (mine >> _LOW_BITS << _LOW_BITS) | (other >> _HIGH_BITS)

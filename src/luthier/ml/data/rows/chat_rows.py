@@ -25,7 +25,7 @@ from luthier.ml.data.files.bad_field import (
     require_text,
 )
 from luthier.ml.data.files.untrusted_input import StrictJsonError, strict_loads
-from luthier.ml.inference.models.thought_writing import FIELDS
+from luthier.ml.inference.models.templates.thought_writing import FIELDS
 
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 # Fields that change what a turn means. Reading on without them would train something else than the file says.

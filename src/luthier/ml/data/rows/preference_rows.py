@@ -24,7 +24,7 @@ from luthier.ml.data.rows.chat_rows import (
     prompt_of,
     with_system,
 )
-from luthier.ml.inference.models.thought_writing import FIELDS
+from luthier.ml.inference.models.templates.thought_writing import FIELDS
 
 CHOSEN: Final = ("chosen", "preferred_output", "preferred_completion")
 REJECTED: Final = ("rejected", "non_preferred_output", "non_preferred_completion")

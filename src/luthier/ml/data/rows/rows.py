@@ -9,29 +9,28 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from luthier.core.dataset import Example, Row
 from luthier.core.errors import DataError, RowProblem, library_reason
-from luthier.ml.data.files.csv_dialect import csv_dialect
-from luthier.ml.data.files.read_parquet import read_parquet
+from luthier.core.import_string import import_string
 from luthier.ml.data.files.sequences import selected
 from luthier.ml.data.files.source import Format, Source
 from luthier.ml.data.files.untrusted_input import bounded_lines
-from luthier.ml.data.rows.read_json import read_json, read_jsonl
-from luthier.ml.data.rows.read_table import read_csv, read_xlsx, workbook_notes
 from luthier.ml.data.rows.write_rows import json_line
 from luthier.ml.data.text.normalise import content_key
 
-_READERS: dict[Format, Callable[[Source], Iterator[Row | RowProblem]]] = {
-    "jsonl": read_jsonl,
-    "json": read_json,
-    "csv": read_csv,
-    "parquet": read_parquet,
-    "xlsx": read_xlsx,
+_READERS: Final[dict[Format, str]] = {
+    "jsonl": "luthier.ml.data.rows.read_json:read_jsonl",
+    "json": "luthier.ml.data.rows.read_json:read_json",
+    "csv": "luthier.ml.data.rows.read_table:read_csv",
+    "parquet": "luthier.ml.data.files.read_parquet:read_parquet",
+    "xlsx": "luthier.ml.data.rows.read_table:read_xlsx",
 }
+"""The reader of each format, imported when a file of it is read."""
 
 
 def read_rows(source: Source) -> Iterator[Row | RowProblem]:
@@ -40,7 +39,8 @@ def read_rows(source: Source) -> Iterator[Row | RowProblem]:
     Raises:
         DataError: the file as a whole cannot be read: a broken JSON document, a bad CSV header, damaged data.
     """
-    return _READERS[source.format](source)
+    read: Callable[[Source], Iterator[Row | RowProblem]] = import_string(_READERS[source.format])
+    return read(source)
 
 
 def read_as(source: Source) -> str:
@@ -50,8 +50,14 @@ def read_as(source: Source) -> str:
         DataError: the file as a whole cannot be read.
     """
     if source.format == "csv":
+        from luthier.ml.data.files.csv_dialect import csv_dialect
+
         return csv_dialect(source).in_words()
-    return workbook_notes(source) if source.format == "xlsx" else ""
+    if source.format == "xlsx":
+        from luthier.ml.data.rows.read_table import workbook_notes
+
+        return workbook_notes(source)
+    return ""
 
 
 _BOM = b"\xef\xbb\xbf"

@@ -134,6 +134,7 @@ def _fill(side: int, fraction: float, by_stratum: Sequence[I64], sizes: I64, cod
         sizes: int64 [n], rows of each group.
         codes: int8 [n], the side of each group; changed.
     """
+    # Carried from stratum to stratum, so that rounding errors do not add up over many small strata.
     lacking = 0.0
     for groups in by_stratum:
         lacking += fraction * int(sizes[groups].sum())
@@ -144,6 +145,7 @@ def _fill(side: int, fraction: float, by_stratum: Sequence[I64], sizes: I64, cod
         codes[taken] = side
         lacking -= int(sizes[taken].sum())
     if not (codes == side).any():
+        # No stratum alone was large enough for a row: the smallest group is taken, of a stratum that keeps another one.
         in_order = sorted(by_stratum, key=lambda groups: int(groups[0]))
         spare = [left for groups in in_order if len(left := groups[codes[groups] == 0]) > 1]
         if spare:
@@ -181,6 +183,7 @@ def united(*columns: I64) -> I64:
     apart = [np.flatnonzero(column != rows) for column in columns]
     ends = np.concatenate([column[at] for column, at in zip(columns, apart, strict=True)])
     starts = np.concatenate(apart)
+    # Each row is joined with the first row that has its value; connected rows are one component.
     edges = coo_array((np.ones(len(starts), dtype=bool), (starts, ends)), shape=(len(rows), len(rows)))
     _, labels = connected_components(edges, directed=False)
     _, first, of_label = np.unique(labels, return_index=True, return_inverse=True)
@@ -196,9 +199,11 @@ def majority(groups: I64, values: I64) -> I64:
     """
     order = np.lexsort((values, groups))
     groups, values = groups[order], values[order]
+    # Runs of equal (group, value), with their lengths.
     begins = np.flatnonzero(np.diff(groups, prepend=-1) | np.diff(values, prepend=-1))
     counts = np.diff(np.append(begins, len(groups)))
     groups, values = groups[begins], values[begins]
+    # The last key is the primary one: by group, then the most frequent value first, then the least value.
     best = np.lexsort((values, -counts, groups))
     return values[best][np.flatnonzero(np.diff(groups[best], prepend=-1))]
 
@@ -232,6 +237,7 @@ def split_by_fraction(
             names = []
     hashes = np.concatenate([*parts, hashes_of(names, seed)])
     order = _order(hashes)
+    # In the order of the hash equal groups are neighbours: a group begins where the hash changes.
     is_first = np.ones(len(order), dtype=bool)
     is_first[1:] = (hashes[order][1:] != hashes[order][:-1]).any(axis=1)
     of_row = np.empty(len(order), dtype=np.int64)

@@ -67,6 +67,7 @@ class LanguageModel:
         padded = b"".join(data[row].ljust(longest, b"\0") for row in order)
         # [longest, texts]: one row holds the n-th byte of every text.
         letters = np.frombuffer(padded, dtype=np.uint8).reshape(len(data), longest).T.astype(np.int32)
+        # How many texts are longer than each position: the others have left the loop by then.
         num_active = np.searchsorted(-lengths[order], -np.arange(longest), side="left")
         states = np.zeros(len(data), dtype=np.int32)
         found_rows, found_features = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
@@ -78,6 +79,7 @@ class LanguageModel:
             found_rows.append(order[hits])
             found_features.append(features[hits].astype(np.int64))
         num_features = len(self.weights)
+        # (text, feature) in one number, so that one sort counts all occurrences.
         keys = np.concatenate(found_rows) * num_features + np.concatenate(found_features)
         unique, counts = np.unique(keys, return_counts=True)
         starts = np.searchsorted(unique, np.arange(len(data) + 1) * num_features)
@@ -113,6 +115,7 @@ def load_language_model() -> LanguageModel:
 
 
 def _bytes_of(text: str) -> bytes:
+    # As py3langid does: a text in capitals has hardly any n-grams that it knows.
     if text.isupper():
         text = text.lower()
     return unicodedata.normalize("NFC", text).encode("utf-8", "surrogatepass")

@@ -16,7 +16,7 @@ from typing import Any
 from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import TemplateError
 from luthier.ml.data.tokenise.template import Template
-from luthier.ml.inference.models.thought_writing import PromptState, ThoughtWriting, length_of_tagged
+from luthier.ml.inference.models.templates.thought_writing import PromptState, ThoughtWriting, length_of_tagged
 
 EXCERPT_CHARACTERS = 50
 _PLAIN_ANSWER = "Spruce-wood"

@@ -19,11 +19,11 @@ from typing import Any, Literal, Protocol
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import TemplateError
-from luthier.ml.inference.models.thought_writing import ThoughtWriting
+from luthier.ml.inference.models.templates.thought_writing import ThoughtWriting
 
 
 class Template(Protocol):
-    """A chat template with its tokenizer; `luthier.ml.inference.models.chat_template.ChatTemplate` is the one in use.
+    """A chat template with its tokenizer; `ml/inference/models/templates/chat_template.py` has the one in use.
 
     Attributes:
         kind: "plain" where the model has no chat template of its own.

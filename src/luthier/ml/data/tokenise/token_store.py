@@ -207,6 +207,7 @@ def behind_views(rows: Sequence[TokenisedExample]) -> tuple[StoredRows, I64] | N
     positions: I64 | None = None
     while isinstance(rows, Changed | Selected):
         if isinstance(rows, Selected):
+            # Views may be nested: positions of the outer one index those of the inner one.
             positions = rows.positions if positions is None else rows.positions[positions]
         rows = rows.items
     if not isinstance(rows, StoredRows):
@@ -254,6 +255,7 @@ def common_depths(rows: StoredRows, positions: I64, more_than: float) -> tuple[I
             of_row, counts = np.zeros(len(keys), dtype=np.int64), np.asarray([len(keys)])
         else:
             _, of_row, counts = np.unique(keys, return_inverse=True, return_counts=True)
+        # A branch with few rows ends here: no family of the asked size can begin deeper in it.
         goes_on = counts[of_row] > more_than
         alive, of_row = alive[goes_on], of_row[goes_on]
         depth += 1

@@ -403,6 +403,12 @@ class PairVerdict:
 def judge_pairs(engine: Engine, criterion: Criterion, pairs: Sequence[Pair], progress: Progress) -> list[PairVerdict]:
     """A verdict for each pair, in order. Two equal answers are a tie without asking the judge.
 
+    Args:
+        engine: of the judge.
+        criterion: that decides.
+        pairs: each is asked about in both orders.
+        progress: shows the work.
+
     Raises:
         WorkError: the judge no longer answers.
     """
@@ -422,6 +428,12 @@ def judge_answers(
     engine: Engine, criteria: Sequence[Criterion], answers: Sequence[tuple[str, str]], progress: Progress
 ) -> list[dict[Criterion, int] | NoVerdict]:
     """The scores of each (prompt, answer), in order.
+
+    Args:
+        engine: of the judge.
+        criteria: each gets a score from 1 to 5.
+        answers: prompt and answer.
+        progress: shows the work.
 
     Raises:
         WorkError: the judge no longer answers.

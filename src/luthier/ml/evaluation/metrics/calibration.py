@@ -119,6 +119,8 @@ def bins_of(confidence: ArrayLike, num_bins: int = NUM_BINS, bins: Bins = "equal
         # A confidence of 1 falls into the last bin, which is closed.
         return np.minimum((values * num_bins).astype(np.int64), num_bins - 1)
     number = max(1, min(num_bins, len(values) // MIN_ROWS_PER_BIN))
+    # Borders between bins at equal ranks; `unique` drops borders that are equal, so that rows of one confidence stay
+    # together.
     inner = np.sort(values)[[len(values) * place // number for place in range(1, number)]]
     return np.searchsorted(np.unique(inner), values, side="right").astype(np.int64)
 
@@ -186,7 +188,10 @@ def expected_calibration_error(
     sums = calibration_statistics(confidence, is_right, where, int(where.max()) + 1).sum(axis=0)
     counts, gaps, squares = np.split(sums, 3)
     value, weight = float(calibration_error_of(sums, debiased=debiased)), counts / len(confidence)
+    # Bins are independent once rows are divided, so the variances of the weighted gaps add up.
     half = -float(ndtri(TAIL)) * math.sqrt(float((weight**2 * _spread(counts, gaps, squares) ** 2).sum()))
+    # An estimate that is never negative would exclude 0 for calibrated systems, too: the test decides whether 0 belongs
+    # to the interval.
     low = 0.0 if _may_be_calibrated(confidence, is_right, where) else max(0.0, value - half)
     return Interval(value, low, min(1.0, value + half))
 
@@ -221,6 +226,8 @@ def calibration_error_of(sums: Array, *, debiased: bool) -> Array:
     means = gaps / num
     distances = np.abs(means)
     if debiased:
+        # The mean of |gap| exceeds |mean gap| by the noise of the bin: that excess, of a normal variable around the
+        # observed gap, is subtracted once.
         distances = distances - (_mean_absolute(means, _spread(counts, gaps, squares)) - distances)
     total = counts.sum(axis=-1)
     result: Array = np.maximum((counts * distances).sum(axis=-1) / np.where(total > 0, total, 1.0), 0.0)
@@ -230,6 +237,7 @@ def calibration_error_of(sums: Array, *, debiased: bool) -> Array:
 def _spread(counts: Array, gaps: Array, squares: Array) -> Array:
     """Standard error of each bin's mean gap, from its sums; 0 for a bin with one row."""
     num = np.where(counts > 0, counts, 1.0)
+    # Rounding may make the difference of two nearly equal numbers negative.
     variance = np.maximum(squares / num - (gaps / num) ** 2, 0.0)
     result: Array = np.sqrt(variance / np.maximum(counts - 1.0, 1.0))
     return result
@@ -241,6 +249,7 @@ def _mean_absolute(mean: Array, spread: Array) -> Array:
 
     safe = np.where(spread > 0, spread, 1.0)
     ratio = mean / safe
+    # Mean of a folded normal distribution with this mean and spread.
     folded = safe * math.sqrt(2 / math.pi) * np.exp(-(ratio**2) / 2) + mean * (1 - 2 * ndtr(-ratio))
     result: Array = np.where(spread > 0, folded, np.abs(mean))
     return result
@@ -312,7 +321,9 @@ def threshold_for_accuracy(confidence: ArrayLike, is_right: ArrayLike, accuracy:
         )
     curve = risk_coverage_curve(confidence, is_right)
     answered = curve.share * np.size(confidence)
+    # 1e-12: an accuracy that is reached exactly must not be missed by rounding.
     reaches = np.flatnonzero((curve.accuracy * answered + 1) / (answered + 2) >= accuracy - 1e-12)
+    # The curve goes from the most confident row down: its last point that reaches the accuracy answers the most rows.
     return float(curve.threshold[reaches[-1]]) if len(reaches) else None
 
 
@@ -384,6 +395,7 @@ def clopper_pearson(num_right: int, num_rows: int, tail: float = TAIL) -> Interv
     """
     from scipy.special import betaincinv
 
+    # The ends are quantiles of beta distributions, which are degenerate where no row or every row is right.
     low = float(betaincinv(num_right, num_rows - num_right + 1, tail)) if num_right else 0.0
     high = float(betaincinv(num_right + 1, num_rows - num_right, 1 - tail)) if num_right < num_rows else 1.0
     return Interval(num_right / num_rows, low, high)

@@ -31,7 +31,6 @@ from luthier.ml.charts.judged_rows import metric_rows as rows_of
 from luthier.ml.charts.page import Chart
 from luthier.ml.charts.spec import OTHERS, Axis, Cell, Estimate, Intervals, Mark, Matrix, Role
 from luthier.ml.charts.svg import report_chart
-from luthier.ml.evaluation.label_confidence import confidence_plots
 from luthier.ml.evaluation.metrics.classification import joined_labels
 from luthier.ml.evaluation.result_views import (
     MAX_CONFUSION_LABELS,
@@ -162,6 +161,10 @@ def confusion_charts(evaluation: Evaluation, roles: Roles) -> list[Chart]:
 
 def label_confidence_charts(evaluation: Evaluation, roles: Roles) -> list[Chart]:
     """Reliability, and what can be answered alone; none where no system has probabilities of labels."""
+    if not evaluation.label_confidence:
+        return []
+    from luthier.ml.evaluation.label_confidence import confidence_plots
+
     plots = confidence_plots(evaluation.label_confidence, system_colours(evaluation, roles), size_pixels=_WIDTH)
     return [report_chart(plot) for plot in plots]
 

@@ -216,10 +216,19 @@ def personal_data(
     most_rows: int | None = None,
     fits: Callable[[Example], bool] | None = None,
 ) -> Probe:
-    """The probe over a run's own rows. most_rows: at most this many training rows, those with personal data in what is
-    to be written first, and as many held-out ones. fits: whether the models can see a row whole.
+    """The probe over a run's own rows.
 
-    Raises DataError if no row can be continued.
+    Args:
+        trained: training rows of the run.
+        held_out: rows that it has not seen, for comparison.
+        find: recognises personal data.
+        source: names the run in errors.
+        most_rows: training rows at most, those with personal data in what is to be written first, and as many held-out
+            ones; None for all.
+        fits: whether the models can see a row whole; None for all rows.
+
+    Raises:
+        DataError: no row can be continued.
     """
     known = {_key(value) for example in trained for value in find(text_of(example))}
     rows = [*_rows(trained, find, "train", most_rows, fits), *_rows(held_out, find, "control", most_rows, fits)]

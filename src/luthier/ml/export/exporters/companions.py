@@ -28,8 +28,8 @@ from luthier.core.recipe import TemplateOption
 from luthier.core.records.export import ExportSource
 from luthier.core.workflows.trial_rows import TRIAL_ROWS
 from luthier.ml.inference.engine_prompts import rewritten, text_of
-from luthier.ml.inference.models.chat_template import ChatTemplate
-from luthier.ml.inference.models.thought_writing import FIELDS, TAGS
+from luthier.ml.inference.models.templates.chat_template import ChatTemplate
+from luthier.ml.inference.models.templates.thought_writing import FIELDS, TAGS
 from luthier.ml.inference.tool_calls import TOOL_RESPONSE, TOOLS_PROMPT, ToolForm, form_of
 
 _SYSTEM: Final = "['system', 'developer']"

@@ -25,7 +25,7 @@ from luthier.core.system.process_setup import usable_threads
 from luthier.ml.export.exporters.companions import Turns, what_to_do
 from luthier.ml.export.exporters.converter import architecture_of, converter, keys_of, known_name, refuse_unknown
 from luthier.ml.export.exporters.merged import write_model
-from luthier.ml.inference.models.chat_template import ChatTemplate
+from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
 _MARK: Final = "\u2063content\u2063"
 _ROLES: Final = ("system", "user", "assistant")

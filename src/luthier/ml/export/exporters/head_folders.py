@@ -26,10 +26,10 @@ from luthier.core.task_head import HEAD_DOCUMENT, TaskHead
 from luthier.ml.export.exporters.companions import write_companions
 from luthier.ml.export.exporters.merged import Width, whole_model
 from luthier.ml.inference.models.architecture import context_tokens, language_model
-from luthier.ml.inference.models.chat_template import ChatTemplate
 from luthier.ml.inference.models.loading import load_tokenizer
 from luthier.ml.inference.models.quiet import quiet_transformers
 from luthier.ml.inference.models.task_head import TaskHeadLayer, load_task_head
+from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -22,7 +22,7 @@ from luthier.ml.inference.engine_prompts import rewritten, text_of
 from luthier.ml.inference.tool_calls import form_of
 
 if TYPE_CHECKING:
-    from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
 NUM_NEW_TOKENS = 32
 """Greedy tokens that a check generates after each prompt."""
@@ -117,8 +117,8 @@ def source_prompts(source: ExportSource, examples: Sequence[Example]) -> SourceP
     """
     from luthier.ml.export.exporters.companions import source_template, template_of_export
     from luthier.ml.inference.models.architecture import context_tokens, load_config
-    from luthier.ml.inference.models.jinja_sandbox import filled_names
-    from luthier.ml.inference.models.thinking_probe import default_switches
+    from luthier.ml.inference.models.templates.jinja_sandbox import filled_names
+    from luthier.ml.inference.models.templates.thinking_probe import default_switches
 
     template = source_template(source)
     exported = template_of_export(source, template)

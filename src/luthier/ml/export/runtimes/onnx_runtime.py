@@ -16,7 +16,7 @@ from luthier.core.recipe import TemplateOption
 from luthier.core.records.export import ExportSource
 from luthier.core.system.extras import missing_extra
 from luthier.ml.export.runtimes.protocol import LogProbabilities, log_softmax, message_documents
-from luthier.ml.inference.models.jinja_sandbox import reads_clock, without_clock
+from luthier.ml.inference.models.templates.jinja_sandbox import reads_clock, without_clock
 
 
 def open_export(folder: Path, source: ExportSource) -> OnnxRuntime:

@@ -15,7 +15,7 @@ from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import TemplateError, library_reason
 from luthier.core.json_limits import loads
 from luthier.core.recipe import TemplateOption
-from luthier.ml.inference.models.thought_writing import FIELDS
+from luthier.ml.inference.models.templates.thought_writing import FIELDS
 
 LogProbabilities = NDArray[np.float32]
 """[positions, vocabulary] of natural logarithms; row i belongs to the token after position i."""

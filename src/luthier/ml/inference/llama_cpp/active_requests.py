@@ -42,6 +42,7 @@ class Slots:
     """Slots of one server.
 
     Args:
+        num_slots: answers that can be written in parallel.
         pool_tokens: of all that are in use at the same time.
     """
 
@@ -323,7 +324,8 @@ class Writing:
     """All answers of one engine.
 
     Args:
-        num_slots, pool_tokens: as of its server.
+        num_slots: answers that can be written in parallel.
+        pool_tokens: tokens of all of them whose keys and values fit into memory.
         reuses_prompts: as `request_body` takes it.
     """
 

@@ -61,6 +61,8 @@ class LlamaCppEngine:
     hold only a part of a character are left out, and so is such a part where an answer is cut.
 
     Args:
+        model: the GGUF file.
+        template: "auto" uses the chat template of the file if it has one, otherwise the plain layout.
         num_slots: how many answers are written together; None takes that of `settings`, else 16.
         cache_bytes: of the keys and values of all of them; at least one answer as long as the context always fits.
         cache: how they are held, as `LlamaServer` says.

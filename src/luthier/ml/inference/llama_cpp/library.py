@@ -27,6 +27,9 @@ class LlamaLibrary:
     """A GGUF model, with a GGUF adapter over it where one is given. One text at a time.
 
     Args:
+        model: the GGUF file.
+        adapter: a GGUF file of an adapter; None for the model alone.
+        num_threads: of llama.cpp.
         is_wide: keys and values are kept in float32, not in float16 as llama.cpp does by itself, which moves
             likelihoods by a few hundredths.
 

@@ -22,9 +22,9 @@ from luthier.core.text.json_schema import check_schema
 from luthier.ml.inference.engine_prompts import ToolFormat, check_bytes, checked, ids_of, text_of
 from luthier.ml.inference.llama_cpp.server import LlamaServer
 from luthier.ml.inference.models.gguf.files import GgufHeader
-from luthier.ml.inference.models.jinja_sandbox import filled_names, own_name, reads_clock, without_clock
-from luthier.ml.inference.models.thinking import TAGS
-from luthier.ml.inference.models.thinking_probe import (
+from luthier.ml.inference.models.templates.jinja_sandbox import filled_names, own_name, reads_clock, without_clock
+from luthier.ml.inference.models.templates.thinking import TAGS
+from luthier.ml.inference.models.templates.thinking_probe import (
     default_switches,
     measured_format,
     options_of,
@@ -35,7 +35,7 @@ from luthier.ml.inference.thoughts import NO_THINKING, RequestTemplates, Thinkin
 from luthier.ml.inference.tool_calls import COMPACT, ToolForm
 
 if TYPE_CHECKING:
-    from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
 _TAIL_TOKENS: Final = 32
 # All bytes but the letters and digits of ASCII.
@@ -215,7 +215,7 @@ def open_reader(
         RequestError: `plain` for a file without a tokenizer next to it, or a tokenizer of another model.
     """
     if (model.parent / "tokenizer.json").is_file():
-        from luthier.ml.inference.models.chat_template import ChatTemplate
+        from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
         return TemplateReader(ChatTemplate.load(model.parent, kind), server)
     if kind == "plain":

@@ -130,11 +130,13 @@ class LlamaServer:
     """An open server.
 
     Args:
+        model: the GGUF file.
         adapters: paths of GGUF adapters, in the order of their ids.
         num_slots: answers that can be written in parallel.
         pool_tokens: whose keys and values fit into memory, of all answers together.
+        num_threads: of llama.cpp.
         cache: how those are held; in 32 bits, with plain attention, an answer depends less on the other answers of its
-        batch.
+            batch.
         chat_template: used in the place of the file's own.
         settings: of the engine; `num_slots` goes before its `max_num_seqs`.
 

@@ -1,1 +1,1 @@
-"""Base models: sources, loading, and chat templates."""
+"""Base models: sources, weights, structure and loading."""

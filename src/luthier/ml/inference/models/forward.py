@@ -83,6 +83,7 @@ class OwnHead:
     """Computes logits [N, vocabulary] from hidden states [N, width] with the forward of a causal model.
 
     Args:
+        causal: the model whose forward is used.
         body: the inner module that computes hidden states.
     """
 

@@ -215,7 +215,7 @@ def describe(
     """
     config = check_config(folder)
     structure = read_structure(str(folder))
-    from luthier.ml.inference.models.chat_template import (
+    from luthier.ml.inference.models.templates.chat_template import (
         ChatTemplate,  # imports torch, which listing models does not need
     )
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from luthier.core.stream import CallPiece, Ended, EndReason, Piece, TextRequest, TokenLikelihood, WrittenToken
 from luthier.ml.inference.engine_prompts import CallsInText
-from luthier.ml.inference.models.thinking import TAGS
+from luthier.ml.inference.models.templates.thinking import TAGS
 from luthier.ml.inference.thoughts import NO_THINKING, AnswerText, Thinking
 
 if TYPE_CHECKING:

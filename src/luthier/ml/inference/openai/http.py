@@ -48,12 +48,13 @@ class OpenAIHttpEngine:
 
     Args:
         url: including the version, such as http://127.0.0.1:8000/v1.
+        model: its name on the server.
         api_key: sent as a bearer token; it never appears in messages of this engine.
         concurrency: maximum concurrent requests.
         timeout_seconds: of one attempt.
+        first_pause_seconds: pause before the second attempt; doubled with each further one.
         keep: called in the caller's thread with every answer as it arrives, so that paid answers survive the failure of
             others.
-        first_pause_seconds: pause before the second attempt; doubled with each further one.
     """
 
     def __init__(
@@ -152,18 +153,7 @@ class OpenAIHttpEngine:
         return self._client
 
     def _body(self, prompt: Prompt, number: int) -> _Body:
-        if (prompt.conversation is None) == (prompt.text is None):
-            raise RequestError(
-                f"prompt {number + 1} has {'neither' if prompt.text is None else 'both'} conversation and text",
-                expected="exactly one of the two",
-                do="set one of them",
-            )
-        if prompt.max_new_tokens < 1 or prompt.temperature < 0:
-            raise RequestError(
-                f"prompt {number + 1} has max_new_tokens={prompt.max_new_tokens}, temperature={prompt.temperature}",
-                expected="at least one new token, and a temperature of 0 (greedy) or more",
-                do="correct the prompt",
-            )
+        prompt.check(number)
         body: dict[str, Any] = {"model": self._model, "temperature": prompt.temperature, "seed": prompt.seed}
         if prompt.json_schema is not None:
             body[_FORM] = response_format(prompt.json_schema)

@@ -15,7 +15,7 @@ from luthier.core.conversation import Message
 from luthier.core.errors import LuthierError, NotFoundError, OverlongError, RequestError, WorkError
 from luthier.core.ports import Generation
 from luthier.core.stream import TextRequest
-from luthier.ml.inference.models.thinking import TAGS, ThoughtAndAnswer
+from luthier.ml.inference.models.templates.thinking import TAGS, ThoughtAndAnswer
 
 _GREEDY_BELOW: Final = 1e-4
 # The limit of OpenAI; further stop texts are detected here.

@@ -73,9 +73,11 @@ class OpenAIStreamEngine:
 
     Args:
         url: including the version.
+        model: its name on the server.
         api_key: never appears in messages.
         most_answers: maximum concurrent answers.
         timeout_seconds: maximum silence.
+        first_pause_seconds: pause before the second attempt; doubled with each further one.
         extra: additional fields of every request, for servers with extensions.
         num_bytes: reported as the memory of the model; 0 for a model on another machine.
     """

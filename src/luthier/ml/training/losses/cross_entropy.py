@@ -34,7 +34,9 @@ def through_cap_(gradient: Tensor, capped: Tensor, cap: float | None) -> Tensor:
     d/dx of cap tanh(x / cap) is 1 - tanh^2.
 
     Args:
+        gradient: by the capped logits, in the shape of `capped`; changed in place.
         capped: the logits after the cap; they are overwritten.
+        cap: of the soft cap; None for none.
     """
     if cap is None:
         return gradient
@@ -63,6 +65,10 @@ def _one_chunk(
         rows: [n, width].
         weight: [vocabulary, width].
         wanted: [n, 1].
+        wide: dtype of the sums and of softmax, fp32 or wider.
+        needs_gradient: whether the gradient is computed.
+        smoothing: share of the target that is spread over the vocabulary.
+        cap: of a soft cap on the logits; None for none.
     """
     logits = rows @ weight.t()  # [n, vocabulary], in the precision of the model
     loss, plain = (torch.zeros((), dtype=wide, device=rows.device) for _ in range(2))
@@ -238,6 +244,8 @@ class TokenLogProbabilities(torch.autograd.Function):
         hidden: [N, width].
         weight: [vocabulary, width].
         targets: [N].
+        chunk: rows whose logits exist at one time.
+        temperature: divides the logits.
         cap: of a soft cap on the logits, or None.
 
     Returns:
@@ -322,6 +330,10 @@ def entropy_sum(
     """The sum over all rows of the entropy of softmax(`hidden @ head.T` / temperature), in nats; no gradient.
 
     Args:
+        hidden: [N, width].
+        head: [vocabulary, width].
+        temperature: divides the logits.
+        chunk: rows whose logits exist at one time.
         cap: of a soft cap on the logits, or None.
     """
     total = torch.zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
@@ -335,6 +347,7 @@ def summed_by_row(values: Tensor, learned: Sequence[int]) -> Tensor:
     """Sum values [N] over the learned tokens of each row: [rows].
 
     Args:
+        values: [N], row after row.
         learned: number of learned tokens of each row; they add up to N.
     """
     counts = torch.tensor(learned, device=values.device)

@@ -46,7 +46,9 @@ def divergence_of(log_p: Tensor, log_q: Tensor, mixing: Mixing) -> tuple[Tensor,
     """The summed divergence of students from teachers, and its gradient with respect to the student's logits.
 
     Args:
-        log_p, log_q: [N, vocabulary] log-probabilities of teacher and student.
+        log_p: [N, vocabulary], log-probabilities of the teacher.
+        log_q: [N, vocabulary], log-probabilities of the student; the gradient is by the logits behind it.
+        mixing: kind of divergence and share of the teacher.
     """
     q = log_q.exp()  # [N, vocabulary]
     # The gradients are those by the student's logits z: with q = softmax(z), d/dz of sum(q f) is q (f - sum(q f)).
@@ -78,6 +80,8 @@ def _one_chunk(
         student: logits [n, vocabulary].
         teacher: logits [n, teacher's vocabulary].
         wanted: targets [n, 1].
+        mixing: weights, temperature and kind of divergence.
+        needs_gradient: whether the gradient is computed.
     """
     common, soft = min(student.shape[1], teacher.shape[1]), mixing.temperature
     # A tie for the largest logit counts as right, as in cross_entropy.py.
@@ -105,6 +109,8 @@ class ChunkedDistillation(torch.autograd.Function):
         targets: [N].
         states: [N, teacher's width].
         teacher_head: [teacher's vocabulary, its width].
+        mixing: weights, temperature and kind of divergence.
+        chunk: rows whose logits exist at one time.
         cap: of a soft cap on the student's logits, or None.
         teacher_scaled: scale and soft cap of the teacher's logits.
 

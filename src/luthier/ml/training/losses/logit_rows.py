@@ -11,15 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from luthier.ml.inference.models.forward import PLAIN, ScaledHead
-from luthier.ml.training.losses import cross_entropy, divergence
-from luthier.ml.training.losses.divergence import Mixing
+from luthier.ml.training.losses import cross_entropy
+
+if TYPE_CHECKING:
+    from luthier.ml.training.losses.divergence import Mixing
 
 CHUNK_ROWS: Final = 128
 """Rows per chunk where a model forms logits with its own head: autograd keeps several tensors of that size."""
@@ -30,9 +32,14 @@ Form = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class LogitRows:
-    """rows: [N, w]. matrix: [vocabulary, w], or None where `form` makes logits [n, vocabulary] of rows [n, w].
+    """The logits of rows, as a product that is never whole in memory, or made in chunks by the model's own head.
 
-    product_loss: sums the cross-entropy of a product without a cap. cap: of a soft cap on the product.
+    Attributes:
+        rows: [N, w] hidden states.
+        matrix: [vocabulary, w]; the logits are rows @ matrix.T. None where `form` makes them.
+        form: logits [n, vocabulary] of rows [n, w]; None where there is a `matrix`.
+        product_loss: sums the cross-entropy of a product without a cap.
+        cap: of a soft cap on the product; None for none.
     """
 
     rows: Tensor
@@ -96,11 +103,14 @@ class LogitRows:
 
         Args:
             targets: [N] int64.
+            states: [N, teacher's width], the teacher's last hidden states.
+            teacher_head: [its vocabulary, its width]; states @ teacher_head.T, scaled and capped as in the teacher, are
+                its logits.
             mixing: weights, temperature and kind of divergence.
             teacher_scaled: scale and soft cap of the teacher's logits.
-            states: [N, teacher's width]; times teacher_head [its vocabulary, its width], scaled and capped as in the
-                teacher, they give its logits.
         """
+        from luthier.ml.training.losses import divergence
+
         if self.matrix is not None:
             return divergence.distillation_sum(
                 self.rows,

@@ -45,7 +45,13 @@ class RouterLoss:
     """
 
     def __init__(self, causal: PreTrainedModel, body: nn.Module, coefficient: float) -> None:
-        """Raise RequestError if the model's forward returns no such loss, or another one than this class computes."""
+        """Raise RequestError if the model's forward returns no such loss, or another one than this class computes.
+
+        Args:
+            causal: the model whose forward computes the loss.
+            body: the same model without its head.
+            coefficient: factor of the router loss in the total loss.
+        """
         self.coefficient = coefficient
         self._causal, self._body, self._head = causal, body, OwnHead(causal, body)
         self._recorded: list[Any] = []
@@ -76,6 +82,7 @@ class RouterLoss:
 
     def of(self, batch: MicroBatch) -> Tensor:
         """The router loss of the last micro-batch, a scalar, before multiplication by the coefficient."""
+        # Two passes, such as recomputed layers, would count every token twice.
         if len(self._recorded) != 1:
             raise RuntimeError(f"{len(self._recorded)} passes over a micro-batch were recorded, and one was expected")
         out = self._recorded.pop()
@@ -103,6 +110,7 @@ class RouterLoss:
         causal.eval()
         try:
             with torch.enable_grad(), self.recording():
+                # The model masks padding in its own loss; ours leaves these positions out. Both must agree.
                 given = {"attention_mask": mask, _ARGUMENT: True, **text_inputs(causal, ids)}
                 own = getattr(causal(input_ids=ids, **given), "aux_loss", None)
             out = self._recorded.pop() if self._recorded else None

@@ -334,7 +334,13 @@ class QLora(Lora):
 
 
 class RowScale(torch.autograd.Function):
-    """x * (length / norm) for each column of x [N, out], saving x: one pass forward, two backward."""
+    """x * (length / norm) for each column of x [N, out], saving x: one pass forward, two backward.
+
+    Args:
+        x: [N, out].
+        length: [out], the trained magnitudes.
+        norm: [out], the lengths of the rows of the adapted matrix; they get no gradient.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, length: Tensor, norm: Tensor) -> Tensor:

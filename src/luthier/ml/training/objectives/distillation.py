@@ -99,6 +99,11 @@ def ask_teacher(
     The teacher is loaded only if something is missing, and closed at the end.
 
     Args:
+        folder: where the states are stored.
+        teacher: of the plan.
+        rows: all rows of which states are needed; equal ones are computed once.
+        open_engine: loads the teacher; called only if states are missing.
+        progress: shows the work.
         part_bytes: bytes of states per file, the most that a kill costs; None is 32 MiB.
 
     Raises:

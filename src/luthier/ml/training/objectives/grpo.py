@@ -34,7 +34,7 @@ from luthier.core.plan import ObjectivePlan
 from luthier.core.ports import Grade, Progress
 from luthier.ml.charts.page import replace_text
 from luthier.ml.inference.accelerator import widest_float
-from luthier.ml.inference.models.chat_template import ChatTemplate
+from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.training.model import MicroBatch, TrainableModel, collate
 from luthier.ml.training.objective_protocol import NO_TOOLS, Batch, Losses, PlainObjective, Tools, Unit, rows_of
 from luthier.ml.training.objectives.sampling import Sample, draw_samples
@@ -132,7 +132,9 @@ class Step:
         groups.
 
         Args:
+            answers: of the micro-batch.
             weight: of the whole step, by which everything is finally divided.
+            device: of the tensors.
         """
         # The caller divides every measure by the weight of the step; this turns a sum over answers into their mean.
         share = weight / len(self.answers)
@@ -156,8 +158,10 @@ def make_batches(groups: Sequence[Group], *, micro_batch_tokens: int, shares_pre
     Groups without signal are batched separately, since they may be skipped.
 
     Args:
+        groups: the answers to a prompt each.
         micro_batch_tokens: maximum tokens of a micro-batch, padding included; a larger group is split, and a longer
             answer becomes a micro-batch by itself.
+        shares_prefix: whether a prompt is computed once for its answers.
     """
     made: list[Batch] = []
     for part in ([g for g in groups if g.has_signal], [g for g in groups if not g.has_signal]):

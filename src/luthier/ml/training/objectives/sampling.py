@@ -18,7 +18,7 @@ from luthier.core.errors import RequestError
 from luthier.core.ports import Attempt
 from luthier.ml.inference.batch_generate import batch_generate
 from luthier.ml.inference.decode import Continuation, Decoder, Prefix, Request
-from luthier.ml.inference.models.chat_template import ChatTemplate
+from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.inference.thoughts import Thoughts
 from luthier.ml.training.model import TrainableModel
 

@@ -55,7 +55,8 @@ class AdamW:
         """Use other settings from the next step on; moments stay, and the weight decay acts on all parameters.
 
         Args:
-            beta1, beta2: decay of the first and second moment, in [0, 1).
+            beta1: decay of the first moment, in [0, 1).
+            beta2: decay of the second moment, in [0, 1).
             epsilon: added to the root of the second moment.
             weight_decay: share of a weight that a step takes away, times the learning rate.
         """
@@ -140,6 +141,9 @@ def zeros(count: int, device: torch.device | str, *, is_signed: bool, pins: bool
     """A packed tensor of `count` zeros.
 
     Args:
+        count: of the numbers; rounded up to whole blocks.
+        device: of the tensors.
+        is_signed: whether the levels have a sign; second moments have none.
         pins: whether to allocate in page-locked host memory.
     """
     num_blocks = -(-count // BLOCK)

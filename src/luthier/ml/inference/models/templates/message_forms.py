@@ -18,7 +18,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from luthier.ml.inference.models.thought_writing import Render
+from luthier.core.errors import TemplateError, library_reason
+from luthier.core.json_limits import loads
+from luthier.ml.inference.models.templates.thought_writing import Render
 
 _QUESTION, _ANSWER, _NEXT = "Which wood?", "Spruce-wood", "Which glue?"
 CALLS: Final[list[dict[str, Any]]] = [
@@ -239,3 +241,28 @@ def _called(call_id: str | None, before: Sequence[dict[str, Any]]) -> str | None
         if call_id is not None and call.get("id") == call_id:
             return str(call["function"]["name"])
     return str(calls[-1][0]["function"]["name"]) if calls and call_id is None and len(calls[-1]) == 1 else None
+
+
+def parsed_call(index: int, call: dict[str, Any]) -> dict[str, Any]:
+    """A tool call with its arguments as an object; in OpenAI's format they are JSON text.
+
+    Args:
+        index: of its message, for errors.
+        call: in OpenAI's format.
+
+    Raises:
+        TemplateError: the arguments are no JSON.
+    """
+    function = dict(call.get("function") or {})
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        try:
+            function["arguments"] = loads(arguments) if arguments.strip() else {}
+        except ValueError as error:
+            reason = library_reason(error)
+            raise TemplateError(
+                f"message {index + 1} calls {function.get('name')!r} with arguments {arguments[:80]!r}: {reason}",
+                expected="arguments as JSON text",
+                do="repair the row",
+            ) from error
+    return {**call, "function": function}

@@ -22,10 +22,10 @@ import jinja2
 from transformers import PreTrainedTokenizerFast
 
 from luthier.core.conversation import Conversation, Message
-from luthier.core.errors import RequestError, TemplateError, library_reason
+from luthier.core.errors import RequestError, TemplateError
 from luthier.core.ids import sha256_bytes, sha256_document
-from luthier.core.json_limits import loads
-from luthier.ml.inference.models.jinja_sandbox import (
+from luthier.ml.inference.models.loading import load_tokenizer
+from luthier.ml.inference.models.templates.jinja_sandbox import (
     FIXED_DAY,
     GIVEN,
     TemplateNames,
@@ -33,10 +33,22 @@ from luthier.ml.inference.models.jinja_sandbox import (
     reads_clock,
     use_bounded_sandbox,
 )
-from luthier.ml.inference.models.loading import load_tokenizer
-from luthier.ml.inference.models.message_forms import AS_USUAL, CALLS, EndProbe, MessageForms, TurnEnd, measure_forms
-from luthier.ml.inference.models.template_probe import check_template
-from luthier.ml.inference.models.thought_writing import ThoughtWriting, measure_writing, split_thought, tags_of_prompts
+from luthier.ml.inference.models.templates.message_forms import (
+    AS_USUAL,
+    CALLS,
+    EndProbe,
+    MessageForms,
+    TurnEnd,
+    measure_forms,
+    parsed_call,
+)
+from luthier.ml.inference.models.templates.probe import check_template
+from luthier.ml.inference.models.templates.thought_writing import (
+    ThoughtWriting,
+    measure_writing,
+    split_thought,
+    tags_of_prompts,
+)
 from luthier.ml.inference.models.token_counter import TokenBytes
 
 _RENDER_ERRORS = (
@@ -310,7 +322,7 @@ class ChatTemplate:
         if message.tool_call_id is not None:
             document["tool_call_id"] = message.tool_call_id
         if message.tool_calls:
-            document["tool_calls"] = [_parsed_call(index, call) for call in message.tool_calls]
+            document["tool_calls"] = [parsed_call(index, call) for call in message.tool_calls]
         return document
 
     def _render_error(
@@ -469,23 +481,6 @@ def _checked(options: Mapping[str, Any]) -> dict[str, Any]:
 def _probe() -> Conversation:
     messages = (Message(role="user", content=_PROBE_QUESTION), Message(role="assistant", content=_PROBE_ANSWER))
     return Conversation(messages=messages)
-
-
-def _parsed_call(index: int, call: dict[str, Any]) -> dict[str, Any]:
-    """A tool call with its arguments as an object; in OpenAI's format they are JSON text."""
-    function = dict(call.get("function") or {})
-    arguments = function.get("arguments")
-    if isinstance(arguments, str):
-        try:
-            function["arguments"] = loads(arguments) if arguments.strip() else {}
-        except ValueError as error:
-            reason = library_reason(error)
-            raise TemplateError(
-                f"message {index + 1} calls {function.get('name')!r} with arguments {arguments[:80]!r}: {reason}",
-                expected="arguments as JSON text",
-                do="repair the row",
-            ) from error
-    return {**call, "function": function}
 
 
 def _generation_stop_ids(folder: Path) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ module instead, in which
     * ** %          and the string methods and filters that pad or repeat are rejected if their result would be huge
 
 The rendered text is identical, except for the date. Doubling a text by `+`, `~` or `set` blocks is not limited here:
-that, and anything else that takes long, is detected when the model is pulled, by `template_probe`, in a separate
+that, and anything else that takes long, is detected when the model is pulled, by `probe`, in a separate
 process.
 
 Clock. Some templates write the date. Training data and comparisons must not depend on the date: a run resumed tomorrow

@@ -22,9 +22,9 @@ from jinja2 import meta, nodes
 
 from luthier.core.errors import RequestError
 from luthier.core.recipe import TemplateOption
-from luthier.ml.inference.models.jinja_sandbox import BoundedEnvironment
-from luthier.ml.inference.models.template_render import render_template
-from luthier.ml.inference.models.thinking import ThinkingFormat
+from luthier.ml.inference.models.templates.jinja_sandbox import BoundedEnvironment
+from luthier.ml.inference.models.templates.rendering import render_template
+from luthier.ml.inference.models.templates.thinking import ThinkingFormat
 
 # Made-up words, so that a match in a rendering can only be the probe.
 _QUESTION, _THOUGHT, _ANSWER, _NEXT = "Qxprobe", "Txprobe", "Axprobe", "Nxprobe"

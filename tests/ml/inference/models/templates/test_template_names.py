@@ -1,4 +1,4 @@
-from luthier.ml.inference.models.jinja_sandbox import names_of
+from luthier.ml.inference.models.templates.jinja_sandbox import names_of
 
 
 def test_options_are_what_comes_from_outside():

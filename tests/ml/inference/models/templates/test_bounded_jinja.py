@@ -16,8 +16,9 @@ from transformers.utils import chat_template_utils
 from luthier.core.child_process.process import ChildEndedError
 from luthier.core.errors import TemplateError, WorkError
 from luthier.core.ports import SilentProgress
-from luthier.ml.inference.models import jinja_sandbox, sources, template_probe
-from luthier.ml.inference.models.jinja_sandbox import BoundedEnvironment, use_bounded_sandbox
+from luthier.ml.inference.models import sources
+from luthier.ml.inference.models.templates import jinja_sandbox, probe
+from luthier.ml.inference.models.templates.jinja_sandbox import BoundedEnvironment, use_bounded_sandbox
 
 ENVIRONMENT = {"trim_blocks": True, "lstrip_blocks": True, "extensions": [loopcontrols]}
 MESSAGES = [{"role": "user", "content": "a b"}, {"role": "assistant", "content": "c"}] * 3
@@ -108,14 +109,14 @@ ENDLESS = (
 
 def test_what_the_sandbox_lets_through_ends_in_the_process_of_the_probe() -> None:
     plain = "{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
-    template_probe.check_template(plain, {"eos_token": "</s>"})
+    probe.check_template(plain, {"eos_token": "</s>"})
     for template, words in (
         (DOUBLED, "MiB"),
         ("{% for i in range(3000) %}{{ 'a' * 999 }}{% endfor %}", "characters of a short conversation"),
         (ENDLESS, "5 s"),
     ):
         with pytest.raises(TemplateError, match=words):
-            template_probe.check_template(template, {})
+            probe.check_template(template, {})
 
 
 @pytest.mark.parametrize(
@@ -131,9 +132,9 @@ def test_an_end_that_is_not_the_templates_fault_does_not_condemn_the_model(
     def ended(*_: object, **__: object) -> None:
         raise ChildEndedError("render", returncode, log_lines)
 
-    monkeypatch.setattr(template_probe, "run_child", ended)
+    monkeypatch.setattr(probe, "run_child", ended)
     with pytest.raises(WorkError, match=words) as caught:
-        template_probe.check_template("{{ messages }} of the machine", {})
+        probe.check_template("{{ messages }} of the machine", {})
     assert not isinstance(caught.value, TemplateError)
     assert "do not use this model" not in str(caught.value)
 
@@ -142,9 +143,9 @@ def test_a_template_that_crashes_its_process_is_refused(monkeypatch: pytest.Monk
     def ended(*_: object, **__: object) -> None:
         raise ChildEndedError("render", -signal.SIGSEGV, [])
 
-    monkeypatch.setattr(template_probe, "run_child", ended)
+    monkeypatch.setattr(probe, "run_child", ended)
     with pytest.raises(TemplateError, match="ends the process that renders it, by SIGSEGV"):
-        template_probe.check_template("{{ messages }} of a crash", {})
+        probe.check_template("{{ messages }} of a crash", {})
 
 
 def test_a_model_with_such_a_template_is_not_pulled(tmp_path: Path, tiny_model: Path) -> None:

@@ -5,7 +5,7 @@ import datetime
 import jinja2
 import pytest
 
-from luthier.ml.inference.models.jinja_sandbox import (
+from luthier.ml.inference.models.templates.jinja_sandbox import (
     filled_names,
     fixed_strftime,
     own_name,

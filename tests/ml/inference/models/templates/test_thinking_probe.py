@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from tests.vacuous import nonempty
 
-from luthier.ml.inference.models.thinking import ThinkingFormat
-from luthier.ml.inference.models.thinking_probe import (
+from luthier.ml.inference.models.templates.thinking import ThinkingFormat
+from luthier.ml.inference.models.templates.thinking_probe import (
     default_switches,
     effort_options,
     measured_format,

@@ -10,8 +10,8 @@ import pytest
 from tests.vacuous import nonempty
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from luthier.ml.inference.models.jinja_sandbox import use_bounded_sandbox
-from luthier.ml.inference.models.template_render import render_template
+from luthier.ml.inference.models.templates.jinja_sandbox import use_bounded_sandbox
+from luthier.ml.inference.models.templates.rendering import render_template
 
 TOOL = {
     "type": "function",

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.ml.inference.models.chat_template import ChatTemplate
-from luthier.ml.inference.models.thinking import TAGS, ThinkingFormat, thinking_format
+from luthier.ml.inference.models.templates.chat_template import ChatTemplate
+from luthier.ml.inference.models.templates.thinking import TAGS, ThinkingFormat, thinking_format
 
 CHANNELS = ThinkingFormat(
     "<|channel|>analysis<|message|>",

@@ -8,7 +8,7 @@ from typing import Any
 import jinja2
 import pytest
 
-from luthier.ml.inference.models.message_forms import AS_USUAL, MessageForms, measure_forms
+from luthier.ml.inference.models.templates.message_forms import AS_USUAL, MessageForms, measure_forms
 
 _PLAIN = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
 _PARTS = "{% for m in messages %}[{{ m.role }}]{% for part in m.content %}{{ part.text }}{% endfor %}{% endfor %}"

@@ -3,7 +3,7 @@ from typing import Any
 import jinja2
 import pytest
 
-from luthier.ml.inference.models.thought_writing import ThoughtWriting, measure_writing, split_thought
+from luthier.ml.inference.models.templates.thought_writing import ThoughtWriting, measure_writing, split_thought
 
 TAGGED = ThoughtWriting("content", "<think>\n", "\n</think>\n\n")
 CALLS = [{"type": "function", "function": {"name": "f", "arguments": {"a": "b"}}}]

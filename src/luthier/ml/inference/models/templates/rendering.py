@@ -2,7 +2,7 @@
 
 The environment is that of `transformers.utils.chat_template_utils` (5.24): its filters, functions and the block
 `{% generation %}`, in our bounded sandbox. Conversations are plain JSON. What is trained, generated and exported is
-rendered by transformers itself; `tests/ml/inference/models/test_template_render.py` holds both against each other.
+rendered by transformers itself; `tests/ml/inference/models/templates/test_rendering.py` holds both against each other.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from jinja2.exceptions import SecurityError
 from jinja2.parser import Parser
 from jinja2.utils import Namespace
 
-from luthier.ml.inference.models.jinja_sandbox import BoundedEnvironment
+from luthier.ml.inference.models.templates.jinja_sandbox import BoundedEnvironment
 
 _REASONING_FIELDS: Final = ("reasoning_content", "thinking", "reasoning")
 

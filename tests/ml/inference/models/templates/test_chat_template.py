@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import RequestError, TemplateError
-from luthier.ml.inference.models.chat_template import ChatTemplate, template_digest
+from luthier.ml.inference.models.templates.chat_template import ChatTemplate, template_digest
 
 BARE = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
 

@@ -25,7 +25,7 @@ MEMORY_BYTES: Final = 512 << 20
 MAX_CHARACTERS: Final = 2_000_000
 """Maximum characters of a rendered conversation; the tested ones have at most 40,000."""
 _PATIENCE_SECONDS: Final = 600.0
-_RENDER: Final = "luthier.ml.inference.models.template_probe:render"
+_RENDER: Final = "luthier.ml.inference.models.templates.probe:render"
 _ENVIRONMENT: Final = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "0"}
 _TOO_LARGE: Final = f"takes more than {MEMORY_BYTES >> 20} MiB for a short conversation"
 _tried: Final[set[str]] = set()
@@ -92,13 +92,14 @@ def render(document: dict[str, Any], channel: Channel) -> str | None:
 
     Args:
         document: `templates` (texts) and `special_tokens`.
+        channel: to the parent; nothing is sent over it.
 
     Returns:
         The limit that a template exceeded, as the end of a sentence; None if none.
     """
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    from luthier.ml.inference.models.jinja_sandbox import use_bounded_sandbox
+    from luthier.ml.inference.models.templates.jinja_sandbox import use_bounded_sandbox
 
     use_bounded_sandbox()
     _bound(channel)

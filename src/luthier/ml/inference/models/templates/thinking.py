@@ -25,7 +25,7 @@ from luthier.core.defaults import NEW_TOKENS
 from luthier.core.ports import THINKING_TOKENS
 
 if TYPE_CHECKING:
-    from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ def thinking_format(template: ChatTemplate) -> ThinkingFormat | None:
 
     Measured once per template, with the template's options. The plain layout has none.
     """
-    from luthier.ml.inference.models.thinking_probe import measured_format
+    from luthier.ml.inference.models.templates.thinking_probe import measured_format
 
     if template.kind == "plain":
         return None

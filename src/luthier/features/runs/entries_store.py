@@ -1,0 +1,159 @@
+"""The store of one list of runs and of jobs that have not begun one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, get_args
+
+from sqlalchemy import func, or_, select
+
+from luthier.core.run import RunRecord
+from luthier.features.runs.filter_language import Filter
+from luthier.features.runs.filter_query import EntryQuery, Order
+from luthier.features.runs.store import RUNS
+from luthier.platform.db.run_values import Value
+from luthier.platform.db.store import Store
+from luthier.platform.db.tables import dataset_versions, datasets, evaluations, files, jobs, plans, run_values, runs
+from luthier.platform.jobs.records import Job
+from luthier.platform.jobs.rows import job_of
+
+EntryStatus = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
+STATUSES: Final[tuple[EntryStatus, ...]] = get_args(EntryStatus)
+
+
+@dataclass(frozen=True, slots=True)
+class RunEntry:
+    """A run by its id. record: None before it has begun. job: the newest that makes it; None for one of a command."""
+
+    run_id: str
+    record: RunRecord | None
+    job: Job | None
+
+
+@dataclass(frozen=True, slots=True)
+class EntryPage:
+    """Entries in their order. num_left: how many there are from the first of them on, those of later pages included."""
+
+    entries: Sequence[RunEntry]
+    num_left: int
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetName:
+    """A version of a dataset, as a link needs it."""
+
+    dataset_id: str
+    name: str
+    version: int
+
+
+class RunEntryStore(Store):
+    """Lists of runs and jobs. Every method reads a bounded number of rows."""
+
+    def page(
+        self,
+        project_id: str | None,
+        *,
+        limit: int,
+        before: str | None = None,
+        status: EntryStatus | None = None,
+        text: str = "",
+        tree: Filter | None = None,
+        order: Order | None = None,
+        only_begun: bool = False,
+        hides_archived: bool = True,
+    ) -> EntryPage:
+        """Runs and waiting jobs of a project in an order, the newest id first where none is given, at most `limit`.
+
+        Args:
+            project_id: The project; None for all of them.
+            limit: The most entries.
+            before: Only those behind the entry with this id; one that is gone has the place of its id alone.
+            status: Only those in this state.
+            text: What must stand in the name, the id, the base model, the method or the request, in any case.
+            tree: A filter.
+            order: What they are sorted by.
+            only_begun: Leave out what waits in the queue.
+            hides_archived: Leave out what was archived.
+
+        Raises:
+            RequestError: The filter or the order has a field that there is not.
+        """
+        order = order or Order()
+        asked = EntryQuery(project_id, self.has_key, self.has_text, only_begun=only_begun)
+        after = None
+        if before is not None:
+            after = (before, None if order.key == "created" else self._scalar(asked.value_of(before, order)))
+        query = asked.ids(
+            tree, order, limit=limit, after=after, status=status, text=text, hides_archived=hides_archived
+        )
+        with self._database.read() as connection:
+            rows = connection.execute(query).all()
+            ids = [row.run_id for row in rows]
+            records = connection.execute(RUNS.query(runs.c.run_id.in_(ids))).mappings()
+            found = {row["run_id"]: RUNS.of_row(row) for row in records}
+            newest = select(jobs).where(jobs.c.run_id.in_(ids)).order_by(jobs.c.number)
+            # Ordered by number: of several jobs of one run the newest stays.
+            made_by = {row["run_id"]: job_of(row) for row in connection.execute(newest).mappings()}
+        entries = [RunEntry(run_id, found.get(run_id), made_by.get(run_id)) for run_id in ids]
+        return EntryPage(entries, rows[0].total if rows else 0)
+
+    def has_key(self, key: str) -> bool:
+        """Whether any run has a value with this key."""
+        return self._scalar(select(run_values.c.key).where(run_values.c.key == key).limit(1)) is not None
+
+    def has_text(self, key: str) -> bool:
+        """Whether the values with this key are texts."""
+        is_text = select(run_values.c.key).where(run_values.c.key == key, run_values.c.text.is_not(None))
+        return self._scalar(is_text.limit(1)) is not None
+
+    def values(self, run_ids: Sequence[str], keys: Sequence[str]) -> dict[str, dict[str, Value]]:
+        """The values of runs with these keys, by run and key."""
+        is_asked = run_values.c.run_id.in_(run_ids) & run_values.c.key.in_(keys)
+        found: dict[str, dict[str, Value]] = {}
+        for row in self._rows(select(run_values).where(is_asked)):
+            found.setdefault(row["run_id"], {})[row["key"]] = row["number"] if row["text"] is None else row["text"]
+        return found
+
+    def keys(self) -> Sequence[str]:
+        """The keys that runs have values for, each once, in the order of the alphabet."""
+        # One look-up in the index a key, where a DISTINCT would read every row.
+        first = select(func.min(run_values.c.key).label("key")).cte("found", recursive=True)
+        following = select(func.min(run_values.c.key)).where(run_values.c.key > first.c.key).scalar_subquery()
+        every = first.union_all(select(following).where(first.c.key.is_not(None)))
+        return sorted(self._scalars(select(every.c.key).where(every.c.key.is_not(None))))
+
+    def num_ahead(self, job_id: str) -> int:
+        """How many jobs of all projects are before this one in its lane, those that are being worked on included."""
+        own = select(jobs.c.number, jobs.c.lane).where(jobs.c.job_id == job_id).subquery()
+        is_ahead = or_(jobs.c.status == "running", (jobs.c.status == "queued") & (jobs.c.number < own.c.number))
+        count = select(func.count()).select_from(jobs.join(own, jobs.c.lane == own.c.lane))
+        return int(self._scalar(count.where(is_ahead, jobs.c.number != own.c.number)))
+
+    def plan_documents(self, run_ids: Sequence[str]) -> dict[str, str]:
+        """The plans of runs, as JSON, by the run's id."""
+        query = select(plans.c.run_id, plans.c.document).where(plans.c.run_id.in_(run_ids))
+        return {row["run_id"]: row["document"] for row in self._rows(query)}
+
+    def evaluation_ids(self, run_ids: Sequence[str]) -> dict[str, str]:
+        """The newest evaluation of each run that was evaluated."""
+        query = select(evaluations.c.run_id, evaluations.c.evaluation_id).where(evaluations.c.run_id.in_(run_ids))
+        return {row["run_id"]: row["evaluation_id"] for row in self._rows(query.order_by(evaluations.c.number))}
+
+    def dataset_names(self, project_id: str, named: Sequence[str]) -> dict[str, DatasetName]:
+        """The newest dataset version of the project that holds each file, where there is one; by what named the file.
+
+        named: files by their digests or their ids.
+        """
+        is_named = or_(files.c.sha256.in_(named), files.c.file_id.in_(named))
+        query = (
+            select(files.c.sha256, files.c.file_id, datasets.c.dataset_id, datasets.c.name, dataset_versions.c.number)
+            .join(dataset_versions, dataset_versions.c.file_id == files.c.file_id)
+            .join(datasets, datasets.c.dataset_id == dataset_versions.c.dataset_id)
+            .where(is_named, datasets.c.project_id == project_id)
+            .order_by(datasets.c.number, dataset_versions.c.number)
+        )
+        with self._database.read() as connection:
+            rows = connection.execute(query).all()
+        return {name: DatasetName(*row[2:]) for row in rows for name in row[:2] if name in named}
