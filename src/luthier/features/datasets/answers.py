@@ -114,7 +114,7 @@ def answer(
     check_free_listed(output, refused_file(output), force=force)
     num_found = _check_rows(source, fields, context)
     num_rows = min(num_found, max_rows or num_found)
-    with closing(find_teacher(context, teacher)) as writer:
+    with closing(find_teacher(context, teacher, num_answers=num_rows)) as writer:
         tally = _write(context, source, fields, num_rows, writer, options, output, prices or Prices())
     counts = dict(Counter(str(one.reason) for one in tally.refused).most_common())
     if not tally.kept:

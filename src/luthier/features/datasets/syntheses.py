@@ -190,7 +190,7 @@ def synthesise(
     num_found = _check_rows(source, context)
     num_rows = min(num_found, max_rows or num_found)
     with ExitStack() as stack:
-        writer, examiner = _engines(context, stack, teacher, judge)
+        writer, examiner = _engines(context, stack, teacher, judge, num_rows * pairs_per_passage)
         tally = _write(context, source, num_rows, writer, examiner, options, output, prices or Prices(), run)
     listed = refused_file(output)
     if not tally.num_pairs:
@@ -235,13 +235,13 @@ def _outcome(
 
 
 def _engines(
-    context: Context, stack: ExitStack, teacher: str, judge: str | None
+    context: Context, stack: ExitStack, teacher: str, judge: str | None, num_answers: int
 ) -> tuple[CachedEngine, CachedEngine | None]:
-    writer = stack.enter_context(closing(find_teacher(context, teacher)))
+    writer = stack.enter_context(closing(find_teacher(context, teacher, num_answers=num_answers)))
     # One engine for both roles: the weights are loaded once, and the cache is shared.
     if judge is None or judge == teacher:
         return writer, None if judge is None else writer
-    return writer, stack.enter_context(closing(find_teacher(context, judge)))
+    return writer, stack.enter_context(closing(find_teacher(context, judge, num_answers=num_answers)))
 
 
 def _check(options: SynthesisOptions, max_rows: int | None, prices: Prices | None, file: Path, output: Path) -> None:

@@ -17,6 +17,7 @@ from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import RequestError
 from luthier.core.ids import sha256_document, sha256_file
 from luthier.core.ports import Engine, Generation, Progress, Prompt, Score
+from luthier.features.generation.shared_engine import SharedEngine
 from luthier.features.models.names import find_model
 from luthier.features.models.resolve import Candidate, TemplatedEngine, engine_key, find_candidate, open_engine
 from luthier.platform.home.context import Context
@@ -123,7 +124,7 @@ OWN_KEY, OPENAI_KEY = "LUTHIER_TEACHER_API_KEY", "OPENAI_API_KEY"
 _THIS_MACHINE: Final = ("127.0.0.1", "localhost", "::1")
 
 
-def find_teacher(context: Context, name: str) -> CachedEngine:
+def find_teacher(context: Context, name: str, *, num_answers: int = 0) -> CachedEngine:
     """The engine behind a name, with the home's cache in front of it; opened when it is first asked something new.
 
     The key for a server comes from the environment: LUTHIER_TEACHER_API_KEY, or OPENAI_API_KEY over https or to this
@@ -131,6 +132,8 @@ def find_teacher(context: Context, name: str) -> CachedEngine:
 
     Args:
         name: Any name of a model, or `http(s)://host:port/v1#MODEL`.
+        num_answers: How many answers the work needs in all, where it asks for them in several calls: for many of them
+            the server's engine is asked, where it has the model in memory (`SharedEngine`).
 
     Raises:
         RequestError: An address without a model, or with a key in it.
@@ -150,7 +153,9 @@ def find_teacher(context: Context, name: str) -> CachedEngine:
     candidate = find_candidate(context, name)
     found = find_model(context, name)
     return CachedEngine(
-        lambda _: open_engine(candidate),
+        lambda keep: SharedEngine(
+            context, candidate, lambda: open_engine(candidate), num_expected=num_answers, keep=keep
+        ),
         context.generations,
         # By run: a deployment may route elsewhere tomorrow, and the name is stored with what was written.
         name=candidate.model_name if found.run_id is None else found.name,

@@ -80,6 +80,10 @@ class Settings(BaseSettings):
         max_num_batched_tokens: The most tokens of one step of an engine; 0 leaves it to the engine.
         enable_prefix_caching: Whether engines resume from prompts that they have read; None leaves it to the engine.
         speculative_config: How engines draft tokens, as JSON (`core.stream.SpeculativeConfig`); empty drafts none.
+        share_engine: Whether suites and synthesis ask the server's engine for texts where it has the model in memory:
+            `exact` where the answers are those of an engine of their own (float32 on the batched path), `always` in
+            every precision, where the last bits of a sum may change a word, `never` not at all.
+        share_engine_from: The least number of answers for which they do.
         default_max_tokens: The most tokens of an answer where the request sets no limit.
         moderation_model: The classifier behind `/v1/moderations` for requests that name no model of this server: a run,
             a tuned model of any project, or the folder of one; empty for none.
@@ -143,6 +147,8 @@ class Settings(BaseSettings):
     max_num_batched_tokens: int = Field(default=0, ge=0)
     enable_prefix_caching: bool | None = None
     speculative_config: str = ""
+    share_engine: Literal["exact", "always", "never"] = "exact"
+    share_engine_from: int = Field(default=64, ge=1)
     default_max_tokens: int = Field(default=1024, ge=1)
     moderation_model: str = ""
     moderation_safe_labels: str = "safe"
