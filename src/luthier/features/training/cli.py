@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from luthier.platform.cli.command import (
+    AllowUnsignedOption,
     Answer,
     BudgetHoursOption,
     BudgetKwhOption,
@@ -65,6 +66,7 @@ def train(
         typer.Option("--on", metavar="ray", help="Train on the Ray cluster of this machine, or at ray://HOST:PORT."),
     ] = None,
     checkpoints: CheckpointsOption = None,
+    allow_unsigned: AllowUnsignedOption = False,
     stages: _StageOption = None,
     interrupted_exit_code: _InterruptedOption = 0,
     as_json: JsonOption = False,
@@ -87,7 +89,7 @@ def train(
     launcher = _launcher(num_devices, on)
     budget = asked_budget(hours=budget_hours, usd=budget_usd, tokens=budget_tokens, energy_kwh=budget_kwh)
     if on is not None and is_address(on):
-        _check_for_cluster(on, checkpoints, prices, resume_id, budget)
+        _check_for_cluster(on, checkpoints, allow_unsigned, prices, resume_id, budget)
     asked = _read_and_stage(recipe, overrides, stages or ())
     if asked is not None:
         asked = asked.model_copy(update={"budget": merged(asked.budget, budget)})
@@ -101,12 +103,12 @@ def train(
     if on is not None and is_address(on):
         return _on_cluster(on, asked, base_dir, resume_id, num_devices or 1, interrupted_exit_code, as_json)
     if asked is not None:
-        with open_context(home, checkpoints=checkpoints) as context:
+        with open_context(home, checkpoints=checkpoints, allow_unsigned=allow_unsigned) as context:
             outcome = external.train(
                 context, asked, base_dir=base_dir, prices=prices, show_plan=show_plan, launcher=launcher
             )
     else:
-        with open_context(home, checkpoints=checkpoints) as context:
+        with open_context(home, checkpoints=checkpoints, allow_unsigned=allow_unsigned) as context:
             outcome = training.resume(context, str(resume_id), budget=budget, prices=prices, launcher=launcher)
     exit_code = _exit_code(outcome, interrupted_exit_code)
     return Answer(as_json, outcome.as_json(), lambda console: show_outcome(console, outcome), exit_code)
@@ -211,7 +213,12 @@ def _exit_code(outcome: TrainOutcome, interrupted: int) -> int:
 
 
 def _check_for_cluster(
-    on: str, checkpoints: str | None, prices: Path | None, resume_id: str | None, budget: BudgetRecipe | None
+    on: str,
+    checkpoints: str | None,
+    allow_unsigned: bool,
+    prices: Path | None,
+    resume_id: str | None,
+    budget: BudgetRecipe | None,
 ) -> None:
     """Raise RequestError for options that a run in the home of a cluster elsewhere does not have."""
     from luthier.core.errors import RequestError
@@ -221,6 +228,12 @@ def _check_for_cluster(
             f"--checkpoints with --on {on}: the run is in the home of that cluster",
             expected="the place for uploads among the settings of the cluster",
             do="set LUTHIER_CHECKPOINTS where the head of the cluster runs, and leave --checkpoints out",
+        )
+    if allow_unsigned:
+        raise RequestError(
+            f"--allow-unsigned with --on {on}: the run is in the home of that cluster",
+            expected="the decision among the settings of the cluster",
+            do="set LUTHIER_CHECKPOINT_ALLOW_UNSIGNED where the head of the cluster runs, and leave the option out",
         )
     if prices is not None or (resume_id is not None and budget is not None):
         raise RequestError(

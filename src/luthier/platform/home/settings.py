@@ -34,6 +34,9 @@ class Settings(BaseSettings):
             the home.
         checkpoints: Where runs upload their checkpoints while they train, so that another machine can resume them: a
             URL such as `s3://bucket/folder`, or `artifacts` for a folder beside the artifacts; None uploads nothing.
+        checkpoint_key: The key that signs these uploads and verifies them before a run is resumed: a private key as PEM
+            (Ed25519 or ECDSA), or the path of a file with it; a public key verifies alone. None does neither.
+        checkpoint_allow_unsigned: Whether uploads without a signature are used although there is a key.
         upload_wait_seconds: How long the end of a run waits for its uploads; what is not there by then is uploaded by
             `luthier runs upload`.
         max_file_bytes: The largest file of a project.
@@ -115,6 +118,8 @@ class Settings(BaseSettings):
     database: SecretStr | None = None
     artifacts: SecretStr | None = None
     checkpoints: SecretStr | None = None
+    checkpoint_key: SecretStr | None = None
+    checkpoint_allow_unsigned: bool = False
     upload_wait_seconds: float = Field(default=600.0, ge=0)
     max_file_bytes: int = Field(default=8 << 30, gt=0)
     collective_timeout_seconds: float = Field(default=1800.0, gt=0)
