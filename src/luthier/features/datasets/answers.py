@@ -84,6 +84,7 @@ def answer(
     prices: Prices | None = None,
     force: bool = False,
     keeps_thoughts: bool = False,
+    uses_batch_api: bool = False,
 ) -> Answering:
     """Have a teacher answer the prompt of every row; answers in the rows are replaced.
 
@@ -92,6 +93,7 @@ def answer(
 
     Args:
         keeps_thoughts: Write a thought before an answer into the row, as `reasoning_content`.
+        uses_batch_api: Ask the teacher, behind a server, by OpenAI's Batch API: all prompts at once.
 
     Raises:
         RequestError: Impossible options.
@@ -114,8 +116,11 @@ def answer(
     check_free_listed(output, refused_file(output), force=force)
     num_found = _check_rows(source, fields, context)
     num_rows = min(num_found, max_rows or num_found)
-    with closing(find_teacher(context, teacher, num_answers=num_rows)) as writer:
-        tally = _write(context, source, fields, num_rows, writer, options, output, prices or Prices())
+    found = find_teacher(context, teacher, num_answers=num_rows, uses_batch_api=uses_batch_api)
+    with closing(found) as writer:
+        tally = _write(
+            context, source, fields, num_rows, writer, options, output, prices or Prices(), at_once=uses_batch_api
+        )
     counts = dict(Counter(str(one.reason) for one in tally.refused).most_common())
     if not tally.kept:
         raise _no_answers_error(file, writer.name, tally.refused, counts, refused_file(output))
@@ -207,10 +212,13 @@ def _write(
     options: AnswerOptions,
     output: Path,
     prices: Prices,
+    *,
+    at_once: bool,
 ) -> _Tally:
     """Write both files; the one with the answers only where there is one."""
-    from luthier.ml.data.rows.answer_prompts import answered_row, answers, refused_row
+    from luthier.ml.data.rows.answer_prompts import BATCH_PROMPTS, answered_row, answers, refused_row
     from luthier.ml.data.rows.write_rows import write_rows
+    from luthier.ml.inference.openai.batch_api import MAX_REQUESTS
 
     tally, num_done = _Tally(), 0
     with context.progress.task("Answering prompts", num_rows, "row") as task:
@@ -224,7 +232,9 @@ def _write(
 
         # A second pass over the file: the questions of a large one are never in memory together.
         questions = islice(_questions(source, mapping), num_rows)
-        for one in answers(questions, teacher, options, context.progress, batch_done=batch_done):
+        num_at_once = MAX_REQUESTS if at_once else BATCH_PROMPTS
+        found = answers(questions, teacher, options, context.progress, batch_done=batch_done, batch_prompts=num_at_once)
+        for one in found:
             if one.reason is None:
                 tally.num_thoughts += one.thought is not None
                 # Collected, so that the output is written in one step at the end; a stop leaves no partial file.

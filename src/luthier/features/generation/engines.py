@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from luthier.ml.evaluation.kl_to_base import StatesEngine
     from luthier.ml.inference.engine_wrappers import CachedEngine, Keep
     from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.inference.openai.batch_api import OpenAIBatchEngine
     from luthier.ml.inference.openai.http import OpenAIHttpEngine
 
 
@@ -124,7 +125,7 @@ OWN_KEY, OPENAI_KEY = "LUTHIER_TEACHER_API_KEY", "OPENAI_API_KEY"
 _THIS_MACHINE: Final = ("127.0.0.1", "localhost", "::1")
 
 
-def find_teacher(context: Context, name: str, *, num_answers: int = 0) -> CachedEngine:
+def find_teacher(context: Context, name: str, *, num_answers: int = 0, uses_batch_api: bool = False) -> CachedEngine:
     """The engine behind a name, with the home's cache in front of it; opened when it is first asked something new.
 
     The key for a server comes from the environment: LUTHIER_TEACHER_API_KEY, or OPENAI_API_KEY over https or to this
@@ -134,9 +135,10 @@ def find_teacher(context: Context, name: str, *, num_answers: int = 0) -> Cached
         name: Any name of a model, or `http(s)://host:port/v1#MODEL`.
         num_answers: How many answers the work needs in all, where it asks for them in several calls: for many of them
             the server's engine is asked, where it has the model in memory (`SharedEngine`).
+        uses_batch_api: Whether a server is asked by OpenAI's Batch API: within a day, at some providers for less.
 
     Raises:
-        RequestError: An address without a model, or with a key in it.
+        RequestError: An address without a model, or with a key in it, or the Batch API of a model on this machine.
         NotFoundError: No such base model or run.
         ConflictError: The run has no trained weights yet.
     """
@@ -145,10 +147,16 @@ def find_teacher(context: Context, name: str, *, num_answers: int = 0) -> Cached
     if is_address(name):
         url, model = parse_address(name)
         return CachedEngine(
-            lambda keep: _open_server(url, model, keep),
+            lambda keep: _open_batches(context, url, model, keep) if uses_batch_api else _open_server(url, model, keep),
             context.generations,
             name=f"{url}#{model}",
             identity={"engine": "openai_http", "url": url, "model": model},
+        )
+    if uses_batch_api:
+        raise RequestError(
+            f"--batch with {name}, a model on this machine",
+            expected="http(s)://host:port/v1#MODEL, where a server has OpenAI's Batch API",
+            do="leave --batch out",
         )
     candidate = find_candidate(context, name)
     found = find_model(context, name)
@@ -238,6 +246,15 @@ def _open_server(url: str, model: str, keep: Keep) -> OpenAIHttpEngine:
     from luthier.ml.inference.openai.http import OpenAIHttpEngine
 
     return OpenAIHttpEngine(url, model, api_key=api_key(url, os.environ), keep=keep)
+
+
+def _open_batches(context: Context, url: str, model: str, keep: Keep) -> OpenAIBatchEngine:
+    from luthier.ml.inference.openai.batch_api import OpenAIBatchEngine
+    from luthier.ml.inference.openai.http import OpenAIHttpEngine
+
+    key = api_key(url, os.environ)
+    live = OpenAIHttpEngine(url, model, api_key=key)
+    return OpenAIBatchEngine(live, context.settings.teacher_batches_folder, api_key=key, keep=keep)
 
 
 def identity_of(context: Context, name: str, candidate: Candidate) -> dict[str, Any]:

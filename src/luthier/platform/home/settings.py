@@ -291,6 +291,11 @@ class Settings(BaseSettings):
         return self.home / "students"
 
     @property
+    def teacher_batches_folder(self) -> Path:
+        """Batches of prompts at the Batch API of teachers, until their answers are stored."""
+        return self.home / "teacher_batches"
+
+    @property
     def exports_folder(self) -> Path:
         """Exports that the server was asked for, one folder each."""
         return self.home / "exports"
