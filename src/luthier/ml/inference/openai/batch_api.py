@@ -206,7 +206,8 @@ class OpenAIBatchEngine:
             endpoint = f"/v1/{path}"
             line = json.dumps({"custom_id": name, "method": "POST", "url": endpoint, "body": body}).encode() + b"\n"
             own = parts.setdefault(endpoint, [[]])
-            if len(own[-1]) >= MAX_REQUESTS or sizes.get(endpoint, 0) + len(line) > MAX_BYTES:
+            is_full = len(own[-1]) >= MAX_REQUESTS or sizes.get(endpoint, 0) + len(line) > MAX_BYTES
+            if own[-1] and is_full:
                 own.append([])
                 sizes[endpoint] = 0
             own[-1].append(line)
