@@ -116,7 +116,8 @@ def answer(
     check_free_listed(output, refused_file(output), force=force)
     num_found = _check_rows(source, fields, context)
     num_rows = min(num_found, max_rows or num_found)
-    found = find_teacher(context, teacher, num_answers=num_rows, uses_batch_api=uses_batch_api)
+    batch_cost = (prices or Prices()).cost_of_tokens if uses_batch_api else None
+    found = find_teacher(context, teacher, num_answers=num_rows, batch_cost=batch_cost)
     with closing(found) as writer:
         tally = _write(
             context, source, fields, num_rows, writer, options, output, prices or Prices(), at_once=uses_batch_api

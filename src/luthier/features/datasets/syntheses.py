@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from luthier.core.errors import DataError, RequestError, RowProblem
-from luthier.features.generation.engines import find_teacher
+from luthier.features.generation.engines import CostOf, find_teacher
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
@@ -40,10 +40,14 @@ class Prices:
 
     def cost(self, usage: Usage) -> float | None:
         """What the new requests cost; those out of the cache cost nothing. None without both prices."""
+        return self.cost_of_tokens(usage.num_prompt_tokens, usage.num_new_tokens)
+
+    def cost_of_tokens(self, num_prompt: int, num_new: int) -> float | None:
+        """What tokens of prompts and of replies cost. None without both prices."""
         if self.input_usd is None or self.output_usd is None:
             return None
         # Providers quote prices for a million tokens.
-        return (usage.num_prompt_tokens * self.input_usd + usage.num_new_tokens * self.output_usd) / 1e6
+        return (num_prompt * self.input_usd + num_new * self.output_usd) / 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,8 +196,8 @@ def synthesise(
     num_found = _check_rows(source, context)
     num_rows = min(num_found, max_rows or num_found)
     with ExitStack() as stack:
-        num_answers = num_rows * pairs_per_passage
-        writer, examiner = _engines(context, stack, teacher, judge, num_answers, run.uses_batch_api)
+        batch_cost = (prices or Prices()).cost_of_tokens if run.uses_batch_api else None
+        writer, examiner = _engines(context, stack, teacher, judge, num_rows * pairs_per_passage, batch_cost)
         tally = _write(context, source, num_rows, writer, examiner, options, output, prices or Prices(), run)
     listed = refused_file(output)
     if not tally.num_pairs:
@@ -238,9 +242,9 @@ def _outcome(
 
 
 def _engines(
-    context: Context, stack: ExitStack, teacher: str, judge: str | None, num_answers: int, uses_batch_api: bool
+    context: Context, stack: ExitStack, teacher: str, judge: str | None, num_answers: int, batch_cost: CostOf | None
 ) -> tuple[CachedEngine, CachedEngine | None]:
-    found = find_teacher(context, teacher, num_answers=num_answers, uses_batch_api=uses_batch_api)
+    found = find_teacher(context, teacher, num_answers=num_answers, batch_cost=batch_cost)
     writer = stack.enter_context(closing(found))
     # One engine for both roles: the weights are loaded once, and the cache is shared.
     if judge is None or judge == teacher:

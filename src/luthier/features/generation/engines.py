@@ -125,7 +125,13 @@ OWN_KEY, OPENAI_KEY = "LUTHIER_TEACHER_API_KEY", "OPENAI_API_KEY"
 _THIS_MACHINE: Final = ("127.0.0.1", "localhost", "::1")
 
 
-def find_teacher(context: Context, name: str, *, num_answers: int = 0, uses_batch_api: bool = False) -> CachedEngine:
+CostOf = Callable[[int, int], float | None]
+"""US dollars for tokens of prompts and of answers; None where no price is known."""
+
+
+def find_teacher(
+    context: Context, name: str, *, num_answers: int = 0, batch_cost: CostOf | None = None
+) -> CachedEngine:
     """The engine behind a name, with the home's cache in front of it; opened when it is first asked something new.
 
     The key for a server comes from the environment: LUTHIER_TEACHER_API_KEY, or OPENAI_API_KEY over https or to this
@@ -135,7 +141,8 @@ def find_teacher(context: Context, name: str, *, num_answers: int = 0, uses_batc
         name: Any name of a model, or `http(s)://host:port/v1#MODEL`.
         num_answers: How many answers the work needs in all, where it asks for them in several calls: for many of them
             the server's engine is asked, where it has the model in memory (`SharedEngine`).
-        uses_batch_api: Whether a server is asked by OpenAI's Batch API: within a day, at some providers for less.
+        batch_cost: Given, a server is asked by OpenAI's Batch API: within a day, at some providers for less. What it
+            gives is shown before files are uploaded.
 
     Raises:
         RequestError: An address without a model, or with a key in it, or the Batch API of a model on this machine.
@@ -147,12 +154,16 @@ def find_teacher(context: Context, name: str, *, num_answers: int = 0, uses_batc
     if is_address(name):
         url, model = parse_address(name)
         return CachedEngine(
-            lambda keep: _open_batches(context, url, model, keep) if uses_batch_api else _open_server(url, model, keep),
+            lambda keep: (
+                _open_server(url, model, keep)
+                if batch_cost is None
+                else _open_batches(context, url, model, keep, batch_cost)
+            ),
             context.generations,
             name=f"{url}#{model}",
             identity={"engine": "openai_http", "url": url, "model": model},
         )
-    if uses_batch_api:
+    if batch_cost is not None:
         raise RequestError(
             f"--batch with {name}, a model on this machine",
             expected="http(s)://host:port/v1#MODEL, where a server has OpenAI's Batch API",
@@ -248,13 +259,14 @@ def _open_server(url: str, model: str, keep: Keep) -> OpenAIHttpEngine:
     return OpenAIHttpEngine(url, model, api_key=api_key(url, os.environ), keep=keep)
 
 
-def _open_batches(context: Context, url: str, model: str, keep: Keep) -> OpenAIBatchEngine:
+def _open_batches(context: Context, url: str, model: str, keep: Keep, cost_of: CostOf) -> OpenAIBatchEngine:
     from luthier.ml.inference.openai.batch_api import OpenAIBatchEngine
     from luthier.ml.inference.openai.http import OpenAIHttpEngine
 
     key = api_key(url, os.environ)
     live = OpenAIHttpEngine(url, model, api_key=key)
-    return OpenAIBatchEngine(live, context.settings.teacher_batches_folder, api_key=key, keep=keep)
+    folder = context.settings.teacher_batches_folder
+    return OpenAIBatchEngine(live, folder, api_key=key, keep=keep, cost_of=cost_of)
 
 
 def identity_of(context: Context, name: str, candidate: Candidate) -> dict[str, Any]:

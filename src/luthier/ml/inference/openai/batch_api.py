@@ -78,6 +78,7 @@ class OpenAIBatchEngine:
         folder: Where batches are recorded until their answers are stored.
         api_key: Sent as a bearer token; never shown.
         keep: Called with each answer as it comes.
+        cost_of: US dollars for tokens of prompts and of answers, shown before a file is uploaded; None for no price.
         look_seconds: Between two looks at a batch; None looks after 5 seconds first, then less often, up to a minute.
         first_pause_seconds: Before a request that has failed is repeated; doubled with each further one.
     """
@@ -89,10 +90,11 @@ class OpenAIBatchEngine:
         *,
         api_key: str | None = None,
         keep: Keep = lambda *_: None,
+        cost_of: Callable[[int, int], float | None] = lambda *_: None,
         look_seconds: float | None = None,
         first_pause_seconds: float = 0.5,
     ) -> None:
-        self._live, self._folder, self._keep = live, folder, keep
+        self._live, self._folder, self._keep, self._cost_of = live, folder, keep, cost_of
         self._url, self._model, self._key = live.url, live.model, (api_key or "").strip()
         self._look_seconds, self._first_pause = look_seconds, first_pause_seconds
         # Of all calls: a prompt that was refused once is not sent again.
@@ -181,8 +183,10 @@ class OpenAIBatchEngine:
                 self._problems[name] = error
             else:
                 take(name, made)
-                num = len(first)
-                task.note(f"about {num * made.num_prompt_tokens:,} + {num * made.num_new_tokens:,} tokens in all")
+                num_prompt, num_new = len(first) * made.num_prompt_tokens, len(first) * made.num_new_tokens
+                cost = self._cost_of(num_prompt, num_new)
+                in_usd = "" if cost is None else f", {cost:.2f} USD"
+                task.note(f"{len(first):,} requests, about {num_prompt:,} + {num_new:,} tokens{in_usd}")
         for _ in range(_ROUNDS):
             if not (wanted := left()):
                 return
