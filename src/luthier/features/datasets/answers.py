@@ -108,20 +108,14 @@ def answer(
 
     options, fields = AnswerOptions(max_new_tokens, temperature, seed, keeps_thoughts), dict(mapping or {})
     check_mapping(fields)
-    _check(options, max_rows)
-    check_prices(prices)
-    check_files(file, output)
-    start = time.monotonic()
-    source = open_source(file)
+    _check(options, max_rows, prices, file, output)
+    start, source, prices = time.monotonic(), open_source(file), prices or Prices()
     check_free_listed(output, refused_file(output), force=force)
     num_found = _check_rows(source, fields, context)
     num_rows = min(num_found, max_rows or num_found)
-    batch_cost = (prices or Prices()).cost_of_tokens if uses_batch_api else None
-    found = find_teacher(context, teacher, num_answers=num_rows, batch_cost=batch_cost)
-    with closing(found) as writer:
-        tally = _write(
-            context, source, fields, num_rows, writer, options, output, prices or Prices(), at_once=uses_batch_api
-        )
+    batch_cost = prices.cost_of_tokens if uses_batch_api else None
+    with closing(find_teacher(context, teacher, num_answers=num_rows, batch_cost=batch_cost)) as writer:
+        tally = _write(context, source, fields, num_rows, writer, options, output, prices, at_once=uses_batch_api)
     counts = dict(Counter(str(one.reason) for one in tally.refused).most_common())
     if not tally.kept:
         raise _no_answers_error(file, writer.name, tally.refused, counts, refused_file(output))
@@ -136,14 +130,14 @@ def answer(
         num_refused=len(tally.refused),
         refused=counts,
         teacher_usage=writer.usage,
-        cost_usd=(prices or Prices()).cost(writer.usage),
+        cost_usd=prices.cost(writer.usage),
         seconds=time.monotonic() - start,
         num_thoughts=tally.num_thoughts,
         has_kept_thoughts=keeps_thoughts and tally.num_thoughts > 0,
     )
 
 
-def _check(options: AnswerOptions, max_rows: int | None) -> None:
+def _check(options: AnswerOptions, max_rows: int | None, prices: Prices | None, file: Path, output: Path) -> None:
     problems = [
         ("max_new_tokens", options.max_new_tokens, options.max_new_tokens >= 1, "at least 1"),
         ("temperature", options.temperature, 0 <= options.temperature < float("inf"), "0 (greedy) or more"),
@@ -152,6 +146,8 @@ def _check(options: AnswerOptions, max_rows: int | None) -> None:
     for name, value, is_right, expected in problems:
         if not is_right:
             raise RequestError(f"{name}={value}", expected=expected, do=f"correct {name}")
+    check_prices(prices)
+    check_files(file, output)
 
 
 def _check_rows(source: Source, mapping: Mapping[str, str], context: Context) -> int:

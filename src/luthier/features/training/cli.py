@@ -102,13 +102,12 @@ def train(
     # The run is in the home of the cluster, so none is opened here.
     if on is not None and is_address(on):
         return _on_cluster(on, asked, base_dir, resume_id, num_devices or 1, interrupted_exit_code, as_json)
-    if asked is not None:
-        with open_context(home, checkpoints=checkpoints, allow_unsigned=allow_unsigned) as context:
+    with open_context(home, checkpoints=checkpoints, allow_unsigned=allow_unsigned) as context:
+        if asked is not None:
             outcome = external.train(
                 context, asked, base_dir=base_dir, prices=prices, show_plan=show_plan, launcher=launcher
             )
-    else:
-        with open_context(home, checkpoints=checkpoints, allow_unsigned=allow_unsigned) as context:
+        else:
             outcome = training.resume(context, str(resume_id), budget=budget, prices=prices, launcher=launcher)
     exit_code = _exit_code(outcome, interrupted_exit_code)
     return Answer(as_json, outcome.as_json(), lambda console: show_outcome(console, outcome), exit_code)
