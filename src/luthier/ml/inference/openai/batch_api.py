@@ -49,6 +49,8 @@ _FIRST_LOOK_SECONDS: Final = 5.0
 _LAST_LOOK_SECONDS: Final = 60.0
 _SECONDS: Final = 300.0
 _LOCK_SECONDS: Final = 1.0
+_TAKEN: Final = ".taken"
+"""The suffix of the file with the requests of a batch whose answers are stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,16 +290,24 @@ class OpenAIBatchEngine:
         take: Callable[[str, Generation], None],
         task: ProgressTask,
     ) -> None:
-        """Wait for a batch, take its answers, and forget it where all of them were wanted."""
+        """Wait for a batch, take its answers, and forget it where all of them were taken, here or before a kill."""
         batch = self._ended(one, task)
         if batch["status"] == "failed":
             self._forget(one, batch)
             raise self._refused(one, batch)
         limits = {str(request["custom_id"]): _limit_of(request["body"]) for request in _documents(one.requests)}
-        for file_id in (batch.get("output_file_id"), batch.get("error_file_id")):
-            for line in self._lines(file_id):
-                self._take(line, limits, one, take)
-        if all(name in wanted for name in limits):
+        taken = one.requests.with_suffix(_TAKEN)
+        earlier = set(taken.read_text(encoding="ascii").split()) if taken.is_file() else set()
+        with taken.open("a", encoding="ascii") as log:
+            for file_id in (batch.get("output_file_id"), batch.get("error_file_id")):
+                for line in self._lines(file_id):
+                    name = str(line.get("custom_id"))
+                    if name in wanted and name in limits:
+                        self._take(name, line, limits[name], one, take)
+                        # After the answer is stored: what is missing here is fetched once more, and not paid for.
+                        log.write(f"{name}\n")
+                        log.flush()
+        if all(name in wanted or name in earlier for name in limits):
             self._forget(one, batch)
         if batch["status"] == "cancelled":
             raise WorkError(
@@ -320,19 +330,18 @@ class OpenAIBatchEngine:
 
     def _take(
         self,
+        name: str,
         line: Mapping[str, Any],
-        limits: Mapping[str, int],
+        limit: int,
         one: _Batch,
         take: Callable[[str, Generation], None],
     ) -> None:
         """One line of an output or error file: an answer, or why there is none."""
-        name, response = str(line.get("custom_id")), line.get("response") or {}
+        response = line.get("response") or {}
         status, body = response.get("status_code"), response.get("body")
-        if name not in limits:
-            return
         if status == httpx2.codes.OK:
             try:
-                take(name, generation_of(body, limits[name], is_chat=one.endpoint.endswith("chat/completions")))
+                take(name, generation_of(body, limit, is_chat=one.endpoint.endswith("chat/completions")))
                 self._problems.pop(name, None)
             except ValueError as error:
                 self._problems[name] = self._lost(name, f"an answer that {error}")
@@ -399,8 +408,8 @@ class OpenAIBatchEngine:
 
     def _forget(self, one: _Batch, batch: Mapping[str, Any]) -> None:
         """Remove the files of a batch whose answers are stored, here and at the provider."""
-        one.requests.unlink(missing_ok=True)
-        one.requests.with_suffix(".json").unlink(missing_ok=True)
+        for suffix in (".jsonl", ".json", _TAKEN):
+            one.requests.with_suffix(suffix).unlink(missing_ok=True)
         for file_id in (one.file_id, batch.get("output_file_id"), batch.get("error_file_id")):
             if file_id:
                 # A file that stays costs nothing: the provider's own expiry removes it.
