@@ -348,7 +348,8 @@ class OpenAIBatchEngine:
             return
         words = without_key(message_in(line.get("error") or body or {}) or f"HTTP {status}", self._key)
         code = str((line.get("error") or {}).get("code") or "")
-        if status is None or is_passing(int(status)) or code == "batch_expired":
+        is_invalid = status is None and code.startswith("invalid")
+        if not is_invalid and (status is None or is_passing(int(status))):
             self._problems[name] = self._lost(name, words)
         elif is_overlong(words):
             self._problems[name] = OverlongError(
@@ -358,7 +359,7 @@ class OpenAIBatchEngine:
             )
         else:
             self._problems[name] = RequestError(
-                f"{self._url} refuses a request of a batch with HTTP {status}: {words}",
+                f"{self._url} refuses a request of a batch with {f'HTTP {status}' if status else code}: {words}",
                 expected="a request that this server takes",
                 do="see what the server says, and check the model and the options",
             )
