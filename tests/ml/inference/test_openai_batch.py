@@ -61,7 +61,8 @@ class Provider:
         if trouble is not None:
             self.troubles[f"{request.method} {path}"].pop(0)
             if trouble != "lost":
-                return httpx2.Response(*trouble)
+                status, answer_headers, content = trouble
+                return httpx2.Response(status, headers=answer_headers, content=content)
         if path.endswith("completions"):
             body = json.loads(request.content)
             self.live.append(body)
