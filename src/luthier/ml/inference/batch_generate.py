@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple
 from typing import Final
 
 from luthier.ml.inference.batches import common_prefix_length, length_batches
@@ -74,7 +75,7 @@ def batch_generate(
 
 
 _CONTINUATIONS: Final[Form[list[Continuation]]] = Form(
-    encode=lambda _, made: [one.as_json() for one in made],
+    encode=lambda _, made: [astuple(one) for one in made],
     decode=lambda _, message: [Continuation(*one) for one in message],
 )
 

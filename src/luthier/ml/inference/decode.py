@@ -103,10 +103,6 @@ class Continuation:
         """Whether an end token was generated before `max_new_tokens` was reached."""
         return self.end_id is not None
 
-    def as_json(self) -> list[Any]:
-        """The values of its fields, in order."""
-        return [self.ids, self.end_id, self.log_probabilities]
-
 
 @dataclass(frozen=True, slots=True)
 class Prefix:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import astuple
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,6 +112,6 @@ def continuations_of(
     call = kept("tokens", prompts)
 
     def keep(new: Mapping[int, Continuation]) -> None:
-        call.keep({number: one.as_json() for number, one in new.items()})
+        call.keep({number: astuple(one) for number, one in new.items()})
 
     return {number: Continuation(*one) for number, one in call.known.items()}, keep

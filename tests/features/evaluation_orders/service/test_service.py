@@ -154,7 +154,11 @@ def test_an_attempt_goes_on_behind_the_answers_of_the_one_before(
     assert carried_out(context, order).status == "succeeded"
     assert written == [6], "the candidate alone"
     found = read_evaluation(context, "default", order.order.result_id)
-    changing = {"evaluation_id", "created_at", "seconds"}
+    assert found.verdict is not None
+    assert expected.verdict is not None
+    assert found.verdict.headline == expected.verdict.headline
+    # Details of the verdict name measured times.
+    changing = {"evaluation_id", "created_at", "seconds", "verdict"}
     assert without(found.model_dump(), changing) == without(expected.model_dump(), changing)
     told = [event.message for event in context.job_events.page(order.job.job_id)[0]]
     assert "Continuing behind 6 answers of an earlier attempt" in told
