@@ -203,14 +203,14 @@ def run_job(
                 job["runtime_env"]["working_dir"] = _upload(client, package(recipe, base_dir))
             job_id = str(_asked(client, "POST", "/api/jobs/", json.dumps(job).encode())["submission_id"])
             echo(f"job {job_id} on {url}\n")
-            job = _follow(client, job_id, stop, echo, look_seconds)
+            ended = _follow(client, job_id, stop, echo, look_seconds)
         except httpx2.TransportError as error:
             raise WorkError(
                 f"the Ray cluster at {url}: {error or type(error).__name__}",
                 expected="the head of a cluster whose dashboard listens there",
                 do="check the address, or start one: ray start --head --dashboard-host 0.0.0.0",
             ) from error
-    return _end(job_id, url, job, interrupted_exit_code)
+    return _end(job_id, url, ended, interrupted_exit_code)
 
 
 def package(recipe: Recipe, base_dir: Path) -> bytes:
