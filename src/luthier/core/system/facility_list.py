@@ -97,9 +97,9 @@ FACILITIES: Final = (
     ),
     Facility(
         "sockets in the file system",
-        "batches use the engine of a running server",
+        "batches, suites and synthesis use the engine of a running server",
         "`AF_UNIX`",
-        "macOS: the same; Windows: batches load the model themselves",
+        "macOS: the same; Windows: they load the model themselves",
         "the memory of a second model",
         lambda: hasattr(socket, "AF_UNIX"),
     ),

@@ -71,6 +71,30 @@ _WORDS: Final = (
 )
 
 
+def cut_partial_line(path: Path) -> None:
+    """Remove what a kill has left behind the last whole line of a file; makes the file where there is none.
+
+    Raises:
+        OSError: It cannot be written, or the disk fails.
+    """
+    if not path.exists():
+        path.touch()
+        return
+    with path.open("rb+") as file:
+        size = end = file.seek(0, os.SEEK_END)
+        while end > 0:
+            start = max(0, end - (1 << 16))
+            file.seek(start)
+            block = file.read(end - start)
+            if (place := block.rfind(b"\n")) >= 0:
+                end = start + place + 1
+                break
+            end = start
+        if end < size:
+            file.truncate(end)
+            sync_file(file)
+
+
 def is_disk_full(error: BaseException) -> bool:
     """Whether an error, or what caused it, says that there is no room: disk, quota, or largest size of a file."""
     cause: BaseException | None = error

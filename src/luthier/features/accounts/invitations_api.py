@@ -13,6 +13,7 @@ from luthier.platform.auth.members_store import Role
 from luthier.platform.auth.public_address import link_root
 from luthier.platform.http.authentication import Admin, HomeContext
 from luthier.platform.http.errors import documented
+from luthier.platform.http.lists import ListObject
 from luthier.platform.http.routes import Id
 
 router = APIRouter(prefix="/api/v1/invitations", tags=["access"])
@@ -50,11 +51,8 @@ class NewInvitationView(InvitationView):
     url: str
 
 
-class InvitationList(BaseModel):
+class InvitationList(ListObject[InvitationView]):
     """The invitations of the project, newest first."""
-
-    object: Literal["list"] = "list"
-    data: list[InvitationView]
 
 
 @router.post("", status_code=201, summary="Invite somebody", responses=documented())

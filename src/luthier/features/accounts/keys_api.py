@@ -11,6 +11,7 @@ from luthier.core.access import ApiKey, Scope
 from luthier.platform.auth import service as access
 from luthier.platform.http.authentication import Admin, HomeContext
 from luthier.platform.http.errors import documented
+from luthier.platform.http.lists import ListObject
 from luthier.platform.http.routes import Id
 
 router = APIRouter(prefix="/api/v1", tags=["access"])
@@ -48,11 +49,8 @@ class NewKeyView(KeyView):
     key: str
 
 
-class KeyList(BaseModel):
+class KeyList(ListObject[KeyView]):
     """The keys of the project, newest first."""
-
-    object: Literal["list"] = "list"
-    data: list[KeyView]
 
 
 class ProjectView(BaseModel):
@@ -64,11 +62,8 @@ class ProjectView(BaseModel):
     created_at: int
 
 
-class ProjectList(BaseModel):
+class ProjectList(ListObject[ProjectView]):
     """The projects that a key sees: its own."""
-
-    object: Literal["list"] = "list"
-    data: list[ProjectView]
 
 
 @router.post("/keys", status_code=201, summary="Make a key", responses=documented())

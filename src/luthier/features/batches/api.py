@@ -13,6 +13,7 @@ from luthier.features.batches.store import BatchView
 from luthier.platform.http.authentication import Asker, HomeContext, Looker
 from luthier.platform.http.errors import documented
 from luthier.platform.http.idempotency import once
+from luthier.platform.http.lists import ListPage
 from luthier.platform.http.routes import Id
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"])
@@ -93,14 +94,8 @@ class BatchObject(BaseModel):
     metadata: dict[str, str] | None
 
 
-class BatchList(BaseModel):
+class BatchList(ListPage[BatchObject]):
     """A page of batches."""
-
-    object: Literal["list"] = "list"
-    data: list[BatchObject]
-    has_more: bool
-    first_id: str | None
-    last_id: str | None
 
 
 @router.post("", response_model=BatchObject, responses=documented())
@@ -113,9 +108,7 @@ def create(body: BatchRequest, request: Request, caller: Asker, context: HomeCon
 def list_batches(caller: Looker, context: HomeContext, after: str | None = None, limit: _Limit = 20) -> BatchList:
     """The batches of the project, newest first."""
     found, has_more = context.batches.list(caller.project_id, after=after, limit=limit)
-    data = [batch_object(view) for view in found]
-    first, last = (data[0].id, data[-1].id) if data else (None, None)
-    return BatchList(data=data, has_more=has_more, first_id=first, last_id=last)
+    return BatchList.of([batch_object(view) for view in found], has_more=has_more)
 
 
 @router.get("/{batch_id}", response_model=BatchObject, responses=documented(404))

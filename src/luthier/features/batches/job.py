@@ -29,6 +29,7 @@ from luthier.core.errors import (
 )
 from luthier.core.ids import sha256_bytes
 from luthier.core.json_limits import fault_of_text, json_utf8
+from luthier.core.system.files import cut_partial_line
 from luthier.features.batches.records import ERRORS_NAME, OUTPUT_NAME, Batch, BatchFault, BatchStatus, Line
 from luthier.features.batches.service import CALLER
 from luthier.features.serving.api.offline import answer_offline, preload, tokens_of, use_job_engine
@@ -332,7 +333,7 @@ class _Files:
 
     def __enter__(self) -> _Files:
         for is_ok, path in self._paths.items():
-            _cut_partial_line(path)
+            cut_partial_line(path)
             self._open[is_ok] = path.open("ab")
         return self
 
@@ -364,26 +365,6 @@ def _written_line(is_ok: bool, line: bytes, document: dict[str, Any]) -> _Writte
     custom_id, number = document.get("custom_id"), (document.get("error") or {}).get("line") or 0
     num_prompt, num_new = tokens_of((document.get("response") or {}).get("body") or {})
     return _Written(_key(custom_id, number), is_ok, line, num_prompt, num_new)
-
-
-def _cut_partial_line(path: Path) -> None:
-    """Remove what a kill has left behind the last whole line."""
-    if not path.exists():
-        path.touch()
-        return
-    with path.open("rb+") as file:
-        size = end = file.seek(0, os.SEEK_END)
-        while end > 0:
-            start = max(0, end - (1 << 16))
-            file.seek(start)
-            block = file.read(end - start)
-            if (place := block.rfind(b"\n")) >= 0:
-                end = start + place + 1
-                break
-            end = start
-        if end < size:
-            file.truncate(end)
-            os.fsync(file.fileno())
 
 
 def _answered(context: Context, caller: Caller, one: Batch, number: int, line: bytes | None) -> _Written:

@@ -84,6 +84,7 @@ def answer(
     prices: Prices | None = None,
     force: bool = False,
     keeps_thoughts: bool = False,
+    uses_batch_api: bool = False,
 ) -> Answering:
     """Have a teacher answer the prompt of every row; answers in the rows are replaced.
 
@@ -92,6 +93,7 @@ def answer(
 
     Args:
         keeps_thoughts: Write a thought before an answer into the row, as `reasoning_content`.
+        uses_batch_api: Ask the teacher, behind a server, by OpenAI's Batch API: all prompts at once.
 
     Raises:
         RequestError: Impossible options.
@@ -106,16 +108,14 @@ def answer(
 
     options, fields = AnswerOptions(max_new_tokens, temperature, seed, keeps_thoughts), dict(mapping or {})
     check_mapping(fields)
-    _check(options, max_rows)
-    check_prices(prices)
-    check_files(file, output)
-    start = time.monotonic()
-    source = open_source(file)
+    _check(options, max_rows, prices, file, output)
+    start, source, prices = time.monotonic(), open_source(file), prices or Prices()
     check_free_listed(output, refused_file(output), force=force)
     num_found = _check_rows(source, fields, context)
     num_rows = min(num_found, max_rows or num_found)
-    with closing(find_teacher(context, teacher)) as writer:
-        tally = _write(context, source, fields, num_rows, writer, options, output, prices or Prices())
+    batch_cost = prices.cost_of_tokens if uses_batch_api else None
+    with closing(find_teacher(context, teacher, num_answers=num_rows, batch_cost=batch_cost)) as writer:
+        tally = _write(context, source, fields, num_rows, writer, options, output, prices, at_once=uses_batch_api)
     counts = dict(Counter(str(one.reason) for one in tally.refused).most_common())
     if not tally.kept:
         raise _no_answers_error(file, writer.name, tally.refused, counts, refused_file(output))
@@ -130,14 +130,14 @@ def answer(
         num_refused=len(tally.refused),
         refused=counts,
         teacher_usage=writer.usage,
-        cost_usd=(prices or Prices()).cost(writer.usage),
+        cost_usd=prices.cost(writer.usage),
         seconds=time.monotonic() - start,
         num_thoughts=tally.num_thoughts,
         has_kept_thoughts=keeps_thoughts and tally.num_thoughts > 0,
     )
 
 
-def _check(options: AnswerOptions, max_rows: int | None) -> None:
+def _check(options: AnswerOptions, max_rows: int | None, prices: Prices | None, file: Path, output: Path) -> None:
     problems = [
         ("max_new_tokens", options.max_new_tokens, options.max_new_tokens >= 1, "at least 1"),
         ("temperature", options.temperature, 0 <= options.temperature < float("inf"), "0 (greedy) or more"),
@@ -146,6 +146,8 @@ def _check(options: AnswerOptions, max_rows: int | None) -> None:
     for name, value, is_right, expected in problems:
         if not is_right:
             raise RequestError(f"{name}={value}", expected=expected, do=f"correct {name}")
+    check_prices(prices)
+    check_files(file, output)
 
 
 def _check_rows(source: Source, mapping: Mapping[str, str], context: Context) -> int:
@@ -207,10 +209,13 @@ def _write(
     options: AnswerOptions,
     output: Path,
     prices: Prices,
+    *,
+    at_once: bool,
 ) -> _Tally:
     """Write both files; the one with the answers only where there is one."""
-    from luthier.ml.data.rows.answer_prompts import answered_row, answers, refused_row
+    from luthier.ml.data.rows.answer_prompts import BATCH_PROMPTS, answered_row, answers, refused_row
     from luthier.ml.data.rows.write_rows import write_rows
+    from luthier.ml.inference.openai.batch_api import MAX_REQUESTS
 
     tally, num_done = _Tally(), 0
     with context.progress.task("Answering prompts", num_rows, "row") as task:
@@ -224,7 +229,9 @@ def _write(
 
         # A second pass over the file: the questions of a large one are never in memory together.
         questions = islice(_questions(source, mapping), num_rows)
-        for one in answers(questions, teacher, options, context.progress, batch_done=batch_done):
+        num_at_once = MAX_REQUESTS if at_once else BATCH_PROMPTS
+        found = answers(questions, teacher, options, context.progress, batch_done=batch_done, batch_prompts=num_at_once)
+        for one in found:
             if one.reason is None:
                 tally.num_thoughts += one.thought is not None
                 # Collected, so that the output is written in one step at the end; a stop leaves no partial file.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from luthier.core.errors import DataError, RequestError, RowProblem
-from luthier.features.generation.engines import find_teacher
+from luthier.features.generation.engines import CostOf, find_teacher
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
@@ -40,10 +40,14 @@ class Prices:
 
     def cost(self, usage: Usage) -> float | None:
         """What the new requests cost; those out of the cache cost nothing. None without both prices."""
+        return self.cost_of_tokens(usage.num_prompt_tokens, usage.num_new_tokens)
+
+    def cost_of_tokens(self, num_prompt: int, num_new: int) -> float | None:
+        """What tokens of prompts and of replies cost. None without both prices."""
         if self.input_usd is None or self.output_usd is None:
             return None
         # Providers quote prices for a million tokens.
-        return (usage.num_prompt_tokens * self.input_usd + usage.num_new_tokens * self.output_usd) / 1e6
+        return (num_prompt * self.input_usd + num_new * self.output_usd) / 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +132,7 @@ class SynthesisRun:
         on_batch: Called after each batch.
         teacher_name: What rows call the teacher; None for the name of its engine, which may be a path.
         spent_usd: What earlier attempts have spent, which counts towards the budget.
+        uses_batch_api: Whether the teacher, behind a server, is asked by OpenAI's Batch API: all passages at once.
     """
 
     budget_usd: float | None = None
@@ -136,6 +141,7 @@ class SynthesisRun:
     on_batch: Callable[[SynthesisState], None] = lambda _: None
     teacher_name: str | None = None
     spent_usd: float = 0.0
+    uses_batch_api: bool = False
 
 
 @dataclass(slots=True)
@@ -183,14 +189,15 @@ def synthesise(
     options = SynthesisOptions(kind, pairs_per_passage, min_support, max_new_tokens, temperature, seed)
     run = run or SynthesisRun()
     _check(options, max_rows, prices, file, output)
-    check_budget(run.budget_usd, prices)
+    check_budget(run.budget_usd, prices, at_once=run.uses_batch_api)
     start = time.monotonic()
     source = open_source(file)
     check_free_listed(output, refused_file(output), force=force)
     num_found = _check_rows(source, context)
     num_rows = min(num_found, max_rows or num_found)
     with ExitStack() as stack:
-        writer, examiner = _engines(context, stack, teacher, judge)
+        batch_cost = (prices or Prices()).cost_of_tokens if run.uses_batch_api else None
+        writer, examiner = _engines(context, stack, teacher, judge, num_rows * pairs_per_passage, batch_cost)
         tally = _write(context, source, num_rows, writer, examiner, options, output, prices or Prices(), run)
     listed = refused_file(output)
     if not tally.num_pairs:
@@ -235,13 +242,14 @@ def _outcome(
 
 
 def _engines(
-    context: Context, stack: ExitStack, teacher: str, judge: str | None
+    context: Context, stack: ExitStack, teacher: str, judge: str | None, num_answers: int, batch_cost: CostOf | None
 ) -> tuple[CachedEngine, CachedEngine | None]:
-    writer = stack.enter_context(closing(find_teacher(context, teacher)))
+    found = find_teacher(context, teacher, num_answers=num_answers, batch_cost=batch_cost)
+    writer = stack.enter_context(closing(found))
     # One engine for both roles: the weights are loaded once, and the cache is shared.
     if judge is None or judge == teacher:
         return writer, None if judge is None else writer
-    return writer, stack.enter_context(closing(find_teacher(context, judge)))
+    return writer, stack.enter_context(closing(find_teacher(context, judge, num_answers=num_answers)))
 
 
 def _check(options: SynthesisOptions, max_rows: int | None, prices: Prices | None, file: Path, output: Path) -> None:
@@ -271,10 +279,16 @@ def check_prices(prices: Prices | None) -> None:
         )
 
 
-def check_budget(budget_usd: float | None, prices: Prices | None) -> None:
-    """Raise RequestError for a budget that is none, or one without prices to count by."""
+def check_budget(budget_usd: float | None, prices: Prices | None, *, at_once: bool = False) -> None:
+    """Raise RequestError for a budget that is none, one without prices, or one of requests that are sent at once."""
     if budget_usd is None:
         return
+    if at_once:
+        raise RequestError(
+            f"a budget of {budget_usd:g} USD with --batch, which requests all passages at once",
+            expected="one of the two: a budget ends the work between small batches",
+            do="limit the passages: --max-rows N",
+        )
     if not 0 < budget_usd < float("inf") or prices is None or prices.input_usd is None:
         raise RequestError(
             f"a budget of {budget_usd:g} USD{'' if prices and prices.input_usd is not None else ' without prices'}",
@@ -396,6 +410,7 @@ def _write(
     """Write both files; the one with the pairs only where there is a pair."""
     from luthier.ml.data.rows.write_rows import write_rows
     from luthier.ml.data.synthesis.synthesise import BATCH_PASSAGES, attempts, refused_row_of, row_of
+    from luthier.ml.inference.openai.batch_api import MAX_REQUESTS
 
     tally, kept = _Tally(), []
     judge_name = judge.name if judge is not None else None
@@ -410,7 +425,7 @@ def _write(
             options,
             context.progress,
             batch_done=lambda num_passages: meter.batch_done(num_passages, task),
-            batch_passages=run.batch_passages or BATCH_PASSAGES,
+            batch_passages=MAX_REQUESTS if run.uses_batch_api else run.batch_passages or BATCH_PASSAGES,
         )
         for attempt in found:
             # No reason against it and a measured support: only both together mean that it was checked and kept.

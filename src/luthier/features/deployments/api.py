@@ -14,6 +14,7 @@ from luthier.features.deployments import service as deployments
 from luthier.features.deployments.service import DeploymentView
 from luthier.platform.http.authentication import HomeContext, Reader, Trainer
 from luthier.platform.http.errors import documented
+from luthier.platform.http.lists import ListObject
 
 router = APIRouter(prefix="/api/v1/deployments", tags=["deployments"])
 
@@ -116,11 +117,8 @@ class DeploymentObject(BaseModel):
     history: list[RevisionView] | None = None
 
 
-class DeploymentList(BaseModel):
+class DeploymentList(ListObject[DeploymentObject]):
     """The deployments of the project, newest first."""
-
-    object: Literal["list"] = "list"
-    data: list[DeploymentObject]
 
 
 class DeletedDeployment(BaseModel):

@@ -25,6 +25,7 @@ from luthier.platform.home.context import Context
 from luthier.platform.http.authentication import HomeContext, Reader, Trainer
 from luthier.platform.http.errors import ApiError, documented
 from luthier.platform.http.idempotency import once
+from luthier.platform.http.lists import ListPage
 from luthier.platform.http.routes import Id
 
 router = APIRouter(prefix="/v1/evals", tags=["evals"])
@@ -44,14 +45,8 @@ class EvalObject(BaseModel):
     metadata: dict[str, str] | None
 
 
-class EvalList(BaseModel):
+class EvalList(ListPage[EvalObject]):
     """A page of evals."""
-
-    object: Literal["list"] = "list"
-    data: list[EvalObject]
-    has_more: bool
-    first_id: str | None
-    last_id: str | None
 
 
 class EvalDeleted(BaseModel):
@@ -119,14 +114,8 @@ class RunObject(BaseModel):
     error: RunError | None
 
 
-class RunList(BaseModel):
+class RunList(ListPage[RunObject]):
     """A page of runs."""
-
-    object: Literal["list"] = "list"
-    data: list[RunObject]
-    has_more: bool
-    first_id: str | None
-    last_id: str | None
 
 
 class RunDeleted(BaseModel):
@@ -152,14 +141,8 @@ class OutputItemObject(BaseModel):
     sample: dict[str, Any] = Field(description="The answer; null values where a row brought it along")
 
 
-class OutputItemList(BaseModel):
+class OutputItemList(ListPage[OutputItemObject]):
     """A page of graded items."""
-
-    object: Literal["list"] = "list"
-    data: list[OutputItemObject]
-    has_more: bool
-    first_id: str | None
-    last_id: str | None
 
 
 @router.post("", status_code=201, response_model=EvalObject, responses=documented())
@@ -179,8 +162,7 @@ def list_evals(
 ) -> EvalList:
     """The evals of the project, the oldest first by default."""
     found, has_more = context.evals.list(caller.project_id, after=after, limit=limit, order=order, order_by=order_by)
-    data = [eval_object(one) for one in found]
-    return EvalList(data=data, has_more=has_more, **_ends(data))
+    return EvalList.of([eval_object(one) for one in found], has_more=has_more)
 
 
 @router.get("/{eval_id}", response_model=EvalObject, responses=documented(404))
@@ -234,8 +216,7 @@ def list_runs(
     """The runs of an eval, the oldest first by default."""
     one = context.evals.get(caller.project_id, eval_id)
     found, has_more = evals.page_of_runs(context, caller, eval_id, after=after, limit=limit, order=order, status=status)
-    data = [run_object(request, one, view) for view in found]
-    return RunList(data=data, has_more=has_more, **_ends(data))
+    return RunList.of([run_object(request, one, view) for view in found], has_more=has_more)
 
 
 @router.get("/{eval_id}/runs/{run_id}", response_model=RunObject, responses=documented(404))
@@ -286,8 +267,7 @@ def list_output_items(
         # OpenAI's documentation has both words.
         status="fail" if status == "failed" else status,
     )
-    data = [item_object(one) for one in found]
-    return OutputItemList(data=data, has_more=has_more, **_ends(data))
+    return OutputItemList.of([item_object(one) for one in found], has_more=has_more)
 
 
 @router.get(
@@ -395,7 +375,3 @@ def _once(request: Request, caller: Caller, context: Context, work: Callable[[],
     if isinstance(made, Response) and made.status_code == 200:
         made.status_code = 201
     return made
-
-
-def _ends(data: list[Any]) -> dict[str, str | None]:
-    return {"first_id": data[0].id if data else None, "last_id": data[-1].id if data else None}

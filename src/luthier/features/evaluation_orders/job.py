@@ -1,9 +1,15 @@
-"""An attempt of an evaluation job: from the beginning, with one result even after killed attempts."""
+"""An attempt of an evaluation job: it takes the answers that earlier attempts have stored, and has one result.
+
+Answers are stored batch by batch in a file in the folder of the job, synced to the disk. An attempt after a kill has
+the same batches and computes those that are not there; likelihoods, which take one pass, are computed again.
+"""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from luthier.core.errors import LuthierError, NotFoundError, StorageFullError, UnreachableError, library_words_hidden
 from luthier.core.results.suite import SafetyResult, SuiteResult
@@ -16,7 +22,8 @@ from luthier.platform.jobs.attempt import JobProgress, exit_on_sigterm, own_copy
 from luthier.platform.jobs.records import Job
 from luthier.platform.processes.process import Outcome
 
-_SUITE = "suite.yaml"
+_SUITE: Final = "suite.yaml"
+_ANSWERS: Final = "answers.jsonl"
 
 
 def carry_out(context: Context, job: Job) -> Outcome:
@@ -26,14 +33,34 @@ def carry_out(context: Context, job: Job) -> Outcome:
         context.progress = JobProgress(context, job)
         try:
             # Paths in the words of a library are hidden from network callers; the operator's own suite may show them.
-            with exit_on_sigterm(), contextlib.nullcontext() if order.suite_file else library_words_hidden():
+            hidden = contextlib.nullcontext() if order.suite_file else library_words_hidden()
+            with exit_on_sigterm(), hidden, _answers_kept(context, job):
                 _judge(context, job, order)
         except (StorageFullError, UnreachableError):
             raise  # no fault of the job: it is tried again
         except LuthierError as error:
             # The error is read over the network.
             return Outcome(status="failed", error=redact_paths(error.as_json(), home_paths(context)))
+    # The result has them. Of a failed job they stay: one that is run again continues behind them.
+    (context.settings.jobs_folder / job.job_id / _ANSWERS).unlink(missing_ok=True)
     return Outcome(status="succeeded", found={"result_id": order.result_id})
+
+
+@contextlib.contextmanager
+def _answers_kept(context: Context, job: Job) -> Iterator[None]:
+    """Have answers stored as they come while the block runs, and report those of earlier attempts."""
+    from luthier.ml.inference.kept_answers import AnswerFile
+
+    folder = context.settings.jobs_folder / job.job_id
+    folder.mkdir(parents=True, exist_ok=True)
+    context.kept_answers = AnswerFile(folder / _ANSWERS)
+    if num := context.kept_answers.num_answers:
+        with context.progress.task(f"Continuing behind {num:,} answers of an earlier attempt", None, ""):
+            pass
+    try:
+        yield
+    finally:
+        context.kept_answers = None
 
 
 def _judge(context: Context, job: Job, order: EvaluationOrder) -> None:

@@ -189,7 +189,7 @@ def cancel(context: Context, caller: Caller, job_id: str) -> None:
 
 
 def retry(context: Context, caller: Caller, job_id: str) -> None:
-    """Run a failed one again, from the beginning. Raises NotFoundError, ConflictError."""
+    """Run a failed one again, behind the answers that it has stored. Raises NotFoundError, ConflictError."""
     show_order(context, caller, job_id)
     with context.database.transaction():
         context.jobs.resume(job_id)

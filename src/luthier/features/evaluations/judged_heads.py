@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from luthier.core.dataset import Example
 from luthier.core.evaluation import SystemResult
 from luthier.core.ports import StopCheck
-from luthier.features.models.resolve import Candidate, open_judged
+from luthier.features.models.resolve import Candidate, engine_key, open_judged
 
 if TYPE_CHECKING:
+    from luthier.ml.inference.kept_answers import AnswerFile
     from luthier.ml.inference.task_model import TaskAnswers
     from luthier.ml.inference.transformers_engine import TransformersEngine
 
@@ -21,13 +22,16 @@ class JudgedHeads:
     Args:
         stop: asked between batches; a reason ends the evaluation with StoppedError.
         num_workers: as for `open_engine`.
+        kept_answers: where generated answers are stored as they come; None stores none.
 
     Attributes:
         max_workers: the most processes that compute batches of an engine so far; None before the first one is open.
     """
 
-    def __init__(self, stop: StopCheck | None, num_workers: int | None = None) -> None:
-        self._stop, self._num_workers = stop, num_workers
+    def __init__(
+        self, stop: StopCheck | None, num_workers: int | None = None, kept_answers: AnswerFile | None = None
+    ) -> None:
+        self._stop, self._num_workers, self._kept_answers = stop, num_workers, kept_answers
         self._heads: dict[str, TaskAnswers] = {}
         self.max_workers: int | None = None
 
@@ -38,6 +42,8 @@ class JudgedHeads:
         engine = open_judged(candidate, stop=self._stop, num_workers=self._num_workers)
         if isinstance(engine, TransformersEngine):
             loaded = engine
+            if self._kept_answers is not None:
+                loaded.kept_answers = self._kept_answers.of_engine(engine_key(candidate))
         else:
             self._heads[candidate.name] = engine
             loaded = engine.model.engine

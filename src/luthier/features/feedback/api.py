@@ -12,6 +12,7 @@ from luthier.features.feedback import service as feedback
 from luthier.features.feedback.service import FeedbackInput, Outcome
 from luthier.platform.http.authentication import Asker, HomeContext, Reader
 from luthier.platform.http.errors import documented
+from luthier.platform.http.lists import ListObject
 
 router = APIRouter(prefix="/api/v1/feedback", tags=["feedback"])
 
@@ -42,11 +43,8 @@ class GivenView(FeedbackView):
     note: str
 
 
-class FeedbackList(BaseModel):
+class FeedbackList(ListObject[FeedbackView]):
     """Newest first."""
-
-    object: Literal["list"] = "list"
-    data: list[FeedbackView]
 
 
 @router.post("", summary="Say something of an answer", responses=documented(404))

@@ -29,6 +29,7 @@ from luthier.platform.files.store import (
 )
 from luthier.platform.http.authentication import HomeContext, Reader, Trainer
 from luthier.platform.http.errors import ApiError, documented
+from luthier.platform.http.lists import ListPage
 from luthier.platform.http.multipart import Form
 from luthier.platform.http.routes import chosen, read_form
 
@@ -75,14 +76,10 @@ class FileObject(BaseModel):
     status_details: str | None
 
 
-class FileList(BaseModel):
+class FileList(ListPage[FileObject]):
     """A page of files."""
 
     object: Literal["list"]
-    data: list[FileObject]
-    has_more: bool
-    first_id: str | None
-    last_id: str | None
 
 
 class FileDeleted(BaseModel):
@@ -133,13 +130,7 @@ def list_all(
 ) -> FileList:
     """The files of the project, newest first by default."""
     found, has_more = list_files(context, caller.project_id, purpose=purpose, after=after, limit=limit, order=order)
-    return FileList(
-        object="list",
-        data=[file_object(file) for file in found],
-        has_more=has_more,
-        first_id=found[0].file_id if found else None,
-        last_id=found[-1].file_id if found else None,
-    )
+    return FileList.of([file_object(file) for file in found], has_more=has_more)
 
 
 @router.get("/{file_id}", response_model=FileObject, responses=documented(404))

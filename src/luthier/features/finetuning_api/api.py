@@ -19,6 +19,7 @@ from luthier.platform.home.context import Context
 from luthier.platform.http.authentication import HomeContext, Reader, Trainer
 from luthier.platform.http.errors import ApiError, documented
 from luthier.platform.http.idempotency import once
+from luthier.platform.http.lists import ListPage, PartialList
 from luthier.platform.http.poll_cache import polled
 from luthier.platform.http.routes import page
 from luthier.platform.jobs.events import JobEvent, Level
@@ -69,12 +70,8 @@ class JobObject(BaseModel):
     validation_file: str | None
 
 
-class JobList(BaseModel):
+class JobList(PartialList[JobObject]):
     """A page of jobs."""
-
-    object: Literal["list"] = "list"
-    data: list[JobObject]
-    has_more: bool
 
 
 class EventData(BaseModel):
@@ -102,12 +99,8 @@ class EventObject(BaseModel):
     data: EventData | None
 
 
-class EventList(BaseModel):
+class EventList(PartialList[EventObject]):
     """A page of events."""
-
-    object: Literal["list"] = "list"
-    data: list[EventObject]
-    has_more: bool
 
 
 class CheckpointMetrics(BaseModel):
@@ -134,14 +127,8 @@ class CheckpointObject(BaseModel):
     metrics: CheckpointMetrics
 
 
-class CheckpointList(BaseModel):
+class CheckpointList(ListPage[CheckpointObject]):
     """A page of checkpoints."""
-
-    object: Literal["list"] = "list"
-    data: list[CheckpointObject]
-    has_more: bool
-    first_id: str | None
-    last_id: str | None
 
 
 def job_object(job: Job, estimated_finish: float | None) -> JobObject:

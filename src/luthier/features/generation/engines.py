@@ -17,6 +17,7 @@ from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import RequestError
 from luthier.core.ids import sha256_document, sha256_file
 from luthier.core.ports import Engine, Generation, Progress, Prompt, Score
+from luthier.features.generation.shared_engine import SharedEngine
 from luthier.features.models.names import find_model
 from luthier.features.models.resolve import Candidate, TemplatedEngine, engine_key, find_candidate, open_engine
 from luthier.platform.home.context import Context
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from luthier.ml.evaluation.kl_to_base import StatesEngine
     from luthier.ml.inference.engine_wrappers import CachedEngine, Keep
     from luthier.ml.inference.models.templates.chat_template import ChatTemplate
+    from luthier.ml.inference.openai.batch_api import OpenAIBatchEngine
     from luthier.ml.inference.openai.http import OpenAIHttpEngine
 
 
@@ -123,7 +125,13 @@ OWN_KEY, OPENAI_KEY = "LUTHIER_TEACHER_API_KEY", "OPENAI_API_KEY"
 _THIS_MACHINE: Final = ("127.0.0.1", "localhost", "::1")
 
 
-def find_teacher(context: Context, name: str) -> CachedEngine:
+CostOf = Callable[[int, int], float | None]
+"""US dollars for tokens of prompts and of answers; None where no price is known."""
+
+
+def find_teacher(
+    context: Context, name: str, *, num_answers: int = 0, batch_cost: CostOf | None = None
+) -> CachedEngine:
     """The engine behind a name, with the home's cache in front of it; opened when it is first asked something new.
 
     The key for a server comes from the environment: LUTHIER_TEACHER_API_KEY, or OPENAI_API_KEY over https or to this
@@ -131,9 +139,13 @@ def find_teacher(context: Context, name: str) -> CachedEngine:
 
     Args:
         name: Any name of a model, or `http(s)://host:port/v1#MODEL`.
+        num_answers: How many answers the work needs in all, where it asks for them in several calls: for many of them
+            the server's engine is asked, where it has the model in memory (`SharedEngine`).
+        batch_cost: Given, a server is asked by OpenAI's Batch API: within a day, at some providers for less. What it
+            gives is shown before files are uploaded.
 
     Raises:
-        RequestError: An address without a model, or with a key in it.
+        RequestError: An address without a model, or with a key in it, or the Batch API of a model on this machine.
         NotFoundError: No such base model or run.
         ConflictError: The run has no trained weights yet.
     """
@@ -142,15 +154,27 @@ def find_teacher(context: Context, name: str) -> CachedEngine:
     if is_address(name):
         url, model = parse_address(name)
         return CachedEngine(
-            lambda keep: _open_server(url, model, keep),
+            lambda keep: (
+                _open_server(url, model, keep)
+                if batch_cost is None
+                else _open_batches(context, url, model, keep, batch_cost)
+            ),
             context.generations,
             name=f"{url}#{model}",
             identity={"engine": "openai_http", "url": url, "model": model},
         )
+    if batch_cost is not None:
+        raise RequestError(
+            f"--batch with {name}, a model on this machine",
+            expected="http(s)://host:port/v1#MODEL, where a server has OpenAI's Batch API",
+            do="leave --batch out",
+        )
     candidate = find_candidate(context, name)
     found = find_model(context, name)
     return CachedEngine(
-        lambda _: open_engine(candidate),
+        lambda keep: SharedEngine(
+            context, candidate, lambda: open_engine(candidate), num_expected=num_answers, keep=keep
+        ),
         context.generations,
         # By run: a deployment may route elsewhere tomorrow, and the name is stored with what was written.
         name=candidate.model_name if found.run_id is None else found.name,
@@ -233,6 +257,16 @@ def _open_server(url: str, model: str, keep: Keep) -> OpenAIHttpEngine:
     from luthier.ml.inference.openai.http import OpenAIHttpEngine
 
     return OpenAIHttpEngine(url, model, api_key=api_key(url, os.environ), keep=keep)
+
+
+def _open_batches(context: Context, url: str, model: str, keep: Keep, cost_of: CostOf) -> OpenAIBatchEngine:
+    from luthier.ml.inference.openai.batch_api import OpenAIBatchEngine
+    from luthier.ml.inference.openai.http import OpenAIHttpEngine
+
+    key = api_key(url, os.environ)
+    live = OpenAIHttpEngine(url, model, api_key=key)
+    folder = context.settings.teacher_batches_folder
+    return OpenAIBatchEngine(live, folder, api_key=key, keep=keep, cost_of=cost_of)
 
 
 def identity_of(context: Context, name: str, candidate: Candidate) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from luthier.features.inbox import service as inbox
 from luthier.features.inbox.records import InboxEntry, InboxKind, InboxShow, InboxState
 from luthier.platform.http.authentication import HomeContext, Reader, Trainer
 from luthier.platform.http.errors import documented
+from luthier.platform.http.lists import ListObject
 
 router = APIRouter(prefix="/api/v1/inbox", tags=["inbox"])
 
@@ -70,11 +71,8 @@ class InboxItemView(BaseModel):
     done_at: int | None
 
 
-class InboxList(BaseModel):
+class InboxList(ListObject[InboxItemView]):
     """Overdue entries first, then by their dates, then the oldest."""
-
-    object: Literal["list"] = "list"
-    data: list[InboxItemView]
 
 
 @router.get("", summary="List what waits", responses=documented())

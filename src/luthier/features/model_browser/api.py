@@ -13,6 +13,7 @@ from luthier.features.model_cards.service import BaseView, decoding_of_base, fin
 from luthier.platform.home.context import Context
 from luthier.platform.http.authentication import HomeContext, Reader
 from luthier.platform.http.errors import documented
+from luthier.platform.http.lists import ListObject
 
 router = APIRouter(prefix="/api/v1/base-models", tags=["base models"])
 
@@ -50,11 +51,8 @@ class BaseModelView(BaseModel):
     decoding: Decoding | None
 
 
-class BaseModelList(BaseModel):
+class BaseModelList(ListObject[BaseModelView]):
     """Those on the server's machine first, then the catalogue in its order."""
-
-    object: Literal["list"] = "list"
-    data: list[BaseModelView]
 
 
 @router.get("", summary="List base models", responses=documented())

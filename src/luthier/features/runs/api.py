@@ -15,6 +15,7 @@ from luthier.features.training import recipe_job
 from luthier.platform.home.context import Context
 from luthier.platform.http.authentication import HomeContext, Reader, Trainer
 from luthier.platform.http.errors import documented
+from luthier.platform.http.lists import ListObject, PartialList
 from luthier.platform.http.path_redaction import redact_paths, reference_paths
 from luthier.platform.http.routes import Id
 from luthier.platform.jobs.records import Job, JobStatus
@@ -25,19 +26,13 @@ _Limit = Annotated[int, Query(ge=1, le=100)]
 _After = Annotated[str | None, Query(max_length=100)]
 
 
-class RunList(BaseModel):
+class RunList(PartialList[dict[str, Any]]):
     """Runs, newest first."""
 
-    object: Literal["list"] = "list"
-    data: list[dict[str, Any]]
-    has_more: bool
 
-
-class EventList(BaseModel):
+class EventList(ListObject[dict[str, Any]]):
     """Events by step. next_after: what to ask from the next time, as `after`."""
 
-    object: Literal["list"] = "list"
-    data: list[dict[str, Any]]
     next_after: int
 
 

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from luthier.platform.cli.command import Answer, CheckpointsOption, HomeOption, JsonOption, open_context
+from luthier.platform.cli.command import (
+    AllowUnsignedOption,
+    Answer,
+    CheckpointsOption,
+    HomeOption,
+    JsonOption,
+    open_context,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -177,7 +184,11 @@ def track(
 
 
 def fetch(
-    run_id: RunArgument, checkpoints: CheckpointsOption = None, as_json: JsonOption = False, home: HomeOption = None
+    run_id: RunArgument,
+    checkpoints: CheckpointsOption = None,
+    allow_unsigned: AllowUnsignedOption = False,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
 ) -> Answer:
     """Fetch a run that another machine has uploaded: its record, and weights and report where it has ended.
 
@@ -185,7 +196,7 @@ def fetch(
     """
     from luthier.features.training.checkpoint_uploads import session
 
-    with open_context(home, checkpoints=checkpoints) as context:
+    with open_context(home, checkpoints=checkpoints, allow_unsigned=allow_unsigned) as context:
         record = session.fetch_run(context, run_id)
     return _about_upload(record, "fetched", as_json)
 

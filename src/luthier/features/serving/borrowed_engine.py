@@ -50,15 +50,12 @@ class BorrowingClient(InferenceClient):
 
     def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(settings, has_session=False)
-        self._home, self._clock = settings.home, clock
-        self._borrowing_lock = threading.Lock()
-        self._lender: _Lender | None = None
-        self._tried_at = -_AGAIN_SECONDS
+        self._server = ServerConnection(settings.home, clock=clock)
 
     @property
     def loaded(self) -> tuple[LoadedModel, ...]:
         """The models in memory, those of the server first."""
-        lender = self._connected()
+        lender = self._server.lender
         return (() if lender is None else lender.loaded) + super().loaded
 
     def preload(self, model: Served) -> None:
@@ -68,10 +65,7 @@ class BorrowingClient(InferenceClient):
 
     def close(self) -> None:
         """End the connection and the process; requests under way fail."""
-        with self._borrowing_lock:
-            lender, self._lender, self._tried_at = self._lender, None, float("inf")
-        if lender is not None:
-            lender.close()
+        self._server.close()
         super().close()
 
     def _ask(
@@ -89,13 +83,30 @@ class BorrowingClient(InferenceClient):
         cancel = None if lender is None else lender.ask(model, request, hear, own)
         return own() if cancel is None else cancel
 
-    def _lender_of(self, model: Served) -> _Lender | None:
+    def _lender_of(self, model: Served) -> Lender | None:
         """The connection to a server that has a model in memory."""
-        lender = self._connected()
+        lender = self._server.lender
         return lender if lender is not None and any(one.answers(model) for one in lender.loaded) else None
 
-    def _connected(self) -> _Lender | None:
-        with self._borrowing_lock:
+
+class ServerConnection:
+    """The connection to the server of a home, made when it is first needed, and again some seconds after it was lost.
+
+    Args:
+        home: The home.
+        clock: Seconds that never go back.
+    """
+
+    def __init__(self, home: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._home, self._clock = home, clock
+        self._lock = threading.Lock()
+        self._lender: Lender | None = None
+        self._tried_at = -_AGAIN_SECONDS
+
+    @property
+    def lender(self) -> Lender | None:
+        """The server that lends its engine process; None where there is none on this machine."""
+        with self._lock:
             if self._lender is not None and self._lender.has_ended:
                 self._lender = None
             if self._lender is None and self._clock() - self._tried_at >= _AGAIN_SECONDS:
@@ -103,6 +114,13 @@ class BorrowingClient(InferenceClient):
                 # After it: a server that does not answer is waited for, and not tried again at once.
                 self._tried_at = self._clock()
             return self._lender
+
+    def close(self) -> None:
+        """End the connection for good; requests under way fail."""
+        with self._lock:
+            lender, self._lender, self._tried_at = self._lender, None, float("inf")
+        if lender is not None:
+            lender.close()
 
 
 class _Borrowed(OpenRequest):
@@ -133,7 +151,7 @@ class _Borrowed(OpenRequest):
             cancel()
 
 
-class _Lender:
+class Lender:
     """A connection to a server that lends its engine process.
 
     Attributes:
@@ -154,7 +172,14 @@ class _Lender:
     def ask(
         self, model: Served, request: TextRequest | PoolingRequest, hear: OnEvent, own: Callable[[], Cancel]
     ) -> Cancel | None:
-        """Send a request; None where the connection has ended."""
+        """Send a request; None where the connection has ended.
+
+        Args:
+            model: The model, as the server has it in memory.
+            request: The prompt, or the texts.
+            hear: Called from another thread with each event.
+            own: Called from another thread where the server does not have the model any more; returns what cancels.
+        """
         key, made = uuid.uuid4().hex, _Borrowed(request, hear, own)
         with self._lock:
             if self.has_ended:
@@ -221,7 +246,7 @@ class _Lender:
             asked.tell(Failed.of(_lost(), is_of_engine=True))
 
 
-def _connect(home: Path) -> _Lender | None:
+def _connect(home: Path) -> Lender | None:
     """A connection to the server of a home; None where there is none on this machine."""
     try:
         connection = unix_socket()
@@ -231,7 +256,7 @@ def _connect(home: Path) -> _Lender | None:
         connection.settimeout(_ANSWER_SECONDS)
         with socket_address(home) as address:
             connection.connect(address)
-        return _Lender(connection)
+        return Lender(connection)
     except (OSError, ValueError, KeyError, StopIteration, json.JSONDecodeError):
         connection.close()
         return None

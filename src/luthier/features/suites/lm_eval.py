@@ -13,6 +13,7 @@ from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.ids import sha256_document
 from luthier.core.results.suite import LmEvalTask, TaskResult
 from luthier.core.system.extras import require_extra
+from luthier.features.generation.shared_engine import SharedEngine
 from luthier.features.models.resolve import Candidate
 from luthier.features.suites.task_runs import Engines, Server, System
 from luthier.platform.home.context import Context
@@ -83,13 +84,12 @@ def run_lm_eval(
 
 def _model_of(context: Context, engines: Engines, system: System) -> Any:
     from luthier.ml.inference.lm_eval_model import DEFAULT_NEW_TOKENS, LmEvalModel
-    from luthier.ml.inference.transformers_engine import TransformersEngine
 
     engine = engines.of(system)
     # A server cuts by itself; the harness needs a number.
     tokenizer, room = None, 2**31
     if isinstance(system, Candidate):
-        assert isinstance(engine, TransformersEngine)
+        assert isinstance(engine, SharedEngine)
         tokenizer, room = engine.template.tokenizer, system.context_length_tokens
     return LmEvalModel(
         engine,

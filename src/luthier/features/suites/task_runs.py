@@ -17,6 +17,7 @@ from luthier.core.errors import RequestError
 from luthier.core.ports import Engine, Generation, Progress, Prompt, Score
 from luthier.core.results.suite import TaskCommon, TaskResult
 from luthier.features.generation.engines import find_teacher, is_address
+from luthier.features.generation.shared_engine import SharedEngine
 from luthier.features.models.names import find_model
 from luthier.features.models.prompts import readable
 from luthier.features.models.resolve import (
@@ -74,7 +75,19 @@ def engine_of(context: Context, system: System) -> Engine:
     """The engine that runs a system; a server's answers are kept in the home, so that none is paid for twice."""
     if isinstance(system, Server):
         return ServerEngine(find_teacher(context, system.address))
-    return open_engine(system)
+    from luthier.ml.inference.models.loading import check_adapter
+
+    if system.adapter_path is not None:
+        # Its engine may open late: a missing adapter of the last system must not surface after an hour.
+        check_adapter(system.adapter_path)
+    kept = None if context.kept_answers is None else context.kept_answers.of_engine(engine_key(system))
+
+    def open_own() -> Engine:
+        engine = open_engine(system)
+        engine.kept_answers = kept
+        return engine
+
+    return SharedEngine(context, system, open_own, kept_answers=kept)
 
 
 class ServerEngine:
@@ -137,10 +150,8 @@ def as_judged(
     Raises:
         OverlongError: A row does not fit into the model's context.
     """
-    from luthier.ml.inference.transformers_engine import TransformersEngine
-
     if isinstance(system, Candidate):
-        assert isinstance(engine, TransformersEngine)
+        assert isinstance(engine, SharedEngine)
         return system_under_test(system, engine, examples, max_new_tokens, options=options, rests=rests)
     return _behind_server(system, engine, examples, max_new_tokens)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from luthier.platform.cli.command import (
+    AllowUnsignedOption,
     Answer,
     BudgetHoursOption,
     BudgetKwhOption,
@@ -31,7 +32,7 @@ from luthier.platform.cli.command import (
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from luthier.core.recipe import BudgetRecipe
+    from luthier.core.recipe import BudgetRecipe, Recipe
     from luthier.core.run import TrainResult
     from luthier.features.training.launchers.here import Launcher
     from luthier.features.training.service import TrainOutcome
@@ -65,6 +66,7 @@ def train(
         typer.Option("--on", metavar="ray", help="Train on the Ray cluster of this machine, or at ray://HOST:PORT."),
     ] = None,
     checkpoints: CheckpointsOption = None,
+    allow_unsigned: AllowUnsignedOption = False,
     stages: _StageOption = None,
     interrupted_exit_code: _InterruptedOption = 0,
     as_json: JsonOption = False,
@@ -84,28 +86,28 @@ def train(
 
     # Before any home is opened: wrong options are rejected on every rank.
     launcher = _launcher(num_devices, on)
-    _stage(stages or ())
+    budget = asked_budget(hours=budget_hours, usd=budget_usd, tokens=budget_tokens, energy_kwh=budget_kwh)
+    is_remote = on is not None and on != "ray"  # `_launcher` has refused what is no address
+    if on is not None and is_remote:
+        _check_for_cluster(on, checkpoints, allow_unsigned, prices, resume_id, budget)
+    asked = _read_and_stage(recipe, overrides, stages or ())
+    if asked is not None:
+        asked = asked.model_copy(update={"budget": merged(asked.budget, budget)})
     # Other ranks open the home only for its caches; rank 0 owns the run.
     if external.external_world_size() > 1 and not external.is_first():
         with open_context(home) as context:
             external.train_as_follower(context)
         return None  # rank 0 has the answer
-    budget = asked_budget(hours=budget_hours, usd=budget_usd, tokens=budget_tokens, energy_kwh=budget_kwh)
+    base_dir = Path() if recipe is None else recipe.absolute().parent
     # The run is in the home of the cluster, so none is opened here.
-    if on is not None and on != "ray":  # `_launcher` has refused what is no address
-        return _on_cluster(on, recipe, overrides, resume_id, budget, prices, checkpoints, num_devices or 1, as_json)
-    if recipe is not None:
-        from luthier.features.recipes.service import load_recipe
-
-        asked = load_recipe(recipe, overrides)
-        asked = asked.model_copy(update={"budget": merged(asked.budget, budget)})
-        with open_context(home, checkpoints=checkpoints) as context:
-            base_dir = recipe.absolute().parent
+    if on is not None and is_remote:
+        return _on_cluster(on, asked, base_dir, resume_id, num_devices or 1, interrupted_exit_code, as_json)
+    with open_context(home, checkpoints=checkpoints, allow_unsigned=allow_unsigned) as context:
+        if asked is not None:
             outcome = external.train(
                 context, asked, base_dir=base_dir, prices=prices, show_plan=show_plan, launcher=launcher
             )
-    else:
-        with open_context(home, checkpoints=checkpoints) as context:
+        else:
             outcome = training.resume(context, str(resume_id), budget=budget, prices=prices, launcher=launcher)
     exit_code = _exit_code(outcome, interrupted_exit_code)
     return Answer(as_json, outcome.as_json(), lambda console: show_outcome(console, outcome), exit_code)
@@ -187,11 +189,24 @@ def _launcher(num_devices: int | None, on: str | None) -> Launcher | None:
     return ExternalLauncher()
 
 
-def _stage(stages: Sequence[str]) -> None:
-    from luthier.features.training.staging import stage
+def _read_and_stage(recipe: Path | None, overrides: Sequence[str], stages: Sequence[str]) -> Recipe | None:
+    """The recipe, and the copies of what is to be staged: a wrong recipe is refused before anything is copied.
+
+    A recipe that is itself below a staged path is read once it was copied. Processes that a launcher has started beside
+    the first one may lack the file, which only the first one needs.
+    """
+    from luthier.features.recipes.service import load_recipe
+    from luthier.features.training.external import is_first
+    from luthier.features.training.staging import parse_staged, stage
     from luthier.platform.cli.progress import make_progress
 
+    staged = [parse_staged(text).path.absolute() for text in stages]
+    if recipe is not None and not is_first() and not recipe.is_file():
+        recipe = None
+    is_staged = recipe is not None and any(recipe.absolute().is_relative_to(path) for path in staged)
+    asked = None if recipe is None or is_staged else load_recipe(recipe, overrides)
     stage(stages, make_progress())
+    return load_recipe(recipe, overrides) if recipe is not None and is_staged else asked
 
 
 def _exit_code(outcome: TrainOutcome, interrupted: int) -> int:
@@ -201,7 +216,15 @@ def _exit_code(outcome: TrainOutcome, interrupted: int) -> int:
     return 1 if outcome.record.status == "failed" else 0
 
 
-def _refuse_checkpoints(on: str, checkpoints: str | None) -> None:
+def _check_for_cluster(
+    on: str,
+    checkpoints: str | None,
+    allow_unsigned: bool,
+    prices: Path | None,
+    resume_id: str | None,
+    budget: BudgetRecipe | None,
+) -> None:
+    """Raise RequestError for options that a run in the home of a cluster elsewhere does not have."""
     from luthier.core.errors import RequestError
 
     if checkpoints is not None:
@@ -210,48 +233,47 @@ def _refuse_checkpoints(on: str, checkpoints: str | None) -> None:
             expected="the place for uploads among the settings of the cluster",
             do="set LUTHIER_CHECKPOINTS where the head of the cluster runs, and leave --checkpoints out",
         )
+    if allow_unsigned:
+        raise RequestError(
+            f"--allow-unsigned with --on {on}: the run is in the home of that cluster",
+            expected="the decision among the settings of the cluster",
+            do="set LUTHIER_CHECKPOINT_ALLOW_UNSIGNED where the head of the cluster runs, and leave the option out",
+        )
+    if prices is not None or (resume_id is not None and budget is not None):
+        raise RequestError(
+            f"--on {on} with {'--prices' if prices is not None else 'a budget for a resumed run'}",
+            expected="a job whose prices and larger budgets are those of the cluster's home",
+            do="run `luthier train` on the cluster's head for that",
+        )
 
 
 def _on_cluster(
     address: str,
-    recipe: Path | None,
-    overrides: Sequence[str],
+    asked: Recipe | None,
+    base_dir: Path,
     resume_id: str | None,
-    budget: BudgetRecipe | None,
-    prices: Path | None,
-    checkpoints: str | None,
     num_devices: int,
+    interrupted_exit_code: int,
     as_json: bool,
 ) -> Answer:
     """Submit the work to a remote Ray cluster, show its output, and report how the job ended."""
     import sys
 
-    from luthier.core.errors import RequestError
-    from luthier.features.planning.budgets import merged
-    from luthier.features.recipes.service import load_recipe
     from luthier.features.training.launchers.ray import run_job
 
-    _refuse_checkpoints(address, checkpoints)
-    if prices is not None or (resume_id is not None and budget is not None):
-        raise RequestError(
-            f"--on {address} with {'--prices' if prices is not None else 'a budget for a resumed run'}",
-            expected="a job whose prices and larger budgets are those of the cluster's home",
-            do="run `luthier train` on the cluster's head for that",
-        )
-    asked = load_recipe(recipe, overrides) if recipe is not None else None
-    if asked is not None:
-        asked = asked.model_copy(update={"budget": merged(asked.budget, budget)})
     ended = run_job(
         address,
         recipe=asked,
-        base_dir=recipe.absolute().parent if recipe is not None else Path(),
+        base_dir=base_dir,
         resume_id=resume_id,
         num_devices=num_devices,
+        interrupted_exit_code=interrupted_exit_code,
         # The output of the job is progress; stdout is reserved for the result.
         echo=sys.stderr.write,
     )
     line = f"job {ended.job_id} on {ended.address}: {ended.status}"
-    return Answer(as_json, ended.as_json(), lambda console: console.print(line, soft_wrap=True))
+    exit_code = interrupted_exit_code if ended.is_interrupted else 0
+    return Answer(as_json, ended.as_json(), lambda console: console.print(line, soft_wrap=True), exit_code)
 
 
 def show_outcome(console: Console, outcome: TrainOutcome) -> None:

@@ -11,6 +11,7 @@ from luthier.features.usage.service import usage
 from luthier.platform.auth.store import DayOfUse
 from luthier.platform.http.authentication import HomeContext, Reader
 from luthier.platform.http.errors import documented
+from luthier.platform.http.lists import ListObject
 
 router = APIRouter(prefix="/api/v1/usage", tags=["usage"])
 
@@ -33,11 +34,8 @@ class UsageView(BaseModel):
     cost_usd: float | None
 
 
-class UsageList(BaseModel):
+class UsageList(ListObject[UsageView]):
     """Newest day first."""
-
-    object: Literal["list"] = "list"
-    data: list[UsageView]
 
 
 @router.get("", summary="Usage", responses=documented())

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from luthier.platform.http.authentication import HomeContext, Reader, Trainer
 from luthier.platform.http.errors import documented
+from luthier.platform.http.lists import ListObject
 from luthier.platform.http.routes import Id
 from luthier.platform.notifications import webhooks
 from luthier.platform.notifications.store import EVENT_TYPES, Delivery, DeliveryStatus, EventType, Webhook
@@ -55,18 +56,12 @@ class DeliveryView(BaseModel):
     next_attempt_at: int | None
 
 
-class WebhookList(BaseModel):
+class WebhookList(ListObject[WebhookView]):
     """All webhooks of a project, newest first."""
 
-    object: Literal["list"] = "list"
-    data: list[WebhookView]
 
-
-class DeliveryList(BaseModel):
+class DeliveryList(ListObject[DeliveryView]):
     """The newest messages to a webhook, newest first."""
-
-    object: Literal["list"] = "list"
-    data: list[DeliveryView]
 
 
 class DeletedWebhook(BaseModel):

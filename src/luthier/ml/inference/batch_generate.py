@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple
 from typing import Final
 
 from luthier.ml.inference.batches import common_prefix_length, length_batches
@@ -25,6 +26,8 @@ def batch_generate(
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
     shares_prefix: bool = True,
     run: BatchRunner = one_after_another,
+    known: Mapping[int, Continuation] | None = None,
+    keep: Callable[[Mapping[int, Continuation]], None] = lambda _: None,
 ) -> list[Continuation]:
     """One continuation a request, in order.
 
@@ -37,6 +40,10 @@ def batch_generate(
         batch_tokens: how many tokens' keys and values a batch may hold.
         shares_prefix: whether a common prefix may be computed once.
         run: has the batches computed.
+        known: continuations by the number of their request, of an earlier call with the same requests that did not
+            come to its end. Batches are the same with and without them; those that are known as a whole are not
+            computed again.
+        keep: called with the continuations of each batch as it is done.
 
     Raises:
         DivergedError: the model's logits are NaN.
@@ -52,18 +59,23 @@ def batch_generate(
     # How a batch is written is proved here, before other processes write some of them.
     for batch in batches:
         decoder.path_of(max(totals[i] for i in batch))
+    found = dict(known or {})
+    left = [batch for batch in batches if any(i not in found for i in batch)]
 
     def write(number: int, advance: Advance) -> list[Continuation]:
-        return decoder.run([requests[i] for i in batches[number]], prefix, lambda _: advance(1))
+        return decoder.run([requests[i] for i in left[number]], prefix, lambda _: advance(1))
 
-    found: dict[int, Continuation] = {}
-    for batch, written in zip(batches, run(len(batches), write, advance, lambda: _CONTINUATIONS), strict=True):
-        found.update(zip(batch, written, strict=True))
+    def done(number: int, written: list[Continuation]) -> None:
+        made = dict(zip(left[number], written, strict=True))
+        found.update(made)
+        keep(made)
+
+    run(len(left), write, advance, lambda: _CONTINUATIONS, done)
     return [found[number] for number in range(len(requests))]
 
 
 _CONTINUATIONS: Final[Form[list[Continuation]]] = Form(
-    encode=lambda _, made: [[one.ids, one.end_id, one.log_probabilities] for one in made],
+    encode=lambda _, made: [astuple(one) for one in made],
     decode=lambda _, message: [Continuation(*one) for one in message],
 )
 

@@ -20,7 +20,7 @@ from typing import Any, Final, Protocol
 from luthier.core.errors import OverlongError, WorkError
 from luthier.core.ids import sha256_document
 from luthier.core.ports import Engine, Generation, Progress, Prompt, StreamEngine
-from luthier.core.stream import Ended, Failed, Piece, Sampling, Started, TextRequest
+from luthier.core.stream import Ended, Failed, Piece, Sampling, Started, StreamEvent, TextRequest
 
 Keep = Callable[[Prompt, Generation], None]
 
@@ -161,6 +161,35 @@ class CachedEngine:
                 self._usage[name] = self._usage.get(name, 0) + number
 
 
+class StreamedAnswer:
+    """Puts the events of one request together as a generation."""
+
+    def __init__(self) -> None:
+        self._text = self._thought = ""
+        self.num_prompt_tokens = 0
+
+    def hear(self, event: StreamEvent) -> Generation | None:
+        """Take the next event; the generation with the last one. A failure is the caller's matter."""
+        if isinstance(event, Started):
+            self.num_prompt_tokens = event.num_prompt_tokens
+        elif isinstance(event, Piece):
+            self._text += event.text
+            self._thought += event.reasoning
+        elif isinstance(event, Ended):
+            return Generation(
+                text=self._text,
+                # A remote server counts the prompt at the end only; local engines know it at the start.
+                num_prompt_tokens=event.num_prompt_tokens or self.num_prompt_tokens,
+                num_new_tokens=event.num_new_tokens,
+                finish_reason="length" if event.reason == "length" else "stop",
+                reasoning=self._thought or None,
+                num_thinking_tokens=event.num_thinking_tokens,
+                ends_in_thought=event.ends_in_thought,
+                token_ids=event.token_ids,
+            )
+        return None
+
+
 _WAIT_SECONDS: Final = 0.2
 
 
@@ -187,10 +216,9 @@ def generate_by_streaming(
         RequestError, OverlongError, TemplateError: a prompt that cannot be rendered.
         WorkError: an answer failed; the message contains the number of its prompt.
     """
-    requests = [_request(prompt, number, returns_token_ids) for number, prompt in enumerate(prompts)]
+    requests = [text_request(prompt, number, returns_token_ids) for number, prompt in enumerate(prompts)]
     waiting = deque(range(len(requests)))
-    texts, thoughts = [""] * len(requests), [""] * len(requests)
-    num_prompt = [0] * len(requests)
+    answers = [StreamedAnswer() for _ in requests]
     found: dict[int, Generation] = {}
     keys = [("generate", number) for number in range(len(requests))]
     try:
@@ -202,25 +230,10 @@ def generate_by_streaming(
                 for key, event in engine.poll(_WAIT_SECONDS):
                     assert isinstance(key, tuple)
                     number = key[1]
-                    if isinstance(event, Started):
-                        num_prompt[number] = event.num_prompt_tokens
-                    elif isinstance(event, Piece):
-                        texts[number] += event.text
-                        thoughts[number] += event.reasoning
-                    elif isinstance(event, Failed):
+                    if isinstance(event, Failed):
                         raise _failed(number, event)
-                    elif isinstance(event, Ended):
-                        found[number] = Generation(
-                            text=texts[number],
-                            # A remote server counts the prompt at the end only; local engines know it at the start.
-                            num_prompt_tokens=event.num_prompt_tokens or num_prompt[number],
-                            num_new_tokens=event.num_new_tokens,
-                            finish_reason="length" if event.reason == "length" else "stop",
-                            reasoning=thoughts[number] or None,
-                            num_thinking_tokens=event.num_thinking_tokens,
-                            ends_in_thought=event.ends_in_thought,
-                            token_ids=event.token_ids,
-                        )
+                    if (made := answers[number].hear(event)) is not None:
+                        found[number] = made
                         task.advance()
     finally:
         # Also after an error: the engine must not continue without a reader.
@@ -229,7 +242,17 @@ def generate_by_streaming(
     return [found[number] for number in range(len(requests))]
 
 
-def _request(prompt: Prompt, number: int, returns_token_ids: bool) -> TextRequest:
+def text_request(prompt: Prompt, number: int, returns_token_ids: bool = False) -> TextRequest:
+    """A prompt as an engine that streams takes it.
+
+    Args:
+        prompt: A conversation or a text with its limits.
+        number: Its place among the prompts of a call, from 0, for the error.
+        returns_token_ids: Whether the end of the answer holds its token ids.
+
+    Raises:
+        RequestError: It has neither or both of the two, or impossible limits.
+    """
     prompt.check(number)
     return TextRequest(
         conversation=prompt.conversation,

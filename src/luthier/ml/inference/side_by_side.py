@@ -60,12 +60,21 @@ class Form(Generic[Made]):
 
 
 MakeForm = Callable[[], Form[Made]]
+Done = Callable[[int, Made], None]
+"""Called with a batch, by its number, and what was made of it, as soon as it is there."""
 
 
 class BatchRunner(Protocol):
     """Has batches computed, here or side by side."""
 
-    def __call__(self, num: int, compute: Compute[Made], advance: Advance, form: MakeForm[Made]) -> list[Made]:
+    def __call__(
+        self,
+        num: int,
+        compute: Compute[Made],
+        advance: Advance,
+        form: MakeForm[Made],
+        done: Done[Made] | None = None,
+    ) -> list[Made]:
         """What `compute` makes of each batch, in the order of their numbers.
 
         Args:
@@ -73,11 +82,18 @@ class BatchRunner(Protocol):
             compute: makes one; raises what ends the work.
             advance: called in this process as rows are done; what it raises ends the work.
             form: makes the form, where batches are computed by other processes.
+            done: called in this process with each batch as it is done, in any order.
         """
         ...
 
 
-def one_after_another(num: int, compute: Compute[Made], advance: Advance, form: MakeForm[Made]) -> list[Made]:  # noqa: ARG001
+def one_after_another(
+    num: int,
+    compute: Compute[Made],
+    advance: Advance,
+    form: MakeForm[Made],  # noqa: ARG001
+    done: Done[Made] | None = None,
+) -> list[Made]:
     """A `BatchRunner`: all in this process.
 
     Args:
@@ -85,8 +101,14 @@ def one_after_another(num: int, compute: Compute[Made], advance: Advance, form: 
         compute: computes the batch of a number.
         advance: reports progress.
         form: not used here, where nothing is sent between processes.
+        done: called with each batch as it is done.
     """
-    return [compute(number, advance) for number in range(num)]
+    found: list[Made] = []
+    for number in range(num):
+        found.append(compute(number, advance))
+        if done is not None:
+            done(number, found[-1])
+    return found
 
 
 @contextlib.contextmanager
@@ -121,10 +143,17 @@ class SideBySide:
     def __init__(self, model: PreTrainedModel, num_workers: int, flops: float, note: Callable[[str], None]) -> None:
         self._model, self._num_workers, self._flops, self._note = model, num_workers, flops, note
 
-    def __call__(self, num: int, compute: Compute[Made], advance: Advance, form: MakeForm[Made]) -> list[Made]:
+    def __call__(
+        self,
+        num: int,
+        compute: Compute[Made],
+        advance: Advance,
+        form: MakeForm[Made],
+        done: Done[Made] | None = None,
+    ) -> list[Made]:
         """What `compute` makes of each batch, in the order of their numbers."""
         if num < self._num_workers or self._flops < MIN_FLOPS:
-            return one_after_another(num, compute, advance, form)
+            return one_after_another(num, compute, advance, form, done)
         found: dict[int, Made] = {}
         crossing = form()
         # By batch: what a lost worker had reported must not be reported again by the process that repeats its batch.
@@ -154,12 +183,16 @@ class SideBySide:
                             pool.give(worker, waiting.popleft())
                     for _, number, message in pool.answers(take_note):
                         found[number] = crossing.decode(number, message)
+                        if done is not None:
+                            done(number, found[number])
             except LostWorkerError as error:
                 self._note(f"{error}: the rest was computed by one process with one thread; the result is the same")
         with torch_threads(1):
             for number in range(num):
                 if number not in found:
                     found[number] = compute(number, _behind(shown[number], advance))
+                    if done is not None:
+                        done(number, found[number])
         return [found[number] for number in range(num)]
 
     def _prove(self, pool: ForkedWorkers) -> None:

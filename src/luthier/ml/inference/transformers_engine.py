@@ -18,6 +18,7 @@ from luthier.ml.inference.batch_generate import DEFAULT_BATCH_TOKENS, batch_gene
 from luthier.ml.inference.batches import Shared, shared_batches
 from luthier.ml.inference.decode import Continuation, Decoder, Prefix, Request
 from luthier.ml.inference.engine_prompts import rewritten, text_of
+from luthier.ml.inference.kept_answers import KeptAnswers, continuations_of
 from luthier.ml.inference.likelihood import Scorer
 from luthier.ml.inference.models.architecture import context_tokens
 from luthier.ml.inference.models.attention_proof import why_eager
@@ -60,6 +61,8 @@ class TransformersEngine:
         share_prefix: whether what all prompts of a call begin with is computed once.
         num_workers: processes that compute the batches of a call side by side, each with one thread, on a CPU alone
             (`side_by_side`); they are forked by the thread that calls. 1 computes them here, with all threads.
+        kept_answers: where the answers of each call are stored batch by batch, so that a later process which makes the
+            same call computes the other batches alone, with the same result; None stores none.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class TransformersEngine:
         self._context_tokens = context_tokens(model.config)
         self.share_prefix = True
         self.num_workers = 1
+        self.kept_answers: KeptAnswers | None = None
         self._notes: dict[str, None] = {}
         # Recorded for the report: eager attention is slower, and the user should see why it was chosen.
         reason = why_eager(self._causal)
@@ -172,7 +176,8 @@ class TransformersEngine:
         if not requests:
             return []
         decoder = self.open_decoder()
-        with progress.task("Writing answers", len(requests), "answers") as task:
+        known, keep = continuations_of(self.kept_answers, prompts)
+        with progress.task("Writing answers", len(requests), "answers", done=len(known)) as task:
             found = batch_generate(
                 decoder,
                 requests,
@@ -180,6 +185,8 @@ class TransformersEngine:
                 batch_tokens=self._batch_tokens,
                 shares_prefix=self.share_prefix,
                 run=self._runner(sum(len(request.ids) + request.max_new_tokens for request in requests)),
+                known=known,
+                keep=keep,
             )
         # Known only now: which path a batch takes is decided when its first tokens are computed and verified.
         for path in decoder.paths:

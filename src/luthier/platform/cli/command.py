@@ -59,6 +59,12 @@ DevicesOption = Annotated[
     int | None,
     typer.Option("--devices", metavar="N", min=1, help="Train with this many processes here, each with its own GPU."),
 ]
+AllowUnsignedOption = Annotated[
+    bool,
+    typer.Option(
+        "--allow-unsigned", help="Use uploads without a signature although LUTHIER_CHECKPOINT_KEY is set: older ones."
+    ),
+]
 CheckpointsOption = Annotated[
     str | None,
     typer.Option(
@@ -239,12 +245,13 @@ EngineOption = Annotated[
 ]
 
 
-def open_context(home: Path | None, *, checkpoints: str | None = None) -> Context:
+def open_context(home: Path | None, *, checkpoints: str | None = None, allow_unsigned: bool = False) -> Context:
     """The context that a command works in; use it in a `with` block.
 
     Args:
         home: The folder; None takes that of the environment.
         checkpoints: Where checkpoints are uploaded to; None takes the place of the environment.
+        allow_unsigned: Whether uploads without a signature are used although there is a key.
 
     Raises:
         RequestError: The home cannot be used.
@@ -258,6 +265,8 @@ def open_context(home: Path | None, *, checkpoints: str | None = None) -> Contex
 
         # A URL may hold a password.
         context.settings = context.settings.model_copy(update={"checkpoints": SecretStr(checkpoints)})
+    if allow_unsigned:
+        context.settings = context.settings.model_copy(update={"checkpoint_allow_unsigned": True})
     return context
 
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from luthier.features.runs.store import RunStore
     from luthier.features.serving.checkpoint_permissions import CheckpointPermissionStore
     from luthier.features.serving.inference_client import InferenceClient
+    from luthier.features.serving.shared_engines import SharedEngines
     from luthier.features.studies.store import StudyStore
     from luthier.features.tinker_api.sessions import TinkerSessions
     from luthier.features.tinker_api.store import TinkerStore
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from luthier.features.traffic.stored_completions import StoredCompletionStore
     from luthier.features.traffic.stored_responses import StoredResponseStore
     from luthier.features.workflows.store import PipelineStore
+    from luthier.ml.inference.kept_answers import AnswerFile
     from luthier.platform.audit_log.service import AuditLogStore
     from luthier.platform.auth.invitations_store import InvitationStore
     from luthier.platform.auth.members_store import MemberStore
@@ -180,6 +182,7 @@ class Context:
         self.settings, self.progress = settings, progress
         self._patience_seconds = database_patience_seconds
         self.only: Mapping[str, Served] | None = None  # where a server is for these models alone, by name
+        self.kept_answers: AnswerFile | None = None  # where a job that evaluates stores answers as they come
         self.owner_project_id: str | None = None  # whose runs are begun here, where they have no job of their own
 
     @classmethod
@@ -258,6 +261,13 @@ class Context:
         return kept
 
     @cached_property
+    def shared_engines(self) -> SharedEngines:
+        """The engines that the server of this home has in memory, for work that is not urgent."""
+        made = import_string("luthier.features.serving.shared_engines:SharedEngines")(self)
+        kept: SharedEngines = self.__dict__.setdefault("shared_engines", made)
+        return kept
+
+    @cached_property
     def tinker_sessions(self) -> TinkerSessions:
         """The sessions of the Tinker API in this process; the first training client starts the process that trains."""
         made = import_string("luthier.features.tinker_api.sessions:TinkerSessions")(self.settings)
@@ -304,6 +314,8 @@ class Context:
             self.traffic_recorder.close()
         if "inference_client" in self.__dict__:
             self.inference_client.close()
+        if "shared_engines" in self.__dict__:
+            self.shared_engines.close()
         if "tinker_sessions" in self.__dict__:
             self.tinker_sessions.close()
         if "late_charges" in self.__dict__:

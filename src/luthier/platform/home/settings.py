@@ -36,6 +36,9 @@ class Settings(BaseSettings):
             the home.
         checkpoints: Where runs upload their checkpoints while they train, so that another machine can resume them: a
             URL such as `s3://bucket/folder`, or `artifacts` for a folder beside the artifacts; None uploads nothing.
+        checkpoint_key: The key that signs these uploads and verifies them before a run is resumed: a private key as PEM
+            (Ed25519 or ECDSA), or the path of a file with it; a public key verifies alone. None does neither.
+        checkpoint_allow_unsigned: Whether uploads without a signature are used although there is a key.
         upload_wait_seconds: How long the end of a run waits for its uploads; what is not there by then is uploaded by
             `luthier runs upload`.
         max_file_bytes: The largest file of a project.
@@ -82,6 +85,10 @@ class Settings(BaseSettings):
         max_num_batched_tokens: The most tokens of one step of an engine; 0 leaves it to the engine.
         enable_prefix_caching: Whether engines resume from prompts that they have read; None leaves it to the engine.
         speculative_config: How engines draft tokens, as JSON (`core.stream.SpeculativeConfig`); empty drafts none.
+        share_engine: Whether suites and synthesis ask the server's engine for texts where it has the model in memory:
+            `exact` where the answers are those of an engine of their own (float32 on the batched path), `always` in
+            every precision, where the last bits of a sum may change a word, `never` not at all.
+        share_engine_from: The least number of answers for which they do.
         default_max_tokens: The most tokens of an answer where the request sets no limit.
         moderation_model: The classifier behind `/v1/moderations` for requests that name no model of this server: a run,
             a tuned model of any project, or the folder of one; empty for none.
@@ -113,6 +120,8 @@ class Settings(BaseSettings):
     database: SecretStr | None = None
     artifacts: SecretStr | None = None
     checkpoints: SecretStr | None = None
+    checkpoint_key: SecretStr | None = None
+    checkpoint_allow_unsigned: bool = False
     upload_wait_seconds: float = Field(default=600.0, ge=0)
     max_file_bytes: int = Field(default=8 << 30, gt=0)
     collective_timeout_seconds: float = Field(default=1800.0, gt=0)
@@ -145,6 +154,8 @@ class Settings(BaseSettings):
     max_num_batched_tokens: int = Field(default=0, ge=0)
     enable_prefix_caching: bool | None = None
     speculative_config: str = ""
+    share_engine: Literal["exact", "always", "never"] = "exact"
+    share_engine_from: int = Field(default=64, ge=1)
     default_max_tokens: int = Field(default=1024, ge=1)
     moderation_model: str = ""
     moderation_safe_labels: str = "safe"
@@ -280,6 +291,11 @@ class Settings(BaseSettings):
     def students_folder(self) -> Path:
         """Distillations, one folder each: the teacher's answers, the gold rows, the report."""
         return self.home / "students"
+
+    @property
+    def teacher_batches_folder(self) -> Path:
+        """Batches of prompts at the Batch API of teachers, until their answers are stored."""
+        return self.home / "teacher_batches"
 
     @property
     def exports_folder(self) -> Path:

@@ -20,6 +20,7 @@ from luthier.core.errors import LuthierError
 from luthier.core.ports import SilentTask
 from luthier.core.system import facilities
 from luthier.core.system.files import sync
+from luthier.platform.cli import figures
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job
@@ -134,17 +135,24 @@ class JobProgress:
 class _Task(SilentTask):
     def __init__(self, progress: JobProgress, title: str, total: float | None, unit: str, done: float) -> None:
         self._progress, self._title, self._total, self._unit, self._done = progress, title, total, unit, done
-        self._reported_at = 0.0
+        self._reported_at = self._began_at = 0.0
+        self._done_before = done
 
     def advance(self, amount: float = 1) -> None:
         """Count, and report at most every two seconds."""
         self._done += amount
-        if self._total and time.monotonic() - self._reported_at >= _REPORT_SECONDS:
-            self._reported_at = time.monotonic()
-            self._progress.report(f"{self._title}: {self._done:,.0f} of {self._total:,.0f} {self._unit}".rstrip())
+        now = time.monotonic()
+        if self._total and now - self._reported_at >= _REPORT_SECONDS:
+            self._reported_at = now
+            position = f"{self._title}: {self._done:,.0f} of {self._total:,.0f} {self._unit}".rstrip()
+            # At the mean speed of this attempt.
+            if (num := self._done - self._done_before) > 0 and self._done < self._total:
+                seconds = (self._total - self._done) * (now - self._began_at) / num
+                position += f", about {figures.duration(seconds)} left"
+            self._progress.report(position)
 
     def __enter__(self) -> Self:
         # The title is the first report: the first position follows after a full interval.
-        self._reported_at = time.monotonic()
+        self._reported_at = self._began_at = time.monotonic()
         self._progress.report(self._title)
         return self

@@ -63,6 +63,32 @@ def test_a_server_answers_and_what_it_leaves_empty_is_listed(
     assert (tmp_path / "again.jsonl").read_bytes() == output.read_bytes()
 
 
+def test_by_a_batch_api_all_prompts_are_one_call(
+    context: Context, prompts: Path, teacher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from luthier.features.generation import engines
+    from luthier.ml.inference.openai.http import OpenAIHttpEngine
+
+    calls, costs = list[int](), list[float | None]()
+
+    class Batches(OpenAIHttpEngine):
+        def generate(self, prompts: Any, progress: Any) -> Any:
+            calls.append(len(prompts))
+            return super().generate(prompts, progress)
+
+    def opened(_: Context, url: str, model: str, keep: Any, cost_of: Any) -> OpenAIHttpEngine:
+        costs.append(cost_of(1_000_000, 1_000_000))
+        return Batches(url, model, keep=keep)
+
+    monkeypatch.setattr(engines, "_open_batches", opened)
+    options: dict[str, Any] = {"teacher": teacher, "prices": Prices(1.0, 2.0)}
+    by_batch = answer(context, prompts, output=tmp_path / "batch.jsonl", uses_batch_api=True, **options)
+    assert (calls, costs) == ([40], [3.0])
+    assert by_batch.num_answers == 36
+    answer(context, prompts, output=tmp_path / "each.jsonl", **options)
+    assert (tmp_path / "each.jsonl").read_bytes() == (tmp_path / "batch.jsonl").read_bytes()
+
+
 def test_a_stop_midway_keeps_what_was_answered(
     context: Context, prompts: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -309,3 +309,12 @@ def test_a_budget_needs_a_number_and_prices(
     with pytest.raises(RequestError, match="a budget of"):
         synthesise(context, rows, teacher=teacher, output=output, prices=prices, run=SynthesisRun(budget_usd=budget))
     assert not output.exists()
+
+
+def test_a_budget_is_no_limit_of_a_batch_that_is_sent_at_once(
+    context: Context, rows: Path, teacher: str, output: Path, server: OpenAIServer
+) -> None:
+    run = SynthesisRun(budget_usd=1.0, uses_batch_api=True)
+    with pytest.raises(RequestError, match="a budget of 1 USD with --batch"):
+        synthesise(context, rows, teacher=teacher, output=output, prices=Prices(1, 1), run=run)
+    assert server.requests == []

@@ -7,8 +7,9 @@ import os
 import shutil
 import signal
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.fixtures.at_work import at_work, child_of
@@ -27,6 +28,8 @@ from luthier.features.models.service import pull_model
 from luthier.features.recipes.service import load_recipe
 from luthier.features.runs.views import read_evaluation
 from luthier.features.training import jobs
+from luthier.ml.inference.decode import Decoder
+from luthier.ml.inference.kept_answers import AnswerFile
 from luthier.ml.inference.models import sources
 from luthier.platform.audit_log.service import newest_entries
 from luthier.platform.files import service as files
@@ -119,6 +122,56 @@ def test_safety_is_a_job_too(context: Context, run: str) -> None:
     assert (outcome.status, outcome.error) == ("succeeded", None)
     assert isinstance(read_safety(context, "default", order.order.result_id), SafetyResult)
     assert shown(context, order).result_page == f"/evaluations/safety/{order.order.result_id}"
+
+
+def test_an_attempt_goes_on_behind_the_answers_of_the_one_before(
+    context: Context, run: str, rows: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = evaluation_orders.start(context, ME, "rows", run, file_id=rows)
+    carried_out(context, whole)
+    expected = read_evaluation(context, "default", whole.order.result_id)
+    order = evaluation_orders.start(context, ME, "rows", run, file_id=rows)
+    keep, num_kept = AnswerFile.keep, list[int]()
+
+    def die_behind(self: AnswerFile, call: str, new: Mapping[int, Any]) -> None:
+        keep(self, call, new)
+        num_kept.append(len(new))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(AnswerFile, "keep", die_behind)
+        with pytest.raises(KeyboardInterrupt):
+            carried_out(context, order)
+    assert num_kept == [6], "the base has answered"
+    written: list[int] = []
+    write = Decoder.run
+
+    def counted(self: Decoder, requests: Any, *more: Any) -> Any:
+        written.append(len(requests))
+        return write(self, requests, *more)
+
+    monkeypatch.setattr(Decoder, "run", counted)
+    assert carried_out(context, order).status == "succeeded"
+    assert written == [6], "the candidate alone"
+    found = read_evaluation(context, "default", order.order.result_id)
+    assert found.verdict is not None
+    assert expected.verdict is not None
+    assert found.verdict.headline == expected.verdict.headline
+    # Details of the verdict name measured times.
+    changing = {"evaluation_id", "created_at", "seconds", "verdict"}
+    assert without(found.model_dump(), changing) == without(expected.model_dump(), changing)
+    told = [event.message for event in context.job_events.page(order.job.job_id)[0]]
+    assert "Continuing behind 6 answers of an earlier attempt" in told
+    assert not list((context.settings.jobs_folder / order.job.job_id).glob("answers*")), "the result has them"
+
+
+def without(document: Any, names: set[str]) -> Any:
+    """A document without fields of these names and without times."""
+    if isinstance(document, dict):
+        return {
+            key: without(value, names) for key, value in document.items() if key not in names and "second" not in key
+        }
+    return [without(one, names) for one in document] if isinstance(document, list | tuple) else document
 
 
 @pytest.mark.drill

@@ -202,10 +202,10 @@ def test_a_home_without_a_server_has_no_lender(home: Context, monkeypatch: pytes
     server = InferenceClient(home.settings)
     home.__dict__["inference_client"] = server
     with EngineLending(home):
-        assert job._lender is None, "it does not try again at once"
+        assert job._server._lender is None, "it does not try again at once"
         now[0] += 60
         assert job.loaded == ()
-        assert job._lender is not None
+        assert job._server._lender is not None
     job.close()
     server.close()
 

@@ -14,9 +14,12 @@ from typing import Any
 
 import psutil
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from pydantic import SecretStr
 from tests.fixtures.forked_children import SessionForkServer
 from tests.fixtures.service import write_recipe
+from tests.vacuous import nonempty
 
 from luthier.cli.main import main
 from luthier.core.errors import CheckpointError, ConflictError, NotFoundError, RequestError, WorkError
@@ -27,12 +30,18 @@ from luthier.features.runs.service import remove_run
 from luthier.features.training import external
 from luthier.features.training.checkpoint_uploads import session
 from luthier.features.training.checkpoint_uploads.bucket import ObjectStore, RunBucket, note_launch, store_of
+from luthier.features.training.checkpoint_uploads.signature import UploadSigner
 from luthier.features.training.checkpoint_uploads.state import newest_checkpoint, restore
 from luthier.features.training.service import resume, train
 from luthier.ml.training.ledger import Ledger
 from luthier.platform.home.context import Context
 
 BUCKET = "luthier-checkpoints"
+KEY = (
+    Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+    .private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    .decode()
+)
 QUICK = {
     "epochs": 2, "global_batch_size": 8, "learning_rate": 0.01, "precision": "float32", "num_threads": 1,
     "validate_every_steps": 3, "checkpoint_every_steps": 2, "early_stopping_patience": 0,
@@ -285,6 +294,45 @@ def test_a_resume_says_what_was_damaged_and_ends_with_the_same_bytes(
         assert bill.tokens > outcome.record.result.num_tokens, "what was spent on the other machine counts"
         remove_run(context, run_id)
         assert RunBucket(ObjectStore(str(store)), run_id).names() == []
+
+
+def test_with_a_key_a_run_resumes_from_signed_uploads_alone(
+    store: Path, paused: tuple[Path, str, str], tmp_path: Path
+) -> None:
+    run_id, signer = paused[1], UploadSigner(KEY)
+    signed = {"checkpoint_key": SecretStr(KEY)}
+    with home(tmp_path / "first", str(store), **signed) as context:
+        with pytest.raises(CheckpointError, match="has no signature") as refused:
+            resume(context, run_id)
+        assert "--allow-unsigned" in refused.value.do
+        with pytest.raises(NotFoundError):
+            context.runs.get(run_id)
+    with home(tmp_path / "second", str(store), **signed, checkpoint_allow_unsigned=True) as context:
+        assert restore(context, RunBucket(_store(context), run_id)) == []
+    for file in nonempty(list((store / "runs" / run_id).rglob("upload-*.json"))):
+        path = file.relative_to(store).as_posix()
+        file.with_name(f"{file.name}.sig").write_bytes(signer.sign(path, file.read_bytes()))
+    last = json.loads(newest(store, run_id).read_text())["step"]
+    with_record(store, run_id, newest(store, run_id), {"base_model": "another"})
+    with home(tmp_path / "third", str(store), **signed) as context:
+        (problem,) = restore(context, RunBucket(_store(context), run_id))
+        assert "its signature" in problem
+        found = newest_checkpoint(context.settings.run_folder(run_id))
+        assert found is not None
+        assert 0 < int(found.name[5:]) < last
+        assert context.runs.get(run_id).base_model != "another"
+    public = UploadSigner(KEY).private_key().public_key()
+    text = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+    with home(tmp_path / "fourth", str(store), checkpoint_key=SecretStr(text)) as context:
+        assert session.fetch_run(context, run_id).status == "paused"
+        with pytest.raises(RequestError, match="holds a public key"):
+            resume(context, run_id)
+
+
+def _store(context: Context) -> ObjectStore:
+    found = store_of(context.settings)
+    assert found is not None
+    return found
 
 
 def test_a_dead_store_ends_no_training_and_gets_the_run_later(

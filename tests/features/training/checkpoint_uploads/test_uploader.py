@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from tests.vacuous import nonempty
 
-from luthier.core.errors import WorkError
+from luthier.core.errors import CheckpointError, WorkError
 from luthier.core.events import CheckpointUploaded, WarningRaised
 from luthier.core.ids import sha256_file
 from luthier.features.training.checkpoint_uploads import uploader as module
 from luthier.features.training.checkpoint_uploads.bucket import ObjectStore, RunBucket
 from luthier.features.training.checkpoint_uploads.lease import LeaseLostError, RunLease
+from luthier.features.training.checkpoint_uploads.signature import UploadSigner
 from luthier.features.training.checkpoint_uploads.uploader import STAGED, Uploader
 
 RUN, TIMEOUT = "run-20261130-120000-00000a", 120.0
@@ -95,6 +98,21 @@ def training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Traini
 
 def test_a_run_is_known_before_its_first_checkpoint(training: Training) -> None:
     assert training.steps() == [0]
+
+
+def test_with_a_key_each_document_has_its_signature_until_both_are_pruned(training: Training) -> None:
+    key = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    training.store.signer = UploadSigner(key.decode())
+    for step in (2, 4, 6):
+        training.save(step)
+        assert training.uploader.wait(TIMEOUT)
+    assert training.steps() == [6, 4], "as many as are kept, and all are verified"
+    documents = training.bucket.uploads()
+    signatures = [name for name in training.bucket.names() if name.endswith(".sig")]
+    assert sorted(signatures) == sorted(f"{name}.sig" for name in documents)
+    training.store.write(training.bucket.path(documents[0]), b"{}")
+    with pytest.raises(CheckpointError, match="its signature"):
+        training.bucket.read_upload(documents[0])
 
 
 def test_steps_do_not_wait_and_of_those_that_wait_the_newest_is_uploaded(training: Training) -> None:

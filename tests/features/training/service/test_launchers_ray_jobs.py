@@ -32,6 +32,7 @@ class Cluster(BaseHTTPRequestHandler):
     jobs: ClassVar[list[dict[str, Any]]] = []
     tokens: ClassVar[set[str | None]] = set()
     stopped: ClassVar[list[str]] = []
+    exit_code: ClassVar[int | None] = None
     refuses: ClassVar[tuple[int, str] | None] = None
 
     def log_message(self, *_: object) -> None:
@@ -56,7 +57,8 @@ class Cluster(BaseHTTPRequestHandler):
             if word == "STOPPING":
                 os.kill(os.getpid(), signal.SIGINT)
                 word = "RUNNING"
-            self.answer(200, {"status": "STOPPED" if self.stopped else word, "message": f"Job is {word}."})
+            status = "STOPPED" if self.stopped else word
+            self.answer(200, {"status": status, "message": f"Job is {word}.", "driver_exit_code": self.exit_code})
         else:
             self.answer(200, {"logs": "line 1\nline 2\n"[: 14 - 7 * (len(self.states) > 1)]})
 
@@ -80,6 +82,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
     for name in ("states", "packages", "jobs", "tokens", "stopped"):
         monkeypatch.setattr(Cluster, name, type(getattr(Cluster, name))())
     monkeypatch.setattr(Cluster, "refuses", None)
+    monkeypatch.setattr(Cluster, "exit_code", None)
     monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
     server = ThreadingHTTPServer(("127.0.0.1", 0), Cluster)
     thread = threading.Thread(target=server.serve_forever)
@@ -168,7 +171,7 @@ def test_a_run_of_the_cluster_goes_on_without_a_package(cluster: str, tmp_path: 
 def test_a_wish_to_stop_pauses_the_job(cluster: str, tmp_path: Path) -> None:
     Cluster.states.extend(["RUNNING", "STOPPING", "RUNNING"])
     ended, _ = submit(cluster, tmp_path)
-    assert ended.status == "STOPPED"
+    assert (ended.status, ended.is_interrupted) == ("STOPPED", True)
     assert Cluster.stopped == ["/api/jobs/job-1/stop"]
     assert int(Cluster.jobs[0]["runtime_env"]["env_vars"]["RAY_JOB_STOP_WAIT_TIME_S"]) >= 600
 
@@ -177,6 +180,25 @@ def test_a_job_that_fails_is_told(cluster: str, tmp_path: Path) -> None:
     Cluster.states.extend(["RUNNING", "FAILED"])
     with pytest.raises(WorkError, match=r"job job-1 on http://127.0.0.1:\d+ failed: Job is FAILED."):
         submit(cluster, tmp_path)
+
+
+def test_a_run_that_a_signal_paused_on_the_cluster_has_not_failed(cluster: str, tmp_path: Path) -> None:
+    """Ray calls each exit code but 0 a failure; the one that was asked for means a pause."""
+    Cluster.states.append("FAILED")
+    Cluster.exit_code = 85
+    ended, _ = submit(cluster, tmp_path, interrupted_exit_code=85)
+    assert ended.is_interrupted
+    assert ended.as_json()["is_interrupted"] is True
+    assert Cluster.jobs[0]["entrypoint"] == (
+        "luthier train recipe.json --interrupted-exit-code 85 --on ray --devices 1"
+    )
+    Cluster.exit_code = 1
+    with pytest.raises(WorkError, match="failed"):
+        submit(cluster, tmp_path, interrupted_exit_code=85)
+    # 1 is what a failed run ends with, so that it says nothing.
+    with pytest.raises(WorkError, match="failed"):
+        submit(cluster, tmp_path, interrupted_exit_code=1)
+    assert "--interrupted-exit-code" not in Cluster.jobs[-1]["entrypoint"]
 
 
 @pytest.mark.parametrize(("status", "kind"), [(401, RequestError), (400, RequestError), (500, WorkError)])

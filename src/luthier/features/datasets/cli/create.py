@@ -35,6 +35,12 @@ BudgetOption = Annotated[
     float | None,
     typer.Option("--budget-usd", min=0, metavar="USD", help="Stop before the passages that may cost more."),
 ]
+BatchOption = Annotated[
+    bool,
+    typer.Option(
+        "--batch", help="Ask a teacher behind a server by its Batch API: within a day, at some providers for less."
+    ),
+]
 
 
 def ingest(
@@ -172,6 +178,7 @@ def synthesise(
         float | None, typer.Option("--price-output", min=0, metavar="USD", help="For a million tokens of replies.")
     ] = None,
     budget_usd: BudgetOption = None,
+    batch: BatchOption = False,
     force: ForceOption = False,
     as_json: JsonOption = False,
     home: HomeOption = None,
@@ -195,7 +202,7 @@ def synthesise(
             seed=seed,
             force=force,
             prices=syntheses.Prices(price_input, price_output),
-            run=syntheses.SynthesisRun(budget_usd=budget_usd),
+            run=syntheses.SynthesisRun(budget_usd=budget_usd, uses_batch_api=batch),
         )
     return Answer(as_json, found.as_json(), lambda console: _show_pairs(console, found))
 
@@ -262,6 +269,7 @@ def answer(
         bool,
         typer.Option("--keep-thoughts", help="Write a teacher's thoughts into the rows, too, for a student to learn."),
     ] = False,
+    batch: BatchOption = False,
     force: ForceOption = False,
     as_json: JsonOption = False,
     home: HomeOption = None,
@@ -284,6 +292,7 @@ def answer(
             seed=seed,
             force=force,
             keeps_thoughts=keep_thoughts,
+            uses_batch_api=batch,
             prices=Prices(price_input, price_output),
         )
     return Answer(as_json, found.as_json(), lambda console: _show_answers(console, found))

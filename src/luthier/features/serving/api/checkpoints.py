@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from luthier.features.serving.checkpoint_permissions import CheckpointPermission, list_permissions, permit, take_back
 from luthier.platform.http.authentication import Admin, HomeContext
 from luthier.platform.http.errors import documented
+from luthier.platform.http.lists import ListPage
 from luthier.platform.http.routes import page
 
 router = APIRouter(prefix="/v1/fine_tuning/checkpoints", tags=["fine-tuning"])
@@ -41,7 +42,7 @@ class PermissionObject(BaseModel):
     project_id: str
 
 
-class PermissionList(BaseModel):
+class PermissionList(ListPage[PermissionObject]):
     """A page of permissions.
 
     Attributes:
@@ -51,12 +52,6 @@ class PermissionList(BaseModel):
         first_id: Id of the first one; None for an empty page.
         last_id: Id of the last one, for `after`; None for an empty page.
     """
-
-    object: Literal["list"] = "list"
-    data: list[PermissionObject]
-    has_more: bool
-    first_id: str | None
-    last_id: str | None
 
 
 class PermissionDeleted(BaseModel):

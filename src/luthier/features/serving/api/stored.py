@@ -13,6 +13,7 @@ from luthier.features.traffic import stored_completions as stored
 from luthier.features.traffic.stored_completions import StoredCompletion
 from luthier.platform.http.authentication import HomeContext, Reader, Trainer
 from luthier.platform.http.errors import ApiError, documented
+from luthier.platform.http.lists import ListPage
 from luthier.platform.http.routes import Id, Order, page
 
 router = APIRouter(prefix="/v1/chat/completions", tags=["chat"])
@@ -62,7 +63,7 @@ class StoredObject(BaseModel):
     metadata: dict[str, str]
 
 
-class StoredList(BaseModel):
+class StoredList(ListPage[StoredObject]):
     """A page of stored chat completions.
 
     Attributes:
@@ -72,12 +73,6 @@ class StoredList(BaseModel):
         first_id: Id of the first one; None for an empty page.
         last_id: Id of the last one, for `after`; None for an empty page.
     """
-
-    object: Literal["list"] = "list"
-    data: list[StoredObject]
-    has_more: bool
-    first_id: str | None
-    last_id: str | None
 
 
 class StoredDeleted(BaseModel):
@@ -106,7 +101,7 @@ class StoredMessage(BaseModel):
     content_parts: list[dict[str, Any]] | None
 
 
-class StoredMessages(BaseModel):
+class StoredMessages(ListPage[StoredMessage]):
     """A page of the messages of a request.
 
     Attributes:
@@ -118,10 +113,6 @@ class StoredMessages(BaseModel):
     """
 
     object: Literal["list"]
-    data: list[StoredMessage]
-    has_more: bool
-    first_id: str | None
-    last_id: str | None
 
 
 class MetadataBody(BaseModel):
@@ -152,9 +143,7 @@ def list_stored(
         model=model,
         metadata=metadata_of(request),
     )
-    data = [stored_object(one) for one in found]
-    first, last = (data[0].id, data[-1].id) if data else (None, None)
-    return StoredList(data=data, has_more=has_more, first_id=first, last_id=last)
+    return StoredList.of([stored_object(one) for one in found], has_more=has_more)
 
 
 @router.get("/{completion_id}", response_model=StoredObject, responses=documented(404))

@@ -6,6 +6,7 @@
     ROOT/runs/RUN/g00000002/state-....json.gz   record, plan, evaluation, budget ledger
     ROOT/runs/RUN/g00000002/events-....json.gz  events since the upload before
     ROOT/runs/RUN/g00000002/upload-00000003.json    what belongs together, with digests; written last
+    ROOT/runs/RUN/g00000002/upload-00000003.json.sig    its signature, where there is a key (see `signature`)
 
 An upload counts once its document is there. A kill before that leaves objects that no document names; the next upload
 removes them. A generation writes and prunes only its own objects and those of earlier generations.
@@ -29,10 +30,17 @@ from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import sha256_bytes, sha256_document, sha256_file
 from luthier.core.system.artifact_transfer import copy_local, copy_to, errors_explained, open_root
 from luthier.core.system.files import disk_full_explained
+from luthier.features.training.checkpoint_uploads.signature import SETTING, UploadSigner
+from luthier.ml.export.bundle.signature import SignatureError
 from luthier.platform.home.settings import Settings
 
 FROM_ARTIFACTS: Final = "artifacts"
 """The value of the setting `checkpoints` that takes a folder beside the artifacts."""
+SIGNATURE: Final = ".sig"
+"""What the name of a signature adds to that of the object it signs."""
+ALLOW_UNSIGNED: Final = (
+    "check who may write to the store; add --allow-unsigned where it was uploaded before there was a key"
+)
 _PRECONDITION: Final = ("PreconditionFailed", "ConditionalRequestConflict")
 
 
@@ -107,12 +115,15 @@ class ObjectStore:
 
     Args:
         root: A local folder or an fsspec URL such as `s3://bucket/folder`.
+        signer: Signs and verifies the documents that others are found by; None does neither.
+        allow_unsigned: Whether a document without a signature is read although there is a key.
 
     Raises:
         RequestError: No driver knows the URL.
     """
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, *, signer: UploadSigner | None = None, allow_unsigned: bool = False) -> None:
+        self.signer, self._allow_unsigned = signer, allow_unsigned
         self._files, self._root = open_root(root, what="checkpoints", setting="LUTHIER_CHECKPOINTS or --checkpoints")
         self._is_local = isinstance(self._files, LocalFileSystem)
         self.name = self._root if self._is_local else str(self._files.unstrip_protocol(self._root))
@@ -137,6 +148,36 @@ class ObjectStore:
                 self._write_local(path, content)
             else:
                 self._files.pipe_file(self._place(path), content)
+
+    def write_signed(self, path: str, content: bytes) -> None:
+        """Write an object with its signature, which comes first: an object is never there without it."""
+        if self.signer is not None:
+            self.write(path + SIGNATURE, self.signer.sign(path, content))
+        self.write(path, content)
+
+    def read_signed(self, path: str) -> bytes:
+        """The content of an object that `write_signed` has written.
+
+        Raises:
+            FileNotFoundError: There is none.
+            CheckpointError: There is a key, and no signature by it.
+        """
+        content = self.read(path)
+        if self.signer is None:
+            return content
+        try:
+            self.signer.check(path, content, self.read(path + SIGNATURE))
+        except FileNotFoundError as error:
+            if self._allow_unsigned:
+                return content
+            raise CheckpointError(
+                f"{self.name}/{path} has no signature",
+                expected=f"a signature with the key of {SETTING}",
+                do=ALLOW_UNSIGNED,
+            ) from error
+        except SignatureError as error:
+            raise damaged(f"{self.name}/{path} is not as it was uploaded: its signature {error}") from error
+        return content
 
     def create(self, path: str, content: bytes) -> bool:
         """Write an object that must not be there yet; False where it is, or where another writer was first."""
@@ -246,10 +287,10 @@ class RunBucket:
         """One document.
 
         Raises:
-            CheckpointError: It is gone, cannot be read, or is that of another run.
+            CheckpointError: It is gone, cannot be read, is that of another run, or is not signed as it should be.
         """
         try:
-            found = Upload.model_validate_json(self.store.read(self.path(path)))
+            found = Upload.model_validate_json(self.store.read_signed(self.path(path)))
         except (FileNotFoundError, ValidationError) as error:
             what = "is gone" if isinstance(error, FileNotFoundError) else "cannot be read"
             raise damaged(f"{self.store.name}/{self.path(path)} {what}") from error
@@ -309,7 +350,7 @@ class RunBucket:
 
 
 def _is_document(path: str) -> bool:
-    return path.startswith("g") and path.partition("/")[2].startswith("upload-")
+    return path.startswith("g") and path.partition("/")[2].startswith("upload-") and path.endswith(".json")
 
 
 def damaged(came: str) -> CheckpointError:
@@ -338,18 +379,24 @@ def store_of(settings: Settings) -> ObjectStore | None:
                 do="write for example: LUTHIER_CHECKPOINTS=s3://bucket/folder",
             )
         root = f"{settings.artifacts.get_secret_value().rstrip('/')}/checkpoints"
-    return ObjectStore(root.rstrip("/"))
+    key = settings.checkpoint_key
+    signer = None if key is None else UploadSigner(key.get_secret_value())
+    return ObjectStore(root.rstrip("/"), signer=signer, allow_unsigned=settings.checkpoint_allow_unsigned)
 
 
 def note_launch(store: ObjectStore, launch: str, run_id: str) -> None:
     """Record which run a launch has begun."""
-    store.write(_launch_path(launch), json.dumps({"run_id": run_id}).encode())
+    store.write_signed(_launch_path(launch), json.dumps({"run_id": run_id}).encode())
 
 
 def run_of_launch(store: ObjectStore, launch: str) -> str | None:
-    """The run that a launch has begun on whichever machine; None where it has begun none."""
+    """The run that a launch has begun on whichever machine; None where it has begun none.
+
+    Raises:
+        CheckpointError: There is a key, and what names the run is not signed by it.
+    """
     try:
-        document: Mapping[str, Any] = json.loads(store.read(_launch_path(launch)))
+        document: Mapping[str, Any] = json.loads(store.read_signed(_launch_path(launch)))
         return str(document["run_id"])
     except (FileNotFoundError, ValueError, KeyError):
         return None

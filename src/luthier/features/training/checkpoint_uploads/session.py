@@ -58,6 +58,9 @@ class RunUploads:
 
     def __enter__(self) -> Self:
         if self._bucket is not None:
+            if self._bucket.store.signer is not None:
+                # Uploads are to be signed: a public key is refused before anything is computed.
+                self._bucket.store.signer.private_key()
             self._lease = RunLease(
                 self._bucket,
                 self._folder,

@@ -15,7 +15,7 @@ from luthier.core.plan import Plan
 from luthier.core.run import RunRecord
 from luthier.core.system.files import sync_tree
 from luthier.features.planning.quotes import QUOTE_NAME
-from luthier.features.training.checkpoint_uploads.bucket import RunBucket, StoredFile, Upload, damaged
+from luthier.features.training.checkpoint_uploads.bucket import ALLOW_UNSIGNED, RunBucket, StoredFile, Upload, damaged
 from luthier.features.training.checkpoint_uploads.uploader import step_of
 from luthier.platform.home.context import Context
 
@@ -96,7 +96,7 @@ def restore(context: Context, bucket: RunBucket, *, with_checkpoints: bool = Tru
         WorkError: The store does not answer.
     """
     folder, problems, spent = context.settings.run_folder(bucket.run_id), list[str](), list[dict[str, Any]]()
-    paths = bucket.uploads()
+    paths, do = bucket.uploads(), "check who writes to the bucket, then start the run again from its recipe"
     for path in paths:
         incoming = folder / _INCOMING
         shutil.rmtree(incoming, ignore_errors=True)
@@ -113,6 +113,7 @@ def restore(context: Context, bucket: RunBucket, *, with_checkpoints: bool = Tru
             _download(bucket, upload, incoming, with_checkpoints=with_checkpoints)
         except CheckpointError as error:
             problems.append(error.came)
+            do = error.do if error.do == ALLOW_UNSIGNED else do
             shutil.rmtree(incoming, ignore_errors=True)
             continue
         document["spent"] = max(spent, key=lambda one: float(one["seconds"]))
@@ -123,7 +124,7 @@ def restore(context: Context, bucket: RunBucket, *, with_checkpoints: bool = Tru
         raise CheckpointError(
             f"all uploads of run {bucket.run_id} in {bucket.store.name} are damaged: {'; '.join(problems)}",
             expected="at least one whose objects match their digests",
-            do="check who writes to the bucket, then start the run again from its recipe",
+            do=do,
         )
     return problems
 

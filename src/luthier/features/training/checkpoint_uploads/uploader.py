@@ -21,7 +21,7 @@ from typing import Any, Final, Protocol
 from luthier.core.errors import LuthierError
 from luthier.core.events import CheckpointUploaded, WarningRaised
 from luthier.core.system.process_setup import start_daemon
-from luthier.features.training.checkpoint_uploads.bucket import RunBucket, StoredFile, Upload
+from luthier.features.training.checkpoint_uploads.bucket import SIGNATURE, RunBucket, StoredFile, Upload
 from luthier.features.training.checkpoint_uploads.lease import LeaseLostError, RunLease
 
 STAGED: Final = ".uploads"
@@ -284,7 +284,7 @@ class Uploader:
         )
         # A lease that was lost meanwhile: the document would only be of an earlier generation, and is not written.
         self._lease.check()
-        self._bucket.store.write(
+        self._bucket.store.write_signed(
             self._bucket.path(f"{generation}/upload-{suffix}"), upload.model_dump_json(indent=1).encode()
         )
         # Of one step the newer upload counts, as when the end of the run is added to its last checkpoint.
@@ -323,7 +323,8 @@ class Uploader:
         """Remove what no kept upload needs, of this generation and of earlier ones."""
         own = self._lease.generation
         needed = {file.path for upload in self._kept for file in upload.files()}
-        needed |= {f"g{upload.generation:08d}/upload-{upload.number:08d}.json" for upload in self._kept}
+        documents = {f"g{upload.generation:08d}/upload-{upload.number:08d}.json" for upload in self._kept}
+        needed |= documents | {path + SIGNATURE for path in documents}
         # Documents first: a kill in between must not leave one whose objects are gone.
         for path in sorted(self._bucket.names(), key=lambda name: "/upload-" not in name):
             generation = path.partition("/")[0].removeprefix("g")

@@ -120,16 +120,31 @@ _ENTRY: Final = "recipe.json"
 
 @dataclass(frozen=True, slots=True)
 class JobEnd:
-    """The end of a job. status: Ray's status, SUCCEEDED, FAILED or STOPPED; message: Ray's message."""
+    """The end of a job.
+
+    Attributes:
+        job_id: Ray's id of it.
+        address: Of the cluster's head.
+        status: Ray's status, SUCCEEDED, FAILED or STOPPED.
+        message: Ray's message.
+        is_interrupted: Whether a signal has paused the run: the job was stopped, or ended with the exit code for that.
+    """
 
     job_id: str
     address: str
     status: str
     message: str
+    is_interrupted: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """The final document of `luthier train --on ray://... --json`."""
-        return {"job_id": self.job_id, "address": self.address, "status": self.status, "message": self.message}
+        return {
+            "job_id": self.job_id,
+            "address": self.address,
+            "status": self.status,
+            "message": self.message,
+            "is_interrupted": self.is_interrupted,
+        }
 
 
 def is_address(text: str) -> bool:
@@ -157,12 +172,15 @@ def run_job(
     base_dir: Path,
     resume_id: str | None = None,
     num_devices: int = 1,
+    interrupted_exit_code: int = 0,
     echo: Callable[[str], object],
     look_seconds: float = 1.0,
 ) -> JobEnd:
     """Submit the job, print its output, and wait for its end; a stop request pauses the run there.
 
     recipe: the recipe, with paths relative to `base_dir`; None with `resume_id` resumes a run of the cluster's home.
+    interrupted_exit_code: with which the command on the cluster ends where a signal has paused the run; 0 and 1 cannot
+    be distinguished from a run that has completed or failed there.
 
     Raises RequestError for a bad address, rows that are not files, and requests that the API rejects; WorkError if the
     head cannot be reached or the job fails.
@@ -171,6 +189,8 @@ def run_job(
 
     url = base_url(address)
     command = ["luthier", "train", *(["--resume", resume_id] if resume_id else [_ENTRY])]
+    if interrupted_exit_code > 1:
+        command += ["--interrupted-exit-code", str(interrupted_exit_code)]
     job: dict[str, Any] = {
         "entrypoint": shlex.join([*command, "--on", "ray", "--devices", str(num_devices)]),
         "runtime_env": {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_SECONDS), "RAY_USAGE_STATS_ENABLED": "0"}},
@@ -183,13 +203,14 @@ def run_job(
                 job["runtime_env"]["working_dir"] = _upload(client, package(recipe, base_dir))
             job_id = str(_asked(client, "POST", "/api/jobs/", json.dumps(job).encode())["submission_id"])
             echo(f"job {job_id} on {url}\n")
-            return _follow(client, url, job_id, stop, echo, look_seconds)
+            ended = _follow(client, job_id, stop, echo, look_seconds)
         except httpx2.TransportError as error:
             raise WorkError(
                 f"the Ray cluster at {url}: {error or type(error).__name__}",
                 expected="the head of a cluster whose dashboard listens there",
                 do="check the address, or start one: ray start --head --dashboard-host 0.0.0.0",
             ) from error
+    return _end(job_id, url, ended, interrupted_exit_code)
 
 
 def package(recipe: Recipe, base_dir: Path) -> bytes:
@@ -242,12 +263,12 @@ def _upload(client: httpx2.Client, content: bytes) -> str:
 
 def _follow(
     client: httpx2.Client,
-    url: str,
     job_id: str,
     stop: Callable[[], str | None],
     echo: Callable[[str], object],
     look_seconds: float,
-) -> JobEnd:
+) -> Mapping[str, Any]:
+    """Print the output of a job until it has ended; returns what Ray says of it then."""
     num_shown, has_told = 0, False
     while True:
         job = _asked(client, "GET", f"/api/jobs/{job_id}")
@@ -256,19 +277,25 @@ def _follow(
         echo(logs[num_shown:])
         num_shown = len(logs)
         if job["status"] in _ENDED:
-            break
+            return job
         if not has_told and stop() is not None:
             _asked(client, "POST", f"/api/jobs/{job_id}/stop")
             has_told = True
         time.sleep(look_seconds)
-    message = str(job.get("message") or "")
-    if job["status"] == "FAILED":
+
+
+def _end(job_id: str, url: str, job: Mapping[str, Any], interrupted_exit_code: int) -> JobEnd:
+    """How a job has ended. Raises WorkError for one that has failed."""
+    status, message = str(job["status"]), str(job.get("message") or "")
+    # Ray calls every exit code but 0 a failure: that of a paused run was asked for.
+    has_code = interrupted_exit_code > 1 and job.get("driver_exit_code") == interrupted_exit_code
+    if status == "FAILED" and not has_code:
         raise WorkError(
             f"job {job_id} on {url} failed: {message.strip()[-500:]}",
             expected="`luthier train` to end well on the cluster",
             do="read what it printed above; the run stays in the cluster's home and may be resumed",
         )
-    return JobEnd(job_id, url, job["status"], message)
+    return JobEnd(job_id, url, status, message, is_interrupted=status == "STOPPED" or has_code)
 
 
 def _asked(client: httpx2.Client, method: str, path: str, content: bytes | None = None) -> Mapping[str, Any]:

@@ -120,8 +120,9 @@ def answers(
     progress: Progress,
     *,
     batch_done: Callable[[int], None] = lambda _: None,
+    batch_prompts: int = BATCH_PROMPTS,
 ) -> Iterator[Answered]:
-    """Answer each question, in order, streamed in batches of 32.
+    """Answer each question, in order, streamed in batches.
 
     A prompt that is too long for the teacher is refused and raises no OverlongError.
 
@@ -131,9 +132,10 @@ def answers(
         options: how answers are written.
         progress: shows the generation.
         batch_done: called after each batch with the number of its questions.
+        batch_prompts: questions of a batch.
     """
     stream = iter(questions)
-    while batch := list(islice(stream, BATCH_PROMPTS)):
+    while batch := list(islice(stream, batch_prompts)):
         prompts = [_prompt(question, options) for question in batch]
         for question, reply in zip(batch, teacher.generate_each(prompts, progress), strict=True):
             if isinstance(reply, OverlongError):

@@ -50,17 +50,26 @@ def read_private_key(path: Path) -> PrivateKey:
         NotFoundError: the file cannot be read.
         RequestError: it has no private key, or one of another type.
     """
+    return parse_private_key(_content(path), str(path))
+
+
+def parse_private_key(content: bytes, name: str) -> PrivateKey:
+    """The private key in the content of a PEM file. name: what errors call it, a path as a rule.
+
+    Raises:
+        RequestError: it has no private key, or one of another type.
+    """
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    make = f"make one: openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out {path}"
+    make = f"make one: openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out {name}"
     try:
-        key = load_pem_private_key(_content(path), password=None)
+        key = load_pem_private_key(content, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise RequestError(
-            f"{path} holds no private key that can be read: {first_line(error)[:120]}",
+            f"{name} holds no private key that can be read: {first_line(error)[:120]}",
             expected=f"a private key as PEM, without a password: {_KINDS}",
             do=make,
         ) from error
@@ -69,7 +78,7 @@ def read_private_key(path: Path) -> PrivateKey:
     if isinstance(key, EllipticCurvePrivateKey) and key.curve.name in _CURVES:
         return key
     raise RequestError(
-        f"{path} holds a key of another kind ({_kind(key)})", expected=f"a private key: {_KINDS}", do=make
+        f"{name} holds a key of another kind ({_kind(key)})", expected=f"a private key: {_KINDS}", do=make
     )
 
 
@@ -80,16 +89,25 @@ def read_public_key(path: Path) -> PublicKey:
         NotFoundError: the file cannot be read.
         RequestError: it has no public key, or one of another type.
     """
+    return parse_public_key(_content(path), str(path))
+
+
+def parse_public_key(content: bytes, name: str) -> PublicKey:
+    """The public key in the content of a PEM file. name: what errors call it, a path as a rule.
+
+    Raises:
+        RequestError: it has no public key, or one of another type.
+    """
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
     try:
-        key = load_pem_public_key(_content(path))
+        key = load_pem_public_key(content)
     except (ValueError, UnsupportedAlgorithm) as error:
         raise RequestError(
-            f"{path} holds no public key that can be read: {first_line(error)[:120]}",
+            f"{name} holds no public key that can be read: {first_line(error)[:120]}",
             expected=f"a public key as PEM: {_KINDS}",
             do="take it from the private one: openssl pkey -in key.pem -pubout -out key.pub",
         ) from error
@@ -98,15 +116,22 @@ def read_public_key(path: Path) -> PublicKey:
     if isinstance(key, EllipticCurvePublicKey) and key.curve.name in _CURVES:
         return key
     raise RequestError(
-        f"{path} holds a key of another kind ({_kind(key)})",
+        f"{name} holds a key of another kind ({_kind(key)})",
         expected=f"a public key: {_KINDS}",
         do="take the one that belongs to the key that has signed",
     )
 
 
-def sign(manifest: bytes, key: Ed25519PrivateKey) -> bytes:
-    """The envelope: the manifest with its signature. Equal keys and manifests give equal bytes."""
-    return _envelope(manifest, key_id(key.public_key()), key.sign(pre_authentication_encoding(PAYLOAD_TYPE, manifest)))
+def sign(manifest: bytes, key: Ed25519PrivateKey, kind: str = PAYLOAD_TYPE) -> bytes:
+    """The envelope: the manifest with its signature. Equal keys and manifests give equal bytes.
+
+    Args:
+        manifest: what is signed.
+        key: the private key.
+        kind: the payload type; a signature of one kind is none of another.
+    """
+    signature = key.sign(pre_authentication_encoding(kind, manifest))
+    return _envelope(manifest, key_id(key.public_key()), signature, kind)
 
 
 def key_id(key: Ed25519PublicKey) -> str:
@@ -114,13 +139,14 @@ def key_id(key: Ed25519PublicKey) -> str:
     return _PREFIX + key.public_bytes_raw().hex()
 
 
-def check(envelope: bytes, manifest: bytes, key: Ed25519PublicKey | None) -> str:
+def check(envelope: bytes, manifest: bytes, key: Ed25519PublicKey | None, kind: str = PAYLOAD_TYPE) -> str:
     """Verify that an envelope signs this manifest, with this key if one is given.
 
     Args:
         envelope: content of `bundle.dsse.json`.
         manifest: content of `bundle.json`.
         key: the required key; None uses the key that the envelope names.
+        kind: the payload type.
 
     Returns:
         The id of the key.
@@ -142,19 +168,19 @@ def check(envelope: bytes, manifest: bytes, key: Ed25519PublicKey | None) -> str
     if key is not None and key_id(key) != named:
         raise SignatureError(f"is by another key, {named!r}")
     # Rebuilt and compared byte for byte: this checks payload, type and form together, and nothing can be added.
-    if _envelope(manifest, key_id(signer), signature) != envelope:
+    if _envelope(manifest, key_id(signer), signature, kind) != envelope:
         raise SignatureError("is over another manifest, or was changed")
     try:
-        signer.verify(signature, pre_authentication_encoding(PAYLOAD_TYPE, manifest))
+        signer.verify(signature, pre_authentication_encoding(kind, manifest))
     except InvalidSignature as error:
         raise SignatureError("does not hold") from error
     return key_id(signer)
 
 
-def _envelope(manifest: bytes, key: str, signature: bytes) -> bytes:
+def _envelope(manifest: bytes, key: str, signature: bytes, kind: str) -> bytes:
     document = {
         "payload": base64.b64encode(manifest).decode(),
-        "payloadType": PAYLOAD_TYPE,
+        "payloadType": kind,
         "signatures": [{"keyid": key, "sig": base64.b64encode(signature).decode()}],
     }
     return canonical_json(document).encode()

@@ -55,6 +55,9 @@ class OpenAIHttpEngine:
         first_pause_seconds: pause before the second attempt; doubled with each further one.
         keep: called in the caller's thread with every answer as it arrives, so that paid answers survive the failure of
             others.
+
+    Attributes:
+        url, model: as given, without a slash at the end of the address.
     """
 
     def __init__(
@@ -74,7 +77,7 @@ class OpenAIHttpEngine:
                 expected="at least one request at a time, and some time for it",
                 do="correct the two",
             )
-        self._url, self._model, self._key = url.rstrip("/"), model, (api_key or "").strip()
+        self.url, self.model, self._key = url.rstrip("/"), model, (api_key or "").strip()
         self._concurrency, self._first_pause, self._keep = concurrency, first_pause_seconds, keep
         # Newer models of OpenAI reject the old name of the limit; detected from the first rejection.
         # Set by several threads without a lock: all set the same value, and a stale read costs one rejected request.
@@ -106,7 +109,7 @@ class OpenAIHttpEngine:
             WorkError: no usable answer after all attempts.
         """
         self._check_open()
-        bodies = [self._body(prompt, number) for number, prompt in enumerate(prompts)]
+        bodies = [self.request_of(prompt, number) for number, prompt in enumerate(prompts)]
         work = _Work(bodies, min(self._concurrency, len(bodies)), self._ask)
         found: dict[int, Generation] = {}
         failure: BaseException | None = None
@@ -136,7 +139,7 @@ class OpenAIHttpEngine:
             RequestError: always.
         """
         raise RequestError(
-            f"likelihoods of {len(examples):,} rows from {self._url}",
+            f"likelihoods of {len(examples):,} rows from {self.url}",
             expected="an engine that gives them: servers of this API write text, and state no likelihood of given text",
             do="score with the model on this machine: name a base model, a folder or a run",
         )
@@ -152,9 +155,17 @@ class OpenAIHttpEngine:
             raise RequestError("a closed engine", expected="an open one", do="open the engine again")
         return self._client
 
-    def _body(self, prompt: Prompt, number: int) -> _Body:
+    def sent(self, prompt: Prompt) -> tuple[str, dict[str, Any]]:
+        """Path and body of a request as the server takes it, by what its rejections have shown so far."""
+        path, body, limit = self.request_of(prompt, 0)
+        if not self._keeps_form:
+            body.pop(_FORM, None)
+        return path, {**body, self._limit_name if path == "chat/completions" else "max_tokens": limit}
+
+    def request_of(self, prompt: Prompt, number: int) -> _Body:
+        """Path, body and token limit of a request. Raises RequestError, with the number of the prompt, from 0."""
         prompt.check(number)
-        body: dict[str, Any] = {"model": self._model, "temperature": prompt.temperature, "seed": prompt.seed}
+        body: dict[str, Any] = {"model": self.model, "temperature": prompt.temperature, "seed": prompt.seed}
         if prompt.json_schema is not None:
             body[_FORM] = response_format(prompt.json_schema)
         if prompt.conversation is None:
@@ -176,7 +187,7 @@ class OpenAIHttpEngine:
             if not self._keeps_form:
                 body.pop(_FORM, None)
             try:
-                response = self._check_open().post(f"{self._url}/{path}", json={**body, limit_name: limit})
+                response = self._check_open().post(f"{self.url}/{path}", json={**body, limit_name: limit})
             except httpx2.TransportError as error:
                 last = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
                 # Errors of the request or the address: a retry cannot help.
@@ -196,7 +207,7 @@ class OpenAIHttpEngine:
                     self._keeps_form = False
                     continue
                 if not is_passing(response.status_code):
-                    raise error_of(response, words, self._url, self._model)
+                    raise error_of(response, words, self.url, self.model)
                 last, retry_after = f"HTTP {response.status_code}: {words}", response.headers.get("Retry-After")
             # Jitter only spreads requests over time; it does not affect results.
             pause = pause_seconds(attempt, retry_after, self._first_pause, random.random())  # noqa: S311
@@ -213,13 +224,13 @@ class OpenAIHttpEngine:
         try:
             return generation_of(response.json(), limit, is_chat=path == "chat/completions")
         except ValueError as error:
-            raise bad_answer(self._url, str(error), server_words(response, self._key)) from error
+            raise bad_answer(self.url, str(error), server_words(response, self._key)) from error
 
     def _no_answer(self, last: str, num_attempts: int, retry_after: str | None = None) -> LuthierError:
         last = without_key(last, self._key)
         asks = f", and requests a wait of {retry_after} s" if retry_after else ""
         return WorkError(
-            f"{self._url} gave no answer, tried {num_attempts} times{asks}; the last: {last}",
+            f"{self.url} gave no answer, tried {num_attempts} times{asks}; the last: {last}",
             expected="an answer of an OpenAI-compatible server",
             do="check that the server runs at this address and is not overloaded, then start again: "
             "what was answered so far is not asked again",

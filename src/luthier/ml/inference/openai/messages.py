@@ -190,7 +190,7 @@ def _chat_text(message: Any) -> Any:
 def server_words(response: httpx2.Response, key: str) -> str:
     """The server's message in one line of at most 400 characters, with the API key redacted."""
     try:
-        text = _message_in(json.loads(response.content)) or response.text
+        text = message_in(json.loads(response.content)) or response.text
     except (ValueError, RecursionError):
         text = response.text
     return without_key(" ".join(text.split()), key)[:_MAX_WORDS] or "(no words)"
@@ -201,8 +201,11 @@ def without_key(words: str, key: str) -> str:
     return words.replace(key, "***") if len(key) >= _SHORTEST_KEY else words
 
 
-def _message_in(document: Any) -> str:
-    """`error.message`, `error`, `message` or `detail`, depending on the server, with the code if there is one."""
+def message_in(document: Any) -> str:
+    """The server's message in a document, with the code if there is one.
+
+    It is `error.message`, `error`, `message` or `detail`, depending on the server.
+    """
     if not isinstance(document, dict):
         return ""
     inner = document.get("error", document)
@@ -213,6 +216,11 @@ def _message_in(document: Any) -> str:
     message = next((inner[name] for name in ("message", "detail") if isinstance(inner.get(name), str)), "")
     code = inner.get("code")
     return f"{message} ({code})" if message and isinstance(code, str) else message
+
+
+def is_overlong(words: str) -> bool:
+    """Whether a server's message says that a prompt exceeds the context."""
+    return any(phrase in words.lower() for phrase in _OVERLONG_WORDS)
 
 
 def error_of(response: httpx2.Response, words: str, url: str, model: str) -> LuthierError:
@@ -239,7 +247,7 @@ def error_of(response: httpx2.Response, words: str, url: str, model: str) -> Lut
             do=f"check both: {url}/models lists the models",
         )
     # No status means "too long": servers report it only in the message.
-    if status in (400, 413, 422) and any(phrase in words.lower() for phrase in _OVERLONG_WORDS):
+    if status in (400, 413, 422) and is_overlong(words):
         return OverlongError(
             came, expected="a prompt that fits into the context with its answer", do="use shorter passages"
         )

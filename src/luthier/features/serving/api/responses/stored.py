@@ -12,6 +12,7 @@ from luthier.features.serving.api.responses.body import fault_of_include
 from luthier.features.traffic.stored_responses import StoredResponse, delete_response, stored_response
 from luthier.platform.http.authentication import Asker, HomeContext, Looker
 from luthier.platform.http.errors import ApiError, documented
+from luthier.platform.http.lists import ListPage
 from luthier.platform.http.routes import Id, Order, page
 
 router = APIRouter(prefix="/v1/responses", tags=["responses"])
@@ -55,7 +56,7 @@ class ResponseDeleted(BaseModel):
     deleted: bool = True
 
 
-class InputItemList(BaseModel):
+class InputItemList(ListPage[dict[str, Any]]):
     """A page of the items of a request.
 
     Attributes:
@@ -67,10 +68,6 @@ class InputItemList(BaseModel):
     """
 
     object: Literal["list"]
-    data: list[dict[str, Any]]
-    has_more: bool
-    first_id: str | None
-    last_id: str | None
 
 
 @router.get("/{response_id}", response_model=ResponseObject, responses=documented(404))

@@ -1,0 +1,124 @@
+"""The engine of a candidate that writes for a job: the server's where it has the model in memory, else its own.
+
+The own engine is opened when it is first needed: for likelihoods, for fewer answers than the setting
+`share_engine_from`, and for what the server has not answered. Once it is open it writes everything, since the second
+copy of the model is in memory then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from luthier.core.dataset import TokenisedExample
+from luthier.core.ports import Engine, Generation, Progress, Prompt, Score
+from luthier.features.models.resolve import Candidate
+from luthier.platform.home.context import Context
+
+if TYPE_CHECKING:
+    from luthier.features.serving.shared_engines import LentEngine
+    from luthier.ml.inference.engine_wrappers import Keep
+    from luthier.ml.inference.kept_answers import KeptAnswers
+    from luthier.ml.inference.models.chat_template import ChatTemplate
+
+
+class SharedEngine:
+    """An engine that needs no memory as long as the server's answers in its place.
+
+    Args:
+        context: The home.
+        candidate: A base model or a run that gives text.
+        open_own: Opens its own engine.
+        num_expected: Answers that the whole work needs, where it asks for them in several calls.
+        kept_answers: Where the server's answers are stored as they come; None stores none. `open_own` sees to its own.
+        keep: Called with each answer of the server as it comes, too.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        candidate: Candidate,
+        open_own: Callable[[], Engine],
+        *,
+        num_expected: int = 0,
+        kept_answers: KeptAnswers | None = None,
+        keep: Keep = lambda *_: None,
+    ) -> None:
+        self._context, self._candidate, self._open_own = context, candidate, open_own
+        self._num_expected, self._kept_answers, self._keep = num_expected, kept_answers, keep
+        self._own: Engine | None = None
+        self._template: ChatTemplate | None = None
+        self.num_shared = 0
+        """Answers that the server's engine has written."""
+
+    @property
+    def name(self) -> str:
+        """`transformers`, the name in the table of engines, whoever runs it."""
+        return "transformers"
+
+    @property
+    def template(self) -> ChatTemplate:
+        """How the model writes conversations."""
+        if self._template is None:
+            self._template = getattr(self._own, "template", None) or self._candidate.chat_template()
+        return self._template
+
+    def generate(self, prompts: Sequence[Prompt], progress: Progress) -> list[Generation]:
+        """One generation a prompt, in order.
+
+        Raises:
+            OverlongError: A prompt is over the context; all others are answered, and their answers kept, before that.
+            LuthierError: As of `TransformersEngine.generate`.
+        """
+        lent = self._lent(prompts)
+        return self.own().generate(prompts, progress) if lent is None else self._shared(lent, prompts, progress)
+
+    def score(self, examples: Sequence[TokenisedExample], progress: Progress) -> list[Score]:
+        """One score an example, in order, by the own engine: the server's gives no likelihoods of given texts."""
+        return self.own().score(examples, progress)
+
+    def own(self) -> Engine:
+        """The own engine, opened at the first call."""
+        if self._own is None:
+            self._own = self._open_own()
+        return self._own
+
+    def close(self) -> None:
+        """Release the own engine, where it was opened."""
+        if self._own is not None:
+            self._own.close()
+            self._own = None
+
+    def _lent(self, prompts: Sequence[Prompt]) -> LentEngine | None:
+        if self._own is not None or any(one.conversation is not None and one.conversation.tools for one in prompts):
+            # Of prompts with tools the server takes calls apart, which an engine of one's own leaves in the text.
+            return None
+        return self._context.shared_engines.of(self._candidate, max(len(prompts), self._num_expected))
+
+    def _shared(self, lent: LentEngine, prompts: Sequence[Prompt], progress: Progress) -> list[Generation]:
+        call = None if self._kept_answers is None else self._kept_answers("text", prompts)
+        known: dict[int, Any] = {} if call is None else dict(call.known)
+        found = {number: Generation.model_validate(one) for number, one in known.items()}
+        title = "Writing answers with the server's engine"
+        with progress.task(title, len(prompts), "answers", done=len(found)) as task:
+
+            def hear(number: int, made: Generation) -> None:
+                # Stored before it is counted: a crash after this line loses no answer.
+                if call is not None:
+                    call.keep({number: made.model_dump(mode="json")})
+                self._keep(prompts[number], made)
+                found[number] = made
+                self.num_shared += 1
+                task.advance()
+
+            left = {number: one for number, one in enumerate(prompts) if number not in found}
+            ended = lent.answer_all(left, hear)
+        if ended.overlong:
+            raise ended.overlong[min(ended.overlong)]
+        if ended.left:
+            # The server has ended, or has made room for another model.
+            rest = self.own().generate([prompts[number] for number in ended.left], progress)
+            for number, made in zip(ended.left, rest, strict=True):
+                self._keep(prompts[number], made)
+                found[number] = made
+        return [found[number] for number in range(len(prompts))]

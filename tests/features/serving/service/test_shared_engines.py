@@ -1,0 +1,259 @@
+"""Suites and synthesis ask the server's engine where its answers are those of an engine of their own."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.clock import wait_until
+from tests.fixtures.near_engine import engines_near_by
+
+from luthier.core.conversation import Conversation, Message
+from luthier.core.errors import OverlongError
+from luthier.core.ports import Generation, Prompt, SilentProgress
+from luthier.core.stream import Served
+from luthier.features.generation.engines import find_teacher
+from luthier.features.generation.shared_engine import SharedEngine
+from luthier.features.models.resolve import Candidate, open_engine
+from luthier.features.serving import shared_engines
+from luthier.features.serving.engine_lending import EngineLending
+from luthier.features.serving.inference_client import InferenceClient
+from luthier.ml.inference.kept_answers import AnswerFile
+from luthier.ml.inference.models import sources
+from luthier.platform.home.context import Context
+
+SILENT = SilentProgress()
+WORDS = ("spruce", "maple", "which wood is used for the back of a violin", "a", "strings of gut sound warm")
+
+
+def asked(text: str, **wishes: Any) -> Prompt:
+    return Prompt(conversation=Conversation(messages=(Message(role="user", content=text),)), **wishes)
+
+
+PROMPTS = [
+    *(asked(f"{WORDS[n % 5]} {n}", max_new_tokens=3 + n % 11) for n in range(24)),
+    *(asked(f"{WORDS[n % 5]}?", max_new_tokens=8, temperature=0.9, seed=n) for n in range(12)),
+    *(Prompt(text=f"The front is {WORDS[n % 5]}", max_new_tokens=5 + n) for n in range(8)),
+]
+
+
+@pytest.fixture(scope="module")
+def patched() -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as patch:
+        engines_near_by(patch)
+        patch.setattr(shared_engines, "has_gpu", lambda: False)
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def server(
+    patched: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory, tiny_model: Path
+) -> Iterator[Context]:
+    """A home whose server has the tiny model in memory; what jobs share is in another context of the same home."""
+    with Context.open(tmp_path_factory.mktemp("shared") / "home") as context:
+        local = sources.pull(str(tiny_model), context.home, SILENT)
+        client = InferenceClient(context.settings)
+        context.__dict__["inference_client"] = client
+        client.preload(Served(path=local.path, sha256=local.sha256, precision="float32"))
+        wait_until(lambda: bool(client.loaded))
+        with EngineLending(context):
+            yield context
+
+
+@pytest.fixture
+def job(server: Context) -> Iterator[Context]:
+    with Context.open(server.home) as context:
+        context.settings = context.settings.model_copy(update={"share_engine_from": 4})
+        yield context
+
+
+@pytest.fixture(scope="module")
+def base(server: Context) -> Candidate:
+    (local,) = sources.local_models(server.home)
+    return Candidate(
+        name="tiny",
+        model_name=local.name,
+        model_path=local.path,
+        adapter_path=None,
+        template="auto",
+        precision="float32",
+        device="cpu",
+        context_length_tokens=local.context_length_tokens,
+    )
+
+
+@pytest.fixture(scope="module")
+def tuned(base: Candidate, tmp_path_factory: pytest.TempPathFactory) -> Candidate:
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    from luthier.ml.inference.models.loading import load_model
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        config = LoraConfig(
+            task_type="CAUSAL_LM", r=4, lora_alpha=16, target_modules="all-linear", init_lora_weights=False
+        )
+        adapted = get_peft_model(load_model(base.model_path, dtype="float32", attention="sdpa"), config)
+    folder = tmp_path_factory.mktemp("tuned") / "adapter"
+    adapted.save_pretrained(str(folder))
+    return replace(base, name="tuned", adapter_path=str(folder))
+
+
+def never() -> Any:
+    raise AssertionError("a second copy of the model")
+
+
+def own(candidate: Candidate) -> Callable[[], Any]:
+    return lambda: open_engine(candidate, num_workers=1)
+
+
+def test_answers_are_those_of_an_engine_of_ones_own(job: Context, base: Candidate, tuned: Candidate) -> None:
+    texts = {}
+    for candidate in (base, tuned):
+        shared = SharedEngine(job, candidate, never)
+        found = shared.generate(PROMPTS, SILENT)
+        assert found == own(candidate)().generate(PROMPTS, SILENT)
+        assert shared.num_shared == len(PROMPTS)
+        texts[candidate.name] = [one.text for one in found]
+    # An adapter that changes nothing, or prompts that all get one answer, would prove nothing.
+    assert texts["tiny"] != texts["tuned"]
+    assert len(set(texts["tuned"])) > 10
+
+
+def test_likelihoods_and_few_answers_are_the_own_engines(job: Context, base: Candidate) -> None:
+    opened = Counter[str]()
+
+    def open_own() -> Any:
+        opened["own"] += 1
+        return own(base)()
+
+    shared = SharedEngine(job, base, open_own)
+    shared.generate(PROMPTS[:3], SILENT)
+    assert (opened["own"], shared.num_shared) == (1, 0)
+    # It is in memory by now: nothing is gained by asking the server.
+    shared.generate(PROMPTS[:8], SILENT)
+    assert (opened["own"], shared.num_shared) == (1, 0)
+    # Work that asks for few answers at a time, and for many in all.
+    many = SharedEngine(job, base, never, num_expected=100)
+    assert many.generate(PROMPTS[:2], SILENT) == shared.generate(PROMPTS[:2], SILENT)
+    scored = SharedEngine(job, base, open_own)
+    assert scored.score([], SILENT) == []
+    assert opened["own"] == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"precision": "bfloat16"},
+        {"device": "cuda"},
+        {"template": "plain"},
+        {"model_path": "/elsewhere"},
+    ],
+)
+def test_a_model_that_would_answer_otherwise_is_not_shared(
+    job: Context, base: Candidate, change: dict[str, Any]
+) -> None:
+    assert job.shared_engines.of(base, 100) is not None
+    assert job.shared_engines.of(replace(base, **change), 100) is None
+
+
+def test_settings_decide(job: Context, base: Candidate) -> None:
+    def of(**settings: Any) -> Any:
+        with Context.open(job.home) as context:
+            context.settings = context.settings.model_copy(update=settings)
+            return context.shared_engines.of(base, 64)
+
+    assert of() is not None
+    assert of(share_engine_from=65) is None
+    assert of(share_engine="never") is None
+
+
+def test_a_model_on_a_slower_path_is_not_shared(
+    job: Context, base: Candidate, server: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (loaded,) = server.inference_client.loaded
+    assert loaded.decoding is not None
+    for path in ("grouped", "by_row", "uncached"):
+        other = loaded.model_copy(update={"decoding": loaded.decoding.model_copy(update={"path": path})})
+        assert not shared_engines._runs_alike(other, shared_engines._wanted(job, base))
+    assert shared_engines._runs_alike(loaded, shared_engines._wanted(job, base))
+
+
+def test_a_prompt_over_the_context_ends_with_the_error_of_an_own_engine(job: Context, base: Candidate) -> None:
+    prompts = [*PROMPTS[:4], asked("maple " * 60, max_new_tokens=480), *PROMPTS[4:6]]
+    kept = Counter[str]()
+    shared = SharedEngine(job, base, never, keep=lambda prompt, _: kept.update([prompt.model_dump_json()]))
+    with pytest.raises(OverlongError) as found:
+        shared.generate(prompts, SILENT)
+    with pytest.raises(OverlongError) as expected:
+        own(base)().generate(prompts, SILENT)
+    assert (found.value.came, found.value.num_tokens) == (expected.value.came, expected.value.num_tokens)
+    assert set(kept.values()) == {1}
+    assert len(kept) == 6
+
+
+def test_what_the_server_does_not_answer_the_own_engine_does(job: Context, base: Candidate) -> None:
+    kept = Counter[str]()
+    opened = Counter[str]()
+
+    def open_own() -> Any:
+        opened["own"] += 1
+        return own(base)()
+
+    def keep(prompt: Prompt, _: Generation) -> None:
+        kept[prompt.model_dump_json()] += 1
+        if len(kept) == 5:  # the server ends
+            lender = job.shared_engines._server.lender
+            assert lender is not None
+            lender.close()
+
+    shared = SharedEngine(job, base, open_own, keep=keep)
+    found = shared.generate(PROMPTS, SILENT)
+    assert opened["own"] == 1
+    assert 5 <= shared.num_shared < len(PROMPTS)
+    assert set(kept.values()) == {1}
+    assert len(kept) == len({one.model_dump_json() for one in PROMPTS})
+    assert found == own(base)().generate(PROMPTS, SILENT)
+
+
+def test_a_kill_loses_and_doubles_no_answer(job: Context, base: Candidate, server: Context, tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+
+    class Killed(BaseException):
+        pass
+
+    def die(*_: Any) -> None:
+        if AnswerFile(path).num_answers == 7:
+            raise Killed
+
+    first = SharedEngine(job, base, never, kept_answers=AnswerFile(path).of_engine("tiny"), keep=die)
+    with pytest.raises(Killed):
+        first.generate(PROMPTS, SILENT)
+    # What was under way is cancelled: the server does not write for nobody.
+    wait_until(lambda: server.inference_client.num_under_way == 0)
+    again = SharedEngine(job, base, never, kept_answers=AnswerFile(path).of_engine("tiny"))
+    found = again.generate(PROMPTS, SILENT)
+    assert again.num_shared == len(PROMPTS) - 7
+    assert AnswerFile(path).num_answers == len(PROMPTS)
+    assert found == SharedEngine(job, base, never).generate(PROMPTS, SILENT)
+
+
+def test_a_teacher_is_shared_for_many_answers_and_its_answers_are_kept(
+    job: Context, base: Candidate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from luthier.features.generation import engines
+
+    monkeypatch.setattr(engines, "find_candidate", lambda *_: base)
+    monkeypatch.setattr(engines, "open_engine", lambda _: never())
+    prompts = [asked(f"teach {number}", max_new_tokens=4) for number in range(6)]
+    teacher = find_teacher(job, base.model_name, num_answers=6)
+    first = [teacher.generate_each(prompts[:3], SILENT), teacher.generate_each(prompts[3:], SILENT)]
+    assert teacher.usage.num_requests == 6
+    again = find_teacher(job, base.model_name)
+    assert again.generate_each(prompts, SILENT) == [*first[0], *first[1]]
+    assert (again.usage.num_requests, again.usage.num_cached_requests) == (0, 6)
