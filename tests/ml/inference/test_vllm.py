@@ -3,13 +3,13 @@ import os
 import shlex
 import shutil
 import signal
-import socket
 import stat
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx2
 import psutil
@@ -103,7 +103,10 @@ def test_only_its_own_user_reaches_it(tiny, settings):
 
 
 def test_a_system_without_such_sockets_gets_a_port_of_the_loopback(tiny, settings, monkeypatch):
-    monkeypatch.delattr(socket, "AF_UNIX")
+    with monkeypatch.context() as patched:
+        patched.setattr(vllm_process, "socket", SimpleNamespace())
+        assert vllm_process._socket_path() is None
+    monkeypatch.setattr(vllm_process, "_socket_path", lambda: None)
     engine = VllmEngine(str(tiny))
     (listening,) = psutil.Process(engine._process._process.pid).net_connections("inet")
     assert listening.laddr.ip == "127.0.0.1"
