@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from luthier.core.run import Spent
 from luthier.ml.training.budget import Meter
-from luthier.ml.training.ledger import Entry, Ledger, Throughput
+from luthier.ml.training.ledger import LEDGER, Entry, Ledger, Throughput
 from luthier.ml.training.spent_elsewhere import ELSEWHERE, UNKNOWN, Share, with_rest
 
 HOMES = ("a", "b", "c")
@@ -93,6 +93,29 @@ def test_an_action_that_a_kill_interrupted_counts_for_the_home_that_had_begun_it
     adopt(tmp_path / "b", uploaded(tmp_path / "a"))
     spend(tmp_path / "b", 1.0, 10)
     assert Ledger(tmp_path / "b").last().settled() == Spent(seconds=13.0, tokens=140, interrupted_seconds=2.0)
+
+
+def test_a_home_is_not_billed_for_what_its_own_state_expected_of_an_action(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "a")
+    ledger.append(Entry(seconds=10.0, tokens=100, doing="step", expected_seconds=2.0, expected_tokens=30))
+    state = uploaded(tmp_path / "a")
+    ledger.append(Entry(seconds=11.0, tokens=130))
+    ledger.close()
+    adopt(tmp_path / "b", state)
+    spend(tmp_path / "b", 5.0, 50)
+    for one in (state, uploaded(tmp_path / "b")):
+        adopt(tmp_path / "a", one)
+    assert Ledger(tmp_path / "a").last().settled() == Spent(seconds=16.0, tokens=180)
+
+
+def test_a_home_that_lost_its_ledger_has_what_others_know_of_it(tmp_path: Path) -> None:
+    spend(tmp_path / "a", 50.0, 500)
+    adopt(tmp_path / "b", uploaded(tmp_path / "a"))
+    spend(tmp_path / "b", 5.0, 50)
+    (tmp_path / "a" / LEDGER).unlink()
+    adopt(tmp_path / "a", uploaded(tmp_path / "b"))
+    assert Ledger(tmp_path / "a").last().settled() == Spent(seconds=55.0, tokens=550)
+    assert Ledger(tmp_path / "a").shares() == Ledger(tmp_path / "b").shares()
 
 
 def test_the_pace_is_that_of_the_home_that_has_come_further(tmp_path: Path) -> None:

@@ -185,25 +185,28 @@ class Ledger:
 
         Args:
             entry: The newest entry of another home, with all that it knew of.
-            shares: What that is made of; what is missing in them was spent by homes without a name.
+            shares: What that is made of; none where an earlier version wrote it, which knew no shares.
 
         Raises:
             StorageFullError: the disk has no room.
         """
         assert self._folder is not None
         found, own, before = spent_elsewhere.read_or_begin(self._folder), self._own(), self.last()
-        # Larger than what the disk says where this home has lost the end of its own ledger.
-        here = share_of(own.settled()).larger(shares.get(found.home, Share()))
-        merged = spent_elsewhere.merged({found.home: here, **found.shares}, shares)
-        merged = spent_elsewhere.with_rest(merged, share_of(entry.settled()))
+        # What this home says of itself counts. A state of its own was made in the middle of an action, which it counts
+        # as expected: it helps only where the ledger is lost.
+        here = shares.get(found.home, Share()) if own == Entry() else share_of(own.settled())
+        # What the shares leave open was spent by homes without a name.
+        given = spent_elsewhere.with_rest(shares, share_of(entry.settled())) if shares else {}
+        merged = spent_elsewhere.merged(found.shares, given) | {found.home: here}
+        if not shares:
+            merged = spent_elsewhere.with_rest(merged, share_of(entry.settled()))
         del merged[found.home]
         spent_elsewhere.write(self._folder, Elsewhere(home=found.home, shares=merged))
         self._others = None
         # The pace of the home that has come further is the better measured one.
-        is_slower = entry.seconds > before.seconds
-        if is_slower or here != share_of(own.settled()):
-            pace = entry.pace if is_slower else own.pace
-            self._write(Entry(**here.model_dump(), pace=pace))
+        is_behind = entry.seconds > before.seconds
+        if is_behind or (own == Entry() and here != Share()):
+            self._write(Entry(**here.model_dump(), pace=entry.pace if is_behind else own.pace))
 
     def _elsewhere(self) -> Share:
         """The sum of what other homes have spent; it changes by `adopt` alone."""
