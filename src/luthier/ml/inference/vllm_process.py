@@ -83,9 +83,9 @@ class VllmProcess:
 
     def __init__(self, command: Sequence[str], arguments: Sequence[str]) -> None:
         self._command, self._arguments = list(command), list(arguments)
-        # vLLM asks for its key below /v1 alone: /tokenize, /invocations, /metrics, /pause and others are open (vLLM,
-        # "Security"). So it listens on a socket in a folder that only this user may enter; the key is for systems
-        # without such sockets.
+        # vLLM asks for its key below /v1 and few other paths: /tokenize, /invocations, /metrics, /pause and others are
+        # open (vLLM, "Security"). So it listens on a socket in a folder that only this user may enter; the key is for
+        # systems without such sockets.
         self.key = secrets.token_hex()
         self.socket_path = _socket_path()
         self.url = ""
