@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from luthier.core.events import StepDone, ValidationDone
+from luthier.core.system.process_setup import wait_briefly
 from luthier.features.recipes.service import load_recipe
 from luthier.features.training.service import train
 from luthier.platform.home.context import Context
@@ -52,6 +53,7 @@ def recipe(model: str, num_steps: int, threads: int) -> dict[str, Any]:
 
 def main() -> None:
     """Train, judge, and print what came."""
+    wait_briefly()  # as the command line does, before torch is loaded
     cli = argparse.ArgumentParser()
     cli.add_argument("--home", type=Path, required=True)
     cli.add_argument("--work", type=Path, required=True)

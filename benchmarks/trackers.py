@@ -24,6 +24,7 @@ from typing import Any
 
 from machine import describe
 
+from luthier.core.system.process_setup import wait_briefly
 from luthier.features.recipes.service import recipe_from
 from luthier.features.training.service import train
 from luthier.platform.home.context import Context
@@ -71,6 +72,7 @@ def measure(context: Context, name: str, folder: Path, options: argparse.Namespa
 
 def main() -> None:
     """Measure, and print."""
+    wait_briefly()  # as the command line does, before torch is loaded
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_argument("--trackers", nargs="+", choices=KNOWN, default=["tensorboard", "mlflow", "down"])
     cli.add_argument("--rounds", type=int, default=5)

@@ -33,6 +33,7 @@ COMMAND: Final = "LUTHIER_VLLM_COMMAND"
 _TAIL_BYTES, _NUM_LINES = 8192, 20
 _STOP_SECONDS: Final = 15.0
 _LOOK_SECONDS: Final = 0.25
+_EXIT_SECONDS: Final = 5.0
 _GPU: Final = Path("/dev/nvidiactl")
 _MAX_SOCKET_FOLDER_BYTES: Final = 70
 
@@ -192,6 +193,16 @@ class VllmProcess:
                 task.note((self.tail() or ["no log yet"])[-1][:80])
                 shown = now
                 time.sleep(_LOOK_SECONDS)
+
+    def ends_soon(self) -> bool:
+        """Whether the child has exited, or does within seconds: its connections break before its exit can be seen."""
+        if self._process is None:
+            return True
+        try:
+            self._process.wait(_EXIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
 
     def ended(self, when: str) -> WorkError:
         """The error for an exited child, with the end of its log."""

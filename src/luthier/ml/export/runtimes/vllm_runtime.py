@@ -129,7 +129,7 @@ class VllmRuntime:
         try:
             response = self._http.request(method, f"{self._process.url}/{path}", json=body)
         except httpx2.HTTPError as error:
-            if not self._process.is_running:
+            if self._process.ends_soon():
                 raise self._process.ended("in the middle of a proof") from error
             raise WorkError(
                 f"vLLM does not answer: {type(error).__name__}: {error}", expected="an answer", do="try again"
