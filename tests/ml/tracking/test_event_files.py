@@ -34,10 +34,18 @@ def test_a_record_is_that_of_tensorboards_writer(data: bytes) -> None:
 
 
 def test_parameters_and_texts_are_those_of_tensorboards_functions() -> None:
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
     from tensorboard.plugins.hparams.summary_v2 import hparams_pb
     from tensorboard.plugins.text.summary_v2 import text_pb
 
-    assert hyperparameters(PARAMETERS, run_id="run-1", began=5.5) == hparams_pb(PARAMETERS, "run-1", 5.5)
+    made = [hyperparameters(PARAMETERS, run_id="run-1", began=5.5), hparams_pb(PARAMETERS, "run-1", 5.5)]
+    # The bytes of a map are in any order.
+    own, theirs = (HParamsPluginData.FromString(one.value[0].metadata.plugin_data.content) for one in made)
+    assert own == theirs
+    assert dict(own.session_start_info.hparams).keys() == PARAMETERS.keys()
+    for one in made:
+        one.value[0].metadata.plugin_data.ClearField("content")
+    assert made[0] == made[1]
     assert text("verdict", "| größer |") == text_pb("verdict", "| größer |")
 
 
