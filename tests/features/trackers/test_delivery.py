@@ -181,7 +181,7 @@ def test_a_tracker_that_is_down_gets_all_of_it_later(
     ("said", "shown"),
     [
         ("no answer from https://track.example/?write_token=abc", "no answer from https://track.example/"),
-        ("GET https://other.example/api?key=abc&user=me: 401", "GET https://other.example/api?key=…"),
+        ("GET https://other.example/api?key=abc&user=me 401", "GET https://other.example/api?key=… 401"),
         ("401 for the token hf_0123456789", "401 for the token …"),
         ("401 for the password correct-horse-battery", "401 for the password …"),
         ("a key that is short: abc", "a key that is short: abc"),

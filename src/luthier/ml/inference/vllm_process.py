@@ -169,10 +169,23 @@ class VllmProcess:
 
     def is_healthy(self) -> bool:
         """Whether its health check succeeds."""
+        if not self._is_listening():
+            return False
         try:
             return self._client.get(f"{self.url}/health").status_code == httpx2.codes.OK
         except httpx2.HTTPError:
             return False
+
+    def _is_listening(self) -> bool:
+        """Whether there is somebody at the socket. httpx leaves a socket open that could not be connected."""
+        if self.socket_path is None:
+            return True
+        with facilities.unix_socket() as probe:
+            try:
+                probe.connect(str(self.socket_path))
+            except OSError:
+                return False
+        return True
 
     def wait(self, progress: Progress, timeout_seconds: float) -> None:
         """Wait until it is ready; shows the last line of its log.

@@ -44,7 +44,7 @@ def test_what_a_rater_wrote_is_no_formula_in_a_spreadsheet(context: Context, tmp
     changed = RatingsTable(tuple(row.model_copy(update={"comment": comment, "rater": "+1"}) for row in table.rows))
     path = tmp_path / "ratings.csv"
     path.write_bytes(files._csv(changed))
-    cells = [cell for line in csv.reader(path.open(encoding="utf-8")) for cell in line]
+    cells = [cell for line in csv.reader(path.read_text(encoding="utf-8").splitlines()) for cell in line]
     assert {f"'{comment}", "'+1"} <= {*cells}
     assert not [cell for cell in cells if cell.startswith(("=", "+", "@"))]
     assert RatingsTable.read(path) == changed
