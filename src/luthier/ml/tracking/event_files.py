@@ -10,7 +10,7 @@ Format: https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format
 from __future__ import annotations
 
 import os
-import socket
+import platform
 import struct
 import time
 from collections.abc import Mapping, Sequence
@@ -69,7 +69,7 @@ class EventFile:
         folder.mkdir(parents=True, exist_ok=True)
         now = time.time()
         # TensorBoard reads files in the order of their names; the nanoseconds keep two files of one second apart.
-        name = f"events.out.tfevents.{int(now):010d}.{socket.gethostname()}.{os.getpid()}.{time.time_ns()}"
+        name = f"events.out.tfevents.{int(now):010d}.{platform.node()}.{os.getpid()}.{time.time_ns()}"
         # Unbuffered: what `write` has returned from is in the file, and an error is raised where it belongs.
         self._file = (folder / name).open("xb", buffering=0)
         self._records: list[bytes] = []
