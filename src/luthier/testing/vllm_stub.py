@@ -18,13 +18,14 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from http.server import ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
+from luthier.core.system import facilities
 from luthier.testing.openai_server import OpenAIServer, Trouble, handler_of
 
 _WORDS = ("spruce", "maple", "ebony", "willow", "pear", "plum", "box", "rosewood")
@@ -51,7 +52,8 @@ class VllmStub(OpenAIServer):
         """The answer to a GET."""
         if path == "/health":
             return Trouble(200 if time.monotonic() >= self._ready_at else 503)
-        if path == "/version":
+        # As vLLM, which asks for its key below /v1 alone.
+        if path in ("/version", "/metrics"):
             return Trouble(200, {"version": "0.0.0+stub"})
         if authorization != f"Bearer {self.key}":
             return Trouble(401, {"error": "Unauthorized"})
@@ -61,7 +63,7 @@ class VllmStub(OpenAIServer):
 
     def respond(self, path: str, body: dict[str, Any], authorization: str | None) -> Trouble:
         """The answer to a POST."""
-        if authorization != f"Bearer {self.key}":
+        if path.startswith("/v1/") and authorization != f"Bearer {self.key}":
             return Trouble(401, {"error": "Unauthorized"})
         if path == "/v1/load_lora_adapter":
             return self._load(body["lora_name"], body["lora_path"])
@@ -204,9 +206,23 @@ def main(arguments: list[str]) -> None:
         def do_GET(self) -> None:  # noqa: N802
             self.send(stub.look_up(self.path, self.headers.get("Authorization")))
 
-    with ThreadingHTTPServer((options["--host"], int(options["--port"])), Handler) as server:
+    with _listening(options, Handler) as server:
         server.daemon_threads = True
         server.serve_forever()
+
+
+def _listening(options: Mapping[str, str], handler: type[BaseHTTPRequestHandler]) -> ThreadingHTTPServer:
+    """A server at the socket `--uds`, else at host and port."""
+    if "--uds" not in options:
+        return ThreadingHTTPServer((options["--host"], int(options["--port"])), handler)
+    place: Any = options["--uds"]
+    server = ThreadingHTTPServer(place, handler, bind_and_activate=False)
+    server.socket.close()
+    server.socket = facilities.unix_socket()
+    # Not `server_bind`, which looks up the name of a host; the address of a client is empty.
+    server.socket.bind(place)
+    server.server_activate()
+    return server
 
 
 if __name__ == "__main__":

@@ -177,6 +177,26 @@ def test_a_tracker_that_is_down_gets_all_of_it_later(
     assert (state.status, state.error, steps(), len(Recorded.outcomes)) == ("delivered", "", [1, 2, 3], 1)
 
 
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("no answer from https://track.example/?write_token=abc", "no answer from https://track.example/"),
+        ("GET https://other.example/api?key=abc&user=me 401", "GET https://other.example/api?key=… 401"),
+        ("401 for the token hf_0123456789", "401 for the token …"),
+        ("401 for the password correct-horse-battery", "401 for the password …"),
+        ("a key that is short: abc", "a key that is short: abc"),
+    ],
+)
+def test_an_error_that_members_see_has_no_credentials(said: str, shown: str) -> None:
+    environment = {
+        "TRACKIO_SERVER_URL": "https://track.example/?write_token=abc",
+        "HF_TOKEN": "hf_0123456789",
+        "MLFLOW_TRACKING_PASSWORD": "correct-horse-battery",
+        "MLFLOW_TRACKING_TOKEN": "abc",
+    }
+    assert delivery._reason(OSError(said), environment) == f"OSError: {shown}"
+
+
 def test_it_follows_a_run_until_its_end(context: Context, run_id: str, tmp_path: Path) -> None:
     is_over, seen = threading.Event(), threading.Event()
 

@@ -3,11 +3,15 @@ import os
 import shlex
 import shutil
 import signal
+import stat
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import httpx2
 import psutil
 import pytest
 
@@ -79,8 +83,43 @@ def test_it_is_started_as_its_documentation_says(tiny, settings):
     engine.close()
     assert (
         f"serve {tiny} --served-model-name base --dtype bfloat16 --enable-lora --max-loras 8 --max-cpu-loras 32 "
-        "--max-lora-rank 64 --max-logprobs 64 --host 127.0.0.1 --port" in line
+        "--max-lora-rank 64 --max-logprobs 64 --uds" in line
     )
+
+
+def test_only_its_own_user_reaches_it(tiny, settings):
+    engine = VllmEngine(str(tiny))
+    place, child = engine._process.socket_path, psutil.Process(engine._process._process.pid)
+    assert (stat.S_IMODE(place.parent.stat().st_mode), list(place.parent.iterdir())) == (0o700, [place])
+    # vLLM asks for no key there, so that nobody else may get there: it listens on no port.
+    with httpx2.Client(transport=httpx2.HTTPTransport(uds=str(place))) as client:
+        assert client.get("http://vllm/metrics").status_code == 200
+        assert client.get("http://vllm/v1/models").status_code == 401
+    assert child.net_connections("inet") == []
+    assert child.net_connections("unix"), "it does listen"
+    assert child.environ()["VLLM_HOST_IP"] == "127.0.0.1"
+    engine.close()
+    assert not place.parent.exists()
+
+
+def test_a_system_without_such_sockets_gets_a_port_of_the_loopback(tiny, settings, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(vllm_process, "socket", SimpleNamespace())
+        assert vllm_process._socket_path() is None
+    monkeypatch.setattr(vllm_process, "_socket_path", lambda: None)
+    engine = VllmEngine(str(tiny))
+    connections = psutil.Process(engine._process._process.pid).net_connections("inet")
+    assert [one.laddr.ip for one in connections if one.status == psutil.CONN_LISTEN] == ["127.0.0.1"]
+    assert write_all(engine, {"a": question("Why?")}).texts["a", 0]
+    engine.close()
+
+
+def test_a_long_folder_of_temporary_files_leaves_room_for_the_socket(monkeypatch):
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: "/" + "long" * 30)
+    place = vllm_process._socket_path()
+    assert len(os.fsencode(place)) < 104
+    assert place.parent.is_dir()
+    place.parent.rmdir()
 
 
 def test_settings_are_given_to_vllm_by_its_own_names():

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from tests.ml.tracking.tracked_run import BEGAN, RUN_ID, deliver_to
 
+from luthier.core.tracking import TrackerPlan
+from luthier.ml.tracking.protocol import TrackedRun
+
 pytest.importorskip("tensorboard", reason="needs luthier[tensorboard]")
 
 
@@ -47,6 +50,15 @@ def test_the_name_of_a_run_does_not_lead_out_of_the_location(tmp_path: Path, nam
     run = deliver_to("tensorboard", tmp_path, location=str(tmp_path / "curves"), run_name=name)
     assert run.tracker_run_id == str(tmp_path / "curves" / folder)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "curves", "report.html", "trackers"]
+
+
+@pytest.mark.parametrize(
+    ("project", "folder"), [("mails 2", "mails 2"), ("../../etc", "_.._etc"), ("a/b", "a_b"), ("..", "luthier")]
+)
+def test_a_project_that_is_a_folder_does_not_lead_out_of_it(tmp_path: Path, project: str, folder: str) -> None:
+    plan = TrackerPlan(name="trackio", project=project)
+    run = TrackedRun(RUN_ID, plan, parameters={}, plan_hash="", base_model="", created_at=BEGAN, folder=tmp_path)
+    assert run.folder_project == folder
 
 
 def test_without_a_location_they_are_in_the_folder_of_the_run(tmp_path: Path) -> None:

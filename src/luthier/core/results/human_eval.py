@@ -19,6 +19,7 @@ from luthier.core.errors import DataError, RequestError, RowProblem, library_rea
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.results.suite import CRITERIA, Criterion
 from luthier.core.system.process_setup import large_csv_cells
+from luthier.core.text.spreadsheet import text_of_cell
 
 RatingKind = Literal["pairwise", "likert"]
 Preference = Literal["a", "b", "tie"]
@@ -332,9 +333,14 @@ def _read_csv(path: Path) -> list[dict[str, Any]]:
     for line in lines:
         # An empty second answer is a text where there is a second system, and no value where there is none.
         empty_pair = {"answer_b"} if line.get("system_b") else set()
-        kept = {name: value for name, value in line.items() if value != "" or name in texts | empty_pair}
+        kept = {name: _text(value) for name, value in line.items() if value != "" or name in texts | empty_pair}
         found.append(kept)
     return found
+
+
+def _text(cell: Any) -> Any:
+    """A cell as it was before it was written; a line of another length has none, or a list of them."""
+    return text_of_cell(cell) if isinstance(cell, str) else cell
 
 
 def _read_parquet(path: Path) -> list[dict[str, Any]]:

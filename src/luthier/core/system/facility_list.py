@@ -97,10 +97,10 @@ FACILITIES: Final = (
     ),
     Facility(
         "sockets in the file system",
-        "batches, suites and synthesis use the engine of a running server",
+        "batches, suites and synthesis use the engine of a running server; no other user of the machine reaches vLLM",
         "`AF_UNIX`",
-        "macOS: the same; Windows: they load the model themselves",
-        "the memory of a second model",
+        "macOS: the same; Windows: they load the model themselves, vLLM listens on the loopback with a key",
+        "the memory of a second model; other users reach those routes of vLLM that need no key",
         lambda: hasattr(socket, "AF_UNIX"),
     ),
     Facility(

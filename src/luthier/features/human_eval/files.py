@@ -39,6 +39,7 @@ from luthier.core.results.human_eval import (
     columns_of,
 )
 from luthier.core.results.suite import Criterion
+from luthier.core.text.spreadsheet import text_cell
 from luthier.features.human_eval.rating_view import shown_first
 from luthier.features.human_eval.service import panel_report, ratings_table
 from luthier.platform.audit_log.service import record
@@ -138,7 +139,10 @@ def _csv(table: RatingsTable) -> bytes:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(RatingRow.model_fields), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(row.model_dump() for row in table.rows)
+    for row in table.rows:
+        # Comments and names come from raters, whom a link alone may have let in.
+        cells = row.model_dump().items()
+        writer.writerow({name: text_cell(value) if isinstance(value, str) else value for name, value in cells})
     return text.getvalue().encode()
 
 

@@ -31,9 +31,10 @@ class RunList(PartialList[dict[str, Any]]):
 
 
 class EventList(ListObject[dict[str, Any]]):
-    """Events by step. next_after: what to ask from the next time, as `after`."""
+    """Events by step. next_after: what to ask from the next time, as `after`. has_more: whether there are more now."""
 
     next_after: int
+    has_more: bool
 
 
 class JobView(BaseModel):
@@ -191,11 +192,15 @@ def show_run(context: HomeContext, caller: Reader, run_id: Id) -> dict[str, Any]
 
 @router.get("/runs/{run_id}/events", summary="Events of a run", responses=documented(404))
 def events(
-    context: HomeContext, caller: Reader, run_id: Id, after: Annotated[int, Query(ge=0, lt=2**31)] = 0
+    context: HomeContext,
+    caller: Reader,
+    run_id: Id,
+    after: Annotated[int, Query(ge=0, lt=2**31)] = 0,
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
 ) -> EventList:
-    """The events since `after`; ask again with `next_after` to follow a run."""
-    found, position = project_runs.run_events(context, caller.project_id, run_id, after=after)
-    return EventList(data=found, next_after=position)
+    """The events since `after`, at most `limit`; ask again with `next_after` for the rest, and to follow a run."""
+    found = project_runs.run_events(context, caller.project_id, run_id, after=after, limit=limit)
+    return EventList(data=found.events, next_after=found.next_after, has_more=found.has_more)
 
 
 @router.get("/runs/{run_id}/verdict", summary="Was it worth it?", responses=documented(404))

@@ -17,6 +17,7 @@ from luthier.core.errors import NotFoundError
 from luthier.core.events import Event, MachineSampled, RunStarted, SamplesAnswered, StepDone, ValidationDone
 from luthier.core.plan import Plan
 from luthier.core.text.plain_yaml import write_yaml
+from luthier.core.text.spreadsheet import text_cell
 from luthier.features.models import result_files
 from luthier.features.runs.series import usage_of, values_of
 from luthier.features.runs.state import Standing, standing
@@ -141,7 +142,7 @@ def _csv_lines(context: Context, run_id: str) -> Iterator[str]:
         found, position = context.runs.appended(run_id, position, limit=_EVENTS_AT_ONCE)
         for event in found:
             for (chart, name), value in _measured(event).items():
-                writer.writerow((_step_of(event), chart, name, repr(value)))
+                writer.writerow((_step_of(event), text_cell(chart), text_cell(name), repr(value)))
         yield text.getvalue()
         text.seek(0)
         text.truncate()

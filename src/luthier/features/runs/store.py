@@ -193,6 +193,25 @@ class RunStore(Store):
         position = max((row.position for row in rows), default=after)
         return [event_adapter.validate_json(row.document) for row in rows], position
 
+    def page(self, run_id: str, after: int, *, limit: int) -> tuple[list[Event], int, bool]:
+        """The first `limit` events appended after the position `after`, by step, the next position, and whether more
+        follow.
+
+        Reads the documents of no more than these.
+        """
+        is_later = (events.c.run_id == run_id) & (events.c.position > after)
+        # One more than the page has shows that another one follows.
+        chosen = select(events.c.position).where(is_later).order_by(events.c.position).limit(limit + 1).subquery()
+        query = select(events.c.position, events.c.document).join(chosen, events.c.position == chosen.c.position)
+        with self._database.read() as connection:
+            rows = connection.execute(query.order_by(events.c.step, events.c.position)).all()
+            if not rows:
+                _check_exists(connection, run_id)
+        places = sorted(row.position for row in rows)[:limit]
+        last = places[-1] if places else after
+        found = [event_adapter.validate_json(row.document) for row in rows if row.position <= last]
+        return found, last, len(rows) > limit
+
     def appended(self, run_id: str, after: int, *, limit: int) -> tuple[Sequence[Event], int]:
         """The first `limit` events appended after the position `after`, in that order, and the next position.
 

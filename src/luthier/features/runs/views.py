@@ -178,12 +178,21 @@ def report_of(context: Context, project_id: str, run_id: str) -> str:
     return redact_page(text, run_paths(context, context.runs.plan(run_id)))
 
 
-def run_events(context: Context, project_id: str, run_id: str, *, after: int) -> tuple[list[dict[str, Any]], int]:
-    """The events after the position `after`, and the position to ask from next. Raises NotFoundError."""
+@dataclass(frozen=True, slots=True)
+class EventPage:
+    """Some events of a run, by step. next_after: the position to ask from next. has_more: whether there are more."""
+
+    events: list[dict[str, Any]]
+    next_after: int
+    has_more: bool
+
+
+def run_events(context: Context, project_id: str, run_id: str, *, after: int, limit: int) -> EventPage:
+    """The first `limit` events after the position `after`. Raises NotFoundError."""
     _check(context, project_id, run_id)
-    found, position = context.runs.tail(run_id, after)
+    found, position, has_more = context.runs.page(run_id, after, limit=limit)
     places = run_paths(context, context.runs.plan(run_id))
-    return [redact_paths(event.model_dump(mode="json"), places) for event in found], position
+    return EventPage([redact_paths(event.model_dump(mode="json"), places) for event in found], position, has_more)
 
 
 def run_verdict(context: Context, project_id: str, run_id: str) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from luthier.core.plan import Plan
 from luthier.core.registry import TRACKERS
 from luthier.core.run import RunRecord
 from luthier.core.system.process_setup import lower_priority, start_daemon
-from luthier.core.tracking import TrackerPlan
+from luthier.core.tracking import TrackerPlan, without_credentials
 from luthier.features.trackers.state import FOLDER, TrackerState, load_state, save_state
 from luthier.ml.tracking.choice import location_of, within_project
 from luthier.ml.tracking.figures import Clock, parameters_of, points_of, summary_of, texts_of
@@ -40,6 +40,10 @@ _LONGEST_PAUSE_SECONDS: Final = 60.0
 _MAX_ERROR: Final = 500
 _LOCK_SECONDS: Final = 1.0
 _USER: Final = re.compile(r"://[^/\s@]+@")
+_QUERY: Final = re.compile(r"(\?[^\s?#=&'\"]{1,64}=)[^\s'\")]+")
+"""The query of an address, from its first value on."""
+_SECRET: Final = re.compile(r"(?:TOKEN|KEY|PASSWORD|SECRET)$", re.IGNORECASE)
+_MIN_SECRET: Final = 8
 _NICENESS: Final = 10
 
 
@@ -273,13 +277,20 @@ def _seconds(moment: str) -> float:
 
 
 def _reason(error: Exception, environment: Mapping[str, str]) -> str:
-    """An error in one line, without credentials."""
+    """An error in one line, without credentials: members of the project see it."""
     text = str(error) if isinstance(error, LuthierError) else f"{type(error).__name__}: {error}"
-    text = _USER.sub("://…@", " ".join(text.split()))
+    text = " ".join(text.split())
+    named = {name for name in environment if _SECRET.search(name)}
     for rules in TRACKERS.declarations().values():
-        for variable in rules.credentials:
-            if len(secret := environment.get(variable, "")) >= 8:
-                text = text.replace(secret, "…")
+        named |= {*rules.credentials}
+        # The address as it is set may hold a token in its query.
+        if location := environment.get(rules.location_variable, "") if rules.location_variable else "":
+            text = text.replace(location, without_credentials(location))
+    text = _QUERY.sub(r"\1…", _USER.sub("://…@", text))
+    # The longest first: one may begin another.
+    secrets = {environment.get(name, "") for name in named}
+    for secret in sorted((one for one in secrets if len(one) >= _MIN_SECRET), key=len, reverse=True):
+        text = text.replace(secret, "…")
     return text if len(text) <= _MAX_ERROR else f"{text[: _MAX_ERROR - 1]}…"
 
 

@@ -13,15 +13,15 @@ import math
 import operator
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from luthier.core.errors import RequestError, library_reason
 from luthier.core.graders import Grader, MultiGrader, Similarity, StringCheck, TextSimilarity
 
-_PLACE = re.compile(r"\{\{\s*(.*?)\s*\}\}")
 _INDEXED = re.compile(r"([^\[\]]*)((?:\[\d{1,6}\])+)")
 _OUTPUT = "sample.output_text"
+_MAX_FILLED_CHARACTERS: Final = 1 << 22
 SAMPLE_FIELDS: Final = ("output_text", "output_json", "output_tools", "choices", "model", "finish_reason")
 """What `{{sample.FIELD}}` may refer to where a whole answer is graded; `output_json` is the text, parsed."""
 
@@ -37,7 +37,7 @@ def item_fields(template: str, sample_fields: Sequence[str] = ("output_text",)) 
         RequestError: a placeholder refers neither to the row nor to the generated text.
     """
     names = []
-    for place in _PLACE.findall(template):
+    for _, _, place in _places(template):
         kind, _, rest = place.partition(".")
         first = rest.split(".")[0].partition("[")[0]
         if kind == "sample" and first in sample_fields:
@@ -52,6 +52,23 @@ def item_fields(template: str, sample_fields: Sequence[str] = ("output_text",)) 
     return tuple(dict.fromkeys(names))
 
 
+def _places(template: str) -> Iterator[tuple[int, int, str]]:
+    """The placeholders of a template: where each begins and ends, and what is in it, without spaces around.
+
+    By hand and not by a regular expression: `{{` before thousands of spaces would take one hours, and templates come
+    from requests.
+    """
+    place = 0
+    while (start := template.find("{{", place)) >= 0 and (end := template.find("}}", start + 2)) >= 0:
+        inner = template[start + 2 : end].strip()
+        if "\n" in inner and (last := template.rfind("{{", start + 1, end)) > start:
+            # No placeholder goes over lines: this one may begin later.
+            start, inner = last, template[last + 2 : end].strip()
+        place = end + 2
+        if "\n" not in inner:
+            yield start, place, inner
+
+
 def filled(template: str, output: str | Mapping[str, Any], item: Mapping[str, Any]) -> str:
     """The template with its placeholders filled; non-text values are written as JSON.
 
@@ -61,17 +78,26 @@ def filled(template: str, output: str | Mapping[str, Any], item: Mapping[str, An
         item: the fields of the row.
 
     Raises:
-        RequestError: the row, or the answer, has no such field.
+        RequestError: the row, or the answer, has no such field, or the text becomes too long.
     """
     sample = {"output_text": output} if isinstance(output, str) else output
-
-    def value(match: re.Match[str]) -> str:
-        kind, _, rest = match[1].partition(".")
-        found = value_at(sample if kind == "sample" else item, rest, kind)
-        return found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
-
     # One pass: placeholders inside inserted text are not expanded.
-    return _PLACE.sub(value, template)
+    parts: list[str] = []
+    position = num_characters = 0
+    for start, end, place in _places(template):
+        kind, _, rest = place.partition(".")
+        found = value_at(sample if kind == "sample" else item, rest, kind)
+        parts += [template[position:start], found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)]
+        num_characters += len(parts[-1]) + len(parts[-2])
+        # A long field that a template names thousands of times would fill the memory.
+        if num_characters > _MAX_FILLED_CHARACTERS:
+            raise RequestError(
+                f"a grader whose template has more than {_MAX_FILLED_CHARACTERS:,} characters with the fields of a row",
+                expected=f"at most {_MAX_FILLED_CHARACTERS:,} characters",
+                do="name fewer or shorter fields in the template of the grader",
+            )
+        position = end
+    return "".join([*parts, template[position:]])
 
 
 def sample_of_text(output: str) -> dict[str, Any]:

@@ -112,10 +112,8 @@ class VllmEngine:
             "--max-lora-rank", str(most_rank), "--max-logprobs", str(NUM_LISTED), *extra_arguments,
         ]  # fmt: skip
         self._process = VllmProcess(command or vllm_command(os.environ), arguments)
-        # A long timeout: loading an adapter from a slow disk. No proxy: the child is on this machine.
-        self._http = httpx2.Client(
-            headers={"Authorization": f"Bearer {self._process.key}"}, timeout=300.0, trust_env=False
-        )
+        # A long timeout: loading an adapter from a slow disk.
+        self._http = self._process.make_client(timeout_seconds=300.0)
         probe = self._template.encode(PROBE)[0][:MAX_PROBE_TOKENS]
         self._loader = VllmAdapters(self._ask_child, BASE, probe, most_rank, proof)
         self._stream: OpenAIStreamEngine | None = None
@@ -409,7 +407,12 @@ class VllmEngine:
         # vLLM knows the end tokens of the model's files; those of the template may be others.
         extra = NO_DEFAULTS | {"stop_token_ids": list(self._template.end_of_turn_ids)}
         self._stream = OpenAIStreamEngine(
-            f"{self._process.url}/v1", BASE, api_key=self._process.key, most_answers=256, extra=extra
+            f"{self._process.url}/v1",
+            BASE,
+            api_key=self._process.key,
+            most_answers=256,
+            extra=extra,
+            socket_path=self._process.socket_path,
         )
         for name in self._adapters:
             self._stream.load_adapter(name, name)

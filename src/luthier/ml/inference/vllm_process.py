@@ -35,6 +35,7 @@ _STOP_SECONDS: Final = 15.0
 _LOOK_SECONDS: Final = 0.25
 _EXIT_SECONDS: Final = 5.0
 _GPU: Final = Path("/dev/nvidiactl")
+_MAX_SOCKET_FOLDER_BYTES: Final = 70
 
 
 def vllm_command(environment: Mapping[str, str]) -> list[str]:
@@ -84,14 +85,27 @@ class VllmProcess:
 
     def __init__(self, command: Sequence[str], arguments: Sequence[str]) -> None:
         self._command, self._arguments = list(command), list(arguments)
-        # A private key: other users of the machine can reach the port. vLLM asks for it on its API alone; routes such
-        # as /tokenize are open (vLLM, "Security").
+        # vLLM asks for its key below /v1 and few other paths: /tokenize, /invocations, /metrics, /pause and others are
+        # open (vLLM, "Security"). So it listens on a socket in a folder that only this user may enter; the key is for
+        # systems without such sockets.
         self.key = secrets.token_hex()
+        self.socket_path = _socket_path()
         self.url = ""
         self._process: subprocess.Popen[bytes] | None = None
         self._is_stopped = False
         self._log: IO[bytes] | None = None
-        self._client = httpx2.Client(timeout=5.0, trust_env=False)
+        self._client = self.make_client(timeout_seconds=5.0)
+
+    def make_client(self, timeout_seconds: float) -> httpx2.Client:
+        """A client with the key, for `url` of this child and of those after it; the caller closes it."""
+        path = None if self.socket_path is None else str(self.socket_path)
+        # No proxy: the child is on this machine.
+        return httpx2.Client(
+            headers={"Authorization": f"Bearer {self.key}"},
+            timeout=timeout_seconds,
+            trust_env=False,
+            transport=httpx2.HTTPTransport(uds=path),
+        )
 
     @property
     def is_running(self) -> bool:
@@ -99,15 +113,13 @@ class VllmProcess:
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Start a child on a free port.
+        """Start a child.
 
         Raises:
             NotFoundError: the program does not exist.
         """
         self.stop()
-        # Another process may take the port before vLLM binds it; the child then exits, and the next start uses another.
-        port = _free_port()
-        self.url = f"http://127.0.0.1:{port}"
+        listen = self._listen_arguments()
         if self._log is not None:
             self._log.close()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
@@ -115,12 +127,14 @@ class VllmProcess:
             # In the environment rather than as an argument, which every user of the machine can read.
             "VLLM_API_KEY": self.key,
             "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
+            # What its processes say to each other stays on this machine.
+            "VLLM_HOST_IP": os.environ.get("VLLM_HOST_IP", "127.0.0.1"),
             # The model is local, and no usage statistics are sent.
             "HF_HUB_OFFLINE": "1",
             "VLLM_NO_USAGE_STATS": "1",
             "DO_NOT_TRACK": "1",
         }
-        command = [*self._command, "serve", *self._arguments, "--host", "127.0.0.1", "--port", str(port)]
+        command = [*self._command, "serve", *self._arguments, *listen]
         try:
             # Not `core.child_process`: a program in another environment with an HTTP interface.
             self._process = subprocess.Popen(
@@ -142,12 +156,37 @@ class VllmProcess:
                 do="install vllm, or correct the command",
             ) from error
 
+    def _listen_arguments(self) -> list[str]:
+        """Where the next child listens: at `socket_path`, else on a free port of the loopback; sets `url`."""
+        if self.socket_path is not None:
+            # A killed child leaves its socket behind, which the next one could not bind.
+            self.socket_path.unlink(missing_ok=True)
+            self.url = "http://vllm"
+            return ["--uds", str(self.socket_path)]
+        # Another process may take the port before vLLM binds it; the child then exits, and the next start uses another.
+        port = _free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        return ["--host", "127.0.0.1", "--port", str(port)]
+
     def is_healthy(self) -> bool:
         """Whether its health check succeeds."""
+        if not self._is_listening():
+            return False
         try:
             return self._client.get(f"{self.url}/health").status_code == httpx2.codes.OK
         except httpx2.HTTPError:
             return False
+
+    def _is_listening(self) -> bool:
+        """Whether there is somebody at the socket. httpx leaves a socket open that could not be connected."""
+        if self.socket_path is None:
+            return True
+        with facilities.unix_socket() as probe:
+            try:
+                probe.connect(str(self.socket_path))
+            except OSError:
+                return False
+        return True
 
     def wait(self, progress: Progress, timeout_seconds: float) -> None:
         """Wait until it is ready; shows the last line of its log.
@@ -220,6 +259,17 @@ class VllmProcess:
         if self._log is not None:
             self._log.close()
             self._log = None
+        if self.socket_path is not None:
+            shutil.rmtree(self.socket_path.parent, ignore_errors=True)
+
+
+def _socket_path() -> Path | None:
+    """A place for a socket in a new folder of mode 0700; None where the system has no such sockets."""
+    if not hasattr(socket, "AF_UNIX"):
+        return None
+    # Its address has room for some 100 bytes, and TMPDIR may be long.
+    short = len(os.fsencode(tempfile.gettempdir())) <= _MAX_SOCKET_FOLDER_BYTES
+    return Path(tempfile.mkdtemp(prefix="luthier-vllm-", dir=None if short else "/tmp")) / "socket"  # noqa: S108
 
 
 def _inherited(command: Sequence[str]) -> dict[str, str]:

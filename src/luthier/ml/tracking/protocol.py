@@ -121,15 +121,22 @@ class TrackedRun:
 
         A name comes from whoever starts the run: it must lead neither out of a folder nor into another run.
         """
-        if self.plan.run_name is None:
-            return self.key
-        name = _NOT_IN_A_FOLDER.sub("_", self.plan.run_name).strip(" .")[:_MAX_NAME]
-        return f"{name}-{self.key}".lstrip("-")
+        return self.key if self.plan.run_name is None else f"{_part_of_path(self.plan.run_name)}-{self.key}".lstrip("-")
+
+    @property
+    def folder_project(self) -> str:
+        """The project where projects are folders or files: it comes from whoever starts the run, too."""
+        return _part_of_path(self.plan.project) or "luthier"
 
     @property
     def tags(self) -> dict[str, str]:
         """Tags that every tracker gets as far as it has them."""
         return {"luthier.run_id": self.run_id, "luthier.plan_hash": self.plan_hash, "base_model": self.base_model}
+
+
+def _part_of_path(name: str) -> str:
+    """A name as a part of a path, which leads neither up nor down."""
+    return _NOT_IN_A_FOLDER.sub("_", name).strip(" .")[:_MAX_NAME]
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ class Trackio(Tracker):
         # Trackio continues whichever run has this name.
         name = run.tracker_run_id or run.unique_name
         self._run = trackio.init(
-            project=run.plan.project,
+            project=run.folder_project,
             name=name,
             server_url=run.location,
             config=dict(run.parameters) | dict.fromkeys(run.plan.tags, True),

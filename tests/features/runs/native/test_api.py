@@ -40,7 +40,20 @@ def test_events_are_followed_by_their_position(visitor, home, run_id: str) -> No
     first = asked.get(f"/api/v1/runs/{run_id}/events").json()
     assert [event["step"] for event in first["data"]] == [1, 2]
     place = f"/api/v1/runs/{run_id}/events?after={first['next_after']}"
-    assert asked.get(place).json() == {"object": "list", "data": [], "next_after": first["next_after"]}
+    assert asked.get(place).json() == {
+        "object": "list",
+        "data": [],
+        "next_after": first["next_after"],
+        "has_more": False,
+    }
+    # In pages: the same events, each once.
+    paged, after, has_more = [], 0, True
+    while has_more:
+        page = asked.get(f"/api/v1/runs/{run_id}/events?after={after}&limit=1").json()
+        assert len(page["data"]) == 1
+        paged, after, has_more = [*paged, *page["data"]], page["next_after"], page["has_more"]
+    assert paged == first["data"]
+    assert asked.get(f"/api/v1/runs/{run_id}/events?limit=10001").status_code == 400
 
 
 def test_runs_by_page(visitor, home) -> None:  # type: ignore[no-untyped-def]

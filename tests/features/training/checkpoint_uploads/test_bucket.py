@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from luthier.core.errors import CheckpointError, RequestError, WorkError
+from luthier.features.training.checkpoint_uploads import bucket as bucket_module
 from luthier.features.training.checkpoint_uploads.bucket import ObjectStore, RunBucket, note_launch, run_of_launch
 
 BUCKET, SECRET, RUN = "luthier-objects", "test-secret-key-0123456789", "run-20261130-120000-00000a"
@@ -62,6 +64,24 @@ def test_files_and_documents_come_back_proved(store: ObjectStore, tmp_path: Path
         bucket.read_json(document)
     bucket.remove_all()
     assert bucket.names() == []
+
+
+def test_a_document_that_unpacks_to_too_much_or_is_none_is_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who may write to the bucket writes digests, too."""
+    bucket = RunBucket(ObjectStore(str(tmp_path)), RUN)
+    monkeypatch.setattr(bucket_module, "_MAX_DOCUMENT_BYTES", 1 << 20)
+    small, large = bucket.put_json("small.json.gz", "a" * 1000), bucket.put_json("large.json.gz", "a" * (1 << 20))
+    assert large.num_bytes < 1 << 14
+    assert bucket.read_json(small) == "a" * 1000
+    with pytest.raises(CheckpointError, match=r"large.json.gz unpacks to more than 1 MiB"):
+        bucket.read_json(large)
+    for number, content in enumerate((b"no gzip", gzip.compress(b"{"), gzip.compress(b"1" * 999)[:-9], b"")):
+        path = tmp_path / f"content-{number}"
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match="cannot be read"):
+            bucket.read_json(bucket.put(path, f"other-{number}.json.gz"))
 
 
 def test_a_launch_names_its_run(store: ObjectStore) -> None:

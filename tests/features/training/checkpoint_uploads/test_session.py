@@ -407,6 +407,51 @@ def test_what_another_machine_has_spent_counts_where_this_one_has_come_further(
         assert Ledger(context.settings.run_folder(run_id)).last().seconds == state["spent"]["seconds"]
 
 
+def test_a_run_that_moved_is_billed_once_for_each_second_of_each_machine(
+    store: Path, paused: tuple[Path, str, str], tmp_path: Path
+) -> None:
+    """A machine goes on without uploading, another one takes over and uploads, and the first comes back."""
+    run_id, bucket = paused[1], RunBucket(ObjectStore(str(store)), paused[1])
+
+    def work(context: Context, seconds: float, tokens: int) -> None:
+        ledger = Ledger(context.settings.run_folder(run_id))
+        before = ledger.last()
+        ledger.append(before.model_copy(update={"seconds": before.seconds + seconds, "tokens": before.tokens + tokens}))
+        ledger.close()
+
+    with home(tmp_path / "first", str(store)) as first, home(tmp_path / "second", str(store)) as second:
+        for context in (first, second):
+            restore(context, bucket)
+        uploaded = Ledger(first.settings.run_folder(run_id)).last()
+        assert uploaded.seconds > 0
+        work(first, 10.0, 100)
+        work(second, 30.0, 300)
+        with session.uploads_of(second, run_id) as uploads:
+            uploads.begin(second.runs.plan(run_id))
+            assert uploads.end(second.runs.get(run_id)) == []
+        for _ in range(2):  # the second time changes nothing
+            assert restore(first, bucket) == []
+            spent = Ledger(first.settings.run_folder(run_id)).last()
+            assert spent.seconds == pytest.approx(uploaded.seconds + 40.0)
+            assert spent.tokens == uploaded.tokens + 400
+
+
+def test_a_state_whose_shares_are_no_amounts_is_damaged(
+    store: Path, paused: tuple[Path, str, str], tmp_path: Path
+) -> None:
+    bucket = RunBucket(ObjectStore(str(store)), paused[1])
+    upload = bucket.read_upload(bucket.uploads()[0])
+    state = bucket.read_json(upload.state)
+    for name, wrong in enumerate(({"x/y": {}}, {"ab": {"seconds": -1.0}}, [], {"ab": {"seconds": "NaN"}}), 1):
+        file = bucket.put_json(f"g00000009/state-{name:08d}.json.gz", state | {"spent_by_home": wrong})
+        later = upload.model_copy(update={"generation": 9, "number": name, "state": file})
+        bucket.store.write(bucket.path(f"g00000009/upload-{name:08d}.json"), later.model_dump_json().encode())
+    with home(tmp_path / "home", str(store)) as context:
+        problems = restore(context, bucket)
+        assert len(problems) == 4
+        assert all(problem.endswith("cannot be read") for problem in problems)
+
+
 def test_a_store_without_credentials_or_answer_is_refused_before_anything_is_trained(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,6 +53,32 @@ def test_strings_are_checked(operation: str, output: str, wanted: float) -> None
     assert found == wanted
 
 
+@pytest.mark.parametrize("text", ["{{" + " " * 100_000, "{{ " * 50_000, "{{ a\nb\n" * 50_000 + "}}", "{{" * 50_000])
+def test_a_template_without_an_end_is_text_and_is_read_in_one_pass(text: str) -> None:
+    # A search that goes back would take hours.
+    assert item_fields(text) == ()
+    assert filled(text, "", {}) == text
+
+
+@pytest.mark.parametrize(
+    ("template", "wanted"),
+    [
+        ("{{item.n}}{{ item.n }}", "77"),
+        ("{{\n item.n \n}}", "7"),
+        ("{{ a \n {{item.n}}", "{{ a \n 7"),
+        ("{{ a \n b }} {{item.n}}", "{{ a \n b }} 7"),
+        ('{"a": {{item.n}}}', '{"a": 7}'),
+    ],
+)
+def test_placeholders_begin_and_end_on_one_line(template: str, wanted: str) -> None:
+    assert filled(template, "", {"n": 7}) == wanted
+
+
+def test_a_field_that_is_named_thousands_of_times_does_not_fill_the_memory() -> None:
+    with pytest.raises(RequestError, match="more than 4,194,304 characters"):
+        filled("{{item.x}}" * 10_000, "", {"x": "a" * 1_000_000})
+
+
 def test_places_are_filled_from_the_row_and_the_answer() -> None:
     template = "{{item.answer.wood}}/{{item.answer}}/{{sample.output_text}}"
     assert filled(template, "{{item.reference}}", ITEM) == 'spruce/{"wood": "spruce", "age": 12}/{{item.reference}}'

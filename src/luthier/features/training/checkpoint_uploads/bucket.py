@@ -15,8 +15,10 @@ removes them. A generation writes and prunes only its own objects and those of e
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path, PurePosixPath
@@ -41,6 +43,8 @@ SIGNATURE: Final = ".sig"
 ALLOW_UNSIGNED: Final = (
     "check who may write to the store; add --allow-unsigned where it was uploaded before there was a key"
 )
+_MAX_DOCUMENT_BYTES: Final = 512 << 20
+"""Of a document when it is unpacked: the events of a million steps have about 300 MiB."""
 _PRECONDITION: Final = ("PreconditionFailed", "ConditionalRequestConflict")
 
 
@@ -320,12 +324,20 @@ class RunBucket:
         """A document that `put_json` has written.
 
         Raises:
-            CheckpointError: It is gone or has changed.
+            CheckpointError: It is gone or has changed, or is no such document.
         """
         content = self._checked(file, lambda: self.store.read(self.path(file.path)))
         if (found := sha256_bytes(content)) != file.sha256:
             raise damaged(self._changed(file, found))
-        return json.loads(gzip.decompress(content))
+        place = f"{self.store.name}/{self.path(file.path)}"
+        try:
+            # Unpacked with a bound: who may write to the bucket must not fill the memory of this machine.
+            text = gzip.GzipFile(fileobj=io.BytesIO(content)).read(_MAX_DOCUMENT_BYTES + 1)
+            if len(text) > _MAX_DOCUMENT_BYTES:
+                raise damaged(f"{place} unpacks to more than {_MAX_DOCUMENT_BYTES >> 20} MiB")
+            return json.loads(text)
+        except (EOFError, ValueError, OSError, zlib.error, RecursionError) as error:
+            raise damaged(f"{place} cannot be read") from error
 
     def fetch(self, file: StoredFile, target: Path) -> None:
         """Copy an object to a local file and check its digest.

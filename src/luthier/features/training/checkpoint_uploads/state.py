@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from luthier.core.errors import CheckpointError, NotFoundError
 from luthier.core.evaluation import Evaluation
@@ -18,6 +19,12 @@ from luthier.features.planning.quotes import QUOTE_NAME
 from luthier.features.training.checkpoint_uploads.bucket import ALLOW_UNSIGNED, RunBucket, StoredFile, Upload, damaged
 from luthier.features.training.checkpoint_uploads.uploader import step_of
 from luthier.platform.home.context import Context
+
+if TYPE_CHECKING:
+    from luthier.ml.training.ledger import Entry
+    from luthier.ml.training.spent_elsewhere import Share
+
+    _Spent = tuple[Entry, dict[str, Share]]
 
 CHECKPOINTS: Final = "checkpoints"
 _INCOMING: Final = ".incoming"
@@ -46,13 +53,14 @@ class GatheredRun:
         if record.evaluation_id is not None:
             with suppress(NotFoundError):
                 evaluation = self._context.evaluations.get(record.evaluation_id).model_dump(mode="json")
-        quote = folder / QUOTE_NAME
+        quote, ledger = folder / QUOTE_NAME, Ledger(folder)
         return {
             "record": record.model_dump(mode="json"),
             "plan": runs.plan(run_id).model_dump(mode="json"),
             "project_id": runs.project_of(run_id),
             "evaluation": evaluation,
-            "spent": Ledger(folder).last().model_dump(mode="json"),
+            "spent": ledger.last().model_dump(mode="json"),
+            "spent_by_home": {name: share.model_dump(mode="json") for name, share in ledger.shares().items()},
             "quote": quote.read_text(encoding="utf-8") if quote.is_file() else None,
             "folder": str(folder),
         }
@@ -95,7 +103,8 @@ def restore(context: Context, bucket: RunBucket, *, with_checkpoints: bool = Tru
         CheckpointError: There are uploads and all are damaged.
         WorkError: The store does not answer.
     """
-    folder, problems, spent = context.settings.run_folder(bucket.run_id), list[str](), list[dict[str, Any]]()
+    folder, problems = context.settings.run_folder(bucket.run_id), list[str]()
+    spent: list[_Spent] = []
     paths, do = bucket.uploads(), "check who writes to the bucket, then start the run again from its recipe"
     for path in paths:
         incoming = folder / _INCOMING
@@ -103,12 +112,15 @@ def restore(context: Context, bucket: RunBucket, *, with_checkpoints: bool = Tru
         try:
             upload = bucket.read_upload(path)
             if not _is_newer(context, upload, folder, with_checkpoints=with_checkpoints):
-                _adopt_spent_elsewhere(bucket, upload, folder, spent)
+                # What another machine has spent counts, also where this home has come further.
+                with suppress(CheckpointError):
+                    spent.append(_spent_of(bucket, upload, bucket.read_json(upload.state)))
+                _adopt_ledgers(folder, spent)
                 return problems
             document = bucket.read_json(upload.state)
             _check_own(bucket, upload, document, folder)
             # What was paid for counts, also where the checkpoint of that upload is damaged.
-            spent.append(document["spent"])
+            spent.append(_spent_of(bucket, upload, document))
             found = [event for piece in upload.events for event in bucket.read_json(piece)]
             _download(bucket, upload, incoming, with_checkpoints=with_checkpoints)
         except CheckpointError as error:
@@ -116,8 +128,7 @@ def restore(context: Context, bucket: RunBucket, *, with_checkpoints: bool = Tru
             do = error.do if error.do == ALLOW_UNSIGNED else do
             shutil.rmtree(incoming, ignore_errors=True)
             continue
-        document["spent"] = max(spent, key=lambda one: float(one["seconds"]))
-        _adopt(context, upload, document, [event_adapter.validate_python(event) for event in found], incoming)
+        _adopt(context, upload, document, [event_adapter.validate_python(event) for event in found], incoming, spent)
         return problems
     # With a checkpoint of its own this home does not need them.
     if problems and newest_checkpoint(folder) is None:
@@ -189,7 +200,14 @@ def _download(bucket: RunBucket, upload: Upload, incoming: Path, *, with_checkpo
         sync_tree(incoming)
 
 
-def _adopt(context: Context, upload: Upload, document: dict[str, Any], found: list[Event], incoming: Path) -> None:
+def _adopt(
+    context: Context,
+    upload: Upload,
+    document: dict[str, Any],
+    found: list[Event],
+    incoming: Path,
+    spent: Sequence[_Spent],
+) -> None:
     """Put what was downloaded in its place: files first, then the record that names them."""
     folder = context.settings.run_folder(upload.run_id)
     folder.mkdir(parents=True, exist_ok=True)
@@ -202,28 +220,34 @@ def _adopt(context: Context, upload: Upload, document: dict[str, Any], found: li
             shutil.rmtree(target)
         path.replace(target)
     shutil.rmtree(incoming, ignore_errors=True)
-    _adopt_ledger(folder, document["spent"])
+    _adopt_ledgers(folder, spent)
     if document["quote"] is not None and not (folder / QUOTE_NAME).is_file():
         (folder / QUOTE_NAME).write_text(document["quote"], encoding="utf-8")
     _adopt_record(context, _moved(document, document["folder"], str(folder)), found, is_ended=bool(upload.result))
 
 
-def _adopt_spent_elsewhere(bucket: RunBucket, upload: Upload, folder: Path, known: list[dict[str, Any]]) -> None:
-    """What another machine has spent counts, also where this home has come further."""
-    with suppress(CheckpointError):
-        known = [*known, bucket.read_json(upload.state)["spent"]]
-    if known:
-        _adopt_ledger(folder, max(known, key=lambda one: float(one["seconds"])))
+def _spent_of(bucket: RunBucket, upload: Upload, document: dict[str, Any]) -> _Spent:
+    """What a state says was spent. Raises CheckpointError where that cannot be read."""
+    from luthier.ml.training.ledger import Entry
+    from luthier.ml.training.spent_elsewhere import shares_adapter
+
+    try:
+        # States of earlier versions have no shares.
+        return Entry.model_validate(document["spent"]), shares_adapter.validate_python(
+            document.get("spent_by_home", {})
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise damaged(f"{bucket.store.name}/{bucket.path(upload.state.path)} cannot be read") from error
 
 
-def _adopt_ledger(folder: Path, spent: dict[str, Any]) -> None:
-    """What the run has spent elsewhere counts here, where it is more than this home knows of."""
-    from luthier.ml.training.ledger import Entry, Ledger
+def _adopt_ledgers(folder: Path, spent: Sequence[_Spent]) -> None:
+    """What the run has spent on other machines counts here."""
+    from luthier.ml.training.ledger import Ledger
 
-    entry, ledger = Entry.model_validate(spent), Ledger(folder)
-    if entry.seconds > ledger.last().seconds:
-        ledger.append(entry)
-        ledger.close()
+    ledger = Ledger(folder)
+    for entry, shares in spent:
+        ledger.adopt(entry, shares)
+    ledger.close()
 
 
 def _adopt_record(context: Context, document: dict[str, Any], found: list[Event], *, is_ended: bool) -> None:

@@ -66,9 +66,7 @@ class VllmRuntime:
             "--max-model-len", str(min(room, _MAX_CONTEXT_TOKENS)), "--trust-request-chat-template",
         ]  # fmt: skip
         self._process = VllmProcess(command or vllm_command(os.environ), arguments)
-        self._http = httpx2.Client(
-            headers={"Authorization": f"Bearer {self._process.key}"}, timeout=300.0, trust_env=False
-        )
+        self._http = self._process.make_client(timeout_seconds=300.0)
         try:
             self._process.start()
             self._process.wait(SilentProgress(), _START_SECONDS)

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Coroutine, Hashable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -80,6 +81,7 @@ class OpenAIStreamEngine:
         first_pause_seconds: pause before the second attempt; doubled with each further one.
         extra: additional fields of every request, for servers with extensions.
         num_bytes: reported as the memory of the model; 0 for a model on another machine.
+        socket_path: the socket in the file system where the server listens; None for the host and port of `url`.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class OpenAIStreamEngine:
         first_pause_seconds: float = 0.5,
         extra: Mapping[str, Any] | None = None,
         num_bytes: int = 0,
+        socket_path: Path | None = None,
     ) -> None:
         self._url, self._model, self._key = url.rstrip("/"), model, (api_key or "").strip()
         self._most_answers, self._first_pause = most_answers, first_pause_seconds
@@ -102,11 +105,14 @@ class OpenAIStreamEngine:
         self._asks: dict[Hashable, _Ask] = {}
         # The only object that both threads use, besides the futures; `_asks` belongs to the caller's thread.
         self._inbox: queue.SimpleQueue[tuple[_Ask, Started | Piece | Ended | Failed]] = queue.SimpleQueue()
+        # A few more than answers: cancelled requests close their connection only after the loop has run.
+        limits = httpx2.Limits(max_connections=most_answers + 16, max_keepalive_connections=most_answers)
         self._client = httpx2.AsyncClient(
             headers=auth_headers(self._key),
             timeout=httpx2.Timeout(timeout_seconds, connect=min(_CONNECT_SECONDS, timeout_seconds)),
-            # A few more than answers: cancelled requests close their connection only after the loop has run.
-            limits=httpx2.Limits(max_connections=most_answers + 16, max_keepalive_connections=most_answers),
+            limits=limits,
+            # Without a transport of its own the client follows the proxies of the environment.
+            transport=None if socket_path is None else httpx2.AsyncHTTPTransport(uds=str(socket_path), limits=limits),
         )
         self._loop: asyncio.AbstractEventLoop | None = asyncio.new_event_loop()
         self._thread = start_daemon(self._loop.run_forever, "openai-stream")

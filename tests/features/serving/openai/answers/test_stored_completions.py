@@ -66,6 +66,12 @@ def test_pages_and_conditions(client: openai.OpenAI, ask: Callable[..., Any]) ->
     assert [one.id for one in listed(limit=3)] == ids
     assert [one.id for one in listed(order="desc", limit=1).data] == ids[3:]
     assert [one.id for one in listed(metadata={"n": "1"})] == ids[1::2]
+    odd = {"50%_\\/": 'größer "x"'}
+    made = ask(metadata=odd | {"n": "2"}).id
+    assert [one.id for one in listed(metadata=odd)] == [made]
+    # Only looks like the label, in another label's value.
+    ask(metadata={"quoted": '"n": "3"'})
+    assert listed(metadata={"n": "3"}).data == []
     assert listed(model="other").data == []
     with pytest.raises(openai.BadRequestError):
         listed(after="chatcmpl-none")

@@ -10,7 +10,9 @@ const fileName = (entry, ending) => `${[location.pathname.split("/").pop(), entr
 
 // A row for each x, a column for each series, as they are drawn: of very long series a part of the points.
 function table(spec, more) {
-  const cell = (value) => (value === undefined ? "" : /[",\n]/.test(String(value)) ? `"${String(value).replaceAll('"', '""')}"` : String(value));
+  // A name that begins like a formula of a spreadsheet gets an apostrophe in front, as in CSV files of the server.
+  const shown = (value) => (typeof value === "string" && /^'*[=+\-@\t\r]/.test(value) ? `'${value}` : String(value));
+  const cell = (value) => (value === undefined ? "" : /[",\n]/.test(shown(value)) ? `"${shown(value).replaceAll('"', '""')}"` : shown(value));
   const columns = spec.series.map((series) => new Map(series.points));
   const places = [...new Set(spec.series.flatMap((series) => series.points.map(([x]) => x)))].sort((a, b) => a - b);
   const rows = places.map((x) => [x, ...more.map(([, of]) => of(x)), ...columns.map((column) => column.get(x))]);
