@@ -115,11 +115,21 @@ function pointAt(points, x) {
   return points.findLast((point) => point[0] <= x);
 }
 
+// What an axis spans, as the server's drawing does it: all values, the ends that must be seen (`low`, `high`), and no
+// margin where the value cannot be (`least`, `most`). Without any of these ECharts chooses round numbers.
+function bounds({ low, high, least, most }) {
+  const near = (value, end, { min, max }) => (end !== null && Math.abs(value - end) < 0.3 * (max - min) ? end : null);
+  return {
+    min: low === null && least === null ? undefined : (of) => (low !== null ? Math.min(low, of.min) : near(of.min, least, of)),
+    max: high === null && most === null ? undefined : (of) => (high !== null ? Math.max(high, of.max) : near(of.max, most, of)),
+  };
+}
+
 function common(spec) {
   const muted = colour("muted"), rule = colour("rule");
   const axis = (title, part, isUp, scale) => ({
     type: scale === "log" ? "log" : "value", name: title, nameLocation: "middle", nameGap: isUp ? 46 : 28, scale: true,
-    min: part.low ?? undefined, max: part.high ?? undefined, inverse: part.is_reversed, show: part.is_shown,
+    ...bounds(part), inverse: part.is_reversed, show: part.is_shown,
     nameTextStyle: { color: muted }, axisLabel: { color: muted, hideOverlap: true, ...(part.ticks.length
       ? { customValues: part.ticks.map(([value]) => value), formatter: (value) => new Map(part.ticks).get(value) ?? "" } : { formatter: number }) },
     axisLine: { lineStyle: { color: rule } }, axisTick: { show: false }, splitLine: { lineStyle: { color: rule } },
@@ -220,12 +230,12 @@ function plot(entry) {
   };
 }
 
-function rows(spec, series) {
+function rows(spec, series, right = 24) { // right: pixels for words behind the longest bar
   const { axis, base, muted } = common(spec);
   return {
     ...base,
-    grid: { left: 8, right: 24, top: 8, bottom: 40, containLabel: true },
-    xAxis: axis(spec.x_title, spec.x, false, spec.x.scale),
+    grid: { left: 8, right, top: 8, bottom: 40, containLabel: true },
+    xAxis: { ...axis(spec.x_title, spec.x, false, spec.x.scale), min: spec.ends[0], max: spec.ends[1] },
     yAxis: {
       type: "category", inverse: true, data: spec.rows.map((row) => row.name), axisTick: { show: false },
       axisLine: { show: false }, axisLabel: { color: colour("ink"), width: 150, overflow: "truncate" },
@@ -258,13 +268,21 @@ function intervals({ spec }) {
 }
 
 function bars({ spec }) {
+  const wordsOf = (row) => row.words || number(row.value), longest = Math.max(...spec.rows.map((row) => wordsOf(row).length));
   return rows(spec, (base, muted) => [{
     type: "bar", barMaxWidth: 20,
     data: spec.rows.map((row) => ({ value: row.value, itemStyle: { color: colour(row.role) } })),
     tooltip: { ...base.tooltip, formatter: ({ dataIndex, value }) => `${spec.rows[dataIndex].name}\n${spec.rows[dataIndex].words || `${number(value)} ${spec.x.unit}`}` },
-    label: { show: true, position: "right", color: muted, formatter: ({ dataIndex, value }) => spec.rows[dataIndex].words || number(value) },
+    label: { show: true, position: "right", color: muted, formatter: ({ dataIndex }) => (spec.rows[dataIndex].interval ? "" : wordsOf(spec.rows[dataIndex])) },
     markLine: spec.limit ? limitLine(spec.limit, muted) : undefined,
-  }]);
+  }, { // intervals; their words are behind them, since they reach further than the bar
+    type: "custom", silent: true, z: 3, encode: { x: [1, 2], y: 0 }, data: spec.rows.flatMap((row, n) => (row.interval ? [[n, ...row.interval]] : [])),
+    renderItem: (_, api) => {
+      const n = api.value(0), [[x1, y1], [x2, y2]] = [1, 2].map((end) => api.coord([api.value(end), n]));
+      const text = { text: wordsOf(spec.rows[n]), fill: muted, x: x2 + 5, y: y2, verticalAlign: "middle", fontSize: 12 };
+      return { type: "group", children: [{ type: "line", shape: { x1, y1, x2, y2 }, style: { stroke: colour("ink"), lineWidth: 1.4 } }, { type: "text", style: text }] };
+    },
+  }], Math.min(150, 16 + 6.7 * longest));
 }
 
 // A line for each thing over columns that each have a scale of their own; a stretch of a column that is dragged over
