@@ -243,8 +243,8 @@ def reasons(
         share, accuracy = alone
         found.insert(
             0,
-            f"It answers {_spread(share)} of cases alone, {_spread(accuracy)} of those rightly; people, or whatever "
-            "answers today, get the rest.",
+            f"It answers {_spread(share)} of cases alone, {_spread(accuracy)} of those correctly; the rest goes to "
+            "people, or to the system that answers today.",
         )
     # The sentence needs both ends: a probability alone does not say how much is at stake.
     low, high = (_money(end, case) for end in (tuned.value.low, tuned.value.high))
