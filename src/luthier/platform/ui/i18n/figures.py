@@ -15,7 +15,7 @@ from luthier.ml.charts import figures
 
 _NUMBER: Final = re.compile(
     # A hyphen that follows a letter or a digit is none of a negative number: `run-1.5`, `0.1-0.5`.
-    r"(?<![\w.,/])(?<![\w.,/)\]-]-)(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\w,/-])|\d+\.\d+(?![\w,/-]|\.\d))"
+    r"(?<![\w.,/])(?<![\w.,/)\]-]-)(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\w,/-])|\d+\.\d+(?:(?=[kM]\b)|(?![\w,/-]|\.\d)))"
 )
 _PERCENT: Final = re.compile(r"(?<=\d)%(?![0-9A-Fa-f]{2})")
 _INTERVAL: Final = re.compile(r"\[([+−-]?[\d.,]+), ([+−-]?[\d.,]+)\]")
