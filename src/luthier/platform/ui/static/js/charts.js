@@ -180,9 +180,7 @@ function lines(entry) {
       sampling: isDots ? undefined : "lttb", large: isDots, showSymbol: points.length === 1, symbolSize: isDots ? 8 : 5, color: colour(series.role),
       symbol: series.mark === "square" ? "rect" : series.mark, itemStyle: series.is_open ? { color: "transparent", borderColor: colour(series.role) } : {},
       lineStyle: { width: isSmooth || series.is_faint ? 1 : 1.8, opacity: isSmooth ? 0.3 : series.is_faint ? 0.45 : 1, type: series.is_dashed ? "dashed" : "solid" }, silent: isSmooth, emphasis: { disabled: true },
-      markLine: n ? undefined : {
-        silent: true, symbol: "none", animation: false, data: marks,
-      },
+      markLine: n ? undefined : { silent: true, symbol: "none", animation: false, data: marks },
       markArea: n || !spec.spans.length ? undefined : {
         silent: true, animation: false, data: spec.spans.map((span) => [{ xAxis: span.low, itemStyle: { color: colour(span.role), opacity: 0.2 } }, { xAxis: span.high }]),
       },
@@ -245,8 +243,7 @@ function rows(spec, series, right = 24) { // right: pixels for words behind the 
 }
 
 const limitLine = ({ x, name }, muted) => ({
-  silent: true, symbol: "none", lineStyle: { color: muted, type: "dashed" },
-  data: [{ xAxis: x, label: { show: name !== "", formatter: name, color: muted } }],
+  silent: true, symbol: "none", lineStyle: { color: muted, type: "dashed" }, data: [{ xAxis: x, label: { show: name !== "", formatter: name, color: muted } }],
 });
 
 function intervals({ spec }) {
@@ -258,10 +255,8 @@ function intervals({ spec }) {
       const row = api.value(0), at = (value) => api.coord([value, row]);
       const [low, middle, high] = [at(api.value(2)), at(api.value(1)), at(api.value(3))];
       const shown = colour(spec.rows[row].role);
-      return { type: "group", children: [
-        { type: "line", shape: { x1: low[0], y1: low[1], x2: high[0], y2: high[1] }, style: { stroke: shown, lineWidth: 3 } },
-        { type: "circle", shape: { cx: middle[0], cy: middle[1], r: 5 }, style: { fill: shown } },
-      ] };
+      const whisker = { type: "line", shape: { x1: low[0], y1: low[1], x2: high[0], y2: high[1] }, style: { stroke: shown, lineWidth: 3 } };
+      return { type: "group", children: [whisker, { type: "circle", shape: { cx: middle[0], cy: middle[1], r: 5 }, style: { fill: shown } }] };
     },
     markLine: spec.limit ? limitLine(spec.limit, muted) : spec.zero ? limitLine({ x: 0, name: "" }, muted) : undefined,
   }]);
@@ -325,10 +320,8 @@ function matrix({ spec }) {
       renderItem: (_, api) => {
         const [x, y] = api.coord([api.value(0), api.value(1)]), [width, height] = api.size([1, 1]).map((size) => size - 2);
         const text = { text: String(api.value(3)), fill: colour("ink"), x, y, align: "center", verticalAlign: "middle", fontSize: 12 };
-        return { type: "group", children: [
-          { type: "rect", shape: { x: x - width / 2, y: y - height / 2, width, height }, style: { fill: shown, opacity: 0.65 * api.value(2) } },
-          { type: "text", style: text },
-        ] };
+        const box = { type: "rect", shape: { x: x - width / 2, y: y - height / 2, width, height }, style: { fill: shown, opacity: 0.65 * api.value(2) } };
+        return { type: "group", children: [box, { type: "text", style: text }] };
       },
     }],
   };
