@@ -248,8 +248,7 @@ const limitLine = ({ x, name }, muted) => ({
 
 function intervals({ spec }) {
   return rows(spec, (base, muted) => [{
-    type: "custom", encode: { x: [1, 2, 3], y: 0 },
-    data: spec.rows.map((row, n) => [n, row.value, row.low, row.high]),
+    type: "custom", encode: { x: [1, 2, 3], y: 0 }, data: spec.rows.map((row, n) => [n, row.value, row.low, row.high]),
     tooltip: { ...base.tooltip, formatter: ({ value }) => `${spec.rows[value[0]].name}\n${number(value[1])} [${number(value[2])}, ${number(value[3])}] ${spec.x.unit}` },
     renderItem: (_, api) => {
       const row = api.value(0), at = (value) => api.coord([value, row]);
@@ -265,8 +264,7 @@ function intervals({ spec }) {
 function bars({ spec }) {
   const wordsOf = (row) => row.words || number(row.value), longest = Math.max(...spec.rows.map((row) => wordsOf(row).length));
   return rows(spec, (base, muted) => [{
-    type: "bar", barMaxWidth: 20,
-    data: spec.rows.map((row) => ({ value: row.value, itemStyle: { color: colour(row.role) } })),
+    type: "bar", barMaxWidth: 20, data: spec.rows.map((row) => ({ value: row.value, itemStyle: { color: colour(row.role) } })),
     tooltip: { ...base.tooltip, formatter: ({ dataIndex, value }) => `${spec.rows[dataIndex].name}\n${spec.rows[dataIndex].words || `${number(value)} ${spec.x.unit}`}` },
     label: { show: true, position: "right", color: muted, formatter: ({ dataIndex }) => (spec.rows[dataIndex].interval ? "" : wordsOf(spec.rows[dataIndex])) },
     markLine: spec.limit ? limitLine(spec.limit, muted) : undefined,
