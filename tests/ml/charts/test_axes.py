@@ -115,6 +115,6 @@ def test_one_value_or_none_has_room_on_both_sides(values: list[float]) -> None:
 def test_numbers_of_axes_are_written_as_a_language_does_and_words_are_left_alone() -> None:
     chart = Bars("k", "t", Axis(""), [Bar("a", 0.25, "0.25 of 1"), Bar("b", 0.125)])
     svg = drawn(chart, figure=lambda text: text.replace(".", ","))
-    for text in nonempty([">0,1<", ">0,125<", ">0.25 of 1<"]):
+    for text in nonempty([">0,05<", ">0,125<", ">0.25 of 1<"]):
         assert text in svg
-    assert ">0.1<" in drawn(chart)
+    assert ">0.05<" in drawn(chart)
