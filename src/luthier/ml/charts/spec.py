@@ -132,6 +132,7 @@ class Series:
         mark: the form of its dots, and of points on a line where there are few.
         is_open: whether dots are rings.
         radius_pixels: of a dot.
+        shown: its name in the legend of a page in another language; empty for `name`.
     """
 
     name: str
@@ -145,6 +146,7 @@ class Series:
     mark: Literal["circle", "square", "diamond"] = "circle"
     is_open: bool = False
     radius_pixels: float = 3.0
+    shown: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,21 +23,22 @@ from luthier.features.datasets.service import create_dataset, keep_rows
 from luthier.ml.baselines.learning_curve import _advice
 from luthier.ml.evaluation.label_confidence import coverage_at
 from luthier.ml.evaluation.verdict import verdict
+from luthier.ml.inference.models.catalog import entries
 from luthier.platform.home.context import Context
 from luthier.platform.ui.i18n.catalog import catalog
 from luthier.testing.homes import fill
 
 Browser = Callable[..., TestClient]
-EVALUATION = "eval-20261125-093000-aaaaaa"
+EVALUATION, WITHOUT_LEAK = "eval-20261125-093000-cccccc", "eval-20261125-093000-aaaaaa"
 WORTH = "answers_per_week=400&minutes_each=6&cost_of_an_error=20"
 PAGES = (
-    *("/", "/start", "/start?goal=answer&dataset={dataset}&version=1", "/inbox", "/glossary"),
+    *("/", "/start", "/start?goal=answers&dataset={dataset}&version=1", "/inbox", "/glossary"),
     *("/datasets", "/datasets/new", "/datasets/{dataset}", "/datasets/{dataset}/columns"),
-    *("/datasets/{dataset}/annotate", "/datasets/{dataset}/questions", "/datasets/{dataset}/split"),
+    *("/datasets/{dataset}/annotate", "/datasets/{dataset}/split"),
     *("/runs", "/runs/{run}", "/runs/new", "/studies", "/pipelines/new/automl", "/pipelines/new/tune"),
     *("/pipelines/new/compare-models", "/pipelines/new/distill", "/pipelines/new/retrain"),
     *("/evaluations", "/evaluations/new", "/evaluations/panels", "/evaluations/panels/new?evaluation={evaluation}"),
-    *("/evaluations/{evaluation}?details=1&{worth}", "/evaluations/{evaluation}/alternative"),
+    *("/evaluations/{evaluation}?details=1&{worth}", "/evaluations/{without_leak}/alternative"),
     *("/worth", "/worth?{worth}", "/worth?{worth}&evaluation={evaluation}"),
     *("/playground", "/playground/head", "/models", "/models/{run}", "/batches", "/deployments/support"),
     *("/monitor", "/review", "/settings/account", "/settings/keys", "/settings/members", "/settings/projects"),
@@ -46,6 +47,7 @@ PAGES = (
 _HIDDEN = re.compile(r"<(script|style|pre|textarea|code|kbd|head)\b.*?</\1>", re.S)
 _OF_PEOPLE = re.compile(r'<(div|span|option|a)\b[^>]*class="(?:text|mono|sample-text)[^"]*"[^>]*>.*?</\1>', re.S)
 _INLINE = re.compile(r"</?(?:a|abbr|b|bdi|em|i|span|strong|time|mark|label|small)\b[^>]*>")
+_TIP = re.compile(r'<span class="term-tip".*?</span>', re.S)
 _READ = re.compile(r'\b(?:title|aria-label|placeholder|data-confirm|alt)="([^"]*)"')
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 _NEXT = 3
@@ -69,7 +71,7 @@ def rows_curve() -> RowsCurve:
     )  # fmt: skip
 
 
-def evaluation(run_id: str) -> Evaluation:
+def evaluation(run_id: str, evaluation_id: str, *, num_leaked: int = 0) -> Evaluation:
     """A tuned model beside every kind of alternative, with the verdict that the platform writes about it."""
     answers = [sample(n, "right" if n % 2 else "wrong", float(n % 2)) for n in range(1, 41)]
     shown = Prompting(kind="few_shot", examples="drawn", num_draws=3, extra_prompt_tokens=41.6)
@@ -95,14 +97,16 @@ def evaluation(run_id: str) -> Evaluation:
         plain.systems,
         plain.comparisons,
         primary="label_accuracy",
-        num_leaked=2,
+        num_leaked=num_leaked,
         num_same_prompt=1,
         num_rows_in_file=400,
-        bar=Bar(metric="label_accuracy", value=0.9),
+        # Without a bar that it misses, the simple method is recommended.
+        bar=Bar(metric="label_accuracy", value=0.9) if num_leaked else None,
         are_labels=True,
         confidence=[sure],
     ).model_copy(update={"learning_curve": rows_curve()})
-    return plain.model_copy(update={"run_id": run_id, "verdict": words, "label_confidence": (sure,)})
+    changes = {"evaluation_id": evaluation_id, "run_id": run_id, "verdict": words, "label_confidence": (sure,)}
+    return plain.model_copy(update=changes)
 
 
 @pytest.fixture
@@ -111,16 +115,29 @@ def addresses(home: Context) -> dict[str, str]:
     made = fill(home)
     rows = b"".join(f'{{"prompt": "p{n}", "completion": "c{n}"}}\n'.encode() for n in range(30))
     file = keep_rows(home, Caller(), [rows], "rows.jsonl")
-    dataset, _ = create_dataset(home, Caller(), "rows", file)
-    found = evaluation(made.runs[1])
-    home.evaluations.save(found)
-    home.runs.update(made.runs[1], evaluation_id=found.evaluation_id)
-    return {"dataset": dataset.dataset_id, "run": made.runs[1], "evaluation": EVALUATION, "worth": WORTH}
+    dataset, _ = create_dataset(home, Caller(), "Zettel", file)
+    home.evaluations.save(evaluation(made.runs[0], WITHOUT_LEAK))
+    home.evaluations.save(evaluation(made.runs[1], EVALUATION, num_leaked=2))
+    home.runs.update(made.runs[1], evaluation_id=EVALUATION)
+    known = {"evaluation": EVALUATION, "without_leak": WITHOUT_LEAK, "worth": WORTH}
+    return known | {"dataset": dataset.dataset_id, "run": made.runs[1]}
+
+
+_NAMES = re.compile(
+    r"(?<!\w)(?:[a-z]+-2026[\w-]*|Answers · tiny · 25 Nov|\S+\.jsonl|answers|Zettel[\w-]*|base|tuned|tiny"
+    r"|ft:[\w:….-]+|linear classifier|commonest answer|examples|read, train, infer, admin|/v1/[\w/]*|export:\S*"
+    r"|(?:adapter|executorch|gguf|merged|onnx|vllm|float16|float32|bfloat16) in \w+|transformers|pytorch_tokenizers"
+    r"|enough for most|bfloat16 was faster|Cannot tell\.|one row|few rows|[a-z_]+\.[a-z_]+)(?!\w)"
+)
+"""Names that the test or a person has given, of formats and of keys; and sentences that `luthier.testing` makes up."""
 
 
 def texts_of(page: str) -> list[str]:
-    """What a page shows or reads out, one text an element; texts of people and what was marked as English left out."""
-    body = _OF_PEOPLE.sub("", _HIDDEN.sub("\x1f", page))
+    """What a page shows or reads out, one text an element; texts of people left out."""
+    body = _OF_PEOPLE.sub("", _TIP.sub("", _HIDDEN.sub("\x1f", page)))
+    for title in _model_titles():
+        body = body.replace(title, "")
+    body = _NAMES.sub("", body)
     found = [html.unescape(one) for one in _READ.findall(body)]
     parts = re.split(r"<[^>]*>|\x1f", _INLINE.sub("", body))
     return [" ".join(text.split()) for text in (*found, *map(html.unescape, parts)) if _WORD.search(text)]
@@ -131,6 +148,11 @@ def chains(texts: list[str]) -> Iterator[tuple[str, ...]]:
     for text in texts:
         words = _WORD.findall(text)
         yield from zip(*(words[n:] for n in range(_NEXT)), strict=False)
+
+
+@cache
+def _model_titles() -> list[str]:
+    return sorted((one.title for one in entries().values()), key=len, reverse=True)
 
 
 @cache
@@ -161,10 +183,11 @@ def test_no_page_of_a_home_with_a_finished_run_has_an_english_sentence_left(
     for path in nonempty(PAGES):
         address = path.format(**addresses)
         english, german = (one.get(address, headers={"accept-language": language}) for language in ("en", "de"))
-        assert (english.status_code, german.status_code) == (200, 200), address
-        assert '<html lang="de"' in german.text, address
+        is_german = (english.status_code, german.status_code) == (200, 200) and '<html lang="de"' in german.text
+        left += [] if is_german else [f"{path}: no German page"]
         left += [f"{path}: {text}" for text in left_in_english(english.text, german.text)]
-        left += [f"{path}: {text}" for text in re.findall(r'<span lang="en">(.*?)</span>', german.text, re.S)]
+        marked = re.findall(r'<span lang="en">(.*?)</span>', german.text, re.S)
+        left += [f"{path}: {text}" for text in marked if _WORD.search(_NAMES.sub("", text))]
     assert left == []
 
 

@@ -28,7 +28,9 @@ _SENTENCES: Final = re.compile(r"(?<=[.!?]) (?=[A-Z])")
 _CURRENCY: Final = re.compile(r"[A-Z]{3}")
 _MAX_CHARACTERS: Final = 2000
 """Of a text that is compared with sentences, and of a value within it: visitors send longer ones, we write none."""
-_MAX_VALUE_CHARACTERS: Final = 500
+_MAX_VALUE_CHARACTERS: Final = 1500
+_SPECIFIC: Final = 0.4
+"""A pattern with a larger share of a text is surely about it."""
 _MAX_RECOGNISED: Final = 4000
 _MAX_MISSED: Final = 1000
 
@@ -40,6 +42,11 @@ class _Pattern:
     texts: tuple[str, ...]
     names: tuple[str, ...]
     translation: str
+
+    @property
+    def num_characters(self) -> int:
+        """Of its own text, without the values."""
+        return sum(map(len, self.texts))
 
     def values_in(self, text: str) -> tuple[str, ...] | None:
         """The values of the placeholders in a text, each the shortest that fits; None where the text is another one.
@@ -114,14 +121,16 @@ class Catalog:
         exact = self.sentences.get(text) or self._of_page(text)
         if exact or len(text) > _MAX_CHARACTERS:
             return exact or None
-        # First: else a value of the first sentence could reach to the end of the last one.
-        if (several := self._of_several(_SENTENCES.split(text), " ", figure)) is not None:
-            return several
         found = self._recognise(text)
-        if found is not None:
+        # A value with the end of a sentence in it belongs to several.
+        is_whole = found is not None and not any(map(_SENTENCES.search, found[1]))
+        if found is not None and is_whole and found[0].num_characters > _SPECIFIC * len(text):
             return self._filled(*found, figure)
-        listed = self._of_several(text.split("; "), "; ", figure)
-        return self._of_beginning(text, figure) if listed is None else listed
+        # Parts before a vague pattern: a value of their first one could reach to the end of the last.
+        for parts, joint in ((_SENTENCES.split(text), " "), (text.split("; "), "; ")):
+            if (several := self._of_several(parts, joint, figure)) is not None:
+                return several
+        return self._of_beginning(text, figure) if found is None else self._filled(*found, figure)
 
     def _filled(self, pattern: _Pattern, values: tuple[str, ...], figure: Callable[[str], str]) -> str:
         """The translation of a pattern with values in its placeholders."""

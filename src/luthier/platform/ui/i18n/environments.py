@@ -134,8 +134,8 @@ def _drawn(translate: Words, draw: Callable[..., Markup], spec: Any) -> Markup:
 def _charted(translate: Words, part: Any) -> Any:
     """A chart, a part of one or a list of parts, with its texts in this language.
 
-    Names of series stay: new points of a run come under them. Labels of points and of a matrix stay: they may be texts
-    of people.
+    Names of series stay, beside the shown ones: new points of a run come under them. Labels of points and of a matrix
+    stay: they may be texts of people.
     """
     if isinstance(part, list | tuple):
         return type(part)(_charted(translate, inner) for inner in part)
@@ -144,7 +144,9 @@ def _charted(translate: Words, part: Any) -> Any:
     changed: dict[str, Any] = {}
     for one in fields(part):
         value = getattr(part, one.name)
-        if isinstance(value, str) and one.name in _CHART_TEXTS and not isinstance(part, Series):
+        if isinstance(part, Series) and one.name == "shown" and part.name:
+            changed["shown"] = translate(part.name)
+        elif isinstance(value, str) and one.name in _CHART_TEXTS and not isinstance(part, Series):
             changed[one.name] = translate(value)
         elif one.name == "ticks" and value:
             changed[one.name] = [(at, translate(word)) for at, word in value]

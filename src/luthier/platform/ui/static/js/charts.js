@@ -205,7 +205,7 @@ function plot(entry) {
   return {
     ...base,
     grid: { left: 62, right: 16, top: spec.series.length > 1 ? 34 : 14, bottom: 44 },
-    legend: { show: spec.series.length > 1, top: 0, left: 0, type: "scroll", textStyle: { color: muted }, itemWidth: 14, itemHeight: 8, data: spec.series.map((series) => series.name).filter(Boolean) },
+    legend: { show: spec.series.length > 1, top: 0, left: 0, type: "scroll", textStyle: { color: muted }, itemWidth: 14, itemHeight: 8, data: spec.series.map((series) => series.name).filter(Boolean), formatter: (name) => spec.series.find((series) => series.name === name).shown || name },
     xAxis: { ...axis(xTitle, spec.x, false, spec.x.scale), splitLine: { show: false }, ...(spec.group ? { max: "dataMax" } : {}) },
     yAxis: axis(spec.y_title, spec.y, true, entry.isLog ? "log" : spec.y.scale),
     dataZoom: [{ type: "inside", xAxisIndex: 0, filterMode: "none", zoomOnMouseWheel: "shift", moveOnMouseWheel: false, ...entry.zoom }],
@@ -219,7 +219,7 @@ function plot(entry) {
         const lines = spec.series.filter((series) => series.name || spec.series.length === 1).flatMap((series) => {
           const point = named.get(series.name) ?? pointAt(shownPoints(spec, series.points), x);
           const where = point && point[0] !== x ? ` (${xName} ${number(point[0])})` : "";
-          return point ? [`${series.name || spec.title}: ${number(point[1])} ${spec.y.unit}${where}`] : [];
+          return point ? [`${series.shown || series.name || spec.title}: ${number(point[1])} ${spec.y.unit}${where}`] : [];
         });
         return [`${xName} ${number(x)}`, ...lines].join("\n");
       },
