@@ -1,8 +1,13 @@
-"""Sentences of the pages are plain product English: no template has a word of the list below, and terms exist."""
+"""Sentences of the pages are plain product English: none has a word of the list below, and terms exist.
+
+Read are the templates, and what Python and scripts show on pages: the English side of the catalogs, which another test
+holds to be complete.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -10,12 +15,14 @@ from tests.vacuous import nonempty
 
 import luthier
 from luthier.core.text.glossary import find_term
+from luthier.platform.ui.i18n.catalog import catalog
 
 SOURCE = Path(luthier.__file__).parent
 BANNED = (
     "told", "stands", "anew", "afresh", "looked at", "look at", "looks at", "found out", "find out", "finds out",
     "says why", "say why", "who asks", "mere luck", "begun", "bring", "brings", "brought", "bring about", "worked off",
-    "goes on", "went on", "whilst", "thereof", "tell apart", "held against", "in vain",
+    "goes on", "went on", "whilst", "thereof", "tell apart", "held against", "in vain", "what became of", "whoever",
+    "whatever", "likewise", "rightly", "for good", "set apart",
 )  # fmt: skip
 """Archaic, private or roundabout words. Plain ones: shown, is, again, checked, learned, gives the reason, add."""
 _ATTRIBUTE = re.compile(r'(?:aria-label|placeholder|title|alt|data-confirm)="([^"]*)"')
@@ -63,6 +70,18 @@ def test_what_no_one_reads_is_left_alone() -> None:
 @pytest.mark.parametrize("path", nonempty(templates()), ids=lambda path: str(path.relative_to(SOURCE)))
 def test_no_template_has_a_banned_word(path: Path) -> None:
     assert offences(path.read_text(encoding="utf-8")) == []
+
+
+def banned_in(texts: Iterable[str]) -> list[str]:
+    """The banned words of sentences that are no templates."""
+    words = re.compile(rf"\b({'|'.join(BANNED)})\b", re.IGNORECASE)
+    return [f"{match[0]!r} in {text[:100]!r}" for text in texts for match in words.finditer(text)]
+
+
+def test_no_sentence_of_python_or_of_a_script_has_a_banned_word() -> None:
+    texts = catalog("de")
+    assert banned_in(["It begins anew.", "A new row."]) == ["'anew' in 'It begins anew.'"]
+    assert banned_in(nonempty([*texts.sentences, *texts.scripts, *texts.pages])) == []
 
 
 def test_every_explained_word_is_in_the_glossary() -> None:

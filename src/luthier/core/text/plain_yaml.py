@@ -43,7 +43,7 @@ def parse_yaml(place: str, text: str, *, refuse: type[RequestError] = RequestErr
         raise refuse(
             f"{where} is not right YAML: {words}",
             expected="keys and values, each key once",
-            do="correct this line; look at its indentation, colons and brackets",
+            do="correct this line; check its indentation, colons and brackets",
         ) from error
     except (yaml.YAMLError, RecursionError) as error:
         raise refuse(

@@ -93,7 +93,7 @@ def prompted(
             )
     beside = with_nearest(base, pool, num, held_out=held_out)
     if num and beside is None and (asked.few_shot_nearest or asked.instruction_with_examples):
-        notes.append("No nearest examples were looked for: the prompts of the training rows hold no words.")
+        notes.append("No nearest examples were searched: the prompts of the training rows hold no words.")
     if asked.few_shot_nearest and beside is not None:
         found.append(beside)
     if asked.instruction:

@@ -15,12 +15,13 @@ from luthier.ml.charts.judged_rows import (
     DifferenceRow,
     MetricRow,
     difference_row,
+    metric_axis,
     metric_heading,
     on_scale,
     units_of,
 )
 from luthier.ml.charts.judged_rows import metric_rows as rows_of
-from luthier.ml.charts.spec import OTHERS, Axis, Estimate, Intervals, Plot, Role
+from luthier.ml.charts.spec import OTHERS, Estimate, Intervals, Plot, Role
 from luthier.ml.evaluation.result_views import (
     BETTER,
     KINDS,
@@ -77,10 +78,7 @@ def charts(evaluation: Evaluation, roles: Roles) -> list[Intervals | Plot]:
     if mine and name in found:
         rows = [Estimate(f"minus {c.baseline}", c.difference, c.low, c.high, colours[c.baseline]) for c in mine]
         title = f"{metric_heading(name)}: {roles.candidate} minus each other system"
-        ends = [end for c in mine for end in (c.low, c.high)]
-        # The axis always includes zero: whether an interval crosses it is what the chart is read for.
-        low, high = (0.0 if min(ends) > 0 else None), (0.0 if max(ends) < 0 else None)
-        axis = Axis("difference", found[name].unit, low=low, high=high)
+        axis = metric_axis(name, "difference", found[name].unit, of_differences=True)
         side = "right" if found[name].higher_is_better else "left"
         caption = f"Better is to the {side} of zero; an interval across zero is inconclusive."
         made.append(Intervals("differences", title, axis, rows, zero=True, caption=caption))
@@ -90,7 +88,7 @@ def charts(evaluation: Evaluation, roles: Roles) -> list[Intervals | Plot]:
             continue
         rows = [Estimate(system, m.value, m.low, m.high, colours[system]) for system, m in systems]
         direction = "higher" if first.higher_is_better else "lower"
-        axis = Axis(metric_heading(metric), first.unit)
+        axis = metric_axis(metric, metric_heading(metric), first.unit)
         title = f"{metric_heading(metric)} of each system"
         limit, caption = bar_mark(evaluation.verdict, metric), f"{direction} is better"
         made.append(Intervals(f"metric-{metric}", title, axis, rows, caption=caption, limit=limit))

@@ -182,7 +182,7 @@ def _charts(key: str, found: PanelFigures) -> list[Intervals]:
         ]
         names = [f"{one.system} over {one.against}" for one in found.win_rates]
         caption = "Right of zero: preferred more often than not. An interval across zero is inconclusive."
-        axis = Axis("win rate less 50%", "percentage points")
+        axis = Axis("win rate less 50%", "percentage points", least=-50, most=50)
         rows = _drawn(names, above)
         charts.append(Intervals(f"{key}-wins", "Who is preferred", axis, rows, zero=True, caption=caption))
     if found.standings:

@@ -7,8 +7,8 @@ is made of it is below what evaluates it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 from urllib.parse import quote
 
@@ -166,6 +166,7 @@ _COLUMNS: Final[tuple[tuple[str, tuple[NodeKind, ...]], ...]] = (
     ("Deployment", ("deployment",)),
 )
 _EVALUATION, _EXPORT, _DEPLOYMENT = 3, 4, 5
+_NAMED_BY_US: Final = ("checkpoint", "evaluation")
 _WIDTH: Final = 976
 _GAP: Final = 32
 _NARROWEST, _WIDEST = 136, 190
@@ -178,8 +179,19 @@ _SMALL_LETTER_PIXELS: Final = 6.8
 _EDGE: Final = 2
 
 
-def lineage_svg(lineage: Lineage, *, here: str = "") -> Markup:
-    """The graph as an `<svg>` of its natural size. here: the key of the node that the page is about."""
+def lineage_svg(lineage: Lineage, *, here: str = "", word: Callable[[str], str] = str) -> Markup:
+    """The graph as an `<svg>` of its natural size.
+
+    Args:
+        lineage: The graph.
+        here: The key of the node that the page is about.
+        word: The text of a page's language for one of ours.
+    """
+    # Names are those of people and models, but for steps and verdicts.
+    nodes = {
+        key: replace(node, name=word(node.name) if node.kind in _NAMED_BY_US else node.name, note=word(node.note))
+        for key, node in lineage.nodes.items()
+    }
     rows, num_rows = _placed(lineage)
     used = sorted({_column(node) for node in lineage.nodes.values()})
     # Columns that hold nothing take no width, so the rest may be wider.
@@ -187,14 +199,15 @@ def lineage_svg(lineage: Lineage, *, here: str = "") -> Markup:
     left = {column: _EDGE + n * (wide + _GAP) for n, column in enumerate(used)}
     places = {key: (left[_column(node)], rows[key]) for key, node in lineage.nodes.items()}
     width = 2 * _EDGE + len(used) * wide + (len(used) - 1) * _GAP
-    parts = [f'<text class="column" x="{left[c] + 1}" y="14">{_COLUMNS[c][0]}</text>' for c in used]
+    parts = [f'<text class="column" x="{left[c] + 1}" y="14">{escape(word(_COLUMNS[c][0]))}</text>' for c in used]
     parts += [_edge(places[a], places[b], wide) for a, b in lineage.edges]
     before: dict[str, list[Node]] = {}
     for first, then in lineage.edges:
-        before.setdefault(then, []).append(lineage.nodes[first])
-    parts += [_box(node, places[key], wide, before.get(key, []), here) for key, node in lineage.nodes.items()]
+        before.setdefault(then, []).append(nodes[first])
+    parts += [_box(node, places[key], wide, before.get(key, []), here, word) for key, node in nodes.items()]
+    label = escape(word("Lineage, from rows to deployments"))
     head = (
-        f'<svg class="lineage" role="group" aria-label="Lineage, from rows to deployments" width="{width}" '
+        f'<svg class="lineage" role="group" aria-label="{label}" width="{width}" '
         f'height="{num_rows}" viewBox="0 0 {width} {num_rows}">'
     )
     return Markup(head + "".join(parts) + "</svg>")  # noqa: S704 - every text in it went through `escape`
@@ -271,7 +284,9 @@ def _edge(first: tuple[float, float], then: tuple[float, float], wide: int) -> s
     return f'<path class="edge" d="{curve}H{x2:.0f}"/>'
 
 
-def _box(node: Node, place: tuple[float, float], wide: int, before: Sequence[Node], here: str) -> str:
+def _box(
+    node: Node, place: tuple[float, float], wide: int, before: Sequence[Node], here: str, word: Callable[[str], str]
+) -> str:
     x, y = place
     # SVG does not wrap or clip text, so it is cut by an average letter width.
     name = _short(visible(node.name), int((wide - 20) / _LETTER_PIXELS))
@@ -280,7 +295,8 @@ def _box(node: Node, place: tuple[float, float], wide: int, before: Sequence[Nod
     if name != visible(node.name):
         label += f" ({visible(node.name)})"
     if before:
-        label += f"; {node.kind} made from {visible(', '.join(one.name for one in before))}"
+        made_from = word(f"{node.kind} made from")
+        label += f"; {made_from} {visible(', '.join(one.name for one in before))}"
     classes = " ".join(("node", node.kind, node.tone or "plain", *(("here",) if node.key == here else ())))
     shape = (
         # The title has the full name for tooltips and screen readers; every part goes through `escape`.

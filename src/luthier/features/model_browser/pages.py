@@ -21,7 +21,8 @@ from luthier.features.run_drafts import choices as draft_choices
 from luthier.features.serving.head_answers import example_request
 from luthier.platform.home.context import Context
 from luthier.platform.ui.errors import status_of
-from luthier.platform.ui.render import Page, redirect, render
+from luthier.platform.ui.i18n.environments import words
+from luthier.platform.ui.render import Page, page_language, redirect, render
 from luthier.platform.ui.visitor import HomeContext, Reader, Trainer
 
 router = APIRouter()
@@ -62,7 +63,8 @@ def _list(request: Request, context: Context, caller: Caller, show: Tab, after: 
         values |= {"bases": project_models.list_bases(context)}
     else:
         lineage = project_lineage(context, caller)
-        values |= {"lineage": lineage, "drawing": lineage_svg(lineage) if lineage.nodes else None}
+        word = words(page_language(request, "model_browser/list.html"))
+        values |= {"lineage": lineage, "drawing": lineage_svg(lineage, word=word) if lineage.nodes else None}
     return render(request, "model_browser/list.html", values)
 
 
@@ -152,7 +154,11 @@ def _page(
         "formats": server_exports.formats(None if details.view.head is None else details.view.head.kind),
         "view": details.view,
         "checkpoint": tuned if tuned is not None and tuned.step is not None else None,
-        "drawing": lineage_svg(model_lineage(context, caller, run_id), here=here),
+        "drawing": lineage_svg(
+            model_lineage(context, caller, run_id),
+            here=here,
+            word=words(page_language(request, "model_browser/tuned.html")),
+        ),
         "exports": server_exports.list_exports(context, caller, sources=[run_id]),
         "names": [one.name for one in names],
         "run_names": context.run_labels.names([run_id]),

@@ -142,8 +142,8 @@ def _notes_on_prompt(evaluation: Evaluation, shown: SystemResult | None) -> Iter
     if shown is None or added is None:
         return
     title = system_title(shown, evaluation.systems)
-    which = f", the best of {len(prompts)} prompts on these rows" if len(prompts) > 1 else ""
-    yield f"The prompt that is priced is {title}{which}: {added:,.0f} more tokens in each call."
+    ending = f", the best of {len(prompts)} prompts on these rows" if len(prompts) > 1 else ""
+    yield f"The prompt that is priced is {title}{ending}: {added:,.0f} more tokens in each call."
 
 
 def _asked_today(case: Case, evaluation: Evaluation) -> str:

@@ -64,7 +64,7 @@ def _answer(context: Context, project_id: str, given: dict[str, str]) -> dict[st
         NotFoundError: the project has no such evaluation.
     """
     from luthier.ml.planning.roi import answer
-    from luthier.ml.planning.roi.report.page import roi_charts
+    from luthier.ml.planning.roi.report.page import roi_specs
 
     asked = questions_of(given)
     if given["evaluation"]:
@@ -76,6 +76,6 @@ def _answer(context: Context, project_id: str, given: dict[str, str]) -> dict[st
         "tone": answer.TONES[result.answer],
         "key_figures": answer.key_figures(result),
         "ways": answer.way_rows(result),
-        "charts": roi_charts(result),
+        "charts": roi_specs(result),
         "against": result.break_evens[0].against,
     }

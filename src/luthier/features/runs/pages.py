@@ -40,7 +40,8 @@ from luthier.features.runs.view import (
 )
 from luthier.features.trackers import job as tracker_job
 from luthier.ml.charts import figures
-from luthier.ml.charts.spec import Axis, Chart, Estimate, Intervals
+from luthier.ml.charts.judged_rows import metric_axis
+from luthier.ml.charts.spec import Chart, Estimate, Intervals
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import redact_text, run_paths
 from luthier.platform.ui.i18n.environments import words as page_words
@@ -180,7 +181,7 @@ def _metric_charts(names: dict[str, str], evaluations: dict[str, Evaluation]) ->
             Intervals(
                 f"compare-{name}",
                 words[:1].upper() + words[1:],
-                Axis(words, unit),
+                metric_axis(name, words, unit),
                 rows,
                 caption="On held-out rows, with 95% intervals.",
             )

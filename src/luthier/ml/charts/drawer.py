@@ -85,14 +85,7 @@ def _plot(chart: Plot, has_legend: bool) -> Drawing | None:
     # A series of which no point is a number leaves nothing to scale the axes by.
     if not points:
         return None
-    ends = [
-        (p[0], low_high) for s in chart.series if s.intervals for p, low_high in zip(s.points, s.intervals, strict=True)
-    ]
-    # Where the axis has a fixed end, wide intervals must not stretch it: bands are cut off at the frame.
-    heights = [p[1] for p in points] + [end for _, pair in ends for end in pair if chart.y.low is None]
-    # Columns stand on zero, so zero must be on the axis.
-    heights += [0.0] * any(series.shape == "columns" for series in chart.series)
-    x_ends, y_ends = _ends(chart.x, [p[0] for p in points]), _ends(chart.y, heights)
+    x_ends, y_ends = chart.x.ends(p[0] for p in points), chart.y_ends
     # Before the frame, whose left edge depends on the widest of these words.
     up = _ticks(chart.y, y_ends)
     legend, depth = _legend(chart) if has_legend else ([], 0.0)
@@ -175,7 +168,7 @@ def _grid_up(axis: Axis, ticks: Sequence[Tick], y: Scale, frame: _Frame) -> list
     shapes: list[Shape] = []
     for value, word in ticks:
         shapes.append(Rule((frame.left, y(value)), (frame.right, y(value))))
-        shapes.append(Text((frame.left - 6, y(value) + 4), word, anchor="end"))
+        shapes.append(Text((frame.left - 6, y(value) + 4), word, anchor="end", is_figure=not axis.ticks))
     if axis.title:
         middle = (frame.top + frame.bottom) / 2
         # A character takes about 6.5 pixels along the turned title.
@@ -192,7 +185,7 @@ def _axis_across(axis: Axis, ticks: Sequence[Tick], x: Scale, frame: _Frame, *, 
         if has_grid:
             shapes.append(Rule((at, frame.top), (at, frame.bottom)))
         if at - half >= end + 4:  # words that would run into each other are left out
-            shapes.append(Text((at, frame.bottom + 16), word, anchor="middle"))
+            shapes.append(Text((at, frame.bottom + 16), word, anchor="middle", is_figure=not axis.ticks))
             end = at + half
     for number, line in enumerate(axis.title.split("\n") if axis.title else ()):
         middle = (frame.left + frame.right) / 2
@@ -253,9 +246,7 @@ def _intervals(chart: Intervals) -> Drawing | None:
     rows = [row for row in chart.rows if all(map(math.isfinite, (row.value, row.low, row.high)))]
     if not rows:
         return None
-    values = [end for row in rows for end in (row.low, row.high)] + ([0.0] if chart.zero else [])
-    values += [] if chart.limit is None else [chart.limit.x]
-    frame, x, shapes = _rows(chart, [row.name for row in rows], values, _RIGHT)
+    frame, x, shapes = _rows(chart, [row.name for row in rows], _RIGHT)
     if chart.zero:
         shapes.append(Rule((x(0), frame.top), (x(0), frame.bottom), "muted", 1.0, True))
     if chart.limit is not None:
@@ -273,13 +264,11 @@ def _bars(chart: Bars) -> Drawing | None:
     rows = [row for row in chart.rows if math.isfinite(row.value)]
     if not rows:
         return None
-    values = [end for row in rows for end in (row.start, row.value, *(row.interval or ()))]
-    values += [row.other[0] for row in rows if row.other is not None] + ([] if chart.limit is None else [chart.limit.x])
     ends_words = [row.words or rough(row.value) for row in rows] + [row.other_words for row in rows]
     # Room for the words behind the longest bar.
     room = min(150.0, 12 + max(map(text_width, ends_words)))
     has_left = any(row.other is not None or row.value < row.start for row in rows)
-    frame, x, shapes = _rows(chart, [row.name for row in rows], values, room, room if has_left else 0.0)
+    frame, x, shapes = _rows(chart, [row.name for row in rows], room, room if has_left else 0.0)
     for number, row in enumerate(rows):
         y = frame.top + _ROW * number + 7
         interval = row.interval if row.interval is not None and all(map(math.isfinite, row.interval)) else None
@@ -291,7 +280,8 @@ def _bars(chart: Bars) -> Drawing | None:
             is_left = value < row.start
             # Words begin behind the bar's own interval, which reaches further than the bar, on the side it grows to.
             end = x(value) if reach is None else x(reach[0] if is_left else reach[1])
-            shapes.append(Text((end + (-6 if is_left else 6), y + 13), text, anchor="end" if is_left else "start"))
+            at, is_figure = (end + (-6 if is_left else 6), y + 13), text not in (row.words, row.other_words)
+            shapes.append(Text(at, text, anchor="end" if is_left else "start", is_figure=is_figure))
         if interval is not None:
             shapes.append(Line([(x(interval[0]), y + 9), (x(interval[1]), y + 9)], "ink", 1.4))
     if chart.limit is not None:
@@ -306,7 +296,7 @@ def _second(row: Bar) -> list[tuple[float, Role, str, None]]:
 
 
 def _rows(
-    chart: Intervals | Bars, names: Sequence[str], values: Sequence[float], right: float, left: float = 0.0
+    chart: Intervals | Bars, names: Sequence[str], right: float, left: float = 0.0
 ) -> tuple[_Frame, Scale, list[Shape]]:
     """Names at the left and the axis below: what charts of rows have in common. right, left: room for words there."""
     labels = [two_lines(name) for name in names]
@@ -314,7 +304,7 @@ def _rows(
     wide = min(_LABELS, 18 + max(text_width(line) for lines in labels for line in lines))
     top = _TOP + (_LINE if chart.limit is not None and chart.limit.name else 0)
     frame = _Frame(wide, chart.width_pixels - _RIGHT, top, top + _ROW * len(names))
-    ends = _ends(chart.x, [value for value in values if math.isfinite(value)])
+    ends = chart.ends
     x = _scale(chart.x, ends, (wide + left, chart.width_pixels - right))
     shapes = _axis_across(chart.x, _ticks(chart.x, ends), x, frame, has_grid=True) if chart.x.is_shown else []
     for number, lines in enumerate(labels):
@@ -404,27 +394,6 @@ def _left_of(axis: Axis, ticks: Sequence[Tick]) -> float:
 def _below(axis: Axis) -> float:
     """How much room the words of the x axis need."""
     return 10.0 if not axis.is_shown else 24.0 + (_LINE + 3) * (axis.title.count("\n") + 1 if axis.title else 0)
-
-
-def _ends(axis: Axis, values: Sequence[float]) -> Point:
-    """What the axis spans: all values and the ends that must be visible, with a margin where they are one number."""
-    known = [*values, *(end for end in (axis.low, axis.high) if end is not None)]
-    if axis.scale == "log":
-        known = [value for value in known if value > 0] or [1.0]
-        low, high = min(known), max(known)
-        if low == high:
-            return low / 2, high * 2
-        room = (high / low) ** 0.04  # dots at the ends are seen whole
-        return (low if axis.low == low else low / room), (high if axis.high == high else high * room)
-    low, high = min(known), max(known)
-    if low == high:
-        room = abs(low) / 10 or 1.0
-        return low - room, high + room
-    room = (high - low) * 0.04
-    # An end that was requested stays exact, and zero too, so that an axis of counts never begins below it.
-    return (low if axis.low == low or low == 0 else low - room), (
-        high if axis.high == high or high == 0 else high + room
-    )
 
 
 def _scale(axis: Axis, ends: Point, places: Point) -> Scale:

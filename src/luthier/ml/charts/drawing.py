@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from luthier.ml.charts.figures import MINUS
-from luthier.ml.charts.spec import Point, Role
+from luthier.ml.charts.spec import Point, Role, tick_step
 
 Ink = Role | Literal["paper"]
 Anchor = Literal["start", "middle", "end"]
@@ -62,7 +62,12 @@ class Dot:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Text whose baseline is at a point. angle: degrees, clockwise, around it."""
+    """Text whose baseline is at a point.
+
+    Attributes:
+        angle: Degrees, clockwise, around the point.
+        is_figure: Whether it is a number that the drawer wrote, which pages in other languages write their own way.
+    """
 
     at: Point
     text: str
@@ -71,6 +76,7 @@ class Text:
     size: float = TEXT_PIXELS
     angle: float = 0.0
     is_bold: bool = False
+    is_figure: bool = False
 
 
 Shape = Rule | Line | Area | Dot | Text
@@ -138,10 +144,7 @@ def linear_ticks(low: float, high: float, most: int = 6) -> list[float]:
     """
     if not high > low:
         return [low]
-    rough = (high - low) / max(1, most - 1)
-    power = 10.0 ** math.floor(math.log10(rough))
-    # The tolerance keeps a step that equals `rough` but for rounding.
-    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * (1 - 1e-9))
+    step = tick_step(low, high, most)
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
     # Multiplied, not added up: sums would drift by rounding, and 0.30000000000000004 would be written.

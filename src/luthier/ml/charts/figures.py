@@ -62,7 +62,8 @@ def count(value: int) -> str:
 def short_count(value: float) -> str:
     """A large number in three digits: 4.88 million."""
     for limit, word in ((1e9, "billion"), (1e6, "million")):
-        if value >= limit:
+        # 999,500,000 has three digits as a billion only: as millions it would be 1e+03.
+        if value >= 0.9995 * limit:
             return f"{value / limit:.3g}{NO_BREAK}{word}"
     return f"{value:,.0f}"
 

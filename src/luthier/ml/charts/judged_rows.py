@@ -13,6 +13,7 @@ from typing import Final, Literal
 from luthier.core.evaluation import NOT_DISTINGUISHABLE, Comparison, Forgetting, Metric, SystemResult, VerdictWord
 from luthier.core.import_string import import_string
 from luthier.ml.charts import figures
+from luthier.ml.charts.spec import Axis
 
 _SCALE: Final = re.compile(r"-?\d+ to \d+")
 
@@ -34,6 +35,22 @@ def metric_title(name: str) -> str:
 def metric_heading(name: str) -> str:
     """The name of a metric as a heading: `rouge_l` is ROUGE-L, `exact_match` is Exact match."""
     return start(metric_title(name))
+
+
+def metric_axis(metric: str, name: str = "", unit: str = "", *, of_differences: bool = False) -> Axis:
+    """The axis of a metric's figures, which ends where the metric does: no share is above 1.
+
+    Args:
+        metric: the metric.
+        name: of the axis; empty where the chart's title names it.
+        unit: of the figures.
+        of_differences: whether it shows one figure less another.
+    """
+    least, most = import_string("luthier.ml.evaluation.metrics.registry:limits_of")(metric)
+    if of_differences:
+        width = None if least is None or most is None else most - least
+        least, most = (None, None) if width is None else (-width, width)
+    return Axis(name, unit, least=least, most=most)
 
 
 def start(text: str) -> str:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal, get_args
@@ -36,6 +37,8 @@ class Axis:
         ticks: where there are words, and which; empty for round numbers.
         is_reversed: whether small values are at the top, or to the right.
         is_shown: whether it has ticks and a grid.
+        least: what the value cannot be below, such as 0 for a share; the axis never extends further.
+        most: what it cannot be above.
     """
 
     name: str
@@ -46,11 +49,71 @@ class Axis:
     ticks: Sequence[Tick] = ()
     is_reversed: bool = False
     is_shown: bool = True
+    least: float | None = None
+    most: float | None = None
 
     @property
     def title(self) -> str:
         """Name and unit."""
         return f"{self.name} ({self.unit})" if self.unit else self.name
+
+    def ends(self, values: Iterable[float], *, is_round: bool = False) -> Point:
+        """What the axis spans: all values, the ends that must be seen, and no margin where no value can be.
+
+        Args:
+            values: everything that is drawn along the axis, ends of intervals included.
+            is_round: whether the axis reaches to round numbers, so that its last tick is not short of a value.
+        """
+        asked = (end for end in (self.low, self.high) if end is not None)
+        known = [value for value in (*values, *asked) if math.isfinite(value)]
+        if self.scale == "log":
+            return self._log_ends([value for value in known if value > 0] or [1.0])
+        low, high = (min(known), max(known)) if known else (0.0, 0.0)
+        if low == high:
+            room = abs(low) / 10 or 1.0
+            return self._outer(low, low - room, high, high + room)
+        # An end that was requested stays exact, and zero too, so that an axis of counts never begins below it.
+        is_exact = (low in (self.low, 0), high in (self.high, 0))
+        if is_round and self.is_shown and not self.ticks:
+            first, last = _rounded_out(low, high)
+        else:
+            room = (high - low) * 0.04
+            first, last = low - room, high + room
+        return self._outer(low, low if is_exact[0] else first, high, high if is_exact[1] else last)
+
+    def _log_ends(self, known: Sequence[float]) -> Point:
+        low, high = min(known), max(known)
+        if low == high:
+            return low / 2, high * 2
+        room = (high / low) ** 0.04  # dots at the ends are seen whole
+        return (low if self.low == low else low / room), (high if self.high == high else high * room)
+
+    def _outer(self, low: float, first: float, high: float, last: float) -> Point:
+        """The ends with their margin, of which nothing is left where no value can be."""
+        first = first if self.least is None else max(first, self.least)
+        last = last if self.most is None else min(last, self.most)
+        return min(low, first), max(high, last)
+
+
+def tick_step(low: float, high: float, most: int = 6) -> float:
+    """1, 2 or 5 times a power of ten, such that at most `most` multiples are in the range. high is above low."""
+    rough = (high - low) / max(1, most - 1)
+    power = 10.0 ** math.floor(math.log10(rough))
+    # The tolerance keeps a step that equals `rough` but for rounding.
+    return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * (1 - 1e-9))
+
+
+def _rounded_out(low: float, high: float) -> Point:
+    """The nearest ticks at or beyond both ends."""
+    first, last = low, high
+    while True:
+        step = tick_step(first, last)
+        # min and max: a multiple of the step may be off by rounding.
+        first = min(low, math.floor(low / step + 1e-9) * step)
+        last = max(high, math.ceil(high / step - 1e-9) * step)
+        # The wider range may have wider steps, of which the last one could be short of the end again.
+        if tick_step(first, last) == step:
+            return first, last
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +132,7 @@ class Series:
         mark: the form of its dots, and of points on a line where there are few.
         is_open: whether dots are rings.
         radius_pixels: of a dot.
+        shown: its name in the legend of a page in another language; empty for `name`.
     """
 
     name: str
@@ -82,6 +146,7 @@ class Series:
     mark: Literal["circle", "square", "diamond"] = "circle"
     is_open: bool = False
     radius_pixels: float = 3.0
+    shown: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +236,19 @@ class Plot:
     width_pixels: int = 560
     height_pixels: int = 260
 
+    @property
+    def y_ends(self) -> Point:
+        """What the y axis spans: every point and interval, and zero where columns stand on it.
+
+        Where both ends of the axis are fixed, wide intervals do not stretch it: bands are cut off at the frame.
+        """
+        heights = [y for series in self.series for x, y in series.points if math.isfinite(x) and math.isfinite(y)]
+        ranges = [pair for series in self.series for pair in series.intervals]
+        if self.y.low is None or self.y.high is None:
+            heights += [end for pair in ranges for end in pair]
+        heights += [0.0] * any(series.shape == "columns" for series in self.series)
+        return self.y.ends(heights, is_round=bool(ranges))
+
     def as_json(self) -> dict[str, Any]:
         """For the script."""
         # Titles are properties, which the fields do not hold.
@@ -208,16 +286,22 @@ class Intervals:
     description: str = ""
     width_pixels: int = 560
 
+    @property
+    def ends(self) -> Point:
+        """What the axis spans: every interval, the limit and, where it is drawn, zero."""
+        values = [end for row in self.rows for end in (row.value, row.low, row.high)] + [0.0] * self.zero
+        return self.x.ends([*values, *_of_mark(self.limit)], is_round=True)
+
     def as_json(self) -> dict[str, Any]:
         """For the script."""
-        return {"kind": "intervals", **_fields(self), "x_title": self.x.title}
+        return {"kind": "intervals", **_fields(self), "x_title": self.x.title, "ends": self.ends}
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
     """One bar, with what is written at its end.
 
-    `start`, `other` and `interval` are in the static drawing alone; the script of the pages draws bars from zero.
+    `start` and `other` are in the static drawing alone; the script of the pages draws bars from zero.
 
     Attributes:
         name: of its row.
@@ -253,9 +337,20 @@ class Bars:
     description: str = ""
     width_pixels: int = 560
 
+    @property
+    def ends(self) -> Point:
+        """What the axis spans: every bar with its interval, and the limit."""
+        values = [end for row in self.rows for end in (row.start, row.value, *(row.interval or ()))]
+        values += [row.other[0] for row in self.rows if row.other is not None]
+        return self.x.ends([*values, *_of_mark(self.limit)], is_round=True)
+
     def as_json(self) -> dict[str, Any]:
         """For the script."""
-        return {"kind": "bars", **_fields(self), "x_title": self.x.title}
+        return {"kind": "bars", **_fields(self), "x_title": self.x.title, "ends": self.ends}
+
+
+def _of_mark(mark: Mark | None) -> list[float]:
+    return [] if mark is None else [mark.x]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -37,16 +38,23 @@ INKS: Final = (
 COLOUR_RULES: Final = " ".join(f".c-{ink} {{ color: var(--{ink}); }}" for ink in INKS)
 
 
-def drawn(chart: Chart, *, has_legend: bool = False) -> Markup:
+def drawn(chart: Chart, *, has_legend: bool = False, figure: Callable[[str], str] | None = None) -> Markup:
     """The chart as one `<svg>` element without outside references.
 
     Args:
         chart: what to draw.
         has_legend: whether names of series are in the picture; pages show them next to it.
+        figure: writes a number of the axes as another language does; None for English.
     """
     drawing = drawing_of(chart, has_legend=has_legend)
     if drawing is None:
         return Markup('<p class="muted no-chart">Nothing to draw yet for <em>{}</em>.</p>').format(visible(chart.title))
+    if figure is not None:
+        shapes = [
+            replace(one, text=figure(one.text)) if isinstance(one, Text) and one.is_figure else one
+            for one in drawing.shapes
+        ]
+        drawing = replace(drawing, shapes=shapes)
     return svg_of(drawing)
 
 

@@ -263,7 +263,7 @@ def reliability_plot(
         points = [(part.confidence, part.accuracy) for part in filled]
         lines.append(Series(system, points, colours[system], labels=labels))
         said = [f"{x:.2f} sure, {y:.2f} right ({rows})" for (x, y), rows in zip(points, labels, strict=True)]
-        words.append(f"{system}: {', '.join(said)}")
+        words.append(f"Reliability of {system}: {'; '.join(said)}.")
     return Plot(
         key,
         "Reliability",
@@ -271,7 +271,7 @@ def reliability_plot(
         Axis("fraction right", low=0.0, high=1.0),
         lines,
         caption="How often it is right at each confidence; below the dashed line it is overconfident.",
-        description=f"Reliability. {'; '.join(words)}.",
+        description=" ".join(words),
         width_pixels=size_pixels,
         height_pixels=size_pixels,
     )
@@ -289,7 +289,8 @@ def _coverage_plot(found: Sequence[LabelConfidence], colours: Mapping[str, Role]
         labels = [f"from a confidence of {value:.2f} on" for value in curve.threshold[kept]]
         lines.append(Series(one.system, points, colours[one.system], labels=labels, radius_pixels=0.0))
         half = int(np.argmax(curve.share >= 0.5))
-        words.append(f"{one.system}: {curve.accuracy[half]:.2f} of the surest half, {curve.accuracy[-1]:.2f} of all")
+        shares = f"{curve.accuracy[half]:.2f} of the surest half, {curve.accuracy[-1]:.2f} of all"
+        words.append(f"Right answers of {one.system}: {shares}.")
     asked = next((one.coverage.asked for one in found if one.coverage is not None), None)
     marks = () if asked is None else (Mark(asked, f"asked for: {asked:g}", axis="y"),)
     return Plot(
@@ -300,7 +301,7 @@ def _coverage_plot(found: Sequence[LabelConfidence], colours: Mapping[str, Role]
         lines,
         marks=marks,
         caption="Accuracy of the rows that it answers alone, where a person gets the rest.",
-        description=f"Accuracy against the share answered alone. {'; '.join(words)}.",
+        description=" ".join(("Accuracy against the share answered alone.", *words)),
         width_pixels=size_pixels,
         height_pixels=size_pixels,
     )

@@ -356,10 +356,10 @@ def _ahead_of_all(case: Case) -> str:
         return "It is better than everything that it was compared with."
     systems, own = case.evaluation.systems, _own(case.evaluation, case.verdict)
     name = next((plain_name(one, systems) for one in systems if one.name == nearest.baseline), nearest.baseline)
-    others = {1: "", 2: " The other one is further behind."}.get(
+    ending = {1: "", 2: " The other one is further behind."}.get(
         len(own), f" {len(own) - 1:,} others are further behind."
     )
-    return f"{case.opening} is {_distance(case, nearest, name)}.{others}"
+    return f"{case.opening} is {_distance(case, nearest, name)}.{ending}"
 
 
 def _own(evaluation: Evaluation, verdict: Verdict) -> list[Comparison]:

@@ -22,7 +22,7 @@ from luthier.core.evaluation import (
 )
 from luthier.core.results.release_gate import BASE
 from luthier.core.results.suite import Confusion, SafetyResult, SuiteResult, TaskResult
-from luthier.ml.charts.judged_rows import Cell, DifferenceRow, MetricRow, difference_row, metric_rows
+from luthier.ml.charts.judged_rows import Cell, DifferenceRow, MetricRow, difference_row, metric_axis, metric_rows
 from luthier.ml.charts.judged_rows import metric_names as names_of
 from luthier.ml.charts.spec import Axis, Mark, Plot, Role, Series, points_of
 from luthier.ml.evaluation.prompt_views import prompts_but_best
@@ -131,7 +131,7 @@ def rows_chart(verdict: Verdict | None, *, title: str = "") -> Plot | None:
         "learning-curve",
         "Would more rows help?",
         Axis("training rows", scale="log", ticks=[(float(rows), f"{rows:,}") for rows in sizes]),
-        Axis(title or curve.metric),
+        metric_axis(curve.metric, title or curve.metric),
         [
             dots(curve.system, curve.points, "other-1"),
             dots("expected of twice the rows", [curve.expected], "muted", is_open=True),

@@ -16,7 +16,7 @@ from luthier.core.evaluation_plan import SHARES_OF_CORRECT
 from luthier.core.ids import sha256_bytes
 from luthier.core.results.recommendation import Recommendation
 from luthier.ml.charts.figures import MINUS, common_decimals, number
-from luthier.ml.charts.judged_rows import Tone, metric_heading, metric_title, on_scale, tone_of
+from luthier.ml.charts.judged_rows import Tone, metric_axis, metric_heading, metric_title, on_scale, tone_of
 from luthier.ml.charts.spec import Axis, Bar, Bars, Role
 from luthier.ml.evaluation.plain_names import judged_system, name_at_start, plain_name, short_name
 from luthier.ml.evaluation.recommendation import recommend, rival_of
@@ -191,7 +191,7 @@ def _chart(evaluation: Evaluation, metric: str, shown: Sequence[SystemResult], r
         axis, title = Axis("", low=0.0, high=float(num)), f"Right answers of {held_out_rows(num)}"
         limit = None if limit is None else type(limit)(num * limit.x, limit.name)
     else:
-        axis, title = Axis(""), f"{metric_heading(metric)}{on_scale(first.unit)}, {_direction(first)}"
+        axis, title = metric_axis(metric), f"{metric_heading(metric)}{on_scale(first.unit)}, {_direction(first)}"
     caption = "Thin lines: 95% intervals."
     return Bars(
         "verdict-figures",

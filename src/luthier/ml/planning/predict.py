@@ -308,7 +308,7 @@ def _notes(
         )
     if device.num_devices > 1:
         notes.append(
-            "more than one device: rates and links of data sheets, held against figures that others have published "
+            "more than one device: rates and links of data sheets, compared with figures that others have published "
             "(docs/scale.md); nothing of this was measured here"
         )
     return tuple(notes)

@@ -84,7 +84,7 @@ def test_no_calls_is_a_no_that_says_so(make_case: Any) -> None:
 def test_a_model_that_costs_more_than_it_brings_each_month_never_pays(make_case: Any) -> None:
     found = worth(make_case({"tuned.gain": 0.01, "upkeep.cost_per_month": 500}))
     assert found.answer == "no"
-    assert found.headline == "No: each month costs 557 USD more than it brings, so what is spent never comes back."
+    assert found.headline == "No: each month costs 557 USD more than it earns, so what is spent never comes back."
     assert found.tuned.payback_months.typical is None
     assert found.tuned.payback_months.high is None
 

@@ -155,6 +155,30 @@ def test_values_are_the_shortest_that_fit(sentence: str, text: str, values: tupl
     assert (None if found is None else found[1]) == values
 
 
+def test_an_amount_has_a_currency_of_three_capitals() -> None:
+    texts = Catalog("de", {}, {"{num_low} to {num_high} {currency}": "{num_low} bis {num_high} {currency}"})
+    assert texts.sentence("5 to 12,000 USD", str) == "5 bis 12,000 USD"
+    assert texts.sentence("5 to 12 rows of it", str) is None
+
+
+def test_several_sentences_are_translated_one_by_one() -> None:
+    """Else the value at the end of the first one would reach to the end of the last."""
+    texts = Catalog("de", {}, {"{a} is better, by {b}.": "{a} ist besser ({b}).", "It fits.": "Es passt."})
+    assert texts.sentence("One is better, by two. It fits.", str) == "One ist besser (two). Es passt."
+
+
+def test_a_list_is_translated_part_by_part_or_not_at_all() -> None:
+    texts = Catalog("de", {}, {"{num} rows": "{num} Zeilen", "no answer": "keine Antwort"})
+    assert texts.sentence("3 rows; no answer", str) == "3 Zeilen; keine Antwort"
+    assert texts.sentence("3 rows; a name", str) is None
+
+
+def test_a_text_of_the_middle_of_a_sentence_is_known_at_its_beginning() -> None:
+    texts = Catalog("de", {}, {"a linear classifier": "ein linearer Klassifikator"})
+    assert texts.sentence("A linear classifier", str) == "Ein linearer Klassifikator"
+    assert texts.sentence("AUC", str) is None
+
+
 def test_a_text_that_nearly_fits_many_placeholders_is_soon_refused() -> None:
     """By trying all ways to share it out this would take years."""
     sentence = "{a}{b}, {c} {d}, {num} {e}; {f}!"
@@ -177,7 +201,17 @@ def test_what_a_caller_has_translated_is_not_english() -> None:
       "Nicht unterscheidbar von folgendem System: das Basismodell: Perplexität 3,10 gegen 3,20 (niedriger ist besser; "
       "-0,10, 95-%-Intervall -0,40 bis 0,20, p = 0,40; 40 Testzeilen); etwa 400 Testzeilen würden einen Unterschied "
       "dieser Größe entscheiden."),
-     ("2 epochs of 12 steps", "2 Epochen zu 12 Schritten")],
+     ("2 epochs of 12 steps", "2 Epochen zu 12 Schritten"),
+     ("It is also better than the best of 2 baselines without a language model: a linear classifier. It reaches the "
+      "0.8 asked for: label accuracy 0.9 [0.85, 0.94].",
+      "Es ist auch besser als der beste von 2 Vergleichswerten ohne Sprachmodell: ein linearer Klassifikator. Es "
+      "erreicht den verlangten Wert 0,8: Label-Genauigkeit 0,9 [0,85; 0,94]."),
+     ("Each month it earns more correct answers (1,200 USD) and cheaper serving (30 USD), and it costs reviewing (20 "
+      "USD): 1,210 USD are left.",
+      "Pro Monat bleiben 1.210 USD. Einnahmen: mehr richtige Antworten (1.200 USD) und günstigerer Betrieb (30 USD); "
+      "Kosten: Prüfen (20 USD)."),
+     ("Yes: it is worth 29,600 USD in 12 months, and what was spent is back after 0.5 months.",
+      "Ja: Der Wert ist 29.600 USD über 12 Monate. Amortisationszeit: 0,5 Monate.")],
 )  # fmt: skip
 def test_sentences_of_verdicts_and_plans(english: str, german: str) -> None:
     assert words("de")(english) == german

@@ -56,6 +56,7 @@ def test_figures_within_texts() -> None:
         localised("run-2.5.1, 10.0.0.1, v1.2.3, 2026-11-29, qwen2.5")
         == "run-2.5.1, 10.0.0.1, v1.2.3, 2026-11-29, qwen2.5"
     )
+    assert localised("about 95% of 1.5%, /a%20b") == "about 95\N{NO-BREAK SPACE}% of 1,5\N{NO-BREAK SPACE}%, /a%20b"
     found = figures_of("de").metric(Metric(value=0.5, low=0.25, high=0.75, unit="", higher_is_better=True))
     assert "0,50" in found
     assert "[0,25; 0,75]" in found

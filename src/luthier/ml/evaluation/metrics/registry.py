@@ -6,6 +6,7 @@ be validated cheaply.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -113,6 +114,17 @@ def title_of(name: str) -> str | None:
         return load_metrics([name])[0].title
     except (NotFoundError, RequestError):
         return None
+
+
+def limits_of(name: str) -> tuple[float | None, float | None]:
+    """The least and the greatest value that a figure can have; None for an open end, and where it is not registered."""
+    try:
+        metric = import_string(_OF_LABELS[name]) if name in _OF_LABELS else load_metrics([name])[0]
+        bounds = bounds_of(metric)
+    except (NotFoundError, RequestError):
+        return None, None
+    lower, upper = (end if math.isfinite(end) else None for end in bounds)
+    return lower, upper
 
 
 def needs_of(names: Sequence[str]) -> set[Needs]:

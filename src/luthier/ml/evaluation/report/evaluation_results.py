@@ -21,6 +21,7 @@ from luthier.ml.charts.judged_rows import (
     Tone,
     concerns_in_words,
     difference_row,
+    metric_axis,
     metric_heading,
     metric_title,
     start,
@@ -137,7 +138,7 @@ def interval_chart(
     chart = Intervals(
         f"chart-metric-{metric}",
         f"{metric_heading(metric)} of each system",
-        Axis(""),
+        metric_axis(metric),
         rows,
         limit=limit,
         description=_in_words(systems, metric, direction, decimals) + (f" {start(limit.name)}." if limit else ""),

@@ -87,7 +87,7 @@ def _win_rates(view: TaskView) -> Intervals:
     return Intervals(
         f"chart-wins-{view.task.name}",
         "Win rates",
-        Axis("win rate", low=min(0.4, *(row.low for row in rows)), high=max(0.6, *(row.high for row in rows))),
+        Axis("win rate", low=0.4, high=0.6, least=0.0, most=1.0),
         rows,
         limit=Mark(0.5, ""),
         caption="Won comparisons, ties as half, with 95% intervals; dashed: neither is better.",

@@ -199,8 +199,8 @@ def headline(answer: Answer, case: Case, tuned: Priced, alternatives: Sequence[P
     best = use_instead(answer, alternatives)
     if best is None or not best.is_baseline:
         return text
-    worth = "" if _money(best.value.typical, case) in text else f": it is worth {_money(best.value.typical, case)}"
-    return f"{text} Use {best.phrase} instead{worth}."
+    ending = "" if _money(best.value.typical, case) in text else f": it is worth {_money(best.value.typical, case)}"
+    return f"{text} Use {best.phrase} instead{ending}."
 
 
 def _headline(answer: Answer, case: Case, tuned: Priced, alternatives: Sequence[Priced], within: float | None) -> str:
@@ -243,8 +243,8 @@ def reasons(
         share, accuracy = alone
         found.insert(
             0,
-            f"It answers {_spread(share)} of cases alone, {_spread(accuracy)} of those rightly; people, or whatever "
-            "answers today, get the rest.",
+            f"It answers {_spread(share)} of cases alone, {_spread(accuracy)} of those correctly; the rest goes to "
+            "people, or to the system that answers today.",
         )
     # The sentence needs both ends: a probability alone does not say how much is at stake.
     low, high = (_money(end, case) for end in (tuned.value.low, tuned.value.high))
@@ -281,14 +281,16 @@ def _of_alternatives(case: Case, alternatives: Sequence[Priced]) -> Iterator[str
         if way.is_baseline and way is not best and chance >= SURE:
             beaten.append(f"{way.phrase} {_money(way.value.typical, case)}")
             continue
-        took = (
+        # What may be empty is called an ending, as translations of pages know it.
+        ending_time = (
             ""
             if way.seconds is None
             else f", which takes {figures.with_spaces(figures.duration(way.seconds))} to fit and answer"
         )
+        ending_answers = _by_answers(way)
         yield (
-            f"{_start(way.phrase)}{took}: worth {_money(way.value.typical, case)}; the tuned model is worth more "
-            f"with a probability of {words.probability(chance)}.{_by_answers(way)}"
+            f"{_start(way.phrase)}{ending_time}: worth {_money(way.value.typical, case)}; the tuned model is worth "
+            f"more with a probability of {words.probability(chance)}.{ending_answers}"
         )
     if beaten:
         yield f"Other baselines without a language model are worth less than the tuned model: {'; '.join(beaten)}."
@@ -313,7 +315,7 @@ def changes(answer: Answer, turning: Sequence[BreakEven], tornado: Sequence[Bar]
 def _loss(case: Case, tuned: Priced) -> str:
     if tuned.per_month.typical <= 0:
         each = _money(-tuned.per_month.typical, case)
-        lost = "brings nothing" if tuned.per_month.typical == 0 else f"costs {each} more than it brings"
+        lost = "earns nothing" if tuned.per_month.typical == 0 else f"costs {each} more than it earns"
         return f"each month {lost}, so what is spent never comes back."
     if tuned.value.typical <= 0:
         back = words.months(tuned.payback_months.typical)
@@ -345,12 +347,12 @@ def _rival(alternatives: Sequence[Priced]) -> Priced:
 
 
 def _each_month(case: Case, tuned: Priced, parts: Sequence[Part]) -> str:
-    brings = [part for part in parts if part.amount.typical > 0]
+    earns = [part for part in parts if part.amount.typical > 0]
     costs = [part for part in parts if part.amount.typical < 0]
-    sums = [f"{verb} {_listed(some, case)}" for verb, some in (("brings", brings), ("costs", costs)) if some]
+    sums = [f"{verb} {_listed(some, case)}" for verb, some in (("earns", earns), ("costs", costs)) if some]
     left = _money(abs(tuned.per_month.typical), case)
     end = "are left" if tuned.per_month.typical >= 0 else "are lost"
-    return f"Each month it {', and it '.join(sums) if sums else 'brings and costs nothing'}: {left} {end}."
+    return f"Each month it {', and it '.join(sums) if sums else 'earns and costs nothing'}: {left} {end}."
 
 
 def _spent(case: Case, tuned: Priced, parts: Sequence[Part]) -> str:
@@ -413,12 +415,12 @@ def _measured(case: Case, measured: MeasuredGains | None) -> Iterator[str]:
             f"{words.share(measured.alone.asked)} and evaluated on other rows than those that it was chosen on."
         )
     now = today_accuracy(case, measured)
-    interval = (
+    ending = (
         "" if now is None else f": {words.share(now.value)} correct ({words.share(now.low)} to {words.share(now.high)})"
     )
     yield (
         f"Gains are those of evaluation {measured.evaluation_id}: {measured.metric_title} on {measured.num_rows:,} "
-        f"held-out rows; today's way is {measured.today}{interval}."
+        f"held-out rows; today's way is {measured.today}{ending}."
     )
     if measured.today_kind == "given":
         yield "Today's accuracy is of other rows than the tuned model's: the gain is less sure than a paired one."

@@ -155,8 +155,8 @@ def _sentence(found: BreakEven, currency: str, most_gain: float) -> str:
         }
         return nothing[found.name]
     if found.name == "gain":
-        beyond = " That is more than there is to gain." if found.needed > most_gain else ""
-        return f"An accuracy gain of at least {words.points(found.needed)} (now {now}).{beyond}"
+        ending = " That is more than there is to gain." if found.needed > most_gain else ""
+        return f"An accuracy gain of at least {words.points(found.needed)} (now {now}).{ending}"
     needed = words.of_kind(found.needed, found.kind, currency)
     bound = "at least" if found.at_least else "at most"
     openings = {

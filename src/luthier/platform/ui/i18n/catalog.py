@@ -2,8 +2,10 @@
 
 `pages.po` has the texts of templates, `scripts.po` those of scripts. `sentences.po` has texts that Python makes, with a
 placeholder in the place of each value: "{count} rows wait" is recognised in "12 rows wait"; `{name:t}` in a translation
-translates the value. The code that makes a sentence, `--json` and the terminal stay English, and so do sentences that
-were stored; a page translates them where it shows them (`| t`).
+translates the value. `{num...}` is a number, `{currency...}` three capitals, `{ending...}` may be empty. Several
+sentences are translated one by one, and so are the parts of a list with semicolons. The code that makes a sentence,
+`--json` and the terminal stay English, and so do sentences that were stored; a page translates them where it shows
+them (`| t`).
 """
 
 from __future__ import annotations
@@ -23,9 +25,12 @@ _FILLED: Final = re.compile(r"\{(\w+)(:t)?\}")
 _NUMBER: Final = re.compile(r"((?:about )?[+−-]?\d)[\d.,]*")
 _ABOUT: Final = re.compile(r"about \d")
 _SENTENCES: Final = re.compile(r"(?<=[.!?]) (?=[A-Z])")
+_CURRENCY: Final = re.compile(r"[A-Z]{3}")
 _MAX_CHARACTERS: Final = 2000
 """Of a text that is compared with sentences, and of a value within it: visitors send longer ones, we write none."""
-_MAX_VALUE_CHARACTERS: Final = 500
+_MAX_VALUE_CHARACTERS: Final = 1500
+_SPECIFIC: Final = 0.4
+"""A pattern with a larger share of a text is surely about it."""
 _MAX_RECOGNISED: Final = 4000
 _MAX_MISSED: Final = 1000
 
@@ -37,6 +42,11 @@ class _Pattern:
     texts: tuple[str, ...]
     names: tuple[str, ...]
     translation: str
+
+    @property
+    def num_characters(self) -> int:
+        """Of its own text, without the values."""
+        return sum(map(len, self.texts))
 
     def values_in(self, text: str) -> tuple[str, ...] | None:
         """The values of the placeholders in a text, each the shortest that fits; None where the text is another one.
@@ -59,7 +69,7 @@ class _Pattern:
                 found = rest(index + 1, end + len(behind))
                 if found is not None:
                     return (text[at:end], *found)
-            if not _is_number(name):  # a number further on may fit
+            if not _is_number(name) and not _is_currency(name):  # one of these further on may fit
                 failed[index] = at
             return None
 
@@ -112,9 +122,18 @@ class Catalog:
         if exact or len(text) > _MAX_CHARACTERS:
             return exact or None
         found = self._recognise(text)
-        if found is None:
-            return self._of_several(text, figure)
-        pattern, values = found
+        # A value with the end of a sentence in it belongs to several.
+        is_whole = found is not None and not any(map(_SENTENCES.search, found[1]))
+        if found is not None and is_whole and found[0].num_characters > _SPECIFIC * len(text):
+            return self._filled(*found, figure)
+        # Parts before a vague pattern: a value of their first one could reach to the end of the last.
+        for parts, joint in ((_SENTENCES.split(text), " "), (text.split("; "), "; ")):
+            if (several := self._of_several(parts, joint, figure)) is not None:
+                return several
+        return self._of_beginning(text, figure) if found is None else self._filled(*found, figure)
+
+    def _filled(self, pattern: _Pattern, values: tuple[str, ...], figure: Callable[[str], str]) -> str:
+        """The translation of a pattern with values in its placeholders."""
         by_name = dict(zip(pattern.names, values, strict=True))
 
         def filled(hole: re.Match[str]) -> str:
@@ -130,11 +149,23 @@ class Catalog:
         # One pass: a value that has braces of its own is not filled again.
         return _FILLED.sub(filled, pattern.translation)
 
-    def _of_several(self, text: str, figure: Callable[[str], str]) -> str | None:
-        """Several sentences, of which each has a translation."""
-        parts = _SENTENCES.split(text)
-        found = [self.sentence(part, figure) for part in parts] if len(parts) > 1 else [None]
-        return " ".join(part for part in found if part) if all(found) else None
+    def _of_several(self, parts: list[str], joint: str, figure: Callable[[str], str]) -> str | None:
+        """Several sentences or parts of a list, of which each has a translation."""
+        if len(parts) < 2:
+            return None
+        found = []
+        for part in parts:
+            if not (translation := self.sentence(part, figure)):
+                return None
+            found.append(translation)
+        return joint.join(found)
+
+    def _of_beginning(self, text: str, figure: Callable[[str], str]) -> str | None:
+        """A text that is known in the middle of a sentence, and has a capital at the beginning of one."""
+        if not text[:1].isupper() or text[1:2].isupper():
+            return None
+        found = self.sentence(text[0].lower() + text[1:], figure)
+        return None if found is None else found[:1].upper() + found[1:]
 
     def is_translation(self, text: str) -> bool:
         """Whether a text is in this language already: a macro may show what its caller has translated."""
@@ -167,15 +198,25 @@ def _is_number(name: str) -> bool:
     return name == "num" or name.startswith("num_")
 
 
+def _is_currency(name: str) -> bool:
+    return name == "currency" or name.startswith("currency_")
+
+
 def _ends(name: str, text: str, at: int, behind: str, *, is_last: bool) -> Iterator[int]:
     """Where the value of a placeholder that begins at `at` may end, with the text `behind` it.
 
-    An ending, such as that of a plural, may be empty. `num` is a number, the longest first; of others the shortest.
+    An ending, such as that of a plural, may be empty. `num` is a number, the longest first; `currency` has three
+    capitals; of others the shortest.
     """
     if _is_number(name):
         number = _NUMBER.match(text, at)
         longest, shortest = (number.end(), number.end(1)) if number is not None else (0, 1)
         yield from (end for end in range(longest, shortest - 1, -1) if text.startswith(behind, end))
+        return
+    if _is_currency(name):
+        code = _CURRENCY.match(text, at)
+        if code is not None and text.startswith(behind, code.end()):
+            yield code.end()
         return
     least = at + (not name.startswith("ending"))
     if is_last:

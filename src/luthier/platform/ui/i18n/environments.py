@@ -24,9 +24,12 @@ from luthier.platform.ui.i18n.templates import rewritten
 
 _NO_CHART: Final = '<p class="muted no-chart">'
 _NOTHING: Final = "Nothing to draw yet for"
-_CHART_TEXTS: Final = frozenset(("title", "caption", "description", "name", "unit"))
-_CHART_PARTS: Final = frozenset(("rows", "bars", "marks"))
+_CHART_TEXTS: Final = frozenset(
+    ("title", "caption", "description", "name", "unit", "words", "other_words", "text", "low", "high")
+)
+_CHART_LISTS: Final = frozenset(("rows", "columns", "lines", "marks", "notes", "cells", "series"))
 _WORD: Final = re.compile(r"\b[a-z]{3,}\b")
+_LETTER: Final = re.compile(r"[^\W\d_]")
 _ENGLISH_TEXT: Final = Markup('<span lang="en">{}</span>')
 
 
@@ -71,6 +74,8 @@ class Words:
             return value, True
         text = str(value)
         localised = self.figures.localised(text)
+        if not _LETTER.search(text):
+            return localised, True
         found = self.texts.sentence(text, self.figures.localised)
         if found is not None:
             return found, True
@@ -111,34 +116,42 @@ def translated_environment(source: Environment, language: str) -> Environment:
     translate = words(language)
     made.filters = {**source.filters, **figures_of(language).filters(), "t": translate, "t_text": translate.in_text}
     made.filters["chart_words"] = partial(_charted, translate)
-    made.filters["drawn_chart"] = lambda spec: source.filters["drawn_chart"](_charted(translate, spec))
     made.filters["page_advice"] = partial(_advice, source.filters["page_advice"], translate)
-    draw: Any = source.globals["drawn"]
-    made.globals = {**source.globals, "drawn": partial(_drawn, translate, draw)}
+    draw = partial(_drawn, translate, source.globals["drawn"])
+    made.filters["drawn_chart"] = lambda spec: draw(_charted(translate, spec))
+    made.globals = {**source.globals, "drawn": draw}
     return made
 
 
-def _drawn(translate: Words, draw: Callable[[Any], Markup], spec: Any) -> Markup:
+def _drawn(translate: Words, draw: Callable[..., Markup], spec: Any) -> Markup:
     """A chart that has been translated already; without points it is a sentence."""
-    found = draw(spec)
+    found = draw(spec, figure=None if translate.figures is None else translate.figures.localised)
     if not found.startswith(_NO_CHART):
         return found
     return Markup(found.replace(_NOTHING, str(escape(translate(_NOTHING))), 1))  # noqa: S704 - escaped where it is made
 
 
 def _charted(translate: Words, part: Any) -> Any:
-    """A chart with its texts in this language. Names of series stay: new points of a run come under them."""
+    """A chart, a part of one or a list of parts, with its texts in this language.
+
+    Names of series stay, beside the shown ones: new points of a run come under them. Labels of points and of a matrix
+    stay: they may be texts of people.
+    """
+    if isinstance(part, list | tuple):
+        return type(part)(_charted(translate, inner) for inner in part)
     if not is_dataclass(part) or isinstance(part, type):
         return part
     changed: dict[str, Any] = {}
     for one in fields(part):
         value = getattr(part, one.name)
-        if isinstance(value, str) and one.name in _CHART_TEXTS and not isinstance(part, Series):
+        if isinstance(part, Series) and one.name == "shown" and part.name:
+            changed["shown"] = translate(part.name)
+        elif isinstance(value, str) and one.name in _CHART_TEXTS and not isinstance(part, Series):
             changed[one.name] = translate(value)
-        elif is_dataclass(value):
+        elif one.name == "ticks" and value:
+            changed[one.name] = [(at, translate(word)) for at, word in value]
+        elif is_dataclass(value) or (one.name in _CHART_LISTS and value):
             changed[one.name] = _charted(translate, value)
-        elif one.name in _CHART_PARTS and value:
-            changed[one.name] = type(value)(_charted(translate, inner) for inner in value)
     return replace(part, **changed) if changed else part
 
 

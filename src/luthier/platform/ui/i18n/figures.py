@@ -15,8 +15,9 @@ from luthier.ml.charts import figures
 
 _NUMBER: Final = re.compile(
     # A hyphen that follows a letter or a digit is none of a negative number: `run-1.5`, `0.1-0.5`.
-    r"(?<![\w.,/])(?<![\w.,/)\]-]-)(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\w,/-])|\d+\.\d+(?![\w,/-]|\.\d))"
+    r"(?<![\w.,/])(?<![\w.,/)\]-]-)(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\w,/-])|\d+\.\d+(?:(?=[kM]\b)|(?![\w,/-]|\.\d)))"
 )
+_PERCENT: Final = re.compile(r"(?<=\d)%(?![0-9A-Fa-f]{2})")
 _INTERVAL: Final = re.compile(r"\[([+−-]?[\d.,]+), ([+−-]?[\d.,]+)\]")
 
 
@@ -46,6 +47,7 @@ class Figures:
         self._locale, self._word = Locale.parse(language), word
         symbols = self._locale.number_symbols["latn"]
         self._decimal, self._group = str(symbols["decimal"]), str(symbols["group"])
+        self._percent = str(self._locale.percent_formats[None].pattern).lstrip("#,0.")
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """By the names that templates use."""
@@ -65,6 +67,7 @@ class Figures:
         if self._decimal != ".":
             # A comma between the ends of an interval would look like a decimal one.
             text = _INTERVAL.sub(r"[\1; \2]", text)
+        text = _PERCENT.sub(self._percent, text)
         return _NUMBER.sub(lambda found: self._swapped(found[0]), text)
 
     def _swapped(self, number: str) -> str:

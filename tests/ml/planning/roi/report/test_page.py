@@ -10,9 +10,10 @@ from tests.report_html import checked, words
 
 from luthier.core.results.measured_gains import MeasuredGains
 from luthier.core.results.roi_result import RoiResult
+from luthier.ml.charts.svg import drawn
 from luthier.ml.planning.roi import worth
 from luthier.ml.planning.roi.report import render_roi, write_roi_report
-from luthier.ml.planning.roi.report.page import ways_chart
+from luthier.ml.planning.roi.report.page import ways_spec
 
 DOUBT = {
     "calls.per_month": {"low": 8_000, "typical": 10_000, "high": 15_000},
@@ -70,7 +71,7 @@ def test_every_way_has_its_row_in_the_chart(make_case: Any, beside_baselines: Me
     other = {"gain": 0.01, "cost_per_call": 0}
     plain = ("better_prompt", "few_shot", "bigger_model", "without_model")
     changes = {"today.accuracy": None, "tuned.gain": None} | {f"alternatives.{name}": other for name in plain}
-    chart = ways_chart(worth(make_case(changes), beside_baselines)).svg
+    chart = drawn(ways_spec(worth(make_case(changes), beside_baselines)))
     rows = ("Tuned model", "Better prompt", "Few-shot", "Bigger model", "Without a model", "Commonest answer")
     places = [chart.index(f">{row}<") for row in (*rows, "Linear classifier", "Doing nothing")]
     assert places == sorted(places)

@@ -27,17 +27,22 @@ _MIN_SWING: Final = 0.01
 
 
 def roi_charts(result: RoiResult) -> list[Chart]:
+    """All charts of a report, drawn."""
+    return [report_chart(chart) for chart in roi_specs(result)]
+
+
+def roi_specs(result: RoiResult) -> list[spec.Chart]:
     """All charts in which there is something to see, in the order of the page."""
-    drawn = [months_chart(result), ways_chart(result)]
+    found: list[spec.Chart] = [months_spec(result), ways_spec(result)]
     if result.tornado:
-        drawn.insert(0, tornado_chart(result))
+        found.insert(0, tornado_spec(result))
     # Without ranges all draws fall into one bin, and a single column says nothing.
     if len([count for count in result.histogram.counts if count]) > 1:
-        drawn.append(draws_chart(result))
-    return drawn
+        found.append(draws_spec(result))
+    return found
 
 
-def tornado_chart(result: RoiResult) -> Chart:
+def tornado_spec(result: RoiResult) -> Bars:
     """What the value hangs on: each input from its low to its high, the others typical, the widest bar on top."""
     widest, currency = result.tornado[0].swing, result.case.currency
     # Bars of less than a hundredth of the widest would not be seen.
@@ -46,14 +51,14 @@ def tornado_chart(result: RoiResult) -> Chart:
     most = bars[0]
     # Sorted, since of a cost the low input gives the high value.
     low, high = (words.money(value, currency) for value in sorted((most.value_at_low, most.value_at_high)))
-    rest = f" The {len(bars)} widest of {len(result.tornado)} are drawn." if len(result.tornado) > len(bars) else ""
+    ending = f" The {len(bars)} widest of {len(result.tornado)} are drawn." if len(result.tornado) > len(bars) else ""
     text = (
         f"What matters most is {most.title}: between its low and its high the value goes from {low} to {high}, all "
         f"else typical. Grey: the input at its low; coloured: at its high. The line is at "
-        f"{words.money(typical, currency)}, all typical.{rest}"
+        f"{words.money(typical, currency)}, all typical.{ending}"
     )
     ends = [end for bar in bars for end in (bar.value_at_low, bar.value_at_high)]
-    chart = Bars(
+    return Bars(
         "chart-tornado",
         "What it hangs on",
         _money(f"worth in {words.months(float(result.case.horizon_months))}, {currency}", ends),
@@ -62,7 +67,6 @@ def tornado_chart(result: RoiResult) -> Chart:
         caption=text,
         width_pixels=_WIDTH,
     )
-    return report_chart(chart)
 
 
 def _tornado_bar(bar: Bar, typical: float, currency: str) -> spec.Bar:
@@ -71,7 +75,7 @@ def _tornado_bar(bar: Bar, typical: float, currency: str) -> spec.Bar:
     return spec.Bar(name, bar.value_at_high, high, "tuned", typical, (bar.value_at_low, "base"), low)
 
 
-def months_chart(result: RoiResult) -> Chart:
+def months_spec(result: RoiResult) -> Plot:
     """What has come together month by month, with the band that holds 95% of the draws."""
     currency, last = result.case.currency, result.months[-1].month
     notes, marks = [], [Mark(0.0, "", "y", is_dashed=False)]
@@ -82,10 +86,11 @@ def months_chart(result: RoiResult) -> Chart:
     if last > result.case.horizon_months:
         marks.append(Mark(result.case.horizon_months, "", role="rule", is_dashed=False))
     low, high = (words.months(end) for end in (result.tuned.payback_months.low, result.tuned.payback_months.high))
-    text = f"Paid back: {words.months(back)}; 95% of the draws: {low} to {high}.".replace("never to never", "never")
+    span = low if low == high else f"{low} to {high}"
+    text = f"Paid back: {words.months(back)}; 95% of the draws: {span}."
     points = [(float(month.month), month.typical) for month in result.months]
     band = [(month.low, month.high) for month in result.months]
-    chart = Plot(
+    return Plot(
         "chart-months",
         "Money over time",
         Axis("months from the start", low=0.0, high=float(last)),
@@ -98,10 +103,9 @@ def months_chart(result: RoiResult) -> Chart:
         width_pixels=_WIDTH,
         height_pixels=280,
     )
-    return report_chart(chart)
 
 
-def ways_chart(result: RoiResult) -> Chart:
+def ways_spec(result: RoiResult) -> Intervals:
     """The tuned model against simpler ways and doing nothing: a dot for the value, a whisker for its 95% interval."""
     ways, currency = [result.tuned, *result.alternatives], result.case.currency
     # A colour per way while there are colours; after that they are grey, with their names.
@@ -114,22 +118,21 @@ def ways_chart(result: RoiResult) -> Chart:
     # As a separate row, so that the line at zero has a name.
     rows.append(Estimate("Doing nothing", 0.0, 0.0, 0.0, "base", "0"))
     ends = [end for row in rows for end in (row.low, row.high)]
-    against = "all is counted against it"
-    alone = "" if result.alternatives else " No plainer way was priced."
-    chart = Intervals(
+    ending = "" if result.alternatives else " No simpler way was priced."
+    return Intervals(
         "chart-ways",
         "Ways side by side",
         _money(f"worth in {words.months(float(result.case.horizon_months))}, {currency}", ends),
         rows,
         zero=True,
-        caption=f"The line is the interval that holds 95% of the draws. Doing nothing is worth 0: {against}.{alone}",
+        caption="The line is the interval that holds 95% of the draws. Doing nothing is worth 0: everything is "
+        f"compared with it.{ending}",
         description=f"{'; '.join(_in_words(way, currency) for way in ways)}.",
         width_pixels=_WIDTH,
     )
-    return report_chart(chart)
 
 
-def draws_chart(result: RoiResult) -> Chart:
+def draws_spec(result: RoiResult) -> Plot:
     """How often the draws give which value: what pays in one colour, what does not in the other."""
     currency = result.case.currency
     edges, counts = np.asarray(result.histogram.edges), np.asarray(result.histogram.counts)
@@ -145,7 +148,7 @@ def draws_chart(result: RoiResult) -> Chart:
             points.append((float(edges[1:][mask][-1]), 0.0))
             series.append(Series("", points, role, "columns"))
     low, high = (words.money(end, currency) for end in (result.tuned.value.low, result.tuned.value.high))
-    chart = Plot(
+    return Plot(
         "chart-draws",
         "How the draws fall",
         _money(f"worth in {words.months(float(result.case.horizon_months))}, {currency}", [edges[0], edges[-1]]),
@@ -156,7 +159,6 @@ def draws_chart(result: RoiResult) -> Chart:
         width_pixels=_WIDTH,
         height_pixels=240,
     )
-    return report_chart(chart)
 
 
 def _row_name(way: Priced) -> str:

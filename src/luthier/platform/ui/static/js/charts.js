@@ -115,11 +115,21 @@ function pointAt(points, x) {
   return points.findLast((point) => point[0] <= x);
 }
 
+// What an axis spans, as the server's drawing does it: all values, the ends that must be seen (`low`, `high`), and no
+// margin where the value cannot be (`least`, `most`). Without any of these ECharts chooses round numbers.
+function bounds({ low, high, least, most }) {
+  const near = (value, end, { min, max }) => (end !== null && Math.abs(value - end) < 0.3 * (max - min) ? end : null);
+  return {
+    min: low === null && least === null ? undefined : (of) => (low !== null ? Math.min(low, of.min) : near(of.min, least, of)),
+    max: high === null && most === null ? undefined : (of) => (high !== null ? Math.max(high, of.max) : near(of.max, most, of)),
+  };
+}
+
 function common(spec) {
   const muted = colour("muted"), rule = colour("rule");
   const axis = (title, part, isUp, scale) => ({
     type: scale === "log" ? "log" : "value", name: title, nameLocation: "middle", nameGap: isUp ? 46 : 28, scale: true,
-    min: part.low ?? undefined, max: part.high ?? undefined, inverse: part.is_reversed, show: part.is_shown,
+    ...bounds(part), inverse: part.is_reversed, show: part.is_shown,
     nameTextStyle: { color: muted }, axisLabel: { color: muted, hideOverlap: true, ...(part.ticks.length
       ? { customValues: part.ticks.map(([value]) => value), formatter: (value) => new Map(part.ticks).get(value) ?? "" } : { formatter: number }) },
     axisLine: { lineStyle: { color: rule } }, axisTick: { show: false }, splitLine: { lineStyle: { color: rule } },
@@ -170,9 +180,7 @@ function lines(entry) {
       sampling: isDots ? undefined : "lttb", large: isDots, showSymbol: points.length === 1, symbolSize: isDots ? 8 : 5, color: colour(series.role),
       symbol: series.mark === "square" ? "rect" : series.mark, itemStyle: series.is_open ? { color: "transparent", borderColor: colour(series.role) } : {},
       lineStyle: { width: isSmooth || series.is_faint ? 1 : 1.8, opacity: isSmooth ? 0.3 : series.is_faint ? 0.45 : 1, type: series.is_dashed ? "dashed" : "solid" }, silent: isSmooth, emphasis: { disabled: true },
-      markLine: n ? undefined : {
-        silent: true, symbol: "none", animation: false, data: marks,
-      },
+      markLine: n ? undefined : { silent: true, symbol: "none", animation: false, data: marks },
       markArea: n || !spec.spans.length ? undefined : {
         silent: true, animation: false, data: spec.spans.map((span) => [{ xAxis: span.low, itemStyle: { color: colour(span.role), opacity: 0.2 } }, { xAxis: span.high }]),
       },
@@ -197,7 +205,7 @@ function plot(entry) {
   return {
     ...base,
     grid: { left: 62, right: 16, top: spec.series.length > 1 ? 34 : 14, bottom: 44 },
-    legend: { show: spec.series.length > 1, top: 0, left: 0, type: "scroll", textStyle: { color: muted }, itemWidth: 14, itemHeight: 8, data: spec.series.map((series) => series.name).filter(Boolean) },
+    legend: { show: spec.series.length > 1, top: 0, left: 0, type: "scroll", textStyle: { color: muted }, itemWidth: 14, itemHeight: 8, data: spec.series.map((series) => series.name).filter(Boolean), formatter: (name) => spec.series.find((series) => series.name === name).shown || name },
     xAxis: { ...axis(xTitle, spec.x, false, spec.x.scale), splitLine: { show: false }, ...(spec.group ? { max: "dataMax" } : {}) },
     yAxis: axis(spec.y_title, spec.y, true, entry.isLog ? "log" : spec.y.scale),
     dataZoom: [{ type: "inside", xAxisIndex: 0, filterMode: "none", zoomOnMouseWheel: "shift", moveOnMouseWheel: false, ...entry.zoom }],
@@ -211,7 +219,7 @@ function plot(entry) {
         const lines = spec.series.filter((series) => series.name || spec.series.length === 1).flatMap((series) => {
           const point = named.get(series.name) ?? pointAt(shownPoints(spec, series.points), x);
           const where = point && point[0] !== x ? ` (${xName} ${number(point[0])})` : "";
-          return point ? [`${series.name || spec.title}: ${number(point[1])} ${spec.y.unit}${where}`] : [];
+          return point ? [`${series.shown || series.name || spec.title}: ${number(point[1])} ${spec.y.unit}${where}`] : [];
         });
         return [`${xName} ${number(x)}`, ...lines].join("\n");
       },
@@ -220,12 +228,12 @@ function plot(entry) {
   };
 }
 
-function rows(spec, series) {
+function rows(spec, series, right = 24) { // right: pixels for words behind the longest bar
   const { axis, base, muted } = common(spec);
   return {
     ...base,
-    grid: { left: 8, right: 24, top: 8, bottom: 40, containLabel: true },
-    xAxis: axis(spec.x_title, spec.x, false, spec.x.scale),
+    grid: { left: 8, right, top: 8, bottom: 40, containLabel: true },
+    xAxis: { ...axis(spec.x_title, spec.x, false, spec.x.scale), min: spec.ends[0], max: spec.ends[1] },
     yAxis: {
       type: "category", inverse: true, data: spec.rows.map((row) => row.name), axisTick: { show: false },
       axisLine: { show: false }, axisLabel: { color: colour("ink"), width: 150, overflow: "truncate" },
@@ -235,36 +243,39 @@ function rows(spec, series) {
 }
 
 const limitLine = ({ x, name }, muted) => ({
-  silent: true, symbol: "none", lineStyle: { color: muted, type: "dashed" },
-  data: [{ xAxis: x, label: { show: name !== "", formatter: name, color: muted } }],
+  silent: true, symbol: "none", lineStyle: { color: muted, type: "dashed" }, data: [{ xAxis: x, label: { show: name !== "", formatter: name, color: muted } }],
 });
 
 function intervals({ spec }) {
   return rows(spec, (base, muted) => [{
-    type: "custom", encode: { x: [1, 2, 3], y: 0 },
-    data: spec.rows.map((row, n) => [n, row.value, row.low, row.high]),
+    type: "custom", encode: { x: [1, 2, 3], y: 0 }, data: spec.rows.map((row, n) => [n, row.value, row.low, row.high]),
     tooltip: { ...base.tooltip, formatter: ({ value }) => `${spec.rows[value[0]].name}\n${number(value[1])} [${number(value[2])}, ${number(value[3])}] ${spec.x.unit}` },
     renderItem: (_, api) => {
       const row = api.value(0), at = (value) => api.coord([value, row]);
       const [low, middle, high] = [at(api.value(2)), at(api.value(1)), at(api.value(3))];
       const shown = colour(spec.rows[row].role);
-      return { type: "group", children: [
-        { type: "line", shape: { x1: low[0], y1: low[1], x2: high[0], y2: high[1] }, style: { stroke: shown, lineWidth: 3 } },
-        { type: "circle", shape: { cx: middle[0], cy: middle[1], r: 5 }, style: { fill: shown } },
-      ] };
+      const whisker = { type: "line", shape: { x1: low[0], y1: low[1], x2: high[0], y2: high[1] }, style: { stroke: shown, lineWidth: 3 } };
+      return { type: "group", children: [whisker, { type: "circle", shape: { cx: middle[0], cy: middle[1], r: 5 }, style: { fill: shown } }] };
     },
     markLine: spec.limit ? limitLine(spec.limit, muted) : spec.zero ? limitLine({ x: 0, name: "" }, muted) : undefined,
   }]);
 }
 
 function bars({ spec }) {
+  const wordsOf = (row) => row.words || number(row.value), longest = Math.max(...spec.rows.map((row) => wordsOf(row).length));
   return rows(spec, (base, muted) => [{
-    type: "bar", barMaxWidth: 20,
-    data: spec.rows.map((row) => ({ value: row.value, itemStyle: { color: colour(row.role) } })),
+    type: "bar", barMaxWidth: 20, data: spec.rows.map((row) => ({ value: row.value, itemStyle: { color: colour(row.role) } })),
     tooltip: { ...base.tooltip, formatter: ({ dataIndex, value }) => `${spec.rows[dataIndex].name}\n${spec.rows[dataIndex].words || `${number(value)} ${spec.x.unit}`}` },
-    label: { show: true, position: "right", color: muted, formatter: ({ dataIndex, value }) => spec.rows[dataIndex].words || number(value) },
+    label: { show: true, position: "right", color: muted, formatter: ({ dataIndex }) => (spec.rows[dataIndex].interval ? "" : wordsOf(spec.rows[dataIndex])) },
     markLine: spec.limit ? limitLine(spec.limit, muted) : undefined,
-  }]);
+  }, { // intervals; their words are behind them, since they reach further than the bar
+    type: "custom", silent: true, z: 3, encode: { x: [1, 2], y: 0 }, data: spec.rows.flatMap((row, n) => (row.interval ? [[n, ...row.interval]] : [])),
+    renderItem: (_, api) => {
+      const n = api.value(0), [[x1, y1], [x2, y2]] = [1, 2].map((end) => api.coord([api.value(end), n]));
+      const text = { text: wordsOf(spec.rows[n]), fill: muted, x: x2 + 5, y: y2, verticalAlign: "middle", fontSize: 12 };
+      return { type: "group", children: [{ type: "line", shape: { x1, y1, x2, y2 }, style: { stroke: colour("ink"), lineWidth: 1.4 } }, { type: "text", style: text }] };
+    },
+  }], Math.min(150, 16 + 6.7 * longest));
 }
 
 // A line for each thing over columns that each have a scale of their own; a stretch of a column that is dragged over
@@ -307,10 +318,8 @@ function matrix({ spec }) {
       renderItem: (_, api) => {
         const [x, y] = api.coord([api.value(0), api.value(1)]), [width, height] = api.size([1, 1]).map((size) => size - 2);
         const text = { text: String(api.value(3)), fill: colour("ink"), x, y, align: "center", verticalAlign: "middle", fontSize: 12 };
-        return { type: "group", children: [
-          { type: "rect", shape: { x: x - width / 2, y: y - height / 2, width, height }, style: { fill: shown, opacity: 0.65 * api.value(2) } },
-          { type: "text", style: text },
-        ] };
+        const box = { type: "rect", shape: { x: x - width / 2, y: y - height / 2, width, height }, style: { fill: shown, opacity: 0.65 * api.value(2) } };
+        return { type: "group", children: [box, { type: "text", style: text }] };
       },
     }],
   };

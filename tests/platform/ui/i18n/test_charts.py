@@ -1,0 +1,45 @@
+"""Charts of pages in another language: words and numbers, but not what people have named."""
+
+from __future__ import annotations
+
+import re
+
+from luthier.ml.charts.spec import Axis, Bar, Bars, Cell, Mark, Matrix, Note, Plot, Series
+from luthier.platform.ui.i18n.environments import translated_environment
+from luthier.platform.ui.render import environment
+
+GERMAN = translated_environment(environment(), "de")
+
+
+def drawn_words(chart: object) -> list[str]:
+    svg = str(GERMAN.filters["drawn_chart"](chart))
+    return re.findall(r"<(?:text|title|desc)[^>]*>([^<]*)<", svg)
+
+
+def test_a_chart_is_translated_with_its_numbers() -> None:
+    rows = [Bar("tuned model", 0.25, "0.25", interval=(0.2, 0.35)), Bar("untuned model", 0.125)]
+    chart = Bars("k", "Accuracy", Axis("", high=0.5), rows, limit=Mark(0.5, "asked for: 0.5"))
+    found = drawn_words(chart)
+    for word in ("Genauigkeit", "angepasstes Modell", "0,25", "0,125", "0,1", "verlangt: 0,5"):
+        assert word in found
+    assert not [word for word in found if re.search(r"\d\.\d", word)]
+
+
+def test_ticks_and_notes_are_texts_too() -> None:
+    axis = Axis("", ticks=[(0.0, "0"), (1500.0, "1.5k")])
+    chart = Plot(
+        "k", "t", Axis("step"), axis, [Series("", [(0, 0), (1, 1500)])], notes=[Note(1, 1, "paid back: never")]
+    )
+    found = drawn_words(chart)
+    assert "1,5k" in found
+    assert "Amortisationszeit: nie" in found
+
+
+def test_labels_of_people_are_left_alone() -> None:
+    matrix = Matrix(
+        "k", "t", Axis("given"), Axis("true"), ["open", "1.5"], ["open", "1.5"], [[Cell(1.0, "0.5")] * 2] * 2
+    )
+    found = drawn_words(matrix)
+    assert found.count("open") == 2
+    assert found.count("1.5") == 2
+    assert "0,5" in found
