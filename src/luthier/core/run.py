@@ -10,6 +10,7 @@ from typing import Literal, Self, cast, get_args
 from pydantic import Field
 
 from luthier.core.cost import Estimate
+from luthier.core.data_stream import StreamCounts
 from luthier.core.frozen_model import FrozenModel
 
 StopCause = Literal["completed", "early_stopping", "budget", "interrupted", "rung", "hopeless", "unknown"]
@@ -273,6 +274,7 @@ class TrainResult(FrozenModel):
             kept.
         fit: what the losses say of learning by heart or too little; None while the run is not done.
         first_step: None for a run without a step, and for runs of before it was kept.
+        stream: what was read of training rows that are streamed; None of all others.
     """
 
     status: RunStatus
@@ -302,6 +304,7 @@ class TrainResult(FrozenModel):
     bill: Bill | None = None
     fit: Fit | None = None
     first_step: FirstStep | None = None
+    stream: StreamCounts | None = None
 
 
 class RunRecord(FrozenModel):

@@ -232,6 +232,12 @@ def rows_of_run(context: Context, run_id: str) -> Sequence[Example]:
         ConflictError: Their file is missing or has changed.
     """
     plan = context.runs.plan(run_id)
+    if plan.data.stream is not None:
+        raise ConflictError(
+            f"the training rows of run {run_id} were streamed and are not kept",
+            expected="a run whose training rows can be read again: held-out rows are checked against them",
+            do="name the held-out rows in the recipe of a streamed run: rows that are also in them are not trained on",
+        )
     path = Path(plan.data.train.file)
     if plan.data.sources:
         path = _train_file(context, plan, run_id)

@@ -307,6 +307,7 @@ def plan_lines(run_id: str, plan: Plan) -> list[str]:
         *([f"run {run_id}, plan {plan.hash[:12]}"] if run_id else ()),
         f"  rows       {rows}",
         *(f"  source     {one.split.replace('_', '-')} {visible(one.summary)}" for one in data.sources),
+        *([f"  stream     {data.stream.summary}"] if data.stream else ()),
         *(f"  columns    {visible(note)}" for note in data_notes(data)),
         *_replay_line(data),
         *(

@@ -114,6 +114,7 @@ def train(
     meter = meter or Meter(plan.budget)
     checkpoints = SharedCheckpoints(world, folder, optimizer.weight_state())
     state = saved = _resume(plan, model, optimizer, average, checkpoints, world, warn)
+    schedule.resume_at(state.stream)
     if not meter.at_least(state.seconds, state.num_tokens):
         warn(state.step, "ledger_lost", _LEDGER_LOST)
     emit(RunStarted(from_step=state.step, num_steps=p.num_steps))
@@ -134,7 +135,8 @@ def train(
             warn(state.step, "replicas_differ", _REPLICAS_DIFFER)
             world.broadcast_tensors(held)
             optimizer.round_into_model()
-        path, num_bytes = checkpoints.save(state, weights, moments, model.method.state() | average.state())
+        placed = state.model_copy(update={"stream": schedule.position(state.step)})
+        path, num_bytes = checkpoints.save(placed, weights, moments, model.method.state() | average.state())
         saved = state
         emit(CheckpointSaved(step=state.step, path=str(path), num_bytes=num_bytes))
 

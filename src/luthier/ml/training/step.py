@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import torch
 
 from luthier.core.data_sources import SourcePlan, source_place
+from luthier.core.data_stream import StreamPosition
 from luthier.core.events import PLAIN_LOSS, REPLAY_LOSS, ROUTER_LOSS, TASK_LOSS, StepDone, ValidationDone
 from luthier.core.plan import Plan
 from luthier.core.ports import Progress
@@ -173,12 +174,16 @@ class StepSchedule(Protocol):
     Attributes:
         share: the part of the step that one of several ranks trains.
         shared_tokens: the shared prefixes of a micro-batch (`collate`): none, one for all its rows, or one per unit.
+        position: where the rows of a step are, of rows that are streamed; None of all others.
+        resume_at: goes on from such a position.
     """
 
     def step(self, step: int) -> tuple[tuple[int, ...], ...]: ...
     def share(self, step: int, rank: int, size: int) -> tuple[tuple[int, ...], ...]: ...
     def shared_tokens(self, micro_batch: Sequence[int]) -> tuple[int, ...]: ...
     def epoch_of(self, step: int) -> float: ...
+    def position(self, step: int) -> StreamPosition | None: ...
+    def resume_at(self, position: StreamPosition | None) -> None: ...
 
 
 def _drawn(
@@ -241,7 +246,8 @@ def one_step(
             optimizer.collect()  # into fp32 sums: bf16 would drop small micro-batch gradients next to a large sum
             sums.add(losses, batch)
     for _ in range(num_missing):  # sharded weights are gathered in every pass: ranks must make equally many
-        idle_pass(model, units[0]).backward()
+        # A unit of this step: of streamed rows others would have to be read.
+        idle_pass(model, whole[-1][-1]).backward()
         optimizer.collect()
     world.sum_gradients(optimizer.gradients)  # once a step: gradients cross the network as fp32 sums
     sums = sums.over(world)  # from here on loss and counts are those of the whole global batch, the same on all ranks

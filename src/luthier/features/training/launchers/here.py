@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from luthier.core.data_stream import StreamCounts
 from luthier.core.events import Event, WarningRaised
 from luthier.core.plan import Plan
 from luthier.core.ports import EventSink, Progress, SilentProgress
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from luthier.ml.training.model import TrainableModel
     from luthier.ml.training.objective_protocol import Batch, Objective, Unit
     from luthier.ml.training.sample_prompts import AnswerSamples
+    from luthier.ml.training.step import StepSchedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,14 +142,17 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
     _prepare(objective, model, units, hooks, world)
     validation = schedules.of_validation(prepared, shares_prefix=shares, packs=packs)
     listening = stop_signals(lambda: pause_notice(hooks)) if hooks.stop_requested is None else None
-    with listening or nullcontext(hooks.stop_requested or _nobody) as stop_requested:
+    with (
+        listening or nullcontext(hooks.stop_requested or _nobody) as stop_requested,
+        schedules.of_run(prepared, shares_prefix=shares, packs=packs, folder=hooks.folder) as (trained_units, schedule),
+    ):
         outcome = train(
             plan,
             model,
             objective,
-            prepared.trained_units,
+            trained_units,
             validation,
-            schedules.of_training(prepared, shares_prefix=shares, packs=packs),
+            schedule,
             CheckpointStore(hooks.folder / "checkpoints", training.keep_checkpoints),
             emit=hooks.emit,
             stop_requested=stop_requested,
@@ -157,13 +162,27 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
             snapshot=_snapshots(plan, hooks),
             samples=_samples(prepared, hooks, world, spreads=spreads),
         )
+        counts = _streamed(prepared, schedule, outcome, hooks)
     _finish(objective, model, validation, outcome, world)
     hooks.meter.begin("saving")
     # A collective call: every rank must reach it, also where it keeps nothing.
     peaks = world.gather(str(device.device_peak_memory_bytes(world.device)))
     if spreads:
         model = _made_whole(plan, model, world)
-    return _result(hooks.folder, plan, model, outcome, max(map(int, peaks)), is_kept=world.is_first)
+    result = _result(hooks.folder, plan, model, outcome, max(map(int, peaks)), is_kept=world.is_first)
+    return result if counts is None else result.model_copy(update={"stream": counts})
+
+
+def _streamed(prepared: Prepared, schedule: StepSchedule, outcome: LoopOutcome, hooks: Hooks) -> StreamCounts | None:
+    """What was read of a stream, with a warning about rows that were left out or cut; None of other rows."""
+    from luthier.ml.data.stream.schedule import StreamSchedule
+
+    if prepared.train.stream is None or not isinstance(schedule, StreamSchedule):
+        return None
+    counts = schedule.counts(outcome.state.step)
+    if counts.num_dropped or counts.num_truncated or counts.num_left_out or counts.num_empty_shards:
+        hooks.emit(WarningRaised(step=outcome.state.step, code="streamed_rows", message=counts.summary))
+    return counts
 
 
 def _prepare(objective: Objective, model: TrainableModel, units: Sequence[Unit], hooks: Hooks, world: World) -> None:
