@@ -68,8 +68,8 @@ class StreamPlan(FrozenModel):
     def _rows(self) -> str:
         if self.num_rows is None:
             return "number of rows unknown"
-        low, high = (round(one) for one in self.num_rows)
-        return f"{low:,} rows" if low == high else f"about {low:,} to {high:,} rows (95% interval)"
+        low, high = self.num_rows
+        return f"{low:,.0f} rows" if low == high else f"about {low:,.0f} to {high:,.0f} rows (95% interval)"
 
 
 class LanePlace(FrozenModel):
@@ -142,6 +142,12 @@ class StreamCounts(FrozenModel):
         if self.num_waiting:
             parts.append(f"{self.num_waiting:,} read for the next steps")
         return "; ".join(parts)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The counts, where something was left out, cut or passed over."""
+        is_whole = not (self.num_dropped or self.num_truncated or self.num_left_out or self.num_empty_shards)
+        return () if is_whole else (self.summary,)
 
 
 class StreamPosition(FrozenModel):

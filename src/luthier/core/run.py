@@ -223,7 +223,7 @@ class FirstStep(FrozenModel):
             tokens; None for objectives that weigh otherwise.
         num_trained_tokens: learned tokens of all rows of the step.
         precision: what it was computed in.
-        example_ids: as `luthier data preview` names them, in the order of the rows.
+        example_ids: as `luthier data preview` names them, in the order of the rows; empty where they are streamed.
         noise: settings that draw random numbers for this loss (`training.neftune_alpha`, dropouts of the model's own
             config): where there are any, the loss is of one draw.
         router_loss: of the routers of a mixture of experts, before its coefficient, which `loss` is without; None where

@@ -299,6 +299,8 @@ def plan_lines(run_id: str, plan: Plan) -> list[str]:
     # A split that is missing is shown as "none": that nothing is evaluated must be seen.
     splits = {"train": data.train, "validation": data.validation, "held-out": data.held_out}
     rows = ", ".join(_rows(name, found) for name, found in splits.items())
+    if data.stream is not None:
+        rows = rows.replace("train ", "train about ", 1)
     # Says at a glance whether an adapter or the whole model is trained.
     share = method.num_trainable_parameters / plan.base_model.num_parameters
     what = _what_is_trained(method)

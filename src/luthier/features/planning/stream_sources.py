@@ -1,18 +1,22 @@
 """The sources of a stream before it begins: their files are listed, and what identifies their content is noted.
 
 A file of this machine is known by its digest, a remote one by the revision of its source. Each remote file is
-downloaded when it is read, into the cache of the home; its digest is compared each time.
+downloaded when it is read, or in the background while the one before it is; its digest is compared each time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.data_sources import SourceFile, SourcePlan, SourceRecipe, is_remote
+from luthier.core.errors import BusyError
 from luthier.core.ids import sha256_file
+from luthier.core.ports import SilentProgress
+from luthier.core.system.process_setup import start_daemon
 from luthier.features.planning.data_cache import make_room
 from luthier.platform.home.context import Context
 
@@ -127,10 +131,24 @@ def _remote(context: Context, number: int, name: str, path: str) -> _Files:
 
         return opened
 
+    def prefetcher(place: int) -> Callable[[], None]:
+        quiet = FileFetcher(listing, folder, SilentProgress())
+
+        def fetch() -> None:
+            with suppress(Exception):  # the same happens, and is reported, when the file is opened
+                quiet.fetch(place)
+
+        return lambda: None if quiet.is_there(place) else _in_background(fetch)
+
     shown = [file if is_one else f"{name}/{file}" for file in listing.names]
-    shards = tuple(Shard(number, one, opener(place, one)) for place, one in enumerate(shown))
+    shards = tuple(Shard(number, one, opener(place, one), prefetcher(place)) for place, one in enumerate(shown))
     files = tuple(
         SourceFile(name=file, sha256="", num_bytes=size or 0, num_rows=0)
         for file, size in zip(listing.names, listing.sizes, strict=True)
     )
     return shards, files, listing.sizes, listing.revision
+
+
+def _in_background(fetch: Callable[[], None]) -> None:
+    with suppress(BusyError):  # no more threads: the file is fetched when it is opened
+        start_daemon(fetch, "prefetch of a shard")

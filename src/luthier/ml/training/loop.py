@@ -36,7 +36,7 @@ from luthier.ml.training.model import TrainableModel
 from luthier.ml.training.objective_protocol import Batch, Objective, Unit, rows_of
 from luthier.ml.training.optimizer import MasterOptimizer, WeightAverage, all_but_averages, averages_in
 from luthier.ml.training.sample_prompts import AnswerSamples
-from luthier.ml.training.step import StepSchedule, one_step, validate
+from luthier.ml.training.step import RunSchedule, one_step, validate
 
 _BILLS_A_RUN = 20
 _REPLICAS_DIFFER = "the processes' weights have drifted apart, as they do on unlike machines: all copy rank 0's"
@@ -78,7 +78,7 @@ def train(
     objective: Objective,
     units: Sequence[Unit],
     validation: Sequence[Batch],
-    schedule: StepSchedule,
+    schedule: RunSchedule,
     folder: CheckpointFolder,
     *,
     emit: EventSink,

@@ -174,14 +174,22 @@ class StepSchedule(Protocol):
     Attributes:
         share: the part of the step that one of several ranks trains.
         shared_tokens: the shared prefixes of a micro-batch (`collate`): none, one for all its rows, or one per unit.
-        position: where the rows of a step are, of rows that are streamed; None of all others.
-        resume_at: goes on from such a position.
     """
 
     def step(self, step: int) -> tuple[tuple[int, ...], ...]: ...
     def share(self, step: int, rank: int, size: int) -> tuple[tuple[int, ...], ...]: ...
     def shared_tokens(self, micro_batch: Sequence[int]) -> tuple[int, ...]: ...
     def epoch_of(self, step: int) -> float: ...
+
+
+class RunSchedule(StepSchedule, Protocol):
+    """The steps of a whole run, which may be resumed.
+
+    Attributes:
+        position: where the rows of a step are, of rows that are streamed; None of all others.
+        resume_at: goes on from such a position.
+    """
+
     def position(self, step: int) -> StreamPosition | None: ...
     def resume_at(self, position: StreamPosition | None) -> None: ...
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,15 @@ import pytest
 from tests.fixtures.service import chat_row, write_rows
 
 from luthier.core.errors import DataError
-from luthier.core.events import StepDone, WarningRaised
+from luthier.core.events import StepDone
+from luthier.features.planning import stream_sources, streamed_rows
 from luthier.features.recipes.service import load_recipe
 from luthier.features.training import service as training_module
 from luthier.features.training.service import TrainOutcome, resume, train
+from luthier.ml.data.files import bounded_folder
 from luthier.ml.training.checkpoint import CheckpointStore
 from luthier.platform.home.context import Context
+from luthier.testing.hub_server import Hub, serving
 
 MakeRecipe = Callable[..., Path]
 TRAINING: dict[str, Any] = {
@@ -124,11 +128,7 @@ def test_a_run_shows_what_was_read_and_what_was_left_out(context: Context, make_
     run_id, result = outcome.record.run_id, outcome.record.result
     assert result is not None
     assert result.stream is not None
-    (warning,) = [
-        event for event in context.runs.events(run_id)
-        if isinstance(event, WarningRaised) and event.code == "streamed_rows"
-    ]  # fmt: skip
-    assert warning.message == result.stream.summary
+    assert result.stream.summary in result.warnings
     assert outcome.as_json()["stream"]["num_examples"] == 24
     report = json.loads((context.settings.run_folder(run_id) / "report.json").read_text())
     assert report["run"]["result"]["stream"]["num_rows"] == result.stream.num_rows
@@ -139,11 +139,45 @@ def test_a_run_shows_what_was_read_and_what_was_left_out(context: Context, make_
     assert (result.first_step.example_ids, result.first_step.num_trained_tokens > 0) == ((), True)
 
 
+def test_a_dataset_of_the_hub_is_trained_as_it_arrives_and_resumed_without_the_cache(
+    context: Context, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streamed_rows, "NUM_SAMPLED", 4)
+    monkeypatch.setattr(context, "settings", context.settings.model_copy(update={"remote_data_cache_bytes": 0}))
+    monkeypatch.setattr(bounded_folder, "IN_USE_SECONDS", 0.0)
+    monkeypatch.setattr(stream_sources, "_in_background", lambda fetch: fetch())
+    files = {
+        f"train-{place}.jsonl": "".join(json.dumps(chat_row(n)) + "\n" for n in range(start, start + 7)).encode()
+        for place, start in enumerate((0, 7, 14))
+    }
+    served = Hub(files, repo="org/talks", kind="dataset")
+    recipe = make_recipe(
+        data={"train": "hub:org/talks", "streaming": True, "shuffle_buffer": 5},
+        training=TRAINING | {"batch_order": "shuffled"},
+        evaluation={"few_shot": 0},
+    )
+    with serving(served) as address:
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+        whole = run(context, recipe)
+        stored = list((context.settings.remote_data_folder / "files").iterdir())
+        assert len(stored) <= 2, "of three shards the one that is read is left, and the one that comes next"
+        with monkeypatch.context() as during:
+            killed_after(during, 3)
+            with pytest.raises(KeyboardInterrupt):
+                run(context, recipe)
+        shutil.rmtree(context.settings.remote_data_folder)
+        done = resume(context, paused_run(context))
+    assert done.as_json()["adapter_sha256"] == whole.as_json()["adapter_sha256"]
+    assert whole.record.result is not None
+    assert whole.record.result.stream is not None
+    assert (whole.record.result.stream.num_rows, whole.record.result.stream.num_epochs) == (32, 1)
+
+
 def test_a_schema_that_changes_in_the_middle_ends_a_run_that_keeps_its_checkpoint(
     context: Context, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from luthier.features.planning import streamed_rows
-
     monkeypatch.setattr(streamed_rows, "NUM_SAMPLED", 4)
     recipe = streamed(make_recipe, batch_order="as_given")
     document = recipe.read_text().replace("  shuffle_buffer: 5\n", "")

@@ -76,7 +76,9 @@ def test_a_file_that_was_removed_from_the_cache_is_fetched_again_and_must_be_the
     shutil.rmtree(tmp_path / "files")
     # The same size and the same name at the same commit: a hub that is broken or hostile.
     hub.files["train-0.jsonl"] = content[::-1]
-    with pytest.raises(DataSourceError, match=r"train-0\.jsonl of hub:org/talks has digest \w+, and had \w+ before"):
+    with pytest.raises(
+        DataSourceError, match=r"train-0\.jsonl of hub:org/talks@\w+ has digest \w+, and had \w+ before"
+    ):
         fetcher_of(tmp_path, f"hub:org/talks@{COMMIT}").fetch(0)
 
 

@@ -6,6 +6,8 @@ import gzip
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,7 +26,10 @@ MEMORY = 1 << 24
 
 def write_jsonl(path: Path, numbers: Sequence[int]) -> None:
     # A blank line between two rows is none, and letters beyond ASCII have several bytes.
-    path.write_text("".join(json.dumps({"n": n, "text": "ü" * (n % 7)}, ensure_ascii=False) + "\n\n" for n in numbers))
+    path.write_text(
+        "".join(json.dumps({"n": n, "text": "ü" * (n % 7)}, ensure_ascii=False) + "\n\n" for n in numbers),
+        encoding="utf-8",
+    )
 
 
 def write_gzip(path: Path, numbers: Sequence[int]) -> None:
@@ -192,3 +197,13 @@ def test_a_position_names_places_alone(tmp_path: Path) -> None:
     position = records.position()
     assert position.refill_lanes == (LanePlace(),)
     assert "ü" not in position.model_dump_json()
+
+
+def test_the_next_shard_is_fetched_while_one_is_read(tmp_path: Path) -> None:
+    asked: list[str] = []
+    lane = tuple(replace(shard, prefetch=partial(asked.append, shard.name)) for shard in shards(tmp_path, (3, 3, 3)))
+    records = stream([lane], size=1)
+    numbers(records, 1)
+    assert asked == ["0-1.jsonl"]
+    numbers(records, 7)
+    assert asked == ["0-1.jsonl", "0-2.jsonl"]

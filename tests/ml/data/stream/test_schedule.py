@@ -15,7 +15,6 @@ from luthier.core.errors import DataError, OverlongError, WorkError
 from luthier.core.ports import SilentProgress
 from luthier.core.recipe import OrderName
 from luthier.ml.data.rows.formats import load_file
-from luthier.ml.data.stream import schedule as schedule_module
 from luthier.ml.data.stream.reading import RecordStream, Shard
 from luthier.ml.data.stream.rows import RowTokeniser, SourceShape
 from luthier.ml.data.stream.schedule import StreamSchedule
@@ -58,7 +57,13 @@ def schedule_of(
     left_out: frozenset[str] = frozenset(),
     folder: Path | None = None,
 ) -> StreamSchedule:
-    records = RecordStream([(Shard(0, file.name, opener(file)),)], None, seed=1, buffer_size=8, memory_bytes=1 << 24)
+    records = RecordStream(
+        [(Shard(0, file.name, opener(file)),)],
+        None,
+        seed=1,
+        buffer_size=1 if order == "as_given" else 8,
+        memory_bytes=1 << 24,
+    )
     shape = SourceShape("prompt_completion", "its fields are prompt and completion", {})
     tokeniser = RowTokeniser(
         [shape],
@@ -191,7 +196,7 @@ def test_a_forked_process_reads_the_rows_of_a_step_from_the_window(
     expected = [
         (parent.step(step), [parent.units[number] for number in range(4 * step, 4 * step + 4)]) for step in (0, 1)
     ]
-    monkeypatch.setattr(schedule_module.os, "getpid", lambda: -1)
+    monkeypatch.setattr(worker, "_owner", -1)
     assert (worker.step(1), worker.units[4:8]) == expected[1]
     with pytest.raises(WorkError, match="has read window 1 of its stream"):
         worker.step(2)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from luthier.ml.training.model import TrainableModel
     from luthier.ml.training.objective_protocol import Batch, Objective, Unit
     from luthier.ml.training.sample_prompts import AnswerSamples
-    from luthier.ml.training.step import StepSchedule
+    from luthier.ml.training.step import RunSchedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +162,7 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
             snapshot=_snapshots(plan, hooks),
             samples=_samples(prepared, hooks, world, spreads=spreads),
         )
-        counts = _streamed(prepared, schedule, outcome, hooks)
+        counts = _streamed(prepared, schedule, outcome)
     _finish(objective, model, validation, outcome, world)
     hooks.meter.begin("saving")
     # A collective call: every rank must reach it, also where it keeps nothing.
@@ -170,19 +170,18 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
     if spreads:
         model = _made_whole(plan, model, world)
     result = _result(hooks.folder, plan, model, outcome, max(map(int, peaks)), is_kept=world.is_first)
-    return result if counts is None else result.model_copy(update={"stream": counts})
+    if counts is None:
+        return result
+    return result.model_copy(update={"stream": counts, "warnings": (*result.warnings, *counts.warnings)})
 
 
-def _streamed(prepared: Prepared, schedule: StepSchedule, outcome: LoopOutcome, hooks: Hooks) -> StreamCounts | None:
-    """What was read of a stream, with a warning about rows that were left out or cut; None of other rows."""
+def _streamed(prepared: Prepared, schedule: RunSchedule, outcome: LoopOutcome) -> StreamCounts | None:
+    """What was read of a stream; None of other rows."""
     from luthier.ml.data.stream.schedule import StreamSchedule
 
     if prepared.train.stream is None or not isinstance(schedule, StreamSchedule):
         return None
-    counts = schedule.counts(outcome.state.step)
-    if counts.num_dropped or counts.num_truncated or counts.num_left_out or counts.num_empty_shards:
-        hooks.emit(WarningRaised(step=outcome.state.step, code="streamed_rows", message=counts.summary))
-    return counts
+    return schedule.counts(outcome.state.step)
 
 
 def _prepare(objective: Objective, model: TrainableModel, units: Sequence[Unit], hooks: Hooks, world: World) -> None:

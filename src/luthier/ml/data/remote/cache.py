@@ -222,6 +222,11 @@ class FileFetcher:
             shutil.rmtree(incoming, ignore_errors=True)
             return made
 
+    def is_there(self, number: int) -> bool:
+        """Whether a file is on this machine; its digest is not compared."""
+        digest = self._digest(number)
+        return digest is not None and (self._folder / "files" / digest / self._listing.names[number]).is_file()
+
     def _there(self, number: int) -> FetchedFile | None:
         return _known_file(self._folder, self._digest(number), self._listing.names[number])
 

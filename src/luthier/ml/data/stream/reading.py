@@ -24,11 +24,13 @@ class Shard:
         source: place of its source in the list of sources.
         name: what messages call it.
         open: makes sure that it is on this machine and unchanged; None where it is empty.
+        prefetch: begins to bring it to this machine in the background; whether that fails shows when it is opened.
     """
 
     source: int
     name: str
     open: Callable[[], Source | None]
+    prefetch: Callable[[], None] = lambda: None
 
 
 class _Lane:
@@ -70,6 +72,8 @@ class _Lane:
             if self._records is None:
                 shard = self._shards[self._order[self._at]]
                 source = shard.open()
+                for following in self._order[self._at + 1 : self._at + 2]:
+                    self._shards[following].prefetch()
                 self._records = iter(()) if source is None else records_from(source, self._inside, shard.source)
             found = next(self._records, None)
             if found is not None:

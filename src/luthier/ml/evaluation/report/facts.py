@@ -413,7 +413,8 @@ def resume_command(record: RunRecord) -> str:
 def eval_command(record: RunRecord, plan: Plan, held_out: str) -> str:
     """The command that evaluates this run against its base model, with the few-shot examples of the plan."""
     words: Sequence[str] = ["luthier", "eval", record.run_id, "--data", held_out, "--against", plan.base_model.name]
-    if plan.evaluation.few_shot:
+    # Streamed rows are no file that could be named.
+    if plan.evaluation.few_shot and plan.data.stream is None:
         shots = ["--few-shot", str(plan.evaluation.few_shot), "--few-shot-from", plan.data.train.file]
         words = [*words, *shots]
     return shlex.join(words)
