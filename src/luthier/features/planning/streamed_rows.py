@@ -19,11 +19,13 @@ from luthier.core.dataset import DatasetProfile, Example, Overlong, TokenisedExa
 from luthier.core.errors import DataError, RecipeError
 from luthier.core.ids import sha256_document
 from luthier.core.plan import Plan
+from luthier.core.ports import Progress
 from luthier.core.recipe import Recipe
 from luthier.features.planning.stream_sources import pinned_source
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
+    from luthier.ml.data.files.spill import Spill
     from luthier.ml.data.rows.formats import LoadedFile
     from luthier.ml.data.stream.reading import Shard
     from luthier.ml.data.stream.rows import RowTokeniser, SourceShape
@@ -112,6 +114,33 @@ class StreamedRows:
         from luthier.ml.data.text.normalise import content_key
 
         return replace(self, left_out=frozenset(content_key(example) for rows in splits for example in rows))
+
+    def all_examples(self, spill: Spill, progress: Progress) -> Sequence[Example]:
+        """Every row once, without those of other splits, for what compares with all training rows.
+
+        Args:
+            spill: The budget of memory, and where rows beyond it go.
+            progress: Shows the reading.
+
+        Raises:
+            DataError: A row that cannot be read.
+            StorageFullError: The rows need more disk than there is.
+        """
+        from luthier.ml.data.rows.formats import example_writer
+        from luthier.ml.data.stream.records import Place, records_from
+        from luthier.ml.data.stream.rows import mapped
+        from luthier.ml.data.text.normalise import content_key
+
+        found = example_writer(spill)
+        with progress.task("Reading streamed rows", total=None, unit="rows") as task:
+            for shard in (shard for lane in self.lanes for shard in lane):
+                source = shard.open()
+                for record, _ in () if source is None else records_from(source, Place(), shard.source):
+                    example = mapped(record, self.shapes[record.source])
+                    if not self.left_out or content_key(example) not in self.left_out:
+                        found.append(example)
+                    task.advance()
+        return found.sequence()
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from luthier.features.planning.evaluation_plan import rows_of_run
 from luthier.features.planning.format import plan_lines
 from luthier.features.planning.service import make_plan, prepare, prepare_again
 from luthier.features.recipes.service import load_recipe
+from luthier.features.workflows.retraining.rows import rows_of_run as rows_to_retrain
 from luthier.platform.home.context import Context
 from luthier.testing.hub_server import COMMIT, Hub, serving
 
@@ -218,12 +219,26 @@ def record_of(run_id: str, plan: Plan, status: str = "paused") -> RunRecord:
     )
 
 
-def test_rows_that_are_not_kept_cannot_be_compared_with(context: Context, make_recipe: MakeRecipe) -> None:
-    plan = planned(context, streamed(make_recipe))
+def test_held_out_rows_are_compared_with_all_streamed_rows(
+    context: Context, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streamed_rows, "NUM_SAMPLED", 10)
+    recipe = streamed(make_recipe, train=[{"path": "train.jsonl"}, {"path": "more.jsonl"}], held_out="test.jsonl")
+    write_rows(recipe.parent / "more.jsonl", [chat_row(n) for n in range(300, 305)])
+    write_rows(recipe.parent / "test.jsonl", [chat_row(39), chat_row(304)])
+    plan = planned(context, recipe)
     run_id = "run-20261130-000000-aaaaaa"
     context.runs.create(record_of(run_id, plan), plan, "default")
-    with pytest.raises(ConflictError, match=f"training rows of run {run_id} were streamed and are not kept"):
+    lines = [example.id for example in rows_of_run(context, run_id)]
+    assert lines == [f"train.jsonl:{n}" for n in range(1, 40)] + [f"more.jsonl:{n}" for n in range(1, 5)]
+    write_rows(recipe.parent / "more.jsonl", [chat_row(300)])
+    with pytest.raises(ConflictError, match=f"streamed training rows of run {run_id} have changed"):
         rows_of_run(context, run_id)
+    (recipe.parent / "more.jsonl").unlink()
+    with pytest.raises(ConflictError, match=r"cannot be read again: .*more"):
+        rows_of_run(context, run_id)
+    with pytest.raises(ConflictError, match="was trained on streamed rows, which are not kept"):
+        rows_to_retrain(context, plan.recipe)
 
 
 def test_the_cache_keeps_what_a_run_needs_and_removes_what_was_used_longest_ago(

@@ -177,10 +177,11 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
 
 def _streamed(prepared: Prepared, schedule: RunSchedule, outcome: LoopOutcome) -> StreamCounts | None:
     """What was read of a stream; None of other rows."""
+    if prepared.train.stream is None:
+        return None
     from luthier.ml.data.stream.schedule import StreamSchedule
 
-    if prepared.train.stream is None or not isinstance(schedule, StreamSchedule):
-        return None
+    assert isinstance(schedule, StreamSchedule)
     return schedule.counts(outcome.state.step)
 
 

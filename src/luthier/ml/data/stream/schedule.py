@@ -208,8 +208,10 @@ class StreamSchedule:
         return units_from_json(units)
 
     def close(self) -> None:
-        """Let go of the files that are open."""
+        """Let go of the files that are open, and remove the one for forked processes."""
         self._records.close()
+        if self._folder is not None:
+            (self._folder / _NAME).unlink(missing_ok=True)
 
 
 _NAME: Final = "stream-window.json"
