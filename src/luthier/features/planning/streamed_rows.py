@@ -21,7 +21,7 @@ from luthier.core.ids import sha256_document
 from luthier.core.plan import Plan
 from luthier.core.ports import Progress
 from luthier.core.recipe import Recipe
-from luthier.features.planning.stream_sources import pinned_source
+from luthier.features.planning.stream_sources import PinnedSource, pinned_source
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 SHUFFLE_BUFFER: Final = 10_000
 NUM_SAMPLED: Final = 1_000
+_LEAST_SAMPLED: Final = 2
+"""Of a source: of one row alone no spread is known."""
 _OBJECTIVES: Final = ("sft",)
 _ALL_TOKENS: Final = 1 << 31
 
@@ -245,12 +247,14 @@ def load_stream(
         pinned_source(context, number, name, source, base_dir, data.map)
         for number, (name, source) in enumerate(zip(names, asked, strict=True))
     ]
-    each = -(-NUM_SAMPLED // len(pinned))
-    sample = tuple(sample_source(one.shards, one.sizes, one.columns, each) for one in pinned)
+    weights = tuple(one.weight for one in asked if one.weight is not None) or None
+    sample = tuple(
+        sample_source(one.shards, one.sizes, one.columns, num)
+        for one, num in zip(pinned, _sample_sizes(pinned, weights), strict=True)
+    )
     shapes = tuple(one.shape for one in sample)
     shape = common_shape(names, [one.shape for one in shapes])
     examples = tuple(mapped(record, one.shape) for one in sample for record in one.records)
-    weights = tuple(one.weight for one in asked if one.weight is not None) or None
     rows = StreamedRows(
         lanes=(tuple(one.shards for one in pinned) if weights else (tuple(s for one in pinned for s in one.shards),)),
         weights=weights,
@@ -270,6 +274,16 @@ def load_stream(
     digest = only.files[0].sha256 if only else sha256_document([one.content for one in pinned])
     reason = "; ".join(dict.fromkeys(one.reason for one in shapes))
     return LoadedFile(str(place), digest, shape, reason, len(examples), examples), place, sources, rows
+
+
+def _sample_sizes(pinned: Sequence[PinnedSource], weights: Sequence[float] | None) -> list[int]:
+    """How many of the first rows of each source are read: as many as its share, by weights or else by bytes."""
+    sizes = [size for one in pinned for size in one.sizes]
+    shares = list(weights or [1.0] * len(pinned))
+    if weights is None and None not in sizes:
+        shares = [float(sum(size or 0 for size in one.sizes)) for one in pinned]
+    total = sum(shares)
+    return [max(_LEAST_SAMPLED, round(NUM_SAMPLED * share / total)) for share in shares]
 
 
 def _total(found: Sequence[Bounds | None]) -> Bounds | None:

@@ -74,6 +74,7 @@ class StreamSchedule:
         self._start = self._records.position().model_copy(update={"counts": tokeniser.counts})
         # Where the current window begins, and where the next one does.
         self._here = self._next = self._start
+        self._pending: StreamPosition | None = None
         self._units: list[Unit] = []
         self._steps: dict[int, StepSchedule] = {}
 
@@ -138,6 +139,10 @@ class StreamSchedule:
 
     def _make(self, window: int) -> None:
         """The units of a window, by the batches of its steps."""
+        if self._pending is not None:
+            self._records.restore(self._pending)
+            self._tokeniser.begin(self._pending.counts)
+            self._pending = None
         num_batches = min(self._num_batches, self._num_steps - window * self._num_batches)
         units = [self._next_unit() for _ in range(num_batches * self._size)]
         if self._is_by_length:
@@ -179,8 +184,8 @@ class StreamSchedule:
             self._restore(position)
 
     def _restore(self, position: StreamPosition) -> None:
-        self._records.restore(position)
-        self._tokeniser.begin(position.counts)
+        # Read when the next window is made: until then no file is open, which forked processes would inherit.
+        self._pending = position
         self._here = self._next = position
         self._units, self._steps = [], {}
 
