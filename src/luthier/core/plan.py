@@ -414,7 +414,6 @@ class Plan(FrozenModel):
         splits |= {name: True for name in ("part", "canaries") if getattr(self.data, name) is None} | {"split": True}
         splits |= {name: True for name in _ROW_SETTINGS if getattr(self.data, name) in (None, {})}
         splits["sources"] = not_in_hash(self.data.sources)
-        # What was estimated of a stream trains nothing; its shards are in the digest of `train`.
         splits["stream"] = True if self.data.stream is None else set(StreamPlan.model_fields) - {"shuffle_buffer"}
         # True leaves the whole field out; a set leaves out its names.
         splits["replay"] = True if self.data.replay is None else {"rows": {"file"}, "held_out": {"file"}}

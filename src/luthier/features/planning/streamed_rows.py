@@ -282,7 +282,7 @@ def _sample_sizes(pinned: Sequence[PinnedSource], weights: Sequence[float] | Non
     shares = list(weights or [1.0] * len(pinned))
     if weights is None and None not in sizes:
         shares = [float(sum(size or 0 for size in one.sizes)) for one in pinned]
-    total = sum(shares)
+    total = sum(shares) or 1.0
     return [max(_LEAST_SAMPLED, round(NUM_SAMPLED * share / total)) for share in shares]
 
 

@@ -150,7 +150,8 @@ def _with_stream(
     check_shape(rows.recipe.objective, train.shape)
     found = _load_judging(rows, base_dir, asked, train, spill)
     stream = stream.without([part.examples for part in found.values()])
-    return {"train": Part(train, path, train.examples, sources=sources, stream=stream)} | found
+    parts: dict[Split, Part] = {"train": Part(train, path, train.examples, sources=sources, stream=stream)}
+    return parts | found
 
 
 def rows_memory(context: Context) -> Spill:
@@ -369,17 +370,7 @@ def tokenise(
         max_length_tokens = room_tokens
         overlong = "drop" if overlong == "truncate" else overlong
     if part.stream is not None:
-        sample = tokenise_sample(
-            recipe, part.stream, part.source, template, _learning(recipe, split), max_length_tokens
-        )
-        return PreparedSplit(
-            sample.profile,
-            sample.examples,
-            sample.tokenised,
-            row_counts=sample.row_counts,
-            sources=part.sources,
-            stream=sample.stream,
-        )
+        return _sampled(part, part.stream, template, recipe, max_length_tokens)
     if (opted := OptedTurns.of(recipe.data)) != AS_THEY_ARE:
         rewrite = example_rewriter(opted, template)
         examples, planted = (changed(rows, lambda _, row: rewrite(row)) for rows in (part.examples, part.planted))
@@ -412,9 +403,20 @@ def tokenise(
         truncated_ids=made.truncated_ids,
         **counts,
     )
-    tokenised = _marked(split, part, made, task_head)
-    examples = _examples_left(part, made)
+    tokenised, examples = _marked(split, part, made, task_head), _examples_left(part, made)
     return PreparedSplit(profile, examples, tokenised, rows_per_unit, row_counts=made.row_counts, sources=part.sources)
+
+
+def _sampled(
+    part: Part, stream: StreamedRows, template: ChatTemplate, recipe: Recipe, max_length_tokens: int
+) -> PreparedSplit:
+    """The first rows of a stream, with what reads the others."""
+    learning = _learning(recipe, "train")
+    made = tokenise_sample(recipe, stream, part.source, template, learning, max_length_tokens)
+    counts, sources = made.row_counts, part.sources
+    return PreparedSplit(
+        made.profile, made.examples, made.tokenised, row_counts=counts, sources=sources, stream=made.stream
+    )
 
 
 def _examples_left(part: Part, made: Tokenised) -> Sequence[Example]:

@@ -100,8 +100,7 @@ def train(
         world: processes that share the work; `emit`, `progress`, `folder` and `meter` of rank 0 count, stops of any.
 
     Raises:
-        DivergedError: loss or gradient norm is NaN or infinite; the last good weights are in a checkpoint.
-        CheckpointError: the checkpoints belong to another plan.
+        DivergedError: loss or gradient norm is not finite; the last good weights are saved. CheckpointError: another plan.
     """
     p = plan.training
     optimizer, average = MasterOptimizer(model.module, p, model.method.rate_factor), WeightAverage(p.average)
@@ -113,8 +112,7 @@ def train(
 
     meter = meter or Meter(plan.budget)
     checkpoints = SharedCheckpoints(world, folder, optimizer.weight_state())
-    state = saved = _resume(plan, model, optimizer, average, checkpoints, world, warn)
-    schedule.resume_at(state.stream)
+    state = saved = _resume(plan, model, optimizer, average, checkpoints, schedule, world, warn)
     if not meter.at_least(state.seconds, state.num_tokens):
         warn(state.step, "ledger_lost", _LEDGER_LOST)
     emit(RunStarted(from_step=state.step, num_steps=p.num_steps))
@@ -264,10 +262,11 @@ def _resume(
     optimizer: MasterOptimizer,
     average: WeightAverage,
     checkpoints: SharedCheckpoints,
+    schedule: RunSchedule,
     world: World,
     warn: Callable[[int, str, str], None],
 ) -> LoopState:
-    """Load the newest intact checkpoint into optimizer, method and average, or create the initial state."""
+    """Load the newest intact checkpoint into optimizer, method, average and schedule, or create the initial state."""
     checkpoint, broken = checkpoints.latest()
     step = 0 if checkpoint is None else checkpoint.state.step
     for message in broken:
@@ -282,6 +281,7 @@ def _resume(
     optimizer.load(checkpoint.weights, checkpoint.moments, checkpoint.state.step)
     model.method.load_state(all_but_averages(checkpoint.method))
     average.load_state(checkpoint.method, optimizer.weight_state())
+    schedule.resume_at(checkpoint.state.stream)
     return checkpoint.state
 
 

@@ -254,8 +254,7 @@ def one_step(
             optimizer.collect()  # into fp32 sums: bf16 would drop small micro-batch gradients next to a large sum
             sums.add(losses, batch)
     for _ in range(num_missing):  # sharded weights are gathered in every pass: ranks must make equally many
-        # A unit of this step: of streamed rows others would have to be read.
-        idle_pass(model, whole[-1][-1]).backward()
+        idle_pass(model, whole[-1][-1]).backward()  # of this step: streamed units of others are not there
         optimizer.collect()
     world.sum_gradients(optimizer.gradients)  # once a step: gradients cross the network as fp32 sums
     sums = sums.over(world)  # from here on loss and counts are those of the whole global batch, the same on all ranks

@@ -100,6 +100,7 @@ def test_a_run_that_was_killed_ends_with_the_bytes_of_an_undisturbed_one(
     assert whole.record.result is not None
     counts = whole.record.result.stream
     assert counts is not None
+    assert not [warning for warning in whole.warnings if "worker" in warning], "workers found the rows of each step"
     # 32 rows are trained: one epoch of 20 and 12 of the next, with what was dropped and left out on the way.
     assert (counts.num_examples, counts.num_waiting, counts.num_epochs) == (32, 0, 1)
     assert counts.num_rows == 32 + counts.num_dropped + counts.num_left_out

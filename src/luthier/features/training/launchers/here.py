@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from luthier.ml.training.distributed import World
     from luthier.ml.training.loop import LoopOutcome
     from luthier.ml.training.model import TrainableModel
-    from luthier.ml.training.objective_protocol import Batch, Objective, Unit
+    from luthier.ml.training.objective_protocol import Batch, Objective
     from luthier.ml.training.sample_prompts import AnswerSamples
     from luthier.ml.training.step import RunSchedule
 
@@ -137,9 +137,8 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
     model, shares, packs = _loaded(plan, world, hooks.emit, spreads=spreads)
     warn_of_the_data(plan, hooks.emit)
     objective = load_objective(plan.objective, tools_for(prepared, is_first=world.is_first))
-    units = chained(prepared.trained_units, prepared.validation.units if prepared.validation else ())
     hooks.meter.begin("reference")
-    _prepare(objective, model, units, hooks, world)
+    _prepare(objective, model, prepared, hooks, world)
     validation = schedules.of_validation(prepared, shares_prefix=shares, packs=packs)
     listening = stop_signals(lambda: pause_notice(hooks)) if hooks.stop_requested is None else None
     with (
@@ -166,13 +165,9 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
     _finish(objective, model, validation, outcome, world)
     hooks.meter.begin("saving")
     # A collective call: every rank must reach it, also where it keeps nothing.
-    peaks = world.gather(str(device.device_peak_memory_bytes(world.device)))
-    if spreads:
-        model = _made_whole(plan, model, world)
-    result = _result(hooks.folder, plan, model, outcome, max(map(int, peaks)), is_kept=world.is_first)
-    if counts is None:
-        return result
-    return result.model_copy(update={"stream": counts, "warnings": (*result.warnings, *counts.warnings)})
+    peak = max(map(int, world.gather(str(device.device_peak_memory_bytes(world.device)))))
+    model = _made_whole(plan, model, world) if spreads else model
+    return _with_counts(_result(hooks.folder, plan, model, outcome, peak, is_kept=world.is_first), counts)
 
 
 def _streamed(prepared: Prepared, schedule: RunSchedule, outcome: LoopOutcome) -> StreamCounts | None:
@@ -185,8 +180,16 @@ def _streamed(prepared: Prepared, schedule: RunSchedule, outcome: LoopOutcome) -
     return schedule.counts(outcome.state.step)
 
 
-def _prepare(objective: Objective, model: TrainableModel, units: Sequence[Unit], hooks: Hooks, world: World) -> None:
+def _with_counts(result: TrainResult, counts: StreamCounts | None) -> TrainResult:
+    """A result with what was read of a stream, and a warning where rows were left out or cut."""
+    if counts is None:
+        return result
+    return result.model_copy(update={"stream": counts, "warnings": (*result.warnings, *counts.warnings)})
+
+
+def _prepare(objective: Objective, model: TrainableModel, prepared: Prepared, hooks: Hooks, world: World) -> None:
     """Rank 0 first: other ranks that share its folder find its results."""
+    units = chained(prepared.trained_units, prepared.validation.units if prepared.validation else ())
     if world.is_first:
         objective.prepare(model, units, hooks.folder, hooks.progress)
     world.gather("prepared")

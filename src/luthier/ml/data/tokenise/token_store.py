@@ -158,7 +158,8 @@ def units_from_json(data: bytes) -> list[Unit]:
 
 def _row(ids: list[int], mask: str, others: list[Any]) -> TokenisedExample:
     row_id, *rest, differs, target = others
-    return TokenisedExample(row_id, array("i", ids), bytes.fromhex(mask), *rest, tuple(differs), tuple(target))
+    rest += [tuple(differs), tuple(target)]  # JSON has lists alone
+    return TokenisedExample(row_id, array("i", ids), bytes.fromhex(mask), *rest)
 
 
 class Units(LazySequence[Unit]):
