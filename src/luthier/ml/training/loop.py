@@ -100,7 +100,7 @@ def train(
         world: processes that share the work; `emit`, `progress`, `folder` and `meter` of rank 0 count, stops of any.
 
     Raises:
-        DivergedError: loss or gradient norm is not finite; the last good weights are saved. CheckpointError: another plan.
+        DivergedError: loss or norm is not finite; the last good weights are saved. CheckpointError: of another plan.
     """
     p = plan.training
     optimizer, average = MasterOptimizer(model.module, p, model.method.rate_factor), WeightAverage(p.average)
