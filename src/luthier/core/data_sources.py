@@ -154,6 +154,7 @@ class SourcePlan(FrozenModel):
         weight: its share compared with those of the other sources; None where every row counts once.
         num_epoch_rows: its rows in an epoch, repeated ones included, before rows are left out as too long; None for
             splits that are not trained on.
+        is_streamed: whether its rows are read while the run trains; how many it has is then not known, and 0 here.
     """
 
     split: Split
@@ -165,12 +166,16 @@ class SourcePlan(FrozenModel):
     num_rows: int
     weight: float | None = None
     num_epoch_rows: int | None = None
+    is_streamed: bool = False
 
     @property
     def summary(self) -> str:
         """Its rows, its share of an epoch and its revision: `faq: 20 rows, weight 3: 34 rows in an epoch`."""
         is_part = self.num_rows < self.num_file_rows
         parts = [f"{self.num_rows:,} of {self.num_file_rows:,} rows" if is_part else f"{self.num_rows:,} rows"]
+        if self.is_streamed:
+            parts = ["1 file, streamed" if len(self.files) == 1 else f"{len(self.files):,} files, streamed"]
+            parts += [f"weight {self.weight:g}"] if self.weight is not None else []
         if self.weight is not None and self.num_epoch_rows is not None:
             parts.append(f"weight {self.weight:g}: {self.num_epoch_rows:,} rows in an epoch")
         if self.revision:

@@ -9,6 +9,7 @@ from pydantic import Field
 from luthier.core.aliases import new_key
 from luthier.core.conversation import AS_THEY_ARE, OptedTurns
 from luthier.core.data_sources import SourcePlan, not_in_hash
+from luthier.core.data_stream import StreamPlan
 from luthier.core.dataset import DatasetProfile, Overlong, SplitProvenance
 from luthier.core.evaluation_plan import Bar, EvaluationPlan
 from luthier.core.forward_path import ForwardPath
@@ -109,6 +110,7 @@ class DataPlan(FrozenModel):
         learn_reasoning, reset_template, reasoning, system, tools: as the recipe has them.
         sources: where the rows come from, where they are remote or of several sources; empty for local files.
         template_day: the fixed day that a template which writes the date is given; None where it writes none.
+        stream: of training rows that are streamed; `train` then has estimates for all of them. None of all others.
     """
 
     train: DatasetProfile
@@ -129,6 +131,7 @@ class DataPlan(FrozenModel):
     system: Literal["fold"] | None = None
     tools: Literal["as_text"] | None = None
     sources: tuple[SourcePlan, ...] = ()
+    stream: StreamPlan | None = None
 
 
 class MethodPlan(FrozenModel):
@@ -411,6 +414,7 @@ class Plan(FrozenModel):
         splits |= {name: True for name in ("part", "canaries") if getattr(self.data, name) is None} | {"split": True}
         splits |= {name: True for name in _ROW_SETTINGS if getattr(self.data, name) in (None, {})}
         splits["sources"] = not_in_hash(self.data.sources)
+        splits["stream"] = True if self.data.stream is None else set(StreamPlan.model_fields) - {"shuffle_buffer"}
         # True leaves the whole field out; a set leaves out its names.
         splits["replay"] = True if self.data.replay is None else {"rows": {"file"}, "held_out": {"file"}}
         if self.data.replay is not None:

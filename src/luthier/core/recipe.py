@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from luthier.core.data_sources import JudgingRows, SourceRecipe, TrainingRows
+from luthier.core.data_stream import MAX_SHUFFLE_BUFFER
 from luthier.core.dataset import Overlong
 from luthier.core.evaluation_recipe import EvaluationRecipe
 from luthier.core.frozen_model import FrozenModel
@@ -102,6 +103,8 @@ class DataRecipe(FrozenModel):
         allow_leakage: whether to continue although held-out rows are among the training rows.
         replay: general rows in addition to those of the task.
         canaries: made-up secrets planted among the training rows.
+        streaming: read the training rows while the run trains, shard by shard, instead of all of them before it.
+        shuffle_buffer: streaming: rows that are held to be shuffled.
     """
 
     train: TrainingRows
@@ -121,6 +124,8 @@ class DataRecipe(FrozenModel):
     allow_leakage: bool | None = None
     replay: ReplayRecipe | None = None
     canaries: CanariesRecipe | None = None
+    streaming: bool | None = None
+    shuffle_buffer: Annotated[int, Field(ge=2, le=MAX_SHUFFLE_BUFFER)] | None = None
 
     def listed(self) -> dict[str, tuple[SourceRecipe, ...]]:
         """The lists of sources, by key."""
@@ -151,6 +156,12 @@ class DataRecipe(FrozenModel):
         if self.replay is not None:
             changed["replay"] = self.replay.model_copy(update=replayed)
         return self.model_copy(update=changed)
+
+    @model_validator(mode="after")
+    def _buffers_a_stream(self) -> DataRecipe:
+        if self.shuffle_buffer is not None and not self.streaming:
+            raise ValueError("shuffle_buffer with streaming: true alone; other rows are shuffled as a whole")
+        return self
 
     @field_validator("part")
     @classmethod

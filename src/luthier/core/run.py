@@ -10,6 +10,7 @@ from typing import Literal, Self, cast, get_args
 from pydantic import Field
 
 from luthier.core.cost import Estimate
+from luthier.core.data_stream import StreamCounts
 from luthier.core.frozen_model import FrozenModel
 
 StopCause = Literal["completed", "early_stopping", "budget", "interrupted", "rung", "hopeless", "unknown"]
@@ -218,7 +219,7 @@ class FirstStep(FrozenModel):
             tokens; None for objectives that weigh otherwise.
         num_trained_tokens: learned tokens of all rows of the step.
         precision: what it was computed in.
-        example_ids: as `luthier data preview` names them, in the order of the rows.
+        example_ids: as `luthier data preview` names them, in the order of the rows; empty where they are streamed.
         noise: settings that draw random numbers for this loss (`training.neftune_alpha`, dropouts of the model's own
             config): where there are any, the loss is of one draw.
         router_loss: of the routers of a mixture of experts, before its coefficient, which `loss` is without; None where
@@ -269,6 +270,7 @@ class TrainResult(FrozenModel):
             kept.
         fit: what the losses say of learning by heart or too little; None while the run is not done.
         first_step: None for a run without a step, and for runs of before it was kept.
+        stream: what was read of training rows that are streamed; None of all others.
     """
 
     status: RunStatus
@@ -298,6 +300,7 @@ class TrainResult(FrozenModel):
     bill: Bill | None = None
     fit: Fit | None = None
     first_step: FirstStep | None = None
+    stream: StreamCounts | None = None
 
 
 class RunRecord(FrozenModel):

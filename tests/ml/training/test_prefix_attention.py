@@ -192,6 +192,12 @@ class SharedSchedule:
     def epoch_of(self, step: int) -> float:
         return float(step)
 
+    def position(self, step: int) -> None:
+        return None
+
+    def resume_at(self, position: object) -> None:
+        pass
+
 
 def test_a_whole_run_learns_the_same(
     make_plan: Callable[..., Plan], make_model: Callable[..., TrainableModel], tmp_path: Path

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.core.data_sources import is_remote
 from luthier.core.errors import RequestError
+from luthier.features.planning.data_cache import make_room
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
@@ -71,5 +72,7 @@ def fetch_rows(context: Context, source: str, *, refresh: bool = False) -> Remot
     folder = context.settings.remote_data_folder
     before = cached_revision(folder, source)
     found = fetch(source, folder, context.progress, refresh=refresh)
+    if not found.was_there:
+        make_room(context, newest=found.files[-1].path)
     was_there = found.was_there or before == found.revision
     return RemoteRows(source.partition("?")[0], found.revision, before, found.files, was_there)

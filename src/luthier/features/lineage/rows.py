@@ -225,7 +225,8 @@ def _splits_with(
     by_split = {one.split: one for one in used}
     # Splits cut from one file by fractions share its digest, so the file alone does not show the side of a row.
     is_in_part = plan.data.part is not None or any(one.weight is not None for one in plan.data.sources)
-    shares_file = len({one.sha256 for one in used}) < len(used) or is_in_part
+    # Of a stream only the first rows could be read again: whoever was given the file counts as having seen the row.
+    shares_file = plan.data.stream is None and (len({one.sha256 for one in used}) < len(used) or is_in_part)
     taken = _lines_by_split(context, plan) if shares_file else {}
     found = []
     for split, matching in lines.items():

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from luthier.core.data_sources import source_place, sources_of
+from luthier.core.recipe import OrderName
 from luthier.features.planning.service import Prepared
 from luthier.features.planning.training_data import PreparedSplit
 
 if TYPE_CHECKING:
+    from luthier.ml.data.stream.schedule import StreamSchedule
     from luthier.ml.data.tokenise.batches import ReplaySchedule, StepSchedule
     from luthier.ml.data.tokenise.shared_prefix import Families, UnitPrefixes
     from luthier.ml.data.tokenise.token_store import Units
-    from luthier.ml.training.objective_protocol import Batch
+    from luthier.ml.training.objective_protocol import Batch, Unit
 
 
 Shape = tuple[tuple[int, ...], tuple[tuple[int, int], ...]]
@@ -44,6 +48,41 @@ def of_training(
     return ReplaySchedule(task, general, len(prepared.train.units))
 
 
+@contextmanager
+def of_run(
+    prepared: Prepared, *, shares_prefix: bool, packs: bool = False, folder: Path | None = None
+) -> Iterator[tuple[Sequence[Unit], StepSchedule | ReplaySchedule | StreamSchedule]]:
+    """The units and steps that a run trains: those of `of_training`, or of a stream, whose files are open meanwhile.
+
+    Args:
+        prepared: The run.
+        shares_prefix: As for `of_training`.
+        packs: As for `of_training`.
+        folder: Where forked processes find the streamed rows of a step; None where none are forked.
+    """
+    from luthier.ml.inference.models.structure import read_structure
+
+    stream = prepared.train.stream
+    if stream is None:
+        yield prepared.trained_units, of_training(prepared, shares_prefix=shares_prefix, packs=packs)
+        return
+    how = _How(shares_prefix, packs, prepared.plan.training.micro_batch_tokens)
+
+    def divide(units: Units) -> StepSchedule:
+        return _schedule_of(
+            prepared, units, len(units), how, order="as_given", are_cut=bool((units.num_rows > 1).any())
+        )
+
+    schedule = stream.schedule(
+        prepared.plan,
+        divide,
+        vocabulary_size=read_structure(prepared.model.path).vocabulary_size,
+        folder=folder if prepared.plan.training.micro_batch_workers > 1 else None,
+    )
+    with closing(schedule):
+        yield schedule.units, schedule
+
+
 class _How(NamedTuple):
     """How examples fall into micro-batches."""
 
@@ -54,19 +93,27 @@ class _How(NamedTuple):
 
 def _schedule(prepared: Prepared, split: PreparedSplit, size: int, how: _How) -> StepSchedule:
     """Steps of `size` examples of one split."""
+    how = how._replace(shares_prefix=how.shares_prefix and not split.is_packed)
+    order = prepared.plan.training.order
+    return _schedule_of(prepared, split.units, size, how, order=order, are_cut=bool(split.row_counts))
+
+
+def _schedule_of(
+    prepared: Prepared, units: Units, size: int, how: _How, *, order: OrderName, are_cut: bool
+) -> StepSchedule:
+    """Steps of `size` units. are_cut: whether the rows of a unit are the answers of one conversation."""
     from luthier.ml.data.tokenise.batches import StepSchedule
 
-    training, units = prepared.plan.training, split.units
-    shares_prefix = how.shares_prefix and not split.is_packed
+    training = prepared.plan.training
     return StepSchedule(
         units.longest,
         global_batch_size=size,
         micro_batch_tokens=how.micro_batch_tokens,
-        order=training.order,
+        order=order,
         seed=training.seed,
         rows_per_unit=units.num_rows,
-        families=_families(units, size) if shares_prefix else None,
-        own=_own_prefixes(split) if shares_prefix else None,
+        families=_families(units, size) if how.shares_prefix else None,
+        own=_own_prefixes(units, are_cut=are_cut) if how.shares_prefix else None,
         packed=units.totals if how.packs else None,
         min_micro_batches=training.min_micro_batches,
     )
@@ -153,7 +200,7 @@ def of_validation(prepared: Prepared, *, shares_prefix: bool, packs: bool = Fals
         seed=0,
         rows_per_unit=units.num_rows,
         families=_families(units, len(units)) if shares_prefix else None,
-        own=_own_prefixes(prepared.validation) if shares_prefix else None,
+        own=_own_prefixes(units, are_cut=bool(prepared.validation.row_counts)) if shares_prefix else None,
         packed=units.totals if packs else None,
         min_micro_batches=prepared.plan.training.min_micro_batches,
     )
@@ -205,12 +252,11 @@ def _families_of_single(units: Units, size: int) -> Families:
     return Families(families, prefix)
 
 
-def _own_prefixes(split: PreparedSplit) -> UnitPrefixes | None:
+def _own_prefixes(units: Units, *, are_cut: bool) -> UnitPrefixes | None:
     """The beginning that the rows of each unit share, where units have several."""
     from luthier.ml.data.tokenise.shared_prefix import unit_prefixes
 
-    units = split.units
-    return None if _are_single(units) else unit_prefixes(units, are_cut=bool(split.row_counts))
+    return None if _are_single(units) else unit_prefixes(units, are_cut=are_cut)
 
 
 def _are_single(units: Units) -> bool:

@@ -29,6 +29,7 @@ from luthier.core.dataset import Example, Split
 from luthier.core.errors import DataError
 from luthier.core.plan import Plan
 from luthier.core.recipe import Recipe
+from luthier.features.planning.data_cache import make_room
 from luthier.ml.data.files.sequences import selected
 from luthier.platform.home.context import Context
 
@@ -86,6 +87,8 @@ def located(context: Context, recipe: Recipe, base_dir: Path, spill: Spill | Non
     asked = data.listed() | {
         key: (SourceRecipe(path=path),) for key, path in data.files().items() if is_remote(path) and key in _SPLITS
     }
+    if data.streaming:  # read while the run trains, in place of before it
+        asked.pop("train", None)
     paths: dict[str, str] = {}
     for key, sources in asked.items():
         mapping = made.mapping(key)
@@ -128,6 +131,7 @@ def _as_file(
         return path, mapping, (_single(_SPLITS[key], names[0], sources[0], revisions[0], path),)
     group = group_by or (mapping or {}).get(GROUP)
     mixture = mix(_without_group(read), context.settings.mixtures_folder, group_by=group, spill=spill)
+    make_room(context, newest=mixture.path)
     found = tuple(
         SourcePlan(
             split=_SPLITS[key],
@@ -175,6 +179,8 @@ def _files_of(
         file = base_dir / path
         return ((file, path if file.name in shared else file.name),), None
     fetched = fetch(path, context.settings.remote_data_folder, context.progress)
+    if not fetched.was_there:
+        make_room(context, newest=fetched.files[0].path)
     # Shards of different sources often have the same names.
     is_one = len(fetched.files) == 1
     return tuple((one.path, one.name if is_one else f"{name}/{one.name}") for one in fetched.files), fetched.revision

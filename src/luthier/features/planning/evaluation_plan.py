@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from luthier.core.dataset import Example
-from luthier.core.errors import ConflictError, DataSourceError, LeakageError, RecipeError, RequestError
+from luthier.core.errors import ConflictError, DataSourceError, LeakageError, LuthierError, RecipeError, RequestError
 from luthier.core.ids import is_id, sha256_file
 from luthier.core.plan import Plan, ValueSource
 from luthier.core.recipe import Recipe
@@ -232,6 +232,8 @@ def rows_of_run(context: Context, run_id: str) -> Sequence[Example]:
         ConflictError: Their file is missing or has changed.
     """
     plan = context.runs.plan(run_id)
+    if plan.data.stream is not None:
+        return _streamed_rows(context, plan, run_id)
     path = Path(plan.data.train.file)
     if plan.data.sources:
         path = _train_file(context, plan, run_id)
@@ -245,6 +247,31 @@ def rows_of_run(context: Context, run_id: str) -> Sequence[Example]:
     return training_examples(context, recipe_of(plan), rows_memory(context))
 
 
+def _streamed_rows(context: Context, plan: Plan, run_id: str) -> Sequence[Example]:
+    """All rows of the stream of a run, read once more as a whole; those beyond the memory are in files."""
+    spill = rows_memory(context)
+    try:
+        train = load_splits(context, recipe_of(plan), Path(), spill)["train"]
+    except (RequestError, DataSourceError) as error:
+        raise _not_again(run_id, error) from error
+    if train.source.sha256 != plan.data.train.sha256:
+        raise ConflictError(
+            f"the streamed training rows of run {run_id} have changed",
+            expected=f"sources with digest {plan.data.train.sha256[:12]}: held-out rows are checked against them",
+            do="restore the sources",
+        )
+    assert train.stream is not None
+    return train.stream.all_examples(spill, context.progress)
+
+
+def _not_again(run_id: str, error: LuthierError) -> ConflictError:
+    return ConflictError(
+        f"the training rows of run {run_id} cannot be read again: {error.came}",
+        expected="its sources as they were: held-out rows are checked against them",
+        do="restore the source",
+    )
+
+
 def _train_file(context: Context, plan: Plan, run_id: str) -> Path:
     """The training rows of a run with sources in the cache of this home; they are made again where it lacks them.
 
@@ -253,11 +280,7 @@ def _train_file(context: Context, plan: Plan, run_id: str) -> Path:
     try:
         found = located(context, recipe_of(plan), Path(), rows_memory(context)).recipe.data.train
     except (RequestError, DataSourceError) as error:
-        raise ConflictError(
-            f"the training rows of run {run_id} cannot be read again: {error.came}",
-            expected="its sources as they were: held-out rows are checked against them",
-            do="restore the source",
-        ) from error
+        raise _not_again(run_id, error) from error
     assert isinstance(found, str)
     return Path(found)
 

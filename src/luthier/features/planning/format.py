@@ -299,6 +299,8 @@ def plan_lines(run_id: str, plan: Plan) -> list[str]:
     # A split that is missing is shown as "none": that nothing is evaluated must be seen.
     splits = {"train": data.train, "validation": data.validation, "held-out": data.held_out}
     rows = ", ".join(_rows(name, found) for name, found in splits.items())
+    if data.stream is not None:
+        rows = rows.replace("train ", "train about ", 1)
     # Says at a glance whether an adapter or the whole model is trained.
     share = method.num_trainable_parameters / plan.base_model.num_parameters
     what = _what_is_trained(method)
@@ -307,6 +309,7 @@ def plan_lines(run_id: str, plan: Plan) -> list[str]:
         *([f"run {run_id}, plan {plan.hash[:12]}"] if run_id else ()),
         f"  rows       {rows}",
         *(f"  source     {one.split.replace('_', '-')} {visible(one.summary)}" for one in data.sources),
+        *([f"  stream     {data.stream.summary}"] if data.stream else ()),
         *(f"  columns    {visible(note)}" for note in data_notes(data)),
         *_replay_line(data),
         *(

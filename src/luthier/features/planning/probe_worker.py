@@ -165,6 +165,12 @@ class _Given:
     def epoch_of(self, step: int) -> float:
         return step / len(self._steps)
 
+    def position(self, step: int) -> None:
+        """Nothing is streamed."""
+
+    def resume_at(self, position: object) -> None:
+        """Nothing is resumed."""
+
 
 def _made_up(
     steps: list[Any], vocabulary: int, objective: ObjectivePlan

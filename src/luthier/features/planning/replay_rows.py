@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from luthier.core.dataset import Example, Split
-from luthier.core.errors import RecipeError
+from luthier.core.errors import LeakageError, RecipeError
+from luthier.core.plan import ReplayPlan
 from luthier.core.recipe import Recipe
 from luthier.features.planning.data_sources import LocatedRows
+from luthier.ml.data.files.sequences import chained
 
 if TYPE_CHECKING:
+    from luthier.features.planning.training_data import PreparedSplit
     from luthier.ml.data.files.spill import Spill
     from luthier.ml.data.rows.formats import LoadedFile
 
@@ -78,3 +81,39 @@ def load_replay(rows: LocatedRows, base_dir: Path, spill: Spill | None = None) -
     if fraction:
         found["replay"] = (loaded, path, general)
     return found
+
+
+def replay_plan(recipe: Recipe, splits: Mapping[Split, PreparedSplit]) -> ReplayPlan | None:
+    """What a plan says of the general rows.
+
+    Raises LeakageError where rows that measure what is forgotten are trained on, unless that is allowed; RecipeError
+    for a share that leaves a step no row of the task.
+    """
+    from luthier.ml.data.split.split import leaked_ids
+    from luthier.ml.planning.batch_shapes import num_replayed_per_step
+
+    if recipe.data.replay is None:
+        return None
+    train, rows, held_out = splits["train"], splits.get("replay"), splits.get("replay_held_out")
+    general = rows.examples if rows is not None else ()
+    num_leaked = 0
+    if held_out is not None:
+        leakage = leaked_ids(chained(train.examples, general), held_out.examples).exact
+        if leakage and not recipe.data.allow_leakage:
+            raise LeakageError(
+                f"{len(leakage):,} of {len(held_out.examples):,} held-out general rows are also in rows that are "
+                "trained on",
+                expected="general rows that training never sees, to measure what is forgotten",
+                do="take them out of one of the two files, or set data.allow_leakage: true (the report will note it)",
+                problems=leakage,
+            )
+        num_leaked = len(leakage)
+    num, size = num_replayed_per_step(recipe)
+    return ReplayPlan(
+        num_per_step=num,
+        fraction=num / size,
+        rows=rows.profile if rows is not None else None,
+        held_out=held_out.profile if held_out is not None else None,
+        num_leaked=num_leaked,
+        num_also_in_train=len(leaked_ids(train.examples, general).exact),
+    )

@@ -28,11 +28,11 @@ from luthier.core.recipe import Recipe
 from luthier.features.planning.data_sources import recipe_of
 from luthier.features.planning.evaluation_plan import with_judging
 from luthier.features.planning.memorisation_probes import canaries_plan
+from luthier.features.planning.replay_rows import replay_plan
 from luthier.features.planning.training_data import (
     PreparedSplit,
     TrainingDataLoader,
     load_splits,
-    replay_plan,
     rows_memory,
     tokenise,
     with_known_classes,
@@ -86,6 +86,7 @@ def data_plan(recipe: Recipe, splits: dict[Split, PreparedSplit], template_day: 
         system=recipe.data.system,
         tools=recipe.data.tools,
         sources=tuple(source for name in _NAMES if name in splits for source in splits[name].sources),
+        stream=train.stream.plan if train.stream is not None else None,
     )
 
 

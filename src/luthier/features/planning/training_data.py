@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any, Final
 from luthier.core.conversation import AS_THEY_ARE, OptedTurns
 from luthier.core.data_sources import SourcePlan
 from luthier.core.dataset import DatasetProfile, Example, Split, TokenisedExample, profile_tokens
-from luthier.core.errors import LeakageError, RecipeError
+from luthier.core.errors import RecipeError
 from luthier.core.ids import sha256_document
-from luthier.core.plan import ReplayPlan
 from luthier.core.recipe import Recipe
 from luthier.core.system.libraries import import_libraries
 from luthier.core.task_head import SEARCH_KINDS
-from luthier.features.planning.data_sources import counted, located, weighted
+from luthier.features.planning.data_sources import LocatedRows, counted, located, weighted
 from luthier.features.planning.memorisation_probes import planted, refuse_cut_canaries
 from luthier.features.planning.replay_rows import load_replay, split_seed
+from luthier.features.planning.streamed_rows import PreparedStream, StreamedRows, load_stream, tokenise_sample
 from luthier.ml.data.files.sequences import chained, changed, selected
 from luthier.platform.home.context import Context
 
@@ -40,42 +40,6 @@ if TYPE_CHECKING:
     from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
 
-def replay_plan(recipe: Recipe, splits: Mapping[Split, PreparedSplit]) -> ReplayPlan | None:
-    """What a plan says of the general rows.
-
-    Raises LeakageError where rows that measure what is forgotten are trained on, unless that is allowed; RecipeError
-    for a share that leaves a step no row of the task.
-    """
-    from luthier.ml.data.split.split import leaked_ids
-    from luthier.ml.planning.batch_shapes import num_replayed_per_step
-
-    if recipe.data.replay is None:
-        return None
-    train, rows, held_out = splits["train"], splits.get("replay"), splits.get("replay_held_out")
-    general = rows.examples if rows is not None else ()
-    num_leaked = 0
-    if held_out is not None:
-        leakage = leaked_ids(chained(train.examples, general), held_out.examples).exact
-        if leakage and not recipe.data.allow_leakage:
-            raise LeakageError(
-                f"{len(leakage):,} of {len(held_out.examples):,} held-out general rows are also in rows that are "
-                "trained on",
-                expected="general rows that training never sees, to measure what is forgotten",
-                do="take them out of one of the two files, or set data.allow_leakage: true (the report will note it)",
-                problems=leakage,
-            )
-        num_leaked = len(leakage)
-    num, size = num_replayed_per_step(recipe)
-    return ReplayPlan(
-        num_per_step=num,
-        fraction=num / size,
-        rows=rows.profile if rows is not None else None,
-        held_out=held_out.profile if held_out is not None else None,
-        num_leaked=num_leaked,
-        num_also_in_train=len(leaked_ids(train.examples, general).exact),
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class Part:
     """The examples of one split, and the file they came from.
@@ -87,6 +51,7 @@ class Part:
         planted: Canaries with them.
         sources: Where the rows of the file come from, of remote and of several sources; not of rows that were cut from
             the training rows.
+        stream: Of rows that are streamed; `examples` are then the first of them.
     """
 
     source: LoadedFile
@@ -94,12 +59,14 @@ class Part:
     examples: Sequence[Example]
     planted: Sequence[Example] = ()
     sources: tuple[SourcePlan, ...] = ()
+    stream: StreamedRows | None = None
 
 
 def load_splits(context: Context, recipe: Recipe, base_dir: Path, spill: Spill | None = None) -> dict[Split, Part]:
     """Read the files that the recipe names and take out of the training rows what it asks for as fractions.
 
-    Remote sources are downloaded first, several sources are mixed (`data_sources`).
+    Remote sources are downloaded first, several sources are mixed (`data_sources`). Of training rows that are streamed
+    the first ones are read (`streamed_rows`).
 
     Args:
         context: The home.
@@ -114,9 +81,11 @@ def load_splits(context: Context, recipe: Recipe, base_dir: Path, spill: Spill |
 
     rows = located(context, recipe, base_dir, spill)
     recipe = rows.recipe
-    assert isinstance(recipe.data.train, str)
     named: dict[Split, Any] = {"validation": recipe.data.validation, "held_out": recipe.data.held_out}
     asked: dict[Split, str | float | None] = named  # lists of sources are files by now
+    if recipe.data.streaming:
+        return _with_stream(context, rows, base_dir, asked, spill or rows_memory(context))
+    assert isinstance(recipe.data.train, str)
     train_path = base_dir / recipe.data.train
     train = load_file(train_path, mapping=rows.mapping("train"), group_by=recipe.data.group_by, spill=spill)
     check_shape(recipe.objective, train.shape)
@@ -140,6 +109,24 @@ def load_splits(context: Context, recipe: Recipe, base_dir: Path, spill: Spill |
     found["train"] = replace(found["train"], sources=counted(sources, train.num_rows))
     if recipe.data.canaries is not None:
         found["train"] = replace(found["train"], planted=planted(recipe, train.shape, len(parts["train"])))
+    found |= _load_judging(rows, base_dir, asked, train, spill)
+    for split, part in load_replay(rows, base_dir, spill).items():
+        found[split] = Part(*part, sources=counted(rows.sources.get(split, ()), part[0].num_rows))
+    return found
+
+
+def _load_judging(
+    rows: LocatedRows,
+    base_dir: Path,
+    asked: Mapping[Split, str | float | None],
+    train: LoadedFile,
+    spill: Spill | None,
+) -> dict[Split, Part]:
+    """The splits that have files of their own."""
+    from luthier.ml.data.rows.formats import load_file
+    from luthier.ml.planning.resolve_objective import check_shape
+
+    recipe, found = rows.recipe, dict[Split, Part]()
     for split, value in asked.items():
         if isinstance(value, str):
             path = base_dir / value
@@ -150,9 +137,21 @@ def load_splits(context: Context, recipe: Recipe, base_dir: Path, spill: Spill |
                 check_shape(recipe.objective, loaded.shape)
             of_split = counted(rows.sources.get(split, ()), loaded.num_rows)
             found[split] = Part(loaded, path, loaded.examples, sources=of_split)
-    for split, part in load_replay(rows, base_dir, spill).items():
-        found[split] = Part(*part, sources=counted(rows.sources.get(split, ()), part[0].num_rows))
     return found
+
+
+def _with_stream(
+    context: Context, rows: LocatedRows, base_dir: Path, asked: Mapping[Split, str | float | None], spill: Spill
+) -> dict[Split, Part]:
+    """The first of the streamed training rows, and the other splits as a whole."""
+    from luthier.ml.planning.resolve_objective import check_shape
+
+    train, path, sources, stream = load_stream(context, rows.recipe, base_dir, spill.memory_bytes)
+    check_shape(rows.recipe.objective, train.shape)
+    found = _load_judging(rows, base_dir, asked, train, spill)
+    stream = stream.without([part.examples for part in found.values()])
+    parts: dict[Split, Part] = {"train": Part(train, path, train.examples, sources=sources, stream=stream)}
+    return parts | found
 
 
 def rows_memory(context: Context) -> Spill:
@@ -199,6 +198,7 @@ class PreparedSplit:
         row_counts: Rows of each example, where the template needs one for each answer of a conversation; pieces of
             each block; else empty.
         sources: As those of its `Part`.
+        stream: Of rows that are streamed: what steps read; all else is of the first rows.
 
     Examples and rows are tuples, or sequences in files where they are larger than memory.
     """
@@ -210,6 +210,7 @@ class PreparedSplit:
     is_packed: bool = False
     row_counts: Sequence[int] = ()
     sources: tuple[SourcePlan, ...] = ()
+    stream: PreparedStream | None = None
 
     @cached_property
     def units(self) -> Units:
@@ -380,6 +381,8 @@ def tokenise(
     if split in ("held_out", "replay_held_out"):
         max_length_tokens = room_tokens
         overlong = "drop" if overlong == "truncate" else overlong
+    if part.stream is not None:
+        return _sampled(part, part.stream, template, recipe, max_length_tokens)
     if (opted := OptedTurns.of(recipe.data)) != AS_THEY_ARE:
         rewrite = example_rewriter(opted, template)
         examples, planted = (changed(rows, lambda _, row: rewrite(row)) for rows in (part.examples, part.planted))
@@ -412,9 +415,20 @@ def tokenise(
         truncated_ids=made.truncated_ids,
         **counts,
     )
-    tokenised = _marked(split, part, made, task_head)
-    examples = _examples_left(part, made)
+    tokenised, examples = _marked(split, part, made, task_head), _examples_left(part, made)
     return PreparedSplit(profile, examples, tokenised, rows_per_unit, row_counts=made.row_counts, sources=part.sources)
+
+
+def _sampled(
+    part: Part, stream: StreamedRows, template: ChatTemplate, recipe: Recipe, max_length_tokens: int
+) -> PreparedSplit:
+    """The first rows of a stream, with what reads the others."""
+    learning = _learning(recipe, "train")
+    made = tokenise_sample(recipe, stream, part.source, template, learning, max_length_tokens)
+    counts, sources = made.row_counts, part.sources
+    return PreparedSplit(
+        made.profile, made.examples, made.tokenised, row_counts=counts, sources=sources, stream=made.stream
+    )
 
 
 def _examples_left(part: Part, made: Tokenised) -> Sequence[Example]:

@@ -236,6 +236,13 @@ ROWS: Final = (
     ),
     _field("data.replay.file", "General rows", "trained with yours, against forgetting", kind="file", unset=_NONE),
     _field("data.replay.fraction", "Share of general rows", "of each step", high=0.5, step=0.01),
+    _field(
+        "data.streaming",
+        "Rows larger than the disk",
+        words={"true": "read them while the run trains", "false": "read all of them before"},
+        unset="read all of them before",
+    ),
+    _field("data.shuffle_buffer", "Rows shuffled at a time", "of rows read while the run trains", unset="10,000"),
     _field("data.canaries.num", "Planted secrets", "to measure what is memorised", unset=_NONE),
     _field("data.canaries.seed", "Seed of the secrets", unset="0"),
 )  # fmt: skip

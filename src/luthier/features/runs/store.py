@@ -267,6 +267,10 @@ class RunStore(Store):
         """Runs, newest first; at most `limit`, where it is given."""
         return self._list(RUNS, limit=limit)
 
+    def unfinished(self) -> Sequence[str]:
+        """The ids of runs that are planned, running or paused."""
+        return self._scalars(select(runs.c.run_id).where(runs.c.status.in_(("planned", "running", "paused"))))
+
     def project_of(self, run_id: str) -> str | None:
         """The project of a run: that of its job, of its workflow, or `default`; None where there is no such run."""
         owner: str | None = self._scalar(select(_OWNER).select_from(_WITH_JOBS).where(runs.c.run_id == run_id))

@@ -24,7 +24,7 @@ from luthier.core.events import (
 from luthier.core.graders import RewardMetric
 from luthier.core.plan import Plan
 from luthier.core.registry import TRACKERS
-from luthier.core.run import Bill, BudgetPlan
+from luthier.core.run import Bill, BudgetPlan, RunRecord
 from luthier.core.tracking import is_address
 from luthier.features.planning.quotes import load_quote
 from luthier.features.runs.next_steps import next_steps
@@ -223,7 +223,7 @@ def changing(context: Context, caller: Caller, judged: Judged, standing: Standin
     evaluation = judged.of_runs([run_id]).get(run_id)
     verdict = None if evaluation is None else verdict_view(evaluation)
     return {
-        "splits": [] if plan is None else _splits(plan, datasets_of(context, caller, plan)),
+        "splits": [] if plan is None else _splits(plan, datasets_of(context, caller, plan), record),
         "coverage": "" if plan is None else coverage(plan.data),
         "asked": redact_paths(asked_of(job), places),
         "quote": None if quote is None else quote.prediction,
@@ -353,7 +353,10 @@ def _kwh(value: float) -> str:
     return f"{figures.rough(1000 * value)}{figures.NO_BREAK}Wh" if value < 0.1 else f"{value:.3g}{figures.NO_BREAK}kWh"
 
 
-def _splits(plan: Plan, names: dict[str, Any]) -> list[dict[str, Any]]:
+def _splits(plan: Plan, names: dict[str, Any], record: RunRecord | None) -> list[dict[str, Any]]:
+    streamed = [plan.data.stream.summary] if plan.data.stream is not None else []
+    if record is not None and record.result is not None and record.result.stream is not None:
+        streamed.append(record.result.stream.summary)
     profiles = {"train": plan.data.train, "validation": plan.data.validation, "held out": plan.data.held_out}
     return [
         {
@@ -362,6 +365,7 @@ def _splits(plan: Plan, names: dict[str, Any]) -> list[dict[str, Any]]:
             "file": PurePath(one.file).name,
             "dataset": names.get(one.sha256),
             "sources": [source for source in plan.data.sources if source.split == one.split],
+            "stream": streamed if one is plan.data.train else [],
         }
         for split, one in profiles.items()
         if one is not None

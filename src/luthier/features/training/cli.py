@@ -310,6 +310,8 @@ def show_outcome(console: Console, outcome: TrainOutcome) -> None:
             ),
             ("peak memory", peak_memory(result)),
         ]
+        if result.stream is not None:
+            rows.append(("streamed", visible(result.stream.summary)))
         if result.bill is not None:
             rows.append(("bill", bill_line(result.bill)))
         if outcome.forecast is not None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from luthier.core.events import ROUTER_LOSS, TASK_LOSS, Event, StepDone, comparable_loss
 from luthier.core.run import FirstStep
 from luthier.features.planning.service import Prepared
+
+if TYPE_CHECKING:
+    from luthier.ml.training.objective_protocol import Unit
 
 
 def first_step_of(prepared: Prepared, events: Iterable[Event]) -> FirstStep | None:
@@ -22,9 +25,12 @@ def first_step_of(prepared: Prepared, events: Iterable[Event]) -> FirstStep | No
         return None
     from luthier.features.planning import batch_schedules as schedules
 
-    # the examples of a step do not depend on its split into micro-batches
-    batches = schedules.of_training(prepared, shares_prefix=False).step(0)
-    units = [prepared.trained_units[index] for index in sorted(index for batch in batches for index in batch)]
+    units: list[Unit] = []
+    is_streamed = prepared.train.stream is not None  # the rows would have to be read, and fetched, once more
+    if not is_streamed:
+        # the examples of a step do not depend on its split into micro-batches
+        batches = schedules.of_training(prepared, shares_prefix=False).step(0)
+        units = [prepared.trained_units[index] for index in sorted(index for batch in batches for index in batch)]
     # The task loss excludes replayed rows, so the examples must exclude them as well.
     if TASK_LOSS in first.measures:
         units = [unit for unit in units if not unit[0].is_replayed]
@@ -41,7 +47,7 @@ def first_step_of(prepared: Prepared, events: Iterable[Event]) -> FirstStep | No
             else objective.loss_weighting or ("token" if objective.loss_unit else None)
         ),
         # sampled answers are known only after sampling
-        num_trained_tokens=first.num_trained_tokens if objective.draws else num_learned,
+        num_trained_tokens=first.num_trained_tokens if objective.draws or is_streamed else num_learned,
         precision=training.precision,
         example_ids=tuple(dict.fromkeys(row.id for unit in units for row in unit)),
         router_loss=first.measures.get(ROUTER_LOSS),

@@ -31,6 +31,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from luthier.core.data_stream import StreamPosition
 from luthier.core.errors import CheckpointError, StorageFullError, library_reason
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import sha256_document, sha256_file
@@ -94,6 +95,7 @@ class LoopState(FrozenModel):
         window_loss_sum: of the steps since the last validation.
         window_loss_weight: of the steps since the last validation.
         seconds: wall time of all steps.
+        stream: where the rows of the next step are, of rows that are streamed.
     """
 
     plan_hash: str
@@ -107,6 +109,7 @@ class LoopState(FrozenModel):
     window_loss_weight: float = 0.0
     seconds: float = 0.0
     early_stopping: EarlyStopping
+    stream: StreamPosition | None = None
 
 
 @dataclass(frozen=True, slots=True)

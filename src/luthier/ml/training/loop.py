@@ -36,7 +36,7 @@ from luthier.ml.training.micro_batch_workers import micro_batch_workers
 from luthier.ml.training.model import TrainableModel
 from luthier.ml.training.objective_protocol import Batch, Objective, Unit, rows_of
 from luthier.ml.training.optimizer import MasterOptimizer, WeightAverage, all_but_averages, averages_in
-from luthier.ml.training.step import StepSchedule, one_step, validate
+from luthier.ml.training.step import RunSchedule, one_step, validate
 
 if TYPE_CHECKING:
     from luthier.ml.training.sample_prompts import AnswerSamples
@@ -81,7 +81,7 @@ def train(
     objective: Objective,
     units: Sequence[Unit],
     validation: Sequence[Batch],
-    schedule: StepSchedule,
+    schedule: RunSchedule,
     folder: CheckpointFolder,
     *,
     emit: EventSink,
@@ -124,7 +124,7 @@ def train(
 
     meter = meter or Meter(plan.budget)
     checkpoints = SharedCheckpoints(world, folder, optimizer.weight_state())
-    state = saved = _resume(plan, model, optimizer, average, checkpoints, world, warn)
+    state = saved = _resume(plan, model, optimizer, average, checkpoints, schedule, world, warn)
     if not meter.at_least(state.seconds, state.num_tokens):
         warn(state.step, "ledger_lost", _LEDGER_LOST)
     emit(RunStarted(from_step=state.step, num_steps=p.num_steps))
@@ -145,7 +145,8 @@ def train(
             warn(state.step, "replicas_differ", _REPLICAS_DIFFER)
             world.broadcast_tensors(held)
             optimizer.round_into_model()
-        path, num_bytes = checkpoints.save(state, weights, moments, model.method.state() | average.state())
+        placed = state.model_copy(update={"stream": schedule.position(state.step)})
+        path, num_bytes = checkpoints.save(placed, weights, moments, model.method.state() | average.state())
         saved = state
         emit(CheckpointSaved(step=state.step, path=str(path), num_bytes=num_bytes))
 
@@ -273,10 +274,11 @@ def _resume(
     optimizer: MasterOptimizer,
     average: WeightAverage,
     checkpoints: SharedCheckpoints,
+    schedule: RunSchedule,
     world: World,
     warn: Callable[[int, str, str], None],
 ) -> LoopState:
-    """Load the newest intact checkpoint into optimizer, method and average, or create the initial state."""
+    """Load the newest intact checkpoint into optimizer, method, average and schedule, or create the initial state."""
     checkpoint, broken = checkpoints.latest()
     step = 0 if checkpoint is None else checkpoint.state.step
     for message in broken:
@@ -291,6 +293,7 @@ def _resume(
     optimizer.load(checkpoint.weights, checkpoint.moments, checkpoint.state.step)
     model.method.load_state(all_but_averages(checkpoint.method))
     average.load_state(checkpoint.method, optimizer.weight_state())
+    schedule.resume_at(checkpoint.state.stream)
     return checkpoint.state
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import torch
 
 from luthier.core.data_sources import SourcePlan, source_place
+from luthier.core.data_stream import StreamPosition
 from luthier.core.events import PLAIN_LOSS, REPLAY_LOSS, ROUTER_LOSS, TASK_LOSS, StepDone, ValidationDone
 from luthier.core.plan import Plan
 from luthier.core.ports import Progress
@@ -193,6 +194,18 @@ class StepSchedule(Protocol):
     def epoch_of(self, step: int) -> float: ...
 
 
+class RunSchedule(StepSchedule, Protocol):
+    """The steps of a whole run, which may be resumed.
+
+    Attributes:
+        position: where the rows of a step are, of rows that are streamed; None of all others.
+        resume_at: goes on from such a position.
+    """
+
+    def position(self, step: int) -> StreamPosition | None: ...
+    def resume_at(self, position: StreamPosition | None) -> None: ...
+
+
 def _drawn(
     units: Sequence[Unit], schedule: StepSchedule, step: int, indices: Sequence[Sequence[int]]
 ) -> tuple[list[Batch], list[list[Unit]]]:
@@ -265,7 +278,7 @@ def one_step(
             optimizer.collect()  # into fp32 sums: bf16 would drop small micro-batch gradients next to a large sum
             sums.add(losses, batch)
     for _ in range(num_missing):  # sharded weights are gathered in every pass: ranks must make equally many
-        idle_pass(model, units[0]).backward()
+        idle_pass(model, whole[-1][-1]).backward()  # of this step: streamed units of others are not there
         optimizer.collect()
     world.sum_gradients(optimizer.gradients)  # once a step: gradients cross the network as fp32 sums
     sums = sums.over(world)  # from here on loss and counts are those of the whole global batch, the same on all ranks

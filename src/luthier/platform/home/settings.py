@@ -49,6 +49,8 @@ class Settings(BaseSettings):
         lease_seconds: How long a silent worker keeps its job, and a silent machine the run that it uploads; workers of
             one queue should agree.
         tokenised_cache_bytes: Disk space for tokenised rows, so that none is tokenised twice; 0 keeps none.
+        remote_data_cache_bytes: Disk space for data files that were downloaded; those used longest ago are removed.
+        mixtures_cache_bytes: The same for files of rows that were mixed of several sources.
         data_memory_bytes: Memory for the rows of one audit, repair, split or training, beyond which they are on disk; 0
             takes a quarter of what is available.
         scratch: The folder for rows beyond it, which may take several times the size of the file; None for one in the
@@ -128,6 +130,8 @@ class Settings(BaseSettings):
     tracker_wait_seconds: float = Field(default=60.0, ge=0)
     lease_seconds: float = Field(default=90.0, ge=10.0)
     tokenised_cache_bytes: int = Field(default=1 << 30, ge=0)
+    remote_data_cache_bytes: int = Field(default=100 << 30, ge=0)
+    mixtures_cache_bytes: int = Field(default=50 << 30, ge=0)
     data_memory_bytes: int = Field(default=0, ge=0)
     scratch: Path | None = None
     result_files_base64: bool = False
@@ -354,12 +358,18 @@ class Settings(BaseSettings):
 
     @property
     def remote_data_folder(self) -> Path:
-        """Data files that were downloaded, named by their digest; may be deleted between jobs, and is fetched again."""
+        """Data files that were downloaded, named by their digest; may be deleted between jobs, and is fetched again.
+
+        Kept below `remote_data_cache_bytes`.
+        """
         return self.home / "cache" / "data"
 
     @property
     def mixtures_folder(self) -> Path:
-        """Files of rows that were mixed of several sources; may be deleted between jobs, and is made again."""
+        """Files of rows that were mixed of several sources; may be deleted between jobs, and is made again.
+
+        Kept below `mixtures_cache_bytes`.
+        """
         return self.home / "cache" / "mixtures"
 
     @property

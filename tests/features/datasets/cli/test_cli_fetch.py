@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from luthier.ml.data.files import bounded_folder
 from luthier.testing.hub_server import COMMIT, Hub, serving
 
 
@@ -39,3 +40,17 @@ def test_a_path_is_no_remote_source(luthier: Any) -> None:
     done = luthier("data", "fetch", "rows.jsonl")
     assert done.code == 2
     assert "'rows.jsonl' is no remote source" in done.err
+
+
+@pytest.mark.usefixtures("hub")
+def test_the_cache_is_shown_with_its_limits_and_cleared(luthier: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    (file,) = luthier("data", "fetch", "hub:org/qa", "--json").document["files"]
+    downloads, mixtures = luthier("data", "cache", "--json").document["folders"]
+    assert (downloads["num_entries"], downloads["num_bytes"], downloads["max_bytes"]) == (1, 16, 100 << 30)
+    assert (mixtures["num_entries"], mixtures["max_bytes"]) == (0, 50 << 30)
+    assert "downloaded data files" in luthier("data", "cache").out
+    assert luthier("data", "cache", "--clear", "--json").document["folders"][0]["num_removed"] == 0, "used just now"
+    monkeypatch.setattr(bounded_folder, "IN_USE_SECONDS", 0.0)
+    cleared = luthier("data", "cache", "--clear", "--json").document["folders"][0]
+    assert (cleared["num_removed"], cleared["num_removed_bytes"], cleared["num_entries"]) == (1, 16, 0)
+    assert not Path(file["path"]).exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,7 +15,7 @@ from luthier.core.ids import sha256_bytes
 from luthier.core.ports import SilentProgress
 from luthier.core.system.process_setup import start_daemon
 from luthier.ml.data.remote import download
-from luthier.ml.data.remote.cache import FetchedSource, fetch
+from luthier.ml.data.remote.cache import FetchedSource, FileFetcher, fetch, list_files
 
 ROWS = b"".join(b'{"text": "row %d"}\n' % n for n in range(50))
 
@@ -153,3 +154,31 @@ def test_a_server_that_sends_more_than_it_stated_fills_no_disk(site: Site, tmp_p
     assert [path.stat().st_size for path in tmp_path.glob("data/incoming/*/*")] == [0]
     site.grows = b""
     assert fetched(tmp_path, site).files[0].path.read_bytes() == ROWS
+
+
+def test_a_listed_file_that_changes_in_the_middle_of_a_run_is_refused(site: Site, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    listing = list_files(site.url, folder, SilentProgress())
+    assert (listing.revision, listing.names, listing.sizes) == ('ETag "one"', ("train.jsonl",), (len(ROWS),))
+    fetcher = FileFetcher(listing, folder, SilentProgress())
+    assert fetcher.fetch(0).path.read_bytes() == ROWS
+    shutil.rmtree(folder / "files")
+    site.content, site.etag = ROWS[::-1], '"two"'
+    with pytest.raises(DataSourceError, match=r'is now at ETag "two"') as caught:
+        fetcher.fetch(0)
+    assert "secret" not in str(caught.value.as_json())
+    stored = "".join(path.read_text() for path in (folder / "listings").rglob("*.json"))
+    assert "secret" not in stored
+
+
+def test_a_file_that_nothing_but_its_content_identifies_is_downloaded_before(site: Site, tmp_path: Path) -> None:
+    site.etag = ""
+    folder = tmp_path / "data"
+    listing = list_files(site.url, folder, SilentProgress())
+    assert listing.revision == f"sha256 {sha256_bytes(ROWS)}"
+    fetcher = FileFetcher(listing, folder, SilentProgress())
+    assert fetcher.fetch(0).path.read_bytes() == ROWS
+    shutil.rmtree(folder / "files")
+    site.content = ROWS[::-1]
+    with pytest.raises(DataSourceError, match="a source has changed while its rows were streamed"):
+        fetcher.fetch(0)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from luthier.core.data_stream import StreamCounts
 from luthier.core.events import Event, WarningRaised
 from luthier.core.plan import Plan
 from luthier.core.ports import EventSink, Progress, SilentProgress
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
     from luthier.ml.training.distributed import World
     from luthier.ml.training.loop import LoopOutcome
     from luthier.ml.training.model import TrainableModel
-    from luthier.ml.training.objective_protocol import Batch, Objective, Unit
+    from luthier.ml.training.objective_protocol import Batch, Objective
     from luthier.ml.training.sample_prompts import AnswerSamples
+    from luthier.ml.training.step import RunSchedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,19 +137,21 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
     model, shares, packs = _loaded(plan, world, hooks.emit, spreads=spreads)
     warn_of_the_data(plan, hooks.emit)
     objective = load_objective(plan.objective, tools_for(prepared, is_first=world.is_first))
-    units = chained(prepared.trained_units, prepared.validation.units if prepared.validation else ())
     hooks.meter.begin("reference")
-    _prepare(objective, model, units, hooks, world)
+    _prepare(objective, model, prepared, hooks, world)
     validation = schedules.of_validation(prepared, shares_prefix=shares, packs=packs)
     listening = stop_signals(lambda: pause_notice(hooks)) if hooks.stop_requested is None else None
-    with listening or nullcontext(hooks.stop_requested or _nobody) as stop_requested:
+    with (
+        listening or nullcontext(hooks.stop_requested or _nobody) as stop_requested,
+        schedules.of_run(prepared, shares_prefix=shares, packs=packs, folder=hooks.folder) as (trained_units, schedule),
+    ):
         outcome = train(
             plan,
             model,
             objective,
-            prepared.trained_units,
+            trained_units,
             validation,
-            schedules.of_training(prepared, shares_prefix=shares, packs=packs),
+            schedule,
             CheckpointStore(hooks.folder / "checkpoints", training.keep_checkpoints),
             emit=hooks.emit,
             stop_requested=stop_requested,
@@ -157,17 +161,35 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
             snapshot=_snapshots(plan, hooks),
             samples=_samples(prepared, hooks, world, spreads=spreads),
         )
+        counts = _streamed(prepared, schedule, outcome)
     _finish(objective, model, validation, outcome, world)
     hooks.meter.begin("saving")
     # A collective call: every rank must reach it, also where it keeps nothing.
-    peaks = world.gather(str(device.device_peak_memory_bytes(world.device)))
-    if spreads:
-        model = _made_whole(plan, model, world)
-    return _result(hooks.folder, plan, model, outcome, max(map(int, peaks)), is_kept=world.is_first)
+    peak = max(map(int, world.gather(str(device.device_peak_memory_bytes(world.device)))))
+    model = _made_whole(plan, model, world) if spreads else model
+    return _with_counts(_result(hooks.folder, plan, model, outcome, peak, is_kept=world.is_first), counts)
 
 
-def _prepare(objective: Objective, model: TrainableModel, units: Sequence[Unit], hooks: Hooks, world: World) -> None:
+def _streamed(prepared: Prepared, schedule: RunSchedule, outcome: LoopOutcome) -> StreamCounts | None:
+    """What was read of a stream; None of other rows."""
+    if prepared.train.stream is None:
+        return None
+    from luthier.ml.data.stream.schedule import StreamSchedule
+
+    assert isinstance(schedule, StreamSchedule)
+    return schedule.counts(outcome.state.step)
+
+
+def _with_counts(result: TrainResult, counts: StreamCounts | None) -> TrainResult:
+    """A result with what was read of a stream, and a warning where rows were left out or cut."""
+    if counts is None:
+        return result
+    return result.model_copy(update={"stream": counts, "warnings": (*result.warnings, *counts.warnings)})
+
+
+def _prepare(objective: Objective, model: TrainableModel, prepared: Prepared, hooks: Hooks, world: World) -> None:
     """Rank 0 first: other ranks that share its folder find its results."""
+    units = chained(prepared.trained_units, prepared.validation.units if prepared.validation else ())
     if world.is_first:
         objective.prepare(model, units, hooks.folder, hooks.progress)
     world.gather("prepared")

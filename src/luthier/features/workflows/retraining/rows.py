@@ -118,6 +118,12 @@ def reviewed_rows(
 
 def rows_of_run(context: Context, recipe: Recipe) -> Splits:
     """The rows of a run by split, as chat rows. Raises ConflictError if they are not conversations with an answer."""
+    if recipe.data.streaming:
+        raise ConflictError(
+            "the run was trained on streamed rows, which are not kept",
+            expected="a run whose training rows are files: the next one is trained on them and on the corrections",
+            do="make the next version manually: luthier feedback list, and a recipe with the corrections as a source",
+        )
     found = load_splits(context, recipe, Path())
     kinds = {part.source.shape for split, part in found.items() if split == "train"}
     # Corrections are answers, which do not fit into such rows.

@@ -36,13 +36,16 @@ class _LargeRowError(Exception):
     """A row goes beyond `MAX_ROW_BYTES`."""
 
 
-def decode(document: dict[str, Any], _channel: Channel) -> None:
+def decode(document: dict[str, Any], _channel: Channel) -> dict[str, int] | None:
     """Decode stdin in a child process.
 
     Args:
         document: `name` and `num_bytes` of the file; `output`, of the `ChildOutput` that the Arrow IPC stream goes to;
-            `max_bytes` in all and `batch_seconds` a batch; `hides_words`, whether what a library says of the file may
-            not be shown, since it may quote it.
+            `max_bytes` in all and `batch_seconds` a batch; `num_skipped`, rows before the first one that is wanted;
+            `hides_words`, whether what a library says of the file may not be shown, since it may quote it.
+
+    Returns:
+        `num_rows`: rows of the file; None where the reader did not read to the end.
 
     Raises:
         DataError: the file is damaged, or a decompression bomb.
@@ -51,7 +54,7 @@ def decode(document: dict[str, Any], _channel: Channel) -> None:
     name = document["name"]
     try:
         with open_output(document["output"]) as out:
-            _decode(out, document)
+            return {"num_rows": _decode(out, document)}
     except (MemoryError, DataError):
         raise
     except _LargeRowError:
@@ -61,7 +64,7 @@ def decode(document: dict[str, Any], _channel: Channel) -> None:
             do="take that row out, or cut it into several",
         ) from None
     except (BrokenPipeError, ConnectionResetError):  # the reader has seen enough
-        return
+        return None
     except Exception as error:  # any error of the decoder is a fault of the file
         words = type(error).__name__ if document["hides_words"] else f"{error}"[:500]
         raise DataError(
@@ -69,7 +72,7 @@ def decode(document: dict[str, Any], _channel: Channel) -> None:
         ) from error
 
 
-def _decode(out: Any, limits: dict[str, Any]) -> None:
+def _decode(out: Any, limits: dict[str, Any]) -> int:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -81,7 +84,11 @@ def _decode(out: Any, limits: dict[str, Any]) -> None:
     is_same = schema.types == file.schema_arrow.types
     with pa.ipc.new_stream(out, schema) as stream:
         num_bytes = 0
-        for found in _timed(file.iter_batches(batch_size=BATCH_ROWS, use_threads=False), limits["batch_seconds"]):
+        groups, num_skipped = _groups_from(file, limits["num_skipped"])
+        found_batches = file.iter_batches(batch_size=BATCH_ROWS, row_groups=groups, use_threads=False)
+        for whole in _timed(found_batches, limits["batch_seconds"]):
+            found = whole.slice(min(num_skipped, whole.num_rows))
+            num_skipped -= whole.num_rows - found.num_rows
             batch = found if is_same else _cast(found, schema)
             # Counted after the cast: a dictionary or a run of a few bytes may represent gigabytes.
             num_bytes += max(batch.nbytes, _ROW_BYTES * batch.num_rows)
@@ -89,6 +96,16 @@ def _decode(out: Any, limits: dict[str, Any]) -> None:
                 raise bomb(limits["name"], limits["num_bytes"], limits["max_bytes"])
             for piece in _pieces(batch):
                 stream.write_batch(piece)
+    return int(file.metadata.num_rows)
+
+
+def _groups_from(file: Any, num_skipped: int) -> tuple[list[int], int]:
+    """The row groups that hold rows after the first `num_skipped`, and how many of these are in them."""
+    groups = list(range(file.num_row_groups))
+    while groups and (size := file.metadata.row_group(groups[0]).num_rows) <= num_skipped:
+        num_skipped -= size
+        groups.pop(0)
+    return groups, num_skipped
 
 
 def _stdin() -> Any:

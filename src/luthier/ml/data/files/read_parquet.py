@@ -19,15 +19,21 @@ from luthier.ml.data.files.untrusted_input import max_unpacked_bytes
 
 MEMORY_BYTES: Final = 2 << 30
 BATCH_SECONDS: Final = 120
+_ALL_ROWS: Final = 1 << 62
+_BUFFER_BYTES: Final = 1 << 20
 _DECODE: Final = "luthier.ml.data.files.parquet_worker:decode"
 # The allocators that Arrow brings reserve more addresses than they use, which the limit would count.
 _ENVIRONMENT: Final = {"ARROW_DEFAULT_MEMORY_POOL": "system", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
 
 
-def read_parquet(source: Source) -> Iterator[Row | RowProblem]:
+def read_parquet(source: Source, num_skipped: int = 0) -> Iterator[Row | RowProblem]:
     """One Row for each record, in batches.
 
     Arrow fills fields that a nested object lacks with null, so a null inside a nested value is read as absent.
+
+    Args:
+        source: the file.
+        num_skipped: records before the first one that is wanted; row groups that hold none but these are not decoded.
 
     Raises:
         DataError: a damaged file, a column that is there twice, and a decompression bomb: a row over 64 MiB, more than
@@ -36,11 +42,11 @@ def read_parquet(source: Source) -> Iterator[Row | RowProblem]:
     """
     import pyarrow as pa  # here, since who reads text alone needs none of its memory
 
-    with _parquet_file(source) as file, _decoder(source, file) as (child, data):
+    with _parquet_file(source) as file, _decoder(source, file, num_skipped) as (child, data):
         try:
             with pa.ipc.open_stream(data) as stream:
                 _check_names(source, stream.schema.names)
-                number = 0
+                number = num_skipped
                 for batch in stream:
                     for fields in batch.to_pylist():
                         number += 1
@@ -53,8 +59,21 @@ def read_parquet(source: Source) -> Iterator[Row | RowProblem]:
         _check_end(source, child)
 
 
+def num_rows_of_parquet(source: Source) -> int:
+    """How many records a Parquet file has, by its own count at its end; none is decoded.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    with _parquet_file(source) as file, _decoder(source, file, _ALL_ROWS) as (child, data):
+        while data.read(_BUFFER_BYTES):
+            pass
+        data.close()
+        return int(_check_end(source, child)["num_rows"])
+
+
 @contextmanager
-def _decoder(source: Source, file: IO[bytes]) -> Iterator[tuple[ChildProcess, IO[bytes]]]:
+def _decoder(source: Source, file: IO[bytes], num_skipped: int) -> Iterator[tuple[ChildProcess, IO[bytes]]]:
     """The process that decodes an open file, and its stream. Batches have a separate pipe, since they are bytes."""
     num_bytes = os.fstat(file.fileno()).st_size
     output = ChildOutput()
@@ -66,6 +85,7 @@ def _decoder(source: Source, file: IO[bytes]) -> Iterator[tuple[ChildProcess, IO
                 "num_bytes": num_bytes,
                 "max_bytes": max_unpacked_bytes(num_bytes),
                 "batch_seconds": BATCH_SECONDS,
+                "num_skipped": num_skipped,
                 "hides_words": are_library_words_hidden(),
                 "output": output.document,
             },
@@ -81,12 +101,11 @@ def _decoder(source: Source, file: IO[bytes]) -> Iterator[tuple[ChildProcess, IO
         yield child, data
 
 
-def _check_end(source: Source, child: ChildProcess) -> None:
-    """Raise DataError where the process did not reach the end of the file."""
+def _check_end(source: Source, child: ChildProcess) -> Any:
+    """What the process returns. Raise DataError where it did not reach the end of the file."""
     try:
         # It ends by itself, now that its stream is closed; if not, it is ended.
-        child.result(timeout_seconds=BATCH_SECONDS)
-        return
+        return child.result(timeout_seconds=BATCH_SECONDS)
     except MemoryError:
         how = f"takes more than {MEMORY_BYTES / 2**30:g} GiB of memory to decode"
     except ChildEndedError as error:

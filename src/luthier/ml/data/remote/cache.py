@@ -1,6 +1,7 @@
 """Remote data files on this machine: each downloaded once and kept by its digest, with what a name was resolved to.
 
     FOLDER/sources/KEY.json    revision and digests of the files of a source
+    FOLDER/listings/KEY.json   revision and names of the files of a source of which each is downloaded when it is needed
     FOLDER/files/SHA256/NAME   a file
     FOLDER/incoming/KEY/       what has arrived of a download that was interrupted
 
@@ -12,21 +13,24 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from luthier.core.data_sources import HUB, check_remote, parse_hub_dataset
-from luthier.core.errors import StorageFullError
+from luthier.core.errors import DataSourceError, StorageFullError
 from luthier.core.ids import sha256_bytes, sha256_file
 from luthier.core.ports import Progress
 from luthier.core.system.files import file_lock, sync
 from luthier.ml.charts.page import replace_bytes
+from luthier.ml.data.files.bounded_folder import mark_used
 from luthier.ml.data.remote.download import RemoteSource, download
 
 _LOCK_SECONDS: Final = 6 * 3600.0
 _NOT_IN_A_NAME: Final = re.compile(r"[^A-Za-z0-9_.()+= -]+")
 _MAX_NAME: Final = 150
+_BY_CONTENT: Final = "sha256 "
+"""Begins the revision of a source that nothing but its content identifies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +85,9 @@ def fetch(source: str, folder: Path, progress: Progress, *, refresh: bool = Fals
         ConflictError: another process is downloading it, and does not end.
     """
     check_remote(source)
-    if not refresh and (cached := _cached(folder, source)) is not None:
+    if refresh:
+        _listing_path(folder, source).unlink(missing_ok=True)
+    elif (cached := _cached(folder, source)) is not None:
         return cached
     lock = folder / "locks" / _key(source)
     with file_lock(lock, what=f"the download of {source.partition('?')[0]}", timeout_seconds=_LOCK_SECONDS):
@@ -90,6 +96,176 @@ def fetch(source: str, folder: Path, progress: Progress, *, refresh: bool = Fals
             return cached
         found = _look_up(source)
         return _fetched(source, found, folder, progress)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceListing:
+    """The files of a source at one revision; they need not be on this machine.
+
+    Attributes:
+        source: as it was named.
+        revision: as of `FetchedSource`.
+        pinned: the name of the source with its revision; that of the source where it has none.
+        names: of the files, in the order in which their rows are read.
+        sizes: of the files in bytes; None where the server does not state it.
+    """
+
+    source: str
+    revision: str
+    pinned: str
+    names: tuple[str, ...]
+    sizes: tuple[int | None, ...]
+
+
+def list_files(source: str, folder: Path, progress: Progress) -> SourceListing:
+    """The files of a remote source, without downloading them; what was listed or fetched before needs no network.
+
+    A source that nothing but its content identifies is downloaded, since it could change between two files.
+
+    Args:
+        source: as of `fetch`.
+        folder: where files are kept.
+        progress: shows a download.
+
+    Raises:
+        LuthierError: as `fetch`.
+    """
+    check_remote(source)
+    if (entry := _entry_document(folder, source)) is not None:
+        # Not compared with their digests here: each file is when it is opened.
+        names, sizes = (tuple(one[name] for one in entry["files"]) for name in ("name", "num_bytes"))
+        return SourceListing(source, entry["revision"], source, names, sizes)
+    try:
+        document = json.loads(_listing_path(folder, source).read_text(encoding="utf-8"))
+        names, sizes = tuple(document["names"]), tuple(document["sizes"])
+        return SourceListing(source, document["revision"], document["pinned"] or source, names, sizes)
+    except (OSError, ValueError, KeyError):
+        pass
+    found = _look_up(source)
+    if not found.revision:
+        fetched = fetch(source, folder, progress)
+        names, sizes = (tuple(file.name for file in fetched.files), tuple(file.num_bytes for file in fetched.files))
+        return SourceListing(source, fetched.revision, source, names, sizes)
+    names, sizes = (tuple(_safe(file.name) for file in found.files), tuple(file.num_bytes for file in found.files))
+    listing = SourceListing(source, found.revision, found.pinned or source, names, sizes)
+    for name in {source, listing.pinned}:
+        _write_listing(folder, replace(listing, source=name))
+    return listing
+
+
+def _listing_path(folder: Path, source: str) -> Path:
+    return folder / "listings" / f"{_key(source)}.json"
+
+
+def _write_listing(folder: Path, listing: SourceListing) -> None:
+    path = _listing_path(folder, listing.source)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # An address is not written: its query may hold a signature. The key of the entry identifies it.
+    pinned = listing.pinned if listing.pinned.startswith(HUB) else ""
+    document = {"revision": listing.revision, "pinned": pinned, "names": listing.names, "sizes": listing.sizes}
+    replace_bytes(path, json.dumps(document).encode())
+
+
+class FileFetcher:
+    """Downloads files of a listed source one by one, when they are needed.
+
+    Args:
+        listing: the source.
+        folder: where files are kept.
+        progress: shows the download.
+    """
+
+    def __init__(self, listing: SourceListing, folder: Path, progress: Progress) -> None:
+        self._listing, self._folder, self._progress = listing, folder, progress
+        self._found: RemoteSource | None = None
+
+    def fetch(self, number: int) -> FetchedFile:
+        """One file on this machine, with the content of the listed revision.
+
+        Args:
+            number: of the file, from 0.
+
+        Raises:
+            DataSourceError: the source has changed, or cannot be fetched; what has arrived is kept.
+            StorageFullError: the disk has no room for it.
+        """
+        if (there := self._there(number)) is not None:
+            return there
+        listing = self._listing
+        if listing.revision.startswith(_BY_CONTENT):
+            fetched = fetch(listing.source, self._folder, self._progress)
+            if fetched.revision != listing.revision:
+                raise self._changed(f"{listing.source.partition('?')[0]} has {fetched.revision}")
+            return fetched.files[number]
+        key = _key(f"{listing.pinned}\n{listing.revision}\n{number}")
+        shown = f"{listing.names[number]} of {listing.source.partition('?')[0]}"
+        with file_lock(self._folder / "locks" / key, what=f"the download of {shown}", timeout_seconds=_LOCK_SECONDS):
+            if (there := self._there(number)) is not None:
+                return there
+            found = self._looked_up()
+            file = found.files[number]
+            if (known := _known_file(self._folder, file.sha256, _safe(file.name))) is not None:
+                self._note_digest(number, known.sha256)
+                return known
+            incoming = self._folder / "incoming" / key
+            incoming.mkdir(parents=True, exist_ok=True)
+            part = incoming / "0.part"
+            arrived = part.stat().st_size if part.is_file() else 0
+            _check_room(listing.source, self._folder, 0 if file.num_bytes is None else file.num_bytes - arrived)
+            with self._progress.task(f"Downloading {shown}", file.num_bytes, "bytes", done=arrived) as task:
+                digest = download(found, file, part, task)
+            if (before := self._digest(number)) not in (None, digest):
+                part.unlink()
+                raise self._changed(f"{shown} has digest {digest[:12]}, and had {str(before)[:12]} before")
+            made = _moved(part, self._folder, digest, _safe(file.name))
+            self._note_digest(number, digest)
+            shutil.rmtree(incoming, ignore_errors=True)
+            return made
+
+    def is_there(self, number: int) -> bool:
+        """Whether a file is on this machine; its digest is not compared."""
+        digest = self._digest(number)
+        return digest is not None and (self._folder / "files" / digest / self._listing.names[number]).is_file()
+
+    def _there(self, number: int) -> FetchedFile | None:
+        return _known_file(self._folder, self._digest(number), self._listing.names[number])
+
+    def _digest_path(self, number: int) -> Path:
+        key = _key(f"{self._listing.pinned}\n{self._listing.revision}")
+        return self._folder / "listings" / key / f"{number}.json"
+
+    def _note_digest(self, number: int, digest: str) -> None:
+        path = self._digest_path(number)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_bytes(path, json.dumps({"sha256": digest}).encode())
+
+    def _digest(self, number: int) -> str | None:
+        """The digest of a file that was downloaded before; None where it was not."""
+        try:
+            return str(json.loads(self._digest_path(number).read_text(encoding="utf-8"))["sha256"])
+        except (OSError, ValueError, KeyError):
+            pass
+        entry = _entry_document(self._folder, self._listing.source)
+        if entry is None or entry["revision"] != self._listing.revision:
+            return None
+        return str(entry["files"][number]["sha256"])
+
+    def _looked_up(self) -> RemoteSource:
+        # Looked up for each file: only a commit of the hub cannot change meanwhile.
+        if self._found is None or not self._listing.pinned.startswith(HUB):
+            listing, self._found = self._listing, _look_up(self._listing.pinned)
+            found = (self._found.revision, tuple(_safe(file.name) for file in self._found.files))
+            if found != (listing.revision, listing.names):
+                raise self._changed(f"{listing.source.partition('?')[0]} is now at {found[0] or 'no revision'}")
+        return self._found
+
+    def _changed(self, came: str) -> DataSourceError:
+        return DataSourceError(
+            f"a source has changed while its rows were streamed: {came}",
+            expected=f"revision {self._listing.revision}, as when the run began",
+            do="restore the source and resume the run, or start a new run: `luthier data fetch --refresh SOURCE` looks "
+            "for the newest revision",
+        )
 
 
 def cached_revision(folder: Path, source: str) -> str | None:
@@ -136,7 +312,7 @@ def _fetched(source: str, found: RemoteSource, folder: Path, progress: Progress)
                 known = _moved(part, folder, download(found, file, part, task), _safe(file.name))
             made.append(known)
     digests = "\n".join(one.sha256 for one in made)
-    revision = found.revision or f"sha256 {made[0].sha256 if len(made) == 1 else sha256_bytes(digests.encode())}"
+    revision = found.revision or f"{_BY_CONTENT}{made[0].sha256 if len(made) == 1 else sha256_bytes(digests.encode())}"
     for name in {source, found.pinned or source}:
         _write_entry(folder, name, revision, made)
     shutil.rmtree(incoming, ignore_errors=True)
@@ -171,20 +347,28 @@ def _known_file(folder: Path, sha256: str | None, name: str) -> FetchedFile | No
     if sha256_file(path) != sha256:
         path.unlink()
         return None
+    mark_used(path)
     return FetchedFile(name, sha256, path.stat().st_size, path)
 
 
 def _cached(folder: Path, source: str) -> FetchedSource | None:
     """What is on this machine under a name; None where a file of it is missing or damaged."""
-    entry = _entry(folder, source)
-    try:
-        document: dict[str, Any] = json.loads(entry.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    document = _entry_document(folder, source)
+    if document is None:
         return None
     files = [_known_file(folder, str(one["sha256"]), str(one["name"])) for one in document["files"]]
     if any(one is None for one in files):
         return None
     return FetchedSource(source, str(document["revision"]), tuple(one for one in files if one), was_there=True)
+
+
+def _entry_document(folder: Path, source: str) -> dict[str, Any] | None:
+    """Revision and files of a source that was fetched; None where it was not."""
+    try:
+        document: dict[str, Any] = json.loads(_entry(folder, source).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return document
 
 
 def _write_entry(folder: Path, source: str, revision: str, files: list[FetchedFile]) -> None:

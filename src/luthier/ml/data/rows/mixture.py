@@ -22,6 +22,7 @@ from luthier.core.dataset import Row, Shape
 from luthier.core.errors import DataError, RowProblem, library_reason
 from luthier.core.ids import sha256_document, sha256_file
 from luthier.ml.charts.page import replace_bytes
+from luthier.ml.data.files.bounded_folder import mark_used
 from luthier.ml.data.files.sequences import chained
 from luthier.ml.data.files.source import open_source
 from luthier.ml.data.files.spill import Spill
@@ -128,7 +129,7 @@ def mix(
     if (cached := _cached(path)) is not None:
         return cached
     loaded = [_load(source, group_by, spill) for source in sources]
-    shape = _shape_of(sources, loaded)
+    shape = common_shape([source.name for source in sources], [files[0].shape for files in loaded])
     kept_rows = [_selected(source, files) for source, files in zip(sources, loaded, strict=True)]
     mixed, first = [], 1
     for files, mask in zip(loaded, kept_rows, strict=True):
@@ -162,6 +163,7 @@ def _cached(path: Path) -> Mixture | None:
             return None
     except (OSError, ValueError, KeyError):
         return None
+    mark_used(path)
     sources = tuple(
         MixedSource(one["first_row"], one["num_rows"], tuple(SourceFile(**file) for file in one["files"]))
         for one in document["sources"]
@@ -186,14 +188,21 @@ def _load(source: SourceOfRows, group_by: str | None, spill: Spill | None) -> li
     return found
 
 
-def _shape_of(sources: Sequence[SourceOfRows], loaded: Sequence[Sequence[LoadedFile]]) -> Shape:
-    """The shape of the mixture: that of all sources, or chat rows for different shapes of conversations."""
-    shapes = [files[0].shape for files in loaded]
+def common_shape(names: Sequence[str], shapes: Sequence[Shape]) -> Shape:
+    """The shape of several sources together: their own, or chat for different shapes of conversations.
+
+    Args:
+        names: of the sources, for messages.
+        shapes: of each of them.
+
+    Raises:
+        DataError: shapes that cannot be mixed.
+    """
     if len(set(shapes)) == 1:
         return shapes[0]
     if set(shapes) <= _CONVERSATIONS:
         return "chat"
-    held = ", ".join(f"{source.name} {shape}" for source, shape in zip(sources, shapes, strict=True))
+    held = ", ".join(f"{name} {shape}" for name, shape in zip(names, shapes, strict=True))
     raise DataError(
         f"sources of shapes that cannot be mixed: {held}",
         expected=f"one shape in all sources, or any of {', '.join(sorted(_CONVERSATIONS))}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 from luthier.core.dataset import Row
 from luthier.core.errors import DataError, RowProblem
@@ -60,17 +60,32 @@ class JsonLine:
         return read_line(file, self.number, self.body, self.offset)
 
 
-def lines_of_jsonl(source: Source) -> Iterator[JsonLine]:
-    """The lines that are not blank, in order."""
-    offset = 0
+def lines_of_jsonl(source: Source, *, num_lines: int = 0, offset: int = 0) -> Iterator[JsonLine]:
+    """The lines that are not blank, in order.
+
+    Args:
+        source: the file.
+        num_lines: lines before the first one that is wanted, blank ones included.
+        offset: bytes of the unpacked file before it.
+    """
     with source.open() as file:
-        for number, (line, length) in enumerate(bounded_lines(file), start=1):
+        _skip(file, offset, is_seekable=not source.is_gzip)
+        for number, (line, length) in enumerate(bounded_lines(file), start=num_lines + 1):
             body = line.removeprefix(_BOM) if number == 1 else line
             # `length` counts all bytes of the line, `line` at most the bound: a longer line is never blank.
             is_whole = length == len(line)
             if not is_whole or body.strip():
                 yield JsonLine(number, body, length, offset + len(line) - len(body), is_whole)
             offset += length
+
+
+def _skip(file: IO[bytes], num_bytes: int, *, is_seekable: bool) -> None:
+    """Move to a place in an unpacked file; of packed bytes all before it are unpacked."""
+    if is_seekable:
+        file.seek(num_bytes)
+        return
+    while num_bytes and (piece := file.read(min(num_bytes, _PIECE_BYTES))):
+        num_bytes -= len(piece)
 
 
 def read_line(file: str, number: int, line: bytes, offset: int) -> Row | RowProblem:

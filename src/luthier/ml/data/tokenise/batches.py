@@ -18,6 +18,7 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
+from luthier.core.data_stream import StreamPosition
 from luthier.core.errors import DataError, RecipeError
 from luthier.core.recipe import OrderName
 from luthier.ml.data.tokenise.shared_prefix import Families, UnitPrefixes
@@ -184,6 +185,12 @@ class StepSchedule:
     def epoch_of(self, step: int) -> float:
         """Epochs that are done once `step` steps are done."""
         return step / self.num_steps_per_epoch
+
+    def position(self, step: int) -> None:
+        """Nothing is remembered: a run that resumes asks for its steps by their numbers."""
+
+    def resume_at(self, position: StreamPosition | None) -> None:
+        """There is nothing to go on from."""
 
     def padding_fraction(self) -> float:
         """Padding as a fraction of all positions computed in the first epoch."""
@@ -352,3 +359,9 @@ class ReplaySchedule:
     def epoch_of(self, step: int) -> float:
         """Epochs of the task that are done once `step` steps are done."""
         return self.task.epoch_of(step)
+
+    def position(self, step: int) -> None:
+        """Nothing is remembered: a run that resumes asks for its steps by their numbers."""
+
+    def resume_at(self, position: StreamPosition | None) -> None:
+        """There is nothing to go on from."""

@@ -352,7 +352,7 @@ class _Collected:
             if self._overlong == "error":
                 self._too_long.append((unit[0].id, longest))
                 return
-            left = _what_is_left(unit, self._max_length_tokens, self._overlong, is_search=self._is_search)
+            left = what_is_left(unit, self._max_length_tokens, self._overlong, is_search=self._is_search)
             (self._truncated if left else self._dropped).append(unit[0].id)
             if not left:
                 return
@@ -408,8 +408,15 @@ def _overlong_error(too_long: Sequence[tuple[str, int]], num_units: int, max_len
     )
 
 
-def _what_is_left(unit: Unit, max_length_tokens: int, overlong: Overlong, *, is_search: bool) -> Unit:
-    """The rows of an example that is too long, cut; none where it is dropped."""
+def what_is_left(unit: Unit, max_length_tokens: int, overlong: Overlong, *, is_search: bool) -> Unit:
+    """The rows of an example that is too long, cut; none where it is dropped.
+
+    Args:
+        unit: all rows of the example.
+        max_length_tokens: most tokens of a row.
+        overlong: drop or truncate.
+        is_search: whether they are the texts of a search row.
+    """
     if overlong == "drop":
         return ()
     cut = tuple(_cut(row, max_length_tokens) for row in unit)

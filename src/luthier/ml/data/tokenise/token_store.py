@@ -145,6 +145,23 @@ def _decoded(data: bytes) -> list[Any]:
     return [*fields, tuple(differs), tuple(target)]  # JSON has lists alone
 
 
+def units_as_json(units: Sequence[Unit]) -> bytes:
+    """Units as a JSON document, to be handed to another process."""
+    found = [[[row.input_ids.tolist(), row.loss_mask.hex(), _other_fields(row)] for row in unit] for unit in units]
+    return json.dumps(found).encode()
+
+
+def units_from_json(data: bytes) -> list[Unit]:
+    """The units of `units_as_json`."""
+    return [tuple(_row(ids, mask, others) for ids, mask, others in unit) for unit in json.loads(data)]
+
+
+def _row(ids: list[int], mask: str, others: list[Any]) -> TokenisedExample:
+    row_id, *rest, differs, target = others
+    rest += [tuple(differs), tuple(target)]  # JSON has lists alone
+    return TokenisedExample(row_id, array("i", ids), bytes.fromhex(mask), *rest)
+
+
 class Units(LazySequence[Unit]):
     """Rows as the units that an objective looks at side by side.
 

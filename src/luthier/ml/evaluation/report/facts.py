@@ -16,6 +16,7 @@ import yaml
 
 from luthier.core.aliases import with_new_keys
 from luthier.core.data_sources import SourcePlan, without_queries
+from luthier.core.data_stream import StreamCounts, StreamPlan
 from luthier.core.dataset import DatasetProfile, coverage, reading_notes, sequence_notes
 from luthier.core.evaluation import Evaluation
 from luthier.core.events import BillUpdated, Event, StepDone, ValidationDone, WarningRaised
@@ -201,15 +202,35 @@ def _method_note(method: MethodPlan) -> str:
     return ", ".join(parts) or ("every weight moves" if method.name == "full" else "")
 
 
-def split_facts(plan: Plan) -> list[SplitFacts]:
-    """One row for each split that the run had."""
+def split_facts(plan: Plan, streamed: StreamCounts | None = None) -> list[SplitFacts]:
+    """One row for each split that the run had.
+
+    streamed: what was read of training rows that are streamed, once the run has ended.
+    """
     replay = plan.data.replay
     # Replayed rows are data of the run, too.
     general = (replay.rows, replay.held_out) if replay else ()
     splits = (plan.data.train, plan.data.validation, plan.data.held_out, *general)
     rows = [_split(profile, plan.data.sources) for profile in splits if profile is not None]
+    if plan.data.stream is not None:
+        rows[0] = _streamed(rows[0], plan.data.stream, streamed)
     said = coverage(plan.data)
     return [replace(one, remarks=(*one.remarks, said)) if said and one.split == "held-out" else one for one in rows]
+
+
+def _streamed(row: SplitFacts, stream: StreamPlan, counts: StreamCounts | None) -> SplitFacts:
+    """The row of streamed training rows: estimates for all of them, and what was read."""
+    dropped, truncated = ("unknown", "unknown") if counts is None else (counts.num_dropped, counts.num_truncated)
+    return replace(
+        row,
+        num_rows=f"about {row.num_rows}",
+        num_examples=f"about {row.num_examples}",
+        num_tokens=f"about {row.num_tokens}",
+        num_trained_tokens=f"about {row.num_trained_tokens}",
+        num_dropped=dropped if isinstance(dropped, str) else figures.count(dropped),
+        num_truncated=truncated if isinstance(truncated, str) else figures.count(truncated),
+        remarks=(*row.remarks, stream.summary, *([] if counts is None else [counts.summary])),
+    )
 
 
 def _split(profile: DatasetProfile, sources: Sequence[SourcePlan]) -> SplitFacts:
@@ -392,7 +413,8 @@ def resume_command(record: RunRecord) -> str:
 def eval_command(record: RunRecord, plan: Plan, held_out: str) -> str:
     """The command that evaluates this run against its base model, with the few-shot examples of the plan."""
     words: Sequence[str] = ["luthier", "eval", record.run_id, "--data", held_out, "--against", plan.base_model.name]
-    if plan.evaluation.few_shot:
+    # Streamed rows are no file that could be named.
+    if plan.evaluation.few_shot and plan.data.stream is None:
         shots = ["--few-shot", str(plan.evaluation.few_shot), "--few-shot-from", plan.data.train.file]
         words = [*words, *shots]
     return shlex.join(words)

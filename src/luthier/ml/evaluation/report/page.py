@@ -138,7 +138,7 @@ def render_page(data: ReportData) -> str:
         judged=_judged(evaluation, plan),
         assessed=data.assessed,
         model_facts=facts.model_facts(record, plan, data.licence),
-        splits=facts.split_facts(plan),
+        splits=facts.split_facts(plan, record.result.stream if record.result else None),
         example=shown_example(data.example),
         example_left_out=max(0, sum(len(text) for text, _ in data.example) - MAX_EXAMPLE_CHARACTERS),
         # the loss of drawn answers lies near 0 in every case: the reward is shown in its place

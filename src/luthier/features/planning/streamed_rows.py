@@ -1,0 +1,421 @@
+"""Training rows that are streamed (`data.streaming`): pinned and sampled before a run, read while it trains.
+
+Before the first step the files are listed, their revision or digest is pinned, and the first rows are read: they show
+the shape, and plan and forecast are made of them. All else is known once it is read, so settings that need all rows
+before that are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from luthier.core.conversation import AS_THEY_ARE, OptedTurns
+from luthier.core.data_sources import SourcePlan, SourceRecipe, is_remote, names_of
+from luthier.core.data_stream import Bounds, StreamCounts, StreamPlan
+from luthier.core.dataset import DatasetProfile, Example, Overlong, TokenisedExample, profile_tokens
+from luthier.core.errors import DataError, RecipeError
+from luthier.core.ids import sha256_document
+from luthier.core.plan import Plan
+from luthier.core.ports import Progress
+from luthier.core.recipe import Recipe
+from luthier.features.planning.stream_sources import PinnedSource, pinned_source
+from luthier.platform.home.context import Context
+
+if TYPE_CHECKING:
+    from luthier.ml.data.files.spill import Spill
+    from luthier.ml.data.rows.formats import LoadedFile
+    from luthier.ml.data.stream.reading import Shard
+    from luthier.ml.data.stream.rows import RowTokeniser, SourceShape
+    from luthier.ml.data.stream.sample import SourceSample
+    from luthier.ml.data.stream.schedule import Divide, StreamSchedule
+    from luthier.ml.data.tokenise.loss_mask import Learning
+    from luthier.ml.inference.models.chat_template import ChatTemplate
+
+SHUFFLE_BUFFER: Final = 10_000
+NUM_SAMPLED: Final = 1_000
+_LEAST_SAMPLED: Final = 2
+"""Of a source: of one row alone no spread is known."""
+_OBJECTIVES: Final = ("sft",)
+_ALL_TOKENS: Final = 1 << 31
+
+
+def refuse_with_stream(recipe: Recipe) -> None:
+    """Raise RecipeError for settings that need all rows before the first step, which a stream does not have."""
+    data, training = recipe.data, recipe.training
+    objective = recipe.objective.name if recipe.objective else "sft"
+    asked = data.train if isinstance(data.train, tuple) else ()
+    parts = next((one for one in asked if one.fraction is not None or one.rows is not None), None)
+    whole = "all rows before the first step"
+    for came, is_there, needs, do in (
+        ("data.validation as a fraction", isinstance(data.validation, float), whole, "name a file or a source"),
+        ("data.held_out as a fraction", isinstance(data.held_out, float), whole, "name a file or a source"),
+        ("data.subset", data.part is not None, whole, "remove it; training.max_steps says how much is trained"),
+        ("data.group_by", data.group_by is not None, "a split of all rows", "remove it"),
+        ("fraction or rows of a source", parts is not None, whole, "remove them; weight says how often it is read"),
+        ("data.replay", data.replay is not None, whole, "name the general rows as a source with a weight"),
+        ("data.canaries", data.canaries is not None, whole, "remove it"),
+        (f"objective {objective}", objective not in _OBJECTIVES, "a pass over all rows", "choose objective sft"),
+        (
+            "training.epochs",
+            training is not None and training.epochs is not None,
+            "the number of rows",
+            "set training.max_steps in its place",
+        ),
+        (
+            "data.shuffle_buffer with training.batch_order as_given",
+            data.shuffle_buffer is not None and training is not None and training.order == "as_given",
+            "another order",
+            "remove one of the two",
+        ),
+        (
+            "no training.on_overlong, or error,",
+            training is None or training.overlong not in ("drop", "truncate"),
+            "the length of every row",
+            "set training.on_overlong: drop | truncate; what it does is counted",
+        ),
+    ):
+        if is_there:
+            raise RecipeError(
+                f"{came} with data.streaming, which reads the rows while the run trains",
+                expected=f"no setting that needs {needs}",
+                do=f"{do}, or remove data.streaming",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class StreamedRows:
+    """Streamed rows, ready to be read.
+
+    Attributes:
+        lanes: the shards of each source; of all sources in one lane where there are no weights.
+        weights: of the lanes; None where there is one.
+        shapes: of the sources.
+        sample: the first rows of each source, in the order of the sources.
+        num_rows: of all files; None where it cannot be estimated.
+        sizes: of all files in bytes; None where a server does not state them.
+        buffer_size: of the shuffle buffer; 1 keeps the order of the files.
+        memory_bytes: what its rows may take.
+        left_out: content keys of validation and held-out rows.
+    """
+
+    lanes: tuple[tuple[Shard, ...], ...]
+    weights: tuple[float, ...] | None
+    shapes: tuple[SourceShape, ...]
+    sample: tuple[SourceSample, ...]
+    num_rows: Bounds | None
+    sizes: tuple[int | None, ...]
+    buffer_size: int
+    memory_bytes: int
+    left_out: frozenset[str] = frozenset()
+
+    def without(self, splits: Sequence[Sequence[Example]]) -> StreamedRows:
+        """The same, which leaves out the rows of other splits."""
+        from luthier.ml.data.text.normalise import content_key
+
+        return replace(self, left_out=frozenset(content_key(example) for rows in splits for example in rows))
+
+    def all_examples(self, spill: Spill, progress: Progress) -> Sequence[Example]:
+        """Every row once, without those of other splits, for what compares with all training rows.
+
+        Args:
+            spill: The budget of memory, and where rows beyond it go.
+            progress: Shows the reading.
+
+        Raises:
+            DataError: A row that cannot be read.
+            StorageFullError: The rows need more disk than there is.
+        """
+        from luthier.ml.data.rows.formats import example_writer
+        from luthier.ml.data.stream.records import Place, records_from
+        from luthier.ml.data.stream.rows import mapped
+        from luthier.ml.data.text.normalise import content_key
+
+        found = example_writer(spill)
+        with progress.task("Reading streamed rows", total=None, unit="rows") as task:
+            for shard in (shard for lane in self.lanes for shard in lane):
+                source = shard.open()
+                for record, _ in () if source is None else records_from(source, Place(), shard.source):
+                    example = mapped(record, self.shapes[record.source])
+                    if not self.left_out or content_key(example) not in self.left_out:
+                        found.append(example)
+                    task.advance()
+        return found.sequence()
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedStream:
+    """Streamed rows with all that decides their tokens.
+
+    Attributes:
+        rows: to be read.
+        plan: what the sample shows.
+        template: writes and encodes the rows.
+        learning: what is learned of them.
+        rewrite: changes the turns of an example; None leaves them.
+        max_length_tokens: most tokens of a row.
+        overlong: what is done with longer ones.
+    """
+
+    rows: StreamedRows
+    plan: StreamPlan
+    template: ChatTemplate
+    learning: Learning
+    rewrite: Callable[[Example], Example] | None
+    max_length_tokens: int
+    overlong: Overlong
+
+    def schedule(self, plan: Plan, divide: Divide, *, vocabulary_size: int, folder: Path | None) -> StreamSchedule:
+        """The steps of a run.
+
+        Args:
+            plan: of the run.
+            divide: cuts the examples of a step into micro-batches.
+            vocabulary_size: tokens that the model has embeddings for.
+            folder: where forked processes find the rows of a step; None where there are none.
+        """
+        from luthier.ml.data.stream.reading import RecordStream
+        from luthier.ml.data.stream.schedule import StreamSchedule
+
+        training, rows = plan.training, self.rows
+        records = RecordStream(
+            rows.lanes,
+            rows.weights,
+            seed=training.seed,
+            buffer_size=1 if training.order == "as_given" else rows.buffer_size,
+            memory_bytes=rows.memory_bytes,
+        )
+        return StreamSchedule(
+            records,
+            self.tokeniser(vocabulary_size),
+            num_steps=training.num_steps,
+            num_steps_per_epoch=training.num_steps_per_epoch,
+            global_batch_size=training.global_batch_size,
+            order=training.order,
+            seed=training.seed,
+            divide=divide,
+            folder=folder,
+        )
+
+    def tokeniser(self, vocabulary_size: int) -> RowTokeniser:
+        """Makes rows of records."""
+        from luthier.ml.data.stream.rows import RowTokeniser
+
+        return RowTokeniser(
+            self.rows.shapes,
+            self.template,
+            learning=self.learning,
+            rewrite=self.rewrite,
+            max_length_tokens=self.max_length_tokens,
+            overlong=self.overlong,
+            vocabulary_size=vocabulary_size,
+            left_out=self.rows.left_out,
+        )
+
+
+def load_stream(
+    context: Context, recipe: Recipe, base_dir: Path, memory_bytes: int
+) -> tuple[LoadedFile, Path, tuple[SourcePlan, ...], StreamedRows]:
+    """Pin the streamed sources of a recipe and read their first rows.
+
+    Args:
+        context: The home.
+        recipe: What is asked.
+        base_dir: From which its relative paths count.
+        memory_bytes: What the rows of the shuffle buffer may take.
+
+    Returns:
+        The sample as a file, the place that plans name, the sources, and the rows.
+
+    Raises:
+        RecipeError: Settings that a stream cannot have.
+        NotFoundError, DataSourceError: A source that is not there or cannot be listed.
+        DataError: Wrong rows.
+    """
+    from luthier.ml.data.rows.formats import LoadedFile
+    from luthier.ml.data.rows.mixture import common_shape
+    from luthier.ml.data.stream.rows import mapped
+    from luthier.ml.data.stream.sample import sample_source
+
+    refuse_with_stream(recipe)
+    data = recipe.data
+    asked = data.train if isinstance(data.train, tuple) else (SourceRecipe(path=data.train),)
+    names = names_of(asked)
+    pinned = [
+        pinned_source(context, number, name, source, base_dir, data.map)
+        for number, (name, source) in enumerate(zip(names, asked, strict=True))
+    ]
+    weights = tuple(one.weight for one in asked if one.weight is not None) or None
+    sample = tuple(
+        sample_source(one.shards, one.sizes, one.columns, num)
+        for one, num in zip(pinned, _sample_sizes(pinned, weights), strict=True)
+    )
+    shapes = tuple(one.shape for one in sample)
+    shape = common_shape(names, [one.shape for one in shapes])
+    examples = tuple(mapped(record, one.shape) for one in sample for record in one.records)
+    rows = StreamedRows(
+        lanes=(tuple(one.shards for one in pinned) if weights else (tuple(s for one in pinned for s in one.shards),)),
+        weights=weights,
+        shapes=shapes,
+        sample=sample,
+        num_rows=_total([one.num_rows for one in sample]),
+        sizes=tuple(size for one in pinned for size in one.sizes),
+        buffer_size=data.shuffle_buffer or SHUFFLE_BUFFER,
+        memory_bytes=memory_bytes,
+    )
+    _refuse_open_length(recipe, rows.num_rows)
+    _refuse_large_buffer(rows, recipe)
+    sources = tuple(one.plan for one in pinned)
+    only = sources[0] if len(sources) == 1 and not is_remote(asked[0].path) else None
+    place = base_dir / asked[0].path if only else Path("+".join(names))
+    # Of one local file its own digest, by which datasets and splits know it.
+    digest = only.files[0].sha256 if only else sha256_document([one.content for one in pinned])
+    reason = "; ".join(dict.fromkeys(one.reason for one in shapes))
+    return LoadedFile(str(place), digest, shape, reason, len(examples), examples), place, sources, rows
+
+
+def _sample_sizes(pinned: Sequence[PinnedSource], weights: Sequence[float] | None) -> list[int]:
+    """How many of the first rows of each source are read: as many as its share, by weights or else by bytes."""
+    sizes = [size for one in pinned for size in one.sizes]
+    shares = list(weights or [1.0] * len(pinned))
+    if weights is None and None not in sizes:
+        shares = [float(sum(size or 0 for size in one.sizes)) for one in pinned]
+    total = sum(shares) or 1.0
+    return [max(_LEAST_SAMPLED, round(NUM_SAMPLED * share / total)) for share in shares]
+
+
+def _total(found: Sequence[Bounds | None]) -> Bounds | None:
+    known = [one for one in found if one is not None]
+    return Bounds(sum(one.low for one in known), sum(one.high for one in known)) if len(known) == len(found) else None
+
+
+def _refuse_open_length(recipe: Recipe, rows: Bounds | None) -> None:
+    """Raise RecipeError where nothing says when the run ends."""
+    from luthier.ml.planning import defaults
+
+    if recipe.training is not None and recipe.training.max_steps is not None:
+        return
+    batch = (recipe.training.global_batch_size if recipe.training else None) or defaults.GLOBAL_BATCH_SIZE[0]
+    epoch = "how many there are is not known"
+    if rows is not None:
+        low, high = (-(-round(one) // batch) for one in rows)
+        epoch = f"an epoch has about {low:,} to {high:,} steps of {batch:,} examples"
+    raise RecipeError(
+        "data.streaming without training.max_steps",
+        expected=f"a number of steps: streamed rows are counted while they are read; {epoch}",
+        do="set training.max_steps",
+    )
+
+
+def _refuse_large_buffer(rows: StreamedRows, recipe: Recipe) -> None:
+    """Raise RecipeError for a shuffle buffer that cannot be held, by the size of the first rows."""
+    if recipe.training is not None and recipe.training.order == "as_given":
+        return
+    sizes = [record.memory_bytes for one in rows.sample for record in one.records]
+    mean = sum(sizes) / len(sizes)
+    held = rows.buffer_size if rows.num_rows is None else min(rows.buffer_size, rows.num_rows.high)
+    if mean * held <= rows.memory_bytes:
+        return
+    raise RecipeError(
+        f"a shuffle buffer of {rows.buffer_size:,} rows of about {mean:,.0f} bytes, and {rows.memory_bytes:,} bytes of "
+        "memory for rows",
+        expected=f"at most {int(rows.memory_bytes / mean):,} rows",
+        do="lower data.shuffle_buffer, or raise LUTHIER_DATA_MEMORY_BYTES",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TokenisedSample:
+    """The sample of a stream as rows, and a profile of all rows that is estimated from it."""
+
+    profile: DatasetProfile
+    examples: tuple[Example, ...]
+    tokenised: tuple[TokenisedExample, ...]
+    row_counts: tuple[int, ...]
+    stream: PreparedStream
+
+
+def tokenise_sample(
+    recipe: Recipe,
+    rows: StreamedRows,
+    source: LoadedFile,
+    template: ChatTemplate,
+    learning: Learning,
+    max_length_tokens: int,
+) -> TokenisedSample:
+    """Tokenise the first rows of a stream as all later ones will be.
+
+    Args:
+        recipe: What is asked.
+        rows: Of the stream.
+        source: The sample as a file.
+        template: Writes and encodes the rows.
+        learning: What is learned of them.
+        max_length_tokens: Most tokens of a row.
+
+    Raises:
+        DataError: A row that cannot be trained on, or none that is left.
+    """
+    from luthier.ml.inference.engine_prompts import example_rewriter
+
+    opted = OptedTurns.of(recipe.data)
+    overlong: Overlong = (recipe.training.overlong if recipe.training else None) or "error"
+    rewrite = None if opted == AS_THEY_ARE else example_rewriter(opted, template)
+    is_given = recipe.training is not None and recipe.training.order == "as_given"
+    counts = StreamCounts()
+    stream = PreparedStream(
+        rows, _stream_plan(rows, counts, is_given=is_given), template, learning, rewrite, max_length_tokens, overlong
+    )
+    tokeniser = stream.tokeniser(_ALL_TOKENS)
+    made = [tokeniser.unit(record) for one in rows.sample for record in one.records]
+    kept = [one for one in made if one is not None]
+    counts = tokeniser.counts
+    if not kept:
+        raise DataError(
+            f"none of the first {counts.num_rows:,} streamed rows is left: {counts.summary}",
+            expected="at least one row to train on",
+            do="raise training.max_length_tokens, or use rows that are not validation or held-out rows",
+        )
+    row_counts = tuple(len(unit) for _, unit in kept)
+    tokenised = tuple(row for _, unit in kept for row in unit)
+    counted_rows = row_counts if set(row_counts) != {1} else ()
+    found: dict[str, Any] = profile_tokens(tokenised, row_counts=counted_rows)
+    scale = 1.0
+    if rows.num_rows is not None:
+        scale = (rows.num_rows.low + rows.num_rows.high) / 2 / counts.num_rows
+    for name, value in found.items():
+        if name.startswith("num_"):
+            found[name] = round(value * scale)
+    profile = DatasetProfile(
+        split="train",
+        file=source.file,
+        sha256=source.sha256,
+        shape=source.shape,
+        shape_reason=source.shape_reason,
+        num_rows=round(counts.num_rows * scale),
+        num_dropped=0,
+        **found,
+    )
+    stream = replace(stream, plan=_stream_plan(rows, counts, is_given=is_given))
+    return TokenisedSample(profile, tuple(example for example, _ in kept), tokenised, counted_rows, stream)
+
+
+def _stream_plan(rows: StreamedRows, counts: StreamCounts, *, is_given: bool) -> StreamPlan:
+    from luthier.ml.data.audit.report.page import wilson
+
+    num = max(1, counts.num_rows)
+    sizes = [size for size in rows.sizes if size is not None]
+    return StreamPlan(
+        shuffle_buffer=1 if is_given else rows.buffer_size,
+        num_shards=len(rows.sizes),
+        num_bytes=sum(sizes) if len(sizes) == len(rows.sizes) else None,
+        num_sampled=counts.num_rows,
+        num_dropped=counts.num_dropped,
+        num_truncated=counts.num_truncated,
+        num_left_out=counts.num_left_out,
+        dropped_fraction=Bounds(*wilson(counts.num_dropped / num, num)),
+        truncated_fraction=Bounds(*wilson(counts.num_truncated / num, num)),
+        num_rows=rows.num_rows,
+    )
