@@ -95,8 +95,12 @@ class DataJob:
         """The newest figures; zeros before the first."""
         found = next((event.data for event in self.events if event.data), {})
         counts = {name: int(found.get(name) or 0) for name in ("done", "total", "made")}
-        known = {name: found.get(name) for name in ("seconds", "seconds_left", "cost_usd")}
-        return JobFigures(**counts, **known)
+        return JobFigures(
+            **counts,
+            seconds=found.get("seconds"),
+            seconds_left=found.get("seconds_left"),
+            cost_usd=found.get("cost_usd"),
+        )
 
     @property
     def warnings(self) -> list[JobEvent]:
