@@ -22,7 +22,12 @@ LEAST_EASE = 60.0
 PAGES: dict[str, tuple[str, ...]] = {
     "Home": ("features/home_page/templates/*.html", "features/inbox/templates/home.html"),
     "Guided run": ("features/guided_runs/templates/*.html", "platform/ui/templates/rail.html"),
-    "Add data": ("features/datasets/templates/new.html", "features/datasets/templates/columns.html"),
+    "Add data": (
+        "features/datasets/templates/new.html",
+        "features/datasets/templates/columns.html",
+        "features/datasets/templates/import*.html",
+        "features/datasets/templates/origin.html",
+    ),
     "Documents and questions": (
         "features/datasets/templates/job*.html",
         "features/datasets/templates/questions*.html",

@@ -13,10 +13,11 @@ from playwright.sync_api import Page, expect
 
 from luthier.features.models.service import pull_model
 from luthier.platform.home.context import Context
+from luthier.testing.hub_server import Hub, serving
 from luthier.testing.servers import HomeServer, home_server, wait_for
 from luthier.testing.tiny import make_tiny_model
-from tests.browser.conftest import PHONE, sign_in, violations
-from tests.features.datasets.conftest import work_once
+from tests.browser.conftest import PHONE, sign_in, violations, violations_in_light_and_dark
+from tests.features.datasets.conftest import jsonl, qa, work_once
 from tests.fixtures.questions import answers_in_this_process
 
 HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(1)>'
@@ -189,3 +190,49 @@ def test_documents_are_dropped_followed_and_their_columns_and_questions_chosen(s
     check(page)
     page.get_by_role("button", name="Use these columns").click()
     expect(page.get_by_role("link", name="Train on it")).to_be_visible()
+
+
+def test_rows_of_the_hub_are_previewed_imported_and_shown_with_their_source(
+    server: HomeServer, page: Page, make_page: Callable[..., Page], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {"train.jsonl": jsonl(*map(qa, range(20)))}
+    with serving(Hub(files, repo="org/qa", kind="dataset", licence="cc-by-4.0")) as address:
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        page.goto(f"{server.url}/datasets")
+        page.get_by_role("link", name="Import").click()
+        page.wait_for_url("**/datasets/import")
+        check(page)
+        page.fill("#address", "org/qa")
+        page.fill("#split", "dev")
+        page.get_by_role("button", name="Preview").click()
+        expect(page.get_by_text("one of: train")).to_be_visible()
+        check(page)
+        errors = make_page.errors  # type: ignore[attr-defined]
+        assert len(errors) == 1, "Chromium itself writes of a page with the status 404"
+        errors.clear()
+        page.fill("#split", "")
+        page.fill("#name", "Questions of the hub")
+        page.get_by_role("button", name="Preview").click()
+        expect(page.get_by_role("heading", name="Preview of hub:org/qa")).to_be_visible()
+        assert page.input_value("#name") == "Questions of the hub"
+        check(page)
+        page.get_by_role("checkbox", name="source").press("Space")
+        page.get_by_role("button", name="Import", exact=True).click()
+        page.wait_for_url("**/datasets/jobs/job-*")
+        expect(page.get_by_text("Waiting for a worker")).to_be_visible()
+        check(page)
+        with Context.open(server.home) as context:
+            assert work_once(context).status == "succeeded"
+        expect(page.get_by_text("All rows are there.")).to_be_visible()  # without a reload
+        check(page)
+        page.get_by_role("link", name="See the rows").click()
+        expect(page.get_by_role("heading", name="Imported from")).to_be_visible()
+        expect(page.get_by_text("cc-by-4.0")).to_be_visible()
+        assert page.get_by_role("columnheader", name="source").count() == 0
+        assert violations_in_light_and_dark(page) == []
+        page.get_by_role("button", name="Import again").click()
+        page.wait_for_url("**/datasets/jobs/job-*")
+        with Context.open(server.home) as context:
+            work_once(context)
+        expect(page.get_by_text("Nothing has changed since version 1")).to_be_visible()

@@ -23,6 +23,7 @@ PAGES = (
     "/",
     "/datasets",
     "/datasets/new",
+    "/datasets/import",
     "/start",
     "/runs",
     "/evaluations",

@@ -31,6 +31,12 @@ LAST_POINT = """() => {
   const series = canvas === null ? [] : echarts.getInstanceByDom(canvas).getOption().series;
   return Object.fromEntries(series.map((one) => [one.name, one.data.length ? one.data[one.data.length - 1][0] : null]));
 }"""
+_SHOWN = """() => {
+  const canvas = document.querySelector('#run-charts .line-legend').closest('figure').querySelector('.canvas');
+  const { series, legend } = echarts.getInstanceByDom(canvas).getOption();
+  return series.map((one) => one.name).filter((name) => legend[0].selected[name] !== false);
+}"""
+"""The lines of the chart with a search that are drawn."""
 BEGAN = 1_795_599_000.0
 """2026-11-25T09:30:00+00:00, when the run was made."""
 LOST = ("net::ERR_CONNECTION_REFUSED", "net::ERR_CONNECTION_RESET", "net::ERR_CONTENT_LENGTH_MISMATCH")
@@ -230,6 +236,21 @@ def test_the_tools_of_a_chart_and_what_stays_chosen(home: Context, job: Job, mak
         wait_until(page, lambda: page.locator("#run-charts .tools").count() > 0, "the tools")
         assert page.get_by_label("smooth the lines of Loss").input_value() == "0.6"
         assert page.get_by_label("log scale for Loss").get_attribute("aria-pressed") == "true"
+        names = [f"shop {number:02}" for number in range(12)]
+        losses = {name: 1.0 + number for number, name in enumerate(names)}
+        validation = ValidationDone(step=40, loss=1.0, num_trained_tokens=9, seconds=0.1, is_best=False)
+        home.runs.append(RUN_ID, validation.model_copy(update={"loss_by_source": losses}))
+        page.get_by_label("Find a line of Loss by source").fill("shop 1")
+        legend = page.get_by_role("group", name="Lines of Loss by source")
+        assert legend.get_by_role("checkbox").count() == 2, "the found ones"
+        legend.get_by_role("button", name="Only these").click()
+        expect(legend.get_by_role("status")).to_have_text("2 of 12 lines")
+        assert page.evaluate(_SHOWN) == ["shop 10", "shop 11"]
+        legend.get_by_label("shop 11").press("Space")
+        assert page.evaluate(_SHOWN) == ["shop 10"]
+        assert violations(page) == []
+        legend.get_by_role("button", name="All lines").click()
+        assert page.evaluate(_SHOWN) == names
         page.goto(f"{server.url}/runs")
         page.get_by_label(f"choose {run_id} to compare").check()
         page.get_by_label(f"choose {RUN_ID} to compare").check()

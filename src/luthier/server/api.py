@@ -23,6 +23,7 @@ from luthier.core.system.clock_jump import JumpWatch, elapsed
 from luthier.features.accounts import invitations_api as invitations
 from luthier.features.accounts import keys_api as keys
 from luthier.features.batches import api as batches
+from luthier.features.datasets import api as datasets
 from luthier.features.deployments import api as deployments
 from luthier.features.evals_api import api as evals
 from luthier.features.evaluation_orders import api as evaluation_orders
@@ -154,6 +155,7 @@ _OF_A_HOME: tuple[APIRouter, ...] = (
     plans.router,
     runs.router,
     webhooks.router,
+    datasets.router,
     deployments.router,
     evaluation_orders.router,
     workflows.router,

@@ -1,9 +1,13 @@
-"""What tests of datasets share: a worker in this very process, and files as a browser sends them."""
+"""What tests of datasets share: a worker in this very process, files as a browser sends them, and a small hub."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from typing import Any
+
+import pytest
 
 from luthier.core.access import Caller
 from luthier.core.import_string import import_string
@@ -13,6 +17,7 @@ from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.child import _ATTEMPTS
 from luthier.platform.jobs.records import Job
+from luthier.testing.hub_server import Hub, serving
 
 ME = Caller(name="Ada")
 
@@ -41,3 +46,24 @@ def work_once(context: Context) -> Job:
 def events(context: Context, job: Job) -> Sequence[str]:
     """The messages of a job, oldest first."""
     return [event.message for event in reversed(context.job_events.page(job.job_id)[0])]
+
+
+def jsonl(*rows: dict[str, Any]) -> bytes:
+    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+
+def qa(number: int) -> dict[str, Any]:
+    return {"question": f"What is {number}?", "answer": f"It is {number}.", "source": f"book {number}"}
+
+
+@pytest.fixture
+def qa_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub with the dataset org/qa: 40 rows to train on, 2 to test with."""
+    files = {"train.jsonl": jsonl(*map(qa, range(40))), "test.jsonl": jsonl(qa(98), qa(99))}
+    served = Hub(files, repo="org/qa", kind="dataset", licence="cc-by-4.0")
+    with serving(served) as address:
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        yield served

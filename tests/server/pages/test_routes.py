@@ -132,6 +132,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "POST /api/v1/plans": {"recipe": {"base_model": "tiny", "data": {"train": "{file_id}"}}},
     "POST /api/v1/runs": {"recipe": {"base_model": "tiny", "data": {"train": "{file_id}"}}},
     "POST /v1/fine_tuning/jobs": {"model": "tiny", "training_file": "{file_id}"},
+    "POST /api/v1/dataset-imports": {"address": "org/qa", "dataset_id": "{dataset_id}"},
     "POST /v1/chat/completions": {"model": "{checkpoint}", "messages": [{"role": "user", "content": "q"}]},
     "POST /v1/completions": {"model": "{checkpoint}", "prompt": "q"},
     "POST /v1/embeddings": {"model": "{checkpoint}", "input": "q"},
@@ -153,6 +154,7 @@ BODIES: dict[str, dict[str, Any]] = {
 }
 FORMS: dict[str, dict[str, Any]] = {
     "POST /datasets/adopt": {"name": "stolen", "file": "{file_id}", "file_id": "{file_id}"},
+    "POST /datasets/import": {"address": "org/qa", "dataset": "{dataset_id}"},
     "POST /evaluations/new": {"kind": "safety", "candidate": "{run_id}"},
     "POST /evaluations/panels/new": {"evaluation": "{evaluation_id}", "systems": ["base"]},
     "POST /exports": {"source": "{run_id}", "to": "merged"},
@@ -174,7 +176,7 @@ LISTS = (
     "/runs/new?dataset={dataset_id}", "/runs/new?study={study_id}", "/evaluations/new?model={run_id}",
     "/evaluations/panels/new?evaluation={evaluation_id}", "/review?item={exchange_id}", "/models?after={run_id}",
     "/datasets/new?dataset={dataset_id}", "/evaluations?after={evaluation_id}", "/monitor/model?name={name}",
-    "/playground/head?model={run_id}", "/batches?after={batch_id}",
+    "/playground/head?model={run_id}", "/batches?after={batch_id}", "/datasets/import?dataset={dataset_id}&version=1",
 )  # fmt: skip
 """Addresses whose queries name objects."""
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError
 from luthier.features.datasets import imports, questions
-from luthier.features.datasets.imports import ImportOrder
+from luthier.features.datasets.imports import ImportOrder, RemoteOrder
 from luthier.features.datasets.questions import QuestionOrder
 from luthier.platform.audit_log.service import record
 from luthier.platform.home.context import Context
@@ -27,9 +27,10 @@ class JobFigures:
     """How far a job is.
 
     Attributes:
-        done: Files that were read, or passages that are done.
-        total: Of how many.
-        made: Passages or pairs so far.
+        done: Files that were read, passages that are done, or bytes that were downloaded.
+        total: Of how many; 0 where that is not known.
+        made: Passages, pairs or rows so far.
+        seconds: Since the work on it began; None where that is not noted.
         seconds_left: About how long it still takes; None where that is not known.
         cost_usd: US dollars so far; None without prices.
     """
@@ -37,6 +38,7 @@ class JobFigures:
     done: int = 0
     total: int = 0
     made: int = 0
+    seconds: float | None = None
     seconds_left: float | None = None
     cost_usd: float | None = None
 
@@ -66,8 +68,15 @@ class DataJob:
         return isinstance(self.order, ImportOrder)
 
     @property
+    def source(self) -> RemoteOrder | None:
+        """The rows from elsewhere that it imports; None for other jobs."""
+        return self.order.source if isinstance(self.order, ImportOrder) else None
+
+    @property
     def title(self) -> str:
         """What it does, in short."""
+        if isinstance(self.order, ImportOrder) and self.order.source is not None:
+            return f"Import {self.order.source.shown}"
         if isinstance(self.order, ImportOrder):
             number = len(self.order.files)
             return f"Add {number:,} file{'' if number == 1 else 's'}" + (
@@ -86,7 +95,12 @@ class DataJob:
         """The newest figures; zeros before the first."""
         found = next((event.data for event in self.events if event.data), {})
         counts = {name: int(found.get(name) or 0) for name in ("done", "total", "made")}
-        return JobFigures(**counts, seconds_left=found.get("seconds_left"), cost_usd=found.get("cost_usd"))
+        return JobFigures(
+            **counts,
+            seconds=found.get("seconds"),
+            seconds_left=found.get("seconds_left"),
+            cost_usd=found.get("cost_usd"),
+        )
 
     @property
     def warnings(self) -> list[JobEvent]:

@@ -138,7 +138,11 @@ class _Import:
 
 def carry_out(context: Context, job: Job) -> Outcome:
     """Read the files and make datasets of them. What a person has to correct is an outcome, too."""
-    done = _Import(context, job, order_of(job))
+    if (order := order_of(job)).source is not None:
+        from luthier.features.datasets import remote_import_job
+
+        return remote_import_job.carry_out(context, job, order, order.source)
+    done = _Import(context, job, order)
     if (found := _found_before(done)) is not None:  # the attempt before died between its work and its last word
         return _succeeded(done, found)
     try:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, LuthierError, NotFoundError, RequestError
@@ -56,11 +56,41 @@ class ImportFile(FrozenModel):
     name: str
 
 
+class RemoteOrder(FrozenModel):
+    """Rows to import from where they are, and which of them.
+
+    Attributes:
+        address: `hub:`, `https://`, `s3://` or `gs://`. Its query may hold a signature, and is never shown.
+        max_rows: At most so many rows; None for all.
+        fraction: The share of the rows; None for all. Of this and `max_rows` one at most.
+        kept_columns: The columns that are kept; none for all.
+        columns: Field of a shape -> column, as a person has chosen; empty where the file shows it.
+    """
+
+    address: Annotated[str, Field(min_length=1, max_length=2000)]
+    max_rows: Annotated[int, Field(ge=1, lt=2**53)] | None = None
+    fraction: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    kept_columns: Annotated[tuple[str, ...], Field(max_length=200)] = ()
+    columns: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def shown(self) -> str:
+        """The address without its query."""
+        return self.address.partition("?")[0]
+
+    @property
+    def selection(self) -> dict[str, Any]:
+        """Which rows and columns of the source are taken, as plain values; empty for all."""
+        chosen = {"max_rows": self.max_rows, "fraction": self.fraction, "kept_columns": list(self.kept_columns)}
+        return {name: value for name, value in chosen.items() if value}
+
+
 class ImportOrder(FrozenModel):
-    """What a job of the kind `import` is to read.
+    """What a job of the kind `import` is to read: files that were added, or rows from elsewhere.
 
     Attributes:
         files: The files, in the order in which they came.
+        source: Rows from elsewhere; None for files.
         name: The name of the dataset that is made.
         dataset_id: The dataset that gets a new version of the passages; empty for a new one.
         note: Why, in the author's words.
@@ -68,12 +98,19 @@ class ImportOrder(FrozenModel):
         passage_tokens: The longest passage, in tokens of the default base model, or in words without it.
     """
 
-    files: Annotated[tuple[ImportFile, ...], Field(min_length=1, max_length=MAX_FILES)]
+    files: Annotated[tuple[ImportFile, ...], Field(max_length=MAX_FILES)] = ()
+    source: RemoteOrder | None = None
     name: str
     dataset_id: str = ""
     note: str = ""
     author: str = "local"
     passage_tokens: Annotated[int, Field(ge=16, le=100_000)] = PASSAGE_TOKENS
+
+    @model_validator(mode="after")
+    def _has_one_kind(self) -> ImportOrder:
+        if bool(self.files) == (self.source is not None):
+            raise ValueError("files or a source: one of the two")
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +185,7 @@ def add(
         called = ""
     else:
         called = checked_name(name) if name.strip() else free_name(context, caller.project_id, _name_from(names))
-        _check_is_free(context, caller, called)
+        check_is_free(context, caller, called)
     if len(incoming) == 1 and kind_of(names[0]) == "rows":
         return Added(version=_add_rows(context, caller, *incoming[0], called, dataset_id, note))
     # In the request and not in the job: who uploads learns at once that a file cannot be read.
@@ -175,7 +212,8 @@ def start(context: Context, caller: Caller, order: ImportOrder) -> Job:
     job = Job(
         job_id=new_id("job"), kind="import", document=document, run_id="", project_id=caller.project_id, lane="infer"
     )
-    facts = {"num_files": len(order.files), "name": order.name, "dataset_id": order.dataset_id}
+    what = {"num_files": len(order.files)} if order.source is None else {"source": order.source.shown}
+    facts = what | {"name": order.name, "dataset_id": order.dataset_id}
     with context.database.transaction():
         made = context.jobs.submit(job)
         record(context, caller, "import.started", job.job_id, facts)
@@ -262,7 +300,8 @@ def _check_kinds(names: Sequence[str]) -> None:
     )
 
 
-def _check_is_free(context: Context, caller: Caller, name: str) -> None:
+def check_is_free(context: Context, caller: Caller, name: str) -> None:
+    """Raise ConflictError where the project has a dataset of this name."""
     if context.datasets.find(caller.project_id, name) is not None:
         raise ConflictError(
             f"a dataset {name!r} exists already",

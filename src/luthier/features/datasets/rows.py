@@ -289,6 +289,11 @@ def read_page(path: Path, *, start: int, num: int, lines: Sequence[int] | None =
     return {"rows": [_row(row) for row in some[:num]], "has_more": len(some) > num}
 
 
+def page_of(rows: Sequence[Row | RowProblem], num: int) -> dict[str, Any]:
+    """The first `num` of some rows, as `read_page` gives them."""
+    return {"rows": [_row(row) for row in rows[:num]], "has_more": len(rows) > num}
+
+
 def _indexed_page(rows: RowIndex, start: int, num: int, lines: Sequence[int] | None) -> dict[str, Any]:
     if lines is None:
         places = list(range(start, min(start + num, rows.num_rows)))

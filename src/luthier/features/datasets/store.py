@@ -17,8 +17,11 @@ from luthier.platform.db.store import Missing, RecordTable, Store
 from luthier.platform.db.tables import dataset_versions, datasets, files, row_decisions
 from luthier.platform.files.store import hold_file
 
-Origin = Literal["upload", "repair", "split", "annotation", "test case", "review", "documents", "questions"]
-"""How a version was made: uploaded by somebody, of documents, written from passages, or from an earlier version."""
+Origin = Literal[
+    "upload", "import", "repair", "split", "annotation", "test case", "review", "documents", "questions"
+]  # fmt: skip
+"""How a version was made: uploaded by somebody, from an address, of documents, written from passages, or from an
+earlier version."""
 Decision = Literal["accept", "reject", "edit"]
 
 

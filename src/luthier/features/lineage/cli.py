@@ -67,7 +67,8 @@ def _show(console: Console, found: RowLineage, then: str = "") -> None:
     )
     for file in found.files:
         lines = ", ".join(f"{line:,}" for line in file.lines[:10]) + (" ..." if len(file.lines) > 10 else "")
-        console.print(visible(f"  {file.dataset or file.file}: line {lines}"), soft_wrap=True)
+        origin = f" (imported from {file.origin})" if file.origin else ""
+        console.print(visible(f"  {file.dataset or file.file}{origin}: line {lines}"), soft_wrap=True)
     if not found.saw:
         console.print("no run was given it")
     for one in found.saw:

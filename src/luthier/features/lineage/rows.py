@@ -19,6 +19,7 @@ from luthier.core.errors import DataError, LuthierError, RequestError, RowProble
 from luthier.core.ids import is_id, sha256_bytes
 from luthier.core.plan import Plan
 from luthier.features.datasets import service as dataset_versions
+from luthier.features.datasets.remote_imports import imported_version, short_source
 from luthier.features.datasets.store import DatasetVersion
 from luthier.features.model_cards.service import rows_by_digest
 from luthier.features.planning.service import profiles
@@ -41,12 +42,14 @@ class RowIn:
         file: Its path.
         lines: The lines of the row, from 1 on.
         dataset: `ID version N` of the dataset version, if it is one.
+        origin: The address and revision that this version was imported from, if it was.
     """
 
     sha256: str
     file: str
     lines: tuple[int, ...]
     dataset: str | None = None
+    origin: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,7 +289,8 @@ def _files(context: Context, caller: Caller, search: _Search) -> Iterator[RowIn]
     for sha256, lines in matching.items():
         of = known.get(sha256)
         name = None if of is None else f"{of[0].dataset_id} version {of[1].number}"
-        yield RowIn(sha256, search.names[sha256], lines, name)
+        origin = None if of is None else short_source(imported_version(context, caller, of[1])) or None
+        yield RowIn(sha256, search.names[sha256], lines, name, origin)
 
 
 def _with_heirs(

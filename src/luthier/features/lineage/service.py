@@ -16,6 +16,7 @@ from markupsafe import Markup, escape
 
 from luthier.core.access import Caller
 from luthier.core.plan import Plan
+from luthier.features.datasets.remote_imports import imported_version, short_source
 from luthier.features.model_cards.service import TunedView, list_tuned, rows_by_digest, show_tuned
 from luthier.features.serving.targets import EXPORT
 from luthier.ml.charts.visible import visible
@@ -40,6 +41,7 @@ class Node:
         subject: The id that its page is found by.
         version: The version of a dataset.
         band: The place of the model that it is drawn with, from 0 on.
+        origin: The address and revision that a dataset was imported from; empty for none.
     """
 
     key: str
@@ -50,6 +52,7 @@ class Node:
     subject: str = ""
     version: int | None = None
     band: int = 0
+    origin: str = ""
 
 
 @dataclass(slots=True)
@@ -150,7 +153,8 @@ def _add_rows(context: Context, caller: Caller, made: Lineage, plan: Plan, band:
         if sha256 in known:
             dataset, version = known[sha256]
             name, subject = f"{dataset.name} v{version.number}", dataset.dataset_id
-            node = Node(sha256, "dataset", name, note, "", subject, version.number, band)
+            origin = short_source(imported_version(context, caller, version))
+            node = Node(sha256, "dataset", name, note, "", subject, version.number, band, origin)
         else:
             node = Node(sha256, "file", profile.file.replace("\\", "/").rsplit("/", 1)[-1], note, band=band)
         keys.append(made.add(node))
@@ -297,6 +301,8 @@ def _box(
     if before:
         made_from = word(f"{node.kind} made from")
         label += f"; {made_from} {visible(', '.join(one.name for one in before))}"
+    if node.origin:
+        label += f"; {word('imported from')} {visible(node.origin)}"
     classes = " ".join(("node", node.kind, node.tone or "plain", *(("here",) if node.key == here else ())))
     shape = (
         # The title has the full name for tooltips and screen readers; every part goes through `escape`.

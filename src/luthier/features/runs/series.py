@@ -47,8 +47,9 @@ GRADIENT_NORM: Final[Key] = ("gradient_norm", "gradient norm")
 TOKENS_PER_SECOND: Final[Key] = ("tokens_per_second", "tokens a second")
 LOSS_BY_SOURCE: Final = "loss_by_source"
 """The chart of the validation loss of each source, where the rows are of several."""
-MAX_SOURCES: Final = 8
-"""Series of that chart; the events have all."""
+_SHARED_BY: Final = 8
+"""So many series of that chart have as many points as other series; more of them share the points of so many."""
+_FEWEST_POINTS: Final = 20
 CLOCK: Final[Key] = ("clock", "seconds")
 """Seconds since 1970 by step: the axis of time."""
 PROCESSOR, MEMORY = "machine_processor", "machine_memory"
@@ -96,14 +97,18 @@ class Curves:
                 self._add(VALIDATION, event.step, event.loss, most)
                 for name, value in _measures(event.measures).items():
                     self._add((name, "validation"), event.step, value, most)
-                for name in sorted(event.loss_by_source)[:MAX_SOURCES]:
+                for name in sorted(event.loss_by_source):
                     self._add((LOSS_BY_SOURCE, name), event.step, event.loss_by_source[name], most)
                 if event.is_best:
                     self.best = (event.step, event.loss)
 
     def downsampled(self, most: int) -> Curves:
-        """The same with at most about that many points a series."""
-        points = {key: thinned(series, most) for key, series in self.points.items()}
+        """The same with at most about that many points a series; fewer where there are many sources of rows."""
+        num_sources = sum(chart == LOSS_BY_SOURCE for chart, _ in self.points)
+        shared = most if num_sources <= _SHARED_BY else max(_FEWEST_POINTS, most * _SHARED_BY // num_sources)
+        points = {
+            key: thinned(series, shared if key[0] == LOSS_BY_SOURCE else most) for key, series in self.points.items()
+        }
         return Curves(points, self.from_step, self.best, self.is_more)
 
     def _add(self, key: Key, step: int, value: float, most: int) -> None:
@@ -178,7 +183,7 @@ class RunSeries:
         others = runs.of_kinds(run_id, ["validation", "machine"], limit=2 * most)
         events = [*runs.at_steps(run_id, steps), *others]
         curves.take(sorted(events, key=_step_of))
-        return curves
+        return curves.downsampled(2 * most)
 
     def _whole(self, run_id: str) -> News:
         with self._lock:

@@ -99,10 +99,12 @@ def run_charts(curves: Curves, loss_unit: str) -> list[Plot]:
     order = list(_ROLES)
     own = {key: points for key, points in curves.points.items() if key[0] not in (CLOCK[0], *MACHINE_CHARTS)}
     for (chart, name), points in sorted(own.items(), key=lambda item: _place(item[0], order)):
-        role = _ROLES.get(name, "other-2")
+        role, is_dashed = _ROLES.get(name, "other-2"), False
         if chart == LOSS_BY_SOURCE:
-            role = _OF_RUNS[len(by_chart.get(chart, ())) % len(_OF_RUNS)]
-        by_chart.setdefault(chart, []).append(Series(name, rounded(points), role))
+            # Each source has a colour; where there are more sources than colours, every second time dashed.
+            turn, place = divmod(len(by_chart.get(chart, ())), len(_OF_RUNS))
+            role, is_dashed = _OF_RUNS[place], turn % 2 == 1
+        by_chart.setdefault(chart, []).append(Series(name, rounded(points), role, is_dashed=is_dashed))
     return [
         Plot(
             key=chart,

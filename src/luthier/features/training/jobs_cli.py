@@ -122,7 +122,10 @@ def worker(
 
 
 def _document(job: Job) -> dict[str, object]:
-    return {**job.model_dump(mode="json"), "shown_status": job.shown_status}
+    from luthier.core.data_sources import without_queries
+
+    # The address of an import may hold a signature.
+    return {**without_queries(job.model_dump(mode="json")), "shown_status": job.shown_status}
 
 
 def _one(as_json: bool, job: Job) -> Answer:
@@ -158,7 +161,9 @@ def _what(job: Job) -> list[tuple[str, str]]:
         return [("answers", str(job.document["batch_id"]))]
     if job.kind == "import":
         asked = job.document["import"]
-        return [("imports", f"{len(asked['files']):,} files"), ("dataset", str(asked["name"] or asked["dataset_id"]))]
+        source = asked.get("source")
+        what = f"{len(asked['files']):,} files" if source is None else source["address"].partition("?")[0]
+        return [("imports", what), ("dataset", str(asked["name"] or asked["dataset_id"]))]
     if job.kind == "synthesis":
         asked = job.document["synthesis"]
         return [("writes questions from", str(asked["name"])), ("teacher", str(asked["teacher"]))]

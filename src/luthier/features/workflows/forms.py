@@ -16,6 +16,8 @@ from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_typ
 
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.import_string import import_string
+from luthier.features.recipes.service import value_at
+from luthier.features.run_drafts.form import SOURCES
 from luthier.features.workflows.declared_forms import FORMS, FormEntry, WorkflowForm
 
 _MAX_CHARACTERS: Final = 20_000
@@ -109,6 +111,8 @@ def read_form(name: str, sent: Mapping[str, Sequence[str]]) -> tuple[dict[str, A
         entry = field.entry
         texts = [text.replace("\r\n", "\n").strip() for text in sent.get(entry.name, ())]
         texts = [text for text in texts if text]
+        if entry.kind == "file" and texts == [SOURCES]:
+            texts = []  # they are in the text of the recipe
         if entry.kind == "flag":
             # A box that is not ticked is not sent: only the form itself shows that it had one.
             if f"{entry.name}.shown" in sent or texts:
@@ -116,13 +120,29 @@ def read_form(name: str, sent: Mapping[str, Sequence[str]]) -> tuple[dict[str, A
             continue
         if not texts:
             if entry.is_required:
-                problems[entry.name] = f"{entry.label} is missing"
+                problems[entry.name] = _missing(field)
             continue
         try:
             values[entry.name] = _value(field, texts)
         except ValueError as error:
             problems[entry.name] = f"{entry.label}: {error}"
+    for field in fields_of(name):
+        # What the text of the recipe says need not be in a field, too.
+        if problems.get(field.entry.name) == _missing(field) and in_recipe(field, values) is not None:
+            del problems[field.entry.name]
     return values, problems
+
+
+def in_recipe(field: Field, values: Mapping[str, Any]) -> Any:
+    """What the text of the recipe has at the key of a field; None for nothing."""
+    recipe = values.get("recipe")
+    if not field.entry.recipe_key or not isinstance(recipe, Mapping):
+        return None
+    return value_at(recipe, field.entry.recipe_key)
+
+
+def _missing(field: Field) -> str:
+    return f"{field.entry.label} is missing"
 
 
 def check_values(name: str, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from luthier.core.errors import library_words_hidden as words_hidden
 from luthier.core.import_string import import_string
 from luthier.core.workflows.pipeline import Pipeline, Stage
 from luthier.core.workflows.study import Study, Trial
-from luthier.features.files.references import FileReferences, with_files
+from luthier.features.files.references import FileReferences, with_chosen_columns, with_files
 from luthier.features.workflows.forms import fields_of, find_form, recipe_of
 from luthier.features.workflows.orders import WorkflowOrder, local_files, order_of, teacher_of
 from luthier.platform.home.context import Context
@@ -216,13 +216,15 @@ def run_distillation(work: Work) -> Outcome:
 def _study_recipe(work: Work) -> dict[str, Any]:
     """The recipe of a study with the job's own copies of all files that it names."""
     context, job, names = work.context, work.job, FileReferences(work.context, work.job.project_id)
-    copies = {name: str(value) for name, value in work.values.items() if isinstance(value, Path)}
+    given = work.order.values
+    copies = {str(given[name]): str(path) for name, path in work.values.items() if isinstance(path, Path)}
 
     def own(_place: str, value: Any) -> str:
-        # Files of fields are copied already; those of the free keys are named by their ids.
-        return value if value in copies.values() else str(own_copy(context, job, str(value), str(value)))
+        # Files of fields are copied already, under names that people know.
+        return copies.get(str(value)) or str(own_copy(context, job, str(value), str(value)))
 
-    document = recipe_of("tune", work.order.values | copies)
+    # By ids first: the columns that were chosen for a file, and its name among several sources, are found by its id.
+    document = with_chosen_columns(context, job.project_id, recipe_of("tune", given))
     return with_files(document, file=own, model=names.model, run=names.run)
 
 

@@ -14,6 +14,7 @@ from luthier.core.text.plain_yaml import write_yaml
 from luthier.features.human_eval.service import list_panels
 from luthier.features.model_cards import service as project_models
 from luthier.features.run_drafts import choices as draft_choices
+from luthier.features.run_drafts.form import SOURCES
 from luthier.features.workflows import orders
 from luthier.features.workflows.declared_forms import FORMS, WorkflowForm
 from luthier.features.workflows.estimates import estimate
@@ -21,6 +22,7 @@ from luthier.features.workflows.forms import (
     command_line,
     fields_of,
     find_form,
+    in_recipe,
     read_form,
     recipe_of,
 )
@@ -173,12 +175,13 @@ def _beginning(context: Context, caller: Caller, form: WorkflowForm, start_from:
         keys = dict(draft_choices.fork(context, caller, start_from).keys)
         data = dict(keys.pop("data", {}))
         found["base_model"] = [str(keys.pop("base_model", ""))]
-        # Several sources have no field: they stay in the text of the recipe, and a chosen file takes their place.
-        if not isinstance(data.get("train"), list):
-            found["train"] = [str(data.pop("train", ""))]
+        # Several sources stay in the text of the recipe; the field says so, and a chosen file takes their place.
+        found["train"] = [SOURCES] if isinstance(data.get("train"), list) else [str(data.pop("train", ""))]
         for share in ("validation", "held_out"):
             if isinstance(data.get(share), int | float):
                 found[share] = [str(data.pop(share))]
+            elif share in data:
+                found[share] = [""]  # rows of their own: the usual share must not take their place
         rest = keys | ({"data": data} if data else {})
         found["recipe"] = [write_yaml(rest)] if rest else []
     if dataset:
@@ -212,6 +215,7 @@ def _page(
         "forms": FORMS,
         "fields": fields_of(form.name),
         "given": _filled(form, sent),
+        "kept": _in_recipe(form, sent),
         "problems": {},
         "estimate": None,
         "error": None,
@@ -228,11 +232,11 @@ def _page(
 def _command_values(context: Context, caller: Caller, form: WorkflowForm, sent: Sent) -> dict[str, Any]:
     """The command, and the recipe that it reads; fields with problems are left out."""
     files = draft_choices.file_choices(context, caller)
-    names = {one.file_id: _file_name(context, caller, one.file_id) for one in files if _is_sent(sent, one.file_id)}
+    names = {one.file_id: _file_name(context, caller, one.file_id) for one in files if _is_named(sent, one.file_id)}
     values, _ = read_form(form.name, _filled(form, sent))
     recipe = recipe_of(form.name, values)
     if isinstance(data := recipe.get("data"), dict):
-        recipe["data"] = {key: names.get(str(value), value) for key, value in data.items()}
+        recipe["data"] = {key: _named(value, names) for key, value in data.items()}
     return {
         "files": files,
         "command": command_line(form.name, values, names),
@@ -255,8 +259,25 @@ def _filled(form: WorkflowForm, sent: Sent) -> Sent:
     return begins | sent
 
 
-def _is_sent(sent: Mapping[str, Sequence[str]], file_id: str) -> bool:
-    return any(file_id in texts for texts in sent.values())
+def _is_named(sent: Mapping[str, Sequence[str]], file_id: str) -> bool:
+    """Whether a field holds a file, or the text of the recipe names it."""
+    return any(file_id in text for texts in sent.values() for text in texts)
+
+
+def _named(value: Any, names: Mapping[str, str]) -> Any:
+    """What `data` of a recipe names, with the names of files in place of their ids."""
+    if isinstance(value, list):
+        return [
+            one | {"path": names.get(str(one.get("path")), one.get("path"))} for one in value if isinstance(one, dict)
+        ]
+    return names.get(str(value), value)
+
+
+def _in_recipe(form: WorkflowForm, sent: Sent) -> dict[str, int]:
+    """The fields whose values the text of the recipe has, each with the number of its sources; 0 for other values."""
+    values, _ = read_form(form.name, _filled(form, sent))
+    found = {field.entry.name: in_recipe(field, values) for field in fields_of(form.name)}
+    return {name: len(one) if isinstance(one, list) else 0 for name, one in found.items() if one is not None}
 
 
 def _file_name(context: Context, caller: Caller, file_id: str) -> str:

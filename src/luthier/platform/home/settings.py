@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 LOG_NAME: Final = "log.txt"
 """The log in the folder of a run, and in that of an attempt of a job."""
+_IMPORT_SOURCE: Final = re.compile(
+    r"none|hub(:[\w.-]+(/[\w.-]+)?)?|https|(https|s3|gs)://[^\s/?#@*\[\]{}]+(/[^\s?#*\[\]{}]*)?"
+)
 _TEACHER: Final = re.compile(r"https?://[^\s/?#@]+[^\s?#@]*#\S+", re.IGNORECASE)
 
 
@@ -61,6 +64,11 @@ class Settings(BaseSettings):
         log_format: The format of the lines that server and workers write to stderr.
         webhooks_may_reach_private: Whether webhooks may be sent to this machine and private networks. It is never
             inferred: behind a proxy every connection is local.
+        import_sources: Where pages and API may import rows from, separated by blanks: `hub` or `hub:ORGANISATION`,
+            `https` or an address (`https://HOST/FOLDER`), and places of object stores (`s3://BUCKET/FOLDER`,
+            `gs://BUCKET`); `none` for nowhere. Stores are read with the server's credentials, so each place is named.
+        imports_may_reach_private: Whether addresses that are imported from may be those of this machine and of private
+            networks. It is never inferred.
         python_graders: Whether graders may be Python code of a request, which runs in a locked-down process.
         stored_completion_days: How many days a stored chat completion or response is kept.
         max_request_bytes: The largest request to the server that uploads no file.
@@ -138,6 +146,8 @@ class Settings(BaseSettings):
     fork_server: bool = True
     log_format: Literal["text", "json"] = "text"
     webhooks_may_reach_private: bool = False
+    import_sources: str = "hub https"
+    imports_may_reach_private: bool = False
     python_graders: bool = False
     stored_completion_days: int = Field(default=30, ge=1)
     max_request_bytes: int = Field(default=4 << 20, gt=0)
@@ -199,6 +209,16 @@ class Settings(BaseSettings):
                 ip_network(word)
             except ValueError as error:
                 raise ValueError(f"{word!r} is not an address or a network: {error}") from error
+        return value
+
+    @field_validator("import_sources")
+    @classmethod
+    def _are_sources(cls, value: str) -> str:
+        for word in value.split():
+            if not _IMPORT_SOURCE.fullmatch(word):
+                raise ValueError(
+                    f"{word!r} is not hub, hub:ORGANISATION, https, https://HOST, s3://BUCKET, gs://BUCKET or none"
+                )
         return value
 
     @field_validator("teacher")

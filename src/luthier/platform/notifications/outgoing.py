@@ -149,6 +149,10 @@ class UnreachableError(Exception):
     """There was no answer; the words say why, and hold nothing secret."""
 
 
+class ForbiddenAddressError(UnreachableError):
+    """A host leads to an address that must not be connected to."""
+
+
 def post(
     url: str,
     headers: Mapping[str, str],
@@ -177,7 +181,7 @@ def post(
     port = parts.port or (443 if is_secure else 80)
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     try:
-        address = _vetted(host, port, may_reach_private=may_reach_private)
+        address = vetted_address(host, port, may_reach_private=may_reach_private)
         connection = _Connection(host, port, address, ssl.create_default_context() if is_secure else None)
         # Each single wait is bounded by the socket; a stranger that sends a byte now and then is stopped by this.
         alarm = threading.Timer(most_seconds, connection.cut)
@@ -195,10 +199,14 @@ def post(
         raise UnreachableError(f"{type(error).__name__}: {error}"[:200]) from error
 
 
-def _vetted(host: str, port: int, *, may_reach_private: bool) -> tuple[int, tuple[object, ...]]:
+def vetted_address(host: str, port: int, *, may_reach_private: bool) -> tuple[int, tuple[object, ...]]:
     """Family and socket address of a host, all of whose addresses may be called.
 
     An address that a name leads to is not shown: a caller could read names of private networks by it.
+
+    Raises:
+        UnreachableError: the name is not known.
+        ForbiddenAddressError: it leads to an address that may not be called.
     """
     try:
         # Looked up once: the very addresses that were checked are connected to, so a second answer of the DNS is never
@@ -213,7 +221,7 @@ def _vetted(host: str, port: int, *, may_reach_private: bool) -> tuple[int, tupl
         if why is None and not may_reach_private and is_own(plain):
             why = f"{plain}, which is an address of this machine itself"
         if why is not None:
-            raise UnreachableError(
+            raise ForbiddenAddressError(
                 f"{host} leads to {why if host == str(plain) else f'an address{why[len(str(plain)) :]}'}"
             )
     return found[0][0], found[0][4]

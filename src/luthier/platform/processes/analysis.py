@@ -17,7 +17,9 @@ from luthier.platform.home.context import Context
 
 log = logging.getLogger("luthier.questions")
 
-Question = Literal["wake", "plan", "audit", "look", "repair", "tokens", "map", "diff", "split", "index", "watch"]
+Question = Literal[
+    "wake", "plan", "audit", "look", "repair", "tokens", "map", "diff", "split", "index", "watch", "remote"
+]
 
 MAX_SECONDS: Final = 600.0
 LARGE_BYTES: Final = 2 << 30

@@ -22,6 +22,7 @@ _ANSWERS: Final = {
     "split": "luthier.features.datasets.analysis:split_answer",
     "index": "luthier.features.datasets.analysis:index_answer",
     "repair": "luthier.features.datasets.analysis:prepare",
+    "remote": "luthier.features.datasets.remote_preview:preview_answer",
     "watch": "luthier.features.monitoring.loop:run_checks",
 }
 """The function for each question. By name: this process is below what it calls, and loads one of them."""

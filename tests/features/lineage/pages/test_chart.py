@@ -58,6 +58,9 @@ def test_nodes_are_links_and_the_page_itself_is_marked() -> None:
     assert 'href="/models/hub%3Aorg/tiny%40main"' in svg
     assert svg.count('aria-current="page"') == 1
     assert "made from answers v2, tiny" in svg
+    made = Lineage()
+    made.add(Node("d", "dataset", "answers v2", "40 rows", subject="data-1", version=2, origin="hub:org/qa @ 0123"))
+    assert "<title>answers v2, 40 rows; imported from hub:org/qa @ 0123</title>" in str(lineage_svg(made))
     assert address_of(Node("f", "file", "train.jsonl")) is None
 
 

@@ -16,8 +16,10 @@ from luthier.core.errors import RequestError
 from luthier.core.ids import sha256_file
 from luthier.core.recipe import DataRecipe
 from luthier.features.datasets import service as dataset_versions
+from luthier.features.datasets.remote_imports import imported_version
 from luthier.features.deployments import service as deployments
 from luthier.features.lineage.rows import forget_row, row_lineage
+from luthier.features.lineage.service import model_lineage
 from luthier.platform.audit_log import service as audit_log
 from luthier.platform.home.context import Context
 from luthier.testing.records import make_plan, make_record, make_result
@@ -127,6 +129,37 @@ def test_too_few_characters_would_be_anybody(context: Context, row: str) -> None
         row_lineage(context, ME, row)
     with pytest.raises(RequestError, match="a row by"):
         forget_row(context, ME, row)
+
+
+def test_rows_that_were_imported_say_from_where_also_after_a_repair(context: Context) -> None:
+    lines = [json.dumps(row).encode() + b"\n" for row in (chat_row(1), with_answer(SECRET))]
+    details = {"source": {"address": "hub:org/qa", "revision": "0123456789abcdef" * 2 + "01234567"}}
+    file = dataset_versions.keep_rows(context, ME, lines, "rows.jsonl")
+    dataset, _ = dataset_versions.create_dataset(context, ME, "rows", file, origin="import", details=details)
+    repaired = dataset_versions.add_version(
+        context,
+        ME,
+        dataset.dataset_id,
+        dataset_versions.keep_rows(context, ME, lines[1:], "rows.jsonl"),
+        origin="repair",
+        parent=1,
+    )
+    run = add(context, "a", dataset_versions.path_of(context, ME, repaired))
+    found = row_lineage(context, ME, SECRET)
+    assert [(one.dataset, one.origin) for one in found.files] == [
+        (f"{dataset.dataset_id} version 2", "hub:org/qa @ 0123456789ab")
+    ]
+    rows = next(node for node in model_lineage(context, ME, run).nodes.values() if node.kind == "dataset")
+    assert rows.origin == "hub:org/qa @ 0123456789ab"
+    uploaded = dataset_versions.add_version(
+        context,
+        ME,
+        dataset.dataset_id,
+        dataset_versions.keep_rows(context, ME, lines[:1], "rows.jsonl"),
+        origin="upload",
+        parent=2,
+    )
+    assert imported_version(context, ME, uploaded) is None, "other rows, whatever was there before"
 
 
 def test_a_forgotten_row_leaves_the_newest_versions_and_the_rest_is_named(context: Context) -> None:

@@ -11,6 +11,7 @@ from luthier.core.events import Event, RunStarted, StepDone, ValidationDone
 from luthier.features.runs import series as run_series
 from luthier.features.runs.series import (
     GRADIENT_NORM,
+    LOSS_BY_SOURCE,
     MAX_NEW_POINTS,
     MAX_POINTS,
     MINIMISED,
@@ -21,6 +22,7 @@ from luthier.features.runs.series import (
     RunSeries,
 )
 from luthier.features.runs.store import RunStore
+from luthier.features.runs.view import run_charts
 from luthier.platform.home.context import Context
 from luthier.testing.records import RUN_ID, events_of, make_plan, make_record, make_step, tell
 
@@ -143,6 +145,27 @@ def test_the_first_look_reads_few_steps_evenly_spread(context: Context, series: 
     assert max(b - a for a, b in pairwise(found)) <= 51
     assert len(look.points[VALIDATION]) == 10
     assert series.first_look(RUN_ID, 0, 100).points.keys() == {VALIDATION}
+
+
+def _validation(step: int, losses: dict[str, float]) -> ValidationDone:
+    return ValidationDone(step=step, loss=1.0, num_trained_tokens=10, seconds=0.1, is_best=False, loss_by_source=losses)
+
+
+def test_all_sources_have_a_curve_and_many_share_the_points_of_eight(context: Context, series: RunSeries) -> None:
+    names = [f"source {number:02}" for number in range(32)]
+    for step in range(1, 301):
+        losses = {name: 1.0 + number / step for number, name in enumerate(names)}
+        context.runs.append(RUN_ID, _validation(step, losses))
+    whole = series.news(RUN_ID, 0).curves.points
+    assert [name for chart, name in whole if chart == LOSS_BY_SOURCE] == names
+    assert whole[LOSS_BY_SOURCE, "source 31"][0] == (1, 32.0)
+    assert sum(len(points) for (chart, _), points in whole.items() if chart == LOSS_BY_SOURCE) <= 8 * MAX_POINTS
+    first = series.first_look(RUN_ID, 300, 50).points
+    counts = [len(points) for (chart, _), points in first.items() if chart == LOSS_BY_SOURCE]
+    assert (len(counts), sum(counts) <= 8 * 2 * 50) == (32, True)
+    plot = next(one for one in run_charts(Curves(first), "nats") if one.key == LOSS_BY_SOURCE)
+    looks = {(one.role, one.is_dashed) for one in plot.series}
+    assert (len(plot.series), len(looks)) == (32, 16)
 
 
 def test_losses_that_are_not_alike_are_told_apart(context: Context, series: RunSeries) -> None:

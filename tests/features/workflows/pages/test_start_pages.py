@@ -16,11 +16,13 @@ from tests.vacuous import nonempty
 
 from luthier.core.access import Caller
 from luthier.core.errors import RequestError
+from luthier.features.files.references import FileReferences
 from luthier.features.models.service import pull_model
 from luthier.features.run_drafts.choices import Fork
 from luthier.features.workflows import estimates, orders, start_pages
 from luthier.features.workflows.declared_forms import FORMS
-from luthier.features.workflows.forms import fields_of
+from luthier.features.workflows.forms import fields_of, read_form
+from luthier.features.workflows.job import Work, _study_recipe, _values
 from luthier.platform.auth.service import create_project
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
@@ -228,12 +230,60 @@ def test_the_api_starts_follows_and_cancels(
     assert visitor("train", "read", project="support").get(place).status_code == 404
 
 
-def test_a_study_from_a_run_of_several_sources_names_no_list_as_a_file(
+def test_a_study_from_a_run_of_several_sources_keeps_them_in_its_recipe(
     home: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sources = [{"path": "file-a", "weight": 1.0}, {"path": "file-b", "weight": 2.0}]
     forked = Fork({"base_model": "tiny", "data": {"train": sources, "validation": 0.2}})
     monkeypatch.setattr("luthier.features.run_drafts.choices.fork", lambda *_: forked)
     found = start_pages._beginning(home, ME, FORMS["tune"], "run-1", "", "")
-    assert (found["base_model"], found["validation"], found.get("train")) == (["tiny"], ["0.2"], None)
+    assert (found["base_model"], found["validation"], found["train"]) == (["tiny"], ["0.2"], ["sources"])
     assert yaml.safe_load(found["recipe"][0]) == {"data": {"train": sources}}
+
+
+def test_a_study_starts_from_a_run_of_several_sources(
+    home: Context, browser: Browser, model: str, rows: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = write_rows(tmp_path / "more.jsonl", [{"prompt": f"ask {n}", "completion": "so"} for n in range(20)])
+    other = files.add_file(home, "default", more, filename="more.jsonl", purpose="fine-tune").file_id
+    sources = [{"path": rows, "weight": 1.0}, {"path": other, "weight": 2.0}]
+    forked = Fork({"base_model": model, "data": {"train": sources, "validation": [{"path": other}], "held_out": rows}})
+    monkeypatch.setattr("luthier.features.run_drafts.choices.fork", lambda *_: forked)
+    one = browser("train", "read")
+    page = one.get("/pipelines/new/tune?from=run-20261125-093000-aaaaaa").text
+    assert '<option value="sources" selected>2 sources of the recipe</option>' in page
+    assert "path: more.jsonl" in page, "the recipe of the command names files as people know them"
+    share = page.partition('id="field-validation"')[2].partition(">")[0]
+    assert (" required" in share, 'placeholder="as the recipe says"' in share) == (False, True)
+    text = html.unescape(page.partition('id="field-recipe"')[2].partition(">")[2].partition("</textarea>")[0])
+    form = study(model, "sources") | {"validation": "", "recipe": text}
+    refused = one.post("/pipelines/new/tune", data=form | {"recipe": text.replace(other, "file-none")})
+    assert (refused.status_code, home.jobs.list()) == (422, [])
+    answer = one.post("/pipelines/new/tune", data=form)
+    (job,) = home.jobs.list()
+    assert answer.headers["location"] == f"/pipelines/jobs/{job.job_id}"
+    order = orders.order_of(job)
+    work = Work(home, job, order, _values(home, job, order, FileReferences(home, "default")), lambda *_: None)
+    recipe = _study_recipe(work)["data"]
+    assert [(source["name"], source["weight"]) for source in recipe["train"]] == [("client -b-", 1.0), ("more", 2.0)]
+    assert [Path(source["path"]).read_bytes() for source in recipe["train"]] == [
+        (tmp_path / "rows.jsonl").read_bytes(),
+        more.read_bytes(),
+    ]
+    assert Path(recipe["held_out"]).is_file()
+
+
+def test_a_study_uses_the_columns_that_were_chosen_for_its_rows(home: Context, model: str, rows: str) -> None:
+    from luthier.features.datasets.service import adopt_file
+
+    version = adopt_file(home, ME, "Clients", rows)
+    home.datasets.choose_columns(version.dataset_id, 1, {"prompt": "completion", "completion": "prompt"})
+    values, problems = read_form("tune", {name: [value] for name, value in study(model, rows).items()})
+    assert problems == {}
+    order = orders.start(home, ME, "tune", values)
+    work = Work(
+        home, order.job, order.order, _values(home, order.job, order.order, FileReferences(home, "default")), print
+    )
+    recipe = _study_recipe(work)["data"]
+    assert recipe["columns"] == {"prompt": "completion", "completion": "prompt"}
+    assert Path(recipe["train"]).is_file()

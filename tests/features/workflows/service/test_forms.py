@@ -155,3 +155,22 @@ def test_json_values_are_checked_as_those_of_a_page() -> None:
         check_values("compare-models", {**given, "budget_hours": None})
     with pytest.raises(NotFoundError, match="no workflow 'fly'"):
         find_form("fly")
+
+
+def test_several_sources_of_the_recipe_stand_in_for_the_field_of_a_file() -> None:
+    text = "data:\n  train:\n  - {path: file-1, weight: 3}\n  - {path: file-2, weight: 1}\n  validation: file-3\n"
+    sent = FILLED["tune"] | {"train": ["sources"], "validation": [""], "recipe": [text]}
+    values, problems = read_form("tune", sent)
+    assert problems == {}
+    recipe = recipe_of("tune", values)
+    assert [one["path"] for one in recipe["data"]["train"]] == ["file-1", "file-2"]
+    assert recipe["data"]["validation"] == "file-3"
+    chosen, problems = read_form("tune", sent | {"train": ["file-4"]})
+    assert (problems, recipe_of("tune", chosen)["data"]["train"]) == ({}, "file-4"), "a file takes their place"
+    _, problems = read_form("tune", sent | {"recipe": ["training: {epochs: 3}"]})
+    assert problems == {
+        "train": "Rows to train on is missing",
+        "validation": "Share for validation is missing",
+    }
+    values = check_values("tune", {"base_model": "tiny", "budget_hours": 2, "recipe": text})
+    assert "train" not in values

@@ -25,6 +25,10 @@ MAY_IMPORT: Final = re.compile(
 
 REMOTE: Final = {"platform/notifications/outgoing.py"}
 """A remote caller names the address: every one goes through `why_forbidden`, resolved once and pinned."""
+CHECKED: Final = {
+    "platform/http/vetted_transport.py": "addresses of imports; each request is checked by `vetted_address`",
+}
+"""A remote caller names the address, and the check is that of `REMOTE`."""
 OPERATOR: Final = {
     "ml/export/bundle/push.py": "luthier push hf://..., at the command line; luthier push URL, at the command line",
     "ml/inference/lm_eval_model.py": "tasks of lm-eval, which no server carries out for a caller",
@@ -39,15 +43,18 @@ OPERATOR: Final = {
     "features/training/launchers/ray.py": "luthier train --on ray://..., at the command line",
     "features/serving/chat.py": "luthier chat URL, at the command line",
     "features/traffic/log.py": "OTEL_EXPORTER_OTLP_ENDPOINT",
-    "core/system/artifact_transfer.py": "LUTHIER_ARTIFACTS; s3:// and gs:// in recipes, at the command line",
+    "core/system/artifact_transfer.py": "LUTHIER_ARTIFACTS; s3:// and gs:// in recipes, at the command line; imports "
+    "from places of LUTHIER_IMPORT_SOURCES",
     "platform/files/artifacts.py": "LUTHIER_ARTIFACTS",
     "ml/training/distributed.py": "the launcher: MASTER_ADDR",
     "ml/training/ray_train.py": "luthier train --on ray, at the command line",
     "features/training/checkpoint_uploads/bucket.py": "LUTHIER_CHECKPOINTS; --checkpoints, at the command line",
     "ml/data/files/ray_workers.py": "RAY_ADDRESS; luthier data ... --on ray, at the command line",
     # Recipes of remote callers name files of their project alone (`features/files/references.py`).
-    "ml/data/remote/address.py": "https:// in recipes and luthier data fetch, at the command line",
-    "ml/data/remote/hub_dataset.py": "HF_ENDPOINT; hub: in recipes and luthier data fetch, at the command line",
+    # Imports of remote callers are looked up by `remote_imports.look_up_allowed` alone.
+    "ml/data/remote/address.py": "https:// in recipes and luthier data fetch, at the command line; imports hand in a "
+    "transport of CHECKED",
+    "ml/data/remote/hub_dataset.py": "HF_ENDPOINT; hub: in recipes, luthier data fetch and imports",
 }
 OWN: Final = {
     "ml/inference/llama_cpp/server.py": "a child process on loopback",
@@ -86,6 +93,8 @@ NO_REMOTE_CALLER: Final = (
     "look_up_address",
     "look_up_dataset",
     "look_up_objects",
+    "look_up",
+    "fetch_found",
 )
 """What takes a URL from whoever calls it: no module of the API or the pages may."""
 
@@ -107,7 +116,7 @@ def test_every_module_that_opens_connections_says_who_names_the_address() -> Non
     sources = {path.relative_to(SOURCE).as_posix(): path for path in SOURCE.rglob("*.py")}
     opening = {name for name, path in sources.items() if imported(path)}
     assert len(opening) > 10
-    assert opening == REMOTE | OPERATOR.keys() | OWN.keys(), (
+    assert opening == REMOTE | CHECKED.keys() | OPERATOR.keys() | OWN.keys(), (
         "put a new one into the right list, and hold it to the rule"
     )
 
@@ -117,6 +126,20 @@ def test_what_a_remote_caller_names_goes_through_the_rule() -> None:
         text = (SOURCE / name).read_text(encoding="utf-8")
         assert "why_forbidden(" in text
         assert "getaddrinfo" in text
+    for name in CHECKED:
+        assert "vetted_address(" in (SOURCE / name).read_text(encoding="utf-8")
+
+
+def test_only_one_place_looks_up_what_a_remote_caller_names() -> None:
+    known = {
+        path.relative_to(SOURCE).as_posix()
+        for path in SOURCE.rglob("*.py")
+        if re.search(r"import .*\blook_up(_address|_dataset|_objects)?\b", path.read_text(encoding="utf-8"))
+    }
+    assert known == {"ml/data/remote/cache.py", "features/datasets/remote_imports.py"}
+    text = (SOURCE / "features/datasets/remote_imports.py").read_text(encoding="utf-8")
+    look_up = text.partition("def look_up_allowed")[2].partition("\ndef ")[0]
+    assert look_up.index("check_allowed(settings, address)") < look_up.index("look_up(address, partial(VettedTransport")
 
 
 def test_no_page_and_no_route_hands_a_url_to_what_takes_one() -> None:

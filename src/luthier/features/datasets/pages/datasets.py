@@ -16,6 +16,7 @@ from luthier.core.access import Caller
 from luthier.core.errors import LuthierError
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.data_jobs import list_jobs
+from luthier.features.datasets.remote_imports import imported_version, short_source
 from luthier.features.datasets.rows import index_state, is_small, known_look, known_shape, look_of, rows_page
 from luthier.features.datasets.service import get_version, show_dataset
 from luthier.features.datasets.store import DatasetVersion
@@ -127,6 +128,8 @@ def how_made(version: DatasetVersion) -> str:
     """How a version was made, as a sentence."""
     parent = "" if version.parent is None else f" from version {version.parent}"
     details = version.details
+    if version.origin == "import":
+        return f"imported from {short_source(version)}"
     if version.origin == "upload":
         return "taken from the API’s files" if details.get("adopted") else "added"
     if version.origin == "documents":
@@ -197,6 +200,7 @@ def show(
     values |= {"start": start, "num": ROWS_A_PAGE, "how_made": how_made}
     values |= {
         "grade": known_grade(context, values["version"]),
+        "imported": imported_version(context, caller, values["version"]),
         "page": None,
         "rows_error": None,
         "look": CachedResult("unasked"),

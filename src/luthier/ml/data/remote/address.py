@@ -22,10 +22,17 @@ _TIMEOUT_SECONDS: Final = 30.0
 _PARTIAL, _BUSY = 206, (408, 429, 500, 502, 503, 504)
 # No compression: ranges and sizes refer to the stored file.
 _PLAIN: Final = {"Accept-Encoding": "identity"}
+Transport = Callable[[], httpx2.BaseTransport]
+"""Makes what opens the connections of one download."""
 
 
-def look_up_address(url: str) -> RemoteSource:
+def look_up_address(url: str, transport: Transport | None = None) -> RemoteSource:
     """The file behind an address.
+
+    Args:
+        url: the address.
+        transport: what opens the connections, those of redirects included, in place of a plain client with the proxies
+            of the environment.
 
     Raises:
         NotFoundError: there is none.
@@ -34,7 +41,7 @@ def look_up_address(url: str) -> RemoteSource:
     explain = partial(_explained, url)
     try:
         # A GET that is closed after its headers: HEAD is refused by some servers, and answered differently by others.
-        with _stream(url, {}) as response:
+        with _stream(url, {}, transport) as response:
             headers = response.headers
     except httpx2.HTTPError as error:
         raise (explain(error, "") or error) from error
@@ -45,14 +52,14 @@ def look_up_address(url: str) -> RemoteSource:
     name = unquote(PurePosixPath(urlsplit(url).path).name)
     # Of a compressed answer the stated size is that before it is unpacked.
     num_bytes = int(stated) if stated.isdigit() and not headers.get("content-encoding") else None
-    file = RemoteFile(name, num_bytes, partial(_open_at, url, strong or changed))
+    file = RemoteFile(name, num_bytes, partial(_open_at, url, strong or changed, transport))
     return RemoteSource(revision, (file,), explain, _may_pass)
 
 
 @contextmanager
-def _open_at(url: str, validator: str, start: int) -> Iterator[Opened]:
+def _open_at(url: str, validator: str, transport: Transport | None, start: int) -> Iterator[Opened]:
     headers = {"Range": f"bytes={start}-", "If-Range": validator} if start and validator else {}
-    with _stream(url, headers) as response:
+    with _stream(url, headers, transport) as response:
         is_rest = response.status_code == _PARTIAL
         if is_rest and not response.headers.get("content-range", "").startswith(f"bytes {start}-"):
             raise httpx2.RemoteProtocolError(f"the server sends {response.headers.get('content-range')!r}")
@@ -60,11 +67,18 @@ def _open_at(url: str, validator: str, start: int) -> Iterator[Opened]:
 
 
 @contextmanager
-def _stream(url: str, headers: dict[str, str]) -> Iterator[httpx2.Response]:
+def _stream(url: str, headers: dict[str, str], transport: Transport | None) -> Iterator[httpx2.Response]:
     # Also called for each redirect.
     hooks: dict[str, list[Callable[..., object]]] = {"request": [partial(_refuse_unencrypted, url)]}
     with (
-        httpx2.Client(follow_redirects=True, timeout=_TIMEOUT_SECONDS, event_hooks=hooks) as client,
+        httpx2.Client(
+            follow_redirects=True,
+            timeout=_TIMEOUT_SECONDS,
+            event_hooks=hooks,
+            transport=None if transport is None else transport(),
+            # The environment's proxies and sign-ins (netrc) are for addresses that the operator names.
+            trust_env=transport is None,
+        ) as client,
         client.stream("GET", url, headers=_PLAIN | headers) as response,
     ):
         response.raise_for_status()

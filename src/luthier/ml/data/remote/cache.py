@@ -15,7 +15,7 @@ import re
 import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from luthier.core.data_sources import HUB, check_remote, parse_hub_dataset
 from luthier.core.errors import DataSourceError, StorageFullError
@@ -24,7 +24,10 @@ from luthier.core.ports import Progress
 from luthier.core.system.files import file_lock, sync
 from luthier.ml.charts.page import replace_bytes
 from luthier.ml.data.files.bounded_folder import mark_used
-from luthier.ml.data.remote.download import RemoteSource, download
+from luthier.ml.data.remote.download import RemoteSource, download, too_large
+
+if TYPE_CHECKING:
+    from luthier.ml.data.remote.address import Transport
 
 _LOCK_SECONDS: Final = 6 * 3600.0
 _NOT_IN_A_NAME: Final = re.compile(r"[^A-Za-z0-9_.()+= -]+")
@@ -94,8 +97,7 @@ def fetch(source: str, folder: Path, progress: Progress, *, refresh: bool = Fals
         # Another process may have fetched it meanwhile.
         if not refresh and (cached := _cached(folder, source)) is not None:
             return cached
-        found = _look_up(source)
-        return _fetched(source, found, folder, progress)
+        return _fetched(source, look_up(source), folder, progress)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +143,7 @@ def list_files(source: str, folder: Path, progress: Progress) -> SourceListing:
         return SourceListing(source, document["revision"], document["pinned"] or source, names, sizes)
     except (OSError, ValueError, KeyError):
         pass
-    found = _look_up(source)
+    found = look_up(source)
     if not found.revision:
         fetched = fetch(source, folder, progress)
         names, sizes = (tuple(file.name for file in fetched.files), tuple(file.num_bytes for file in fetched.files))
@@ -253,7 +255,7 @@ class FileFetcher:
     def _looked_up(self) -> RemoteSource:
         # Looked up for each file: only a commit of the hub cannot change meanwhile.
         if self._found is None or not self._listing.pinned.startswith(HUB):
-            listing, self._found = self._listing, _look_up(self._listing.pinned)
+            listing, self._found = self._listing, look_up(self._listing.pinned)
             found = (self._found.revision, tuple(_safe(file.name) for file in self._found.files))
             if found != (listing.revision, listing.names):
                 raise self._changed(f"{listing.source.partition('?')[0]} is now at {found[0] or 'no revision'}")
@@ -276,7 +278,48 @@ def cached_revision(folder: Path, source: str) -> str | None:
         return None
 
 
-def _look_up(source: str) -> RemoteSource:
+def fetch_found(
+    source: str, found: RemoteSource, folder: Path, progress: Progress, *, max_bytes: int | None = None
+) -> FetchedSource:
+    """The files of a source that was looked up; what is there of the same revision is not downloaded again.
+
+    Args:
+        source: the name that it was looked up by.
+        found: what `look_up` has found.
+        folder: where the files are kept, and what has arrived of them; of the caller alone.
+        progress: shows the download.
+        max_bytes: a larger source is refused; None for no limit.
+
+    Raises:
+        DataSourceError: it cannot be fetched, or is larger; what has arrived of it is kept.
+        StorageFullError: the disk has no room for it.
+    """
+    if max_bytes is not None:
+        if found.num_bytes is not None and found.num_bytes > max_bytes:
+            raise too_large(source.partition("?")[0], found.num_bytes, max_bytes)
+        found = replace(
+            found,
+            files=tuple(replace(one, max_bytes=max_bytes) if one.num_bytes is None else one for one in found.files),
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    cached = _cached(folder, source)
+    if cached is not None and cached.revision == found.revision:
+        return cached
+    return _fetched(source, found, folder, progress)
+
+
+def look_up(source: str, transport: Transport | None = None) -> RemoteSource:
+    """The files of a source as they are now, without downloading them.
+
+    Args:
+        source: `hub:`, `https://`, `s3://` or `gs://`.
+        transport: what opens the connections to an address; None for a plain client.
+
+    Raises:
+        RequestError: a malformed name, or no driver for such a store.
+        NotFoundError: no such dataset, split or file.
+        DataSourceError: no answer, or a refusal.
+    """
     # Here, since each of them loads a client that the others do not need.
     if source.startswith(HUB):
         from luthier.ml.data.remote.hub_dataset import look_up_dataset
@@ -285,7 +328,7 @@ def _look_up(source: str) -> RemoteSource:
     if source.startswith(("https://", "http://")):
         from luthier.ml.data.remote.address import look_up_address
 
-        return look_up_address(source)
+        return look_up_address(source, transport)
     from luthier.ml.data.remote.object_store import look_up_objects
 
     return look_up_objects(source)
@@ -297,12 +340,11 @@ def _fetched(source: str, found: RemoteSource, folder: Path, progress: Progress)
     incoming.mkdir(parents=True, exist_ok=True)
     parts = [incoming / f"{number}.part" for number in range(len(found.files))]
     there = [_known_file(folder, file.sha256, _safe(file.name)) for file in found.files]
-    sizes = [file.num_bytes for file in found.files]
     arrived = sum(
         known.num_bytes if known else part.stat().st_size if part.is_file() else 0
         for known, part in zip(there, parts, strict=True)
     )
-    total = sum(size or 0 for size in sizes) if all(size is not None for size in sizes) else None
+    total = found.num_bytes
     _check_room(source, folder, 0 if total is None else total - arrived)
     made = []
     with progress.task(f"Downloading {source.partition('?')[0]}", total, "bytes", done=arrived) as task:

@@ -45,6 +45,7 @@ class RemoteFile:
         open_at: opens it from a byte on.
         sha256: its digest, where it is known before.
         git_id: git's object id (SHA-1) of small files on the hub.
+        max_bytes: where the size is not stated: at most so much is downloaded; None for no limit.
     """
 
     name: str
@@ -52,6 +53,7 @@ class RemoteFile:
     open_at: Callable[[int], AbstractContextManager[Opened]]
     sha256: str | None = None
     git_id: str | None = None
+    max_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class RemoteSource:
             states neither.
         files: in the order in which their rows are read.
         pinned: the name of the source with its revision; empty where it has none.
+        licence: as the hub states it; empty where it does not.
         explain: error and file -> the error for people, or None for one that is passed on.
         may_pass: whether the same request may go well a moment later.
     """
@@ -72,6 +75,13 @@ class RemoteSource:
     explain: Callable[[Exception, str], LuthierError | None]
     may_pass: Callable[[Exception], bool]
     pinned: str = ""
+    licence: str = ""
+
+    @property
+    def num_bytes(self) -> int | None:
+        """The size of all files; None where the server does not state one of them."""
+        sizes = [file.num_bytes for file in self.files]
+        return None if None in sizes else sum(size or 0 for size in sizes)
 
 
 def download(source: RemoteSource, file: RemoteFile, part: Path, task: ProgressTask) -> str:
@@ -133,8 +143,21 @@ def _append(file: RemoteFile, part: Path, task: ProgressTask) -> None:
                     task.advance(len(chunk) - num_bytes)
                     out.truncate(0)
                     raise _too_much(file)
+                if file.max_bytes is not None and num_bytes > file.max_bytes:
+                    out.truncate(0)
+                    raise too_large(file.name, None, file.max_bytes)
                 out.write(chunk)
                 task.advance(len(chunk))
+
+
+def too_large(name: str, num_bytes: int | None, max_bytes: int) -> DataSourceError:
+    """The error for a source beyond the limit on the bytes of one download. num_bytes: None where it is not stated."""
+    size = f"more than {max_bytes:,} bytes; nothing is kept" if num_bytes is None else f"{num_bytes:,} bytes"
+    return DataSourceError(
+        f"{name} has {size}",
+        expected=f"at most {max_bytes:,} bytes for one download",
+        do="name one file or a smaller split; the operator of the server sets the limit (LUTHIER_MAX_FILE_BYTES)",
+    )
 
 
 def _too_much(file: RemoteFile) -> DataSourceError:

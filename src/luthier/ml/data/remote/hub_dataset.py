@@ -46,11 +46,12 @@ _SHARD: Final = re.compile(r"data/(?P<split>[\w.]+)-\d{5}-of-\d{5}\.[\w.]+")
 
 @dataclass(frozen=True, slots=True)
 class _Listing:
-    """A repository at a commit: its files by path, and the configurations of its card."""
+    """A repository at a commit: its files by path, and the configurations and the licence of its card."""
 
     commit: str
     files: dict[str, Any]
     configs: Sequence[Mapping[str, Any]]
+    licence: str = ""
 
     @property
     def data_files(self) -> list[str]:
@@ -75,14 +76,15 @@ def look_up_dataset(dataset: HubDataset) -> RemoteSource:
     if dataset.file is not None:
         if dataset.file not in listing.files:
             raise _not_there(dataset, "file", dataset.file, listing.data_files)
-        return _source(dataset, listing, [dataset.file])
+        return _source(dataset, listing, [dataset.file], listing.licence)
     script = f"{dataset.repo.partition('/')[2]}.py"
-    configs: Configs = {}
+    # Of the card: the branch of the conversion has none.
+    configs, licence = Configs(), listing.licence
     if script not in listing.files:
         configs = configs_of(listing.data_files, listing.configs)
     if not configs:
         listing, configs = _converted(dataset, listing, script)
-    return _source(dataset, listing, _chosen(dataset, configs))
+    return _source(dataset, listing, _chosen(dataset, configs), licence)
 
 
 def configs_of(paths: Sequence[str], card: Sequence[Mapping[str, Any]]) -> Configs:
@@ -228,10 +230,16 @@ def _listed(dataset: HubDataset, revision: str) -> _Listing:
     card = info.card_data.get("configs") if info.card_data else None
     configs = [entry for entry in card or () if isinstance(entry, Mapping)] if isinstance(card, list) else []
     files = {sibling.rfilename: sibling for sibling in info.siblings or []}
-    return _Listing(str(info.sha), files, configs)
+    return _Listing(str(info.sha), files, configs, _licence(info.card_data.license if info.card_data else None))
 
 
-def _source(dataset: HubDataset, listing: _Listing, paths: Sequence[str]) -> RemoteSource:
+def _licence(stated: Any) -> str:
+    """As the card states it: one name, or several. The text is of the dataset's makers, so it is cut."""
+    names = stated if isinstance(stated, list) else [stated] if stated else []
+    return ", ".join(str(name) for name in names)[:200]
+
+
+def _source(dataset: HubDataset, listing: _Listing, paths: Sequence[str], licence: str) -> RemoteSource:
     files = []
     for path in paths:
         sibling = listing.files[path]
@@ -248,7 +256,8 @@ def _source(dataset: HubDataset, listing: _Listing, paths: Sequence[str]) -> Rem
         git_id = None if sha256 else sibling.blob_id
         files.append(RemoteFile(PurePosixPath(path).name, sibling.size, partial(_open_at, url), sha256, git_id))
     pinned = dataset.at(listing.commit).text
-    return RemoteSource(listing.commit, tuple(files), partial(_explained, dataset, listing.commit), is_passing, pinned)
+    explain = partial(_explained, dataset, listing.commit)
+    return RemoteSource(listing.commit, tuple(files), explain, is_passing, pinned, licence)
 
 
 @contextmanager

@@ -7,7 +7,7 @@
 const charts = new Map(); // by key: { figure, spec, chart, isStale, isSeen, smoothing, isLog, zoom }
 const RUN_GROUP = "run";
 let axisName = "step", clock = [];
-const MOST_POINTS = 2000, FEWEST_SMOOTHED = 30;
+const MOST_POINTS = 2000, FEWEST_SMOOTHED = 30, MOST_NAMED = 16, MOST_IN_LEGEND = 8;
 
 const colours = new Map(); // what has been looked up in this theme
 
@@ -204,8 +204,8 @@ function plot(entry) {
   const { axis, base, muted } = common(spec), [xName, xTitle] = xNames(spec);
   return {
     ...base,
-    grid: { left: 62, right: 16, top: spec.series.length > 1 ? 34 : 14, bottom: 44 },
-    legend: { show: spec.series.length > 1, top: 0, left: 0, type: "scroll", textStyle: { color: muted }, itemWidth: 14, itemHeight: 8, data: spec.series.map((series) => series.name).filter(Boolean), formatter: (name) => spec.series.find((series) => series.name === name).shown || name },
+    grid: { left: 62, right: 16, top: spec.series.length > 1 && !entry.hidden ? 34 : 14, bottom: 44 },
+    legend: { show: spec.series.length > 1 && !entry.hidden, selected: Object.fromEntries([...(entry.hidden ?? [])].map((name) => [name, false])), top: 0, left: 0, type: "scroll", textStyle: { color: muted }, itemWidth: 14, itemHeight: 8, data: spec.series.map((series) => series.name).filter(Boolean), formatter: (name) => spec.series.find((series) => series.name === name).shown || name },
     xAxis: { ...axis(xTitle, spec.x, false, spec.x.scale), splitLine: { show: false }, ...(spec.group ? { max: "dataMax" } : {}) },
     yAxis: axis(spec.y_title, spec.y, true, entry.isLog ? "log" : spec.y.scale),
     dataZoom: [{ type: "inside", xAxisIndex: 0, filterMode: "none", zoomOnMouseWheel: "shift", moveOnMouseWheel: false, ...entry.zoom }],
@@ -216,12 +216,13 @@ function plot(entry) {
         const all = Array.isArray(found) ? found : [found];
         const x = all[0].value[0], named = new Map(all.map((one) => [one.seriesName, one.value])); // of a smoothed line, the smooth
         if (all[0].value[2]) return `${xName} ${number(x)}\n${all[0].value[2]}: ${number(all[0].value[1])} ${spec.y.unit}`;
-        const lines = spec.series.filter((series) => series.name || spec.series.length === 1).flatMap((series) => {
+        const lines = spec.series.filter((series) => (series.name || spec.series.length === 1) && !entry.hidden?.has(series.name)).flatMap((series) => {
           const point = named.get(series.name) ?? pointAt(shownPoints(spec, series.points), x);
           const where = point && point[0] !== x ? ` (${xName} ${number(point[0])})` : "";
           return point ? [`${series.shown || series.name || spec.title}: ${number(point[1])} ${spec.y.unit}${where}`] : [];
         });
-        return [`${xName} ${number(x)}`, ...lines].join("\n");
+        const more = lines.length - MOST_NAMED;
+        return [`${xName} ${number(x)}`, ...lines.slice(0, MOST_NAMED), ...(more > 0 ? [Luthier.t("{count} more", { count: more })] : [])].join("\n");
       },
     },
     series: lines(entry),
@@ -382,6 +383,7 @@ function start(figure) {
   const entry = { figure, spec, chart: window.echarts.init(canvas), isSeen: true, smoothing: 0, isLog: false };
   charts.set(spec.key, entry);
   if (spec.tools) addTools(entry);
+  if (spec.kind === "plot" && spec.series.length > MOST_IN_LEGEND) window.Luthier.addChartLegend?.(entry, () => draw(entry));
   if (spec.kind === "plot") window.Luthier.addChartActions?.(entry, { colour, columnsOfStep: columnsOfStep(spec) });
   draw(entry);
   if (spec.group) {
