@@ -21,7 +21,15 @@ import typer.core
 from luthier.cli import completion
 from luthier.cli.help import epilog, write_commands
 from luthier.core.aliases import COMMANDS, warn_renamed
-from luthier.core.system.process_setup import follow_starter, keep_few_kernels, keep_products_exact, wait_briefly
+from luthier.core.system.process_setup import (
+    collect_rarely,
+    end_process,
+    follow_starter,
+    is_watched,
+    keep_few_kernels,
+    keep_products_exact,
+    wait_briefly,
+)
 from luthier.features.accounts import keys_cli as keys
 from luthier.features.accounts import members_cli as users
 from luthier.features.accounts import projects_cli as projects
@@ -292,6 +300,7 @@ def run() -> None:
     wait_briefly()
     keep_few_kernels()
     keep_products_exact()
+    collect_rarely()
     try:
         code = main(sys.argv[1:])
         sys.stdout.flush()
@@ -302,6 +311,9 @@ def run() -> None:
         code = 0
     except KeyboardInterrupt:
         code = 130
+    # Taking torch and what it has loaded down would keep the shell waiting for a second.
+    if "torch" in sys.modules and not is_watched():
+        end_process(code)
     sys.exit(code)
 
 
