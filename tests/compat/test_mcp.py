@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 from mcp import Client, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
+from tests.fixtures.forked_command import shell_folder
 
 from luthier.testing.servers import RunningServer
 
@@ -105,13 +106,14 @@ def test_over_http(keys_and_server: tuple[dict[str, str], RunningServer]) -> Non
     check(asyncio.run(story()))
 
 
-def test_over_stdio(keys_and_server: tuple[dict[str, str], RunningServer]) -> None:
+def test_over_stdio(keys_and_server: tuple[dict[str, str], RunningServer], tmp_path: Path) -> None:
     _, server = keys_and_server
+    command = shell_folder(tmp_path) / "luthier"
 
     async def story() -> Session:
-        command = ["-m", "luthier", "mcp", "--home", str(server.home)]
+        arguments = ["mcp", "--home", str(server.home)]
         environment = {name: value for name, value in os.environ.items() if name != "LUTHIER_API_KEY"}
-        parameters = StdioServerParameters(command=sys.executable, args=command, env=environment)
+        parameters = StdioServerParameters(command=str(command), args=arguments, env=environment)
         async with Client(parameters, read_timeout_seconds=240) as client:
             return await from_rows_to_an_answer(client, "by-stdio")
 

@@ -24,7 +24,15 @@ from luthier.cli.help import epilog, write_commands
 from luthier.core.aliases import COMMANDS as OLD_COMMANDS
 from luthier.core.aliases import warn_renamed
 from luthier.core.import_string import import_string
-from luthier.core.system.process_setup import follow_starter, keep_few_kernels, keep_products_exact, wait_briefly
+from luthier.core.system.process_setup import (
+    collect_rarely,
+    end_process,
+    follow_starter,
+    is_watched,
+    keep_few_kernels,
+    keep_products_exact,
+    wait_briefly,
+)
 from luthier.platform.cli.command import Answer, Ending, end_of
 
 
@@ -176,6 +184,7 @@ def run() -> None:
     wait_briefly()
     keep_few_kernels()
     keep_products_exact()
+    collect_rarely()
     try:
         code = main(sys.argv[1:])
         sys.stdout.flush()
@@ -186,6 +195,9 @@ def run() -> None:
         code = 0
     except KeyboardInterrupt:
         code = 130
+    # Taking torch and what it has loaded down would keep the shell waiting for a second.
+    if "torch" in sys.modules and not is_watched():
+        end_process(code)
     sys.exit(code)
 
 

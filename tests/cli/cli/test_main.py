@@ -336,6 +336,32 @@ def test_a_reader_that_goes_away_is_no_error(home: Path) -> None:
         assert process.wait(60) == 0
 
 
+_ENDS = """
+import os, sys, types
+from luthier.cli.main import run
+
+class Kept:
+    def __del__(self, write=os.write):
+        write(1, b"taken down\\n")
+
+kept = Kept()
+sys.modules["torch"] = types.ModuleType("torch")
+sys.argv = ["luthier", "--version"]
+PROFILE
+run()
+"""
+
+
+@pytest.mark.parametrize(("profile", "ending"), [("", []), ("sys.setprofile(lambda *_: None)", ["taken down"])])
+def test_a_command_that_has_loaded_torch_leaves_it_to_the_system(profile: str, ending: list[str]) -> None:
+    """Unless it is watched by what has to write at the end."""
+    command = [sys.executable, "-c", _ENDS.replace("PROFILE", profile)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    version, *rest = done.stdout.splitlines()
+    assert version.startswith("luthier ")
+    assert (rest, done.stderr) == (ending, "")
+
+
 def test_main_leaves_stdout_as_it_was(home: Path) -> None:
     before = sys.stdout
     assert main(["runs", "list", "--json"]) == 0

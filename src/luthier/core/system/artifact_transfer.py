@@ -11,8 +11,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from fsspec.core import url_to_fs
-
 from luthier.core.errors import LuthierError, RequestError, StorageFullError, WorkError
 from luthier.core.system.extras import install_command
 from luthier.core.system.files import disk_full_explained, is_disk_full, sync, sync_file
@@ -36,6 +34,8 @@ def open_root(
     Raises:
         RequestError: there is none.
     """
+    from fsspec.core import url_to_fs
+
     protocol = root.partition("://")[0]  # the rest may hold a password
     try:
         # No caches: other processes write to the same place, and what they wrote must be seen.

@@ -7,7 +7,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.core.evaluation import Evaluation
 from luthier.core.run import RunRecord
 from luthier.features.planning.quotes import load_quote
 from luthier.features.planning.service import Prepared
@@ -15,6 +14,7 @@ from luthier.features.planning.versions import versions
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
+    from luthier.core.evaluation import Evaluation
     from luthier.ml.data.tokenise.preview import Preview
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import ConflictError, LuthierError, StoppedError, StorageFullError
-from luthier.core.evaluation import Evaluation
 from luthier.core.events import RunEnded
 from luthier.core.ids import new_id
 from luthier.core.plan import Plan
@@ -46,6 +45,7 @@ from luthier.platform.processes.stop_signals import AGAIN, stop_signals
 
 if TYPE_CHECKING:
     from luthier.core.cost import Quote
+    from luthier.core.evaluation import Evaluation
     from luthier.ml.charts.forecast import Forecast
     from luthier.ml.training.budget import Meter
 

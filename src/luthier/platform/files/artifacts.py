@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from fsspec.implementations.local import LocalFileSystem
 from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, exists, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
@@ -59,6 +58,8 @@ class ArtifactStore:
     """
 
     def __init__(self, database: Database, root: str | Path, scratch: Path | None = None) -> None:
+        from fsspec.implementations.local import LocalFileSystem
+
         self._database = database
         self._files, self._root = open_root(str(root))
         self._is_local = isinstance(self._files, LocalFileSystem)

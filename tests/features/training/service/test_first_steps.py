@@ -150,9 +150,10 @@ def test_noise_is_named(context: Context, make_recipe: MakeRecipe) -> None:
 
 
 _AS_FAR_AS_THE_FIRST_STEP = """
-import json, sys
+import gc, json, sys
 from pathlib import Path
 from luthier.core.events import StepDone
+from luthier.core.system.process_setup import collect_rarely
 from luthier.features.recipes.service import load_recipe
 from luthier.features.training.service import train
 from luthier.platform.home.context import Context
@@ -161,6 +162,8 @@ def stop(event):
     if isinstance(event, StepDone):
         raise KeyboardInterrupt
 
+thresholds = gc.get_threshold()
+collect_rarely()  # as the command line does
 recipe = Path(sys.argv[2])
 with Context.open(Path(sys.argv[1])) as context:
     try:
@@ -169,7 +172,7 @@ with Context.open(Path(sys.argv[1])) as context:
         loaded = sorted(sys.modules)
         from transformers.loss import loss_for_object_detection as losses
         pairs = losses.linear_sum_assignment([[4, 1], [2, 0]])
-        print(json.dumps([loaded, [side.tolist() for side in pairs]]))
+        print(json.dumps([loaded, [side.tolist() for side in pairs], gc.get_threshold() == thresholds]))
 """
 
 
@@ -178,13 +181,15 @@ def test_a_training_loads_nothing_before_its_first_step_that_it_needs_only_later
 ) -> None:
     command = [sys.executable, "-c", _AS_FAR_AS_THE_FIRST_STEP, str(tmp_path / "home"), str(make_recipe())]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    modules, pairs = json.loads(done.stdout)
+    modules, pairs, is_collected_as_usual = json.loads(done.stdout)
+    assert is_collected_as_usual
     loaded = set(modules)
     assert {"torch", "peft", "transformers.models.llama.modeling_llama"} <= loaded
     unneeded = {
         "matplotlib", "nltk", "optuna", "pandas", "polars", "pyarrow", "sacrebleu", "scipy", "sklearn",
         "transformers.trainer", "transformers.trainer_pt_utils", "fastapi", "playwright", "boto3",
-        "torch._dynamo.eval_frame", "torch.distributed.fsdp",
+        "torch._dynamo.eval_frame", "torch.distributed.fsdp", "sympy", "torch.fx.experimental.symbolic_shapes",
+        "luthier.core.evaluation",
     }  # fmt: skip
     assert loaded & unneeded == set()
     # What transformers takes from SciPy is there all the same: 1 + 2 costs less than 4 + 0.

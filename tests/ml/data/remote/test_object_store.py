@@ -53,7 +53,7 @@ def test_a_store_without_a_driver_says_what_to_install(monkeypatch: pytest.Monke
     def missing(*_: object, **__: object) -> None:
         raise ImportError("no driver")
 
-    monkeypatch.setattr("luthier.core.system.artifact_transfer.url_to_fs", missing)
+    monkeypatch.setattr("fsspec.core.url_to_fs", missing)
     with pytest.raises(RequestError, match=r"driver for rows at s3:// is not installed[\s\S]*s3"):
         look_up_objects("s3://bucket/rows.jsonl")
     with pytest.raises(RequestError, match="gcsfs"):

@@ -14,6 +14,7 @@ from luthier.core.plan import Plan
 from luthier.core.ports import EventSink, Progress, SilentProgress
 from luthier.core.run import StopReason, TrainResult, cause_of
 from luthier.core.system import process_memory
+from luthier.core.system.process_setup import collect_as_usual
 from luthier.features.planning.service import Prepared
 from luthier.features.training.preparation import is_spread, warn_of_the_data
 from luthier.ml.charts import figures
@@ -141,6 +142,8 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
     _prepare(objective, model, prepared, hooks, world)
     validation = schedules.of_validation(prepared, shares_prefix=shares, packs=packs)
     listening = stop_signals(lambda: pause_notice(hooks)) if hooks.stop_requested is None else None
+    # A step that leaves cycles behind must not hold its memory for long.
+    collect_as_usual()
     with (
         listening or nullcontext(hooks.stop_requested or _nobody) as stop_requested,
         schedules.of_run(prepared, shares_prefix=shares, packs=packs, folder=hooks.folder) as (trained_units, schedule),

@@ -163,11 +163,12 @@ def empty_model(config: PreTrainedConfig, *, device: str = "meta", dtype: torch.
     import torch
 
     from luthier.ml.inference.models.quiet import quiet_transformers
+    from luthier.ml.inference.models.unfilled import Unfilled
 
     kind = auto_class(config)
     chosen = {} if dtype is None else {"dtype": dtype}
     try:
-        with torch.device(device), quiet_transformers():
+        with torch.device(device), Unfilled(), quiet_transformers():
             model: PreTrainedModel = kind.from_config(config, trust_remote_code=False, **chosen)
     except (ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, AssertionError) as error:
         raise _unknown(f"a model of model_type {config.model_type!r}", error) from error

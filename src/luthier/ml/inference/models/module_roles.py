@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import ast
 import inspect
-import textwrap
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 from luthier.ml.inference.models.architecture import outside_modules
@@ -97,15 +98,39 @@ def _is_of_a_model(kind: type) -> bool:
     return where.startswith("transformers.models.") or not where.startswith(("torch.", "transformers.", "builtins."))
 
 
-@lru_cache(maxsize=512)
-def _own_reads(kind: Any) -> tuple[_Read, ...]:
+def _own_reads(kind: type) -> tuple[_Read, ...]:
+    module = sys.modules.get(kind.__module__)
+    return () if module is None else _module_reads(module).get(kind.__qualname__, ())
+
+
+@lru_cache(maxsize=128)
+def _module_reads(module: ModuleType) -> dict[str, tuple[_Read, ...]]:
+    """The weight accesses of each class of a module, by qualified name; empty without source.
+
+    `inspect.getsource` of a class would parse the whole file for each class: 2,000 lines for some models.
+    """
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
+        tree = ast.parse(inspect.getsource(module))
     except (OSError, TypeError, SyntaxError):
-        return ()
-    reads = _Reads()
-    reads.visit(tree)
-    return tuple(dict.fromkeys(reads.found))
+        return {}
+    found: dict[str, tuple[_Read, ...]] = {}
+    for name, node in _classes(tree):
+        reads = _Reads()
+        reads.visit(node)
+        found.setdefault(name, tuple(dict.fromkeys(reads.found)))
+    return found
+
+
+def _classes(node: ast.AST, inside: str = "") -> Iterator[tuple[str, ast.ClassDef]]:
+    """The classes below a node by qualified name, in the order of the source."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.ClassDef):
+            yield f"{inside}{child.name}", child
+            yield from _classes(child, f"{inside}{child.name}.")
+        elif isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from _classes(child, f"{inside}{child.name}.<locals>.")
+        elif isinstance(child, ast.stmt | ast.excepthandler | ast.match_case):
+            yield from _classes(child, inside)
 
 
 @dataclass
@@ -119,8 +144,8 @@ class _Reads(ast.NodeVisitor):
             self.generic_visit(node)
 
     def visit_Call(self, node: ast.Call) -> None:
-        owner = node.func.value if isinstance(node.func, ast.Attribute) else None
-        if owner is None or ast.unparse(owner) not in _FILLS:
+        owner = _names(node.func.value) if isinstance(node.func, ast.Attribute) else ()
+        if ".".join(owner) not in _FILLS:
             self.generic_visit(node)
 
     def visit_Subscript(self, node: ast.Subscript) -> None:
@@ -141,15 +166,20 @@ class _Reads(ast.NodeVisitor):
         """Record the access, if it is one."""
         if not (isinstance(node, ast.Attribute) and node.attr == "weight"):
             return False
-        chain: list[str] = []
-        inner = node.value
-        while isinstance(inner, ast.Attribute):
-            chain.insert(0, inner.attr)
-            inner = inner.value
-        if not isinstance(inner, ast.Name) or len(chain) < (1 if inner.id == _SELF else 2):
+        root, *chain = _names(node.value) or ("",)
+        if not root or len(chain) < (1 if root == _SELF else 2):
             return False
-        self.found.append(_Read(inner.id, tuple(chain), is_used))
+        self.found.append(_Read(root, tuple(chain), is_used))
         return True
+
+
+def _names(node: ast.expr) -> tuple[str, ...]:
+    """The variable and the attributes of `X.Y.Z`; none where it begins with anything but a variable."""
+    names: list[str] = []
+    while isinstance(node, ast.Attribute):
+        names.insert(0, node.attr)
+        node = node.value
+    return (node.id, *names) if isinstance(node, ast.Name) else ()
 
 
 @contextmanager
