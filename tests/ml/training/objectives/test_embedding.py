@@ -136,7 +136,12 @@ def test_rows_of_two_lengths_are_not_padded_to_one_another(
     model = make_model(make_plan("lora"), torch.float64)
     whole, objective, computed = two_lengths(), objective_of(width_of(model)), list[int]()
     hidden = model.hidden
-    monkeypatch.setattr(model, "hidden", lambda batch: computed.append(batch.num_computed_tokens) or hidden(batch))
+
+    def note(batch: MicroBatch) -> Tensor:
+        computed.append(batch.num_computed_tokens)
+        return hidden(batch)
+
+    monkeypatch.setattr(model, "hidden", note)
     loss, measures, expected = in_parts(objective, model, whole, 4)
     assert computed == [8 * 16]
     monkeypatch.setattr(batches, "CALL_TOKENS", 0)
