@@ -9,6 +9,9 @@ often, in truth. Their answers go through all of what an evaluation does with an
 verdict. `better`, `worse`: share of studies in which the verdict's `better_than_best_alternative` says so; `word`: in
 which the verdict as a whole is "better". `common`: share of rows in which all systems do the same, as they do where
 rows are easy or hard.
+
+All studies of a case have the same rows, and an answer to a row is one of five: which rows each resample holds is drawn
+once, and the metric computes each of these answers once. All else is computed in every study.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Literal
 from unittest.mock import patch
 
@@ -33,9 +36,11 @@ from luthier.ml.baselines.predict import Predictions
 from luthier.ml.baselines.system import as_system
 from luthier.ml.evaluation import statistics
 from luthier.ml.evaluation.compare import judge_in_full, verdict
+from luthier.ml.evaluation.metrics.protocol import Array, MetricDefinition, Observations
 from luthier.ml.evaluation.metrics.registry import as_definitions
 from luthier.ml.evaluation.one_system import as_one_system
-from luthier.ml.evaluation.statistics import resampled_sums
+from luthier.ml.evaluation.statistics import seeds
+from luthier.ml.evaluation.statistics.resampling import NUM_RESAMPLES, resampled_sums
 from luthier.ml.evaluation.systems import SystemUnderTest
 
 NUM_WORDS = 4
@@ -100,9 +105,10 @@ def main() -> None:
 def simulate(case: Case, num_studies: int) -> dict[str, Any]:
     """Shares over the studies of one case, in its own stream of random numbers."""
     generator = np.random.default_rng([len(case.name), *case.name.encode()])
-    start = time.perf_counter()
+    start, used = time.perf_counter(), time.process_time()
     # Rows, seed and so draws are those of every study: which rows a resample holds is drawn once.
-    with patch.object(statistics, "resampled_sums", _sums_of_known_draws):
+    known = [patch.object(module, "resampled_sums", _sums_of_known_draws) for module in (statistics, seeds)]
+    with known[0], known[1]:
         found = [study(case, generator) for _ in range(num_studies)]
     words = [one.better_than_best_alternative for one in found]
     return {
@@ -112,18 +118,48 @@ def simulate(case: Case, num_studies: int) -> dict[str, Any]:
         "worse": words.count("worse") / num_studies,
         "word": sum(one.word == "better" for one in found) / num_studies,
         "seconds": round(time.perf_counter() - start, 1),
+        "cpu_seconds": round(time.process_time() - used, 1),
     }
 
 
 @cache
-def _draws(num_rows: int, seed: int) -> np.ndarray[Any, Any]:
+def _draws(num_rows: int, seed: int, num_resamples: int) -> Array:
     """How often each resample holds each row, [resamples, rows]."""
-    return resampled_sums(np.eye(num_rows), seed=seed)
+    return resampled_sums(np.eye(num_rows), seed=seed, num_resamples=num_resamples)
 
 
-def _sums_of_known_draws(stats: np.ndarray[Any, Any], *, seed: int) -> np.ndarray[Any, Any]:
-    sums: np.ndarray[Any, Any] = _draws(len(stats), seed) @ stats
+def _sums_of_known_draws(
+    stats: Array, *, seed: int, num_resamples: int = NUM_RESAMPLES, clusters: None = None
+) -> Array:
+    assert clusters is None, "no study here has rows of one source"
+    sums: Array = _draws(len(stats), seed, num_resamples) @ stats
     return sums
+
+
+class _Remembered:
+    """A metric that computes its statistics of an answer and its reference once, whichever study has them first."""
+
+    def __init__(self, metric: MetricDefinition) -> None:
+        self._metric = metric
+        self._rows: dict[tuple[str, str], Array] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._metric, name)
+
+    def statistics(self, observed: Observations) -> Array:
+        """[rows, k]: those of the metric."""
+        pairs = list(zip(observed.outputs, observed.references, strict=True))
+        if new := [pair for pair in dict.fromkeys(pairs) if pair not in self._rows]:
+            outputs, references = zip(*new, strict=True)
+            found = self._metric.statistics(Observations(outputs=outputs, references=references))
+            self._rows |= dict(zip(new, found, strict=True))
+        return np.stack([self._rows[pair] for pair in pairs])
+
+
+@cache
+def _metrics(name: str) -> list[MetricDefinition]:
+    remembered: Any = [_Remembered(metric) for metric in as_definitions([name])]
+    return list(remembered)
 
 
 def study(case: Case, generator: np.random.Generator) -> Verdict:
@@ -150,7 +186,7 @@ def study(case: Case, generator: np.random.Generator) -> Verdict:
         _system(f"draw {number}", _by_share(generator, share, case.num_rows), prompting=_DRAWN)
         for number, share in enumerate(case.draws)
     ]
-    metrics = as_definitions([case.metric])
+    metrics = _metrics(case.metric)
     judged = judge_in_full([systems[0], *draws, *systems[1:]], metrics=metrics, seed=0, progress=SilentProgress())
     if draws:
         judged = as_one_system(judged, [one.name for one in draws], metrics, seed=0, test="draws")
@@ -173,31 +209,41 @@ def _right_words(case: Case, generator: np.random.Generator, shape: tuple[int, i
     return np.where(is_common, drawn((1, shape[1])), drawn(shape))
 
 
+@cache
 def _answer(row: int, num_right: int) -> str:
     return " ".join(_reference(row).split()[:num_right] + ["wrong"] * (NUM_WORDS - num_right))
 
 
+@cache
 def _reference(row: int) -> str:
     return " ".join(f"r{row}w{place}" for place in range(NUM_WORDS))
+
+
+@lru_cache(maxsize=8)
+def _rows(num: int) -> dict[str, Any]:
+    """What all systems have of the rows."""
+    rows = range(num)
+    return {
+        "prompts": tuple(Prompt(text=f"question {row}", max_new_tokens=NUM_WORDS) for row in rows),
+        "references": tuple(_reference(row) for row in rows),
+        "row_ids": tuple(f"test.jsonl:{row + 1}" for row in rows),
+        "prompt_texts": tuple(f"question {row}" for row in rows),
+        "tokenised": (),
+        "num_bytes": (),
+    }
 
 
 def _system(
     name: str, answers: Sequence[str], *, adapter: str | None = None, prompting: Prompting | None = None
 ) -> SystemUnderTest:
-    rows = range(len(answers))
     return SystemUnderTest(
         name=name,
         model="base",
         adapter=adapter,
         num_few_shot=0 if prompting is None else 1,
         engine=_Written(name, answers),
-        prompts=tuple(Prompt(text=f"question {row}", max_new_tokens=NUM_WORDS) for row in rows),
-        references=tuple(_reference(row) for row in rows),
-        row_ids=tuple(f"test.jsonl:{row + 1}" for row in rows),
-        prompt_texts=tuple(f"question {row}" for row in rows),
-        tokenised=(),
-        num_bytes=(),
         prompting=prompting,
+        **_rows(len(answers)),
     )
 
 

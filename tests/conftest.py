@@ -285,9 +285,8 @@ def postgresql() -> Iterator[PostgresqlServer]:
 @pytest.fixture(scope="session")
 def new_postgresql(postgresql: PostgresqlServer) -> PostgresqlDatabases:
     """Gives the URLs of databases with empty tables, as the migrations make them."""
-    from tests.fixtures.postgresql_databases import PostgresqlDatabases
-
     from luthier.platform.db.database import Database
+    from tests.fixtures.postgresql_databases import PostgresqlDatabases
 
     migrated = postgresql.new_database()
     Database.open(migrated).close()

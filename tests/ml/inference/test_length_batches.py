@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.ml.inference.batches import common_prefix_length, length_batches
+from luthier.ml.inference.batches import CALL_TOKENS, common_prefix_length, in_two_lengths, length_batches
 
 
 @given(st.lists(st.integers(1, 50)), st.integers(1, 200), st.integers(1, 8))
@@ -18,6 +18,19 @@ def test_every_item_is_in_one_batch_and_no_batch_is_too_big(lengths, max_tokens,
 def test_the_longest_come_first(lengths):
     flat = [lengths[index] for batch in length_batches(lengths, max_tokens=60, max_rows=4) for index in batch]
     assert flat == sorted(lengths, reverse=True)
+
+
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=40))
+def test_two_lengths_save_the_most_padding_that_one_cut_can_and_more_than_a_call_costs(lengths):
+    groups = in_two_lengths(lengths)
+    assert sorted(index for group in groups for index in group) == list(range(len(lengths)))
+    assert all(group == sorted(group) for group in groups)
+    together, ordered = len(lengths) * max(lengths), sorted(lengths)
+    cuts = [cut * ordered[cut - 1] + (len(ordered) - cut) * ordered[-1] for cut in range(1, len(ordered))]
+    padded = sum(len(group) * max(lengths[index] for index in group) for group in groups)
+    least = min(cuts, default=together)
+    assert padded == (least if together - least > CALL_TOKENS else together)
+    assert len(groups) == 1 + (padded < together)
 
 
 @given(st.lists(st.integers(0, 1), max_size=6), st.lists(st.lists(st.integers(0, 1), max_size=6), min_size=1))

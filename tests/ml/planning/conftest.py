@@ -15,6 +15,7 @@ from luthier.core.dataset import DatasetProfile
 from luthier.core.plan import DataPlan, MethodPlan, Plan
 from luthier.core.recipe import Recipe
 from luthier.core.records.base_model import LocalModel
+from luthier.core.task_head import TaskHead
 from luthier.ml.inference.models.structure import Structure, read_structure, structure_of
 from luthier.ml.planning.adapter import resolve_targets
 from luthier.ml.planning.batch_shapes import Batches
@@ -194,7 +195,7 @@ def make_workload() -> Callable[..., Workload]:
 def make_model(architecture: Callable[..., dict[str, Any]]) -> Callable[..., TrainableModel]:
     """The model that a workload describes, with random weights, made ready for training as a run makes it."""
 
-    def make(config: dict[str, Any], workload: Workload) -> TrainableModel:
+    def make(config: dict[str, Any], workload: Workload, task_head: TaskHead | None = None) -> TrainableModel:
         entries = dict(config)
         made = AutoConfig.for_model(entries.pop("model_type"), **entries)
         torch.manual_seed(0)
@@ -207,7 +208,8 @@ def make_model(architecture: Callable[..., dict[str, Any]]) -> Callable[..., Tra
             targets=workload.targets,
             num_trainable_parameters=workload.num_trainable,
         )
-        model = TrainableModel(base, load_method(method), 0, gradient_checkpointing=workload.gradient_checkpointing)
+        recomputes = workload.gradient_checkpointing
+        model = TrainableModel(base, load_method(method), 0, gradient_checkpointing=recomputes, task_head=task_head)
         model.module.train()
         return model
 

@@ -94,13 +94,17 @@ def test_matrices_without_an_adapter_keep_nothing(
     assert counted < step_counts.saved_activation_bytes(make_workload(work.structure))
 
 
-class _Living(TorchDispatchMode):
-    """Bytes of all tensors that operations make, and their peak: what an ideal allocator would need."""
+class Living(TorchDispatchMode):
+    """Bytes of all tensors that operations make, and their peak: what an ideal allocator would need.
+
+    Weights, and gradients that are there before, do not count.
+    """
 
     def __init__(self, module: torch.nn.Module) -> None:
         super().__init__()
         self.now = self.peak = 0
-        self.known = {p.untyped_storage()._cdata: 0 for p in module.parameters()}
+        before = [tensor for p in module.parameters() for tensor in (p, p.grad) if tensor is not None]
+        self.known = {tensor.untyped_storage()._cdata: 0 for tensor in before}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -124,7 +128,7 @@ def living_bytes(model: TrainableModel, rows: int, length: int, learned: float) 
     """Peak of all tensors but the weights in one micro-batch, there and back."""
     ids, num = torch.ones(rows, length, dtype=torch.int64), int(rows * length * learned)
     batch = MicroBatch(ids, torch.arange(num), ids.flatten()[:num], (num,), rows * length)
-    with _Living(model.module) as living:
+    with Living(model.module) as living:
         loss, _ = model.loss_sum(batch)
         (loss / num).backward()
     return living.peak

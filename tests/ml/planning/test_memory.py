@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from tests.ml.planning.shapes import judging
 
 from luthier.core.cost import Device, MemoryPrediction
-from luthier.ml.inference.models.structure import Structure
+from luthier.ml.inference.models.structure import Structure, structure_of
 from luthier.ml.planning.inference_cost import WORKER_BYTES, batch_workers, judging_bytes
 from luthier.ml.planning.memory import memory_terms, predict_memory
 from luthier.ml.planning.predict import Calibration
+from luthier.ml.planning.step_counts import saved_activation_bytes
 from luthier.ml.planning.workload import Workload
 
 Make = Callable[..., Any]
@@ -64,6 +65,13 @@ def test_what_is_held_by_hand(llama: Structure, make_workload: Make, device: Dev
     assert lora.gradients_bytes >= 4 * thin
     averaged = predict_memory(make_workload(llama, keeps_average=True), device)
     assert averaged.optimizer_bytes == 16 * thin  # one fp32 average more
+    # in float32 weights are their own masters, and gradients are summed where they come
+    wide = {"compute": "float32", "base": "float32", "adapters": "float32"}
+    full_wide = predict_memory(make_workload(llama, "full", **wide), device)
+    assert full_wide.weights_bytes + full_wide.optimizer_bytes + full_wide.gradients_bytes == 16 * parameters
+    two = predict_memory(make_workload(llama, "full", num_workers=2, **wide), device)
+    assert two.optimizer_bytes == 12 * parameters  # workers share the weights, and not the masters
+    assert predict_memory(make_workload(llama, **wide), device).optimizer_bytes == 8 * thin
     quantised = predict_memory(make_workload(llama, "qlora", base="nf4"), device)
     assert quantised.weights_bytes == pytest.approx(0.516 * matrices + 2 * (parameters - matrices))
 
@@ -107,8 +115,12 @@ def test_more_of_anything_never_takes_less(
     assert total(make_workload(llama, method, rows=rows, length=length, rank=rank + 1, learned=learned), device) >= here
     if rows * length >= 512:  # with next to nothing kept, the inputs of layers come on top of a recomputed one
         assert total(replace(work, gradient_checkpointing=True), device) <= here
-    assert total(replace(work, compute="float32", base="float32", adapters="float32"), device) >= here
+    wide = replace(work, compute="float32", base="float32", adapters="float32")
+    if method == "lora":  # all weights of a full run are trained, and need no second copy in float32
+        assert total(wide, device) >= here
+    assert saved_activation_bytes(wide) >= saved_activation_bytes(work)
     check_sum(predict_memory(work, device))
+    check_sum(predict_memory(wide, device))
 
 
 def test_the_longest_rows_may_be_the_peak_with_fewer_tokens(
@@ -189,6 +201,20 @@ def test_workers_compute_batches_where_each_has_room_for_one(llama: Structure) -
     assert batch_workers(llama, "float32", 4, free_bytes=enough) == 4
     assert batch_workers(llama, "float32", 4, free_bytes=enough - 1) == 1
     assert batch_workers(llama, "bfloat16", 4, free_bytes=enough - 1) == 4
+
+
+def test_a_task_head_leaves_the_output_head_without_a_gradient(
+    architecture: Make, make_workload: Make, device: Device
+) -> None:
+    """The table of the embeddings is 4,096 x 64; tied, its two gradients would be added."""
+    for name in ("llama", "llama_untied"):
+        structure = structure_of(architecture(name, vocab_size=4096))
+        wide = {"compute": "float32", "base": "float32", "adapters": "float32"}
+        writes = make_workload(structure, "full", rows=1, length=8, **wide)
+        reads = replace(writes, loss="task_head", num_head_outputs=3)
+        table = 4 * 4096 * 64
+        assert predict_memory(reads, device).activations_bytes == pytest.approx(table, rel=0.05)
+        assert total(writes, device) - total(reads, device) >= table
 
 
 def test_each_worker_has_activations_and_gradients_of_its_own(

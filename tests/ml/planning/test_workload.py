@@ -41,6 +41,15 @@ def test_a_shared_beginning_is_computed_once() -> None:
     assert found.length == (16 * 10 + 4 * 4) / 20
 
 
+def test_rows_of_two_lengths_are_computed_apart() -> None:
+    lengths = [60, 20, 58, 12]
+    together, apart = (batches_of([[lengths]], learned_fraction=1.0, apart=apart) for apart in (False, True))
+    assert apart.num_computed == together.num_computed == 4 * 60  # two rows of 20 save less than another call costs
+    apart = batches_of([[lengths * 2]], learned_fraction=1.0, apart=True)
+    assert apart.num_computed == 4 * 60 + 4 * 20
+    assert (apart.peak_rows, apart.peak_length) == (8, 40)  # both groups are held at one time
+
+
 def test_each_pair_has_a_beginning_of_its_own() -> None:
     found = batches_of([[[10, 8, 7, 6]]], learned_fraction=0.5, shared=[[(5, 3)]])
     assert found.num_tokens == 31

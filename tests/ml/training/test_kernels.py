@@ -27,6 +27,32 @@ def test_swiglu_gradients_are_the_derivatives() -> None:
     assert torch.autograd.gradcheck(SwiGlu.apply, (gate, up))
 
 
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_the_gradients_of_a_trained_product_are_the_derivatives(has_bias: bool) -> None:
+    torch.manual_seed(0)
+    x, weight, bias = (
+        torch.randn(*size, dtype=torch.float64, requires_grad=True) for size in ((2, 3, 5), (4, 5), (4,))
+    )
+    parts = (x, weight, bias) if has_bias else (x, weight, None)
+    assert torch.autograd.gradcheck(kernels.TrainedProduct.apply, parts)
+    assert torch.equal(kernels.TrainedProduct.apply(*parts), torch.nn.functional.linear(*parts))
+
+
+def test_a_trained_matrix_reads_its_input_from_what_that_is_made_of() -> None:
+    """A frozen one, and one that no mark says how to make its input again, are left as they are."""
+    trained, frozen = nn.Linear(4, 3), nn.Linear(4, 3).requires_grad_(False)
+    assert kernels.install(nn.Sequential(trained, frozen)) == {}
+    assert "forward" not in vars(frozen)
+    one, other = torch.randn(2, 4, requires_grad=True), torch.randn(4)
+    plain = trained(one * other)
+    assert type(plain.grad_fn).__name__ != "TrainedProductBackward"
+    marked = trained(kernels.mark_recomputable(one * other, torch.mul, one, other))
+    assert type(marked.grad_fn).__name__ == "TrainedProductBackward"
+    assert torch.equal(plain, marked)
+    kernels.uninstall(nn.Sequential(trained))
+    assert "forward" not in vars(trained)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_installed_model_computes_what_the_plain_one_does(tiny_model: Path, dtype: torch.dtype) -> None:
     plain = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=dtype).eval()

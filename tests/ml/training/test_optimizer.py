@@ -96,3 +96,48 @@ def test_state_carries_over_exactly(make_plan: Callable[..., Plan]) -> None:
     step(second, resumed)
     for one, other in nonempty(zip(optimizer.masters, resumed.masters, strict=True)):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "is_copied"), [(torch.float32, False), (torch.float64, False), (torch.bfloat16, True)]
+)
+def test_weights_as_wide_as_masters_are_held_once_and_their_gradients_too(
+    dtype: torch.dtype, is_copied: bool, make_plan: Callable[..., Plan]
+) -> None:
+    module, x = small_module(dtype), torch.randn(5, 4).to(dtype)
+    optimizer = MasterOptimizer(module, make_plan().training)
+    for weight, master in nonempty(zip(optimizer.weights, optimizer.masters, strict=True)):
+        assert (weight.data_ptr() != master.data_ptr()) == is_copied
+    for _ in range(2):  # micro-batches of one step
+        module(x).square().sum().backward()
+        optimizer.collect()
+    for weight, gradient in nonempty(zip(optimizer.weights, optimizer.gradients, strict=True)):
+        assert weight.grad is (None if is_copied else gradient)
+    plain = small_module(dtype)
+    plain(x).square().sum().backward()
+    for gradient, weight in nonempty(zip(optimizer.gradients, plain.parameters(), strict=True)):
+        assert weight.grad is not None
+        assert torch.equal(gradient, 2 * weight.grad.to(gradient.dtype))
+    optimizer.step(optimizer.gradient_norm(), 1.0)
+    assert not any(gradient.any() for gradient in nonempty(optimizer.gradients))
+    for weight, master in nonempty(zip(optimizer.weights, optimizer.masters, strict=True)):
+        assert torch.equal(weight, master.to(dtype))
+    optimizer.release_gradients()
+    assert all(weight.grad is None for weight in nonempty(optimizer.weights))
+
+
+def test_weights_that_were_moved_to_other_memory_still_follow_their_masters(make_plan: Callable[..., Plan]) -> None:
+    """As workers of micro-batches move them into memory that they share: no gradient of theirs is a sum any more."""
+    module, x = small_module(torch.float32), torch.randn(5, 4)
+    optimizer = MasterOptimizer(module, make_plan(learning_rate=0.1).training)
+    for weight in nonempty(optimizer.weights):
+        weight.data, weight.grad = weight.data.clone(), None
+    before = [weight.detach().clone() for weight in optimizer.weights]
+    module(x).square().sum().backward()
+    optimizer.collect()
+    assert all(weight.grad is None for weight in optimizer.weights)
+    optimizer.step(optimizer.gradient_norm(), 1.0)
+    for weight, master, old in nonempty(zip(optimizer.weights, optimizer.masters, before, strict=True)):
+        assert weight.data_ptr() != master.data_ptr()
+        assert torch.equal(weight, master)
+        assert not torch.equal(weight, old)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from luthier.features.serving.shared_engines import LentEngine
     from luthier.ml.inference.engine_wrappers import Keep
     from luthier.ml.inference.kept_answers import KeptAnswers
-    from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
 
 class SharedEngine:

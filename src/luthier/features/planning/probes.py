@@ -281,7 +281,7 @@ def measure(
         WorkError: the child does not finish.
     """
     from luthier.core.system.free_cores import OtherProcesses
-    from luthier.ml.planning.batch_shapes import batches_of
+    from luthier.ml.planning.batch_shapes import batches_of, splits_by_length
     from luthier.ml.planning.predict import Measurement
     from luthier.ml.planning.workload import workload_of
 
@@ -294,8 +294,9 @@ def measure(
     rows = [row for step in steps[1:] for batch in step for row in batch.rows]
     learned = sum(row[1] for row in rows) / sum(row[0] for row in rows)
     # Time comes from the steps that were timed, peak memory from all of them: the warm-up counts for memory.
-    batches = batches_of(lengths[1:], learned_fraction=learned, shared=shared[1:])
-    whole = batches_of(lengths, learned_fraction=learned, shared=shared)
+    apart = splits_by_length(plan.objective)
+    batches = batches_of(lengths[1:], learned_fraction=learned, shared=shared[1:], apart=apart)
+    whole = batches_of(lengths, learned_fraction=learned, shared=shared, apart=apart)
     batches = replace(batches, peak_rows=whole.peak_rows, peak_length=whole.peak_length, other_peaks=whole.other_peaks)
     work = workload_of(plan, structure, device, batches=batches)
     # The child does none of these, so a measurement must not be explained by them.

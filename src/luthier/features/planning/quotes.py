@@ -208,7 +208,7 @@ def exact_batches(prepared: Prepared, *, micro_batch_tokens: int, num_devices: i
         packs: whether rows are packed without padding.
     """
     from luthier.features.planning import batch_schedules as schedules
-    from luthier.ml.planning.batch_shapes import batches_of
+    from luthier.ml.planning.batch_shapes import batches_of, splits_by_length
 
     training, units = prepared.plan.training, prepared.trained_units
     schedule = schedules.of_training(
@@ -228,6 +228,7 @@ def exact_batches(prepared: Prepared, *, micro_batch_tokens: int, num_devices: i
         [[[row.num_tokens for i in batch for row in units[i]] for batch in step] for step in steps],
         learned_fraction=_num_learned(prepared, units) / sum(row.num_tokens for unit in units for row in unit),
         shared=[[schedule.shared_tokens(batch) for batch in step] for step in steps],
+        apart=splits_by_length(prepared.plan.objective),
     )
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from luthier.ml.data.stream.sample import SourceSample
     from luthier.ml.data.stream.schedule import Divide, StreamSchedule
     from luthier.ml.data.tokenise.loss_mask import Learning
-    from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
 SHUFFLE_BUFFER: Final = 10_000
 NUM_SAMPLED: Final = 1_000

@@ -14,6 +14,7 @@ from typing import Final
 from luthier.core.errors import RecipeError
 from luthier.core.plan import DataPlan, ObjectivePlan
 from luthier.core.recipe import Recipe, TrainingRecipe
+from luthier.ml.inference.batches import in_two_lengths
 from luthier.ml.planning import defaults
 from luthier.ml.training.objectives.rules import rules_of
 
@@ -73,15 +74,22 @@ class Batches:
         return self.peak_rows * self.peak_length
 
 
-def num_computed_tokens(lengths: Sequence[int], beginnings: Sequence[int] = ()) -> int:
+def splits_by_length(objective: ObjectivePlan) -> bool:
+    """Whether plain rows of two lengths go through the model apart. The loss of routers reads all rows of one pass."""
+    return rules_of(objective.name).splits_by_length and objective.router_aux_loss is None
+
+
+def num_computed_tokens(lengths: Sequence[int], beginnings: Sequence[int] = (), *, apart: bool = False) -> int:
     """Tokens that go through the model in a micro-batch whose rows have these lengths.
 
     Args:
         beginnings: tokens that equally many rows after one another begin with, computed once for them, with no padding
             anywhere; none for plain rows, which are padded to the longest.
+        apart: whether plain rows of two lengths go through the model apart (`splits_by_length`).
     """
     if not beginnings:
-        return max(lengths) * len(lengths)
+        groups = in_two_lengths(lengths) if apart else [range(len(lengths))]
+        return sum(max(lengths[i] for i in group) * len(group) for group in groups)
     # Rows of one group follow each other; its beginning is counted once instead of once a row.
     return sum(lengths) - (len(lengths) // len(beginnings) - 1) * sum(beginnings)
 
@@ -91,6 +99,7 @@ def batches_of(
     *,
     learned_fraction: float,
     shared: Iterable[Sequence[Sequence[int]]] | None = None,
+    apart: bool = False,
 ) -> Batches:
     """The exact batches of a schedule: for each step its micro-batches, for each of these the lengths of its rows.
 
@@ -98,6 +107,7 @@ def batches_of(
         learned_fraction: learned tokens as a share of all tokens.
         shared: for each step and micro-batch the tokens of the beginnings that are computed once
             (`num_computed_tokens`); None where nothing is shared.
+        apart: whether plain rows of two lengths go through the model apart.
 
     Raises:
         RecipeError: there is no row.
@@ -110,13 +120,13 @@ def batches_of(
         num_steps += 1
         for lengths, prefix in zip(micro_batches, prefixes, strict=False):
             longest = max(lengths)
-            size = num_computed_tokens(lengths, prefix)
+            size = num_computed_tokens(lengths, prefix, apart=apart)
             num_micro, tokens, computed = num_micro + 1, tokens + sum(lengths), computed + size
             # Weighted by tokens: attention's cost grows with tokens x length, so long rows count as they cost.
             weighted += size * longest
             met, kept = _shared_keys(lengths, prefix)
             shared_keys, shared_kept_keys = max(shared_keys, met / size), max(shared_kept_keys, kept / size)
-            # Shared beginnings leave rows of unequal parts: the mean replaces their padded length.
+            # Shared beginnings and two lengths leave rows of unequal parts: the mean replaces their padded length.
             shapes.add((len(lengths), math.ceil(size / len(lengths))))
     if not computed:
         raise RecipeError("a schedule without rows", expected="at least one", do="check the training data")

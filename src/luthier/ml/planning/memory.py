@@ -276,11 +276,16 @@ def _passing(workload: Workload, narrow: float) -> tuple[float, float, float]:
         logits, backward = logits + 2 * whole, backward + 4 * whole
     # Four moments compete: the loss on top of all that was kept, the start of the way back, its end, where activations
     # are freed but every gradient exists, and the optimizer's step.
-    head = workload.structure.head_parameters * workload.element_bytes / inner if workload.method == "full" else 0.0
+    table = workload.structure.head_parameters * workload.element_bytes / inner if workload.method == "full" else 0.0
+    # A task head takes the place of the output head, which then has no gradient.
+    head = 0.0 if workload.loss == "task_head" else table
     at_loss, going_back = kept + logits, kept + backward + head
     # The embeddings' own gradient comes last of all; tied, it is added to the head's.
     is_tied = workload.structure.ties_embeddings
-    at_end = max(narrow + backward - (0.0 if is_tied else head), narrow + (head if is_tied else 0.0))
+    if narrow or workload.optimizer_in_backward:
+        at_end = max(narrow + backward - (0.0 if is_tied else head), narrow + (head if is_tied else 0.0))
+    else:  # added to the sums as they come: the embeddings' alone is there, and the head's where it waits for that
+        at_end = table + (head if is_tied else 0.0)
     peak = max(at_loss, going_back, at_end, passing_bytes(workload))
     logits_part = logits if peak == at_loss else 0.0
     narrow_part = min(narrow, peak) if peak == at_end else 0.0
@@ -379,7 +384,19 @@ def _optimizer(workload: Workload) -> tuple[float, float, float, float]:
     in_flight = 0.0 if workload.optimizer_in_backward else count * (_FP32 if keeps_experts_gathered(workload) else own)
     extra = 3 * _FP32 * count if workload.method == "adalora" else 0.0  # importances and their averages
     wide = count * _FP32 if has_masters(workload.optimizer) else 0.0
-    return wide, moment_bytes(workload) + extra, wide, in_flight
+    moments = moment_bytes(workload) + extra
+    if _updates_in_place(workload):
+        # Gradients are added to the sums as they come, a matrix at a time. Workers have theirs, and move the weights
+        # away from the masters.
+        return (0.0, moments, wide, 0.0) if workload.num_workers == 1 else (wide, moments, wide, in_flight)
+    return wide, moments, wide, in_flight
+
+
+def _updates_in_place(workload: Workload) -> bool:
+    """Whether weights and gradients have the precision of masters and sums, so that they are the same tensors
+    (ml/training/optimizer.py): float32, not sharded, by an optimizer of this project."""
+    own = workload.compute if workload.method == "full" else workload.adapters
+    return BYTES[own] >= _FP32 and workload.sharding != "fsdp" and has_masters(workload.optimizer)
 
 
 def _average(workload: Workload) -> float:

@@ -84,6 +84,8 @@ def layer_count(workload: Workload, length: int) -> LayerCount:
     """What a middle layer keeps of each token in rows of `length` tokens."""
     read, product = _norm_outputs(workload), _mlp_product(workload)
     read_again = read if _norms_recompute(workload) else 0.0
+    if workload.method == "full" and workload.structure.num_experts:
+        read_again /= 2  # of the two that are read, routers keep theirs: they are no plain linear layers
     product_again = product if _mlp_recomputes(workload) else 0.0
     mlp = _mlp(workload) + product - product_again
     kept = _norms(workload) + read - read_again + _attention(workload, length) + mlp + _thin(workload)

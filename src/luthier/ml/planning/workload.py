@@ -150,11 +150,12 @@ class Workload:
 
     @property
     def recomputes_inputs(self) -> bool:
-        """Whether what adapted matrices read is made again on the way back (ml/training/kernels.py).
+        """Whether what adapted or trained matrices read is made again on the way back (ml/training/kernels.py).
 
         On a CPU; Liger's kernels, which other devices may use instead, keep it.
         """
-        return self.has_fused_kernels and not self.is_compiled and self.attention == "by_length" and self.rank > 0
+        reads_again = self.rank > 0 or self.method == "full"
+        return self.has_fused_kernels and not self.is_compiled and self.attention == "by_length" and reads_again
 
     @property
     def num_trainable(self) -> int:

@@ -332,8 +332,7 @@ class AdapterSession:
 
     def _restore_gradients(self, before: Sequence[Tensor] | None) -> None:
         """Undo part of a pass. before: the sums before it; None where there were none."""
-        for weight in self.optimizer.weights:
-            weight.grad = None  # of a backward pass that was cut off
+        self.optimizer.drop_uncollected()
         if before is None:
             torch._foreach_zero_(self.optimizer.gradients)
         else:

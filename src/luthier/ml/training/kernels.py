@@ -8,8 +8,8 @@ A replacement is never assumed to fit: `install` runs the original and the repla
 the model's own precision, compares outputs and gradients, and leaves a module unchanged where they differ.
 
 Tensors that are cheap to compute from others that are saved anyway are recomputed in the backward pass instead of being
-saved: the input of an adapted matrix is x / rms times the norm's weight, and that of a gated MLP's last matrix follows
-from gate and up. The operations are the same, so the results are bit-identical.
+saved: the input of an adapted or trained matrix is x / rms times the norm's weight, and that of a gated MLP's last
+matrix follows from gate and up. The operations are the same, so the results are bit-identical.
 
 Sources: Chen et al., 2016, "Training Deep Nets with Sublinear Memory Cost", arXiv:1604.06174, section 4.2; Hsu et al.,
 2024, "Liger Kernel: Efficient Triton Kernels for LLM Training", arXiv:2410.10989: normalisation (section 3.1), gated
@@ -134,6 +134,39 @@ class SwiGlu(torch.autograd.Function):
         return torch.ops.aten.silu_backward(grad * up, gate), grad_up
 
 
+class TrainedProduct(torch.autograd.Function):
+    """x W^T (+ bias) with W trained, keeping what x is made of in place of x; x: [..., in], W: [out, in]."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        save_input(ctx, x, weight)
+        return F.linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        grad = gradients[0].reshape(-1, gradients[0].shape[-1])  # [N, out]
+        rows, (weight,) = saved_rows(ctx)
+        wants_x, wants_weight, wants_bias = ctx.needs_input_grad
+        grad_x = (grad @ weight).view(*gradients[0].shape[:-1], weight.shape[1]) if wants_x else None
+        return grad_x, grad.t() @ rows if wants_weight else None, grad.sum(0) if wants_bias else None
+
+
+def _is_trained_linear(module: nn.Module) -> bool:
+    # By its exact type: a subclass may compute something else.
+    return type(module) is nn.Linear and module.weight.requires_grad and module.weight.device.type == "cpu"
+
+
+def _linear_forward(module: nn.Linear) -> Callable[[Tensor], Tensor]:
+    def forward(x: Tensor) -> Tensor:
+        # Weight and bias are read at each call: sharding replaces them.
+        if recomputed(x) is None or not torch.is_grad_enabled():
+            return F.linear(x, module.weight, module.bias)
+        out: Tensor = TrainedProduct.apply(x, module.weight, module.bias)
+        return out
+
+    return forward
+
+
 def _norm_forward(module: nn.Module) -> Callable[[Tensor], Tensor]:
     eps = module.variance_epsilon
 
@@ -243,6 +276,8 @@ def _same_function(module: nn.Module, forward: Callable[[Tensor], Tensor], width
 def install(model: nn.Module, *, with_liger: bool = True) -> Counter[str]:
     """Swap in every replacement that proves equal; returns how many modules of each class were swapped or kept.
 
+    Trained matrices on a CPU compute what they did, and keep less for the backward pass; they are not counted.
+
     Call it after the adapter is in place, in eval mode (dropout would make two honest runs differ).
 
     Keys of the result: a class name, followed by " (liger)" for a Liger kernel and by " (kept)" where no replacement
@@ -257,6 +292,9 @@ def install(model: nn.Module, *, with_liger: bool = True) -> Counter[str]:
     like = next(p for p in model.parameters() if p.is_floating_point())
     with_liger = with_liger and has_liger(like.device)
     for module in model.modules():
+        if isinstance(module, nn.Linear) and _is_trained_linear(module):
+            module.forward = _linear_forward(module)
+            continue
         found, width = _replacements(module, with_liger)
         for said, make in found.items():
             forward = make(module)
@@ -273,7 +311,7 @@ def install(model: nn.Module, *, with_liger: bool = True) -> Counter[str]:
 def uninstall(model: nn.Module) -> None:
     """Restore the original forward of every module that `install` handles."""
     for module in model.modules():
-        if _replacements(module, False)[0]:
+        if _is_trained_linear(module) or _replacements(module, False)[0]:
             # `install` set an instance attribute; without it the forward of the class is found again.
             vars(module).pop("forward", None)
 

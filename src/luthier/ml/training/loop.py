@@ -198,6 +198,7 @@ def train(
             bar.note(f"{_step_summary(event)}  {event.num_tokens / event.seconds:,.0f} tokens/s  {bill_summary(bill)}")
             if state.step % max(1, p.num_steps // _BILLS_A_RUN) == 0:
                 emit(BillUpdated(step=state.step, bill=bill))
+    optimizer.release_gradients()
     if saved is not state:
         save()
     if status == "succeeded":

@@ -173,6 +173,8 @@ class MicroBatchWorkers:
                 shared = _shared_like(weight)
                 # In place of the tensor: after the fork a step of this process is seen by all workers at once.
                 weight.data = shared.copy_(weight.data)
+                # The optimizer's sum, where the weight is as wide: workers do not inherit it, and have their own.
+                weight.grad = None
         num = self._plan.training.micro_batch_workers
         # Zeroed, which touches their pages: until this process has, they would count as a worker's own memory.
         self._slots = [[_shared_like(w).zero_() for w in self._weights] for _ in range(num * each)]

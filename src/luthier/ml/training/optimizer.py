@@ -4,6 +4,9 @@ In bf16 a weight of 1 cannot change by less than 1/256: updates at a small learn
 works on fp32 copies, and the model's bf16 weights are those copies, rounded. Gradients of several micro-batches are
 also accumulated in fp32. The update rules are in `optimizers/`.
 
+Weights that are fp32 already need neither copy: the masters are the weights themselves, and autograd accumulates the
+gradients of all micro-batches in one tensor. Full fine-tuning in fp32 then holds 16 bytes a parameter instead of 24.
+
 The average is what is validated and saved; training continues from the weights themselves.
 
 - `ema`: m = k m + (1 - k) w after each step. It starts as the weights after the first step, and k is at most (1 + step)
@@ -28,6 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from luthier.core.plan import AveragePlan, TrainingPlan
+from luthier.ml.training.distributed import is_sharded
 from luthier.ml.training.optimizers.protocol import Place, Trained, load_rule
 from luthier.ml.training.sharding import shares, whole
 
@@ -38,6 +42,11 @@ class MasterOptimizer:
     """The trainable parameters of a module and the update rule that the plan names.
 
     Weight decay acts on matrices (two or more dimensions) only: biases and norm weights do not decay.
+
+    Attributes:
+        masters: fp32 (or wider) copies of the weights; the weights themselves where these are as wide.
+        gradients: sums over the micro-batches of a step, one for each master. Where the weight is as wide, its `.grad`
+            is this very tensor.
 
     Args:
         module: its parameters with `requires_grad` are trained, in the order of the module.
@@ -50,12 +59,13 @@ class MasterOptimizer:
     ) -> None:
         self.names = [name for name, p in module.named_parameters() if p.requires_grad]
         self.weights = [p for p in module.parameters() if p.requires_grad]
-        self.masters = [
-            w.detach().clone().to(torch.promote_types(w.dtype, torch.float32)).requires_grad_() for w in self.weights
-        ]
+        self.masters = [_master_of(w).requires_grad_() for w in self.weights]
         self.gradients = [torch.zeros_like(m) for m in self.masters]
-        for master, gradient in zip(self.masters, self.gradients, strict=True):
+        for weight, master, gradient in zip(self.weights, self.masters, self.gradients, strict=True):
             master.grad = gradient  # update rules read it there; the storage of the sums is reused in every step
+            # A backward pass adds to a gradient that is there, in place: a wide one is summed up without a second copy.
+            if _is_wide(weight):
+                weight.grad = gradient
         kind_of = _parameter_kinds(module)
         trained = [
             Trained(name, master, rate_factor(name), plan.weight_decay if master.dim() >= 2 else 0.0, kind_of(weight))
@@ -67,9 +77,20 @@ class MasterOptimizer:
     def collect(self) -> None:
         """Accumulate the gradients of one micro-batch in fp32 and free them."""
         for weight, gradient in zip(self.weights, self.gradients, strict=True):
-            if weight.grad is not None:
+            if weight.grad is not None and weight.grad is not gradient:
                 gradient.add_(weight.grad)  # bf16 into fp32
                 weight.grad = None
+
+    def drop_uncollected(self) -> None:
+        """Free the gradients of a backward pass that was cut off; of wide weights they are part of the sums already."""
+        for weight, gradient in zip(self.weights, self.gradients, strict=True):
+            if weight.grad is not gradient:
+                weight.grad = None
+
+    def release_gradients(self) -> None:
+        """Leave no gradient on the weights, which may outlive the optimizer and would keep its sums in memory."""
+        for weight in self.weights:
+            weight.grad = None
 
     def gradient_norm(self) -> float:
         """Euclidean norm over all summed gradients, before clipping."""
@@ -101,7 +122,11 @@ class MasterOptimizer:
     @torch.no_grad()
     def round_into_model(self) -> None:
         """Copy the masters into the model's weights, rounding to their precision."""
-        torch._foreach_copy_(shares(self.weights), shares(self.masters))
+        pairs = zip(shares(self.weights), shares(self.masters), strict=True)
+        # By address and not by type: workers of micro-batches move the weights, and not the masters, to other memory.
+        apart = [(weight, master) for weight, master in pairs if weight.data_ptr() != master.data_ptr()]
+        if apart:
+            torch._foreach_copy_([weight for weight, _ in apart], [master for _, master in apart])
 
     def weight_state(self) -> dict[str, Tensor]:
         """The fp32 weights by parameter name."""
@@ -137,6 +162,17 @@ class MasterOptimizer:
         for name, master in zip(self.names, self.masters, strict=True):
             master.copy_(weights[name])
         self.round_into_model()
+
+
+def _is_wide(weight: Tensor) -> bool:
+    """Whether a weight is updated in place: it is as precise as a master, and this process holds the whole of it."""
+    return weight.dtype == torch.promote_types(weight.dtype, torch.float32) and not is_sharded(weight)
+
+
+def _master_of(weight: Tensor) -> Tensor:
+    """The weight itself where it is wide, else a copy in fp32."""
+    own = weight.detach()
+    return own if _is_wide(weight) else own.clone().to(torch.promote_types(weight.dtype, torch.float32))
 
 
 def _parameter_kinds(module: nn.Module) -> Callable[[Tensor], Place]:

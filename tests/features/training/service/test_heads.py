@@ -265,3 +265,54 @@ def test_what_was_read_of_labels_is_said(context: Context, make_recipe: MakeReci
     assert outcome.evaluation is not None
     assert outcome.evaluation.num_rows == 19
     assert json.dumps(outcome.plan.values())
+
+
+@pytest.mark.parametrize("empty", ["", "  "])
+@pytest.mark.parametrize("name", ["train", "valid", "test"])
+def test_empty_answers_are_refused_with_their_rows(
+    context: Context, make_recipe: MakeRecipe, name: str, empty: str
+) -> None:
+    sides = _sides()
+    sides[name][2] = _row("apple 2", empty)
+    with pytest.raises(DataError) as caught:
+        run(context, _recipe(make_recipe, sides))
+    (problem,) = caught.value.problems
+    assert (Path(problem.file).name, problem.line, problem.kind) == (f"{name}.jsonl", 3, "empty_answer")
+
+
+def test_of_equally_common_answers_the_verdict_takes_the_first_of_the_rows(
+    context: Context, make_recipe: MakeRecipe
+) -> None:
+    """Three classes of 20 rows each, "red" first; the held-out rows are of another order."""
+    sides = _sides()
+    sides["test"] = sides["test"][::-1]
+    outcome = run(context, _recipe(make_recipe, sides, training={"max_steps": 1, "precision": "float32"}))
+    assert outcome.evaluation is not None
+    (majority,) = (one for one in outcome.evaluation.systems if one.kind == "majority")
+    assert {sample.output for sample in majority.samples} == {"red"}
+    assert len(majority.samples) == 18
+    assert majority.metrics["exact_match"].value == pytest.approx(6 / 18)
+
+
+def test_five_thousand_classes_are_a_head_of_five_thousand_outputs(context: Context, make_recipe: MakeRecipe) -> None:
+    rows = [_row(f"apple {n}", f"kind {n}") for n in range(5000)]
+    training = {"max_steps": 1, "global_batch_size": 8, "precision": "float32", "num_threads": 1}
+    recipe = _recipe(make_recipe, {"train": rows}, data={"train": "train.jsonl"}, training=training)
+    outcome = run(context, recipe)
+    head, layer = load_task_head(Path(outcome.as_json()["adapter_path"]))
+    assert layer is not None
+    assert (len(head.labels), layer.weight.shape[0]) == (5000, 5000)
+    notes = " ".join(outcome.plan.objective.task_head_notes)
+    assert "5,000 classes have a single training row, too few to learn from" in notes
+    (step,) = (e for e in context.runs.events(outcome.record.run_id) if isinstance(e, StepDone))
+    assert step.loss == pytest.approx(8.517, abs=1e-3)  # zeros: ln 5000
+
+
+def test_numbers_in_words_are_refused_with_their_rows(context: Context, make_recipe: MakeRecipe) -> None:
+    rows = [_row(f"apple {n}", "twelve" if n == 5 else f"{n}") for n in range(20)]
+    recipe = _recipe(make_recipe, {"train": rows}, objective={"name": "regress"}, data={"train": "train.jsonl"})
+    with pytest.raises(DataError, match="1 of 20 answers are no numbers") as caught:
+        run(context, recipe)
+    (problem,) = caught.value.problems
+    assert (Path(problem.file).name, problem.line, problem.reason) == ("train.jsonl", 6, "is no number")
+    assert "twelve" in problem.value

@@ -22,7 +22,7 @@ from luthier.ml.data.text.normalise import content_key
 from luthier.ml.data.tokenise.batches import StepSchedule
 from luthier.ml.data.tokenise.loss_mask import PLAIN, tokenise_all
 from luthier.ml.data.tokenise.token_store import Units
-from luthier.ml.inference.models.chat_template import ChatTemplate
+from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
 SIZE = 4
 

@@ -15,7 +15,9 @@ from torch import Tensor
 from luthier.core.dataset import TokenisedExample
 from luthier.core.plan import ObjectivePlan, Plan
 from luthier.core.task_head import TaskHead
-from luthier.ml.training.model import TrainableModel, collate
+from luthier.ml.inference import batches
+from luthier.ml.planning.batch_shapes import num_computed_tokens
+from luthier.ml.training.model import MicroBatch, TrainableModel, collate
 from luthier.ml.training.objective_protocol import Unit, rows_of
 from luthier.ml.training.objectives.embedding import Candidates, Embedding, info_nce, pooled
 
@@ -117,6 +119,65 @@ def test_with_dropout_the_gradient_is_that_of_the_very_vectors_that_were_looked_
     losses.mean().backward()  # type: ignore[no-untyped-call]
     assert loss == pytest.approx(losses.mean().item(), rel=1e-9)
     torch.testing.assert_close(found, gradient(model), rtol=1e-6, atol=1e-9)
+
+
+def two_lengths(num: int = 4) -> list[Unit]:
+    """Short queries, and documents that are three times as long."""
+    return [
+        (row([n + i + 1 for i in range(4)], f"row:{n}"), row([9 * n + i + 1 for i in range(12 + n)], f"row:{n}"))
+        for n in range(num)
+    ]
+
+
+def test_rows_of_two_lengths_are_not_padded_to_one_another(
+    make_plan: MakePlan, make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four queries of 5 tokens and four documents of up to 16: 8 x 16 positions in one pass, 4 x 5 + 4 x 16 in two."""
+    model = make_model(make_plan("lora"), torch.float64)
+    whole, objective, computed = two_lengths(), objective_of(width_of(model)), list[int]()
+    hidden = model.hidden
+
+    def note(batch: MicroBatch) -> Tensor:
+        computed.append(batch.num_computed_tokens)
+        return hidden(batch)
+
+    monkeypatch.setattr(model, "hidden", note)
+    loss, measures, expected = in_parts(objective, model, whole, 4)
+    assert computed == [8 * 16]
+    monkeypatch.setattr(batches, "CALL_TOKENS", 0)
+    for size, seen in ((4, [4 * 16, 4 * 5]), (2, 2 * [2 * 14, 2 * 5, 2 * 16, 2 * 5])):
+        computed.clear()
+        apart_loss, apart_measures, found = in_parts(objective, model, whole, size)
+        assert computed == seen
+        assert apart_loss == pytest.approx(loss, rel=1e-9)
+        assert apart_measures == measures
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
+    lengths = [one.num_tokens for one in rows_of(whole)]
+    assert num_computed_tokens(lengths, apart=True) == 4 * 16 + 4 * 5
+
+
+def test_with_dropout_both_passes_over_rows_of_two_lengths_draw_the_same(
+    make_plan: MakePlan, make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model(make_plan("lora", dropout=0.3), torch.float64)
+    with torch.no_grad():
+        for name, weight in model.module.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(generator=torch.Generator().manual_seed(1), std=0.3)
+    monkeypatch.setattr(batches, "CALL_TOKENS", 0)
+    whole, objective, seen = two_lengths(), objective_of(width_of(model)), list[Tensor]()
+    states = model.states
+
+    def note(batch: MicroBatch) -> Tensor:
+        found = states(batch)
+        seen.append(found.detach())
+        return found
+
+    monkeypatch.setattr(model, "states", note)
+    in_parts(objective, model, whole, 2)
+    assert len(seen) == 8
+    for looked, computed in zip(seen[:4], seen[4:], strict=True):
+        assert torch.equal(looked, computed)
 
 
 def test_the_loss_is_that_of_the_paper(make_plan: MakePlan, make_model: MakeModel) -> None:

@@ -10,6 +10,9 @@ random numbers, and passes that gradient on. The gradient equals that of the who
 more forward pass. Each of several processes computes the vectors of the whole step; with adapter dropout, the rows of
 other ranks get other random numbers than on their own rank.
 
+Rows of two lengths, as queries and documents are, go through the model apart: in one pass the shorter ones would be
+padded to the longest.
+
 Validation ranks each query among all documents of the validation rows, so its loss is not comparable to that of
 training, whose batches are smaller.
 
@@ -32,6 +35,7 @@ from torch import Tensor
 
 from luthier.core.plan import ObjectivePlan
 from luthier.ml.inference import accelerator
+from luthier.ml.inference.batches import in_two_lengths
 from luthier.ml.training.objective_protocol import NO_TOOLS, Batch, Losses, Tools, Unit, rows_of
 from luthier.ml.training.objectives.heads import HeadObjective
 
@@ -182,6 +186,8 @@ class Embedding(HeadObjective):
 
         A step that is one micro-batch of one process needs no second pass: its loss is computed directly.
         """
+        from luthier.ml.training.model import collate
+
         own = {id(unit) for units, _ in self._own for unit in units}
         others = [rest for units in micro_batches if (rest := [unit for unit in units if id(unit) not in own])]
         self._parts = []
@@ -195,7 +201,8 @@ class Embedding(HeadObjective):
         with torch.no_grad():
             for units, prefixes in batches:
                 random_states.append(_random_state(model.device))
-                found.append(self._vectors(model, units, prefixes))
+                batch = collate(rows_of(units), model.pad_id, model.device, prefix_lengths=prefixes)
+                found.append(_vectors(model, units, batch))
         # [all rows of the step, width]; a leaf, so that the loss of the whole step gives a gradient for each vector.
         vectors = torch.cat(found).requires_grad_(self._is_training)
         units = [unit for part, _ in batches for unit in part]
@@ -218,7 +225,7 @@ class Embedding(HeadObjective):
     def losses(self, model: TrainableModel, units: Sequence[Unit], batch: MicroBatch) -> Losses:
         """The summed loss of these queries; its gradient is that of the whole step for their vectors."""
         if not self._parts:
-            losses, hits, num_negatives = self._losses_of(pooled(model.states(batch), batch.learned), units)
+            losses, hits, num_negatives = self._losses_of(_vectors(model, units, batch), units)
             return Losses(losses.sum(), _measures(hits, num_negatives))
         # In the order of `draw`: the parts of a step are taken one by one as its micro-batches come.
         part = self._parts.pop(0)
@@ -226,17 +233,11 @@ class Embedding(HeadObjective):
         total = part.losses.sum()
         if part.gradient is not None:
             with _as_before(part.random_state, model.device):
-                vectors = pooled(model.states(batch), batch.learned)
+                vectors = _vectors(model, units, batch)
             carried = (vectors * part.gradient).sum()
             # Its value is 0 and its gradient the cached one: the loss keeps its value.
             total = total + carried - carried.detach()
         return Losses(total, _measures(part.hits, part.num_negatives))
-
-    def _vectors(self, model: TrainableModel, units: Sequence[Unit], prefixes: tuple[int, ...]) -> Tensor:
-        from luthier.ml.training.model import collate
-
-        batch = collate(rows_of(units), model.pad_id, model.device, prefix_lengths=prefixes)
-        return pooled(model.states(batch), batch.learned)
 
     def _losses_of(self, vectors: Tensor, units: Sequence[Unit]) -> tuple[Tensor, Tensor, Tensor]:
         """Losses, hits and numbers of negatives [Q] of all queries.
@@ -264,6 +265,22 @@ class Embedding(HeadObjective):
             figures.append((losses, hits, counts.sum(-1) - 1))
         every, right, negatives = (torch.cat(one) for one in zip(*figures, strict=True))
         return every, right, negatives
+
+
+def _vectors(model: TrainableModel, units: Sequence[Unit], batch: MicroBatch) -> Tensor:
+    """The vectors [rows, width] of units, of which the micro-batch has the rows; those of two lengths in two passes."""
+    from luthier.ml.training.model import collate
+
+    rows = rows_of(units)
+    # With a layout nothing is padded, and the loss of routers is one of all rows of a pass.
+    is_whole = batch.layout is not None or model.router_loss is not None
+    groups = [] if is_whole else in_two_lengths(batch.lengths)
+    if len(groups) < 2:
+        return pooled(model.states(batch), batch.learned)
+    parts = [collate([rows[i] for i in group], model.pad_id, model.device) for group in groups]
+    vectors = torch.cat([pooled(model.states(part), part.learned) for part in parts])  # the rows, group after group
+    places = torch.tensor([i for group in groups for i in group], device=vectors.device)
+    return vectors[places.argsort()]
 
 
 def _measures(hits: Tensor, num_negatives: Tensor) -> dict[str, Tensor]:

@@ -41,6 +41,7 @@ class ObjectiveRules:
         packs: Whether its units are fixed-size blocks into which texts of any length are packed.
         learns_preferences: Whether it compares answers, so that its loss is dimensionless.
         sees_step: Whether it needs all rows of a step together, so that micro-batches cannot be computed independently.
+        splits_by_length: Whether rows of two lengths go through the model apart, so that none is padded to the others.
         task_head: The task head that replaces text output; None for objectives that generate text.
     """
 
@@ -61,6 +62,7 @@ class ObjectiveRules:
     packs: bool = False
     learns_preferences: bool = False
     sees_step: bool = False
+    splits_by_length: bool = False
     task_head: TaskHeadKind | None = None
 
 
@@ -191,6 +193,7 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
         implementation="luthier.ml.training.objectives.embedding:Embedding",
         task_head="embed",
         sees_step=True,
+        splits_by_length=True,
     ),
     "dpo": ObjectiveRules(
         "direct preference optimisation, against the model at the start",
