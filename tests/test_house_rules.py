@@ -12,7 +12,7 @@ import pytest
 from tests.vacuous import nonempty, unguarded_loops
 
 ROOT = Path(__file__).resolve().parents[1]
-MAX_LINES, MOST_FUNCTION_LINES, MOST_LOOP_LINES = 500, 65, 105
+MAX_LINES, MOST_FUNCTION_LINES, MOST_LOOP_LINES = 500, 65, 110
 """Of a file, and of a function without its docstring: a described argument is no reason to split a function."""
 
 
