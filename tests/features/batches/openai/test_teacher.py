@@ -1,4 +1,4 @@
-"""A server of Luthier as the teacher of another one, by its Batch API: what the engine sends is what the routes take."""
+"""A server of Luthier as the teacher of another one, by its Batch API: the routes take what the engine sends."""
 
 from __future__ import annotations
 

@@ -106,5 +106,5 @@ def test_a_server_is_asked_by_its_batch_api_where_that_is_wanted(
     again = find_teacher(context, "http://far.example.com/v1#m")
     assert again.generate_each([PROMPT], SilentProgress())
     assert again.usage.num_cached_requests == 1
-    with pytest.raises(RequestError, match="--batch with .*, a model on this machine"):
+    with pytest.raises(RequestError, match=r"--batch with .*, a model on this machine"):
         find_teacher(context, str(tiny_model), batch_cost=lambda *_: None)
