@@ -109,8 +109,8 @@ def install(options: argparse.Namespace, wheel: Path, extras: str, folder: Path)
     run([options.python, "-m", "venv", str(folder)], folder.parent)
     pip = [str(folder / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "--quiet"]
     asked = wanted(wheel, extras, options.torch)
-    run([*pip, "download", "--dest", str(packages), *asked], folder)
-    # Not from the cache: a package that only has a source distribution was built by the download.
+    # Not `pip download`: a package that only has a source distribution is built here, and not where it is timed.
+    run([*pip, "wheel", "--wheel-dir", str(packages), "--find-links", str(packages), *asked], folder)
     began = time.perf_counter()
     run([*pip, "install", "--no-index", "--find-links", str(packages), *asked], folder)
     seconds = time.perf_counter() - began
