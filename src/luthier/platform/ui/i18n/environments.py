@@ -117,7 +117,8 @@ def translated_environment(source: Environment, language: str) -> Environment:
     made.filters = {**source.filters, **figures_of(language).filters(), "t": translate, "t_text": translate.in_text}
     made.filters["chart_words"] = partial(_charted, translate)
     made.filters["page_advice"] = partial(_advice, source.filters["page_advice"], translate)
-    draw = partial(_drawn, translate, source.globals["drawn"])
+    english: Any = source.globals["drawn"]
+    draw = partial(_drawn, translate, english)
     made.filters["drawn_chart"] = lambda spec: draw(_charted(translate, spec))
     made.globals = {**source.globals, "drawn": draw}
     return made
