@@ -12,6 +12,7 @@ from fastapi.testclient import TestClient
 
 from luthier.core.access import Caller
 from luthier.core.data_sources import SourceFile, SourcePlan
+from luthier.core.data_stream import Bounds, StreamCounts, StreamPlan
 from luthier.core.events import CheckpointSaved, RunEnded, RunStarted, ValidationDone, WarningRaised
 from luthier.core.run import Fit, Remedy
 from luthier.core.tracking import TrackerPlan
@@ -366,3 +367,35 @@ def test_the_sources_of_the_rows_are_shown_as_the_plan_prints_them(home: Context
         assert source.summary in page
     assert "orders: 900 rows, weight 3: 495 rows in an epoch" in page
     assert "/secret" not in page
+
+
+def test_streamed_rows_are_shown_with_their_interval_and_what_was_read(home: Context, browser: Browser) -> None:
+    plan = make_plan()
+    source = SourcePlan(
+        split="train",
+        name="talks",
+        path="hub:org/talks?signature=secret",
+        revision="0" * 40,
+        files=tuple(SourceFile(name=f"{n}.jsonl", sha256="", num_bytes=9, num_rows=0) for n in range(3)),
+        first_row=1,
+        num_rows=0,
+        is_streamed=True,
+    )
+    stream = StreamPlan(
+        shuffle_buffer=10,
+        num_shards=3,
+        num_bytes=27,
+        num_sampled=100,
+        dropped_fraction=Bounds(0, 0.037),
+        truncated_fraction=Bounds(0, 0.037),
+        num_rows=Bounds(2900, 3100),
+    )
+    counts = StreamCounts(num_rows=800, num_examples=797, num_dropped=3, dropped_ids=("0.jsonl:7",))
+    data = plan.data.model_copy(update={"sources": (source,), "stream": stream})
+    result = make_result().model_copy(update={"stream": counts})
+    home.runs.create(make_record(status="succeeded", result=result), plan.model_copy(update={"data": data}))
+    page = browser("read").get(f"/runs/{RUN_ID}").text
+    assert "3 files, shuffle buffer of 10 rows; about 2,900 to 3,100 rows (95% interval)" in page
+    assert "800 rows were streamed (0 whole epochs); 3 dropped as too long (0.jsonl:7 and 2 more)" in page
+    assert f"talks (hub:org/talks): 3 files, streamed, {'0' * 40}" in page
+    assert "secret" not in page

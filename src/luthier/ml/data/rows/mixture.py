@@ -163,7 +163,7 @@ def _cached(path: Path) -> Mixture | None:
             return None
     except (OSError, ValueError, KeyError):
         return None
-    mark_used(path)
+    mark_used(path.with_name(_ENTRY))  # not the rows: they stay as they were written
     sources = tuple(
         MixedSource(one["first_row"], one["num_rows"], tuple(SourceFile(**file) for file in one["files"]))
         for one in document["sources"]
