@@ -47,8 +47,10 @@ GRADIENT_NORM: Final[Key] = ("gradient_norm", "gradient norm")
 TOKENS_PER_SECOND: Final[Key] = ("tokens_per_second", "tokens a second")
 LOSS_BY_SOURCE: Final = "loss_by_source"
 """The chart of the validation loss of each source, where the rows are of several."""
-_SHARED_BY: Final = 8
-"""So many series of that chart have as many points as other series; more of them share the points of so many."""
+_MOST_WHOLE: Final = 8
+"""So many series of that chart have as many points as other series."""
+_SHARED: Final = 6
+"""More of them share the points of so many: a page with 32 of them has as many bytes as one with 8."""
 _FEWEST_POINTS: Final = 20
 CLOCK: Final[Key] = ("clock", "seconds")
 """Seconds since 1970 by step: the axis of time."""
@@ -105,7 +107,7 @@ class Curves:
     def downsampled(self, most: int) -> Curves:
         """The same with at most about that many points a series; fewer where there are many sources of rows."""
         num_sources = sum(chart == LOSS_BY_SOURCE for chart, _ in self.points)
-        shared = most if num_sources <= _SHARED_BY else max(_FEWEST_POINTS, most * _SHARED_BY // num_sources)
+        shared = most if num_sources <= _MOST_WHOLE else max(_FEWEST_POINTS, most * _SHARED // num_sources)
         points = {
             key: thinned(series, shared if key[0] == LOSS_BY_SOURCE else most) for key, series in self.points.items()
         }

@@ -265,7 +265,7 @@ def test_a_study_starts_from_a_run_of_several_sources(
     order = orders.order_of(job)
     work = Work(home, job, order, _values(home, job, order, FileReferences(home, "default")), lambda *_: None)
     recipe = _study_recipe(work)["data"]
-    assert [(source["name"], source["weight"]) for source in recipe["train"]] == [("client -b-", 1.0), ("more", 2.0)]
+    assert [(source["name"], source["weight"]) for source in recipe["train"]] == [("client -b", 1.0), ("more", 2.0)]
     assert [Path(source["path"]).read_bytes() for source in recipe["train"]] == [
         (tmp_path / "rows.jsonl").read_bytes(),
         more.read_bytes(),
