@@ -285,9 +285,8 @@ def postgresql() -> Iterator[PostgresqlServer]:
 @pytest.fixture(scope="session")
 def new_postgresql(postgresql: PostgresqlServer) -> PostgresqlDatabases:
     """Gives the URLs of databases with empty tables, as the migrations make them."""
-    from tests.fixtures.postgresql_databases import PostgresqlDatabases
-
     from luthier.platform.db.database import Database
+    from tests.fixtures.postgresql_databases import PostgresqlDatabases
 
     migrated = postgresql.new_database()
     Database.open(migrated).close()
@@ -305,7 +304,7 @@ def s3_endpoint() -> Iterator[str]:
     server.start()
     try:
         host, port = server.get_host_and_port()
-        # moto keeps its buckets in the process, not in the server: those of the file that was tested before are still there.
+        # moto keeps its buckets in the process, not in the server: those of the file tested before are still there.
         with urllib.request.urlopen(f"http://{host}:{port}/moto-api/reset", data=b"") as answer:
             assert answer.status == 200
         yield f"http://{host}:{port}"
