@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -52,6 +57,54 @@ def test_the_source_tells_what_is_computed_with_from_what_is_only_asked_for() ->
     found = weight_reads(Reader())
     assert found.used == {"multiplied", "clamped"}
     assert found.asked == {"cast"}
+
+
+_FILE = """
+from torch import nn
+
+class First(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(2, 2)
+
+    class Inner(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(2, 2)
+
+        def forward(self, x):
+            return x @ self.inner.weight
+
+    def forward(self, x):
+        return x @ self.first.weight
+
+def made():
+    class Second(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.second = nn.Linear(2, 2)
+            self.called = nn.Linear(2, 2)
+
+        def forward(self, x):
+            return self.called(x) @ self.second.weight
+
+    return Second()
+"""
+
+
+def test_a_file_is_read_once_for_all_its_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "read_once.py").write_text(_FILE)
+    monkeypatch.syspath_prepend(tmp_path)
+    module, parsed, parse = importlib.import_module("read_once"), list[str](), ast.parse
+
+    def noted(source: str, *given: Any, **named: Any) -> Any:
+        parsed.append(source)
+        return parse(source, *given, **named)
+
+    monkeypatch.setattr(ast, "parse", noted)
+    found = weight_reads(nn.ModuleDict({"a": module.First(), "b": module.First.Inner(), "c": module.made()}))
+    assert found.used == {"a.first", "b.inner", "c.second"}
+    assert parsed == [_FILE]
 
 
 def test_a_module_that_reaches_into_others_is_found_by_how_names_end() -> None:

@@ -20,8 +20,7 @@ _FILLING: Final = frozenset(
 class Unfilled(TorchFunctionMode):
     """Within the block, and in this thread alone, tensors on the meta device are not filled with random numbers.
 
-    They hold none. torch would go through its Python references for each of them all the same, and load SymPy for
-    that, which takes as long as loading a quarter of torch.
+    They hold none. torch would go through its Python references for each of them all the same, 0.4 ms a tensor.
     """
 
     def __torch_function__(
