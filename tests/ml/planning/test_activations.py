@@ -65,8 +65,9 @@ def test_kept_bytes_are_what_autograd_saves(
     config = architecture(name)
     work = make_workload(structure_of(config), method, rows=rows, length=length)
     counted = step_counts.saved_activation_bytes(work)
-    # rotary tables of 64 bytes a position and masks are shared by all layers, and these layers are very small
-    assert counted == pytest.approx(saved_bytes(make_model(config, work), rows, length), rel=0.025)
+    # rotary tables (sine and cosine in bfloat16) and masks are shared by all layers, and these layers are very small
+    tables = length * 2 * work.structure.head_size * 2
+    assert counted == pytest.approx(saved_bytes(make_model(config, work), rows, length) - tables, rel=0.025)
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])

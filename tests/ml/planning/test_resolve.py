@@ -81,6 +81,20 @@ def test_a_row_longer_than_the_usual_micro_batch_gets_room(make_plan: MakePlan) 
     assert make_plan(max_tokens=5000).training.micro_batch_tokens == 5000
 
 
+def test_steps_of_embeddings_that_are_cut_anyway_are_cut_smaller(make_plan: MakePlan) -> None:
+    """Rows of 30 tokens, two a unit: 32 units are 1,920 tokens, and with padding more than a usual micro-batch."""
+
+    def found(size: int, name: str = "embed", **training: int) -> tuple[int, str]:
+        document = {"objective": {"name": name}, "training": {"global_batch_size": size, **training}}
+        plan = make_plan(document)
+        return plan.training.micro_batch_tokens, plan.sources["training.micro_batch_tokens"].source
+
+    assert found(32) == (1024, "derived")
+    assert found(16) == (2048, "default")
+    assert found(32, micro_batch_tokens=4096) == (4096, "asked")
+    assert found(64, "sft") == (2048, "default")
+
+
 def test_plain_text_is_judged_by_likelihood_alone(make_plan: MakePlan) -> None:
     plan = make_plan(shape="text")
     assert plan.evaluation.metrics == ("perplexity", "bits_per_byte")

@@ -313,7 +313,9 @@ def _micro_batch_tokens(prepared: Prepared, device: Device) -> int:
     from luthier.ml.planning.hypothetical_run import usual_micro_batch_tokens
 
     plan = prepared.plan
-    if plan.sources["training.micro_batch_tokens"].source != "default":
+    source = plan.sources["training.micro_batch_tokens"].source
+    is_alike = device.is_cpu == (plan.training.device == "cpu")
+    if source == "asked" or (source == "derived" and is_alike):
         return plan.training.micro_batch_tokens
     return usual_micro_batch_tokens(device, plan.data.train.max_tokens)
 

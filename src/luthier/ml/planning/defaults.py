@@ -70,6 +70,9 @@ MAX_NEW_TOKENS: Final = (NEW_TOKENS, "longer answers are cut and counted as cut"
 SAMPLE_PROMPTS: Final = (0, "off: answers at each checkpoint take time; 5 shows how the model changes")
 MAX_SAMPLES: Final = (NUM_JUDGED, "keeps judging to minutes on a CPU; raise it to narrow the intervals")
 MICRO_BATCH_TOKENS_CPU: Final = 2048
+CUT_STEP_TOKENS: Final = (1024, 1536)
+"""Tokens of a micro-batch of embeddings on a CPU in steps of more tokens than the second: with their padding, those do
+not fit into one usual micro-batch, and a step in one is computed once."""
 MICRO_BATCH_TOKENS_GPU: Final = 16384
 
 

@@ -284,7 +284,7 @@ def _training(
         num_warmup_steps=math.ceil(warmup * steps),
         epochs=epochs,
         global_batch_size=batch,
-        micro_batch_tokens=_micro_batch_tokens(r, data.train, hardware, sources),
+        micro_batch_tokens=_micro_batch_tokens(r, data.train, objective, batch, hardware, sources),
         min_micro_batches=pieces,
         micro_batch_workers=workers,
         optimizer=resolve_optimizer(r.optimizer, method.name, hardware.device, batch, sources),
@@ -336,8 +336,22 @@ def _length(recipe: TrainingRecipe, steps_per_epoch: int, sources: Provenance) -
     return epochs, steps
 
 
-def _micro_batch_tokens(recipe: TrainingRecipe, train: DatasetProfile, hardware: Hardware, sources: Provenance) -> int:
+def _micro_batch_tokens(
+    recipe: TrainingRecipe,
+    train: DatasetProfile,
+    objective: ObjectivePlan,
+    batch: int,
+    hardware: Hardware,
+    sources: Provenance,
+) -> int:
     on_cpu = hardware.device == "cpu"
+    least, step_tokens = defaults.CUT_STEP_TOKENS
+    num = batch * objective_rules(objective.name).rows_per_unit * train.mean_tokens
+    is_cut = on_cpu and objective.name == "embed" and num > step_tokens and train.max_tokens <= least
+    if is_cut and recipe.micro_batch_tokens is None:
+        why = "a step in parts computes each twice, however many there are, and smaller ones take less memory"
+        sources.note("training.micro_batch_tokens", "derived", why)
+        return least
     usual = defaults.MICRO_BATCH_TOKENS_CPU if on_cpu else defaults.MICRO_BATCH_TOKENS_GPU
     why = f"fastest per token for the memory on {hardware.device} (docs/benchmarks.md)"
     if train.max_tokens > usual:

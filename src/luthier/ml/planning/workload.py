@@ -334,7 +334,9 @@ def precision_on(device: Device) -> Compute:
 def _derived_batches(plan: Plan, device: Device) -> Batches:
     training, rows = plan.training, plan.data.train
     budget = training.micro_batch_tokens
-    if plan.sources["training.micro_batch_tokens"].source == "default":
+    source = plan.sources["training.micro_batch_tokens"].source
+    is_alike = device.is_cpu == (training.device == "cpu")
+    if source == "default" or (source == "derived" and not is_alike):
         usual = defaults.MICRO_BATCH_TOKENS_CPU if device.is_cpu else defaults.MICRO_BATCH_TOKENS_GPU
         budget = max(usual, rows.max_tokens)
     units = min(training.global_batch_size, rows.num_examples)

@@ -99,6 +99,9 @@ def test_the_probabilities_of_a_head_say_what_it_can_answer_alone(context: Conte
     assert choice.name in [one.system for one in found.label_confidence]
     answers = {one.output for system in found.systems if system.name == choice.name for one in system.samples}
     assert answers <= set(_WORDS)
+    # Three classes of 20 training rows each: of equally common answers the first in the rows.
+    (majority,) = (system for system in found.systems if system.kind == "majority")
+    assert [one.output for one in majority.samples] == ["red"] * 24
     assert outcome.plan.evaluation.num_scored_labels == 3
 
 
@@ -278,20 +281,6 @@ def test_empty_answers_are_refused_with_their_rows(
         run(context, _recipe(make_recipe, sides))
     (problem,) = caught.value.problems
     assert (Path(problem.file).name, problem.line, problem.kind) == (f"{name}.jsonl", 3, "empty_answer")
-
-
-def test_of_equally_common_answers_the_verdict_takes_the_first_of_the_rows(
-    context: Context, make_recipe: MakeRecipe
-) -> None:
-    """Three classes of 20 rows each, "red" first; the held-out rows are of another order."""
-    sides = _sides()
-    sides["test"] = sides["test"][::-1]
-    outcome = run(context, _recipe(make_recipe, sides, training={"max_steps": 1, "precision": "float32"}))
-    assert outcome.evaluation is not None
-    (majority,) = (one for one in outcome.evaluation.systems if one.kind == "majority")
-    assert {sample.output for sample in majority.samples} == {"red"}
-    assert len(majority.samples) == 18
-    assert majority.metrics["exact_match"].value == pytest.approx(6 / 18)
 
 
 def test_five_thousand_classes_are_a_head_of_five_thousand_outputs(context: Context, make_recipe: MakeRecipe) -> None:
