@@ -134,6 +134,8 @@ def for_unlooked(plan: Plan, num_validations: int) -> tuple[Remedy, ...]:
     if num_validations:
         every = max(1, plan.training.num_steps // 10)
         return (Remedy(text="Validate more often.", settings=(f"training.validate_every_steps={every}",)),)
+    if plan.data.stream is not None:  # of which no fraction can be taken
+        return (Remedy(text="Name a file of validation rows: data.validation.", settings=()),)
     return (Remedy(text="Keep a tenth of the rows back for validation.", settings=("data.validation=0.1",)),)
 
 

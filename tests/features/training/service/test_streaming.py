@@ -136,6 +136,8 @@ def test_a_run_shows_what_was_read_and_what_was_left_out(context: Context, make_
     page = Path(str(outcome.record.report_path)).read_text(encoding="utf-8")
     assert f"{result.stream.num_rows:,} rows were streamed" in page
     assert "about 22" in page
+    assert result.fit is not None
+    assert [remedy.text for remedy in result.fit.remedies] == ["Name a file of validation rows: data.validation."]
     assert result.first_step is not None
     assert (result.first_step.example_ids, result.first_step.num_trained_tokens > 0) == ((), True)
 
