@@ -56,7 +56,7 @@ class _Commands(typer.core.TyperGroup):
             args = [two_words, *args[2:]]
         return super().resolve_command(ctx, args)
 
-    def list_commands(self, ctx: Any) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - as of click
         """The names of the commands; Typer would build each of them for that."""
         return list(self.commands)
 
