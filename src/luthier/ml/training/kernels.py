@@ -156,7 +156,9 @@ def _is_trained_linear(module: nn.Module) -> bool:
     return type(module) is nn.Linear and module.weight.requires_grad and module.weight.device.type == "cpu"
 
 
-def _linear_forward(module: nn.Linear) -> Callable[[Tensor], Tensor]:
+def _linear_forward(module: nn.Module) -> Callable[[Tensor], Tensor]:
+    assert isinstance(module, nn.Linear)
+
     def forward(x: Tensor) -> Tensor:
         # Weight and bias are read at each call: sharding replaces them.
         if recomputed(x) is None or not torch.is_grad_enabled():
@@ -292,7 +294,7 @@ def install(model: nn.Module, *, with_liger: bool = True) -> Counter[str]:
     like = next(p for p in model.parameters() if p.is_floating_point())
     with_liger = with_liger and has_liger(like.device)
     for module in model.modules():
-        if isinstance(module, nn.Linear) and _is_trained_linear(module):
+        if _is_trained_linear(module):
             module.forward = _linear_forward(module)
             continue
         found, width = _replacements(module, with_liger)
