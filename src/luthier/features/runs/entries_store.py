@@ -91,13 +91,15 @@ class RunEntryStore(Store):
         with self._database.read() as connection:
             rows = connection.execute(query).all()
             ids = [row.run_id for row in rows]
+            if not ids:
+                return EntryPage([], 0)
             records = connection.execute(RUNS.query(runs.c.run_id.in_(ids))).mappings()
             found = {row["run_id"]: RUNS.of_row(row) for row in records}
             newest = select(jobs).where(jobs.c.run_id.in_(ids)).order_by(jobs.c.number)
             # Ordered by number: of several jobs of one run the newest stays.
             made_by = {row["run_id"]: job_of(row) for row in connection.execute(newest).mappings()}
         entries = [RunEntry(run_id, found.get(run_id), made_by.get(run_id)) for run_id in ids]
-        return EntryPage(entries, rows[0].total if rows else 0)
+        return EntryPage(entries, rows[0].total)
 
     def has_key(self, key: str) -> bool:
         """Whether any run has a value with this key."""
@@ -110,8 +112,10 @@ class RunEntryStore(Store):
 
     def values(self, run_ids: Sequence[str], keys: Sequence[str]) -> dict[str, dict[str, Value]]:
         """The values of runs with these keys, by run and key."""
-        is_asked = run_values.c.run_id.in_(run_ids) & run_values.c.key.in_(keys)
         found: dict[str, dict[str, Value]] = {}
+        if not run_ids or not keys:
+            return found
+        is_asked = run_values.c.run_id.in_(run_ids) & run_values.c.key.in_(keys)
         for row in self._rows(select(run_values).where(is_asked)):
             found.setdefault(row["run_id"], {})[row["key"]] = row["number"] if row["text"] is None else row["text"]
         return found
@@ -133,11 +137,15 @@ class RunEntryStore(Store):
 
     def plan_documents(self, run_ids: Sequence[str]) -> dict[str, str]:
         """The plans of runs, as JSON, by the run's id."""
+        if not run_ids:
+            return {}
         query = select(plans.c.run_id, plans.c.document).where(plans.c.run_id.in_(run_ids))
         return {row["run_id"]: row["document"] for row in self._rows(query)}
 
     def evaluation_ids(self, run_ids: Sequence[str]) -> dict[str, str]:
         """The newest evaluation of each run that was evaluated."""
+        if not run_ids:
+            return {}
         query = select(evaluations.c.run_id, evaluations.c.evaluation_id).where(evaluations.c.run_id.in_(run_ids))
         return {row["run_id"]: row["evaluation_id"] for row in self._rows(query.order_by(evaluations.c.number))}
 
@@ -146,6 +154,8 @@ class RunEntryStore(Store):
 
         named: files by their digests or their ids.
         """
+        if not named:
+            return {}
         is_named = or_(files.c.sha256.in_(named), files.c.file_id.in_(named))
         query = (
             select(files.c.sha256, files.c.file_id, datasets.c.dataset_id, datasets.c.name, dataset_versions.c.number)

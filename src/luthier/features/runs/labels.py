@@ -118,6 +118,8 @@ class RunLabelStore(Store):
 
     def of_runs(self, run_ids: Sequence[str]) -> dict[str, RunLabels]:
         """The labels of these runs; of each, also where nothing was written."""
+        if not run_ids:  # as on pages of a project without runs: queries for nothing
+            return {}
         tags: dict[str, list[str]] = {}
         with self._database.read() as connection:
             rows = connection.execute(select(run_labels).where(run_labels.c.run_id.in_(run_ids))).mappings().all()
@@ -139,6 +141,8 @@ class RunLabelStore(Store):
 
     def names(self, run_ids: Sequence[str]) -> dict[str, str]:
         """What people call these runs: the name that was given, else the default one, else the id."""
+        if not run_ids:
+            return {}
         labels, defaults = self.of_runs(run_ids), self.default_names(run_ids)
         return {run_id: labels[run_id].name or defaults.get(run_id, run_id) for run_id in run_ids}
 

@@ -278,7 +278,8 @@ class RunStore(Store):
 
     def some(self, run_ids: Sequence[str]) -> dict[str, RunRecord]:
         """These runs by their ids, if they exist."""
-        return {record.run_id: record for record in self._list(RUNS, runs.c.run_id.in_(run_ids))}
+        found = self._list(RUNS, runs.c.run_id.in_(run_ids)) if run_ids else ()
+        return {record.run_id: record for record in found}
 
     def results_since(self, project_id: str, moment: str, *, limit: int) -> Sequence[str]:
         """What came out of the runs of a project that last changed at or after a moment (UTC, ISO 8601), as JSON.

@@ -74,6 +74,8 @@ class UsageStore(Store):
 
     def num_requests(self, project_id: str, models: Sequence[str]) -> dict[tuple[str, str], int]:
         """How many requests each target of these models has answered, by model and target."""
+        if not models:
+            return {}
         by, count = (model_usage.c.model, model_usage.c.target), func.sum(model_usage.c.num_requests).label("num")
         query = select(*by, count).where(model_usage.c.project_id == project_id, model_usage.c.model.in_(models))
         return {(row["model"], row["target"]): int(row["num"]) for row in self._rows(query.group_by(*by))}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fastapi.testclient import TestClient
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
 from luthier.core.access import Caller
 from luthier.core.ids import new_id
@@ -31,6 +33,25 @@ def queue(home: Context, *, project_id: str = "default", base_model: str = "tiny
         project_id=project_id,
     )
     return home.jobs.submit(job)
+
+
+def test_pages_of_a_fresh_home_read_nothing_about_no_runs(home: Context, browser: Browser) -> None:
+    asked: list[str] = []
+    one = browser("read", "train")
+    one.get("/")
+
+    def note(_connection: object, _cursor: object, statement: str, *_others: object) -> None:
+        asked.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        for path in ("/", "/runs", "/evaluations", "/models"):
+            assert one.get(path).status_code == 200
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+    assert asked
+    # What SQLAlchemy writes for `IN ()`.
+    assert [one for one in asked if "1!=1" in "".join(one.split())] == []
 
 
 def test_a_fresh_home_teaches_the_way(browser: Browser) -> None:
