@@ -73,6 +73,7 @@ MICRO_BATCH_TOKENS_CPU: Final = 2048
 CUT_STEP_TOKENS: Final = (1024, 1536)
 """Tokens of a micro-batch of embeddings on a CPU in steps of more tokens than the second: with their padding, those do
 not fit into one usual micro-batch, and a step in one is computed once."""
+CUT_STEP_REASON: Final = "a step in parts computes each twice, however many they are; smaller ones take less memory"
 MICRO_BATCH_TOKENS_GPU: Final = 16384
 
 

@@ -347,10 +347,9 @@ def _micro_batch_tokens(
     on_cpu = hardware.device == "cpu"
     least, step_tokens = defaults.CUT_STEP_TOKENS
     num = batch * objective_rules(objective.name).rows_per_unit * train.mean_tokens
-    is_cut = on_cpu and objective.name == "embed" and num > step_tokens and train.max_tokens <= least
-    if is_cut and recipe.micro_batch_tokens is None:
-        why = "a step in parts computes each twice, however many there are, and smaller ones take less memory"
-        sources.note("training.micro_batch_tokens", "derived", why)
+    is_cut = objective.name == "embed" and num > step_tokens and train.max_tokens <= least
+    if on_cpu and is_cut and recipe.micro_batch_tokens is None:
+        sources.note("training.micro_batch_tokens", "derived", defaults.CUT_STEP_REASON)
         return least
     usual = defaults.MICRO_BATCH_TOKENS_CPU if on_cpu else defaults.MICRO_BATCH_TOKENS_GPU
     why = f"fastest per token for the memory on {hardware.device} (docs/benchmarks.md)"

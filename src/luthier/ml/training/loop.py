@@ -198,7 +198,6 @@ def train(
             bar.note(f"{_step_summary(event)}  {event.num_tokens / event.seconds:,.0f} tokens/s  {bill_summary(bill)}")
             if state.step % max(1, p.num_steps // _BILLS_A_RUN) == 0:
                 emit(BillUpdated(step=state.step, bill=bill))
-    optimizer.release_gradients()
     if saved is not state:
         save()
     if status == "succeeded":
@@ -215,6 +214,7 @@ def _take_best(
     average: WeightAverage,
 ) -> None:
     """Leave the weights of the best validation in the model; without one, or after it, those of the average."""
+    optimizer.release_gradients()
     watch = state.early_stopping
     if watch.best_loss is not None and watch.best_step != state.step:
         best = checkpoints.load(watch.best_step)
