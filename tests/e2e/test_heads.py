@@ -85,7 +85,7 @@ def post(served: tuple[Context, str, str], route: str, body: dict[str, Any]) -> 
 def test_a_classifier_is_judged_served_and_exported(
     train: Train, luthier: Luthier, served: tuple[Context, str, str], tmp_path: Path
 ) -> None:
-    training = {"max_steps": 12, "global_batch_size": 8, "learning_rate": 2e-3}
+    training = {"max_steps": 16, "global_batch_size": 8, "learning_rate": 2e-3}
     run = train("classify", {"objective": {"name": "classify"}, "training": training})
     tuned = luthier("runs", "show", run["run_id"])["evaluation"]["systems"][-1]
     assert tuned["kind"] == "head"
@@ -132,7 +132,7 @@ def _in_onnxruntime(folder: Path, texts: list[str]) -> list[list[float]]:
 def test_a_reranker_is_judged_served_and_exported(
     train: Train, luthier: Luthier, served: tuple[Context, str, str], pages: dict[str, str], tmp_path: Path
 ) -> None:
-    training = {"max_steps": 8, "global_batch_size": 8, "learning_rate": 1e-3}
+    training = {"max_steps": 12, "global_batch_size": 8, "learning_rate": 1e-3}
     run = train("rank", {"objective": {"name": "rank"}, "training": training})
     systems = luthier("runs", "show", run["run_id"])["evaluation"]["systems"]
     assert systems[-1]["kind"] == "head"
