@@ -108,6 +108,7 @@ def test_every_command_has_a_help_and_takes_json_and_home() -> None:
         "luthier completion",
         "luthier data answer",
         "luthier data audit",
+        "luthier data cache",
         "luthier data card",
         "luthier data diff",
         "luthier data fetch",

@@ -34,6 +34,7 @@ OPERATOR: Final = {
     "ml/inference/lm_eval_model.py": "tasks of lm-eval, which no server carries out for a caller",
     "ml/inference/openai/messages.py": "reads what openai_http has fetched",
     "ml/inference/openai/chunks.py": "reads what openai_http has fetched",
+    "ml/inference/openai/batch_api.py": "teachers by URL with --batch, at the command line",
     "ml/inference/openai/http.py": "teachers and judges by URL, at the command line",
     "ml/inference/openai/stream.py": "luthier serve before another server, at the command line",
     "ml/inference/models/hub.py": "HF_ENDPOINT; hub: names at the command line, its errors, its token",
