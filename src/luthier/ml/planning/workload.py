@@ -154,7 +154,7 @@ class Workload:
 
         On a CPU; Liger's kernels, which other devices may use instead, keep it.
         """
-        reads_again = self.rank > 0 or self.method == "full"
+        reads_again = self.rank > 0 or (self.method == "full" and not self.gradient_checkpointing)
         return self.has_fused_kernels and not self.is_compiled and self.attention == "by_length" and reads_again
 
     @property

@@ -102,7 +102,7 @@ def why_not_compiled(model: TrainableModel, compiler: Compiler = "inductor") -> 
         leave_uncompiled(layers)
         for layer, forward in closed:
             layer.forward = forward
-        kernels.install(model.module.eval())
+        model.install_kernels(model.module.eval())
     return why_not
 
 

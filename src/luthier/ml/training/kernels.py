@@ -275,10 +275,12 @@ def _same_function(module: nn.Module, forward: Callable[[Tensor], Tensor], width
     return all(_same(a, b) for a, b in zip(before, after, strict=True))
 
 
-def install(model: nn.Module, *, with_liger: bool = True) -> Counter[str]:
+def install(model: nn.Module, *, with_liger: bool = True, recomputes_trained: bool = True) -> Counter[str]:
     """Swap in every replacement that proves equal; returns how many modules of each class were swapped or kept.
 
-    Trained matrices on a CPU compute what they did, and keep less for the backward pass; they are not counted.
+    Trained matrices on a CPU compute what they did, and keep less for the backward pass; they are not counted. Not with
+    `recomputes_trained` false: where whole layers are computed again, torch leaves the last product of each out, which
+    one of its own functions would not let it.
 
     Call it after the adapter is in place, in eval mode (dropout would make two honest runs differ).
 
@@ -294,7 +296,7 @@ def install(model: nn.Module, *, with_liger: bool = True) -> Counter[str]:
     like = next(p for p in model.parameters() if p.is_floating_point())
     with_liger = with_liger and has_liger(like.device)
     for module in model.modules():
-        if _is_trained_linear(module):
+        if recomputes_trained and _is_trained_linear(module):
             module.forward = _linear_forward(module)
             continue
         found, width = _replacements(module, with_liger)

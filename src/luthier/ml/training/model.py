@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -210,7 +210,10 @@ class TrainableModel:
         self.module: nn.Module = method.prepare(base, seed)
         for name in outside_modules(base):  # text bypasses vision towers, so only weight decay would change them
             base.get_submodule(name).requires_grad_(False)
-        self.replaced: Counter[str] = kernels.install(self.module.eval(), with_liger=with_liger)
+        self.install_kernels = partial(
+            kernels.install, with_liger=with_liger, recomputes_trained=not gradient_checkpointing
+        )
+        self.replaced: Counter[str] = self.install_kernels(self.module.eval())
         self.product_loss: CrossEntropySum = cross_entropy_sum
         if self.path.logits == "product":
             self.product_loss = kernels.linear_cross_entropy(self.head, with_liger=with_liger)

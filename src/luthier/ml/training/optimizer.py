@@ -125,6 +125,10 @@ class MasterOptimizer:
         pairs = zip(shares(self.weights), shares(self.masters), strict=True)
         # By address and not by type: workers of micro-batches move the weights, and not the masters, to other memory.
         apart = [(weight, master) for weight, master in pairs if weight.data_ptr() != master.data_ptr()]
+        for weight in self.weights:
+            # Updated in place through another tensor, which not every fused rule counts: what was computed of a weight
+            # is kept by this counter (the norms of DoRA).
+            torch.autograd.graph.increment_version(weight)
         if apart:
             torch._foreach_copy_([weight for weight, _ in apart], [master for _, master in apart])
 
