@@ -201,6 +201,17 @@ def test_a_chart_is_shown_over_epochs_and_time_zoomed_and_saved(
         page.get_by_role("columnheader", name="Learning rate").wait_for()
         assert violations(page) == []
         page.close()
+        german = look_often(make_page(locale="de-DE"))
+        sign_in(german, server.url, key)
+        german.goto(f"{server.url}/runs/{RUN_ID}")
+        german.locator("html[lang=de]").wait_for()
+        wait_until(german, lambda: german.evaluate(LAST_POINT).get("training") == 40, "the first curves")
+        german.locator("[data-chart-axis]").select_option("epoch")
+        wait_until(german, lambda: german.evaluate(LOSS_X) == 8, "the axis changes in German, too")
+        with german.expect_download() as saved:
+            german.locator("#run-charts .chart-actions button", has_text="CSV").first.click()
+        assert saved.value.path().read_text(encoding="utf-8").startswith("step,epoch,seconds,training,")
+        german.close()
 
 
 def test_a_select_with_many_choices_is_searched(home: Context, make_page: Callable[..., Page]) -> None:

@@ -324,7 +324,15 @@ def check_remote(path: str) -> None:
     if path.startswith(HUB):
         parse_hub_dataset(path)
         return
-    parts = urlsplit(path)
+    try:
+        parts = urlsplit(path)
+        _ = parts.port  # read only where it is asked for
+    except ValueError as error:
+        raise RequestError(
+            f"rows at {path.partition('?')[0][:200]}, which is no address: {error}",
+            expected="the address of a data file, such as https://HOST/train.jsonl",
+            do="correct the host or the port",
+        ) from error
     if parts.username or parts.password:
         raise RequestError(
             f"an address of rows at {parts.hostname} holds a user name or a password",

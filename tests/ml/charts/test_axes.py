@@ -41,6 +41,27 @@ def test_rows_of_any_chart_lie_between_its_outermost_ticks(rows: list[list[float
         assert ticks[-1] >= max(values) - size
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "ends"),
+    [(-0.047, 0.045, (-0.06, 0.06)), (-5.0, 5.0, (-6.0, 6.0)), (5.0, 15.0, (4.0, 16.0)), (-45.0, 47.0, (-60.0, 60.0))],
+)
+def test_a_range_whose_steps_change_with_its_own_ends_has_ends(
+    low: float, high: float, ends: tuple[float, float]
+) -> None:
+    """Steps of 2 reach from -6 to 6, which has steps of 5, which reach from -5 to 5, which has steps of 2 again."""
+    found = Axis("").ends([low, high], is_round=True)
+    assert found == pytest.approx(ends)
+    ticks = linear_ticks(*found)
+    assert ticks[0] <= low < high <= ticks[-1]
+
+
+@settings(max_examples=60, deadline=None)
+@given(size=st.sampled_from([1e-3, 1.0, 1e4]), low=st.floats(-0.5, -0.4), high=st.floats(0.4, 0.5))
+def test_ranges_about_zero_have_ends(size: float, low: float, high: float) -> None:
+    first, last = Axis("").ends([low * size, high * size], is_round=True)
+    assert first <= low * size < high * size <= last
+
+
 @settings(max_examples=60, deadline=None)
 @given(values=st.lists(st.floats(0, 1), min_size=1, max_size=8), is_round=st.booleans())
 def test_a_share_has_no_room_beyond_what_it_can_be(values: list[float], is_round: bool) -> None:

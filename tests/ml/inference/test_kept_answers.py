@@ -81,3 +81,17 @@ def test_a_line_that_a_kill_has_cut_off_does_not_count(tmp_path: Path) -> None:
     again.keep({2: "three"})
     counts = Counter(AnswerFile(path).of_engine("tiny")("text", PROMPTS).known.values())
     assert counts == {"one": 1, "two": 1, "three": 1}
+
+
+@pytest.mark.parametrize("damage", [b"\0" * 40 + b"\n", b"[1]\n", b'{"call": "a"}\n', b"\xff\n"])
+def test_what_follows_on_a_damaged_line_is_computed_again(tmp_path: Path, damage: bytes) -> None:
+    path = tmp_path / "answers"
+    call = AnswerFile(path).of_engine("tiny")("text", PROMPTS)
+    call.keep({0: "one", 1: "two"})
+    whole = path.read_bytes()
+    path.write_bytes(whole + damage + whole)
+    again = AnswerFile(path).of_engine("tiny")("text", PROMPTS)
+    assert again.known == {0: "one", 1: "two"}
+    again.keep({2: "three"})
+    assert path.read_bytes().startswith(whole)
+    assert AnswerFile(path).of_engine("tiny")("text", PROMPTS).known == {0: "one", 1: "two", 2: "three"}

@@ -319,6 +319,20 @@ def test_it_computes_with_as_many_threads_as_other_processes_leave_cores_for(tin
     assert cores._closed.is_set()
 
 
+def test_an_engine_that_cannot_be_opened_samples_no_cores(tiny_gguf, monkeypatch):
+    made = []
+    monkeypatch.setattr(cpp, "FreeCores", lambda num, **_: made.append(FreeCores(num, is_sampled=False)) or made[-1])
+
+    def refuse(*_, **__):
+        raise WorkError("no memory", expected="some", do="close a program")
+
+    for name in ("open_reader", "LlamaServer"):
+        monkeypatch.setattr(cpp, name, refuse)
+        with pytest.raises(WorkError, match="no memory"):
+            LlamaCppEngine(tiny_gguf)
+    assert [cores._closed.is_set() for cores in made] == [True, True]
+
+
 def test_adapters_for_another_base_and_other_files_are_refused(engine, tiny_gguf, tiny, peft_adapters, tmp_path):
     narrow = make_tiny_model(tmp_path / "narrow", hidden=64)
     short = make_tiny_model(tmp_path / "short", layers=1)

@@ -355,6 +355,26 @@ def test_answers_that_another_call_wants_stay_where_they_are(
     assert (len(provider.batches), left_behind(tmp_path)) == (1, [])
 
 
+def test_a_batch_that_the_provider_has_forgotten_is_named_and_can_be_given_up(
+    opened: Callable[..., OpenAIBatchEngine], provider: Provider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: Any) -> Any:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(OpenAIBatchEngine, "_ended", die)
+        with pytest.raises(Killed):
+            opened().generate(PROMPTS, SILENT)
+    provider.troubles["GET batches/batch_0"] = [(404, {}, b'{"error": {"message": "No such batch"}}')]
+    with pytest.raises(RequestError, match="No such batch") as found:
+        opened().generate(PROMPTS, SILENT)
+    (requests,) = (tmp_path / "batches").glob("*.jsonl")
+    assert found.value.do.endswith(f"remove {requests}")
+    requests.unlink()
+    assert [one.text for one in opened().generate(PROMPTS, SILENT)] == TEXTS
+    assert len(provider.batches) == 2
+
+
 def test_one_process_at_a_time_asks_a_model(
     opened: Callable[..., OpenAIBatchEngine], provider: Provider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

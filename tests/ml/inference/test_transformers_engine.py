@@ -1,5 +1,7 @@
+import gc
 import json
 from array import array
+from contextlib import closing
 
 import jsonschema
 import pytest
@@ -11,6 +13,7 @@ from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import RequestError, StoppedError
 from luthier.core.ports import Prompt, SilentProgress
+from luthier.core.system.process_setup import collect_rarely
 from luthier.ml.inference.decode import Decoder
 from luthier.ml.inference.likelihood import Scorer
 from luthier.ml.inference.models.loading import load_model
@@ -178,6 +181,16 @@ def test_a_closed_engine_refuses_and_bad_budgets_are_refused(tiny):
         opened.generate([ask("Why?")], SILENT)
     with pytest.raises(RequestError, match="batch_tokens=0"):
         TransformersEngine.open(str(tiny), dtype="float32", batch_tokens=0)
+
+
+def test_garbage_is_collected_as_usual_once_a_model_is_loaded(tiny):
+    before = gc.get_threshold()
+    try:
+        collect_rarely()  # as the command line does
+        with closing(TransformersEngine.open(str(tiny), dtype="float32")):
+            assert gc.get_threshold() == before
+    finally:
+        gc.set_threshold(*before)
 
 
 def test_a_question_goes_through_the_model_once_for_all_its_candidates(tiny, engine):

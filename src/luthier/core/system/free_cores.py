@@ -1,7 +1,7 @@
 """The cores that other processes leave free, and how many threads that leaves for products that wait for each other.
 
 Threads that share a product wait for the slowest of them after each one. Beside a single busy process on two cores,
-two threads of llama.cpp wrote 3.6 tokens a second where one wrote 23; where nothing else ran, two wrote 37 to 41
+two threads of llama.cpp wrote 3.6 tokens a second where one wrote 23; where nothing else ran, two wrote 34 to 41
 (docs/log.md). The scheduler takes a core from one thread, and the other one spins for it.
 """
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -140,7 +139,7 @@ def cancel(context: Context, caller: Caller, job_id: str) -> None:
     # A running attempt deletes them itself: it may be reading them.
     if shown.is_import and after.status == "cancelled":
         imports.forget_files(context, shown.job)
-        shutil.rmtree(imports.work_folder(context, shown.job), ignore_errors=True)
+        imports.forget_work(context, shown.job)
 
 
 def pause(context: Context, caller: Caller, job_id: str) -> None:

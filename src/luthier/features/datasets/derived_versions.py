@@ -214,9 +214,9 @@ def _check_repair(context: Context, choice: RepairChoice) -> None:
             raise RequestError(f"no repair {name!r}", expected=f"one of {', '.join(known)}", do="choose one of these")
         if known[name].needs == "other rows" and not choice.against:
             raise RequestError(
-                f"the repair {name} without rows to hold these against",
-                expected="the dataset that will judge",
-                do="choose it under “held against”, or leave this repair out",
+                f"the repair {name} without rows to compare these with",
+                expected="the dataset with the held-out rows",
+                do="choose it under “Compare with”, or leave this repair out",
             )
         if known[name].needs == "a model" and not choice.model:
             raise RequestError(

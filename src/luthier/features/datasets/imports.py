@@ -7,6 +7,7 @@ several files, a folder, documents, ZIP files -> kept as files of the project ->
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -27,6 +28,7 @@ from luthier.platform.files import service as files
 from luthier.platform.files.service import IncomingFile
 from luthier.platform.files.store import StoredFile
 from luthier.platform.home.context import Context
+from luthier.platform.jobs.child import JOB_NAME
 from luthier.platform.jobs.records import Job
 
 FileKind = Literal["rows", "document", "archive", "convert first", "unknown"]
@@ -34,11 +36,13 @@ FileKind = Literal["rows", "document", "archive", "convert first", "unknown"]
 IMPORT: Final = "import"
 """The kind of these jobs, and the key of their order in the job document."""
 MAX_FILES: Final = 2_000
+MAX_ADDRESS: Final = 2_000
+"""Characters of the address of rows from elsewhere."""
 PASSAGE_TOKENS: Final = 256
 """Shorter than on the command line: a small model writes better questions from short passages."""
 OVERLAP_TOKENS: Final = 0
 """None: a sentence in two passages would make the same question twice."""
-_KEPT_SECONDS: Final = 7 * 24 * 3600
+KEPT_SECONDS: Final = 7 * 24 * 3600
 """Files that were added are deleted after the import; those of one that never ends, after a week."""
 _MAX_NAME_CHARACTERS: Final = 600
 _MAX_PART_BYTES: Final = 200
@@ -67,7 +71,7 @@ class RemoteOrder(FrozenModel):
         columns: Field of a shape -> column, as a person has chosen; empty where the file shows it.
     """
 
-    address: Annotated[str, Field(min_length=1, max_length=2000)]
+    address: Annotated[str, Field(min_length=1, max_length=MAX_ADDRESS)]
     max_rows: Annotated[int, Field(ge=1, lt=2**53)] | None = None
     fraction: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
     kept_columns: Annotated[tuple[str, ...], Field(max_length=200)] = ()
@@ -230,6 +234,14 @@ def work_folder(context: Context, job: Job) -> Path:
     return context.settings.jobs_folder / job.job_id / "import"
 
 
+def forget_work(context: Context, job: Job) -> None:
+    """Remove what an import that is never resumed has on the disk: its work, and the orders of its attempts."""
+    shutil.rmtree(work_folder(context, job), ignore_errors=True)
+    # The query of an address in them may hold a signature or a key.
+    for order in (context.settings.jobs_folder / job.job_id).glob(f"attempt-*/{JOB_NAME}"):
+        order.unlink(missing_ok=True)
+
+
 def forget_files(context: Context, job: Job) -> None:
     """Delete the files that an import has read; what was deleted before is no error."""
     for one in order_of(job).files:
@@ -332,7 +344,7 @@ def _keep(
                     one,
                     filename=PurePosixPath(name).name,
                     purpose="user_data",
-                    expires_after_seconds=_KEPT_SECONDS,
+                    expires_after_seconds=KEPT_SECONDS,
                 )
             )
     except BaseException:

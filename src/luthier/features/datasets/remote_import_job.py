@@ -1,7 +1,7 @@
 """An attempt of a job that imports rows from elsewhere: look up, download, read, make a version.
 
-What has arrived of a download is in the folder of the job, so an attempt after a kill or an error continues it. Where
-the source is as it was when the dataset was last made of it, nothing is made.
+What has arrived of a download is in the folder of the job, so an attempt after a kill or an error continues it; of a
+failed job it stays for a week. Where the source is as it was when the dataset was last made of it, nothing is made.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from luthier.core.errors import (
     DataError,
     DataSourceError,
     LuthierError,
+    NotFoundError,
     StorageFullError,
     UnreachableError,
     library_words_hidden,
@@ -26,7 +27,14 @@ from luthier.core.errors import (
 from luthier.core.ids import sha256_file
 from luthier.core.ports import SilentTask
 from luthier.features.datasets import service as dataset_versions
-from luthier.features.datasets.imports import ImportOrder, RemoteOrder, fitting_columns, work_folder
+from luthier.features.datasets.imports import (
+    KEPT_SECONDS,
+    ImportOrder,
+    RemoteOrder,
+    fitting_columns,
+    forget_work,
+    work_folder,
+)
 from luthier.features.datasets.remote_imports import SOURCE, look_up_allowed, page_of, source_of
 from luthier.features.datasets.remote_rows import GatheredRows, gather
 from luthier.features.datasets.store import DatasetVersion
@@ -116,9 +124,10 @@ class _Download(SilentTask):
 def carry_out(context: Context, job: Job, order: ImportOrder, source: RemoteOrder) -> Outcome:
     """Import the rows. What a person has to correct is an outcome, too."""
     work = work_folder(context, job)
+    _forget_abandoned(context)
     made = _made_by(context, job)
     if made is not None:  # the attempt before died between its work and its last word
-        shutil.rmtree(work, ignore_errors=True)
+        forget_work(context, job)
         return Outcome(status="succeeded", found=_found(context, job.project_id, made, made.details[SOURCE]))
     try:
         with exit_on_sigterm(), library_words_hidden():
@@ -126,7 +135,7 @@ def carry_out(context: Context, job: Job, order: ImportOrder, source: RemoteOrde
     except SystemExit:
         # Stopped: what has arrived stays, so that the next attempt continues. Of a cancelled job nothing stays.
         if context.jobs.get(job.job_id).wish == "cancel":
-            shutil.rmtree(work, ignore_errors=True)
+            forget_work(context, job)
         return Outcome(status="paused")
     except (StorageFullError, UnreachableError):
         raise  # no fault of the job: it is tried again
@@ -135,8 +144,20 @@ def carry_out(context: Context, job: Job, order: ImportOrder, source: RemoteOrde
         if not isinstance(error, DataSourceError):
             shutil.rmtree(work, ignore_errors=True)
         return Outcome(status="failed", error=redact_paths(error.as_json(), home_paths(context)))
-    shutil.rmtree(work, ignore_errors=True)
+    forget_work(context, job)
     return Outcome(status="succeeded", found=found)
+
+
+def _forget_abandoned(context: Context) -> None:
+    """Remove what failed imports have downloaded where nobody has resumed them for a week: it counts nowhere."""
+    for part in context.settings.jobs_folder.glob("*/import/download"):
+        # OSError: another attempt is at the same folder.
+        with contextlib.suppress(NotFoundError, OSError):
+            if context.jobs.get(part.parent.parent.name).status not in ("failed", "cancelled"):
+                continue
+            newest = max(file.stat().st_mtime for file in (part, *part.rglob("*")))
+            if time.time() - newest >= KEPT_SECONDS:
+                shutil.rmtree(part.parent, ignore_errors=True)
 
 
 def _imported(context: Context, job: Job, order: ImportOrder, source: RemoteOrder) -> dict[str, Any]:
@@ -144,7 +165,8 @@ def _imported(context: Context, job: Job, order: ImportOrder, source: RemoteOrde
     report.stage(f"Looking up {source.shown}")
     found = look_up_allowed(context.settings, source.address)
     before = _made_before(context, job, order, source)
-    if before is not None and _is_same(found, before):
+    # Two addresses that differ in their queries are one here, and their revisions may be equal.
+    if before is not None and source.shown == source.address and _is_same(found, before):
         return _found(context, job.project_id, before, before.details[SOURCE], is_unchanged=True)
     limit = context.settings.max_file_bytes
     fetched = fetch_found(source.address, found, work / "download", report, max_bytes=limit)
@@ -185,6 +207,7 @@ def _origin(source: RemoteOrder, found: RemoteSource, fetched: FetchedSource, ro
         "num_files": len(kept),
         "files": kept[:_MAX_LISTED],
         "num_source_rows": rows.num_source_rows,
+        "num_unreadable": sum(one.num_unreadable for one in rows.files),
         "selection": source.selection,
     }
     return about | {"page": page_of(about)}

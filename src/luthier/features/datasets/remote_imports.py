@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
 from luthier.core.access import Caller
-from luthier.core.data_sources import HUB, check_remote, default_name, is_remote, parse_hub_dataset
+from luthier.core.data_sources import DATA_SUFFIXES, HUB, check_remote, default_name, is_remote, parse_hub_dataset
 from luthier.core.errors import BusyError, ConflictError, DataSourceError, NotFoundError, RequestError
 from luthier.features.datasets import service as dataset_versions
-from luthier.features.datasets.imports import ImportOrder, RemoteOrder, check_is_free, start
+from luthier.features.datasets.imports import MAX_ADDRESS, ImportOrder, RemoteOrder, check_is_free, start
 from luthier.features.datasets.store import DatasetVersion
 from luthier.platform.home.context import Context
 from luthier.platform.home.settings import Settings
@@ -65,7 +65,7 @@ def address_of(text: str, config: str = "", split: str = "") -> str:
             do="copy the name from the page of the dataset, or upload a file of your computer",
         )
     if not (config or split):
-        return address
+        return _short(address)
     if not address.startswith(HUB):
         what = f"configuration {config[:60]!r}" if config else f"split {split[:60]!r}"
         raise RequestError(
@@ -78,14 +78,27 @@ def address_of(text: str, config: str = "", split: str = "") -> str:
     inner = config or dataset.config or dataset.file or ""
     chosen = split or dataset.split or ""
     full = f"{HUB}{repo}" + (f"/{inner}" if inner else "") + (f"[{chosen}]" if chosen else "")
-    return parse_hub_dataset(full).text
+    return _short(parse_hub_dataset(full).text)
+
+
+def _short(address: str) -> str:
+    if len(address) <= MAX_ADDRESS:
+        return address
+    raise RequestError(
+        f"an address of {len(address):,} characters",
+        expected=f"at most {MAX_ADDRESS:,}",
+        do="copy the name from the page of the dataset, or upload the rows as a file",
+    )
 
 
 def _of_hub_page(address: str) -> str:
     """The dataset whose page on the hub an address is; else the address as it is."""
     from luthier.ml.inference.models.hub import endpoint
 
-    path = unquote(urlsplit(address.removeprefix(endpoint())).path) if address.startswith(f"{endpoint()}/") else ""
+    try:
+        path = unquote(urlsplit(address.removeprefix(endpoint())).path) if address.startswith(f"{endpoint()}/") else ""
+    except ValueError:  # "//[" in the path
+        return address
     page = _HUB_PAGE.fullmatch(path)
     if page is None:
         return address
@@ -119,8 +132,8 @@ def _is_within(address: str, word: str) -> bool:
         return address.startswith(HUB if word == "hub" else "https://")
     if word.startswith(HUB):
         return address.startswith(HUB) and _is_below(f"{HUB}{parse_hub_dataset(address).repo}", word)
-    # A path with steps upwards could leave the place.
-    return "/../" not in f"{address}/" and "%2e" not in address.lower() and _is_below(address, word)
+    # A path with steps upwards could leave the place; a query may follow the last step.
+    return not re.search(r"/\.\.(?:[/?#]|$)", address) and "%2e" not in address.lower() and _is_below(address, word)
 
 
 def _is_below(address: str, place: str) -> bool:
@@ -132,7 +145,8 @@ def look_up_allowed(settings: Settings, address: str) -> RemoteSource:
     """The files of a source as they are now, with connections only to where the operator lets this server connect.
 
     Raises:
-        RequestError: The address may not be imported from, or no driver for such a store is installed.
+        RequestError: The address may not be imported from, a file has a name of no known format, or no driver for such
+            a store is installed.
         NotFoundError: No such dataset, split or file.
         DataSourceError: No answer, a refusal, or a host that leads to an address that is not public.
     """
@@ -140,7 +154,16 @@ def look_up_allowed(settings: Settings, address: str) -> RemoteSource:
     from luthier.platform.http.vetted_transport import VettedTransport
 
     check_allowed(settings, address)
-    return look_up(address, partial(VettedTransport, may_reach_private=settings.imports_may_reach_private))
+    found = look_up(address, partial(VettedTransport, may_reach_private=settings.imports_may_reach_private))
+    for file in found.files:
+        # Before gigabytes are downloaded that cannot be read: what a file holds is decided by its name.
+        if not file.name.lower().removesuffix(".gz").endswith(DATA_SUFFIXES):
+            raise RequestError(
+                f"{(file.name or address.partition('?')[0])[:200]} has an extension that names no known format",
+                expected=f"a file that ends in {', '.join(DATA_SUFFIXES)}, each also with .gz",
+                do="name the address of such a file, or upload the rows under a name that says what they are",
+            )
+    return found
 
 
 def preview(context: Context, order: RemoteOrder) -> dict[str, Any]:
@@ -182,7 +205,8 @@ def start_import(
         note: Why, in the author's words.
 
     Raises:
-        RequestError: An address that may not be imported from, both a number and a share of rows, or a wrong name.
+        RequestError: An address that may not be imported from, both a number and a share of rows, a wrong name, or a
+            column for a field that no shape has.
         NotFoundError: No such dataset.
         ConflictError: The name is taken.
     """
@@ -193,6 +217,11 @@ def start_import(
             expected="a number of rows or a share of them",
             do="leave one of the two empty",
         )
+    if order.columns:
+        from luthier.ml.data.rows.shapes import check_mapping
+
+        # Now, and not after gigabytes were downloaded; a version with such a mapping could not be read.
+        check_mapping(order.columns)
     if dataset_id:
         context.datasets.get(caller.project_id, dataset_id)
         called = ""

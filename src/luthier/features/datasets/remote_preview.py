@@ -37,7 +37,8 @@ _MAX_FOOTER_BYTES: Final = 8 << 20
 _MARK: Final = b"PAR1"
 _MAX_FILES: Final = 20
 _DETECTED_ROWS: Final = 100
-_MAX_COLUMNS: Final = 40
+_MAX_COLUMNS: Final = 200
+"""As many as an order can keep (`RemoteOrder.kept_columns`)."""
 
 
 def preview_answer(context: Context, document: dict[str, Any]) -> dict[str, Any]:
@@ -50,7 +51,8 @@ def look(context: Context, address: str) -> dict[str, Any]:
 
     Returns:
         `revision`, `licence`, `num_bytes` (None where a server does not state it), `num_files` and the first `files`;
-        `page` as `rows.page_of` gives it, `columns`, `shape` and `reason`; `problem`, where no row can be shown.
+        `page` as `rows.page_of` gives it, the first `columns` of `num_columns`, `shape` and `reason`; `problem`, where
+        no row can be shown.
 
     Raises:
         RequestError: The address may not be imported from.
@@ -68,6 +70,7 @@ def look(context: Context, address: str) -> dict[str, Any]:
         "files": files,
         "page": None,
         "columns": [],
+        "num_columns": 0,
         "shape": None,
         "reason": "",
         "problem": None,
@@ -106,6 +109,7 @@ def _first_rows(place: Path) -> dict[str, Any]:
     found: dict[str, Any] = {
         "page": page_of(rows, SHOWN_ROWS),
         "columns": list(islice(detector.columns, _MAX_COLUMNS)),
+        "num_columns": len(detector.columns),
         "shape": None,
         "reason": "",
     }

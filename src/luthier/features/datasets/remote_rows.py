@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from luthier.core.dataset import Row
-from luthier.core.errors import DataError, DataSourceError
+from luthier.core.errors import DataError
 from luthier.core.system.files import disk_full_explained
 from luthier.features.datasets.imports import RemoteOrder
 
@@ -101,9 +101,8 @@ def gather(
         report: Called with the number of rows that were read so far.
 
     Raises:
-        DataError: A file that cannot be read, no row, files with other columns than the first, or a column that was
-            chosen and is not there.
-        DataSourceError: More bytes than allowed.
+        DataError: A file that cannot be read, no row, files with other columns than the first, a column that was
+            chosen and is not there, or more bytes than allowed.
         StorageFullError: The disk is full.
     """
     read = [ReadFile(path, name) for path, name in files]
@@ -182,7 +181,8 @@ def _write(lines: Iterator[bytes], output: Path, max_bytes: int) -> int:
         for line in lines:
             num_bytes += len(line) + 1
             if num_bytes > max_bytes:
-                raise DataSourceError(
+                # No fault of the source: another attempt would end here, too, so nothing of it is kept.
+                raise DataError(
                     f"the rows have more than {max_bytes:,} bytes as JSONL",
                     expected=f"at most {max_bytes:,} bytes for a file of a project",
                     do="import fewer rows or columns; the operator of the server sets the limit "

@@ -13,7 +13,7 @@ from typing import Final
 
 from luthier.core.errors import LuthierError, NotFoundError, StorageFullError, UnreachableError, library_words_hidden
 from luthier.core.results.suite import SafetyResult, SuiteResult
-from luthier.features.evaluation_orders.service import EvaluationOrder, check_suite, order_of
+from luthier.features.evaluation_orders.service import EvaluationOrder, answers_file, check_suite, order_of
 from luthier.features.files.references import job_file
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
@@ -23,7 +23,6 @@ from luthier.platform.jobs.records import Job
 from luthier.platform.processes.process import Outcome
 
 _SUITE: Final = "suite.yaml"
-_ANSWERS: Final = "answers.jsonl"
 
 
 def carry_out(context: Context, job: Job) -> Outcome:
@@ -42,7 +41,7 @@ def carry_out(context: Context, job: Job) -> Outcome:
             # The error is read over the network.
             return Outcome(status="failed", error=redact_paths(error.as_json(), home_paths(context)))
     # The result has them. Of a failed job they stay: one that is run again continues behind them.
-    (context.settings.jobs_folder / job.job_id / _ANSWERS).unlink(missing_ok=True)
+    answers_file(context, job.job_id).unlink(missing_ok=True)
     return Outcome(status="succeeded", found={"result_id": order.result_id})
 
 
@@ -51,14 +50,20 @@ def _answers_kept(context: Context, job: Job) -> Iterator[None]:
     """Have answers stored as they come while the block runs, and report those of earlier attempts."""
     from luthier.ml.inference.kept_answers import AnswerFile
 
-    folder = context.settings.jobs_folder / job.job_id
-    folder.mkdir(parents=True, exist_ok=True)
-    context.kept_answers = AnswerFile(folder / _ANSWERS)
+    file = answers_file(context, job.job_id)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    context.kept_answers = AnswerFile(file)
     if num := context.kept_answers.num_answers:
         with context.progress.task(f"Continuing behind {num:,} answers of an earlier attempt", None, ""):
             pass
     try:
         yield
+    except SystemExit:
+        # Told to stop: a job that is cancelled is not run again. Without a database it is unknown, and they stay.
+        with contextlib.suppress(LuthierError):
+            if context.jobs.get(job.job_id).wish == "cancel":
+                file.unlink(missing_ok=True)
+        raise
     finally:
         context.kept_answers = None
 

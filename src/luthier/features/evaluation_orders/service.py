@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
@@ -184,8 +185,15 @@ def cancel(context: Context, caller: Caller, job_id: str) -> None:
     """Cancel it; nothing is left of it. Raises NotFoundError, ConflictError where it has ended."""
     show_order(context, caller, job_id)
     with context.database.transaction():
-        context.jobs.ask(job_id, "cancel")
+        job = context.jobs.ask(job_id, "cancel")
         record(context, caller, "evaluation.cancelled", job_id)
+    if job.status in ENDED:  # else the attempt removes them as it ends
+        answers_file(context, job.job_id).unlink(missing_ok=True)
+
+
+def answers_file(context: Context, job_id: str) -> Path:
+    """Where the attempts of a job store answers as they come."""
+    return context.settings.jobs_folder / job_id / "answers.jsonl"
 
 
 def retry(context: Context, caller: Caller, job_id: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from luthier.core.dataset import Example
 from luthier.core.evaluation import SystemResult
 from luthier.core.ports import StopCheck
-from luthier.features.models.resolve import Candidate, engine_key, open_judged
+from luthier.features.models.resolve import Candidate, answers_key, open_judged
 
 if TYPE_CHECKING:
     from luthier.ml.inference.kept_answers import AnswerFile
@@ -43,7 +43,7 @@ class JudgedHeads:
         if isinstance(engine, TransformersEngine):
             loaded = engine
             if self._kept_answers is not None:
-                loaded.kept_answers = self._kept_answers.of_engine(engine_key(candidate))
+                loaded.kept_answers = self._kept_answers.of_engine(answers_key(candidate))
         else:
             self._heads[candidate.name] = engine
             loaded = engine.model.engine

@@ -18,7 +18,7 @@ from luthier.platform.home.context import Context
 if TYPE_CHECKING:
     from luthier.features.serving.shared_engines import LentEngine
     from luthier.ml.inference.engine_wrappers import Keep
-    from luthier.ml.inference.kept_answers import KeptAnswers
+    from luthier.ml.inference.kept_answers import KeptAnswers, KeptCall
     from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
 
@@ -70,8 +70,14 @@ class SharedEngine:
             OverlongError: A prompt is over the context; all others are answered, and their answers kept, before that.
             LuthierError: As of `TransformersEngine.generate`.
         """
-        lent = self._lent(prompts)
-        return self.own().generate(prompts, progress) if lent is None else self._shared(lent, prompts, progress)
+        kept = self._kept_answers
+        call = None if kept is None else kept("text", prompts)
+        # Answers that an earlier attempt has stored count, whichever engine wrote them and whichever is there now: a
+        # kill often ends the server as well.
+        if call is not None and call.known:
+            return self._shared(self._lent(prompts), call, prompts, progress)
+        lent = None if kept is not None and kept("tokens", prompts).known else self._lent(prompts)
+        return self.own().generate(prompts, progress) if lent is None else self._shared(lent, call, prompts, progress)
 
     def score(self, examples: Sequence[TokenisedExample], progress: Progress) -> list[Score]:
         """One score an example, in order, by the own engine: the server's gives no likelihoods of given texts."""
@@ -95,10 +101,32 @@ class SharedEngine:
             return None
         return self._context.shared_engines.of(self._candidate, max(len(prompts), self._num_expected))
 
-    def _shared(self, lent: LentEngine, prompts: Sequence[Prompt], progress: Progress) -> list[Generation]:
-        call = None if self._kept_answers is None else self._kept_answers("text", prompts)
+    def _shared(
+        self, lent: LentEngine | None, call: KeptCall | None, prompts: Sequence[Prompt], progress: Progress
+    ) -> list[Generation]:
+        """Answers that are stored, those of the server, and those of the own engine for what is left."""
         known: dict[int, Any] = {} if call is None else dict(call.known)
         found = {number: Generation.model_validate(one) for number, one in known.items()}
+        rest = [number for number in range(len(prompts)) if number not in found]
+        if lent is not None:
+            rest = self._ask(lent, call, prompts, found, progress)
+        if rest:
+            # The server is not there or has ended, or has made room for another model.
+            made = self.own().generate([prompts[number] for number in rest], progress)
+            for number, one in zip(rest, made, strict=True):
+                self._keep(prompts[number], one)
+                found[number] = one
+        return [found[number] for number in range(len(prompts))]
+
+    def _ask(
+        self,
+        lent: LentEngine,
+        call: KeptCall | None,
+        prompts: Sequence[Prompt],
+        found: dict[int, Generation],
+        progress: Progress,
+    ) -> list[int]:
+        """Have the server answer what is not found, and add it; returns what it has not answered."""
         title = "Writing answers with the server's engine"
         with progress.task(title, len(prompts), "answers", done=len(found)) as task:
 
@@ -115,10 +143,4 @@ class SharedEngine:
             ended = lent.answer_all(left, hear)
         if ended.overlong:
             raise ended.overlong[min(ended.overlong)]
-        if ended.left:
-            # The server has ended, or has made room for another model.
-            rest = self.own().generate([prompts[number] for number in ended.left], progress)
-            for number, made in zip(ended.left, rest, strict=True):
-                self._keep(prompts[number], made)
-                found[number] = made
-        return [found[number] for number in range(len(prompts))]
+        return ended.left

@@ -10,8 +10,6 @@ Sources: Label Studio's guide, "Label Studio JSON format of annotated tasks".
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import re
 from collections import Counter
@@ -39,7 +37,7 @@ from luthier.core.results.human_eval import (
     columns_of,
 )
 from luthier.core.results.suite import Criterion
-from luthier.core.text.spreadsheet import text_cell
+from luthier.core.text.spreadsheet import csv_line, text_cell
 from luthier.features.human_eval.rating_view import shown_first
 from luthier.features.human_eval.service import panel_report, ratings_table
 from luthier.platform.audit_log.service import record
@@ -136,14 +134,12 @@ def import_label_studio(context: Context, caller: Caller, panel_id: str, content
 
 
 def _csv(table: RatingsTable) -> bytes:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(RatingRow.model_fields), lineterminator="\n")
-    writer.writeheader()
+    lines = [csv_line(RatingRow.model_fields)]
     for row in table.rows:
         # Comments and names come from raters, whom a link alone may have let in.
-        cells = row.model_dump().items()
-        writer.writerow({name: text_cell(value) if isinstance(value, str) else value for name, value in cells})
-    return text.getvalue().encode()
+        cells = row.model_dump().values()
+        lines.append(csv_line(text_cell(value) if isinstance(value, str) else value for value in cells))
+    return "".join(lines).encode()
 
 
 def _parquet(table: RatingsTable) -> bytes:

@@ -285,6 +285,20 @@ def engine_key(candidate: Candidate) -> tuple[Hashable, ...]:
     )
 
 
+def answers_key(candidate: Candidate) -> tuple[Hashable, ...]:
+    """What its stored answers belong to: `engine_key`, and the sizes and times of the files behind its paths.
+
+    A job that is run again days later may find other weights at the same place.
+    """
+    return (*engine_key(candidate), *map(_files_at, filter(None, (candidate.model_path, candidate.adapter_path))))
+
+
+def _files_at(path: str) -> tuple[tuple[str, int, int], ...]:
+    place = Path(path)
+    files = sorted(one for one in place.iterdir() if one.is_file()) if place.is_dir() else []
+    return tuple((one.name, (its := one.stat()).st_size, its.st_mtime_ns) for one in files)
+
+
 def open_engine(
     candidate: Candidate,
     *,

@@ -69,12 +69,12 @@ def _chart(signal: Signal, past: Sequence[PastCheck]) -> Plot | None:
         series.append(Series("changed", rounded(changed), "bad", "dots"))
     if signal.reference is not None:
         ends = [(values[0][0], signal.reference), (values[-1][0], signal.reference)]
-        series.append(Series("held against", rounded(ends), "other-3"))
+        series.append(Series("reference", rounded(ends), "other-3"))
     since = () if signal.since is None or not changed else (Mark((signal.since - past[-1].at) / _HOUR, "since"),)
     return Plot(
         key=f"signal-{signal.name}",
         title=signal.title,
-        x=Axis("hours before the last look"),
+        x=Axis("hours before the last check"),
         y=Axis(signal.title.lower(), signal.unit),
         series=series,
         marks=since,

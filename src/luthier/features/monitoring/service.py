@@ -166,11 +166,11 @@ def training_profile(context: Context, project_id: str, target: str, settings: W
     if run_id is None:
         return None
     if run_id not in _PROFILES:
-        from luthier.features.evaluations.leakage import training_rows
+        from luthier.features.planning.evaluation_plan import sample_of_run
 
         if len(_PROFILES) >= _MAX_PROFILES:
             _PROFILES.clear()
-        _PROFILES[run_id] = _profile(tuple(training_rows(context, [run_id])))
+        _PROFILES[run_id] = _profile(sample_of_run(context, run_id))
     return _PROFILES[run_id]
 
 
@@ -197,7 +197,7 @@ def _of_file(
     return _profile(tuple(load_file(Path(path), mapping=dict(mapping)).examples))
 
 
-def _profile(examples: tuple[Example, ...]) -> Profile:
+def _profile(examples: Sequence[Example]) -> Profile:
     from luthier.ml.drift.signals.training import Profile
 
     # The same rows at each check: a new draw would move the reference and look like drift.

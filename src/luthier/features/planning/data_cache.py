@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from luthier.core.errors import NotFoundError
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
@@ -75,7 +76,10 @@ def names_held_by_runs(context: Context) -> frozenset[str]:
     """Entries that runs need which are planned, running or paused: digests of files, and names of mixtures."""
     held = set[str]()
     for run_id in context.runs.unfinished():
-        data = context.runs.plan(run_id).data
+        try:
+            data = context.runs.plan(run_id).data
+        except NotFoundError:  # deleted a moment ago
+            continue
         held |= {file.sha256 for one in data.sources if not one.is_streamed for file in one.files}
         general = (data.replay.rows, data.replay.held_out) if data.replay else ()
         profiles = (data.train, data.validation, data.held_out, *general)

@@ -16,7 +16,7 @@ from luthier.core.plan import Plan, ValueSource
 from luthier.core.recipe import Recipe
 from luthier.core.task_head import SEARCH_KINDS
 from luthier.features.planning.data_sources import located, recipe_of
-from luthier.features.planning.training_data import load_splits, rows_memory
+from luthier.features.planning.training_data import Part, load_splits, rows_memory
 from luthier.features.recipes.checks import (
     check_few_shot,
     check_metrics,
@@ -247,9 +247,32 @@ def rows_of_run(context: Context, run_id: str) -> Sequence[Example]:
     return training_examples(context, recipe_of(plan), rows_memory(context))
 
 
+def sample_of_run(context: Context, run_id: str) -> Sequence[Example]:
+    """The rows that a run was trained on; of a streamed one the first, which need not all be read once more.
+
+    Raises:
+        NotFoundError: No such run.
+        ConflictError: They are missing or have changed.
+    """
+    plan = context.runs.plan(run_id)
+    if plan.data.stream is None:
+        return rows_of_run(context, run_id)
+    return _stream_of(context, plan, run_id, rows_memory(context)).examples
+
+
 def _streamed_rows(context: Context, plan: Plan, run_id: str) -> Sequence[Example]:
     """All rows of the stream of a run, read once more as a whole; those beyond the memory are in files."""
     spill = rows_memory(context)
+    stream = _stream_of(context, plan, run_id, spill).stream
+    assert stream is not None
+    try:
+        return stream.all_examples(spill, context.progress)
+    except (RequestError, DataSourceError) as error:
+        raise _not_again(run_id, error) from error
+
+
+def _stream_of(context: Context, plan: Plan, run_id: str, spill: Spill) -> Part:
+    """The training rows of a streamed run, of which the first are read. Raises ConflictError."""
     try:
         train = load_splits(context, recipe_of(plan), Path(), spill)["train"]
     except (RequestError, DataSourceError) as error:
@@ -260,8 +283,7 @@ def _streamed_rows(context: Context, plan: Plan, run_id: str) -> Sequence[Exampl
             expected=f"sources with digest {plan.data.train.sha256[:12]}: held-out rows are checked against them",
             do="restore the sources",
         )
-    assert train.stream is not None
-    return train.stream.all_examples(spill, context.progress)
+    return train
 
 
 def _not_again(run_id: str, error: LuthierError) -> ConflictError:

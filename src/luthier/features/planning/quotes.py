@@ -217,10 +217,14 @@ def exact_batches(prepared: Prepared, *, micro_batch_tokens: int, num_devices: i
     # Their rows are not known before they are drawn, so the longest are taken.
     if prepared.plan.objective.draws:
         return _drawn_batches(prepared, schedule, micro_batch_tokens, num_devices)
-    steps = []
+    steps: list[list[tuple[int, ...]]] = []
     # More steps would change the mean by little, and take long to count.
     for number in range(min(training.num_steps, _MAX_STEPS_LOOKED_AT)):
         batches = schedule.step(number)
+        # Steps of a stream are full; among its first rows the last one of each pass is not.
+        is_part = prepared.train.stream is not None and sum(map(len, batches)) < training.global_batch_size
+        if steps and is_part:
+            continue
         # Ceiling division: the device with the most rows decides how long a step takes.
         share = -(-sum(map(len, batches)) // num_devices)
         steps.append([batch[i : i + share] for batch in batches for i in range(0, len(batch), share)])

@@ -6,6 +6,8 @@ downloaded when it is read, or in the background while the one before it is; its
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -127,7 +129,7 @@ def _remote(context: Context, number: int, name: str, path: str) -> _Files:
         def opened() -> Source | None:
             fetched = fetcher.fetch(place)
             make_room(context, newest=fetched.path)
-            return open_source(fetched.path, shown_name=shown) if fetched.num_bytes else None
+            return None if _is_empty(fetched.path) else open_source(fetched.path, shown_name=shown)
 
         return opened
 
@@ -147,6 +149,15 @@ def _remote(context: Context, number: int, name: str, path: str) -> _Files:
         for file, size in zip(listing.names, listing.sizes, strict=True)
     )
     return shards, files, listing.sizes, listing.revision
+
+
+def _is_empty(path: Path) -> bool:
+    """Whether a file has no byte, once it is unpacked. Of damaged gzip data `open_source` says what is wrong."""
+    if path.suffix.lower() != ".gz" or not path.stat().st_size:
+        return not path.stat().st_size
+    with suppress(OSError, EOFError, zlib.error), gzip.open(path) as file:
+        return not file.read(1)
+    return False
 
 
 def _in_background(fetch: Callable[[], None]) -> None:

@@ -7,6 +7,7 @@ before that are refused.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 SHUFFLE_BUFFER: Final = 10_000
 NUM_SAMPLED: Final = 1_000
+_BATCHES_SAMPLED: Final = 1.25
+"""As many steps at least, so that one is full although some rows are left out."""
 _LEAST_SAMPLED: Final = 2
 """Of a source: of one row alone no spread is known."""
 _OBJECTIVES: Final = ("sft",)
@@ -120,12 +123,15 @@ class StreamedRows:
     def all_examples(self, spill: Spill, progress: Progress) -> Sequence[Example]:
         """Every row once, without those of other splits, for what compares with all training rows.
 
+        Rows that cannot be read, or have another shape, are passed over: they were never trained on.
+
         Args:
             spill: The budget of memory, and where rows beyond it go.
             progress: Shows the reading.
 
         Raises:
-            DataError: A row that cannot be read.
+            DataError: A shard cannot be read.
+            DataSourceError: It cannot be fetched.
             StorageFullError: The rows need more disk than there is.
         """
         from luthier.ml.data.rows.formats import example_writer
@@ -138,10 +144,13 @@ class StreamedRows:
             for shard in (shard for lane in self.lanes for shard in lane):
                 source = shard.open()
                 for record, _ in () if source is None else records_from(source, Place(), shard.source):
-                    example = mapped(record, self.shapes[record.source])
+                    task.advance()
+                    try:
+                        example = mapped(record, self.shapes[record.source])
+                    except DataError:  # it ends a run that comes to it, so no step has trained on it
+                        continue
                     if not self.left_out or content_key(example) not in self.left_out:
                         found.append(example)
-                    task.advance()
         return found.sequence()
 
 
@@ -250,7 +259,7 @@ def load_stream(
     weights = tuple(one.weight for one in asked if one.weight is not None) or None
     sample = tuple(
         sample_source(one.shards, one.sizes, one.columns, num)
-        for one, num in zip(pinned, _sample_sizes(pinned, weights), strict=True)
+        for one, num in zip(pinned, _sample_sizes(pinned, weights, _global_batch_size(recipe)), strict=True)
     )
     shapes = tuple(one.shape for one in sample)
     shape = common_shape(names, [one.shape for one in shapes])
@@ -276,14 +285,21 @@ def load_stream(
     return LoadedFile(str(place), digest, shape, reason, len(examples), examples), place, sources, rows
 
 
-def _sample_sizes(pinned: Sequence[PinnedSource], weights: Sequence[float] | None) -> list[int]:
+def _global_batch_size(recipe: Recipe) -> int:
+    from luthier.ml.planning import defaults
+
+    return (recipe.training.global_batch_size if recipe.training else None) or defaults.GLOBAL_BATCH_SIZE[0]
+
+
+def _sample_sizes(pinned: Sequence[PinnedSource], weights: Sequence[float] | None, batch_size: int) -> list[int]:
     """How many of the first rows of each source are read: as many as its share, by weights or else by bytes."""
+    num = max(NUM_SAMPLED, math.ceil(_BATCHES_SAMPLED * batch_size))
     sizes = [size for one in pinned for size in one.sizes]
     shares = list(weights or [1.0] * len(pinned))
     if weights is None and None not in sizes:
         shares = [float(sum(size or 0 for size in one.sizes)) for one in pinned]
     total = sum(shares) or 1.0
-    return [max(_LEAST_SAMPLED, round(NUM_SAMPLED * share / total)) for share in shares]
+    return [max(_LEAST_SAMPLED, round(num * share / total)) for share in shares]
 
 
 def _total(found: Sequence[Bounds | None]) -> Bounds | None:
@@ -293,11 +309,9 @@ def _total(found: Sequence[Bounds | None]) -> Bounds | None:
 
 def _refuse_open_length(recipe: Recipe, rows: Bounds | None) -> None:
     """Raise RecipeError where nothing says when the run ends."""
-    from luthier.ml.planning import defaults
-
     if recipe.training is not None and recipe.training.max_steps is not None:
         return
-    batch = (recipe.training.global_batch_size if recipe.training else None) or defaults.GLOBAL_BATCH_SIZE[0]
+    batch = _global_batch_size(recipe)
     epoch = "how many there are is not known"
     if rows is not None:
         low, high = (-(-round(one) // batch) for one in rows)

@@ -264,7 +264,8 @@ class TrainingDataLoader:
         """
         from luthier.ml.planning import resolve
 
-        document = recipe.model_dump(mode="json", exclude=_NOT_OF_ROWS)
+        # Of a stream the first rows are read again: other settings decide how many, and what is refused.
+        document = recipe.model_dump(mode="json", exclude=None if recipe.data.streaming else _NOT_OF_ROWS)
         # what a method puts before each row takes room from it
         # Measured from a limit that no row reaches: the number depends on the method alone, so the key needs no model.
         asked = {"recipe": document, "base_dir": str(base_dir), "room": resolve.room_tokens(recipe, _FAR)}

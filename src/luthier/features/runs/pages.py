@@ -234,7 +234,7 @@ def series(
         "points": points,
         "layout": layout_of(news.curves),
         "clock": clock_of(found, news.curves),
-        "marks": [{"x": mark.x, "name": mark.name} for mark in best_marks(news.curves)],
+        "marks": [{"x": mark.x, "name": say(mark.name)} for mark in best_marks(news.curves)],
         "words": {name: say(text) for name, text in words(context, found).items()},
         "num_done": num_done(found, last_step(context, run_id)),
         "standing": f"{found.status} {found.phase} {found.num_ahead}",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import re
 import zipfile
@@ -17,7 +16,7 @@ from luthier.core.errors import NotFoundError
 from luthier.core.events import Event, MachineSampled, RunStarted, SamplesAnswered, StepDone, ValidationDone
 from luthier.core.plan import Plan
 from luthier.core.text.plain_yaml import write_yaml
-from luthier.core.text.spreadsheet import text_cell
+from luthier.core.text.spreadsheet import csv_line, text_cell
 from luthier.features.models import result_files
 from luthier.features.runs.series import usage_of, values_of
 from luthier.features.runs.state import Standing, standing
@@ -134,18 +133,15 @@ def metrics_csv(context: Context, caller: Caller, run_id: str) -> Iterator[str]:
 
 
 def _csv_lines(context: Context, run_id: str) -> Iterator[str]:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("step", "chart", "series", "value"))
+    lines = [csv_line(("step", "chart", "series", "value"))]
     position = 0
     while True:
         found, position = context.runs.appended(run_id, position, limit=_EVENTS_AT_ONCE)
         for event in found:
             for (chart, name), value in _measured(event).items():
-                writer.writerow((_step_of(event), text_cell(chart), text_cell(name), repr(value)))
-        yield text.getvalue()
-        text.seek(0)
-        text.truncate()
+                lines.append(csv_line((_step_of(event), text_cell(chart), text_cell(name), repr(value))))
+        yield "".join(lines)
+        lines = []
         if len(found) < _EVENTS_AT_ONCE:
             return
 

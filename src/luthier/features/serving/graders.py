@@ -392,13 +392,13 @@ def _one(
     ask: Ask,
     run_python: RunPython | None,
 ) -> Graded:
-    from luthier.ml.evaluation.graders import filled, label_in, sample_of_text, score_in
+    from luthier.ml.evaluation.graders import all_filled, label_in, sample_of_text, score_in
 
     if isinstance(grader, PythonRequest):
         assert run_python is not None  # `check` has refused it otherwise
         return _by_code(run_python(grader.source, sample_of_text(sample) if isinstance(sample, str) else sample, item))
     try:
-        texts = [filled(text, sample, item) for text in templates_of(grader)]
+        texts = all_filled(templates_of(grader), sample, item)
     except RequestError as error:
         return Graded(0.0, errors={"invalid_variable_error"}, details=error.came)
     if isinstance(grader, StringCheckRequest | TextSimilarityRequest):

@@ -144,7 +144,7 @@ def _progress(study: Study, trials: Sequence[Trial]) -> Plot:
         Axis("hours spent", "h", low=0.0),
         Axis("validation loss"),
         series,
-        caption="A dot for each trial on each rung. Only dots of one colour can be held against each other.",
+        caption="A dot for each trial on each rung. Only dots of one colour can be compared.",
     )
 
 

@@ -169,12 +169,12 @@ class Seen:
     """What the evaluated systems were trained on.
 
     Attributes:
-        examples: Their training rows.
+        examples: Their training rows; those beyond the memory for rows are on the disk.
         allows_leakage: Whether rows among them are evaluated all the same, with a caution.
         columns: The column map of the first of their runs that has one, for tasks that name none.
     """
 
-    examples: tuple[Example, ...] = ()
+    examples: Sequence[Example] = ()
     allows_leakage: bool = False
     columns: Mapping[str, str] | None = None
 

@@ -84,7 +84,7 @@ def run_suite(
     # Found before any rows are read: a wrong name is reported immediately.
     who = _find(context, systems, project_id)
     _check_seeds(who, seeds)
-    seen = Seen(tuple(training_rows(context, who.run_ids)), allow_leakage, map_of_runs(context, who.run_ids))
+    seen = Seen(training_rows(context, who.run_ids), allow_leakage, map_of_runs(context, who.run_ids))
     # Filled by `_general` with what could not be measured.
     caveats = [note for name in systems if not is_address(name) and (note := find_model(context, name).note)]
     loaded = [*_load(spec, find, seen, context.progress), *_general(spec, who, seen, caveats)]

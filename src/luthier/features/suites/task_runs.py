@@ -23,6 +23,7 @@ from luthier.features.models.prompts import readable
 from luthier.features.models.resolve import (
     Candidate,
     TemplateKind,
+    answers_key,
     engine_key,
     find_candidate,
     open_engine,
@@ -80,7 +81,7 @@ def engine_of(context: Context, system: System) -> Engine:
     if system.adapter_path is not None:
         # Its engine may open late: a missing adapter of the last system must not surface after an hour.
         check_adapter(system.adapter_path)
-    kept = None if context.kept_answers is None else context.kept_answers.of_engine(engine_key(system))
+    kept = None if context.kept_answers is None else context.kept_answers.of_engine(answers_key(system))
 
     def open_own() -> Engine:
         engine = open_engine(system)

@@ -104,16 +104,18 @@ def tick_step(low: float, high: float, most: int = 6) -> float:
 
 
 def _rounded_out(low: float, high: float) -> Point:
-    """The nearest ticks at or beyond both ends."""
+    """A range whose first and last tick are at or beyond both ends."""
     first, last = low, high
-    while True:
+    # A wider range may have wider steps. Two turns are enough but for rounding; nothing may turn for ever here.
+    for _ in range(8):
         step = tick_step(first, last)
+        below, above = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
+        # Ticks inside the range are enough: from -6 to 6 they are -5, 0 and 5; from -5 to 5 they would end at 4.
+        if first <= min(low, below) and max(high, above) <= last:
+            break
         # min and max: a multiple of the step may be off by rounding.
-        first = min(low, math.floor(low / step + 1e-9) * step)
-        last = max(high, math.ceil(high / step - 1e-9) * step)
-        # The wider range may have wider steps, of which the last one could be short of the end again.
-        if tick_step(first, last) == step:
-            return first, last
+        first, last = min(low, below), max(high, above)
+    return first, last
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import math
 import operator
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from luthier.core.errors import RequestError, library_reason
@@ -91,13 +91,37 @@ def filled(template: str, output: str | Mapping[str, Any], item: Mapping[str, An
         num_characters += len(parts[-1]) + len(parts[-2])
         # A long field that a template names thousands of times would fill the memory.
         if num_characters > _MAX_FILLED_CHARACTERS:
-            raise RequestError(
-                f"a grader whose template has more than {_MAX_FILLED_CHARACTERS:,} characters with the fields of a row",
-                expected=f"at most {_MAX_FILLED_CHARACTERS:,} characters",
-                do="name fewer or shorter fields in the template of the grader",
-            )
+            raise _too_long("template has")
         position = end
     return "".join([*parts, template[position:]])
+
+
+def all_filled(templates: Iterable[str], output: str | Mapping[str, Any], item: Mapping[str, Any]) -> list[str]:
+    """The templates of one grader, filled as by `filled`; together they may be as long as one.
+
+    Args:
+        templates: such as the messages to a grading model.
+        output: as of `filled`.
+        item: the fields of the row.
+
+    Raises:
+        RequestError: as `filled`.
+    """
+    texts: list[str] = []
+    for template in templates:
+        texts.append(filled(template, output, item))
+        # A hundred messages that each name one long field are a hundred times its size.
+        if sum(map(len, texts)) > _MAX_FILLED_CHARACTERS:
+            raise _too_long("messages have")
+    return texts
+
+
+def _too_long(what: str) -> RequestError:
+    return RequestError(
+        f"a grader whose {what} more than {_MAX_FILLED_CHARACTERS:,} characters with the fields of a row",
+        expected=f"at most {_MAX_FILLED_CHARACTERS:,} characters",
+        do="name fewer or shorter fields in the template of the grader",
+    )
 
 
 def sample_of_text(output: str) -> dict[str, Any]:

@@ -25,18 +25,25 @@ class AnswerFile:
     """The file of one piece of work; one process appends to it at a time. Memory holds the places of answers alone.
 
     Args:
-        path: The file; its folder must be there. What a kill has left of a line is removed.
+        path: The file; its folder must be there. What a kill has left of a line is removed, and what follows on a line
+            that cannot be read, as after a power failure.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._places: dict[str, dict[int, tuple[int, int]]] = {}
         cut_partial_line(path)
-        with path.open("rb") as file:
+        with path.open("rb+") as file:
             place = 0
             for line in file:
-                document = json.loads(line)
-                self._places.setdefault(document["call"], {})[document["prompt"]] = (place, len(line))
+                try:
+                    document = json.loads(line)
+                    call, number, _ = document["call"], document["prompt"], document["answer"]
+                except (ValueError, KeyError, TypeError):
+                    # It would end each further attempt. What is behind it is computed again.
+                    file.truncate(place)
+                    break
+                self._places.setdefault(call, {})[number] = (place, len(line))
                 place += len(line)
 
     @property

@@ -1,9 +1,9 @@
 """Conversion of generated tokens to text: reasoning is separated from answers, and text streamed in whole characters.
 
-Reasoning is detected by the format of the model's chat template (`models.thinking`). A model whose template does not
-support reasoning may still have learned to write it in `<think>` tags, so an answer that begins with `<think>` is split
-for every model. This applies only to conversations: the continuation of a plain text is text. Text is sent in whole
-characters only, without any part of a stop text.
+Reasoning is detected by the format of the model's chat template (`models/templates/thinking.py`). A model whose
+template does not support reasoning may still have learned to write it in `<think>` tags, so an answer that begins with
+`<think>` is split for every model. This applies only to conversations: the continuation of a plain text is text. Text
+is sent in whole characters only, without any part of a stop text.
 """
 
 from __future__ import annotations

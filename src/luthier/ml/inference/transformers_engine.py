@@ -13,6 +13,7 @@ from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import OverlongError, RequestError, StoppedError
 from luthier.core.plan import Quantisation
 from luthier.core.ports import Generation, Progress, ProgressTask, Prompt, Score, StopCheck
+from luthier.core.system.process_setup import collect_as_usual
 from luthier.ml.inference.answer_row import ConstraintFactory
 from luthier.ml.inference.batch_generate import DEFAULT_BATCH_TOKENS, batch_generate
 from luthier.ml.inference.batches import Shared, shared_batches
@@ -130,6 +131,8 @@ class TransformersEngine:
         """
         if not for_task_head:
             refuse_task_model(adapter_path or model_path)
+        # From here on garbage may hold a model: the next one must not wait for millions of new objects.
+        collect_as_usual()
         model = load_model(model_path, dtype=dtype, attention="sdpa", device=device, quantisation=quantisation)
         if adapter_path is not None:
             model = attach_adapter(model, adapter_path)

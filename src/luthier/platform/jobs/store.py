@@ -21,6 +21,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, RowMapping, Select, false, select, update
 from sqlalchemy.exc import IntegrityError
 
+from luthier.core.data_sources import without_queries
 from luthier.core.errors import ConflictError
 from luthier.core.system.clock_jump import SLACK_SECONDS, elapsed
 from luthier.platform.db.database import Database
@@ -388,9 +389,19 @@ class JobStore:
     def _close(
         self, connection: Connection, row: RowMapping, now: float, status: JobStatus, error: dict[str, Any] | None
     ) -> None:
-        values = {"status": status, "wish": None, "worker": None, "lease_until": None, "updated_at": now}
+        values: dict[str, Any] = {
+            "status": status,
+            "wish": None,
+            "worker": None,
+            "lease_until": None,
+            "updated_at": now,
+        }
         document = None if error is None else json.dumps(error)
         finished = now if status in ENDED else None
+        if row["kind"] == "import" and status in ("succeeded", "cancelled"):
+            # Such a job is never resumed, and the query of an address may hold a signature or a key.
+            kept = without_queries(job_by_id(connection, row["job_id"]).document)
+            values["document"] = json.dumps(kept)
         connection.execute(update(jobs).where(is_row(row)).values(**values, error=document, finished_at=finished))
         message = ended(row["kind"], status) if error is None else str(error.get("message") or error["came"])
         insert_event(connection, now, row["job_id"], message, level="info" if error is None else "error")

@@ -69,6 +69,8 @@ def test_from_a_preview_to_a_version_with_its_source(home: Context, browser: Bro
     assert "Imported from" in text
     assert "Columns question , answer" in text
     assert f"imported from hub:org/qa @ {COMMIT[:12]}" in text
+    german = one.get(f"/datasets/{pair[0].dataset_id}", headers={"accept-language": "de"})
+    assert f"importiert von hub:org/qa @ {COMMIT[:12]}" in words(german)
     assert "/datasets/org/qa" in page.text, "the page of the dataset on the hub"
     assert "import-again" not in browser("read").get(f"/datasets/{pair[0].dataset_id}").text
     again = one.post(f"/datasets/{pair[0].dataset_id}/import-again", data={"version": "1"})
@@ -77,6 +79,7 @@ def test_from_a_preview_to_a_version_with_its_source(home: Context, browser: Bro
     filled = one.get(f"{PLACE}?dataset={pair[0].dataset_id}&version=1").text
     assert 'value="hub:org/qa"' in filled
     assert f'value="{pair[0].dataset_id}" selected' in filled
+    assert re.findall(r'name="keep" value="(\w+)" checked', filled) == ["question", "answer"], "as the version has them"
 
 
 def test_progress_is_shown_in_bytes_rows_and_seconds(home: Context, browser: Browser) -> None:
@@ -122,6 +125,20 @@ def test_what_is_wrong_is_shown_on_the_form_with_what_was_filled_in(browser: Bro
     assert "not on the public internet" in words(private)
 
 
+def test_the_choice_of_columns_stays_where_something_else_is_wrong(browser: Browser, qa_hub: Hub) -> None:
+    """Else the columns that were unticked would be imported with the next try."""
+    columns = {"column": ["question", "answer", "source"], "num_columns": "3"}
+    form = {"address": "org/qa", "action": "import", "max_rows": "many"}
+    refused = browser(*TRAIN).post(PLACE, data=form | columns | {"keep": ["question", "answer"]})
+    assert re.findall(r'name="keep" value="(\w+)"( checked)?', refused.text) == [
+        ("question", " checked"), ("answer", " checked"), ("source", ""),
+    ]  # fmt: skip
+    assert re.findall(r'name="column" value="(\w+)"', refused.text) == columns["column"]
+    assert 'name="num_columns" value="3"' in refused.text
+    none = browser(*TRAIN).post(PLACE, data={"address": "org/qa", "column": ["question"]})
+    assert "no column is chosen" in words(none)
+
+
 def test_a_gated_dataset_and_one_that_is_a_program_say_so_on_the_page_of_the_job(
     home: Context, browser: Browser, qa_hub: Hub
 ) -> None:
@@ -136,6 +153,20 @@ def test_a_gated_dataset_and_one_that_is_a_program_say_so_on_the_page_of_the_job
     page = one.post(PLACE, data={"address": "org/qa"}).headers["location"]
     work_once(home)
     assert "code of a repository is not run on this machine" in words(one.get(page))
+
+
+def test_rows_that_cannot_be_read_are_shown_with_the_import_and_the_version(
+    home: Context, browser: Browser, qa_hub: Hub
+) -> None:
+    qa_hub.files["train.jsonl"] = jsonl(qa(1)) + b"no row\n" + jsonl(qa(2))
+    one = browser(*TRAIN)
+    page = one.post(PLACE, data={"address": "org/qa"}).headers["location"]
+    work_once(home)
+    (pair,) = home.datasets.list("default")
+    for text in (words(one.get(page)), words(one.get(f"/datasets/{pair[0].dataset_id}"))):
+        assert "Not readable 1 row " in text
+        assert "1 rows cannot be read, the first: line 2" in text
+        assert "All rows are there." not in text
 
 
 def test_importing_needs_the_scope_and_the_project(home: Context, browser: Browser, qa_hub: Hub) -> None:

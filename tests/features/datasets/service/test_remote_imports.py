@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import httpx2
 import pytest
 from tests.features.datasets.conftest import ME, events, jsonl, qa, work_once
 from tests.vacuous import nonempty
@@ -216,6 +218,20 @@ def test_a_download_that_breaks_off_is_continued_with_the_job(
     assert qa_hub.requests[-1][1] == "bytes=500-"
 
 
+def test_what_a_failed_import_has_downloaded_stays_for_a_week(
+    context: Context, qa_hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download.time, "sleep", lambda _: None)
+    qa_hub.cut_after, qa_hub.num_cuts, qa_hub.ignores_ranges = {"train.jsonl": 500}, -1, True
+    old, new = imported(context, "org/qa"), imported(context, "org/qa")
+    assert [job.status for job in (old, new)] == ["failed", "failed"]
+    for path in nonempty(list(work_folder(context, old).rglob("*"))):
+        os.utime(path, (0, 0))
+    qa_hub.cut_after, qa_hub.ignores_ranges = {}, False
+    version_of(context, imported(context, "org/qa"))
+    assert (work_folder(context, old).exists(), work_folder(context, new).exists()) == (False, True)
+
+
 def test_a_stopped_attempt_keeps_what_has_arrived_and_a_cancelled_one_nothing(
     context: Context, qa_hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,10 +292,37 @@ def test_an_address_of_this_machine_is_refused_unless_the_operator_opens_it(cont
     origin = source_of(version) or {}
     assert (origin["address"], origin["has_query"], version.num_rows) == (f"{site}/rows.csv", True, 1)
     assert origin["revision"].startswith('ETag "')
-    assert "secret" not in str(version.details) + str(job.document["found"])
+    assert "secret" not in str(version.details) + str(context.jobs.get(job.job_id).document)
+    start_import(context, ME, ordered(f"{site}/rows.csv?signature=secret"))
+    waiting = context.jobs.list()[0]
+    assert "secret" in str(waiting.document), "its attempts need the whole address"
+    kept = context.settings.jobs_folder / waiting.job_id / "attempt-0001" / "job.json"
+    kept.parent.mkdir(parents=True)
+    kept.write_text(waiting.model_dump_json())
+    data_jobs.cancel(context, ME, waiting.job_id)
+    assert "secret" not in str(context.jobs.get(waiting.job_id).document)
+    assert not kept.exists()
     assert "secret" not in data_jobs.show_job(context, ME, job.job_id).title
     with pytest.raises(ConflictError, match="had a query"):
         start_again(context, ME, version)
+
+
+def test_a_query_that_names_other_rows_makes_a_version_though_the_revision_is_equal(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents = {"part=a": jsonl(qa(1)), "part=b": jsonl(qa(2))}
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(200, headers={"ETag": '"release-5"'}, content=contents[request.url.query.decode()])
+
+    monkeypatch.setattr(
+        "luthier.platform.http.vetted_transport.VettedTransport", lambda **_: httpx2.MockTransport(answer)
+    )
+    first = version_of(context, imported(context, "https://rows.example/rows.jsonl?part=a"))
+    second = version_of(context, imported(context, "https://rows.example/rows.jsonl?part=b", first.dataset_id))
+    assert (second.number, content_of(context, second)) == (2, contents["part=b"])
+    same = imported(context, "https://rows.example/rows.jsonl?part=b", first.dataset_id)
+    assert same.document["found"]["is_unchanged"], "equal rows make no version"
 
 
 def test_a_name_that_leads_to_this_machine_is_refused_when_it_is_looked_up(context: Context) -> None:
@@ -291,11 +334,36 @@ def test_a_name_that_leads_to_this_machine_is_refused_when_it_is_looked_up(conte
     assert "169.254.169.254 leads to an address" in (private.error or {})["came"]
 
 
+@pytest.mark.parametrize("host", ["999.1.1.1", "\N{SNOWMAN}.example"])
+def test_a_host_that_cannot_be_one_is_named(context: Context, host: str) -> None:
+    job = imported(context, f"https://{host}/rows.jsonl?signature=secret")
+    assert job.status == "failed"
+    assert f"https://{host}/rows.jsonl is no address" in (job.error or {})["came"]
+    assert "secret" not in str(job.error)
+
+
 def test_more_bytes_than_a_file_may_have_are_not_downloaded(context: Context, serve: Serve) -> None:
     site = serve({"/rows.jsonl": jsonl(*map(qa, range(40)))})
     context.settings = context.settings.model_copy(update={"imports_may_reach_private": True, "max_file_bytes": 1000})
     job = imported(context, f"{site}/rows.jsonl")
     assert (job.error or {})["expected"] == "at most 1,000 bytes for one download"
+    assert not any("Downloading" in message for message in events(context, job))
+
+
+def test_rows_that_grow_beyond_the_limit_leave_nothing_on_the_disk(context: Context, qa_hub: Hub) -> None:
+    qa_hub.files = {"train.csv": b"question,answer\n" + b"a,b\n" * 100}
+    limit = 2 * len(qa_hub.files["train.csv"])
+    context.settings = context.settings.model_copy(update={"max_file_bytes": limit})
+    job = imported(context, "org/qa", fraction=1.0)
+    assert (job.error or {})["came"] == f"the rows have more than {limit:,} bytes as JSONL"
+    assert not work_folder(context, job).exists()
+
+
+def test_a_file_whose_name_says_no_format_is_not_downloaded(context: Context, serve: Serve) -> None:
+    site = serve({"/export": jsonl(qa(1))})
+    context.settings = context.settings.model_copy(update={"imports_may_reach_private": True})
+    job = imported(context, f"{site}/export?format=jsonl")
+    assert (job.error or {})["came"] == "export has an extension that names no known format"
     assert not any("Downloading" in message for message in events(context, job))
 
 
@@ -333,6 +401,9 @@ def test_an_object_store_is_read_where_the_operator_has_named_the_place(
         ("https://example.org/data", "https://example.org/database/a.csv", False),
         ("https://example.org/data", "https://example.org/data/../a.csv", False),
         ("https://example.org/data", "https://example.org/data/%2e%2e/a.csv", False),
+        ("https://example.org/api/public", "https://example.org/api/public/..?rows=private", False),
+        ("https://example.org/api/public", "https://example.org/api/public/..#x", False),
+        ("https://example.org/data", "https://example.org/data/..a.csv?x=..", True),
         ("https://example.org", "https://example.org.evil.example/a.csv", False),
         ("s3://bucket", "s3://bucket/a.jsonl", True),
         ("s3://bucket", "s3://bucket-2/a.jsonl", False),
@@ -366,6 +437,7 @@ def test_a_wrong_word_among_the_sources_is_refused(value: str) -> None:
         (("https://huggingface.co/datasets/openai/gsm8k",), "hub:openai/gsm8k"),
         (("https://huggingface.co/datasets/openai/gsm8k/viewer/main/train",), "hub:openai/gsm8k/main[train]"),
         (("https://huggingface.co/datasets/a/b/resolve/main/x.csv",), "https://huggingface.co/datasets/a/b/resolve/main/x.csv"),
+        (("https://huggingface.co//[/datasets/x.csv",), "https://huggingface.co//[/datasets/x.csv"),
         (("s3://bucket/rows/*.parquet",), "s3://bucket/rows/*.parquet"),
     ],
 )  # fmt: skip

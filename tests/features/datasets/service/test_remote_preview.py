@@ -41,6 +41,15 @@ def test_the_first_rows_come_with_revision_licence_and_size(context: Context, qa
     assert list(context.settings.scratch_folder.iterdir()) == [], "nothing is left"
 
 
+def test_every_column_of_a_wide_file_can_be_chosen(context: Context, qa_hub: Hub) -> None:
+    qa_hub.files["train.jsonl"] = jsonl({f"column_{n}": n for n in range(60)})
+    found = remote_preview.look(context, "hub:org/qa")
+    assert (len(found["columns"]), found["num_columns"]) == (60, 60)
+    qa_hub.files["train.jsonl"] = jsonl({f"column_{n}": n for n in range(201)})
+    found = remote_preview.look(context, "hub:org/qa")
+    assert (len(found["columns"]), found["num_columns"]) == (200, 201), "more cannot be named by an order"
+
+
 def test_of_a_large_file_of_text_the_beginning_is_fetched(
     context: Context, qa_hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:

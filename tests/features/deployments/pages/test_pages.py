@@ -41,6 +41,9 @@ def test_deploy_a_canary_raise_it_promote_it_and_go_back(home: Context, browser:
     assert "Roll back to revision 1" in page
     one.post("/deployments/support/deploy", data=data | {"percent": "35.5", "expected_revision": "2"})
     assert shares(home) == {first: 0.645, second: 0.355}
+    german = one.get("/deployments/support", headers={"accept-language": "de"}).text
+    assert '<html lang="de"' in german
+    assert german.count('value="35.5"') == 2, "browsers read fields of numbers with a decimal point alone"
     one.post("/deployments/support/promote", data={"expected_revision": "3"})
     assert shares(home) == {second: 1.0}
     one.post("/deployments/support/rollback", data={"expected_revision": "4"})

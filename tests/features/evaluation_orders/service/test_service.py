@@ -167,6 +167,36 @@ def test_an_attempt_goes_on_behind_the_answers_of_the_one_before(
     assert not list((context.settings.jobs_folder / order.job.job_id).glob("answers*")), "the result has them"
 
 
+@pytest.mark.parametrize("is_running", [True, False])
+def test_nothing_is_left_of_the_answers_of_a_cancelled_job(
+    context: Context, run: str, rows: str, monkeypatch: pytest.MonkeyPatch, is_running: bool
+) -> None:
+    order = evaluation_orders.start(context, ME, "rows", run, file_id=rows)
+    job_id, keep, num_there = order.job.job_id, AnswerFile.keep, list[int]()
+    kept = evaluation_orders.answers_file(context, job_id)
+    if is_running:
+        held = context.jobs.claim("w")
+        assert held is not None
+        assert held.job_id == job_id
+
+    def stop_behind(self: AnswerFile, call: str, new: Mapping[int, Any]) -> None:
+        keep(self, call, new)
+        num_there.append(AnswerFile(kept).num_answers)
+        if is_running:
+            evaluation_orders.cancel(context, ME, job_id)
+        raise SystemExit(143)  # as SIGTERM does
+
+    monkeypatch.setattr(AnswerFile, "keep", stop_behind)
+    with pytest.raises(SystemExit):
+        carried_out(context, order)
+    assert num_there == [6]
+    # A server that shuts down has the job run again, behind its answers.
+    assert kept.exists() == (not is_running)
+    if not is_running:
+        evaluation_orders.cancel(context, ME, job_id)
+    assert not kept.exists()
+
+
 def without(document: Any, names: set[str]) -> Any:
     """A document without fields of these names and without times."""
     if isinstance(document, dict):

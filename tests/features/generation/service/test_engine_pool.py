@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from luthier.core.conversation import OptedTurns
 from luthier.core.errors import ModelSourceError, NotFoundError
 from luthier.core.ports import SilentProgress
 from luthier.features.generation.engines import EnginePool
-from luthier.features.models.resolve import Candidate, engine_key
+from luthier.features.models.resolve import Candidate, answers_key, engine_key
 
 
 class FakeEngine:
@@ -108,6 +109,19 @@ def test_options_of_templates_that_are_equal_but_written_otherwise_differ(tiny_m
     base = candidate("base", tiny_model)
     keys = {engine_key(replace(base, template_options={"shows": value})) for value in (True, 1, 1.0, "1")}
     assert len(keys) == 4
+
+
+def test_stored_answers_are_of_the_files_that_were_there(tiny_model: Path, tmp_path: Path) -> None:
+    tuned = candidate("tuned", tiny_model, adapter_in(tmp_path / "adapter"))
+    before = answers_key(tuned)
+    assert repr(answers_key(replace(tuned, name="of another name"))) == repr(before)
+    assert answers_key(replace(tuned, adapter_path=None)) != before
+    (weights := tmp_path / "adapter" / "adapter_model.safetensors").write_bytes(b"trained on")
+    trained_on = answers_key(tuned)
+    assert trained_on != before
+    os.utime(weights, ns=(1, 1))  # as many bytes, at another time
+    assert answers_key(tuned) not in (before, trained_on)
+    assert engine_key(tuned) == engine_key(replace(tuned, name="of another name"))
 
 
 def test_a_missing_adapter_is_found_before_anything_is_judged(tiny_model: Path, tmp_path: Path) -> None:

@@ -50,6 +50,18 @@ def test_what_a_rater_wrote_is_no_formula_in_a_spreadsheet(context: Context, tmp
     assert RatingsTable.read(path) == changed
 
 
+def test_a_carriage_return_of_a_rater_begins_no_row(context: Context, tmp_path: Path) -> None:
+    made = make_panel(context)
+    rate_all(context, made, 0, careful("pairwise"))
+    table = ratings_table(context, "default", made.panel.panel_id)
+    changed = RatingsTable(tuple(row.model_copy(update={"comment": "nice\r=1+1"}) for row in table.rows))
+    path = tmp_path / "ratings.csv"
+    path.write_bytes(files._csv(changed))
+    with path.open(encoding="utf-8", newline="") as file:
+        assert not [line for line in nonempty(list(csv.reader(file))) if line[0].startswith("=")]
+    assert RatingsTable.read(path) == changed
+
+
 def test_formats_go_by_the_name_and_another_project_gets_nothing(context: Context) -> None:
     with pytest.raises(RequestError, match=r"\.csv"):
         format_of(Path("ratings.xlsx"))

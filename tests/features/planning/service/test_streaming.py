@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import shutil
@@ -16,12 +17,16 @@ from tests.vacuous import nonempty
 
 from luthier.core.errors import ConflictError, DataError, RecipeError
 from luthier.core.plan import Plan
+from luthier.core.records.monitoring import WatchSettings
 from luthier.core.run import RunRecord
+from luthier.features.monitoring import service as monitoring
 from luthier.features.planning import streamed_rows
 from luthier.features.planning.data_cache import make_room, names_held_by_runs
-from luthier.features.planning.evaluation_plan import rows_of_run
+from luthier.features.planning.evaluation_plan import rows_of_run, sample_of_run
 from luthier.features.planning.format import plan_lines
+from luthier.features.planning.quotes import exact_batches
 from luthier.features.planning.service import make_plan, prepare, prepare_again
+from luthier.features.planning.training_data import TrainingDataLoader
 from luthier.features.recipes.service import load_recipe
 from luthier.features.workflows.retraining.rows import rows_of_run as rows_to_retrain
 from luthier.platform.home.context import Context
@@ -87,6 +92,21 @@ def test_rows_that_were_all_read_are_counted_exactly(context: Context, make_reci
     assert "40 rows; " in plan.data.stream.summary
 
 
+def test_the_forecast_is_of_full_steps(
+    context: Context, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streamed_rows, "NUM_SAMPLED", 10)
+    recipe = streamed(make_recipe)
+    prepared = prepare(context, load_recipe(recipe), base_dir=recipe.parent)
+    lengths = nonempty([row.num_tokens for row in prepared.train.tokenised])
+    batches = exact_batches(prepared, micro_batch_tokens=2048)
+    assert len(lengths) == 10
+    assert 8 * min(lengths) <= batches.num_tokens <= 8 * max(lengths), "of ten rows the second step has two"
+    stream = planned(context, recipe, "training.global_batch_size=16").data.stream
+    assert stream is not None
+    assert stream.num_sampled == 20
+
+
 def test_rows_that_judge_are_left_out(context: Context, make_recipe: MakeRecipe) -> None:
     recipe = streamed(make_recipe, validation="valid.jsonl", held_out="test.jsonl")
     judged = [chat_row(n) for n in (3, 5)]
@@ -118,6 +138,14 @@ def test_what_needs_all_rows_is_refused(context: Context, make_recipe: MakeRecip
     with pytest.raises(RecipeError, match=f"^{came} with data.streaming") as caught:
         planned(context, streamed(make_recipe), override)
     assert "remove data.streaming" in caught.value.do
+
+
+def test_what_needs_all_rows_is_refused_of_rows_that_are_known(context: Context, make_recipe: MakeRecipe) -> None:
+    recipe, data_loader = streamed(make_recipe), TrainingDataLoader()
+    prepare(context, load_recipe(recipe), base_dir=recipe.parent, data_loader=data_loader)
+    asked = load_recipe(recipe, ["training.epochs=2"])
+    with pytest.raises(RecipeError, match=r"^training\.epochs with data\.streaming"):
+        prepare(context, asked, base_dir=recipe.parent, data_loader=data_loader)
 
 
 def test_a_stream_needs_a_number_of_steps(context: Context, make_recipe: MakeRecipe) -> None:
@@ -206,6 +234,14 @@ def test_a_dataset_of_the_hub_is_planned_before_it_is_downloaded(
     assert prepare_again(context, plan).plan == plan
 
 
+def test_shards_without_a_byte_are_passed_over(context: Context, make_recipe: MakeRecipe, hub: Hub) -> None:
+    hub.files = {f"{name}.gz": gzip.compress(content) for name, content in hub.files.items()}
+    hub.files |= {"train-3.jsonl.gz": gzip.compress(b""), "train-4.jsonl.gz": b""}
+    plan = planned(context, streamed(make_recipe, train="hub:org/talks"))
+    assert plan.data.stream is not None
+    assert (plan.data.stream.num_shards, plan.data.stream.num_rows) == (5, (60, 60))
+
+
 def record_of(run_id: str, plan: Plan, status: str = "paused") -> RunRecord:
     return RunRecord(
         run_id=run_id,
@@ -231,14 +267,50 @@ def test_held_out_rows_are_compared_with_all_streamed_rows(
     context.runs.create(record_of(run_id, plan), plan, "default")
     lines = [example.id for example in rows_of_run(context, run_id)]
     assert lines == [f"train.jsonl:{n}" for n in range(1, 40)] + [f"more.jsonl:{n}" for n in range(1, 5)]
+    # Each check of a monitored deployment needs a sample, and must not read the whole stream.
+    profile = monitoring._profile(sample_of_run(context, run_id))
+    assert 0 < len(profile.prompts) < 20
+    with monkeypatch.context() as patched:
+        patched.setattr(monitoring, "_run_behind", lambda *_: run_id)
+        patched.setattr(monitoring, "_PROFILES", {})
+        patched.setattr(streamed_rows.StreamedRows, "all_examples", lambda *_: pytest.fail("all rows are read"))
+        drawn = monitoring.training_profile(context, "default", "talks", WatchSettings())
+    assert drawn is not None
+    assert list(drawn.prompts) == list(profile.prompts)
     write_rows(recipe.parent / "more.jsonl", [chat_row(300)])
     with pytest.raises(ConflictError, match=f"streamed training rows of run {run_id} have changed"):
         rows_of_run(context, run_id)
     (recipe.parent / "more.jsonl").unlink()
     with pytest.raises(ConflictError, match=r"cannot be read again: .*more"):
         rows_of_run(context, run_id)
+    with pytest.raises(ConflictError, match=r"cannot be read again: .*more"):
+        sample_of_run(context, run_id)
     with pytest.raises(ConflictError, match="was trained on streamed rows, which are not kept"):
         rows_to_retrain(context, plan.recipe)
+
+
+def test_a_row_that_no_step_has_come_to_hides_none_that_were_trained(
+    context: Context, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streamed_rows, "NUM_SAMPLED", 10)
+    recipe = streamed(make_recipe)
+    rows = [*(chat_row(n) for n in range(20)), {"question": "Why?"}, chat_row(21)]
+    write_rows(recipe.parent / "train.jsonl", rows)
+    plan, run_id = planned(context, recipe), "run-20261130-000000-cccccc"
+    context.runs.create(record_of(run_id, plan), plan, "default")
+    lines = [int(example.id.rpartition(":")[2]) for example in rows_of_run(context, run_id)]
+    assert lines == [*range(1, 21), 22]
+
+
+def test_a_shard_that_cannot_be_fetched_again_is_named(
+    context: Context, make_recipe: MakeRecipe, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streamed_rows, "NUM_SAMPLED", 10)
+    plan, run_id = planned(context, streamed(make_recipe, train="hub:org/talks")), "run-20261130-000000-dddddd"
+    context.runs.create(record_of(run_id, plan), plan, "default")
+    hub.status["train-2.jsonl"] = 403
+    with pytest.raises(ConflictError, match=f"the training rows of run {run_id} cannot be read again: "):
+        rows_of_run(context, run_id)
 
 
 def test_the_cache_keeps_what_a_run_needs_and_removes_what_was_used_longest_ago(
@@ -269,3 +341,8 @@ def test_the_cache_keeps_what_a_run_needs_and_removes_what_was_used_longest_ago(
     context.runs.update(run_id, status="succeeded")
     assert len(make_room(context, newest)) == 3
     assert len(make_room(context, newest=mixtures / "none" / "rows.jsonl")) == 1
+
+
+def test_a_run_that_is_deleted_meanwhile_holds_nothing(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(context.runs), "unfinished", lambda _: ("run-20261130-000000-cccccc",))
+    assert names_held_by_runs(context) == frozenset()

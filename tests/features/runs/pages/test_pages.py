@@ -244,6 +244,9 @@ def test_the_watcher_gets_what_is_new(home: Context, browser: Browser) -> None:
     assert first["is_whole"]
     assert [step for step, _ in first["points"]["loss"]["training"]] == list(range(1, 31))
     assert first["marks"] == [{"x": 30, "name": "best"}]
+    german = one.get(f"/runs/{RUN_ID}/series", headers={"accept-language": "de"}).json()
+    assert german["marks"] == [{"x": 30, "name": "beste"}]
+    assert german["points"] == first["points"], "names of series are keys"
     assert first["words"]["step"] == "step 30 of 100"
     quiet = series_of(one, first["position"])
     assert (quiet["points"], quiet["is_more"], quiet["is_whole"]) == ({}, False, False)

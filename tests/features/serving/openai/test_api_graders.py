@@ -111,6 +111,17 @@ def test_what_is_not_done_is_refused_with_a_reason(
         assert (answer.json()["error"]["param"], answer.json()["error"]["code"]) == (param, code)
 
 
+def test_messages_that_repeat_a_long_field_are_refused_before_a_model_is_asked() -> None:
+    message = {"role": "user", "content": "{{item.text}}"}
+    grader: Any = TypeAdapter(GraderRequest).validate_python(SCORE | {"input": [message] * 100})
+
+    def ask(*_: Any) -> str:
+        raise AssertionError("a model was asked")
+
+    found = graders.grade(grader, "", {"text": "x" * 100_000}, ask)
+    assert (found.errors, "messages have more than" in str(found.details)) == ({"invalid_variable_error"}, True)
+
+
 def test_validate_gives_the_grader_back(client: TestClient) -> None:
     assert ok(client.post(f"{URL}/validate", json={"grader": CHECK})) == {"grader": CHECK}
     assert client.post(f"{URL}/validate", json={"grader": CHECK | {"operation": "is"}}).status_code == 400

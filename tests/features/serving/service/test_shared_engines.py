@@ -243,6 +243,41 @@ def test_a_kill_loses_and_doubles_no_answer(job: Context, base: Candidate, serve
     assert found == SharedEngine(job, base, never).generate(PROMPTS, SILENT)
 
 
+def test_stored_answers_count_whichever_engine_goes_on(job: Context, base: Candidate, tmp_path: Path) -> None:
+    """A server that a kill has ended, too, has the model in memory again only once somebody has asked it."""
+    expected = own(base)().generate(PROMPTS, SILENT)
+
+    class Killed(BaseException):
+        pass
+
+    def attempt(path: Path, shares: str, keep: Callable[..., None] = lambda *_: None) -> SharedEngine:
+        job.settings = job.settings.model_copy(update={"share_engine": shares})
+        kept = AnswerFile(path).of_engine("tiny")
+
+        def open_own() -> Any:
+            engine = own(base)()
+            engine.kept_answers = kept
+            return engine
+
+        return SharedEngine(job, base, open_own, kept_answers=kept, keep=keep)
+
+    def die(*_: Any) -> None:
+        if AnswerFile(by_server).num_answers == 7:
+            raise Killed
+
+    by_server, by_own = tmp_path / "by-server.jsonl", tmp_path / "by-own.jsonl"
+    with pytest.raises(Killed):
+        attempt(by_server, "exact", die).generate(PROMPTS, SILENT)
+    for _ in range(2):  # also of an attempt after that one, nothing is written again
+        assert attempt(by_server, "never").generate(PROMPTS, SILENT) == expected
+        assert AnswerFile(by_server).num_answers == len(PROMPTS)
+
+    assert attempt(by_own, "never").generate(PROMPTS, SILENT) == expected
+    again = attempt(by_own, "exact")
+    assert again.generate(PROMPTS, SILENT) == expected
+    assert (again.num_shared, AnswerFile(by_own).num_answers) == (0, len(PROMPTS))
+
+
 def test_a_teacher_is_shared_for_many_answers_and_its_answers_are_kept(
     job: Context, base: Candidate, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -106,6 +106,27 @@ def test_rows_that_were_trained_on_are_refused_or_said(context: Context, folder:
     assert any("4 evaluated rows of next and bits were trained on" in line for line in found.verdict.caveats)
 
 
+def test_training_rows_beyond_the_memory_stay_on_the_disk(
+    context: Context, folder: Path, run_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class LoadedError(Exception):
+        pass
+
+    class OnDisk(list[Any]):
+        def __iter__(self) -> Any:
+            raise AssertionError("all of them are in memory")
+
+    def load(_spec: Any, _find: Any, seen: Seen, _progress: Any) -> Any:
+        assert seen.examples is rows
+        raise LoadedError
+
+    rows = OnDisk()
+    monkeypatch.setattr(suites, "training_rows", lambda *_: rows)
+    monkeypatch.setattr(suites, "_load", load)
+    with pytest.raises(LoadedError):
+        judged(context, folder, run_id)
+
+
 def test_a_prompt_that_was_trained_on_counts_where_rows_have_no_answer(
     context: Context, folder: Path, run_id: str
 ) -> None:

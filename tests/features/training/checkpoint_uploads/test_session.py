@@ -407,6 +407,29 @@ def test_what_another_machine_has_spent_counts_where_this_one_has_come_further(
         assert Ledger(context.settings.run_folder(run_id)).last().seconds == state["spent"]["seconds"]
 
 
+def test_what_another_machine_has_spent_counts_where_its_only_upload_is_damaged(
+    store: Path, paused: tuple[Path, str, str], tmp_path: Path
+) -> None:
+    run_id, bucket = paused[1], RunBucket(ObjectStore(str(store)), paused[1])
+    with home(tmp_path / "home", str(store)) as context:
+        restore(context, bucket)
+        path = bucket.uploads()[0]
+        upload = bucket.read_upload(path)
+        state = bucket.read_json(upload.state)
+        state["spent"]["seconds"] += 100.0
+        file = bucket.put_json("g00000009/state-00000001.json.gz", state)
+        further = {f"step-{upload.step + 9:08d}": upload.checkpoints[f"step-{upload.step:08d}"]}
+        values = {"generation": 9, "number": 1, "step": upload.step + 9, "checkpoints": further, "state": file}
+        ahead = upload.model_copy(update=values)
+        bucket.store.write(bucket.path("g00000009/upload-00000001.json"), ahead.model_dump_json().encode())
+        for old in bucket.uploads()[1:]:
+            bucket.store.remove(bucket.path(old))
+        changed(store, run_id, store / "runs" / run_id / "g00000009" / "upload-00000001.json")
+        (problem,) = restore(context, bucket)
+        assert "has digest" in problem
+        assert Ledger(context.settings.run_folder(run_id)).last().seconds == pytest.approx(state["spent"]["seconds"])
+
+
 def test_a_run_that_moved_is_billed_once_for_each_second_of_each_machine(
     store: Path, paused: tuple[Path, str, str], tmp_path: Path
 ) -> None:

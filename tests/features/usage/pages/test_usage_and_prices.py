@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -68,6 +69,11 @@ def test_prices_say_where_they_come_from_and_how_they_are_set(browser: Browser) 
         "a kWh",
     ):
         assert found in page, found
+    german = browser("read").get("/settings/prices", headers={"accept-language": "de"}).text
+    assert re.search(
+        r'<span class="figure">\$\d+,\d\d</span> <span class="interval">\[\d+,\d\d; \d+,\d\d\]</span>', german
+    )
+    assert not re.search(r'<span class="figure">\$\d+\.', german)
 
 
 def test_pages_are_shown_without_heavy_libraries() -> None:

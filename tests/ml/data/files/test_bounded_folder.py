@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from pathlib import Path
+
+import pytest
 
 from luthier.ml.data.files.bounded_folder import IN_USE_SECONDS, entries_of, mark_used, remove_least_used
 
@@ -46,3 +49,19 @@ def test_a_use_makes_an_entry_the_newest(tmp_path: Path) -> None:
     mark_used(tmp_path / "gone" / "rows.jsonl")
     assert [one.path.name for one in entries_of(tmp_path)] == ["b", "a"]
     assert entries_of(tmp_path / "missing") == []
+
+
+def test_an_entry_that_another_process_removes_meanwhile_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path, a=9, b=5)
+    really = Path.is_dir
+
+    def removed_behind(path: Path) -> bool:
+        is_there = really(path)
+        if path.name == "a":
+            shutil.rmtree(path)
+        return is_there
+
+    monkeypatch.setattr(Path, "is_dir", removed_behind)
+    assert [one.path.name for one in entries_of(tmp_path)] == ["b"]

@@ -8,6 +8,7 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from luthier.core.errors import DataSourceError, NotFoundError
@@ -15,6 +16,7 @@ from luthier.core.ids import sha256_bytes
 from luthier.core.ports import SilentProgress
 from luthier.core.system.process_setup import start_daemon
 from luthier.ml.data.remote import download
+from luthier.ml.data.remote.address import look_up_address
 from luthier.ml.data.remote.cache import FetchedSource, FileFetcher, fetch, list_files
 
 ROWS = b"".join(b'{"text": "row %d"}\n' % n for n in range(50))
@@ -146,6 +148,36 @@ def test_a_redirect_to_an_unencrypted_host_is_not_followed(site: Site, tmp_path:
     assert "secret" not in str(refused.value)
 
 
+class Endless(httpx2.SyncByteStream):
+    """A body that must not be read."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        raise AssertionError("the body of a redirect was read")
+
+
+def test_the_body_of_a_redirect_is_not_read() -> None:
+    paths = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        paths.append(request.url.path)
+        if request.url.path == "/rows.jsonl":
+            return httpx2.Response(302, headers={"Location": "/moved.jsonl"}, stream=Endless())
+        return httpx2.Response(200, content=ROWS)
+
+    found = look_up_address("https://rows.example/rows.jsonl", lambda: httpx2.MockTransport(answer))
+    with found.files[0].open_at(0) as (start, chunks):
+        assert (start, b"".join(chunks)) == (0, ROWS)
+    assert paths == ["/rows.jsonl", "/moved.jsonl"] * 2
+
+
+def test_redirects_without_an_end_are_an_error() -> None:
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(302, headers={"Location": str(request.url)}, stream=Endless())
+
+    with pytest.raises(DataSourceError, match=r"could not be fetched from rows\.example: TooManyRedirects"):
+        look_up_address("https://rows.example/rows.jsonl", lambda: httpx2.MockTransport(answer))
+
+
 def test_a_server_that_sends_more_than_it_stated_fills_no_disk(site: Site, tmp_path: Path) -> None:
     site.grows = b"x" * 10_000
     with pytest.raises(DataSourceError, match="sends more than the"):
@@ -182,3 +214,49 @@ def test_a_file_that_nothing_but_its_content_identifies_is_downloaded_before(sit
     site.content = ROWS[::-1]
     with pytest.raises(DataSourceError, match="a source has changed while its rows were streamed"):
         fetcher.fetch(0)
+
+
+def test_a_server_that_is_busy_for_a_moment_does_not_end_a_stream(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetcher = FileFetcher(
+        list_files(site.url, tmp_path / "data", SilentProgress()), tmp_path / "data", SilentProgress()
+    )
+    site.status, pauses = 503, list[float]()
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        site.status = 200 if len(pauses) == 3 else 503
+
+    monkeypatch.setattr(download.time, "sleep", pause)
+    assert fetcher.fetch(0).path.read_bytes() == ROWS
+    assert pauses == [2, 4, 8]
+    shutil.rmtree(tmp_path / "data" / "files")
+    site.status, pauses[:] = 503, [0.0] * 3
+    with pytest.raises(DataSourceError, match="could not be fetched"):
+        fetcher.fetch(0)
+    assert pauses[3:] == [2, 4, 8, 16]
+
+
+def test_a_source_that_has_changed_between_two_runs_is_listed_as_it_is_now(site: Site, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+
+    def listed() -> str:
+        return list_files(site.url, folder, SilentProgress()).revision
+
+    def come() -> bytes:
+        listing = list_files(site.url, folder, SilentProgress())
+        return FileFetcher(listing, folder, SilentProgress()).fetch(0).path.read_bytes()
+
+    assert (listed(), come()) == ('ETag "one"', ROWS)
+    site.content, site.etag, num_requests = ROWS[::-1], '"two"', len(site.requests)
+    assert (listed(), len(site.requests)) == ('ETag "one"', num_requests), "what is there needs no network"
+    shutil.rmtree(folder / "files")  # as the limit of the cache does it
+    assert (listed(), come()) == ('ETag "two"', ROWS[::-1])
+    fetched(tmp_path, site, refresh=True)
+    site.content, site.etag = ROWS, '"three"'
+    shutil.rmtree(folder / "files")
+    assert (listed(), come()) == ('ETag "three"', ROWS)
+    shutil.rmtree(folder / "files")
+    site.status = 503
+    assert listed() == 'ETag "three"', "without an answer it is what was listed last"

@@ -36,6 +36,15 @@ def test_a_pattern_names_its_objects_in_order(store: Any, tmp_path: Path) -> Non
     assert part.read_bytes() == b'{"text": "1"}\n'
 
 
+def test_objects_of_a_pattern_are_not_asked_about_one_by_one(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = type(store)
+    really, asked = files.info, list[str]()
+    monkeypatch.setattr(files, "info", lambda self, path, **given: asked.append(path) or really(self, path, **given))
+    found = look_up_objects("memory://rows/*.jsonl")
+    assert [one.num_bytes for one in found.files] == [14, 14, 14]
+    assert not [path for path in asked if path.endswith(".jsonl")]
+
+
 def test_a_changed_object_has_another_revision(store: Any) -> None:
     before = look_up_objects("memory://rows/1.jsonl").revision
     store.pipe("/rows/1.jsonl", b'{"text": "other"}\n')
@@ -68,3 +77,6 @@ def test_objects_of_s3_come_with_their_etag(empty_bucket: Callable[[str, str], A
     assert found.revision.startswith("ETag ")
     with pytest.raises(NotFoundError):
         fetch("s3://luthier-rows/rows/none.jsonl", tmp_path / "data", SilentProgress())
+    (alone,) = look_up_objects("s3://luthier-rows/rows/*.jsonl").files
+    assert (alone.name, alone.num_bytes) == ("a.jsonl", 14)
+    assert look_up_objects("s3://luthier-rows/rows/*.jsonl").revision == found.revision, "a listing has the same ETag"

@@ -167,6 +167,15 @@ def test_several_sentences_are_translated_one_by_one() -> None:
     assert texts.sentence("One is better, by two. It fits.", str) == "One ist besser (two). Es passt."
 
 
+def test_a_pattern_without_words_of_its_own_takes_no_sentence_apart_that_is_not_known() -> None:
+    """Half of it would stay English without being marked as that."""
+    texts = Catalog("de", {}, {"{a} is {b}.{ending}": "{a:t}: {b:t}.{ending:t}", "a sure thing": "sicher"})
+    assert texts.sentence("The disk of the server is full.", str) is None
+    assert texts.sentence("run-7 is a sure thing.", str) == "run-7: sicher."
+    assert catalog("de").sentence("The disk of the server is full.", str) is None
+    assert texts.sentence("abc is def. " * 40, str) == "abc: def. " * 40, "and soon"
+
+
 def test_a_list_is_translated_part_by_part_or_not_at_all() -> None:
     texts = Catalog("de", {}, {"{num} rows": "{num} Zeilen", "no answer": "keine Antwort"})
     assert texts.sentence("3 rows; no answer", str) == "3 Zeilen; keine Antwort"
@@ -202,6 +211,9 @@ def test_what_a_caller_has_translated_is_not_english() -> None:
       "-0,10, 95-%-Intervall -0,40 bis 0,20, p = 0,40; 40 Testzeilen); etwa 400 Testzeilen würden einen Unterschied "
       "dieser Größe entscheiden."),
      ("2 epochs of 12 steps", "2 Epochen zu 12 Schritten"),
+     ("repaired from version 1: 3 rows changed, 1 row removed, grade C → A",
+      "repariert aus Version 1: 3 Zeilen geändert, 1 Zeile entfernt, Note C → A"),
+     ("questions from Notes version 2, by qwen", "Fragen aus Notes, Version 2, von qwen"),
      ("It is also better than the best of 2 baselines without a language model: a linear classifier. It reaches the "
       "0.8 asked for: label accuracy 0.9 [0.85, 0.94].",
       "Es ist auch besser als der beste von 2 Vergleichswerten ohne Sprachmodell: ein linearer Klassifikator. Es "
@@ -211,7 +223,15 @@ def test_what_a_caller_has_translated_is_not_english() -> None:
       "Pro Monat bleiben 1.210 USD. Einnahmen: mehr richtige Antworten (1.200 USD) und günstigerer Betrieb (30 USD); "
       "Kosten: Prüfen (20 USD)."),
      ("Yes: it is worth 29,600 USD in 12 months, and what was spent is back after 0.5 months.",
-      "Ja: Der Wert ist 29.600 USD über 12 Monate. Amortisationszeit: 0,5 Monate.")],
+      "Ja: Der Wert ist 29.600 USD über 12 Monate. Amortisationszeit: 0,5 Monate."),
+     ("data.bin, a size that its server does not state: the first rows of such a file are only known once all of it "
+      "was read",
+      "data.bin, Größe vom Server nicht angegeben: Die ersten Zeilen von einer solchen Datei sind erst bekannt, wenn "
+      "alles gelesen ist"),
+     ("a.xlsx, 40,000,000 bytes: the first rows of .xlsx are only known once all of it was read",
+      "a.xlsx, 40.000.000 Bytes: Die ersten Zeilen von .xlsx sind erst bekannt, wenn alles gelesen ist"),
+     ("column 'price' holds numbers in a.csv and texts in b.csv",
+      "Spalte 'price' enthält Zahlen in a.csv und Texte in b.csv")],
 )  # fmt: skip
 def test_sentences_of_verdicts_and_plans(english: str, german: str) -> None:
     assert words("de")(english) == german

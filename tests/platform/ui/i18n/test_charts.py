@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
 from luthier.ml.charts.spec import Axis, Bar, Bars, Cell, Mark, Matrix, Note, Plot, Series
 from luthier.platform.ui.i18n.environments import translated_environment
 from luthier.platform.ui.render import environment
@@ -43,3 +45,21 @@ def test_labels_of_people_are_left_alone() -> None:
     assert found.count("open") == 2
     assert found.count("1.5") == 2
     assert "0,5" in found
+
+
+@pytest.mark.parametrize(
+    ("english", "german"),
+    [("gradient norm", "Gradientennorm"), ("GPU memory", "GPU-Speicher"), ("gpu memory", "GPU-Speicher"),
+     ("after 25%", "nach 25 %"), ("3 others", "3 weitere"), ("Where the budget went", "Verwendung des Budgets"),
+     ("rank 8: loss 0.1234 on rung 2", "rank 8: Verlust 0,1234 auf Stufe 2"),
+     ("Who is preferred", "Was bevorzugt wird"),
+     ("Right of zero: preferred more often than not. An interval across zero is inconclusive.",
+      "Rechts von null: häufiger bevorzugt als nicht. Ein Intervall über null hinweg entscheidet nichts."),
+     ("hours before the last check", "Stunden vor der letzten Prüfung")],
+)  # fmt: skip
+def test_charts_of_runs_studies_panels_and_monitors_have_german_words(english: str, german: str) -> None:
+    chart = Plot("k", english, Axis("step"), Axis(english), [Series(english, [(0, 0), (1, 1)])], caption=english)
+    assert german in drawn_words(chart)
+    translated = GERMAN.filters["chart_words"](chart)
+    assert (translated.title, translated.caption, translated.series[0].shown) == (german, german, german)
+    assert translated.series[0].name == english

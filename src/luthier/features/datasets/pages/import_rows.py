@@ -24,6 +24,8 @@ router = APIRouter(prefix="/datasets")
 
 _PAGE: Final = "/datasets/import"
 _FIELDS: Final = ("address", "config", "split", "max_rows", "percent", "name", "dataset", "note")
+_MOST_SHOWN: Final = 40
+"""Columns of the table of first rows; all can be chosen."""
 _Text = Annotated[str, Form(max_length=2000)]
 _Word = Annotated[str, Query(max_length=100)]
 
@@ -51,14 +53,18 @@ def take(
     dataset: _Text = "",
     note: _Text = "",
     keep: Annotated[list[str] | None, Form(max_length=200)] = None,
+    column: Annotated[list[str] | None, Form(max_length=200)] = None,
     num_columns: _Text = "",
     action: _Text = "import",
 ) -> Response:
-    """Look at the first rows, or queue the import and lead to its page."""
+    """Look at the first rows, or queue the import and lead to its page.
+
+    column: all that could be chosen; num_columns: how many the source has, empty where that is not known.
+    """
     given: dict[str, Any] = dict(
         zip(_FIELDS, (address, config, split, max_rows, percent, name, dataset, note), strict=True)
     )
-    given |= {"keep": keep or [], "num_columns": num_columns}
+    given |= {"keep": keep or [], "columns": column or [], "num_columns": num_columns}
     try:
         order = _order(given)
         if action == "preview":
@@ -99,7 +105,7 @@ def _previewed(request: Request, context: Context, given: dict[str, Any], order:
 def _order(given: Mapping[str, Any]) -> RemoteOrder:
     """What the form says. Raises RequestError."""
     kept = tuple(given["keep"])
-    if given["num_columns"] and not kept:
+    if (given["num_columns"] or given["columns"]) and not kept:
         raise RequestError("no column is chosen", expected="at least one column to keep", do="choose the columns")
     # All of them: then the file may stay as it is.
     if str(len(kept)) == given["num_columns"]:
@@ -142,7 +148,8 @@ def _share(text: str) -> float | None:
 
 def _beginning(context: Context, caller: Caller, dataset_id: str, number: str) -> dict[str, Any]:
     """What the form is filled with: the source of a version, or nothing but the dataset that gets one."""
-    given: dict[str, Any] = dict.fromkeys(_FIELDS, "") | {"keep": [], "num_columns": "", "dataset": dataset_id}
+    given: dict[str, Any] = dict.fromkeys(_FIELDS, "") | {"keep": [], "columns": [], "num_columns": ""}
+    given["dataset"] = dataset_id
     if not (dataset_id and number.isascii() and number.isdigit() and len(number) < 10):
         return given
     source = remote_imports.source_of(dataset_versions.get_version(context, caller, dataset_id, int(number)))
@@ -151,6 +158,8 @@ def _beginning(context: Context, caller: Caller, dataset_id: str, number: str) -
     chosen = source["selection"]
     fraction = chosen.get("fraction")
     percent = "" if fraction is None else f"{fraction * 100:.10g}"
+    kept = list(chosen.get("kept_columns") or [])
+    given |= {"keep": kept, "columns": kept}
     return given | {"address": source["address"], "max_rows": str(chosen.get("max_rows") or ""), "percent": percent}
 
 
@@ -168,7 +177,9 @@ def _page(
         "given": given,
         "error": error,
         "preview": preview,
-        "page": preview["page"] | {"columns": preview["columns"]} if preview and preview["page"] else None,
+        "page": preview["page"] | {"columns": preview["columns"][:_MOST_SHOWN]}
+        if preview and preview["page"]
+        else None,
         "problem": None
         if preview is None or preview["problem"] is None
         else RequestError(**{part: preview["problem"][part] for part in ("came", "expected", "do")}),

@@ -137,6 +137,8 @@ def restore(context: Context, bucket: RunBucket, *, with_checkpoints: bool = Tru
             expected="at least one whose objects match their digests",
             do=do,
         )
+    # It goes on from its own checkpoint, and what the others have spent counts all the same.
+    _adopt_ledgers(folder, spent)
     return problems
 
 

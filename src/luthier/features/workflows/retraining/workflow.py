@@ -410,7 +410,7 @@ def _stages(_spec: RetrainSpec) -> list[StageSpec]:
         ),
         StageSpec(
             "judge",
-            "The new model is held against the deployed one",
+            "The new model is compared with the deployed one",
             _judge,
             Judged,
             judge,

@@ -40,14 +40,20 @@ def entries_of(folder: Path) -> list[Entry]:
     """The entries of a folder, those that were used longest ago first."""
     found = []
     for path in folder.iterdir() if folder.is_dir() else ():
-        statuses = []
-        for file in path.iterdir() if path.is_dir() else ():
-            with contextlib.suppress(FileNotFoundError):  # another process is at the same
-                statuses.append(file.stat())
-        if statuses:
+        if statuses := _statuses(path):
             size, used_at = sum(one.st_size for one in statuses), max(one.st_mtime for one in statuses)
             found.append(Entry(path, size, used_at))
     return sorted(found, key=lambda entry: (entry.used_at, entry.path.name))
+
+
+def _statuses(path: Path) -> list[os.stat_result]:
+    """Of the files of an entry that are still there: another process may be removing it."""
+    found = []
+    with contextlib.suppress(FileNotFoundError):
+        for file in path.iterdir() if path.is_dir() else ():
+            with contextlib.suppress(FileNotFoundError):
+                found.append(file.stat())
+    return found
 
 
 def remove_least_used(

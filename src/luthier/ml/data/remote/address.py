@@ -6,7 +6,7 @@ A download is continued with `If-Range` (RFC 9110, section 13.1.5): a server who
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Final
@@ -15,10 +15,11 @@ from urllib.parse import unquote, urlsplit
 import httpx2
 
 from luthier.core.data_sources import LOOPBACK
-from luthier.core.errors import DataSourceError, LuthierError, NotFoundError
+from luthier.core.errors import DataSourceError, LuthierError, NotFoundError, RequestError
 from luthier.ml.data.remote.download import Opened, RemoteFile, RemoteSource
 
 _TIMEOUT_SECONDS: Final = 30.0
+_MAX_REDIRECTS: Final = 20
 _PARTIAL, _BUSY = 206, (408, 429, 500, 502, 503, 504)
 # No compression: ranges and sizes refer to the stored file.
 _PLAIN: Final = {"Accept-Encoding": "identity"}
@@ -35,6 +36,7 @@ def look_up_address(url: str, transport: Transport | None = None) -> RemoteSourc
             of the environment.
 
     Raises:
+        RequestError: the address has a host that cannot be one.
         NotFoundError: there is none.
         DataSourceError: the server does not answer, or refuses.
     """
@@ -43,6 +45,12 @@ def look_up_address(url: str, transport: Transport | None = None) -> RemoteSourc
         # A GET that is closed after its headers: HEAD is refused by some servers, and answered differently by others.
         with _stream(url, {}, transport) as response:
             headers = response.headers
+    except httpx2.InvalidURL as error:  # such as a host that no name can be
+        raise RequestError(
+            f"{url.partition('?')[0][:200]} is no address: {error}"[:400],
+            expected="the address of a data file, such as https://HOST/train.jsonl",
+            do="correct the host",
+        ) from error
     except httpx2.HTTPError as error:
         raise (explain(error, "") or error) from error
     stated, etag, changed = (headers.get(name, "") for name in ("content-length", "etag", "last-modified"))
@@ -70,19 +78,24 @@ def _open_at(url: str, validator: str, transport: Transport | None, start: int) 
 def _stream(url: str, headers: dict[str, str], transport: Transport | None) -> Iterator[httpx2.Response]:
     # Also called for each redirect.
     hooks: dict[str, list[Callable[..., object]]] = {"request": [partial(_refuse_unencrypted, url)]}
-    with (
-        httpx2.Client(
-            follow_redirects=True,
-            timeout=_TIMEOUT_SECONDS,
-            event_hooks=hooks,
-            transport=None if transport is None else transport(),
-            # The environment's proxies and sign-ins (netrc) are for addresses that the operator names.
-            trust_env=transport is None,
-        ) as client,
-        client.stream("GET", url, headers=_PLAIN | headers) as response,
-    ):
-        response.raise_for_status()
-        yield response
+    with httpx2.Client(
+        timeout=_TIMEOUT_SECONDS,
+        event_hooks=hooks,
+        transport=None if transport is None else transport(),
+        # The environment's proxies and sign-ins (netrc) are for addresses that the operator names.
+        trust_env=transport is None,
+    ) as client:
+        request: httpx2.Request | None = client.build_request("GET", url, headers=_PLAIN | headers)
+        # Not by the client, which reads the whole body of each redirect into memory, of whatever size.
+        for _ in range(1 + _MAX_REDIRECTS):
+            assert request is not None
+            with closing(client.send(request, stream=True)) as response:
+                request = response.next_request
+                if request is None:
+                    response.raise_for_status()
+                    yield response
+                    return
+        raise httpx2.TooManyRedirects(f"more than {_MAX_REDIRECTS} redirects", request=request)
 
 
 def _refuse_unencrypted(url: str, request: httpx2.Request) -> None:

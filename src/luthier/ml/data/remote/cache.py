@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 from luthier.core.data_sources import HUB, check_remote, parse_hub_dataset
 from luthier.core.errors import DataSourceError, StorageFullError
 from luthier.core.ids import sha256_bytes, sha256_file
-from luthier.core.ports import Progress
+from luthier.core.ports import Progress, SilentProgress
 from luthier.core.system.files import file_lock, sync
 from luthier.ml.charts.page import replace_bytes
 from luthier.ml.data.files.bounded_folder import mark_used
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from luthier.ml.data.remote.address import Transport
 
 _LOCK_SECONDS: Final = 6 * 3600.0
+_NUM_LOOK_UPS: Final = 5
 _NOT_IN_A_NAME: Final = re.compile(r"[^A-Za-z0-9_.()+= -]+")
 _MAX_NAME: Final = 150
 _BY_CONTENT: Final = "sha256 "
@@ -133,6 +135,34 @@ def list_files(source: str, folder: Path, progress: Progress) -> SourceListing:
         LuthierError: as `fetch`.
     """
     check_remote(source)
+    known = _known_listing(folder, source)
+    # A commit of the hub stays what it is. Other sources may have changed since, and then cannot be read as listed.
+    if known is not None and (source.startswith(HUB) or _is_all_there(known, folder)):
+        return known
+    try:
+        found = look_up(source)
+    except DataSourceError:
+        if known is None:
+            raise
+        return known
+    if known is not None and known.revision == found.revision:
+        return known
+    _entry(folder, source).unlink(missing_ok=True)  # of what is not there as a whole, and no longer to be had
+    if not found.revision:
+        fetched = fetch(source, folder, progress)
+        fetched_names = tuple(file.name for file in fetched.files)
+        return SourceListing(
+            source, fetched.revision, source, fetched_names, tuple(file.num_bytes for file in fetched.files)
+        )
+    names, sizes = (tuple(_safe(file.name) for file in found.files), tuple(file.num_bytes for file in found.files))
+    listing = SourceListing(source, found.revision, found.pinned or source, names, sizes)
+    for name in {source, listing.pinned}:
+        _write_listing(folder, replace(listing, source=name))
+    return listing
+
+
+def _known_listing(folder: Path, source: str) -> SourceListing | None:
+    """What was listed or fetched of a source before."""
     if (entry := _entry_document(folder, source)) is not None:
         # Not compared with their digests here: each file is when it is opened.
         names, sizes = (tuple(one[name] for one in entry["files"]) for name in ("name", "num_bytes"))
@@ -142,17 +172,12 @@ def list_files(source: str, folder: Path, progress: Progress) -> SourceListing:
         names, sizes = tuple(document["names"]), tuple(document["sizes"])
         return SourceListing(source, document["revision"], document["pinned"] or source, names, sizes)
     except (OSError, ValueError, KeyError):
-        pass
-    found = look_up(source)
-    if not found.revision:
-        fetched = fetch(source, folder, progress)
-        names, sizes = (tuple(file.name for file in fetched.files), tuple(file.num_bytes for file in fetched.files))
-        return SourceListing(source, fetched.revision, source, names, sizes)
-    names, sizes = (tuple(_safe(file.name) for file in found.files), tuple(file.num_bytes for file in found.files))
-    listing = SourceListing(source, found.revision, found.pinned or source, names, sizes)
-    for name in {source, listing.pinned}:
-        _write_listing(folder, replace(listing, source=name))
-    return listing
+        return None
+
+
+def _is_all_there(listing: SourceListing, folder: Path) -> bool:
+    fetcher = FileFetcher(listing, folder, SilentProgress())
+    return all(fetcher.is_there(number) for number in range(len(listing.names)))
 
 
 def _listing_path(folder: Path, source: str) -> Path:
@@ -255,10 +280,11 @@ class FileFetcher:
     def _looked_up(self) -> RemoteSource:
         # Looked up for each file: only a commit of the hub cannot change meanwhile.
         if self._found is None or not self._listing.pinned.startswith(HUB):
-            listing, self._found = self._listing, look_up(self._listing.pinned)
-            found = (self._found.revision, tuple(_safe(file.name) for file in self._found.files))
+            listing, source = self._listing, _look_up_patiently(self._listing.pinned)
+            found = (source.revision, tuple(_safe(file.name) for file in source.files))
             if found != (listing.revision, listing.names):
                 raise self._changed(f"{listing.source.partition('?')[0]} is now at {found[0] or 'no revision'}")
+            self._found = source
         return self._found
 
     def _changed(self, came: str) -> DataSourceError:
@@ -332,6 +358,16 @@ def look_up(source: str, transport: Transport | None = None) -> RemoteSource:
     from luthier.ml.data.remote.object_store import look_up_objects
 
     return look_up_objects(source)
+
+
+def _look_up_patiently(source: str) -> RemoteSource:
+    """As `look_up`, in the middle of a run: a server that does not answer for a moment must not end it."""
+    for attempt in range(1, _NUM_LOOK_UPS):
+        try:
+            return look_up(source)
+        except DataSourceError:
+            time.sleep(2.0**attempt)
+    return look_up(source)
 
 
 def _fetched(source: str, found: RemoteSource, folder: Path, progress: Progress) -> FetchedSource:

@@ -29,11 +29,11 @@ def look_up_objects(url: str) -> RemoteSource:
     explain = partial(_explained, url)
     files, place = open_root(url, what="rows", setting="the address")
     try:
-        places = sorted(files.glob(place)) if "*" in place else [place]
-        found = {one: files.info(one) for one in places}
+        # With what the listing says of each: a request for each object would be thousands, before every download.
+        found = files.glob(place, detail=True) if "*" in place else {place: files.info(place)}
     except Exception as error:
         raise (explain(error, "") or error) from error
-    found = {one: info for one, info in found.items() if info.get("type") != "directory"}
+    found = {one: found[one] for one in sorted(found) if found[one].get("type") != "directory"}
     if not found:
         raise NotFoundError(f"there is no file {url}", expected="at least one data file", do="check the address")
     stamps = [_stamp(info) for info in found.values()]

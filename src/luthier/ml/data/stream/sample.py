@@ -15,7 +15,7 @@ from luthier.core.errors import DataError
 from luthier.ml.data.files.read_parquet import num_rows_of_parquet
 from luthier.ml.data.files.source import Source
 from luthier.ml.data.rows.read_json import JsonLine
-from luthier.ml.data.rows.rows import read_as
+from luthier.ml.data.rows.rows import read_as, read_rows
 from luthier.ml.data.rows.shapes import ShapeDetector, check_mapping
 from luthier.ml.data.stream.reading import Shard, no_rows
 from luthier.ml.data.stream.records import Place, RawRecord, records_from
@@ -23,6 +23,8 @@ from luthier.ml.data.stream.rows import SourceShape
 
 _Z: Final = 1.959963984540054
 _SIZE_BYTES: Final = 4
+_COUNTED: Final = ("parquet", "json", "xlsx")
+"""Formats whose rows are counted: Parquet has their number, the others are read whole in any case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +107,9 @@ class _Measured:
     def add_shard(self, source: Source, stored_bytes: int | None, num_rows: int, offset: int) -> None:
         """A shard of which some rows were read, up to an offset of its unpacked bytes."""
         self._num_shards += 1
-        if source.format == "parquet":
-            self._num_rows += num_rows_of_parquet(source)
+        if source.format in _COUNTED:
+            is_parquet = source.format == "parquet"
+            self._num_rows += num_rows_of_parquet(source) if is_parquet else sum(1 for _ in read_rows(source))
             self._num_bytes += stored_bytes or source.path.stat().st_size
             return
         self._is_counted = False
@@ -134,9 +137,9 @@ def _stored_bytes(record: RawRecord) -> int:
     """About what a record takes in its file, unpacked."""
     if isinstance(record.content, JsonLine):
         return record.content.length
-    return (
-        sum(len(str(value)) + 1 for value in record.content.fields.values()) if isinstance(record.content, Row) else 0
-    )
+    if not isinstance(record.content, Row):
+        return 0
+    return sum(len(str(value).encode("utf-8", "surrogatepass")) + 1 for value in record.content.fields.values())
 
 
 def _packed_fraction(source: Source) -> float:

@@ -34,6 +34,9 @@ from luthier.ml.inference.tool_calls import ToolForm
 
 DEFAULT_SLOTS: Final = 16
 _CACHE_BYTES: Final = 512 << 20
+# A server that is opened again loads the model, and its slots have lost their prompts: one more thread of many is not
+# worth that, and beside a desktop or our own server the last core is free at one moment and busy at the next.
+_MORE_THREADS: Final = 1.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +86,6 @@ class LlamaCppEngine:
         settings: EngineSettings = ENGINE_DEFAULTS,
     ) -> None:
         self._model, self._header = model, read_gguf_header(model)
-        # Threads that share a product wait for each other: beside other processes there are fewer of them.
-        self._cores = FreeCores(num_threads or usable_threads(), is_sampled=num_threads is None)
         self._settings = settings
         self._num_slots = num_slots = num_slots or settings.max_num_seqs or DEFAULT_SLOTS
         self._vocabulary = self._header.num_in_list.get("tokenizer.ggml.tokens", 0)
@@ -107,11 +108,17 @@ class LlamaCppEngine:
         # None after `close`, and while no server could be opened again: the next request then tries to.
         self._server: LlamaServer | None = None
         self._is_open = True
-        server = self._open_server([])
+        # Threads that share a product wait for each other: beside other processes there are fewer of them.
+        self._cores = FreeCores(num_threads or usable_threads(), is_sampled=num_threads is None)
         try:
-            self._reader = open_reader(model, self._header, server, template)
+            server = self._open_server([])
+            try:
+                self._reader = open_reader(model, self._header, server, template)
+            except BaseException:
+                server.close()
+                raise
         except BaseException:
-            server.close()
+            self._cores.close()  # its thread would sample until the process ends
             raise
         self._server = server
 
@@ -252,7 +259,7 @@ class LlamaCppEngine:
                 expected=f"one of {', '.join(sorted(self._adapters)) or 'none: no adapter is loaded'}",
                 do="load the adapter before the request",
             )
-        if self._is_stale(server) or self._cores.count != server.num_threads:
+        if self._is_stale(server) or self._has_other_threads(server):
             # Reopened only while the old server neither reads nor writes.
             with self._reading:
                 if not self._num_reading and self._writing.is_idle:
@@ -373,6 +380,11 @@ class LlamaCppEngine:
 
     def _is_stale(self, server: LlamaServer) -> bool:
         return not set(self._adapters.values()) <= set(server.adapters)
+
+    def _has_other_threads(self, server: LlamaServer) -> bool:
+        """Whether it has more threads than may compute, or so many fewer that opening it again pays."""
+        count = self._cores.count
+        return count < server.num_threads or count >= _MORE_THREADS * server.num_threads
 
     def _reopen(self, server: LlamaServer) -> LlamaServer:
         """A server with all adapters that are loaded now; where that fails, the previous one, and the error."""

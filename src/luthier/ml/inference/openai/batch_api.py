@@ -101,6 +101,7 @@ class OpenAIBatchEngine:
         self._look_seconds, self._first_pause = look_seconds, first_pause_seconds
         # Of all calls: a prompt that was refused once is not sent again.
         self._problems: dict[str, LuthierError] = {}
+        self._asked: Path | None = None  # the requests of the batch that is waited for
         self._client = httpx2.Client(headers=auth_headers(self._key), timeout=_SECONDS)
         # Waited on instead of `sleep`, so that a signal ends every pause.
         self._never = threading.Event()
@@ -291,6 +292,7 @@ class OpenAIBatchEngine:
         task: ProgressTask,
     ) -> None:
         """Wait for a batch, take its answers, and forget it where all of them were taken, here or before a kill."""
+        self._asked = one.requests
         batch = self._ended(one, task)
         if batch["status"] == "failed":
             self._forget(one, batch)
@@ -476,10 +478,11 @@ class OpenAIBatchEngine:
         )
 
     def _no_api(self, what: str) -> RequestError:
+        gone = f", or give it up, which pays for the rest of it once more: remove {self._asked}" if self._asked else ""
         return RequestError(
             f"{self._url} has no Batch API, or does not know this batch any more: {what}",
             expected="/files and /batches as OpenAI's API has them",
-            do="leave --batch out: each request is then sent by itself",
+            do=f"leave --batch out: each request is then sent by itself{gone}",
         )
 
 

@@ -31,6 +31,9 @@ _MAX_CHARACTERS: Final = 2000
 _MAX_VALUE_CHARACTERS: Final = 1500
 _SPECIFIC: Final = 0.4
 """A pattern with a larger share of a text is surely about it."""
+_BARE: Final = 3
+"""A pattern with fewer letters of its own, such as "{opening} is {case}.", fits nearly any sentence."""
+_ENGLISH: Final = re.compile(r"\b[a-z]{3,}\b")
 _MAX_RECOGNISED: Final = 4000
 _MAX_MISSED: Final = 1000
 
@@ -47,6 +50,12 @@ class _Pattern:
     def num_characters(self) -> int:
         """Of its own text, without the values."""
         return sum(map(len, self.texts))
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether it has hardly a word of its own, and no number or currency that a text would need."""
+        has_figures = any(_is_number(name) or _is_currency(name) for name in self.names)
+        return not has_figures and sum(map(str.isalpha, "".join(self.texts))) < _BARE
 
     def values_in(self, text: str) -> tuple[str, ...] | None:
         """The values of the placeholders in a text, each the shortest that fits; None where the text is another one.
@@ -125,29 +134,39 @@ class Catalog:
         # A value with the end of a sentence in it belongs to several.
         is_whole = found is not None and not any(map(_SENTENCES.search, found[1]))
         if found is not None and is_whole and found[0].num_characters > _SPECIFIC * len(text):
-            return self._filled(*found, figure)
+            if (whole := self._filled(*found, figure)) is not None:
+                return whole
+            found = None
         # Parts before a vague pattern: a value of their first one could reach to the end of the last.
         for parts, joint in ((_SENTENCES.split(text), " "), (text.split("; "), "; ")):
             if (several := self._of_several(parts, joint, figure)) is not None:
                 return several
         return self._of_beginning(text, figure) if found is None else self._filled(*found, figure)
 
-    def _filled(self, pattern: _Pattern, values: tuple[str, ...], figure: Callable[[str], str]) -> str:
-        """The translation of a pattern with values in its placeholders."""
+    def _filled(self, pattern: _Pattern, values: tuple[str, ...], figure: Callable[[str], str]) -> str | None:
+        """The translation of a pattern with values in its placeholders.
+
+        None where the pattern is bare and a value has English words that have no translation: half a sentence would
+        stay English, and would not be marked as that.
+        """
         by_name = dict(zip(pattern.names, values, strict=True))
+        has_english = False
 
         def filled(hole: re.Match[str]) -> str:
+            nonlocal has_english
             value = by_name.get(hole[1], hole[0])
             is_text = hole[2] and 0 < len(value) <= _MAX_VALUE_CHARACTERS
             if is_text and (whole := self.sentence(value, figure)):
                 return whole
+            has_english |= bool(hole[2]) and " " in value.strip() and _ENGLISH.search(value) is not None
             value = (
                 value.replace("about ", f"{self.sentences.get('about', 'about')} ", 1) if _ABOUT.match(value) else value
             )
             return figure(value)
 
         # One pass: a value that has braces of its own is not filled again.
-        return _FILLED.sub(filled, pattern.translation)
+        text = _FILLED.sub(filled, pattern.translation)
+        return None if has_english and pattern.is_bare else text
 
     def _of_several(self, parts: list[str], joint: str, figure: Callable[[str], str]) -> str | None:
         """Several sentences or parts of a list, of which each has a translation."""

@@ -8,15 +8,17 @@ function save(address, name) {
 
 const fileName = (entry, ending) => `${[location.pathname.split("/").pop(), entry.spec.key].filter(Boolean).join("-")}.${ending}`;
 
+const OF_STEPS = ["run", "compare"]; // groups of plots over steps: a file says so in English, as the server's do
+
 // A row for each x, a column for each series, as they are drawn: of very long series a part of the points.
 function table(spec, more) {
   // A name that begins like a formula of a spreadsheet gets an apostrophe in front, as in CSV files of the server.
   const shown = (value) => (typeof value === "string" && /^'*[=+\-@\t\r]/.test(value) ? `'${value}` : String(value));
-  const cell = (value) => (value === undefined ? "" : /[",\n]/.test(shown(value)) ? `"${shown(value).replaceAll('"', '""')}"` : shown(value));
+  const cell = (value) => (value === undefined ? "" : /[",\r\n]/.test(shown(value)) ? `"${shown(value).replaceAll('"', '""')}"` : shown(value));
   const columns = spec.series.map((series) => new Map(series.points));
   const places = [...new Set(spec.series.flatMap((series) => series.points.map(([x]) => x)))].sort((a, b) => a - b);
   const rows = places.map((x) => [x, ...more.map(([, of]) => of(x)), ...columns.map((column) => column.get(x))]);
-  const names = [spec.x.name || "x", ...more.map(([name]) => name), ...spec.series.map((series) => series.name || spec.title)];
+  const names = [OF_STEPS.includes(spec.group) ? "step" : spec.x.name || "x", ...more.map(([name]) => name), ...spec.series.map((series) => series.name || spec.title)];
   return [names, ...rows].map((row) => row.map(cell).join(",")).join("\n") + "\n";
 }
 

@@ -79,7 +79,7 @@ function smoothed(points, strength) {
 
 // How the steps of a run are shown: as they are, as epochs, or as time since its start. Between two samples of the clock
 // time passes evenly; before the first and after the last a step keeps its distance.
-const hasAxes = (spec) => spec.group === RUN_GROUP && spec.x.name === "step";
+const hasAxes = (spec) => spec.group === RUN_GROUP; // all of them are over steps, whatever the page's language calls them
 const stepsPerEpoch = () => Number(document.querySelector("[data-steps-per-epoch]")?.dataset.stepsPerEpoch) || 0;
 const isHours = () => clock.length > 0 && clock[clock.length - 1][1] >= 2 * 3600;
 
