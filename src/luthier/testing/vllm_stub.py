@@ -206,12 +206,12 @@ def main(arguments: list[str]) -> None:
         def do_GET(self) -> None:  # noqa: N802
             self.send(stub.look_up(self.path, self.headers.get("Authorization")))
 
-    with _listening(options, Handler) as server:
+    with _http_server(options, Handler) as server:
         server.daemon_threads = True
         server.serve_forever()
 
 
-def _listening(options: Mapping[str, str], handler: type[BaseHTTPRequestHandler]) -> ThreadingHTTPServer:
+def _http_server(options: Mapping[str, str], handler: type[BaseHTTPRequestHandler]) -> ThreadingHTTPServer:
     """A server at the socket `--uds`, else at host and port."""
     if "--uds" not in options:
         return ThreadingHTTPServer((options["--host"], int(options["--port"])), handler)

@@ -33,7 +33,7 @@ def carry_out(context: Context, job: Job) -> Outcome:
         try:
             # Paths in the words of a library are hidden from network callers; the operator's own suite may show them.
             hidden = contextlib.nullcontext() if order.suite_file else library_words_hidden()
-            with exit_on_sigterm(), hidden, _answers_kept(context, job):
+            with exit_on_sigterm(), hidden, _stored_answers(context, job):
                 _judge(context, job, order)
         except (StorageFullError, UnreachableError):
             raise  # no fault of the job: it is tried again
@@ -46,7 +46,7 @@ def carry_out(context: Context, job: Job) -> Outcome:
 
 
 @contextlib.contextmanager
-def _answers_kept(context: Context, job: Job) -> Iterator[None]:
+def _stored_answers(context: Context, job: Job) -> Iterator[None]:
     """Have answers stored as they come while the block runs, and report those of earlier attempts."""
     from luthier.ml.inference.kept_answers import AnswerFile
 

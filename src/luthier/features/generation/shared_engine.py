@@ -18,7 +18,7 @@ from luthier.platform.home.context import Context
 if TYPE_CHECKING:
     from luthier.features.serving.shared_engines import LentEngine
     from luthier.ml.inference.engine_wrappers import Keep
-    from luthier.ml.inference.kept_answers import KeptAnswers, KeptCall
+    from luthier.ml.inference.kept_answers import KeptAnswers, StoredCall
     from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
 
@@ -102,7 +102,7 @@ class SharedEngine:
         return self._context.shared_engines.of(self._candidate, max(len(prompts), self._num_expected))
 
     def _shared(
-        self, lent: LentEngine | None, call: KeptCall | None, prompts: Sequence[Prompt], progress: Progress
+        self, lent: LentEngine | None, call: StoredCall | None, prompts: Sequence[Prompt], progress: Progress
     ) -> list[Generation]:
         """Answers that are stored, those of the server, and those of the own engine for what is left."""
         known: dict[int, Any] = {} if call is None else dict(call.known)
@@ -121,7 +121,7 @@ class SharedEngine:
     def _ask(
         self,
         lent: LentEngine,
-        call: KeptCall | None,
+        call: StoredCall | None,
         prompts: Sequence[Prompt],
         found: dict[int, Generation],
         progress: Progress,

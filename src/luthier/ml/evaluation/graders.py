@@ -37,7 +37,7 @@ def item_fields(template: str, sample_fields: Sequence[str] = ("output_text",)) 
         RequestError: a placeholder refers neither to the row nor to the generated text.
     """
     names = []
-    for _, _, place in _places(template):
+    for _, _, place in _placeholders(template):
         kind, _, rest = place.partition(".")
         first = rest.split(".")[0].partition("[")[0]
         if kind == "sample" and first in sample_fields:
@@ -52,7 +52,7 @@ def item_fields(template: str, sample_fields: Sequence[str] = ("output_text",)) 
     return tuple(dict.fromkeys(names))
 
 
-def _places(template: str) -> Iterator[tuple[int, int, str]]:
+def _placeholders(template: str) -> Iterator[tuple[int, int, str]]:
     """The placeholders of a template: where each begins and ends, and what is in it, without spaces around.
 
     By hand and not by a regular expression: `{{` before thousands of spaces would take one hours, and templates come
@@ -84,7 +84,7 @@ def filled(template: str, output: str | Mapping[str, Any], item: Mapping[str, An
     # One pass: placeholders inside inserted text are not expanded.
     parts: list[str] = []
     position = num_characters = 0
-    for start, end, place in _places(template):
+    for start, end, place in _placeholders(template):
         kind, _, rest = place.partition(".")
         found = value_at(sample if kind == "sample" else item, rest, kind)
         parts += [template[position:start], found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)]

@@ -55,9 +55,9 @@ class AnswerFile:
         """The answers of one engine. key: equal for engines that give equal answers, and equal in every process."""
         return partial(self._of_call, repr(key))
 
-    def _of_call(self, engine: str, form: str, prompts: Sequence[Prompt]) -> KeptCall:
+    def _of_call(self, engine: str, form: str, prompts: Sequence[Prompt]) -> StoredCall:
         asked = [prompt.model_dump(mode="json", exclude_defaults=True) for prompt in prompts]
-        return KeptCall(self, sha256_document([engine, form, asked]))
+        return StoredCall(self, sha256_document([engine, form, asked]))
 
     def known(self, call: str) -> dict[int, Any]:
         """The answers of a call, by the place of their prompt."""
@@ -84,7 +84,7 @@ class AnswerFile:
             sync_file(file)
 
 
-class KeptCall:
+class StoredCall:
     """The stored answers of one call.
 
     Args:
@@ -104,7 +104,7 @@ class KeptCall:
         self._file.keep(self._name, new)
 
 
-KeptAnswers = Callable[[str, Sequence[Prompt]], KeptCall]
+KeptAnswers = Callable[[str, Sequence[Prompt]], StoredCall]
 """The stored answers of a call of one engine: by the form of the answers, and the prompts."""
 
 

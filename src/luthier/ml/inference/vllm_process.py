@@ -170,14 +170,14 @@ class VllmProcess:
 
     def is_healthy(self) -> bool:
         """Whether its health check succeeds."""
-        if not self._is_listening():
+        if not self._accepts_connections():
             return False
         try:
             return self._client.get(f"{self.url}/health").status_code == httpx2.codes.OK
         except httpx2.HTTPError:
             return False
 
-    def _is_listening(self) -> bool:
+    def _accepts_connections(self) -> bool:
         """Whether there is somebody at the socket. httpx leaves a socket open that could not be connected."""
         if self.socket_path is None:
             return True

@@ -280,7 +280,7 @@ class FileFetcher:
     def _looked_up(self) -> RemoteSource:
         # Looked up for each file: only a commit of the hub cannot change meanwhile.
         if self._found is None or not self._listing.pinned.startswith(HUB):
-            listing, source = self._listing, _look_up_patiently(self._listing.pinned)
+            listing, source = self._listing, _look_up_with_retries(self._listing.pinned)
             found = (source.revision, tuple(_safe(file.name) for file in source.files))
             if found != (listing.revision, listing.names):
                 raise self._changed(f"{listing.source.partition('?')[0]} is now at {found[0] or 'no revision'}")
@@ -360,7 +360,7 @@ def look_up(source: str, transport: Transport | None = None) -> RemoteSource:
     return look_up_objects(source)
 
 
-def _look_up_patiently(source: str) -> RemoteSource:
+def _look_up_with_retries(source: str) -> RemoteSource:
     """As `look_up`, in the middle of a run: a server that does not answer for a moment must not end it."""
     for attempt in range(1, _NUM_LOOK_UPS):
         try:

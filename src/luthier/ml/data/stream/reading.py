@@ -191,7 +191,7 @@ class RecordStream:
         if self._num_epoch_rows is not None:
             return None
         if self._num_read - self._marks[-1][0] >= _ROWS_A_MARK:
-            self._marks.append((self._num_read, self._places()))
+            self._marks.append((self._num_read, self._lane_positions()))
         if self._choice is not None:
             record: RawRecord | None = self._lanes[self._choice.at(self._num_read)].next_again()
         else:
@@ -220,7 +220,7 @@ class RecordStream:
             do="raise LUTHIER_DATA_MEMORY_BYTES and resume the run, or start one with a smaller data.shuffle_buffer",
         )
 
-    def _places(self) -> tuple[LanePlace, ...]:
+    def _lane_positions(self) -> tuple[LanePlace, ...]:
         return tuple(lane.place for lane in self._lanes)
 
     def position(self) -> StreamPosition:
@@ -235,7 +235,7 @@ class RecordStream:
             num_draws=self._num_draws,
             num_read=self._num_read,
             num_epoch_rows=self._num_epoch_rows,
-            lanes=self._places(),
+            lanes=self._lane_positions(),
             refill_read=refill_read,
             refill_lanes=refill_lanes,
         )
