@@ -23,7 +23,7 @@ def csv_line(cells: Iterable[Any]) -> str:
     """A line of a CSV file, with its end.
 
     `csv` quotes a carriage return only where it belongs to the end of a line; without quotes spreadsheets, and `csv`
-    itself, begin a row there, whose first cell nobody has looked at.
+    itself, begin a row there, whose first cell was not checked.
     """
     line = io.StringIO(newline="")
     csv.writer(line, lineterminator="\r\n").writerow(cells)

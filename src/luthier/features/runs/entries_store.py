@@ -71,7 +71,7 @@ class RunEntryStore(Store):
             limit: The most entries.
             before: Only those behind the entry with this id; one that is gone has the place of its id alone.
             status: Only those in this state.
-            text: What must stand in the name, the id, the base model, the method or the request, in any case.
+            text: What must be in the name, the id, the base model, the method or the request, in any case.
             tree: A filter.
             order: What they are sorted by.
             only_begun: Leave out what waits in the queue.

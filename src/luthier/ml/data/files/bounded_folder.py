@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -17,7 +18,7 @@ IN_USE_SECONDS: Final = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A folder in the folder.
+    """A folder in the folder, or a file of a folder whose entries are files.
 
     Attributes:
         path: where it is.
@@ -67,16 +68,42 @@ def remove_least_used(
         newest: an entry that stays, or a file of it.
         is_held: name of an entry -> whether somebody needs it.
     """
-    entries = entries_of(folder)
+    latest = time.time() - IN_USE_SECONDS
+    return remove_oldest(entries_of(folder), max_bytes, latest=latest, newest=newest, is_held=is_held)
+
+
+def remove_oldest(
+    entries: Sequence[Entry],
+    max_bytes: int,
+    *,
+    latest: float = math.inf,
+    newest: Path | None = None,
+    is_held: Callable[[str], bool] = lambda _name: False,
+) -> list[Entry]:
+    """Remove entries until the others take at most `max_bytes`, and return what was removed.
+
+    Args:
+        entries: those that were used longest ago first.
+        max_bytes: the limit; entries in use may exceed it.
+        latest: entries that were used after this moment stay, in seconds since 1970.
+        newest: as of `remove_least_used`.
+        is_held: as of `remove_least_used`.
+
+    Raises:
+        OSError: an entry that is a file cannot be removed; what is left of a folder is no error.
+    """
     over = sum(entry.num_bytes for entry in entries) - max_bytes
     removed = []
     for entry in entries:
-        if over <= 0 or time.time() - entry.used_at < IN_USE_SECONDS:
+        if over <= 0 or entry.used_at > latest:
             break
         if newest is not None and newest.is_relative_to(entry.path):
             continue
         if not is_held(entry.path.name):
-            shutil.rmtree(entry.path, ignore_errors=True)
+            if entry.path.is_dir():
+                shutil.rmtree(entry.path, ignore_errors=True)
+            else:
+                entry.path.unlink(missing_ok=True)
             over -= entry.num_bytes
             removed.append(entry)
     return removed

@@ -14,6 +14,7 @@ import json
 import re
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -150,23 +151,28 @@ def list_files(source: str, folder: Path, progress: Progress) -> SourceListing:
     _entry(folder, source).unlink(missing_ok=True)  # of what is not there as a whole, and no longer to be had
     if not found.revision:
         fetched = fetch(source, folder, progress)
-        fetched_names = tuple(file.name for file in fetched.files)
-        return SourceListing(
-            source, fetched.revision, source, fetched_names, tuple(file.num_bytes for file in fetched.files)
-        )
-    names, sizes = (tuple(_safe(file.name) for file in found.files), tuple(file.num_bytes for file in found.files))
-    listing = SourceListing(source, found.revision, found.pinned or source, names, sizes)
+        files = [(file.name, file.num_bytes) for file in fetched.files]
+        return _listing_of(source, fetched.revision, source, files)
+    listing = _listing_of(
+        source, found.revision, found.pinned or source, [(_safe(file.name), file.num_bytes) for file in found.files]
+    )
     for name in {source, listing.pinned}:
         _write_listing(folder, replace(listing, source=name))
     return listing
+
+
+def _listing_of(source: str, revision: str, pinned: str, files: Sequence[tuple[str, int | None]]) -> SourceListing:
+    """A listing of files with these names and sizes."""
+    names, sizes = (tuple(name for name, _ in files), tuple(size for _, size in files))
+    return SourceListing(source, revision, pinned, names, sizes)
 
 
 def _known_listing(folder: Path, source: str) -> SourceListing | None:
     """What was listed or fetched of a source before."""
     if (entry := _entry_document(folder, source)) is not None:
         # Not compared with their digests here: each file is when it is opened.
-        names, sizes = (tuple(one[name] for one in entry["files"]) for name in ("name", "num_bytes"))
-        return SourceListing(source, entry["revision"], source, names, sizes)
+        files = [(one["name"], one["num_bytes"]) for one in entry["files"]]
+        return _listing_of(source, entry["revision"], source, files)
     try:
         document = json.loads(_listing_path(folder, source).read_text(encoding="utf-8"))
         names, sizes = tuple(document["names"]), tuple(document["sizes"])

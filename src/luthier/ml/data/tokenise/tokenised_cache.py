@@ -16,10 +16,8 @@ The digest is checked at each reading: a damaged entry is reported, and made aga
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import sys
 import time
 import uuid
@@ -37,6 +35,7 @@ from luthier.core.dataset import Example, Overlong, TokenisedExample
 from luthier.core.ids import sha256_bytes, sha256_document
 from luthier.core.ports import Progress
 from luthier.core.system.libraries import version
+from luthier.ml.data.files.bounded_folder import Entry, mark_used, remove_oldest
 from luthier.ml.data.files.spill import Spill
 from luthier.ml.data.tokenise.loss_mask import PLAIN, Learning, Tokenised, tokenise_all
 from luthier.ml.data.tokenise.template import Template
@@ -142,7 +141,7 @@ class TokenisedCache:
 
     def _make_room(self, newest: Path) -> None:
         """Remove the entries that were read longest ago, and what killed writers left."""
-        held: list[tuple[float, int, Path]] = []
+        entries: list[Entry] = []
         for path in self.folder.iterdir():
             try:
                 status = path.stat()
@@ -151,15 +150,11 @@ class TokenisedCache:
             if path.suffix == ".partial":
                 if time.time() - status.st_mtime > _PARTIAL_SECONDS:
                     path.unlink(missing_ok=True)
-            elif path != newest:
-                held.append((status.st_mtime, status.st_size, path))
+            else:
+                entries.append(Entry(path, status.st_size, status.st_mtime))
+        entries.sort(key=lambda entry: (entry.used_at, entry.num_bytes, entry.path))
         # The newest entry is never removed, or a run would evict what it has just made.
-        room = self.max_bytes - newest.stat().st_size - sum(size for _, size, _ in held)
-        for _, size, path in sorted(held):
-            if room >= 0:
-                break
-            path.unlink(missing_ok=True)
-            room += size
+        remove_oldest(entries, self.max_bytes, newest=newest)
 
 
 def key_of(examples: Sequence[Example], template: Template, settings: dict[str, Any]) -> str:
@@ -220,8 +215,7 @@ def _read(place: Path, spill: Spill | None) -> tuple[Tokenised | None, str | Non
         return None, f"an entry of the cache cannot be read ({error.strerror or error})"
     # The modification time is the time of the last read, by which _make_room removes entries. Where the entry is
     # another user's, or has just been removed, it is read all the same.
-    with contextlib.suppress(OSError):
-        os.utime(place)
+    mark_used(place)
     # A view: entries reach a gigabyte, and slices of bytes would copy.
     body = memoryview(data)[:-_DIGEST_BYTES]
     if len(data) < _DIGEST_BYTES or hashlib.sha256(body).digest() != data[-_DIGEST_BYTES:]:
