@@ -16,6 +16,8 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -120,6 +122,7 @@ _NEITHER: Final = "E"
 _PUSH: Final = 1e6
 _LOAD_ERROR: Final = "error loading model:"
 _LOAD_SECONDS: Final = 60.0
+_QUIET_SECONDS: Final = 0.1
 _LOG_ERRORS: Final = 1
 
 
@@ -371,4 +374,16 @@ def load_aloud(document: dict[str, Any], _channel: Channel) -> None:
     try:
         xllamacpp.Server(params)
     except (RuntimeError, ValueError):
+        _wait_for_log(sys.stderr.fileno())
         os._exit(1)  # no traceback: the end of the log is the output of llama.cpp
+
+
+def _wait_for_log(descriptor: int, limit_seconds: float = 5.0) -> None:
+    """Wait until a log file has lines and has not grown for some time: llama.cpp writes it from a thread of its own."""
+    seen, ends = 0, time.monotonic() + limit_seconds
+    while time.monotonic() < ends:
+        time.sleep(_QUIET_SECONDS)
+        size = os.fstat(descriptor).st_size
+        if seen and size == seen:
+            return
+        seen = size
