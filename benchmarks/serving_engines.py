@@ -8,7 +8,8 @@
 
 SmolLM2-135M-Instruct with random adapters (rank 16, all linear layers) whose product is small, so that answers stay
 text. All sides hold their models for the whole time, and each window asks every side the same greedy questions, in an
-order that turns; no question comes twice.
+order that turns; no question comes twice. Before its window a side rests until no other's work is in its samples of
+busy cores, and answers one short request.
 
     auto            `luthier serve`: each request goes to the engine that is faster at the load
     transformers    `luthier serve --engine transformers`
@@ -49,8 +50,6 @@ import psutil
 from machine import describe, luthier_command, run_json
 from serving_clients import read_answer, wishes
 
-from luthier.features.serving.engine_balance import PEAK_SECONDS
-
 ROOT: Final = Path(__file__).resolve().parents[1]
 BASE: Final = "smollm2-135m-instruct"
 CLIENTS: Final = (1, 4, 16)
@@ -59,6 +58,9 @@ _SLOTS, _SLOT_TOKENS = 16, 2048
 _VLLM_SECONDS: Final = 600.0
 _LOAD_SECONDS: Final = 120.0
 _KEY: Final = "benchmark-of-engines"
+# A server takes the side that computed last for a busy neighbour: `free_cores` raises threads after ten quiet samples,
+# and the load of an earlier window counts for `auto` for five seconds.
+_REST_SECONDS: Final = 12.5
 
 
 def main() -> int:
@@ -346,6 +348,7 @@ async def _rounds(sides: dict[str, _Side], args: argparse.Namespace) -> list[dic
     await _load_both(sides["auto"], range(-3 * num_warm - 2 * max(CLIENTS), -3 * num_warm), args.adapters)
     order = tuple(sides)
     found, first, longest = list[dict[str, Any]](), 0, 0.0
+    num_warmed = 4 * num_warm + 2 * max(CLIENTS)
     for number in range(args.rounds):
         begun = time.monotonic()
         if found and begun - args.began + longest > 60 * args.minutes:
@@ -355,10 +358,12 @@ async def _rounds(sides: dict[str, _Side], args: argparse.Namespace) -> list[dic
         for place, (clients, adapters) in enumerate(cells):
             num_requests = max(3, clients) if args.quick else max(4, 2 * clients)
             turn = (number + place) % len(order)
-            # The load of the window before would still count for `auto`; all sides rest as long.
-            await asyncio.sleep(PEAK_SECONDS)
             for name in order[turn:] + order[:turn]:
                 numbers = range(first, first + num_requests)
+                await asyncio.sleep(_REST_SECONDS)
+                # Whoever opens its model again for another number of threads does so at this request.
+                num_warmed += 1
+                await _window(sides[name], range(-num_warmed, 1 - num_warmed), 1, adapters, 2)
                 cell = f"{clients} clients, {f'{adapters} adapters' if adapters else 'base'}"
                 windows.setdefault(cell, {})[name] = await _window(sides[name], numbers, clients, adapters, num_new)
             first += num_requests

@@ -282,7 +282,8 @@ def test_an_adapter_that_comes_late_waits_for_the_answers_under_way(tiny_gguf, g
 
 
 def test_it_computes_with_as_many_threads_as_other_processes_leave_cores_for(tiny_gguf, monkeypatch):
-    made = []
+    made, now = [], [0.0]
+    monkeypatch.setattr(cpp, "monotonic", lambda: now[0])
     monkeypatch.setattr(cpp, "usable_threads", lambda: 2)
     monkeypatch.setattr(free_cores, "num_usable_cores", lambda: 2)
     monkeypatch.setattr(
@@ -309,14 +310,24 @@ def test_it_computes_with_as_many_threads_as_other_processes_leave_cores_for(tin
         # With too few threads an answer is slower than it could be, not slower than waiting.
         assert engine.ask("third", long, None)
         assert (cores.count, threads()) == (2, 1)
-        # An answer that has ended holds its slot until llama.cpp's last token of it.
-        listen(engine, heard, lambda: engine._writing.is_idle)
+        # Where it is never idle, new requests wait for a server with more threads after a while.
+        now[0] = 30.0
+        assert not engine.ask("fourth", long, None)
+        assert engine.keys
         begin("fourth")
         assert threads() == 2
         listen(engine, heard, lambda: not engine.keys)
         heard.hear(engine)
         assert len({heard.texts[key, 0] for key in ("first", "second", "third", "fourth")}) == 1
     assert cores._closed.is_set()
+
+
+def test_a_wait_for_more_threads_that_is_in_vain_ends_and_comes_again_later():
+    drain = cpp._Drain()
+    on = [second for second in range(200) if drain.is_on(float(second))]
+    assert on == [*range(30, 45), *range(105, 120)]
+    drain.reset()
+    assert [second for second in range(200, 250) if drain.is_on(float(second))] == list(range(230, 245))
 
 
 def test_an_engine_that_cannot_be_opened_samples_no_cores(tiny_gguf, monkeypatch):

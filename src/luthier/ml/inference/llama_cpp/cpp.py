@@ -15,6 +15,7 @@ import threading
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from time import monotonic
 from typing import Final, Literal
 
 from luthier.core.dataset import TokenisedExample
@@ -37,6 +38,10 @@ _CACHE_BYTES: Final = 512 << 20
 # A server that is opened again loads the model, and its slots have lost their prompts: one more thread of many is not
 # worth that, and beside a desktop or our own server the last core is free at one moment and busy at the next.
 _MORE_THREADS: Final = 1.25
+# A server that is never idle would keep too few threads for ever. New requests wait for those under way after a while;
+# where these take long, the wait is given up and tried again later.
+_RAISE_SECONDS: Final = 30.0
+_DRAIN_SECONDS: Final = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,34 @@ class _Prepared:
     form: ToolForm | None
     grammar: str | None
     thinking: Thinking
+
+
+class _Drain:
+    """When new requests wait for a server with more threads, where requests never leave it idle.
+
+    The first wait begins after `_RAISE_SECONDS` with too few threads and lasts `_DRAIN_SECONDS` at most; after each
+    one in vain the time without a wait doubles.
+    """
+
+    def __init__(self) -> None:
+        self._began: float | None = None
+        self._rest = _RAISE_SECONDS
+
+    def is_on(self, now: float) -> bool:
+        """Whether new requests wait now.
+
+        Args:
+            now: seconds of a clock that never goes back.
+        """
+        if self._began is None:
+            self._began = now
+        if now - self._began >= self._rest + _DRAIN_SECONDS:
+            self._began, self._rest = now, 2 * self._rest
+        return now - self._began >= self._rest
+
+    def reset(self) -> None:
+        """The server has as many threads as it may."""
+        self._began, self._rest = None, _RAISE_SECONDS
 
 
 class LlamaCppEngine:
@@ -110,6 +143,7 @@ class LlamaCppEngine:
         self._is_open = True
         # Threads that share a product wait for each other: beside other processes there are fewer of them.
         self._cores = FreeCores(num_threads or usable_threads(), is_sampled=num_threads is None)
+        self._drain = _Drain()
         try:
             server = self._open_server([])
             try:
@@ -259,13 +293,15 @@ class LlamaCppEngine:
                 expected=f"one of {', '.join(sorted(self._adapters)) or 'none: no adapter is loaded'}",
                 do="load the adapter before the request",
             )
-        if self._is_stale(server) or self._has_other_threads(server):
+        if not self._is_stale(server) and not self._has_other_threads(server):
+            self._drain.reset()
+        else:
             # Reopened only while the old server neither reads nor writes.
             with self._reading:
                 if not self._num_reading and self._writing.is_idle:
                     server = self._reopen(server)
-                # A server with too few threads goes on, one with too many is slower than waiting for a new one.
-                elif self._is_stale(server) or self._cores.count < server.num_threads:
+                # A server with too few threads goes on for a while, one with too many is slower than waiting.
+                elif self._is_stale(server) or self._cores.count < server.num_threads or self._drain.is_on(monotonic()):
                     return False
         request, ids, form = prepared.request, prepared.ids, prepared.form
         if not self._writing.has_room_for(request.num_choices, len(ids) + prepared.max_new_tokens):
