@@ -298,13 +298,15 @@ def test_it_computes_with_as_many_threads_as_other_processes_leave_cores_for(tin
         begin = lambda key: listen(engine, heard, lambda: engine.ask(key, long, None))  # noqa: E731
         heard, long = Heard(), TextRequest(text="Once", max_new_tokens=200, sampling=NO_END)
         assert engine.ask("first", long, None)
+        listen(engine, heard, lambda: heard.pieces["first", 0])
         cores.note(1.0)
         cores.note(1.0)
-        # The answer under way keeps its threads, and what comes now waits for a server with fewer.
+        # What comes now waits for a server with fewer threads, in which the answer under way goes on.
         assert (cores.count, threads()) == (1, 2)
         assert not engine.ask("second", long, None)
         begin("second")
         assert threads() == 1
+        assert engine.keys == {"first", "second"}
         for _ in range(10):
             cores.note(0.0)
         # With too few threads an answer is slower than it could be, not slower than waiting.
@@ -318,12 +320,89 @@ def test_it_computes_with_as_many_threads_as_other_processes_leave_cores_for(tin
         assert threads() == 2
         listen(engine, heard, lambda: not engine.keys)
         heard.hear(engine)
-        assert len({heard.texts[key, 0] for key in ("first", "second", "third", "fourth")}) == 1
+        assert len({heard.texts[key, 0] for key in ("second", "third", "fourth")}) == 1
+        # The tokens of its text may be others than were written, so that only its length is sure with a random model.
+        assert {heard.ends[key, 0].num_new_tokens for key in ("first", "second", "third", "fourth")} == {200}
     assert cores._closed.is_set()
 
 
+@pytest.fixture
+def two_threads(tiny_gguf, monkeypatch):
+    """An engine with two threads, and what counts the cores that others leave free."""
+    made = []
+    monkeypatch.setattr(cpp, "usable_threads", lambda: 2)
+    monkeypatch.setattr(free_cores, "num_usable_cores", lambda: 2)
+    monkeypatch.setattr(cpp, "FreeCores", lambda num, **_: made.append(FreeCores(num, is_sampled=False)) or made[-1])
+    with closing(LlamaCppEngine(tiny_gguf, cache="float32")) as engine:
+        yield engine, made[0]
+
+
+LONG = TextRequest(text="Once", max_new_tokens=200, sampling=NO_END)
+
+
+def test_an_answer_that_cannot_be_continued_elsewhere_keeps_its_threads(two_threads):
+    engine, cores = two_threads
+    heard = Heard()
+    assert engine.ask("likely", LONG.model_copy(update={"num_top": 1}), None)
+    listen(engine, heard, lambda: heard.pieces["likely", 0])
+    for _ in range(2):
+        cores.note(1.0)
+    listen(engine, heard, lambda: not engine.keys)
+    assert (cores.count, engine._server.num_threads) == (1, 2)
+    heard.hear(engine)
+    assert heard.ends["likely", 0].num_new_tokens == 200
+
+
+def test_an_answer_is_continued_where_it_was_when_the_neighbour_has_gone_before_it_stopped(two_threads):
+    engine, cores = two_threads
+    heard, before = Heard(), engine._server
+    assert engine.ask("one", LONG, None)
+    listen(engine, heard, lambda: heard.pieces["one", 0])
+    assert engine._writing.pause()
+    for _ in range(10):
+        cores.note(0.0)
+    listen(engine, heard, lambda: not engine.keys)
+    heard.hear(engine)
+    assert engine._server is before
+    assert heard.ends["one", 0].num_new_tokens == 200
+
+
+def test_a_paused_answer_can_be_cancelled(two_threads):
+    engine, cores = two_threads
+    heard = Heard()
+    for key in ("one", "two"):
+        assert engine.ask(key, LONG, None)
+    listen(engine, heard, lambda: heard.pieces["two", 0])
+    for _ in range(2):
+        cores.note(1.0)
+    listen(engine, heard, lambda: engine._writing.is_pausing)
+    engine.cancel("one")
+    assert engine.keys == {"two"}
+    listen(engine, heard, lambda: not engine.keys)
+    heard.hear(engine)
+    assert set(heard.ends) == {("two", 0)}
+    assert engine._server.num_threads == 1
+
+
+def test_paused_answers_fail_with_words_where_no_server_opens(two_threads, monkeypatch):
+    engine, cores = two_threads
+    heard = Heard()
+    assert engine.ask("one", LONG, None)
+    listen(engine, heard, lambda: heard.pieces["one", 0])
+
+    def refuse(*_, **__):
+        raise WorkError("no memory", expected="some", do="close a program")
+
+    monkeypatch.setattr(cpp, "LlamaServer", refuse)
+    for _ in range(2):
+        cores.note(1.0)
+    listen(engine, heard, lambda: heard.failures)
+    assert heard.failures["one"].error["came"] == "no memory"
+    assert not engine.keys
+
+
 def test_a_wait_for_more_threads_that_is_in_vain_ends_and_comes_again_later():
-    drain = cpp._Drain()
+    drain = free_cores.Drain()
     on = [second for second in range(200) if drain.is_on(float(second))]
     assert on == [*range(30, 45), *range(105, 120)]
     drain.reset()

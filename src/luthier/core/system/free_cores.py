@@ -24,6 +24,10 @@ _FIRST_SECONDS: Final = 0.1
 # Fewer threads soon, since one too many costs far more than one too few; more once the others are really gone.
 _SAMPLES_TO_LOWER: Final = 2
 _SAMPLES_TO_RAISE: Final = 10
+# Work that never pauses would keep too few threads for ever. New work waits for what is under way after a while; where
+# that takes long, the wait is given up and begins again later.
+_DRAIN_AFTER_SECONDS: Final = 30.0
+_DRAIN_SECONDS: Final = 15.0
 # Of a core: clients, the server's own process and the desktop take some of it.
 _TOLERATED: Final = 0.5
 
@@ -110,3 +114,31 @@ class FreeCores:
         while not self._closed.wait(_SAMPLE_SECONDS):
             self.note(others.busy_cores())
             others = OtherProcesses()
+
+
+class Drain:
+    """When new work waits until what is under way has ended, so that more threads can take it up.
+
+    The first wait begins after `_DRAIN_AFTER_SECONDS` with too few threads and lasts `_DRAIN_SECONDS` at most; after
+    each one in vain the time without a wait doubles.
+    """
+
+    def __init__(self) -> None:
+        self._began: float | None = None
+        self._rest = _DRAIN_AFTER_SECONDS
+
+    def is_on(self, now: float) -> bool:
+        """Whether new work waits now.
+
+        Args:
+            now: seconds of a clock that never goes back.
+        """
+        if self._began is None:
+            self._began = now
+        if now - self._began >= self._rest + _DRAIN_SECONDS:
+            self._began, self._rest = now, 2 * self._rest
+        return now - self._began >= self._rest
+
+    def reset(self) -> None:
+        """There are as many threads as there may be."""
+        self._began, self._rest = None, _DRAIN_AFTER_SECONDS

@@ -1,4 +1,4 @@
-"""The answers that llama.cpp's server is writing: the request for each, its chunks read back as events, and its slot.
+"""The answers that llama.cpp's server is writing: a thread and a slot for each.
 
 Each answer waits for its chunks in a separate thread, which holds no lock of Python while llama.cpp computes. What it
 reads goes into one inbox, which is read by the one thread that owns the engine.
@@ -9,7 +9,6 @@ the same beginning and the same adapter continues from there.
 
 from __future__ import annotations
 
-import json
 import queue
 import threading
 import time
@@ -18,15 +17,14 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-from luthier.core.errors import BusyError, LuthierError, OverlongError, RequestError, WorkError
+from luthier.core.errors import BusyError, LuthierError, WorkError
 from luthier.core.ports import KeyedEvent
-from luthier.core.stream import Ended, Failed, Piece, TextRequest, TokenLikelihood, WrittenToken
+from luthier.core.stream import Failed, TextRequest
 from luthier.core.system.process_setup import start_daemon
-from luthier.ml.inference.engine_prompts import CallsInText
+from luthier.ml.inference.llama_cpp.one_answer import AnswerReader, request_body
 from luthier.ml.inference.llama_cpp.server import LlamaServer
-from luthier.ml.inference.thoughts import NO_THINKING, AnswerText, Thinking
 
 
 @dataclass(slots=True)
@@ -96,187 +94,6 @@ def _num_alike(first: Sequence[int], second: Sequence[int]) -> int:
     return min(len(first), len(second))
 
 
-_GREEDY_BELOW: Final = 1e-4
-# The largest seed means "any" to llama.cpp.
-_NUM_SEEDS: Final = (1 << 32) - 1
-
-
-def request_body(
-    asked: TextRequest,
-    choice: int,
-    ids: Sequence[int],
-    *,
-    max_new_tokens: int,
-    scales: list[dict[str, Any]],
-    slot: int,
-    grammar: str | None = None,
-    shown_marks: Sequence[str] = (),
-    reuses_prompts: bool = True,
-) -> dict[str, Any]:
-    """The document that requests one choice.
-
-    Every option that changes what is drawn is set, since llama.cpp's own defaults cut off unlikely tokens.
-
-    Args:
-        asked: the request.
-        choice: number of the choice, from 0.
-        ids: of the prompt.
-        max_new_tokens: of thought and answer.
-        scales: of all adapters (`LlamaServer.scales`).
-        slot: of the server.
-        grammar: what the answer must follow; None for nothing.
-        shown_marks: special tokens that are to appear in the text.
-        reuses_prompts: whether the slot resumes from what it has read.
-    """
-    rules = asked.sampling
-    is_greedy = rules.temperature < _GREEDY_BELOW or rules.top_p == 0
-    body: dict[str, Any] = {
-        "prompt": list(ids),
-        "max_tokens": max_new_tokens,
-        "stream": True,
-        "timings_per_token": True,
-        "lora": scales,
-        # Together: the slot continues from what it has read of this prompt before.
-        "id_slot": slot,
-        "cache_prompt": reuses_prompts,
-        "temperature": 0.0 if is_greedy else rules.temperature,
-        # In the order of `Sampler`: temperature, then top_p. llama.cpp's default list has more samplers, and top_p
-        # first.
-        "samplers": ["penalties", "temperature", "top_p"],
-        "top_k": 0,
-        "min_p": 0.0,
-        "top_p": 1.0 if is_greedy else rules.top_p,
-        "seed": (rules.seed + choice) % _NUM_SEEDS,  # each choice draws for itself
-        "frequency_penalty": rules.frequency_penalty,
-        "presence_penalty": rules.presence_penalty,
-        "repeat_penalty": 1.0,
-    }
-    if rules.logit_bias:
-        body["logit_bias"] = [[token, bias] for token, bias in rules.logit_bias]
-    if grammar is not None:
-        body["grammar"] = grammar
-    if shown_marks:
-        body["preserved_tokens"] = list(shown_marks)
-    if asked.num_top is not None:
-        # 0 would switch likelihoods off.
-        body["logprobs"] = max(1, asked.num_top)
-    return body
-
-
-class AnswerReader:
-    """Reads the chunks of one choice. `ended` is set with the last event, of any kind.
-
-    Args:
-        asked: the request.
-        choice: number of the answer among those of the request.
-        calls: finds tool calls in the text.
-        thinking: how reasoning is delimited and limited.
-    """
-
-    def __init__(self, asked: TextRequest, choice: int, calls: CallsInText, thinking: Thinking = NO_THINKING) -> None:
-        self._asked, self._choice, self._calls = asked, choice, calls
-        self._answer = AnswerText(asked, thinking)
-        self._num_new = self._num_characters = self._num_emitted = 0
-        self._open_tokens: list[WrittenToken] = []
-        self.ended = False
-
-    def read(self, chunk: str) -> list[Piece | Ended]:
-        """The events of a chunk.
-
-        Raises:
-            LuthierError: it reports a failure.
-        """
-        document = json.loads(chunk)
-        if "choices" not in document:
-            raise _failure(document)
-        said = document["choices"][0]
-        # The count has the end token in it.
-        self._num_new = int((document.get("timings") or {}).get("predicted_n", self._num_new))
-        text = said.get("text") or ""
-        self._add_tokens((said.get("logprobs") or {}).get("content") or (), text)
-        pieces: list[Piece | Ended] = self._piece(*self._answer.add(text, self._num_new))
-        if self._answer.found_stop:
-            return [*pieces, *self._end("stop", self._num_new)]
-        if (reason := said.get("finish_reason")) is None:
-            return [*pieces, *self._end("length", self._num_new)] if self._answer.is_full(self._num_new) else pieces
-        # `predicted_n` counts the end token, which is not part of an answer.
-        num_new = self._num_new - 1 if reason == "stop" else self._num_new
-        return [*pieces, *self._end("stop" if reason == "stop" else "length", max(num_new, 0))]
-
-    def _end(self, reason: Literal["stop", "length"], num_new: int) -> list[Piece | Ended]:
-        was_found = self._answer.found_stop
-        reasoning, left = ("", "") if was_found else self._answer.end(num_new)
-        if self._answer.found_stop:
-            num_emitted = self._answer.num_dropped + self._num_emitted + len(left)
-            self._open_tokens = [token for token in self._open_tokens if token.offset < num_emitted]
-            reason = "stop"
-        elif reason == "stop" and self._open_tokens and not self._open_tokens[-1].chosen.token:
-            self._open_tokens.pop()  # the end token itself
-        self.ended = True
-        self._num_new = num_new
-        last = self._piece(reasoning, left, is_last=True)
-        ended = Ended(
-            choice=self._choice,
-            reason=self._calls.reason(reason),
-            num_new_tokens=num_new,
-            num_thinking_tokens=min(self._answer.num_thinking, num_new),
-            ends_in_thought=self._answer.ends_in_thought,
-            stop_text=self._answer.stop_text,
-        )
-        return [*last, ended]
-
-    def _piece(self, reasoning: str, text: str, *, is_last: bool = False) -> list[Piece | Ended]:
-        self._num_emitted += len(text)
-        tokens: list[WrittenToken] = []
-        if self._open_tokens and (text or reasoning or is_last):
-            num_emitted = self._answer.num_dropped + self._num_emitted
-            tokens = [token for token in self._open_tokens if is_last or token.offset < num_emitted]
-            self._open_tokens = self._open_tokens[len(tokens) :]
-        text, calls = self._calls.split(text, is_last=is_last)
-        if not (text or reasoning or tokens or calls):
-            return []
-        return [
-            Piece(
-                choice=self._choice,
-                text=text,
-                num_new_tokens=self._num_new,
-                tokens=tuple(tokens),
-                calls=calls,
-                reasoning=reasoning,
-            )
-        ]
-
-    def _add_tokens(self, said: Sequence[dict[str, Any]], text: str) -> None:
-        # Text that was held back because a character was not complete comes with the token that completes it.
-        place = self._num_characters + max(0, len(text) - sum(len(token["token"]) for token in said))
-        for token in said:
-            self._open_tokens.append(self._token(token, place))
-            place += len(token["token"])
-        self._num_characters += len(text)
-
-    def _token(self, token: dict[str, Any], offset: int) -> WrittenToken:
-        top = token.get("top_logprobs") or ()
-        return WrittenToken(
-            chosen=TokenLikelihood(token=token["token"], log_probability=token["logprob"]),
-            offset=offset,
-            top=tuple(
-                TokenLikelihood(token=one["token"], log_probability=one["logprob"])
-                for one in top[: self._asked.num_top or 0]
-            ),
-        )
-
-
-def _failure(document: dict[str, Any]) -> LuthierError:
-    error = document.get("error")
-    error = error if isinstance(error, dict) else document
-    words = f"llama.cpp says: {error.get('message') or json.dumps(document)[:400]}"
-    if error.get("type") == "exceed_context_size_error":
-        return OverlongError(words, expected="a prompt that fits into the context", do="shorten the prompt")
-    if error.get("code") == 400:
-        return RequestError(words, expected="a request that llama.cpp takes", do="see what it says")
-    return WorkError(words, expected="an answer", do="ask again; the log of the server says more")
-
-
 _END_SECONDS: Final = 60.0
 
 
@@ -295,6 +112,7 @@ class Choice:
         grammar, shown_marks: as `request_body` takes them.
         slot: of the server; -1 while it waits.
         stop: set when no client waits for more of it; its thread then stops llama.cpp.
+        pause: set when it is to continue with another server; its thread then stops llama.cpp.
     """
 
     key: Hashable
@@ -308,6 +126,30 @@ class Choice:
     shown_marks: tuple[str, ...] = ()
     slot: int = -1
     stop: threading.Event = field(default_factory=threading.Event)
+    pause: threading.Event = field(default_factory=threading.Event)
+    _num_prompt: int = field(init=False)
+    _max_new: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._num_prompt, self._max_new = len(self.ids), self.max_new_tokens
+
+    @property
+    def can_move(self) -> bool:
+        """Whether another server can continue it: a grammar would begin again, and likelihoods count characters."""
+        return self.grammar is None and self.asked.num_top is None
+
+    def resume(self, server: LlamaServer) -> None:
+        """Continue behind what it has written so far, in a server that has read nothing of it.
+
+        The text is tokenised, since llama.cpp does not say the ids of what it writes.
+        """
+        self.pause.clear()
+        written = self.reader.received
+        ids = server.tokenize(written, add_special=False, parse_special=bool(self.shown_marks)) if written else []
+        num_before = self.reader.resume()
+        self.ids = [*self.ids[: self._num_prompt], *ids]
+        # The text may have more tokens than were written.
+        self.max_new_tokens = max(1, min(self._max_new - num_before, server.context_tokens - len(self.ids)))
 
     @property
     def num_tokens(self) -> int:
@@ -337,17 +179,61 @@ class Writing:
         self._inbox: queue.SimpleQueue[tuple[Choice, str | None]] = queue.SimpleQueue()
         self._waiting: deque[Choice] = deque()
         self._running: set[Choice] = set()
+        # To be continued with another server; those that llama.cpp still writes are in `_running`.
+        self._paused: list[Choice] = []
+        self._is_paused = False
         self._events: list[KeyedEvent] = []
 
     @property
     def keys(self) -> set[Hashable]:
         """The requests whose answers are being written."""
-        return {choice.key for choice in (*self._running, *self._waiting) if choice.is_going}
+        return {choice.key for choice in (*self._running, *self._paused, *self._waiting) if choice.is_going}
 
     @property
     def is_idle(self) -> bool:
         """Whether the server has nothing to do."""
-        return not self._running and not self._waiting
+        return not self._running and not self._waiting and not self._paused
+
+    @property
+    def is_pausing(self) -> bool:
+        """Whether all answers are to continue with another server."""
+        return self._is_paused
+
+    @property
+    def has_stopped(self) -> bool:
+        """Whether llama.cpp writes nothing at the moment."""
+        return not self._running
+
+    def pause(self) -> bool:
+        """Have llama.cpp stop all answers, to be continued by `resume`; false where one of them cannot be."""
+        if not all(choice.can_move for choice in self._running):
+            return False
+        self._is_paused = True
+        for choice in self._running:
+            choice.pause.set()
+        return True
+
+    def resume(self, server: LlamaServer) -> None:
+        """Continue the answers that were paused, before those that wait.
+
+        Args:
+            server: writes from now on.
+        """
+        self._is_paused = False
+        for choice in self._paused:
+            try:
+                choice.resume(server)
+            except LuthierError as error:
+                self._fail(choice, error)
+        self._waiting.extendleft(reversed([choice for choice in self._paused if choice.is_going]))
+        self._paused.clear()
+        self._launch(server)
+
+    def fail_all(self, error: LuthierError) -> None:
+        """End the answers that are paused or wait: there is no server for them."""
+        self._is_paused = False
+        for choice in (*self._paused, *self._waiting):
+            self._fail(choice, error)
 
     def has_room_for(self, num: int, num_tokens: int) -> bool:
         """Whether that many answers of that many tokens can be taken up; those of one request alone always can."""
@@ -366,6 +252,7 @@ class Writing:
     def cancel(self, key: Hashable) -> None:
         """Cancel the request; its slots are free after the token that is being computed."""
         self._waiting = deque(choice for choice in self._waiting if choice.key != key)
+        self._paused = [choice for choice in self._paused if choice.key != key]
         for choice in self._running:
             if choice.key == key:
                 choice.stop.set()
@@ -384,6 +271,7 @@ class Writing:
     def end(self) -> None:
         """Write no more of anything, and wait until llama.cpp has stopped."""
         self._waiting.clear()
+        self._paused.clear()
         for choice in self._running:
             # Makes `hear`, in the answer's thread, stop llama.cpp.
             choice.stop.set()
@@ -394,7 +282,7 @@ class Writing:
 
     def _launch(self, server: LlamaServer) -> None:
         """Begin with those that wait, in order, while there is room; a single one always fits."""
-        while self._waiting:
+        while self._waiting and not self._is_paused:
             choice = self._waiting[0]
             # In order: a small answer behind a large one does not overtake it, or the large one might wait for ever.
             if self._running and not self._slots.has_room_for(1, choice.num_tokens):
@@ -433,7 +321,9 @@ class Writing:
             self._running.discard(choice)
             # Not when the last event comes: llama.cpp may still compute a token in this slot.
             self._slots.give_back(choice.slot)
-            if choice.is_going:
+            if choice.is_going and choice.pause.is_set():
+                self._paused.append(choice)
+            elif choice.is_going:
                 self._fail(choice, WorkError("llama.cpp stopped in an answer", expected="its end", do="ask again"))
         elif choice.is_going:
             try:
@@ -454,7 +344,7 @@ def _write(
 ) -> None:
     def hear(chunk: str) -> bool:
         inbox.put((choice, chunk))
-        return choice.stop.is_set()  # true has llama.cpp stop after this token
+        return choice.stop.is_set() or choice.pause.is_set()  # true has llama.cpp stop after this token
 
     try:
         server.complete(body, hear)

@@ -19,14 +19,15 @@ from time import monotonic
 from typing import Final, Literal
 
 from luthier.core.dataset import TokenisedExample
-from luthier.core.errors import ConflictError, RequestError, UnsupportedError, WorkError
+from luthier.core.errors import ConflictError, LuthierError, RequestError, UnsupportedError, WorkError
 from luthier.core.ports import Generation, KeyedEvent, Progress, Prompt, Score
 from luthier.core.stream import ENGINE_DEFAULTS, Decoding, EngineSettings, PoolingRequest, Served, Started, TextRequest
-from luthier.core.system.free_cores import FreeCores
+from luthier.core.system.free_cores import Drain, FreeCores
 from luthier.core.system.process_setup import usable_threads
 from luthier.ml.inference.engine_prompts import CallsInText, checked, fitted
 from luthier.ml.inference.engine_wrappers import generate_by_streaming
-from luthier.ml.inference.llama_cpp.active_requests import AnswerReader, Choice, Writing
+from luthier.ml.inference.llama_cpp.active_requests import Choice, Writing
+from luthier.ml.inference.llama_cpp.one_answer import AnswerReader
 from luthier.ml.inference.llama_cpp.prompts import dayless_template, grammar_of, no_grammar, open_reader
 from luthier.ml.inference.llama_cpp.server import CachePrecision, LlamaServer, check_adapter, draft_model, only_gguf
 from luthier.ml.inference.models.gguf.files import GgufHeader, read_gguf_header
@@ -38,10 +39,6 @@ _CACHE_BYTES: Final = 512 << 20
 # A server that is opened again loads the model, and its slots have lost their prompts: one more thread of many is not
 # worth that, and beside a desktop or our own server the last core is free at one moment and busy at the next.
 _MORE_THREADS: Final = 1.25
-# A server that is never idle would keep too few threads for ever. New requests wait for those under way after a while;
-# where these take long, the wait is given up and tried again later.
-_RAISE_SECONDS: Final = 30.0
-_DRAIN_SECONDS: Final = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,34 +57,6 @@ class _Prepared:
     form: ToolForm | None
     grammar: str | None
     thinking: Thinking
-
-
-class _Drain:
-    """When new requests wait for a server with more threads, where requests never leave it idle.
-
-    The first wait begins after `_RAISE_SECONDS` with too few threads and lasts `_DRAIN_SECONDS` at most; after each
-    one in vain the time without a wait doubles.
-    """
-
-    def __init__(self) -> None:
-        self._began: float | None = None
-        self._rest = _RAISE_SECONDS
-
-    def is_on(self, now: float) -> bool:
-        """Whether new requests wait now.
-
-        Args:
-            now: seconds of a clock that never goes back.
-        """
-        if self._began is None:
-            self._began = now
-        if now - self._began >= self._rest + _DRAIN_SECONDS:
-            self._began, self._rest = now, 2 * self._rest
-        return now - self._began >= self._rest
-
-    def reset(self) -> None:
-        """The server has as many threads as it may."""
-        self._began, self._rest = None, _RAISE_SECONDS
 
 
 class LlamaCppEngine:
@@ -143,7 +112,7 @@ class LlamaCppEngine:
         self._is_open = True
         # Threads that share a product wait for each other: beside other processes there are fewer of them.
         self._cores = FreeCores(num_threads or usable_threads(), is_sampled=num_threads is None)
-        self._drain = _Drain()
+        self._drain = Drain()
         try:
             server = self._open_server([])
             try:
@@ -327,7 +296,30 @@ class LlamaCppEngine:
 
     def poll(self, wait_seconds: float) -> list[KeyedEvent]:
         """What has been written since the last call; waits at most that long where there is nothing."""
-        return self._writing.poll(self._check_open(), wait_seconds)
+        server = self._check_open()
+        if self._writing.is_pausing or (self._cores.count < server.num_threads and self._writing.pause()):
+            self._move(server)
+            # None is left where it could not be opened again; then nothing is left to write either.
+            server = self._server or server
+        return self._writing.poll(server, wait_seconds)
+
+    def _move(self, server: LlamaServer) -> None:
+        """Open a server with fewer threads once llama.cpp has stopped, and continue the paused answers there.
+
+        An answer with too many threads takes several times as long, and whoever came after it would wait for it.
+        """
+        if not self._writing.has_stopped:
+            return
+        with self._reading:
+            if self._num_reading:
+                return
+            try:
+                # The neighbour may have gone in the meantime.
+                server = self._reopen(server) if self._has_other_threads(server) else server
+            except LuthierError as error:
+                self._writing.fail_all(error)
+                return
+        self._writing.resume(server)
 
     def generate(self, prompts: Sequence[Prompt], progress: Progress) -> list[Generation]:
         """One generation a prompt, in the order of the prompts, by the base.

@@ -222,9 +222,15 @@ class LlamaServer:
             )
         return response.json()
 
-    def tokenize(self, text: str, *, add_special: bool) -> list[int]:
-        """Token ids; special tokens that are in the text become special."""
-        body = {"content": text, "add_special": add_special, "parse_special": True}
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool = True) -> list[int]:
+        """Token ids.
+
+        Args:
+            text: what is read.
+            add_special: whether the tokens that begin and end a prompt are added.
+            parse_special: whether special tokens that are written in the text become special.
+        """
+        body = {"content": text, "add_special": add_special, "parse_special": parse_special}
         return [int(token) for token in self.ask("tokenize", body)["tokens"]]
 
     def keeps_grammar(self, grammar: str) -> bool:
