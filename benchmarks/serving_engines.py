@@ -50,6 +50,8 @@ import psutil
 from machine import describe, luthier_command, run_json
 from serving_clients import read_answer, wishes
 
+from luthier.features.serving.engine_balance import PEAK_SECONDS
+
 ROOT: Final = Path(__file__).resolve().parents[1]
 BASE: Final = "smollm2-135m-instruct"
 CLIENTS: Final = (1, 4, 16)
@@ -58,9 +60,8 @@ _SLOTS, _SLOT_TOKENS = 16, 2048
 _VLLM_SECONDS: Final = 600.0
 _LOAD_SECONDS: Final = 120.0
 _KEY: Final = "benchmark-of-engines"
-# A server takes the side that computed last for a busy neighbour: `free_cores` raises threads after ten quiet samples,
-# and the load of an earlier window counts for `auto` for five seconds.
-_REST_SECONDS: Final = 12.5
+# A server takes the side that computed last for a busy neighbour: `free_cores` raises threads after ten quiet samples.
+_REST_SECONDS: Final = 14.0
 
 
 def main() -> int:
@@ -364,6 +365,8 @@ async def _rounds(sides: dict[str, _Side], args: argparse.Namespace) -> list[dic
                 # Whoever opens its model again for another number of threads does so at this request.
                 num_warmed += 1
                 await _window(sides[name], range(-num_warmed, 1 - num_warmed), 1, adapters, 2)
+                # Its load would still count for `auto`; all sides rest as long.
+                await asyncio.sleep(PEAK_SECONDS + 0.5)
                 cell = f"{clients} clients, {f'{adapters} adapters' if adapters else 'base'}"
                 windows.setdefault(cell, {})[name] = await _window(sides[name], numbers, clients, adapters, num_new)
             first += num_requests

@@ -3,8 +3,9 @@
 A model with a proved GGUF copy has two engines (`engine_choice.py`): llama.cpp, mostly the faster one for a few
 answers at once, and its own, mostly the faster one for many. Both were timed alone and with a crowd (`EngineRates`).
 Load is the number of answers that both have under way, the request's own among them; its peak of the last seconds
-counts, since answers that began together end together, and the next ones come a moment later. The engine changes only
-where the other one is faster by a tenth: at loads between, each change would cost more than it wins.
+counts, since answers that began together end together, and the next ones come a moment later. But in a
+burst after a pause, the engine changes only where the other one is faster by a tenth: at loads between, each change
+would cost more than it wins.
 
 A request stays with the engine that began to write; before that it may move (`picked_request`). An engine that is not
 in memory is loaded in the background, without unloading anything, while the other one answers. One that has failed is
@@ -34,6 +35,7 @@ Unavailable = Literal["memory", "failed"]
 
 PEAK_SECONDS: Final = 5.0
 _MARGIN: Final = 1.1
+_BURST_SECONDS: Final = 0.2
 _FIRST_PAUSE_SECONDS: Final = 5.0
 _MAX_PAUSE_SECONDS: Final = 300.0
 _ROOM_SECONDS: Final = 30.0
@@ -112,13 +114,15 @@ class _Pair:
         variants: Requests under way, by adapter.
         peaks: Loads of the last seconds with their times and the models that were asked, the largest first: each is
             larger than all after it.
-        takes_fallback: What the load said last; None before the first request.
+        takes_fallback: What the load said last.
+        burst_until: Until when requests are taken to have come together after a pause.
     """
 
     sides: dict[bool, _Side]
     variants: Counter[str] = field(default_factory=Counter)
     peaks: deque[tuple[float, int, int]] = field(default_factory=deque)
-    takes_fallback: bool | None = None
+    takes_fallback: bool = False
+    burst_until: float = 0.0
 
     @property
     def num_answers(self) -> int:
@@ -205,6 +209,8 @@ class EngineBalance:
         is_first = not pair.peak(self._clock())[0]
         choice = _Choice(must, "pinned" if is_asked else "feature") if must is not None else None
         if choice is None:
+            if is_first:
+                pair.burst_until = self._clock() + _BURST_SECONDS
             best = self._best(pair, served, sum(request.num_choices for request in requests), variant)
             choice = _available(pair, best, self._clock(), is_by_load=bool(served.rates))
         taken, other = pair.sides[choice.is_fallback], pair.sides[not choice.is_fallback]
@@ -235,13 +241,13 @@ class EngineBalance:
         if speeds is None:
             return False
         copy, own = speeds
-        # With a margin from the second decision on (hysteresis): near equal speeds the choice would flip all the time.
-        if pair.takes_fallback is None:
-            pair.takes_fallback = own > copy
-        elif pair.takes_fallback:
-            pair.takes_fallback = copy <= _MARGIN * own
+        # With a margin (hysteresis): near equal speeds the choice would flip all the time. In a burst after a pause next
+        # to nothing has begun, and a change costs nothing.
+        margin = 1.0 if self._clock() <= pair.burst_until else _MARGIN
+        if pair.takes_fallback:
+            pair.takes_fallback = copy <= margin * own
         else:
-            pair.takes_fallback = own > _MARGIN * copy
+            pair.takes_fallback = own > margin * copy
         return pair.takes_fallback
 
     def enter(self, pick: EnginePick, num_answers: int) -> None:

@@ -60,10 +60,19 @@ def desk() -> Desk:
 
 
 def test_few_answers_come_from_the_copy_and_many_from_the_own_engine(desk: Desk) -> None:
+    first = desk.engines(1)
+    desk.clock.now += 1.0
     # With a tenth as margin the sixth answer is the first one that is worth the change.
-    assert desk.engines(8) == ["llama_cpp"] * 5 + ["transformers"] * 3
+    assert first + desk.engines(7) == ["llama_cpp"] * 5 + ["transformers"] * 3
     assert {one.reason for one in nonempty(desk.under_way)} == {"load"}
     assert desk.balance.num_requests == {("llama_cpp", "load"): 5, ("transformers", "load"): 3}
+
+
+def test_in_a_burst_after_a_pause_the_faster_engine_needs_no_margin(desk: Desk) -> None:
+    assert desk.engines(8) == ["llama_cpp"] * 4 + ["transformers"] * 4
+    desk.end(8)
+    desk.clock.now += PEAK_SECONDS + 1
+    assert desk.engines(8) == ["llama_cpp"] * 4 + ["transformers"] * 4
 
 
 def test_the_first_request_after_a_pause_waits_for_those_that_come_with_it(desk: Desk) -> None:
@@ -187,9 +196,9 @@ def test_the_faster_one_is_loaded_in_the_background_once(desk: Desk) -> None:
     desk.loaded = BOTH[:1]
     made = [desk.begin() for _ in range(8)]
     assert [one.served.engine for one in made] == ["llama_cpp"] * 8
-    assert [one.reason for one in made] == ["load"] * 5 + ["loading"] * 3
-    assert [one.loads for one in made] == [None] * 5 + [OWN] + [None] * 2
-    assert made[5].num_bytes == 300
+    assert [one.reason for one in made] == ["load"] * 4 + ["loading"] * 4
+    assert [one.loads for one in made] == [None] * 4 + [OWN] + [None] * 3
+    assert made[4].num_bytes == 300
     desk.loaded = BOTH
     assert desk.pick().served == OWN
 

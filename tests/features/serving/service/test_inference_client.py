@@ -170,25 +170,25 @@ def test_what_was_taken_up_and_not_begun_to_be_written_moves_and_is_taken_up_onc
 
 
 def test_of_a_burst_those_that_wait_follow_to_the_engine_for_a_crowd(two: TwoEngines) -> None:
-    for _ in range(5):
+    for _ in range(4):
         two.ask()
     first, *waiting = list(two.child._asks)[1:]
     two.child._tell(first, Started(num_prompt_tokens=1))
     two.child._tell(first, Piece(text="a"))
     two.sent()
     two.ask()
-    assert two.moved == ["transformers"] * 4
+    assert two.moved == ["transformers"] * 3
     sent = two.sent()
     assert {one["cancel"] for one in sent if "cancel" in one} == set(waiting)
-    assert [one["model"]["engine"] for one in sent if "ask" in one] == ["transformers"] * 5
+    assert [one["model"]["engine"] for one in sent if "ask" in one] == ["transformers"] * 4
     # What comes late of the engine before is not heard.
     for key in waiting:
         two.child._tell(key, Piece(text="late"))
     assert [one.text for one in two.heard if isinstance(one, Piece)] == ["a"]
     assert two.client.num_requests == {
-        ("llama_cpp", "load"): 5,
+        ("llama_cpp", "load"): 4,
         ("transformers", "load"): 1,
-        ("transformers", "moved"): 4,
+        ("transformers", "moved"): 3,
     }
     assert two.client.num_under_way == 1 + 6
     two.ask()
@@ -277,4 +277,4 @@ def test_the_engine_that_the_load_asks_for_is_loaded_in_the_background(
     loads = [one for one in sent if "load" in one]
     assert loads == [{"load": OWN.model_dump(mode="json"), "num_bytes": 300}]
     assert [one["model"]["engine"] for one in sent if "ask" in one] == ["llama_cpp"] * 7
-    assert two.client.num_requests == {("llama_cpp", "load"): 5, ("llama_cpp", "loading"): 2}
+    assert two.client.num_requests == {("llama_cpp", "load"): 4, ("llama_cpp", "loading"): 3}
