@@ -241,8 +241,8 @@ class EngineBalance:
         if speeds is None:
             return False
         copy, own = speeds
-        # With a margin (hysteresis): near equal speeds the choice would flip all the time. In a burst after a pause next
-        # to nothing has begun, and a change costs nothing.
+        # With a margin (hysteresis): near equal speeds the choice would flip all the time. In a burst after a pause
+        # next to nothing has begun, and a change costs nothing.
         margin = 1.0 if self._clock() <= pair.burst_until else _MARGIN
         if pair.takes_fallback:
             pair.takes_fallback = copy <= margin * own
