@@ -159,8 +159,8 @@ def schema_of(wanted: TextFormat | ObjectFormat | SchemaFormat | None) -> dict[s
 def tool_wishes(tools: list[Tool] | None, choice: ToolChoice | None) -> dict[str, Any]:
     """What a TextRequest has of tools and choice. Raises ApiError for a choice that does not match the tools."""
     names = [tool.function.name for tool in tools or []]
-    if len(set(names)) < len(names):
-        raise ApiError(400, f"two tools are called {_twice(names)!r}", param="tools", code="invalid_value")
+    if (twice := next((name for name in names if names.count(name) > 1), None)) is not None:
+        raise ApiError(400, f"two tools are called {twice!r}", param="tools", code="invalid_value")
     if choice in (None, "auto", "none"):
         strict = tuple(tool.function.name for tool in tools or [] if tool.function.strict and choice != "none")
         return {"tool_choice": choice or "auto", **({"strict_tools": strict} if strict else {})}
@@ -173,10 +173,6 @@ def tool_wishes(tools: list[Tool] | None, choice: ToolChoice | None) -> dict[str
             code="invalid_value",
         )
     return {"tool_choice": "required", "tool_name": named}
-
-
-def _twice(names: list[str]) -> str:
-    return next(name for name in names if names.count(name) > 1)
 
 
 @dataclass(slots=True)
