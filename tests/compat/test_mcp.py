@@ -98,7 +98,7 @@ async def judged_and_compared(session: Session) -> None:
             break
     assert state["status"] == "succeeded", state
     found = await session.call("get_evaluation", evaluation_id=queued["result_id"])
-    assert found["num_samples"] == 2
+    assert found["num_rows"] == 2
     for _ in range(WATCHES):
         if (await session.call("watch", id=other, max_seconds=10))["step"]:
             break

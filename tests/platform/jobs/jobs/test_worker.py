@@ -420,7 +420,7 @@ def test_what_finds_no_room_waits_and_is_no_crash(house: House) -> None:
 
 
 def test_a_job_that_waits_for_something_elsewhere_lets_the_next_one_go_first(house: House) -> None:
-    waiting, other = house.submit("waiting"), house.submit()
+    waiting, other = house.submit("waiting"), house.submit(number=2)
     assert house.work() == 2
     job = house.queue.get(waiting)
     assert (job.status, job.num_crashes, job.worker) == ("queued", 0, None)
