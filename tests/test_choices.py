@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from pathlib import Path
 
 import pytest
@@ -30,3 +31,16 @@ def test_every_integration_names_its_version_and_a_test_that_is_there(monkeypatc
     listed = {one.package for one in page.TRACKERS}
     trackers = {"tensorboard", "mlflow", "wandb", "trackio"}
     assert {page._REQUIREMENT.match(extras[name][0])["name"] for name in trackers} == listed
+
+
+def test_the_clients_of_the_server_page_are_those_of_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "docsite")
+    page = importlib.import_module("integrations_page")
+    table = (ROOT / "docs" / "server.md").read_text(encoding="utf-8").partition("### Clients by version")[2]
+    listed = set(re.findall(r"^\| `([^`]+)` \| ([0-9.]+)", table, re.MULTILINE))
+    beside = {(one["name"], one["version"]) for one in page._PIN.finditer(page._read("tests/client_packages.sh"))}
+    assert len(listed) > 8
+    assert listed - beside - set(page.constraints().items()) == set()
+    # None that is installed for these tests is left out, and none that they import.
+    assert beside - listed == set()
+    assert {name for name, _ in listed} >= {one.package for one in page.CLIENTS}

@@ -28,6 +28,8 @@ class Session:
     def __init__(self, client: Client) -> None:
         self._client = client
         self.calls: list[str] = []
+        self.dataset: dict[str, Any] = {}
+        self.run_id = ""
         self.progress: list[tuple[float, float | None, str]] = []
 
     async def call(self, tool: str, **arguments: Any) -> dict[str, Any]:
@@ -47,7 +49,7 @@ async def from_rows_to_an_answer(client: Client, name: str) -> Session:
     annotations = tools["deploy"].annotations
     assert annotations is not None
     assert (annotations.read_only_hint, annotations.destructive_hint) == (False, True)
-    dataset = await session.call("create_dataset", name=name, rows=ROWS)
+    dataset = session.dataset = await session.call("create_dataset", name=name, rows=ROWS)
     recipe = {
         "base_model": "tiny",
         "data": {"train": dataset["newest"]["file_id"], "held_out": 0.25},
@@ -57,7 +59,7 @@ async def from_rows_to_an_answer(client: Client, name: str) -> Session:
     assert planned["predicted"]["num_steps"] > 0
     assert planned["predicted"]["hours_low"] <= planned["predicted"]["hours"] <= planned["predicted"]["hours_high"]
     assert "plan" not in planned
-    run_id = (await session.call("start_run", recipe=recipe))["run_id"]
+    run_id = session.run_id = (await session.call("start_run", recipe=recipe))["run_id"]
     for _ in range(WATCHES):
         state = await session.call("watch", id=run_id, max_seconds=10)
         if state["is_settled"]:
@@ -82,11 +84,46 @@ async def from_rows_to_an_answer(client: Client, name: str) -> Session:
     return session
 
 
-def check(session: Session) -> None:
+async def judged_and_compared(session: Session) -> None:
+    """An evaluation of the run on two rows; and another run, which is given up, side by side with it."""
+    first, dataset = session.run_id, session.dataset
+    asked = {"candidate": first, "dataset_id": dataset["dataset_id"], "max_rows": 2, "allow_leakage": True}
+    queued = await session.call("evaluate", kind="rows", **asked)
+    data = {"train": dataset["newest"]["file_id"], "held_out": 0.25}
+    recipe = {"base_model": "tiny", "data": data, "training": {"epochs": 40, "global_batch_size": 2}}
+    other = (await session.call("start_run", recipe=recipe))["run_id"]
+    for _ in range(WATCHES):
+        state = await session.call("watch", id=queued["job_id"], max_seconds=10)
+        if state["is_settled"]:
+            break
+    assert state["status"] == "succeeded", state
+    found = await session.call("get_evaluation", evaluation_id=queued["result_id"])
+    assert found["num_rows"] == 2
+    for _ in range(WATCHES):
+        if (await session.call("watch", id=other, max_seconds=10))["step"]:
+            break
+    await session.call("cancel_run", run_id=other)
+    compared = await session.call("compare_runs", run_ids=[first, other])
+    assert list(compared["run_ids"]) == [first, other]
+    assert [row["name"] for row in compared["plan"] if row["name"] == "training.epochs"] == ["training.epochs"]
+
+
+def check(session: Session, *further: str) -> None:
     """The order of the calls, and of the progress of the run."""
     once = [tool for number, tool in enumerate(session.calls) if tool not in session.calls[:number]]
     assert once == [
-        *("create_dataset", "plan_run", "start_run", "watch", "get_verdict", "get_evaluation", "worth", "deploy", "ask")
+        *(
+            "create_dataset",
+            "plan_run",
+            "start_run",
+            "watch",
+            "get_verdict",
+            "get_evaluation",
+            "worth",
+            "deploy",
+            "ask",
+        ),
+        *further,
     ]
     said = [message for _, _, message in session.progress]
     assert any("step" in message for message in said), said
@@ -101,9 +138,11 @@ def test_over_http(keys_and_server: tuple[dict[str, str], RunningServer]) -> Non
         async with httpx2.AsyncClient(headers=headers, timeout=120) as http:
             transport = streamable_http_client(f"{server.url}/mcp", http_client=http)
             async with Client(transport, read_timeout_seconds=240) as client:
-                return await from_rows_to_an_answer(client, "by-http")
+                session = await from_rows_to_an_answer(client, "by-http")
+                await judged_and_compared(session)
+                return session
 
-    check(asyncio.run(story()))
+    check(asyncio.run(story()), "evaluate", "cancel_run", "compare_runs")
 
 
 def test_over_stdio(keys_and_server: tuple[dict[str, str], RunningServer], tmp_path: Path) -> None:

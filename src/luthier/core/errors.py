@@ -80,6 +80,20 @@ class StoppedError(Exception):
         self.reason = reason
 
 
+class StillRunningError(Exception):
+    """Work elsewhere goes on, and the caller does not wait for it. Not a fault: the caller asks again later.
+
+    Args:
+        what: What goes on, such as the id of a batch at a provider.
+        num_done: Its parts that are done.
+        num_total: All of its parts; 0 where that is not known.
+    """
+
+    def __init__(self, what: str, *, num_done: int, num_total: int) -> None:
+        super().__init__(what)
+        self.what, self.num_done, self.num_total = what, num_done, num_total
+
+
 class RequestError(LuthierError):
     """What was requested cannot be done as asked."""
 

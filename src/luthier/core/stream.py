@@ -64,6 +64,8 @@ class TextRequest(FrozenModel):
         tool_choice: `none`: they are as if not there; `required`: the answer is one or more calls.
         tool_name: with `required`, the one tool that is called.
         calls_in_parallel: false for at most one call an answer.
+        strict_tools: names of tools whose calls match their schema, although the model decides whether it calls one.
+            Only the engine transformers does this; required calls always match.
         template_options: what the chat template is given with the conversation; goes before `trained_options`.
         trained_options: what the model was trained with, for the same purpose.
         opted_turns: what of the conversation is written in another way, as the model was trained.
@@ -93,6 +95,7 @@ class TextRequest(FrozenModel):
     tool_choice: Literal["none", "auto", "required"] = "auto"
     tool_name: str | None = None
     calls_in_parallel: bool = True
+    strict_tools: tuple[str, ...] = ()
     template_options: dict[str, TemplateOption] = Field(default_factory=dict)
     trained_options: dict[str, TemplateOption] = Field(default_factory=dict)
     opted_turns: OptedTurns = AS_THEY_ARE

@@ -86,6 +86,9 @@ TABLE: Final[tuple[Row, ...]] = (
     ),
     Row("files", "file purpose expires_after", "supported"),
     Row("files list", "after limit order purpose", "supported"),
+    Row("uploads", "bytes filename mime_type purpose expires_after", "supported"),
+    Row("upload parts", "data", "supported", "to 64 MiB"),
+    Row("upload completions", "part_ids md5", "supported"),
     Row(
         "jobs",
         "model training_file validation_file suffix seed metadata method hyperparameters",
@@ -101,6 +104,12 @@ TABLE: Final[tuple[Row, ...]] = (
     Row("jobs list", "after limit metadata", "supported"),
     Row("job events list", "after limit", "supported"),
     Row("job checkpoints list", "after limit", "supported"),
+    Row("checkpoint permissions", "project_ids", "supported"),
+    Row("checkpoint permissions list", "after limit order project_id", "supported"),
+    Row("grader runs", "grader model_sample item", "supported", "[graders](#graders): which ones"),
+    Row("grader checks", "grader", "supported"),
+    Row("stored update", "metadata", "supported"),
+    Row("stored messages list", "after limit order", "supported"),
     Row(
         "stored list",
         "after limit metadata model order",

@@ -39,6 +39,8 @@ def work_once(context: Context) -> Job:
     job = context.jobs.claim("here", ("infer",))
     assert job is not None, "no job waits"
     outcome = import_string(_ATTEMPTS[job.kind])(context, job)
+    if outcome.status == "waiting":
+        return context.jobs.give_back(job.job_id, job.attempt, rest_seconds=outcome.rest_seconds, is_waiting=True)
     assert outcome.status in ("succeeded", "failed", "paused")
     return context.jobs.finish(job.job_id, job.attempt, outcome.status, outcome.error, outcome.found)
 

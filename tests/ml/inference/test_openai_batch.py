@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +9,16 @@ from typing import Any
 
 import httpx2
 import pytest
+from tests.fixtures.batch_provider import KEY, Line, Provider, completion
 
-from luthier.core.errors import ConflictError, LuthierError, OverlongError, RequestError, WorkError
+from luthier.core.errors import (
+    ConflictError,
+    LuthierError,
+    OverlongError,
+    RequestError,
+    StillRunningError,
+    WorkError,
+)
 from luthier.core.ports import Prompt, SilentProgress
 from luthier.core.system.files import file_lock
 from luthier.ml.inference.engine_wrappers import CachedEngine
@@ -20,118 +27,7 @@ from luthier.ml.inference.openai.batch_api import OpenAIBatchEngine
 from luthier.ml.inference.openai.http import OpenAIHttpEngine
 from luthier.testing.engine_contract import ask
 
-URL, KEY, SILENT = "https://provider.example/v1", "sk-very-secret-key", SilentProgress()
-Line = dict[str, Any]
-
-
-def completion(body: Line, text: str = "") -> Line:
-    asked = body["messages"][-1]["content"] if "messages" in body else body["prompt"]
-    text = text or f"You said {asked}"
-    choice = {"message": {"role": "assistant", "content": text}} if "messages" in body else {"text": text}
-    usage = {"prompt_tokens": len(asked.split()), "completion_tokens": len(text.split())}
-    return {"choices": [{"index": 0, "finish_reason": "stop", **choice}], "usage": usage}
-
-
-class Provider:
-    """As much of the Files, Batches and completions API as the engine uses.
-
-    Attributes:
-        answer: What becomes of a line: a body of status 200, a status with an error, or an error without a response.
-        status: Of the next batches when they have ended, in turn; `completed` once there is none.
-        num_looks: How often a batch is `in_progress` before its end.
-        troubles: Instead of the answer to a request by method and path, in turn; `lost`: it counts, and has no answer.
-    """
-
-    def __init__(self) -> None:
-        self.answer: Callable[[Line], Any] = lambda line: completion(line["body"])
-        self.statuses: list[str] = []
-        self.num_looks = 0
-        self.troubles: dict[str, list[Any]] = {}
-        self.files: dict[str, bytes] = {}
-        self.batches: dict[str, Line] = {}
-        self.asked = Counter[str]()
-        self.live: list[Line] = []
-        self.deleted: list[str] = []
-        self.has_api = True
-
-    def __call__(self, request: httpx2.Request) -> httpx2.Response:
-        assert request.headers["Authorization"] == f"Bearer {KEY}"
-        path = request.url.path.removeprefix("/v1/")
-        trouble = next(iter(self.troubles.get(f"{request.method} {path}", ())), None)
-        if trouble is not None:
-            self.troubles[f"{request.method} {path}"].pop(0)
-            if trouble != "lost":
-                status, answer_headers, content = trouble
-                return httpx2.Response(status, headers=answer_headers, content=content)
-        if path.endswith("completions"):
-            body = json.loads(request.content)
-            self.live.append(body)
-            return httpx2.Response(200, json=completion(body))
-        if not self.has_api:
-            return httpx2.Response(404, json={"detail": "Not Found"})
-        answer = self._respond(request, path)
-        if trouble == "lost":
-            raise httpx2.ReadTimeout("no answer", request=request)
-        return answer
-
-    def _respond(self, request: httpx2.Request, path: str) -> httpx2.Response:
-        name = path.removeprefix("files").removeprefix("batches").strip("/").partition("/")[0]
-        if path == "files":
-            lines = [line for line in request.content.splitlines() if line.startswith(b"{")]
-            return httpx2.Response(200, json={"id": self._add(lines)})
-        if path.startswith("files/") and request.method == "DELETE":
-            self.deleted.append(name)
-            return httpx2.Response(200, json={"id": name, "deleted": self.files.pop(name, None) is not None})
-        if path.startswith("files/"):
-            return httpx2.Response(200, content=self.files[name])
-        if path == "batches" and request.method == "POST":
-            asked = json.loads(request.content)
-            made = {"id": f"batch_{len(self.batches)}", "status": "in_progress", "looks": self.num_looks, **asked}
-            self.batches[made["id"]] = made
-            return httpx2.Response(200, json=made)
-        if path == "batches":
-            newest = list(reversed(self.batches.values()))
-            start = (
-                1 + [one["id"] for one in newest].index(request.url.params["after"])
-                if "after" in request.url.params
-                else 0
-            )
-            page = newest[start : start + 1]  # a page of one: the engine has to turn it
-            return httpx2.Response(200, json={"data": page, "has_more": start + 1 < len(newest)})
-        return httpx2.Response(200, json=self._looked_at(self.batches[name]))
-
-    def _add(self, lines: list[bytes]) -> str:
-        name = f"file_{len(self.files) + len(self.deleted)}"
-        self.files[name] = b"".join(line + b"\n" for line in lines)
-        return name
-
-    def _looked_at(self, one: Line) -> Line:
-        if one["status"] != "in_progress":
-            return one
-        if one["looks"]:
-            one["looks"] -= 1
-            return one
-        one["status"] = self.statuses.pop(0) if self.statuses else "completed"
-        if one["status"] == "failed":
-            one["errors"] = {"data": [{"message": f"bad file, key {KEY}"}]}
-            return one
-        made: dict[str, list[bytes]] = {"output_file_id": [], "error_file_id": []}
-        for line in map(json.loads, self.files[one["input_file_id"]].splitlines()):
-            self.asked[line["custom_id"]] += 1
-            found = self.answer(line)
-            if found is None:
-                continue
-            response, error = {"status_code": 200, "body": found}, None
-            if isinstance(found, tuple):
-                response, error = {"status_code": found[0], "body": {"error": {"message": found[1]}}}, None
-            elif isinstance(found, str):
-                response, error = None, {"code": found, "message": "not executed"}  # type: ignore[assignment]
-            kind = "output_file_id" if response is not None and response["status_code"] == 200 else "error_file_id"
-            document = {"custom_id": line["custom_id"], "response": response, "error": error}
-            made[kind].append(json.dumps(document).encode())
-        for kind, lines in made.items():
-            one[kind] = self._add(lines) if lines else None
-        return one
+URL, SILENT = "https://provider.example/v1", SilentProgress()
 
 
 @pytest.fixture
@@ -386,3 +282,54 @@ def test_one_process_at_a_time_asks_a_model(
     assert opened().generate([], SILENT) == []
     with pytest.raises(RequestError):
         opened().score([None], SILENT)  # type: ignore[list-item]
+
+
+def test_a_call_that_does_not_wait_leaves_its_batch_and_a_later_one_takes_the_answers(
+    opened: Callable[..., OpenAIBatchEngine], provider: Provider, tmp_path: Path
+) -> None:
+    provider.num_looks = 2
+    kept: dict[str, str] = {}
+
+    def call(prompts: list[Prompt]) -> Any:
+        left = [one for one in prompts if str(one) not in kept]
+        engine = opened(waits=False, keep=lambda prompt, made: kept.update({str(prompt): made.text}))
+        return engine.generate(left, SILENT)
+
+    with pytest.raises(StillRunningError) as first:
+        call(PROMPTS)
+    assert (first.value.num_done, first.value.num_total) == (1, 5), "one was sent by itself"
+    assert first.value.what.startswith("batch_0 of https://provider.example")
+    # More prompts of another call: the ones that are at the provider already are not sent again.
+    with pytest.raises(StillRunningError) as second:
+        call([*PROMPTS[2:], *(ask(f"question {number}", max_new_tokens=9) for number in (6, 7, 8))])
+    assert (second.value.num_done, second.value.num_total) == (2, 4 + 2 + 1)
+    while len(kept) < 6 + 3:
+        try:
+            call([*PROMPTS, *(ask(f"question {number}", max_new_tokens=9) for number in (6, 7, 8))])
+        except StillRunningError:
+            assert provider.num_looks == 2
+    assert sorted(kept.values()) == sorted(f"You said question {number}" for number in range(9))
+    assert (len(provider.batches), set(provider.asked.values())) == (2, {1})
+    assert left_behind(tmp_path) == []
+
+
+def test_calls_that_do_not_wait_give_a_request_up_after_three_batches_too(
+    opened: Callable[..., OpenAIBatchEngine], provider: Provider, tmp_path: Path
+) -> None:
+    provider.num_looks = 1
+    kept: dict[str, str] = {}
+    provider.answer = lambda _: "batch_expired"
+
+    def call() -> Any:
+        engine = opened(waits=False, keep=lambda prompt, made: kept.update({str(prompt): made.text}))
+        return engine.generate([one for one in PROMPTS if str(one) not in kept], SILENT)
+
+    for _ in range(3):
+        with pytest.raises(StillRunningError):
+            call()
+    with pytest.raises(WorkError, match="no answer after 3 batches; the last: not executed"):
+        call()
+    # Before each batch one is sent by itself.
+    assert len(provider.live) == 3
+    assert sorted(provider.asked.values()) == [1, 2, 3, 3, 3]
+    assert left_behind(tmp_path) == []

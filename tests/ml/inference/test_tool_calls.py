@@ -3,6 +3,7 @@ import json
 import pytest
 
 from luthier.core.conversation import Conversation, Message
+from luthier.core.errors import RequestError
 from luthier.core.stream import Ended, Piece, Sampling, TextRequest
 from luthier.ml.inference.models.loading import load_model
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
@@ -194,3 +195,54 @@ def test_with_a_schema_an_answer_calls_or_keeps_to_it(streaming):
         assert calls or json.loads(text) == {"wood": "maple"}
         kinds.add(bool(calls))
     assert kinds == {True, False}
+
+
+GOOD = '{"name": "get_weather", "arguments": {"city": "Cremona", "days": 2}}'
+BAD = '{"name": "get_weather", "arguments": {"city": "Paris"}}'
+FREE = '{"name": "clock", "arguments": {"zone": [1, 2]}}'
+AS_PARAMETERS = GOOD.replace("arguments", "parameters"), BAD.replace("arguments", "parameters")
+
+
+@pytest.mark.parametrize(
+    ("template", "text", "is_right"),
+    [
+        ("<call>", "Let me see, 1 < 2.", True),
+        ("<call>", "", True),
+        ("<call>", f"Let me see.<call>{GOOD}</call>", True),
+        ("<call>", f"<call>\n{GOOD}\n</call>\n<call>{FREE}</call> done", True),
+        ("<call>", f"Let me see.<call>{BAD}</call>", False),
+        ("<call>", '<call>{"name": "rm", "arguments": {}}</call>', False),
+        ("<call>", f"<call>{GOOD}</call><call>{BAD}</call>", False),
+        ("<tool_call>", f"So: <tool_call>{GOOD}</tool_call>", True),
+        ("<tool_call>", f"So: <tool_call>{BAD}</tool_call>", False),
+        ("[TOOL_CALLS]", f"[TOOL_CALLS][{GOOD}, {FREE}]", True),
+        ("[TOOL_CALLS]", f"[TOOL_CALLS][{BAD}]", False),
+        ("python_tag", AS_PARAMETERS[0], True),
+        ("python_tag", AS_PARAMETERS[1], False),
+        ("python_tag", "It is { late }.", True),
+    ],
+)
+def test_calls_of_strict_tools_match_their_schema_wherever_they_are(engine, streaming, template, text, is_right):
+    form, requests = form_of(template), streaming._reader
+    grammar = form.strict_grammar(asked(strict_tools=("get_weather",)), requests._token_id)
+    constraint = requests._constraints.of_grammar(grammar)()
+    ids = [*engine.template.tokenizer.encode(text, add_special_tokens=False), engine.template.end_of_turn_ids[0]]
+
+    def follow():
+        for one in ids:
+            constraint.take(one)
+
+    if is_right:
+        follow()
+    else:
+        with pytest.raises(RequestError, match="left its form"):
+            follow()
+
+
+def test_the_model_decides_whether_it_calls_a_strict_tool(streaming):
+    strict = {"strict_tools": ("get_weather",)}
+    assert streaming._reader.prepare(asked(**strict)).constraint is not None
+    assert streaming._reader.prepare(asked()).constraint is None
+    assert streaming._reader.prepare(asked(tool_choice="none", **strict)).constraint is None
+    text, calls, end = write(streaming, asked(sampling=Sampling(temperature=0), max_new_tokens=12, **strict))
+    assert (bool(text), calls, end.reason) == (True, [], "length")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -48,6 +49,7 @@ _MAX_FAULTS: Final = 20
 _MAX_LOST: Final = 32
 """So many requests in a row without an engine fail the batch; what was answered until then becomes its files."""
 _LOOK_SECONDS: Final = 1.0
+_REPORT_SECONDS: Final = 0.5
 _EXPIRED: Final = "This request could not be executed before the completion window expired."
 
 
@@ -184,12 +186,12 @@ def _answer_all(context: Context, job: Job, one: Batch, path: Path, written: _Fi
     task = context.progress.task("Answering", one.num_total, "requests", len(done.keys))
     pool = ThreadPoolExecutor(NUM_AT_ONCE, thread_name_prefix="batch")
     running: set[Future[_Written]] = set()
-    looked, num_lost = time.monotonic(), 0
+    looked, reported, num_lost = time.monotonic(), -math.inf, 0
     refused: NotAllowedError | None = None
 
     def keep_ready() -> None:
         """Wait for an answer, and store all that are ready."""
-        nonlocal num_lost
+        nonlocal num_lost, reported
         ready, _ = wait(running, timeout=_LOOK_SECONDS, return_when=FIRST_COMPLETED)
         running.difference_update(ready)
         found = [future.result() for future in ready]
@@ -197,7 +199,10 @@ def _answer_all(context: Context, job: Job, one: Batch, path: Path, written: _Fi
         written.append(found)
         for answer in found:
             done.count(answer)
-        report_step(context, job, len(done.keys))
+        # Not after each answer: writing this file anew takes longer than a short answer.
+        if time.monotonic() - reported >= _REPORT_SECONDS:
+            reported = time.monotonic()
+            report_step(context, job, len(done.keys))
         task.advance(len(found))
         if found:
             num_lost = num_lost + len(found) if all(answer.is_lost for answer in found) else 0

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import DataError, RequestError
-from luthier.features.datasets.syntheses import Prices, check_files, check_prices, estimate, refused_file
-from luthier.features.generation.engines import find_teacher
+from luthier.features.datasets.prices import Prices, check_prices
+from luthier.features.datasets.syntheses import check_files, estimate, refused_file
+from luthier.features.generation.engines import BatchUse, find_teacher
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
@@ -113,8 +114,8 @@ def answer(
     check_free_listed(output, refused_file(output), force=force)
     num_found = _check_rows(source, fields, context)
     num_rows = min(num_found, max_rows or num_found)
-    batch_cost = prices.cost_of_tokens if uses_batch_api else None
-    with closing(find_teacher(context, teacher, num_answers=num_rows, batch_cost=batch_cost)) as writer:
+    batches = BatchUse(prices.cost_of_tokens) if uses_batch_api else None
+    with closing(find_teacher(context, teacher, num_answers=num_rows, batches=batches)) as writer:
         tally = _write(context, source, fields, num_rows, writer, options, output, prices, at_once=uses_batch_api)
     counts = dict(Counter(str(one.reason) for one in tally.refused).most_common())
     if not tally.kept:

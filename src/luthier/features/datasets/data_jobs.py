@@ -32,6 +32,8 @@ class JobFigures:
         seconds: Since the work on it began; None where that is not noted.
         seconds_left: About how long it still takes; None where that is not known.
         cost_usd: US dollars so far; None without prices.
+        answered: Requests that the provider of a Batch API has answered.
+        requests: Of how many; 0 where it has none at the moment.
     """
 
     done: int = 0
@@ -40,6 +42,8 @@ class JobFigures:
     seconds: float | None = None
     seconds_left: float | None = None
     cost_usd: float | None = None
+    answered: int = 0
+    requests: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +97,7 @@ class DataJob:
     def progress(self) -> JobFigures:
         """The newest figures; zeros before the first."""
         found = next((event.data for event in self.events if event.data), {})
-        counts = {name: int(found.get(name) or 0) for name in ("done", "total", "made")}
+        counts = {name: int(found.get(name) or 0) for name in ("done", "total", "made", "answered", "requests")}
         return JobFigures(
             **counts,
             seconds=found.get("seconds"),

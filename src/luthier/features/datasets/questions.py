@@ -6,7 +6,7 @@ a form. What a model has answered is kept, so a job that stops in the middle con
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Final
 from urllib.parse import urlsplit
 
@@ -16,9 +16,9 @@ from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import new_id
+from luthier.features.datasets.prices import Prices
 from luthier.features.datasets.rows import look_of, sample_rows
 from luthier.features.datasets.store import DatasetVersion
-from luthier.features.datasets.syntheses import Prices
 from luthier.features.generation.engines import is_address, parse_address
 from luthier.platform.audit_log.service import record
 from luthier.platform.home.context import Context
@@ -29,6 +29,8 @@ SYNTHESIS: Final = "synthesis"
 """The kind of these jobs, and the key of their order in the job document."""
 SERVER: Final = "server"
 """What a form sends for the configured model; `model:NAME` for one of this machine."""
+SERVER_BATCHES: Final = "server-batches"
+"""The same for the configured model by its Batch API."""
 BATCH_PASSAGES: Final = 8
 """Small batches: progress after each, and little to repeat after a stop."""
 MAX_NEW_TOKENS: Final = 256
@@ -51,6 +53,7 @@ class Teacher:
         address: The server that has it; empty for this machine.
         is_here: Whether passages stay on this machine.
         prices: What its tokens cost; None for nothing, or where no price is configured.
+        uses_batch_api: Whether it is asked by OpenAI's Batch API: all passages at once, within a day.
     """
 
     value: str
@@ -58,6 +61,7 @@ class Teacher:
     address: str = ""
     is_here: bool = True
     prices: Prices | None = None
+    uses_batch_api: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +112,7 @@ class QuestionOrder(FrozenModel):
         price_input_usd: US dollars for a million tokens of prompts; None for no price.
         price_output_usd: The same for tokens of replies.
         budget_usd: The most that it should cost; None for no limit.
+        uses_batch_api: Whether the teacher is asked by OpenAI's Batch API.
         author: Who ordered it.
     """
 
@@ -123,6 +128,7 @@ class QuestionOrder(FrozenModel):
     price_input_usd: float | None = None
     price_output_usd: float | None = None
     budget_usd: float | None = None
+    uses_batch_api: bool = False
     author: str = "local"
 
     @property
@@ -149,10 +155,8 @@ def teachers(context: Context) -> list[Teacher]:
     # Larger models that were tuned to answer write better questions.
     names = sorted(local_base_models(context), key=rank)
     here = [Teacher(f"model:{name}", name) for name in names]
-    server = _server(context)
-    if server is None:
-        return here
-    return [server, *here] if server.is_here else [*here, server]
+    server = _servers(context)
+    return [*server, *here] if server and server[0].is_here else [*here, *server]
 
 
 def find_teacher(context: Context, value: str) -> Teacher:
@@ -244,7 +248,7 @@ def start(
         teacher: The `value` of a `Teacher`.
         pairs_per_passage: Pairs that are requested of each passage, 1 to 5.
         max_passages: The first so many passages; None for all.
-        budget_usd: The most that it should cost; needs a teacher with prices.
+        budget_usd: The most that it should cost; needs a teacher with prices that is not asked by its Batch API.
 
     Raises:
         RequestError: No such model, numbers that cannot be, a budget without prices, or rows that are no passages.
@@ -274,6 +278,7 @@ def start(
         price_input_usd=prices.input_usd,
         price_output_usd=prices.output_usd,
         budget_usd=budget_usd,
+        uses_batch_api=found.uses_batch_api,
         author=caller.name,
     )
     return _submit(context, caller, order)
@@ -302,12 +307,18 @@ def order_of(job: Job) -> QuestionOrder:
 
 
 def check_is_configured(context: Context, order: QuestionOrder) -> None:
-    """Check that the server of an order is still the configured one. Raises RequestError."""
+    """Check that the server of an order is still the configured one, with its Batch API. Raises RequestError."""
     if is_address(order.teacher) and order.teacher != context.settings.teacher:
         raise RequestError(
             f"the model {order.teacher_name} is no longer configured",
             expected="the model that LUTHIER_TEACHER names now",
             do="start it again with another model",
+        )
+    if order.uses_batch_api and not context.settings.teacher_batch_api:
+        raise RequestError(
+            f"the Batch API of {order.teacher_name} is no longer configured",
+            expected="LUTHIER_TEACHER_BATCH_API=true",
+            do="start it again without the Batch API",
         )
 
 
@@ -316,26 +327,36 @@ def _submit(context: Context, caller: Caller, order: QuestionOrder) -> Job:
     job = Job(
         job_id=new_id("job"), kind="synthesis", document=document, run_id="", project_id=caller.project_id, lane="infer"
     )
-    facts = {"dataset_id": order.dataset_id, "version": order.version, "teacher": order.teacher_name}
+    facts = {
+        "dataset_id": order.dataset_id,
+        "version": order.version,
+        "teacher": order.teacher_name,
+        "uses_batch_api": order.uses_batch_api,
+    }
     with context.database.transaction():
         made = context.jobs.submit(job)
         record(context, caller, "synthesis.started", job.job_id, facts | {"budget_usd": order.budget_usd})
     return made
 
 
-def _server(context: Context) -> Teacher | None:
-    """The configured model. Raises RequestError where its address cannot be."""
+def _servers(context: Context) -> list[Teacher]:
+    """The configured model, and the same by its Batch API where it has one. Raises RequestError for a wrong address."""
     settings = context.settings
     if not settings.teacher:
-        return None
+        return []
     url, model = parse_address(settings.teacher)
     host = urlsplit(url).hostname or ""
     prices = (settings.teacher_usd_per_million_prompt_tokens, settings.teacher_usd_per_million_new_tokens)
     has_prices = None not in prices
-    return Teacher(
+    one = Teacher(
         SERVER, f"{model} at {urlsplit(url).netloc}", settings.teacher, host in _THIS_MACHINE,
         Prices(*prices) if has_prices else None,
     )  # fmt: skip
+    if not settings.teacher_batch_api:
+        return [one]
+    share = 1 - settings.teacher_batch_discount_percent / 100
+    cheaper = None if one.prices is None else one.prices.times(share)
+    return [one, replace(one, value=SERVER_BATCHES, prices=cheaper, uses_batch_api=True)]
 
 
 def _cost(teacher: Teacher | None, prompts: Range, replies: Range) -> Range | None:
@@ -357,6 +378,12 @@ def _check_budget(teacher: Teacher, budget_usd: float | None) -> None:
     if not 0 < budget_usd < float("inf"):
         raise RequestError(
             f"a budget of {budget_usd:g} USD", expected="more than 0 USD", do="correct it, or leave it empty"
+        )
+    if teacher.uses_batch_api:
+        raise RequestError(
+            f"a budget of {budget_usd:g} USD for a Batch API, which gets all passages at once",
+            expected="no budget: it ends the work between small groups of passages",
+            do="leave the budget empty, and limit the passages; the estimate shows the cost",
         )
     if teacher.prices is None:
         raise RequestError(

@@ -12,8 +12,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from luthier.core.errors import DataError, RequestError, RowProblem
-from luthier.features.generation.engines import CostOf, find_teacher
+from luthier.core.errors import DataError, RequestError, RowProblem, StillRunningError
+from luthier.features.datasets.prices import Prices, check_budget, check_prices
+from luthier.features.generation.engines import BatchUse, find_teacher
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
@@ -24,30 +25,6 @@ if TYPE_CHECKING:
 
 Kind = Literal["qa", "instruction"]
 _OUTPUT_ENDINGS: Final = (".jsonl", ".ndjson")
-
-
-@dataclass(frozen=True, slots=True)
-class Prices:
-    """What a teacher's tokens cost. None: not given, and then no cost is reported.
-
-    Attributes:
-        input_usd: US dollars for a million tokens of prompts.
-        output_usd: US dollars for a million tokens of replies.
-    """
-
-    input_usd: float | None = None
-    output_usd: float | None = None
-
-    def cost(self, usage: Usage) -> float | None:
-        """What the new requests cost; those out of the cache cost nothing. None without both prices."""
-        return self.cost_of_tokens(usage.num_prompt_tokens, usage.num_new_tokens)
-
-    def cost_of_tokens(self, num_prompt: int, num_new: int) -> float | None:
-        """What tokens of prompts and of replies cost. None without both prices."""
-        if self.input_usd is None or self.output_usd is None:
-            return None
-        # Providers quote prices for a million tokens.
-        return (num_prompt * self.input_usd + num_new * self.output_usd) / 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +110,8 @@ class SynthesisRun:
         teacher_name: What rows call the teacher; None for the name of its engine, which may be a path.
         spent_usd: What earlier attempts have spent, which counts towards the budget.
         uses_batch_api: Whether the teacher, behind a server, is asked by OpenAI's Batch API: all passages at once.
+        on_waiting: Called with the batches that go on at the provider, and what was spent so far, before
+            StillRunningError is raised; None waits until they have ended.
     """
 
     budget_usd: float | None = None
@@ -142,6 +121,7 @@ class SynthesisRun:
     teacher_name: str | None = None
     spent_usd: float = 0.0
     uses_batch_api: bool = False
+    on_waiting: Callable[[StillRunningError, float | None], None] | None = None
 
 
 @dataclass(slots=True)
@@ -179,8 +159,8 @@ def synthesise(
     progress.
 
     Raises RequestError (impossible options), ConflictError (an output is there), NotFoundError (file, model),
-    DataError (rows without text; or no pair could be kept, and then the refused file says why), and what an engine
-    raises.
+    DataError (rows without text; or no pair could be kept, and then the refused file says why), StillRunningError (run:
+    `on_waiting`), and what an engine raises.
     """
     from luthier.ml.data.files.source import open_source
     from luthier.ml.data.rows.outputs import check_free_listed
@@ -196,8 +176,10 @@ def synthesise(
     num_found = _check_rows(source, context)
     num_rows = min(num_found, max_rows or num_found)
     with ExitStack() as stack:
-        batch_cost = (prices or Prices()).cost_of_tokens if run.uses_batch_api else None
-        writer, examiner = _engines(context, stack, teacher, judge, num_rows * pairs_per_passage, batch_cost)
+        batches = None
+        if run.uses_batch_api:
+            batches = BatchUse((prices or Prices()).cost_of_tokens, waits=run.on_waiting is None)
+        writer, examiner = _engines(context, stack, teacher, judge, num_rows * pairs_per_passage, batches)
         tally = _write(context, source, num_rows, writer, examiner, options, output, prices or Prices(), run)
     listed = refused_file(output)
     if not tally.num_pairs:
@@ -242,9 +224,9 @@ def _outcome(
 
 
 def _engines(
-    context: Context, stack: ExitStack, teacher: str, judge: str | None, num_answers: int, batch_cost: CostOf | None
+    context: Context, stack: ExitStack, teacher: str, judge: str | None, num_answers: int, batches: BatchUse | None
 ) -> tuple[CachedEngine, CachedEngine | None]:
-    found = find_teacher(context, teacher, num_answers=num_answers, batch_cost=batch_cost)
+    found = find_teacher(context, teacher, num_answers=num_answers, batches=batches)
     writer = stack.enter_context(closing(found))
     # One engine for both roles: the weights are loaded once, and the cache is shared.
     if judge is None or judge == teacher:
@@ -265,36 +247,6 @@ def _check(options: SynthesisOptions, max_rows: int | None, prices: Prices | Non
             raise RequestError(f"{name}={value}", expected=expected, do=f"correct {name}")
     check_prices(prices)
     check_files(file, output)
-
-
-def check_prices(prices: Prices | None) -> None:
-    """Raise RequestError for one price without the other, and for what is no price."""
-    given = [price for price in (prices.input_usd, prices.output_usd) if price is not None] if prices else []
-    # `not 0 <= price < inf` refuses NaN as well.
-    if len(given) == 1 or any(not 0 <= price < float("inf") for price in given):
-        raise RequestError(
-            f"prices {prices}",
-            expected="US dollars a million tokens, 0 or more, for input and output both",
-            do="give --price-input and --price-output, or neither",
-        )
-
-
-def check_budget(budget_usd: float | None, prices: Prices | None, *, at_once: bool = False) -> None:
-    """Raise RequestError for a budget that is none, one without prices, or one of requests that are sent at once."""
-    if budget_usd is None:
-        return
-    if at_once:
-        raise RequestError(
-            f"a budget of {budget_usd:g} USD with --batch, which requests all passages at once",
-            expected="one of the two: a budget ends the work between small batches",
-            do="limit the passages: --max-rows N",
-        )
-    if not 0 < budget_usd < float("inf") or prices is None or prices.input_usd is None:
-        raise RequestError(
-            f"a budget of {budget_usd:g} USD{'' if prices and prices.input_usd is not None else ' without prices'}",
-            expected="more than 0 USD, and the prices of the teacher's tokens",
-            do="give --price-input and --price-output with --budget-usd, or leave the budget out",
-        )
 
 
 def check_files(file: Path, output: Path) -> None:
@@ -378,8 +330,7 @@ class _Meter:
         task.advance(num_passages)
         # Usage counts new requests only, so a run that continues from the cache starts with a low estimate.
         task.note(estimate(self.teacher, tally.num_done, self.num_rows, self.prices))
-        cost = self.prices.cost(self.teacher.usage)
-        cost = None if cost is None else cost + self.run.spent_usd
+        cost = self._cost()
         refused = len(tally.refused)
         self.run.on_batch(SynthesisState(tally.num_done, self.num_rows, tally.num_pairs, refused, cost))
         if self.run.budget_usd is not None and cost is not None:
@@ -387,6 +338,20 @@ class _Meter:
             # The next batch is taken to cost as much as the dearest so far. What comes out of the cache costs nothing.
             is_over = self.highest_cost > 0 and cost + self.highest_cost > self.run.budget_usd
             tally.stopped_by_budget = tally.num_done < self.num_rows and is_over
+
+    def reporting_waits(self, found: Iterator[Attempt]) -> Iterator[Attempt]:
+        """The attempts; reports batches that go on at the provider before it raises StillRunningError."""
+        try:
+            yield from found
+        except StillRunningError as waiting:
+            if self.run.on_waiting is not None:
+                self.run.on_waiting(waiting, self._cost())
+            raise
+
+    def _cost(self) -> float | None:
+        """What all new requests have cost, those of earlier attempts included; None without prices."""
+        cost = self.prices.cost(self.teacher.usage)
+        return None if cost is None else cost + self.run.spent_usd
 
     def within_budget(self, passages: Iterator[Passage]) -> Iterator[Passage]:
         """The passages as long as the budget lasts."""
@@ -427,7 +392,7 @@ def _write(
             batch_done=lambda num_passages: meter.batch_done(num_passages, task),
             batch_passages=MAX_REQUESTS if run.uses_batch_api else run.batch_passages or BATCH_PASSAGES,
         )
-        for attempt in found:
+        for attempt in meter.reporting_waits(found):
             # No reason against it and a measured support: only both together mean that it was checked and kept.
             if attempt.reason is None and attempt.support is not None:
                 tally.num_pairs += 1

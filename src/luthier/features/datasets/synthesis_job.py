@@ -18,6 +18,7 @@ from luthier.core.errors import (
     BusyError,
     DataError,
     LuthierError,
+    StillRunningError,
     StorageFullError,
     UnreachableError,
     WorkError,
@@ -42,6 +43,9 @@ from luthier.platform.processes.process import Outcome
 
 _MAX_REFUSED_SHOWN: Final = 20
 _MAX_WARNED: Final = 50_000
+_FIRST_REST_SECONDS: Final = 30.0
+_LAST_REST_SECONDS: Final = 300.0
+"""Between two looks at a batch of a provider, which takes up to a day."""
 
 
 @dataclass
@@ -58,14 +62,24 @@ class _Report:
         """A part of the work begins."""
         self._append(message, None)
 
+    def waiting(self, batches: StillRunningError, cost_usd: float | None) -> None:
+        """The provider has batches that have not ended."""
+        self._keep_spent(cost_usd)
+        figures = {"answered": float(batches.num_done), "requests": float(batches.num_total), "cost_usd": cost_usd}
+        counts = f"{batches.num_done:,} of {batches.num_total:,} requests are answered"
+        self._append(f"Waiting for {batches.what}: {counts}", figures)
+
+    def _keep_spent(self, cost_usd: float | None) -> None:
+        if cost_usd is not None:
+            place = _spent_place(self.context, self.job)
+            partial = place.with_name(f".{place.name}")
+            partial.write_text(str(cost_usd), encoding="ascii")
+            partial.replace(place)
+
     def batch(self, state: SynthesisState) -> None:
         """A batch of passages is done."""
         self.last = state
-        if state.cost_usd is not None:
-            place = _spent_place(self.context, self.job)
-            partial = place.with_name(f".{place.name}")
-            partial.write_text(str(state.cost_usd), encoding="ascii")
-            partial.replace(place)
+        self._keep_spent(state.cost_usd)
         left = (time.monotonic() - self.began) / state.num_done * (state.num_rows - state.num_done)
         figures = {
             "done": float(state.num_done),
@@ -92,6 +106,10 @@ def carry_out(context: Context, job: Job) -> Outcome:
             found = _write(context, job, order, report)
     except SystemExit:
         return Outcome(status="paused")  # what was answered is kept
+    except StillRunningError:
+        # Back into the queue: an attempt that waited for the provider would hold up the other jobs of its lane.
+        rest = min(_LAST_REST_SECONDS, _FIRST_REST_SECONDS * 2 ** min(job.attempt - 1, 10))
+        return Outcome(status="waiting", rest_seconds=rest)
     except (StorageFullError, UnreachableError):
         raise  # no fault of the job: it is tried again
     except LuthierError as error:
@@ -109,7 +127,8 @@ def _write(context: Context, job: Job, order: QuestionOrder, report: _Report) ->
     if made is not None:  # the attempt before died between its work and its last word
         return dict(made.details["found"])
     check_is_configured(context, order)
-    report.stage(f"Loading {order.teacher_name}")
+    if not order.uses_batch_api:
+        report.stage(f"Loading {order.teacher_name}")
     output, spent_usd = _output(context, job), _spent_usd(context, job)
     passages = _passages(own_copy(context, job, order.file_id, "passages"), order.column, output.parent)
     # Written again from the kept answers, so that a pair that was refused twice is listed once.
@@ -124,7 +143,16 @@ def _write(context: Context, job: Job, order: QuestionOrder, report: _Report) ->
         max_new_tokens=MAX_NEW_TOKENS,
         prices=order.prices,
         force=True,
-        run=SynthesisRun(order.budget_usd, BATCH_PASSAGES, True, report.batch, order.teacher_name, spent_usd),
+        run=SynthesisRun(
+            order.budget_usd,
+            BATCH_PASSAGES,
+            with_passage=True,
+            on_batch=report.batch,
+            teacher_name=order.teacher_name,
+            spent_usd=spent_usd,
+            uses_batch_api=order.uses_batch_api,
+            on_waiting=report.waiting if order.uses_batch_api else None,
+        ),
     )
     found = _found(done, spent_usd) | _refused_of(output) | {"teacher": order.teacher_name}
     version = _keep(context, job, order, output, found)

@@ -129,9 +129,20 @@ CostOf = Callable[[int, int], float | None]
 """US dollars for tokens of prompts and of answers; None where no price is known."""
 
 
-def find_teacher(
-    context: Context, name: str, *, num_answers: int = 0, batch_cost: CostOf | None = None
-) -> CachedEngine:
+@dataclass(frozen=True, slots=True)
+class BatchUse:
+    """How a server is asked by OpenAI's Batch API: within a day, at some providers for less.
+
+    Attributes:
+        cost_of: What it gives is shown before files are uploaded.
+        waits: Whether calls wait until the batches have ended; else they raise StillRunningError.
+    """
+
+    cost_of: CostOf
+    waits: bool = True
+
+
+def find_teacher(context: Context, name: str, *, num_answers: int = 0, batches: BatchUse | None = None) -> CachedEngine:
     """The engine behind a name, with the home's cache in front of it; opened when it is first asked something new.
 
     The key for a server comes from the environment: LUTHIER_TEACHER_API_KEY, or OPENAI_API_KEY over https or to this
@@ -141,8 +152,7 @@ def find_teacher(
         name: Any name of a model, or `http(s)://host:port/v1#MODEL`.
         num_answers: How many answers the work needs in all, where it asks for them in several calls: for many of them
             the server's engine is asked, where it has the model in memory (`SharedEngine`).
-        batch_cost: Given, a server is asked by OpenAI's Batch API: within a day, at some providers for less. What it
-            gives is shown before files are uploaded.
+        batches: Given, a server is asked by OpenAI's Batch API.
 
     Raises:
         RequestError: An address without a model, or with a key in it, or the Batch API of a model on this machine.
@@ -155,15 +165,13 @@ def find_teacher(
         url, model = parse_address(name)
         return CachedEngine(
             lambda keep: (
-                _open_server(url, model, keep)
-                if batch_cost is None
-                else _open_batches(context, url, model, keep, batch_cost)
+                _open_server(url, model, keep) if batches is None else _open_batches(context, url, model, keep, batches)
             ),
             context.generations,
             name=f"{url}#{model}",
             identity={"engine": "openai_http", "url": url, "model": model},
         )
-    if batch_cost is not None:
+    if batches is not None:
         raise RequestError(
             f"--batch with {name}, a model on this machine",
             expected="http(s)://host:port/v1#MODEL, where a server has OpenAI's Batch API",
@@ -259,14 +267,14 @@ def _open_server(url: str, model: str, keep: Keep) -> OpenAIHttpEngine:
     return OpenAIHttpEngine(url, model, api_key=api_key(url, os.environ), keep=keep)
 
 
-def _open_batches(context: Context, url: str, model: str, keep: Keep, cost_of: CostOf) -> OpenAIBatchEngine:
+def _open_batches(context: Context, url: str, model: str, keep: Keep, batches: BatchUse) -> OpenAIBatchEngine:
     from luthier.ml.inference.openai.batch_api import OpenAIBatchEngine
     from luthier.ml.inference.openai.http import OpenAIHttpEngine
 
     key = api_key(url, os.environ)
     live = OpenAIHttpEngine(url, model, api_key=key)
     folder = context.settings.teacher_batches_folder
-    return OpenAIBatchEngine(live, folder, api_key=key, keep=keep, cost_of=cost_of)
+    return OpenAIBatchEngine(live, folder, api_key=key, keep=keep, cost_of=batches.cost_of, waits=batches.waits)
 
 
 def identity_of(context: Context, name: str, candidate: Candidate) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """The engine of a candidate that writes for a job: the server's where it has the model in memory, else its own.
 
 The own engine is opened when it is first needed: for likelihoods, for fewer answers than the setting
-`share_engine_from`, and for what the server has not answered. Once it is open it writes everything, since the second
-copy of the model is in memory then.
+`share_engine_from`, and for what the server has not answered, since it has ended or live requests kept it busy. Once it
+is open it writes everything, since the second copy of the model is in memory then.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 from luthier.core.dataset import TokenisedExample
 from luthier.core.ports import Engine, Generation, Progress, Prompt, Score
 from luthier.features.models.resolve import Candidate
+from luthier.platform.cli.figures import duration
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
-    from luthier.features.serving.shared_engines import LentEngine
+    from luthier.features.serving.shared_engines import LentAnswers, LentEngine
     from luthier.ml.inference.engine_wrappers import Keep
     from luthier.ml.inference.kept_answers import KeptAnswers, StoredCall
     from luthier.ml.inference.models.templates.chat_template import ChatTemplate
@@ -109,9 +110,14 @@ class SharedEngine:
         found = {number: Generation.model_validate(one) for number, one in known.items()}
         rest = [number for number in range(len(prompts)) if number not in found]
         if lent is not None:
-            rest = self._ask(lent, call, prompts, found, progress)
+            ended = self._ask(lent, call, prompts, found, progress)
+            rest = ended.left
+            if rest and ended.held_back_seconds:
+                busy = f"Live requests have kept the server's engine busy for {duration(ended.held_back_seconds)}"
+                with progress.task(f"{busy}: an engine of this work's own writes the rest", None, ""):
+                    pass
         if rest:
-            # The server is not there or has ended, or has made room for another model.
+            # The server is not there or has ended, has made room for another model, or is busy with live requests.
             made = self.own().generate([prompts[number] for number in rest], progress)
             for number, one in zip(rest, made, strict=True):
                 self._keep(prompts[number], one)
@@ -125,7 +131,7 @@ class SharedEngine:
         prompts: Sequence[Prompt],
         found: dict[int, Generation],
         progress: Progress,
-    ) -> list[int]:
+    ) -> LentAnswers:
         """Have the server answer what is not found, and add it; returns what it has not answered."""
         title = "Writing answers with the server's engine"
         with progress.task(title, len(prompts), "answers", done=len(found)) as task:
@@ -143,4 +149,4 @@ class SharedEngine:
             ended = lent.answer_all(left, hear)
         if ended.overlong:
             raise ended.overlong[min(ended.overlong)]
-        return ended.left
+        return ended

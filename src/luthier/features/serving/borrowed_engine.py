@@ -156,6 +156,7 @@ class Lender:
 
     Attributes:
         loaded: The models in its memory.
+        held_back_seconds: For how long its live requests have left jobs one place, without a pause.
         has_ended: Whether it takes no request any more.
     """
 
@@ -164,8 +165,9 @@ class Lender:
         self._lock, self._sending = threading.Lock(), threading.Lock()
         self._asked: dict[str, _Borrowed] = {}
         self.has_ended = False
-        # It says at once what it has; else it is no server of ours.
-        self.loaded = _loaded(next(self._documents)["loaded"])
+        self.held_back_seconds = 0.0
+        # It says at once what it has, or first how busy it is; else it is no server of ours.
+        self.loaded = _loaded(next(one["loaded"] for one in self._documents if "loaded" in one))
         connection.settimeout(None)
         start_daemon(self._hear_all, "borrowing")
 
@@ -213,6 +215,8 @@ class Lender:
                     self.loaded = _loaded(document["loaded"])
                 elif "declined" in document:
                     self._declined(document["declined"])
+                elif "held_back" in document:
+                    self.held_back_seconds = float(document["held_back"])
                 else:
                     for key, event in document["events"]:
                         self._tell(key, stream_event.validate_python(event))

@@ -8,6 +8,7 @@ sends what `InferenceClient` would send to an engine process; lines of JSON in b
     {"loaded": [LoadedModel, ...]}    what is in memory, when a job connects and at each change      to the job
     {"events": [[ID, StreamEvent]]}
     {"declined": ID}                  the model is not in memory any more: the job loads it itself
+    {"held_back": SECONDS}            for how long live requests have left jobs one place, without a pause; 0 after it
 
 Live requests come first: while one is under way, one request of jobs is answered at a time, else so many that the
 engine has places left. Those that wait take turns by job. They take no slot of the queue of live requests.
@@ -42,6 +43,7 @@ MOST_AT_ONCE: Final = 12
 """Answers that are written for jobs at once while there are no live requests: fewer than an engine has places for, by
 default 16 of llama.cpp, so that a live request that comes need not wait for the end of one."""
 _LOOK_SECONDS: Final = 0.1
+_TELL_SECONDS: Final = 1.0
 _MAX_LINE_BYTES: Final = 1 << 28
 _FDS: Final = Path("/proc/self/fd")
 _AGAIN_SECONDS: Final = 1.0
@@ -66,10 +68,15 @@ class EngineLending:
     Args:
         context: The home of the server.
         most_at_once: Answers that are written for jobs at once while there are no live requests.
+        clock: Seconds that never go back.
     """
 
-    def __init__(self, context: Context, *, most_at_once: int = MOST_AT_ONCE) -> None:
-        self._context = context
+    def __init__(
+        self, context: Context, *, most_at_once: int = MOST_AT_ONCE, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._context, self._clock = context, clock
+        self._free_at = clock()
+        self._told_seconds = 0.0
         most_of_engine = context.settings.max_num_seqs
         self._most = min(most_at_once, max(1, most_of_engine - 1)) if most_of_engine else most_at_once
         self._lock = threading.Lock()
@@ -166,6 +173,24 @@ class EngineLending:
                     job.tell_loaded(loaded)
             while (one := self._next()) is not None:
                 self._start(one)
+            self._tell_held_back()
+
+    def _tell_held_back(self) -> None:
+        """Tell jobs for how long live requests have held theirs back, about once a second while they do."""
+        now = self._clock()
+        with self._lock:
+            # What `_next` has just refused: more than one at a time beside live requests.
+            if not (self._waiting and self._running and self._has_live):
+                self._free_at = now
+            seconds, jobs = now - self._free_at, list(self._jobs.values())
+        if seconds - self._told_seconds >= _TELL_SECONDS or seconds < self._told_seconds:
+            self._told_seconds = seconds
+            for job in jobs:
+                job.tell({"held_back": seconds})
+
+    @property
+    def _has_live(self) -> bool:
+        return self.client.num_under_way > len(self._running)
 
     def _next(self) -> _Asked | None:
         with self._lock:
@@ -173,9 +198,8 @@ class EngineLending:
                 return None
             owner, one = self._waiting.heads()[0]
             num_answers = one.num_answers + sum(running.num_answers for running in self._running.values())
-            has_live = self.client.num_under_way > len(self._running)
             # A single one is always taken: beside live requests, and where it has more answers than the limit.
-            if self._running and (has_live or num_answers > self._most):
+            if self._running and (self._has_live or num_answers > self._most):
                 return None
             self._waiting.pop(owner)
             self._running[one.job.name, one.key] = one  # counted from here on

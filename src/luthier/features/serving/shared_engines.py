@@ -5,6 +5,9 @@ at a time. It is asked only where its answers are those of an engine that the ca
 precision, template and adapter, run by the engine transformers on its batched path. In float32 the answers are then
 equal; in bfloat16 the last bits of a sum depend on which rows share a batch, so that the setting `share_engine` has to
 allow it.
+
+Where live requests never pause, a job gets one answer at a time. After `share_engine_wait_seconds` of that it asks no
+more, and its own engine writes the rest.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ from luthier.platform.home.context import Context
 NUM_AT_ONCE: Final = 16
 """Prompts that one caller has sent and that are not answered: as many as a batch."""
 _EXACT: Final = "float32"
+_LOOK_SECONDS: Final = 0.5
 
 
 class SharedEngines:
@@ -66,7 +70,7 @@ class SharedEngines:
             for one in lender.loaded:
                 if _runs_alike(one, wanted):
                     model = one.served.model_copy(update={"adapter_path": candidate.adapter_path})
-                    return LentEngine(lender, model, candidate)
+                    return LentEngine(lender, model, candidate, settings.share_engine_wait_seconds)
         return None
 
     def close(self) -> None:
@@ -114,10 +118,13 @@ class LentAnswers:
     Attributes:
         left: Prompts that the server did not answer since it does not have the model any more, or has ended.
         overlong: Prompts that do not fit into the context, with the error of each.
+        held_back_seconds: For how long live requests had left one place when the work was given up for that; 0 where it
+            was not.
     """
 
     left: list[int] = field(default_factory=list)
     overlong: dict[int, OverlongError] = field(default_factory=dict)
+    held_back_seconds: float = 0.0
 
 
 class LentEngine:
@@ -127,10 +134,17 @@ class LentEngine:
         lender: The connection.
         model: The model as the server has it in memory, with the candidate's adapter.
         candidate: The base model or run.
+        wait_seconds: For how long live requests may leave one place before it is not asked any more; 0 for ever.
     """
 
-    def __init__(self, lender: Lender, model: Served, candidate: Candidate) -> None:
-        self._lender, self._model, self._candidate = lender, model, candidate
+    def __init__(self, lender: Lender, model: Served, candidate: Candidate, wait_seconds: float = 0.0) -> None:
+        self._lender, self._model, self._candidate, self._wait_seconds = lender, model, candidate, wait_seconds
+
+    @property
+    def held_back_seconds(self) -> float:
+        """For how long live requests have left one place, where that is longer than it is waited; else 0."""
+        seconds = self._lender.held_back_seconds
+        return seconds if 0 < self._wait_seconds <= seconds else 0.0
 
     def answer_all(self, prompts: Mapping[int, Prompt], hear: Callable[[int, Generation], None]) -> LentAnswers:
         """Have prompts answered; blocks until each is answered or known to get no answer.
@@ -184,16 +198,20 @@ class _Round:
         self._engine, self._prompts, self._hear = engine, prompts, hear
         self._waiting = deque(prompts)
         self._open: dict[int, tuple[Cancel, StreamedAnswer]] = {}
+        self._begun = set[int]()
         self._events: queue.SimpleQueue[tuple[int, StreamEvent | None]] = queue.SimpleQueue()
         self._ended = LentAnswers()
 
     def work(self) -> LentAnswers:
         try:
             while self._waiting or self._open:
+                if not self._ended.held_back_seconds and (seconds := self._engine.held_back_seconds):
+                    self._give_up(seconds)
                 while self._waiting and len(self._open) < NUM_AT_ONCE:
                     self._ask(self._waiting.popleft())
                 if self._open:
-                    self._take(*self._events.get())
+                    with suppress(queue.Empty):
+                        self._take(*self._events.get(timeout=_LOOK_SECONDS))
         finally:
             # Also after an error or a signal: the server must not write for nobody.
             for cancel, _ in self._open.values():
@@ -208,6 +226,16 @@ class _Round:
             self._ended.left.append(number)
         else:
             self._open[number] = cancel, StreamedAnswer()
+
+    def _give_up(self, seconds: float) -> None:
+        """Leave to the caller what has not begun; an answer that is being written is waited for."""
+        self._ended.held_back_seconds = seconds
+        for number in [one for one in self._open if one not in self._begun]:
+            cancel, _ = self._open.pop(number)
+            cancel()
+            self._ended.left.append(number)
+        self._ended.left += self._waiting
+        self._waiting.clear()
 
     def _put(self, number: int, event: StreamEvent | None) -> None:
         self._events.put((number, event))
@@ -228,6 +256,7 @@ class _Round:
             return
         made = answer.hear(event)
         if isinstance(event, Started):
+            self._begun.add(number)
             error = self._engine.overlong(self._prompts[number], number, event.num_prompt_tokens)
             if error is not None:
                 del self._open[number]

@@ -102,6 +102,8 @@ class RequestPreparer:
             constraint: Callable[[], Constraint] | None = self._constraints.of_grammar(
                 form.grammar(asked, self._token_id)
             )
+        elif form is not None and asked.strict_tools:
+            constraint = self._constraints.of_grammar(form.strict_grammar(asked, self._token_id))
         else:
             constraint = None if asked.json_schema is None else self._constraints.of_schema(asked.json_schema)
         if asked.conversation is None:

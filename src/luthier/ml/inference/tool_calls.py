@@ -307,6 +307,38 @@ class ToolForm:
         answer = {**asked.json_schema, "x-guidance": COMPACT}
         return f"start: answer | {calls}\n{rules}answer: %json {json.dumps(answer)}\n"
 
+    def strict_grammar(self, asked: TextRequest, token_id: TokenId) -> str:
+        """The grammar of any text in which each call matches its schema, where the tool is in `strict_tools`.
+
+        Args:
+            asked: the request with its tools.
+            token_id: as of `grammar`.
+
+        Raises:
+            UnsupportedError: a schema is too large, or has no finite instance.
+        """
+        functions = [tool.get("function", tool) for tool in asked.tools]
+        strict = [one for one in functions if one.get("name") in asked.strict_tools]
+        for function in strict:
+            check_schema(function.get("parameters"))
+        free = [{"name": one.get("name")} for one in functions if one not in strict]
+        call: dict[str, Any] = {"anyOf": [self._call_schema(one) for one in (*strict, *free)], "x-guidance": COMPACT}
+        if self.is_list:
+            call = {"type": "array", "items": call, "minItems": 1, "x-guidance": COMPACT}
+        body = f"body: %json {json.dumps(call)}\n"
+        if not self.begin:
+            # A call is the whole answer: what begins as one must become one.
+            return f"start: body | PLAIN\nPLAIN: /([ \\t\\r\\n]*[^{{ \\t\\r\\n](.|\\n)*)?/\n{body}"
+        # Lazy: the first mark in the text begins a call. It may be one token of the vocabulary, or be spelled out.
+        end = _mark(self.end, token_id) if self.end else ""
+        rules = f"spelled_mark[lazy]: TEXT {json.dumps(self.begin)}\nspelled: spelled_mark call\n"
+        calls = "spelled"
+        if token_id(self.begin) is not None:
+            rules += f"marked: TEXT {_mark(self.begin, token_id)} call\n"
+            calls = "spelled | marked"
+        often = "*" if asked.calls_in_parallel else "?"
+        return f'start: ({calls}){often} TEXT\nTEXT: /(.|\\n)*/\n{rules}call: "\\n"? body "\\n"? {end}\n{body}'
+
     def reader(self, asked: TextRequest) -> ToolCallReader:
         """Reads one answer."""
         names = {str(tool.get("function", tool).get("name")) for tool in asked.tools}

@@ -99,6 +99,8 @@ class Settings(BaseSettings):
             `exact` where the answers are those of an engine of their own (float32 on the batched path), `always` in
             every precision, where the last bits of a sum may change a word, `never` not at all.
         share_engine_from: The least number of answers for which they do.
+        share_engine_wait_seconds: For how long live requests may leave them one answer at a time, without a pause,
+            until an engine of their own writes the rest; 0 for ever.
         default_max_tokens: The most tokens of an answer where the request sets no limit.
         moderation_model: The classifier behind `/v1/moderations` for requests that name no model of this server: a run,
             a tuned model of any project, or the folder of one; empty for none.
@@ -109,6 +111,8 @@ class Settings(BaseSettings):
             `http(s)://host:port/v1#MODEL`; empty for none. Its key is in LUTHIER_TEACHER_API_KEY or OPENAI_API_KEY.
         teacher_usd_per_million_prompt_tokens: Its price, shown before it is used; None for none.
         teacher_usd_per_million_new_tokens: The same for tokens of answers.
+        teacher_batch_api: Whether its server has OpenAI's Batch API, so that the pages offer it as well.
+        teacher_batch_discount_percent: What requests of a batch cost less than others there.
         smtp: The server that sends mails of alerts: `smtps://user:password@host` (TLS), `smtp+starttls://...`, or
             `smtp://...` without encryption.
         smtp_from: The sender of these mails.
@@ -170,6 +174,7 @@ class Settings(BaseSettings):
     speculative_config: str = ""
     share_engine: Literal["exact", "always", "never"] = "exact"
     share_engine_from: int = Field(default=64, ge=1)
+    share_engine_wait_seconds: float = Field(default=120.0, ge=0)
     default_max_tokens: int = Field(default=1024, ge=1)
     moderation_model: str = ""
     moderation_safe_labels: str = "safe"
@@ -180,6 +185,8 @@ class Settings(BaseSettings):
     teacher_usd_per_million_new_tokens: float | None = Field(
         default=None, ge=0, allow_inf_nan=False, validate_default=True
     )
+    teacher_batch_api: bool = False
+    teacher_batch_discount_percent: float = Field(default=0.0, ge=0, le=100)
     smtp: SecretStr | None = None
     smtp_from: str = ""
     public_url: str = ""

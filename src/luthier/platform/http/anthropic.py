@@ -22,7 +22,9 @@ VERSION_HEADER: Final = "anthropic-version"
 VERSIONS: Final = ("2023-06-01", "2026-10-21")
 """Both have the form of messages, streams and errors that is answered here; the second one is that of client 2.x."""
 _REFUSED_HEADERS: Final = ("anthropic-workspace-id", "anthropic-user-profile-id")
-_MODELS: Final = "/v1/models"
+MODELS: Final = "/v1/models"
+BETA: Final = "beta"
+"""The parameter of the query that `client.beta` of Anthropic's clients sends; what a beta adds is in the body."""
 _TYPES: Final = {
     401: "authentication_error",
     402: "billing_error",
@@ -38,7 +40,7 @@ def is_anthropic(path: str, headers: Headers) -> bool:
     """Whether a request gets its answer in Anthropic's form."""
     if path == MESSAGES or path.startswith(f"{MESSAGES}/"):
         return True
-    return VERSION_HEADER in headers and (path == _MODELS or path.startswith(f"{_MODELS}/"))
+    return VERSION_HEADER in headers and (path == MODELS or path.startswith(f"{MODELS}/"))
 
 
 def check_headers(headers: Headers) -> None:

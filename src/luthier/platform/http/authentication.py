@@ -18,6 +18,7 @@ from luthier.platform.auth.authenticator import Authenticator, AuthResult
 from luthier.platform.home.context import Context
 from luthier.platform.http.errors import ApiError, as_api_error, error_response
 from luthier.platform.http.middleware import answer_headers
+from luthier.platform.http.routes import check_query
 
 _bearer = HTTPBearer(auto_error=False)
 
@@ -139,7 +140,9 @@ async def _caller(
     request: Request,
     _given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],  # for the OpenAPI document
 ) -> Caller:
-    return await let_in(request)
+    caller = await let_in(request)
+    check_query(request)
+    return caller
 
 
 def _needs(*scopes: Scope) -> Callable[..., Awaitable[Caller]]:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from fastapi import Path, Request
+from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 
 from luthier.platform.files.service import IncomingFile
 from luthier.platform.http import multipart
+from luthier.platform.http.anthropic import BETA, MODELS, is_anthropic
 from luthier.platform.http.errors import ApiError
 from luthier.platform.http.multipart import Form, FormError
 
 Item = TypeVar("Item")
 Order = Literal["asc", "desc"]
+_OF_CLIENTS: Final = "/v1/"
 
 
 def page(
@@ -55,6 +58,35 @@ def page(
 
 Id = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,99}$")]
 """The id of anything; what has another form is the id of nothing and goes no further."""
+
+
+def query_parameters(route: APIRoute) -> tuple[set[str], set[str]]:
+    """The names of the parameters that a route reads from the query: exact ones, and those that may have `[KEY]`."""
+    # Those that a route reads by itself are in its part of the OpenAPI document.
+    own = {str(one["name"]) for one in (route.openapi_extra or {}).get("parameters", ()) if one["in"] == "query"}
+    return {str(one.alias) for one in route.dependant.query_params}, own
+
+
+def check_query(request: Request) -> None:
+    """Refuse what a query of OpenAI's or Anthropic's API holds and its route does not read.
+
+    Raises:
+        ApiError: 400, with the name.
+    """
+    path, route = request.url.path, request.scope.get("route")
+    if not request.url.query or not path.startswith(_OF_CLIENTS) or not isinstance(route, APIRoute):
+        return
+    exact, own = query_parameters(route)
+    known = exact | own
+    if is_anthropic(path, request.headers):
+        if path == MODELS:
+            return  # the route has other parameters in this form, and checks them
+        known |= {BETA}
+    names = [name for name in request.query_params if name not in known and name.partition("[")[0] not in own]
+    if names:
+        expected = f"some of {', '.join(sorted(known))}" if known else "no parameters in the address"
+        message = f"Unknown parameter: {names[0][:100]!r}; expected: {expected}; what to do: leave it out"
+        raise ApiError(400, message, param=names[0][:100], code="unknown_parameter")
 
 
 async def read_form(

@@ -227,13 +227,14 @@ class JobStore:
                 self._close(connection, row, now, "paused" if row["wish"] == "pause" else "cancelled", None)
             return job_by_id(connection, job_id)
 
-    def give_back(self, job_id: str, attempt: int, *, rest_seconds: float = 0.0) -> Job:
+    def give_back(self, job_id: str, attempt: int, *, rest_seconds: float = 0.0, is_waiting: bool = False) -> Job:
         """Put a job back into the queue, as when its worker shuts down. A pending pause or cancel is done immediately.
 
         Args:
             job_id: The job.
             attempt: The attempt that holds it.
-            rest_seconds: How long no worker may take it.
+            rest_seconds: How long no worker may take it; at most `LONGEST_REST_SECONDS`.
+            is_waiting: Whether it rests until something elsewhere has ended, as its last event says.
 
         Raises:
             LeaseLostError: Another attempt has the job, or it has ended.
@@ -243,7 +244,9 @@ class JobStore:
             if row["wish"] is not None:
                 self._close(connection, row, now, "paused" if row["wish"] == "pause" else "cancelled", None)
                 return job_by_id(connection, job_id)
-            self._stop(connection, row, now, not_before=now + rest_seconds)
+            self._stop(connection, row, now, not_before=now + min(rest_seconds, LONGEST_REST_SECONDS))
+            if is_waiting:
+                return job_by_id(connection, job_id)
             # A rest is for trouble outside of the job (disk, database); without one its worker was asked to stop.
             if rest_seconds:
                 message = "There is no room on the disk, or the database stayed away: the job is tried again soon"

@@ -226,6 +226,8 @@ class Worker:
             return self.store.crash(job.job_id, job.attempt, attempt.how_it_ended(), is_lost=attempt.was_lost)
         if outcome is None or (outcome.status == "paused" and is_stopping):
             return self.store.give_back(job.job_id, job.attempt)
+        if outcome.status == "waiting":
+            return self.store.give_back(job.job_id, job.attempt, rest_seconds=outcome.rest_seconds, is_waiting=True)
         if outcome.status == "validated":
             return self.store.advance(job.job_id, job.attempt, outcome.found)
         if outcome.status != "paused":

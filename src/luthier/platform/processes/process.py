@@ -28,14 +28,17 @@ class Outcome(FrozenModel):
     """What the child says at its end.
 
     Attributes:
-        status: `validated` where it has checked the files, and the work may begin.
+        status: `validated` where it has checked the files, and the work may begin; `waiting` where something elsewhere,
+            such as a batch at a provider, has to end first.
         error: As `LuthierError.as_json` writes it.
         found: What is to be kept with the job.
+        rest_seconds: Of a job that waits: when the next attempt looks again.
     """
 
-    status: Literal["validated", "succeeded", "paused", "failed"]
+    status: Literal["validated", "waiting", "succeeded", "paused", "failed"]
     error: dict[str, Any] | None = None
     found: dict[str, Any] | None = None
+    rest_seconds: float = 0.0
 
 
 def write_outcome(folder: Path, outcome: Outcome) -> None:

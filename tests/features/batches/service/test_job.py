@@ -278,6 +278,46 @@ def _quick(document: Callable[[bytes | None], Any]) -> Callable[[bytes | None], 
     return lambda line: json.loads(line) if line is not None else document(line)
 
 
+def test_a_hundred_thousand_lines_are_answered_and_counted_with_few_of_them_in_memory(
+    opened: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    num = 100_000
+    made = [f'{{"custom_id":"{n}","method":"POST","url":"{CHAT}","body":{{}}}}\n' for n in range(num - 1)]
+    made.insert(num // 2, "not json\n")
+    view = start(opened, "".join(made))
+    usage = {"usage": {"prompt_tokens": 3, "completion_tokens": 2}}
+    monkeypatch.setattr(batch_job, "answer_offline", lambda *_: offline.OfflineAnswer(200, usage))
+    read_lines, append = batch_job._lines, batch_job._Files.append
+    num_read = num_written = most_held = 0
+
+    def counted(path: Path) -> Iterator[tuple[int, bytes | None]]:
+        nonlocal num_read
+        num_read = 0
+        for one in read_lines(path):
+            num_read += 1
+            yield one
+
+    def noted(self: Any, found: Any) -> None:
+        nonlocal num_written, most_held
+        most_held = max(most_held, num_read - num_written)
+        num_written += len(found)
+        append(self, found)
+
+    monkeypatch.setattr(batch_job, "_lines", counted)
+    monkeypatch.setattr(batch_job._Files, "append", noted)
+    view = finished(opened, claimed(opened))
+    one = view.batch
+    assert (view.status, one.num_total, one.num_completed, one.num_failed) == ("completed", num, num - 1, 1)
+    assert (one.num_prompt_tokens, one.num_new_tokens) == (3 * (num - 1), 2 * (num - 1))
+    assert 0 < most_held <= batch_job.NUM_AT_ONCE + 1
+    file = files.get_file(opened, "default", str(one.output_file_id))
+    with files.local_path(opened, file).open("rb") as answers:
+        named = {int(line.partition(b'"custom_id":"')[2].partition(b'"')[0]) for line in answers}
+    assert named == set(range(num - 1))
+    (wrong,) = content(opened, one.error_file_id)
+    assert (wrong["error"]["line"], wrong["error"]["code"]) == (num // 2 + 1, "invalid_line")
+
+
 def test_a_line_that_is_too_long_fails_alone(opened: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch_job, "MAX_LINE_BYTES", 300)
     view = start(opened, lines(1) + "x" * 1000 + "\n" + lines(2).splitlines()[1] + "\n")

@@ -141,6 +141,38 @@ def test_questions_are_estimated_and_ordered_with_a_budget(home: Context, browse
 
 
 @pytest.mark.usefixtures("configured")
+def test_the_batch_api_is_offered_with_its_price_and_shows_how_far_it_is(home: Context, browser: Browser) -> None:
+    batches = {"teacher_batch_api": True, "teacher_batch_discount_percent": 50.0}
+    home.settings = home.settings.model_copy(update=batches)
+    version, one = passages(home), browser(*TRAIN)
+    page = f"/datasets/{version.dataset_id}/questions"
+    text = words(one.get(page))
+    assert "writer at 127.0.0.1:9, 0.50 + 2.00 USD per million tokens" in text
+    assert "writer at 127.0.0.1:9, by its Batch API within a day, 0.25 + 1.00 USD per million tokens" in text
+    estimates = re.findall(r"(By its Batch API|writer at 127\.0\.0\.1:9): 3 requests .*?: about ([\d.]+) to", text)
+    assert {name: float(low) for name, low in estimates} == {
+        "writer at 127.0.0.1:9": pytest.approx(2 * float(dict(estimates)["By its Batch API"]), abs=1e-4),
+        "By its Batch API": pytest.approx(float(dict(estimates)["By its Batch API"])),
+    }
+    wrong = one.post(page, data={"version": 1, "teacher": "server-batches", "budget": "1"})
+    assert "for a Batch API, which gets all passages at once" in words(wrong)
+    answer = one.post(page, data={"version": 1, "teacher": "server-batches"})
+    (job,) = home.jobs.list()
+    assert questions.order_of(job).uses_batch_api
+    assert "Waiting for a worker" in words(shown(one, answer))
+    taken = home.jobs.claim("here", ("infer",))
+    assert taken is not None
+    figures = {"answered": 2.0, "requests": 3.0, "cost_usd": 0.01}
+    home.job_events.append(job.job_id, "progress-1-1", "Waiting for batch_1", data=figures)
+    home.jobs.give_back(job.job_id, taken.attempt, rest_seconds=30.0, is_waiting=True)
+    waiting = words(one.get(f"/datasets/jobs/{job.job_id}"))
+    assert "2 of 3 requests answered, 0.0100 USD so far" in waiting
+    assert "Other jobs go on meanwhile" in waiting
+    assert "The batch goes on at the provider" in unescape(one.get(f"/datasets/jobs/{job.job_id}").text)
+    assert "Cancelled." in words(shown(one, one.post(f"/datasets/jobs/{job.job_id}/cancel")))
+
+
+@pytest.mark.usefixtures("configured")
 @pytest.mark.parametrize(
     ("given", "message"),
     [

@@ -13,7 +13,7 @@ from tests.fixtures.service import write_rows
 
 from luthier.core.errors import DataError, NotFoundError, RequestError
 from luthier.features.datasets.answers import answer
-from luthier.features.datasets.syntheses import Prices
+from luthier.features.datasets.prices import Prices
 from luthier.features.recipes.service import load_recipe
 from luthier.features.training.service import train
 from luthier.ml.data.rows.formats import load_file

@@ -7,21 +7,26 @@ import os
 import re
 import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
+from sqlalchemy import update
 from tests.features.datasets.conftest import ME, work_once
+from tests.fixtures.batch_provider import KEY, Provider
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.features.datasets import data_jobs, questions, synthesis_job
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.columns import ColumnChoice, choose
+from luthier.features.datasets.prices import Prices
 from luthier.features.datasets.store import DatasetVersion
-from luthier.features.datasets.syntheses import Prices
 from luthier.ml.inference.models import sources
 from luthier.ml.inference.openai import http
+from luthier.platform.db.tables import jobs
 from luthier.platform.home.context import Context
 from luthier.platform.home.settings import Settings
 from luthier.platform.jobs.records import Job
@@ -68,6 +73,24 @@ def teacher(server: OpenAIServer, context: Context) -> Iterator[str]:
             teacher_usd_per_million_new_tokens=10.0,
         )
         yield url
+
+
+@pytest.fixture
+def provider(context: Context, monkeypatch: pytest.MonkeyPatch) -> Provider:
+    """The configured model: at a provider with a Batch API, at half the price."""
+    made = Provider()
+    made.say = reply
+    monkeypatch.setattr(httpx2, "Client", partial(httpx2.Client, transport=httpx2.MockTransport(made)))
+    monkeypatch.setenv("LUTHIER_TEACHER_API_KEY", KEY)
+    context.settings = Settings(
+        home=context.home,
+        teacher="https://provider.example/v1#writer",
+        teacher_usd_per_million_prompt_tokens=1.0,
+        teacher_usd_per_million_new_tokens=10.0,
+        teacher_batch_api=True,
+        teacher_batch_discount_percent=50,
+    )
+    return made
 
 
 def rows_of(numbers: range) -> list[dict[str, Any]]:
@@ -327,3 +350,105 @@ def test_another_project_sees_and_stops_nothing(context: Context, version: Datas
     with pytest.raises(ConflictError, match="with 0 passages done"):
         data_jobs.keep_made(context, ME, job.job_id)
     assert [one.job.job_id for one in data_jobs.list_jobs(context, ME)] == [job.job_id]
+
+
+def look_again(context: Context) -> Job:
+    """The next attempt of a job that rests."""
+    with context.database.write() as connection:
+        connection.execute(update(jobs).values(not_before=0.0))
+    return work_once(context)
+
+
+def test_the_batch_api_is_a_choice_of_its_own_with_its_price(context: Context, provider: Provider) -> None:
+    ordinary, batches = questions.teachers(context)
+    assert (ordinary.value, ordinary.prices, ordinary.uses_batch_api) == ("server", Prices(1.0, 10.0), False)
+    assert (batches.value, batches.prices, batches.uses_batch_api) == ("server-batches", Prices(0.5, 5.0), True)
+    assert (batches.name, batches.is_here) == ("writer at provider.example", False)
+    context.settings = context.settings.model_copy(update={"teacher_batch_api": False})
+    assert [one.value for one in questions.teachers(context)] == ["server"]
+    assert provider.live == []
+
+
+def test_a_batch_at_a_provider_is_waited_for_in_the_queue_and_paid_for_once(
+    context: Context, version: DatasetVersion, provider: Provider
+) -> None:
+    provider.num_looks = 2
+    asked = questions.start(context, ME, version, "server-batches")
+    waiting = work_once(context)
+    assert (waiting.job_id, waiting.status, waiting.num_crashes) == (asked.job_id, "queued", 0)
+    assert waiting.not_before - waiting.updated_at == pytest.approx(30.0)
+    shown = data_jobs.show_job(context, ME, asked.job_id)
+    # One was sent by itself before the file: it shows a wrong key at once.
+    assert (shown.progress.answered, shown.progress.requests, len(provider.live)) == (1, NUM - 1, 1)
+    assert "Waiting for batch_0 of https://provider.example/v1: 1 of 19 requests" in shown.events[0].message
+    # The lane is free for other work meanwhile.
+    assert context.jobs.claim("here", ("infer",)) is None
+    spent = shown.progress.cost_usd
+    assert spent is not None
+    assert spent > 0
+    waiting = look_again(context)
+    assert waiting.not_before - waiting.updated_at == pytest.approx(60.0)
+    done = look_again(context)
+    found = done.document["found"]
+    assert (done.status, found["num_pairs"], found["refused"]) == ("succeeded", 19, {"unsupported_number": 1})
+    assert set(provider.asked.values()) == {1}
+    assert (len(provider.asked), len(provider.live), provider.files) == (NUM - 1, 1, {})
+    # Twenty prompts and their answers at the price of a batch, those of the first attempt included.
+    words = [len(passage(number).split()) for number in range(1, NUM + 1)]
+    assert found["cost_usd"] > spent
+    assert found["cost_usd"] > sum(words) * 0.5 / 1e6
+    assert pairs_of(context, done)[0]["provenance"]["passage"] == passage(1)
+
+
+def test_pairs_of_several_rounds_come_by_a_batch_for_each(
+    context: Context, version: DatasetVersion, provider: Provider
+) -> None:
+    provider.num_looks = 1
+    questions.start(context, ME, version, "server-batches", pairs_per_passage=2, max_passages=4)
+    job = work_once(context)
+    num_looks = 0
+    while job.status == "queued":
+        num_looks += 1
+        assert num_looks < 10
+        job = look_again(context)
+    assert job.status == "succeeded"
+    assert len(provider.batches) == 2
+    assert set(provider.asked.values()) == {1}
+
+
+def test_a_waiting_job_is_paused_and_continued_without_a_second_batch(
+    context: Context, version: DatasetVersion, provider: Provider
+) -> None:
+    provider.num_looks = 1
+    asked = questions.start(context, ME, version, "server-batches")
+    work_once(context)
+    data_jobs.pause(context, ME, asked.job_id)
+    assert context.jobs.get(asked.job_id).status == "paused"
+    with pytest.raises(ConflictError, match="with 0 passages done"):
+        data_jobs.keep_made(context, ME, asked.job_id)
+    data_jobs.go_on(context, ME, asked.job_id)
+    done = work_once(context)
+    assert (done.status, len(provider.batches)) == ("succeeded", 1)
+
+
+def test_a_provider_that_refuses_the_file_fails_the_job_with_its_reason(
+    context: Context, version: DatasetVersion, provider: Provider
+) -> None:
+    provider.statuses = ["failed"]
+    questions.start(context, ME, version, "server-batches")
+    job = work_once(context)
+    assert job.status == "failed"
+    assert job.error is not None
+    assert "has failed as a whole: bad file" in job.error["came"]
+    assert KEY not in json.dumps(job.error)
+
+
+def test_what_a_batch_cannot_have_is_refused(context: Context, version: DatasetVersion, provider: Provider) -> None:
+    with pytest.raises(RequestError, match="which gets all passages at once"):
+        questions.start(context, ME, version, "server-batches", budget_usd=1.0)
+    questions.start(context, ME, version, "server-batches")
+    context.settings = context.settings.model_copy(update={"teacher_batch_api": False})
+    job = work_once(context)
+    assert job.error is not None
+    assert "the Batch API of writer at provider.example is no longer configured" in job.error["came"]
+    assert provider.live == []

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from luthier.core.errors import DataError, NotFoundError, RequestError
-from luthier.features.datasets.syntheses import Prices, Synthesis, SynthesisRun, SynthesisState, synthesise
+from luthier.features.datasets.prices import Prices
+from luthier.features.datasets.syntheses import Synthesis, SynthesisRun, SynthesisState, synthesise
 from luthier.ml.data.rows.formats import load_file
 from luthier.platform.home.context import Context
 from luthier.testing.openai_server import OpenAIServer, Trouble, serving

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Final, get_type_hints
 
@@ -19,12 +20,17 @@ from openai.types import (
     file_create_params,
     file_list_params,
     moderation_create_params,
+    upload_complete_params,
+    upload_create_params,
 )
 from openai.types.chat import completion_create_params as chat_params
-from openai.types.chat import completion_list_params
+from openai.types.chat import completion_list_params, completion_update_params
+from openai.types.chat.completions import message_list_params
 from openai.types.evals import run_create_params, run_list_params
 from openai.types.evals.runs import output_item_list_params
 from openai.types.fine_tuning import job_create_params, job_list_events_params, job_list_params
+from openai.types.fine_tuning.alpha import grader_run_params, grader_validate_params
+from openai.types.fine_tuning.checkpoints import permission_create_params, permission_list_params
 from openai.types.fine_tuning.jobs import checkpoint_list_params
 from openai.types.responses import (
     input_item_list_params,
@@ -32,6 +38,7 @@ from openai.types.responses import (
     response_create_params,
     response_retrieve_params,
 )
+from openai.types.uploads import part_create_params
 from pydantic import BaseModel, ValidationError
 from tests.fixtures.api import Visitor
 from tests.vacuous import nonempty
@@ -42,8 +49,10 @@ from luthier.features.batches.records import BatchRequest
 from luthier.features.evals_api import api as evals
 from luthier.features.evals_api.records import EvalRequest, EvalUpdate, RunRequest
 from luthier.features.files import api as files
+from luthier.features.files import uploads_api as uploads
 from luthier.features.finetuning_api import api as fine_tuning
-from luthier.features.serving.api import anthropic_models, stored
+from luthier.features.serving import graders
+from luthier.features.serving.api import anthropic_models, checkpoints, stored
 from luthier.features.serving.api.chat import ChatBody
 from luthier.features.serving.api.completions import CompletionBody
 from luthier.features.serving.api.message_body import MessagesBody, PromptBody
@@ -51,6 +60,7 @@ from luthier.features.serving.api.moderations import ModerationBody
 from luthier.features.serving.api.pooling import EmbeddingBody
 from luthier.features.serving.api.responses import stored as responses
 from luthier.features.serving.api.responses.body import ResponseBody, TokenCountBody
+from luthier.platform.http.routes import query_parameters
 from luthier.server.parameters import as_markdown, parameters
 
 TYPES: Final[dict[str, tuple[Any, ...]]] = {
@@ -62,6 +72,15 @@ TYPES: Final[dict[str, tuple[Any, ...]]] = {
     "embeddings": (embedding_create_params.EmbeddingCreateParams,),
     "files": (file_create_params.FileCreateParams,),
     "files list": (file_list_params.FileListParams,),
+    "uploads": (upload_create_params.UploadCreateParams,),
+    "upload parts": (part_create_params.PartCreateParams,),
+    "upload completions": (upload_complete_params.UploadCompleteParams,),
+    "checkpoint permissions": (permission_create_params.PermissionCreateParams,),
+    "checkpoint permissions list": (permission_list_params.PermissionListParams,),
+    "grader runs": (grader_run_params.GraderRunParams,),
+    "grader checks": (grader_validate_params.GraderValidateParams,),
+    "stored update": (completion_update_params.CompletionUpdateParams,),
+    "stored messages list": (message_list_params.MessageListParams,),
     "jobs": (job_create_params.JobCreateParams,),
     "jobs list": (job_list_params.JobListParams,),
     "job events list": (job_list_events_params.JobListEventsParams,),
@@ -98,6 +117,12 @@ BODIES: Final[dict[str, type[BaseModel]]] = {
     "completions": CompletionBody,
     "embeddings": EmbeddingBody,
     "jobs": FineTuningRequest,
+    "uploads": uploads.UploadRequest,
+    "upload completions": uploads.CompleteRequest,
+    "checkpoint permissions": checkpoints.PermissionRequest,
+    "grader runs": graders.GraderRun,
+    "grader checks": graders.GraderCheck,
+    "stored update": stored.MetadataBody,
     "evals": EvalRequest,
     "evals update": EvalUpdate,
     "eval runs": RunRequest,
@@ -108,11 +133,18 @@ BODIES: Final[dict[str, type[BaseModel]]] = {
     "messages": MessagesBody,
     "messages tokens": PromptBody,
 }
+GRADER: Final = {"type": "string_check", "name": "n", "input": "i", "reference": "r", "operation": "eq"}
 LEAST: Final[dict[str, dict[str, Any]]] = {
     "chat": {"model": "m", "messages": [{"role": "user", "content": "a"}]},
     "completions": {"model": "m", "prompt": "a"},
     "embeddings": {"model": "m", "input": "a"},
     "jobs": {"model": "m", "training_file": "f"},
+    "uploads": {"bytes": 1, "filename": "f", "mime_type": "m", "purpose": "batch"},
+    "upload completions": {"part_ids": ["p"]},
+    "checkpoint permissions": {"project_ids": ["p"]},
+    "grader runs": {"grader": GRADER, "model_sample": "s"},
+    "grader checks": {"grader": GRADER},
+    "stored update": {"metadata": None},
     "evals": {
         "data_source_config": {"type": "logs"},
         "testing_criteria": [{"type": "python", "name": "n", "source": "s"}],
@@ -172,6 +204,12 @@ ROUTES: Final = {
     "embeddings": "/v1/embeddings",
     "moderations": "/v1/moderations",
     "jobs": "/v1/fine_tuning/jobs",
+    "uploads": "/v1/uploads",
+    "upload completions": "/v1/uploads/upload_1/complete",
+    "checkpoint permissions": "/v1/fine_tuning/checkpoints/c/permissions",
+    "grader runs": "/v1/fine_tuning/alpha/graders/run",
+    "grader checks": "/v1/fine_tuning/alpha/graders/validate",
+    "stored update": "/v1/chat/completions/chatcmpl-1",
     "evals": "/v1/evals",
     "batches": "/v1/batches",
     "responses": "/v1/responses",
@@ -203,11 +241,10 @@ def test_the_table_holds_every_parameter_of_the_client_once(request_: str) -> No
 
 
 def query_names(router: Any, path: str) -> set[str]:
-    route = next(
-        one for one in router.routes if isinstance(one, APIRoute) and one.path == path and "GET" in one.methods
+    exact, own = query_parameters(
+        next(one for one in router.routes if isinstance(one, APIRoute) and one.path == path and "GET" in one.methods)
     )
-    named = {one["name"] for one in (route.openapi_extra or {}).get("parameters", ())}
-    return {str(one.name) for one in route.dependant.query_params} | named
+    return {name.partition("[")[0] for name in exact | own}
 
 
 def test_what_is_supported_has_a_place() -> None:
@@ -218,7 +255,11 @@ def test_what_is_supported_has_a_place() -> None:
     places["jobs list"] = query_names(fine_tuning.router, jobs)
     places["job events list"] = query_names(fine_tuning.router, f"{jobs}/{{job_id}}/events")
     places["job checkpoints list"] = query_names(fine_tuning.router, f"{jobs}/{{job_id}}/checkpoints")
+    places["upload parts"] = {"data"}
+    permissions = "/v1/fine_tuning/checkpoints/{checkpoint:path}/permissions"
+    places["checkpoint permissions list"] = query_names(checkpoints.router, permissions)
     places["stored list"] = query_names(stored.router, "/v1/chat/completions")
+    places["stored messages list"] = query_names(stored.router, "/v1/chat/completions/{completion_id}/messages")
     places["evals list"] = query_names(evals.router, "/v1/evals")
     runs = "/v1/evals/{eval_id}/runs"
     places["eval runs list"] = query_names(evals.router, runs)
@@ -289,3 +330,38 @@ def test_what_nobody_knows_is_refused_by_name(request_: str) -> None:
 def test_a_stream_is_not_padded_in_silence(request_: str) -> None:
     assert wrong_places(request_, {"stream": True, "stream_options": {"include_usage": True}}) == set()
     assert wrong_places(request_, {"stream_options": {"include_obfuscation": True}}) == {"stream_options"}
+
+
+def test_a_query_parameter_that_a_route_does_not_have_is_refused_by_name(visitor: Visitor) -> None:
+    client = visitor("admin")
+    document = client.get("/openapi.json").json()
+    routes = [
+        (path, method, {one["name"] for one in asked.get("parameters", ()) if one["in"] == "query"})
+        for path, methods in document["paths"].items()
+        for method, asked in methods.items()
+        if path.startswith("/v1/")
+    ]
+    assert len(routes) > 40
+    for path, method, known in nonempty(routes):
+        place = re.sub(r"{[^}]*}", "x", path)
+        answer = client.request(method, place, params={"min_p": 1})
+        error = answer.json()["error"]
+        assert (answer.status_code, "'min_p'" in error["message"]) == (400, True), (method, place, error)
+        # What the document names is no reason to refuse; what it asks for may be missing.
+        said = [client.request(method, place, params={name: "1"}).text for name in known]
+        assert [text for text in said if "Unknown parameter" in text] == [], (method, place)
+    for wrong in ("include", "limit[]"):  # the first is read as `include[]`
+        answer = client.get("/v1/responses/resp_1/input_items", params={wrong: "1"})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, wrong)
+    conditions = {"metadata[use]": "a", "limit": 1}
+    assert client.get("/v1/fine_tuning/jobs", params=conditions).status_code == 200
+
+
+def test_the_clients_own_mark_of_beta_requests_is_taken(visitor: Visitor) -> None:
+    client = visitor("admin")
+    client.headers["anthropic-version"] = "2023-06-01"
+    assert client.get("/v1/models?beta=true").status_code == 200
+    assert client.get("/v1/models?beta=true&min_p=1").status_code == 400
+    answer = client.post("/v1/messages?beta=true", json=LEAST["messages"])
+    assert "beta" not in answer.json()["error"]["message"]
+    assert "min_p" in client.post("/v1/messages?min_p=1", json=LEAST["messages"]).json()["error"]["message"]

@@ -9,7 +9,7 @@ import pytest
 
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.ports import Prompt, SilentProgress
-from luthier.features.generation.engines import api_key, find_teacher, parse_address
+from luthier.features.generation.engines import BatchUse, api_key, find_teacher, parse_address
 from luthier.ml.inference.fake import FakeEngine
 from luthier.ml.inference.openai.http import OpenAIHttpEngine
 from luthier.platform.home.context import Context
@@ -94,17 +94,18 @@ def test_a_server_is_asked_by_its_batch_api_where_that_is_wanted(
     opened: list[tuple[object, ...]] = []
 
     def engine(live: OpenAIHttpEngine, folder: Path, **options: Any) -> FakeEngine:
-        opened.append((live.url, live.model, folder, options["api_key"], options["cost_of"](2, 3)))
+        opened.append((live.url, live.model, folder, options["api_key"], options["cost_of"](2, 3), options["waits"]))
         return FakeEngine({"Once": "upon"})
 
     monkeypatch.setattr(batch_api, "OpenAIBatchEngine", engine)
     monkeypatch.setenv("LUTHIER_TEACHER_API_KEY", "own")
-    teacher = find_teacher(context, "http://far.example.com/v1#m", batch_cost=lambda prompt, new: prompt + 10.0 * new)
+    batches = BatchUse(lambda prompt, new: prompt + 10.0 * new, waits=False)
+    teacher = find_teacher(context, "http://far.example.com/v1#m", batches=batches)
     assert [getattr(one, "text", one) for one in teacher.generate_each([PROMPT], SilentProgress())] == ["upon"]
-    assert opened == [("http://far.example.com/v1", "m", context.settings.teacher_batches_folder, "own", 32.0)]
+    assert opened == [("http://far.example.com/v1", "m", context.settings.teacher_batches_folder, "own", 32.0, False)]
     # The answers are those of the same model by ordinary requests: what is known is not asked again.
     again = find_teacher(context, "http://far.example.com/v1#m")
     assert again.generate_each([PROMPT], SilentProgress())
     assert again.usage.num_cached_requests == 1
     with pytest.raises(RequestError, match=r"--batch with .*, a model on this machine"):
-        find_teacher(context, str(tiny_model), batch_cost=lambda *_: None)
+        find_teacher(context, str(tiny_model), batches=BatchUse(lambda *_: None))

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from luthier.core.conversation import Message
 from luthier.core.errors import UnsupportedError
 from luthier.core.stream import TextRequest
+from luthier.features.serving.api.answering import strict_warning
 from luthier.features.serving.api.message_body import MessagesBody, PromptBody
 from luthier.features.serving.api.message_turns import ERROR_PREFIX, message_request
 from luthier.features.serving.api.messages import thinking_warning
@@ -198,6 +199,20 @@ def test_choices_of_tools() -> None:
     named = request(**one, tool_choice={"type": "tool", "name": "f"})
     assert (named.tool_choice, named.tool_name) == ("required", "f")
     assert request(**one, tool_choice={"type": "none"}).tools == ()
+
+
+def test_strict_tools_and_the_engine_that_holds_calls_to_them() -> None:
+    tools = [TOOL | {"strict": True}, TOOL | {"name": "f"}]
+    auto = request(tools=tools)
+    assert auto.strict_tools == (TOOL["name"],)
+    assert request(tools=tools, tool_choice={"type": "any"}).strict_tools == ()
+    assert request(tools=tools, tool_choice={"type": "none"}).strict_tools == ()
+    assert strict_warning([auto], "transformers") is None
+    assert strict_warning([request(tools=[TOOL])], "llama_cpp") is None
+    assert "the engine llama_cpp does not hold optional calls" in (strict_warning([request(), auto], "llama_cpp") or "")
+    loop = {"$ref": "#"}
+    body = {"model": "m", "max_tokens": 5, "messages": [USER], "tools": [tools[0] | {"input_schema": loop}]}
+    assert refusal(body)[0] == "tools.0.input_schema"
 
 
 def test_thinking_and_what_limits_it() -> None:

@@ -37,7 +37,8 @@ class Lent:
         self.child = self.server._child
         self.child._outbox.get()
         self.child.loaded = (LoadedModel(served=MODEL),)
-        self.lending = EngineLending(context, most_at_once=most_at_once)
+        self.seconds = 0.0
+        self.lending = EngineLending(context, most_at_once=most_at_once, clock=lambda: self.seconds)
         self.lending.__enter__()
         self.job = BorrowingClient(context.settings)
         self.heard: queue.SimpleQueue[StreamEvent] = queue.SimpleQueue()
@@ -139,6 +140,28 @@ def test_live_requests_come_first(lent: Lent) -> None:
     cancel_live()
     # Requests of jobs take no slot of the queue of live ones.
     assert lent.server._admission_queue._num_of.total() == 0
+
+
+def test_a_job_learns_for_how_long_live_requests_hold_it_back(lent: Lent) -> None:
+    lent.server.ask(MODEL, REQUEST, lambda _: None, key="live")
+    live = lent.sent()["ask"]
+    for _ in range(3):
+        lent.ask()
+    lender = lent.job._server.lender
+    assert lender is not None
+    wait_until(lambda: (len(lent.lending._running), len(lent.lending._waiting)) == (1, 2))
+    first = lent.sent()["ask"]
+    lent.seconds = 90.0
+    wait_until(lambda: lender.held_back_seconds == 90.0)
+    # The next one is still alone: that is no pause.
+    lent.end(first)
+    second = lent.sent()["ask"]
+    lent.seconds = 150.0
+    wait_until(lambda: lender.held_back_seconds == 150.0)
+    lent.child._tell(live, DONE)
+    wait_until(lambda: lender.held_back_seconds == 0.0)
+    lent.end(second)
+    lent.end(lent.sent()["ask"])
 
 
 def test_answers_are_counted_and_not_requests(lent: Lent) -> None:

@@ -14,7 +14,7 @@ from tests.fixtures.near_engine import engines_near_by
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import OverlongError
-from luthier.core.ports import Generation, Prompt, SilentProgress
+from luthier.core.ports import Generation, ProgressTask, Prompt, SilentProgress
 from luthier.core.stream import Served
 from luthier.features.generation.engines import find_teacher
 from luthier.features.generation.shared_engine import SharedEngine
@@ -218,6 +218,40 @@ def test_what_the_server_does_not_answer_the_own_engine_does(job: Context, base:
     assert 5 <= shared.num_shared < len(PROMPTS)
     assert set(kept.values()) == {1}
     assert len(kept) == len({one.model_dump_json() for one in PROMPTS})
+    assert found == own(base)().generate(PROMPTS, SILENT)
+
+
+def test_where_live_requests_never_pause_an_own_engine_writes_the_rest(job: Context, base: Candidate) -> None:
+    opened = Counter[str]()
+    titles: list[str] = []
+    kept = Counter[str]()
+
+    def open_own() -> Any:
+        opened["own"] += 1
+        return own(base)()
+
+    class Titles(SilentProgress):
+        def task(self, title: str, total: float | None, unit: str, done: float = 0) -> ProgressTask:
+            titles.append(title)
+            return super().task(title, total, unit, done)
+
+    def keep(prompt: Prompt, _: Generation) -> None:
+        kept[prompt.model_dump_json()] += 1
+        if len(kept) == 5:
+            lender = job.shared_engines._server.lender
+            assert lender is not None
+            lender.held_back_seconds = seconds
+
+    seconds = 119.0
+    assert SharedEngine(job, base, never, keep=keep).generate(PROMPTS, SILENT)
+    seconds = 125.0
+    kept.clear()
+    shared = SharedEngine(job, base, open_own, keep=keep)
+    found = shared.generate(PROMPTS, Titles())
+    assert (opened["own"], set(kept.values())) == (1, {1})
+    assert len(kept) == len({one.model_dump_json() for one in PROMPTS})
+    assert 5 <= shared.num_shared < len(PROMPTS)
+    assert any(title.startswith("Live requests have kept the server's engine busy for 2 min 05 s") for title in titles)
     assert found == own(base)().generate(PROMPTS, SILENT)
 
 

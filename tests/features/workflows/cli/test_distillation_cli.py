@@ -55,7 +55,7 @@ def test_what_was_asked_reaches_the_service(luthier, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(students, "distil", distil)
     arguments = ["distill", "run-0", "--student", "layers:2", "--data", "rows.jsonl", "--kind", "logit"]
     arguments += ["--recipe", "r.yaml", "--set", "training.epochs=3", "--map", "prompt=question"]
-    arguments += ["--max-new-tokens", "9"]
+    arguments += ["--max-new-tokens", "9", "--batch"]
     document = luthier(*arguments, "--held-out", "test.jsonl", "--json").document
     assert document["verdict"]["word"] == "not settled"
     text = luthier(*arguments).out
@@ -71,6 +71,7 @@ def test_what_was_asked_reaches_the_service(luthier, monkeypatch: pytest.MonkeyP
         "overrides": ("training.epochs=3",),
         "mapping": {"prompt": "question"},
         "max_new_tokens": 9,
+        "uses_batch_api": True,
     }
     assert asked == [students.DistilRequest(**both, held_out=held) for held in (Path("test.jsonl"), 0.2)]
 

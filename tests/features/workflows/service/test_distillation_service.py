@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 import yaml
+from tests.fixtures.batch_provider import KEY, Provider
 from tests.fixtures.service import chat_row, write_rows
 from tests.vacuous import nonempty
 
@@ -251,9 +254,27 @@ def test_texts_with_line_separators_stay_rows(context: Context, tmp_path: Path) 
     assert (made.num_rows, made.num_refused) == (4, 0)
 
 
+def test_a_teacher_answers_by_its_batch_api(context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    provider = Provider()
+    monkeypatch.setattr(httpx2, "Client", partial(httpx2.Client, transport=httpx2.MockTransport(provider)))
+    monkeypatch.setenv("LUTHIER_TEACHER_API_KEY", KEY)
+    data, held_out = (
+        write_rows(tmp_path / f"{name}.jsonl", [chat_row(n) for n in numbers])
+        for name, numbers in (("data", range(6)), ("held", range(6, 8)))
+    )
+    folder = tmp_path / "distillation"
+    folder.mkdir()
+    write_gold(folder, data, held_out, mapping=None, seed=0)
+    url = "https://provider.example/v1#m"
+    made = write_taught(context, folder, teacher=url, max_new_tokens=32, num_rows=6, uses_batch_api=True)
+    assert (made.num_rows, made.num_refused) == (6, 0)
+    assert (len(provider.live), len(provider.batches), len(provider.asked)) == (1, 1, 5)
+
+
 @pytest.mark.parametrize(
     ("change", "match"),
     [
+        ({"uses_batch_api": True}, "--batch with --kind sequence and the teacher"),
         ({"teacher": "http://127.0.0.1:1/v1#m", "kind": "logit"}, "does not give the probability"),
         ({"teacher": "http://127.0.0.1:1/v1#m", "student": "layers:2"}, "weights are on this machine"),
         ({"teacher": "http://127.0.0.1:1/v1", "student": "TINY"}, "names no model"),

@@ -4,7 +4,8 @@
 
 MODE: plain; crash (dies at step 10 of its first attempt); poison (dies at once); held (does not take the last step in
 its first attempt: whatever is to disturb it comes in time, on however slow a machine); stubborn (held, and does not
-hear SIGTERM); wrong (says that the request is wrong); full (no room on the disk in its first attempt).
+hear SIGTERM); wrong (says that the request is wrong); full (no room on the disk in its first attempt); waiting (its
+first attempt finds that something elsewhere goes on).
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ def main(folder: Path, counter: Path, mode: str) -> None:
         return
     if mode == "full" and folder.name == "attempt-0001":
         sys.exit(NOT_NOW)
+    if mode == "waiting" and folder.name == "attempt-0001":
+        write_outcome(folder, Outcome(status="waiting", rest_seconds=30.0))
+        return
     with (folder / "pid").open("w") as file:
         file.write(str(os.getpid()))
     while (done := int(counter.read_text()) if counter.exists() else 0) < STEPS:

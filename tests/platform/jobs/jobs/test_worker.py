@@ -419,6 +419,19 @@ def test_what_finds_no_room_waits_and_is_no_crash(house: House) -> None:
     assert house.queue.get(job_id).status == "succeeded"
 
 
+def test_a_job_that_waits_for_something_elsewhere_lets_the_next_one_go_first(house: House) -> None:
+    waiting, other = house.submit("waiting"), house.submit(number=2)
+    assert house.work() == 2
+    job = house.queue.get(waiting)
+    assert (job.status, job.num_crashes, job.worker) == ("queued", 0, None)
+    assert job.not_before == pytest.approx(job.updated_at + 30.0)
+    assert house.queue.get(other).status == "succeeded"
+    with house.queue._database.write() as connection:
+        connection.exec_driver_sql("UPDATE jobs SET not_before = 0")
+    house.work()
+    assert house.queue.get(waiting).status == "succeeded"
+
+
 def test_a_disk_without_room_for_an_attempt_is_waited_for(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     job_id = house.submit()
 

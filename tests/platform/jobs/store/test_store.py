@@ -13,7 +13,13 @@ from luthier.core.errors import ConflictError, NotFoundError
 from luthier.platform.db.database import Database
 from luthier.platform.db.tables import jobs as table
 from luthier.platform.jobs.records import Job, Lane
-from luthier.platform.jobs.store import MOST_CRASHES, MOST_LOSSES, JobStore, LeaseLostError
+from luthier.platform.jobs.store import (
+    LONGEST_REST_SECONDS,
+    MOST_CRASHES,
+    MOST_LOSSES,
+    JobStore,
+    LeaseLostError,
+)
 
 Age = Callable[..., None]
 HOUR = 3600.0
@@ -167,6 +173,17 @@ def test_given_back_in_good_order_is_no_crash(queue: JobStore) -> None:
     job = queue.give_back("job-1", claimed(queue).attempt)
     assert (job.status, job.num_crashes, job.worker) == ("queued", 0, None)
     assert claimed(queue).attempt == 2
+
+
+def test_a_job_that_waits_rests_within_bounds_and_does_what_it_is_asked_meanwhile(queue: JobStore) -> None:
+    submit(queue, 1, 2)
+    job = queue.give_back("job-1", claimed(queue).attempt, rest_seconds=1e6, is_waiting=True)
+    assert (job.status, job.not_before) == ("queued", pytest.approx(job.updated_at + LONGEST_REST_SECONDS))
+    second = claimed(queue)
+    assert second.job_id == "job-2"
+    assert queue.ask("job-1", "pause").status == "paused"
+    queue.ask("job-2", "cancel")
+    assert queue.give_back("job-2", second.attempt, rest_seconds=30.0, is_waiting=True).status == "cancelled"
 
 
 def test_a_queued_job_pauses_resumes_and_is_cancelled_at_once(queue: JobStore) -> None:

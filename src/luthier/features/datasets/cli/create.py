@@ -185,6 +185,7 @@ def synthesise(
 ) -> Answer:
     """Have a teacher write pairs from passages; answers that their passage does not support are refused and listed."""
     from luthier.features.datasets import syntheses
+    from luthier.features.datasets.prices import Prices
 
     with open_context(home) as context:
         found = syntheses.synthesise(
@@ -201,7 +202,7 @@ def synthesise(
             temperature=temperature,
             seed=seed,
             force=force,
-            prices=syntheses.Prices(price_input, price_output),
+            prices=Prices(price_input, price_output),
             run=syntheses.SynthesisRun(budget_usd=budget_usd, uses_batch_api=batch),
         )
     return Answer(as_json, found.as_json(), lambda console: _show_pairs(console, found))
@@ -276,7 +277,7 @@ def answer(
 ) -> Answer:
     """Have a teacher answer every prompt, for a student to learn; empty and cut answers are refused and listed."""
     from luthier.features.datasets import answers as answerings
-    from luthier.features.datasets.syntheses import Prices
+    from luthier.features.datasets.prices import Prices
 
     fields = parse_mapping(mapping or ())
     with open_context(home) as context:

@@ -136,6 +136,8 @@ class SamplingBody(BaseModel):
 Event = StreamEvent
 TARGET_HEADER, USER_HEADER = "x-luthier-target", "x-luthier-user"
 WARNING_HEADER, TRACE_HEADER = "x-luthier-warning", "traceparent"
+STRICT_ENGINE: Final = "transformers"
+"""The engine whose optional calls match the schemas of strict tools."""
 ENGINE_HEADER: Final = "x-luthier-engine"
 """Of a request: the engine that must answer it; of an answer: the one that did."""
 Keep = Callable[[dict[str, Any], str], None]
@@ -322,7 +324,7 @@ async def respond(
             await stream.leave()
     # Another engine has answered than the request was sent to, where that failed before it began.
     written.answered_by(stream.answering.fingerprint)
-    told = target_header(stream.answer.routed) | _warning_header(stream.answer.routed, asked)
+    told = target_header(stream.answer.routed) | _warning_header(stream.answer.routed, asked, stream.answering.engine)
     told |= {ENGINE_HEADER: stream.answering.engine}
     if not is_streamed:
         whole = written.whole(stream.answer)
@@ -335,11 +337,19 @@ async def respond(
     return StreamingResponse(events, media_type="text/event-stream", headers=headers)
 
 
-def _warning_header(routed: Routed | None, asked: Sequence[TextRequest]) -> dict[str, str]:
-    """A warning for the client: its template options differ from those used in training."""
+def strict_warning(asked: Sequence[TextRequest], engine: str) -> str | None:
+    """What the engine that has answered does not do about strict tools; None for nothing."""
+    if engine == STRICT_ENGINE or not any(request.strict_tools for request in asked):
+        return None
+    return f"the engine {engine} does not hold optional calls to the schemas of strict tools, only required ones"
+
+
+def _warning_header(routed: Routed | None, asked: Sequence[TextRequest], engine: str) -> dict[str, str]:
+    """A warning for the client: its template options differ from those used in training, or strict calls are not."""
     if routed is None:
         return {}
     found = next((one for request in asked if (one := serving.template_option_warning(routed.served, request))), None)
+    found = found or strict_warning(asked, engine)
     return {} if found is None else {WARNING_HEADER: found.encode("ascii", "backslashreplace").decode()}
 
 

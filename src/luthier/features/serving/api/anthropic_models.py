@@ -12,6 +12,7 @@ from typing import Any, Final
 from starlette.datastructures import QueryParams
 
 from luthier.features.serving.models import NamedModel
+from luthier.platform.http.anthropic import BETA
 from luthier.platform.http.errors import ApiError
 
 _DEFAULT_LIMIT: Final = 20
@@ -22,7 +23,7 @@ PARAMETERS: Final = ("after_id", "before_id", "lifecycle", "lifecycle[]", "limit
 
 def anthropic_page(models: Sequence[NamedModel], asked: QueryParams) -> dict[str, Any]:
     """One page of a list of models. Raises ApiError for a parameter that does not fit."""
-    if unknown := next((name for name in asked if name not in PARAMETERS), None):
+    if unknown := next((name for name in asked if name not in (*PARAMETERS, BETA)), None):
         raise _wrong(unknown, f"the parameter {unknown}", f"some of {', '.join(PARAMETERS)}", "leave it out")
     wanted = [*asked.getlist("lifecycle"), *asked.getlist("lifecycle[]")]
     if other := next((one for one in wanted if one not in ("active", "deprecated", "retired")), None):

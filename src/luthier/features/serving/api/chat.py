@@ -64,7 +64,7 @@ class ToolCall(BaseModel):
 
 
 class ToolFunction(BaseModel):
-    """A callable function. parameters: JSON schema of its arguments. strict: always on for forced calls."""
+    """A callable function. parameters: JSON schema of its arguments. strict: always on for required calls."""
 
     model_config = _STRICT
 
@@ -157,12 +157,13 @@ def schema_of(wanted: TextFormat | ObjectFormat | SchemaFormat | None) -> dict[s
 
 
 def tool_wishes(tools: list[Tool] | None, choice: ToolChoice | None) -> dict[str, Any]:
-    """`tool_choice` and `tool_name` of a TextRequest. Raises ApiError for a choice that does not match the tools."""
+    """What a TextRequest has of tools and choice. Raises ApiError for a choice that does not match the tools."""
     names = [tool.function.name for tool in tools or []]
-    if len(set(names)) < len(names):
-        raise ApiError(400, f"two tools are called {_twice(names)!r}", param="tools", code="invalid_value")
+    if (twice := next((name for name in names if names.count(name) > 1), None)) is not None:
+        raise ApiError(400, f"two tools are called {twice!r}", param="tools", code="invalid_value")
     if choice in (None, "auto", "none"):
-        return {"tool_choice": choice or "auto"}
+        strict = tuple(tool.function.name for tool in tools or [] if tool.function.strict and choice != "none")
+        return {"tool_choice": choice or "auto", **({"strict_tools": strict} if strict else {})}
     named = choice.function.name if isinstance(choice, NamedTool) else None
     if not names or (named is not None and named not in names):
         raise ApiError(
@@ -172,10 +173,6 @@ def tool_wishes(tools: list[Tool] | None, choice: ToolChoice | None) -> dict[str
             code="invalid_value",
         )
     return {"tool_choice": "required", "tool_name": named}
-
-
-def _twice(names: list[str]) -> str:
-    return next(name for name in names if names.count(name) > 1)
 
 
 @dataclass(slots=True)
@@ -426,9 +423,10 @@ def _schema(body: ChatBody) -> dict[str, Any] | None:
     schema = schema_of(body.response_format)
     if schema is not None:
         check_schema(schema, "response_format")
-    # The schema of an optional tool is not enforced.
-    if schema is not None or body.tool_choice not in (None, "none", "auto"):
-        for number, tool in enumerate(body.tools or ()):
+    # The schema of an optional tool is enforced where it is strict.
+    all_are = schema is not None or body.tool_choice not in (None, "none", "auto")
+    for number, tool in enumerate(body.tools or ()):
+        if all_are or tool.function.strict:
             check_schema(tool.function.parameters, f"tools.{number}.function.parameters")
     return schema
 

@@ -206,7 +206,7 @@ class CustomTool(BaseModel):
         input_schema: JSON Schema of the arguments.
         description: What the tool does, for the model.
         type: `custom`, or left out.
-        strict: Accepted: the schema of a required tool is always enforced.
+        strict: Whether the model's own calls match the schema, as required ones always do.
         cache_control: Accepted, and not used here.
         eager_input_streaming: Accepted, and not used here.
         defer_loading: False: all tools are in the prompt.
@@ -229,7 +229,9 @@ class CustomTool(BaseModel):
 
     def as_openai(self) -> Tool:
         """In the format of chat completions."""
-        made = ToolFunction(name=self.name, description=self.description, parameters=self.input_schema)
+        made = ToolFunction(
+            name=self.name, description=self.description, parameters=self.input_schema, strict=self.strict
+        )
         return Tool(type="function", function=made)
 
 

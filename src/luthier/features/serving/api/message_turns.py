@@ -88,9 +88,9 @@ def _schema(body: PromptBody) -> dict[str, Any] | None:
     if wanted is not None:
         check_schema(wanted.own_schema, "output_config.format.schema")
     is_forced = getattr(body.tool_choice, "type", "auto") in ("any", "tool")
-    # The schema of an optional tool is not enforced.
-    if is_forced or wanted is not None:
-        for number, tool in enumerate(body.tools or ()):
+    # The schema of an optional tool is enforced where it is strict.
+    for number, tool in enumerate(body.tools or ()):
+        if is_forced or wanted is not None or tool.strict:
             check_schema(tool.input_schema, f"tools.{number}.input_schema")
     # A forced call is a grammar from the first token on, which leaves no place for a thought.
     if is_forced and isinstance(body.thinking, EnabledThinking):

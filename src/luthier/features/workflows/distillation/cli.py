@@ -57,6 +57,10 @@ def distill(
     max_new_tokens: Annotated[
         int, typer.Option("--max-new-tokens", min=1, help="Longer teacher answers are not learned.")
     ] = 512,
+    batch: Annotated[
+        bool,
+        typer.Option("--batch", help="A teacher behind a server answers the rows by its Batch API, within a day."),
+    ] = False,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
@@ -81,6 +85,7 @@ def distill(
                 overrides=tuple(overrides or ()),
                 mapping=parse_mapping(mapping or ()) or None,
                 max_new_tokens=max_new_tokens,
+                uses_batch_api=batch,
             ),
         )
     return Answer(as_json, found.model_dump(mode="json"), lambda console: _show(console, found))

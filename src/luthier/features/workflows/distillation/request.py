@@ -42,6 +42,7 @@ class DistilRequest:
         overrides: Individual values of the recipe.
         mapping: Field of the row format to field of the file.
         max_new_tokens: Limit of the teacher's answers; longer ones are not learned.
+        uses_batch_api: Whether a teacher behind a server answers the rows by OpenAI's Batch API: all at once.
     """
 
     teacher: str
@@ -53,6 +54,7 @@ class DistilRequest:
     overrides: Sequence[str] = ()
     mapping: Mapping[str, str] | None = None
     max_new_tokens: int = 512
+    uses_batch_api: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,7 @@ class DistilSpec(FrozenModel):
         student: The base of both trainings.
         layers: The teacher layers that the student keeps; None for an independent model.
         settings: The sections of the recipe that both trainings share.
+        uses_batch_api: Whether the teacher answers by its Batch API.
     """
 
     command: str
@@ -90,6 +93,7 @@ class DistilSpec(FrozenModel):
     mapping: dict[str, str] | None
     settings: dict[str, Any]
     max_new_tokens: int
+    uses_batch_api: bool = False
 
     @property
     def held_out_rows(self) -> Path | float:
@@ -122,6 +126,7 @@ def spec_of(context: Context, request: DistilRequest, project_id: str = DEFAULT_
         mapping=dict(request.mapping) if request.mapping else None,
         settings=settings,
         max_new_tokens=request.max_new_tokens,
+        uses_batch_api=request.uses_batch_api,
     )
     return f"student-{digest_of(request, settings, base, project_id)[:16]}", spec
 
@@ -132,6 +137,7 @@ def _command(request: DistilRequest) -> str:
     words += [] if request.recipe is None else ["--recipe", str(request.recipe)]
     words += [word for one in request.overrides for word in ("--set", one)]
     words += [word for name, column in (request.mapping or {}).items() for word in ("--map", f"{name}={column}")]
+    words += ["--batch"] if request.uses_batch_api else []
     return shlex.join([*words, "--max-new-tokens", str(request.max_new_tokens)])
 
 
@@ -151,6 +157,12 @@ def check(request: DistilRequest) -> None:
             f"--student {request.student} with the teacher {request.teacher}",
             "a teacher whose weights are on this machine: the student is made of its layers",
             "name a base model as the student",
+        ),
+        (
+            request.uses_batch_api and (not behind_server or request.kind == "logit"),
+            f"--batch with --kind {request.kind} and the teacher {request.teacher}",
+            "http(s)://host:port/v1#MODEL that writes answers, where a server has OpenAI's Batch API",
+            "leave --batch out",
         ),
         (
             request.max_new_tokens < 1,
@@ -219,6 +231,8 @@ def digest_of(request: DistilRequest, settings: dict[str, Any], base: Base, proj
             "settings": settings,
             "max_new_tokens": request.max_new_tokens,
         }
+        # Of its own: the stored request decides how the teacher is asked, whichever command continues it.
+        | ({"batch": True} if request.uses_batch_api else {})
         # What a project distils is its own, although another one asked for the same.
         | ({} if project_id == DEFAULT_PROJECT else {"project": project_id})
     )

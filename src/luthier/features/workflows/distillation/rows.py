@@ -103,7 +103,13 @@ def write_gold(
 
 
 def write_taught(
-    context: Context, folder: Path, *, teacher: str | None, max_new_tokens: int, num_rows: int
+    context: Context,
+    folder: Path,
+    *,
+    teacher: str | None,
+    max_new_tokens: int,
+    num_rows: int,
+    uses_batch_api: bool = False,
 ) -> StudentRows:
     """Generate the teacher's answers to the training prompts, and drop rows without an answer from both files.
 
@@ -113,6 +119,7 @@ def write_taught(
         teacher: None if it gives logits instead of answers: both students then learn the gold rows.
         max_new_tokens: Limit of an answer.
         num_rows: Gold training rows.
+        uses_batch_api: Whether the teacher, behind a server, answers by OpenAI's Batch API.
 
     Raises:
         DataError: No answer could be used.
@@ -126,7 +133,15 @@ def write_taught(
         return StudentRows(taught=train, gold=train, held_out=held_out, num_rows=num_rows, num_refused=0)
     answers, gold = folder / _ANSWERS, folder / _GOLD
     if not gold.exists():
-        answer(context, train, teacher=teacher, output=answers, max_new_tokens=max_new_tokens, force=True)
+        answer(
+            context,
+            train,
+            teacher=teacher,
+            output=answers,
+            max_new_tokens=max_new_tokens,
+            force=True,
+            uses_batch_api=uses_batch_api,
+        )
         # `source_row` is FILE:LINE with lines from 1, so the enumeration is from 1 below.
         answered = {int(row["provenance"]["source_row"].rpartition(":")[2]) for row in _read(answers)}
         rows = (row for number, row in enumerate(_read(train), start=1) if number in answered)

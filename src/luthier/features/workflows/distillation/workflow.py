@@ -169,6 +169,7 @@ def _write_taught(run: WorkflowRun) -> StudentRows:
         teacher=run.spec.teacher if run.spec.kind == "sequence" else None,
         max_new_tokens=run.spec.max_new_tokens,
         num_rows=run.outcome("rows", GoldRows).num_rows,
+        uses_batch_api=run.spec.uses_batch_api,
     )
 
 

@@ -15,18 +15,26 @@ import threading
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import httpx2
 
 from luthier.core.dataset import TokenisedExample
-from luthier.core.errors import LuthierError, OverlongError, RequestError, WorkError
+from luthier.core.errors import LuthierError, OverlongError, RequestError, StillRunningError, WorkError
 from luthier.core.ids import sha256_document
 from luthier.core.ports import Generation, Progress, ProgressTask, Prompt, Score, SilentProgress
-from luthier.core.system.files import disk_full_explained, file_lock, sync
+from luthier.core.system.files import disk_full_explained, file_lock
 from luthier.ml.inference.engine_wrappers import Keep, is_passing, pause_seconds
+from luthier.ml.inference.openai.batch_records import (
+    BatchRecord,
+    recorded,
+    remove,
+    requests_in,
+    taken_file,
+    write_record,
+    write_requests,
+)
 from luthier.ml.inference.openai.http import NUM_ATTEMPTS, OpenAIHttpEngine
 from luthier.ml.inference.openai.messages import (
     auth_headers,
@@ -49,27 +57,8 @@ _FIRST_LOOK_SECONDS: Final = 5.0
 _LAST_LOOK_SECONDS: Final = 60.0
 _SECONDS: Final = 300.0
 _LOCK_SECONDS: Final = 1.0
-_TAKEN: Final = ".taken"
-"""The suffix of the file with the requests of a batch whose answers are stored."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """A batch of requests.
-
-    Attributes:
-        name: Names it here and in its metadata.
-        endpoint: What they ask, such as `/v1/chat/completions`.
-        requests: The file of its requests.
-        batch_id: The provider's id; empty before it is made.
-        file_id: The provider's id of the uploaded file.
-    """
-
-    name: str
-    endpoint: str
-    requests: Path
-    batch_id: str = ""
-    file_id: str = ""
+_SHORT_LOCK_SECONDS: Final = 60.0
+"""For the lock of calls that do not wait for their batches: a minute is longer than they take."""
 
 
 class OpenAIBatchEngine:
@@ -83,6 +72,8 @@ class OpenAIBatchEngine:
         cost_of: US dollars for tokens of prompts and of answers, shown before a file is uploaded; None for no price.
         look_seconds: Between two looks at a batch; None looks after 5 seconds first, then less often, up to a minute.
         first_pause_seconds: Before a request that has failed is repeated; doubled with each further one.
+        waits: Whether a call waits until its batches have ended. Otherwise it raises StillRunningError once they are
+            made, or found not to have ended; a later call takes their answers.
     """
 
     def __init__(
@@ -95,12 +86,15 @@ class OpenAIBatchEngine:
         cost_of: Callable[[int, int], float | None] = lambda *_: None,
         look_seconds: float | None = None,
         first_pause_seconds: float = 0.5,
+        waits: bool = True,
     ) -> None:
+        self._waits = waits
         self._live, self._folder, self._keep, self._cost_of = live, folder, keep, cost_of
         self._url, self._model, self._key = live.url, live.model, (api_key or "").strip()
         self._look_seconds, self._first_pause = look_seconds, first_pause_seconds
         # Of all calls: a prompt that was refused once is not sent again.
         self._problems: dict[str, LuthierError] = {}
+        self._rounds: dict[str, int] = {}  # of a request: the number of batches that it was in
         self._asked: Path | None = None  # the requests of the batch that is waited for
         self._client = httpx2.Client(headers=auth_headers(self._key), timeout=_SECONDS)
         # Waited on instead of `sleep`, so that a signal ends every pause.
@@ -120,12 +114,14 @@ class OpenAIBatchEngine:
             RequestError: The server refuses a request, or the whole file.
             WorkError: The server cannot be reached, or a request has no answer after three batches.
             ConflictError: Another process has prompts answered by this model so.
+            StillRunningError: The batches go on, and the call does not wait for them.
         """
         if not prompts:
             return []
         self._folder.mkdir(parents=True, exist_ok=True)
         what, lock = f"the Batch API of {self._url}", sha256_document([self._url, self._model])[:16]
-        with file_lock(self._folder / f".{lock}.lock", what=what, timeout_seconds=_LOCK_SECONDS):
+        seconds = _LOCK_SECONDS if self._waits else _SHORT_LOCK_SECONDS
+        with file_lock(self._folder / f".{lock}.lock", what=what, timeout_seconds=seconds):
             return self._generated(prompts, progress)
 
     def _generated(self, prompts: Sequence[Prompt], progress: Progress) -> list[Generation]:
@@ -143,9 +139,17 @@ class OpenAIBatchEngine:
                         task.advance()
 
             # Batches of an earlier process first: what they have answered is paid for.
+            running: dict[str, tuple[int, int]] = {}
+            open_names: set[str] = set()
             for one in self._recorded(places.keys()):
-                self._fetch(one, places.keys(), take, task)
-            self._answer_rest(prompts, places, found, take, task)
+                if (counts := self._fetch(one, places.keys(), take, task)) is not None:
+                    running[one.batch_id] = counts
+                    open_names |= {str(request["custom_id"]) for request in requests_in(one.requests)}
+            rest = {name: numbers for name, numbers in places.items() if name not in open_names}
+            running |= self._answer_rest(prompts, rest, found, take, task)
+        if running:
+            done, total = (sum(counts) for counts in zip(*running.values(), strict=True))
+            raise StillRunningError(f"{', '.join(running)} of {self._url}", num_done=done, num_total=total)
         errors = [self._problems[name] for name, numbers in places.items() if numbers[0] not in found]
         if errors:
             # Of others that fail the caller learns first: prompts over the context can be left out.
@@ -168,14 +172,16 @@ class OpenAIBatchEngine:
         found: Mapping[int, Generation],
         take: Callable[[str, Generation], None],
         task: ProgressTask,
-    ) -> None:
-        """Make batches of what has no answer, as long as that may help."""
+    ) -> dict[str, tuple[int, int]]:
+        """Make batches of what has no answer, as long as that may help; those that have not ended, as `_fetch`."""
 
         def left() -> dict[str, Prompt]:
             return {
                 name: prompts[numbers[0]]
                 for name, numbers in places.items()
-                if numbers[0] not in found and not isinstance(self._problems.get(name), OverlongError | RequestError)
+                if numbers[0] not in found
+                and not isinstance(self._problems.get(name), OverlongError | RequestError)
+                and self._rounds.get(name, 0) < _ROUNDS
             }
 
         if first := left():
@@ -190,65 +196,57 @@ class OpenAIBatchEngine:
                 cost = self._cost_of(num_prompt, num_new)
                 in_usd = "" if cost is None else f", {cost:.2f} USD"
                 task.note(f"{len(first):,} requests, about {num_prompt:,} + {num_new:,} tokens{in_usd}")
-        for _ in range(_ROUNDS):
-            if not (wanted := left()):
-                return
+        while wanted := left():
             made_now = [self._made(one) for one in self._written(wanted)]
-            for one in made_now:
-                self._fetch(one, places.keys(), take, task)
-        for name in left():
-            self._problems.setdefault(name, self._lost(name, "it was in none of the files of its batch"))
+            looked = {one.batch_id: self._fetch(one, places.keys(), take, task) for one in made_now}
+            if running := {name: counts for name, counts in looked.items() if counts is not None}:
+                return running
+        for name, numbers in places.items():
+            if numbers[0] not in found:
+                self._problems.setdefault(name, self._lost(name, "it was in none of the files of its batch"))
+        return {}
 
     def _id(self, prompt: Prompt, number: int) -> str:
         """Names a request by all that decides its answer, but for how the server calls the limit."""
         path, body, limit = self._live.request_of(prompt, number)
         return sha256_document([self._url, path, body, limit])[:32]
 
-    def _written(self, wanted: Mapping[str, Prompt]) -> list[_Batch]:
+    def _written(self, wanted: Mapping[str, Prompt]) -> list[BatchRecord]:
         """The files of requests, within the limits of the API: each endpoint has files of its own."""
-        parts: dict[str, list[list[bytes]]] = {}
-        sizes: dict[str, int] = {}
+        # By endpoint and round: a file of several rounds could not say how often its requests have been sent.
+        parts: dict[tuple[str, int], list[list[bytes]]] = {}
+        sizes: dict[tuple[str, int], int] = {}
         for name, prompt in wanted.items():
             path, body = self._live.sent(prompt)
-            endpoint = f"/v1/{path}"
-            line = json.dumps({"custom_id": name, "method": "POST", "url": endpoint, "body": body}).encode() + b"\n"
-            own = parts.setdefault(endpoint, [[]])
-            is_full = len(own[-1]) >= MAX_REQUESTS or sizes.get(endpoint, 0) + len(line) > MAX_BYTES
+            key = f"/v1/{path}", self._rounds.get(name, 0) + 1
+            line = json.dumps({"custom_id": name, "method": "POST", "url": key[0], "body": body}).encode() + b"\n"
+            own = parts.setdefault(key, [[]])
+            is_full = len(own[-1]) >= MAX_REQUESTS or sizes.get(key, 0) + len(line) > MAX_BYTES
             if own[-1] and is_full:
                 own.append([])
-                sizes[endpoint] = 0
+                sizes[key] = 0
             own[-1].append(line)
-            sizes[endpoint] = sizes.get(endpoint, 0) + len(line)
-        found: list[_Batch] = []
-        for endpoint, lists in parts.items():
-            for lines in lists:
-                name = uuid.uuid4().hex
-                place = self._folder / f"{name}.jsonl"
-                partial = place.with_suffix(".partial")
-                with disk_full_explained(place):
-                    partial.write_bytes(b"".join(lines))
-                    sync(partial)
-                    partial.replace(place)
-                found.append(_Batch(name, endpoint, place))
-        return found
+            sizes[key] = sizes.get(key, 0) + len(line)
+        return [
+            write_requests(self._folder, endpoint, lines, number)
+            for (endpoint, number), lists in parts.items()
+            for lines in lists
+        ]
 
-    def _recorded(self, wanted: Collection[str]) -> Iterator[_Batch]:
+    def _recorded(self, wanted: Collection[str]) -> Iterator[BatchRecord]:
         """The batches of earlier processes that hold one of these requests."""
-        for place in sorted(self._folder.glob("*.jsonl")):
-            requests = list(_documents(place))
-            if not any(one["custom_id"] in wanted for one in requests):
+        for one, requests in list(recorded(self._folder)):
+            if not any(request["custom_id"] in wanted for request in requests):
                 continue
-            record, one = place.with_suffix(".json"), _Batch(place.stem, requests[0]["url"], place)
-            if record.is_file():
-                known = json.loads(record.read_text(encoding="utf-8"))
-                yield replace(one, batch_id=known["batch_id"], file_id=known["file_id"])
+            if one.batch_id:
+                yield one
             elif (made := self._listed(one)) is not None:
                 yield self._record(one, made)
             else:
                 # The process ended before its batch was made: what it holds is part of the next one.
-                place.unlink()
+                remove(one)
 
-    def _made(self, one: _Batch) -> _Batch:
+    def _made(self, one: BatchRecord) -> BatchRecord:
         """The batch at the provider, made once, and recorded here."""
         with one.requests.open("rb") as file:
             upload = self._call("POST", "files", data={"purpose": "batch"}, files={"file": (f"{one.name}.jsonl", file)})
@@ -261,7 +259,7 @@ class OpenAIBatchEngine:
         made = self._call("POST", "batches", json=asked, found=lambda: self._listed(one))
         return self._record(one, made)
 
-    def _listed(self, one: _Batch) -> Mapping[str, Any] | None:
+    def _listed(self, one: BatchRecord) -> Mapping[str, Any] | None:
         """A batch at the provider by its name; None where it was not made."""
         after: dict[str, str] = {}
         while True:
@@ -273,32 +271,32 @@ class OpenAIBatchEngine:
                 return None
             after = {"after": page["data"][-1]["id"]}
 
-    def _record(self, one: _Batch, batch: Mapping[str, Any]) -> _Batch:
-        made = replace(one, batch_id=str(batch["id"]), file_id=str(batch.get("input_file_id") or ""))
-        place = one.requests.with_suffix(".json")
-        partial = place.with_suffix(".partial")
-        document = {"batch_id": made.batch_id, "file_id": made.file_id, "url": self._url, "model": self._model}
-        with disk_full_explained(place):
-            partial.write_text(json.dumps(document), encoding="utf-8")
-            sync(partial)
-            partial.replace(place)
-        return made
+    def _record(self, one: BatchRecord, batch: Mapping[str, Any]) -> BatchRecord:
+        file_id = str(batch.get("input_file_id") or "")
+        return write_record(one, str(batch["id"]), file_id, url=self._url, model=self._model)
 
     def _fetch(
         self,
-        one: _Batch,
+        one: BatchRecord,
         wanted: Collection[str],
         take: Callable[[str, Generation], None],
         task: ProgressTask,
-    ) -> None:
-        """Wait for a batch, take its answers, and forget it where all of them were taken, here or before a kill."""
+    ) -> tuple[int, int] | None:
+        """Wait for a batch, take its answers, and forget it where all of them were taken, here or before a kill.
+
+        Returns:
+            Of a batch that has not ended and is not waited for: its requests that are done, and all; else None.
+        """
         self._asked = one.requests
         batch = self._ended(one, task)
+        if batch["status"] not in _ENDED:
+            return _counts(batch)
         if batch["status"] == "failed":
             self._forget(one, batch)
             raise self._refused(one, batch)
-        limits = {str(request["custom_id"]): _limit_of(request["body"]) for request in _documents(one.requests)}
-        taken = one.requests.with_suffix(_TAKEN)
+        limits = {str(request["custom_id"]): _limit_of(request["body"]) for request in requests_in(one.requests)}
+        self._rounds |= dict.fromkeys(limits, one.round)
+        taken = taken_file(one)
         earlier = set(taken.read_text(encoding="ascii").split()) if taken.is_file() else set()
         with taken.open("a", encoding="ascii") as log:
             for file_id in (batch.get("output_file_id"), batch.get("error_file_id")):
@@ -317,16 +315,16 @@ class OpenAIBatchEngine:
                 expected="a batch that goes on to its end",
                 do="start again to request the rest: what it had answered is kept",
             )
+        return None
 
-    def _ended(self, one: _Batch, task: ProgressTask) -> Mapping[str, Any]:
+    def _ended(self, one: BatchRecord, task: ProgressTask) -> Mapping[str, Any]:
         pause = _FIRST_LOOK_SECONDS
         while True:
             batch = self._call("GET", f"batches/{one.batch_id}")
-            if batch["status"] in _ENDED:
+            if batch["status"] in _ENDED or not self._waits:
                 return batch
-            counts = batch.get("request_counts") or {}
-            done = int(counts.get("completed") or 0) + int(counts.get("failed") or 0)
-            task.note(f"{one.batch_id}: {batch['status']}, {done:,} of {int(counts.get('total') or 0):,}")
+            done, total = _counts(batch)
+            task.note(f"{one.batch_id}: {batch['status']}, {done:,} of {total:,}")
             self._never.wait(pause if self._look_seconds is None else self._look_seconds)
             pause = min(_LAST_LOOK_SECONDS, 1.5 * pause)
 
@@ -335,7 +333,7 @@ class OpenAIBatchEngine:
         name: str,
         line: Mapping[str, Any],
         limit: int,
-        one: _Batch,
+        one: BatchRecord,
         take: Callable[[str, Generation], None],
     ) -> None:
         """One line of an output or error file: an answer, or why there is none."""
@@ -373,13 +371,13 @@ class OpenAIBatchEngine:
             do="start again: what was answered is kept, and only the rest is requested",
         )
 
-    def _refused(self, one: _Batch, batch: Mapping[str, Any]) -> RequestError:
+    def _refused(self, one: BatchRecord, batch: Mapping[str, Any]) -> RequestError:
         listed = (batch.get("errors") or {}).get("data") or ()
         words = "; ".join(str(error.get("message")) for error in listed[:3]) or "no reason given"
         return RequestError(
             f"the batch {one.batch_id} of {self._url} has failed as a whole: {without_key(words, self._key)}",
             expected="a file of requests that the server takes",
-            do="see what the server says; without --batch each request is sent by itself",
+            do="see what the server says; without the Batch API (--batch) each request is sent by itself",
         )
 
     def _lines(self, file_id: Any) -> Iterator[Mapping[str, Any]]:
@@ -409,10 +407,9 @@ class OpenAIBatchEngine:
 
         self._tried(load)
 
-    def _forget(self, one: _Batch, batch: Mapping[str, Any]) -> None:
+    def _forget(self, one: BatchRecord, batch: Mapping[str, Any]) -> None:
         """Remove the files of a batch whose answers are stored, here and at the provider."""
-        for suffix in (".jsonl", ".json", _TAKEN):
-            one.requests.with_suffix(suffix).unlink(missing_ok=True)
+        remove(one)
         for file_id in (one.file_id, batch.get("output_file_id"), batch.get("error_file_id")):
             if file_id:
                 # A file that stays costs nothing: the provider's own expiry removes it.
@@ -482,15 +479,14 @@ class OpenAIBatchEngine:
         return RequestError(
             f"{self._url} has no Batch API, or does not know this batch any more: {what}",
             expected="/files and /batches as OpenAI's API has them",
-            do=f"leave --batch out: each request is then sent by itself{gone}",
+            do=f"do without the Batch API (--batch): each request is then sent by itself{gone}",
         )
 
 
-def _documents(place: Path) -> Iterator[dict[str, Any]]:
-    """The requests of a file."""
-    with place.open("rb") as file:
-        for line in file:
-            yield json.loads(line)
+def _counts(batch: Mapping[str, Any]) -> tuple[int, int]:
+    """The requests of a batch that are done, and all of them."""
+    counts = batch.get("request_counts") or {}
+    return int(counts.get("completed") or 0) + int(counts.get("failed") or 0), int(counts.get("total") or 0)
 
 
 def _limit_of(body: Mapping[str, Any]) -> int:

@@ -53,6 +53,10 @@ HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
     "a schema that is only itself": (form({"$ref": "#"}), "response_format"),
     "a schema without end": (form(ENDLESS), "response_format"),
     "arguments without end": (tool(ENDLESS, tool_choice="required"), "tools.0.function.parameters"),
+    "strict arguments without end": (
+        {"tools": [{"type": "function", "function": {"name": "f", "parameters": ENDLESS, "strict": True}}]},
+        "tools.0.function.parameters",
+    ),
     "a vast schema": (form({"description": "a" * 200_000}), "response_format"),
     "many biases": ({"logit_bias": {str(n): 1 for n in range(2000)}}, "logit_bias"),
     "many stops": ({"stop": ["a"] * 1000}, "stop"),

@@ -140,6 +140,7 @@ def test_a_schema_is_kept(client: openai.OpenAI, ask: Callable[..., Any]) -> Non
             {"type": "function", "name": "x"}]}}, "tool_choice.tools", "invalid_value"),
         ({"tools": [WEATHER | {"parameters": ENDLESS}], "tool_choice": "required"}, "tools.0.parameters",
          "invalid_value"),
+        ({"tools": [WEATHER | {"parameters": ENDLESS, "strict": True}]}, "tools.0.parameters", "invalid_value"),
         ({"text": {"format": {"type": "json_schema", "name": "s", "schema": {"$ref": "#"}}}}, "text.format.schema",
          "invalid_value"),
         ({"text": {"verbosity": "low"}}, "text.verbosity", "invalid_value"),

@@ -65,7 +65,7 @@ class FunctionTool(BaseModel):
         name: Up to 64 letters, digits, `_` and `-`.
         description: What the function does, for the model.
         parameters: JSON Schema of the arguments; None for none.
-        strict: Accepted: the schema of a required function is always enforced.
+        strict: Whether the model's own calls match the schema, as required ones always do.
         defer_loading: False: all tools are in the prompt.
         allowed_callers: Refused.
         output_schema: Refused.
@@ -84,7 +84,9 @@ class FunctionTool(BaseModel):
 
     def as_chat(self) -> Tool:
         """The same tool as chat completions have it."""
-        function = ToolFunction(name=self.name, description=self.description, parameters=self.parameters)
+        function = ToolFunction(
+            name=self.name, description=self.description, parameters=self.parameters, strict=self.strict
+        )
         return Tool(type="function", function=function)
 
 
@@ -314,9 +316,10 @@ def prompt_request(body: PromptBody, messages: tuple[Message, ...]) -> TextReque
     schema = None if body.text is None else body.text.json_schema()
     if schema is not None:
         check_schema(schema, "text.format.schema")
-    # The schema of an optional tool is not enforced.
-    if schema is not None or choice not in (None, "none", "auto"):
-        for number, tool in enumerate(body.tools or ()):
+    # The schema of an optional tool is enforced where it is strict.
+    all_are = schema is not None or choice not in (None, "none", "auto")
+    for number, tool in enumerate(body.tools or ()):
+        if all_are or tool.strict:
             check_schema(tool.parameters, f"tools.{number}.parameters")
     return TextRequest(
         conversation=Conversation(messages=messages, tools=tuple(tool.document() for tool in tools)),

@@ -1,0 +1,102 @@
+"""Batches at a provider as this machine records them: their requests, their ids there, which answers are stored.
+
+Each batch has files of one name in a folder: `NAME.jsonl` with its requests, written before it is made; `NAME.json`
+with its ids, written after; `NAME.taken` with the requests whose answers are stored. NAME ends with its round, such as
+`-2`: the number of batches that its requests have been in.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from luthier.core.system.files import disk_full_explained, sync
+
+_TAKEN: Final = ".taken"
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRecord:
+    """A batch of requests.
+
+    Attributes:
+        name: Names it here and in its metadata.
+        endpoint: What they ask, such as `/v1/chat/completions`.
+        requests: The file of its requests.
+        batch_id: The provider's id; empty before it is made.
+        file_id: The provider's id of the uploaded file.
+    """
+
+    name: str
+    endpoint: str
+    requests: Path
+    batch_id: str = ""
+    file_id: str = ""
+
+    @property
+    def round(self) -> int:
+        """The number of batches that its requests have been in, this one included."""
+        return int(self.name.partition("-")[2] or 1)
+
+
+def write_requests(folder: Path, endpoint: str, lines: Sequence[bytes], number: int) -> BatchRecord:
+    """The file of requests of a batch that is to be made.
+
+    Args:
+        folder: Of all batches.
+        endpoint: What the requests ask.
+        lines: The requests, each with its end of line.
+        number: Of batches that they have been in, this one included.
+    """
+    name = f"{uuid.uuid4().hex}-{number}"
+    place = folder / f"{name}.jsonl"
+    _write(place, b"".join(lines))
+    return BatchRecord(name, endpoint, place)
+
+
+def write_record(one: BatchRecord, batch_id: str, file_id: str, *, url: str, model: str) -> BatchRecord:
+    """Store the provider's ids of a batch."""
+    document = {"batch_id": batch_id, "file_id": file_id, "url": url, "model": model}
+    _write(one.requests.with_suffix(".json"), json.dumps(document).encode())
+    return replace(one, batch_id=batch_id, file_id=file_id)
+
+
+def recorded(folder: Path) -> Iterator[tuple[BatchRecord, list[dict[str, Any]]]]:
+    """All batches with their requests; those without ids may have been made, or not."""
+    for place in sorted(folder.glob("*.jsonl")):
+        requests = list(requests_in(place))
+        one, ids = BatchRecord(place.stem, requests[0]["url"], place), place.with_suffix(".json")
+        if ids.is_file():
+            known = json.loads(ids.read_text(encoding="utf-8"))
+            one = replace(one, batch_id=known["batch_id"], file_id=known["file_id"])
+        yield one, requests
+
+
+def requests_in(place: Path) -> Iterator[dict[str, Any]]:
+    """The requests of a file."""
+    with place.open("rb") as file:
+        for line in file:
+            yield json.loads(line)
+
+
+def taken_file(one: BatchRecord) -> Path:
+    """The file that lists the requests whose answers are stored."""
+    return one.requests.with_suffix(_TAKEN)
+
+
+def remove(one: BatchRecord) -> None:
+    """Remove all files of a batch."""
+    for suffix in (".jsonl", ".json", _TAKEN):
+        one.requests.with_suffix(suffix).unlink(missing_ok=True)
+
+
+def _write(place: Path, content: bytes) -> None:
+    partial = place.with_suffix(".partial")
+    with disk_full_explained(place):
+        partial.write_bytes(content)
+        sync(partial)
+        partial.replace(place)
