@@ -15,7 +15,7 @@ from typing import Any, Final
 from jinja2 import BaseLoader, Environment, meta
 from markupsafe import Markup, escape
 
-from luthier.ml.charts.spec import Series
+from luthier.ml.charts.spec import OwnName, Series
 from luthier.platform.ui.i18n.catalog import Catalog, catalog
 from luthier.platform.ui.i18n.figures import Figures
 from luthier.platform.ui.i18n.language import ENGLISH
@@ -70,7 +70,7 @@ class Words:
     def _translated(self, value: Any) -> tuple[Any, bool]:
         assert self.texts is not None
         assert self.figures is not None
-        if not isinstance(value, str) or isinstance(value, Markup):
+        if not isinstance(value, str) or isinstance(value, Markup | OwnName):
             return value, True
         text = str(value)
         localised = self.figures.localised(text)
@@ -135,8 +135,8 @@ def _drawn(translate: Words, draw: Callable[..., Markup], spec: Any) -> Markup:
 def _charted(translate: Words, part: Any) -> Any:
     """A chart, a part of one or a list of parts, with its texts in this language.
 
-    Names of series stay, beside the shown ones: new points of a run come under them. Labels of points and of a matrix
-    stay: they may be texts of people.
+    Names of series stay, beside the shown ones: new points of a run come under them. Labels of a matrix stay: they may
+    be texts of people.
     """
     if isinstance(part, list | tuple):
         return type(part)(_charted(translate, inner) for inner in part)
@@ -149,6 +149,8 @@ def _charted(translate: Words, part: Any) -> Any:
             changed["shown"] = translate(part.name)
         elif isinstance(value, str) and one.name in _CHART_TEXTS and not isinstance(part, Series):
             changed[one.name] = translate(value)
+        elif isinstance(part, Series) and one.name == "labels":
+            changed[one.name] = [translate(label) for label in value]
         elif one.name == "ticks" and value:
             changed[one.name] = [(at, translate(word)) for at, word in value]
         elif is_dataclass(value) or (one.name in _CHART_LISTS and value):
