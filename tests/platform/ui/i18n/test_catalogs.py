@@ -181,6 +181,7 @@ def test_a_pattern_with_few_words_takes_names_and_no_phrases() -> None:
     assert texts.sentence("one of lora, full", str) == "eines von lora, full"
     assert texts.sentence("one of them is not on this machine", str) is None
     assert texts.sentence("write a case file to say them yourself", str) is None
+    assert texts.sentence("one of 'the plan of mine'", str) == "eines von 'the plan of mine'", "quoted"
 
 
 def test_a_list_is_translated_part_by_part_or_not_at_all() -> None:

@@ -34,7 +34,8 @@ _SPECIFIC: Final = 0.4
 _BARE: Final = 3
 """A pattern with fewer letters of its own, such as "{opening} is {case}.", fits nearly any sentence."""
 _WEAK: Final = 14
-"""A pattern with fewer letters of its own, such as "one of {names}", is about names and figures, and not about phrases."""
+"""A pattern with fewer letters of its own, such as "one of {names}", is about names and figures, not about phrases."""
+_QUOTES: Final = ("“", '"', "'")
 _ENGLISH: Final = re.compile(r"\b[a-z]{3,}\b")
 _PHRASE: Final = re.compile(r"\b(?:the|of|and|is|are|its?|which|that|with|from|be|not|was|to)\b")
 _MAX_RECOGNISED: Final = 4000
@@ -64,6 +65,11 @@ class _Pattern:
     def num_letters(self) -> int:
         """Of its own text."""
         return sum(map(str.isalpha, "".join(self.texts)))
+
+    def quotes(self, name: str, value: str) -> bool:
+        """Whether a value is quoted: then it is somebody's text, whatever it says."""
+        is_within = name in self.names and self.texts[self.names.index(name)].endswith(_QUOTES)
+        return is_within or value.startswith(_QUOTES)
 
     def values_in(self, text: str) -> tuple[str, ...] | None:
         """The values of the placeholders in a text, each the shortest that fits; None where the text is another one.
@@ -167,7 +173,7 @@ class Catalog:
             if is_text and (whole := self.sentence(value, figure)):
                 return whole
             has_english |= bool(hole[2]) and " " in value.strip() and _ENGLISH.search(value) is not None
-            has_phrase |= " " in value.strip() and _PHRASE.search(value) is not None
+            has_phrase |= not pattern.quotes(hole[1], value) and " " in value.strip() and bool(_PHRASE.search(value))
             value = (
                 value.replace("about ", f"{self.sentences.get('about', 'about')} ", 1) if _ABOUT.match(value) else value
             )

@@ -58,16 +58,17 @@ class Words:
 
     def __call__(self, value: Any) -> Any:
         """The text in this language; in English where the catalog does not have it. No strings: unchanged."""
-        return value if self.texts is None else self._translated(value)[0]
+        return value if self.texts is None else self.found(value)[0]
 
     def in_text(self, value: Any) -> Any:
         """The same as content of an element; what stays English is marked as English."""
         if self.texts is None:
             return value
-        found, is_known = self._translated(value)
+        found, is_known = self.found(value)
         return found if is_known else _ENGLISH_TEXT.format(found)
 
-    def _translated(self, value: Any) -> tuple[Any, bool]:
+    def found(self, value: Any) -> tuple[Any, bool]:
+        """The text in this language, and whether it is one that needs no mark as English."""
         assert self.texts is not None
         assert self.figures is not None
         if not isinstance(value, str) or isinstance(value, Markup | OwnName):
@@ -158,10 +159,11 @@ def _charted(translate: Words, part: Any) -> Any:
     return replace(part, **changed) if changed else part
 
 
-def _advice(links: Callable[[str], Markup], translate: Words, advice: str) -> Markup:
+def _advice(links: Callable[..., Markup], translate: Words, advice: str) -> Markup:
     """The advice of an error with its links, in this language where the catalog has it."""
-    found = translate(advice)
-    return links(found) if found != advice else _ENGLISH_TEXT.format(links(advice))
+    found, is_known = translate.found(advice)
+    # The figures of an English text may be part of code.
+    return links(found, translate) if is_known else _ENGLISH_TEXT.format(links(advice))
 
 
 def messages_of(source: str) -> list[Message]:
