@@ -216,7 +216,7 @@ def targets(context: Context, caller: Caller) -> list[tuple[str, str]]:
     """
     newest = context.runs.of_project(caller.project_id, limit=MAX_TARGETS, status="succeeded")
     views = _views(context, caller, newest, with_verdicts=False)
-    found = [(view.name, f"{view.record.method} over {view.base}") for view in views]
+    found = [(view.name, f"tuned from {view.base} by {view.record.method}") for view in views]
     exports = [one for view in views for one in view.exports if one.document is not None]
     found += [(f"{EXPORT}{one.export_id}", _about_export(one)) for one in exports if _is_served(one)]
     return found + [(view.name, "base model") for view in list_bases(context) if view.is_here]
@@ -303,4 +303,4 @@ def _is_served(export: ServerExport) -> bool:
 
 def _about_export(export: ServerExport) -> str:
     made = export.document
-    return "" if made is None else f"{made.format} in {made.precision} of {export.source}"
+    return "" if made is None else f"export of {export.source} as {made.format} in {made.precision}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -266,15 +266,19 @@ def _stops(text: str) -> tuple[str, ...]:
 
 
 _MAX_CHARACTERS = 100
-_ENDS = {"stop": "", "length": " · cut off at its limit", "tool_calls": ""}
+Say = Callable[[str], str]
+"""Writes a text in the language of the page."""
+_ENDS = {"stop": "", "length": "cut off at its limit", "tool_calls": ""}
 
 
-async def written(context: Context, caller: Caller, model: str, asked: TextRequest) -> AsyncIterator[bytes]:
+async def written(
+    context: Context, caller: Caller, model: str, asked: TextRequest, say: Say = str
+) -> AsyncIterator[bytes]:
     """An answer as lines of JSON; the first comes when the ask was taken, and before it a LuthierError may.
 
     {"kind": "asked"}, {"kind": "started"}, {"kind": "thought", "text"}, {"kind": "text", "text"}, then
     {"kind": "ended", "facts", "exchange"} or {"kind": "failed", "error"}. The model stops when the reader stops
-    reading.
+    reading. say: writes a text in the language of the page.
     """
     stream = CompletionStream(context, caller, [asked], model=model)
     try:
@@ -291,16 +295,18 @@ async def written(context: Context, caller: Caller, model: str, asked: TextReque
             elif isinstance(event, Ended):
                 # Charged before the last line: a page that reads its usage then finds this answer in it.
                 await stream.charge()
-                yield _line(kind="ended", facts=_facts(stream), exchange=stream.exchange.exchange_id)
+                yield _line(kind="ended", facts=_facts(stream, say), exchange=stream.exchange.exchange_id)
                 return
             elif isinstance(event, Failed):
-                yield _line(kind="failed", error=error_document(error_from(event.error)))
+                yield _line(kind="failed", error=error_document(error_from(event.error), say))
                 return
     finally:
         await stream.leave()
 
 
-async def whole(request: Request, context: Context, caller: Caller, model: str, asked: TextRequest) -> Turn | None:
+async def whole(
+    request: Request, context: Context, caller: Caller, model: str, asked: TextRequest, say: Say = str
+) -> Turn | None:
     """An answer, once it has ended; None where the reader is gone. Raises LuthierError."""
     stream = CompletionStream(context, caller, [asked], model=model, hears_pieces=False)
     try:
@@ -316,40 +322,44 @@ async def whole(request: Request, context: Context, caller: Caller, model: str, 
             raise stream.answer.error
         found, exchange_id = stream.answer.choices[0], stream.exchange.exchange_id
         return Turn(
-            role="assistant", content=found.text, facts=_facts(stream), exchange_id=exchange_id, thought=found.reasoning
+            role="assistant",
+            content=found.text,
+            facts=_facts(stream, say),
+            exchange_id=exchange_id,
+            thought=found.reasoning,
         )
     finally:
         await stream.leave()
 
 
-def error_document(error: LuthierError) -> dict[str, Any]:
+def error_document(error: LuthierError, say: Say = str) -> dict[str, Any]:
     """An error for the page's script; retry_seconds: when there may be room."""
-    document = {"came": error.came, "expected": error.expected, "do": page_advice(error.do).striptags()}
-    if isinstance(error, BusyError):
-        document |= {"do": f"ask again in {error.retry_seconds:.0f} s"}
-    return document
+    do = f"ask again in {error.retry_seconds:.0f} s" if isinstance(error, BusyError) else error.do
+    return {"came": say(error.came), "expected": say(error.expected), "do": page_advice(say(do), say).striptags()}
 
 
-def _facts(stream: CompletionStream) -> str:
+def _facts(stream: CompletionStream, say: Say) -> str:
     """`31 tokens read, 24 written · first after 0.2 s · 45 tokens/s`."""
     answer, now = stream.answer, time.monotonic()
     words = f"{answer.num_prompt_tokens:,} tokens read, {answer.num_new_tokens:,} written"
     if answer.num_thinking_tokens:
         words += f" ({answer.num_thinking_tokens:,} of them thought)"
+    parts = [say(words)]
     if stream.first_at:
         waited = stream.first_at - stream.began_at
-        words += f" · first after {duration(waited) if waited >= 1 else f'{1000 * waited:.0f} ms'}"
+        parts.append(say(f"first after {duration(waited) if waited >= 1 else f'{1000 * waited:.0f} ms'}"))
         if answer.num_new_tokens > 1 and now > stream.first_at:
             # The first token is not counted: its time is that of reading the prompt.
-            words += f" · {speed((answer.num_new_tokens - 1) / (now - stream.first_at))} tokens/s"
-    return words + _options(stream) + _ENDS[answer.choices[0].reason or "stop"]
+            parts.append(say(f"{speed((answer.num_new_tokens - 1) / (now - stream.first_at))} tokens/s"))
+    parts += [_options(stream), say(_ENDS[answer.choices[0].reason or "stop"])]
+    return " · ".join(filter(None, parts))
 
 
 def _options(stream: CompletionStream) -> str:
     """The template options that the model was trained with, and so is prompted with; shortened where they are long."""
     options = dict(stream.answer.routed.served.template_options) if stream.answer.routed else {}
     words = ", ".join(f"{name}={json.dumps(value)}" for name, value in options.items())
-    return f" · {words if len(words) <= _MAX_CHARACTERS else words[:_MAX_CHARACTERS] + '…'}" if words else ""
+    return words if len(words) <= _MAX_CHARACTERS else words[:_MAX_CHARACTERS] + "…"
 
 
 def _line(**document: Any) -> bytes:

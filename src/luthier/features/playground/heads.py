@@ -156,7 +156,11 @@ def ask_head(context: Context, caller: Caller, form: HeadForm) -> HeadAnswer:
         )
     what = "query" if head.kind in ("rank", "embed") else "text"
     if not form.text.strip():
-        raise RequestError(f"no {what}", expected=f"a {what} that is not empty", do=f"write a {what}")
+        raise RequestError(
+            f"no {what}",
+            expected=f"a {what} that is not empty",
+            do="write a query" if what == "query" else "write a text",
+        )
     if head.kind in ("rank", "embed"):
         return _searched(context, caller, routed, head, form)
     messages = [Message(role="system", content=form.system)] if form.system.strip() else []

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 from urllib.parse import quote
@@ -45,8 +45,9 @@ from luthier.features.playground.heads import MAX_TEXTS, HeadAnswer, HeadForm, a
 from luthier.platform.home.context import Context
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.forms import shown_once
+from luthier.platform.ui.i18n.environments import words as page_words
 from luthier.platform.ui.page_work import Led, page_work
-from luthier.platform.ui.render import Page, redirect, render
+from luthier.platform.ui.render import Page, page_language, redirect, render
 from luthier.platform.ui.visitor import Asker, HomeContext, Trainer
 
 router = APIRouter(prefix="/playground")
@@ -116,7 +117,7 @@ async def say(request: Request, context: HomeContext, caller: Asker, form: Sent)
         return _page(request, models, shown, status=422)
     # One model that fails must not take the answer of the other away.
     answers = await asyncio.gather(
-        *(whole(request, context, caller, s.model, r) for s, r in requests), return_exceptions=True
+        *(whole(request, context, caller, s.model, r, _language(request)) for s, r in requests), return_exceptions=True
     )
     for side, answer in zip(asked, answers, strict=True):
         if isinstance(answer, LuthierError):
@@ -196,17 +197,18 @@ def _has_form_of_its_own(context: Context, caller: Caller, name: str) -> bool:
 
 
 @router.post("/answer")
-async def answer(context: HomeContext, caller: Asker, form: Sent) -> Response:
+async def answer(request: Request, context: HomeContext, caller: Asker, form: Sent) -> Response:
     """For scripts: the answer of one model to a conversation, as lines of JSON while it writes."""
     try:
         sides = sides_of(form)
         if len(sides) != 1 or not sides[0].model or not sides[0].turns or sides[0].turns[-1].role != "user":
             raise RequestError("nothing to answer", expected="a model, and a question to it", do="ask something")
-        lines = written(context, caller, sides[0].model, request_of(settings_of(form), sides[0].turns))
+        turns = request_of(settings_of(form), sides[0].turns)
+        lines = written(context, caller, sides[0].model, turns, _language(request))
         # Awaited before the response begins: a refusal still gets its own HTTP status.
         first = await anext(lines)
     except LuthierError as error:
-        return _refused(error)
+        return _refused(request, error)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(_after(first, lines), media_type="application/x-ndjson", headers=headers)
 
@@ -221,7 +223,7 @@ def save(request: Request, context: HomeContext, caller: Trainer, form: Sent) ->
         shown.saved = _save(context, caller, shown, form)
     except LuthierError as error:
         if is_script:
-            return _refused(error)
+            return _refused(request, error)
         shown.error = error
         return _page(request, list_playground_models(context, caller), shown, status=status_of(error))
     if not is_script:
@@ -244,7 +246,7 @@ def give(request: Request, context: HomeContext, caller: Asker, form: Sent) -> R
         given = feedback.give(context, caller, said)
     except LuthierError as error:
         if is_script:
-            return _refused(error)
+            return _refused(request, error)
         shown.error = error
         return _page(request, list_playground_models(context, caller), shown, status=status_of(error))
     shown.notice = "Kept; it waits for review." if given.feedback.correction else "Thanks: it is kept."
@@ -253,7 +255,7 @@ def give(request: Request, context: HomeContext, caller: Asker, form: Sent) -> R
     if given.why_not and given.feedback.correction:
         shown.notice = f"Kept, but {given.why_not}."
     if is_script:
-        return JSONResponse({"thumb": thumb, "words": shown.notice})
+        return JSONResponse({"thumb": thumb, "words": _language(request)(shown.notice)})
     return _lead(request, shown)
 
 
@@ -320,9 +322,16 @@ async def _after(first: bytes, lines: AsyncIterator[bytes]) -> AsyncIterator[byt
         yield line
 
 
-def _refused(error: LuthierError) -> Response:
+def _language(request: Request) -> Callable[[str], str]:
+    """Writes a text in the language of the page."""
+    return page_words(page_language(request, "playground/show.html"))
+
+
+def _refused(request: Request, error: LuthierError) -> Response:
     headers = {"Retry-After": f"{error.retry_seconds:.0f}"} if isinstance(error, BusyError) else None
-    return JSONResponse({"error": error_document(error)}, status_code=status_of(error), headers=headers)
+    return JSONResponse(
+        {"error": error_document(error, _language(request))}, status_code=status_of(error), headers=headers
+    )
 
 
 def _page(request: Request, models: Sequence[PlaygroundModel], shown: _Shown, *, status: int = 200) -> Response:

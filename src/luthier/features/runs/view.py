@@ -57,7 +57,7 @@ from luthier.features.runs.state import (
 from luthier.features.trackers.service import states
 from luthier.features.trackers.state import TITLES
 from luthier.ml.charts import figures
-from luthier.ml.charts.spec import Axis, Mark, Plot, Point, Role, Series
+from luthier.ml.charts.spec import Axis, Mark, OwnName, Plot, Point, Role, Series
 from luthier.ml.evaluation.verdict_view import verdict_view
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import redact_paths, redact_text, run_paths, shown_reference
@@ -103,7 +103,7 @@ def run_charts(curves: Curves, loss_unit: str) -> list[Plot]:
         if chart == LOSS_BY_SOURCE:
             # Each source has a colour; where there are more sources than colours, every second time dashed.
             turn, place = divmod(len(by_chart.get(chart, ())), len(_OF_RUNS))
-            role, is_dashed = _OF_RUNS[place], turn % 2 == 1
+            role, is_dashed, name = _OF_RUNS[place], turn % 2 == 1, OwnName(name)
         by_chart.setdefault(chart, []).append(Series(name, rounded(points), role, is_dashed=is_dashed))
     return [
         Plot(

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from luthier.features.usage.service import ModelUse, UseOfDays, usage_by_model
-from luthier.ml.charts.spec import Axis, Bar, Bars, Plot, Role, Series
+from luthier.ml.charts.spec import Axis, Bar, Bars, OwnName, Plot, Role, Series
 from luthier.platform.ui.render import Page
 from luthier.platform.ui.settings_tabs import show
 from luthier.platform.ui.visitor import HomeContext, Reader
@@ -39,7 +39,11 @@ def _by_day(used: UseOfDays) -> Plot:
     # Today is day 0.
     backwards = range(-len(used.days) + 1, 1)
     series = [
-        Series(one.model, [(float(x), float(y)) for x, y in zip(backwards, one.requests_by_day, strict=True)], role)
+        Series(
+            OwnName(one.model),
+            [(float(x), float(y)) for x, y in zip(backwards, one.requests_by_day, strict=True)],
+            role,
+        )
         for one, role in zip(first, _ROLES, strict=False)
     ]
     # Colours are few: beyond them lines could not be distinguished.
@@ -62,7 +66,9 @@ def _tokens(models: tuple[ModelUse, ...]) -> Bars:
         key="tokens",
         title="Tokens read and written, by model",
         x=Axis("tokens"),
-        rows=[Bar(one.model, float(one.num_prompt_tokens + one.num_new_tokens), _short(one)) for one in models],
+        rows=[
+            Bar(OwnName(one.model), float(one.num_prompt_tokens + one.num_new_tokens), _short(one)) for one in models
+        ],
     )
 
 

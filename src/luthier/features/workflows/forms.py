@@ -200,8 +200,10 @@ def _number(field: Field, text: str) -> float | int:
         # Many countries write a comma.
         value: float | int = int(text) if field.entry.kind == "whole" else float(text.replace(",", "."))
     except ValueError:
-        kind = "a whole number" if field.entry.kind == "whole" else "a number"
-        raise ValueError(f"{text[:40]!r} is not {kind}") from None
+        is_whole = field.entry.kind == "whole"
+        raise ValueError(
+            f"{text[:40]!r} is not a whole number" if is_whole else f"{text[:40]!r} is not a number"
+        ) from None
     low, high = field.least, field.most
     if not math.isfinite(value) or (low is not None and value < low) or (high is not None and value > high):
         ends = {"at least": low, "at most": high}

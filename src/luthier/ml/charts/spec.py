@@ -19,6 +19,12 @@ Point = tuple[float, float]
 Tick = tuple[float, str]
 
 
+class OwnName(str):
+    """A name that a person has given: it is shown as it is in every language, also where it is `run`."""
+
+    __slots__ = ()
+
+
 def points_of(x: Iterable[float], y: Iterable[float]) -> list[Point]:
     """Pairs of plain numbers, from arrays of any kind. The shorter one decides how many."""
     return [(float(a), float(b)) for a, b in zip(x, y, strict=False)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache, lru_cache, partial
@@ -215,12 +215,15 @@ _RUN_ID: Final = re.compile(r"\brun-[A-Za-z0-9-]+")
 _TWICE: Final = re.compile(r"(<a [^>]*>[^<]*</a>),? or \1")
 
 
-def page_advice(advice: str) -> Markup:
-    """The advice of an error with links to pages in the place of API calls and of commands that have a page."""
+def page_advice(advice: str, say: Callable[[str], str] = str) -> Markup:
+    """The advice of an error with links to pages in the place of API calls and of commands that have a page.
+
+    say: the name of a page in the language of the page.
+    """
     # Escaped first: an error may quote what a stranger sent, and only the links below may be markup.
     text = str(escape(visible(advice)))
-    text = _CALL.sub(lambda found: _link(*_page_of_route(found[1])), text)
-    text = _COMMAND.sub(lambda found: _of_command(found[1] or found[3], found[2] or found[4] or ""), text)
+    text = _CALL.sub(lambda found: _link(*_page_of_route(found[1]), say), text)
+    text = _COMMAND.sub(lambda found: _of_command(found[1] or found[3], found[2] or found[4] or "", say), text)
     return Markup(_TWICE.sub(r"\1", text))  # noqa: S704 - escaped above; what was put in are addresses of this module
 
 
@@ -230,15 +233,15 @@ def _page_of_route(path: str) -> tuple[str, str]:
     return _ROUTES[max(known, key=len)] if known else _HOME
 
 
-def _of_command(name: str, arguments: str) -> str:
+def _of_command(name: str, arguments: str, say: Callable[[str], str]) -> str:
     address, title = _COMMANDS[name]
     if address == "/runs" and (run := _RUN_ID.search(arguments)) is not None:
         address, title = f"/runs/{run[0]}", "its page"
-    return _link(address, title)
+    return _link(address, title, say)
 
 
-def _link(address: str, title: str) -> str:
-    return f'<a href="{address}">{title}</a>'
+def _link(address: str, title: str, say: Callable[[str], str]) -> str:
+    return f'<a href="{address}">{escape(say(title))}</a>'
 
 
 _TEMPLATES: Final = Path(__file__).parent / "templates"

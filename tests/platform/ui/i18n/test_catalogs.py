@@ -17,7 +17,7 @@ import luthier
 from luthier.platform.ui.i18n import expressions
 from luthier.platform.ui.i18n.catalog import LOCALE, Catalog, catalog
 from luthier.platform.ui.i18n.environments import Coverage, messages_of, words
-from luthier.platform.ui.i18n.extract import sentences
+from luthier.platform.ui.i18n.extract import sentences, yaml_texts
 from luthier.platform.ui.i18n.language import LANGUAGES
 from luthier.platform.ui.i18n.messages import Message, placeholders
 from luthier.platform.ui.i18n.templates import rewritten
@@ -176,6 +176,14 @@ def test_a_pattern_without_words_of_its_own_takes_no_sentence_apart_that_is_not_
     assert texts.sentence("abc is def. " * 40, str) == "abc: def. " * 40, "and soon"
 
 
+def test_a_pattern_with_few_words_takes_names_and_no_phrases() -> None:
+    texts = Catalog("de", {}, {"one of {names}": "eines von {names}", "write a {what}": "schreiben Sie: {what}"})
+    assert texts.sentence("one of lora, full", str) == "eines von lora, full"
+    assert texts.sentence("one of them is not on this machine", str) is None
+    assert texts.sentence("write a case file to say them yourself", str) is None
+    assert texts.sentence("one of 'the plan of mine'", str) == "eines von 'the plan of mine'", "quoted"
+
+
 def test_a_list_is_translated_part_by_part_or_not_at_all() -> None:
     texts = Catalog("de", {}, {"{num} rows": "{num} Zeilen", "no answer": "keine Antwort"})
     assert texts.sentence("3 rows; no answer", str) == "3 Zeilen; keine Antwort"
@@ -259,6 +267,39 @@ def check(sources, name):
 )  # fmt: skip
 def test_texts_within_named_calls_and_variables(within: str, found: list[str]) -> None:
     assert [text for _, _, text, _ in sentences(BytesIO(SENTENCES), (), (), {"within": within})] == found
+
+
+def test_with_only_the_rest_of_the_module_is_read_within_the_named_calls() -> None:
+    options = {"only": "other", "within": "Error"}
+    assert [text for _, _, text, _ in sentences(BytesIO(SENTENCES), (), (), options)] == [
+        "nothing of this",
+        "no column {name} here",
+        "a column of the table",
+        "choose one",
+    ]
+
+
+METHODS = b"""
+class Stage:
+    def lines(self):
+        return [f"{self.num_rows:,} rows of grade {self.grade}", f"{figures.size(self.num_bytes)} were read"]
+
+    def other(self):
+        return "nothing of this"
+"""
+
+
+def test_methods_are_taken_whole_and_a_number_with_a_unit_is_any_text() -> None:
+    found = [text for _, _, text, _ in sentences(BytesIO(METHODS), (), (), {"functions": "lines"})]
+    assert found == ["{num_rows} rows of grade {grade}", "{bytes} were read"]
+
+
+def test_texts_of_a_yaml_file_are_those_below_the_named_keys() -> None:
+    source = b"devices:\n  cpu: {source: a rented machine, basis: own}\n  gpu:\n    - source: two of them\n"
+    assert [(line, text) for line, _, text, _ in yaml_texts(BytesIO(source), (), (), {"keys": "source title"})] == [
+        (2, "a rented machine"),
+        (4, "two of them"),
+    ]
 
 
 def test_the_catalog_of_the_package_says_german_words() -> None:

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from luthier.ml.charts.spec import Axis, Bar, Bars, Cell, Mark, Matrix, Note, Plot, Series
+from luthier.ml.charts.spec import Axis, Bar, Bars, Cell, Mark, Matrix, Note, OwnName, Plot, Series
 from luthier.platform.ui.i18n.environments import translated_environment
 from luthier.platform.ui.render import environment
 
@@ -45,6 +45,17 @@ def test_labels_of_people_are_left_alone() -> None:
     assert found.count("open") == 2
     assert found.count("1.5") == 2
     assert "0,5" in found
+
+
+def test_a_name_of_a_person_is_no_word_and_a_label_is_one() -> None:
+    series = [Series(OwnName("loss"), [(0, 0), (1, 1)], labels=["1,200 rows", "3 rows"]), Series("loss", [(0, 1)])]
+    chart = Plot("k", "t", Axis("step"), Axis("y"), series)
+    own, word = GERMAN.filters["chart_words"](chart).series
+    assert (own.shown, list(own.labels)) == ("loss", ["1.200 Zeilen", "3 Zeilen"])
+    assert word.shown == "Verlust"
+    rows = [Bar(OwnName("run"), 1.0), Bar("run", 2.0)]
+    bars = Bars("k", "t", Axis(""), rows)
+    assert [one.name for one in GERMAN.filters["chart_words"](bars).rows] == ["run", "Lauf"]
 
 
 @pytest.mark.parametrize(

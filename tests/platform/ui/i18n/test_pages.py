@@ -69,12 +69,14 @@ def test_texts_of_people_stay_what_they_are(browser: Browser, home: Context) -> 
     assert "Data {num_rows} %s &lt;b&gt; Runs" in page
 
 
-def test_errors_of_pages_are_marked_as_english(browser: Browser) -> None:
+def test_errors_of_pages_are_german_and_what_has_no_translation_is_marked_as_english(browser: Browser) -> None:
     page = browser("read").get("/datasets/ds-none", headers=GERMAN)
     assert page.status_code == 404
     assert language_of(page.text) == "de"
     assert "erwartet" in page.text
-    assert '<strong><span lang="en">' in page.text
+    assert "Datensatz" in page.text
+    assert '<span lang="en">' not in page.text
+    assert words("de").in_text("a fault of some library") == '<span lang="en">a fault of some library</span>'
 
 
 @pytest.mark.parametrize("value", [None, 3, True, ["Data"]])

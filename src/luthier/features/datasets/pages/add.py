@@ -21,7 +21,8 @@ from luthier.platform.home.context import Context
 from luthier.platform.http.multipart import FilesForm, FormError
 from luthier.platform.http.received_files import received_files
 from luthier.platform.ui.errors import status_of
-from luthier.platform.ui.render import page_advice, redirect, render
+from luthier.platform.ui.i18n.environments import words as page_words
+from luthier.platform.ui.render import page_advice, page_language, redirect, render
 from luthier.platform.ui.visitor import HomeContext, Trainer
 
 router = APIRouter(prefix="/datasets")
@@ -62,7 +63,9 @@ async def add(request: Request, context: HomeContext, caller: Trainer) -> Respon
     except LuthierError as error:
         status = error.status if isinstance(error, FormError) else status_of(error)
         if wants_json:
-            document = error.as_json() | {"do": page_advice(error.do).striptags()}
+            say = page_words(page_language(request, "datasets/new.html"))
+            shown = {"came": say(error.came), "expected": say(error.expected)}
+            document = error.as_json() | shown | {"do": page_advice(say(error.do), say).striptags()}
             return JSONResponse(document, status_code=status)
         return await run_in_threadpool(_form, request, context, caller, given, error, status)
     if wants_json:

@@ -434,8 +434,8 @@ def _learned(asked: dict[str, Any]) -> str:
 
 
 def _summary(asked: dict[str, Any]) -> str:
-    tried = f", tried on {asked['canary']:.0%} of the users" if asked.get("canary") else ""
-    return f"{_subject(asked)}, again on {_learned(asked)}{tried}"
+    again = f"{_subject(asked)}, again on {_learned(asked)}"
+    return f"{again}, tried on {asked['canary']:.0%} of the users" if asked.get("canary") else again
 
 
 def _details(asked: dict[str, Any]) -> dict[str, Any]:

@@ -33,7 +33,11 @@ _SPECIFIC: Final = 0.4
 """A pattern with a larger share of a text is surely about it."""
 _BARE: Final = 3
 """A pattern with fewer letters of its own, such as "{opening} is {case}.", fits nearly any sentence."""
+_WEAK: Final = 14
+"""A pattern with fewer letters of its own, such as "one of {names}", is about names and figures, not about phrases."""
+_QUOTES: Final = ("“", '"', "'")
 _ENGLISH: Final = re.compile(r"\b[a-z]{3,}\b")
+_PHRASE: Final = re.compile(r"\b(?:the|of|and|is|are|its?|which|that|with|from|be|not|was|to)\b")
 _MAX_RECOGNISED: Final = 4000
 _MAX_MISSED: Final = 1000
 
@@ -55,7 +59,17 @@ class _Pattern:
     def is_bare(self) -> bool:
         """Whether it has hardly a word of its own, and no number or currency that a text would need."""
         has_figures = any(_is_number(name) or _is_currency(name) for name in self.names)
-        return not has_figures and sum(map(str.isalpha, "".join(self.texts))) < _BARE
+        return not has_figures and self.num_letters < _BARE
+
+    @property
+    def num_letters(self) -> int:
+        """Of its own text."""
+        return sum(map(str.isalpha, "".join(self.texts)))
+
+    def quotes(self, name: str, value: str) -> bool:
+        """Whether a value is quoted: then it is somebody's text, whatever it says."""
+        is_within = name in self.names and self.texts[self.names.index(name)].endswith(_QUOTES)
+        return is_within or value.startswith(_QUOTES)
 
     def values_in(self, text: str) -> tuple[str, ...] | None:
         """The values of the placeholders in a text, each the shortest that fits; None where the text is another one.
@@ -146,19 +160,20 @@ class Catalog:
     def _filled(self, pattern: _Pattern, values: tuple[str, ...], figure: Callable[[str], str]) -> str | None:
         """The translation of a pattern with values in its placeholders.
 
-        None where the pattern is bare and a value has English words that have no translation: half a sentence would
-        stay English, and would not be marked as that.
+        None where the pattern is bare and a value has English words that have no translation, or where it is weak and a
+        value is a phrase: half a sentence would stay English, and would not be marked as that.
         """
         by_name = dict(zip(pattern.names, values, strict=True))
-        has_english = False
+        has_english = has_phrase = False
 
         def filled(hole: re.Match[str]) -> str:
-            nonlocal has_english
+            nonlocal has_english, has_phrase
             value = by_name.get(hole[1], hole[0])
             is_text = hole[2] and 0 < len(value) <= _MAX_VALUE_CHARACTERS
             if is_text and (whole := self.sentence(value, figure)):
                 return whole
             has_english |= bool(hole[2]) and " " in value.strip() and _ENGLISH.search(value) is not None
+            has_phrase |= not pattern.quotes(hole[1], value) and " " in value.strip() and bool(_PHRASE.search(value))
             value = (
                 value.replace("about ", f"{self.sentences.get('about', 'about')} ", 1) if _ABOUT.match(value) else value
             )
@@ -166,7 +181,8 @@ class Catalog:
 
         # One pass: a value that has braces of its own is not filled again.
         text = _FILLED.sub(filled, pattern.translation)
-        return None if has_english and pattern.is_bare else text
+        is_half = (has_english and pattern.is_bare) or (has_phrase and pattern.num_letters < _WEAK)
+        return None if is_half else text
 
     def _of_several(self, parts: list[str], joint: str, figure: Callable[[str], str]) -> str | None:
         """Several sentences or parts of a list, of which each has a translation."""

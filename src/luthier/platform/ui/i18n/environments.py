@@ -15,7 +15,7 @@ from typing import Any, Final
 from jinja2 import BaseLoader, Environment, meta
 from markupsafe import Markup, escape
 
-from luthier.ml.charts.spec import Series
+from luthier.ml.charts.spec import OwnName, Series
 from luthier.platform.ui.i18n.catalog import Catalog, catalog
 from luthier.platform.ui.i18n.figures import Figures
 from luthier.platform.ui.i18n.language import ENGLISH
@@ -58,19 +58,20 @@ class Words:
 
     def __call__(self, value: Any) -> Any:
         """The text in this language; in English where the catalog does not have it. No strings: unchanged."""
-        return value if self.texts is None else self._translated(value)[0]
+        return value if self.texts is None else self.found(value)[0]
 
     def in_text(self, value: Any) -> Any:
         """The same as content of an element; what stays English is marked as English."""
         if self.texts is None:
             return value
-        found, is_known = self._translated(value)
+        found, is_known = self.found(value)
         return found if is_known else _ENGLISH_TEXT.format(found)
 
-    def _translated(self, value: Any) -> tuple[Any, bool]:
+    def found(self, value: Any) -> tuple[Any, bool]:
+        """The text in this language, and whether it is one that needs no mark as English."""
         assert self.texts is not None
         assert self.figures is not None
-        if not isinstance(value, str) or isinstance(value, Markup):
+        if not isinstance(value, str) or isinstance(value, Markup | OwnName):
             return value, True
         text = str(value)
         localised = self.figures.localised(text)
@@ -135,8 +136,8 @@ def _drawn(translate: Words, draw: Callable[..., Markup], spec: Any) -> Markup:
 def _charted(translate: Words, part: Any) -> Any:
     """A chart, a part of one or a list of parts, with its texts in this language.
 
-    Names of series stay, beside the shown ones: new points of a run come under them. Labels of points and of a matrix
-    stay: they may be texts of people.
+    Names of series stay, beside the shown ones: new points of a run come under them. Labels of a matrix stay: they may
+    be texts of people.
     """
     if isinstance(part, list | tuple):
         return type(part)(_charted(translate, inner) for inner in part)
@@ -149,6 +150,8 @@ def _charted(translate: Words, part: Any) -> Any:
             changed["shown"] = translate(part.name)
         elif isinstance(value, str) and one.name in _CHART_TEXTS and not isinstance(part, Series):
             changed[one.name] = translate(value)
+        elif isinstance(part, Series) and one.name == "labels":
+            changed[one.name] = [translate(label) for label in value]
         elif one.name == "ticks" and value:
             changed[one.name] = [(at, translate(word)) for at, word in value]
         elif is_dataclass(value) or (one.name in _CHART_LISTS and value):
@@ -156,10 +159,11 @@ def _charted(translate: Words, part: Any) -> Any:
     return replace(part, **changed) if changed else part
 
 
-def _advice(links: Callable[[str], Markup], translate: Words, advice: str) -> Markup:
+def _advice(links: Callable[..., Markup], translate: Words, advice: str) -> Markup:
     """The advice of an error with its links, in this language where the catalog has it."""
-    found = translate(advice)
-    return links(found) if found != advice else _ENGLISH_TEXT.format(links(advice))
+    found, is_known = translate.found(advice)
+    # The figures of an English text may be part of code.
+    return links(found, translate) if is_known else _ENGLISH_TEXT.format(links(advice))
 
 
 def messages_of(source: str) -> list[Message]:

@@ -19,6 +19,8 @@ _NO_TEXT_CALLS: Final = frozenset(
         *("AssertionError",),
     )
 )
+_WITH_UNIT: Final = frozenset(("size", "duration", "short_count", "percent", "speed"))
+"""Functions that write a number with a unit."""
 _LETTERS: Final = re.compile(r"[A-Za-z]{2}")
 _CODE: Final = re.compile(r"[<>{}\\=|^]|^\S*_\S*$|::|//|^[/#.]|^[a-z]+:[a-z]|%\w|^\S*/\S*$|^luthier ")
 
@@ -42,20 +44,42 @@ def sentences(
         errors: `yes` takes the texts of errors that the module raises, too.
         only: Names of functions, classes and constants of the module, separated by blanks; empty for all.
         within: Endings of names of calls and variables, separated by blanks: `Error note why` takes the arguments of
-            `RequestError(...)` and `sources.note(...)` and what is assigned to `why`; empty for all.
+            `RequestError(...)` and `sources.note(...)` and what is assigned to `why`; empty for all. With `only`: what
+            is taken of the rest of the module.
+        functions: Names of functions and methods, at any depth, that are taken whole beside `within`.
         words: Further single words, separated by blanks, that the module makes.
     """
     tree = ast.parse(file.read())
-    only = options.get("only", "").split()
+    only, functions = options.get("only", "").split(), options.get("functions", "").split()
     within = tuple(options.get("within", "").split())
-    reader = _Reader(takes_errors=options.get("errors") == "yes" or "Error" in within, within=within)
+    reader = _Reader(
+        takes_errors=options.get("errors") == "yes" or "Error" in within, within=within, functions=frozenset(functions)
+    )
     for node in tree.body:
-        if not only or reader.names_of(node) & set(only):
+        if only and reader.names_of(node) & set(only):
+            reader.visit_whole(node)
+        elif within or functions or not only:
             reader.visit(node)
     for line, text in reader.found:
         yield line, None, text, []
     for word in options.get("words", "").split():
         yield 1, None, word.replace("_", " "), []
+
+
+def yaml_texts(file: BinaryIO, _keywords: Any, _tags: Any, options: Any) -> Iterator[Extracted]:
+    """The texts of a YAML file below the keys that the option `keys` names, separated by blanks."""
+    import yaml
+
+    waiting, keys = [yaml.compose(file.read())], set(options.get("keys", "").split())
+    while waiting:
+        node = waiting.pop(0)
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                if isinstance(value, yaml.ScalarNode) and key.value in keys and value.value:
+                    yield value.start_mark.line + 1, None, value.value, []
+                waiting.append(value)
+        elif isinstance(node, yaml.SequenceNode):
+            waiting += node.value
 
 
 def lines(file: BinaryIO, _keywords: Any, _tags: Any, options: Any) -> Iterator[Extracted]:  # noqa: ARG001
@@ -66,11 +90,19 @@ def lines(file: BinaryIO, _keywords: Any, _tags: Any, options: Any) -> Iterator[
 
 
 class _Reader(ast.NodeVisitor):
-    def __init__(self, *, takes_errors: bool, within: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, *, takes_errors: bool, within: tuple[str, ...] = (), functions: frozenset[str] = frozenset()
+    ) -> None:
         self.found: list[tuple[int, str]] = []
         self._takes_errors = takes_errors
-        self._within = within
-        self._depth = 0 if within else 1
+        self._within, self._functions = within, functions
+        self._depth = 0 if within or functions else 1
+
+    def visit_whole(self, node: ast.stmt) -> None:
+        """Take all texts of a part of the module, also with `within`."""
+        self._depth += 1
+        self.visit(node)
+        self._depth -= 1
 
     @staticmethod
     def names_of(node: ast.stmt) -> set[str]:
@@ -79,6 +111,12 @@ class _Reader(ast.NodeVisitor):
         targets = node.targets if isinstance(node, ast.Assign) else []
         targets = [node.target] if isinstance(node, ast.AnnAssign) else targets
         return {target.id for target in targets if isinstance(target, ast.Name)}
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+        is_named = node.name in self._functions
+        self._depth += is_named
+        self.generic_visit(node)
+        self._depth -= is_named
 
     def visit_Expr(self, node: ast.Expr) -> None:
         if not isinstance(node.value, ast.Constant):  # a docstring
@@ -158,6 +196,9 @@ def _placeholder(part: ast.expr, names: dict[str, str]) -> str:
     while isinstance(inner, ast.Call):
         inner = inner.args[0] if inner.args else inner.func
     name = inner.attr if isinstance(inner, ast.Attribute) else inner.id if isinstance(inner, ast.Name) else "value"
+    if isinstance(value, ast.Call) and getattr(value.func, "attr", "") in _WITH_UNIT:
+        # `num...` is a bare number.
+        name = name.removeprefix("num_")
     if isinstance(value, ast.IfExp):
         name = "ending"
     made, number = name, 1

@@ -32,6 +32,9 @@ function number(value) {
   return value.toLocaleString(document.documentElement.lang, { maximumSignificantDigits: size >= 1000 ? 6 : 4 }).replace("-", "\u2212");
 }
 
+// A comma between the ends would look like a decimal one where the language writes decimals with it.
+const interval = (low, high) => `[${number(low)}${number(0.5).includes(",") ? ";" : ","} ${number(high)}]`;
+
 // At most about `most` points that look the same: the lowest and the highest of each stretch of x, as the server does it.
 function thinned(points, most) {
   if (points.length <= most) return points;
@@ -250,7 +253,7 @@ const limitLine = ({ x, name }, muted) => ({
 function intervals({ spec }) {
   return rows(spec, (base, muted) => [{
     type: "custom", encode: { x: [1, 2, 3], y: 0 }, data: spec.rows.map((row, n) => [n, row.value, row.low, row.high]),
-    tooltip: { ...base.tooltip, formatter: ({ value }) => `${spec.rows[value[0]].name}\n${number(value[1])} [${number(value[2])}, ${number(value[3])}] ${spec.x.unit}` },
+    tooltip: { ...base.tooltip, formatter: ({ value }) => `${spec.rows[value[0]].name}\n${number(value[1])} ${interval(value[2], value[3])} ${spec.x.unit}` },
     renderItem: (_, api) => {
       const row = api.value(0), at = (value) => api.coord([value, row]);
       const [low, middle, high] = [at(api.value(2)), at(api.value(1)), at(api.value(3))];
