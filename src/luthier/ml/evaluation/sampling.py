@@ -18,8 +18,10 @@ Item = TypeVar("Item")
 
 def hash_order(items: Sequence[Item], content: Callable[[Item], bytes]) -> list[int]:
     """The indices of the items by the hash of their content, lowest first; ties in order."""
+    # One after another: of items in files a block is read at a time.
+    digests = [hashlib.sha256(content(item)).digest() for item in items]
     # Sorting is stable, so that equal content keeps the order in which it came.
-    return sorted(range(len(items)), key=lambda place: hashlib.sha256(content(items[place])).digest())
+    return sorted(range(len(digests)), key=digests.__getitem__)
 
 
 def choose_by_hash(
