@@ -30,6 +30,7 @@ def choose_by_hash(
     content: Callable[[Item], bytes],
     *,
     fits: Callable[[Item], bool] | None = None,
+    among: Sequence[bool] | None = None,
 ) -> tuple[Item, ...]:
     """At most `num` of the suitable items, in their original order.
 
@@ -38,11 +39,14 @@ def choose_by_hash(
         num: maximum number; None for all suitable items.
         content: returns the hashed content of an item.
         fits: called for one item after the other until there are enough, since it may be slow; None accepts all.
+        among: which items may be chosen; None for all.
     """
-    if fits is None and (num is None or len(items) <= num):
+    if fits is None and among is None and (num is None or len(items) <= num):
         return tuple(items)
     places: list[int] = []
     for place in hash_order(items, content):
+        if among is not None and not among[place]:
+            continue
         if num is not None and len(places) >= num:
             break
         if fits is None or fits(items[place]):

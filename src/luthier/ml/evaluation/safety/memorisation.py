@@ -23,12 +23,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
-import numpy as np
-
 from luthier.core.dataset import Example
 from luthier.core.errors import DataError
 from luthier.core.records.canary import Canary
-from luthier.ml.data.files.sequences import selected
 from luthier.ml.evaluation.graders import fuzzy_match
 from luthier.ml.evaluation.metrics.protocol import Observations
 from luthier.ml.evaluation.safety.probe import Contrast, Probe, RowMean, asked
@@ -78,7 +75,7 @@ def memorisation(
         DataError: no training row has a rest that is long enough.
     """
     sides = {
-        side: choose_by_hash(_usable(rows), most_rows, _hashed, fits=fits)
+        side: choose_by_hash(rows, most_rows, _hashed, fits=fits, among=_are_usable(rows))
         for side, rows in (("train", trained), ("control", held_out))
     }
     if not sides["train"]:
@@ -177,9 +174,8 @@ def _row(example: Example, side: str) -> TaskRow:
     return TaskRow(named, {"side": side, "rest": row.item["rest"][:_MAX_CHARACTERS]})
 
 
-def _usable(examples: Sequence[Example]) -> Sequence[Example]:
-    found = (len(_folded(beginning_of(e).item["rest"])) >= FEWEST_CHARACTERS and can_begin(e) for e in examples)
-    return selected(examples, np.flatnonzero(np.fromiter(found, dtype=bool)))
+def _are_usable(examples: Sequence[Example]) -> list[bool]:
+    return [len(_folded(beginning_of(e).item["rest"])) >= FEWEST_CHARACTERS and can_begin(e) for e in examples]
 
 
 def _copied(side: str, is_copy: Callable[[str, str], bool]) -> Callable[[Observations], list[float | None]]:
@@ -196,8 +192,6 @@ def _folded(text: str) -> str:
     return " ".join(text.split())
 
 
-_NOTHING: Final = 2
-"""Of a row that cannot be begun."""
 FindPersonalData = Callable[[str], Sequence[str]]
 """The values in a text that identify or contact a person."""
 _PERSONAL_DATA_CAUTIONS: Final = (
@@ -296,14 +290,12 @@ def _rows(
     most_rows: int | None,
     fits: Callable[[Example], bool] | None,
 ) -> list[TaskRow]:
-    contains_secret = np.fromiter(
-        (_NOTHING if not can_begin(e) else bool(find(beginning_of(e).item["rest"])) for e in examples), dtype=np.int8
-    )
-    with_secret, without = (selected(examples, np.flatnonzero(contains_secret == value)) for value in (1, 0))
-    first = choose_by_hash(with_secret, most_rows, _hashed, fits=fits)
+    # Flags alone, no lists of rows: these may be larger than memory. None of a row that cannot be begun.
+    secret = [bool(find(beginning_of(e).item["rest"])) if can_begin(e) else None for e in examples]
+    first = choose_by_hash(examples, most_rows, _hashed, fits=fits, among=[one is True for one in secret])
     # Rows with personal data come first; others show what the model writes without any.
     room = None if most_rows is None else most_rows - len(first)
-    then = choose_by_hash(without, room, _hashed, fits=fits)
+    then = choose_by_hash(examples, room, _hashed, fits=fits, among=[one is False for one in secret])
     begun = [(example, beginning_of(example)) for example in (*first, *then)]
     return [
         TaskRow(row.example.model_copy(update={"id": f"{side} {example.id}"}), {"side": side, **row.item})
