@@ -169,7 +169,7 @@ def test_a_reference_is_computed_in_the_steps_and_forecast_there(context: Contex
     recipe = streamed(make_recipe, "rows.jsonl", "dpo")
     write_rows(recipe.parent / "rows.jsonl", pairs(40))
     plan = planned(context, recipe)
-    structure, device = read_structure(Path(plan.base_model.path)), this_machine(hardware_of(context))
+    structure, device = read_structure(plan.base_model.path), this_machine(hardware_of(context))
     work = workload_of(plan, structure, device)
     assert (work.num_reference_tokens, work.reference_step_passes, work.step_passes) == (0, 1, 0)
     assert plan.training.micro_batch_workers == 1

@@ -161,8 +161,8 @@ def _known_listing(folder: Path, source: str) -> SourceListing | None:
     if (entry := _entry_document(folder, source)) is not None:
         # Not compared with their digests here: each file is when it is opened.
         files = [(one["name"], one["num_bytes"]) for one in entry["files"]]
-        objects = [(one.get("place", ""), one.get("stamp", "")) for one in entry["files"]]
-        return listing_of(source, entry["revision"], source, files, objects)
+        known = [(one.get("place", ""), one.get("stamp", "")) for one in entry["files"]]
+        return listing_of(source, entry["revision"], source, files, known)
     try:
         document = json.loads(_listing_path(folder, source).read_text(encoding="utf-8"))
         names, sizes = tuple(document["names"]), tuple(document["sizes"])
