@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 from tests.features.planning.service.test_streaming import TRAINING, planned, record_of
 from tests.fixtures.service import chat_row, write_rows
 
-from luthier.core.errors import ConflictError, DataError, NotFoundError, RecipeError
+from luthier.core import data_sources
+from luthier.core.errors import ConflictError, DataError, DataSourceError, NotFoundError, RecipeError
 from luthier.core.plan import Plan
 from luthier.core.ports import ProgressTask, SilentProgress
 from luthier.features.evaluations import leakage
@@ -120,6 +123,31 @@ def test_files_of_a_pattern_are_those_of_the_plan(
         prepare_again(context, plan)
     with pytest.raises(NotFoundError, match=r"no file matches .*none/\*\.jsonl"):
         planned(context, recipe, "data.train=none/*.jsonl")
+
+
+def test_objects_of_a_pattern_are_those_of_the_plan(
+    context: Context, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data_sources, "_SCHEMES", ("memory://",))
+    store = fsspec.filesystem("memory")
+    for place, start in enumerate((0, 20)):
+        rows = "".join(json.dumps(chat_row(n)) + "\n" for n in range(start, start + 20))
+        store.pipe(f"/parts/{place}.jsonl", rows.encode())
+    plan = planned(context, streamed(make_recipe, "memory://parts/*.jsonl"))
+    files = plan.data.sources[0].files
+    assert [file.place for file in files] == ["/parts/0.jsonl", "/parts/1.jsonl"]
+    assert all(file.stamp for file in files)
+    store.pipe("/parts/00.jsonl", json.dumps(chat_row(99)).encode())
+    shutil.rmtree(context.settings.remote_data_folder)
+    shown = ShownTasks()
+    monkeypatch.setattr(context, "progress", shown)
+    assert prepare_again(context, plan).plan == plan
+    assert "1 object was added since the run began, and is not read: /parts/00.jsonl" in shown.titles
+    store.rm("/parts/1.jsonl")
+    shutil.rmtree(context.settings.remote_data_folder)
+    with pytest.raises(DataSourceError, match=r"/parts/1\.jsonl was removed"):
+        prepare_again(context, plan)
+    store.rm("/parts", recursive=True)
 
 
 def test_files_of_a_pattern_are_read_before_a_run_too(context: Context, make_recipe: MakeRecipe) -> None:

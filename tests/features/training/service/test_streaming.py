@@ -314,3 +314,19 @@ def test_loss_and_verdict_are_by_source(context: Context, make_recipe: MakeRecip
     assert all(set(one) == {"a", "b"} for one in found)
     assert outcome.evaluation is not None
     assert [one.source for one in outcome.evaluation.by_source] == ["a", "b"]
+
+
+def test_kto_has_a_partner_in_the_step_and_a_stored_reference_of_validation_rows(
+    context: Context, make_recipe: MakeRecipe
+) -> None:
+    rows = [{"prompt": f"Is {n} even?", "completion": f"It is {n % 3}.", "label": n % 2 == 0} for n in range(24)]
+    found = []
+    for more in ({}, {"streaming": True}):
+        recipe = same_rows(make_recipe, "kto", rows, validation="judged.jsonl", **more)
+        write_rows(recipe.parent / "judged.jsonl", [row | {"prompt": f"And {row['prompt']}"} for row in rows[:4]])
+        result = run(context, recipe).record.result
+        assert result is not None
+        assert result.best_validation_loss is not None
+        found.append((result.train_loss, result.best_validation_loss))
+    # Of the rows of a step the first alone has another partner than in memory.
+    assert found[1] == pytest.approx(found[0], rel=5e-3)
