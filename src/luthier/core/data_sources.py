@@ -45,6 +45,11 @@ def is_remote(path: str) -> bool:
     return path.startswith(_SCHEMES)
 
 
+def is_pattern(path: str) -> bool:
+    """Whether a recipe names the files of this machine that match a pattern, such as `data/*.parquet`."""
+    return "*" in path and not is_remote(path)
+
+
 def without_queries(document: Any) -> Any:
     """A document with the addresses of remote sources as others may read them: a query may hold a signature."""
     if isinstance(document, dict):
@@ -58,7 +63,8 @@ class SourceRecipe(FrozenModel):
     """One of several sources of training rows.
 
     Attributes:
-        path: a file, or a remote source: `hub:org/dataset/config[split]`, `https://`, `s3://` or `gs://`.
+        path: a file, the files that match a pattern such as `data/*.parquet`, or a remote source:
+            `hub:org/dataset/config[split]`, `https://`, `s3://` or `gs://`.
         name: what plans, charts and verdicts call it; the name of its file where it is left out.
         weight: its share of an epoch, compared with the weights of the other sources, of which each has one, too.
         fraction: how much of its rows is used, in the order of a stable hash.
@@ -127,16 +133,20 @@ class SourceFile(FrozenModel):
     """A file that rows were read from.
 
     Attributes:
-        name: the last part of its path.
-        sha256: the digest of its content.
+        name: the last part of its path; of several that match a pattern the path below its folder.
+        sha256: the digest of its content; empty of a streamed remote file.
         num_bytes: its size.
         num_rows: rows in it.
+        place: of an object that matches a pattern: its path in the store.
+        stamp: the ETag or date of change of that object.
     """
 
     name: str
     sha256: str
     num_bytes: int
     num_rows: int
+    place: str = ""
+    stamp: str = ""
 
 
 class SourcePlan(FrozenModel):
@@ -155,6 +165,8 @@ class SourcePlan(FrozenModel):
         num_epoch_rows: its rows in an epoch, repeated ones included, before rows are left out as too long; None for
             splits that are not trained on.
         is_streamed: whether its rows are read while the run trains; how many it has is then not known, and 0 here.
+        fraction: of a streamed source: how much of its rows is used; None for all.
+        max_rows: of a streamed source: how many of its first rows are used; None for all.
     """
 
     split: Split
@@ -167,6 +179,8 @@ class SourcePlan(FrozenModel):
     weight: float | None = None
     num_epoch_rows: int | None = None
     is_streamed: bool = False
+    fraction: float | None = None
+    max_rows: int | None = None
 
     @property
     def summary(self) -> str:
@@ -175,6 +189,8 @@ class SourcePlan(FrozenModel):
         parts = [f"{self.num_rows:,} of {self.num_file_rows:,} rows" if is_part else f"{self.num_rows:,} rows"]
         if self.is_streamed:
             parts = ["1 file, streamed" if len(self.files) == 1 else f"{len(self.files):,} files, streamed"]
+            parts += [f"{self.fraction:.4g} of its rows"] if self.fraction is not None else []
+            parts += [f"its first {self.max_rows:,} rows"] if self.max_rows is not None else []
             parts += [f"weight {self.weight:g}"] if self.weight is not None else []
         if self.weight is not None and self.num_epoch_rows is not None:
             parts.append(f"weight {self.weight:g}: {self.num_epoch_rows:,} rows in an epoch")
@@ -257,6 +273,8 @@ def default_name(path: str) -> str:
     else:
         place = urlsplit(path).path if is_remote(path) else path.replace("\\", "/")
         text = without_data_suffix(place.rstrip("/").rpartition("/")[2])
+        if is_pattern(path) and not _NOT_IN_A_NAME.sub("-", text).strip(" -"):  # `faq/*.jsonl` is called faq
+            text = next((part for part in reversed(place.split("/")[:-1]) if part and "*" not in part), text)
     return _NOT_IN_A_NAME.sub("-", text)[:MAX_NAME].strip(" -") or "rows"
 
 

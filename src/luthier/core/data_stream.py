@@ -54,7 +54,7 @@ class StreamPlan(FrozenModel):
         """Files, rows and what will be left out, as text."""
         files = "1 file" if self.num_shards == 1 else f"{self.num_shards:,} files"
         order = f"shuffle buffer of {self.shuffle_buffer:,} rows" if self.shuffle_buffer > 1 else "in the given order"
-        parts = [f"{files}, {order}", self._rows, f"the first {self.num_sampled:,} rows were read for this plan"]
+        parts = [f"{files}, {order}", self.rows_text, f"the first {self.num_sampled:,} rows were read for this plan"]
         for num, share, what in (
             (self.num_dropped, self.dropped_fraction, "dropped"),
             (self.num_truncated, self.truncated_fraction, "truncated"),
@@ -65,7 +65,8 @@ class StreamPlan(FrozenModel):
         return "; ".join(parts)
 
     @property
-    def _rows(self) -> str:
+    def rows_text(self) -> str:
+        """How many rows there are: exactly, as an interval, or unknown."""
         if self.num_rows is None:
             return "number of rows unknown"
         low, high = self.num_rows
@@ -81,6 +82,7 @@ class LanePlace(FrozenModel):
         row: records of the shard before this place.
         line: lines of the shard before it, blank ones included; of JSONL alone.
         offset: bytes of the unpacked shard before it; of JSONL alone.
+        num_used: rows of this pass so far of each source of which a number of rows is used; empty where there is none.
     """
 
     pass_number: int = 0
@@ -88,6 +90,7 @@ class LanePlace(FrozenModel):
     row: int = 0
     line: int = 0
     offset: int = 0
+    num_used: tuple[int, ...] = ()
 
 
 class StreamCounts(FrozenModel):
@@ -105,6 +108,8 @@ class StreamCounts(FrozenModel):
         num_empty_shards: files without a row, which were passed over; each time that they were met.
         num_epochs: passes over all rows that are complete; 0 for sources with weights, which have no common end.
         by_source: rows by source, in the order of the plan.
+        same_prompt: held-out rows of which the prompt is that of a trained row, by their number from 0.
+        short_sources: sources that have fewer rows than the recipe asks for, each with both numbers.
         dropped_ids, truncated_ids, left_out_ids: the first of them.
     """
 
@@ -119,6 +124,8 @@ class StreamCounts(FrozenModel):
     num_empty_shards: int = 0
     num_epochs: int = 0
     by_source: tuple[int, ...] = ()
+    same_prompt: tuple[int, ...] = ()
+    short_sources: tuple[str, ...] = ()
     dropped_ids: tuple[str, ...] = ()
     truncated_ids: tuple[str, ...] = ()
     left_out_ids: tuple[str, ...] = ()
@@ -139,15 +146,19 @@ class StreamCounts(FrozenModel):
             parts.append(f"{num:,} {what}{named}")
         if self.num_empty_shards:
             parts.append(f"{self.num_empty_shards:,} empty files passed over")
+        if self.same_prompt:
+            parts.append(f"{len(self.same_prompt):,} held-out rows have the prompt of a row, with another answer")
+        if self.short_sources:
+            parts.append(f"fewer rows than asked for: {', '.join(self.short_sources)}")
         if self.num_waiting:
             parts.append(f"{self.num_waiting:,} read for the next steps")
         return "; ".join(parts)
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """The counts, where something was left out, cut or passed over."""
-        is_whole = not (self.num_dropped or self.num_truncated or self.num_left_out or self.num_empty_shards)
-        return () if is_whole else (self.summary,)
+        """The counts, where something was left out, cut or passed over, or a held-out prompt was trained on."""
+        lost = (self.num_dropped, self.num_truncated, self.num_left_out, self.num_empty_shards)
+        return () if not any((*lost, self.same_prompt, self.short_sources)) else (self.summary,)
 
 
 class StreamPosition(FrozenModel):

@@ -129,7 +129,9 @@ def judge_run(
     candidates += reference
     # The evaluated system is last: comparisons and tables treat the last one as the candidate.
     candidates.append(tuned("tuned", base, result.adapter_path, plan.method.num_virtual_tokens or 0))
-    profile, leaked = held_out.profile, (plan.data.num_leaked, plan.data.num_same_prompt)
+    # Of streamed rows the plan knows the first alone, the result all that were trained.
+    same_prompt = plan.data.num_same_prompt if result.stream is None else len(result.stream.same_prompt)
+    profile, leaked = held_out.profile, (plan.data.num_leaked, same_prompt)
     judged_rows = _that_fit(held_out, prepared)
     where = (Path(profile.file), sources_of(plan.data, profile))
     rows = HeldOut(profile.file, profile.sha256, profile.num_rows, judged_rows, *leaked, of_reference, *where)

@@ -69,9 +69,8 @@ def of_run(
     how = _How(shares_prefix, packs, prepared.plan.training.micro_batch_tokens)
 
     def divide(units: Units) -> StepSchedule:
-        return _schedule_of(
-            prepared, units, len(units), how, order="as_given", are_cut=bool((units.num_rows > 1).any())
-        )
+        are_cut = prepared.train.rows_per_unit == 1 and bool((units.num_rows > 1).any())
+        return _schedule_of(prepared, units, len(units), how, order="as_given", are_cut=are_cut)
 
     schedule = stream.schedule(
         prepared.plan,

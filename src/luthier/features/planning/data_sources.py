@@ -20,6 +20,7 @@ from luthier.core.data_sources import (
     SourceFile,
     SourcePlan,
     SourceRecipe,
+    is_pattern,
     is_remote,
     names_of,
     pinned_paths,
@@ -85,7 +86,9 @@ def located(context: Context, recipe: Recipe, base_dir: Path, spill: Spill | Non
     """
     data, made = recipe.data, LocatedRows(recipe)
     asked = data.listed() | {
-        key: (SourceRecipe(path=path),) for key, path in data.files().items() if is_remote(path) and key in _SPLITS
+        key: (SourceRecipe(path=path),)
+        for key, path in data.files().items()
+        if (is_remote(path) or is_pattern(path)) and key in _SPLITS
     }
     if data.streaming:  # read while the run trains, in place of before it
         asked.pop("train", None)
@@ -173,8 +176,12 @@ def _files_of(
 
     shared: names of files that several sources have; messages call these by their paths.
     """
+    from luthier.ml.data.files.patterns import matching_files
     from luthier.ml.data.remote.cache import fetch
 
+    if is_pattern(path):
+        found = matching_files(base_dir / path)
+        return tuple((file, f"{name}/{shown}" if len(found) > 1 else shown) for file, shown in found), None
     if not is_remote(path):
         file = base_dir / path
         return ((file, path if file.name in shared else file.name),), None
@@ -187,7 +194,7 @@ def _files_of(
 
 
 def _single(split: Split, name: str, source: SourceRecipe, revision: str | None, path: Path) -> SourcePlan:
-    """A remote source of one file, which is read as it is. How many rows it has is known once it is read."""
+    """A source of one file, which is read as it is. How many rows it has is known once it is read."""
     from luthier.core.ids import sha256_file
 
     file = SourceFile(name=path.name, sha256=sha256_file(path), num_bytes=path.stat().st_size, num_rows=0)

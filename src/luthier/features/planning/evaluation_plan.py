@@ -274,7 +274,7 @@ def _streamed_rows(context: Context, plan: Plan, run_id: str) -> Sequence[Exampl
 def _stream_of(context: Context, plan: Plan, run_id: str, spill: Spill) -> Part:
     """The training rows of a streamed run, of which the first are read. Raises ConflictError."""
     try:
-        train = load_splits(context, recipe_of(plan), Path(), spill)["train"]
+        train = load_splits(context, recipe_of(plan), Path(), spill, plan.data.sources)["train"]
     except (RequestError, DataSourceError) as error:
         raise _not_again(run_id, error) from error
     if train.source.sha256 != plan.data.train.sha256:

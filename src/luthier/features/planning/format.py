@@ -300,7 +300,9 @@ def plan_lines(run_id: str, plan: Plan) -> list[str]:
     splits = {"train": data.train, "validation": data.validation, "held-out": data.held_out}
     rows = ", ".join(_rows(name, found) for name, found in splits.items())
     if data.stream is not None:
-        rows = rows.replace("train ", "train about ", 1)
+        others = ", ".join(_rows(name, found) for name, found in splits.items() if name != "train")
+        is_known = data.stream.num_rows is not None
+        rows = rows.replace("train ", "train about ", 1) if is_known else f"train of unknown number, {others}"
     # Says at a glance whether an adapter or the whole model is trained.
     share = method.num_trainable_parameters / plan.base_model.num_parameters
     what = _what_is_trained(method)

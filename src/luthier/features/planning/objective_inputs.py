@@ -50,6 +50,7 @@ def tools_for(prepared: Prepared, *, is_first: bool) -> Tools:
         grade=rewards_of(prepared.plan.objective.rewards, splits),
         seed=prepared.plan.training.seed,
         writes_files=is_first,
+        is_streamed=prepared.train.stream is not None,
     )
 
 

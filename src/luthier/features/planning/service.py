@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from luthier.core.data_sources import SourcePlan
 from luthier.core.dataset import (
     DatasetProfile,
     Judging,
@@ -29,13 +30,13 @@ from luthier.features.planning.data_sources import recipe_of
 from luthier.features.planning.evaluation_plan import with_judging
 from luthier.features.planning.memorisation_probes import canaries_plan
 from luthier.features.planning.replay_rows import replay_plan
+from luthier.features.planning.task_heads import with_known_classes
 from luthier.features.planning.training_data import (
     PreparedSplit,
     TrainingDataLoader,
     load_splits,
     rows_memory,
     tokenise,
-    with_known_classes,
 )
 from luthier.features.recipes.checks import are_pairs, check_names, have_text_answers
 from luthier.ml.data.files.sequences import chained
@@ -175,11 +176,13 @@ def prepare(
     base_dir: Path,
     prices: Path | None = None,
     data_loader: TrainingDataLoader | None = None,
+    before: Sequence[SourcePlan] = (),
 ) -> Prepared:
     """Fetch the base model if need be, read and check the rows, resolve the plan.
 
     Args: as `make_plan`, and
         data_loader: keeps rows that recipes share; None reads them again.
+        before: sources of the plan of a run that is resumed, of which streamed ones keep their files.
 
     Raises:
         RecipeError, RequestError: values that cannot go together or do not fit the rows.
@@ -191,7 +194,7 @@ def prepare(
     # Both before anything that brings torch: a typo and a wrong row are answered at once. The loader brings it after
     # the rows, by `import_libraries`.
     check_names(recipe, base_dir)
-    found = (data_loader or TrainingDataLoader()).of(context, recipe, base_dir)
+    found = (data_loader or TrainingDataLoader()).of(context, recipe, base_dir, before)
     from luthier.features.planning.budgets import with_budget
     from luthier.features.planning.objective_inputs import check_drawing, find_teacher
     from luthier.features.planning.rehearsal import rehearsed
@@ -259,7 +262,7 @@ def prepare_again(
         # A missing reference run or reflection model does not keep this one from being trained to its end.
         asked = recipe.evaluation.model_copy(update={"reference_run": None, "optimised_prompt": None})
         recipe = recipe.model_copy(update={"evaluation": asked})
-    again = ready or prepare(context, recipe, base_dir=Path(), data_loader=data_loader)
+    again = ready or prepare(context, recipe, base_dir=Path(), data_loader=data_loader, before=plan.data.sources)
     # By digests, not by paths or times: a file that was copied back unchanged is the same file.
     _refuse_changed(plan, again.model, dict(zip(_NAMES, profiles(again.plan.data), strict=True)))
     if plan.objective.teacher is not None:
@@ -287,9 +290,10 @@ def prepare_share(context: Context, plan: Plan) -> Prepared:
     template = ChatTemplate.load(model.path, recipe.data.template or "auto", options=recipe.data.template_options)
     max_length = resolve.max_length_tokens(recipe, model.context_length_tokens)
     head = plan.objective.task_head
+    parts = load_splits(context, recipe, Path(), spill, plan.data.sources)
     splits = {
         split: tokenise(context, split, part, template, recipe, max_length, max_length, head, spill=spill)
-        for split, part in with_known_classes(load_splits(context, recipe, Path(), spill), head).items()
+        for split, part in with_known_classes(parts, head).items()
         if split not in ("held_out", "replay_held_out")
     }
     _refuse_changed(plan, model, {split: made.profile for split, made in splits.items()})
@@ -346,8 +350,9 @@ def _refuse_one_kind(train: PreparedSplit) -> None:
     """Rows that are all desired, or all undesired, teach no difference."""
     kinds = {row.is_wanted for row in train.tokenised}
     if kinds in ({True}, {False}):
+        which = f"all {train.profile.num_examples:,}" if train.stream is None else f"the first {len(train.examples):,}"
         raise DataError(
-            f"all {train.profile.num_examples:,} training rows of {train.profile.file} have label {kinds.pop()}",
+            f"{which} training rows of {train.profile.file} have label {kinds.pop()}",
             expected="desired completions and undesired ones",
             do="add rows of the other label; to learn good answers alone, use objective sft and map "
             "completion=completion",

@@ -2,20 +2,23 @@
 
 A file of this machine is known by its digest, a remote one by the revision of its source. Each remote file is
 downloaded when it is read, or in the background while the one before it is; its digest is compared each time.
+
+A run that is resumed reads the files of its plan. What was added since under a pattern is not read, and named.
 """
 
 from __future__ import annotations
 
 import gzip
+import os
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.core.data_sources import SourceFile, SourcePlan, SourceRecipe, is_remote
-from luthier.core.errors import BusyError
+from luthier.core.data_sources import SourceFile, SourcePlan, SourceRecipe, is_pattern, is_remote
+from luthier.core.errors import BusyError, ConflictError
 from luthier.core.ids import sha256_file
 from luthier.core.ports import SilentProgress
 from luthier.core.system.process_setup import start_daemon
@@ -24,7 +27,9 @@ from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
     from luthier.ml.data.files.source import Source
+    from luthier.ml.data.remote.listing import SourceListing
     from luthier.ml.data.stream.reading import Shard
+    from luthier.ml.data.stream.sample import UsedPart
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +41,14 @@ class PinnedSource:
         shards: its files, to be opened.
         sizes: of these in bytes, as they are stored; None where a server does not state it.
         columns: field of the shape -> column; None where it is to be found.
+        part: how much of it is used.
     """
 
     plan: SourcePlan
     shards: tuple[Shard, ...]
     sizes: tuple[int | None, ...]
     columns: Mapping[str, str] | None
+    part: UsedPart
 
     @property
     def content(self) -> dict[str, Any]:
@@ -49,7 +56,9 @@ class PinnedSource:
         # Files of a revision have the content that it had; those of this machine are known by their digests.
         files = [[file.name, "" if self.plan.revision else file.sha256] for file in self.plan.files]
         columns = dict(self.columns or {})
-        return {"revision": self.plan.revision, "files": files, "columns": columns, "weight": self.plan.weight}
+        content = {"revision": self.plan.revision, "files": files, "columns": columns, "weight": self.plan.weight}
+        used = {"fraction": self.part.fraction, "rows": self.part.num_rows}
+        return content | {name: value for name, value in used.items() if value is not None}
 
 
 def pinned_source(
@@ -59,6 +68,7 @@ def pinned_source(
     source: SourceRecipe,
     base_dir: Path,
     mapping: Mapping[str, str] | None,
+    before: SourcePlan | None = None,
 ) -> PinnedSource:
     """A source of a recipe with its files.
 
@@ -69,16 +79,20 @@ def pinned_source(
         source: As the recipe has it.
         base_dir: From which relative paths count.
         mapping: Field of the shape -> column, where the source has none of its own.
+        before: As the plan of a run has it that is resumed or looked into; None for the files as they are now.
 
     Raises:
         NotFoundError: No such file, dataset or split.
         DataSourceError: It cannot be listed.
+        ConflictError: A file of the plan is not there any more.
     """
+    from luthier.ml.data.stream.sample import UsedPart
+
     columns = source.columns if source.columns is not None else mapping
     if is_remote(source.path):
-        shards, files, sizes, revision = _remote(context, number, name, source.path)
+        shards, files, sizes, revision = _remote(context, number, name, source.path, before)
     else:
-        shards, files, sizes, revision = _local(number, base_dir / source.path)
+        shards, files, sizes, revision = _local(context, number, name, base_dir / source.path, before)
     plan = SourcePlan(
         split="train",
         name=name,
@@ -89,39 +103,86 @@ def pinned_source(
         num_rows=0,
         weight=source.weight,
         is_streamed=True,
+        fraction=source.fraction,
+        max_rows=source.rows,
     )
-    return PinnedSource(plan, shards, sizes, columns)
+    return PinnedSource(plan, shards, sizes, columns, UsedPart(source.fraction, source.rows))
 
 
 _Files = tuple[tuple["Shard", ...], tuple[SourceFile, ...], tuple[int | None, ...], str | None]
 
 
-def _local(number: int, path: Path) -> _Files:
-    """A file of this machine: known by its digest, and unchanged as long as size and time of change are."""
-    from luthier.ml.data.files.source import changed_while_read, open_source
+def _local(context: Context, number: int, name: str, path: Path, before: SourcePlan | None) -> _Files:
+    """Files of this machine: known by their digests, and unchanged as long as size and time of change are."""
+    from luthier.ml.data.files.patterns import matching_files
+    from luthier.ml.data.files.source import open_source
     from luthier.ml.data.stream.reading import Shard
 
-    open_source(path)  # names what is wrong with a missing or empty file
-    before = path.stat()
-    file = SourceFile(name=path.name, sha256=sha256_file(path), num_bytes=before.st_size, num_rows=0)
+    found: Sequence[tuple[Path, str]] = ((path, path.name),)
+    if is_pattern(str(path)):
+        found = _of_the_plan(context, path, matching_files(path), before)
+    shards, files = [], []
+    total = sum(file.stat().st_size for file, _ in found if file.is_file())
+    with context.progress.task(f"Digests of {name}", total, "bytes") as task:
+        for file, below in found:
+            shown = f"{name}/{below}" if len(found) > 1 else below
+            open_source(file, shown_name=shown)  # names what is wrong with a missing or empty file
+            stat = file.stat()
+            files.append(SourceFile(name=below, sha256=sha256_file(file), num_bytes=stat.st_size, num_rows=0))
+            shards.append(Shard(number, shown, _opener(file, shown, stat)))
+            task.advance(stat.st_size)
+    return tuple(shards), tuple(files), tuple(file.num_bytes for file in files), None
 
-    def opened() -> Source:
+
+def _opener(path: Path, shown: str, before: os.stat_result) -> Callable[[], Source | None]:
+    from luthier.ml.data.files.source import changed_while_read, open_source
+
+    def opened() -> Source | None:
         now = path.stat()
         if (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
-            raise changed_while_read(path.name)
-        return open_source(path)
+            raise changed_while_read(shown)
+        return open_source(path, shown_name=shown)
 
-    return (Shard(number, path.name, opened),), (file,), (before.st_size,), None
+    return opened
 
 
-def _remote(context: Context, number: int, name: str, path: str) -> _Files:
+def _of_the_plan(
+    context: Context, pattern: Path, found: Sequence[tuple[Path, str]], before: SourcePlan | None
+) -> Sequence[tuple[Path, str]]:
+    """The files that match a pattern; of a run that has begun, those of its plan.
+
+    Raises:
+        ConflictError: One of them is not there any more.
+    """
+    if before is None:
+        return found
+    names = {file.name for file in before.files}
+    if missing := sorted(names - {below for _, below in found}):
+        raise ConflictError(
+            f"{missing[0]} does not match {pattern} any more" + _and_more(missing[1:]),
+            expected=f"the {len(names):,} files that the run began with",
+            do="restore the file, or start a new run",
+        )
+    if added := [below for _, below in found if below not in names]:
+        were, are = ("files were", "are") if len(added) > 1 else ("file was", "is")
+        title = f"{len(added):,} {were} added since the run began, and {are} not read: {added[0]}"
+        with context.progress.task(title + _and_more(added[1:]), total=None, unit="files"):
+            pass
+    return [(file, below) for file, below in found if below in names]
+
+
+def _and_more(names: Sequence[str]) -> str:
+    return f" and {len(names):,} more" if names else ""
+
+
+def _remote(context: Context, number: int, name: str, path: str, before: SourcePlan | None) -> _Files:
     """The files of a remote source at its revision; each is downloaded when it is read."""
     from luthier.ml.data.files.source import open_source
     from luthier.ml.data.remote.cache import FileFetcher, list_files
     from luthier.ml.data.stream.reading import Shard
 
     folder = context.settings.remote_data_folder
-    listing = list_files(path, folder, context.progress)
+    listing = list_files(path, folder, context.progress, before=None if before is None else _listing_of(before))
     fetcher = FileFetcher(listing, folder, context.progress)
     is_one = len(listing.names) == 1
 
@@ -144,11 +205,26 @@ def _remote(context: Context, number: int, name: str, path: str) -> _Files:
 
     shown = [file if is_one else f"{name}/{file}" for file in listing.names]
     shards = tuple(Shard(number, one, opener(place, one), prefetcher(place)) for place, one in enumerate(shown))
+    objects = listing.objects or (("", ""),) * len(listing.names)
     files = tuple(
-        SourceFile(name=file, sha256="", num_bytes=size or 0, num_rows=0)
-        for file, size in zip(listing.names, listing.sizes, strict=True)
+        SourceFile(name=file, sha256="", num_bytes=size or 0, num_rows=0, place=place, stamp=stamp)
+        for file, size, (place, stamp) in zip(listing.names, listing.sizes, objects, strict=True)
     )
     return shards, files, listing.sizes, listing.revision
+
+
+def _listing_of(plan: SourcePlan) -> SourceListing:
+    """The files of a source as a plan has them."""
+    from luthier.ml.data.remote.listing import SourceListing
+
+    return SourceListing(
+        source=plan.path,
+        revision=plan.revision or "",
+        pinned=plan.path,
+        names=tuple(file.name for file in plan.files),
+        sizes=tuple(file.num_bytes or None for file in plan.files),
+        objects=tuple((file.place, file.stamp) for file in plan.files if file.place),
+    )
 
 
 def _is_empty(path: Path) -> bool:

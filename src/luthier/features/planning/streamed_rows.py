@@ -8,27 +8,29 @@ before that are refused.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from luthier.core.conversation import AS_THEY_ARE, OptedTurns
-from luthier.core.data_sources import SourcePlan, SourceRecipe, is_remote, names_of
+from luthier.core.data_sources import SourcePlan, SourceRecipe, is_pattern, is_remote, names_of
 from luthier.core.data_stream import Bounds, StreamCounts, StreamPlan
-from luthier.core.dataset import DatasetProfile, Example, Overlong, TokenisedExample, profile_tokens
+from luthier.core.dataset import DatasetProfile, Example, Overlong, Split, TokenisedExample, profile_tokens
 from luthier.core.errors import DataError, RecipeError
 from luthier.core.ids import sha256_document
 from luthier.core.plan import Plan
 from luthier.core.ports import Progress
 from luthier.core.recipe import Recipe
+from luthier.core.task_head import SEARCH_KINDS, TaskHead
 from luthier.features.planning.stream_sources import PinnedSource, pinned_source
+from luthier.features.planning.streamed_objectives import refused_objective
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
     from luthier.ml.data.files.spill import Spill
     from luthier.ml.data.rows.formats import LoadedFile
-    from luthier.ml.data.stream.reading import Shard
+    from luthier.ml.data.stream.reading import Selection, Shard
     from luthier.ml.data.stream.rows import RowTokeniser, SourceShape
     from luthier.ml.data.stream.sample import SourceSample
     from luthier.ml.data.stream.schedule import Divide, StreamSchedule
@@ -41,26 +43,23 @@ _BATCHES_SAMPLED: Final = 1.25
 """As many steps at least, so that one is full although some rows are left out."""
 _LEAST_SAMPLED: Final = 2
 """Of a source: of one row alone no spread is known."""
-_OBJECTIVES: Final = ("sft",)
+_USUAL_ROW_BYTES: Final = 1_000
 _ALL_TOKENS: Final = 1 << 31
 
 
 def refuse_with_stream(recipe: Recipe) -> None:
     """Raise RecipeError for settings that need all rows before the first step, which a stream does not have."""
     data, training = recipe.data, recipe.training
-    objective = recipe.objective.name if recipe.objective else "sft"
-    asked = data.train if isinstance(data.train, tuple) else ()
-    parts = next((one for one in asked if one.fraction is not None or one.rows is not None), None)
+    objective = refused_objective(recipe)
     whole = "all rows before the first step"
     for came, is_there, needs, do in (
         ("data.validation as a fraction", isinstance(data.validation, float), whole, "name a file or a source"),
         ("data.held_out as a fraction", isinstance(data.held_out, float), whole, "name a file or a source"),
         ("data.subset", data.part is not None, whole, "remove it; training.max_steps says how much is trained"),
         ("data.group_by", data.group_by is not None, "a split of all rows", "remove it"),
-        ("fraction or rows of a source", parts is not None, whole, "remove them; weight says how often it is read"),
         ("data.replay", data.replay is not None, whole, "name the general rows as a source with a weight"),
         ("data.canaries", data.canaries is not None, whole, "remove it"),
-        (f"objective {objective}", objective not in _OBJECTIVES, "a pass over all rows", "choose objective sft"),
+        *([] if objective is None else [(objective[0], True, *objective[1:])]),
         (
             "training.epochs",
             training is not None and training.epochs is not None,
@@ -102,6 +101,8 @@ class StreamedRows:
         buffer_size: of the shuffle buffer; 1 keeps the order of the files.
         memory_bytes: what its rows may take.
         left_out: content keys of validation and held-out rows.
+        prompts: prompt keys of held-out rows, each with the numbers of these rows.
+        selections: by source, of those of which a part is used.
     """
 
     lanes: tuple[tuple[Shard, ...], ...]
@@ -113,12 +114,19 @@ class StreamedRows:
     buffer_size: int
     memory_bytes: int
     left_out: frozenset[str] = frozenset()
+    prompts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    selections: Mapping[int, Selection] = field(default_factory=dict)
 
-    def without(self, splits: Sequence[Sequence[Example]]) -> StreamedRows:
-        """The same, which leaves out the rows of other splits."""
-        from luthier.ml.data.text.normalise import content_key
+    def without(self, splits: Mapping[Split, Sequence[Example]]) -> StreamedRows:
+        """The same, which leaves out the rows of other splits, and knows the prompts of the held-out ones."""
+        from luthier.ml.data.text.normalise import content_key, prompt_key
 
-        return replace(self, left_out=frozenset(content_key(example) for rows in splits for example in rows))
+        prompts: dict[str, tuple[int, ...]] = {}
+        for number, example in enumerate(splits.get("held_out", ())):
+            if (key := prompt_key(example)) is not None:
+                prompts[key] = (*prompts.get(key, ()), number)
+        left_out = frozenset(content_key(example) for rows in splits.values() for example in rows)
+        return replace(self, left_out=left_out, prompts=prompts)
 
     def all_examples(self, spill: Spill, progress: Progress) -> Sequence[Example]:
         """Every row once, without those of other splits, for what compares with all training rows.
@@ -135,22 +143,21 @@ class StreamedRows:
             StorageFullError: The rows need more disk than there is.
         """
         from luthier.ml.data.rows.formats import example_writer
-        from luthier.ml.data.stream.records import Place, records_from
+        from luthier.ml.data.stream.reading import all_records
         from luthier.ml.data.stream.rows import mapped
         from luthier.ml.data.text.normalise import content_key
 
         found = example_writer(spill)
+        shards = [shard for lane in self.lanes for shard in lane]
         with progress.task("Reading streamed rows", total=None, unit="rows") as task:
-            for shard in (shard for lane in self.lanes for shard in lane):
-                source = shard.open()
-                for record, _ in () if source is None else records_from(source, Place(), shard.source):
-                    task.advance()
-                    try:
-                        example = mapped(record, self.shapes[record.source])
-                    except DataError:  # it ends a run that comes to it, so no step has trained on it
-                        continue
-                    if not self.left_out or content_key(example) not in self.left_out:
-                        found.append(example)
+            for record in all_records(shards, self.selections):
+                task.advance()
+                try:
+                    example = mapped(record, self.shapes[record.source])
+                except DataError:  # it ends a run that comes to it, so no step has trained on it
+                    continue
+                if not self.left_out or content_key(example) not in self.left_out:
+                    found.append(example)
         return found.sequence()
 
 
@@ -166,6 +173,7 @@ class PreparedStream:
         rewrite: changes the turns of an example; None leaves them.
         max_length_tokens: most tokens of a row.
         overlong: what is done with longer ones.
+        head: that the rows train in place of text; None for text.
     """
 
     rows: StreamedRows
@@ -175,6 +183,7 @@ class PreparedStream:
     rewrite: Callable[[Example], Example] | None
     max_length_tokens: int
     overlong: Overlong
+    head: TaskHead | None = None
 
     def schedule(self, plan: Plan, divide: Divide, *, vocabulary_size: int, folder: Path | None) -> StreamSchedule:
         """The steps of a run.
@@ -195,6 +204,7 @@ class PreparedStream:
             seed=training.seed,
             buffer_size=1 if training.order == "as_given" else rows.buffer_size,
             memory_bytes=rows.memory_bytes,
+            selections=rows.selections,
         )
         return StreamSchedule(
             records,
@@ -221,11 +231,13 @@ class PreparedStream:
             overlong=self.overlong,
             vocabulary_size=vocabulary_size,
             left_out=self.rows.left_out,
+            prompts=self.rows.prompts,
+            head=self.head,
         )
 
 
 def load_stream(
-    context: Context, recipe: Recipe, base_dir: Path, memory_bytes: int
+    context: Context, recipe: Recipe, base_dir: Path, memory_bytes: int, before: Sequence[SourcePlan] = ()
 ) -> tuple[LoadedFile, Path, tuple[SourcePlan, ...], StreamedRows]:
     """Pin the streamed sources of a recipe and read their first rows.
 
@@ -234,6 +246,7 @@ def load_stream(
         recipe: What is asked.
         base_dir: From which its relative paths count.
         memory_bytes: What the rows of the shuffle buffer may take.
+        before: Sources of the plan of a run that is resumed or looked into.
 
     Returns:
         The sample as a file, the place that plans name, the sources, and the rows.
@@ -251,14 +264,14 @@ def load_stream(
     refuse_with_stream(recipe)
     data = recipe.data
     asked = data.train if isinstance(data.train, tuple) else (SourceRecipe(path=data.train),)
-    names = names_of(asked)
+    names, listed = names_of(asked), {one.name: one for one in before if one.is_streamed}
     pinned = [
-        pinned_source(context, number, name, source, base_dir, data.map)
+        pinned_source(context, number, name, source, base_dir, data.map, listed.get(name))
         for number, (name, source) in enumerate(zip(names, asked, strict=True))
     ]
     weights = tuple(one.weight for one in asked if one.weight is not None) or None
     sample = tuple(
-        sample_source(one.shards, one.sizes, one.columns, num)
+        sample_source(one.plan.name, one.shards, one.sizes, one.columns, num, one.part)
         for one, num in zip(pinned, _sample_sizes(pinned, weights, _global_batch_size(recipe)), strict=True)
     )
     shapes = tuple(one.shape for one in sample)
@@ -273,16 +286,27 @@ def load_stream(
         sizes=tuple(size for one in pinned for size in one.sizes),
         buffer_size=data.shuffle_buffer or SHUFFLE_BUFFER,
         memory_bytes=memory_bytes,
+        selections={
+            number: selection
+            for number, (one, shape) in enumerate(zip(pinned, shapes, strict=True))
+            if (selection := one.part.selection(one.plan.name, shape)) is not None
+        },
     )
     _refuse_open_length(recipe, rows.num_rows)
     _refuse_large_buffer(rows, recipe)
     sources = tuple(one.plan for one in pinned)
-    only = sources[0] if len(sources) == 1 and not is_remote(asked[0].path) else None
+    only = sources[0] if _is_whole_file(asked) else None
     place = base_dir / asked[0].path if only else Path("+".join(names))
-    # Of one local file its own digest, by which datasets and splits know it.
     digest = only.files[0].sha256 if only else sha256_document([one.content for one in pinned])
     reason = "; ".join(dict.fromkeys(one.reason for one in shapes))
     return LoadedFile(str(place), digest, shape, reason, len(examples), examples), place, sources, rows
+
+
+def _is_whole_file(asked: Sequence[SourceRecipe]) -> bool:
+    """Whether the rows are those of one file of this machine, by whose digest datasets and splits know them."""
+    path = asked[0].path
+    is_part = asked[0].fraction is not None or asked[0].rows is not None
+    return len(asked) == 1 and not is_part and not is_remote(path) and not is_pattern(path)
 
 
 def _global_batch_size(recipe: Recipe) -> int:
@@ -297,9 +321,17 @@ def _sample_sizes(pinned: Sequence[PinnedSource], weights: Sequence[float] | Non
     sizes = [size for one in pinned for size in one.sizes]
     shares = list(weights or [1.0] * len(pinned))
     if weights is None and None not in sizes:
-        shares = [float(sum(size or 0 for size in one.sizes)) for one in pinned]
+        shares = [_used_bytes(one) for one in pinned]
     total = sum(shares) or 1.0
     return [max(_LEAST_SAMPLED, round(num * share / total)) for share in shares]
+
+
+def _used_bytes(source: PinnedSource) -> float:
+    """About what the used rows of a source take in its files, for its share of the first rows."""
+    num_bytes = sum(size or 0 for size in source.sizes)
+    if source.part.num_rows is not None:
+        return float(min(num_bytes, source.part.num_rows * _USUAL_ROW_BYTES))
+    return num_bytes * (source.part.fraction or 1.0)
 
 
 def _total(found: Sequence[Bounds | None]) -> Bounds | None:
@@ -342,11 +374,21 @@ def _refuse_large_buffer(rows: StreamedRows, recipe: Recipe) -> None:
 
 @dataclass(frozen=True, slots=True)
 class TokenisedSample:
-    """The sample of a stream as rows, and a profile of all rows that is estimated from it."""
+    """The sample of a stream as rows, and a profile of all rows that is estimated from it.
+
+    Attributes:
+        profile: of all rows.
+        examples: those of the sample that are left.
+        tokenised: the rows of these.
+        rows_per_unit: rows of each where they are pairs or texts of a search; else 1.
+        row_counts: rows of each where templates need several; else empty.
+        stream: what reads all rows.
+    """
 
     profile: DatasetProfile
     examples: tuple[Example, ...]
     tokenised: tuple[TokenisedExample, ...]
+    rows_per_unit: int
     row_counts: tuple[int, ...]
     stream: PreparedStream
 
@@ -358,6 +400,7 @@ def tokenise_sample(
     template: ChatTemplate,
     learning: Learning,
     max_length_tokens: int,
+    head: TaskHead | None = None,
 ) -> TokenisedSample:
     """Tokenise the first rows of a stream as all later ones will be.
 
@@ -368,6 +411,7 @@ def tokenise_sample(
         template: Writes and encodes the rows.
         learning: What is learned of them.
         max_length_tokens: Most tokens of a row.
+        head: That the rows train in place of text; None for text.
 
     Raises:
         DataError: A row that cannot be trained on, or none that is left.
@@ -379,9 +423,8 @@ def tokenise_sample(
     rewrite = None if opted == AS_THEY_ARE else example_rewriter(opted, template)
     is_given = recipe.training is not None and recipe.training.order == "as_given"
     counts = StreamCounts()
-    stream = PreparedStream(
-        rows, _stream_plan(rows, counts, is_given=is_given), template, learning, rewrite, max_length_tokens, overlong
-    )
+    plan = _stream_plan(rows, counts, is_given=is_given)
+    stream = PreparedStream(rows, plan, template, learning, rewrite, max_length_tokens, overlong, head)
     tokeniser = stream.tokeniser(_ALL_TOKENS)
     made = [tokeniser.unit(record) for one in rows.sample for record in one.records]
     kept = [one for one in made if one is not None]
@@ -394,8 +437,10 @@ def tokenise_sample(
         )
     row_counts = tuple(len(unit) for _, unit in kept)
     tokenised = tuple(row for _, unit in kept for row in unit)
-    counted_rows = row_counts if set(row_counts) != {1} else ()
-    found: dict[str, Any] = profile_tokens(tokenised, row_counts=counted_rows)
+    is_pair = learning.task_head in SEARCH_KINDS or tokenised[0].is_wanted is not None
+    rows_per_unit = row_counts[0] if is_pair else 1
+    counted_rows = () if is_pair or set(row_counts) == {1} else row_counts
+    found: dict[str, Any] = profile_tokens(tokenised, rows_per_example=rows_per_unit, row_counts=counted_rows)
     scale = 1.0
     if rows.num_rows is not None:
         scale = (rows.num_rows.low + rows.num_rows.high) / 2 / counts.num_rows
@@ -413,7 +458,8 @@ def tokenise_sample(
         **found,
     )
     stream = replace(stream, plan=_stream_plan(rows, counts, is_given=is_given))
-    return TokenisedSample(profile, tuple(example for example, _ in kept), tokenised, counted_rows, stream)
+    examples = tuple(example for example, _ in kept)
+    return TokenisedSample(profile, examples, tokenised, rows_per_unit, counted_rows, stream)
 
 
 def _stream_plan(rows: StreamedRows, counts: StreamCounts, *, is_given: bool) -> StreamPlan:

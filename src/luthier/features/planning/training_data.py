@@ -25,7 +25,9 @@ from luthier.core.task_head import SEARCH_KINDS
 from luthier.features.planning.data_sources import LocatedRows, counted, located, weighted
 from luthier.features.planning.memorisation_probes import planted, refuse_cut_canaries
 from luthier.features.planning.replay_rows import load_replay, split_seed
+from luthier.features.planning.streamed_objectives import check_streamed_shape
 from luthier.features.planning.streamed_rows import PreparedStream, StreamedRows, load_stream, tokenise_sample
+from luthier.features.planning.task_heads import fitted_head, with_known_classes
 from luthier.ml.data.files.sequences import chained, changed, selected
 from luthier.platform.home.context import Context
 
@@ -62,7 +64,13 @@ class Part:
     stream: StreamedRows | None = None
 
 
-def load_splits(context: Context, recipe: Recipe, base_dir: Path, spill: Spill | None = None) -> dict[Split, Part]:
+def load_splits(
+    context: Context,
+    recipe: Recipe,
+    base_dir: Path,
+    spill: Spill | None = None,
+    before: Sequence[SourcePlan] = (),
+) -> dict[Split, Part]:
     """Read the files that the recipe names and take out of the training rows what it asks for as fractions.
 
     Remote sources are downloaded first, several sources are mixed (`data_sources`). Of training rows that are streamed
@@ -73,6 +81,7 @@ def load_splits(context: Context, recipe: Recipe, base_dir: Path, spill: Spill |
         recipe: What is asked.
         base_dir: From which its relative paths count.
         spill: The budget of memory, and where rows beyond it go; None keeps all of them in memory.
+        before: Sources of the plan of a run that is resumed or looked into; of streamed ones its files are read.
     """
     from luthier.ml.data.rows.formats import load_file
     from luthier.ml.data.rows.rows import part_of
@@ -84,7 +93,7 @@ def load_splits(context: Context, recipe: Recipe, base_dir: Path, spill: Spill |
     named: dict[Split, Any] = {"validation": recipe.data.validation, "held_out": recipe.data.held_out}
     asked: dict[Split, str | float | None] = named  # lists of sources are files by now
     if recipe.data.streaming:
-        return _with_stream(context, rows, base_dir, asked, spill or rows_memory(context))
+        return _with_stream(context, rows, base_dir, asked, spill or rows_memory(context), before)
     assert isinstance(recipe.data.train, str)
     train_path = base_dir / recipe.data.train
     train = load_file(train_path, mapping=rows.mapping("train"), group_by=recipe.data.group_by, spill=spill)
@@ -141,15 +150,21 @@ def _load_judging(
 
 
 def _with_stream(
-    context: Context, rows: LocatedRows, base_dir: Path, asked: Mapping[Split, str | float | None], spill: Spill
+    context: Context,
+    rows: LocatedRows,
+    base_dir: Path,
+    asked: Mapping[Split, str | float | None],
+    spill: Spill,
+    before: Sequence[SourcePlan],
 ) -> dict[Split, Part]:
     """The first of the streamed training rows, and the other splits as a whole."""
     from luthier.ml.planning.resolve_objective import check_shape
 
-    train, path, sources, stream = load_stream(context, rows.recipe, base_dir, spill.memory_bytes)
+    train, path, sources, stream = load_stream(context, rows.recipe, base_dir, spill.memory_bytes, before)
     check_shape(rows.recipe.objective, train.shape)
+    check_streamed_shape(rows.recipe, train.shape)
     found = _load_judging(rows, base_dir, asked, train, spill)
-    stream = stream.without([part.examples for part in found.values()])
+    stream = stream.without({split: part.examples for split, part in found.items()})
     parts: dict[Split, Part] = {"train": Part(train, path, train.examples, sources=sources, stream=stream)}
     return parts | found
 
@@ -253,8 +268,10 @@ class TrainingDataLoader:
     def __init__(self) -> None:
         self._kept: dict[str, TrainingData] = {}
 
-    def of(self, context: Context, recipe: Recipe, base_dir: Path) -> TrainingData:
+    def of(self, context: Context, recipe: Recipe, base_dir: Path, before: Sequence[SourcePlan] = ()) -> TrainingData:
         """The rows of a recipe; files that changed since they were read are not read again.
+
+        before: as for `load_splits`.
 
         Raises:
             NotFoundError, ModelSourceError: No such model or file, or one that cannot be fetched.
@@ -269,23 +286,25 @@ class TrainingDataLoader:
         # what a method puts before each row takes room from it
         # Measured from a limit that no row reaches: the number depends on the method alone, so the key needs no model.
         asked = {"recipe": document, "base_dir": str(base_dir), "room": resolve.room_tokens(recipe, _FAR)}
+        if recipe.data.streaming and before:
+            asked["before"] = [one.model_dump(mode="json") for one in before]
         key = sha256_document(asked)
         if key not in self._kept:
             # Dicts keep their order of insertion, so the first keys are the oldest. Deleted before the new rows are
             # made: both together could exceed memory.
             for oldest in list(self._kept)[: len(self._kept) + 1 - _MAX_KEPT]:
                 del self._kept[oldest]
-            self._kept[key] = _made(context, recipe, base_dir)
+            self._kept[key] = _made(context, recipe, base_dir, before)
         return self._kept[key]
 
 
 _FAR: Final = 1 << 40
 
 
-def _made(context: Context, recipe: Recipe, base_dir: Path) -> TrainingData:
+def _made(context: Context, recipe: Recipe, base_dir: Path, before: Sequence[SourcePlan]) -> TrainingData:
     # Before a model is fetched and the libraries are loaded that compute with it: a wrong column is found here.
     spill = rows_memory(context)
-    parts = load_splits(context, recipe, base_dir, spill)
+    parts = load_splits(context, recipe, base_dir, spill, before)
     import_libraries()
     from luthier.features.recipes.checks import check_modules, check_template_options
     from luthier.ml.inference.models import sources
@@ -300,7 +319,9 @@ def _made(context: Context, recipe: Recipe, base_dir: Path) -> TrainingData:
     check_template_options(recipe, template)
     max_length = resolve.max_length_tokens(recipe, model.context_length_tokens)
     room = resolve.room_tokens(recipe, model.context_length_tokens)
-    head = _fitted_head(recipe, parts, model.path)
+    is_streamed = parts["train"].stream is not None
+    examples = {split: part.examples for split, part in parts.items()}
+    head = fitted_head(recipe, examples, model.path, is_streamed=is_streamed)
     task_head = None if head is None else head.head
     parts = with_known_classes(parts, task_head)
     splits = {
@@ -308,38 +329,6 @@ def _made(context: Context, recipe: Recipe, base_dir: Path) -> TrainingData:
         for split, part in parts.items()
     }
     return TrainingData(model, template, splits, room, head)
-
-
-def _fitted_head(recipe: Recipe, parts: Mapping[Split, Part], model_path: str) -> FittedHead | None:
-    """What a task head learns, by the training rows alone; None for objectives that write."""
-    from luthier.ml.training.objectives.rules import rules_of
-
-    kind = rules_of(recipe.objective.name).task_head if recipe.objective else None
-    if recipe.objective is None or kind is None:
-        return None
-    from luthier.ml.data.tokenise.heads import fit_task_head
-    from luthier.ml.data.tokenise.search import search_head
-    from luthier.ml.inference.models.structure import read_structure
-
-    splits = {split: part.examples for split, part in parts.items()}
-    width = read_structure(model_path).hidden_size
-    if kind in SEARCH_KINDS:
-        return search_head(recipe.objective, splits["train"], width)
-    return fit_task_head(kind, splits, width, multi_label=recipe.objective.multi_label or False)
-
-
-def with_known_classes(parts: dict[Split, Part], head: TaskHead | None) -> dict[Split, Part]:
-    """The splits without validation rows of a class that no training row has: their loss would be infinite.
-
-    Held-out rows of such a class stay: they count as wrong.
-    """
-    if head is None or head.kind in SEARCH_KINDS or "validation" not in parts:
-        return parts
-    from luthier.ml.data.tokenise.heads import of_known_classes
-
-    part = parts.pop("validation")
-    kept = of_known_classes(part.examples, head)
-    return parts | ({"validation": replace(part, examples=kept)} if kept else {})
 
 
 def tokenise(
@@ -383,7 +372,7 @@ def tokenise(
         max_length_tokens = room_tokens
         overlong = "drop" if overlong == "truncate" else overlong
     if part.stream is not None:
-        return _sampled(part, part.stream, template, recipe, max_length_tokens)
+        return _sampled(part, part.stream, template, recipe, max_length_tokens, task_head)
     if (opted := OptedTurns.of(recipe.data)) != AS_THEY_ARE:
         rewrite = example_rewriter(opted, template)
         examples, planted = (changed(rows, lambda _, row: rewrite(row)) for rows in (part.examples, part.planted))
@@ -421,14 +410,25 @@ def tokenise(
 
 
 def _sampled(
-    part: Part, stream: StreamedRows, template: ChatTemplate, recipe: Recipe, max_length_tokens: int
+    part: Part,
+    stream: StreamedRows,
+    template: ChatTemplate,
+    recipe: Recipe,
+    max_length_tokens: int,
+    head: TaskHead | None,
 ) -> PreparedSplit:
     """The first rows of a stream, with what reads the others."""
     learning = _learning(recipe, "train")
-    made = tokenise_sample(recipe, stream, part.source, template, learning, max_length_tokens)
-    counts, sources = made.row_counts, part.sources
+    head = None if head is not None and head.kind in SEARCH_KINDS else head  # which learn of no targets
+    made = tokenise_sample(recipe, stream, part.source, template, learning, max_length_tokens, head)
     return PreparedSplit(
-        made.profile, made.examples, made.tokenised, row_counts=counts, sources=sources, stream=made.stream
+        made.profile,
+        made.examples,
+        made.tokenised,
+        made.rows_per_unit,
+        row_counts=made.row_counts,
+        sources=part.sources,
+        stream=made.stream,
     )
 
 

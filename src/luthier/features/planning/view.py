@@ -200,6 +200,8 @@ def format_money(value: float) -> str:
 def _headline(planned: dict[str, Any]) -> str:
     training, data, method = (planned["plan"][name] for name in ("training", "data", "method"))
     rows = f"{data['train']['num_examples']:,} rows ({figures.short_count(data['train']['num_tokens'])} tokens)"
+    if (stream := data.get("stream")) is not None:
+        rows = f"about {rows}" if stream["num_rows"] is not None else "number of rows unknown"
     steps = f"{training['num_steps']:,} steps of {training['global_batch_size']}"
     trained = figures.short_count(method["num_trainable_parameters"])
     return f"{rows}, {steps}; {method['name']} trains {trained} parameters"
@@ -278,7 +280,11 @@ def _row_warnings(data: dict[str, Any]) -> list[str]:
     if data["num_leaked"]:
         told.append(f"{data['num_leaked']:,} held-out rows are also in the training rows")
     if data["num_same_prompt"]:
-        told.append(f"{data['num_same_prompt']:,} held-out rows share their prompt with training rows")
+        num, stream = data["num_same_prompt"], data.get("stream")
+        if stream is None:
+            told.append(f"{num:,} held-out rows share their prompt with training rows")
+        else:
+            told.append(f"{num:,} held-out rows share their prompt with the first {stream['num_sampled']:,} rows")
     if data["num_validation_leaked"]:
         told.append(f"{data['num_validation_leaked']:,} validation rows are also in the training rows")
     for split in ("train", "validation", "held_out"):

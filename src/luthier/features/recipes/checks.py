@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import ValidationError
 
-from luthier.core.data_sources import check_remote, is_remote
+from luthier.core.data_sources import check_remote, is_pattern, is_remote
 from luthier.core.dataset import Example, Row, TokenisedExample, reading_notes
 from luthier.core.errors import OverlongError, RecipeError, RequestError
 from luthier.core.evaluation_plan import Bar
@@ -45,6 +45,7 @@ def check_names(recipe: Recipe, base_dir: Path) -> None:
         DataError: a file whose name or content is of no known format.
         RecipeError: answers are to be joined for an objective that has no use for it.
     """
+    from luthier.ml.data.files.patterns import matching_files
     from luthier.ml.data.files.source import open_source
     from luthier.ml.inference.models import catalog
 
@@ -54,6 +55,9 @@ def check_names(recipe: Recipe, base_dir: Path) -> None:
     for path in recipe.data.files().values():
         if is_remote(path):
             check_remote(path)
+        elif is_pattern(path):
+            for file, shown in matching_files(base_dir / path):
+                open_source(file, shown_name=shown)
         else:
             open_source(base_dir / path)
 

@@ -23,7 +23,7 @@ from luthier.features.evaluations.leakage import training_rows
 from luthier.features.models.resolve import Candidate, find_base
 from luthier.features.planning.data_sources import recipe_of
 from luthier.features.planning.memorisation_probes import canaries_of
-from luthier.features.planning.training_data import load_splits
+from luthier.features.planning.training_data import load_splits, rows_memory
 from luthier.features.recipes.checks import map_that_fits
 from luthier.features.suites.task_runs import RowsOf, find_system, run_of, run_tasks
 from luthier.platform.home.context import Context
@@ -75,7 +75,7 @@ _NO_RUN: Final = "needs a run, whose training rows are known; this is a model wi
 class ProbeInputs:
     """What probes are made of. trained, held_out: the rows of the run, where they can be read."""
 
-    trained: tuple[Example, ...] = ()
+    trained: Sequence[Example] = ()
     held_out: tuple[Example, ...] = ()
     held_out_name: str = ""
     plan: Plan | None = None
@@ -119,8 +119,9 @@ def probe_inputs(context: Context, run_id: str | None, left_out: list[str]) -> P
         return ProbeInputs()
     plan = context.runs.plan(run_id)
     try:
-        trained = tuple(training_rows(context, [run_id]))
-        held_out = load_splits(context, recipe_of(plan), Path()).get("held_out")
+        trained = training_rows(context, [run_id])  # larger than memory, they are in files
+        splits = load_splits(context, recipe_of(plan), Path(), rows_memory(context), plan.data.sources)
+        held_out = splits.get("held_out")
     except (ConflictError, DataError, RequestError) as error:
         # The other probes need no rows, so the check continues.
         left_out.append(f"The rows of the run cannot be read, so nothing could be asked about them: {error.came}.")
@@ -281,10 +282,13 @@ def num_seen(probe: Probe, trained: Sequence[Example]) -> int:
 
     if probe.name in ("memorisation", "personal_data", "canaries"):
         return 0
-    seen = {normalised(text) for example in trained for text in _texts(example)}
     # Probes that compare options are known by their sentences, the others by their prompts.
     asked: list[Sequence[str]] = list(probe.options) or [tuple(_prompts(row.example)) for row in probe.rows]
-    return sum(any(normalised(text) in seen for text in texts) for texts in asked)
+    by_row = [{normalised(text) for text in texts} for texts in asked]
+    wanted = frozenset[str]().union(*by_row)
+    # Only what is asked about is kept: the training rows may be larger than memory.
+    seen = {text for example in trained for one in _texts(example) if (text := normalised(one)) in wanted}
+    return sum(not texts.isdisjoint(seen) for texts in by_row)
 
 
 def _texts(example: Example) -> Iterator[str]:

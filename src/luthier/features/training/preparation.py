@@ -35,7 +35,10 @@ def warn_of_the_data(plan: Plan, emit: EventSink) -> None:
     if data.num_leaked:
         found.append(("leakage", f"{data.num_leaked:,} held-out rows are also in the training rows"))
     if data.num_same_prompt:
-        message = f"{data.num_same_prompt:,} held-out rows have the prompt of a training row, with another answer"
+        which = "" if data.stream is None else f" among the first {data.stream.num_sampled:,}"
+        message = (
+            f"{data.num_same_prompt:,} held-out rows have the prompt of a training row{which}, with another answer"
+        )
         found.append(("same_prompt", message))
     if data.num_validation_leaked:
         message = (

@@ -18,8 +18,10 @@ Item = TypeVar("Item")
 
 def hash_order(items: Sequence[Item], content: Callable[[Item], bytes]) -> list[int]:
     """The indices of the items by the hash of their content, lowest first; ties in order."""
+    # One after another: of items in files a block is read at a time.
+    digests = [hashlib.sha256(content(item)).digest() for item in items]
     # Sorting is stable, so that equal content keeps the order in which it came.
-    return sorted(range(len(items)), key=lambda place: hashlib.sha256(content(items[place])).digest())
+    return sorted(range(len(digests)), key=digests.__getitem__)
 
 
 def choose_by_hash(
@@ -28,6 +30,7 @@ def choose_by_hash(
     content: Callable[[Item], bytes],
     *,
     fits: Callable[[Item], bool] | None = None,
+    among: Sequence[bool] | None = None,
 ) -> tuple[Item, ...]:
     """At most `num` of the suitable items, in their original order.
 
@@ -36,11 +39,14 @@ def choose_by_hash(
         num: maximum number; None for all suitable items.
         content: returns the hashed content of an item.
         fits: called for one item after the other until there are enough, since it may be slow; None accepts all.
+        among: which items may be chosen; None for all.
     """
-    if fits is None and (num is None or len(items) <= num):
+    if fits is None and among is None and (num is None or len(items) <= num):
         return tuple(items)
     places: list[int] = []
     for place in hash_order(items, content):
+        if among is not None and not among[place]:
+            continue
         if num is not None and len(places) >= num:
             break
         if fits is None or fits(items[place]):

@@ -277,7 +277,7 @@ def _training(
     sources.note("training.device", "measured", ", ".join(hardware.accelerators) or hardware.cpu_name)
     sources.note("training.forward", "default", "the fast path: each piece of it is proved when the model is loaded")
     threads = pick("training.num_threads", r.num_threads, (hardware.num_threads, "the cores of this machine"))
-    workers, pieces = side_by_side(r.micro_batch_workers, objective, r, hardware, threads, batch, sources)
+    workers, pieces = side_by_side(r, objective, data, hardware, threads, batch, sources)
     return TrainingPlan(
         num_steps=steps,
         num_steps_per_epoch=per_epoch,

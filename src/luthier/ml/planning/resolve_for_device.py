@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from luthier.core.cost import Device
 from luthier.core.errors import RecipeError, RequestError
-from luthier.core.plan import ObjectivePlan, Plan, ValueSource
+from luthier.core.plan import DataPlan, ObjectivePlan, Plan, ValueSource
 from luthier.core.recipe import OrderName, Switch, TrainingRecipe
 from luthier.core.system.facilities import can_fork
 from luthier.ml.inference.models.structure import Structure
@@ -65,9 +65,9 @@ def packs(asked: Switch | None, hardware: Hardware, sources: Provenance) -> bool
 
 
 def side_by_side(
-    asked: Literal["auto"] | int | None,
-    objective: ObjectivePlan,
     training: TrainingRecipe,
+    objective: ObjectivePlan,
+    data: DataPlan,
     hardware: Hardware,
     num_threads: int,
     batch: int,
@@ -76,9 +76,9 @@ def side_by_side(
     """How many workers compute the micro-batches of a step, and into how many these are cut at least.
 
     Args:
-        asked: `training.micro_batch_workers` of the recipe.
-        objective: Some must see the rows of a whole step.
         training: Of the recipe.
+        objective: Some must see the rows of a whole step.
+        data: Of the plan.
         hardware: Workers compute on its processor.
         num_threads: Of the plan.
         batch: Examples a step.
@@ -87,7 +87,7 @@ def side_by_side(
     Raises:
         RecipeError: Several are requested where there can be none.
     """
-    name = "training.micro_batch_workers"
+    name, asked = "training.micro_batch_workers", training.micro_batch_workers
     why_not = None
     if hardware.device != "cpu":
         why_not = f"micro-batches follow one another on {hardware.device}"
@@ -95,6 +95,8 @@ def side_by_side(
         why_not = _NO_FORK
     elif objective_rules(objective.name).sees_step:
         why_not = f"objective {objective.name} sees the rows of a step together"
+    elif data.stream is not None and objective_rules(objective.name).reference_passes:
+        why_not = "the reference of streamed rows is computed with the first weights put back, which workers share"
     elif training.compile is True:
         why_not = "compiled layers start their own threads"
     elif batch < 2:

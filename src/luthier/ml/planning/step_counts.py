@@ -346,7 +346,8 @@ def step_flops(workload: Workload) -> StepFlops:
     at_head = b.num_learned if workload.loss in ("learned_chunks", "own_chunks") else b.num_computed
     if workload.loss == "task_head":
         at_head = 0.0  # one row of a few outputs for each row of the data: nothing next to the layers
-    beside = workload.step_passes * forward_flops(workload, b.num_computed)
+    passes = workload.step_passes + workload.reference_step_passes
+    beside = passes * forward_flops(workload, b.num_computed)
     return StepFlops(
         matrices=b.num_computed * layers_flops(workload) + at_head * head_flops(workload) + beside,
         attention=b.num_computed * attention_flops(workload, b.length),

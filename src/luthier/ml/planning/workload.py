@@ -55,6 +55,7 @@ class Workload:
         num_reference_tokens: computed forward once before the first step, for an objective that needs the model at its
             start.
         step_passes: forward passes over the rows of each step in addition to those of the loss.
+        reference_step_passes: of streamed rows: those for the reference, which validation rows have before the run.
         optimizer_in_backward: gradients are used up as they come, never all held.
         keeps_checkpoints_on_host: the inputs of recomputed layers are kept in the host's memory.
         num_validation_tokens: computed, of one validation.
@@ -95,6 +96,7 @@ class Workload:
     num_validation_tokens: float = 0.0
     num_reference_tokens: float = 0.0
     step_passes: int = 0
+    reference_step_passes: int = 0
     num_checkpoints: int = 0
     initial_rank: int = 0
     trainable: int | None = None
@@ -191,7 +193,8 @@ def workload_of(plan: Plan, structure: Structure, device: Device, *, batches: Ba
     """
     training, rows = plan.training, plan.data.train
     objective = objective_rules(plan.objective.name)
-    splits = (rows, plan.data.validation) if plan.data.validation else (rows,)
+    # Rows that are there before the first step: streamed ones are not.
+    before = [one for one in (None if plan.data.stream else rows, plan.data.validation) if one is not None]
     # The plan's precision was measured on its own kind of device and says nothing about the other kind.
     compute: Compute = training.precision if device.is_cpu == (training.device == "cpu") else precision_on(device)
     return Workload(
@@ -213,8 +216,9 @@ def workload_of(plan: Plan, structure: Structure, device: Device, *, batches: Ba
         sharding="none" if device.num_devices == 1 else "fsdp" if training.sharding == "fsdp" else "ddp",
         num_validations=_num_validations(plan),
         num_validation_tokens=plan.data.validation.num_tokens * 1.05 if plan.data.validation else 0.0,
-        num_reference_tokens=objective.reference_passes * sum(float(split.num_tokens) for split in splits),
+        num_reference_tokens=objective.reference_passes * sum(float(split.num_tokens) for split in before),
         step_passes=objective.step_passes,
+        reference_step_passes=0 if plan.data.stream is None else objective.reference_passes,
         num_checkpoints=max(1, training.num_steps // training.checkpoint_every_steps),
         initial_rank=plan.method.rank,
         trainable=plan.method.num_trainable_parameters,

@@ -33,12 +33,14 @@ class Tools:
         grade: returns the reward of each answer.
         seed: the run's seed.
         writes_files: false in all processes except one.
+        is_streamed: whether training rows are read while the run trains, so that `prepare` gets validation units alone.
     """
 
     template: ChatTemplate | None = None
     grade: Grading | None = None
     seed: int = 0
     writes_files: bool = True
+    is_streamed: bool = False
 
 
 NO_TOOLS: Final = Tools()
@@ -75,13 +77,15 @@ class Objective(Protocol):
     def prepare(self, model: TrainableModel, units: Sequence[Unit], folder: Path, progress: Progress) -> None:
         """Compute once what every step needs of these units, which are all the training and validation units.
 
+        Of streamed training rows (`Tools.is_streamed`) they are the validation units alone.
+
         Called with the model before its first step.
 
         Args:
             folder: the run's folder, where the results are stored, so that a resumed run, whose weights have changed,
                 reads the same bytes.
             model: before its first step.
-            units: all training and validation units.
+            units: all training and validation units; those of validation alone where training rows are streamed.
             progress: shows the work.
         """
         ...

@@ -18,6 +18,7 @@ import pytest
 from luthier.core.errors import RequestError, WorkError
 from luthier.core.recipe import Recipe
 from luthier.features.training.launchers.ray import base_url, package, run_job
+from luthier.ml.data.files.patterns import matching_files
 
 RECIPE = Recipe.model_validate(
     {"base_model": "tiny", "data": {"train": "my rows.jsonl", "held_out": 0.1}, "training": {"epochs": 1}}
@@ -158,6 +159,21 @@ def test_sources_keep_their_names_on_the_cluster(tmp_path: Path) -> None:
         sent = Recipe.model_validate(json.loads(archive.read("recipe.json"))).data.listed()["train"]
     assert [(one.name, one.path) for one in sent] == [
         ("orders", "rows/0-orders.jsonl"), ("questions", "rows/1-faq.jsonl"),
+    ]  # fmt: skip
+
+
+def test_files_of_a_pattern_are_sent_in_their_folders(tmp_path: Path) -> None:
+    recipe = Recipe.model_validate({"base_model": "tiny", "data": {"train": "talks/**/*.jsonl", "held_out": "one/*"}})
+    for name in ("talks/b.jsonl", "talks/a/c.jsonl", "one/d.jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_text(name)
+    with zipfile.ZipFile(io.BytesIO(package(recipe, tmp_path))) as archive:
+        sent = Recipe.model_validate(json.loads(archive.read("recipe.json"))).data
+        archive.extractall(tmp_path / "there")
+    assert (sent.train, sent.held_out) == ("rows/0/**/*", "rows/1/d.jsonl")
+    found = matching_files(tmp_path / "there" / str(sent.train))
+    assert [(shown, path.read_text()) for path, shown in found] == [
+        ("a/c.jsonl", "talks/a/c.jsonl"), ("b.jsonl", "talks/b.jsonl"),
     ]  # fmt: skip
 
 

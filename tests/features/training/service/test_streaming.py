@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from tests.fixtures.service import chat_row, write_rows
 
 from luthier.core.errors import DataError
-from luthier.core.events import StepDone
+from luthier.core.events import StepDone, ValidationDone
 from luthier.features.planning import stream_sources, streamed_rows
 from luthier.features.recipes.service import load_recipe
 from luthier.features.training import service as training_module
@@ -195,3 +196,137 @@ def test_a_schema_that_changes_in_the_middle_ends_a_run_that_keeps_its_checkpoin
     found = CheckpointStore(folder, 9).latest()[0]
     assert found is not None
     assert found.state.step == 2
+
+
+def parts_of_sources(make_recipe: MakeRecipe, objective: str, **training: Any) -> Path:
+    """A pattern of three files with a weight, and the first rows of a file of other columns with another."""
+    columns = {"prompt": "question", "chosen": "good", "rejected": "bad", "completion": "good"}
+    names = ("prompt", "chosen", "rejected") if objective == "dpo" else ("prompt", "completion")
+    faq = {"path": "faq.csv", "weight": 2, "rows": 9, "columns": {name: columns[name] for name in names}}
+    recipe = make_recipe(
+        data={
+            "train": [{"path": "talks/*.jsonl", "weight": 1, "fraction": 0.7}, faq],
+            "streaming": True,
+            "shuffle_buffer": 5,
+        },
+        objective={"name": objective},
+        training=TRAINING | training,
+        evaluation={"few_shot": 0},
+    )
+    (recipe.parent / "talks").mkdir()
+    for place in range(3):
+        rows = [{"prompt": f"What of {n}?"} | _answers(objective, n) for n in range(place * 6, place * 6 + 6)]
+        write_rows(recipe.parent / "talks" / f"{place}.jsonl", rows)
+    lines = [f"Which {n}?,{_label(objective, n)},Not {n}." for n in range(14)]
+    (recipe.parent / "faq.csv").write_text("question,good,bad\n" + "\n".join(lines) + "\n")
+    return recipe
+
+
+def _label(objective: str, number: int) -> str:
+    return ("yes", "no")[number % 2] if objective == "classify" else f"Answer {number}."
+
+
+def _answers(objective: str, number: int) -> dict[str, Any]:
+    if objective == "dpo":
+        return {"chosen": f"Well, {number}.", "rejected": f"Hm, {number}."}
+    return {"completion": _label(objective, number)}
+
+
+@pytest.mark.parametrize(
+    ("objective", "training", "step"),
+    [
+        ("sft", {"batch_order": "shuffled"}, 1),
+        ("sft", {"micro_batch_workers": 2, "micro_batch_tokens": 200}, 3),
+        ("dpo", {"batch_order": "shuffled", "micro_batch_tokens": 200}, 2),
+        ("classify", {}, 4),
+    ],
+    ids=["before the first checkpoint", "by length, two workers", "with a reference", "with a head, at the end"],
+)
+def test_parts_of_several_sources_are_resumed_to_the_byte(
+    context: Context,
+    make_recipe: MakeRecipe,
+    monkeypatch: pytest.MonkeyPatch,
+    objective: str,
+    training: dict[str, Any],
+    step: int,
+) -> None:
+    recipe = parts_of_sources(make_recipe, objective, **training)
+    whole = run(context, recipe)
+    with monkeypatch.context() as during:
+        killed_after(during, step)
+        with pytest.raises(KeyboardInterrupt):
+            run(context, recipe)
+    done = resume(context, paused_run(context))
+    assert done.as_json()["adapter_sha256"] == whole.as_json()["adapter_sha256"]
+    assert whole.record.result is not None
+    assert done.record.result is not None
+    counts = whole.record.result.stream
+    assert done.record.result.stream == counts
+    assert counts is not None
+    assert (counts.num_examples, counts.num_epochs, sum(counts.by_source)) == (32, 0, 32)
+    # Five standard deviations of 32 draws.
+    assert abs(counts.by_source[0] - 32 / 3) < 14
+
+
+def same_rows(make_recipe: MakeRecipe, objective: str, rows: list[dict[str, Any]], **data: Any) -> Path:
+    recipe = make_recipe(
+        data={"train": "rows.jsonl"} | data,
+        objective={"name": objective},
+        training=TRAINING | {"batch_order": "as_given", "max_steps": 3, "micro_batch_workers": 1},
+        evaluation={"few_shot": 0},
+    )
+    write_rows(recipe.parent / "rows.jsonl", rows)
+    return recipe
+
+
+SIDES = [{"prompt": f"Is {n} good?", "chosen": f"Yes, {n} is.", "rejected": f"No, {n}!"} for n in range(24)]
+QUESTIONS = [{"prompt": f"Is {n} even?", "completion": ("yes", "no")[n % 2]} for n in range(24)]
+
+
+@pytest.mark.parametrize(
+    ("objective", "rows"), [("dpo", SIDES), ("orpo", SIDES), ("embed", SIDES), ("classify", QUESTIONS)]
+)
+def test_streamed_rows_train_as_the_same_rows_in_memory(
+    context: Context, make_recipe: MakeRecipe, objective: str, rows: list[dict[str, Any]]
+) -> None:
+    read = run(context, same_rows(make_recipe, objective, rows)).record.result
+    streamed_one = run(context, same_rows(make_recipe, objective, rows, streaming=True)).record.result
+    assert read is not None
+    assert streamed_one is not None
+    # DPO's reference is computed with other rows beside it, which moves the last digits.
+    assert streamed_one.train_loss == pytest.approx(read.train_loss, rel=1e-5)
+    assert streamed_one.num_tokens == read.num_tokens
+    assert (streamed_one.adapter_sha256 == read.adapter_sha256) or objective == "dpo"
+
+
+def test_loss_and_verdict_are_by_source(context: Context, make_recipe: MakeRecipe) -> None:
+    judged = [{"path": "a.jsonl"}, {"path": "b.jsonl"}]
+    recipe = streamed(make_recipe, max_steps=2, validate_every_steps=1)
+    document = yaml.safe_load(recipe.read_text())
+    document["data"] |= {"held_out": judged, "validation": judged}
+    recipe.write_text(yaml.safe_dump(document))
+    for name, start in (("a", 300), ("b", 400)):
+        write_rows(recipe.parent / f"{name}.jsonl", [chat_row(n) for n in range(start, start + 5)])
+    outcome = run(context, recipe)
+    events = context.runs.events(outcome.record.run_id)
+    found = [event.loss_by_source for event in events if isinstance(event, ValidationDone)]
+    assert found
+    assert all(set(one) == {"a", "b"} for one in found)
+    assert outcome.evaluation is not None
+    assert [one.source for one in outcome.evaluation.by_source] == ["a", "b"]
+
+
+def test_kto_has_a_partner_in_the_step_and_a_stored_reference_of_validation_rows(
+    context: Context, make_recipe: MakeRecipe
+) -> None:
+    rows = [{"prompt": f"Is {n} even?", "completion": f"It is {n % 3}.", "label": n % 2 == 0} for n in range(24)]
+    found = []
+    for more in ({}, {"streaming": True}):
+        recipe = same_rows(make_recipe, "kto", rows, validation="judged.jsonl", **more)
+        write_rows(recipe.parent / "judged.jsonl", [row | {"prompt": f"And {row['prompt']}"} for row in rows[:4]])
+        result = run(context, recipe).record.result
+        assert result is not None
+        assert result.best_validation_loss is not None
+        found.append((result.train_loss, result.best_validation_loss))
+    # Of the rows of a step the first alone has another partner than in memory.
+    assert found[1] == pytest.approx(found[0], rel=5e-3)

@@ -6,11 +6,13 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import fsspec
 import pytest
 
 from luthier.core.errors import DataSourceError, StorageFullError
-from luthier.core.ports import SilentProgress
+from luthier.core.ports import ProgressTask, SilentProgress
 from luthier.ml.data.remote import cache, download
 from luthier.ml.data.remote.cache import FileFetcher, fetch, list_files
 from luthier.testing.hub_server import COMMIT, Hub, serving
@@ -99,3 +101,57 @@ def test_a_full_disk_ends_with_what_is_missing(hub: Hub, tmp_path: Path, monkeyp
     with pytest.raises(StorageFullError, match=r"hub:org/talks has \d+ bytes still to come, the disk of \S+ has 10"):
         fetcher.fetch(0)
     assert downloads(hub) == []
+
+
+class ShownTasks(SilentProgress):
+    """What the progress has shown."""
+
+    def __init__(self) -> None:
+        self.titles: list[str] = []
+
+    def task(self, title: str, total: float | None, unit: str, done: float = 0) -> ProgressTask:
+        self.titles.append(title)
+        return super().task(title, total, unit, done)
+
+
+PATTERN = "memory://rows/*.jsonl"
+
+
+@pytest.fixture
+def store() -> Iterator[Any]:
+    files = fsspec.filesystem("memory")
+    for number in (1, 2):
+        files.pipe(f"/rows/{number}.jsonl", b'{"text": "%d"}\n' % number)
+    yield files
+    files.store.clear()
+    files.pseudo_dirs[:] = [""]
+
+
+def test_an_object_that_was_added_since_is_not_read_and_named(store: Any, tmp_path: Path) -> None:
+    shown = ShownTasks()
+    before = list_files(PATTERN, tmp_path, SilentProgress())
+    assert [place for place, _ in before.objects] == ["/rows/1.jsonl", "/rows/2.jsonl"]
+    store.pipe("/rows/0.jsonl", b'{"text": "new"}\n')
+    assert list_files(PATTERN, tmp_path / "elsewhere", shown, before=before) == before
+    fetcher = FileFetcher(before, tmp_path, shown)
+    assert [fetcher.fetch(number).path.read_text() for number in (0, 1)] == ['{"text": "1"}\n', '{"text": "2"}\n']
+    said = [title for title in shown.titles if "added" in title]
+    assert said == ["1 object was added since the run began, and is not read: /rows/0.jsonl"] * 2
+    assert list_files(PATTERN, tmp_path / "new", SilentProgress()).names == ("0.jsonl", "1.jsonl", "2.jsonl")
+    # What is here already needs no store.
+    store.store.clear()
+    assert list_files(PATTERN, tmp_path, SilentProgress(), before=before) == before
+
+
+@pytest.mark.parametrize("harm", ["changed", "removed"])
+def test_an_object_that_was_changed_or_removed_is_refused_by_name(store: Any, tmp_path: Path, harm: str) -> None:
+    before = list_files(PATTERN, tmp_path, SilentProgress())
+    store.rm("/rows/2.jsonl")
+    if harm == "changed":
+        store.pipe("/rows/2.jsonl", b'{"text": "other"}\n')
+    for ask in (
+        lambda: list_files(PATTERN, tmp_path, SilentProgress(), before=before),
+        lambda: FileFetcher(before, tmp_path, SilentProgress()).fetch(0),
+    ):
+        with pytest.raises(DataSourceError, match=r"/rows/2\.jsonl (was|is now).*"):
+            ask()

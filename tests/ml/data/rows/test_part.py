@@ -8,7 +8,7 @@ import pytest
 
 from luthier.core.dataset import Example
 from luthier.core.errors import DataError
-from luthier.ml.data.rows.rows import part_of
+from luthier.ml.data.rows.rows import hash_order, is_in_fraction, part_of
 
 
 def rows(num: int) -> list[Example]:
@@ -47,3 +47,14 @@ def test_rows_of_one_group_stand_together_but_at_the_ends() -> None:
 def test_a_share_without_a_row_is_refused() -> None:
     with pytest.raises(DataError, match=r"\[0.0, 0.1\] of 4 training rows holds none[\s\S]*widen data.subset"):
         part_of(rows(4), (0.0, 0.1))
+
+
+def test_a_row_by_itself_is_in_a_fraction_where_it_is_in_the_first_ones_by_the_hash() -> None:
+    examples = [Example(id=f"a:{n}", text=f"text {n}") for n in range(400)]
+    order = hash_order(examples).tolist()
+    for fraction in (0.05, 0.3, 0.9):
+        chosen = {place for place, one in enumerate(examples) if is_in_fraction(one, fraction)}
+        assert chosen == set(order[: len(chosen)])
+        # Five standard deviations of 400 draws.
+        assert abs(len(chosen) - 400 * fraction) < 5 * (400 * fraction * (1 - fraction)) ** 0.5
+    assert all(is_in_fraction(one, 1.0) for one in examples)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 from tests.vacuous import nonempty
 
-from luthier.core.data_stream import LanePlace
+from luthier.core.data_stream import LanePlace, StreamCounts, StreamPosition
 from luthier.core.dataset import Row
 from luthier.core.errors import DataError
 from luthier.ml.data.files.source import Source, open_source
 from luthier.ml.data.stream import reading
-from luthier.ml.data.stream.reading import RecordStream, Shard
+from luthier.ml.data.stream.reading import RecordStream, Selection, Shard, all_records
+from luthier.ml.data.stream.records import RawRecord
 
 Write = Callable[[Path, Sequence[int]], None]
 MEMORY = 1 << 24
@@ -79,8 +80,9 @@ def stream(
     seed: int = 3,
     weights: Sequence[float] | None = None,
     memory_bytes: int = MEMORY,
+    selections: Mapping[int, Selection] | None = None,
 ) -> RecordStream:
-    return RecordStream(lanes, weights, seed=seed, buffer_size=size, memory_bytes=memory_bytes)
+    return RecordStream(lanes, weights, seed=seed, buffer_size=size, memory_bytes=memory_bytes, selections=selections)
 
 
 def numbers(records: RecordStream, count: int) -> list[int]:
@@ -207,3 +209,53 @@ def test_the_next_shard_is_fetched_while_one_is_read(tmp_path: Path) -> None:
     assert asked == ["0-1.jsonl"]
     numbers(records, 7)
     assert asked == ["0-1.jsonl", "0-2.jsonl"]
+
+
+def first_rows(number: int, source: int = 0) -> dict[int, Selection]:
+    return {source: Selection("faq", number)}
+
+
+def test_the_first_rows_of_a_source_are_the_same_in_every_epoch(tmp_path: Path) -> None:
+    lane = shards(tmp_path, (4, 5, 6)) + shards(tmp_path, (7, 3), first=100, source=1)
+    records = stream([lane], selections=first_rows(7))
+    found = numbers(records, 3 * 17)
+    epochs = [found[start : start + 17] for start in (0, 17, 34)]
+    assert [sorted(one) for one in epochs] == [[*range(7), *range(100, 110)]] * 3
+    assert len({tuple(one) for one in epochs}) == 3
+    assert (records.num_epochs, records.short_sources, records.num_empty_shards) == (3, (), 0)
+    assert [record.row().line for record in all_records(lane, first_rows(7))][:7] == [1, 3, 5, 7, 1, 3, 5]
+
+
+def test_a_source_with_fewer_rows_than_asked_for_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "_ROWS_A_MARK", 4)
+    records = stream([shards(tmp_path, (4, 5))], size=2, selections=first_rows(20))
+    assert sorted(numbers(records, 9)) == list(range(9))
+    assert records.short_sources == ("faq (9 of 20 rows)",)
+    position = records.position().model_copy(update={"counts": StreamCounts(short_sources=records.short_sources)})
+    again = stream([shards(tmp_path, (4, 5))], size=2, selections=first_rows(20))
+    again.restore(position)
+    assert again.short_sources == ("faq (9 of 20 rows)",)
+
+
+@pytest.mark.parametrize("weights", [None, (1.0, 2.0)])
+def test_a_stream_of_parts_goes_on_from_any_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: tuple[float, float] | None
+) -> None:
+    monkeypatch.setattr(reading, "_ROWS_A_MARK", 4)
+    one, other = shards(tmp_path, (4, 0, 9, 6)), shards(tmp_path, (12, 8), first=100, source=1)
+    lanes = [one + other] if weights is None else [one, other]
+    selections = first_rows(6) | {1: Selection("odd", is_used=is_odd)}
+    whole = numbers(stream(lanes, weights=weights, selections=selections), 90)
+    assert set(whole) == {*range(6), *range(101, 120, 2)}
+    records = stream(lanes, weights=weights, selections=selections)
+    for done in range(0, 60, 3):
+        position = records.position()
+        again = stream(lanes, weights=weights, selections=selections)
+        again.restore(StreamPosition.model_validate_json(position.model_dump_json()))
+        assert numbers(again, 30) == whole[done : done + 30], f"after {done} records"
+        numbers(records, 3)
+
+
+def is_odd(record: RawRecord) -> bool:
+    row = record.row()
+    return isinstance(row, Row) and row.fields["n"] % 2 == 1

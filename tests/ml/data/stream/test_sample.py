@@ -9,14 +9,15 @@ import pytest
 from tests.ml.data.stream.test_reading import opener
 
 from luthier.core.data_stream import Bounds
+from luthier.core.errors import DataError
 from luthier.ml.data.stream.reading import Shard
-from luthier.ml.data.stream.sample import sample_source
+from luthier.ml.data.stream.sample import ALL, SourceSample, UsedPart, sample_source
 
 ROWS = [{"prompt": f"\u5317\u4eac{n}?", "completion": "\u6771\u4eac" * (1 + n % 5)} for n in range(400)]
 
 
 def num_rows(path: Path, num: int = 100) -> Bounds:
-    found = sample_source([Shard(0, path.name, opener(path))], [path.stat().st_size], None, num)
+    found = sample_source("faq", [Shard(0, path.name, opener(path))], [path.stat().st_size], None, num)
     assert len(found.records) == num
     assert found.num_rows is not None
     return found.num_rows
@@ -54,3 +55,43 @@ def test_parquet_states_its_rows(tmp_path: Path) -> None:
 
     pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "rows.parquet", row_group_size=50)
     assert num_rows(tmp_path / "rows.parquet") == (400, 400)
+
+
+def sample_of(path: Path, num: int, part: UsedPart, size: int | None = None) -> SourceSample:
+    return sample_source("faq", [Shard(0, path.name, opener(path))], [size], None, num, part)
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    return path
+
+
+def test_the_size_of_a_file_is_known_once_it_is_here(rows: Path) -> None:
+    found = sample_of(rows, 100, ALL).num_rows
+    assert found is not None
+    assert found.low < 400 < found.high
+
+
+def test_rows_of_a_fraction_are_sampled_and_counted(rows: Path) -> None:
+    found = sample_of(rows, 400, UsedPart(fraction=0.25))
+    assert found.num_rows == (len(found.records), len(found.records)), "all of the file was read"
+    assert 60 < len(found.records) < 140
+    first = sample_of(rows, 20, UsedPart(fraction=0.25))
+    assert [one.content for one in first.records] == [one.content for one in found.records[:20]]
+    assert first.num_rows is not None
+    assert first.num_rows.low < len(found.records) < first.num_rows.high
+    none = UsedPart(fraction=1e-9)
+    with pytest.raises(DataError, match="none of the 400 rows of source faq is among the fraction 1e-09 of them"):
+        sample_of(rows, 20, none)
+
+
+def test_the_first_rows_are_no_more_than_there_are(rows: Path) -> None:
+    assert sample_of(rows, 100, UsedPart(num_rows=30)).num_rows == (30, 30)
+    assert len(sample_of(rows, 100, UsedPart(num_rows=30)).records) == 30
+    estimated = sample_of(rows, 100, UsedPart(num_rows=395)).num_rows
+    assert estimated is not None
+    assert estimated.low <= 395 == estimated.high
+    with pytest.raises(DataError, match="source faq has 400 rows, and rows: 401 asks for more"):
+        sample_of(rows, 1000, UsedPart(num_rows=401))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,19 @@ from luthier.core.dataset import Overlong
 from luthier.core.errors import DataError, OverlongError, WorkError
 from luthier.core.ports import SilentProgress
 from luthier.core.recipe import OrderName
+from luthier.core.task_head import TaskHead
 from luthier.ml.data.rows.formats import load_file
 from luthier.ml.data.stream.reading import RecordStream, Shard
 from luthier.ml.data.stream.rows import RowTokeniser, SourceShape
 from luthier.ml.data.stream.schedule import StreamSchedule
-from luthier.ml.data.text.normalise import content_key
+from luthier.ml.data.text.normalise import content_key, prompt_key
 from luthier.ml.data.tokenise.batches import StepSchedule
-from luthier.ml.data.tokenise.loss_mask import PLAIN, tokenise_all
+from luthier.ml.data.tokenise.loss_mask import PLAIN, Learning, tokenise_all
 from luthier.ml.data.tokenise.token_store import Units
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
 SIZE = 4
+QUESTIONS = SourceShape("prompt_completion", "its fields are prompt and completion", {})
 
 
 def row(number: int) -> dict[str, Any]:
@@ -56,6 +58,9 @@ def schedule_of(
     most: int = 1000,
     left_out: frozenset[str] = frozenset(),
     folder: Path | None = None,
+    shape: SourceShape = QUESTIONS,
+    head: TaskHead | None = None,
+    prompts: Mapping[str, Sequence[int]] | None = None,
 ) -> StreamSchedule:
     records = RecordStream(
         [(Shard(0, file.name, opener(file)),)],
@@ -64,16 +69,17 @@ def schedule_of(
         buffer_size=1 if order == "as_given" else 8,
         memory_bytes=1 << 24,
     )
-    shape = SourceShape("prompt_completion", "its fields are prompt and completion", {})
     tokeniser = RowTokeniser(
         [shape],
         chat,
-        learning=PLAIN,
+        learning=PLAIN if head is None else Learning(task_head=head.kind),
         rewrite=None,
         max_length_tokens=most,
         overlong=overlong,
         vocabulary_size=1 << 20,
         left_out=left_out,
+        prompts=prompts or {},
+        head=head,
     )
     return StreamSchedule(
         records,
@@ -200,3 +206,46 @@ def test_a_forked_process_reads_the_rows_of_a_step_from_the_window(
     assert (worker.step(1), worker.units[4:8]) == expected[1]
     with pytest.raises(WorkError, match="has read window 1 of its stream"):
         worker.step(2)
+
+
+def test_the_two_sides_of_a_pair_stay_together(tmp_path: Path, chat: ChatTemplate) -> None:
+    rows = [
+        {"prompt": f"What is {n}?", "chosen": "good " * (1 + n % 3), "rejected": "bad " * (1 + n % 11)}
+        for n in range(30)
+    ]
+    file = write(tmp_path / "pairs.jsonl", rows)
+    shape = SourceShape("preference", "its fields are chosen and rejected", {})
+    schedule = schedule_of(file, chat, num_steps=6, most=24, shape=shape)
+    units = [schedule.units[number] for number in range(6 * SIZE)]
+    assert {(len(unit), unit[0].is_wanted, unit[1].is_wanted) for unit in units} == {(2, True, False)}
+    assert {unit[0].id for unit in units} == {unit[1].id for unit in units}
+    assert schedule.counts(6).num_dropped > 0, "where one side is too long the pair goes"
+
+
+def test_a_row_has_the_target_of_its_class_and_one_of_another_class_ends_the_run(
+    tmp_path: Path, chat: ChatTemplate
+) -> None:
+    rows = [{"prompt": f"Is {n} even?", "completion": ("Yes", "no")[n % 2]} for n in range(8)]
+    file = write(tmp_path / "rows.jsonl", [*rows, {"prompt": "Is 0.5 even?", "completion": "never"}])
+    head = TaskHead(kind="classify", width=8, labels=("yes", "no"))
+    schedule = schedule_of(file, chat, order="as_given", num_steps=3, head=head)
+    assert [schedule.units[number][0].target for number in range(8)] == [(0,), (1,)] * 4
+    with pytest.raises(DataError, match=r'row rows\.jsonl:9 of a streamed source has class "never", which') as caught:
+        schedule.step(2)
+    assert "one of the 2 classes" in caught.value.expected
+
+
+def test_held_out_rows_whose_prompt_is_trained_are_counted(file: Path, chat: ChatTemplate) -> None:
+    judged = load_file(write(file.with_name("judged.jsonl"), [row(n) | {"completion": "Other."} for n in (30, 2, 3)]))
+    prompts = {str(prompt_key(example)): (number,) for number, example in enumerate(judged.examples)}
+    schedule = schedule_of(file, chat, order="as_given", prompts=prompts)
+    schedule.step(0)
+    assert schedule.counts(1).same_prompt == (1, 2)
+    again = schedule_of(file, chat, order="as_given", prompts=prompts)
+    again.resume_at(schedule.position(1))
+    for step in range(1, 8):
+        again.step(step)
+    counts = again.counts(8)
+    assert counts.same_prompt == (0, 1, 2)
+    assert "3 held-out rows have the prompt of a row, with another answer" in counts.summary
+    assert counts.warnings == (counts.summary,)

@@ -15,7 +15,7 @@ from luthier.core.dataset import TokenisedExample
 from luthier.core.plan import ObjectivePlan, Plan
 from luthier.core.ports import SilentProgress
 from luthier.ml.training.model import TrainableModel, collate
-from luthier.ml.training.objective_protocol import Objective, Unit, rows_of
+from luthier.ml.training.objective_protocol import Objective, Tools, Unit, rows_of
 from luthier.ml.training.objectives.preference import FILE_NAME, mismatched
 from luthier.ml.training.objectives.registry import load_objective
 from luthier.ml.training.objectives.rules import rules_of
@@ -319,3 +319,22 @@ def test_each_row_adds_up_to_what_cross_entropy_gives(
         found.append((value.item(), torch.cat(gradients)))
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
     torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["dpo", "ipo", "kto"])
+def test_the_reference_of_streamed_rows_is_that_of_rows_that_are_all_there(
+    make_plan: Callable[..., Plan], make_model: Callable[..., TrainableModel], tmp_path: Path, name: str
+) -> None:
+    """The same loss and gradient, though the rows were not known before the weights moved."""
+    units, model = singles() if name == "kto" else pairs(), make_model(make_plan())
+    known, streamed = load_objective(plan_of(name)), load_objective(plan_of(name), Tools(is_streamed=True))
+    known.prepare(model, units, tmp_path / "known", SilentProgress())
+    streamed.prepare(model, [], tmp_path / "streamed", SilentProgress())
+    moved(model)
+    weights = [p.detach().clone() for p in model.module.parameters()]
+    expected, found = (whole_loss(one, model, units, size=5) for one in (known, streamed))
+    assert found[0] == pytest.approx(expected[0], rel=1e-6)
+    assert found[1] == pytest.approx(expected[1], rel=1e-5, abs=1e-6)
+    assert float((found[2] - expected[2]).norm() / expected[2].norm()) < 1e-5
+    assert [p for p, before in zip(model.module.parameters(), weights, strict=True) if not torch.equal(p, before)] == []
+    assert not (tmp_path / "streamed" / FILE_NAME).exists(), "there were no validation rows"

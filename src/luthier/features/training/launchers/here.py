@@ -192,7 +192,9 @@ def _with_counts(result: TrainResult, counts: StreamCounts | None) -> TrainResul
 
 def _prepare(objective: Objective, model: TrainableModel, prepared: Prepared, hooks: Hooks, world: World) -> None:
     """Rank 0 first: other ranks that share its folder find its results."""
-    units = chained(prepared.trained_units, prepared.validation.units if prepared.validation else ())
+    # Streamed rows are not there yet: their objectives compute what they need of them in each step.
+    trained = prepared.trained_units if prepared.train.stream is None else ()
+    units = chained(trained, prepared.validation.units if prepared.validation else ())
     if world.is_first:
         objective.prepare(model, units, hooks.folder, hooks.progress)
     world.gather("prepared")

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from luthier.core.aliases import with_new_keys
-from luthier.core.data_sources import is_remote, names_of
+from luthier.core.data_sources import is_pattern, is_remote, names_of
 from luthier.core.errors import RequestError, WorkError
 from luthier.core.ids import sha256_bytes
 from luthier.core.plan import Plan
@@ -31,6 +31,7 @@ from luthier.core.run import TrainResult
 from luthier.features.planning.service import Prepared
 from luthier.features.training.launchers import local as launcher_child
 from luthier.features.training.launchers.local import Answers
+from luthier.ml.data.files.patterns import matching_files
 from luthier.platform.home.context import Context
 from luthier.platform.processes.stop_signals import stop_signals
 
@@ -225,6 +226,12 @@ def package(recipe: Recipe, base_dir: Path) -> bytes:
         if is_remote(named):
             continue  # the cluster downloads it
         path = base_dir / named
+        if is_pattern(named):
+            found = matching_files(path)
+            files |= {f"rows/{number}/{shown}": file.read_bytes() for file, shown in found}
+            # All of what was found, whatever the pattern was: folders below it are sent, too.
+            sent[key] = f"rows/{number}/**/*" if len(found) > 1 else f"rows/{number}/{found[0][1]}"
+            continue
         if not path.is_file():
             raise RequestError(f"data.{key}: {path}", expected="a file to send along", do="correct the path")
         sent[key] = f"rows/{number}-{path.name}"

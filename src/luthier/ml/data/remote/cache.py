@@ -14,7 +14,6 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -27,6 +26,7 @@ from luthier.core.system.files import file_lock, sync
 from luthier.ml.charts.page import replace_bytes
 from luthier.ml.data.files.bounded_folder import mark_used
 from luthier.ml.data.remote.download import RemoteSource, download, too_large
+from luthier.ml.data.remote.listing import SourceListing, changed_source, listing_of, narrowed
 
 if TYPE_CHECKING:
     from luthier.ml.data.remote.address import Transport
@@ -48,12 +48,15 @@ class FetchedFile:
         sha256: the digest of its content.
         num_bytes: its size.
         path: where it is.
+        place, stamp: as of `RemoteFile`.
     """
 
     name: str
     sha256: str
     num_bytes: int
     path: Path
+    place: str = ""
+    stamp: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,26 +106,7 @@ def fetch(source: str, folder: Path, progress: Progress, *, refresh: bool = Fals
         return _fetched(source, look_up(source), folder, progress)
 
 
-@dataclass(frozen=True, slots=True)
-class SourceListing:
-    """The files of a source at one revision; they need not be on this machine.
-
-    Attributes:
-        source: as it was named.
-        revision: as of `FetchedSource`.
-        pinned: the name of the source with its revision; that of the source where it has none.
-        names: of the files, in the order in which their rows are read.
-        sizes: of the files in bytes; None where the server does not state it.
-    """
-
-    source: str
-    revision: str
-    pinned: str
-    names: tuple[str, ...]
-    sizes: tuple[int | None, ...]
-
-
-def list_files(source: str, folder: Path, progress: Progress) -> SourceListing:
+def list_files(source: str, folder: Path, progress: Progress, *, before: SourceListing | None = None) -> SourceListing:
     """The files of a remote source, without downloading them; what was listed or fetched before needs no network.
 
     A source that nothing but its content identifies is downloaded, since it could change between two files.
@@ -130,12 +114,19 @@ def list_files(source: str, folder: Path, progress: Progress) -> SourceListing:
     Args:
         source: as of `fetch`.
         folder: where files are kept.
-        progress: shows a download.
+        progress: shows a download, and objects that have been added since a run began.
+        before: as a run that is resumed has it: its objects are read, as long as they are unchanged. None for the files
+            as they are now.
 
     Raises:
         LuthierError: as `fetch`.
+        DataSourceError: an object of `before` was changed or removed.
     """
     check_remote(source)
+    if before is not None and before.objects:
+        if not _is_all_there(before, folder):
+            narrowed(look_up(source), before, progress)
+        return before
     known = _known_listing(folder, source)
     # A commit of the hub stays what it is. Other sources may have changed since, and then cannot be read as listed.
     if known is not None and (source.startswith(HUB) or _is_all_there(known, folder)):
@@ -152,19 +143,17 @@ def list_files(source: str, folder: Path, progress: Progress) -> SourceListing:
     if not found.revision:
         fetched = fetch(source, folder, progress)
         files = [(file.name, file.num_bytes) for file in fetched.files]
-        return _listing_of(source, fetched.revision, source, files)
-    listing = _listing_of(
-        source, found.revision, found.pinned or source, [(_safe(file.name), file.num_bytes) for file in found.files]
+        return listing_of(source, fetched.revision, source, files, [("", "") for _ in files])
+    listing = listing_of(
+        source,
+        found.revision,
+        found.pinned or source,
+        [(_safe(file.name), file.num_bytes) for file in found.files],
+        [(file.place, file.stamp) for file in found.files],
     )
     for name in {source, listing.pinned}:
         _write_listing(folder, replace(listing, source=name))
     return listing
-
-
-def _listing_of(source: str, revision: str, pinned: str, files: Sequence[tuple[str, int | None]]) -> SourceListing:
-    """A listing of files with these names and sizes."""
-    names, sizes = (tuple(name for name, _ in files), tuple(size for _, size in files))
-    return SourceListing(source, revision, pinned, names, sizes)
 
 
 def _known_listing(folder: Path, source: str) -> SourceListing | None:
@@ -172,11 +161,13 @@ def _known_listing(folder: Path, source: str) -> SourceListing | None:
     if (entry := _entry_document(folder, source)) is not None:
         # Not compared with their digests here: each file is when it is opened.
         files = [(one["name"], one["num_bytes"]) for one in entry["files"]]
-        return _listing_of(source, entry["revision"], source, files)
+        known = [(one.get("place", ""), one.get("stamp", "")) for one in entry["files"]]
+        return listing_of(source, entry["revision"], source, files, known)
     try:
         document = json.loads(_listing_path(folder, source).read_text(encoding="utf-8"))
         names, sizes = tuple(document["names"]), tuple(document["sizes"])
-        return SourceListing(source, document["revision"], document["pinned"] or source, names, sizes)
+        objects = tuple((place, stamp) for place, stamp in document.get("objects", ()))
+        return SourceListing(source, document["revision"], document["pinned"] or source, names, sizes, objects)
     except (OSError, ValueError, KeyError):
         return None
 
@@ -195,7 +186,13 @@ def _write_listing(folder: Path, listing: SourceListing) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # An address is not written: its query may hold a signature. The key of the entry identifies it.
     pinned = listing.pinned if listing.pinned.startswith(HUB) else ""
-    document = {"revision": listing.revision, "pinned": pinned, "names": listing.names, "sizes": listing.sizes}
+    document = {
+        "revision": listing.revision,
+        "pinned": pinned,
+        "names": listing.names,
+        "sizes": listing.sizes,
+        "objects": listing.objects,
+    }
     replace_bytes(path, json.dumps(document).encode())
 
 
@@ -211,6 +208,7 @@ class FileFetcher:
     def __init__(self, listing: SourceListing, folder: Path, progress: Progress) -> None:
         self._listing, self._folder, self._progress = listing, folder, progress
         self._found: RemoteSource | None = None
+        self._has_told = False
 
     def fetch(self, number: int) -> FetchedFile:
         """One file on this machine, with the content of the listed revision.
@@ -287,6 +285,9 @@ class FileFetcher:
         # Looked up for each file: only a commit of the hub cannot change meanwhile.
         if self._found is None or not self._listing.pinned.startswith(HUB):
             listing, source = self._listing, _look_up_with_retries(self._listing.pinned)
+            if listing.objects and source.revision != listing.revision:
+                source = narrowed(source, listing, SilentProgress() if self._has_told else self._progress)
+                self._has_told = True
             found = (source.revision, tuple(_safe(file.name) for file in source.files))
             if found != (listing.revision, listing.names):
                 raise self._changed(f"{listing.source.partition('?')[0]} is now at {found[0] or 'no revision'}")
@@ -294,12 +295,7 @@ class FileFetcher:
         return self._found
 
     def _changed(self, came: str) -> DataSourceError:
-        return DataSourceError(
-            f"a source has changed while its rows were streamed: {came}",
-            expected=f"revision {self._listing.revision}, as when the run began",
-            do="restore the source and resume the run, or start a new run: `luthier data fetch --refresh SOURCE` looks "
-            "for the newest revision",
-        )
+        return changed_source(self._listing, came)
 
 
 def cached_revision(folder: Path, source: str) -> str | None:
@@ -394,7 +390,7 @@ def _fetched(source: str, found: RemoteSource, folder: Path, progress: Progress)
             if known is None:
                 task.note(file.name)
                 known = _moved(part, folder, download(found, file, part, task), _safe(file.name))
-            made.append(known)
+            made.append(replace(known, place=file.place, stamp=file.stamp))
     digests = "\n".join(one.sha256 for one in made)
     revision = found.revision or f"{_BY_CONTENT}{made[0].sha256 if len(made) == 1 else sha256_bytes(digests.encode())}"
     for name in {source, found.pinned or source}:

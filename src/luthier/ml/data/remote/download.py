@@ -46,6 +46,8 @@ class RemoteFile:
         sha256: its digest, where it is known before.
         git_id: git's object id (SHA-1) of small files on the hub.
         max_bytes: where the size is not stated: at most so much is downloaded; None for no limit.
+        place: of an object that matches a pattern: its path in the store.
+        stamp: the ETag or date of change of that object.
     """
 
     name: str
@@ -54,6 +56,8 @@ class RemoteFile:
     sha256: str | None = None
     git_id: str | None = None
     max_bytes: int | None = None
+    place: str = ""
+    stamp: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,12 +37,20 @@ def look_up_objects(url: str) -> RemoteSource:
     if not found:
         raise NotFoundError(f"there is no file {url}", expected="at least one data file", do="check the address")
     stamps = [_stamp(info) for info in found.values()]
+    # Of objects that are known by themselves others may be added later without a change of these.
+    are_known = "*" in place and all(stamps)
     revision = "" if not all(stamps) else stamps[0] if len(stamps) == 1 else _together(stamps)
     return RemoteSource(
         revision,
         tuple(
-            RemoteFile(PurePosixPath(one).name, info.get("size"), partial(_open_at, files, one))
-            for one, info in found.items()
+            RemoteFile(
+                PurePosixPath(one).name,
+                info.get("size"),
+                partial(_open_at, files, one),
+                place=one if are_known else "",
+                stamp=stamp if are_known else "",
+            )
+            for (one, info), stamp in zip(found.items(), stamps, strict=True)
         ),
         explain,
         _may_pass,

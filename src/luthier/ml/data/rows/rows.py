@@ -151,8 +151,22 @@ def hash_order(examples: Sequence[Example]) -> npt.NDArray[np.int64]:
     """
     digests = bytearray()
     for example in examples:
-        key = example.group if example.group is not None else content_key(example)
-        digests += hashlib.sha256(f"part\0{key}".encode()).digest()
+        digests += _place_digest(example)
     # Big-endian, so that numbers are in the order of the bytes; lexsort's last key is the primary one.
     words = np.frombuffer(digests, dtype=">u8").astype(np.uint64).reshape(-1, 4)
     return np.lexsort(words.T[::-1]).astype(np.int64)
+
+
+def is_in_fraction(example: Example, fraction: float) -> bool:
+    """Whether an example is among the first `fraction` of all possible ones in the order of `hash_order`.
+
+    For rows whose number is not known: each is decided by itself, so about that share of them is chosen.
+    """
+    # 53 bits: as many as a double holds, so that the number is below 1.
+    return (int.from_bytes(_place_digest(example)[:8], "big") >> 11) * 2.0**-53 < fraction
+
+
+def _place_digest(example: Example) -> bytes:
+    """32 bytes, whose order as a number is that of `hash_order`."""
+    key = example.group if example.group is not None else content_key(example)
+    return hashlib.sha256(f"part\0{key}".encode()).digest()

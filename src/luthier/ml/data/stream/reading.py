@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from luthier.core.data_stream import LanePlace, StreamPosition
+from luthier.core.data_stream import LanePlace, StreamCounts, StreamPosition
 from luthier.core.errors import DataError
 from luthier.ml.data.files.source import Source, changed_while_read
 from luthier.ml.data.stream.order import SourceChoice, buffered_after, draws_of, shard_order
@@ -33,12 +33,37 @@ class Shard:
     prefetch: Callable[[], None] = lambda: None
 
 
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which rows of a source are used, of every pass the same.
+
+    Attributes:
+        name: of the source.
+        num_rows: the first ones, in the order of its files; None for all.
+        is_used: decides for each row by itself; None for all.
+    """
+
+    name: str
+    num_rows: int | None = None
+    is_used: Callable[[RawRecord], bool] | None = None
+
+
 class _Lane:
     """The shards of one source, or of all sources without weights, read one after another in passes."""
 
-    def __init__(self, number: int, shards: Sequence[Shard], seed: int, *, is_shuffled: bool) -> None:
+    def __init__(
+        self, number: int, shards: Sequence[Shard], seed: int, selections: Mapping[int, Selection], *, is_shuffled: bool
+    ) -> None:
         self._number, self._shards, self._seed, self._is_shuffled = number, shards, seed, is_shuffled
+        self._selections = selections
+        # Most rows of the sources of which a number of rows is used.
+        self._most = {
+            source: num
+            for source in sorted({shard.source for shard in shards})
+            if source in selections and (num := selections[source].num_rows) is not None
+        }
         self.num_empty = 0
+        self.short = set[str]()
         self.begin(LanePlace())
 
     def begin(self, place: LanePlace) -> None:
@@ -46,9 +71,13 @@ class _Lane:
         self.close()
         self._pass, self._at = place.pass_number, place.shard
         self._inside = Place(place.row, place.line, place.offset)
-        self._order = shard_order(
-            self._seed, self._number, self._pass, len(self._shards), is_shuffled=self._is_shuffled
-        )
+        self._num_used = dict(zip(self._most, place.num_used or (0,) * len(self._most), strict=True))
+        order = shard_order(self._seed, self._number, self._pass, len(self._shards), is_shuffled=self._is_shuffled)
+        # The first rows of a source are the same in every pass, so its files keep their order among themselves.
+        in_order = {
+            source: iter([n for n, one in enumerate(self._shards) if one.source == source]) for source in self._most
+        }
+        self._order = [next(in_order.get(self._shards[n].source, iter([n]))) for n in order]
 
     def close(self) -> None:
         """Let go of the file that is open."""
@@ -58,7 +87,8 @@ class _Lane:
     def place(self) -> LanePlace:
         """Where it is."""
         row, line, offset = self._inside
-        return LanePlace(pass_number=self._pass, shard=self._at, row=row, line=line, offset=offset)
+        num_used = tuple(self._num_used.values())
+        return LanePlace(pass_number=self._pass, shard=self._at, row=row, line=line, offset=offset, num_used=num_used)
 
     @property
     def names(self) -> str:
@@ -67,22 +97,46 @@ class _Lane:
         return ", ".join(shard.name for shard in self._shards[:3]) + more
 
     def next(self) -> RawRecord | None:
-        """The next record; None at the end of a pass."""
+        """The next record that is used; None at the end of a pass."""
         while self._at < len(self._order):
-            if self._records is None:
-                shard = self._shards[self._order[self._at]]
-                source = shard.open()
-                for following in self._order[self._at + 1 : self._at + 2]:
-                    self._shards[following].prefetch()
-                self._records = iter(()) if source is None else records_from(source, self._inside, shard.source)
-            found = next(self._records, None)
-            if found is not None:
-                record, self._inside = found
-                return record
-            self.num_empty += self._inside.row == 0
+            shard = self._shards[self._order[self._at]]
+            if not self._is_done(shard):
+                if self._records is None:
+                    self._records = self._opened(shard)
+                for record, inside in self._records:
+                    self._inside = inside
+                    if self._uses(record):
+                        return record
+                self.num_empty += self._inside.row == 0
             self._records, self._inside = None, Place()
             self._at += 1
+        self.short |= {
+            f"{self._selections[source].name} ({self._num_used[source]:,} of {most:,} rows)"
+            for source, most in self._most.items()
+            if self._num_used[source] < most
+        }
         return None
+
+    def _opened(self, shard: Shard) -> Iterator[tuple[RawRecord, Place]]:
+        source = shard.open()
+        for number in self._order[self._at + 1 : self._at + 2]:
+            if not self._is_done(self._shards[number]):
+                self._shards[number].prefetch()
+        return iter(()) if source is None else records_from(source, self._inside, shard.source)
+
+    def _is_done(self, shard: Shard) -> bool:
+        """Whether all rows of its source that are used have been read in this pass."""
+        return shard.source in self._most and self._num_used[shard.source] >= self._most[shard.source]
+
+    def _uses(self, record: RawRecord) -> bool:
+        selection = self._selections.get(record.source)
+        if selection is None:
+            return True
+        if selection.is_used is not None and not selection.is_used(record):
+            return False
+        if record.source in self._num_used:
+            self._num_used[record.source] += 1
+        return True
 
     def next_again(self) -> RawRecord:
         """The next record, of the next pass where this one has ended.
@@ -106,6 +160,18 @@ def no_rows(names: str) -> DataError:
     )
 
 
+def all_records(shards: Sequence[Shard], selections: Mapping[int, Selection]) -> Iterator[RawRecord]:
+    """Every record that is used, once, in the order of the files.
+
+    Args:
+        shards: of any sources.
+        selections: by source, of those of which a part is used.
+    """
+    lane = _Lane(0, shards, 0, selections, is_shuffled=False)
+    while (record := lane.next()) is not None:
+        yield record
+
+
 class RecordStream:
     """The records of a run, one after another, without end.
 
@@ -115,6 +181,7 @@ class RecordStream:
         seed: of the run.
         buffer_size: records that the shuffle buffer holds; 1 keeps the order of the files.
         memory_bytes: what they may take in memory.
+        selections: by source, of those of which a part is used.
 
     Attributes:
         epoch: number of the current one; 0 for sources with weights, which have no common end.
@@ -128,11 +195,15 @@ class RecordStream:
         seed: int,
         buffer_size: int,
         memory_bytes: int,
+        selections: Mapping[int, Selection] | None = None,
     ) -> None:
-        self._lanes = [_Lane(number, shards, seed, is_shuffled=buffer_size > 1) for number, shards in enumerate(lanes)]
+        self._lanes = [
+            _Lane(number, shards, seed, selections or {}, is_shuffled=buffer_size > 1)
+            for number, shards in enumerate(lanes)
+        ]
         self._choice = None if weights is None else SourceChoice(weights, seed)
         self._seed, self._size, self._memory_bytes = seed, buffer_size, memory_bytes
-        self._num_empty_before = 0
+        self._num_empty_before, self._short_before = 0, set[str]()
         self._begin(0, tuple(lane.place for lane in self._lanes), 0)
 
     def _begin(self, epoch: int, lanes: tuple[LanePlace, ...], num_read: int) -> None:
@@ -150,6 +221,11 @@ class RecordStream:
     def num_empty_shards(self) -> int:
         """Shards without a record that were passed over, each time that they were met."""
         return self._num_empty_before + sum(lane.num_empty for lane in self._lanes)
+
+    @property
+    def short_sources(self) -> tuple[str, ...]:
+        """Sources that were read to their end and have fewer rows than are to be used, with both numbers."""
+        return tuple(sorted(self._short_before.union(*(lane.short for lane in self._lanes))))
 
     @property
     def num_epochs(self) -> int:
@@ -251,7 +327,7 @@ class RecordStream:
         )
         if not position.num_read:
             self._begin(position.epoch, position.lanes, 0)
-            self._count_empty_from(position.counts.num_empty_shards)
+            self._count_from(position.counts)
             return
         self._begin(position.epoch, position.refill_lanes, position.refill_read)
         wanted, kept = set(slots), dict[int, RawRecord]()
@@ -272,11 +348,11 @@ class RecordStream:
         for number in slots:
             self._buffer.append((number, kept[number]))
             self._hold(kept[number])
-        self._count_empty_from(position.counts.num_empty_shards)
+        self._count_from(position.counts)
 
-    def _count_empty_from(self, num_before: int) -> None:
+    def _count_from(self, before: StreamCounts) -> None:
         # What was met while the buffer was filled again is counted in the position already.
-        self._num_empty_before = num_before
+        self._num_empty_before, self._short_before = before.num_empty_shards, set(before.short_sources)
         for lane in self._lanes:
             lane.num_empty = 0
 

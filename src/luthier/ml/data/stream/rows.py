@@ -9,15 +9,18 @@ held-out rows are left out; both are counted.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from luthier.core.data_stream import MAX_NAMED, StreamCounts
 from luthier.core.dataset import Example, Overlong, Shape
 from luthier.core.errors import DataError, OverlongError, RowProblem
-from luthier.ml.data.files.bad_field import BadFieldError, problem_of
+from luthier.core.task_head import SEARCH_KINDS, TaskHead
+from luthier.ml.data.files.bad_field import BadFieldError, problem_of, shorten
 from luthier.ml.data.rows.formats import example_of, problem_in
 from luthier.ml.data.stream.records import RawRecord
-from luthier.ml.data.text.normalise import content_key
+from luthier.ml.data.text.normalise import content_key, prompt_key
+from luthier.ml.data.tokenise.heads import targets_of
 from luthier.ml.data.tokenise.loss_mask import Learning, tokenise_sides, what_is_left
 from luthier.ml.data.tokenise.template import Template
 from luthier.ml.data.tokenise.token_store import Unit
@@ -74,6 +77,8 @@ class RowTokeniser:
         overlong: what is done with longer ones.
         vocabulary_size: tokens that the model has embeddings for.
         left_out: content keys of validation and held-out rows.
+        prompts: prompt keys of held-out rows, each with the numbers of these rows.
+        head: that the rows train in place of text; None for text.
         counts: of rows before.
     """
 
@@ -88,11 +93,14 @@ class RowTokeniser:
         overlong: Overlong,
         vocabulary_size: int,
         left_out: frozenset[str],
+        prompts: Mapping[str, Sequence[int]] = MappingProxyType({}),
+        head: TaskHead | None = None,
         counts: StreamCounts | None = None,
     ) -> None:
         self._shapes, self._template, self._learning, self._rewrite = shapes, template, learning, rewrite
         self._max_length_tokens, self._overlong = max_length_tokens, overlong
-        self._vocabulary_size, self._left_out = vocabulary_size, left_out
+        self._vocabulary_size, self._left_out, self._head = vocabulary_size, left_out, head
+        self._prompts = prompts
         self.begin(counts or StreamCounts())
 
     def begin(self, counts: StreamCounts) -> None:
@@ -100,18 +108,21 @@ class RowTokeniser:
         self._numbers = {name: getattr(counts, name) for name in _NUMBERS}
         self._by_source = list(counts.by_source) or [0] * len(self._shapes)
         self._ids = {name: list(getattr(counts, name)) for name in _IDS}
+        self._same_prompt = set(counts.same_prompt)
 
     @property
     def counts(self) -> StreamCounts:
         """What has become of all records so far."""
         ids = {name: tuple(found) for name, found in self._ids.items()}
-        return StreamCounts(**self._numbers, **ids, by_source=tuple(self._by_source))
+        same_prompt = tuple(sorted(self._same_prompt))
+        return StreamCounts(**self._numbers, **ids, by_source=tuple(self._by_source), same_prompt=same_prompt)
 
     def unit(self, record: RawRecord) -> tuple[Example, Unit] | None:
         """The example and its rows; None where it is left out.
 
         Raises:
-            DataError: the row is wrong, has nothing to learn, or a token that the model does not know.
+            DataError: the row is wrong, has nothing to learn, a token that the model does not know, or a class that
+                none of the first rows has.
             OverlongError: it is too long, and that is an error.
             TemplateError: no mask can be proved.
         """
@@ -132,7 +143,11 @@ class RowTokeniser:
                 self._note("dropped", example.id)
                 return None
             self._note("truncated", example.id)
+        if self._head is not None:
+            unit = _with_target(rewritten, unit, self._head)
         self._numbers["num_examples"] += 1
+        if self._prompts and (key := prompt_key(example)) is not None:
+            self._same_prompt.update(self._prompts.get(key, ()))
         for row in unit:
             self._numbers["num_tokens"] += row.num_tokens
             self._numbers["num_trained_tokens"] += row.num_trained_tokens
@@ -140,7 +155,8 @@ class RowTokeniser:
 
     def _shortened(self, row_id: str, unit: Unit, longest: int) -> Unit:
         if self._overlong != "error":
-            return what_is_left(unit, self._max_length_tokens, self._overlong, is_search=False)
+            is_search = self._learning.task_head in SEARCH_KINDS
+            return what_is_left(unit, self._max_length_tokens, self._overlong, is_search=is_search)
         reason = f"is longer than {self._max_length_tokens:,} tokens"
         raise OverlongError(
             f"row {row_id} of a streamed source has {longest:,} tokens",
@@ -163,6 +179,20 @@ class RowTokeniser:
         self._numbers[f"num_{what}"] += 1
         if len(ids := self._ids[f"{what}_ids"]) < MAX_NAMED:
             ids.append(row_id)
+
+
+def _with_target(example: Example, unit: Unit, head: TaskHead) -> Unit:
+    """The rows with what the head should give for their example."""
+    (target,) = targets_of([example], head)
+    if target is None:
+        label = example.reference or ""
+        raise DataError(
+            f"row {example.id} of a streamed source has class {shorten(label)}, which none of the first rows has",
+            expected=f"one of the {len(head.labels):,} classes of the first rows and of the validation rows",
+            do="start a new run in which a source begins with a row of each class, or the validation rows have each",
+            problems=[problem_of(example.id, value=label, reason="unknown class", field="answer")],
+        )
+    return tuple(replace(row, target=target) for row in unit)
 
 
 _NUMBERS = (

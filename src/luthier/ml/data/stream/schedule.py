@@ -168,7 +168,12 @@ class StreamSchedule:
         )
 
     def _counts(self) -> StreamCounts:
-        more = {"num_empty_shards": self._records.num_empty_shards, "num_epochs": self._records.num_epochs}
+        records = self._records
+        more = {
+            "num_empty_shards": records.num_empty_shards,
+            "num_epochs": records.num_epochs,
+            "short_sources": records.short_sources,
+        }
         return self._tokeniser.counts.model_copy(update=more)
 
     def position(self, step: int) -> StreamPosition | None:

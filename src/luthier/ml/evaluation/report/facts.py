@@ -221,12 +221,13 @@ def split_facts(plan: Plan, streamed: StreamCounts | None = None) -> list[SplitF
 def _streamed(row: SplitFacts, stream: StreamPlan, counts: StreamCounts | None) -> SplitFacts:
     """The row of streamed training rows: estimates for all of them, and what was read."""
     dropped, truncated = ("unknown", "unknown") if counts is None else (counts.num_dropped, counts.num_truncated)
+    is_known = stream.num_rows is not None
     return replace(
         row,
-        num_rows=f"about {row.num_rows}",
-        num_examples=f"about {row.num_examples}",
-        num_tokens=f"about {row.num_tokens}",
-        num_trained_tokens=f"about {row.num_trained_tokens}",
+        num_rows=f"about {row.num_rows}" if is_known else "unknown",
+        num_examples=f"about {row.num_examples}" if is_known else "unknown",
+        num_tokens=f"about {row.num_tokens}" if is_known else "unknown",
+        num_trained_tokens=f"about {row.num_trained_tokens}" if is_known else "unknown",
         num_dropped=dropped if isinstance(dropped, str) else figures.count(dropped),
         num_truncated=truncated if isinstance(truncated, str) else figures.count(truncated),
         remarks=(*row.remarks, stream.summary, *([] if counts is None else [counts.summary])),
@@ -287,7 +288,8 @@ def _leaks(data: DataPlan) -> list[str]:
         found.append(f"{rows} also in the training data, so the verdict flatters the model.")
     if data.num_same_prompt:
         rows = _rows(data.num_same_prompt, "held-out")
-        found.append(f"{rows} in the training data with the same prompt and another answer.")
+        part = "" if data.stream is None else f"the first {data.stream.num_sampled:,} rows of "
+        found.append(f"{rows} in {part}the training data with the same prompt and another answer.")
     if data.num_validation_leaked:
         rows = _rows(data.num_validation_leaked, "validation")
         found.append(f"{rows} also in the training data, so early stopping notices memorisation too late.")

@@ -75,7 +75,7 @@ def memorisation(
         DataError: no training row has a rest that is long enough.
     """
     sides = {
-        side: choose_by_hash(_usable(rows), most_rows, _hashed, fits=fits)
+        side: choose_by_hash(rows, most_rows, _hashed, fits=fits, among=_are_usable(rows))
         for side, rows in (("train", trained), ("control", held_out))
     }
     if not sides["train"]:
@@ -174,8 +174,8 @@ def _row(example: Example, side: str) -> TaskRow:
     return TaskRow(named, {"side": side, "rest": row.item["rest"][:_MAX_CHARACTERS]})
 
 
-def _usable(examples: Sequence[Example]) -> list[Example]:
-    return [e for e in examples if len(_folded(beginning_of(e).item["rest"])) >= FEWEST_CHARACTERS and can_begin(e)]
+def _are_usable(examples: Sequence[Example]) -> list[bool]:
+    return [len(_folded(beginning_of(e).item["rest"])) >= FEWEST_CHARACTERS and can_begin(e) for e in examples]
 
 
 def _copied(side: str, is_copy: Callable[[str, str], bool]) -> Callable[[Observations], list[float | None]]:
@@ -290,12 +290,12 @@ def _rows(
     most_rows: int | None,
     fits: Callable[[Example], bool] | None,
 ) -> list[TaskRow]:
-    usable = [example for example in examples if can_begin(example)]
-    contains_secret = {example.id: bool(find(beginning_of(example).item["rest"])) for example in usable}
-    first = choose_by_hash([e for e in usable if contains_secret[e.id]], most_rows, _hashed, fits=fits)
+    # Flags alone, no lists of rows: these may be larger than memory. None of a row that cannot be begun.
+    secret = [bool(find(beginning_of(e).item["rest"])) if can_begin(e) else None for e in examples]
+    first = choose_by_hash(examples, most_rows, _hashed, fits=fits, among=[one is True for one in secret])
     # Rows with personal data come first; others show what the model writes without any.
     room = None if most_rows is None else most_rows - len(first)
-    then = choose_by_hash([e for e in usable if not contains_secret[e.id]], room, _hashed, fits=fits)
+    then = choose_by_hash(examples, room, _hashed, fits=fits, among=[one is False for one in secret])
     begun = [(example, beginning_of(example)) for example in (*first, *then)]
     return [
         TaskRow(row.example.model_copy(update={"id": f"{side} {example.id}"}), {"side": side, **row.item})

@@ -293,13 +293,15 @@ def _dataset(dataset: DatasetFacts) -> list[str]:
 
 def _about_data(run: RunFacts) -> list[str]:
     data = run.plan.data
+    streamed = run.result.stream  # the plan knows the first of streamed rows alone
+    num_same_prompt = data.num_same_prompt if streamed is None else len(streamed.same_prompt)
     said = ["The rows are not part of this bundle; anyone who has a file can compare its digest."]
     if data.held_out is None:
         said.append("No rows were held out.")
-    elif data.num_leaked or data.num_same_prompt:
+    elif data.num_leaked or num_same_prompt:
         said.append(
             f"Of the held-out rows {data.num_leaked:,} are also in the training rows, and of "
-            f"{data.num_same_prompt:,} more the prompt is."
+            f"{num_same_prompt:,} more the prompt is."
         )
     else:
         said.append("No held-out row is in the training rows, nor is its prompt.")

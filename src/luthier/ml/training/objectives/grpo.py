@@ -19,8 +19,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Final
@@ -37,6 +36,7 @@ from luthier.ml.inference.accelerator import widest_float
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.training.model import MicroBatch, TrainableModel, collate
 from luthier.ml.training.objective_protocol import NO_TOOLS, Batch, Losses, PlainObjective, Tools, Unit, rows_of
+from luthier.ml.training.objectives.first_weights import FirstWeights
 from luthier.ml.training.objectives.sampling import Sample, draw_samples
 
 # Added to a group's standard deviation, so that nearly equal rewards do not produce huge advantages.
@@ -288,16 +288,14 @@ class Grpo(PlainObjective):
         self._temperature, self._kl_weight = float(plan.temperature or 1.0), float(plan.kl_weight or 0.0)
         self.drawn = Step(())
         self.validated: dict[str, Answer] = {}
-        self._first: dict[str, Tensor] = {}
+        self._first: FirstWeights | None = None
         self._folder: Path | None = None
 
     def prepare(self, model: TrainableModel, units: Sequence[Unit], folder: Path, progress: Progress) -> None:  # noqa: ARG002
         """Store the initial trained weights if the loss includes a divergence from them."""
         self._folder = folder
         if self._kl_weight:
-            trained = ((name, p) for name, p in model.module.named_parameters() if p.requires_grad)
-            # A copy of the trained weights alone: with LoRA that is the adapter, a percent of the model.
-            self._first = {name: p.detach().clone() for name, p in trained}
+            self._first = FirstWeights(model)
 
     def draw(self, model: TrainableModel, step: int, batches: Sequence[Batch]) -> Sequence[Batch]:
         """Answers to the prompts of the step, graded, in micro-batches of whole groups."""
@@ -388,27 +386,15 @@ class Grpo(PlainObjective):
     @torch.no_grad()
     def _add_reference(self, model: TrainableModel, batches: Sequence[Batch]) -> None:
         """The log-probabilities of all answers under the initial model."""
+        assert self._first is not None
         model.module.eval()
-        with self._at_first(model):
+        with self._first.restored(model):
             for units, prefix_lengths in batches:
                 rows = rows_of(units)
                 batch = collate(rows, model.pad_id, model.device, prefix_lengths=prefix_lengths)
                 found = model.log_probabilities(batch, self._temperature)
                 for row, part in zip(rows, found.split(batch.learned), strict=True):
                     self.drawn.answers[row.id].reference = part
-
-    @contextmanager
-    def _at_first(self, model: TrainableModel) -> Iterator[None]:
-        """Restore the initial trained weights within the block, and the current ones afterwards."""
-        trained = [(p, self._first[name]) for name, p in model.module.named_parameters() if p.requires_grad]
-        now = [p.detach().clone() for p, _ in trained]
-        try:
-            for p, first in trained:
-                p.copy_(first)
-            yield
-        finally:
-            for (p, _), kept in zip(trained, now, strict=True):
-                p.copy_(kept)
 
 
 def _of_tokens(values: Sequence[float], counts: Tensor, like: Tensor) -> Tensor:

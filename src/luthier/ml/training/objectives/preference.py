@@ -2,12 +2,14 @@
 
 A unit of the first four is a chosen and a rejected row, and each pair counts once. DPO, IPO and KTO compare with the
 reference: the log-probabilities of whole completions under the model before its first step, computed once and stored.
+Of training rows that are streamed it is computed in each step, by the same model with its first weights put back.
 Every method starts out equal to the base (an adapter that adds nothing, a factor of 1), except prompt tuning, which
 starts with a prompt of random tokens; the initial model is the reference. So no second model is ever in memory.
 
 KTO's estimate z0 is the mean log-ratio over prompts with the completion of another example (section 4.1), at least 0,
 without a gradient, over the whole global batch. Each prompt keeps the same partner, the completion of the previous
-example, throughout the run, so that its reference is also computed only once.
+example, throughout the run, so that its reference is also computed only once. Of streamed rows it is the previous one
+of the step.
 
 Sources: Rafailov et al., 2023, "Direct Preference Optimization: Your Language Model is Secretly a Reward Model",
 arXiv:2305.18290, equation 7. Mitchell, 2023, "A note on DPO with noisy preferences", equation 3 (label smoothing).
@@ -39,6 +41,7 @@ from luthier.core.ports import Progress
 from luthier.ml.charts.page import replace_bytes
 from luthier.ml.training.losses.cross_entropy import summed_by_row
 from luthier.ml.training.objective_protocol import NO_TOOLS, Losses, PlainObjective, Tools, Unit, rows_of
+from luthier.ml.training.objectives.first_weights import FirstWeights
 
 if TYPE_CHECKING:
     from luthier.ml.training.model import MicroBatch, TrainableModel
@@ -65,6 +68,33 @@ class Reference:
         return torch.tensor([self._sums[key_of(row)] for row in rows], dtype=like.dtype, device=like.device)
 
 
+class StepReference(Reference):
+    """The reference of streamed rows, of which only those of the current micro-batch are known.
+
+    Args:
+        stored: of the validation rows.
+        first: the weights before the first step.
+    """
+
+    def __init__(self, stored: Reference, first: FirstWeights) -> None:
+        super().__init__({})
+        self._stored, self._first = stored._sums, first
+
+    def compute(self, model: TrainableModel, units: Sequence[Unit]) -> None:
+        """Make the rows of these units known; those of validation are.
+
+        Args:
+            model: that the first weights are of; in the mode that it had, afterwards.
+            units: of one micro-batch.
+        """
+        keys = [key_of(row) for row in rows_of(units)]
+        if all(key in self._stored for key in keys):
+            self._sums = self._stored
+            return
+        with self._first.restored(model):
+            self._sums = dict(zip(keys, summed_log_probabilities(model, units).tolist(), strict=True))
+
+
 def reference_of(model: TrainableModel, units: Sequence[Unit], folder: Path, progress: Progress) -> Reference:
     """The reference of all rows of these units: read from `folder` if complete, otherwise computed and stored.
 
@@ -75,6 +105,8 @@ def reference_of(model: TrainableModel, units: Sequence[Unit], folder: Path, pro
         progress: shows the forward passes.
     """
     keys = dict.fromkeys(key_of(row) for unit in units for row in unit)
+    if not keys:
+        return Reference({})
     found = _read(folder / FILE_NAME, list(keys))
     if found is None:
         found = _compute(model, units, progress)
@@ -241,6 +273,14 @@ class AgainstReference(PairObjective):
     def prepare(self, model: TrainableModel, units: Sequence[Unit], folder: Path, progress: Progress) -> None:
         """Compute the reference of all rows or read it from the run's folder."""
         self.reference = reference_of(model, units, folder, progress)
+        if self.tools.is_streamed:
+            self.reference = StepReference(self.reference, FirstWeights(model))
+
+    def losses(self, model: TrainableModel, units: Sequence[Unit], batch: MicroBatch) -> Losses:
+        """As of all pairs; the reference of streamed rows is computed first."""
+        if isinstance(self.reference, StepReference):
+            self.reference.compute(model, units)
+        return super().losses(model, units, batch)
 
     def log_ratios(self, sums: PairSums, units: Sequence[Unit]) -> tuple[Tensor, Tensor]:
         """log(p / p_initial) of chosen and rejected completions, each [P]."""
@@ -366,28 +406,37 @@ class Kto(PlainObjective):
     def prepare(self, model: TrainableModel, units: Sequence[Unit], folder: Path, progress: Progress) -> None:
         """Assign a partner to each prompt, and compute the reference of all rows and of those with partners."""
         rows = rows_of(units)
-        # Each row is paired with the one before it, the first with the last.
-        for before, row in zip([rows[-1], *rows[:-1]], rows, strict=True):
-            self._partners[key_of(row)] = mismatched(row, before, model.context_length_tokens)
+        made = _partners(rows, model.context_length_tokens)
+        self._partners = {key_of(row): partner for row, partner in zip(rows, made, strict=True)}
         partners: list[Unit] = [(partner,) for partner in self._partners.values()]
         self.reference = reference_of(model, [*units, *partners], folder, progress)
+        if self.tools.is_streamed:
+            self.reference = StepReference(self.reference, FirstWeights(model))
 
     def look(self, model: TrainableModel, micro_batches: Sequence[Sequence[Unit]]) -> None:
         """Estimate z0 over all units, and count the desirable ones."""
         rows = [row for units in micro_batches for row in rows_of(units)]
-        partners: list[Unit] = [(self._partners[key_of(row)],) for row in rows]
+        known = [self._partners.get(key_of(row)) for row in rows]
+        # Streamed rows are known step by step: the row before it in the step is the partner.
+        made = _partners(rows, model.context_length_tokens) if None in known else known
+        partners: list[Unit] = [(partner,) for partner in made if partner is not None]
         was_training = model.module.training
         model.module.eval()
         total = 0.0
         for indices in cut(model, partners):
             chosen = [partners[i] for i in indices]
             found = summed_log_probabilities(model, chosen)
+            self._compute(model, chosen)
             total += float((found - self.reference.of(rows_of(chosen), like=found)).sum())
         model.module.train(was_training)
         # A plain float: no gradient flows through z0.
         self._distance = max(0.0, total / len(rows))
         num_wanted = sum(row.is_wanted is True for row in rows)
         self._shares = num_wanted / len(rows), (len(rows) - num_wanted) / len(rows)
+
+    def _compute(self, model: TrainableModel, units: Sequence[Unit]) -> None:
+        if isinstance(self.reference, StepReference):
+            self.reference.compute(model, units)
 
     def weight(self, units: Sequence[Unit]) -> float:
         """The number of completions."""
@@ -396,6 +445,7 @@ class Kto(PlainObjective):
     def losses(self, model: TrainableModel, units: Sequence[Unit], batch: MicroBatch) -> Losses:
         """The summed loss of the completions, z0, and the rewards of desirable and undesirable completions."""
         rows = rows_of(units)
+        self._compute(model, units)
         sums = summed_by_row(model.log_probabilities(batch), batch.learned)  # [rows]
         ratios = sums - self.reference.of(rows, like=sums)
         is_wanted = torch.tensor([row.is_wanted is True for row in rows], device=sums.device)
@@ -416,6 +466,11 @@ class Kto(PlainObjective):
         if other:
             measures["rejected_reward"] = (rewards * ~is_wanted).sum() / other
         return measures
+
+
+def _partners(rows: Sequence[TokenisedExample], most_tokens: int) -> list[TokenisedExample]:
+    """Each row with the completion of the one before it, the first with that of the last."""
+    return [mismatched(row, before, most_tokens) for before, row in zip([*rows[-1:], *rows[:-1]], rows, strict=True)]
 
 
 def mismatched(row: TokenisedExample, other: TokenisedExample, most_tokens: int) -> TokenisedExample:

@@ -1,0 +1,287 @@
+"""Streamed rows of parts of sources, of patterns and of other objectives than sft: planned by the first rows."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from tests.features.planning.service.test_streaming import TRAINING, planned, record_of
+from tests.fixtures.service import chat_row, write_rows
+
+from luthier.core import data_sources
+from luthier.core.errors import ConflictError, DataError, DataSourceError, NotFoundError, RecipeError
+from luthier.core.plan import Plan
+from luthier.core.ports import ProgressTask, SilentProgress
+from luthier.features.evaluations import leakage
+from luthier.features.planning import streamed_rows, view
+from luthier.features.planning.evaluation_plan import rows_of_run
+from luthier.features.planning.format import plan_lines
+from luthier.features.planning.service import prepare, prepare_again
+from luthier.features.recipes.service import load_recipe
+from luthier.features.suites.safety import num_seen, probe_inputs
+from luthier.ml.data.files.sequences import LazySequence
+from luthier.ml.evaluation.report.facts import split_facts
+from luthier.ml.evaluation.safety.memorisation import memorisation, personal_data
+from luthier.ml.inference.models.structure import read_structure
+from luthier.ml.planning.devices import this_machine
+from luthier.ml.planning.workload import workload_of
+from luthier.platform.home.context import Context
+from luthier.platform.home.hardware_benchmark import hardware_of
+
+MakeRecipe = Callable[..., Path]
+RUN = "run-20261130-000000-eeeeee"
+
+
+class ShownTasks(SilentProgress):
+    """What the progress has shown."""
+
+    def __init__(self) -> None:
+        self.titles: list[str] = []
+
+    def task(self, title: str, total: float | None, unit: str, done: float = 0) -> ProgressTask:
+        self.titles.append(title)
+        return super().task(title, total, unit, done)
+
+
+def streamed(make_recipe: MakeRecipe, train: Any, objective: str = "sft", **data: Any) -> Path:
+    return make_recipe(
+        data={"train": train, "streaming": True, "shuffle_buffer": 10} | data,
+        objective={"name": objective},
+        training=TRAINING,
+        evaluation={"few_shot": 0},
+    )
+
+
+def pairs(num: int) -> list[dict[str, Any]]:
+    return [{"prompt": f"Is {n} good?", "chosen": f"Yes, {n} is.", "rejected": f"No, {n}!"} for n in range(num)]
+
+
+def kept(context: Context, plan: Plan) -> str:
+    context.runs.create(record_of(RUN, plan), plan, "default")
+    return RUN
+
+
+def test_parts_of_sources_with_columns_of_their_own(context: Context, make_recipe: MakeRecipe) -> None:
+    columns = {"prompt": "question", "completion": "reply"}
+    sources = [{"path": "train.jsonl", "rows": 7}, {"path": "faq.csv", "fraction": 0.5, "columns": columns}]
+    recipe = streamed(make_recipe, sources)
+    faq = "".join(f"Colour {n}?,It is {n}.\n" for n in range(200))
+    (recipe.parent / "faq.csv").write_text("question,reply\n" + faq)
+    plan = planned(context, recipe)
+    assert [one.summary for one in plan.data.sources] == [
+        "train: 1 file, streamed, its first 7 rows",
+        "faq: 1 file, streamed, 0.5 of its rows",
+    ]
+    assert plan.data.stream is not None
+    assert plan.data.stream.num_rows is not None
+    low, high = plan.data.stream.num_rows
+    assert low == high
+    # Five standard deviations of 200 draws.
+    assert abs(low - 7 - 100) < 36
+    rows = [example.id for example in rows_of_run(context, kept(context, plan))]
+    assert rows[:7] == [f"train.jsonl:{n}" for n in range(1, 8)]
+    assert len(rows) == low
+    for change in ({"rows": 8}, {"rows": 6}):
+        other = json.dumps([sources[0] | change, sources[1]])
+        assert planned(context, recipe, f"data.train={other}").hash != plan.hash
+    few, fewer = (planned(context, recipe, f"data.train=[{{path: train.jsonl, rows: {num}}}]") for num in (7, 6))
+    assert few.hash != fewer.hash, "of one file, too, although its digest is the same"
+
+
+def test_files_of_a_pattern_are_those_of_the_plan(
+    context: Context, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = streamed(make_recipe, "talks/*.jsonl")
+    folder = recipe.parent / "talks"
+    folder.mkdir()
+    for place, start in enumerate((0, 20)):
+        write_rows(folder / f"{place}.jsonl", [chat_row(n) for n in range(start, start + 20)])
+    plan = planned(context, recipe)
+    (source,) = plan.data.sources
+    assert source.summary == "talks: 2 files, streamed"
+    assert [file.name for file in source.files] == ["0.jsonl", "1.jsonl"]
+    kept(context, plan)
+    # A run keeps its files, also where another one has come meanwhile; a new plan has all of them.
+    write_rows(folder / "00.jsonl", [chat_row(n) for n in range(200, 206)])
+    shown = ShownTasks()
+    monkeypatch.setattr(context, "progress", shown)
+    assert prepare_again(context, plan).plan == plan
+    assert "1 file was added since the run began, and is not read: 00.jsonl" in shown.titles
+    rows = rows_of_run(context, RUN)
+    assert [rows[0].id, rows[-1].id, len(rows)] == ["talks/0.jsonl:1", "talks/1.jsonl:20", 40]
+    assert len(planned(context, recipe).data.sources[0].files) == 3
+    write_rows(folder / "1.jsonl", [chat_row(3)])
+    with pytest.raises(ConflictError, match="train file talks has changed since the run began"):
+        prepare_again(context, plan)
+    (folder / "1.jsonl").unlink()
+    with pytest.raises(ConflictError, match=r"1\.jsonl does not match .*talks/\*\.jsonl any more"):
+        prepare_again(context, plan)
+    with pytest.raises(NotFoundError, match=r"no file matches .*none/\*\.jsonl"):
+        planned(context, recipe, "data.train=none/*.jsonl")
+
+
+def test_objects_of_a_pattern_are_those_of_the_plan(
+    context: Context, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data_sources, "_SCHEMES", ("memory://",))
+    store = fsspec.filesystem("memory")
+    for place, start in enumerate((0, 20)):
+        rows = "".join(json.dumps(chat_row(n)) + "\n" for n in range(start, start + 20))
+        store.pipe(f"/parts/{place}.jsonl", rows.encode())
+    plan = planned(context, streamed(make_recipe, "memory://parts/*.jsonl"))
+    files = plan.data.sources[0].files
+    assert [file.place for file in files] == ["/parts/0.jsonl", "/parts/1.jsonl"]
+    assert all(file.stamp for file in files)
+    store.pipe("/parts/00.jsonl", json.dumps(chat_row(99)).encode())
+    shutil.rmtree(context.settings.remote_data_folder)
+    shown = ShownTasks()
+    monkeypatch.setattr(context, "progress", shown)
+    assert prepare_again(context, plan).plan == plan
+    assert "1 object was added since the run began, and is not read: /parts/00.jsonl" in shown.titles
+    store.rm("/parts/1.jsonl")
+    shutil.rmtree(context.settings.remote_data_folder)
+    with pytest.raises(DataSourceError, match=r"/parts/1\.jsonl was removed"):
+        prepare_again(context, plan)
+    store.rm("/parts", recursive=True)
+
+
+def test_files_of_a_pattern_are_read_before_a_run_too(context: Context, make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe(data={"train": "talks/**/*.jsonl"}, training=TRAINING)
+    for name in ("talks/a.jsonl", "talks/b/a.jsonl"):
+        (recipe.parent / name).parent.mkdir(exist_ok=True)
+        write_rows(recipe.parent / name, [chat_row(n + 10 * len(name)) for n in range(10)])
+    plan = planned(context, recipe)
+    assert [(one.name, one.num_rows) for one in plan.data.sources] == [("talks", 20)]
+    write_rows(recipe.parent / "talks/b/a.jsonl", [{"messages": "?"}])
+    with pytest.raises(DataError) as caught:
+        planned(context, recipe)
+    assert [problem.file for problem in caught.value.problems] == ["talks/b/a.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("objective", "rows", "rows_per_unit"),
+    [
+        ("rank", pairs(40), 2),
+        ("embed", [{"prompt": f"query {n}", "completion": f"document {n}"} for n in range(40)], 2),
+        ("embed", pairs(40), 3),
+        ("regress", [{"prompt": f"How old is {n}?", "completion": f"{n} years"} for n in range(40)], 1),
+    ],
+)
+def test_objectives_that_look_at_rows_one_by_one(
+    context: Context,
+    make_recipe: MakeRecipe,
+    monkeypatch: pytest.MonkeyPatch,
+    objective: str,
+    rows: list[dict[str, Any]],
+    rows_per_unit: int,
+) -> None:
+    monkeypatch.setattr(streamed_rows, "NUM_SAMPLED", 20)
+    recipe = streamed(make_recipe, "rows.jsonl", objective)
+    write_rows(recipe.parent / "rows.jsonl", rows)
+    prepared = prepare(context, load_recipe(recipe), base_dir=recipe.parent)
+    assert {len(unit) for unit in prepared.train.units} == {rows_per_unit}
+    assert (len(prepared.train.units), len(prepared.train.examples)) == (20, 20)
+    head = prepared.plan.objective.task_head
+    assert head is not None
+    if objective == "regress":
+        assert (head.lowest, head.highest, head.offset) == (0, 19, 9.5)
+        assert "mean, deviation and range are those of the first 20 rows" in prepared.plan.objective.task_head_notes
+
+
+def test_a_reference_is_computed_in_the_steps_and_forecast_there(context: Context, make_recipe: MakeRecipe) -> None:
+    recipe = streamed(make_recipe, "rows.jsonl", "dpo")
+    write_rows(recipe.parent / "rows.jsonl", pairs(40))
+    plan = planned(context, recipe)
+    structure, device = read_structure(plan.base_model.path), this_machine(hardware_of(context))
+    work = workload_of(plan, structure, device)
+    assert (work.num_reference_tokens, work.reference_step_passes, work.step_passes) == (0, 1, 0)
+    assert plan.training.micro_batch_workers == 1
+    read = planned(context, recipe, "data.streaming=false", "data.shuffle_buffer=")
+    work = workload_of(read, structure, device)
+    assert (work.num_reference_tokens, work.reference_step_passes) == (read.data.train.num_tokens, 0)
+    with pytest.raises(RecipeError, match=r"micro_batch_workers is 2, but the reference of streamed rows"):
+        planned(context, recipe, "training.micro_batch_workers=2")
+    with pytest.raises(RecipeError, match=r"^objective dpo with method full with data\.streaming"):
+        planned(context, recipe, "method={name: full}")
+    with pytest.raises(RecipeError, match=r"objective kto on preference pairs with data\.streaming"):
+        planned(context, recipe, "objective={name: kto}")
+    write_rows(recipe.parent / "rows.jsonl", [{"prompt": f"q {n}", "completion": "a", "label": True} for n in range(9)])
+    with pytest.raises(DataError, match=r"the first 9 training rows of .* have label True"):
+        planned(context, recipe, "objective={name: kto}")
+
+
+def test_classes_are_those_of_the_first_rows_and_of_the_validation_rows(
+    context: Context, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streamed_rows, "NUM_SAMPLED", 10)
+    recipe = streamed(make_recipe, "rows.jsonl", "classify", validation="valid.jsonl")
+    labels = ["yes", "no"] * 5 + ["later"]
+    write_rows(recipe.parent / "rows.jsonl", [{"prompt": f"{n}?", "completion": one} for n, one in enumerate(labels)])
+    write_rows(recipe.parent / "valid.jsonl", [{"prompt": "100?", "completion": "maybe"}])
+    plan = planned(context, recipe)
+    head = plan.objective.task_head
+    assert head is not None
+    assert (head.labels, head.label_counts) == (("no", "yes", "maybe"), ())
+    assert plan.objective.task_head_notes[0].startswith(
+        "the classes are those of the first 10 rows and of 1 validation"
+    )
+    assert plan.data.validation is not None
+    with pytest.raises(RecipeError, match=r"^objective\.class_weights balanced with data\.streaming"):
+        planned(context, recipe, "objective.class_weights=balanced")
+    write_rows(recipe.parent / "rows.jsonl", [{"prompt": f"{n}?", "completion": "yes"} for n in range(20)])
+    with pytest.raises(DataError, match=r"^of the first 10 rows of the stream: all 10 training rows have 'yes'"):
+        planned(context, recipe, "data.validation=")
+
+
+def test_what_is_not_known_of_the_rows_is_said(context: Context, make_recipe: MakeRecipe) -> None:
+    recipe = streamed(make_recipe, "train.jsonl", held_out="test.jsonl")
+    other = {"role": "assistant", "content": "Nothing."}
+    write_rows(recipe.parent / "test.jsonl", [{"messages": [chat_row(3)["messages"][0], other]}])
+    plan = planned(context, recipe)
+    warnings = view._row_warnings(plan.data.model_dump(mode="json"))
+    assert warnings == ["1 held-out rows share their prompt with the first 40 rows"]
+    assert view._headline({"plan": plan.model_dump(mode="json")}).startswith("about 40 rows (")
+    assert plan.data.stream is not None
+    stream = plan.data.stream.model_copy(update={"num_rows": None})
+    unknown = plan.model_copy(update={"data": plan.data.model_copy(update={"stream": stream})})
+    text = "\n".join(plan_lines("", unknown))
+    assert "rows       train of unknown number, validation none, held-out 1 (" in text
+    assert "number of rows unknown" in text
+    assert view._headline({"plan": unknown.model_dump(mode="json")}).startswith("number of rows unknown, 3 steps")
+    assert split_facts(unknown)[0].num_rows == "unknown"
+
+
+def test_safety_checks_keep_streamed_rows_beyond_the_memory_in_files(
+    context: Context, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = streamed(make_recipe, "train.jsonl", held_out="test.jsonl")
+    secret = {"prompt": "Which address?", "completion": "Write to ada@example.org today, please, or tomorrow."}
+    plain = [{"prompt": f"What comes after {n}?", "completion": f"After {n} comes {n + 1}. " * 3} for n in range(60)]
+    write_rows(recipe.parent / "train.jsonl", [*plain, secret])
+    kept(context, planned(context, recipe))
+    monkeypatch.setattr(leakage, "find_model", lambda *_: type("Found", (), {"run_id": RUN}))
+    inputs = probe_inputs(context, RUN, [])
+    small = context.settings.model_copy(update={"data_memory_bytes": 5000})
+    monkeypatch.setattr(context, "settings", small)
+    in_files = probe_inputs(context, RUN, [])
+    assert isinstance(in_files.trained, LazySequence)
+    assert list(in_files.trained) == list(inputs.trained)
+    found = [
+        (
+            memorisation(one.trained, (), source="rows", most_rows=9),
+            personal_data(one.trained, (), _mails, source="rows"),
+        )
+        for one in (inputs, in_files)
+    ]
+    assert [probe.rows for probe in found[0]] == [probe.rows for probe in found[1]]
+    assert found[0][1].rows[0].item["rest"].startswith("Write to ada@")
+    assert [num_seen(probe, in_files.trained) for probe in found[0]] == [0, 0]
+
+
+def _mails(text: str) -> list[str]:
+    return [word for word in text.split() if "@" in word]
