@@ -19,7 +19,7 @@ from luthier.platform.auth.service import digest_of
 from luthier.platform.home.context import Context
 from luthier.platform.ui.render import Page, entries_for, redirect
 from luthier.platform.ui.settings_tabs import show
-from luthier.platform.ui.visitor import COOKIE, HomeContext, Visitor, remember
+from luthier.platform.ui.visitor import COOKIE, HomeContext, Visitor, one_state, remember
 
 router = APIRouter()
 PAGE = Page("Settings", "/settings", None, order=1000, key="s")
@@ -40,6 +40,7 @@ def first(request: Request, _caller: Visitor) -> Response:
 
 
 @router.get(_ADDRESS)
+@one_state
 def account(request: Request, context: HomeContext, _caller: Visitor) -> Response:
     """The page."""
     return _page(request, context)

@@ -30,7 +30,7 @@ from luthier.platform.http.received_files import received_files
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.forms import FIELD
 from luthier.platform.ui.render import Page, is_fragment_request, redirect, render
-from luthier.platform.ui.visitor import Asker, HomeContext, Reader, Trainer
+from luthier.platform.ui.visitor import Asker, HomeContext, Reader, Trainer, one_state
 
 router = APIRouter(prefix="/batches")
 PAGE = Page("Batches", router.prefix, "read", order=77, key="b", group="use")
@@ -45,6 +45,7 @@ FileKind = Literal["input", "output", "errors"]
 
 
 @router.get("")
+@one_state
 def index(request: Request, context: HomeContext, caller: Reader, after: _Id = "", seen: str = "") -> Response:
     """The batches of the project, newest first.
 

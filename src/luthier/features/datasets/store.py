@@ -236,6 +236,13 @@ class DatasetStore(Store):
         )
         return [(row["name"], row["number"]) for row in self._rows(query)]
 
+    def files_in_use(self, file_ids: Sequence[str]) -> set[str]:
+        """Those of these files that hold the rows of a version, in one query."""
+        if not file_ids:
+            return set()
+        its = dataset_versions.c.file_id
+        return set(self._scalars(select(its).where(its.in_(file_ids)).distinct()))
+
     def remove(self, project_id: str, dataset_id: str) -> None:
         """Delete a dataset, its versions and the decisions about their rows; files stay. Raises NotFoundError."""
         with self._write() as connection:

@@ -35,7 +35,7 @@ from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import redact_paths, reference_paths
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.render import Page, is_fragment_request, redirect, render
-from luthier.platform.ui.visitor import HomeContext, Reader, Trainer
+from luthier.platform.ui.visitor import HomeContext, Reader, Trainer, one_state
 
 router = APIRouter(prefix="/evaluations")
 
@@ -184,6 +184,7 @@ _Text = Annotated[str, Query(max_length=500)]
 
 
 @router.get("")
+@one_state
 def index(
     request: Request, context: HomeContext, caller: Reader, q: _Text = "", verdict: _Text = "", after: _Text = ""
 ) -> Response:

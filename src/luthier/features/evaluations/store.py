@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _MAX_CHARACTERS: Final = 32_000_000
 _MAX_OVERVIEWS: Final = 5000
+_MAX_RESULTS: Final = 500
 _WITHOUT_SAMPLES: Final[Any] = {"systems": {"__all__": {"samples"}}}
 _EVALUATIONS: Final = RecordTable(
     evaluations,
@@ -43,6 +44,7 @@ class EvaluationStore(Store):
         super().__init__(database)
         self._kept: LRUCache[Evaluation] = LRUCache(_MAX_CHARACTERS)
         self._overviews: LRUCache[EvaluationOverview] = LRUCache(_MAX_OVERVIEWS)
+        self._results: LRUCache[Evaluation] = LRUCache(_MAX_RESULTS)
 
     def save(self, evaluation: Evaluation) -> None:
         """Add an evaluation. Raises ConflictError (id taken) and NotFoundError (no such run)."""
@@ -97,9 +99,30 @@ class EvaluationStore(Store):
         """Evaluations, newest first: of one run, or of all if `run_id` is None; at most `limit`."""
         return self._list(_EVALUATIONS, run_id=run_id, limit=limit)
 
+    def newest_of_runs(self, run_ids: Sequence[str]) -> dict[str, Evaluation]:
+        """The newest evaluation of each run that was evaluated, without samples, by the id of the run.
+
+        One query for their ids; documents are read once and cached without their samples.
+        """
+        if not run_ids:
+            return {}
+        # Read with each call: the cache must not return an evaluation that was deleted with its run.
+        query = select(evaluations.c.run_id, evaluations.c.evaluation_id).where(evaluations.c.run_id.in_(run_ids))
+        ids = {row["run_id"]: row["evaluation_id"] for row in self._rows(query.order_by(evaluations.c.number))}
+        found = {run_id: self._result(evaluation_id) for run_id, evaluation_id in ids.items()}
+        return {run_id: one for run_id, one in found.items() if one is not None}
+
     def newest_of(self, project_id: str, *, limit: int) -> Sequence[str]:
         """The ids of the newest evaluations of a project, newest first. One without a run is that of `default`."""
         return self._scalars(_newest_of(project_id, limit))
+
+    def _result(self, evaluation_id: str) -> Evaluation | None:
+        """An evaluation without samples; None where it was deleted in the meantime."""
+        found = self._results.find(evaluation_id)
+        if found is None and (whole := self._find(_EVALUATIONS, evaluation_id=evaluation_id)) is not None:
+            systems = tuple(system.model_copy(update={"samples": ()}) for system in whole.systems)
+            found = self._results.keep(evaluation_id, whole.model_copy(update={"systems": systems}))
+        return found
 
     def _refusal(self, evaluation: Evaluation) -> ConflictError | NotFoundError:
         # Queried after the failed insert, to distinguish the two constraints: driver errors differ by database.

@@ -21,7 +21,7 @@ from luthier.platform.auth.members_store import Session
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import shown_reference
 from luthier.platform.ui.render import Page, entries_for, redirect, render
-from luthier.platform.ui.visitor import HomeContext, Reader, Visitor
+from luthier.platform.ui.visitor import HomeContext, Reader, Visitor, one_state
 
 router = APIRouter()
 PAGE = Page("Home", "/", "read", order=10, key="h")
@@ -30,6 +30,7 @@ _MAX_LISTED: Final = 5
 
 
 @router.get("/")
+@one_state
 def home(request: Request, context: HomeContext, caller: Visitor) -> Response:
     """The home page; who may not look at anything is led to the first page that is theirs."""
     if not caller.may("read"):
@@ -39,12 +40,14 @@ def home(request: Request, context: HomeContext, caller: Visitor) -> Response:
 
 
 @router.get("/home/now")
+@one_state
 def now(request: Request, context: HomeContext, caller: Reader) -> Response:
     """What runs and what waits, as a piece of the page."""
     return render(request, "home_page/now.html", _now(context, caller))
 
 
 @router.get("/home/rest")
+@one_state
 def rest(request: Request, context: HomeContext, caller: Reader) -> Response:
     """All the rest, as a piece of the page."""
     return render(request, "home_page/rest.html", _rest(context, caller))

@@ -8,7 +8,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -16,12 +16,12 @@ from typing import Any, Final
 from luthier.core.access import DEFAULT_PROJECT
 from luthier.core.cost import Estimate
 from luthier.core.evaluation import Comparison, Evaluation, Metric, VerdictWord
-from luthier.core.events import BillUpdated, StepDone
+from luthier.core.events import BillUpdated, Event, StepDone
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.run import RunRecord
 from luthier.features.home_page.run_names import run_names
 from luthier.features.inbox.sources import job_address
-from luthier.features.runs.service import view_run
+from luthier.features.runs.service import is_active
 from luthier.features.runs.views import without_paths
 from luthier.ml.evaluation.result_views import roles
 from luthier.platform.home.context import Context
@@ -174,16 +174,17 @@ def look_now(context: Context, project_id: str) -> Now:
     """What is running and what waits, of one project; a run that a command has started is one of `default`."""
     jobs = context.jobs.list(status="running", project_id=project_id, limit=MAX_SHOWN)
     records = context.runs.some([job.run_id for job in jobs])
-    running = [_of_job(context, job, records.get(job.run_id)) for job in jobs]
-    begun = list(records.values())
+    by_command: list[RunRecord] = []
     # Runs of commands have no job and belong to `default`.
     if project_id == DEFAULT_PROJECT:
         known = {job.run_id for job in jobs}
-        for record in context.runs.of_project(project_id, limit=MAX_SHOWN, status="running"):
-            # A run of a killed command keeps the status `running`; `is_active` looks whether its process lives.
-            if record.run_id not in known and view_run(context, record.run_id).is_active:
-                running.append(_of_run(context, record, None, "running", record.created_at))
-                begun.append(record)
+        others = context.runs.of_project(project_id, limit=MAX_SHOWN, status="running")
+        # A run of a killed command keeps the status `running`; `is_active` looks whether its process lives.
+        by_command = [one for one in others if one.run_id not in known and is_active(context, one.run_id)]
+    begun = [*records.values(), *by_command]
+    events = context.runs.newest([one.run_id for one in begun], ("step", "bill"))
+    running = [_of_job(context, job, records.get(job.run_id), events.get(job.run_id, {})) for job in jobs]
+    running += [_of_run(one, None, "running", one.created_at, events.get(one.run_id, {})) for one in by_command]
     queued = context.jobs.list(status="queued", project_id=project_id, limit=MAX_SHOWN + 1)
     paused = context.jobs.list(status="paused", project_id=project_id, limit=MAX_SHOWN + 1)
     # The store lists the newest first; the queue is worked off from the oldest.
@@ -212,10 +213,9 @@ def spent_this_month(context: Context, project_id: str) -> Spent:
     # Plain JSON: a thousand models to validate would take a second of this page.
     ended = [json.loads(text)["bill"] for text in results[:MAX_SUMMED]]
     bills: list[dict[str, Any]] = [bill for bill in ended if bill is not None]
-    for record in context.runs.of_project(project_id, limit=MAX_SHOWN, status="running"):
-        if record.result is None and (event := context.runs.last(record.run_id, "bill")) is not None:
-            assert isinstance(event, BillUpdated)
-            bills.append(event.bill.model_dump())
+    running = context.runs.of_project(project_id, limit=MAX_SHOWN, status="running")
+    newest = context.runs.newest([one.run_id for one in running if one.result is None], ("bill",))
+    bills += [one.bill.model_dump() for kinds in newest.values() for one in kinds.values() if one.kind == "bill"]
     return Spent(
         since=since,
         num_runs=len(bills),
@@ -240,9 +240,9 @@ def room(context: Context) -> Room:
     )
 
 
-def _of_job(context: Context, job: Job, record: RunRecord | None) -> Running:
+def _of_job(context: Context, job: Job, record: RunRecord | None, events: Mapping[str, Event]) -> Running:
     if record is not None:
-        return _of_run(context, record, job.job_id, job.shown_status, job.created_at)
+        return _of_run(record, job.job_id, job.shown_status, job.created_at, events)
     # A job of the fine-tuning API passes the lane `validate` before it waits for `train`.
     stage = "checking the files" if job.lane == "validate" else "preparing: loading model and rows"
     if not job.run_id:
@@ -259,8 +259,10 @@ def _of_job(context: Context, job: Job, record: RunRecord | None) -> Running:
     )
 
 
-def _of_run(context: Context, record: RunRecord, job_id: str | None, status: str, since: float | str) -> Running:
-    step = context.runs.last(record.run_id, "step")
+def _of_run(
+    record: RunRecord, job_id: str | None, status: str, since: float | str, events: Mapping[str, Event]
+) -> Running:
+    step = events.get("step")
     is_trained = record.num_steps > 0 and record.step >= record.num_steps
     stage = "evaluating on held-out rows" if is_trained else "training" if record.step else "preparing the first step"
     return Running(
@@ -273,21 +275,19 @@ def _of_run(context: Context, record: RunRecord, job_id: str | None, status: str
         step=record.step,
         num_steps=record.num_steps,
         loss=step.loss if isinstance(step, StepDone) else None,
-        left_seconds=None
-        if is_trained
-        else _left_seconds(context, record, step if isinstance(step, StepDone) else None),
+        left_seconds=None if is_trained else _left_seconds(record, events),
         since=since,
     )
 
 
-def _left_seconds(context: Context, record: RunRecord, step: StepDone | None) -> float | None:
+def _left_seconds(record: RunRecord, events: Mapping[str, Event]) -> float | None:
     """By the last bill, scaled to the steps that are left by now; without one by what the last step took."""
     # The bill is some steps old: its time is scaled to what is left now.
     left = record.num_steps - record.step
-    bill = context.runs.last(record.run_id, "bill")
+    bill, step = events.get("bill"), events.get("step")
     if isinstance(bill, BillUpdated) and record.num_steps > bill.step:
         return bill.bill.left_seconds * left / (record.num_steps - bill.step)
-    return None if step is None else step.seconds * left
+    return step.seconds * left if isinstance(step, StepDone) else None
 
 
 def _waiting(context: Context, job: Job, name: str) -> Waiting:

@@ -14,7 +14,8 @@ from luthier.platform.auth.members_store import Session
 from luthier.platform.home.context import Context
 
 _PAGES: Final = re.compile(
-    r"/(?:evaluations/panels|evaluations/orders|deployments|runs|exports|batches|datasets/jobs|pipelines/jobs)/[^/]+"
+    r"/(?:evaluations/panels|evaluations/orders|deployments|runs|exports|batches|datasets/jobs|pipelines/jobs)"
+    r"/(?!(?:new|compare)$)[^/]+"
     r"|/datasets/(?P<dataset>[^/]+)/annotate|/review|/monitor/model"
 )
 """The pages that entries lead to: on others nothing is looked up."""

@@ -17,7 +17,7 @@ from luthier.platform.home.context import Context
 from luthier.platform.home.duration import parse_duration
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.render import Page, redirect, render
-from luthier.platform.ui.visitor import HomeContext, Reader, Trainer, own_address, root_of
+from luthier.platform.ui.visitor import HomeContext, Reader, Trainer, one_state, own_address, root_of
 
 router = APIRouter(prefix="/inbox")
 PAGE = Page("Inbox", "/inbox", "read", order=15, key="i", count="luthier.features.inbox.service:open_count")
@@ -31,6 +31,7 @@ _Back = Annotated[str, Form(max_length=1000)]
 
 
 @router.get("")
+@one_state
 def index(
     request: Request,
     context: HomeContext,
@@ -158,8 +159,7 @@ def _page(
     error: LuthierError | None = None,
     given: dict[str, str] | None = None,
 ) -> Response:
-    found = inbox.list_entries(context, caller, show=show, assignee=assignee or None)
-    numbers = inbox.counts(context, caller)
+    found, numbers = inbox.list_with_counts(context, caller, show=show, assignee=assignee or None)
     people = context.members.list(caller.project_id)
     values: dict[str, Any] = {
         "entries": found,

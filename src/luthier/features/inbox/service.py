@@ -52,14 +52,24 @@ def list_entries(
         show: `for_you`: open, and assigned to the caller or to nobody. Else by state.
         assignee: Only those of a member of this name; None for all.
     """
-    return [one for one in _entries(context, caller) if _is_shown(one, caller, show, assignee)]
+    return list_with_counts(context, caller, show=show, assignee=assignee)[0]
 
 
 def counts(context: Context, caller: Caller) -> dict[InboxShow, int]:
     """How many entries each list has."""
+    return list_with_counts(context, caller)[1]
+
+
+def list_with_counts(
+    context: Context, caller: Caller, *, show: InboxShow = "open", assignee: str | None = None
+) -> tuple[list[InboxEntry], dict[InboxShow, int]]:
+    """Entries as by `list_entries`, and how many each list has; what waits is collected once for both."""
     every = _entries(context, caller)
     shows: tuple[InboxShow, ...] = ("for_you", "open", "snoozed", "done")
-    return {show: sum(_is_shown(one, caller, show, None) for one in every) for show in shows}
+    found = {one: sum(_is_shown(entry, caller, one, None) for entry in every) for one in shows}
+    # The navigation of the same page shows it, too.
+    _keep_count(_count_key(context, caller), found["for_you"])
+    return [one for one in every if _is_shown(one, caller, show, assignee)], found
 
 
 def get_entry(context: Context, caller: Caller, item_id: str) -> InboxEntry:
@@ -249,23 +259,28 @@ _counting: Final = threading.Lock()
 
 def open_count(context: Context, caller: Caller) -> int:
     """How many entries wait for the caller, for the navigation of every page: at most 10 s old."""
-    key = (str(context.home), caller.project_id, caller.member_id or "", *caller.scopes)
     with _counting:
-        known = _known_counts.get(key)
+        known = _known_counts.get(_count_key(context, caller))
     if known is not None and time.monotonic() - known[0] < _COUNT_SECONDS:
         return known[1]
     try:
         # Counted outside the lock: two threads may count the same at once, but none waits for another's database reads.
-        number = len(list_entries(context, caller, show="for_you"))
+        return counts(context, caller)["for_you"]
     except LuthierError:
         # A page that explains why the database does not answer must not fail for its navigation.
         return 0
+
+
+def _count_key(context: Context, caller: Caller) -> tuple[str, ...]:
+    return (str(context.home), caller.project_id, caller.member_id or "", *caller.scopes)
+
+
+def _keep_count(key: tuple[str, ...], number: int) -> None:
     with _counting:
         # Old entries are never read again after 10 s; starting over is simpler than dropping them one by one.
         if len(_known_counts) >= _MAX_COUNTS:
             _known_counts.clear()
         _known_counts[key] = (time.monotonic(), number)
-    return number
 
 
 def forget_counts() -> None:

@@ -23,7 +23,7 @@ from luthier.platform.home.context import Context
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.i18n.environments import words
 from luthier.platform.ui.render import Page, page_language, redirect, render
-from luthier.platform.ui.visitor import HomeContext, Reader, Trainer
+from luthier.platform.ui.visitor import HomeContext, Reader, Trainer, one_state
 
 router = APIRouter()
 PAGE = Page("Models", "/models", "read", order=70, key="m", group="use")
@@ -34,6 +34,7 @@ Tab = Literal["tuned", "deployments", "base", "lineage"]
 
 
 @router.get("/models")
+@one_state
 def models(
     request: Request,
     context: HomeContext,
@@ -46,6 +47,7 @@ def models(
 
 
 @router.get("/deployments")
+@one_state
 def names(request: Request, context: HomeContext, caller: Reader) -> Response:
     """The deployments of the project."""
     return _list(request, context, caller, "deployments", None)
@@ -74,6 +76,7 @@ _MAX_OVER_BASE: Final = 20
 
 
 @router.get("/models/{name:path}")
+@one_state
 def model(request: Request, context: HomeContext, caller: Reader, name: str) -> Response:
     """A tuned model by its name or its run, a base model, or, where it is a deployment's name, the way to that."""
     return _page(request, context, caller, name)

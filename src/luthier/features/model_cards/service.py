@@ -23,6 +23,7 @@ from luthier.features.runs.views import without_paths
 from luthier.features.serving.head_answers import example_request
 from luthier.features.serving.targets import EXPORT
 from luthier.ml.export.exporters.registry import served_formats
+from luthier.platform.db.store import LRUCache
 from luthier.platform.home.context import Context
 from luthier.platform.home.model_names import base_models
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from luthier.ml.export.bundle.facts import BundleFacts
 
 MAX_TARGETS: Final = 100
+_shown_evaluations: Final[LRUCache[Evaluation]] = LRUCache(500)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ class TunedView:
         base: The base model by its name in the API.
         names: Tuned models of the run, newest first.
         checkpoints: Its checkpoints, newest first.
-        evaluation: The newest evaluation of the run.
+        evaluation: The newest evaluation of the run, without samples.
         deployments: Names that route to it, or to an export of it.
         exports: Its exports, newest first.
         head: Its task head; None where it writes text.
@@ -247,11 +249,13 @@ def _views(
     for export in context.exports.list(caller.project_id):
         exports.setdefault(export.source, []).append(export)
     deployments = context.deployments.list(caller.project_id)
+    records = list(records)
+    # Skipped for pickers, which show no verdict.
+    judged = context.evaluations.newest_of_runs([one.run_id for one in records]) if with_verdicts else {}
     made = []
     for record in records:
         own, its_exports = tuned.get(record.run_id, []), exports.get(record.run_id, [])
-        # Skipped for pickers: an evaluation is a large document.
-        judged = context.evaluations.list(run_id=record.run_id, limit=1) if with_verdicts else []
+        evaluation = judged.get(record.run_id)
         outcomes = [model.model_id for model in own if model.step is None]
         # A deployment may name the run, its tuned model, or an export of it.
         targets = {record.run_id, *outcomes, *(f"{EXPORT}{one.export_id}" for one in its_exports)}
@@ -262,13 +266,21 @@ def _views(
                 base=names.get(record.base_model, record.base_model.rsplit("/", 1)[-1]),
                 names=tuple(outcomes),
                 checkpoints=tuple(model for model in own if model.step is not None),
-                evaluation=without_paths(context, judged[0]) if judged else None,
+                evaluation=None if evaluation is None else _shown(context, evaluation),
                 deployments=tuple(one.name for one in deployments if _routes_to(one, targets)),
                 exports=tuple(its_exports),
                 head=readable_task_head_in(None if record.result is None else record.result.adapter_path),
             )
         )
     return made
+
+
+def _shown(context: Context, evaluation: Evaluation) -> Evaluation:
+    """An evaluation without paths of this machine. It never changes, so each is rewritten once."""
+    # The home too: tests and embedded use open several in one process.
+    key = f"{context.home} {evaluation.evaluation_id}"
+    known = _shown_evaluations.find(key)
+    return known or _shown_evaluations.keep(key, without_paths(context, evaluation))
 
 
 def _routes_to(deployment: Deployment, targets: set[str]) -> bool:

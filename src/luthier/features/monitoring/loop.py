@@ -115,6 +115,18 @@ def check_history(context: Context, project_id: str, model: str) -> CheckHistory
     return CheckHistory() if document is None else CheckHistory.model_validate_json(document)
 
 
+def states_of(context: Context, project_id: str) -> dict[str, CheckState]:
+    """The states of the checks of all models of a project, by model, in one query."""
+    found = context.watches.list(_CHECK, project_id)
+    return {one.name: CheckState.model_validate_json(one.document) for one in found}
+
+
+def check_histories(context: Context, project_id: str) -> dict[str, CheckHistory]:
+    """Results of the checks of all models of a project, by model, in one query."""
+    found = context.watches.list(_SEEN, project_id)
+    return {one.name: CheckHistory.model_validate_json(one.document) for one in found}
+
+
 def run_due_checks(context: Context) -> int:
     """Check each model that is due, and all canaries; returns the number of models.
 

@@ -28,7 +28,7 @@ from luthier.platform.home.context import Context
 from luthier.platform.notifications import mails
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.render import Page, redirect, render
-from luthier.platform.ui.visitor import HomeContext, Reader, Trainer
+from luthier.platform.ui.visitor import HomeContext, Reader, Trainer, one_state
 
 if TYPE_CHECKING:
     import polars as pl
@@ -130,6 +130,7 @@ class WatchedModel:
 
 
 @router.get("")
+@one_state
 def index(request: Request, context: HomeContext, caller: Reader) -> Response:
     """All models that are watched, and the alerts that are open."""
     settings = alerts.alert_settings(context, caller.project_id)
@@ -138,7 +139,17 @@ def index(request: Request, context: HomeContext, caller: Reader) -> Response:
     names = dict.fromkeys(
         [*monitor_loop.monitored_models(context, caller.project_id, settings), *(one.model for one in is_open)]
     )
-    models = [_watched(context, caller, name, is_open) for name in names]
+    states = monitor_loop.states_of(context, caller.project_id)
+    seen = monitor_loop.check_histories(context, caller.project_id)
+    models = [
+        WatchedModel(
+            name,
+            states.get(name),
+            seen[name].report if name in seen else None,
+            sum(one.model == name for one in is_open),
+        )
+        for name in names
+    ]
     stuck = [mail for mail in mails.list_mails(context, caller.project_id) if mail.last_answer]
     values = {"models": models, "alerts": is_open[:_MAX_ALERTS], "num_open": len(is_open), "settings": settings}
     return render(request, "monitoring/list.html", values | {"stuck": stuck})

@@ -21,7 +21,7 @@ from luthier.platform.home.context import Context
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.page_work import Led, page_work
 from luthier.platform.ui.render import Page, is_fragment_request, redirect, render
-from luthier.platform.ui.visitor import HomeContext, Reader, Trainer
+from luthier.platform.ui.visitor import HomeContext, Reader, Trainer, one_state
 
 router = APIRouter(prefix="/review")
 PAGE = Page("Review", "/review", "read", order=90, key="v", group="data")
@@ -99,6 +99,7 @@ class ReviewView:
 
 
 @router.get("")
+@one_state
 def look(
     request: Request,
     context: HomeContext,

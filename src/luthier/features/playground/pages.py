@@ -48,7 +48,7 @@ from luthier.platform.ui.forms import shown_once
 from luthier.platform.ui.i18n.environments import words as page_words
 from luthier.platform.ui.page_work import Led, page_work
 from luthier.platform.ui.render import Page, page_language, redirect, render
-from luthier.platform.ui.visitor import Asker, HomeContext, Trainer
+from luthier.platform.ui.visitor import Asker, HomeContext, Trainer, one_state
 
 router = APIRouter(prefix="/playground")
 PAGE = Page("Playground", "/playground", "infer", order=60, key="p", group="use")
@@ -80,6 +80,7 @@ class _Shown:
 
 
 @router.get("")
+@one_state
 def show(
     request: Request, context: HomeContext, caller: Asker, model: Annotated[list[str] | None, Query()] = None
 ) -> Response:

@@ -128,12 +128,16 @@ class RunEntryStore(Store):
         every = first.union_all(select(following).where(first.c.key.is_not(None)))
         return sorted(self._scalars(select(every.c.key).where(every.c.key.is_not(None))))
 
-    def num_ahead(self, job_id: str) -> int:
-        """How many jobs of all projects are before this one in its lane, those that are being worked on included."""
-        own = select(jobs.c.number, jobs.c.lane).where(jobs.c.job_id == job_id).subquery()
+    def num_ahead(self, job_ids: Sequence[str]) -> dict[str, int]:
+        """By job: how many jobs of all projects are before it in its lane, those that are being worked on included."""
+        if not job_ids:
+            return {}
+        own = jobs.alias("own")
         is_ahead = or_(jobs.c.status == "running", (jobs.c.status == "queued") & (jobs.c.number < own.c.number))
-        count = select(func.count()).select_from(jobs.join(own, jobs.c.lane == own.c.lane))
-        return int(self._scalar(count.where(is_ahead, jobs.c.number != own.c.number)))
+        others = (jobs.c.lane == own.c.lane) & (jobs.c.number != own.c.number)
+        count = select(func.count()).select_from(jobs).where(others, is_ahead).correlate(own).scalar_subquery()
+        rows = self._rows(select(own.c.job_id, count.label("num")).where(own.c.job_id.in_(job_ids)))
+        return {row["job_id"]: int(row["num"]) for row in rows}
 
     def plan_documents(self, run_ids: Sequence[str]) -> dict[str, str]:
         """The plans of runs, as JSON, by the run's id."""

@@ -23,7 +23,7 @@ from luthier.features.runs.table import (
 )
 from luthier.features.runs.view import MOST_COMPARED
 from luthier.platform.ui.render import is_fragment_request, redirect, render
-from luthier.platform.ui.visitor import HomeContext, Reader, Trainer, own_address
+from luthier.platform.ui.visitor import HomeContext, Reader, Trainer, one_state, own_address
 
 router = APIRouter()
 _MAX_CHOSEN: Final = 100
@@ -38,6 +38,7 @@ _DONE: Final[dict[Action, str]] = {
 
 
 @router.get("/runs")
+@one_state
 def show_runs(
     request: Request,
     context: HomeContext,

@@ -9,16 +9,17 @@ from __future__ import annotations
 import json
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from threading import Lock
 from typing import Any, Final
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, LuthierError, NotFoundError, WorkError
 from luthier.core.evaluation import Evaluation, Metric
-from luthier.core.events import BillUpdated, StepDone
+from luthier.core.events import BillUpdated, Event, StepDone
 from luthier.core.ids import is_id
 from luthier.core.plan import Plan
 from luthier.core.run import Bill, RunRecord
@@ -187,17 +188,19 @@ def standing(context: Context, caller: Caller, run_id: str) -> Standing:
     return standing_of(context, run_id, record, job)
 
 
-def standing_of(context: Context, run_id: str, record: RunRecord | None, job: Job | None) -> Standing:
-    """The state of a run whose record and newest job are known."""
+def standing_of(
+    context: Context, run_id: str, record: RunRecord | None, job: Job | None, ahead: Mapping[str, int] | None = None
+) -> Standing:
+    """The state of a run whose record and newest job are known. ahead: jobs before each that waits; None: read here."""
     may_be_active = record is not None and record.status in ("planned", "running")
-    waits = job is not None and job.status == "queued"
-    return Standing(
-        run_id,
-        record,
-        job,
-        may_be_active and is_active(context, run_id),
-        context.run_entries.num_ahead(job.job_id) if job is not None and waits else None,
-    )
+    known = _num_ahead(context, [job]) if ahead is None else ahead
+    num_ahead = None if job is None else known.get(job.job_id)
+    return Standing(run_id, record, job, may_be_active and is_active(context, run_id), num_ahead)
+
+
+def _num_ahead(context: Context, jobs: Iterable[Job | None]) -> dict[str, int]:
+    """How many jobs are before each of those that wait in the queue."""
+    return context.run_entries.num_ahead([job.job_id for job in jobs if job is not None and job.status == "queued"])
 
 
 def left_seconds(standing: Standing, bill: BillUpdated | None) -> float | None:
@@ -384,12 +387,15 @@ def rows_of(
     verdicts = judged.of_runs(begun)
     labels = context.run_labels.of_runs([entry.run_id for entry in entries])
     values = context.run_entries.values(begun, [NAME, *columns])
+    newest = context.runs.newest(begun, ("step", "bill"))
+    ahead = _num_ahead(context, [entry.job for entry in entries])
     rows = []
     for entry in entries:
         record, job = entry.record, entry.job
         file, digest = trained.get(entry.run_id, ("", ""))
-        step = None if record is None else last_step(context, entry.run_id)
-        standing, asked = standing_of(context, entry.run_id, record, job), asked_of(job)
+        events = newest.get(entry.run_id, {})
+        step = events.get("step")
+        standing, asked = standing_of(context, entry.run_id, record, job, ahead), asked_of(job)
         base_model = _last_part(record.base_model if record else asked.get("base_model", ""))
         train_file, dataset = _last_part(file) or asked.get("train", ""), names.get(digest or asked.get("train", ""))
         own = values.get(entry.run_id, {})
@@ -406,9 +412,9 @@ def rows_of(
                 labels=labels[entry.run_id],
                 values=own,
                 reason=_reason(context, standing, plans.get(entry.run_id)),
-                loss=None if step is None else step.loss,
+                loss=step.loss if isinstance(step, StepDone) else None,
                 judged=verdicts.get(entry.run_id),
-                bill=None if record is None else bill_of(context, record),
+                bill=None if record is None else _bill(record, partial(events.get, "bill")),
             )
         )
     return rows
@@ -442,10 +448,14 @@ def _reason(context: Context, standing: Standing, plan: str | None) -> str:
 
 def bill_of(context: Context, record: RunRecord) -> Bill | None:
     """What a run has cost: the bill of its end, or the newest of those on the way."""
+    return _bill(record, lambda: last_bill(context, record.run_id))
+
+
+def _bill(record: RunRecord, newest: Callable[[], Event | None]) -> Bill | None:
     if record.result is not None and record.result.bill is not None and record.status != "running":
         return record.result.bill
-    newest = last_bill(context, record.run_id)
-    return None if newest is None else newest.bill
+    found = newest()
+    return found.bill if isinstance(found, BillUpdated) else None
 
 
 def datasets_of(context: Context, caller: Caller, plan: Plan) -> dict[str, DatasetName]:

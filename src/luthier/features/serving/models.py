@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from pydantic import Field
 
@@ -31,7 +32,11 @@ from luthier.features.serving.targets import (
     served_target,
 )
 from luthier.platform.audit_log.service import record
+from luthier.platform.db.store import LRUCache
 from luthier.platform.home.context import Context
+
+_folders: Final[LRUCache[str]] = LRUCache(1_000)
+"""The folder that a revision of a deployment routes most users to, by home, deployment and revision."""
 
 
 class EngineView(FrozenModel):
@@ -251,8 +256,13 @@ def head_of_deployment(context: Context, caller: Caller, deployment: Deployment)
 
     None for a text model, a damaged head, or missing files.
     """
-    served = _of_deployment(context, caller, deployment)
-    return None if served is None else readable_task_head_in(served.adapter_path or served.path)
+    # A revision never changes, so lists of deployments find the folder once; the head itself is read each time.
+    key = f"{context.home} {deployment.deployment_id} {deployment.revision.number}"
+    folder = _folders.find(key)
+    if folder is None:
+        served = _of_deployment(context, caller, deployment)
+        folder = None if served is None else _folders.keep(key, served.adapter_path or served.path)
+    return None if folder is None else readable_task_head_in(folder)
 
 
 def user_of(caller: Caller, requests: Sequence[TextRequest], named: str | None = None) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from sqlalchemy import select
+
 from luthier.core.workflows.study import Study, Trial
 from luthier.platform.db.store import Missing, RecordTable, Store
 from luthier.platform.db.tables import studies, trials
@@ -46,6 +48,17 @@ class StudyStore(Store):
     def trials(self, study_id: str) -> Sequence[Trial]:
         """All trials of a study, in the order of their numbers."""
         return self._list(_TRIALS, study_id=study_id, order=[trials.c.trial])
+
+    def trials_of(self, study_ids: Sequence[str]) -> dict[str, list[Trial]]:
+        """The trials of each of these studies, in the order of their numbers, in one query."""
+        found: dict[str, list[Trial]] = {study_id: [] for study_id in study_ids}
+        if not found:
+            return found
+        its = trials.c.study_id
+        query = select(trials).where(its.in_(study_ids)).order_by(its, trials.c.trial)
+        for row in self._rows(query):
+            found[row["study_id"]].append(_TRIALS.of_row(row))
+        return found
 
     def remove(self, study_id: str) -> None:
         """Forget a study and its trials; their runs stay. Raises NotFoundError."""

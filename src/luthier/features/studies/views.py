@@ -50,12 +50,15 @@ class StudyView:
 
 def list_studies(context: Context, caller: Caller) -> list[StudyView]:
     """The studies of the caller's project, the newest first, at most 100."""
-    return [_view(context, study) for study in context.studies.list(caller.project_id)[:_MAX_LISTED]]
+    found = context.studies.list(caller.project_id)[:_MAX_LISTED]
+    trials = context.studies.trials_of([study.study_id for study in found])
+    return [_view(context, study, trials[study.study_id]) for study in found]
 
 
 def view_study(context: Context, caller: Caller, study_id: str) -> StudyView:
     """One of them. Raises NotFoundError, also for another project's."""
-    return _view(context, context.studies.get(study_id, caller.project_id))
+    study = context.studies.get(study_id, caller.project_id)
+    return _view(context, study, context.studies.trials(study_id))
 
 
 def report_of(context: Context, caller: Caller, study_id: str) -> str:
@@ -71,10 +74,9 @@ def report_of(context: Context, caller: Caller, study_id: str) -> str:
     return redact_page(text, reference_paths(context, recipe))
 
 
-def _view(context: Context, study: Study) -> StudyView:
+def _view(context: Context, study: Study, trials: Sequence[Trial]) -> StudyView:
     from luthier.core.system.files import is_held
 
-    trials = context.studies.trials(study.study_id)
     status: str = study.status
     is_over = status in ("done", "paused", "failed")
     if not is_over and not is_held(context.settings.home / "studies" / study.study_id / "lock"):
@@ -85,14 +87,9 @@ def _view(context: Context, study: Study) -> StudyView:
 
 
 def _steps(context: Context, running: Sequence[Trial]) -> dict[int, tuple[int, int]]:
-    found = {}
-    for trial in running:
-        try:
-            record = context.runs.get(trial.run_id)
-        except NotFoundError:  # it is being made ready
-            continue
-        found[trial.number] = (record.step, record.num_steps or 1)
-    return found
+    records = context.runs.some([trial.run_id for trial in running])
+    begun = [(trial.number, records[trial.run_id]) for trial in running if trial.run_id in records]
+    return {number: (record.step, record.num_steps or 1) for number, record in begun}
 
 
 _ROLES: tuple[Role, ...] = ("base", *OTHERS)

@@ -18,13 +18,14 @@ from luthier.features.workflows.start_pages import failure_of
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import home_paths, redact_paths, shown_reference
 from luthier.platform.ui.render import Page, is_fragment_request, render
-from luthier.platform.ui.visitor import HomeContext, Reader
+from luthier.platform.ui.visitor import HomeContext, Reader, one_state
 
 router = APIRouter(prefix="/studies")
 PAGE = Page("Studies", "/studies", "read", order=40, key="t", group="train")
 
 
 @router.get("")
+@one_state
 def index(request: Request, context: HomeContext, caller: Reader) -> Response:
     """Searches, and below them workflows, each newest first."""
     found = [workflow_views.without_folders(context, one) for one in workflow_views.list_pipelines(context, caller)]

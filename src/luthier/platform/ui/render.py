@@ -246,6 +246,7 @@ def _link(address: str, title: str, say: Callable[[str], str]) -> str:
 
 _TEMPLATES: Final = Path(__file__).parent / "templates"
 _FEATURES: Final = Path(__file__).parents[2] / "features"
+_MARK: Final = Path(__file__).parent / "static" / "images" / "mark.svg"
 _NOTICE: Final = "luthier_notice"
 _MOST_NOTICE_CHARACTERS: Final = 600
 _RESTORED: Final = (
@@ -401,8 +402,18 @@ def environment() -> Environment:
         "t": words(ENGLISH),
         "chart_words": words(ENGLISH),
     }
-    made.globals |= {"drawn": drawn, "form_token": form_token}
+    made.globals |= {"drawn": drawn, "form_token": form_token, "brand_mark": brand_mark}
     return made
+
+
+@cache
+def brand_mark(size: int) -> Markup:
+    """The mark of the product, in px, as a part of the page: an SVG image is a document of its own, which browsers
+    make before the first paint.
+    """
+    text = _MARK.read_text(encoding="utf-8")
+    sized = text.replace("<svg ", f'<svg width="{size}" height="{size}" aria-hidden="true" ', 1)
+    return Markup(sized)  # noqa: S704 - a file of this package
 
 
 @cache

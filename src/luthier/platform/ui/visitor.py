@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Final
+from functools import wraps
+from typing import Annotated, Final, ParamSpec
 from urllib.parse import quote, urlsplit
 
 from fastapi import Depends, Request
@@ -128,6 +129,25 @@ def needs(*scopes: Scope) -> Callable[..., Awaitable[Caller]]:
         return session.caller
 
     return check
+
+
+Parameters = ParamSpec("Parameters")
+
+
+def one_state(handler: Callable[Parameters, Response]) -> Callable[Parameters, Response]:
+    """A handler whose reads, those of the navigation included, are one transaction over one state of the database.
+
+    For pages that only read: a handler would not see what it writes itself.
+    """
+
+    @wraps(handler)
+    def show(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Response:
+        context = kwargs["context"]
+        assert isinstance(context, Context), "a handler with `context: HomeContext`, which FastAPI calls by names"
+        with context.database.snapshot():
+            return handler(*args, **kwargs)
+
+    return show
 
 
 HomeContext = Annotated[Context, Depends(context_of)]

@@ -72,3 +72,23 @@ def test_overviews_are_of_one_project_and_go_with_their_run(
     assert [one.evaluation_id for one in store.overviews("default", limit=9)] == ["eval-3", "eval-1"]
     with pytest.raises(NotFoundError):
         store.read("eval-2")
+
+
+def test_the_newest_of_several_runs_without_samples(
+    store: EvaluationStore, runs: RunStore, record: Callable[..., RunRecord], plan: Plan
+) -> None:
+    other, silent = "run-20261125-093000-bbbbbb", "run-20261125-093000-cccccc"
+    for run_id in (RUN, other, silent):
+        runs.create(record(run_id), plan)
+    saved = [evaluation("eval-1", RUN), evaluation("eval-2", other), evaluation("eval-3", RUN)]
+    for one in saved:
+        store.save(one)
+    for _ in range(2):  # read, and from the cache
+        found = store.newest_of_runs([RUN, other, silent])
+        assert {run_id: one.evaluation_id for run_id, one in found.items()} == {RUN: "eval-3", other: "eval-2"}
+        assert any(system.samples for system in saved[2].systems)
+        assert [system.samples for system in found[RUN].systems] == [()] * len(saved[2].systems)
+        assert found[RUN].verdict == saved[2].verdict
+    runs.delete(RUN)
+    assert set(store.newest_of_runs([RUN, other])) == {other}, "a deleted one does not stay in the cache"
+    assert store.newest_of_runs([]) == {}

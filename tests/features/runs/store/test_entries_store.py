@@ -107,11 +107,13 @@ def test_status_and_text_sift(world: World) -> None:
 
 def test_the_place_in_the_queue(world: World) -> None:
     jobs = [world.job(letter) for letter in "abc"]
-    assert [world.entries.num_ahead(job.job_id) for job in jobs] == [0, 1, 2]
+    ids = [job.job_id for job in jobs]
+    assert world.entries.num_ahead(ids) == dict(zip(ids, (0, 1, 2), strict=True))
     world.jobs.claim("w")
-    assert [world.entries.num_ahead(job.job_id) for job in jobs[1:]] == [1, 2]
-    world.jobs.ask(jobs[1].job_id, "cancel")
-    assert world.entries.num_ahead(jobs[2].job_id) == 1
+    assert world.entries.num_ahead(ids[1:]) == dict(zip(ids[1:], (1, 2), strict=True))
+    world.jobs.ask(ids[1], "cancel")
+    assert world.entries.num_ahead([ids[2], "job-of-nobody"]) == {ids[2]: 1}
+    assert world.entries.num_ahead([]) == {}
 
 
 def test_plans_and_newest_evaluations(world: World) -> None:

@@ -236,3 +236,22 @@ def test_events_of_kinds_and_of_steps(runs: RunStore, run: str) -> None:
     assert runs.of_kinds(run, ["warning", "run_started"]) == [told[4], told[1]]
     assert runs.of_kinds(run, ["step"], limit=1) == [step(3)]
     assert runs.at_steps(run, [3, 1, 7]) == [step(1), step(3)]
+
+
+def test_the_newest_events_of_several_runs(runs: RunStore, run: str, record: MakeRecord, plan: Plan) -> None:
+    other, silent = "run-20261125-093000-bbbbbb", "run-20261125-093000-cccccc"
+    for run_id in (other, silent):
+        runs.create(record(run_id), plan)
+    for event in (step(3), step(1), WarningRaised(step=9, code="a", message="m")):
+        runs.append(run, event)
+    warning = WarningRaised(step=2, code="b", message="n")
+    for event in (step(2), warning):
+        runs.append(other, event)
+    found = runs.newest([run, other, silent, "run-20261125-093000-dddddd"], ("step", "warning"))
+    assert found == {
+        run: {"step": step(3), "warning": WarningRaised(step=9, code="a", message="m")},
+        other: {"step": step(2), "warning": warning},
+        silent: {},
+    }
+    assert {run_id: runs.last(run_id, "step") for run_id in (run, other)} == {run: step(3), other: step(2)}
+    assert runs.newest([], ("step",)) == {}

@@ -39,6 +39,19 @@ def test_a_study_is_kept_with_its_trials(store: StudyStore) -> None:
     assert store.trials(study(1).study_id) == []
 
 
+def test_the_trials_of_several_studies(store: StudyStore) -> None:
+    ids = [study(number).study_id for number in (1, 2, 3)]
+    for number in (1, 2, 3):
+        store.create(study(number), "default")
+    trials = [Trial(number=number, values={}, run_id=f"run-{number}") for number in range(3)]
+    for study_id, its in zip(ids, ([trials[2], trials[0]], [trials[1]], []), strict=True):
+        for one in its:
+            store.put_trial(study_id, one)
+    assert store.trials_of(ids[:1]) == {ids[0]: [trials[0], trials[2]]}
+    assert store.trials_of(ids[1:]) == {ids[1]: [trials[1]], ids[2]: []}
+    assert store.trials_of([]) == {}
+
+
 def test_another_projects_is_not_there_and_not_named(store: StudyStore) -> None:
     store.create(study(1), "default")
     store.create(study(2), "default")

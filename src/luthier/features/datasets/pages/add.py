@@ -23,7 +23,7 @@ from luthier.platform.http.received_files import received_files
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.i18n.environments import words as page_words
 from luthier.platform.ui.render import page_advice, page_language, redirect, render
-from luthier.platform.ui.visitor import HomeContext, Trainer
+from luthier.platform.ui.visitor import HomeContext, Trainer, one_state
 
 router = APIRouter(prefix="/datasets")
 
@@ -34,6 +34,7 @@ _Text = Annotated[str, Form(max_length=2000)]
 
 
 @router.get("/new")
+@one_state
 def show_upload(
     request: Request, context: HomeContext, caller: Trainer, dataset: Annotated[str, Query(max_length=100)] = ""
 ) -> Response:
@@ -131,10 +132,11 @@ def _form(
     status: int = 200,
 ) -> Response:
     found, _ = files.list_files(context, caller.project_id, purpose="fine-tune", limit=_MAX_SHOWN)
+    in_use = context.datasets.files_in_use([file.file_id for file in found])
     fields = ("dataset", "name", "note", "file", "adopted_name", "passage_tokens")
     values: dict[str, Any] = {
         "datasets": [dataset for dataset, _ in dataset_versions.list_datasets(context, caller)],
-        "files": [file for file in found if not context.datasets.using_file(file.file_id)],
+        "files": [file for file in found if file.file_id not in in_use],
         "given": dict.fromkeys(fields, "") | given,
         "error": error,
         "suffixes": imports.accepted_suffixes(),

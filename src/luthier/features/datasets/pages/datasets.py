@@ -26,7 +26,7 @@ from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
 from luthier.platform.processes.result_cache import CachedResult
 from luthier.platform.ui.render import Page, redirect, render
-from luthier.platform.ui.visitor import HomeContext, Reader, Trainer
+from luthier.platform.ui.visitor import HomeContext, Reader, Trainer, one_state
 
 TABS: Final[tuple[tuple[str, str], ...]] = (
     ("Rows", ""),
@@ -165,6 +165,7 @@ Number = Annotated[int | None, Query(ge=1, le=10**9)]
 
 
 @router.get("")
+@one_state
 def show_all(
     request: Request, context: HomeContext, caller: Reader, q: Annotated[str, Query(max_length=200)] = ""
 ) -> Response:
