@@ -192,8 +192,7 @@ def workload_of(plan: Plan, structure: Structure, device: Device, *, batches: Ba
     training, rows = plan.training, plan.data.train
     objective = objective_rules(plan.objective.name)
     splits = (rows, plan.data.validation) if plan.data.validation else (rows,)
-    # The plan's precision was measured on its own kind of device and says nothing about the other kind.
-    compute: Compute = training.precision if device.is_cpu == (training.device == "cpu") else precision_on(device)
+    compute = plan_precision_on(plan, device)
     return Workload(
         structure=structure,
         method=work_method(plan.method.name),
@@ -323,6 +322,15 @@ def packs_on(plan: Plan, device: Device) -> bool:
         return plan.training.packing
     asked = plan.recipe.training.packing if plan.recipe.training else None
     return asked if isinstance(asked, bool) else not device.is_cpu
+
+
+def plan_precision_on(plan: Plan, device: Device) -> Compute:
+    """What the run of a plan computes in on a device: as requested, else what would be chosen there."""
+    asked = plan.recipe.training.precision if plan.recipe.training else None
+    # A measured precision says nothing about the other kind of device.
+    if asked not in (None, "auto") or device.is_cpu == (plan.training.device == "cpu"):
+        return plan.training.precision
+    return precision_on(device)
 
 
 def precision_on(device: Device) -> Compute:
