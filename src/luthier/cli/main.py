@@ -211,12 +211,26 @@ def _carry_out(arguments: Sequence[str]) -> Ending:
     except BrokenPipeError:
         raise
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the last place that can report it
+        if getattr(error, "ctx", error) is None:
+            # The parser of options does not know which command it parses for.
+            error.ctx = _called(command, arguments)  # type: ignore[union-attr]
         return end_of(error)
     if isinstance(answer, Answer):
         return Ending(answer.exit_code, answer=answer)
     if answer == 130:  # typer's word for an interrupt
         return end_of(KeyboardInterrupt())
     return Ending(answer if isinstance(answer, int) else 0)
+
+
+def _called(command: Any, arguments: Sequence[str]) -> typer.Context:
+    """The context of the command that the first words of a command line name."""
+    names = ["luthier"]
+    for word in arguments:
+        if word not in getattr(command, "commands", {}):
+            break
+        command = command.commands[word]
+        names.append(word)
+    return typer.Context(command, info_name=" ".join(names))
 
 
 def _wants_json(arguments: Sequence[str]) -> bool:

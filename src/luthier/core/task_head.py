@@ -113,6 +113,11 @@ class TaskHead(FrozenModel):
         return self.label_separator.join(given) if self.label_separator else json.dumps(given, ensure_ascii=False)
 
     @property
+    def has_one_answer(self) -> bool:
+        """Whether a row's answer is one label or one number, so that it is right or wrong as a whole."""
+        return self.kind == "regress" or (self.kind == "classify" and not self.is_multi_label)
+
+    @property
     def loss_unit(self) -> str:
         """What the loss of its training is counted in."""
         units: dict[TaskHeadKind, str] = {

@@ -251,6 +251,8 @@ def test_the_installed_script_works(home: Path) -> None:
         (["runs", "list", "--jsn"], "--json"),
         (["train", "r.yaml", "--sett", "a=1"], "--set"),
         (["runs", "show"], "Missing argument 'RUN'"),
+        (["train", "--resume"], "what to do: see `luthier train --help`"),
+        (["data", "audit", "x.jsonl", "--against"], "expected: luthier data audit [OPTIONS]"),
         (["data", "preview", "x.jsonl"], "Missing option '--model'"),
         (["data", "preview", "x.jsonl", "--model", "m", "--num-rows", "0"], "--num-rows"),
         (["data", "preview", "x.jsonl", "--model", "m", "--template", "chatt"], "'chatt' is not one of"),

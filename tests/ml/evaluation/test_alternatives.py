@@ -106,6 +106,25 @@ def test_better_than_all_is_better() -> None:
     )
 
 
+def test_a_baseline_that_is_not_beaten_is_named_where_a_better_one_is_beaten() -> None:
+    """48 of 80 right, but in other rows than the model: that difference is less certain than the one to 50 of 80."""
+    others = [20 <= number < 48 or number >= 60 for number in range(80)]
+    found = judged(
+        share(60),
+        {"base": ("model", share(10)), "linear classifier": ("linear", share(50)), "nearest": ("nearest", others)},
+    )
+    words = [compared(share(60), "x", one).verdict for one in (share(50), others)]
+    assert (sum(others), words) == (48, ["better", "not distinguishable"])
+    assert found.better_than_best_alternative == "not_distinguishable"
+    assert (
+        "it is not shown to be better than the answer of the nearest training row, which takes 0.7 s: use that instead."
+        in found.headline
+    )
+    of_simple = " ".join(found.details[1 : found.num_primary_details])
+    assert "Better than a linear classifier" in of_simple
+    assert "Not distinguishable from the answer of the nearest training row" in of_simple
+
+
 def test_where_all_rows_have_one_class_nothing_is_better_than_the_commonest_answer() -> None:
     found = judged(share(80), {"base": ("model", share(10)), "commonest answer": ("majority", share(80))})
     assert (found.word, found.better_than_best_alternative) == ("not distinguishable", "not_distinguishable")

@@ -150,6 +150,8 @@ def test_on_an_accelerator_precision_and_micro_batch_are_what_would_be_chosen_th
     assert (here.attention, there.attention) == ("by_length", "flash")
     assert there.batches.peak_tokens > 4 * here.batches.peak_tokens
     assert (here.sharding, there.sharding) == ("none", "ddp")
+    asked = make_plan({"training": {"global_batch_size": 400, "precision": "float32"}}, precision="float32")
+    assert workload_of(asked, structure, gpu).compute == "float32"
 
 
 def test_other_methods_on_the_same_run(structure: Structure, make_workload: Make) -> None:

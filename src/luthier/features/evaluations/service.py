@@ -35,7 +35,7 @@ from luthier.features.evaluations.prompted import (
     prompted,
     prompted_as_asked,
 )
-from luthier.features.evaluations.systems import search_kind, search_metrics
+from luthier.features.evaluations.systems import chosen_metrics, search_kind
 from luthier.features.generation.engines import EnginePool
 from luthier.features.models.names import find_model
 from luthier.features.models.resolve import (
@@ -289,7 +289,7 @@ def evaluate(
     systems, of_names = _by_run(context, systems)
     loaded, of_columns = load_mapped(context, systems, data, mapping)
     resolved = [find_candidate(context, name) for name in systems]
-    chosen = search_metrics(metrics, resolved, usual_metrics(loaded.examples))
+    chosen = chosen_metrics(metrics, resolved, usual_metrics(loaded.examples))
     check_metrics(chosen, loaded.examples)
     train, leaked = _learned_rows(context, systems, loaded.examples, allow_leakage)
     pool = _pool(context, systems, few_shot_from if ways.any else None, mapping, loaded.examples)

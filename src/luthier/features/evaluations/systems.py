@@ -55,7 +55,7 @@ def search_kind(candidates: Sequence[Candidate]) -> TaskHeadKind | None:
     return None
 
 
-def search_metrics(
+def chosen_metrics(
     asked: Sequence[MetricName] | None, candidates: Sequence[Candidate], usual: Sequence[MetricName]
 ) -> tuple[MetricName, ...]:
     """The metrics of an evaluation, requested or default.
@@ -69,11 +69,14 @@ def search_metrics(
         RequestError: ranking metrics for text models, or other metrics for retrieval models.
     """
     from luthier.ml.evaluation.metrics.registry import needs_of
-    from luthier.ml.planning.defaults import SEARCH_METRICS
+    from luthier.ml.planning.defaults import LABEL_METRICS, SEARCH_METRICS
 
     searches = search_kind(candidates) is not None
+    if asked is None and searches:
+        return SEARCH_METRICS[0]
     if asked is None:
-        return SEARCH_METRICS[0] if searches else tuple(usual)
+        judged = task_head_in(candidates[-1].adapter_path or candidates[-1].model_path)
+        return LABEL_METRICS[0] if judged is not None and judged.has_one_answer else tuple(usual)
     if wrong := [name for name in asked if (needs_of([name]) == {"ranking"}) != searches]:
         raise RequestError(
             f"{', '.join(wrong)} requested, and {'a' if searches else 'no'} model here searches documents",

@@ -19,6 +19,7 @@ from luthier.core.errors import (
     LuthierError,
     ModelSourceError,
     NotFoundError,
+    OverlongError,
     RequestError,
     StorageFullError,
     UnreachableError,
@@ -31,7 +32,8 @@ from luthier.core.recipe import Recipe
 from luthier.core.records.fine_tuning import MIN_EXAMPLES, FineTuningRequest
 from luthier.core.run import TrainResult
 from luthier.core.system.files import scratch_folder
-from luthier.features.finetuning_api.service import model_id, plan_found, recipe_of
+from luthier.features.finetuning_api.prompt_rows import with_answers
+from luthier.features.finetuning_api.service import model_id, plan_found, reads_reference, recipe_of
 from luthier.features.models.store import TunedModel
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.attempt import own_copy
@@ -119,6 +121,9 @@ def _lay_out(context: Context, job: Job, request: FineTuningRequest, laid: list[
         if file_id is None:
             continue
         laid.append(_Laid(param, file_id, own_copy(context, job, file_id, stem)))
+        if request.method_name == "reinforcement":
+            needs = reads_reference(request)
+            laid[-1] = _Laid(param, file_id, with_answers(laid[-1].path, needs_reference=needs))
 
 
 def _as_error(error: LuthierError, laid: list[_Laid], *, is_validating: bool) -> dict[str, Any]:
@@ -128,6 +133,10 @@ def _as_error(error: LuthierError, laid: list[_Laid], *, is_validating: bool) ->
     """
     document = error.as_json()
     message = f"{error.came}; expected: {error.expected}; what to do: {error.do}"
+    if isinstance(error, OverlongError) and is_validating:
+        # Its own advice names settings of a recipe, which a client of this API cannot set.
+        do = "shorten or split these rows, and upload the file again; none is cut off silently"
+        message = f"{error.came}; expected: rows within the context of the model; what to do: {do}"
     param = None
     for one in laid:
         # Clients know files by id only, and paths of this machine must not leave it.

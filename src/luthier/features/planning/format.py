@@ -18,7 +18,7 @@ from luthier.platform.cli import figures
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from luthier.core.cost import Change, Option
+    from luthier.core.cost import Change, Device, Option
     from luthier.core.records.advice import Advice
 
 _BAR_WIDTH: Final = 32
@@ -288,10 +288,13 @@ def show_plan(run_id: str, plan: Plan, quote: Quote | str) -> None:
         console.print(line, soft_wrap=True)
 
 
-def plan_lines(run_id: str, plan: Plan) -> list[str]:
+def plan_lines(run_id: str, plan: Plan, device: Device | None = None) -> list[str]:
     """Run, rows, what is trained, how long, how precise and how it is evaluated: one line each.
 
-    run_id: empty for a plan that is not run.
+    Args:
+        run_id: empty for a plan that is not run.
+        plan: of the run.
+        device: the one that the quote is for; None for this machine's.
     """
     from luthier.platform.cli.console import visible
 
@@ -322,11 +325,21 @@ def plan_lines(run_id: str, plan: Plan) -> list[str]:
         f"  method     {method.name}, {what}: {method.num_trainable_parameters:,} parameters, {share:.2%} of the base",
         f"  training   {training.num_steps:,} steps of {training.global_batch_size} examples, peak learning rate "
         f"{training.learning_rate:g} ({training.schedule})",
-        f"  precision  {training.precision}: {plan.sources['training.precision'].why}",
+        f"  precision  {_precision(plan, device)}",
         f"  judged by  {judged}",
         *(f"  budget     {line}" for line in (budget_lines(plan.budget) if plan.budget else ())),
         *_tracking_lines(plan),
     ]
+
+
+def _precision(plan: Plan, device: Device | None) -> str:
+    """What is computed in, and where the quote is for a device that computes in something else, that as well."""
+    from luthier.ml.planning.workload import plan_precision_on
+
+    here = f"{plan.training.precision}: {plan.sources['training.precision'].why}"
+    if device is None or (there := plan_precision_on(plan, device)) == plan.training.precision:
+        return here
+    return f"{there} on {device.title}; on this machine {here}"
 
 
 def _tracking_lines(plan: Plan) -> list[str]:

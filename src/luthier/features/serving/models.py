@@ -173,7 +173,7 @@ def delete_model(context: Context, caller: Caller, name: str) -> TunedModel:
         raise ConflictError(
             f"{name!r} is a base model, which all projects of this server share",
             expected="the name of a tuned model (ft:...)",
-            do=f"on the machine itself: luthier models remove {name}",
+            do=f"on the machine itself: luthier models rm {name}",
         )
     if found.project_id != caller.project_id:
         raise ConflictError(

@@ -220,7 +220,7 @@ def _show_summary(console: Console, made: _Made) -> None:
     from luthier.features.planning.format import plan_lines, quote_lines, show_changes
     from luthier.platform.cli.console import visible
 
-    for line in [*plan_lines("", made.plan), *quote_lines(made.quote)]:
+    for line in [*plan_lines("", made.plan, made.quote.prediction.device), *quote_lines(made.quote)]:
         console.print(visible(line), soft_wrap=True)
     for note in made.quote.prediction.notes:
         console.print(f"  note       {visible(note)}", soft_wrap=True)

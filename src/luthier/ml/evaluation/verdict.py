@@ -119,15 +119,35 @@ def against_all(found: Sequence[Comparison], higher_is_better: bool, *, num_cand
         num_candidates: systems that the evaluated one was chosen from by the same rows. The best of several equal ones
             is ahead by luck, so p-values are multiplied by their number before it is called better (Bonferroni).
     """
-    if all(
-        comparison.verdict == "better" and (num_candidates == 1 or comparison.p_value * num_candidates < 1 - LEVEL)
-        for comparison in found
-    ):
+    if not _not_won(found, num_candidates):
         return "better"
     nearest = hardest(found, higher_is_better)
     if nearest.verdict == "worse" and nearest.p_value * len(found) < 1 - LEVEL:
         return "worse"
     return "not_distinguishable"
+
+
+def _not_won(found: Sequence[Comparison], num_candidates: int) -> list[Comparison]:
+    """The comparisons that do not show the evaluated system to be better."""
+    return [
+        one
+        for one in found
+        if one.verdict != "better" or (num_candidates > 1 and one.p_value * num_candidates >= 1 - LEVEL)
+    ]
+
+
+def rival_among(found: Sequence[Comparison], higher_is_better: bool, *, num_candidates: int = 1) -> Comparison:
+    """The comparison behind the word of `against_all`: of those that are not won, else of all, the hardest.
+
+    The best baseline may be beaten where another one, whose rows differ more, is not: the latter keeps the evaluated
+    system from being better.
+
+    Args:
+        found: as in `against_all`.
+        higher_is_better: the metric's direction.
+        num_candidates: as in `against_all`.
+    """
+    return hardest(_not_won(found, num_candidates) or found, higher_is_better)
 
 
 def hardest(found: Sequence[Comparison], higher_is_better: bool) -> Comparison:
@@ -136,16 +156,27 @@ def hardest(found: Sequence[Comparison], higher_is_better: bool) -> Comparison:
 
 
 def simple_details(
-    judged: SystemResult, simple: Sequence[Comparison], results: Sequence[SystemResult]
+    judged: SystemResult, simple: Sequence[Comparison], results: Sequence[SystemResult], *, num_candidates: int = 1
 ) -> tuple[str, ...]:
-    """The best baseline without a language model with its difference, and the figures of the others in one sentence."""
+    """The best baseline without a language model with its difference, and the figures of the others in one sentence.
+
+    Where `simple_sentence` names another one, that one has its difference, too.
+
+    Args:
+        judged: the system that the verdict is about.
+        simple: its comparisons with these baselines.
+        results: all systems.
+        num_candidates: as in `against_all`.
+    """
     if not simple:
         return ()
     by_name = {result.name: result for result in results}
     metric = simple[0].metric
-    best = hardest(simple, judged.metrics[metric].higher_is_better)
-    others = [by_name[one.baseline] for one in simple if one is not best]
-    details = primary_details(judged, [best], results)
+    higher = judged.metrics[metric].higher_is_better
+    best, rival = hardest(simple, higher), rival_among(simple, higher, num_candidates=num_candidates)
+    shown = [best] if rival is best else [best, rival]
+    others = [by_name[one.baseline] for one in simple if one not in shown]
+    details = primary_details(judged, shown, results)
     if not others:
         return details
     figures = listed([f"{one.name} {one.metrics[metric].value:.3g}" for one in others])
@@ -173,7 +204,7 @@ def simple_sentence(
         return ""
     by_name = {result.name: result for result in results}
     higher = judged.metrics[simple[0].metric].higher_is_better
-    system = by_name[hardest(simple, higher).baseline]
+    system = by_name[rival_among(simple, higher, num_candidates=num_candidates).baseline]
     name, took = system_title(system, results), figures.with_spaces(figures.duration(system.seconds))
     word = against_all(simple, higher, num_candidates=num_candidates)
     is_best = f"the best of {len(simple)} baselines" if len(simple) > 1 else "the one baseline"

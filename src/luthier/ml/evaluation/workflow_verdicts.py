@@ -43,6 +43,7 @@ from luthier.ml.evaluation.verdict import (
     alternatives_of,
     best_of,
     hardest,
+    rival_among,
     simple_details,
     simple_sentence,
 )
@@ -149,14 +150,16 @@ def _against_alternatives(
     results, higher = [*(one.result for one in standings), *simple], table.metric(judged).higher_is_better
     alternatives = alternatives_of(judged.result, [*of_prompted, *of_simple], results)
     word = against_all(of_simple, higher, num_candidates=len(standings))
-    best = next(one for one in simple if one.name == hardest(of_simple, higher).baseline)
-    use_instead = None if word == "better" else best.name
+    rival = rival_among(of_simple, higher, num_candidates=len(standings)).baseline
+    use_instead = None if word == "better" else rival
     sentence = simple_sentence(judged.result, of_prompted, of_simple, results, num_candidates=len(standings))
     if found.word == "nothing":
+        best = next(one for one in simple if one.name == hardest(of_simple, higher).baseline)
         is_useful = not _is_zero(best.metrics[table.figure])
         use_instead = best.name if is_useful else None
         figure, took = table.written(best.metrics[table.figure]), figures.with_spaces(figures.duration(best.seconds))
         sentence = f"{start(system_title(best, results))} has {figure} and takes {took}: use that." if is_useful else ""
+    details = simple_details(judged.result, of_simple, results, num_candidates=len(standings))
     cautions = found.cautions
     if word != "better" and against_all(of_simple, higher) == "better":
         cautions = (
@@ -167,7 +170,7 @@ def _against_alternatives(
     return found.model_copy(
         update={
             "headline": " ".join(filter(None, (found.headline, sentence))),
-            "reasons": (*found.reasons, *simple_details(judged.result, of_simple, results)),
+            "reasons": (*found.reasons, *details),
             "cautions": cautions,
             "alternatives": alternatives,
             "best_alternative": best_of(alternatives, higher),

@@ -55,6 +55,10 @@ SEARCH_METRICS: Final[tuple[tuple[MetricName, ...], str]] = (
     ("ndcg_at_10", "recall_at_1", "recall_at_5", "recall_at_10", "mrr"),
     "documents are put into an order, and no text is written",
 )
+LABEL_METRICS: Final[tuple[tuple[MetricName, ...], str]] = (
+    ("exact_match",),
+    "answers are one label or number each, given by a head: equal is what counts",
+)
 FEW_SHOT: Final = (NUM_SHOTS, "the plain alternative to tuning: a few examples in the prompt")
 PROMPT_VARIANTS: Final = (
     "few_shot_draws",

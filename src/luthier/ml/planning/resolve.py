@@ -41,7 +41,7 @@ from luthier.ml.planning.resolve_method import resolve_method, virtual_tokens, w
 from luthier.ml.planning.resolve_objective import (
     check_negatives,
     fitted_method,
-    judged_as_search,
+    judged_by_head,
     resolve_objective,
     with_router_loss,
     with_task_head,
@@ -175,7 +175,7 @@ def _resolved(
     training = _training(recipe, method, objective, model, structure.hidden_size, data, hardware, sources)
     check_negatives(objective, data.train, training.global_batch_size)
     asked = recipe.evaluation or EvaluationRecipe()
-    evaluation = judged_as_search(_evaluation(asked, data, *judged, sources), asked, objective, sources)
+    evaluation = judged_by_head(_evaluation(asked, data, *judged, sources), asked, objective, sources)
     evaluation = _with_samples(evaluation, asked, data, objective, sources)
     # After the training part, from which the number of steps comes.
     method = with_schedule(method, asked_method, training.num_steps, sources)

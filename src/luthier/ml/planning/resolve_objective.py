@@ -18,7 +18,7 @@ from luthier.core.plan import MethodPlan, ObjectivePlan, TeacherPlan
 from luthier.core.recipe import MethodRecipe, ObjectiveRecipe, RouterAuxLoss
 from luthier.core.task_head import SEARCH_KINDS, TaskHead
 from luthier.ml.evaluation.metrics.registry import needs_of
-from luthier.ml.planning.defaults import SEARCH_METRICS, Provenance
+from luthier.ml.planning.defaults import LABEL_METRICS, SEARCH_METRICS, Provenance
 from luthier.ml.training.methods.rules import rules_of as method_rules
 from luthier.ml.training.objectives.rules import TEACHER_SHARE, rules_of
 
@@ -119,10 +119,13 @@ def with_task_head(
     return objective.model_copy(update={"task_head": head, "task_head_notes": notes})
 
 
-def judged_as_search(
+def judged_by_head(
     evaluation: EvaluationPlan, asked: EvaluationRecipe, objective: ObjectivePlan, sources: Provenance
 ) -> EvaluationPlan:
-    """The evaluation unchanged, or for a model that searches by the order of documents.
+    """The evaluation as the model's head needs it; unchanged for a model that writes.
+
+    A model that searches is evaluated by the order of documents; one that gives a label or a number by equality, unless
+    the recipe names metrics.
 
     Args:
         evaluation: as resolved so far.
@@ -138,6 +141,9 @@ def judged_as_search(
     if searches and asked.metrics is None:
         evaluation = evaluation.model_copy(update={"metrics": SEARCH_METRICS[0]})
         sources.note("evaluation.metrics", "derived", SEARCH_METRICS[1])
+    if head is not None and head.has_one_answer and asked.metrics is None:
+        evaluation = evaluation.model_copy(update={"metrics": LABEL_METRICS[0]})
+        sources.note("evaluation.metrics", "derived", LABEL_METRICS[1])
     ranks = {name: needs_of([name]) == {"ranking"} for name in evaluation.metrics}
     if wrong := [name for name, does in ranks.items() if does != searches]:
         raise RecipeError(

@@ -195,8 +195,7 @@ def workload_of(plan: Plan, structure: Structure, device: Device, *, batches: Ba
     objective = objective_rules(plan.objective.name)
     # Rows that are there before the first step: streamed ones are not.
     before = [one for one in (None if plan.data.stream else rows, plan.data.validation) if one is not None]
-    # The plan's precision was measured on its own kind of device and says nothing about the other kind.
-    compute: Compute = training.precision if device.is_cpu == (training.device == "cpu") else precision_on(device)
+    compute = plan_precision_on(plan, device)
     return Workload(
         structure=structure,
         method=work_method(plan.method.name),
@@ -327,6 +326,15 @@ def packs_on(plan: Plan, device: Device) -> bool:
         return plan.training.packing
     asked = plan.recipe.training.packing if plan.recipe.training else None
     return asked if isinstance(asked, bool) else not device.is_cpu
+
+
+def plan_precision_on(plan: Plan, device: Device) -> Compute:
+    """What the run of a plan computes in on a device: as requested, else what would be chosen there."""
+    asked = plan.recipe.training.precision if plan.recipe.training else None
+    # A measured precision says nothing about the other kind of device.
+    if asked not in (None, "auto") or device.is_cpu == (plan.training.device == "cpu"):
+        return plan.training.precision
+    return precision_on(device)
 
 
 def precision_on(device: Device) -> Compute:

@@ -154,6 +154,8 @@ def invalid_request(problems: Sequence[tuple[Sequence[int | str], str]], body: A
     """
     found = [(_place(_without_tags(location, body)), message) for location, message in problems]
     place = found[0][0]
+    # A list of parts is no text either, but what is wrong lies within it: the error of the kind that came furthest.
+    place = next((where for where, _ in found if place and where and where.startswith(f"{place}.")), place)
     # a field that may be one thing or another has an error for each
     words = " or: ".join(dict.fromkeys(message for where, message in found if where == place))
     what = f"{words} at {place!r}" if place else words

@@ -183,7 +183,7 @@ _COMMANDS: Final = {
     "train": _RUNS,
     "models list": _MODELS,
     "models show": _MODELS,
-    "models remove": _MODELS,
+    "models rm": _MODELS,
     "deployments": _DEPLOYMENTS,
     "deploy": _DEPLOYMENTS,
     "promote": _DEPLOYMENTS,

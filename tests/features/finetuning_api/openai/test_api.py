@@ -153,6 +153,34 @@ def test_answers_to_grade_are_validated_with_their_grader(client: TestClient, ho
     assert "item.answer" in lost["error"]["message"]
 
 
+def test_prompts_without_answers_are_graded_as_the_hosted_service_takes_them(client: TestClient, home: Context) -> None:
+    grader = {"type": "string_check", "name": "g", "input": "{{sample.output_text}}", "operation": "like"}
+    prompts = [{"messages": chat_row(n)["messages"][:1], "answer": str(n)} for n in range(10)]
+    file, jobs = upload(client, prompts), []
+    for field in ("answer", "reference"):
+        method = {"type": "reinforcement", "reinforcement": {"grader": grader | {"reference": f"{{{{item.{field}}}}}"}}}
+        jobs.append(make_job(client, method=method, training_file=file, validation_file=None)["id"])
+        look_at_one(home)
+    good, bad = (ok(client.get(f"{JOBS}/{job}")) for job in jobs)
+    assert (good["status"], good["error"]) == ("queued", None)
+    assert (bad["status"], bad["error"]["param"]) == ("failed", "training_file")
+    assert bad["error"]["message"].startswith(f"{file}:1 ends with a prompt and has no field reference")
+
+
+def test_rows_over_the_context_are_refused_without_settings_that_a_client_cannot_name(
+    client: TestClient, home: Context
+) -> None:
+    long = {"messages": [{"role": "user", "content": "word " * 5_000}, {"role": "assistant", "content": "Yes."}]}
+    file = upload(client, [*(chat_row(n) for n in range(10)), long])
+    job = make_job(client, training_file=file, validation_file=None)
+    look_at_one(home)
+    error = ok(client.get(f"{JOBS}/{job['id']}"))["error"]
+    assert (error["code"], error["param"]) == ("invalid_training_file", "training_file")
+    assert f"{file}:11" in error["message"]
+    assert "shorten or split" in error["message"]
+    assert "training." not in error["message"]
+
+
 def test_what_has_no_effect_is_told(client: TestClient) -> None:
     grader = {
         "type": "string_check",

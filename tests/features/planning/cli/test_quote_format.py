@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from luthier.core.cost import Change, Estimate, Layout, LayoutOption, Option, Quote
+from luthier.core.cost import Change, Device, Estimate, Layout, LayoutOption, Option, Quote
 from luthier.features.planning.format import plan_lines, quote_lines, show_memory, show_options, show_quote
 from luthier.platform.cli import figures
 from luthier.testing.records import make_plan, make_quote
@@ -42,6 +42,18 @@ def test_three_lines_before_training_say_time_memory_and_money() -> None:
     assert "at 0.60 USD (0.30 to 0.90 USD) an hour (an assumption, 2026-11-25)" in lines[2]
     assert "(probed)" in quote_lines(make_quote(is_calibrated=True))[0]
     assert len(plan_lines("run-1", make_plan())) == 6
+
+
+def test_the_precision_is_that_of_the_device_of_the_quote() -> None:
+    def precision(device: Device | None) -> str:
+        (line,) = [line for line in plan_lines("", make_plan(), device) if line.startswith("  precision")]
+        return line
+
+    here = make_quote().prediction.device
+    gpu = here.model_copy(update={"is_cpu": False, "title": "A100 80 GB"})
+    assert precision(here) == precision(None)
+    assert precision(None).startswith("  precision  float32: ")
+    assert precision(gpu).startswith("  precision  bfloat16 on A100 80 GB; on this machine float32: ")
 
 
 def test_where_nothing_is_known_the_reason_stands_there() -> None:

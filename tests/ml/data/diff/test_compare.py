@@ -92,6 +92,17 @@ def test_without_id_or_prompt_a_change_keeps_its_place_among_unchanged_rows(tmp_
     assert found.added == ("new.jsonl:1", "new.jsonl:2")
 
 
+def test_between_unchanged_rows_those_of_one_prompt_are_pairs_first(tmp_path: Path) -> None:
+    """One row without a prompt puts all of them by place; a copy that was removed is not the row behind it."""
+    first, second, third = pairs(3)
+    nameless = {"completion": "No prompt."}
+    masked = {**third, "completion": "It is three."}
+    found = compared(tmp_path, [nameless, first, second, second, third], [nameless, first, second, masked])
+    assert found.key.startswith("the place among unchanged rows")
+    assert found.changed == (("old.jsonl:5", "new.jsonl:4"),)
+    assert found.removed == ("old.jsonl:4",)
+
+
 def test_copies_are_counted_one_by_one(tmp_path: Path) -> None:
     row, other = pairs(2)
     found = compared(tmp_path, [row, row, row, other], [row, other, other])

@@ -66,6 +66,8 @@ def test_blank_lines_are_no_rows_but_an_empty_cell_is_a_problem(tmp_path: Path) 
 def test_another_delimiter_is_found_and_said(tmp_path: Path) -> None:
     loaded = load_file(_csv(tmp_path, "prompt;completion\nq;a\n"))
     assert loaded.shape_reason == "every row has prompt and completion; read as semicolons, UTF-8"
+    with pytest.raises(DataError, match="their fields are: Frage, Antwort; read as semicolons, UTF-8"):
+        load_file(_csv(tmp_path, "Frage;Antwort\nq;a\n"))
 
 
 def test_messages_in_a_cell_are_json_text(tmp_path: Path) -> None:

@@ -74,6 +74,15 @@ def test_a_date_in_the_format_of_the_country_is_iso(workbook: Write) -> None:
     assert row.fields == {"day": "2024-03-05"}
 
 
+def test_a_sheet_with_a_single_line_has_no_rows_and_is_named(workbook: Write) -> None:
+    rows = [["question", "answer"], ["Where?", "Here."]]
+    loaded = load_file(workbook({"Notes": [["As of 1 May"]], "Answers": rows, "Names": [["question", "answer"]]}))
+    assert [one.reference for one in loaded.examples] == ["Here."]
+    assert loaded.shape_reason.endswith("read as the sheet 'Answers' (not 'Notes', 'Names': a single line and no rows)")
+    with pytest.raises(DataError, match="rows on 2 sheets: 'A', 'B'"):
+        list(read_rows(open_source(workbook({"A": [["x"]], "B": [["y"]]}))))
+
+
 def test_two_sheets_with_rows_are_refused_by_name(workbook: Write) -> None:
     path = workbook({"Train": [["text"], ["a"]], "Test": [["text"], ["b"]]})
     with pytest.raises(DataError, match=r"rows on 2 sheets: 'Train', 'Test'[\s\S]*separate file"):

@@ -152,6 +152,15 @@ def test_rows_needed_gives_the_promised_power():
 
 def test_rows_needed_is_always_more_than_there_are():
     assert rows_needed(1.0, 1e-6, 5) == 6
+    assert rows_needed(1.0, 1e-6, 50) == 51
+
+
+def test_rows_needed_is_never_fewer_than_any_difference_takes():
+    def p_value(num_rows):
+        return paired(np.linspace(0.8, 0.9, num_rows), np.linspace(0.1, 0.15, num_rows), bounds=UNIT).p_value
+
+    assert p_value(5) >= 0.05 > p_value(6)
+    assert [rows_needed(0.7, 0.01, num_rows) for num_rows in (1, 3, 4)] == [6, 6, 6]
 
 
 def test_none_of_30_right_is_not_certain():

@@ -415,6 +415,12 @@ def refused(error: LuthierError) -> ApiError:
     made = as_api_error(error)
     if isinstance(error, OverlongError):
         made.code = "context_length_exceeded"
+        if error.num_tokens and error.most_tokens:
+            # The engine's own words name options that a request does not have.
+            made.message = (
+                f"the prompt has {error.num_tokens:,} tokens or more; expected: fewer than {error.most_tokens:,}, the "
+                "context of the model, so that an answer fits; what to do: shorten the prompt"
+            )
     elif isinstance(error, NotFoundError):
         made.code, made.param = "model_not_found", "model"
     elif error.came.startswith("dimensions="):

@@ -355,20 +355,24 @@ _UNTRAINED: Final = ("few_shot", "instruction", "optimised_prompt", "label_likel
 
 
 def _against_others(found: Evaluation, verdict: Verdict) -> tuple[AlternativeWord | None, str | None]:
-    """The new model against the best alternative that is not a run; the deployed one has its own sentence."""
-    from luthier.ml.evaluation.verdict import against_all, best_of
+    """The new model against the alternatives that are not runs, with the one that decides.
 
-    others = [one for one in verdict.alternatives if one.kind != "run"]
-    if len(others) == len(verdict.alternatives):
-        return verdict.better_than_best_alternative, verdict.best_alternative
-    judged, names = found.systems[-1], {one.name for one in others}
-    higher = judged.metrics[verdict.metric].higher_is_better
+    The deployed model is a run and has its own sentence.
+    """
+    from luthier.ml.evaluation.verdict import against_all, rival_among
+
+    names = {one.name for one in verdict.alternatives if one.kind != "run"}
+    judged = found.systems[-1].name if found.systems else None
     own = [
         one
         for one in found.comparisons
-        if (one.candidate, one.metric) == (judged.name, verdict.metric) and one.baseline in names
+        if (one.candidate, one.metric) == (judged, verdict.metric) and one.baseline in names
     ]
-    return (against_all(own, higher) if own else None), best_of(others, higher)
+    if own:
+        higher = found.systems[-1].metrics[verdict.metric].higher_is_better
+        return against_all(own, higher), rival_among(own, higher).baseline
+    has_run = len(names) < len(verdict.alternatives)
+    return (None, None) if has_run else (verdict.better_than_best_alternative, verdict.best_alternative)
 
 
 def _is_of_new(finding: Finding, num_old: int) -> bool:

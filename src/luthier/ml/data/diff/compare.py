@@ -53,7 +53,7 @@ def match(old: pl.DataFrame, new: pl.DataFrame, *, has_field: bool) -> Matched:
     Equal rows are pairs first, those of one side of a split before others. What is left is paired by key, in the order
     of the files where one key has several rows: the field that was requested, else the id of the row, else its prompt,
     the first of these that every row of both versions has. Where they have none, rows count as the same that follow
-    the same unchanged row.
+    the same unchanged row, first those with the same prompt.
 
     Args:
         old: rows of the old version, as in `Version.rows`.
@@ -67,8 +67,11 @@ def match(old: pl.DataFrame, new: pl.DataFrame, *, has_field: bool) -> Matched:
     same, left, right = _rounds(left, right, [[*by, *_DIGEST, "side"], [*by, *_DIGEST]])
     if key == "position":
         left, right = _after(left, same["old"], same["old"]), _after(right, same["new"], same["old"])
-        by = ["anchor"]
-    changed, left, right = _rounds(left, right, [[*by, "side"], by] if key != "position" else [[*by, "side"]])
+        # Of the rows between two unchanged ones, those of one prompt are pairs before those in order.
+        rounds = [["anchor", *_COLUMNS["prompt"], "side"], ["anchor", "side"]]
+    else:
+        rounds = [[*by, "side"], by]
+    changed, left, right = _rounds(left, right, rounds)
     return Matched(key, same.sort("new"), changed.sort("new"), left["place"].sort(), right["place"].sort())
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from typing import IO, Any, Final
 
 from luthier.core.dataset import Row
@@ -187,20 +188,24 @@ class _Sheet:
         title: of the sheet.
         header_row: the row that names the columns, from 1.
         num_sheets: of the book.
+        single: titles of other sheets that have a single line, and so no rows.
     """
 
     title: str
     header_row: int
     num_sheets: int
+    single: tuple[str, ...]
 
 
 def workbook_notes(source: Source) -> str:
-    """Which sheet is read, as text: `the sheet 'Answers'`.
+    """Which sheet is read, as text: `the sheet 'Answers'`, and which others have a single line and no rows.
 
     Raises:
         DataError: the workbook is broken, encrypted or unsafe, has no rows, or rows on more than one sheet.
     """
-    return f"the sheet {_sheet(source).title!r}"
+    sheet = _sheet(source)
+    others = f" (not {', '.join(map(repr, sheet.single))}: a single line and no rows)" if sheet.single else ""
+    return f"the sheet {sheet.title!r}{others}"
 
 
 def read_xlsx(source: Source) -> Iterator[Row | RowProblem]:
@@ -258,22 +263,28 @@ def _find_sheet(source: Source, _inode: int, _num_bytes: int, _changed_ns: int) 
     except DataError as error:
         raise DataError(f"{source.name}: {error.came}", expected=error.expected, do=error.do) from error
     with _open(source) as book:
-        firsts = {sheet.title: next(_filled_rows(sheet), None) for sheet in book.worksheets}
-        filled = {title: first for title, first in firsts.items() if first is not None}
+        firsts = {sheet.title: list(islice(_filled_rows(sheet), 2)) for sheet in book.worksheets}
+        filled = {title: first for title, first in firsts.items() if first}
         if not filled:
             raise DataError(f"{source.name} holds no rows", expected="one sheet with rows", do="check what was saved")
+        # A note beside the rows, or names of columns with nothing below them: such a sheet has no rows to choose from.
+        single = tuple(title for title, first in filled.items() if len(first) == 1)
+        if len(single) < len(filled):
+            filled = {title: first for title, first in filled.items() if title not in single}
+        else:
+            single = ()
         if len(filled) > 1:
             raise DataError(
                 f"{source.name} has rows on {len(filled)} sheets: {', '.join(map(repr, filled))}",
                 expected="one sheet with rows",
                 do="save the sheet to be read as a separate file: as CSV UTF-8, or moved to a new workbook",
             )
-        (title, (header_row, _)) = next(iter(filled.items()))
+        (title, [(header_row, _), *_]) = next(iter(filled.items()))
         # Private, but the only way from a title to its part in the archive; _check_cells reads the raw markup.
         part = str(book[title]._worksheet_path)
         num_sheets = len(book.worksheets)
     _check_cells(source, title, part)
-    return _Sheet(title, header_row, num_sheets)
+    return _Sheet(title, header_row, num_sheets, single)
 
 
 @contextmanager

@@ -328,8 +328,10 @@ class ShapeDetector:
             if self.num_rows and self._num_answered == self.num_rows:
                 self._refuse_contexts()
                 return None
+            # A wrong delimiter or encoding shows in the names of the fields.
+            read_as = f"; read as {self.read_as}" if self.read_as else ""
             raise DataError(
-                f"{self.file} has rows of no known shape; their fields are: {_listed(list(self.columns))}",
+                f"{self.file} has rows of no known shape; their fields are: {_listed(list(self.columns))}{read_as}",
                 expected=f"rows with {_ACCEPTED}",
                 do="rename the fields, or map them, such as --map prompt=question --map completion=answer",
             )

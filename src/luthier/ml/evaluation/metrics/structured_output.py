@@ -9,13 +9,13 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from luthier.core.errors import RequestError, are_library_words_hidden
 from luthier.core.system.bounded_regex import BoundedPattern
-from luthier.ml.evaluation.metrics.protocol import Array
+
+if TYPE_CHECKING:
+    from luthier.ml.evaluation.metrics.protocol import Array
 
 # Fences count only at the beginning of a line: three backticks inside code do not end it.
 _FENCED = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)^[ \t]*```[ \t]*$", re.DOTALL | re.MULTILINE)
@@ -106,6 +106,8 @@ def count_fields(pairs: Sequence[tuple[JsonValue | None, JsonValue | None]], fie
         pairs: the answer and the row's own; None for a text that is not JSON.
         fields: which; by default all of the row's own answer, which is one field where it is not an object.
     """
+    import numpy as np  # here: a server checks schemas, and needs none of it for that
+
     return np.array([_count(given, expected, fields) for given, expected in pairs], dtype=np.float64).reshape(-1, 2)
 
 

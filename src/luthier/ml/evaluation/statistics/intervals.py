@@ -24,6 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from functools import cache
+from itertools import count
 from typing import NamedTuple
 
 import numpy as np
@@ -408,6 +409,12 @@ def _surest(num_different: int) -> float:
     return min(1.0, 2.0 ** (1 - num_different))
 
 
+@cache
+def _fewest_rows() -> int:
+    """The smallest number of rows that can show any difference: 6, where all of one sign have p = 2^-5."""
+    return next(num for num in count(1) if _surest(num) < 1 - LEVEL)
+
+
 POWER = 0.80
 
 
@@ -445,7 +452,8 @@ def rows_needed(difference: float, standard_error: float, num_rows: int) -> int 
     """About how many rows would settle a difference of this size: two-sided 5%, power 80%.
 
     Normal approximation: the standard error shrinks with the square root of the rows, and must come down to
-    |difference| / (1.96 + 0.84). None where the difference or its error is 0: no number of such rows would settle it.
+    |difference| / (1.96 + 0.84); at least the six rows that a p-value below 5% takes. None where the difference or its
+    error is 0: no number of such rows would settle it.
 
     Args:
         difference: between the two systems, in the metric's unit.
@@ -455,5 +463,6 @@ def rows_needed(difference: float, standard_error: float, num_rows: int) -> int 
     if difference == 0 or standard_error == 0:
         return None
     needed = num_rows * (sum(_quantiles()) * standard_error / difference) ** 2
-    # These rows did not settle it, so fewer than one more would contradict the verdict.
-    return max(num_rows + 1, math.ceil(needed))
+    # These rows did not settle it, so fewer than one more would contradict the verdict; and below six rows the bound on
+    # p (`_surest`) is above 5%, however large the difference.
+    return max(num_rows + 1, math.ceil(needed), _fewest_rows())

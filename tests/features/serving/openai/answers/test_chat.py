@@ -142,7 +142,10 @@ def test_wishes_that_change_no_answer_are_accepted(ask: Callable[..., Any]) -> N
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.tool_call_id"),
         ({"messages": [{"role": "user", "content": "x", "tool_call_id": "c"}]}, "messages.0.tool_call_id"),
         ({"messages": [{"role": "user", "content": "x", "tool_calls": [CALL]}]}, "messages.0.tool_calls"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "messages.0"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+            "messages.0.content.0",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_refused_by_name(ask: Callable[..., Any], wishes: dict[str, Any], param: str) -> None:
