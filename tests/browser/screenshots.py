@@ -2,6 +2,7 @@
 """Draws docs/screenshots again: each page in light and dark, on a desk and on a phone, with a real small model.
 
     make screenshots        (about 15 minutes on 2 cores: two trainings of SmolLM2 on the shop's rows stand behind it)
+    python tests/browser/screenshots.py --work DIR --only run,runs     (these pages again, of a home that is kept)
 
 What is shown is made here: the rows of examples/shop, a version with a row that somebody has rejected, two runs that
 differ in one thing, their verdicts, a deployment with a canary, a batch with a request that failed, work that is
@@ -65,7 +66,11 @@ def main() -> int:
     cli.add_argument("--rows", type=int, default=300, help="of the shop")
     cli.add_argument("--to", type=Path, default=ROOT / "docs" / "screenshots")
     cli.add_argument("--work", type=Path, help="a folder to keep the home in: a second call draws it without training")
+    cli.add_argument("--only", type=lambda names: names.split(","), default=[], help="names of pages: run,runs")
     args = cli.parse_args()
+    names = pages(Shown("", ("", ""), "", ""))
+    if unknown := sorted(set(args.only) - set(names)):
+        cli.error(f"--only {','.join(unknown)}: expected names of pages: {', '.join(names)}")
     with tempfile.TemporaryDirectory(prefix="luthier-screenshots-") as scratch:
         folder = args.work or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
@@ -78,7 +83,8 @@ def main() -> int:
                 known.write_text(json.dumps(_fill(context, folder, args.rows)), encoding="utf-8")
             values = json.loads(known.read_text(encoding="utf-8"))
             shown = Shown(values["dataset_id"], tuple(values["run_ids"]), values["evaluation_id"], values["batch_id"])
-            _draw(server, context, shown, args.to)
+            drawn = {name: path for name, path in pages(shown).items() if not args.only or name in args.only}
+            _draw(server, context, drawn, args.to)
     return 0
 
 
@@ -154,6 +160,7 @@ def pages(shown: Shown) -> dict[str, str]:
         "start": f"/start?dataset={shown.dataset_id}&version=1",
         "datasets": "/datasets",
         "dataset-new": "/datasets/new",
+        "dataset-import": "/datasets/import",
         "dataset": data,
         "dataset-annotate": f"{data}/annotate?version=1",
         "dataset-split": f"{data}/split",
@@ -175,6 +182,7 @@ def pages(shown: Shown) -> dict[str, str]:
         "evaluation": f"/evaluations/{shown.evaluation_id}",
         "playground": f"/playground?model={second}&model={MODEL}",
         "models": "/models",
+        "models-base": "/models?show=base",
         "model": f"/models/{second}",
         "deployments": "/deployments",
         "deployment": "/deployments/shop",
@@ -199,7 +207,7 @@ _TWO_WAYS: Final = (("light", "desk"), ("dark", "phone"))
 """How the tabs of the settings are drawn: they are many, and look alike."""
 
 
-def _draw(server: RunningServer, context: Context, shown: Shown, target: Path) -> None:
+def _draw(server: RunningServer, context: Context, drawn: dict[str, str], target: Path) -> None:
     from luthier.platform.auth.members import make_link
 
     target.mkdir(parents=True, exist_ok=True)
@@ -212,13 +220,12 @@ def _draw(server: RunningServer, context: Context, shown: Shown, target: Path) -
             for size, viewport in SIZES.items():
                 browser = chromium.new_context(viewport=viewport, color_scheme=theme, reduced_motion="reduce")
                 page = browser.new_page()
-                for name, path in pages(shown).items():
+                page.goto(f"{server.url}/welcome/{make_link(context)}")
+                for name, path in drawn.items():
                     if name.startswith("settings-") and (theme, size) not in _TWO_WAYS:
                         continue
                     if name == "sign-in":
                         browser.clear_cookies()
-                    elif name == "home":
-                        page.goto(f"{server.url}/welcome/{make_link(context)}")
                     page.goto(f"{server.url}{path}", wait_until="load")
                     _prepare(page, name)
                     _save(page, target / f"{name}-{theme}-{size}.png")

@@ -208,6 +208,7 @@ def _list(
         known, _ = files.list_files(context, caller.project_id, purpose="batch", limit=_KNOWN_FILES)
     values: dict[str, Any] = {
         "batches": [(view, owner_of(view), seconds_left(view, now)) for view in found],
+        "names": files.file_names(context, caller.project_id, (view.batch.input_file_id for view in found)),
         "after": after,
         "mark": mark,
         "older": f"/batches?{urlencode({'after': found[-1].batch.batch_id})}" if has_more else "",

@@ -178,8 +178,8 @@ def fetch_model(
         raise RequestError(
             f"the base model {name[:100]!r}", expected="a name of the catalogue", do="choose one under Models"
         )
-    # An address of this page alone: a form must not lead elsewhere.
-    address = back if back.startswith(f"{router.prefix}?") else router.prefix
+    # An address of this page or of the models: a form must not lead elsewhere.
+    address = back if back.startswith((f"{router.prefix}?", "/models?", "/models/")) else router.prefix
 
     def fetch() -> Led:
         return Led(address, f"{pull_model(context, name).title} is on this server now.")

@@ -15,7 +15,7 @@ import shutil
 import time
 import unicodedata
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Literal, Self
@@ -197,6 +197,11 @@ def list_files(
         RequestError: `after` was never a file of this project.
     """
     return context.files.list(project_id, purpose=purpose, after=after, limit=limit, order=order)
+
+
+def file_names(context: Context, project_id: str, file_ids: Iterable[str]) -> dict[str, str]:
+    """The names of files by their ids; those that the project does not have are left out."""
+    return context.files.names(project_id, file_ids)
 
 
 def delete_file(context: Context, project_id: str, file_id: str) -> StoredFile:

@@ -72,6 +72,7 @@ def test_a_batch_from_the_form_to_its_answers(home: Context, browser: Browser) -
     assert one.get(f"{address}/files/other").status_code == 422
     row = one.get("/batches").text
     assert "tiny" in row
+    assert re.search(rf'<a href="{re.escape(address)}">in\.jsonl</a>', row), "named after its file"
     assert re.search(r'href="[^"]*#failed">2<', row)
 
 

@@ -46,7 +46,7 @@ def test_the_list_tells_of_each_and_is_searched_by_name(home: Context, browser: 
     one = browser("read")
     page = one.get("/datasets").text
     assert page.index("Poems") < page.index("Legal questions"), "what was changed last comes first"
-    assert "prompt_completion" in page
+    assert "questions and answers" in page
     found = one.get("/datasets?q=LEGAL").text
     assert "Legal questions" in found
     assert "Poems</a>" not in found

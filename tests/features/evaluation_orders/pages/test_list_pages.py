@@ -110,7 +110,10 @@ def rows_of(page: str) -> list[str]:
 def test_an_empty_list_says_how_an_evaluation_is_made(browser: Browser) -> None:
     page = browser("read").get("/evaluations").text
     assert "Nothing has been evaluated yet" in page
-    assert "luthier eval RUN --data" in page
+    assert 'class="button primary"' not in page
+    page = browser("read", "train").get("/evaluations").text
+    assert page.count('class="button primary"') == 1
+    assert '<a class="button primary" href="/start">' in page
 
 
 def test_the_list_is_found_in_by_words_and_verdict(home: Context, shown: TestClient) -> None:

@@ -217,8 +217,12 @@ def test_a_server_without_a_model_offers_to_fetch_one(
     back = unescape(re.search(r'name="back" value="([^"]+)"', page)[1])  # type: ignore[index]
     answer = one.post("/start/model", data={"name": "smollm2-135m-instruct", "back": back})
     assert (answer.headers["location"], fetched) == (back, ["smollm2-135m-instruct"])
-    away = one.post("/start/model", data={"name": "smollm2-135m-instruct", "back": "//elsewhere.example/"})
-    assert away.headers["location"] == "/start"
+    for back in ("/models?show=base", "/models/smollm2-135m-instruct"):
+        answer = one.post("/start/model", data={"name": "smollm2-135m-instruct", "back": back})
+        assert answer.headers["location"] == back
+    for elsewhere in ("//elsewhere.example/", "https://elsewhere.example/start?", "/settings/keys"):
+        away = one.post("/start/model", data={"name": "smollm2-135m-instruct", "back": elsewhere})
+        assert away.headers["location"] == "/start"
     assert one.post("/start/model", data={"name": "/etc"}).status_code == 422
 
 

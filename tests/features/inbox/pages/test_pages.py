@@ -36,6 +36,13 @@ def item_of(page: str) -> str:
     return found[1]
 
 
+def test_an_empty_inbox_leads_to_no_other_empty_list(browser: Browser) -> None:
+    one = browser("read", "train")
+    assert "Nothing waits for you" in one.get("/inbox").text
+    for show in ("for_you", "open", "done"):
+        assert 'class="button primary"' not in one.get(f"/inbox?show={show}").text
+
+
 def test_an_entry_is_assigned_snoozed_done_and_opened_again(home: Context, browser: Browser) -> None:
     correct(home)
     member(home, "Ben <b>", "trainer")

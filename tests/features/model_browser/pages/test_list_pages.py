@@ -32,7 +32,11 @@ def test_empty_pages_teach_the_next_step(browser: Browser) -> None:
     assert "No deployment yet" in names
     assert '<a href="/deployments" data-key="y" aria-current="page">Deployments</a>' in names
     assert "Nothing to draw yet" in one.get("/models?show=lineage").text
-    assert "luthier models pull gemma3-270m" in one.get("/models?show=base").text
+    assert '<button class="small-button">Download' in one.get("/models?show=base").text
+    assert "luthier models pull gemma3-270m" in one.get("/models/gemma3-270m").text
+    for address in ("/models?show=base", "/models/gemma3-270m"):
+        assert 'action="/start/model"' in one.get(address).text
+        assert 'action="/start/model"' not in browser("read").get(address).text
     assert one.get("/models?show=bogus").status_code == 422
     assert "Start a guided run" not in browser("read").get("/models").text
 

@@ -27,7 +27,10 @@ def statuses(home) -> dict[str, str]:  # type: ignore[no-untyped-def]
 
 
 def test_an_empty_queue_says_what_comes_here(browser) -> None:  # type: ignore[no-untyped-def]
-    assert "Nothing to review yet" in browser("read", "train").get("/review").text
+    page = browser("read", "train").get("/review").text
+    assert "Nothing to review yet" in page
+    for needless in ("Undo my last decision", "<progress", "0 of 0"):
+        assert needless not in page
 
 
 def test_accept_reject_edit_undo_without_scripts(browser, home) -> None:  # type: ignore[no-untyped-def]

@@ -66,7 +66,7 @@ def form(**fields: Any) -> dict[str, Any]:
 def test_without_a_model_it_says_how_to_come_to_one(browser: Browser) -> None:
     page = browser("read", "infer").get("/playground").text
     assert "No model to chat with yet" in page
-    assert "luthier models pull" in page
+    assert '<a class="button" href="/models?show=base">' in page
     assert "/runs/new" not in page, "whoever may not train is not sent there"
 
 

@@ -20,7 +20,8 @@ HOSTILE = "<script>alert(1)</script>"
 def test_nothing_was_searched_yet(browser: Browser) -> None:
     text = browser("read").get("/studies").text
     assert "No studies yet" in text
-    assert "luthier tune recipe.yaml" in text
+    assert "Start one with" not in text
+    assert "Start one with “New study”" in browser("read", "train").get("/studies").text
 
 
 def test_a_study_whose_process_was_killed_is_not_shown_as_at_work(home: Context, browser: Browser) -> None:

@@ -190,6 +190,14 @@ def test_pages_of_many(store: FileStore, database: Database, add: Callable[..., 
             store.list(PROJECT, after=unknown)
 
 
+def test_names_are_those_of_the_projects_own_files(store: FileStore, add: Callable[..., StoredFile]) -> None:
+    mine, deleted, other = add(b"mine"), add(b"deleted"), add(b"other", OTHER)
+    store.delete(PROJECT, deleted.file_id)
+    asked = [mine.file_id, mine.file_id, deleted.file_id, other.file_id, "file-none", "no \0 id"]
+    assert store.names(PROJECT, asked) == {mine.file_id: "a"}
+    assert store.names(PROJECT, []) == {}
+
+
 def test_what_has_expired_is_gone_before_it_is_swept(
     store: FileStore, database: Database, artifacts: ArtifactStore, add: Callable[..., StoredFile]
 ) -> None:
