@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -75,8 +76,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("suite")
     (made / "pytest.ini").write_text("[pytest]\nmarkers =\n    drill: slow\n", encoding="utf-8")
     for name, text in FILES.items():
-        lines = text.splitlines()
-        (made / name).write_text("\n".join(line.removeprefix(" " * 8) for line in lines), encoding="utf-8")
+        (made / name).write_text(textwrap.dedent(text), encoding="utf-8")
     return made
 
 
