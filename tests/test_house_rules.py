@@ -12,6 +12,7 @@ import pytest
 from tests.vacuous import nonempty, unguarded_loops
 
 ROOT = Path(__file__).resolve().parents[1]
+AUDIT_LOG = "luthier.platform.audit_log"
 MAX_LINES, MOST_FUNCTION_LINES, MOST_LOOP_LINES = 500, 65, 110
 """Of a file, and of a function without its docstring: a described argument is no reason to split a function."""
 
@@ -42,14 +43,14 @@ def where(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-def test_threads_are_started_in_one_place(trees: dict[Path, ast.Module]) -> None:
+def test_threads_are_started_in_one_place(texts: dict[Path, str], trees: dict[Path, ast.Module]) -> None:
     """`start_daemon` names each thread, lets the process end, and says what to do where the system starts no more.
 
     Timers (`threading.Timer` of mails and webhooks) are deadlines, and the block that sets one ends it.
     """
     made, imported = set[str](), set[str]()
-    for path, tree in trees.items():
-        for node in ast.walk(tree):
+    for path in (path for path, text in texts.items() if "Thread" in text):
+        for node in ast.walk(trees[path]):
             match node:
                 case ast.Call(func=ast.Attribute(value=ast.Name(id="threading"), attr="Thread")):
                     made.add(where(path))
@@ -59,10 +60,13 @@ def test_threads_are_started_in_one_place(trees: dict[Path, ast.Module]) -> None
     assert imported == set()
 
 
-def test_entries_of_the_audit_log_are_written_in_the_transaction_of_their_change(trees: dict[Path, ast.Module]) -> None:
+def test_entries_of_the_audit_log_are_written_in_the_transaction_of_their_change(
+    texts: dict[Path, str], trees: dict[Path, ast.Module]
+) -> None:
     """`record` checks that while it runs; here it holds for code that no test reaches, too."""
     logged, offenders = 0, []
-    for path, tree in trees.items():
+    for path in (path for path, text in texts.items() if AUDIT_LOG in text):
+        tree = trees[path]
         inside = {
             id(node)
             for block in ast.walk(tree)
@@ -83,11 +87,10 @@ def is_transaction(block: ast.expr) -> bool:
 
 def calls_of_record(tree: ast.Module) -> Iterator[ast.Call]:
     """The calls of the audit log's `record`, however it is imported."""
-    room = "luthier.platform.audit_log"
     names = {
         (name.asname or name.name, name.name)
         for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(room)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(AUDIT_LOG)
         for name in node.names
     }
     for call in ast.walk(tree):
