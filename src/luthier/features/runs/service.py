@@ -24,8 +24,7 @@ from luthier.core.task_head import TaskHead, task_head_in
 from luthier.features.runs.filter_language import parse_filter
 from luthier.features.runs.filter_query import Order
 from luthier.features.runs.labels import RunLabels
-from luthier.features.trackers.service import states
-from luthier.features.trackers.state import TrackerState
+from luthier.features.trackers.service import TrackerState, states
 from luthier.features.training.checkpoint_uploads.lease import OWN_LEASE
 from luthier.features.training.checkpoint_uploads.session import forget_uploads
 from luthier.ml.charts.forecast import Forecast

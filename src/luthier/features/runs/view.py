@@ -54,8 +54,7 @@ from luthier.features.runs.state import (
     last_step,
     left_seconds,
 )
-from luthier.features.trackers.service import states
-from luthier.features.trackers.state import TITLES
+from luthier.features.trackers.service import TITLES, states
 from luthier.ml.charts import figures
 from luthier.ml.charts.spec import Axis, Mark, Plot, Point, Role, Series
 from luthier.ml.evaluation.verdict_view import verdict_view

@@ -34,7 +34,7 @@ from luthier.features.planning.quotes import forecast_of_run, save_quote
 from luthier.features.planning.service import Prepared, prepare, prepare_again
 from luthier.features.recipes.service import with_absolute_paths
 from luthier.features.trackers.reporting import reported, undelivered
-from luthier.features.trackers.state import TrackerState
+from luthier.features.trackers.service import TrackerState
 from luthier.features.training.checkpoint_uploads.lease import LeaseLostError
 from luthier.features.training.checkpoint_uploads.session import RunUploads, check_known, uploads_of
 from luthier.features.training.first_step import first_step_of
