@@ -137,7 +137,7 @@ def judge_at_end(
     """
     from luthier.features.evaluations.baselines import fit_baselines
     from luthier.features.evaluations.prompted import draws_together
-    from luthier.ml.baselines.system import as_system
+    from luthier.ml.baselines.predict import as_system
     from luthier.ml.data.rows.formats import load_file
     from luthier.ml.evaluation.compare import judge_in_full
     from luthier.ml.evaluation.metrics.registry import as_definitions
