@@ -21,8 +21,8 @@ from luthier.core.evaluation import (
 )
 from luthier.core.evaluation_plan import SHARES_OF_CORRECT
 from luthier.core.ids import is_id
-from luthier.core.results.measured_gains import Measured, MeasuredAlone, MeasuredBaseline, MeasuredGains, TodayKind
 from luthier.core.results.roi import Case
+from luthier.core.results.roi_result import Measured, MeasuredAlone, MeasuredBaseline, MeasuredGains, TodayKind
 from luthier.core.text.suggest import suggest_ids
 from luthier.platform.home.context import Context
 
