@@ -38,9 +38,8 @@ from numpy.typing import NDArray
 from scipy.special import betaincinv, ndtri
 
 from luthier.core.frozen_model import FrozenModel
-from luthier.core.results.measured_gains import Measured, MeasuredBaseline, MeasuredGains
 from luthier.core.results.roi import ALTERNATIVES, Case, Changed, Gain, Money, Range, Share, Tuned, Way
-from luthier.core.results.roi_result import Kind
+from luthier.core.results.roi_result import Kind, Measured, MeasuredBaseline, MeasuredGains
 from luthier.ml.evaluation.statistics.resampling import share_ends
 from luthier.ml.planning.roi import words
 

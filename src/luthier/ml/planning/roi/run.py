@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 
-from luthier.core.results.measured_gains import MeasuredGains
 from luthier.core.results.roi import ALTERNATIVES, Case
 from luthier.core.results.roi_result import (
     Bar,
     BreakEven,
     Histogram,
     Kind,
+    MeasuredGains,
     Month,
     NotPriced,
     Part,
