@@ -23,7 +23,7 @@ from luthier.core.stream import Served
 from luthier.core.task_head import HEAD_DOCUMENT
 from luthier.features.models.names import base_of_adapter, is_tuned_name
 from luthier.features.models.result_files import weights_folder
-from luthier.ml.inference.models.packed_weights import packed_weights
+from luthier.ml.inference.models.weights import packed_weights
 from luthier.platform.home.context import Context
 from luthier.platform.home.model_names import base_models
 
