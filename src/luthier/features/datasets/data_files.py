@@ -251,8 +251,8 @@ def _toxicity_model(options: AuditOptions) -> ToxicityModel | None:
 
 
 def _write_report(context: Context, html: Path, found: Audit, table: AuditTable, held_out: AuditTable | None) -> Path:
-    from luthier.features.planning.versions import versions
     from luthier.ml.data.audit.report import write_audit_report
+    from luthier.platform.home.hardware_benchmark import versions
 
     html.parent.mkdir(parents=True, exist_ok=True)
     write_audit_report(html, found, table, versions=versions(context), held_out=held_out)
