@@ -21,8 +21,7 @@ from luthier.core.errors import DataError, LuthierError, NotFoundError, Overlong
 from luthier.core.ids import new_id
 from luthier.core.ports import Engine, Generation, Progress, Prompt, Score
 from luthier.core.records.calibration import Calibration, Target
-from luthier.core.records.monitoring import WatchSettings
-from luthier.core.results.signal import Signal
+from luthier.core.records.monitoring import Signal, WatchSettings
 from luthier.core.results.suite import CRITERIA
 from luthier.features.generation.engines import find_teacher, is_address, parse_address
 from luthier.features.models.names import find_model

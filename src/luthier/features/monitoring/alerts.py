@@ -19,8 +19,7 @@ from luthier.core.access import Caller
 from luthier.core.errors import RequestError, WorkError
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import new_id
-from luthier.core.records.monitoring import Alert, AlertSettings, AlertStatus
-from luthier.core.results.signal import Signal, WatchReport
+from luthier.core.records.monitoring import Alert, AlertSettings, AlertStatus, Signal, WatchReport
 from luthier.features.monitoring.alerts_store import Event, Settled
 from luthier.ml.charts.visible import shown
 from luthier.ml.drift.alerts import Standing, review_signals

@@ -13,8 +13,7 @@ from starlette.responses import Response
 
 from luthier.core.access import Caller
 from luthier.core.errors import LuthierError, NotFoundError
-from luthier.core.records.monitoring import Alert
-from luthier.core.results.signal import Signal, SignalGroup, WatchReport
+from luthier.core.records.monitoring import Alert, Signal, SignalGroup, WatchReport
 from luthier.features.feedback import review as review_queue
 from luthier.features.feedback import service as feedback
 from luthier.features.monitoring import alerts

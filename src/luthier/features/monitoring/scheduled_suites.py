@@ -20,8 +20,7 @@ from luthier.core.evaluation import Metric
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import new_id
 from luthier.core.records.deployment import Share
-from luthier.core.records.monitoring import SETTINGS_KIND, WatchSettings
-from luthier.core.results.signal import Signal
+from luthier.core.records.monitoring import SETTINGS_KIND, Signal, WatchSettings
 from luthier.core.results.suite import SuiteResult, TaskResult
 from luthier.features.evaluation_orders.service import ASKED, EvaluationOrder, needs_operator
 from luthier.platform.home.context import Context

@@ -22,8 +22,7 @@ from luthier.core.access import Caller
 from luthier.core.dataset import Example
 from luthier.core.errors import ConflictError, DataError, NotFoundError, RequestError
 from luthier.core.records.deployment import Share
-from luthier.core.records.monitoring import WatchSettings
-from luthier.core.results.signal import WatchReport
+from luthier.core.records.monitoring import WatchReport, WatchSettings
 from luthier.core.system.bounded_regex import BoundedPattern
 from luthier.features.judges.service import judge_name
 from luthier.features.monitoring.scheduled_suites import SETTINGS, check_suite_file, model_settings

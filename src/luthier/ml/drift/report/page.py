@@ -15,7 +15,7 @@ from typing import Final
 
 import numpy as np
 
-from luthier.core.results.signal import Signal, SignalState, WatchReport
+from luthier.core.records.monitoring import Signal, SignalState, WatchReport
 from luthier.ml.charts import figures
 from luthier.ml.charts.drawing import linear_ticks
 from luthier.ml.charts.figures import Fact, number, rough

@@ -20,7 +20,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from luthier.core.results.signal import Signal, WatchReport
+from luthier.core.records.monitoring import Signal, WatchReport
 from luthier.core.system.bounded_regex import BoundedPattern
 from luthier.ml.drift.drift.evidence import (
     Flags,

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 from scipy.stats import binom
 
-from luthier.core.results.signal import Signal, SignalState
+from luthier.core.records.monitoring import Signal, SignalState
 from luthier.ml.drift.drift.evidence import (
     Evidence,
     Floats,

@@ -22,7 +22,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from luthier.core.records.bounds import Bounds
-from luthier.core.results.signal import Signal
+from luthier.core.records.monitoring import Signal
 from luthier.ml.drift.drift.evidence import MUCH, Apart, Floats, binned, matched, psi
 from luthier.ml.drift.drift.topics import find_topics
 from luthier.ml.drift.signals.columns import NO_TEXT, Checks, Rows
