@@ -284,7 +284,17 @@ def compare(
 ) -> DatasetDiff:
     """What changed from one data file, or folder with a split, to another.
 
-    Arguments and errors: as `data.diff.compare.diff`; RequestError for fewer examples than none.
+    Args:
+        context: The home, whose progress shows the reading.
+        old: A data file, or the folder of a split.
+        new: The same of the new version.
+        key: The field that names a row; None as `data.diff.compare.diff` has it.
+        mapping: Field of the shape -> column.
+        num_examples: Rows of each kind to show; 0 for none.
+
+    Raises:
+        RequestError: `num_examples` is negative.
+        DataError: As `data.diff.compare.diff`.
     """
     if num_examples < 0:
         raise RequestError(f"num_examples={num_examples}", expected="0 or more", do="ask for no or some examples")

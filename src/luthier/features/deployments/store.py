@@ -94,7 +94,13 @@ class DeploymentStore(Store):
 
 
 def changed_meanwhile(name: str, known: int, newest: int | None) -> ConflictError:
-    """The error for a change of a deployment that has changed in the meantime."""
+    """The error for a change of a deployment that somebody else has changed in the meantime.
+
+    Args:
+        name: The deployment.
+        known: The revision that the change starts from.
+        newest: The revision that it has now; None where it was deleted.
+    """
     now = "is gone" if newest is None else f"is at revision {newest}"
     return ConflictError(
         f"the deployment {name!r} {now}, not at revision {known}: somebody else has changed it",

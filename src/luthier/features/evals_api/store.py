@@ -129,8 +129,16 @@ class EvalStore(Store):
     ) -> tuple[list[RunView], bool]:
         """One page of the runs of an eval, and whether more follow.
 
+        Args:
+            project_id: The project of the eval.
+            eval_id: The eval.
+            after: The id of the run before the page; None begins at the first.
+            limit: The most runs.
+            order: `asc` for the oldest first, `desc` for the newest.
+            status: Only runs in this status; None for all.
+
         Raises:
-            NotFoundError: the project has no such eval.
+            NotFoundError: The project has no such eval.
             RequestError: `after` is no run of it.
         """
         with self._database.read() as connection:
@@ -161,6 +169,11 @@ class EvalStore(Store):
     def append(self, eval_run_id: str, items: Sequence[OutputItem], totals: RunTotals) -> None:
         """Keep graded items with the counts that include them: all or none.
 
+        Args:
+            eval_run_id: The run.
+            items: In the order of their rows; their time is set here.
+            totals: The counts of the run, these items included.
+
         Raises:
             NotFoundError: The run was deleted.
         """
@@ -190,7 +203,18 @@ class EvalStore(Store):
     def items(
         self, eval_run_id: str, *, after: str | None, limit: int, order: Order, status: str | None
     ) -> tuple[list[OutputItem], bool]:
-        """One page of the graded items of a run, and whether more follow. Raises RequestError for the `after`."""
+        """One page of the graded items of a run, and whether more follow.
+
+        Args:
+            eval_run_id: The run; whether the caller may see it is checked before.
+            after: The id of the item before the page; None begins at the first.
+            limit: The most items.
+            order: `asc` for the order of the rows, `desc` for the reverse.
+            status: Only items with this result: `pass`, `fail` or `error`; None for all.
+
+        Raises:
+            RequestError: `after` is no item of the run.
+        """
         columns = eval_output_items.c
         with self._database.read() as connection:
             where = [columns.eval_run_id == eval_run_id]
@@ -219,7 +243,18 @@ class EvalStore(Store):
     def list(
         self, project_id: str, *, after: str | None, limit: int, order: Order, order_by: str
     ) -> tuple[list[Eval], bool]:
-        """One page of a project's evals, and whether more follow. Raises RequestError for an unknown `after`."""
+        """One page of a project's evals, and whether more follow.
+
+        Args:
+            project_id: The project.
+            after: The id of the eval before the page; None begins at the first.
+            limit: The most evals.
+            order: `asc` for the oldest first, `desc` for the newest.
+            order_by: `created_at` or `updated_at`, the time that `order` is about.
+
+        Raises:
+            RequestError: `after` is no eval of the project.
+        """
         by = evals.c.updated_at if order_by == "updated_at" else evals.c.created_at
         with self._database.read() as connection:
             where = [evals.c.project_id == project_id]

@@ -152,7 +152,16 @@ def samples_shown(
     *,
     kept: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """All that the part shows. number: of the page, from 1. address: of its page. kept: further fields of addresses."""
+    """The values of the part of a page that shows answers beside each other, filtered and by page.
+
+    Args:
+        evaluation: The evaluation.
+        who: Which systems are shown in which role.
+        asked: The fields of the filter, as the address has them.
+        number: Of the page, from 1; the last page where it is beyond that.
+        address: Of the page that the part belongs to.
+        kept: Further fields of the addresses of other pages.
+    """
     metrics = scored_metrics(evaluation)
     error = None
     try:

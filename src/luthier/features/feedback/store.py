@@ -59,7 +59,15 @@ class FeedbackStore(Store):
         until: float | None = None,
         limit: int | None = None,
     ) -> Sequence[Feedback]:
-        """Feedback of a project that was given in a time (`until` not included), newest first."""
+        """Feedback of a project, newest first.
+
+        Args:
+            project_id: The project.
+            model: Only feedback on answers of this model; None for all.
+            since: In seconds since 1970; feedback of that moment is included.
+            until: In seconds since 1970, not included; None for no end.
+            limit: The most entries; None for all.
+        """
         when = feedback.c.created_at
         where = [when >= since] if until is None else [when >= since, when < until]
         order = [when.desc(), feedback.c.number.desc()]
@@ -146,7 +154,14 @@ class ReviewStore(Store):
         status: ReviewStatus | None = None,
         limit: int | None = None,
     ) -> Sequence[ReviewItem]:
-        """Items in the order in which they came."""
+        """Items of the review queue in the order in which they came.
+
+        Args:
+            project_id: The project.
+            model: Only answers of this model; None for all.
+            status: Only items in this status; None for all.
+            limit: The most items; None for all.
+        """
         order = [review_items.c.number]
         return self._list(_ITEMS, order=order, project_id=project_id, model=model, status=status, limit=limit)
 

@@ -67,7 +67,14 @@ class RatingPanelStore(Store):
         items: Sequence[RatingItem],
         people: Sequence[tuple[Rater, str]],
     ) -> RatingPanel:
-        """Keep a new panel with all that is shown, and its raters, each with the digest of their link."""
+        """Store a new panel with all that it shows, and its raters.
+
+        Args:
+            project_id: The project that the panel belongs to.
+            panel: Without times, which are set here.
+            items: All that raters see, in the order of their numbers.
+            people: Each rater with the SHA-256 digest of their link; the link itself is not stored.
+        """
         with self._write() as connection:
             now = self._database.clock(connection)
             # Panel, items, raters and log entry in one transaction: a link never leads to half a panel.
@@ -130,7 +137,17 @@ class RatingPanelStore(Store):
             return _add_rater(connection, rater, digest, self._database.clock(connection))
 
     def change_link(self, panel_id: str, rater_id: str, digest: str | None) -> Rater:
-        """Give a rater another link, or, with None, none; their ratings stay. Raises NotFoundError."""
+        """Replace or withdraw the link of a rater; their ratings stay.
+
+        Args:
+            panel_id: The panel.
+            rater_id: The rater.
+            digest: SHA-256 of the new link; None withdraws the old one.
+
+        Raises:
+            NotFoundError: The panel has no such rater.
+            ConflictError: The panel is closed; a link can still be withdrawn.
+        """
         with self._write() as connection:
             if digest is not None:
                 _check_open(connection, panel_id)
@@ -156,9 +173,15 @@ class RatingPanelStore(Store):
         people: Sequence[Rater],
         said: Sequence[Rating],
     ) -> None:
-        """Keep ratings that come from elsewhere, all or none; `people` are new raters, who have no link.
+        """Store ratings that come from elsewhere, all or none.
 
-        A rating that says when it was given keeps that time. Raises ConflictError where the panel is closed.
+        Args:
+            panel_id: The panel.
+            people: The raters that are new here; they have no link.
+            said: Their ratings. One that has a time keeps it, others get that of the database.
+
+        Raises:
+            ConflictError: The panel is closed.
         """
         with self._write() as connection:
             _check_open(connection, panel_id)

@@ -200,9 +200,16 @@ class EntryQuery:
         text: str = "",
         hides_archived: bool = True,
     ) -> Select[Any]:
-        """The ids of the entries that a filter keeps, in order, at most `limit`, and how many it keeps in all.
+        """The query for the entries of one page: their ids in order, and how many there are from there on.
 
-        after: the last entry of the page before, with its value in this order; the number is then that of what is left.
+        Args:
+            tree: The filter; None keeps all entries.
+            order: The order, which the id completes to a total one.
+            limit: The most entries.
+            after: The last entry of the page before, with its value in this order. The number then is of what is left.
+            status: Only entries in this status; None for all.
+            text: Words that an entry must contain.
+            hides_archived: Whether archived entries are left out.
         """
         run_id, value = self.entries.c.run_id, self.order_value(order)
         # One pass for both: counting alone would evaluate the filter a second time.

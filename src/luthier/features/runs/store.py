@@ -112,7 +112,23 @@ class RunStore(Store):
         evaluation_id: str | None = None,
         report_path: str | None = None,
     ) -> RunRecord:
-        """Change what is given (None: no change) and the time of the last change; returns the updated run."""
+        """Change some fields of a run, and the time of its last change.
+
+        Args:
+            run_id: The run.
+            status: The new status. None means no change, here and below.
+            step: The last step that ended, from 1.
+            stopped_because: The reason of an end before the last step, as a sentence.
+            result: The result of its training.
+            evaluation_id: The evaluation of its result.
+            report_path: The file of its report.
+
+        Returns:
+            The updated run.
+
+        Raises:
+            NotFoundError: There is no such run.
+        """
         given = {
             "status": status,
             "step": step,
@@ -293,9 +309,13 @@ class RunStore(Store):
     def of_project(
         self, project_id: str, *, limit: int, after: str | None = None, status: RunStatus | None = None
     ) -> Sequence[RunRecord]:
-        """Runs of a project, newest first, at most `limit`; those that were made before the run `after`.
+        """Runs of a project, newest first.
 
-        status: only runs that are in this one.
+        Args:
+            project_id: The project.
+            limit: The most runs.
+            after: Only runs that were made before this one; None begins at the newest.
+            status: Only runs in this status; None for all.
         """
         where = [_OWNER == project_id]  # noqa: SIM300 - a column
         if after is not None:

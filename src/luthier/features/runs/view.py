@@ -163,7 +163,15 @@ def best_marks(curves: Curves) -> tuple[Mark, ...]:
 
 
 def overlaid(curves: Mapping[str, Curves], key: Key, chart: str, title: str, unit: str) -> Plot:
-    """One series of several runs in one chart, a colour a run. chart: its key."""
+    """One series of several runs in one chart, a colour for each run.
+
+    Args:
+        curves: The curves of each run, by its id.
+        key: The series.
+        chart: The key of the chart in its page.
+        title: Of the chart; in small letters that of its vertical axis.
+        unit: Of the values.
+    """
     series = [
         Series(run_id, rounded(one.points.get(key, [])), role)
         for (run_id, one), role in zip(curves.items(), _OF_RUNS, strict=False)

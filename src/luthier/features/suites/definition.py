@@ -187,10 +187,19 @@ class _File:
 
 
 def load_task(task: RowTask, find_file: FileFinder, *, seen: Seen, seed: int, is_general: bool = False) -> RowsOf:
-    """The rows of a task. find_file: what the names of files in it stand for.
+    """The rows of a task.
 
-    Raises NotFoundError and DataError for a wrong file, LeakageError for rows that an evaluated system was trained on,
-    RequestError where too few examples can be shown.
+    Args:
+        task: The task.
+        find_file: Finds the file that a field of the task names.
+        seen: What the evaluated systems were trained on.
+        seed: Of the examples in prompts.
+        is_general: Whether rows that a system was trained on are evaluated all the same, with a caution.
+
+    Raises:
+        NotFoundError, DataError: A file of the task is missing or wrong.
+        LeakageError: Rows that an evaluated system was trained on.
+        RequestError: Too few examples can be shown, or the task may not name a file.
     """
     from luthier.ml.evaluation.few_shot import choose_shots
 

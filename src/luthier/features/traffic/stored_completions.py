@@ -114,6 +114,15 @@ def page_of_completions(
 ) -> tuple[list[StoredCompletion], bool]:
     """One page of the stored completions of a project, and whether more follow.
 
+    Args:
+        context: The home.
+        caller: Whose project it is.
+        after: The id of the completion before the page; None begins at the first.
+        limit: The most completions.
+        order: `asc` for the oldest first, `desc` for the newest.
+        model: Only completions of this model; None for all.
+        metadata: Keys and values that a completion must have, all of them.
+
     Raises:
         RequestError: `after` is none of them.
     """
@@ -140,7 +149,16 @@ def matching(
     since: float | None = None,
     until: float | None = None,
 ) -> Iterator[StoredCompletion]:
-    """The stored completions that meet all conditions, the oldest first, read a few at a time."""
+    """The stored completions that meet all conditions, the oldest first, read a few at a time.
+
+    Args:
+        context: The home.
+        project_id: The project.
+        metadata: Keys and values that a completion must have, all of them.
+        model: Only completions of this model; None for all.
+        since: In seconds since 1970; completions of that moment are included. None for no start.
+        until: In seconds since 1970, not included; None for no end.
+    """
     return context.stored_completions.each(project_id, metadata, model=model, since=since, until=until)
 
 

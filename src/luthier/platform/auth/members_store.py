@@ -258,7 +258,17 @@ class MemberStore(Store):
         member_id: str | None,
         key_id: str | None,
     ) -> int:
-        """Forget all of those sessions but this one; returns how many."""
+        """End all sessions of a member, or of a key, but this one.
+
+        Args:
+            digest: SHA-256 of the session that stays.
+            project_id: The project.
+            member_id: The member whose sessions end; None for sessions of a key.
+            key_id: The key whose sessions end; None for sessions of a member.
+
+        Returns:
+            The number of sessions that have ended.
+        """
         others = _is_of(project_id, member_id, key_id) & (web_sessions.c.digest != digest)
         with self._write() as connection:
             return connection.execute(delete(web_sessions).where(others)).rowcount

@@ -73,7 +73,13 @@ class OidcStore(Store):
         return self._records(MEMBERS, query)
 
     def add_identity(self, member_id: str, issuer: str, subject: str) -> None:
-        """Say as whom the provider knows a member."""
+        """Store the identity under which a provider knows a member.
+
+        Args:
+            member_id: The member.
+            issuer: The provider's URL, as its tokens name it (`iss`).
+            subject: The member's id at the provider (`sub`).
+        """
         values = {"member_id": member_id, "issuer": issuer, "subject": subject}
         with self._write() as connection:
             connection.execute(insert(member_identities).values(**values))
@@ -84,7 +90,13 @@ class OidcStore(Store):
         return self._scalar(query) is not None
 
     def put_flow(self, digest: str, browser_digest: str, document: Mapping[str, Any]) -> None:
-        """Remember a sign-in that has begun, for ten minutes; older ones are removed."""
+        """Store a sign-in that has begun, for ten minutes, and delete those that are older.
+
+        Args:
+            digest: SHA-256 of the `state` that the provider sends back.
+            browser_digest: SHA-256 of the cookie of the browser that began it.
+            document: What the end of the sign-in needs, as JSON values.
+        """
         columns = sign_in_flows.c
         with self._write() as connection:
             now = self._database.clock(connection)

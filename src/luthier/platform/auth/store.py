@@ -87,7 +87,13 @@ def day_of(seconds: float) -> str:
 
 
 def add_use(connection: Connection, day: str, use: Use) -> None:
-    """Count one answer within a transaction that writes: these are serialised, so a sum that was read still holds."""
+    """Count one answer within a transaction that writes: these are serialised, so a sum that was read still holds.
+
+    Args:
+        connection: Of the transaction.
+        day: The day in UTC, `2026-11-30`.
+        use: The key, the model and the tokens of the answer.
+    """
     key = {
         "project_id": use.project_id,
         "key_id": use.key_id,

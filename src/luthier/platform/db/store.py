@@ -154,7 +154,17 @@ class RecordTable(Generic[Record]):
         return record.model_copy(update=changed) if changed else record
 
     def insert(self, connection: Connection, record: Record, now: float | None = None, **_columns: Any) -> Record:
-        """Add a record, whose `clock` field becomes `now`, with the values of columns that it has no field for."""
+        """Add a record.
+
+        Args:
+            connection: Of a transaction that writes.
+            record: The values of its columns.
+            now: The time of its `clock` field, in seconds since 1970; None leaves it as it is.
+            _columns: Values of columns that the record has no field for.
+
+        Returns:
+            The record with its time.
+        """
         if self.clock and now is not None:
             assert isinstance(record, BaseModel)
             record = record.model_copy(update={self.clock: now})
@@ -224,6 +234,12 @@ class RecordTable(Generic[Record]):
 
     def change(self, connection: Connection, key: str, values: Mapping[str, Any], **_scope: Any) -> None:
         """Set columns of the record of a key.
+
+        Args:
+            connection: Of a transaction that writes.
+            key: The value of its key column.
+            values: Column -> value.
+            _scope: Columns that the record must have, such as `project_id`.
 
         Raises:
             NotFoundError: There is no such record in the scope.
@@ -331,7 +347,13 @@ class LRUCache(Generic[T]):
             return self._values[key][0]
 
     def keep(self, key: str, value: T, weight: int = 1) -> T:
-        """Store a value and return it."""
+        """Store a value and return it. Those that were read longest ago are removed while all together are too heavy.
+
+        Args:
+            key: Its name.
+            value: The value; the newest stays, however heavy it is.
+            weight: What it adds to the sum that the cache limits.
+        """
         with self._lock:
             if key in self._values:
                 self._weight -= self._values.pop(key)[1]

@@ -158,8 +158,13 @@ class JobStore:
     def beat(self, job_id: str, attempt: int, step: int = 0) -> Wish | None:
         """Renew the lease and store the step that the work has reached.
 
+        Args:
+            job_id: The job.
+            attempt: The attempt that holds it, from 1.
+            step: The last step that ended; a smaller one than before is ignored.
+
         Returns:
-            What the job is wished to do: pause, cancel, or None.
+            What the job is wished to do: Pause, cancel, or None.
 
         Raises:
             LeaseLostError: Another attempt has the job, or it has ended.

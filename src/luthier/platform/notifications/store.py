@@ -139,7 +139,17 @@ class WebhookStore(Store):
             return self._list(_DELIVERIES, webhook_id=webhook_id, limit=limit)
 
     def tell(self, webhook_id: str, project_id: str, event_type: str, data: dict[str, Any]) -> Delivery:
-        """Store one message, due immediately."""
+        """Store one message, due immediately.
+
+        Args:
+            webhook_id: The webhook that gets it.
+            project_id: The project of the webhook.
+            event_type: Such as `fine_tuning.job.succeeded`.
+            data: The `data` of the event, as JSON values.
+
+        Raises:
+            NotFoundError: The project has no such webhook.
+        """
         with self._write() as connection:
             _WEBHOOKS.get(connection, webhook_id, project_id=project_id)
             now = self._database.clock(connection)

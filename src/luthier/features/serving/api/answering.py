@@ -284,10 +284,19 @@ async def respond(
 ) -> Response:
     """Generate answers to the prompts and respond; a disconnected client cancels the request.
 
-    words: created with the fingerprint of the model. user: the end user, if the request names one. keep: stores the
-    complete response before its last byte is sent.
+    Args:
+        request: Its headers may name a user, an engine and a trace.
+        context: The home.
+        caller: Whose models may be asked.
+        model: The name in the request.
+        asked: One request for each answer.
+        words: Makes the writer of the response, from the fingerprint of the model.
+        is_streamed: Whether the client reads events in place of one document.
+        user: The end user, if the body names one.
+        keep: Stores the complete response before its last byte is sent.
 
-    Raises ApiError for failures before the first byte.
+    Raises:
+        ApiError: The request fails before the first byte.
     """
     named = user or request.headers.get(USER_HEADER)
     engine = request.headers.get(ENGINE_HEADER)

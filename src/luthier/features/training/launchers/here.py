@@ -66,7 +66,16 @@ class Launcher(Protocol):
     def train(
         self, context: Context, run_id: str, prepared: Prepared, meter: Meter, emit: EventSink, lock: int
     ) -> TrainResult:
-        """Train to the end of the plan or to a stop request. lock: the descriptor that holds the run's lock."""
+        """Train to the end of the plan or to a stop request.
+
+        Args:
+            context: The home.
+            run_id: The run, whose folder holds checkpoints.
+            prepared: The plan with its rows.
+            meter: Counts what the run spends.
+            emit: Gets the events of the run.
+            lock: The descriptor that holds the run's lock, for processes that are to hold it, too.
+        """
         ...
 
 
@@ -91,7 +100,7 @@ class InProcessLauncher:
         emit: EventSink,
         lock: int,  # noqa: ARG002
     ) -> TrainResult:
-        """Train in this process."""
+        """Train in this process; arguments as `Launcher.train`."""
         folder = context.settings.run_folder(run_id)
         hooks = Hooks(folder, emit, context.progress, meter, num_snapshots=self.num_snapshots)
         return train_worker(prepared, hooks)
