@@ -176,7 +176,18 @@ def rows_page(
 ) -> dict[str, Any]:
     """A page of the rows, as `read_page` says; of a large file by its index, so that no page costs more than another.
 
-    Raises NotFoundError, DataError, WorkError.
+    Args:
+        context: The home.
+        caller: Whose project it is.
+        version: The version.
+        start: The first row of the page, from 0.
+        num: The most rows.
+        lines: Only rows of these lines of the file; None for all.
+
+    Raises:
+        NotFoundError: The file of the version is gone.
+        DataError: The file cannot be read.
+        WorkError: The machine could not index it.
     """
     if is_small(version.filename, version.num_bytes):
         file = files.get_file(context, caller.project_id, version.file_id)

@@ -59,6 +59,14 @@ def canary_frame(
     has asked wrongly or too often is no fault of the model, and is left out. Refusals are those of the texts that are
     kept; without with_text there are none, and it is quick. `bad` is a thumb down or a correction, `lacking` what is
     missing to a full score; of several authors the mean counts.
+
+    Args:
+        context: The home.
+        project_id: The project.
+        name: The deployment.
+        canary: The target that is tried.
+        since: Exchanges of this time and later, in seconds since 1970.
+        with_text: Whether the texts are read, which refusals are counted in.
     """
     import polars as pl
 

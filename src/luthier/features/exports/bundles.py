@@ -98,7 +98,16 @@ def verify_bundle(
 ) -> VerifyReport:
     """Prove a bundle whole, signed by a key where one is given, and made for a base model where one is named.
 
-    Raises NotFoundError (no such folder, key or base model on this machine) and RequestError (the key cannot be used).
+    Args:
+        context: The home.
+        folder: Of the bundle.
+        key: The file of the public key; None checks no signature.
+        bundle_sha256: The digest that the bundle must have; None for any.
+        base: The base model on this machine that it must be made for; None for any.
+
+    Raises:
+        NotFoundError: No such folder or key, or no such base model on this machine.
+        RequestError: The key cannot be used.
     """
     from luthier.ml.export.bundle.verify import verify
 

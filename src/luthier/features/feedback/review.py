@@ -121,9 +121,18 @@ def queue_exchange(context: Context, caller: Caller, exchange_id: str) -> Queued
 def queue_sample(
     context: Context, caller: Caller, model: str, num: int, *, since: float = 0.0, seed: int | None = None
 ) -> Queued:
-    """Have that many exchanges with a model reviewed, drawn at random from those that were answered and never queued.
+    """Queue exchanges with a model for review, drawn at random from those that were answered and never queued.
 
-    since: seconds since 1970. Raises RequestError for a number that cannot be.
+    Args:
+        context: the home.
+        caller: whose project it is.
+        model: the model or deployment.
+        num: how many, at least 1.
+        since: only exchanges of this time and later, in seconds since 1970.
+        seed: of the draw; None for another one each time.
+
+    Raises:
+        RequestError: `num` is below 1, or above `MAX_QUEUED`.
     """
     if not 1 <= num <= MAX_QUEUED:
         raise RequestError(f"a sample of {num:,}", expected=f"from 1 to {MAX_QUEUED:,}", do="ask for such a number")

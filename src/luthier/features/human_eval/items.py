@@ -206,7 +206,11 @@ def make_items(
 ) -> tuple[list[RatingItem], int]:
     """All items of a panel, and how many pairs are not shown because both answers are the same text.
 
-    attention: attention checks as a share of the real items, rounded up, and two at least unless it is 0.
+    Args:
+        kind: Pairs, or single answers with scores.
+        answered: The rows with the answers of each system.
+        attention: Attention checks as a share of the real items, rounded up, and two at least unless it is 0.
+        seed: Of the order and the sides: the same seed makes the same panel.
     """
     # One generator for all draws in a fixed order: the same seed makes the same panel.
     drawn = random.Random(seed)  # noqa: S311 - an order that can be made again

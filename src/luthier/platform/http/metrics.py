@@ -130,7 +130,14 @@ class Metrics:
         self.registry.register(_HomeCollector(context))
 
     def count(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Count a request that has been answered."""
+        """Count a request that has been answered.
+
+        Args:
+            method: As the client has sent it; unknown ones count as `other`.
+            route: Its pattern, not the address.
+            status: Of the response.
+            seconds: From the first byte of the request to the last of the response.
+        """
         # A client may invent methods: each would become a separate series, for ever.
         counted = (method if method in _METHODS else "other", route, status)
         series = self._series.get(counted)

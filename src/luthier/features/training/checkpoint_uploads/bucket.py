@@ -308,7 +308,14 @@ class RunBucket:
             self.store.remove(self.path(path))
 
     def put(self, source: Path, relative: str, *, name: str = "", sha256: str | None = None) -> StoredFile:
-        """Upload a file. sha256: its digest, where that is known."""
+        """Upload a file.
+
+        Args:
+            source: The file.
+            relative: Its path below the run's own.
+            name: What the manifest calls it; empty for the name of the file.
+            sha256: Its digest, where that is known; None computes it.
+        """
         num_bytes, digest = source.stat().st_size, sha256 or sha256_file(source)
         self.store.upload(source, self.path(relative))
         return StoredFile(name=name or source.name, path=relative, sha256=digest, num_bytes=num_bytes)

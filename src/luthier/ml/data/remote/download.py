@@ -87,6 +87,12 @@ class RemoteSource:
 def download(source: RemoteSource, file: RemoteFile, part: Path, task: ProgressTask) -> str:
     """Make `part` the whole file, and return its SHA-256.
 
+    Args:
+        source: explains the errors of a connection.
+        file: the remote file, with size and digest where they are stated.
+        part: where it is written; what an earlier attempt has left there is continued.
+        task: shows the bytes.
+
     Raises:
         LuthierError: what `source.explain` makes of the error of a connection; what has arrived is kept.
         DataSourceError: the content has another size or digest than stated; it is deleted.

@@ -158,7 +158,18 @@ def head_precision(name: str, format: HeadFormat, asked: str | None) -> ExportPr
 def write_head(
     format: HeadFormat, source: ExportSource, target: Path, precision: ExportPrecision, progress: Progress, tools: Path
 ) -> list[str]:
-    """Write the source into the empty folder `target`; returns warnings.
+    """Write a model with a task head in a format.
+
+    Args:
+        format: With its writer.
+        source: The model.
+        target: An empty folder.
+        precision: Of the weights.
+        progress: Shows the work.
+        tools: The folder of third-party programs.
+
+    Returns:
+        Sentences that users must know.
 
     Raises:
         RequestError: The format does not support the model.
