@@ -16,7 +16,7 @@ import polars as pl
 from scipy.stats import binom
 
 from luthier.core.records.monitoring import Signal, SignalState
-from luthier.ml.drift.drift.evidence import (
+from luthier.ml.drift.evidence import (
     Evidence,
     Floats,
     Ints,
