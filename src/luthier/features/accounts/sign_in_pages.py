@@ -129,5 +129,11 @@ def server_address(request: Request, path: str) -> str:
 
 
 def let_in(request: Request, secret: str, address: str) -> Response:
-    """Lead on, with the session in the browser's cookie."""
+    """Redirect a browser that has signed in, with its session in a cookie.
+
+    Args:
+        request: The request that it answers.
+        secret: Of the session; the cookie's value.
+        address: The page that follows.
+    """
     return remember(request, redirect(request, address), secret)

@@ -118,9 +118,15 @@ class DatasetStore(Store):
     """The datasets of all projects."""
 
     def add(self, dataset: Dataset, first: DatasetVersion) -> DatasetAndVersion:
-        """Keep a new dataset with its first version, whose file will not expire any more.
+        """Store a new dataset with its first version, whose file will not expire any more.
 
-        Raises ConflictError where the project has one of the name, NotFoundError where the file is gone.
+        Args:
+            dataset: The dataset.
+            first: Its version 1.
+
+        Raises:
+            ConflictError: The project has a dataset of the name.
+            NotFoundError: The file of the version is gone.
         """
         conflict = ConflictError(
             f"a dataset {dataset.name!r} exists already",
@@ -197,7 +203,12 @@ class DatasetStore(Store):
         return sorted(found, key=lambda pair: (pair[1].created_at, pair[1].number), reverse=True)[:limit]
 
     def learn_num_rows(self, file_id: str, num_rows: int) -> None:
-        """Write down how many rows a file has with the versions whose rows were not counted when they came."""
+        """Fill in how many rows a file has, in the versions whose rows were not counted when they were added.
+
+        Args:
+            file_id: The file.
+            num_rows: Its rows.
+        """
         query = _VERSIONS.query(file_id=file_id)
         with self._write() as connection:
             for row in connection.execute(query).mappings().all():

@@ -39,9 +39,14 @@ class DeploymentStore(Store):
         return deployment.model_copy(update={"revision": revision, "created_at": now})
 
     def revise(self, known: Deployment, revision: Revision) -> Deployment:
-        """Make a revision the newest. known: the deployment that the revision was made from.
+        """Make a revision the newest.
 
-        Raises ConflictError where it has another revision by now, or is gone.
+        Args:
+            known: The deployment that the revision was made from.
+            revision: With the number after that of `known`.
+
+        Raises:
+            ConflictError: The deployment has another revision by now, or is gone.
         """
         is_it = deployments.c.deployment_id == known.deployment_id
         with self._write() as connection:

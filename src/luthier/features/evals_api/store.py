@@ -81,7 +81,16 @@ class EvalStore(Store):
         return self._get(_EVALS, eval_id, project_id=project_id)
 
     def change(self, project_id: str, eval_id: str, changes: EvalUpdate) -> Eval:
-        """Set what the changes name. Raises NotFoundError."""
+        """Change an eval.
+
+        Args:
+            project_id: The project of the eval.
+            eval_id: The eval.
+            changes: Fields that are not set stay.
+
+        Raises:
+            NotFoundError: The project has no such eval.
+        """
         with self._write() as connection:
             # Locked until the commit: two changes of one eval would otherwise each write the other's old fields back.
             one = _EVALS.get(connection, eval_id, is_locked=True, project_id=project_id)
@@ -98,7 +107,12 @@ class EvalStore(Store):
             _EVALS.remove(connection, eval_id, project_id=project_id)
 
     def add_run(self, run: EvalRun, job: Job) -> RunView:
-        """Keep a run and queue its job: both or neither."""
+        """Store a run and queue its job: both or neither.
+
+        Args:
+            run: Its time is set here.
+            job: Of the run.
+        """
         with self._write() as connection:
             now = self._database.clock(connection)
             run = run.model_copy(update={"created_at": now})
@@ -107,7 +121,16 @@ class EvalStore(Store):
             return RunView(run, made)
 
     def run(self, project_id: str, eval_id: str, eval_run_id: str) -> RunView:
-        """One run of an eval. Raises NotFoundError, also for another project's."""
+        """One run of an eval.
+
+        Args:
+            project_id: The project of the eval.
+            eval_id: The eval.
+            eval_run_id: The run.
+
+        Raises:
+            NotFoundError: The project has no such eval, or the eval no such run.
+        """
         with self._database.read() as connection:
             _EVALS.get(connection, eval_id, project_id=project_id)
             is_it = (eval_runs.c.eval_run_id == eval_run_id) & (eval_runs.c.eval_id == eval_id)
@@ -197,7 +220,11 @@ class EvalStore(Store):
             connection.execute(delete(eval_output_items).where(is_it))
 
     def item(self, eval_run_id: str, item_id: str) -> OutputItem:
-        """One graded item. Raises NotFoundError."""
+        """One graded item.
+
+        Raises:
+            NotFoundError: The run has no such item.
+        """
         return self._get(_ITEMS, item_id, eval_run_id=eval_run_id)
 
     def items(
@@ -228,7 +255,12 @@ class EvalStore(Store):
         return [_ITEMS.of_row(row) for row in rows[:limit]], len(rows) > limit
 
     def all_items(self, eval_run_id: str, at_once: int = 500) -> Iterator[OutputItem]:
-        """All graded items of a run in order, read a few at a time."""
+        """All graded items of a run, in the order of its rows.
+
+        Args:
+            eval_run_id: The run.
+            at_once: Items that one query reads.
+        """
         last = -1
         while True:
             beyond = eval_output_items.c.position > last

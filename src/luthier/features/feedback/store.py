@@ -124,9 +124,15 @@ class ReviewStore(Store):
             return None
 
     def save(self, item: ReviewItem, *, seen: ReviewItem) -> None:
-        """Write the current state of an item. seen: its state at the decision.
+        """Store the new state of an item.
 
-        Raises NotFoundError where it is gone, ConflictError where someone else has changed it since.
+        Args:
+            item: The new state.
+            seen: The state that the decision was made on.
+
+        Raises:
+            NotFoundError: The item is gone.
+            ConflictError: Someone else has changed it since.
         """
         with self._write() as connection:
             # SELECT ... FOR UPDATE where the database has it: the comparison and the write below are one step.
@@ -166,7 +172,13 @@ class ReviewStore(Store):
         return self._list(_ITEMS, order=order, project_id=project_id, model=model, status=status, limit=limit)
 
     def ids(self, project_id: str, *, model: str | None = None, status: ReviewStatus | None = None) -> Sequence[str]:
-        """The ids of items, in the order in which they came."""
+        """The ids of items of the review queue, in the order in which they came.
+
+        Args:
+            project_id: The project.
+            model: Only answers of this model; None for all.
+            status: Only items in this status; None for all.
+        """
         which = _ITEMS.where(project_id=project_id, model=model, status=status)
         return self._scalars(select(review_items.c.review_id).where(*which).order_by(review_items.c.number))
 

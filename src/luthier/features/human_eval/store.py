@@ -103,7 +103,11 @@ class RatingPanelStore(Store):
         return self._list(_ITEMS, order=[rating_items.c.item], panel_id=panel_id)
 
     def item(self, panel_id: str, number: int) -> RatingItem:
-        """One of them. Raises NotFoundError."""
+        """One item of a panel, by its number.
+
+        Raises:
+            NotFoundError: The panel has no such item.
+        """
         found = self._find(_ITEMS, panel_id=panel_id, item=number)
         if found is None:
             raise NotFoundError(f"no item {number} in this panel", expected="one of its items", do="reload the page")
@@ -114,7 +118,11 @@ class RatingPanelStore(Store):
         return self._list(_RATERS, order=[raters.c.number], panel_id=panel_id)
 
     def rater(self, panel_id: str, rater_id: str) -> Rater:
-        """One of them. Raises NotFoundError."""
+        """One rater of a panel.
+
+        Raises:
+            NotFoundError: The panel has no such rater.
+        """
         return self._get(_RATERS, rater_id, panel_id=panel_id)
 
     def by_link(self, digest: str) -> tuple[Rater, RatingPanel] | None:
@@ -127,7 +135,15 @@ class RatingPanelStore(Store):
             return rater, _PANELS.get(connection, rater.panel_id)
 
     def add_rater(self, rater: Rater, digest: str) -> Rater:
-        """Have one more rate. Raises ConflictError where the panel has one of this name, or is closed."""
+        """Add a rater to a panel.
+
+        Args:
+            rater: Names the panel.
+            digest: SHA-256 of the rater's link.
+
+        Raises:
+            ConflictError: The panel has a rater of this name, or is closed.
+        """
         conflict = ConflictError(
             f"the panel has a rater {rater.name!r} already", expected="a name that is free", do="choose another"
         )
@@ -156,12 +172,25 @@ class RatingPanelStore(Store):
             return _RATERS.get(connection, rater_id)
 
     def ratings(self, panel_id: str, rater_id: str | None = None) -> Sequence[Rating]:
-        """The ratings of all or of one, in the order of time."""
+        """Ratings of a panel, in the order of time.
+
+        Args:
+            panel_id: The panel.
+            rater_id: Only those of this rater; None for all.
+        """
         order = [ratings.c.rated_at, ratings.c.item]
         return self._list(_RATINGS, order=order, panel_id=panel_id, rater_id=rater_id)
 
     def keep(self, panel_id: str, rating: Rating) -> Rating:
-        """Store the rating of an item, in place of the rater's earlier one. Raises ConflictError (closed)."""
+        """Store the rating of an item, in place of the rater's earlier one.
+
+        Args:
+            panel_id: The panel.
+            rating: Names the rater and the item; its time is set here.
+
+        Raises:
+            ConflictError: The panel is closed.
+        """
         try:
             return self._keep_one(panel_id, rating)
         except IntegrityError:  # the same form was sent twice together, and the other was first
@@ -193,9 +222,17 @@ class RatingPanelStore(Store):
                 _keep(connection, panel_id, rating, rating.rated_at or now)
 
     def take_back(self, panel_id: str, rater_id: str) -> int | None:
-        """Delete the newest rating of a rater; returns the item, None where there is none.
+        """Delete the newest rating of a rater.
 
-        Raises ConflictError where the panel is closed.
+        Args:
+            panel_id: The panel.
+            rater_id: The rater.
+
+        Returns:
+            The number of the item; None where there is no rating.
+
+        Raises:
+            ConflictError: The panel is closed.
         """
         theirs = (ratings.c.panel_id == panel_id) & (ratings.c.rater_id == rater_id)
         # The item breaks ties of the clock, so that undo is deterministic.

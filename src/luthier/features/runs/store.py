@@ -210,10 +210,15 @@ class RunStore(Store):
         return [event_adapter.validate_json(row.document) for row in rows], position
 
     def page(self, run_id: str, after: int, *, limit: int) -> tuple[list[Event], int, bool]:
-        """The first `limit` events appended after the position `after`, by step, the next position, and whether more
-        follow.
+        """One page of the events of a run, by step. Reads the documents of no more than these.
 
-        Reads the documents of no more than these.
+        Args:
+            run_id: The run.
+            after: A position among the events; 0 begins at the first.
+            limit: The most events.
+
+        Returns:
+            The events, the next position, and whether more follow.
         """
         is_later = (events.c.run_id == run_id) & (events.c.position > after)
         # One more than the page has shows that another one follows.
@@ -229,9 +234,17 @@ class RunStore(Store):
         return found, last, len(rows) > limit
 
     def appended(self, run_id: str, after: int, *, limit: int) -> tuple[Sequence[Event], int]:
-        """The first `limit` events appended after the position `after`, in that order, and the next position.
+        """Events of a run in the order in which they were appended; none of a run that is not there.
 
-        Reads no more than these, however many the run has. Of a run that is not there: none.
+        Reads no more than these, however many the run has.
+
+        Args:
+            run_id: The run.
+            after: A position among the events; 0 begins at the first.
+            limit: The most events.
+
+        Returns:
+            The events, and the next position.
         """
         # Not by an index of the run, which would be read from its first event on: `position` leads to the new ones.
         is_its = events.c.run_id.concat("") == run_id
@@ -244,7 +257,13 @@ class RunStore(Store):
         return [event_adapter.validate_json(row.document) for row in rows], position
 
     def of_kinds(self, run_id: str, kinds: Sequence[str], *, limit: int | None = None) -> Sequence[Event]:
-        """The events of some kinds, the last appended first, at most `limit`."""
+        """The events of some kinds, the last appended first.
+
+        Args:
+            run_id: The run.
+            kinds: Names of classes of events, as they are stored.
+            limit: The most events; None for all.
+        """
         query = select(events.c.document).where(events.c.run_id == run_id, events.c.kind.in_(kinds))
         return self._events(query.order_by(events.c.position.desc()).limit(limit))
 
@@ -298,9 +317,14 @@ class RunStore(Store):
         return {record.run_id: record for record in found}
 
     def results_since(self, project_id: str, moment: str, *, limit: int) -> Sequence[str]:
-        """What came out of the runs of a project that last changed at or after a moment (UTC, ISO 8601), as JSON.
+        """Results of the runs of a project that last changed at or after a moment, newest first, as JSON text.
 
-        At most `limit`, newest first. Many are read at a time, so it is left to the caller what to make of them.
+        Many are read at a time, so parsing is left to the caller.
+
+        Args:
+            project_id: The project.
+            moment: In UTC, ISO 8601.
+            limit: The most results.
         """
         query = select(runs.c.result).select_from(_WITH_JOBS).where(_OWNER == project_id)  # noqa: SIM300 - a column
         query = query.where(runs.c.updated_at >= moment, runs.c.result.is_not(None))

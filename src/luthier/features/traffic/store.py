@@ -41,7 +41,12 @@ class TrafficStore(Store):
         return self._scalars(select(project_id).distinct().order_by(project_id))
 
     def replace(self, removed: Sequence[TrafficFile], added: Sequence[TrafficFile]) -> None:
-        """Take files out of the index and others in, all or none of it."""
+        """Replace files of the index by others, all or none.
+
+        Args:
+            removed: Files to take out.
+            added: Files with the same exchanges.
+        """
         with self._write() as connection:
             _replace(connection, removed, added)
 

@@ -59,7 +59,16 @@ class StoredCompletionStore(StoredTextStore[StoredCompletion]):
         return self._get(_COMPLETIONS, completion_id, project_id=project_id)
 
     def change_labels(self, project_id: str, completion_id: str, labels: Mapping[str, str]) -> None:
-        """Set its metadata. Raises NotFoundError."""
+        """Replace the metadata of a completion.
+
+        Args:
+            project_id: The project of the completion.
+            completion_id: The completion.
+            labels: All of its metadata; what is missing here is deleted.
+
+        Raises:
+            NotFoundError: The project has no such completion.
+        """
         with self._write() as connection:
             _COMPLETIONS.change(connection, completion_id, {"labels": json.dumps(labels)}, project_id=project_id)
 
@@ -165,7 +174,17 @@ def matching(
 def update_metadata(
     context: Context, caller: Caller, completion_id: str, metadata: Mapping[str, str] | None
 ) -> StoredCompletion:
-    """Set the metadata of a completion. Raises NotFoundError."""
+    """Replace the metadata of a completion.
+
+    Args:
+        context: The home.
+        caller: Whose project it is.
+        completion_id: The completion.
+        metadata: All of it; None for none.
+
+    Raises:
+        NotFoundError: The project has no such completion.
+    """
     with context.database.transaction():
         context.stored_completions.change_labels(caller.project_id, completion_id, metadata or {})
         record(context, caller, "stored_completion.updated", completion_id)

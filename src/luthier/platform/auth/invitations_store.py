@@ -111,11 +111,15 @@ class InvitationStore(Store):
             return found.model_copy(update={"revoked_at": now})
 
     def accept(self, digest: str, name: str) -> Invitation:
-        """Use an invitation up. name: of the member that is made of it in the same transaction.
+        """Mark an invitation as accepted.
+
+        Args:
+            digest: SHA-256 of its link.
+            name: Of the member that is made of it in the same transaction.
 
         Raises:
             NotFoundError: No such link.
-            ConflictError: It is used up, withdrawn or over.
+            ConflictError: It was accepted, was withdrawn, or has expired.
         """
         with self._write() as connection:
             now = self._database.clock(connection)

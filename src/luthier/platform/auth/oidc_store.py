@@ -63,7 +63,12 @@ class OidcStore(Store):
                 )
 
     def members_of(self, issuer: str, subject: str) -> Sequence[Member]:
-        """The members that a person of the provider is, one a project; oldest first."""
+        """The members that a person of the provider is, one a project; oldest first.
+
+        Args:
+            issuer: The provider's URL, as its tokens name it (`iss`).
+            subject: The person's id at the provider (`sub`).
+        """
         columns = member_identities.c
         query = (
             MEMBERS.select.join(member_identities, columns.member_id == members.c.member_id)
@@ -106,7 +111,12 @@ class OidcStore(Store):
             connection.execute(insert(sign_in_flows).values(**values, expires_at=now + FLOW_SECONDS))
 
     def take_flow(self, digest: str, browser_digest: str) -> dict[str, Any] | None:
-        """A sign-in that this browser has begun, once; None for any other, and for one that is over."""
+        """What was stored of a sign-in that this browser has begun, once; None for another one or an expired one.
+
+        Args:
+            digest: SHA-256 of the `state` that the provider has sent back.
+            browser_digest: SHA-256 of the cookie of the browser.
+        """
         columns, now = sign_in_flows.c, self._database.now
         # One that lasts longer than it was made for was written before the clock was set back.
         is_good = (columns.expires_at > now) & (columns.expires_at <= now + FLOW_SECONDS + SLACK_SECONDS)

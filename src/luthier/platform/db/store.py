@@ -172,7 +172,13 @@ class RecordTable(Generic[Record]):
         return record
 
     def put(self, connection: Connection, record: Record, **_columns: Any) -> None:
-        """Write a record in place of the one with its primary key, or add it."""
+        """Write a record in place of the one with its primary key, or add it.
+
+        Args:
+            connection: Of a transaction that writes.
+            record: The values of its columns.
+            _columns: Values of columns that the record has no field for.
+        """
         row = self.row(record) | _columns
         is_it = [column == row[column.name] for column in self.table.primary_key]
         # Update, then insert: SQLAlchemy has no upsert for both dialects. Writers take turns, so there is no race.
@@ -212,7 +218,13 @@ class RecordTable(Generic[Record]):
         return found
 
     def not_found(self, connection: Connection, key: str, **_scope: Any) -> NotFoundError:
-        """The error for a key that no record has; the nearest keys are those of the same scope."""
+        """The error for a key that no record has.
+
+        Args:
+            connection: Reads the nearest keys.
+            key: As the caller has given it, of any length.
+            _scope: Columns that the nearest keys must have, such as `project_id`.
+        """
         assert self.missing is not None
         # The key comes from a caller and may be of any length.
         came = self.missing.came.format(key=key[:_MAX_KEY_CHARACTERS])
@@ -228,7 +240,14 @@ class RecordTable(Generic[Record]):
         limit: int | None = None,
         **_columns: Any,
     ) -> Select[Any]:
-        """The query for records, the newest first where no order is given."""
+        """The query for records.
+
+        Args:
+            where: Conditions.
+            order: By which they are sorted; None for the newest first.
+            limit: The most records; None for all.
+            _columns: Columns that they must have; None as a value for any.
+        """
         query = self.select.where(*where, *self.where(**_columns))
         return query.order_by(*(self._newest_first if order is None else order)).limit(limit)
 
@@ -250,6 +269,11 @@ class RecordTable(Generic[Record]):
 
     def remove(self, connection: Connection, key: str, **_scope: Any) -> None:
         """Delete the record of a key.
+
+        Args:
+            connection: Of a transaction that writes.
+            key: The value of its key column.
+            _scope: Columns that the record must have, such as `project_id`.
 
         Raises:
             NotFoundError: There is no such record in the scope.

@@ -136,6 +136,10 @@ class UploadStore(Store):
     def parts(self, upload_id: str, part_ids: Sequence[str]) -> list[UploadPart]:
         """The parts with these ids, in this order.
 
+        Args:
+            upload_id: The upload.
+            part_ids: In the order of the file.
+
         Raises:
             RequestError: A part is not of this upload.
         """

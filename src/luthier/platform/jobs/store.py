@@ -125,6 +125,10 @@ class JobStore:
         First comes what this worker held when it died, regardless of the lease: there is one process of a name.
         Then what another worker has lost, then what is queued, oldest first. What was lost counts as a crash, and a job
         that has crashed too often without getting any further fails instead of being given out again.
+
+        Args:
+            worker: Its name; there is one process of a name.
+            lanes: The kinds of work that it does.
         """
         with self._database.write() as connection:
             now = self._database.clock(connection)
@@ -276,6 +280,10 @@ class JobStore:
 
     def ask(self, job_id: str, wish: Wish) -> Job:
         """Pause or cancel a job: immediately where no worker holds it, else as soon as its worker checks it.
+
+        Args:
+            job_id: The job.
+            wish: `pause` or `cancel`.
 
         Raises:
             ConflictError: It has ended, is being cancelled already, or is paused and should pause.
