@@ -125,9 +125,9 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
 
     from luthier.features.planning import batch_schedules as schedules
     from luthier.features.planning.objective_inputs import tools_for
+    from luthier.ml.inference.accelerator import compute_exactly
     from luthier.ml.training import device
     from luthier.ml.training.checkpoint import CheckpointStore
-    from luthier.ml.training.device import compute_exactly
     from luthier.ml.training.distributed import World, refuse_unequal_shares
     from luthier.ml.training.loop import train
     from luthier.ml.training.objectives.registry import load_objective
