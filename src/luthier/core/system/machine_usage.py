@@ -169,7 +169,8 @@ class Nvml:
     def open(cls, library: ctypes.CDLL | None = None, visible: str | None = None) -> Nvml | None:
         """The library with the GPUs that are visible; None where it is not there or does not answer.
 
-        visible: as CUDA_VISIBLE_DEVICES, which is read where this is None.
+        Args:
+            visible: As CUDA_VISIBLE_DEVICES, which is read where this is None.
         """
         if library is None:
             try:

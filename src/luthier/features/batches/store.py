@@ -133,12 +133,11 @@ class BatchStore(Store):
             return one
 
     def cancel(self, project_id: str, batch_id: str, *, is_queued: bool) -> Batch:
-        """Have a batch cancelled. Raises NotFoundError; ConflictError where it has ended.
+        """Have a batch cancelled.
 
-        Args:
-            project_id: The project.
-            batch_id: The batch.
-            is_queued: Whether no attempt has begun, so that it is cancelled immediately.
+        Raises:
+            NotFoundError: There is none in the project.
+            ConflictError: It has ended.
         """
         with self._write() as connection:
             one = _BATCHES.get(connection, batch_id, is_locked=True, project_id=project_id)

@@ -23,7 +23,11 @@ class DeploymentStore(Store):
     """The deployments of all projects."""
 
     def add(self, deployment: Deployment) -> Deployment:
-        """Keep a new deployment with its first revision. Raises ConflictError where the project has one of the name."""
+        """Keep a new deployment with its first revision.
+
+        Raises:
+            ConflictError: The project has one of the name.
+        """
         conflict = ConflictError(
             f"a deployment {deployment.name!r} exists already",
             expected="a name that is free",

@@ -140,7 +140,11 @@ class EvalStore(Store):
             return _run_view(row)
 
     def run_of_job(self, job_id: str) -> EvalRun:
-        """The run that a job carries out. Raises NotFoundError where it was deleted."""
+        """The run that a job carries out.
+
+        Raises:
+            NotFoundError: It was deleted.
+        """
         with self._database.read() as connection:
             row = connection.execute(select(*_RUN_COLUMNS).where(eval_runs.c.job_id == job_id)).mappings().first()
             if row is None:

@@ -45,7 +45,12 @@ class EvaluationStore(Store):
         self._overviews: LRUCache[EvaluationOverview] = LRUCache(_MAX_OVERVIEWS)
 
     def save(self, evaluation: Evaluation) -> None:
-        """Add an evaluation. Raises ConflictError (id taken) and NotFoundError (no such run)."""
+        """Add an evaluation.
+
+        Raises:
+            ConflictError: The id is taken.
+            NotFoundError: There is no such run.
+        """
         try:
             with self._write() as connection:
                 _EVALUATIONS.insert(connection, evaluation)

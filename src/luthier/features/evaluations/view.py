@@ -54,7 +54,11 @@ def metric_rows(evaluation: Evaluation) -> list[MetricRow]:
 
 
 def difference_rows(comparisons: Sequence[Comparison], metrics: dict[str, Metric], roles: Roles) -> list[DifferenceRow]:
-    """Those of the candidate first, in the order of the metrics. metrics: a figure of each, for its unit."""
+    """Those of the candidate first, in the order of the metrics.
+
+    Args:
+        metrics: A figure of each, for its unit.
+    """
     order = {name: place for place, name in enumerate(metrics)}
     ordered = sorted(comparisons, key=lambda c: (c.candidate != roles.candidate, order.get(c.metric, len(order))))
     return [difference_row(one, metrics[one.metric].unit if one.metric in metrics else "") for one in ordered]

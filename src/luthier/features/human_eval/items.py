@@ -131,9 +131,13 @@ def answer_rows(
 def answers_of(
     evaluation: Evaluation, systems: Sequence[str] | None = None, *, most_rows: int = USUAL_NUM_ROWS
 ) -> AnsweredRows:
-    """The answers that stand in an evaluation. systems: by their names there; None takes all models that have written.
+    """The answers that stand in an evaluation.
 
-    Raises RequestError for a system that is not there or has written nothing.
+    Args:
+        systems: By their names there; None takes all models that have written.
+
+    Raises:
+        RequestError: A system that is not there or has written nothing.
     """
     with_texts = {system.name: system for system in evaluation.systems if system.samples}
     models = tuple(name for name, system in with_texts.items() if system.is_model)

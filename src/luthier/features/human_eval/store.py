@@ -246,7 +246,12 @@ class RatingPanelStore(Store):
         return int(item)
 
     def close(self, project_id: str, panel_id: str) -> RatingPanel:
-        """Take no more ratings. Raises NotFoundError, and ConflictError where it is closed already."""
+        """Take no more ratings.
+
+        Raises:
+            NotFoundError: There is none in the project.
+            ConflictError: It is closed already.
+        """
         with self._write() as connection:
             _PANELS.get(connection, panel_id, project_id=project_id)
             _check_open(connection, panel_id)

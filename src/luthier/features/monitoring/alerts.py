@@ -134,9 +134,13 @@ def alert_settings(context: Context, project_id: str) -> AlertSettings:
 
 
 def change_settings(context: Context, caller: Caller, changes: dict[str, Any]) -> AlertSettings:
-    """Change some of the settings of the caller's project. changes: by the names of `AlertSettings`.
+    """Change some of the settings of the caller's project.
 
-    Raises RequestError for a value that cannot be.
+    Args:
+        changes: By the names of `AlertSettings`.
+
+    Raises:
+        RequestError: A value that cannot be.
     """
     # Outside `change`, which may run several times.
     for address in changes.get("emails", ()):

@@ -74,7 +74,9 @@ def state_of(context: Context, project_id: str, model: str) -> SuiteState:
 def begin_due(context: Context, project_id: str, model: str, settings: WatchSettings) -> Job | None:
     """Have the suite begin where its time has come and the last one has ended; the job, None where it has not.
 
-    Raises NotFoundError where the target of the name is gone, ConflictError where it cannot be evaluated.
+    Raises:
+        NotFoundError: The target of the name is gone.
+        ConflictError: It cannot be evaluated.
     """
     if settings.suite is None:
         return None

@@ -291,7 +291,8 @@ def show_plan(run_id: str, plan: Plan, quote: Quote | str) -> None:
 def plan_lines(run_id: str, plan: Plan) -> list[str]:
     """Run, rows, what is trained, how long, how precise and how it is evaluated: one line each.
 
-    run_id: empty for a plan that is not run.
+    Args:
+        run_id: Empty for a plan that is not run.
     """
     from luthier.platform.cli.console import visible
 

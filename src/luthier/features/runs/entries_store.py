@@ -157,7 +157,8 @@ class RunEntryStore(Store):
     def dataset_names(self, project_id: str, named: Sequence[str]) -> dict[str, DatasetName]:
         """The newest dataset version of the project that holds each file, where there is one; by what named the file.
 
-        named: files by their digests or their ids.
+        Args:
+            named: Files by their digests or their ids.
         """
         if not named:
             return {}

@@ -123,7 +123,8 @@ _IS_WAITING: Final = ~exists(select(runs.c.number).where(runs.c.run_id == jobs.c
 def entries_of(project_id: str | None, *, only_begun: bool = False) -> Any:
     """The relation that filters are about: runs of a project, and its jobs that have not begun one.
 
-    project_id: None for those of all projects.
+    Args:
+        project_id: None for those of all projects.
     """
     # A run that a command started has no job, and one of an old home no project: both belong to the default project.
     owner = func.coalesce(jobs.c.project_id, runs.c.project_id, DEFAULT_PROJECT)
@@ -249,7 +250,11 @@ class EntryQuery:
         return query if tree is None else query.where(self.condition(tree))
 
     def order_value(self, order: Order) -> ColumnElement[Any]:
-        """What entries are sorted by. Raises RequestError for a field that cannot be sorted by."""
+        """What entries are sorted by.
+
+        Raises:
+            RequestError: A field that cannot be sorted by.
+        """
         c, key = self.entries.c, order.key
         own: dict[str, ColumnElement[Any]] = {
             "created": c.run_id,

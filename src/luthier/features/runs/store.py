@@ -66,9 +66,13 @@ class RunStore(Store):
     """
 
     def create(self, record: RunRecord, plan: Plan, project_id: str | None = None) -> None:
-        """Add a run with its plan. Raises ConflictError where the id is taken.
+        """Add a run with its plan.
 
-        project_id: of a run without a job of its own, such as one of a workflow; None for that of its job.
+        Args:
+            project_id: Of a run without a job of its own, such as one of a workflow; None for that of its job.
+
+        Raises:
+            ConflictError: The id is taken.
         """
         conflict = ConflictError(
             f"run {record.run_id} exists already", expected="a new id", do="make one with new_id('run')"

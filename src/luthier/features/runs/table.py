@@ -111,7 +111,11 @@ class TableRequest:
 
     @property
     def order(self) -> Order:
-        """The order. Raises RequestError where it names nothing."""
+        """The order.
+
+        Raises:
+            RequestError: It names nothing.
+        """
         name = self.sort.strip().removeprefix("-")
         key = _SORT_KEYS.get(name)
         return Order.parse(self.sort) if key is None else Order(key, self.sort.strip().startswith("-"))

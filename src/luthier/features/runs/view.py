@@ -93,7 +93,11 @@ MOST_COMPARED: Final = len(_OF_RUNS)
 
 
 def run_charts(curves: Curves, loss_unit: str) -> list[Plot]:
-    """Loss first, then rate, norm and speed, then each measure. loss_unit: empty where loss has none."""
+    """Loss first, then rate, norm and speed, then each measure.
+
+    Args:
+        loss_unit: Empty where loss has none.
+    """
     by_chart: dict[str, list[Series]] = {name: [] for name in _TITLES}
     order = list(_ROLES)
     own = {key: points for key, points in curves.points.items() if key[0] not in (CLOCK[0], *MACHINE_CHARTS)}

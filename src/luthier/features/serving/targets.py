@@ -53,7 +53,11 @@ def made_export(context: Context, caller: Caller, export_id: str) -> tuple[Serve
 
 
 def export_folder(context: Context, export_id: str) -> Path:
-    """The folder of an export. Raises NotFoundError for an invalid id, which must never become part of a path."""
+    """The folder of an export.
+
+    Raises:
+        NotFoundError: An invalid id, which must never become part of a path.
+    """
     if not is_id(export_id, "exp"):
         raise NotFoundError(
             f"no export {export_id[:64]!r}", expected="the id of an export", do="see the page of its model"

@@ -57,7 +57,9 @@ _SPECS: Final[dict[str, type[BaseModel]]] = {
 def load_suite(path: Path) -> Suite:
     """Read a suite; paths in it stay as they are written (`files_of` finds them).
 
-    Raises NotFoundError (no such file), RequestError (wrong YAML; unknown keys, kinds, types or values: all of them).
+    Raises:
+        NotFoundError: No such file.
+        RequestError: Wrong YAML; unknown keys, kinds, types or values: all of them.
     """
     document = read_recipe_file(path, SUITE)
     problems = _problems(document.keys, document.lines)
@@ -93,9 +95,10 @@ def files_of(task: SuiteTask) -> list[tuple[str, str]]:
 def digests_of(suite: Suite, folder: Path, find_file: FileFinder | None = None) -> dict[str, str]:
     """The SHA-256 of each file that the suite reads, by its name as written; of a folder that of all its files.
 
-    find_file: what names stand for; None takes paths that count from the folder.
-
     Raises NotFoundError, naming the task.
+
+    Args:
+        find_file: What names stand for; None takes paths that count from the folder.
     """
     found: dict[str, str] = {}
     find = find_file or files_in(folder)
@@ -362,7 +365,11 @@ def _leaked(
 
 
 def general_tasks(*, seen: Seen, seed: int) -> list[RowsOf]:
-    """Its tasks with their rows, which come with the package. seen: as `load_task`; nothing is refused for it here."""
+    """Its tasks with their rows, which come with the package.
+
+    Args:
+        seen: As `load_task`; nothing is refused for it here.
+    """
     folder = Path(general.__path__[0])
     suite = load_suite(folder / "suite.yaml")
     return [

@@ -104,7 +104,11 @@ def load_state(run_folder: Path, name: str) -> TrackerState:
 
 
 def save_state(run_folder: Path, state: TrackerState) -> None:
-    """Store a state, whole or not at all. Raises OSError where the disk is full."""
+    """Store a state, whole or not at all.
+
+    Raises:
+        OSError: The disk is full.
+    """
     path = state_path(run_folder, state.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")

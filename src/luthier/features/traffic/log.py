@@ -74,7 +74,11 @@ class Spans:
         return cls(provider)
 
     def tell(self, exchange: Exchange, operation: Operation, trace_parent: str = "") -> None:
-        """One span of an exchange that has ended. trace_parent: the header of the request (W3C Trace Context)."""
+        """One span of an exchange that has ended.
+
+        Args:
+            trace_parent: The header of the request (W3C Trace Context).
+        """
         from opentelemetry.trace import SpanKind, Status, StatusCode
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 

@@ -121,7 +121,11 @@ class SamplingBody(BaseModel):
         return tuple((int(key), value) for key, value in given.items())
 
     def stops(self) -> tuple[str, ...]:
-        """The stop texts. Raises ApiError for more than four, an empty one, or a very long one."""
+        """The stop texts.
+
+        Raises:
+            ApiError: More than four, an empty one, or a very long one.
+        """
         stops = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         if len(stops) > 4 or not all(0 < len(stop) <= 1024 for stop in stops):
             raise ApiError(
@@ -190,7 +194,11 @@ class ResponseWriter(Protocol):
         ...
 
     def begin(self, answer: serving.Answer) -> Iterator[bytes]:
-        """The lines before all others. answer: so far; the tokens of the prompt are known."""
+        """The lines before all others.
+
+        Args:
+            answer: So far; the tokens of the prompt are known.
+        """
         ...
 
     def event(self, event: Piece | Ended) -> Iterator[bytes]:

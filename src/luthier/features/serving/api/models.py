@@ -129,7 +129,11 @@ PARAMETERS: Final = ("after_id", "before_id", "lifecycle", "lifecycle[]", "limit
 
 
 def anthropic_page(models: Sequence[NamedModel], asked: QueryParams) -> dict[str, Any]:
-    """One page of a list of models. Raises ApiError for a parameter that does not fit."""
+    """One page of a list of models.
+
+    Raises:
+        ApiError: A parameter that does not fit.
+    """
     if unknown := next((name for name in asked if name not in PARAMETERS), None):
         raise _wrong(unknown, f"the parameter {unknown}", f"some of {', '.join(PARAMETERS)}", "leave it out")
     wanted = [*asked.getlist("lifecycle"), *asked.getlist("lifecycle[]")]

@@ -141,7 +141,11 @@ class ObjectStore:
         return []
 
     def read(self, path: str) -> bytes:
-        """The content of an object. Raises FileNotFoundError where there is none."""
+        """The content of an object.
+
+        Raises:
+            FileNotFoundError: There is none.
+        """
         with self._explained():
             return bytes(self._files.cat_file(self._place(path)))
 
@@ -214,7 +218,11 @@ class ObjectStore:
             copy_to(self._files, source, self._place(path), self.name)
 
     def download(self, path: str, target: Path) -> None:
-        """Copy an object to a local file. Raises FileNotFoundError where there is none."""
+        """Copy an object to a local file.
+
+        Raises:
+            FileNotFoundError: There is none.
+        """
         target.parent.mkdir(parents=True, exist_ok=True)
         with disk_full_explained(target), self._explained():
             self._files.get_file(self._place(path), str(target))

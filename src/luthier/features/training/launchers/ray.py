@@ -153,7 +153,11 @@ def is_address(text: str) -> bool:
 
 
 def base_url(address: str) -> str:
-    """The address of the Jobs API: `ray://head` is http://head:8265. Raises RequestError for an invalid address."""
+    """The address of the Jobs API: `ray://head` is http://head:8265.
+
+    Raises:
+        RequestError: An invalid address.
+    """
     scheme, _, place = address.partition("://")
     host, _, port = place.rstrip("/").partition(":")
     if not host or "/" in host or (port and not port.isdigit()):

@@ -157,7 +157,11 @@ def _append(file: RemoteFile, part: Path, task: ProgressTask) -> None:
 
 
 def too_large(name: str, num_bytes: int | None, max_bytes: int) -> DataSourceError:
-    """The error for a source beyond the limit on the bytes of one download. num_bytes: None where it is not stated."""
+    """The error for a source beyond the limit on the bytes of one download.
+
+    Args:
+        num_bytes: None where it is not stated.
+    """
     size = f"more than {max_bytes:,} bytes; nothing is kept" if num_bytes is None else f"{num_bytes:,} bytes"
     return DataSourceError(
         f"{name} has {size}",

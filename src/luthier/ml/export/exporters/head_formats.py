@@ -144,7 +144,11 @@ def head_format(source: ExportSource, name: str) -> HeadFormat:
 
 
 def head_precision(name: str, format: HeadFormat, asked: str | None) -> ExportPrecision:
-    """The requested precision, or float32. Raises RequestError if the format does not have it."""
+    """The requested precision, or float32.
+
+    Raises:
+        RequestError: The format does not have it.
+    """
     if asked is not None and asked not in format.precisions:
         raise RequestError(
             f"--quantise {asked} for a model with a task head in the format {name}",
@@ -182,7 +186,11 @@ def write_head(
 
 
 def open_head(format: HeadFormat, folder: Path) -> HeadRuntime:
-    """The export in `folder`, loaded in its real runtime. Raises ModelSourceError if it does not load."""
+    """The export in `folder`, loaded in its real runtime.
+
+    Raises:
+        ModelSourceError: It does not load.
+    """
     opener: Any = import_string(format.runtime)
     runtime: HeadRuntime = opener(folder)
     return runtime
