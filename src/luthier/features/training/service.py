@@ -66,13 +66,13 @@ def judge_within(
         meter: holds the caps of the run.
     """
     from luthier.features.evaluations.service import judge_run
-    from luthier.ml.training import device
+    from luthier.ml.inference import accelerator
 
     reason = meter.refuses("judging")
     if reason is None:
         meter.begin("judging")
         # The peak memory of the evaluation alone: that of training would hide it.
-        device.forget_peaks(prepared.plan.training.device)
+        accelerator.forget_peaks(prepared.plan.training.device)
         try:
             with stop_signals(lambda: _judging_notice(run_id)) as stop_requested:
                 evaluation = judge_run(context, run_id, prepared, result, stop=stop_check(meter, stop_requested))
@@ -82,7 +82,7 @@ def judge_within(
             context.evaluations.save(evaluation)
             measured = {
                 "judging_seconds": evaluation.seconds,
-                "judging_peak_memory_bytes": device.device_peak_memory_bytes(prepared.plan.training.device),
+                "judging_peak_memory_bytes": accelerator.device_peak_memory_bytes(prepared.plan.training.device),
             }
             return evaluation, result.model_copy(update=measured)
     words = f"{reason}. The weights are trained and kept, but not evaluated"
