@@ -28,7 +28,7 @@ from typing import Any, Final
 import numpy as np
 
 from luthier.features.monitoring.service import text_checks
-from luthier.ml.drift.drift.evidence import RENEWED_DAYS, needed_strength
+from luthier.ml.drift.evidence import RENEWED_DAYS, needed_strength
 from luthier.ml.drift.signals.columns import Checks
 from luthier.ml.drift.signals.signal_report import Compared, Watched, watch_rows
 from luthier.ml.drift.signals.training import Profile

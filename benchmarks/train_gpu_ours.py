@@ -27,10 +27,10 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
     """What is predicted, and unless that is all that is asked for, seconds of the timed steps and peak memory."""
     import torch
 
+    from luthier.ml.inference import accelerator as memory
+    from luthier.ml.inference.accelerator import compute_exactly
     from luthier.ml.inference.models.quantised import quantise
     from luthier.ml.planning import hardware
-    from luthier.ml.training import device as memory
-    from luthier.ml.training.device import compute_exactly
     from luthier.ml.training.equivalence import why_not_compiled, why_not_packed
     from luthier.ml.training.methods.protocol import load_method
     from luthier.ml.training.model import TrainableModel

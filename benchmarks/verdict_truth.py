@@ -32,8 +32,7 @@ from luthier.core.dataset import TokenisedExample
 from luthier.core.evaluation import Verdict
 from luthier.core.evaluation_plan import Prompting
 from luthier.core.ports import Generation, Progress, Prompt, Score, SilentProgress
-from luthier.ml.baselines.predict import Predictions
-from luthier.ml.baselines.system import as_system
+from luthier.ml.baselines.predict import Predictions, as_system
 from luthier.ml.evaluation import statistics
 from luthier.ml.evaluation.compare import judge_in_full, verdict
 from luthier.ml.evaluation.metrics.protocol import Array, MetricDefinition, Observations

@@ -11,8 +11,8 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from luthier.core.access import DEFAULT_PROJECT, Caller
+from luthier.core.records.monitoring import Signal, SignalGroup, SignalState, WatchReport
 from luthier.core.records.traffic import Exchange
-from luthier.core.results.signal import Signal, SignalGroup, SignalState, WatchReport
 from luthier.features.feedback import review as review_queue
 from luthier.features.feedback import service as feedback
 from luthier.features.feedback.service import FeedbackInput

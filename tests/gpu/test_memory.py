@@ -11,12 +11,12 @@ from tests.ml.training.conftest import method_plan
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from luthier.core.plan import Plan
+from luthier.ml.inference import accelerator as memory
 from luthier.ml.inference.models.structure import read_structure
 from luthier.ml.planning import hardware
 from luthier.ml.planning.devices import this_machine
 from luthier.ml.planning.memory import predict_memory
 from luthier.ml.planning.workload import workload_of
-from luthier.ml.training import device as memory
 from luthier.ml.training.model import TrainableModel
 
 from .test_training import run

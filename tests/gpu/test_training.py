@@ -15,8 +15,8 @@ from luthier.core.events import StepDone, ValidationDone
 from luthier.core.plan import Plan
 from luthier.core.ports import SilentProgress
 from luthier.ml.data.tokenise.batches import StepSchedule
+from luthier.ml.inference.accelerator import compute_exactly
 from luthier.ml.training.checkpoint import CheckpointStore
-from luthier.ml.training.device import compute_exactly
 from luthier.ml.training.equivalence import why_not_packed
 from luthier.ml.training.loop import train
 from luthier.ml.training.methods.rules import RULES as METHODS

@@ -327,7 +327,14 @@ def sequence_notes(profile: DatasetProfile) -> list[tuple[str, str]]:
 
 
 def joined_note(num_joined: int, num_rows: int, differs: Sequence[str], name: str = "") -> str:
-    """What is to be known of rows whose answers were joined into one sequence."""
+    """A sentence about rows whose answers were joined into one sequence.
+
+    Args:
+        num_joined: rows that were joined.
+        num_rows: all rows.
+        differs: how the prompts of later answers differ from those of inference; empty where they do not.
+        name: of the split; empty for rows without one.
+    """
     rows = f"{name} rows" if name else "rows"
     seen = "each answer follows exactly the prompt of inference"
     if differs:

@@ -179,7 +179,13 @@ def read_engine_settings(
     enable_prefix_caching: bool | None,
     speculative_config: str | None,
 ) -> EngineSettings:
-    """The settings of engines as a command names them; speculative_config as JSON.
+    """The settings of engines as a command names them; None stands for the default of the engine.
+
+    Args:
+        max_num_seqs: Requests that are computed together.
+        max_num_batched_tokens: Tokens of prompts in one step.
+        enable_prefix_caching: Whether prompts share what was computed of a common beginning.
+        speculative_config: How drafts of tokens are made, as JSON.
 
     Raises:
         RequestError: A value that is not allowed, or that does not go with another.

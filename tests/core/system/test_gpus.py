@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from luthier.core.system import gpu_device
-from luthier.core.system.amd_gpus import AmdGpus
-from luthier.core.system.machine_usage import GpuUsage
+from luthier.core.system.machine_usage import AmdGpus, GpuUsage
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from mcp.shared.message import SessionMessage
 from mcp.types import ErrorData, JSONRPCError, JSONRPCNotification, JSONRPCRequest, JSONRPCResponse
 
-from luthier.features.mcp_server.unanswered import Incoming, Outgoing, Unanswered
+from luthier.features.mcp_server.stdio import Incoming, Outgoing, Unanswered
 
 
 def request(key: int | str) -> SessionMessage:

@@ -17,7 +17,7 @@ from luthier.core.tracking import TrackerPlan
 from luthier.features.trackers import delivery, job, reporting, service
 from luthier.features.trackers.delivery import Delivery
 from luthier.features.trackers.reporting import undelivered
-from luthier.features.trackers.state import TrackerState, load_state, save_state
+from luthier.features.trackers.service import TrackerState, load_state, save_state
 from luthier.ml.tracking.protocol import Point, RemoteRun, RunOutcome, TrackedRun, Tracker, TrackerRules
 from luthier.platform.home.context import Context
 from luthier.testing.records import RUN_ID, make_evaluation, make_plan, make_record, make_result, make_step

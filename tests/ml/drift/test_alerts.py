@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from luthier.core.records.monitoring import AlertRule
-from luthier.core.results.signal import Signal, SignalState
+from luthier.core.records.monitoring import AlertRule, Signal, SignalState
 from luthier.ml.drift.alerts import Standing, looks_to_close, review_signals
 
 HOUR = 3600.0

@@ -29,7 +29,7 @@ from luthier.core.ports import SilentProgress
 from luthier.core.records.export import ExportSource
 from luthier.core.stream import Sampling, Served, TextRequest
 from luthier.ml.export.exporters import registry
-from luthier.ml.export.exporters.compressed_tensors import Packing, group_size, packed, packed_matrices, unpacked
+from luthier.ml.export.exporters.vllm import Packing, group_size, packed, packed_matrices, unpacked
 from luthier.ml.export.parity import compare
 from luthier.ml.export.source_side import observe_source
 from luthier.ml.export.vllm_adapter_proof import TransformersProof, observe

@@ -11,9 +11,9 @@ import torch
 
 from luthier.core.errors import RequestError
 from luthier.ml.inference import accelerator
+from luthier.ml.inference.accelerator import device_peak_memory_bytes, forget_peaks
 from luthier.ml.planning.resolve_method import choose_quantisation
 from luthier.ml.training import distributed
-from luthier.ml.training.device import device_peak_memory_bytes, forget_peaks
 from luthier.ml.training.kernels import LIGER_PACKAGE
 
 Make = Callable[..., None]

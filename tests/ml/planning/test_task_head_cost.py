@@ -23,8 +23,7 @@ from luthier.ml.planning.memory import predict_memory
 from luthier.ml.training.model import TrainableModel, collate
 from luthier.ml.training.objective_protocol import Unit, rows_of
 from luthier.ml.training.objectives.embedding import Embedding
-from luthier.ml.training.objectives.heads import Classify, HeadObjective, Regress
-from luthier.ml.training.objectives.ranking import Ranking
+from luthier.ml.training.objectives.heads import Classify, HeadObjective, Ranking, Regress
 from luthier.ml.training.optimizer import MasterOptimizer
 from luthier.ml.training.optimizers.rules import RULES
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from luthier.ml.training.device import compute_exactly
+from luthier.ml.inference.accelerator import compute_exactly
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from luthier.core.system.process_memory import peak_memory_bytes
-from luthier.ml.training import device as memory
+from luthier.ml.inference import accelerator as memory
 
 
 def test_the_peak_of_a_device_is_what_torch_held_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,13 @@
 """What a machine does while a run trains: processor and memory of the run's processes and of the machine, and its GPUs.
 
 Processor and memory come from psutil. GPUs are asked through NVML, the library of NVIDIA's driver, which is loaded by
-ctypes where it is installed, or through the files of AMD's driver (`amd_gpus`): no package is needed for four numbers.
+ctypes where it is installed, or through the files of AMD's driver: no package is needed for four numbers.
 Time on the processor is a mean since the last sample, from the counters of the processes; memory, and what a GPU
 reports, are of the moment.
 
 Sources: NVIDIA, "NVML API Reference Guide", nvmlDeviceGetUtilizationRates, nvmlDeviceGetMemoryInfo,
-nvmlDeviceGetPowerUsage.
+nvmlDeviceGetPowerUsage; Linux kernel documentation, "GPU Driver Developer's Guide", amdgpu, "GPU Power/Thermal
+Controls and Monitoring" (gpu_busy_percent, mem_info_vram_used, hwmon power1_average).
 """
 
 from __future__ import annotations
@@ -14,13 +15,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from luthier.core.system.amd_gpus import AmdGpus
+from pathlib import Path
+from typing import Final
 
 _FEWEST_SECONDS: Final = 5.0
 _COST_SHARE: Final = 0.0005
@@ -101,8 +101,6 @@ class MachineSampler:
 
         began = self._clock()
         if self._is_new and self._has_gpu:
-            from luthier.core.system.amd_gpus import AmdGpus
-
             self._gpus = Nvml.open() or AmdGpus.open()
         run_seconds, run_bytes = _of_processes()
         times = psutil.cpu_times()
@@ -171,7 +169,8 @@ class Nvml:
     def open(cls, library: ctypes.CDLL | None = None, visible: str | None = None) -> Nvml | None:
         """The library with the GPUs that are visible; None where it is not there or does not answer.
 
-        visible: as CUDA_VISIBLE_DEVICES, which is read where this is None.
+        Args:
+            visible: As CUDA_VISIBLE_DEVICES, which is read where this is None.
         """
         if library is None:
             try:
@@ -213,3 +212,68 @@ def visible_numbers(visible: str | None, count: int) -> list[int]:
     if not parts or not all(part.isdigit() for part in parts):
         return [] if visible == "" else list(range(count))
     return [number for number in map(int, parts) if number < count]
+
+
+_CARDS: Final = Path("/sys/class/drm")
+_CARD: Final = re.compile(r"card([0-9]+)")
+_VENDOR: Final = "0x1002"
+_MICROWATTS: Final = 1_000_000
+
+
+class AmdGpus:
+    """The GPUs of AMD's driver.
+
+    Args:
+        cards: Their folders, with their numbers.
+    """
+
+    def __init__(self, cards: Sequence[tuple[int, Path]]) -> None:
+        self._cards = tuple(cards)
+
+    @classmethod
+    def open(cls, root: Path = _CARDS, visible: str | None = None) -> AmdGpus | None:
+        """Those that are visible; None where there is none.
+
+        Args:
+            root: The folder of the system's graphics cards.
+            visible: as HIP_VISIBLE_DEVICES or CUDA_VISIBLE_DEVICES, which are read where this is None.
+        """
+        if visible is None:
+            visible = os.environ.get("HIP_VISIBLE_DEVICES", os.environ.get("CUDA_VISIBLE_DEVICES"))
+        found = list(_cards(root))
+        cards = [(number, found[number]) for number in visible_numbers(visible, len(found))]
+        return cls(cards) if cards else None
+
+    def read(self) -> tuple[GpuUsage, ...]:
+        """All GPUs now; what a file does not say is None."""
+        return tuple(_usage(number, folder) for number, folder in self._cards)
+
+
+def _cards(root: Path) -> Iterator[Path]:
+    names = [match for match in map(_CARD.fullmatch, os.listdir(root)) if match] if root.is_dir() else []  # noqa: PTH208
+    for match in sorted(names, key=lambda match: int(match[1])):
+        folder = root / match[0] / "device"
+        # A processor's own graphics have the same driver, and no memory that is counted.
+        if _read(folder / "vendor") == _VENDOR and _number(folder / "mem_info_vram_total"):
+            yield folder
+
+
+def _usage(number: int, folder: Path) -> GpuUsage:
+    busy, watts = _number(folder / "gpu_busy_percent"), None
+    for sensor in sorted(folder.glob("hwmon/hwmon*")):
+        for name in ("power1_average", "power1_input"):
+            if watts is None and (power := _number(sensor / name)) is not None:
+                watts = power / _MICROWATTS
+    used = _number(folder / "mem_info_vram_used")
+    return GpuUsage(f"GPU {number}", None if busy is None else busy / 100, used, watts)
+
+
+def _read(path: Path) -> str:
+    with contextlib.suppress(OSError):
+        return path.read_text(encoding="ascii", errors="replace").strip()
+    return ""
+
+
+def _number(path: Path) -> int | None:
+    text = _read(path)
+    return int(text) if text.isdecimal() else None

@@ -112,7 +112,15 @@ def _refused(request: Request, context: Context, caller: Caller, error: LuthierE
 def members_page(
     request: Request, context: Context, caller: Caller, values: dict[str, Any], *, status: int = 200
 ) -> Response:
-    """The tab of members and invitations. values: what a form held and why it was refused, or what is shown once."""
+    """The tab of members and invitations.
+
+    Args:
+        request: The request that it answers.
+        context: The home.
+        caller: Whose project it is.
+        values: What a form held and why it was refused, or what is shown once.
+        status: Of the response.
+    """
     now = context.access.now()
     invited = [(one, one.state(now)) for one in list_invitations(context, caller)]
     ended = [pair for pair in invited if pair[1] != "open"]

@@ -107,7 +107,14 @@ def sign_out(request: Request, context: HomeContext, session: MaybeVisitor) -> R
 def sign_in_form(
     request: Request, next_address: str, error: LuthierError | None, *, sign_out_address: str = ""
 ) -> Response:
-    """The page with all ways to sign in. sign_out_address: where one signs out of the identity provider, too."""
+    """The page with all ways to sign in.
+
+    Args:
+        request: The request that it answers.
+        next_address: The page that follows the sign-in.
+        error: Why the last attempt has failed; None before the first. It decides the status of the response.
+        sign_out_address: The address that signs out of the identity provider, too; empty for none.
+    """
     client: OidcClient | None = request.app.state.oidc
     values = {"next_address": next_address, "error": error, "sign_out_address": sign_out_address}
     values |= {"provider": None if client is None else client.provider.name}
@@ -122,5 +129,11 @@ def server_address(request: Request, path: str) -> str:
 
 
 def let_in(request: Request, secret: str, address: str) -> Response:
-    """Lead on, with the session in the browser's cookie."""
+    """Redirect a browser that has signed in, with its session in a cookie.
+
+    Args:
+        request: The request that it answers.
+        secret: Of the session; the cookie's value.
+        address: The page that follows.
+    """
     return remember(request, redirect(request, address), secret)

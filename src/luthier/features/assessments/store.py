@@ -40,7 +40,19 @@ class AssessmentStore(Store):
         subject: str,
         run_id: str | None = None,
     ) -> None:
-        """Add one. subject: the run or model that it is about, or the judge. Raises ConflictError (taken, run gone)."""
+        """Add a document, which never changes.
+
+        Args:
+            kind: Of assessment.
+            assessment_id: A new id.
+            document: The result, an instance of the kind's spec.
+            project_id: The project that it belongs to.
+            subject: The run or model that it is about, or the judge.
+            run_id: The run with which it is deleted; None where it belongs to none.
+
+        Raises:
+            ConflictError: The id is taken, or the run is gone.
+        """
         conflict = ConflictError(
             f"{kind} {assessment_id} is there already, or run {run_id} is not",
             expected="a new id, and a run of this home",
@@ -59,7 +71,17 @@ class AssessmentStore(Store):
             )
 
     def get(self, kind: AssessmentKind, spec: type[Document], project_id: str, assessment_id: str) -> Document:
-        """One of a project's. Raises NotFoundError, naming the nearest ids."""
+        """A document of a project.
+
+        Args:
+            kind: Of assessment.
+            spec: The class of the kind's documents.
+            project_id: The project; documents of others are not found.
+            assessment_id: The id.
+
+        Raises:
+            NotFoundError: The project has no such document; the error names the nearest ids.
+        """
         return self._get(_of(kind, spec), assessment_id, kind=kind, project_id=project_id)
 
     def list(
@@ -71,5 +93,13 @@ class AssessmentStore(Store):
         subject: str | None = None,
         limit: int | None = None,
     ) -> list[Document]:
-        """A project's, newest first; those about one subject where it is named."""
+        """Documents of a project, newest first.
+
+        Args:
+            kind: Of assessment.
+            spec: The class of the kind's documents.
+            project_id: The project.
+            subject: Only those about this run, model or judge; None for all.
+            limit: The most documents; None for all.
+        """
         return self._list(_of(kind, spec), kind=kind, project_id=project_id, subject=subject, limit=limit)

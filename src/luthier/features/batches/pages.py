@@ -25,8 +25,7 @@ from luthier.platform.files import service as files
 from luthier.platform.files.service import IncomingFile
 from luthier.platform.files.store import StoredFile
 from luthier.platform.home.context import Context
-from luthier.platform.http.multipart import FilesForm, FormError
-from luthier.platform.http.received_files import received_files
+from luthier.platform.http.multipart import FilesForm, FormError, received_files
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.forms import FIELD
 from luthier.platform.ui.render import Page, is_fragment_request, redirect, render

@@ -54,7 +54,12 @@ class BatchStore(Store):
     """The batches of all projects. Every method is one short transaction."""
 
     def add(self, one: Batch, job: Job) -> BatchView:
-        """Keep a batch and queue its job: both or neither."""
+        """Store a batch and queue its job: both or neither.
+
+        Args:
+            one: Its times are set here, from its completion window.
+            job: Of the batch.
+        """
         with self._write() as connection:
             now = self._database.clock(connection)
             seconds = int(one.completion_window.removesuffix("h")) * _HOUR_SECONDS
@@ -81,7 +86,16 @@ class BatchStore(Store):
             return found
 
     def list(self, project_id: str, *, after: str | None, limit: int) -> tuple[list[BatchView], bool]:
-        """One page of a project's batches, newest first, and whether more follow. Raises RequestError for `after`."""
+        """One page of a project's batches, newest first, and whether more follow.
+
+        Args:
+            project_id: The project.
+            after: The id of the batch before the page; None begins at the newest.
+            limit: The most batches.
+
+        Raises:
+            RequestError: `after` is no batch of the project.
+        """
         with self._database.read() as connection:
             where = [batches.c.project_id == project_id]
             if after is not None:
@@ -119,12 +133,11 @@ class BatchStore(Store):
             return one
 
     def cancel(self, project_id: str, batch_id: str, *, is_queued: bool) -> Batch:
-        """Have a batch cancelled. Raises NotFoundError; ConflictError where it has ended.
+        """Have a batch cancelled.
 
-        Args:
-            project_id: The project.
-            batch_id: The batch.
-            is_queued: Whether no attempt has begun, so that it is cancelled immediately.
+        Raises:
+            NotFoundError: There is none in the project.
+            ConflictError: It has ended.
         """
         with self._write() as connection:
             one = _BATCHES.get(connection, batch_id, is_locked=True, project_id=project_id)

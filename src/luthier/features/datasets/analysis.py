@@ -264,6 +264,13 @@ def survey(
 
     The two sides of a preference count as separate rows. Rows that cannot be tokenised are listed under `refused`.
 
+    Args:
+        context: The home.
+        file: The data file.
+        model: The base model whose tokenizer and template are used.
+        template: As in recipes: `auto` takes the chat template where the model has one.
+        columns: Field of the shape -> column; None where the file shows it by itself.
+
     Raises:
         NotFoundError: No such file or model.
         DataError: The file as a whole cannot be read.

@@ -275,7 +275,8 @@ def take_back(context: Context, caller: Caller, queue: Queue, line: int | None =
 def make_version(context: Context, caller: Caller, queue: Queue, *, note: str = "") -> DatasetVersion:
     """The next version: without the rejected rows, with the edited ones as they should be, all else byte for byte.
 
-    Raises RequestError where nothing would change, or no row would be left.
+    Raises:
+        RequestError: Nothing would change, or no row would be left.
     """
     from luthier.features.datasets.decided_rows import Counts, decided_rows
 

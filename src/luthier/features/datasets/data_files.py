@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from luthier.ml.data.audit.base import ToxicityModel
     from luthier.ml.data.audit.table import AuditTable
     from luthier.ml.data.diff.compare import DatasetDiff
-    from luthier.ml.data.files.row_workers import RowWorkers
+    from luthier.ml.data.files.row_frames import RowWorkers
     from luthier.ml.data.files.spill import Spill
     from luthier.ml.data.split.split_file import FileSplit
 
@@ -103,7 +103,7 @@ def audit(context: Context, file: Path, options: AuditOptions | None = None, *, 
     """
     from luthier.ml.data.audit.base import AuditRequest
     from luthier.ml.data.audit.run import load_checks, run_audit
-    from luthier.ml.data.files.row_workers import IN_PROCESS
+    from luthier.ml.data.files.row_frames import IN_PROCESS
 
     options = options or AuditOptions()
     load_checks(options.only)  # an unknown id is an error before a long file is read
@@ -173,7 +173,7 @@ def row_workers(context: Context, on: str | None) -> Iterator[RowWorkers]:
         RequestError: `on` is something else, or Ray is not installed.
         WorkError: The cluster cannot be reached.
     """
-    from luthier.ml.data.files.row_workers import IN_PROCESS
+    from luthier.ml.data.files.row_frames import IN_PROCESS
 
     if on is None:
         yield IN_PROCESS
@@ -251,8 +251,8 @@ def _toxicity_model(options: AuditOptions) -> ToxicityModel | None:
 
 
 def _write_report(context: Context, html: Path, found: Audit, table: AuditTable, held_out: AuditTable | None) -> Path:
-    from luthier.features.planning.versions import versions
     from luthier.ml.data.audit.report import write_audit_report
+    from luthier.platform.home.hardware_benchmark import versions
 
     html.parent.mkdir(parents=True, exist_ok=True)
     write_audit_report(html, found, table, versions=versions(context), held_out=held_out)
@@ -284,7 +284,17 @@ def compare(
 ) -> DatasetDiff:
     """What changed from one data file, or folder with a split, to another.
 
-    Arguments and errors: as `data.diff.compare.diff`; RequestError for fewer examples than none.
+    Args:
+        context: The home, whose progress shows the reading.
+        old: A data file, or the folder of a split.
+        new: The same of the new version.
+        key: The field that names a row; None as `data.diff.compare.diff` has it.
+        mapping: Field of the shape -> column.
+        num_examples: Rows of each kind to show; 0 for none.
+
+    Raises:
+        RequestError: `num_examples` is negative.
+        DataError: As `data.diff.compare.diff`.
     """
     if num_examples < 0:
         raise RequestError(f"num_examples={num_examples}", expected="0 or more", do="ask for no or some examples")

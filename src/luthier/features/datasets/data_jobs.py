@@ -135,7 +135,12 @@ def list_jobs(context: Context, caller: Caller, *, limit: int = 10) -> list[Data
 
 
 def cancel(context: Context, caller: Caller, job_id: str) -> None:
-    """Cancel a job. Raises NotFoundError, ConflictError where it has ended."""
+    """Cancel a job.
+
+    Raises:
+        NotFoundError: There is none in the project.
+        ConflictError: It has ended.
+    """
     shown = show_job(context, caller, job_id)
     with context.database.transaction():
         after = context.jobs.ask(job_id, "cancel")
@@ -147,7 +152,12 @@ def cancel(context: Context, caller: Caller, job_id: str) -> None:
 
 
 def pause(context: Context, caller: Caller, job_id: str) -> None:
-    """Pause a job that writes questions. Raises NotFoundError, ConflictError where it has ended or reads files."""
+    """Pause a job that writes questions.
+
+    Raises:
+        NotFoundError: There is none in the project.
+        ConflictError: It has ended or reads files.
+    """
     shown = show_job(context, caller, job_id)
     if shown.is_import:
         raise ConflictError(

@@ -334,7 +334,9 @@ class SplitOrigin:
 def begin_split(context: Context, caller: Caller, version: DatasetVersion, wishes: SplitWishes) -> CachedResult:
     """Begin `split_dataset` in the background, unless that version is being split already.
 
-    Raises NotFoundError, and RequestError for options that are impossible with any rows.
+    Raises:
+        NotFoundError: There is none in the project.
+        RequestError: The options are impossible with any rows.
     """
     dataset = context.datasets.get(caller.project_id, version.dataset_id)
     _check_split(wishes, dataset.name)

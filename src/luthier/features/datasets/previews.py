@@ -365,7 +365,11 @@ def make_card(
 
 
 def croissant_path(output: Path) -> Path:
-    """`README.croissant.json` for `README.md`. Raises RequestError for a name that no card can have."""
+    """`README.croissant.json` for `README.md`.
+
+    Raises:
+        RequestError: A name that no card can have.
+    """
     if output.suffix.lower() not in (".md", ".markdown"):
         raise RequestError(
             f"--output {output}", expected="a Markdown file, such as README.md", do="give it a name that ends in .md"

@@ -185,6 +185,14 @@ def estimate(
 ) -> Estimate:
     """The tokens and the cost of writing questions, from up to 50 passages spread over the file.
 
+    Args:
+        context: The home.
+        caller: Whose project it is.
+        version: The version with the passages.
+        teacher: The model that writes; None where it is not chosen yet, and then there is no cost.
+        pairs_per_passage: Pairs to write for each passage.
+        max_passages: Only so many passages from the start of the file; None for all.
+
     Raises:
         NotFoundError: The file of the version is gone.
         DataError: The file cannot be read.

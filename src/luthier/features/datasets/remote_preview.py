@@ -42,7 +42,11 @@ _MAX_COLUMNS: Final = 200
 
 
 def preview_answer(context: Context, document: dict[str, Any]) -> dict[str, Any]:
-    """The answer to the question `remote`, in a process of its own. document: `address`."""
+    """The answer to the question `remote`, in a process of its own.
+
+    Args:
+        document: `address`.
+    """
     return look(context, document["address"])
 
 

@@ -176,7 +176,18 @@ def rows_page(
 ) -> dict[str, Any]:
     """A page of the rows, as `read_page` says; of a large file by its index, so that no page costs more than another.
 
-    Raises NotFoundError, DataError, WorkError.
+    Args:
+        context: The home.
+        caller: Whose project it is.
+        version: The version.
+        start: The first row of the page, from 0.
+        num: The most rows.
+        lines: Only rows of these lines of the file; None for all.
+
+    Raises:
+        NotFoundError: The file of the version is gone.
+        DataError: The file cannot be read.
+        WorkError: The machine could not index it.
     """
     if is_small(version.filename, version.num_bytes):
         file = files.get_file(context, caller.project_id, version.file_id)
@@ -189,9 +200,10 @@ def sample_rows(
 ) -> tuple[int, list[Row]]:
     """How many records a version has, and up to `most` rows spread over them; those that cannot be read are left out.
 
-    first: of the first so many records alone; None for all.
-
     Raises NotFoundError, DataError, WorkError.
+
+    Args:
+        first: Of the first so many records alone; None for all.
     """
     if is_small(version.filename, version.num_bytes):
         file = files.get_file(context, caller.project_id, version.file_id)
@@ -218,9 +230,11 @@ def _all_rows(path: Path) -> list[Row | RowProblem]:
 def look_at(path: Path, columns: Mapping[str, str] | None = None) -> dict[str, Any]:
     """How many rows a file has, their columns, their shape and why it is that one; what is wrong where there is none.
 
-    columns: which column is which field, as a person has chosen.
+    Args:
+        columns: Which column is which field, as a person has chosen.
 
-    Raises NotFoundError and DataError where the file as a whole cannot be read.
+    Raises:
+        NotFoundError, DataError: The file as a whole cannot be read.
     """
     from luthier.ml.data.files.source import open_source
     from luthier.ml.data.rows.rows import read_as, read_rows

@@ -195,7 +195,10 @@ def check_header(context: Context, file: StoredFile) -> None:
 def adopt_file(context: Context, caller: Caller, name: str, file_id: str, *, note: str = "") -> DatasetVersion:
     """Make a dataset of a file that the API has brought; it stays the API's when the dataset is removed.
 
-    Raises NotFoundError, RequestError (it holds no rows), ConflictError (the name is taken).
+    Raises:
+        NotFoundError: there is none in the project.
+        RequestError: it holds no rows.
+        ConflictError: the name is taken.
     """
     file = files.get_file(context, caller.project_id, file_id)
     check_filename(file.filename)

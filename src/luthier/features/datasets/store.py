@@ -118,9 +118,15 @@ class DatasetStore(Store):
     """The datasets of all projects."""
 
     def add(self, dataset: Dataset, first: DatasetVersion) -> DatasetAndVersion:
-        """Keep a new dataset with its first version, whose file will not expire any more.
+        """Store a new dataset with its first version, whose file will not expire any more.
 
-        Raises ConflictError where the project has one of the name, NotFoundError where the file is gone.
+        Args:
+            dataset: The dataset.
+            first: Its version 1.
+
+        Raises:
+            ConflictError: The project has a dataset of the name.
+            NotFoundError: The file of the version is gone.
         """
         conflict = ConflictError(
             f"a dataset {dataset.name!r} exists already",
@@ -197,7 +203,12 @@ class DatasetStore(Store):
         return sorted(found, key=lambda pair: (pair[1].created_at, pair[1].number), reverse=True)[:limit]
 
     def learn_num_rows(self, file_id: str, num_rows: int) -> None:
-        """Write down how many rows a file has with the versions whose rows were not counted when they came."""
+        """Fill in how many rows a file has, in the versions whose rows were not counted when they were added.
+
+        Args:
+            file_id: The file.
+            num_rows: Its rows.
+        """
         query = _VERSIONS.query(file_id=file_id)
         with self._write() as connection:
             for row in connection.execute(query).mappings().all():
@@ -207,7 +218,16 @@ class DatasetStore(Store):
                     _VERSIONS.put(connection, version.model_copy(update={"num_rows": num_rows}))
 
     def choose_columns(self, dataset_id: str, number: int, columns: Mapping[str, str]) -> DatasetVersion:
-        """Store which column is which field with a version. Raises NotFoundError."""
+        """Store with a version which of its columns is which field. The rows stay as they are.
+
+        Args:
+            dataset_id: The dataset.
+            number: Of the version.
+            columns: Field of the shape -> column of the file.
+
+        Raises:
+            NotFoundError: There is no such version.
+        """
         with self._write() as connection:
             known = _VERSIONS.first(connection, is_locked=True, dataset_id=dataset_id, number=number)
             if known is None:
@@ -249,7 +269,13 @@ class DatasetStore(Store):
             _DATASETS.remove(connection, dataset_id, project_id=project_id)
 
     def decide(self, dataset_id: str, version: int, decision: RowDecision) -> RowDecision:
-        """Store the decision about a row, in place of an earlier one."""
+        """Store the decision about a row, in place of an earlier one.
+
+        Args:
+            dataset_id: The dataset.
+            version: Number of the version.
+            decision: With the line of its row; its time is set here, by the database's clock.
+        """
         with self._write() as connection:
             # The time of the database orders decisions of people whose servers differ.
             made = decision.model_copy(update={"decided_at": self._database.clock(connection)})
@@ -259,9 +285,19 @@ class DatasetStore(Store):
     def decide_open(
         self, dataset_id: str, version: int, lines: Sequence[int], decision: Decision, author: str
     ) -> Sequence[int]:
-        """Store one decision about all of these rows that have none yet; returns their lines.
+        """Store one decision about all of these rows that have none yet.
 
         In one transaction: a decision that somebody else stores meanwhile is never replaced.
+
+        Args:
+            dataset_id: The dataset.
+            version: Number of the version.
+            lines: The rows, by their lines in the file; a line that is named twice counts once.
+            decision: The same for all of them.
+            author: Whoever decides, as the entry names them.
+
+        Returns:
+            The lines that got the decision.
         """
         with self._write() as connection:
             now = self._database.clock(connection)
@@ -277,12 +313,24 @@ class DatasetStore(Store):
         return made
 
     def undo_decision(self, dataset_id: str, version: int, row: int) -> None:
-        """Delete the decision about a row."""
+        """Delete the decision about a row, if there is one.
+
+        Args:
+            dataset_id: The dataset.
+            version: Number of the version.
+            row: Its line in the file.
+        """
         with self._write() as connection:
             connection.execute(delete(row_decisions).where(*_of(dataset_id, version), row_decisions.c.row == row))
 
     def undo_decisions(self, dataset_id: str, version: int, rows: Sequence[int]) -> None:
-        """Delete the decisions about several rows."""
+        """Delete the decisions about several rows.
+
+        Args:
+            dataset_id: The dataset.
+            version: Number of the version.
+            rows: Their lines in the file; those without a decision change nothing.
+        """
         with self._write() as connection:
             # In portions: databases limit the number of parameters of one statement.
             for start in range(0, len(rows), _PORTION):

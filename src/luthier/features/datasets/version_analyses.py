@@ -44,14 +44,20 @@ class AuditSettings:
 def audit_state(
     context: Context, caller: Caller, version: DatasetVersion, settings: AuditSettings | None = None
 ) -> CachedResult:
-    """The state of an audit. Raises NotFoundError for the dataset to hold it against."""
+    """The state of an audit.
+
+    Raises:
+        NotFoundError: There is no dataset to compare it with.
+    """
     return cached_result(context, _audit_subject(context, caller, version, settings or AuditSettings())[0])
 
 
 def begin_audit(context: Context, caller: Caller, version: DatasetVersion, settings: AuditSettings) -> CachedResult:
     """Audit a version in the background.
 
-    Raises NotFoundError for the dataset to hold it against, RequestError for a model that is not on this machine.
+    Raises:
+        NotFoundError: There is no dataset to compare it with.
+        RequestError: A model that is not on this machine.
     """
     if settings.model:
         check_is_local(context, settings.model)
@@ -164,7 +170,10 @@ def difference(
 def map_of(context: Context, caller: Caller, version: DatasetVersion, *, again: bool = False) -> CachedResult:
     """The map, as `dataset_questions.map_answer` returns it; begun at the first view.
 
-    again: start it again where it failed. Raises NotFoundError.
+    Raises NotFoundError.
+
+    Args:
+        again: Start it again where it failed.
     """
     file = files.get_file(context, caller.project_id, version.file_id)
     # The same rows in two datasets share one map.
@@ -193,7 +202,11 @@ def tokens_state(context: Context, version: DatasetVersion, model: str, template
 
 
 def begin_tokens(context: Context, caller: Caller, version: DatasetVersion, model: str, template: str) -> CachedResult:
-    """Find out the tokens of a version. Raises RequestError for a model that is not on this machine, or a template."""
+    """Find out the tokens of a version.
+
+    Raises:
+        RequestError: A model that is not on this machine, or a template.
+    """
     check_is_local(context, model)
     if template not in TEMPLATES:
         raise RequestError(

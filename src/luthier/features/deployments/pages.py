@@ -10,7 +10,7 @@ from starlette.responses import Response
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, LuthierError, NotFoundError, RequestError
 from luthier.core.records.deployment import Revision
-from luthier.features.deployments import canary_release, canary_sides
+from luthier.features.deployments import canary_release
 from luthier.features.deployments import service as deployments
 from luthier.features.model_cards import service as project_models
 from luthier.features.release_gates.service import default_gate, remedy
@@ -116,7 +116,7 @@ def compare(request: Request, context: HomeContext, caller: Trainer, name: str) 
             f"{name!r} has no canary", expected="a canary that is being tried", do="deploy one to a part of the users"
         )
         return _page(request, context, caller, name, {"error": error})
-    canary_sides.start_comparison(context, caller.project_id, name)
+    canary_release.start_comparison(context, caller.project_id, name)
     return redirect(request, f"/deployments/{name}")
 
 
@@ -164,6 +164,6 @@ def _canary_values(context: Context, caller: Caller, name: str, revision: Revisi
     is_same = seen is not None and seen.canary == revision.canary and seen.revision == revision.number
     return {
         "seen": seen if is_same else None,
-        "comparison": canary_sides.comparison_state(context, caller.project_id, name),
-        "deciders": canary_sides.who_may_decide(context, caller),
+        "comparison": canary_release.comparison_state(context, caller.project_id, name),
+        "deciders": canary_release.who_may_decide(context, caller),
     }

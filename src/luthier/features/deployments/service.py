@@ -121,7 +121,11 @@ def _refused(found: GatePassage) -> ConflictError:
 
 
 def deployed_run(context: Context, caller: Caller, revision: Revision) -> str:
-    """The run that made the target which most users get. Raises ConflictError where none is known."""
+    """The run that made the target which most users get.
+
+    Raises:
+        ConflictError: None is known.
+    """
     share = revision.main_share
     judged = judged_behind(context, caller, share)
     if judged.run_id is None:
@@ -320,7 +324,8 @@ def rollback(context: Context, caller: Caller, name: str, *, expected_revision: 
 def choose_target_engines(context: Context, caller: Caller, made: Deployment) -> dict[str, EngineDecision]:
     """How each target of a deployment is served from now on; GGUF copies are made, which takes minutes.
 
-    Raises NotFoundError where a target is not on this machine any more.
+    Raises:
+        NotFoundError: A target is not on this machine any more.
     """
     found = {share.target: served_share(context, caller, share) for share in made.revision.shares}
     return choose_engines(context, found)

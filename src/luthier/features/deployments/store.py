@@ -23,7 +23,11 @@ class DeploymentStore(Store):
     """The deployments of all projects."""
 
     def add(self, deployment: Deployment) -> Deployment:
-        """Keep a new deployment with its first revision. Raises ConflictError where the project has one of the name."""
+        """Keep a new deployment with its first revision.
+
+        Raises:
+            ConflictError: The project has one of the name.
+        """
         conflict = ConflictError(
             f"a deployment {deployment.name!r} exists already",
             expected="a name that is free",
@@ -39,9 +43,14 @@ class DeploymentStore(Store):
         return deployment.model_copy(update={"revision": revision, "created_at": now})
 
     def revise(self, known: Deployment, revision: Revision) -> Deployment:
-        """Make a revision the newest. known: the deployment that the revision was made from.
+        """Make a revision the newest.
 
-        Raises ConflictError where it has another revision by now, or is gone.
+        Args:
+            known: The deployment that the revision was made from.
+            revision: With the number after that of `known`.
+
+        Raises:
+            ConflictError: The deployment has another revision by now, or is gone.
         """
         is_it = deployments.c.deployment_id == known.deployment_id
         with self._write() as connection:
@@ -94,7 +103,13 @@ class DeploymentStore(Store):
 
 
 def changed_meanwhile(name: str, known: int, newest: int | None) -> ConflictError:
-    """The error for a change of a deployment that has changed in the meantime."""
+    """The error for a change of a deployment that somebody else has changed in the meantime.
+
+    Args:
+        name: The deployment.
+        known: The revision that the change starts from.
+        newest: The revision that it has now; None where it was deleted.
+    """
     now = "is gone" if newest is None else f"is at revision {newest}"
     return ConflictError(
         f"the deployment {name!r} {now}, not at revision {known}: somebody else has changed it",

@@ -356,7 +356,11 @@ def _text_of(content: Any) -> str:
 
 
 def messages_of(run: EvalRun, item: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The messages that a row asks the model. Raises RequestError for a field that the row lacks or of another form."""
+    """The messages that a row asks the model.
+
+    Raises:
+        RequestError: A field that the row lacks or of another form.
+    """
     source = run.data_source
     assert isinstance(source, CompletionsSource | ResponsesSource)
     if isinstance(source.input_messages, Template):

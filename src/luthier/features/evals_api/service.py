@@ -94,7 +94,12 @@ def update(context: Context, caller: Caller, eval_id: str, changes: EvalUpdate) 
 
 
 def delete(context: Context, caller: Caller, eval_id: str) -> None:
-    """Delete an eval with its runs. Raises NotFoundError; ConflictError while a run is active."""
+    """Delete an eval with its runs.
+
+    Raises:
+        NotFoundError: there is none in the project.
+        ConflictError: a run is active.
+    """
     context.evals.get(caller.project_id, eval_id)
     # Runs go with their eval; a worker in the middle of one would then write items of a run that is gone.
     if num := context.evals.num_active_runs(eval_id):
@@ -169,7 +174,12 @@ def start_run(context: Context, caller: Caller, eval_id: str, request: RunReques
 
 
 def cancel_run(context: Context, caller: Caller, eval_id: str, run_id: str) -> RunView:
-    """Cancel a run; what was graded stays. Raises NotFoundError; ConflictError where it has ended."""
+    """Cancel a run; what was graded stays.
+
+    Raises:
+        NotFoundError: there is none in the project.
+        ConflictError: it has ended.
+    """
     view = context.evals.run(caller.project_id, eval_id, run_id)
     with context.database.transaction():
         # A request to the worker, which stops between two items; a queued job ends at once.
@@ -179,7 +189,12 @@ def cancel_run(context: Context, caller: Caller, eval_id: str, run_id: str) -> R
 
 
 def delete_run(context: Context, caller: Caller, eval_id: str, run_id: str) -> None:
-    """Delete a run with its items; its report stays. Raises NotFoundError; ConflictError while it is active."""
+    """Delete a run with its items; its report stays.
+
+    Raises:
+        NotFoundError: there is none in the project.
+        ConflictError: it is active.
+    """
     view = context.evals.run(caller.project_id, eval_id, run_id)
     if view.job.status not in ENDED:
         raise ConflictError(

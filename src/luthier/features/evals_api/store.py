@@ -81,7 +81,16 @@ class EvalStore(Store):
         return self._get(_EVALS, eval_id, project_id=project_id)
 
     def change(self, project_id: str, eval_id: str, changes: EvalUpdate) -> Eval:
-        """Set what the changes name. Raises NotFoundError."""
+        """Change an eval.
+
+        Args:
+            project_id: The project of the eval.
+            eval_id: The eval.
+            changes: Fields that are not set stay.
+
+        Raises:
+            NotFoundError: The project has no such eval.
+        """
         with self._write() as connection:
             # Locked until the commit: two changes of one eval would otherwise each write the other's old fields back.
             one = _EVALS.get(connection, eval_id, is_locked=True, project_id=project_id)
@@ -98,7 +107,12 @@ class EvalStore(Store):
             _EVALS.remove(connection, eval_id, project_id=project_id)
 
     def add_run(self, run: EvalRun, job: Job) -> RunView:
-        """Keep a run and queue its job: both or neither."""
+        """Store a run and queue its job: both or neither.
+
+        Args:
+            run: Its time is set here.
+            job: Of the run.
+        """
         with self._write() as connection:
             now = self._database.clock(connection)
             run = run.model_copy(update={"created_at": now})
@@ -107,7 +121,16 @@ class EvalStore(Store):
             return RunView(run, made)
 
     def run(self, project_id: str, eval_id: str, eval_run_id: str) -> RunView:
-        """One run of an eval. Raises NotFoundError, also for another project's."""
+        """One run of an eval.
+
+        Args:
+            project_id: The project of the eval.
+            eval_id: The eval.
+            eval_run_id: The run.
+
+        Raises:
+            NotFoundError: The project has no such eval, or the eval no such run.
+        """
         with self._database.read() as connection:
             _EVALS.get(connection, eval_id, project_id=project_id)
             is_it = (eval_runs.c.eval_run_id == eval_run_id) & (eval_runs.c.eval_id == eval_id)
@@ -117,7 +140,11 @@ class EvalStore(Store):
             return _run_view(row)
 
     def run_of_job(self, job_id: str) -> EvalRun:
-        """The run that a job carries out. Raises NotFoundError where it was deleted."""
+        """The run that a job carries out.
+
+        Raises:
+            NotFoundError: It was deleted.
+        """
         with self._database.read() as connection:
             row = connection.execute(select(*_RUN_COLUMNS).where(eval_runs.c.job_id == job_id)).mappings().first()
             if row is None:
@@ -129,8 +156,16 @@ class EvalStore(Store):
     ) -> tuple[list[RunView], bool]:
         """One page of the runs of an eval, and whether more follow.
 
+        Args:
+            project_id: The project of the eval.
+            eval_id: The eval.
+            after: The id of the run before the page; None begins at the first.
+            limit: The most runs.
+            order: `asc` for the oldest first, `desc` for the newest.
+            status: Only runs in this status; None for all.
+
         Raises:
-            NotFoundError: the project has no such eval.
+            NotFoundError: The project has no such eval.
             RequestError: `after` is no run of it.
         """
         with self._database.read() as connection:
@@ -161,6 +196,11 @@ class EvalStore(Store):
     def append(self, eval_run_id: str, items: Sequence[OutputItem], totals: RunTotals) -> None:
         """Keep graded items with the counts that include them: all or none.
 
+        Args:
+            eval_run_id: The run.
+            items: In the order of their rows; their time is set here.
+            totals: The counts of the run, these items included.
+
         Raises:
             NotFoundError: The run was deleted.
         """
@@ -184,13 +224,28 @@ class EvalStore(Store):
             connection.execute(delete(eval_output_items).where(is_it))
 
     def item(self, eval_run_id: str, item_id: str) -> OutputItem:
-        """One graded item. Raises NotFoundError."""
+        """One graded item.
+
+        Raises:
+            NotFoundError: The run has no such item.
+        """
         return self._get(_ITEMS, item_id, eval_run_id=eval_run_id)
 
     def items(
         self, eval_run_id: str, *, after: str | None, limit: int, order: Order, status: str | None
     ) -> tuple[list[OutputItem], bool]:
-        """One page of the graded items of a run, and whether more follow. Raises RequestError for the `after`."""
+        """One page of the graded items of a run, and whether more follow.
+
+        Args:
+            eval_run_id: The run; whether the caller may see it is checked before.
+            after: The id of the item before the page; None begins at the first.
+            limit: The most items.
+            order: `asc` for the order of the rows, `desc` for the reverse.
+            status: Only items with this result: `pass`, `fail` or `error`; None for all.
+
+        Raises:
+            RequestError: `after` is no item of the run.
+        """
         columns = eval_output_items.c
         with self._database.read() as connection:
             where = [columns.eval_run_id == eval_run_id]
@@ -204,7 +259,12 @@ class EvalStore(Store):
         return [_ITEMS.of_row(row) for row in rows[:limit]], len(rows) > limit
 
     def all_items(self, eval_run_id: str, at_once: int = 500) -> Iterator[OutputItem]:
-        """All graded items of a run in order, read a few at a time."""
+        """All graded items of a run, in the order of its rows.
+
+        Args:
+            eval_run_id: The run.
+            at_once: Items that one query reads.
+        """
         last = -1
         while True:
             beyond = eval_output_items.c.position > last
@@ -219,7 +279,18 @@ class EvalStore(Store):
     def list(
         self, project_id: str, *, after: str | None, limit: int, order: Order, order_by: str
     ) -> tuple[list[Eval], bool]:
-        """One page of a project's evals, and whether more follow. Raises RequestError for an unknown `after`."""
+        """One page of a project's evals, and whether more follow.
+
+        Args:
+            project_id: The project.
+            after: The id of the eval before the page; None begins at the first.
+            limit: The most evals.
+            order: `asc` for the oldest first, `desc` for the newest.
+            order_by: `created_at` or `updated_at`, the time that `order` is about.
+
+        Raises:
+            RequestError: `after` is no eval of the project.
+        """
         by = evals.c.updated_at if order_by == "updated_at" else evals.c.created_at
         with self._database.read() as connection:
             where = [evals.c.project_id == project_id]

@@ -182,7 +182,12 @@ def show_order(context: Context, caller: Caller, job_id: str) -> OrderView:
 
 
 def cancel(context: Context, caller: Caller, job_id: str) -> None:
-    """Cancel it; nothing is left of it. Raises NotFoundError, ConflictError where it has ended."""
+    """Cancel it; nothing is left of it.
+
+    Raises:
+        NotFoundError: There is none in the project.
+        ConflictError: It has ended.
+    """
     show_order(context, caller, job_id)
     with context.database.transaction():
         job = context.jobs.ask(job_id, "cancel")

@@ -96,7 +96,7 @@ def judged_together(
         metrics: those that were requested, and further ones.
         limits: most tokens of an answer, and of a thought before it; None takes them from the rows.
     """
-    from luthier.ml.baselines.system import as_system
+    from luthier.ml.baselines.predict import as_system
     from luthier.ml.evaluation.compare import judge_in_full
     from luthier.ml.evaluation.metrics.registry import as_definitions
 

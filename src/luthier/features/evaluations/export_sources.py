@@ -125,7 +125,11 @@ def _whole_outcome(run_id: str, result: TrainResult) -> Path:
 
 
 def outcome_digest(weights: Sequence[Path]) -> str:
-    """The digest of a run's weights, as in its result. weights: its files, at least one, in order."""
+    """The digest of a run's weights, as in its result.
+
+    Args:
+        weights: Its files, at least one, in order.
+    """
     digests = {file.name: sha256_file(file) for file in weights}
     # One file: its own digest, as other tools show it. Shards: the digest of the names with their digests.
     return digests[weights[0].name] if len(digests) == 1 else sha256_document(digests)

@@ -47,7 +47,12 @@ class EvaluationStore(Store):
         self._results: LRUCache[Evaluation] = LRUCache(_MAX_RESULTS)
 
     def save(self, evaluation: Evaluation) -> None:
-        """Add an evaluation. Raises ConflictError (id taken) and NotFoundError (no such run)."""
+        """Add an evaluation.
+
+        Raises:
+            ConflictError: The id is taken.
+            NotFoundError: There is no such run.
+        """
         try:
             with self._write() as connection:
                 _EVALUATIONS.insert(connection, evaluation)
@@ -76,9 +81,14 @@ class EvaluationStore(Store):
         return found
 
     def overviews(self, project_id: str, *, limit: int, after: str | None = None) -> Sequence[EvaluationOverview]:
-        """List entries of a project's evaluations, newest first, after the evaluation `after`.
+        """List entries of a project's evaluations, newest first.
 
         Those without a run belong to the project `default`, as their runs would.
+
+        Args:
+            project_id: The project.
+            limit: The most entries.
+            after: Only evaluations that were made before this one; None begins at the newest.
         """
         from luthier.core.evaluation_overview import EvaluationOverview
 

@@ -22,7 +22,8 @@ _PANEL_WIDTH = 100
 def show_evaluation(console: Console, evaluation: Evaluation, *, only_what_decides: bool = False) -> None:
     """Metrics of all systems with their 95% intervals, the alternatives, the comparisons, and the verdict.
 
-    only_what_decides: leave out the comparisons that the verdict does not rest on.
+    Args:
+        only_what_decides: Leave out the comparisons that the verdict does not rest on.
     """
     for note in evaluation.rows_notes:
         console.print(visible(note), soft_wrap=True)

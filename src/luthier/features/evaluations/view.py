@@ -54,7 +54,11 @@ def metric_rows(evaluation: Evaluation) -> list[MetricRow]:
 
 
 def difference_rows(comparisons: Sequence[Comparison], metrics: dict[str, Metric], roles: Roles) -> list[DifferenceRow]:
-    """Those of the candidate first, in the order of the metrics. metrics: a figure of each, for its unit."""
+    """Those of the candidate first, in the order of the metrics.
+
+    Args:
+        metrics: A figure of each, for its unit.
+    """
     order = {name: place for place, name in enumerate(metrics)}
     ordered = sorted(comparisons, key=lambda c: (c.candidate != roles.candidate, order.get(c.metric, len(order))))
     return [difference_row(one, metrics[one.metric].unit if one.metric in metrics else "") for one in ordered]
@@ -152,7 +156,16 @@ def samples_shown(
     *,
     kept: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """All that the part shows. number: of the page, from 1. address: of its page. kept: further fields of addresses."""
+    """The values of the part of a page that shows answers beside each other, filtered and by page.
+
+    Args:
+        evaluation: The evaluation.
+        who: Which systems are shown in which role.
+        asked: The fields of the filter, as the address has them.
+        number: Of the page, from 1; the last page where it is beyond that.
+        address: Of the page that the part belongs to.
+        kept: Further fields of the addresses of other pages.
+    """
     metrics = scored_metrics(evaluation)
     error = None
     try:

@@ -98,7 +98,16 @@ def verify_bundle(
 ) -> VerifyReport:
     """Prove a bundle whole, signed by a key where one is given, and made for a base model where one is named.
 
-    Raises NotFoundError (no such folder, key or base model on this machine) and RequestError (the key cannot be used).
+    Args:
+        context: The home.
+        folder: Of the bundle.
+        key: The file of the public key; None checks no signature.
+        bundle_sha256: The digest that the bundle must have; None for any.
+        base: The base model on this machine that it must be made for; None for any.
+
+    Raises:
+        NotFoundError: No such folder or key, or no such base model on this machine.
+        RequestError: The key cannot be used.
     """
     from luthier.ml.export.bundle.verify import verify
 
@@ -162,7 +171,9 @@ def push(context: Context, folder: Path, url: str, *, is_public: bool = False) -
 def sign_bundle(context: Context, folder: Path, key: Path) -> str:
     """Sign a whole bundle with the key of a PEM file; returns the key as `verify` names it.
 
-    Raises RequestError (not whole, or the key cannot be used), ConflictError (signed already, by another key).
+    Raises:
+        RequestError: The bundle is not whole, or the key cannot be used.
+        ConflictError: It is signed already, by another key.
     """
     from luthier.ml.export.bundle.write import add_signature
 
@@ -170,7 +181,12 @@ def sign_bundle(context: Context, folder: Path, key: Path) -> str:
 
 
 def base_facts(context: Context, name: str, sha256: str, path: str, licence: str | None = None) -> BaseFacts:
-    """What is known of a base model. licence: where it is known already. path: where its licence texts may be."""
+    """What is known of a base model.
+
+    Args:
+        licence: Where it is known already.
+        path: Where its licence texts may be.
+    """
     from luthier.ml.export.bundle.facts import BaseFacts
     from luthier.ml.inference.models import cache, catalog, sources
     from luthier.ml.inference.models import catalog as names
@@ -219,7 +235,11 @@ def _licence_texts(folder: Path) -> dict[str, str]:
 
 
 def run_facts(record: RunRecord, plan: Plan) -> RunFacts:
-    """What is known of a run, with names in place of paths. Raises RequestError where it has no result."""
+    """What is known of a run, with names in place of paths.
+
+    Raises:
+        RequestError: It has no result.
+    """
     from luthier.ml.export.bundle.facts import RunFacts
     from luthier.ml.export.bundle.write import without_folders
 

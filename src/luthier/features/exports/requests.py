@@ -146,7 +146,12 @@ def show_export(context: Context, caller: Caller, export_id: str) -> ExportView:
 
 
 def cancel(context: Context, caller: Caller, export_id: str) -> None:
-    """Cancel an export; nothing is left of it. Raises NotFoundError, ConflictError where it has ended."""
+    """Cancel an export; nothing is left of it.
+
+    Raises:
+        NotFoundError: There is none in the project.
+        ConflictError: It has ended.
+    """
     found = context.exports.get(caller.project_id, export_id)
     with context.database.transaction():
         context.jobs.ask(found.job_id, "cancel")
@@ -164,7 +169,9 @@ def retry(context: Context, caller: Caller, export_id: str) -> None:
 def remove(context: Context, caller: Caller, export_id: str) -> ServerExport:
     """Delete an export and its files; returns the deleted one.
 
-    Raises NotFoundError, and ConflictError while it is being made, or where a deployment routes to it.
+    Raises:
+        NotFoundError: There is none in the project.
+        ConflictError: It is being made, or a deployment routes to it.
     """
     view = show_export(context, caller, export_id)
     if not view.has_ended:
@@ -197,7 +204,12 @@ def remove_files(context: Context, export_id: str) -> None:
 
 
 def verify(context: Context, caller: Caller, export_id: str) -> VerifyReport:
-    """Compare every file of an export with its manifest. Raises NotFoundError, ConflictError while it is not made."""
+    """Compare every file of an export with its manifest.
+
+    Raises:
+        NotFoundError: There is none in the project.
+        ConflictError: It is not made.
+    """
     _, folder = made_export(context, caller, export_id)
     return bundles.verify_bundle(context, folder)
 
@@ -293,7 +305,12 @@ def file_of(context: Context, caller: Caller, export_id: str, path: str) -> Path
 
 
 def card_of(context: Context, caller: Caller, export_id: str) -> str:
-    """The card of an export, as Markdown. Raises NotFoundError, ConflictError while it is not made."""
+    """The card of an export, as Markdown.
+
+    Raises:
+        NotFoundError: There is none in the project.
+        ConflictError: It is not made.
+    """
     from luthier.ml.export.bundle.manifest import CARD
 
     # A card is Markdown from the disk and goes into a page: the bound keeps a damaged file from filling memory.

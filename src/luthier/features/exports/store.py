@@ -27,7 +27,12 @@ class ExportStore(Store):
     """The exports of all projects."""
 
     def add(self, export: ServerExport, job: Job) -> ServerExport:
-        """Keep an export that is to be made, and queue its job: both or neither."""
+        """Store an export that is to be made, and queue its job: both or neither.
+
+        Args:
+            export: Its time is set here.
+            job: Of the export.
+        """
         with self._write() as connection:
             # The clock of the database: servers that share it may have clocks that differ.
             now = self._database.clock(connection)
@@ -35,7 +40,15 @@ class ExportStore(Store):
             return _EXPORTS.insert(connection, export, now)
 
     def finish(self, export_id: str, made: Export) -> None:
-        """Keep what was made. Raises NotFoundError."""
+        """Store what was made.
+
+        Args:
+            export_id: The export.
+            made: Its files and its proof.
+
+        Raises:
+            NotFoundError: It was deleted.
+        """
         with self._write() as connection:
             _EXPORTS.change(connection, export_id, {"document": made.model_dump_json()})
 

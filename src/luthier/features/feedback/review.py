@@ -47,7 +47,11 @@ class Queued:
 
 
 def accepted(context: Context, project_id: str, model: str | None = None) -> list[ReviewItem]:
-    """What may be trained on, in the order in which it was queued. model: None for all models of the project."""
+    """What may be trained on, in the order in which it was queued.
+
+    Args:
+        model: None for all models of the project.
+    """
     return list(context.review_items.list(project_id, model=model, status="accepted"))
 
 
@@ -121,9 +125,18 @@ def queue_exchange(context: Context, caller: Caller, exchange_id: str) -> Queued
 def queue_sample(
     context: Context, caller: Caller, model: str, num: int, *, since: float = 0.0, seed: int | None = None
 ) -> Queued:
-    """Have that many exchanges with a model reviewed, drawn at random from those that were answered and never queued.
+    """Queue exchanges with a model for review, drawn at random from those that were answered and never queued.
 
-    since: seconds since 1970. Raises RequestError for a number that cannot be.
+    Args:
+        context: the home.
+        caller: whose project it is.
+        model: the model or deployment.
+        num: how many, at least 1.
+        since: only exchanges of this time and later, in seconds since 1970.
+        seed: of the draw; None for another one each time.
+
+    Raises:
+        RequestError: `num` is below 1, or above `MAX_QUEUED`.
     """
     if not 1 <= num <= MAX_QUEUED:
         raise RequestError(f"a sample of {num:,}", expected=f"from 1 to {MAX_QUEUED:,}", do="ask for such a number")
@@ -138,7 +151,11 @@ def queue_sample(
 
 def queue_liked(context: Context, caller: Caller, model: str, *, since: float = 0.0) -> Queued:
     """Have the answers of a model reviewed that people gave a thumb up, or a score of at least 0.8, and no one the
-    contrary. since: of the feedback, in seconds since 1970. At most 1,000 in one call, the newest first."""
+    contrary. At most 1,000 in one call, the newest first.
+
+    Args:
+        since: of the feedback, in seconds since 1970.
+    """
     liked: dict[str, bool] = {}
     for one in context.feedback.list(caller.project_id, model=model, since=since):
         is_low = one.score is not None and one.score < LIKED_SCORE
@@ -194,7 +211,12 @@ def decide(
 
 
 def undo(context: Context, caller: Caller, review_id: str) -> ReviewItem:
-    """Have an item wait again; its edited text stays. Raises NotFoundError, ConflictError where it waits."""
+    """Have an item wait again; its edited text stays.
+
+    Raises:
+        NotFoundError: there is none in the project.
+        ConflictError: it waits.
+    """
     seen = show_item(context, caller.project_id, review_id)
     if seen.status == "waiting":
         raise ConflictError(f"{review_id} waits already", expected="an item that was decided", do="decide it")

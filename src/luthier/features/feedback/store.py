@@ -59,7 +59,15 @@ class FeedbackStore(Store):
         until: float | None = None,
         limit: int | None = None,
     ) -> Sequence[Feedback]:
-        """Feedback of a project that was given in a time (`until` not included), newest first."""
+        """Feedback of a project, newest first.
+
+        Args:
+            project_id: The project.
+            model: Only feedback on answers of this model; None for all.
+            since: In seconds since 1970; feedback of that moment is included.
+            until: In seconds since 1970, not included; None for no end.
+            limit: The most entries; None for all.
+        """
         when = feedback.c.created_at
         where = [when >= since] if until is None else [when >= since, when < until]
         order = [when.desc(), feedback.c.number.desc()]
@@ -116,9 +124,15 @@ class ReviewStore(Store):
             return None
 
     def save(self, item: ReviewItem, *, seen: ReviewItem) -> None:
-        """Write the current state of an item. seen: its state at the decision.
+        """Store the new state of an item.
 
-        Raises NotFoundError where it is gone, ConflictError where someone else has changed it since.
+        Args:
+            item: The new state.
+            seen: The state that the decision was made on.
+
+        Raises:
+            NotFoundError: The item is gone.
+            ConflictError: Someone else has changed it since.
         """
         with self._write() as connection:
             # SELECT ... FOR UPDATE where the database has it: the comparison and the write below are one step.
@@ -146,12 +160,25 @@ class ReviewStore(Store):
         status: ReviewStatus | None = None,
         limit: int | None = None,
     ) -> Sequence[ReviewItem]:
-        """Items in the order in which they came."""
+        """Items of the review queue in the order in which they came.
+
+        Args:
+            project_id: The project.
+            model: Only answers of this model; None for all.
+            status: Only items in this status; None for all.
+            limit: The most items; None for all.
+        """
         order = [review_items.c.number]
         return self._list(_ITEMS, order=order, project_id=project_id, model=model, status=status, limit=limit)
 
     def ids(self, project_id: str, *, model: str | None = None, status: ReviewStatus | None = None) -> Sequence[str]:
-        """The ids of items, in the order in which they came."""
+        """The ids of items of the review queue, in the order in which they came.
+
+        Args:
+            project_id: The project.
+            model: Only answers of this model; None for all.
+            status: Only items in this status; None for all.
+        """
         which = _ITEMS.where(project_id=project_id, model=model, status=status)
         return self._scalars(select(review_items.c.review_id).where(*which).order_by(review_items.c.number))
 

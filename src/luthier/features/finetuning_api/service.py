@@ -109,7 +109,8 @@ def _tracking(request: FineTuningRequest) -> list[TrackerRecipe] | None:
 def default_rate(request: FineTuningRequest, hidden_size: int) -> float:
     """The learning rate that a multiplier counts from: what a plan takes for this method where a recipe is silent.
 
-    hidden_size: of the base model.
+    Args:
+        hidden_size: of the base model.
     """
     from luthier.ml.planning import learning_rates
 
@@ -295,7 +296,12 @@ def page_of_jobs(
 
 
 def ask(context: Context, caller: Caller, job_id: str, wish: Wish) -> Job:
-    """Pause or cancel a job. Raises NotFoundError, ConflictError where its state forbids that."""
+    """Pause or cancel a job.
+
+    Raises:
+        NotFoundError: there is none in the project.
+        ConflictError: its state forbids that.
+    """
     get(context, caller, job_id)
     # Only a wish is stored; the worker that trains sees it at its next step.
     with context.database.transaction():

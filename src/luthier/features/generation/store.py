@@ -31,7 +31,12 @@ class GenerationStore(Store):
         return found
 
     def keep(self, new: Mapping[str, Generation], *, engine: str) -> None:
-        """Store generations, all in one transaction. engine: who wrote them, for people who read the table."""
+        """Store generations, all in one transaction. One that is stored already stays as it is.
+
+        Args:
+            new: By the digest of all that decides them.
+            engine: That wrote them, for people who read the table.
+        """
         if not new:
             return
         now = datetime.now(UTC).isoformat(timespec="seconds")

@@ -90,9 +90,15 @@ def format_of(path: Path) -> FileFormat:
 
 
 def import_label_studio(context: Context, caller: Caller, panel_id: str, content: bytes, name: str) -> Imported:
-    """Take in ratings from an export of Label Studio: all of them, or none. name: the file's, for messages.
+    """Take in ratings from an export of Label Studio: all of them, or none.
 
-    Raises DataError (no such export; items, choices or raters that cannot be), NotFoundError, ConflictError (closed).
+    Args:
+        name: The file's, for messages.
+
+    Raises:
+        DataError: No such export; items, choices or raters that cannot be.
+        NotFoundError: There is none in the project.
+        ConflictError: The panel is closed.
     """
     panel = context.rating_panels.get(caller.project_id, panel_id)
     tasks = _loaded(content, name)
@@ -325,7 +331,11 @@ class _Making:
 
 
 def preference_pairs(context: Context, caller: Caller, panel_id: str, *, with_caught: bool = False) -> Pairs:
-    """Pairs of what people prefer. with_caught: also from raters who seem not to read. Raises NotFoundError."""
+    """Pairs of what people prefer. Raises NotFoundError.
+
+    Args:
+        with_caught: Also from raters who seem not to read.
+    """
     panel = context.rating_panels.get(caller.project_id, panel_id)
     table = ratings_table(context, caller.project_id, panel_id).real
     caught = () if with_caught else panel_report(context, caller, panel_id).caught

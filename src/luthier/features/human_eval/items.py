@@ -131,9 +131,13 @@ def answer_rows(
 def answers_of(
     evaluation: Evaluation, systems: Sequence[str] | None = None, *, most_rows: int = USUAL_NUM_ROWS
 ) -> AnsweredRows:
-    """The answers that stand in an evaluation. systems: by their names there; None takes all models that have written.
+    """The answers that stand in an evaluation.
 
-    Raises RequestError for a system that is not there or has written nothing.
+    Args:
+        systems: By their names there; None takes all models that have written.
+
+    Raises:
+        RequestError: A system that is not there or has written nothing.
     """
     with_texts = {system.name: system for system in evaluation.systems if system.samples}
     models = tuple(name for name, system in with_texts.items() if system.is_model)
@@ -206,7 +210,11 @@ def make_items(
 ) -> tuple[list[RatingItem], int]:
     """All items of a panel, and how many pairs are not shown because both answers are the same text.
 
-    attention: attention checks as a share of the real items, rounded up, and two at least unless it is 0.
+    Args:
+        kind: Pairs, or single answers with scores.
+        answered: The rows with the answers of each system.
+        attention: Attention checks as a share of the real items, rounded up, and two at least unless it is 0.
+        seed: Of the order and the sides: the same seed makes the same panel.
     """
     # One generator for all draws in a fixed order: the same seed makes the same panel.
     drawn = random.Random(seed)  # noqa: S311 - an order that can be made again

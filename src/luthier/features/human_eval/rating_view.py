@@ -108,9 +108,20 @@ def keep_preference(
     comment: str = "",
     shown_at: float | None = None,
 ) -> Rating:
-    """Keep which of two answers is better. choice: `first` or `second` as they stand on the page, or `tie`.
+    """Store which of two answers is better.
 
-    Raises RequestError (another choice, a panel of scores, no such item), ConflictError (the panel is closed).
+    Args:
+        context: The home.
+        panel: The panel.
+        rater: Whoever has rated.
+        item: The number of the item.
+        choice: `first` or `second` as they stand on the page of this rater, or `tie`.
+        comment: What the rater has added.
+        shown_at: When the page was shown, in seconds since 1970; None where that is not known.
+
+    Raises:
+        RequestError: Another choice, a panel of scores, or no such item.
+        ConflictError: The panel is closed.
     """
     _check(panel, "pairwise", item)
     # Derived again, never taken from the form, so a manipulated form cannot swap the answers.
@@ -142,7 +153,21 @@ def keep_scores(
     comment: str = "",
     shown_at: float | None = None,
 ) -> Rating:
-    """Keep a score from 1 to 5 for each criterion of the panel. Raises as `keep_preference`."""
+    """Store a score for each criterion of the panel.
+
+    Args:
+        context: The home.
+        panel: The panel.
+        rater: Whoever has rated.
+        item: The number of the item.
+        scores: From 1 to 5, for each criterion.
+        comment: What the rater has added.
+        shown_at: When the page was shown, in seconds since 1970; None where that is not known.
+
+    Raises:
+        RequestError: A score is missing or not from 1 to 5, a panel of pairs, or no such item.
+        ConflictError: The panel is closed.
+    """
     _check(panel, "likert", item)
     missing = [name for name in panel.criteria if name not in scores]
     if missing or not all(1 <= score <= 5 for score in scores.values()) or set(scores) - set(panel.criteria):

@@ -44,7 +44,11 @@ class RaterLink:
 
 
 def new_link(panel_id: str, name: str) -> RaterLink:
-    """A rater who is not kept yet, with a link. Raises RequestError for a name that cannot be."""
+    """A rater who is not kept yet, with a link.
+
+    Raises:
+        RequestError: A name that cannot be.
+    """
     name = name.strip()
     if not name or len(name) > _MAX_NAME_CHARACTERS or not name.isprintable():
         raise RequestError(
@@ -70,7 +74,9 @@ def add_rater(context: Context, caller: Caller, panel_id: str, name: str) -> Rat
 def renew_link(context: Context, caller: Caller, panel_id: str, rater_id: str) -> RaterLink:
     """Another link for a rater, who continues where they stopped; the previous one no longer works.
 
-    Raises NotFoundError, ConflictError where the panel is closed.
+    Raises:
+        NotFoundError: There is none in the project.
+        ConflictError: The panel is closed.
     """
     panel = context.rating_panels.get(caller.project_id, panel_id)
     token = secrets.token_urlsafe(_NUM_TOKEN_BYTES)
@@ -191,7 +197,9 @@ def is_panel_of(context: Context, caller: Caller, panel_id: str) -> bool:
 def own_link(context: Context, caller: Caller, panel_id: str) -> RaterLink:
     """A link with which the caller rates a panel themselves: as the rater of their name, who is added where missing.
 
-    Raises NotFoundError, ConflictError where the panel is closed.
+    Raises:
+        NotFoundError: There is none in the project.
+        ConflictError: The panel is closed.
     """
     context.rating_panels.get(caller.project_id, panel_id)
     # By name: a member who rates under a second name would count as two raters.
@@ -202,7 +210,12 @@ def own_link(context: Context, caller: Caller, panel_id: str) -> RaterLink:
 
 
 def close_panel(context: Context, caller: Caller, panel_id: str) -> RatingPanel:
-    """Take no more ratings. Raises NotFoundError, and ConflictError where it is closed already."""
+    """Take no more ratings.
+
+    Raises:
+        NotFoundError: There is none in the project.
+        ConflictError: It is closed already.
+    """
     with context.database.transaction():
         closed = context.rating_panels.close(caller.project_id, panel_id)
         record(context, caller, "panel.closed", panel_id)

@@ -67,7 +67,14 @@ class RatingPanelStore(Store):
         items: Sequence[RatingItem],
         people: Sequence[tuple[Rater, str]],
     ) -> RatingPanel:
-        """Keep a new panel with all that is shown, and its raters, each with the digest of their link."""
+        """Store a new panel with all that it shows, and its raters.
+
+        Args:
+            project_id: The project that the panel belongs to.
+            panel: Without times, which are set here.
+            items: All that raters see, in the order of their numbers.
+            people: Each rater with the SHA-256 digest of their link; the link itself is not stored.
+        """
         with self._write() as connection:
             now = self._database.clock(connection)
             # Panel, items, raters and log entry in one transaction: a link never leads to half a panel.
@@ -96,7 +103,11 @@ class RatingPanelStore(Store):
         return self._list(_ITEMS, order=[rating_items.c.item], panel_id=panel_id)
 
     def item(self, panel_id: str, number: int) -> RatingItem:
-        """One of them. Raises NotFoundError."""
+        """One item of a panel, by its number.
+
+        Raises:
+            NotFoundError: The panel has no such item.
+        """
         found = self._find(_ITEMS, panel_id=panel_id, item=number)
         if found is None:
             raise NotFoundError(f"no item {number} in this panel", expected="one of its items", do="reload the page")
@@ -107,7 +118,11 @@ class RatingPanelStore(Store):
         return self._list(_RATERS, order=[raters.c.number], panel_id=panel_id)
 
     def rater(self, panel_id: str, rater_id: str) -> Rater:
-        """One of them. Raises NotFoundError."""
+        """One rater of a panel.
+
+        Raises:
+            NotFoundError: The panel has no such rater.
+        """
         return self._get(_RATERS, rater_id, panel_id=panel_id)
 
     def by_link(self, digest: str) -> tuple[Rater, RatingPanel] | None:
@@ -120,7 +135,15 @@ class RatingPanelStore(Store):
             return rater, _PANELS.get(connection, rater.panel_id)
 
     def add_rater(self, rater: Rater, digest: str) -> Rater:
-        """Have one more rate. Raises ConflictError where the panel has one of this name, or is closed."""
+        """Add a rater to a panel.
+
+        Args:
+            rater: Names the panel.
+            digest: SHA-256 of the rater's link.
+
+        Raises:
+            ConflictError: The panel has a rater of this name, or is closed.
+        """
         conflict = ConflictError(
             f"the panel has a rater {rater.name!r} already", expected="a name that is free", do="choose another"
         )
@@ -130,7 +153,17 @@ class RatingPanelStore(Store):
             return _add_rater(connection, rater, digest, self._database.clock(connection))
 
     def change_link(self, panel_id: str, rater_id: str, digest: str | None) -> Rater:
-        """Give a rater another link, or, with None, none; their ratings stay. Raises NotFoundError."""
+        """Replace or withdraw the link of a rater; their ratings stay.
+
+        Args:
+            panel_id: The panel.
+            rater_id: The rater.
+            digest: SHA-256 of the new link; None withdraws the old one.
+
+        Raises:
+            NotFoundError: The panel has no such rater.
+            ConflictError: The panel is closed; a link can still be withdrawn.
+        """
         with self._write() as connection:
             if digest is not None:
                 _check_open(connection, panel_id)
@@ -139,12 +172,25 @@ class RatingPanelStore(Store):
             return _RATERS.get(connection, rater_id)
 
     def ratings(self, panel_id: str, rater_id: str | None = None) -> Sequence[Rating]:
-        """The ratings of all or of one, in the order of time."""
+        """Ratings of a panel, in the order of time.
+
+        Args:
+            panel_id: The panel.
+            rater_id: Only those of this rater; None for all.
+        """
         order = [ratings.c.rated_at, ratings.c.item]
         return self._list(_RATINGS, order=order, panel_id=panel_id, rater_id=rater_id)
 
     def keep(self, panel_id: str, rating: Rating) -> Rating:
-        """Store the rating of an item, in place of the rater's earlier one. Raises ConflictError (closed)."""
+        """Store the rating of an item, in place of the rater's earlier one.
+
+        Args:
+            panel_id: The panel.
+            rating: Names the rater and the item; its time is set here.
+
+        Raises:
+            ConflictError: The panel is closed.
+        """
         try:
             return self._keep_one(panel_id, rating)
         except IntegrityError:  # the same form was sent twice together, and the other was first
@@ -156,9 +202,15 @@ class RatingPanelStore(Store):
         people: Sequence[Rater],
         said: Sequence[Rating],
     ) -> None:
-        """Keep ratings that come from elsewhere, all or none; `people` are new raters, who have no link.
+        """Store ratings that come from elsewhere, all or none.
 
-        A rating that says when it was given keeps that time. Raises ConflictError where the panel is closed.
+        Args:
+            panel_id: The panel.
+            people: The raters that are new here; they have no link.
+            said: Their ratings. One that has a time keeps it, others get that of the database.
+
+        Raises:
+            ConflictError: The panel is closed.
         """
         with self._write() as connection:
             _check_open(connection, panel_id)
@@ -170,9 +222,17 @@ class RatingPanelStore(Store):
                 _keep(connection, panel_id, rating, rating.rated_at or now)
 
     def take_back(self, panel_id: str, rater_id: str) -> int | None:
-        """Delete the newest rating of a rater; returns the item, None where there is none.
+        """Delete the newest rating of a rater.
 
-        Raises ConflictError where the panel is closed.
+        Args:
+            panel_id: The panel.
+            rater_id: The rater.
+
+        Returns:
+            The number of the item; None where there is no rating.
+
+        Raises:
+            ConflictError: The panel is closed.
         """
         theirs = (ratings.c.panel_id == panel_id) & (ratings.c.rater_id == rater_id)
         # The item breaks ties of the clock, so that undo is deterministic.
@@ -186,7 +246,12 @@ class RatingPanelStore(Store):
         return int(item)
 
     def close(self, project_id: str, panel_id: str) -> RatingPanel:
-        """Take no more ratings. Raises NotFoundError, and ConflictError where it is closed already."""
+        """Take no more ratings.
+
+        Raises:
+            NotFoundError: There is none in the project.
+            ConflictError: It is closed already.
+        """
         with self._write() as connection:
             _PANELS.get(connection, panel_id, project_id=project_id)
             _check_open(connection, panel_id)

@@ -57,7 +57,15 @@ def item_id_of(kind: str, subject: str) -> str:
 
 
 def dataset_work(dataset_id: str, name: str, version: int, num_rows: int | None, num_decided: int) -> Work:
-    """The annotation of a dataset."""
+    """The annotation of a dataset as an entry of the inbox.
+
+    Args:
+        dataset_id: The dataset.
+        name: Its name.
+        version: The number of its newest version.
+        num_rows: Of this version; None where they have not been counted.
+        num_decided: Rows of it that have a decision.
+    """
     total = "an unknown number of rows" if num_rows is None else f"{num_rows:,} rows"
     return Work(
         kind="annotate",

@@ -42,7 +42,13 @@ class InboxStore(Store):
         return kept
 
     def notify(self, project_id: str, *, events: Sequence[Event], documents: Sequence[WatchDocument]) -> None:
-        """Queue messages: events for the webhooks of a project, and mails with what is noted about them."""
+        """Queue messages, all or none.
+
+        Args:
+            project_id: The project.
+            events: For the webhooks of the project.
+            documents: Mails, and the notes that they were sent.
+        """
         with self._write() as connection:
             _queue(connection, project_id, events, documents, self._database.clock(connection))
 

@@ -21,8 +21,7 @@ from luthier.core.errors import DataError, LuthierError, NotFoundError, Overlong
 from luthier.core.ids import new_id
 from luthier.core.ports import Engine, Generation, Progress, Prompt, Score
 from luthier.core.records.calibration import Calibration, Target
-from luthier.core.records.monitoring import WatchSettings
-from luthier.core.results.signal import Signal
+from luthier.core.records.monitoring import Signal, WatchSettings
 from luthier.core.results.suite import CRITERIA
 from luthier.features.generation.engines import find_teacher, is_address, parse_address
 from luthier.features.models.names import find_model
@@ -52,7 +51,11 @@ def open_judge(context: Context, name: str) -> Engine:
 
 
 def judge_name(name: str) -> str:
-    """The name that results and calibrations know a judge by. Raises RequestError for an address without a model."""
+    """The name that results and calibrations know a judge by.
+
+    Raises:
+        RequestError: An address without a model.
+    """
     # Normalised (no slash at the end, lower-case scheme), so that calibrations are found again.
     return "#".join(parse_address(name)) if is_address(name) else name
 
@@ -60,8 +63,10 @@ def judge_name(name: str) -> str:
 def same_base(context: Context, judge: str, systems: Mapping[str, str]) -> tuple[str, ...]:
     """A caution for each system that shares its base model with the judge, since judges prefer what they would write.
 
-    systems: by the name that is shown, what each was made of: a base model, a run, or an address. Panickssery et al.,
-    2024, "LLM Evaluators Recognize and Favor Their Own Generations", arXiv:2404.13076.
+    Panickssery et al., 2024, "LLM Evaluators Recognize and Favor Their Own Generations", arXiv:2404.13076.
+
+    Args:
+        systems: By the name that is shown, what each was made of: a base model, a run, or an address.
     """
     own = _base_of(context, judge)
     return tuple(
@@ -289,8 +294,11 @@ def scores_of_sides(
 ) -> tuple[dict[str, float], tuple[str, ...]]:
     """The mean score of sampled answers on both sides of a canary, 0 to 1, by exchange, and cautions.
 
-    frame: exchanges with their words, columns of `Exchange`. An unavailable judge is a caution, not an error. Raises
-    nothing where the settings name no judge: then there are no scores.
+    An unavailable judge is a caution, not an error. Raises nothing where the settings name no judge: then there are no
+    scores.
+
+    Args:
+        frame: Exchanges with their words, columns of `Exchange`.
     """
     if settings.judge is None:
         return {}, ()

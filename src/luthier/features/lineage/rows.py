@@ -178,7 +178,11 @@ def row_lineage(context: Context, caller: Caller, row: str) -> RowLineage:
 
 
 def checked_row(row: str) -> str:
-    """What a row is looked for by. Raises RequestError for too few characters."""
+    """What a row is looked for by.
+
+    Raises:
+        RequestError: Too few characters.
+    """
     wanted = row.strip()
     if len(wanted) < MIN_CHARACTERS:
         raise RequestError(

@@ -60,7 +60,11 @@ class Toolbox:
         return [tool for tool in self.tools if tool.is_allowed(caller)]
 
     def find(self, name: str) -> Tool:
-        """A tool by its name. Raises RequestError where it is not there."""
+        """A tool by its name.
+
+        Raises:
+            RequestError: It is not there.
+        """
         found = next((tool for tool in self.tools if tool.name == name), None)
         if found is not None:
             return found

@@ -151,7 +151,8 @@ def list_tuned(
 ) -> tuple[list[TunedView], bool]:
     """What the project's runs have made, newest first, behind the run `after`, and whether there is more.
 
-    Raises NotFoundError for an `after` that is not a run of the project.
+    Raises:
+        NotFoundError: An `after` that is not a run of the project.
     """
     if after is not None:
         _check_run(context, caller, after)
@@ -227,7 +228,8 @@ def targets(context: Context, caller: Caller) -> list[tuple[str, str]]:
 def run_of(context: Context, caller: Caller, name: str) -> tuple[str | None, TunedModel | None]:
     """The run behind a name (None for a base model's), and the tuned model of that name, where it is one.
 
-    Raises NotFoundError for a tuned model that is not there, or another project's.
+    Raises:
+        NotFoundError: A tuned model that is not there, or another project's.
     """
     if is_id(name, "run"):
         return name, None

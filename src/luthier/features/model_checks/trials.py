@@ -75,9 +75,12 @@ class Trial:
 
 
 def try_model(path: Path, rows: Path | None, work: Path, begins: Callable[[str], None]) -> Iterator[Check]:
-    """Take a model through all parts, one after another. begins: called with the name of each.
+    """Take a model through all parts, one after another.
 
     An error of any kind ends its part alone.
+
+    Args:
+        begins: Called with the name of each.
     """
     from luthier.platform.home.context import Context
 

@@ -115,7 +115,9 @@ def show_model(context: Context, name: str) -> ModelView:
 def remove_model(context: Context, name: str) -> ModelView:
     """Delete what Luthier stores of a model; returns the deleted one.
 
-    Raises NotFoundError where it was not pulled, ConflictError where another process is pulling it.
+    Raises:
+        NotFoundError: It was not pulled.
+        ConflictError: Another process is pulling it.
     """
     from luthier.ml.inference.models import catalog, sources
 

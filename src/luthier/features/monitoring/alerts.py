@@ -19,8 +19,7 @@ from luthier.core.access import Caller
 from luthier.core.errors import RequestError, WorkError
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import new_id
-from luthier.core.records.monitoring import Alert, AlertSettings, AlertStatus
-from luthier.core.results.signal import Signal, WatchReport
+from luthier.core.records.monitoring import Alert, AlertSettings, AlertStatus, Signal, WatchReport
 from luthier.features.monitoring.alerts_store import Event, Settled
 from luthier.ml.charts.visible import shown
 from luthier.ml.drift.alerts import Standing, review_signals
@@ -135,9 +134,13 @@ def alert_settings(context: Context, project_id: str) -> AlertSettings:
 
 
 def change_settings(context: Context, caller: Caller, changes: dict[str, Any]) -> AlertSettings:
-    """Change some of the settings of the caller's project. changes: by the names of `AlertSettings`.
+    """Change some of the settings of the caller's project.
 
-    Raises RequestError for a value that cannot be.
+    Args:
+        changes: By the names of `AlertSettings`.
+
+    Raises:
+        RequestError: A value that cannot be.
     """
     # Outside `change`, which may run several times.
     for address in changes.get("emails", ()):

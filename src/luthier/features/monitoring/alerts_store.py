@@ -77,7 +77,14 @@ class AlertStore(Store):
     def list(
         self, project_id: str, *, model: str | None = None, status: AlertStatus | None = None, limit: int | None = None
     ) -> Sequence[Alert]:
-        """Alerts of a project, newest first."""
+        """Alerts of a project, newest first.
+
+        Args:
+            project_id: The project.
+            model: Only alerts of this deployment; None for all.
+            status: Only open or only closed ones; None for both.
+            limit: The most alerts; None for all.
+        """
         return self._list(_ALERTS, project_id=project_id, model=model, status=status, limit=limit)
 
     def get(self, alert_id: str, project_id: str) -> Alert:

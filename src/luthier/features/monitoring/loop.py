@@ -18,8 +18,7 @@ from pydantic import Field
 from luthier.core.errors import LuthierError
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import sha256_document
-from luthier.core.records.monitoring import Alert, AlertSettings
-from luthier.core.results.signal import SignalState, WatchReport
+from luthier.core.records.monitoring import Alert, AlertSettings, SignalState, WatchReport
 from luthier.core.system.process_setup import start_daemon
 from luthier.features.inbox.reminders import remind_due
 from luthier.features.monitoring import alerts

@@ -13,8 +13,7 @@ from starlette.responses import Response
 
 from luthier.core.access import Caller
 from luthier.core.errors import LuthierError, NotFoundError
-from luthier.core.records.monitoring import Alert
-from luthier.core.results.signal import Signal, SignalGroup, WatchReport
+from luthier.core.records.monitoring import Alert, Signal, SignalGroup, WatchReport
 from luthier.features.feedback import review as review_queue
 from luthier.features.feedback import service as feedback
 from luthier.features.monitoring import alerts
@@ -37,7 +36,12 @@ _HOUR = 3600.0
 
 
 def signal_charts(signals: Sequence[Signal], past: Sequence[PastCheck]) -> list[Plot]:
-    """One chart for each signal that two looks have seen a value of; what has changed comes first."""
+    """One chart for each signal that two checks have seen a value of; what has changed comes first.
+
+    Args:
+        signals: Of the newest check.
+        past: All checks that are shown, the newest last.
+    """
     # False sorts before True, and the sort is stable: the rest keeps the order of the report.
     order = sorted(signals, key=lambda one: one.state != "changed")
     return [chart for one in order if (chart := _chart(one, past)) is not None]

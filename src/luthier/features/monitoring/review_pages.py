@@ -88,7 +88,14 @@ class ReviewView:
     def at(
         self, *, item: str | None = None, status: str | None = None, model: str | None = None, edit: bool = False
     ) -> str:
-        """The address of another item, filter or form."""
+        """The address of another item, filter or form.
+
+        Args:
+            item: The item to show; None for the first one that the filter leaves.
+            status: The filter; None for that of this page.
+            model: The model whose answers are shown, empty for all; None for that of this page.
+            edit: Whether the page has the form of a correction.
+        """
         values = {
             "model": self.model if model is None else model,
             "status": status or self.status,

@@ -20,8 +20,7 @@ from luthier.core.evaluation import Metric
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import new_id
 from luthier.core.records.deployment import Share
-from luthier.core.records.monitoring import SETTINGS_KIND, WatchSettings
-from luthier.core.results.signal import Signal
+from luthier.core.records.monitoring import SETTINGS_KIND, Signal, WatchSettings
 from luthier.core.results.suite import SuiteResult, TaskResult
 from luthier.features.evaluation_orders.service import ASKED, EvaluationOrder, needs_operator
 from luthier.platform.home.context import Context
@@ -75,7 +74,9 @@ def state_of(context: Context, project_id: str, model: str) -> SuiteState:
 def begin_due(context: Context, project_id: str, model: str, settings: WatchSettings) -> Job | None:
     """Have the suite begin where its time has come and the last one has ended; the job, None where it has not.
 
-    Raises NotFoundError where the target of the name is gone, ConflictError where it cannot be evaluated.
+    Raises:
+        NotFoundError: The target of the name is gone.
+        ConflictError: It cannot be evaluated.
     """
     if settings.suite is None:
         return None

@@ -22,8 +22,7 @@ from luthier.core.access import Caller
 from luthier.core.dataset import Example
 from luthier.core.errors import ConflictError, DataError, NotFoundError, RequestError
 from luthier.core.records.deployment import Share
-from luthier.core.records.monitoring import WatchSettings
-from luthier.core.results.signal import WatchReport
+from luthier.core.records.monitoring import WatchReport, WatchSettings
 from luthier.core.system.bounded_regex import BoundedPattern
 from luthier.features.judges.service import judge_name
 from luthier.features.monitoring.scheduled_suites import SETTINGS, check_suite_file, model_settings
@@ -35,10 +34,10 @@ from luthier.platform.home.context import Context
 if TYPE_CHECKING:
     import polars as pl
 
-    from luthier.ml.drift.drift.topics import TextWords
     from luthier.ml.drift.signals.columns import Checks
     from luthier.ml.drift.signals.signal_report import Watched
     from luthier.ml.drift.signals.training import Profile
+    from luthier.ml.drift.topics import TextWords
 
 MAX_CHARACTERS: Final = 4_000
 """Of a text that is looked at: what comes later counts in no signal."""
@@ -98,7 +97,7 @@ def text_words(texts: Sequence[str]) -> TextWords:
     import polars as pl
 
     from luthier.ml.data.text.words import word_blocks
-    from luthier.ml.drift.drift.topics import TextWords
+    from luthier.ml.drift.topics import TextWords
 
     cut = pl.Series([text[:MAX_CHARACTERS] for text in texts], dtype=pl.String)
     # hashes: uint64 [words of all texts]; counts: int64 [texts], how many words each text has.

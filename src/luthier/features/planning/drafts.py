@@ -86,8 +86,11 @@ class DraftPlanner:
     def plan(self, project_id: str, draft: str, recipe: Mapping[str, Any], *, wait_seconds: float) -> Planned | None:
         """The plan of a recipe, waited for so long; None while it is not done, or where the draft has changed since.
 
-        draft: names what is being drafted; of one draft only the newest recipe is planned.
-        Raises BusyError where too many wait already.
+        Args:
+            draft: Names what is being drafted; of one draft only the newest recipe is planned.
+
+        Raises:
+            BusyError: Too many wait already.
         """
         digest = sha256_document({"project": project_id, "recipe": dict(recipe)})
         deadline = time.monotonic() + wait_seconds

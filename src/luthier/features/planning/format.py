@@ -292,7 +292,7 @@ def plan_lines(run_id: str, plan: Plan, device: Device | None = None) -> list[st
     """Run, rows, what is trained, how long, how precise and how it is evaluated: one line each.
 
     Args:
-        run_id: empty for a plan that is not run.
+        run_id: Empty for a plan that is not run.
         plan: of the run.
         device: the one that the quote is for; None for this machine's.
     """

@@ -20,8 +20,11 @@ _ROWS_A_CANARY: Final = 10
 def planted(recipe: Recipe, shape: Shape, num_rows: int) -> tuple[Example, ...]:
     """The canaries of a recipe as examples of the same kind as its rows; none where it requests none.
 
-    num_rows: training rows with them. Raises RecipeError for more than one canary for ten rows, and for rows or
-    objectives that do not learn answers as they stand.
+    Args:
+        num_rows: Training rows with them.
+
+    Raises:
+        RecipeError: More than one canary for ten rows, or rows or objectives that do not learn answers as they stand.
     """
     asked = recipe.data.canaries
     if asked is None:

@@ -41,7 +41,11 @@ _OURS = ("reference",)
 
 
 def tools_for(prepared: Prepared, *, is_first: bool) -> Tools:
-    """What the run lends its objective. is_first: whether this process, of several, writes the run's files."""
+    """What the run lends its objective.
+
+    Args:
+        is_first: Whether this process, of several, writes the run's files.
+    """
     from luthier.ml.training.objective_protocol import Tools
 
     splits = [split for split in (prepared.train, prepared.validation) if split is not None]
@@ -85,7 +89,8 @@ def check_drawing(plan: Plan, splits: Sequence[PreparedSplit], room_tokens: int)
 def rewards_of(rewards: Sequence[Reward] | None, splits: Sequence[PreparedSplit]) -> Rewards | None:
     """The rewards of a plan over the rows of these splits; None where it has none.
 
-    Raises RequestError for a formula or a place that no grader can fill, and for rows that lack a required field.
+    Raises:
+        RequestError: A formula or a place that no grader can fill, or rows that lack a required field.
     """
     if rewards is None:
         return None

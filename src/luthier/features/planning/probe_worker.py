@@ -44,9 +44,9 @@ def run(plan_document: dict[str, Any], steps: list[Any], step_done: Callable[[],
 
     from luthier.core.plan import ObjectivePlan, Plan
     from luthier.core.ports import SilentProgress
-    from luthier.ml.training import device as memory
+    from luthier.ml.inference import accelerator as memory
+    from luthier.ml.inference.accelerator import compute_exactly
     from luthier.ml.training.checkpoint import CheckpointStore
-    from luthier.ml.training.device import compute_exactly
     from luthier.ml.training.loop import train
     from luthier.ml.training.model import TrainableModel
     from luthier.ml.training.objectives.distillation import Distillation

@@ -159,7 +159,8 @@ def probe(context: Context, prepared: Prepared) -> Calibration:
     The step with the run's largest micro-batch warms up and is repeated at the end; between are the run's smaller,
     middle and larger ones. Nothing is saved of what they train.
 
-    Raises WorkError where the steps do not finish, with the output of the child process.
+    Raises:
+        WorkError: the steps do not finish, with the output of the child process.
     """
     from luthier.ml.inference.models.structure import read_structure
     from luthier.ml.planning import predict
@@ -183,7 +184,8 @@ def probe(context: Context, prepared: Prepared) -> Calibration:
 def stored(context: Context, device: Device, plan: Plan, *, tell: Tell | None = None) -> Calibration | None:
     """The calibration that earlier probes on this machine speak for; None where none has run for this device.
 
-    tell: called about a file that cannot be used, which is then ignored; a Python warning where it is None.
+    Args:
+        tell: called about a file that cannot be used, which is then ignored; a Python warning where it is None.
     """
     from luthier.ml.planning import predict
 

@@ -166,7 +166,11 @@ def compare_options(
 
 
 def device_for(context: Context, name: str | None) -> Device:
-    """The device of a name, or of this machine where there is none. Raises RequestError for an unknown one."""
+    """The device of a name, or of this machine where there is none.
+
+    Raises:
+        RequestError: an unknown one.
+    """
     from luthier.ml.planning.devices import device_of, this_machine
     from luthier.platform.home.hardware_benchmark import hardware_of
 
@@ -175,7 +179,11 @@ def device_for(context: Context, name: str | None) -> Device:
 
 
 def workloads_of(prepared: Prepared, here: Device) -> Callable[[Device], Workload]:
-    """The run as each device would carry it out, its batches counted from the very rows. here: this machine."""
+    """The run as each device would carry it out, its batches counted from the very rows.
+
+    Args:
+        here: this machine.
+    """
     from luthier.ml.inference.models.structure import read_structure
     from luthier.ml.planning.hypothetical_run import refuse_idle_devices
     from luthier.ml.planning.resolve_for_device import chosen_on
@@ -407,7 +415,8 @@ def estimate_quote(
 def advise(context: Context, prepared: Prepared, *, on: str | None = None, prices: PriceTable | None = None) -> Advice:
     """The method to take for these rows on a device (None: this machine), within the recipe's budget.
 
-    Raises RequestError for an unknown device.
+    Raises:
+        RequestError: an unknown device.
     """
     from luthier.ml.inference.models.structure import read_structure
     from luthier.ml.planning import fit as rules

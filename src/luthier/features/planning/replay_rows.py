@@ -36,7 +36,8 @@ ReplayPart = tuple["LoadedFile", Path, Sequence[Example]]
 def load_replay(rows: LocatedRows, base_dir: Path, spill: Spill | None = None) -> dict[Split, ReplayPart]:
     """Read the general rows that a recipe names: `replay` is trained on, `replay_held_out` never; none where not asked.
 
-    Raises RecipeError for a replay that neither trains nor measures anything, and for rows that nothing would judge.
+    Raises:
+        RecipeError: A replay that neither trains nor measures anything, or rows that nothing would judge.
     """
     from luthier.ml.data.rows.formats import load_file
     from luthier.ml.data.split.split import split_by_fraction
@@ -86,8 +87,9 @@ def load_replay(rows: LocatedRows, base_dir: Path, spill: Spill | None = None) -
 def replay_plan(recipe: Recipe, splits: Mapping[Split, PreparedSplit]) -> ReplayPlan | None:
     """What a plan says of the general rows.
 
-    Raises LeakageError where rows that measure what is forgotten are trained on, unless that is allowed; RecipeError
-    for a share that leaves a step no row of the task.
+    Raises:
+        LeakageError: Rows that measure what is forgotten are trained on, unless that is allowed.
+        RecipeError: A share that leaves a step no row of the task.
     """
     from luthier.ml.data.split.split import leaked_ids
     from luthier.ml.planning.batch_shapes import num_replayed_per_step

@@ -48,9 +48,14 @@ if TYPE_CHECKING:
 
 
 def data_plan(recipe: Recipe, splits: dict[Split, PreparedSplit], template_day: str | None = None) -> DataPlan:
-    """The data part of the plan. template_day: that the rows were written on, of a template that writes the date.
+    """The data part of the plan.
 
-    Raises LeakageError for held-out rows in the training rows, unless that is allowed."""
+    Args:
+        template_day: That the rows were written on, of a template that writes the date.
+
+    Raises:
+        LeakageError: Held-out rows in the training rows, unless that is allowed.
+    """
     from luthier.ml.data.split.split import leaked_ids
 
     train, validation, held_out = splits["train"], splits.get("validation"), splits.get("held_out")

@@ -158,7 +158,14 @@ def shown(value: Any) -> str:
 
 
 def range_of(document: dict[str, Any], name: str, words: Any, factor: float = 1.0) -> tuple[str, str, str]:
-    """A predicted figure and the ends of its interval, as text; all empty where it is not known."""
+    """A predicted figure and the ends of its interval, as text; all empty where it is not known.
+
+    Args:
+        document: With the figure and its ends, under `name`, `name_low` and `name_high`.
+        name: Of the figure.
+        words: Formats a number.
+        factor: What the numbers are multiplied with first, for another unit.
+    """
     keys = (name, f"{name}_low", f"{name}_high")
     found = [document[key] for key in keys if document.get(key) is not None]
     # A figure without its interval would look like one that is exactly known.

@@ -184,7 +184,11 @@ def text_of(form: FormData, name: str, default: str = "") -> str:
 
 
 def request_of(settings: Mapping[str, str], turns: Sequence[Turn]) -> TextRequest:
-    """The request to the model. Raises RequestError for an invalid setting."""
+    """The request to the model.
+
+    Raises:
+        RequestError: An invalid setting.
+    """
     seed = settings["seed"].strip()
     sampling = Sampling(
         temperature=_number(settings, "temperature", 0, 2),

@@ -57,7 +57,11 @@ class HeadForm(FrozenModel):
 
     @classmethod
     def of(cls, form: FormData) -> HeadForm:
-        """The fields of a form that was sent; those it lacks are empty. Raises RequestError where one is too long."""
+        """The fields of a form that was sent; those it lacks are empty.
+
+        Raises:
+            RequestError: One is too long.
+        """
         found = {name: text_of(form, name) for name in cls.model_fields}
         num = sum(map(len, found.values()))
         if num > MAX_CHARACTERS:

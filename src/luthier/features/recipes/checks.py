@@ -150,11 +150,9 @@ class ColumnMap:
 def column_map(context: Context, systems: Sequence[str], file: Path, asked: Mapping[str, str] | None) -> ColumnMap:
     """The map to read a file by.
 
-    Args:
-        systems: models and runs; of the first run with a map it is taken where the file has its columns.
-        file: the rows. asked: the map that a person gave, which is used unchanged.
-
-    Raises NotFoundError for an unknown run or file, DataError for a file that cannot be read.
+    Raises:
+        NotFoundError: an unknown run or file.
+        DataError: a file that cannot be read.
     """
     if asked:
         return ColumnMap(dict(asked))
@@ -187,7 +185,11 @@ def load_mapped(
 
 
 def map_of_runs(context: Context, run_ids: Sequence[str]) -> dict[str, str] | None:
-    """The column map of the first of these runs that has one. Raises NotFoundError for an unknown run."""
+    """The column map of the first of these runs that has one.
+
+    Raises:
+        NotFoundError: an unknown run.
+    """
     maps = (context.runs.plan(run_id).recipe.data.map for run_id in run_ids)
     return next((dict(one) for one in maps if one), None)
 
@@ -240,9 +242,10 @@ def usual_metrics(examples: Sequence[Example]) -> tuple[MetricName, ...]:
 
 
 def check_metrics(metrics: Sequence[MetricName], examples: Sequence[Example]) -> None:
-    """Raises RequestError for metrics that look at what the rows do not have, naming the first such row.
+    """Unpaired rows cannot be evaluated at all: an answer that is marked as undesired is no reference.
 
-    Unpaired rows cannot be evaluated at all: an answer that is marked as undesired is no reference.
+    Raises:
+        RequestError: metrics that look at what the rows do not have, naming the first such row.
     """
     from luthier.ml.evaluation.metrics.registry import load_metrics
 

@@ -223,7 +223,11 @@ def with_values(keys: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str,
 
 
 def write_text(keys: Mapping[str, Any], names: Mapping[str, str]) -> str:
-    """The keys as YAML, in the order of recipes. names: names of files by id, written as comments."""
+    """The keys as YAML, in the order of recipes.
+
+    Args:
+        names: Names of files by id, written as comments.
+    """
     lines = write_yaml(_in_order(keys, Recipe)).removesuffix("\n").split("\n") if keys else []
     return "".join(f"{_commented(line, names)}\n" for line in lines)
 

@@ -111,7 +111,11 @@ def set_gate(context: Context, caller: Caller, text: str) -> Gate:
 
 
 def remove_gate(context: Context, caller: Caller) -> None:
-    """Remove the project's own rules; those of the home hold again. Raises NotFoundError where there are none."""
+    """Remove the project's own rules; those of the home hold again.
+
+    Raises:
+        NotFoundError: There are none.
+    """
     path = own_gate(context, caller.project_id)
     try:
         with context.database.transaction():
@@ -291,7 +295,10 @@ def unjudged_targets(context: Context, caller: Caller, shares: Sequence[Share]) 
 
 
 def refuse_unjudged(name: str, targets: Sequence[str], *, has_others: bool) -> None:
-    """Refuse to have unjudged targets answer all users of a name. has_others: whether a canary could be tried there.
+    """Refuse to have unjudged targets answer all users of a name.
+
+    Args:
+        has_others: Whether a canary could be tried there.
 
     Raises:
         ConflictError: there is any.

@@ -21,8 +21,8 @@ from luthier.core.evaluation import (
 )
 from luthier.core.evaluation_plan import SHARES_OF_CORRECT
 from luthier.core.ids import is_id
-from luthier.core.results.measured_gains import Measured, MeasuredAlone, MeasuredBaseline, MeasuredGains, TodayKind
 from luthier.core.results.roi import Case
+from luthier.core.results.roi_result import Measured, MeasuredAlone, MeasuredBaseline, MeasuredGains, TodayKind
 from luthier.core.text.suggest import suggest_ids
 from luthier.platform.home.context import Context
 
@@ -33,8 +33,10 @@ _MIN_CORRELATED: Final = 10
 def measured_gains(context: Context, name: str, case: Case) -> MeasuredGains:
     """The gains of a run's last evaluation, or of an evaluation named by its own id.
 
-    Raises NotFoundError (no such run or evaluation), RequestError (never evaluated, or not in a way that the case can
-    use), ConflictError (the files of the examples are missing or changed).
+    Raises:
+        NotFoundError: no such run or evaluation.
+        RequestError: never evaluated, or not in a way that the case can use.
+        ConflictError: the files of the examples are missing or changed.
     """
     from luthier.ml.charts.judged_rows import metric_title
     from luthier.ml.planning.roi.contradictions import is_without_tokens

@@ -123,7 +123,8 @@ def load_case(path: Path) -> Case:
 def with_prices(case: Case, table: PriceTable) -> tuple[Case, tuple[str, ...]]:
     """The case with the table's price for each device without one, and a sentence for each on its source.
 
-    Raises RequestError for a device or market without a price, and for another currency than USD without its rate.
+    Raises:
+        RequestError: a device or market without a price, or another currency than USD without its rate.
     """
     sources: list[str] = []
 

@@ -119,7 +119,9 @@ def shape_of(context: Context, caller: Caller, file_id: str) -> Shape | None:
 def fork(context: Context, caller: Caller, run_id: str) -> Fork:
     """The recipe of a run of the project, with files by id and its base model by name.
 
-    Raises NotFoundError; ConflictError for a run that has neither a plan nor a recipe yet.
+    Raises:
+        NotFoundError: There is none in the project.
+        ConflictError: A run that has neither a plan nor a recipe yet.
     """
     job = run_control.job_of(context, caller, run_id)
     if job is not None and ASKED in job.document:
@@ -140,7 +142,9 @@ def fork(context: Context, caller: Caller, run_id: str) -> Fork:
 def fork_study(context: Context, caller: Caller, study_id: str) -> Fork:
     """The recipe of a study's winner, as `fork` gives that of a run.
 
-    Raises NotFoundError; ConflictError where none is named yet.
+    Raises:
+        NotFoundError: There is none in the project.
+        ConflictError: None is named yet.
     """
     study = context.studies.get(study_id, caller.project_id)
     trials = context.studies.trials(study_id)

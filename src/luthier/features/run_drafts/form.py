@@ -80,7 +80,11 @@ class Draft:
 
 
 def draft_of(keys: Mapping[str, Any], names: Mapping[str, str], *, token: str = "") -> Draft:
-    """A draft of these keys. names: names of files by id."""
+    """A draft of these keys.
+
+    Args:
+        names: Names of files by id.
+    """
     named = with_new_keys(keys)  # what an earlier version stored may have old ones
     text = write_text(named, names)
     lines = read_text(text).lines

@@ -72,7 +72,7 @@ def compare(
 def watch(run_id: RunArgument, as_json: JsonOption = False, home: HomeOption = None) -> Answer:
     """Follow a run until it ends. With --json its events come as one document at the end."""
     from luthier.features.runs import service as runs
-    from luthier.features.training.event_text import event_text
+    from luthier.features.training.recorder import event_text
     from luthier.platform.cli.console import stdout_console, visible
 
     events = []
@@ -278,8 +278,8 @@ def _show_all(console: Console, views: list[RunView]) -> None:
 def _show_one(console: Console, details: RunDetails) -> None:
     from luthier.features.evaluations.verdict_format import print_warnings, show_evaluation
     from luthier.features.planning.format import bill_line
-    from luthier.features.training.event_text import event_text
     from luthier.features.training.format import show_fit
+    from luthier.features.training.recorder import event_text
     from luthier.platform.cli import figures
     from luthier.platform.cli.console import facts, make_table, visible
 

@@ -111,7 +111,12 @@ class RunEntryStore(Store):
         return self._scalar(is_text.limit(1)) is not None
 
     def values(self, run_ids: Sequence[str], keys: Sequence[str]) -> dict[str, dict[str, Value]]:
-        """The values of runs with these keys, by run and key."""
+        """Values that runs are searched and sorted by: run -> key -> value.
+
+        Args:
+            run_ids: The runs.
+            keys: The keys; a run without a value of one lacks it.
+        """
         found: dict[str, dict[str, Value]] = {}
         if not run_ids or not keys:
             return found
@@ -156,7 +161,8 @@ class RunEntryStore(Store):
     def dataset_names(self, project_id: str, named: Sequence[str]) -> dict[str, DatasetName]:
         """The newest dataset version of the project that holds each file, where there is one; by what named the file.
 
-        named: files by their digests or their ids.
+        Args:
+            named: Files by their digests or their ids.
         """
         if not named:
             return {}

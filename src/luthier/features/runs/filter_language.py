@@ -223,7 +223,11 @@ class _Parser:
 
 
 def filter_fault(position: int, came: str, expected: str) -> RequestError:
-    """The error for a fault of a filter. position: of its character, from 1 on."""
+    """The error for a fault of a filter.
+
+    Args:
+        position: Of its character, from 1 on.
+    """
     return RequestError(
         f"the filter has {came} at character {position}",
         expected=expected,

@@ -123,7 +123,8 @@ _IS_WAITING: Final = ~exists(select(runs.c.number).where(runs.c.run_id == jobs.c
 def entries_of(project_id: str | None, *, only_begun: bool = False) -> Any:
     """The relation that filters are about: runs of a project, and its jobs that have not begun one.
 
-    project_id: None for those of all projects.
+    Args:
+        project_id: None for those of all projects.
     """
     # A run that a command started has no job, and one of an old home no project: both belong to the default project.
     owner = func.coalesce(jobs.c.project_id, runs.c.project_id, DEFAULT_PROJECT)
@@ -200,9 +201,16 @@ class EntryQuery:
         text: str = "",
         hides_archived: bool = True,
     ) -> Select[Any]:
-        """The ids of the entries that a filter keeps, in order, at most `limit`, and how many it keeps in all.
+        """The query for the entries of one page: their ids in order, and how many there are from there on.
 
-        after: the last entry of the page before, with its value in this order; the number is then that of what is left.
+        Args:
+            tree: The filter; None keeps all entries.
+            order: The order, which the id completes to a total one.
+            limit: The most entries.
+            after: The last entry of the page before, with its value in this order. The number then is of what is left.
+            status: Only entries in this status; None for all.
+            text: Words that an entry must contain.
+            hides_archived: Whether archived entries are left out.
         """
         run_id, value = self.entries.c.run_id, self.order_value(order)
         # One pass for both: counting alone would evaluate the filter a second time.
@@ -242,7 +250,11 @@ class EntryQuery:
         return query if tree is None else query.where(self.condition(tree))
 
     def order_value(self, order: Order) -> ColumnElement[Any]:
-        """What entries are sorted by. Raises RequestError for a field that cannot be sorted by."""
+        """What entries are sorted by.
+
+        Raises:
+            RequestError: A field that cannot be sorted by.
+        """
         c, key = self.entries.c, order.key
         own: dict[str, ColumnElement[Any]] = {
             "created": c.run_id,

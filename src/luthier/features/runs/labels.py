@@ -75,7 +75,11 @@ class LabelChanges:
     remove_tags: Sequence[str] = ()
 
     def applied(self, old: RunLabels) -> RunLabels:
-        """The labels after the change. Raises RequestError for a text that is too long, or for a bad tag."""
+        """The labels after the change.
+
+        Raises:
+            RequestError: A text that is too long, or a bad tag.
+        """
         kept = [tag for tag in (old.tags if self.tags is None else self.tags) if tag not in set(self.remove_tags)]
         given = {"is_starred": self.is_starred, "is_archived": self.is_archived}
         # None stays None here: a field that was not given is not changed, an empty text clears it.
@@ -170,7 +174,11 @@ class RunLabelStore(Store):
         return self._list(_VIEWS, order=[run_views.c.name], project_id=project_id)
 
     def add_view(self, project_id: str, view: SavedView) -> None:
-        """Save a view. Raises ConflictError where the project has one of that name, or too many."""
+        """Save a view.
+
+        Raises:
+            ConflictError: The project has one of that name, or too many.
+        """
         taken = ConflictError(
             f"a view {view.name!r} exists", expected="a new name", do="choose another name, or delete the old view"
         )

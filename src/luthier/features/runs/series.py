@@ -81,7 +81,8 @@ class Curves:
     def take(self, events: Iterable[Event], *, most: int = MAX_POINTS) -> None:
         """Add events, in the order in which they were appended. Of a step reported twice the newer event counts.
 
-        most: how many points a series is thinned to, once it has twice as many.
+        Args:
+            most: How many points a series is thinned to, once it has twice as many.
         """
         for event in events:
             if isinstance(event, StepDone):

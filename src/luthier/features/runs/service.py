@@ -24,8 +24,7 @@ from luthier.core.task_head import TaskHead, task_head_in
 from luthier.features.runs.filter_language import parse_filter
 from luthier.features.runs.filter_query import Order
 from luthier.features.runs.labels import RunLabels
-from luthier.features.trackers.service import states
-from luthier.features.trackers.state import TrackerState
+from luthier.features.trackers.service import TrackerState, states
 from luthier.features.training.checkpoint_uploads.lease import OWN_LEASE
 from luthier.features.training.checkpoint_uploads.session import forget_uploads
 from luthier.ml.charts.forecast import Forecast
@@ -136,8 +135,10 @@ class RunComparison:
 def list_runs(context: Context, limit: int | None = None, *, filter_text: str = "", sort: str = "") -> list[RunView]:
     """The runs of this home, newest first, or in the order of `sort`; those that a filter keeps.
 
-    Archived runs are there unless the filter leaves them out. Raises RequestError for a filter or an order that cannot
-    be read.
+    Archived runs are there unless the filter leaves them out.
+
+    Raises:
+        RequestError: A filter or an order that cannot be read.
     """
     tree, order, views, before = parse_filter(filter_text), Order.parse(sort), list[RunView](), None
     while limit is None or len(views) < limit:
@@ -190,7 +191,12 @@ def show_run(context: Context, run_id: str) -> RunDetails:
 
 
 def compare_runs(context: Context, run_ids: Sequence[str]) -> RunComparison:
-    """Two runs or more side by side. Raises NotFoundError, and RequestError for fewer than two different runs."""
+    """Two runs or more side by side.
+
+    Raises:
+        NotFoundError: There is none in the project.
+        RequestError: Fewer than two different runs.
+    """
     # A run compared with itself would show no difference.
     if len(set(run_ids)) < 2 or len(set(run_ids)) < len(run_ids):
         raise RequestError(
@@ -235,7 +241,9 @@ def view_run(context: Context, run_id: str) -> RunView:
 def remove_run(context: Context, run_id: str) -> RunRecord:
     """Delete a run and its folder with checkpoints, adapter and report; returns the deleted run.
 
-    Raises NotFoundError, and ConflictError where a process is working on it, or it is in use (see `set_aside`).
+    Raises:
+        NotFoundError: There is none in the project.
+        ConflictError: A process is working on it, or it is in use (see `set_aside`).
     """
     record = set_aside(context, run_id)
     sweep_removed(context)

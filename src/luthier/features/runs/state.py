@@ -42,7 +42,8 @@ OVER: Final = ("succeeded", "failed", "cancelled")
 def job_of(context: Context, caller: Caller, run_id: str) -> Job | None:
     """The job that makes a run of the project; None for a run that a command has made.
 
-    Raises NotFoundError where the project has neither a run nor a job with that id.
+    Raises:
+        NotFoundError: The project has neither a run nor a job with that id.
     """
     if is_id(run_id, "run"):
         job = context.jobs.of_run(run_id, caller.project_id)
@@ -57,7 +58,12 @@ def job_of(context: Context, caller: Caller, run_id: str) -> Job | None:
 
 
 def pause(context: Context, caller: Caller, run_id: str) -> Job:
-    """Have a run stop after its step, with a checkpoint. Raises NotFoundError; ConflictError where it cannot be."""
+    """Have a run stop after its step, with a checkpoint.
+
+    Raises:
+        NotFoundError: There is none in the project.
+        ConflictError: It cannot be.
+    """
     return _ask(context, caller, run_id, "pause")
 
 
@@ -69,7 +75,9 @@ def cancel(context: Context, caller: Caller, run_id: str) -> Job:
 def resume(context: Context, caller: Caller, run_id: str) -> Job:
     """Queue a run again that was paused or has failed; it continues from its last checkpoint.
 
-    Raises NotFoundError; ConflictError where it is in no such state: also while it is still pausing.
+    Raises:
+        NotFoundError: There is none in the project.
+        ConflictError: It is in no such state: also while it is still pausing.
     """
     job_id = _controlled(context, caller, run_id).job_id
     with context.database.transaction():

@@ -66,9 +66,13 @@ class RunStore(Store):
     """
 
     def create(self, record: RunRecord, plan: Plan, project_id: str | None = None) -> None:
-        """Add a run with its plan. Raises ConflictError where the id is taken.
+        """Add a run with its plan.
 
-        project_id: of a run without a job of its own, such as one of a workflow; None for that of its job.
+        Args:
+            project_id: Of a run without a job of its own, such as one of a workflow; None for that of its job.
+
+        Raises:
+            ConflictError: The id is taken.
         """
         conflict = ConflictError(
             f"run {record.run_id} exists already", expected="a new id", do="make one with new_id('run')"
@@ -112,7 +116,23 @@ class RunStore(Store):
         evaluation_id: str | None = None,
         report_path: str | None = None,
     ) -> RunRecord:
-        """Change what is given (None: no change) and the time of the last change; returns the updated run."""
+        """Change some fields of a run, and the time of its last change.
+
+        Args:
+            run_id: The run.
+            status: The new status. None means no change, here and below.
+            step: The last step that ended, from 1.
+            stopped_because: The reason of an end before the last step, as a sentence.
+            result: The result of its training.
+            evaluation_id: The evaluation of its result.
+            report_path: The file of its report.
+
+        Returns:
+            The updated run.
+
+        Raises:
+            NotFoundError: There is no such run.
+        """
         given = {
             "status": status,
             "step": step,
@@ -194,10 +214,15 @@ class RunStore(Store):
         return [event_adapter.validate_json(row.document) for row in rows], position
 
     def page(self, run_id: str, after: int, *, limit: int) -> tuple[list[Event], int, bool]:
-        """The first `limit` events appended after the position `after`, by step, the next position, and whether more
-        follow.
+        """One page of the events of a run, by step. Reads the documents of no more than these.
 
-        Reads the documents of no more than these.
+        Args:
+            run_id: The run.
+            after: A position among the events; 0 begins at the first.
+            limit: The most events.
+
+        Returns:
+            The events, the next position, and whether more follow.
         """
         is_later = (events.c.run_id == run_id) & (events.c.position > after)
         # One more than the page has shows that another one follows.
@@ -213,9 +238,17 @@ class RunStore(Store):
         return found, last, len(rows) > limit
 
     def appended(self, run_id: str, after: int, *, limit: int) -> tuple[Sequence[Event], int]:
-        """The first `limit` events appended after the position `after`, in that order, and the next position.
+        """Events of a run in the order in which they were appended; none of a run that is not there.
 
-        Reads no more than these, however many the run has. Of a run that is not there: none.
+        Reads no more than these, however many the run has.
+
+        Args:
+            run_id: The run.
+            after: A position among the events; 0 begins at the first.
+            limit: The most events.
+
+        Returns:
+            The events, and the next position.
         """
         # Not by an index of the run, which would be read from its first event on: `position` leads to the new ones.
         is_its = events.c.run_id.concat("") == run_id
@@ -228,7 +261,13 @@ class RunStore(Store):
         return [event_adapter.validate_json(row.document) for row in rows], position
 
     def of_kinds(self, run_id: str, kinds: Sequence[str], *, limit: int | None = None) -> Sequence[Event]:
-        """The events of some kinds, the last appended first, at most `limit`."""
+        """The events of some kinds, the last appended first.
+
+        Args:
+            run_id: The run.
+            kinds: Names of classes of events, as they are stored.
+            limit: The most events; None for all.
+        """
         query = select(events.c.document).where(events.c.run_id == run_id, events.c.kind.in_(kinds))
         return self._events(query.order_by(events.c.position.desc()).limit(limit))
 
@@ -306,9 +345,14 @@ class RunStore(Store):
         return {record.run_id: record for record in found}
 
     def results_since(self, project_id: str, moment: str, *, limit: int) -> Sequence[str]:
-        """What came out of the runs of a project that last changed at or after a moment (UTC, ISO 8601), as JSON.
+        """Results of the runs of a project that last changed at or after a moment, newest first, as JSON text.
 
-        At most `limit`, newest first. Many are read at a time, so it is left to the caller what to make of them.
+        Many are read at a time, so parsing is left to the caller.
+
+        Args:
+            project_id: The project.
+            moment: In UTC, ISO 8601.
+            limit: The most results.
         """
         query = select(runs.c.result).select_from(_WITH_JOBS).where(_OWNER == project_id)  # noqa: SIM300 - a column
         query = query.where(runs.c.updated_at >= moment, runs.c.result.is_not(None))
@@ -317,9 +361,13 @@ class RunStore(Store):
     def of_project(
         self, project_id: str, *, limit: int, after: str | None = None, status: RunStatus | None = None
     ) -> Sequence[RunRecord]:
-        """Runs of a project, newest first, at most `limit`; those that were made before the run `after`.
+        """Runs of a project, newest first.
 
-        status: only runs that are in this one.
+        Args:
+            project_id: The project.
+            limit: The most runs.
+            after: Only runs that were made before this one; None begins at the newest.
+            status: Only runs in this status; None for all.
         """
         where = [_OWNER == project_id]  # noqa: SIM300 - a column
         if after is not None:

@@ -111,7 +111,11 @@ class TableRequest:
 
     @property
     def order(self) -> Order:
-        """The order. Raises RequestError where it names nothing."""
+        """The order.
+
+        Raises:
+            RequestError: It names nothing.
+        """
         name = self.sort.strip().removeprefix("-")
         key = _SORT_KEYS.get(name)
         return Order.parse(self.sort) if key is None else Order(key, self.sort.strip().startswith("-"))
@@ -150,7 +154,17 @@ class TableRequest:
 def asked_for(
     *, filter_text: str, status: str, text: str, sort: str, columns: Sequence[str], archived: str, before: str
 ) -> TableRequest:
-    """What the parameters of an address ask for; columns that are named twice are there once."""
+    """What the parameters of an address ask for; columns that are named twice are there once.
+
+    Args:
+        filter_text: The filter, in the language of filters.
+        status: One of `STATUSES`; any other text for all.
+        text: Words to search for.
+        sort: A field, with `-` in front for the largest first; empty for the newest first.
+        columns: Keys of columns, each entry with one or several by commas; unknown ones are ignored.
+        archived: `1`, `on` or `yes` shows archived runs, too.
+        before: The run behind which the page begins.
+    """
     keys = [key for one in columns for part in one.split(",") if (key := _column_key(part.strip()))]
     known = tuple(dict.fromkeys(keys))[:MAX_COLUMNS] or DEFAULT_COLUMNS
     state: EntryStatus | None = next((one for one in STATUSES if one == status), None)

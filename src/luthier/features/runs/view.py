@@ -54,8 +54,7 @@ from luthier.features.runs.state import (
     last_step,
     left_seconds,
 )
-from luthier.features.trackers.service import states
-from luthier.features.trackers.state import TITLES
+from luthier.features.trackers.service import TITLES, states
 from luthier.ml.charts import figures
 from luthier.ml.charts.spec import Axis, Mark, OwnName, Plot, Point, Role, Series
 from luthier.ml.evaluation.verdict_view import verdict_view
@@ -94,7 +93,11 @@ MOST_COMPARED: Final = len(_OF_RUNS)
 
 
 def run_charts(curves: Curves, loss_unit: str) -> list[Plot]:
-    """Loss first, then rate, norm and speed, then each measure. loss_unit: empty where loss has none."""
+    """Loss first, then rate, norm and speed, then each measure.
+
+    Args:
+        loss_unit: Empty where loss has none.
+    """
     by_chart: dict[str, list[Series]] = {name: [] for name in _TITLES}
     order = list(_ROLES)
     own = {key: points for key, points in curves.points.items() if key[0] not in (CLOCK[0], *MACHINE_CHARTS)}
@@ -164,7 +167,15 @@ def best_marks(curves: Curves) -> tuple[Mark, ...]:
 
 
 def overlaid(curves: Mapping[str, Curves], key: Key, chart: str, title: str, unit: str) -> Plot:
-    """One series of several runs in one chart, a colour a run. chart: its key."""
+    """One series of several runs in one chart, a colour for each run.
+
+    Args:
+        curves: The curves of each run, by its id.
+        key: The series.
+        chart: The key of the chart in its page.
+        title: Of the chart; in small letters that of its vertical axis.
+        unit: Of the values.
+    """
     series = [
         Series(run_id, rounded(one.points.get(key, [])), role)
         for (run_id, one), role in zip(curves.items(), _OF_RUNS, strict=False)

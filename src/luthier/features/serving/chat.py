@@ -216,7 +216,11 @@ class LocalChatClient:
     served: Served
 
     def begin(self, request: TextRequest, hear: OnEvent) -> Callable[[], None]:
-        """As of `ChatClient`. Raises WorkError where it cannot be asked now."""
+        """As of `ChatClient`.
+
+        Raises:
+            WorkError: it cannot be asked now.
+        """
         client = self.context.inference_client
         pick = client.pick(self.served, [request])
         _, asked = as_trained(pick.served, request)

@@ -44,7 +44,7 @@ from luthier.ml.export.serving_copy import (
     ServingCopy,
     read_copy,
 )
-from luthier.ml.inference.models.packed_weights import packed_weights
+from luthier.ml.inference.models.weights import packed_weights
 from luthier.platform.home.context import Context
 
 _PACKAGES: Final = {"xllamacpp": "xllamacpp", "llama_cpp_py_sync": "llama-cpp-py-sync"}

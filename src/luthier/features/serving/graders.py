@@ -271,7 +271,8 @@ class Graded:
 def check(grader: GraderRequest, *, allows_python: bool = False) -> None:
     """Raise UnsupportedError for a grader that cannot be run here, naming the field.
 
-    allows_python: whether code of a request may be run, in a locked-down process.
+    Args:
+        allows_python: Whether code of a request may be run, in a locked-down process.
     """
     from luthier.ml.evaluation.graders import SAMPLE_FIELDS, Formula, item_fields
 

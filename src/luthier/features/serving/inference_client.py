@@ -49,7 +49,11 @@ class Slot:
         self.on_leave: Callable[[], None] = lambda: None
 
     def leave(self, *, has_ended: bool) -> None:
-        """Release the slot, once. has_ended: whether the request completed rather than being cancelled."""
+        """Release the slot, once.
+
+        Args:
+            has_ended: Whether the request completed rather than being cancelled.
+        """
         with self._queue.lock:
             if not self._is_in:
                 return
@@ -75,11 +79,10 @@ class AdmissionQueue:
         self._ends: deque[float] = deque(maxlen=256)
 
     def enter(self, key: str | None, *, had_one: bool = False) -> Slot:
-        """Take a slot. Raises BusyError if none is free.
+        """Take a slot.
 
-        Args:
-            key: None for a local user, who may take all.
-            had_one: Whether it has just left a slot to go to another engine: it is not refused now.
+        Raises:
+            BusyError: None is free.
         """
         with self.lock:
             num, num_own = self._num_of.total(), self._num_of[key]

@@ -29,7 +29,7 @@ from luthier.features.serving.targets import (
     served_target,
     stamp_of,
 )
-from luthier.ml.inference.models.packed_weights import packed_weights
+from luthier.ml.inference.models.weights import packed_weights
 from luthier.platform.home.context import Context
 
 EngineChoice = Literal["auto", "transformers", "llama_cpp", "vllm"]

@@ -60,7 +60,11 @@ class EngineView(FrozenModel):
 
 
 def engines_of(served: Served, loaded: Sequence[LoadedModel]) -> tuple[EngineView, ...]:
-    """The engines that answer for a model, the one for a single answer first. loaded: what is in memory."""
+    """The engines that answer for a model, the one for a single answer first.
+
+    Args:
+        loaded: What is in memory.
+    """
 
     def is_loaded(model: Served) -> bool:
         return any(one.answers(model) for one in loaded)
@@ -219,9 +223,11 @@ def served_model(context: Context, caller: Caller, name: str, user: str = "") ->
 def route(context: Context, caller: Caller, name: str, user: str = "") -> Routed:
     """Resolve a name to a target.
 
-    user: the end user, by which a deployment chooses its target; the same user gets the same one.
+    Args:
+        user: The end user, by which a deployment chooses its target; the same user gets the same one.
 
-    Raises NotFoundError if there is no such model, or its files or base model are not on this machine.
+    Raises:
+        NotFoundError: There is no such model, or its files or base model are not on this machine.
     """
     if context.only is not None:
         return Routed(name, name, _only(context.only, name))
@@ -247,7 +253,11 @@ def fastest(context: Context, served: Served) -> Served:
 
 
 def head_of(served: Served) -> TaskHead | None:
-    """The task head of a model; None for a text model. Raises ModelSourceError if its file is damaged."""
+    """The task head of a model; None for a text model.
+
+    Raises:
+        ModelSourceError: Its file is damaged.
+    """
     return task_head_in(served.adapter_path or served.path)
 
 

@@ -331,7 +331,11 @@ def ask_pooling(
 
 
 def charge_pooled(context: Context, caller: Caller, made: Pooled, routed: Routed | None = None) -> None:
-    """Charge the tokens of such inputs to the caller's budget. routed: the target."""
+    """Charge the tokens of such inputs to the caller's budget.
+
+    Args:
+        routed: The target whose use is counted; None counts none.
+    """
     use = None if routed is None else use_of(context, caller, routed, made.num_prompt_tokens, 0)
     charge_tokens(context, caller, made.num_prompt_tokens, may_refuse=False, use=use)
 

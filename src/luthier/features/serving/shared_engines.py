@@ -159,7 +159,11 @@ class LentEngine:
         return _Round(self, prompts, hear).work()
 
     def ask(self, request: TextRequest, tell: Callable[[StreamEvent | None], None]) -> Cancel | None:
-        """Send one request; None where the connection has ended. tell: None says that the model is gone."""
+        """Send one request; None where the connection has ended.
+
+        Args:
+            tell: None says that the model is gone.
+        """
 
         def decline() -> Cancel:
             tell(None)

@@ -23,7 +23,7 @@ from luthier.core.stream import Served
 from luthier.core.task_head import HEAD_DOCUMENT
 from luthier.features.models.names import base_of_adapter, is_tuned_name
 from luthier.features.models.result_files import weights_folder
-from luthier.ml.inference.models.packed_weights import packed_weights
+from luthier.ml.inference.models.weights import packed_weights
 from luthier.platform.home.context import Context
 from luthier.platform.home.model_names import base_models
 
@@ -53,7 +53,11 @@ def made_export(context: Context, caller: Caller, export_id: str) -> tuple[Serve
 
 
 def export_folder(context: Context, export_id: str) -> Path:
-    """The folder of an export. Raises NotFoundError for an invalid id, which must never become part of a path."""
+    """The folder of an export.
+
+    Raises:
+        NotFoundError: An invalid id, which must never become part of a path.
+    """
     if not is_id(export_id, "exp"):
         raise NotFoundError(
             f"no export {export_id[:64]!r}", expected="the id of an export", do="see the page of its model"

@@ -57,7 +57,8 @@ _GOALS: Final = ("quality", "latency", "size", "cost")
 def refuse_mixed(recipe: Path | None, resume: str | None, kept: Mapping[str, object]) -> None:
     """Raise RequestError where not exactly one of a recipe and a study is given, or more of a study is changed.
 
-    kept: options that a study keeps as it began, by name; None where one was not given.
+    Args:
+        kept: Options that a study keeps as it began, by name; None where one was not given.
     """
     from luthier.core.errors import RequestError
 

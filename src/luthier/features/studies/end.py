@@ -81,7 +81,8 @@ def _begun_again(search: Search, trial: Trial, again: list[Trial]) -> tuple[list
 def finish(search: Search) -> Study:
     """Name the winner and train its recipe on all rows; `paused` where it was stopped or the budget is used up.
 
-    Raises BudgetTooSmallError where no budget is left.
+    Raises:
+        BudgetTooSmallError: No budget is left.
     """
     study, trials = search.study, search.trials
     best = best_of(trials)
@@ -181,7 +182,9 @@ def final_verdict(context: Context, study: Study) -> Verdict | None:
 def winning_document(study: Study, trials: Sequence[Trial], number: int | None = None) -> dict[str, Any]:
     """The recipe of the winner, or of a trial by its number, ready to run.
 
-    Raises ConflictError where no winner is named yet, NotFoundError for a number that no trial has.
+    Raises:
+        ConflictError: No winner is named yet.
+        NotFoundError: A number that no trial has.
     """
     if number is not None:
         if number >= len(trials):

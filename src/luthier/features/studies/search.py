@@ -191,14 +191,16 @@ class Search:
     def run(self) -> bool:
         """Search until the budget or the space is used up; false where it was stopped before.
 
-        Raises StudyFailedError where no trial succeeds.
+        Raises:
+            StudyFailedError: No trial succeeds.
         """
         return self.work(self._next)
 
     def work(self, next_task: Callable[[], Task | None]) -> bool:
         """Run all tasks, as many in parallel as there are workers; false where it was stopped before.
 
-        next_task: the next one, None where there is none for now: it is called again when another has ended.
+        Args:
+            next_task: The next one, None where there is none for now: it is called again when another has ended.
         """
         is_stopped = False
         while True:

@@ -57,7 +57,9 @@ _SPECS: Final[dict[str, type[BaseModel]]] = {
 def load_suite(path: Path) -> Suite:
     """Read a suite; paths in it stay as they are written (`files_of` finds them).
 
-    Raises NotFoundError (no such file), RequestError (wrong YAML; unknown keys, kinds, types or values: all of them).
+    Raises:
+        NotFoundError: No such file.
+        RequestError: Wrong YAML; unknown keys, kinds, types or values: all of them.
     """
     document = read_recipe_file(path, SUITE)
     problems = _problems(document.keys, document.lines)
@@ -93,9 +95,10 @@ def files_of(task: SuiteTask) -> list[tuple[str, str]]:
 def digests_of(suite: Suite, folder: Path, find_file: FileFinder | None = None) -> dict[str, str]:
     """The SHA-256 of each file that the suite reads, by its name as written; of a folder that of all its files.
 
-    find_file: what names stand for; None takes paths that count from the folder.
-
     Raises NotFoundError, naming the task.
+
+    Args:
+        find_file: What names stand for; None takes paths that count from the folder.
     """
     found: dict[str, str] = {}
     find = find_file or files_in(folder)
@@ -187,10 +190,19 @@ class _File:
 
 
 def load_task(task: RowTask, find_file: FileFinder, *, seen: Seen, seed: int, is_general: bool = False) -> RowsOf:
-    """The rows of a task. find_file: what the names of files in it stand for.
+    """The rows of a task.
 
-    Raises NotFoundError and DataError for a wrong file, LeakageError for rows that an evaluated system was trained on,
-    RequestError where too few examples can be shown.
+    Args:
+        task: The task.
+        find_file: Finds the file that a field of the task names.
+        seen: What the evaluated systems were trained on.
+        seed: Of the examples in prompts.
+        is_general: Whether rows that a system was trained on are evaluated all the same, with a caution.
+
+    Raises:
+        NotFoundError, DataError: A file of the task is missing or wrong.
+        LeakageError: Rows that an evaluated system was trained on.
+        RequestError: Too few examples can be shown, or the task may not name a file.
     """
     from luthier.ml.evaluation.few_shot import choose_shots
 
@@ -353,7 +365,11 @@ def _leaked(
 
 
 def general_tasks(*, seen: Seen, seed: int) -> list[RowsOf]:
-    """Its tasks with their rows, which come with the package. seen: as `load_task`; nothing is refused for it here."""
+    """Its tasks with their rows, which come with the package.
+
+    Args:
+        seen: As `load_task`; nothing is refused for it here.
+    """
     folder = Path(general.__path__[0])
     suite = load_suite(folder / "suite.yaml")
     return [

@@ -46,6 +46,14 @@ def run_lm_eval(
 ) -> TaskResult:
     """One task of the harness on all systems; a path to its YAML file counts from `folder`.
 
+    Args:
+        context: The home.
+        engines: Of the systems.
+        systems: Models of this machine, or servers.
+        task: The task and its number of examples.
+        folder: Where paths to YAML files count from: the folder of the suite.
+        seed: Of the examples in prompts, the same for every system.
+
     Raises:
         RequestError: The harness itself fails, or has no result.
         NotFoundError: A task that the harness cannot load.
@@ -101,7 +109,17 @@ def _model_of(context: Context, engines: Engines, system: System) -> Any:
 
 
 def evaluate_by_harness(model: Any, task: LmEvalTask, folder: Path, seed: int) -> dict[str, Any]:
-    """The harness's own document of a task. model: one of its models. Raises RequestError where it fails."""
+    """The harness's own document of a task.
+
+    Args:
+        model: A model of the harness (`lm_eval.api.model.LM`).
+        task: The task and its number of examples.
+        folder: Where a path to a YAML file counts from.
+        seed: Of the examples in prompts.
+
+    Raises:
+        RequestError: The harness fails.
+    """
     # not `simple_evaluate`: it lists all packages of the machine after every task, which takes longer than small tasks
     from lm_eval.evaluator import evaluate
 

@@ -143,8 +143,18 @@ def build_probes(
 ) -> None:
     """All probes that can be asked, in the order of the page.
 
-    Raises NotFoundError and DataError for files that the user named and that cannot be used; RequestError for a model
-    whose tokenizer cannot be used.
+    Args:
+        systems: the evaluated models, whose contexts limit the rows.
+        inputs: the rows and the plan of the run.
+        built: gets the probes, and a sentence for each that is left out.
+        suite: how many rows each probe has.
+        pairs: a file of pairs on stereotypes; None for our own.
+        prompts: a file of prompts for counterfactuals; None for those of the run.
+        toxicity_model: the folder of a classifier; None for the list of words.
+
+    Raises:
+        NotFoundError, DataError: a file that the user named cannot be used.
+        RequestError: the tokenizer of a model cannot be used.
     """
     from luthier.ml.evaluation.safety import refusal, stereotypes
 

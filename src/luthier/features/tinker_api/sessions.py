@@ -74,7 +74,11 @@ class TinkerSessions:
         self.trainer = TrainerClient(settings, tick=self.look, ended=self._lose_all)
 
     def open(self, caller: Caller, labels: dict[str, Any]) -> LiveSession:
-        """A new session. Raises BusyError where the project has as many as it may have."""
+        """A new session.
+
+        Raises:
+            BusyError: the project has as many as it may have.
+        """
         with self._lock:
             if (num := len(self.ids(caller.project_id))) >= _MAX_SESSIONS:
                 raise BusyError(

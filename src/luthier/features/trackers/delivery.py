@@ -26,7 +26,7 @@ from luthier.core.registry import TRACKERS
 from luthier.core.run import RunRecord
 from luthier.core.system.process_setup import lower_priority, start_daemon
 from luthier.core.tracking import TrackerPlan, without_credentials
-from luthier.features.trackers.state import FOLDER, TrackerState, load_state, save_state
+from luthier.features.trackers.service import FOLDER, TrackerState, load_state, save_state
 from luthier.ml.tracking.choice import location_of, within_project
 from luthier.ml.tracking.figures import Clock, parameters_of, points_of, summary_of, texts_of
 from luthier.ml.tracking.protocol import RunOutcome, TextModel, TrackedRun, Tracker

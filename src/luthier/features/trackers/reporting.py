@@ -11,7 +11,7 @@ from luthier.core.child_process.process import ChildEndedError, ChildProcess
 from luthier.core.errors import LuthierError
 from luthier.core.plan import Plan
 from luthier.core.tracking import TrackerPlan
-from luthier.features.trackers.state import FOLDER, TrackerState, load_state, save_state
+from luthier.features.trackers.service import FOLDER, TrackerState, load_state, save_state
 from luthier.platform.home.context import Context
 
 _SERVE: Final = "luthier.features.trackers.delivery:serve"

@@ -53,7 +53,9 @@ class Forgotten(FrozenModel):
 def settle(context: Context) -> int:
     """Make files of all that was written so far; returns how many exchanges that were. Nothing is lost where it fails.
 
-    Raises StorageFullError where a file cannot be written, ConflictError where another process holds the files.
+    Raises:
+        StorageFullError: A file cannot be written.
+        ConflictError: Another process holds the files.
     """
     with _locked(context):
         return _settle(context)
@@ -83,8 +85,11 @@ def sweep(context: Context) -> int:
 def forget_user(context: Context, caller: Caller, user: str) -> Forgotten:
     """Delete all exchanges of a user of the project, with their feedback and their items in the review queue.
 
-    user: as requests name them. Later requests of this user are stored by the policy; what was learned from their
-    words is in the models: see `luthier lineage`.
+    Later requests of this user are stored by the policy; what was learned from their words is in the models: see
+    `luthier lineage`.
+
+    Args:
+        user: As requests name them.
 
     Raises:
         StorageFullError: A file cannot be written.

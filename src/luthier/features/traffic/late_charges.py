@@ -32,7 +32,8 @@ class LateCharges:
     def count(self, charge: Callable[[], int | None]) -> int | None:
         """Count now, or, where the database does not answer, later; returns what `charge` does, None for later.
 
-        Raises UnreachableError where too much waits already.
+        Raises:
+            UnreachableError: Too much waits already.
         """
         try:
             return charge()
@@ -45,7 +46,11 @@ class LateCharges:
             return None
 
     def settle(self) -> int:
-        """Count what waits; returns how much that was. Raises UnreachableError where the database does not answer."""
+        """Count what waits; returns how much that was.
+
+        Raises:
+            UnreachableError: The database does not answer.
+        """
         num_done = 0
         while True:
             with self._lock:

@@ -74,7 +74,11 @@ class Spans:
         return cls(provider)
 
     def tell(self, exchange: Exchange, operation: Operation, trace_parent: str = "") -> None:
-        """One span of an exchange that has ended. trace_parent: the header of the request (W3C Trace Context)."""
+        """One span of an exchange that has ended.
+
+        Args:
+            trace_parent: The header of the request (W3C Trace Context).
+        """
         from opentelemetry.trace import SpanKind, Status, StatusCode
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -290,8 +294,19 @@ class RequestRecord:
         ended_at: float = 0.0,
         words: Callable[[], tuple[Sequence[FrozenModel], str] | None] = lambda: None,
     ) -> None:
-        """Have it kept, as `keep` does. is_whole: whether the client was there to the end. first_at, ended_at: by
-        `time.monotonic`; 0 where no token came, and where it ends now."""
+        """Store the exchange, as `keep` does.
+
+        Args:
+            routed: Where the request went; None where it was refused before.
+            error: Why there is no answer; None where there is one.
+            is_whole: Whether the client was there to the end.
+            finish_reason: Of the answer, as OpenAI names it.
+            num_prompt_tokens: Of the request.
+            num_new_tokens: Of the answer.
+            first_at: The first token, by `time.monotonic`; 0 where none came.
+            ended_at: The end, by `time.monotonic`; 0 for now.
+            words: Messages and answer, called only where the project logs texts; None where there are none.
+        """
         status, error_code = _outcome(error, is_whole=is_whole)
         try:
             ended = Exchange(

@@ -21,7 +21,14 @@ class TrafficStore(Store):
     def list(
         self, project_id: str, *, since: float | None = None, until: float | None = None, day: str | None = None
     ) -> list[TrafficFile]:
-        """A project's files that have exchanges of a time (seconds since 1970, `until` not included), oldest first."""
+        """Files of a project's traffic, oldest first.
+
+        Args:
+            project_id: The project.
+            since: Only files with exchanges of this time or later, in seconds since 1970; None for no start.
+            until: Only files with exchanges before this time, in seconds since 1970; None for no end.
+            day: Only files of this day in UTC, `2026-11-30`; None for all.
+        """
         columns = traffic_files.c
         # Two intervals overlap if each begins before the other ends.
         where = [] if since is None else [columns.last_at >= since]
@@ -34,14 +41,26 @@ class TrafficStore(Store):
         return self._scalars(select(project_id).distinct().order_by(project_id))
 
     def replace(self, removed: Sequence[TrafficFile], added: Sequence[TrafficFile]) -> None:
-        """Take files out of the index and others in, all or none of it."""
+        """Replace files of the index by others, all or none.
+
+        Args:
+            removed: Files to take out.
+            added: Files with the same exchanges.
+        """
         with self._write() as connection:
             _replace(connection, removed, added)
 
     def forget(
         self, project_id: str, exchange_ids: Sequence[str], removed: Sequence[TrafficFile], added: Sequence[TrafficFile]
     ) -> None:
-        """As `replace`, and remove the feedback on these exchanges, and their items in the review queue."""
+        """As `replace`; in the same transaction the feedback on some exchanges and their items for review are deleted.
+
+        Args:
+            project_id: The project.
+            exchange_ids: The exchanges.
+            removed: Files that held them.
+            added: Files with the other exchanges of these files.
+        """
         with self._write() as connection:
             _replace(connection, removed, added)
             for begin in range(0, len(exchange_ids), _MAX_IDS):

@@ -59,7 +59,16 @@ class StoredCompletionStore(StoredTextStore[StoredCompletion]):
         return self._get(_COMPLETIONS, completion_id, project_id=project_id)
 
     def change_labels(self, project_id: str, completion_id: str, labels: Mapping[str, str]) -> None:
-        """Set its metadata. Raises NotFoundError."""
+        """Replace the metadata of a completion.
+
+        Args:
+            project_id: The project of the completion.
+            completion_id: The completion.
+            labels: All of its metadata; what is missing here is deleted.
+
+        Raises:
+            NotFoundError: The project has no such completion.
+        """
         with self._write() as connection:
             _COMPLETIONS.change(connection, completion_id, {"labels": json.dumps(labels)}, project_id=project_id)
 
@@ -114,6 +123,15 @@ def page_of_completions(
 ) -> tuple[list[StoredCompletion], bool]:
     """One page of the stored completions of a project, and whether more follow.
 
+    Args:
+        context: The home.
+        caller: Whose project it is.
+        after: The id of the completion before the page; None begins at the first.
+        limit: The most completions.
+        order: `asc` for the oldest first, `desc` for the newest.
+        model: Only completions of this model; None for all.
+        metadata: Keys and values that a completion must have, all of them.
+
     Raises:
         RequestError: `after` is none of them.
     """
@@ -140,14 +158,33 @@ def matching(
     since: float | None = None,
     until: float | None = None,
 ) -> Iterator[StoredCompletion]:
-    """The stored completions that meet all conditions, the oldest first, read a few at a time."""
+    """The stored completions that meet all conditions, the oldest first, read a few at a time.
+
+    Args:
+        context: The home.
+        project_id: The project.
+        metadata: Keys and values that a completion must have, all of them.
+        model: Only completions of this model; None for all.
+        since: In seconds since 1970; completions of that moment are included. None for no start.
+        until: In seconds since 1970, not included; None for no end.
+    """
     return context.stored_completions.each(project_id, metadata, model=model, since=since, until=until)
 
 
 def update_metadata(
     context: Context, caller: Caller, completion_id: str, metadata: Mapping[str, str] | None
 ) -> StoredCompletion:
-    """Set the metadata of a completion. Raises NotFoundError."""
+    """Replace the metadata of a completion.
+
+    Args:
+        context: The home.
+        caller: Whose project it is.
+        completion_id: The completion.
+        metadata: All of it; None for none.
+
+    Raises:
+        NotFoundError: The project has no such completion.
+    """
     with context.database.transaction():
         context.stored_completions.change_labels(caller.project_id, completion_id, metadata or {})
         record(context, caller, "stored_completion.updated", completion_id)

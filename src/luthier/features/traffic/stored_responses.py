@@ -96,7 +96,13 @@ class StoredResponseStore(StoredTextStore[StoredResponse]):
     def several(
         self, project_id: str, response_ids: Sequence[str], *, newest_seconds: float
     ) -> dict[str, StoredResponse]:
-        """Those of these responses that are there and no older, by id."""
+        """Those of some responses that are stored and not too old, by id.
+
+        Args:
+            project_id: The project of the responses.
+            response_ids: The responses.
+            newest_seconds: How old they may be.
+        """
         with self._database.read() as connection:
             is_young = stored_responses.c.created_at >= self._database.clock(connection) - newest_seconds
             is_one = stored_responses.c.response_id.in_(response_ids)

@@ -168,7 +168,11 @@ def may_store(context: Context, project_id: str) -> bool:
 
 
 def check_stores(context: Context, caller: Caller, way_out: str) -> None:
-    """Raise UnsupportedError where neither server nor project stores texts. way_out: what a client may send instead."""
+    """Raise UnsupportedError where neither server nor project stores texts.
+
+    Args:
+        way_out: What a client may send instead.
+    """
     if may_store(context, caller.project_id):
         return
     what = "a server for some models alone" if context.only is not None else "a project whose traffic policy is off"

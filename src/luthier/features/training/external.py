@@ -118,13 +118,21 @@ def train(
     show_plan: ShowPlan | None = None,
     launcher: Launcher | None = None,
 ) -> TrainOutcome:
-    """`training.service.train`, with its arguments; resumes the run that this launch has begun before.
+    """`training.service.train`, which resumes the run that this launch has begun before.
+
+    Args:
+        context: the home.
+        recipe: what to train.
+        base_dir: where paths of the recipe count from.
+        prices: a file of prices; None for those of the home.
+        show_plan: gets the plan before the training begins.
+        launcher: the processes that train; None for those of this launch.
 
     Raises:
         RequestError: a launch without an id restarts; or recipe, rows or launcher are wrong.
         ConflictError: the model or rows of the run have changed, or another process holds it.
-        DivergedError: The loss or a gradient is not a number.
-        StorageFullError: The disk is full.
+        DivergedError: the loss or a gradient is not a number.
+        StorageFullError: the disk is full.
     """
     from luthier.features.training import service as training
 

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 def first_step_of(prepared: Prepared, events: Iterable[Event]) -> FirstStep | None:
     """The measures of the first step before its update, and its examples.
 
-    events: the measures of step 1. None if there was no step.
+    None if there was no step.
+
+    Args:
+        events: The measures of step 1.
     """
     first = next((event for event in events if isinstance(event, StepDone) and event.step == 1), None)
     if first is None:

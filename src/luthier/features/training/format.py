@@ -28,7 +28,21 @@ def learning_curve_answer(
     *,
     alone: bool,
 ) -> Answer:
-    """Run it. alone: whether no other option of the plan was given."""
+    """Train on growing shares of the rows, and report the curve.
+
+    Args:
+        recipe: The file.
+        overrides: `key=value`, as the command has them.
+        hours: The budget of time; None for no limit.
+        prices: A file of prices; None for those of the home.
+        chart: Where the chart is written, as SVG or PNG; None for nowhere.
+        as_json: Whether the answer is JSON.
+        home: The folder of the home; None for the usual one.
+        alone: Whether no other option of the plan was given.
+
+    Raises:
+        RequestError: Another option was given, or the chart has an unknown ending.
+    """
     from luthier.core.errors import RequestError
     from luthier.features.recipes.service import load_recipe
     from luthier.features.training.repeated_runs import learning_curve

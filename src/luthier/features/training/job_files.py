@@ -127,7 +127,11 @@ class Launch:
 
 
 def launch_file(system: System, launch: Launch, *, launch_id: str | None = None) -> str:
-    """The text of the job file. launch_id: None creates one. Raises RequestError for unsupported options."""
+    """The text of the job file. Raises RequestError for unsupported options.
+
+    Args:
+        launch_id: None creates one.
+    """
     _check(system, launch)
     # With this id all processes, and a resubmitted job, find the same run.
     made = launch_id or new_id("launch")

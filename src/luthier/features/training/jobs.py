@@ -82,12 +82,24 @@ def work(
     until_idle: bool = False,
     pace: Pace | None = None,
 ) -> int:
-    """Run the worker of that name: take jobs until a stop is requested, or, with `until_idle`, until none is left.
+    """Run a worker: take jobs until a stop is requested, or until none is left.
 
     Files of new jobs are validated in parallel, so that errors are known while another job trains.
 
-    Returns the number of attempts. Raises RequestError for a name that cannot be part of a path, ConflictError if
-    another process of this home has that name.
+    Args:
+        context: The home.
+        name: Of the worker, and of its folder.
+        stop_requested: The reason of a requested stop; None while there is none.
+        tell: Gets lines about what is done.
+        until_idle: Whether it ends when no job is left.
+        pace: How often it looks for jobs; None for the usual times.
+
+    Returns:
+        The number of attempts.
+
+    Raises:
+        RequestError: The name cannot be part of a path.
+        ConflictError: Another process of this home has that name.
     """
     from luthier.core.system.files import file_lock
     from luthier.platform.jobs.child import JOB_NAME

@@ -63,7 +63,8 @@ def warn_of_the_data(plan: Plan, emit: EventSink) -> None:
 def is_spread(plan: Plan, world: World, emit: EventSink) -> bool:
     """Whether to shard, the same on all ranks; with `auto`, a warning gives the reason.
 
-    Raises RecipeError if sharding is requested but the method or objective does not support it.
+    Raises:
+        RecipeError: Sharding is requested but the method or objective does not support it.
     """
     from luthier.core.errors import RecipeError
     from luthier.ml.training.sharding import refuse_unspreadable

@@ -63,7 +63,9 @@ def _rows_in_log(asked: Mapping[str, Any]) -> str:
 def checked(context: Context, project_id: str, recipe: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     """The recipe as plain JSON without unset keys, and the name of its base model on this machine.
 
-    Raises RequestError for missing files and models, RecipeError for keys and values.
+    Raises:
+        RequestError: Files or models are missing.
+        RecipeError: Keys or values are wrong.
     """
     from luthier.features.recipes.service import recipe_from
 

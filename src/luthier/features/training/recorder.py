@@ -1,4 +1,4 @@
-"""The recorder of a run: its events go into the store, with samples of what the machine does beside them."""
+"""The recorder of a run: its events go into the store and, as text, into its log, with samples of the machine."""
 
 from __future__ import annotations
 
@@ -10,9 +10,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from luthier.core.events import CheckpointSaved, Event, MachineSampled, RunEnded, RunStarted, StepDone, WarningRaised
+from luthier.core.events import (
+    BillUpdated,
+    CheckpointSaved,
+    CheckpointUploaded,
+    Event,
+    MachineSampled,
+    RunEnded,
+    RunStarted,
+    SamplesAnswered,
+    SnapshotSaved,
+    StepDone,
+    ValidationDone,
+    WarningRaised,
+)
 from luthier.core.ports import EventSink
-from luthier.features.training.event_text import event_text
+from luthier.features.planning.format import bill_line
+from luthier.platform.cli import figures
 from luthier.platform.home.context import Context
 from luthier.platform.home.settings import LOG_NAME
 
@@ -110,3 +124,48 @@ def _tell_of_checkpoint(context: Context, run_id: str, step: int) -> None:
         return
     num_bytes = sum(file.stat().st_size for file in folder.iterdir())
     context.runs.append(run_id, CheckpointSaved(step=step, path=str(folder), num_bytes=num_bytes))
+
+
+def event_text(event: Event) -> str:
+    """An event as one line, for the log of a run and for whoever follows it."""
+    match event:
+        case RunStarted():
+            begun = "started" if event.from_step == 0 else f"resumed after step {event.from_step:,}"
+            return f"{begun}, {event.num_steps:,} steps in all"
+        case StepDone():
+            return (
+                f"step {event.step:,}  epoch {event.epoch:.2f}  loss {event.loss:.4f}  "
+                f"learning rate {event.learning_rate:.3g}  gradient {event.gradient_norm:.3g}  "
+                f"{event.num_tokens / max(event.seconds, 1e-9):,.0f} tokens/s"
+            )
+        case ValidationDone():
+            best = "  best so far" if event.is_best else ""
+            measures = "".join(f"  {_measure(name, value)}" for name, value in event.measures.items())
+            return f"step {event.step:,}  validation loss {event.loss:.4f}{measures}{best}"
+        case CheckpointSaved():
+            return f"step {event.step:,}  checkpoint {event.path} ({figures.size(event.num_bytes)})"
+        case CheckpointUploaded():
+            size = figures.size(event.num_bytes)
+            return f"step {event.step:,}  checkpoint uploaded to object storage ({size} in {event.seconds:.1f} s)"
+        case SnapshotSaved():
+            return f"step {event.step:,}  snapshot {event.path}"
+        case WarningRaised():
+            return f"step {event.step:,}  warning: {event.message}"
+        case BillUpdated():
+            return f"step {event.step:,}  {bill_line(event.bill)}"
+        case MachineSampled():
+            return (
+                f"step {event.step:,}  processor {event.run_cores:.1f} of {event.num_cores} cores  "
+                f"memory {figures.size(event.run_memory_bytes)}"
+                + "".join(f"  {gpu.name} {gpu.utilisation:.0%}" for gpu in event.gpus if gpu.utilisation is not None)
+            )
+        case SamplesAnswered():
+            return f"step {event.step:,}  {len(event.answers)} prompts answered in {event.seconds:.1f} s"
+        case RunEnded():
+            return f"step {event.step:,}  {event.status}: {event.reason}"
+
+
+def _measure(name: str, value: float) -> str:
+    """`token accuracy 61.2%`; what is not a share of something as a plain number."""
+    shown = f"{value:.1%}" if name.endswith("accuracy") else f"{value:.4f}"
+    return f"{name.replace('_', ' ')} {shown}"

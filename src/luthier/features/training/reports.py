@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from luthier.core.run import RunRecord
 from luthier.features.planning.quotes import load_quote
 from luthier.features.planning.service import Prepared
-from luthier.features.planning.versions import versions
 from luthier.platform.home.context import Context
+from luthier.platform.home.hardware_benchmark import versions
 
 if TYPE_CHECKING:
     from luthier.core.evaluation import Evaluation

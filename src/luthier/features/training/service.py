@@ -34,7 +34,7 @@ from luthier.features.planning.quotes import forecast_of_run, save_quote
 from luthier.features.planning.service import Prepared, prepare, prepare_again
 from luthier.features.recipes.service import with_absolute_paths
 from luthier.features.trackers.reporting import reported, undelivered
-from luthier.features.trackers.state import TrackerState
+from luthier.features.trackers.service import TrackerState
 from luthier.features.training.checkpoint_uploads.lease import LeaseLostError
 from luthier.features.training.checkpoint_uploads.session import RunUploads, check_known, uploads_of
 from luthier.features.training.first_step import first_step_of
@@ -66,13 +66,13 @@ def judge_within(
         meter: holds the caps of the run.
     """
     from luthier.features.evaluations.service import judge_run
-    from luthier.ml.training import device
+    from luthier.ml.inference import accelerator
 
     reason = meter.refuses("judging")
     if reason is None:
         meter.begin("judging")
         # The peak memory of the evaluation alone: that of training would hide it.
-        device.forget_peaks(prepared.plan.training.device)
+        accelerator.forget_peaks(prepared.plan.training.device)
         try:
             with stop_signals(lambda: _judging_notice(run_id)) as stop_requested:
                 evaluation = judge_run(context, run_id, prepared, result, stop=stop_check(meter, stop_requested))
@@ -82,7 +82,7 @@ def judge_within(
             context.evaluations.save(evaluation)
             measured = {
                 "judging_seconds": evaluation.seconds,
-                "judging_peak_memory_bytes": device.device_peak_memory_bytes(prepared.plan.training.device),
+                "judging_peak_memory_bytes": accelerator.device_peak_memory_bytes(prepared.plan.training.device),
             }
             return evaluation, result.model_copy(update=measured)
     words = f"{reason}. The weights are trained and kept, but not evaluated"

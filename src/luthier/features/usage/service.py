@@ -67,7 +67,8 @@ def use_of(context: Context, caller: Caller, routed: Routed, num_prompt_tokens: 
 def usage(context: Context, project_id: str, *, num_days: int = 30, model: str | None = None) -> list[DayOfUse]:
     """What a project has asked in the last days (UTC, today is one of them), newest day first.
 
-    model: as requested; all where none is named.
+    Args:
+        model: The requested name; None for all.
     """
     today = datetime.fromtimestamp(context.access.now(), UTC).date()
     since = (today - timedelta(days=num_days - 1)).isoformat()

@@ -173,17 +173,32 @@ def order_for(context: Context, caller: Caller, workflow_id: str, asked: Mapping
 
 
 def pause(context: Context, caller: Caller, job_id: str) -> OrderView:
-    """Have it stop where it can continue. Raises NotFoundError; ConflictError where it has ended or is paused."""
+    """Have it stop where it can continue.
+
+    Raises:
+        NotFoundError: There is none in the project.
+        ConflictError: It has ended or is paused.
+    """
     return _changed(context, caller, job_id, "paused", lambda: context.jobs.ask(job_id, "pause"))
 
 
 def cancel(context: Context, caller: Caller, job_id: str) -> OrderView:
-    """End it; what its stages have made stays. Raises NotFoundError; ConflictError where it has ended."""
+    """End it; what its stages have made stays.
+
+    Raises:
+        NotFoundError: There is none in the project.
+        ConflictError: It has ended.
+    """
     return _changed(context, caller, job_id, "cancelled", lambda: context.jobs.ask(job_id, "cancel"))
 
 
 def resume(context: Context, caller: Caller, job_id: str) -> OrderView:
-    """Continue one that is paused or has failed. Raises NotFoundError; ConflictError where it is neither."""
+    """Continue one that is paused or has failed.
+
+    Raises:
+        NotFoundError: There is none in the project.
+        ConflictError: It is neither.
+    """
     return _changed(context, caller, job_id, "resumed", lambda: context.jobs.resume(job_id))
 
 

@@ -41,5 +41,11 @@ class PipelineStore(Store):
     def list(
         self, project_id: str, kind: PipelineKind | None = None, *, limit: int | None = None
     ) -> Sequence[Pipeline]:
-        """A project's pipelines, newest first; of one kind if given, and at most `limit`."""
+        """Pipelines of a project, newest first.
+
+        Args:
+            project_id: The project.
+            kind: Only pipelines of this kind; None for all.
+            limit: The most pipelines; None for all.
+        """
         return self._list(_PIPELINES, project_id=project_id, kind=kind, limit=limit)

@@ -1,4 +1,4 @@
-"""Every baseline that fits the rows, fitted on the training rows and asked the held-out ones."""
+"""Every baseline that fits the rows: fitted on training rows, asked the held-out ones, and as an evaluated system."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from luthier.core.dataset import Example
+from luthier.core.dataset import Example, TokenisedExample
+from luthier.core.errors import RequestError
 from luthier.core.evaluation import SystemKind
-from luthier.core.ports import Progress
+from luthier.core.ports import Generation, Progress, Prompt, Score
 from luthier.ml.baselines.copying import copied_answers, rows_for_rules
 from luthier.ml.baselines.labels import (
     Classified,
@@ -27,6 +28,7 @@ from luthier.ml.baselines.nearest import (
 )
 from luthier.ml.baselines.numbers import ridge_regression, rows_for_regression
 from luthier.ml.baselines.rows import MAX_ROWS, NotApplicable, TaskRow, prompt_text, task_rows
+from luthier.ml.evaluation.systems import SystemUnderTest
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,3 +208,61 @@ def _ways(num_prompts: int, embeddings: TokenEmbeddings | None) -> Iterator[Way]
     yield QUICK[LINEAR]
     yield QUICK[RIDGE]
     yield Way(COPY, "copy", copied_answers, rows_for_rules)
+
+
+def as_system(predictions: Predictions, beside: SystemUnderTest) -> SystemUnderTest:
+    """A system that answers with these predictions.
+
+    Args:
+        predictions: one answer for each row.
+        beside: a model that is evaluated on the same rows.
+
+    Raises:
+        RequestError: another number of predictions than of rows.
+    """
+    if len(predictions.outputs) != len(beside.row_ids):
+        raise RequestError(
+            f"{predictions.name} has {len(predictions.outputs):,} answers for {len(beside.row_ids):,} rows",
+            expected="one answer for each row",
+            do="let the baseline answer the rows that are evaluated",
+        )
+    return SystemUnderTest(
+        name=predictions.name,
+        kind=predictions.kind,
+        seconds_before=predictions.seconds,
+        model="",
+        adapter=None,
+        num_few_shot=0,
+        engine=_Answers(predictions),
+        prompts=beside.prompts,
+        references=beside.references,
+        row_ids=beside.row_ids,
+        prompt_texts=beside.prompt_texts,
+        tokenised=(),
+        num_bytes=(),
+    )
+
+
+class _Answers:
+    """An engine that has its answers already."""
+
+    def __init__(self, predictions: Predictions) -> None:
+        self._predictions = predictions
+
+    @property
+    def name(self) -> str:
+        return self._predictions.name
+
+    def generate(self, prompts: Sequence[Prompt], progress: Progress) -> list[Generation]:  # noqa: ARG002
+        """The predictions, in the order of the rows that they were made for."""
+        return [
+            Generation(text=text, num_prompt_tokens=0, num_new_tokens=0, finish_reason="stop")
+            for text in self._predictions.outputs
+        ]
+
+    def score(self, examples: Sequence[TokenisedExample], progress: Progress) -> list[Score]:  # noqa: ARG002
+        """Nothing: such a baseline has no likelihoods, and no metric requests them (`SystemUnderTest.takes`)."""
+        return []
+
+    def close(self) -> None:
+        """Nothing to free."""

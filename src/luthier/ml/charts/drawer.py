@@ -66,7 +66,11 @@ class _Frame:
 
 
 def drawing_of(chart: Chart, *, has_legend: bool = False) -> Drawing | None:
-    """The chart as shapes; None where there is nothing to draw. has_legend: whether a plot names its series inside."""
+    """The chart as shapes; None where there is nothing to draw.
+
+    Args:
+        has_legend: Whether a plot names its series inside.
+    """
     if isinstance(chart, Plot):
         return _plot(chart, has_legend)
     if isinstance(chart, Intervals):

@@ -166,7 +166,14 @@ def metric_rows(
     primary: str | None,
     heading: Heading = metric_heading,
 ) -> list[MetricRow]:
-    """The table of systems: one row a metric, one cell a system, in the order of the systems."""
+    """The table of systems: one row a metric, one cell a system, in the order of the systems.
+
+    Args:
+        systems: with their metrics.
+        comparisons: of these systems; a best cell is marked where they distinguish one.
+        primary: the metric of the first row; None for no such metric.
+        heading: makes the heading of a row.
+    """
     rows = []
     for name in metric_names(systems, primary):
         found = {system.name: system.metrics[name] for system in systems if name in system.metrics}

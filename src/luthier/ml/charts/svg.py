@@ -59,7 +59,11 @@ def drawn(chart: Chart, *, has_legend: bool = False, figure: Callable[[str], str
 
 
 def report_chart(chart: Chart, *, heading: str = "", caption: str = "") -> PageChart:
-    """The chart as a report shows it. heading, caption: where they are not the chart's own."""
+    """The chart as a report shows it.
+
+    Args:
+        heading, caption: where they are not the chart's own.
+    """
     return PageChart(heading or chart.title, caption or chart.caption, drawn(chart, has_legend=has_legend_of(chart)))
 
 
@@ -74,7 +78,11 @@ def named(chart: Plot) -> list[Series]:
 
 
 def svg_of(drawing: Drawing, attributes: str = "", style: str = "") -> Markup:
-    """A drawing as an `<svg>` element. attributes, style: of one in a separate file."""
+    """A drawing as an `<svg>` element.
+
+    Args:
+        attributes, style: of one in a separate file.
+    """
     key = re.sub(r"[^\w-]+", "-", drawing.key)  # ids have no spaces
     head = (
         f'<svg class="drawn" viewBox="0 0 {_number(drawing.width)} {_number(drawing.height)}" role="img" '

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from luthier.core.frozen_model import FrozenModel
-from luthier.core.records.monitoring import AlertRule
-from luthier.core.results.signal import Signal, SignalState
+from luthier.core.records.monitoring import AlertRule, Signal, SignalState
 
 REMEMBERED_SECONDS: Final = 7 * 24 * 3600.0
 MAX_LOOKS_TO_CLOSE: Final = 24

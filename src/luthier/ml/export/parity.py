@@ -110,7 +110,14 @@ NEARER_BASE_FRACTION: Final = 0.9
 
 
 def judge(seen: ObservedSource, findings: Findings, bound: float | None, increase: Interval) -> tuple[str, ...]:
-    """Reasons against using the export because of its outputs, one sentence each; empty if there are none."""
+    """Reasons against using the export because of its outputs, one sentence each; empty if there are none.
+
+    Args:
+        seen: what the source gives.
+        findings: how the export differs from it.
+        bound: the largest allowed difference of log-probabilities in nats; None where rounding has no such bound.
+        increase: the 95% interval of the increase of the loss.
+    """
     reasons = []
     if findings.vocabulary != seen.vocabulary:
         reasons.append(f"The export knows {findings.vocabulary} tokens, the source {seen.vocabulary}.")

@@ -17,6 +17,8 @@ from typing import Any, Final, Literal
 import torch
 from torch import Tensor
 
+from luthier.core.system import process_memory
+
 KINDS: Final = ("cuda", "xpu", "mps")
 Device = str | torch.device
 _COLLECTIVES: Final = {"cuda": "cpu:gloo,cuda:nccl", "xpu": "cpu:gloo,xpu:xccl"}
@@ -82,6 +84,32 @@ def peak_bytes(device: Device) -> int:
     if kind_of(device) == "mps":
         return int(module.driver_allocated_memory())
     return int(module.max_memory_reserved(device))
+
+
+def compute_exactly(device: str) -> None:
+    """Make torch use deterministic operations on an accelerator; on a CPU they are deterministic anyway.
+
+    Otherwise the backward passes of attention, embeddings and indexing add up in the order in which threads arrive. An
+    operation without a deterministic form still runs, and torch warns with its name: a resumed run then differs in the
+    last digits. New memory is not filled first, as this mode would do by default: nothing here reads uninitialised
+    memory.
+    """
+    if device == "cpu":
+        return
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def forget_peaks(device: str) -> None:
+    """Reset the peaks of the process's memory and of an accelerator's."""
+    process_memory.forget_peak()
+    if is_accelerator(device):
+        forget_peak(device)
+
+
+def device_peak_memory_bytes(device: str) -> int:
+    """Peak memory that torch reserved on a device since `forget_peaks`; for a CPU, that of the process."""
+    return peak_bytes(device) if is_accelerator(device) else process_memory.peak_memory_bytes()
 
 
 def free_bytes(device: Device) -> int:

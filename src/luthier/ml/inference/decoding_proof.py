@@ -244,7 +244,13 @@ def apart(found: Tensor, expected: Tensor) -> float:
 def tolerance(model: PreTrainedModel, probe: Probe, expected: Sequence[Tensor], far: float) -> float:
     """Tolerance for logits that are computed in another order, relative to the largest.
 
-    In bfloat16 and float16 the noise of this model is measured if `far`, the observed difference, would be too large.
+    In bfloat16 and float16 the noise of this model is measured if the difference would be too large.
+
+    Args:
+        model: that computes.
+        probe: the rows that are compared.
+        expected: their logits, computed one row at a time.
+        far: the observed difference, relative to the largest logit.
     """
     if precision(model) == torch.float32:
         return _FINE

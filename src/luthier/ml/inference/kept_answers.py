@@ -52,7 +52,11 @@ class AnswerFile:
         return sum(map(len, self._places.values()))
 
     def of_engine(self, key: Hashable) -> KeptAnswers:
-        """The answers of one engine. key: equal for engines that give equal answers, and equal in every process."""
+        """The answers of one engine.
+
+        Args:
+            key: Equal for engines that give equal answers, and equal in every process.
+        """
         return partial(self._of_call, repr(key))
 
     def _of_call(self, engine: str, form: str, prompts: Sequence[Prompt]) -> StoredCall:

@@ -20,7 +20,7 @@ from luthier.ml.inference.batches import Shared, shared_batches
 from luthier.ml.inference.decode import Continuation, Decoder, Prefix, Request
 from luthier.ml.inference.engine_prompts import rewritten, text_of
 from luthier.ml.inference.kept_answers import KeptAnswers, continuations_of
-from luthier.ml.inference.likelihood import Scorer
+from luthier.ml.inference.likelihood import SCORES, ScoreBatches, Scorer, shared_states
 from luthier.ml.inference.models.architecture import context_tokens
 from luthier.ml.inference.models.attention_proof import why_eager
 from luthier.ml.inference.models.forward import ScaledHead
@@ -29,7 +29,6 @@ from luthier.ml.inference.models.merging import virtual_tokens
 from luthier.ml.inference.models.task_head import refuse_task_model
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.inference.models.templates.thinking import ThoughtAndAnswer
-from luthier.ml.inference.score_batches import SCORES, ScoreBatches, shared_states
 from luthier.ml.inference.side_by_side import BatchRunner, Form, SideBySide, can_fork, one_after_another
 from luthier.ml.inference.thoughts import Thoughts
 from luthier.ml.inference.tool_calls import form_of

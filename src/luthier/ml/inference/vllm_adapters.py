@@ -96,7 +96,11 @@ class VllmAdapters:
                 self.is_proved(name, path)
 
     def unload(self, name: str) -> None:
-        """Unload an adapter. Raises WorkError where vLLM does not answer."""
+        """Unload an adapter.
+
+        Raises:
+            WorkError: vLLM does not answer.
+        """
         self._unproved.discard(name)
         self._ask("POST", "unload_lora_adapter", {"lora_name": name})
 
@@ -117,7 +121,11 @@ class VllmAdapters:
         return True
 
     def complete(self, body: dict[str, Any]) -> dict[str, Any]:
-        """The answer of vLLM to a completion. Raises WorkError where there is none."""
+        """The answer of vLLM to a completion.
+
+        Raises:
+            WorkError: there is none.
+        """
         response = self._ask("POST", "completions", body)
         try:
             document = response.json() if response.status_code == httpx2.codes.OK else None

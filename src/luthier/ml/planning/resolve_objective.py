@@ -201,7 +201,8 @@ def _check_weighting(objective: str, weighting: str, smoothing: float) -> None:
 def fitted_method(recipe: MethodRecipe | None, asked: ObjectiveRecipe | None) -> MethodRecipe | None:
     """The method as the objective can use it: without dropout where answers are drawn, which are drawn without any.
 
-    Raises RecipeError where dropout is requested, and for full fine-tuning where trained weights must be separate.
+    Raises:
+        RecipeError: dropout is requested, or full fine-tuning where trained weights must be separate.
     """
     rules = rules_of(asked.name if asked else "sft")
     method = recipe or MethodRecipe(name="lora")

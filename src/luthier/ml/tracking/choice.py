@@ -34,7 +34,11 @@ def chosen(asked: Sequence[TrackerRecipe] | None, environment: Mapping[str, str]
 
 
 def source_of(trackers: Sequence[TrackerPlan], left_out: Sequence[str] = ()) -> ValueSource:
-    """Where the choice comes from, for the plan. left_out: why the environment's other trackers are not used."""
+    """Where the choice comes from, for the plan.
+
+    Args:
+        left_out: Why the environment's other trackers are not used.
+    """
     variables = [one.source for one in trackers if one.source]
     if not variables and not left_out:
         return ValueSource(source="asked", why="in the recipe; changes nothing that is trained")

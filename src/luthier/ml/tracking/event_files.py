@@ -76,7 +76,11 @@ class EventFile:
         self._write_version(now)
 
     def add(self, summary: Any, step: int, at: float) -> None:
-        """Add a `Summary`, to be written by `flush`. at: seconds since 1970."""
+        """Add a `Summary`, to be written by `flush`.
+
+        Args:
+            at: Seconds since 1970.
+        """
         from tensorboard.compat.proto.event_pb2 import Event
 
         self._add(Event(wall_time=at, step=step, summary=summary))
@@ -116,7 +120,11 @@ def scalars(values: Mapping[str, float]) -> Any:
 
 
 def hyperparameters(parameters: Mapping[str, Parameter], *, run_id: str, began: float) -> Any:
-    """A `Summary` for the HParams tab. began: seconds since 1970."""
+    """A `Summary` for the HParams tab.
+
+    Args:
+        began: Seconds since 1970.
+    """
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionStartInfo
 
     start = SessionStartInfo(group_name=run_id, start_time_secs=began)

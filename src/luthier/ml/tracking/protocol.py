@@ -66,7 +66,11 @@ class TrackerRules:
         return [name for name in self.modules if importlib.util.find_spec(name) is None]
 
     def check_installed(self, name: str) -> None:
-        """Raise RequestError if a module is missing. name: of the tracker."""
+        """Raise RequestError if a module is missing.
+
+        Args:
+            name: Of the tracker.
+        """
         if missing := self.missing():
             raise RequestError(
                 f"tracking by {name} needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not "

@@ -204,9 +204,18 @@ def _compiled_flex_attention() -> Callable[..., Tensor]:
 def packed_attention(
     query: Tensor, key: Tensor, value: Tensor, row: PackedRow, scale: float, sliding_window: int | None
 ) -> Tensor:
-    """query: [1, heads, row, head]; key, value: [1, kv_heads, row, head]; returns [1, heads, row, head].
+    """Attention inside a row of several examples. Inside a compiled layer this call is part of the compiled graph.
 
-    Inside a compiled layer this call is part of the compiled graph.
+    Args:
+        query: [1, heads, row, head].
+        key: [1, kv_heads, row, head].
+        value: [1, kv_heads, row, head].
+        row: which tokens belong to the same example.
+        scale: that the products are multiplied with.
+        sliding_window: the most tokens that a token attends to; None for all before it.
+
+    Returns:
+        [1, heads, row, head].
     """
     mask = row.mask(sliding_window)
     if torch.compiler.is_compiling():

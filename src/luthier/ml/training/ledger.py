@@ -231,7 +231,10 @@ class Ledger:
         return Entry()
 
     def append(self, entry: Entry) -> None:
-        """Write one line. entry: with what other homes have spent, as `last` returns it.
+        """Write one line.
+
+        Args:
+            entry: with what other homes have spent, as `last` returns it.
 
         Raises:
             StorageFullError: the disk has no room.

@@ -211,7 +211,16 @@ def newest_entries(context: Context, *, limit: int, project_id: str | None = Non
 def search_entries(
     context: Context, project_id: str, *, limit: int, before: int | None = None, actor: str = "", action: str = ""
 ) -> tuple[list[AuditEntry], bool]:
-    """Entries of a project, newest first, and whether there are more. The rest is as `AuditLogStore.newest` has it."""
+    """Entries of a project, newest first, and whether there are more.
+
+    Args:
+        context: The home.
+        project_id: The project.
+        limit: The most entries.
+        before: Only entries before this number; None begins at the newest.
+        actor: A part of the actor, regardless of capitals; empty for any.
+        action: The whole action; empty for any.
+    """
     found = context.audit_log.newest(
         limit=limit + 1, project_id=project_id, before=before, actor=_storable(actor), action=_storable(action)
     )

@@ -69,7 +69,13 @@ class InvitationStore(Store):
     """The invitations of all projects."""
 
     def add(self, invitation: Invitation, digest: str, *, seconds: float) -> Invitation:
-        """Keep an invitation, which ends in `seconds`; its times are set here. digest: SHA-256 of its link."""
+        """Store an invitation; its times are set here, by the database's clock.
+
+        Args:
+            invitation: Without times.
+            digest: SHA-256 of its link; the link itself is not stored.
+            seconds: How long the link works.
+        """
         with self._write() as connection:
             now = self._database.clock(connection)
             made = invitation.model_copy(update={"created_at": now, "expires_at": now + seconds})
@@ -105,11 +111,15 @@ class InvitationStore(Store):
             return found.model_copy(update={"revoked_at": now})
 
     def accept(self, digest: str, name: str) -> Invitation:
-        """Use an invitation up. name: of the member that is made of it in the same transaction.
+        """Mark an invitation as accepted.
+
+        Args:
+            digest: SHA-256 of its link.
+            name: Of the member that is made of it in the same transaction.
 
         Raises:
             NotFoundError: No such link.
-            ConflictError: It is used up, withdrawn or over.
+            ConflictError: It was accepted, was withdrawn, or has expired.
         """
         with self._write() as connection:
             now = self._database.clock(connection)

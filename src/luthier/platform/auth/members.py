@@ -310,7 +310,11 @@ def caller_for(member: Member) -> Caller:
 
 
 def begin_session(context: Context, caller: Caller, *, how: str) -> str:
-    """A new session for a caller whose identity was proved; returns its secret. how: by what, for the audit log."""
+    """A new session for a caller whose identity was proved; returns its secret.
+
+    Args:
+        how: By what, for the audit log.
+    """
     # A new secret with each sign-in: one that was planted in the browser before is worth nothing afterwards.
     secret = secrets.token_urlsafe(_NUM_SECRET_BYTES)
     with context.database.transaction():

@@ -245,7 +245,15 @@ class MemberStore(Store):
         return KnownSession(member=member, key=key, now=float(row["now"]), is_external=is_external, **values)
 
     def sessions(self, project_id: str, *, member_id: str | None, key_id: str | None) -> Sequence[OpenSession]:
-        """The sessions of a member, of who holds a key, or, with neither, of who is at the machine; newest first."""
+        """Sessions that have not ended, newest first.
+
+        With neither a member nor a key they are those of the person at the machine.
+
+        Args:
+            project_id: The project.
+            member_id: The member that has signed in.
+            key_id: The key that was signed in with.
+        """
         columns = web_sessions.c
         where = (_is_of(project_id, member_id, key_id), columns.expires_at > self._database.now)
         return self._list(_SESSIONS, *where, order=[columns.created_at.desc()])
@@ -258,13 +266,28 @@ class MemberStore(Store):
         member_id: str | None,
         key_id: str | None,
     ) -> int:
-        """Forget all of those sessions but this one; returns how many."""
+        """End all sessions of a member, or of a key, but this one.
+
+        Args:
+            digest: SHA-256 of the session that stays.
+            project_id: The project.
+            member_id: The member whose sessions end; None for sessions of a key.
+            key_id: The key whose sessions end; None for sessions of a member.
+
+        Returns:
+            The number of sessions that have ended.
+        """
         others = _is_of(project_id, member_id, key_id) & (web_sessions.c.digest != digest)
         with self._write() as connection:
             return connection.execute(delete(web_sessions).where(others)).rowcount
 
     def extend(self, digest: str, seconds: float) -> None:
-        """Let a session last for `seconds` from now on."""
+        """Let a session last longer, and note that it was used.
+
+        Args:
+            digest: SHA-256 of the session.
+            seconds: How long it lasts from now on.
+        """
         with self._write() as connection:
             now = self._database.clock(connection)
             values = {"seen_at": now, "expires_at": now + seconds}
@@ -276,7 +299,12 @@ class MemberStore(Store):
             connection.execute(delete(web_sessions).where(web_sessions.c.digest == digest))
 
     def add_link(self, digest: str, seconds: float) -> None:
-        """Store a link that signs in once, within `seconds`."""
+        """Store a link that signs in once.
+
+        Args:
+            digest: SHA-256 of the link.
+            seconds: How long it works.
+        """
         with self._write() as connection:
             now = self._database.clock(connection)
             # Unused links are deleted when the next one is made.
@@ -284,9 +312,13 @@ class MemberStore(Store):
             connection.execute(insert(sign_in_links).values(digest=digest, expires_at=now + seconds))
 
     def use_link(self, digest: str, seconds: float) -> bool:
-        """Use up a link that was made for `seconds`; whether it was still valid.
+        """Use up a link that signs in; whether it was still valid.
 
         One that would be good for longer than it was made for is not: the clock was set back since.
+
+        Args:
+            digest: SHA-256 of the link.
+            seconds: How long it was made for.
         """
         columns, now = sign_in_links.c, self._database.now
         is_good = (columns.expires_at > now) & (columns.expires_at <= now + seconds + SLACK_SECONDS)

@@ -132,7 +132,11 @@ def sign_in_by_provider(context: Context, member: Member) -> str:
 
 
 def begin_flow(context: Context, browser: str, state: str, document: Mapping[str, Any]) -> None:
-    """Remember a sign-in that a browser has begun. browser: the secret in its cookie."""
+    """Remember a sign-in that a browser has begun.
+
+    Args:
+        browser: The secret in its cookie.
+    """
     context.oidc.put_flow(digest_of(state), digest_of(browser), document)
 
 

@@ -63,7 +63,12 @@ class OidcStore(Store):
                 )
 
     def members_of(self, issuer: str, subject: str) -> Sequence[Member]:
-        """The members that a person of the provider is, one a project; oldest first."""
+        """The members that a person of the provider is, one a project; oldest first.
+
+        Args:
+            issuer: The provider's URL, as its tokens name it (`iss`).
+            subject: The person's id at the provider (`sub`).
+        """
         columns = member_identities.c
         query = (
             MEMBERS.select.join(member_identities, columns.member_id == members.c.member_id)
@@ -73,7 +78,13 @@ class OidcStore(Store):
         return self._records(MEMBERS, query)
 
     def add_identity(self, member_id: str, issuer: str, subject: str) -> None:
-        """Say as whom the provider knows a member."""
+        """Store the identity under which a provider knows a member.
+
+        Args:
+            member_id: The member.
+            issuer: The provider's URL, as its tokens name it (`iss`).
+            subject: The member's id at the provider (`sub`).
+        """
         values = {"member_id": member_id, "issuer": issuer, "subject": subject}
         with self._write() as connection:
             connection.execute(insert(member_identities).values(**values))
@@ -84,7 +95,13 @@ class OidcStore(Store):
         return self._scalar(query) is not None
 
     def put_flow(self, digest: str, browser_digest: str, document: Mapping[str, Any]) -> None:
-        """Remember a sign-in that has begun, for ten minutes; older ones are removed."""
+        """Store a sign-in that has begun, for ten minutes, and delete those that are older.
+
+        Args:
+            digest: SHA-256 of the `state` that the provider sends back.
+            browser_digest: SHA-256 of the cookie of the browser that began it.
+            document: What the end of the sign-in needs, as JSON values.
+        """
         columns = sign_in_flows.c
         with self._write() as connection:
             now = self._database.clock(connection)
@@ -94,7 +111,12 @@ class OidcStore(Store):
             connection.execute(insert(sign_in_flows).values(**values, expires_at=now + FLOW_SECONDS))
 
     def take_flow(self, digest: str, browser_digest: str) -> dict[str, Any] | None:
-        """A sign-in that this browser has begun, once; None for any other, and for one that is over."""
+        """What was stored of a sign-in that this browser has begun, once; None for another one or an expired one.
+
+        Args:
+            digest: SHA-256 of the `state` that the provider has sent back.
+            browser_digest: SHA-256 of the cookie of the browser.
+        """
         columns, now = sign_in_flows.c, self._database.now
         # One that lasts longer than it was made for was written before the clock was set back.
         is_good = (columns.expires_at > now) & (columns.expires_at <= now + FLOW_SECONDS + SLACK_SECONDS)

@@ -46,7 +46,11 @@ class PublicAddress:
 
 
 def public_address(context: Context, project_id: str, *, for_raters: bool = False) -> PublicAddress:
-    """The address of a project's links. for_raters: the one that a trainer gave, where no admin has given another."""
+    """The address of a project's links.
+
+    Args:
+        for_raters: The one that a trainer gave, where no admin has given another.
+    """
     if context.settings.public_url:
         return PublicAddress(context.settings.public_url, "setting")
     kept = context.watches.get(project_id, _KIND)
@@ -56,7 +60,11 @@ def public_address(context: Context, project_id: str, *, for_raters: bool = Fals
 
 
 def link_root(context: Context, project_id: str, root: str = "", *, for_raters: bool = False) -> str:
-    """What a link begins with. root: of the request that makes it, for a project without an address."""
+    """What a link begins with.
+
+    Args:
+        root: Of the request that makes it, for a project without an address.
+    """
     return public_address(context, project_id, for_raters=for_raters).url or root.rstrip("/")
 
 

@@ -66,7 +66,13 @@ class UsageStore(Store):
             add_use(connection, day_of(now), use)
 
     def list(self, project_id: str, *, since: str | None = None, model: str | None = None) -> list[DayOfUse]:
-        """The sums of a project, newest day first; from a day on, and of one model as requested."""
+        """Sums of use of a project, newest day first.
+
+        Args:
+            project_id: The project.
+            since: Only this day in UTC and later ones, `2026-11-30`; None for all.
+            model: Only this model; None for all.
+        """
         columns = model_usage.c
         order = [columns.day.desc(), columns.model, columns.target, columns.key_id]
         where = [] if since is None else [columns.day >= since]
@@ -87,7 +93,13 @@ def day_of(seconds: float) -> str:
 
 
 def add_use(connection: Connection, day: str, use: Use) -> None:
-    """Count one answer within a transaction that writes: these are serialised, so a sum that was read still holds."""
+    """Count one answer within a transaction that writes: these are serialised, so a sum that was read still holds.
+
+    Args:
+        connection: Of the transaction.
+        day: The day in UTC, `2026-11-30`.
+        use: The key, the model and the tokens of the answer.
+    """
     key = {
         "project_id": use.project_id,
         "key_id": use.key_id,
@@ -174,12 +186,22 @@ class AccessStore(Store):
         )
 
     def add_key(self, key: ApiKey, digest: str) -> ApiKey:
-        """Keep a key by the SHA-256 of its text; the time of its making is the database's."""
+        """Store a key; its time is set here, by the database's clock.
+
+        Args:
+            key: Without its text, which is not stored.
+            digest: SHA-256 of its text.
+        """
         with self._write() as connection:
             return self._add_key(connection, key, digest)
 
     def add_first_key(self, key: ApiKey, digest: str) -> ApiKey | None:
-        """Keep a key where there is none yet, not even a revoked one; None where there is, or another was quicker."""
+        """Store a key where there is none yet, not even a revoked one; None where there is one by now.
+
+        Args:
+            key: Without its text, which is not stored.
+            digest: SHA-256 of its text.
+        """
         with self._write() as connection:
             # Writers take turns, so of two processes that start together only one finds the table empty.
             if KEYS.first(connection) is not None:

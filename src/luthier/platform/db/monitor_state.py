@@ -85,7 +85,15 @@ class WatchStore(Store):
 
 
 def put(connection: Connection, project_id: str, kind: str, name: str, document: str | None) -> None:
-    """Keep a document in the transaction of a connection; None forgets it."""
+    """Store a document in the transaction of a connection.
+
+    Args:
+        connection: Of a transaction that writes.
+        project_id: The project that it belongs to.
+        kind: The kind of document.
+        name: Its name within the kind.
+        document: As JSON text; None deletes it.
+    """
     is_it = _is(project_id, kind, name)
     if document is None:
         connection.execute(delete(watches).where(is_it))
@@ -94,7 +102,15 @@ def put(connection: Connection, project_id: str, kind: str, name: str, document:
 
 
 def is_still(connection: Connection, project_id: str, kind: str, name: str, document: str | None) -> bool:
-    """Whether a document is unchanged since it was read; its row is locked until the connection's transaction ends."""
+    """Whether a document is unchanged since it was read; its row is locked until the connection's transaction ends.
+
+    Args:
+        connection: Of the transaction.
+        project_id: The project that it belongs to.
+        kind: The kind of document.
+        name: Its name within the kind.
+        document: The JSON text that was read; None where there was none.
+    """
     query = select(watches.c.document).where(_is(project_id, kind, name)).with_for_update()
     return connection.execute(query).scalar() == document
 

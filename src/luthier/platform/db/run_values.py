@@ -83,7 +83,14 @@ def of_evaluation(document: Mapping[str, Any]) -> dict[str, Value]:
 
 
 def default_name(train_file: str, dataset: str | None, base_model: str, created_at: str) -> str:
-    """The name of a run before someone gives it another one. created_at: ISO 8601."""
+    """The name of a run before someone gives it another one.
+
+    Args:
+        train_file: The file of its training rows, as a path or URL.
+        dataset: The name of the dataset that the file belongs to; None where it belongs to none.
+        base_model: The name of the base model.
+        created_at: When it was made, in ISO 8601.
+    """
     words = dataset or " ".join(PurePath(train_file).stem.replace("_", " ").replace("-", " ").split())
     return display_name(words[:1].upper() + words[1:], base_model, datetime.fromisoformat(created_at))
 

@@ -154,7 +154,17 @@ class RecordTable(Generic[Record]):
         return record.model_copy(update=changed) if changed else record
 
     def insert(self, connection: Connection, record: Record, now: float | None = None, **_columns: Any) -> Record:
-        """Add a record, whose `clock` field becomes `now`, with the values of columns that it has no field for."""
+        """Add a record.
+
+        Args:
+            connection: Of a transaction that writes.
+            record: The values of its columns.
+            now: The time of its `clock` field, in seconds since 1970; None leaves it as it is.
+            _columns: Values of columns that the record has no field for.
+
+        Returns:
+            The record with its time.
+        """
         if self.clock and now is not None:
             assert isinstance(record, BaseModel)
             record = record.model_copy(update={self.clock: now})
@@ -162,7 +172,13 @@ class RecordTable(Generic[Record]):
         return record
 
     def put(self, connection: Connection, record: Record, **_columns: Any) -> None:
-        """Write a record in place of the one with its primary key, or add it."""
+        """Write a record in place of the one with its primary key, or add it.
+
+        Args:
+            connection: Of a transaction that writes.
+            record: The values of its columns.
+            _columns: Values of columns that the record has no field for.
+        """
         row = self.row(record) | _columns
         is_it = [column == row[column.name] for column in self.table.primary_key]
         # Update, then insert: SQLAlchemy has no upsert for both dialects. Writers take turns, so there is no race.
@@ -202,7 +218,13 @@ class RecordTable(Generic[Record]):
         return found
 
     def not_found(self, connection: Connection, key: str, **_scope: Any) -> NotFoundError:
-        """The error for a key that no record has; the nearest keys are those of the same scope."""
+        """The error for a key that no record has.
+
+        Args:
+            connection: Reads the nearest keys.
+            key: As the caller has given it, of any length.
+            _scope: Columns that the nearest keys must have, such as `project_id`.
+        """
         assert self.missing is not None
         # The key comes from a caller and may be of any length.
         came = self.missing.came.format(key=key[:_MAX_KEY_CHARACTERS])
@@ -218,12 +240,25 @@ class RecordTable(Generic[Record]):
         limit: int | None = None,
         **_columns: Any,
     ) -> Select[Any]:
-        """The query for records, the newest first where no order is given."""
+        """The query for records.
+
+        Args:
+            where: Conditions.
+            order: By which they are sorted; None for the newest first.
+            limit: The most records; None for all.
+            _columns: Columns that they must have; None as a value for any.
+        """
         query = self.select.where(*where, *self.where(**_columns))
         return query.order_by(*(self._newest_first if order is None else order)).limit(limit)
 
     def change(self, connection: Connection, key: str, values: Mapping[str, Any], **_scope: Any) -> None:
         """Set columns of the record of a key.
+
+        Args:
+            connection: Of a transaction that writes.
+            key: The value of its key column.
+            values: Column -> value.
+            _scope: Columns that the record must have, such as `project_id`.
 
         Raises:
             NotFoundError: There is no such record in the scope.
@@ -234,6 +269,11 @@ class RecordTable(Generic[Record]):
 
     def remove(self, connection: Connection, key: str, **_scope: Any) -> None:
         """Delete the record of a key.
+
+        Args:
+            connection: Of a transaction that writes.
+            key: The value of its key column.
+            _scope: Columns that the record must have, such as `project_id`.
 
         Raises:
             NotFoundError: There is no such record in the scope.
@@ -331,7 +371,13 @@ class LRUCache(Generic[T]):
             return self._values[key][0]
 
     def keep(self, key: str, value: T, weight: int = 1) -> T:
-        """Store a value and return it."""
+        """Store a value and return it. Those that were read longest ago are removed while all together are too heavy.
+
+        Args:
+            key: Its name.
+            value: The value; the newest stays, however heavy it is.
+            weight: What it adds to the sum that the cache limits.
+        """
         with self._lock:
             if key in self._values:
                 self._weight -= self._values.pop(key)[1]

@@ -332,7 +332,17 @@ def create_upload(
     num_bytes: int,
     file_expires_after_seconds: int | None = None,
 ) -> Upload:
-    """Begin an upload of a file of `num_bytes`, which must be complete within an hour."""
+    """Begin an upload, which must be complete within an hour.
+
+    Args:
+        context: The home.
+        project_id: The project that the file will belong to.
+        filename: As the client names it; made safe here.
+        purpose: What the file may be used for.
+        mime_type: Its media type.
+        num_bytes: The size of the whole file.
+        file_expires_after_seconds: How long the file is kept; None for no limit.
+    """
     return context.uploads.create(
         project_id,
         filename=safe_filename(filename),

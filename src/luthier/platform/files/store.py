@@ -142,7 +142,16 @@ class FileStore(Store):
         purpose: Purpose,
         expires_after_seconds: int | None = None,
     ) -> StoredFile:
-        """Keep a finished file of `ArtifactStore.incoming`, which is moved away from there."""
+        """Store a finished file of `ArtifactStore.incoming`, which is moved away from there.
+
+        Args:
+            project_id: The project that the file belongs to.
+            partial: The received file.
+            sha256: Its digest, in hexadecimal.
+            filename: Its name for people; not a path.
+            purpose: What it may be used for.
+            expires_after_seconds: How long it is kept; None for no limit.
+        """
         made: list[StoredFile] = []
 
         def insert_row(connection: Connection) -> None:
@@ -189,9 +198,17 @@ class FileStore(Store):
         limit: int = 10_000,
         order: Literal["asc", "desc"] = "desc",
     ) -> tuple[list[StoredFile], bool]:
-        """At most `limit` files behind the one with id `after`, newest first or oldest first, and whether more follow.
+        """One page of a project's files, and whether more follow.
 
-        Raises RequestError where `after` was never a file of this project.
+        Args:
+            project_id: The project.
+            purpose: Only files of this purpose; None for all. An unknown one has no files.
+            after: The id of the file before the page, which may have been deleted since; None begins at the first.
+            limit: The most files.
+            order: `asc` for the oldest first, `desc` for the newest.
+
+        Raises:
+            RequestError: `after` was never a file of this project.
         """
         if purpose is not None and purpose not in PURPOSES:
             return [], False
@@ -273,7 +290,13 @@ class FileStore(Store):
 
 
 def unused_id(connection: Connection, column: Column[str], kind: str) -> str:
-    """A new id that no row has, within a transaction that writes: of those of one second some would be equal."""
+    """A new id that no row has, within a transaction that writes: of those of one second some would be equal.
+
+    Args:
+        connection: Of the transaction.
+        column: The column of ids.
+        kind: The prefix of the id, such as `file`.
+    """
     while True:
         made = new_id(kind)
         if connection.execute(select(column).where(column == made)).first() is None:
@@ -288,6 +311,12 @@ def is_there(database: Database) -> ColumnElement[bool]:
 
 def hold_file(connection: Connection, database: Database, project_id: str, file_id: str) -> None:
     """Let a file never expire, within the transaction that makes something depend on it.
+
+    Args:
+        connection: Of the transaction.
+        database: Whose clock decides whether the file has expired.
+        project_id: The project of the file.
+        file_id: The file.
 
     Raises:
         NotFoundError: The project has no such file.

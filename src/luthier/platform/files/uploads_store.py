@@ -52,7 +52,16 @@ class UploadStore(Store):
         num_bytes: int,
         file_expires_after_seconds: int | None = None,
     ) -> Upload:
-        """Begin an upload; it has to be completed within an hour."""
+        """Begin an upload; it has to be completed within an hour.
+
+        Args:
+            project_id: The project that the file will belong to.
+            filename: Its name for people; not a path.
+            purpose: What the file may be used for.
+            mime_type: Its media type.
+            num_bytes: The size of the whole file.
+            file_expires_after_seconds: How long the file is kept; None for no limit.
+        """
         with self._write() as connection:
             now = self._database.clock(connection)
             upload = Upload(
@@ -82,6 +91,12 @@ class UploadStore(Store):
 
     def add_part(self, project_id: str, upload_id: str, partial: Path, sha256: str) -> UploadPart:
         """Keep a finished file of `ArtifactStore.incoming` as a part.
+
+        Args:
+            project_id: The project of the upload.
+            upload_id: The upload.
+            partial: The received file.
+            sha256: Its digest, in hexadecimal.
 
         Raises:
             NotFoundError: The project has no such upload.
@@ -121,6 +136,10 @@ class UploadStore(Store):
     def parts(self, upload_id: str, part_ids: Sequence[str]) -> list[UploadPart]:
         """The parts with these ids, in this order.
 
+        Args:
+            upload_id: The upload.
+            part_ids: In the order of the file.
+
         Raises:
             RequestError: A part is not of this upload.
         """
@@ -139,7 +158,17 @@ class UploadStore(Store):
         return self._artifacts.open(part.sha256)
 
     def complete(self, upload: Upload, partial: Path, sha256: str) -> StoredFile:
-        """Make the file of all parts put together; the parts are forgotten. One of two concurrent calls wins."""
+        """Make the file of all parts put together; the parts are deleted. One of two concurrent calls wins.
+
+        Args:
+            upload: The upload.
+            partial: The parts as one file, which is moved away.
+            sha256: Its digest, in hexadecimal.
+
+        Raises:
+            NotFoundError: The upload is gone.
+            ConflictError: It is no longer pending.
+        """
         made: list[StoredFile] = []
 
         def insert_rows(connection: Connection) -> None:

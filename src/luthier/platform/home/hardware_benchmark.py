@@ -3,12 +3,14 @@
 Precision and forecasts follow from it. Measured by each process, a busy moment could give two equal runs two
 precisions, and so other bytes, and one plan three forecasts. So what was measured is kept in the home, with how busy
 other processes kept the cores meanwhile; a measurement that was disturbed is repeated once the machine is quieter.
+`versions` names the machine and the libraries that a figure depends on.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import platform
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -30,6 +32,7 @@ _WAIT_SECONDS = 120.0
 # A disturbed measurement is worth repeating where the cores are that much freer, and not more often than this.
 _FREER_BY_CORES, _REPEAT_SECONDS = 0.3, 60.0
 _LOAD_SECONDS = 30.0
+_VERSIONED = ("luthier", "torch", "transformers", "peft", "safetensors", "sacrebleu", "rouge-score", "numpy")
 _looked_at: dict[Path, float] = {}
 """When this process looked last whether the machine is quieter, by the file of its measurement."""
 
@@ -198,3 +201,16 @@ def _keep(place: Path, found: Benchmark) -> None:
     }
     with suppress(StorageFullError):  # it can be measured again; a full disk is reported by what needs the room
         replace_text(place, json.dumps(document, indent=1) + "\n")
+
+
+def versions(context: Context) -> dict[str, str]:
+    """Versions of what a figure depends on, and the machine that it was measured on."""
+    machine = hardware_of(context)
+    return (
+        {"python": platform.python_version()}
+        | {name: version(name) for name in _VERSIONED}
+        | {
+            "machine": f"{machine.cpu_name}, {machine.num_cores} cores, {machine.memory_bytes / 2**30:.0f} GiB",
+            "matrix products": machine.why,
+        }
+    )

@@ -86,7 +86,15 @@ class IdempotencyStore(Store):
             return Turn(kind="replay", status=row["status"], answer=row["answer"])
 
     def finish(self, project_id: str, key: str, ticket: float, *, status: int, answer: str) -> None:
-        """Keep the answer; without effect where another has taken the work over."""
+        """Store the answer; without effect where another request has taken the work over.
+
+        Args:
+            project_id: The project of the request.
+            key: Its `Idempotency-Key`.
+            ticket: Of the turn that `begin` has given.
+            status: Of the response.
+            answer: Its body.
+        """
         is_it = _is(project_id, key) & (table.c.created_at == ticket)
         with self._write() as connection:
             connection.execute(update(table).where(is_it).values(status=status, answer=answer))

@@ -384,7 +384,11 @@ def _refusal(body: bytes) -> ApiError | None:
 
 
 def refusal(fault: JsonFault, within: str = "") -> ApiError:
-    """The error that names the field. within: the field that the document came in, where it is not the request."""
+    """The error that names the field.
+
+    Args:
+        within: The field that the document came in, where it is not the request.
+    """
     place = ".".join(part for part in (within, fault.place) if part)
     where = f" at {place!r}" if place else ""
     message = f"Invalid request: {fault.came}{where}; expected: {fault.expected}; what to do: write it out flat"

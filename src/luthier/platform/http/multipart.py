@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, Callable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
+from contextlib import ExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
+from starlette.requests import Request
 
 from luthier.core.errors import RequestError
 from luthier.core.frozen_model import FrozenModel
-from luthier.platform.files.service import IncomingFile
+from luthier.platform.files.service import IncomingFile, incoming_file
+from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
@@ -358,3 +361,39 @@ def _too_large(most_bytes: int) -> FormError:
         code="file_too_large",
         status=413,
     )
+
+
+@asynccontextmanager
+async def received_files(
+    request: Request, context: Context, *, file_fields: frozenset[str], fields: frozenset[str], most_files: int
+) -> AsyncIterator[tuple[list[IncomingFile], FilesForm]]:
+    """The files of a form and the rest of it, while the block runs; files that it has not kept are removed behind it.
+
+    Args:
+        request: The request of the form.
+        context: The home.
+        file_fields: The names of the fields with files.
+        fields: The names of the other fields that are allowed.
+        most_files: The most files.
+
+    Raises:
+        FormError: The body is not such a form.
+        ClientDisconnect: The client is gone.
+    """
+    with ExitStack() as stack:
+        incoming: list[IncomingFile] = []
+
+        def new_file() -> IncomingFile:
+            incoming.append(stack.enter_context(incoming_file(context)))
+            return incoming[-1]
+
+        form = await read_files_form(
+            request.stream(),
+            request.headers,
+            new_file,
+            file_fields=file_fields,
+            fields=fields,
+            most_bytes=context.settings.max_file_bytes,
+            most_files=most_files,
+        )
+        yield incoming, form

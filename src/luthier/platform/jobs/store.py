@@ -125,6 +125,10 @@ class JobStore:
         First comes what this worker held when it died, regardless of the lease: there is one process of a name.
         Then what another worker has lost, then what is queued, oldest first. What was lost counts as a crash, and a job
         that has crashed too often without getting any further fails instead of being given out again.
+
+        Args:
+            worker: Its name; there is one process of a name.
+            lanes: The kinds of work that it does.
         """
         with self._database.write() as connection:
             now = self._database.clock(connection)
@@ -158,8 +162,13 @@ class JobStore:
     def beat(self, job_id: str, attempt: int, step: int = 0) -> Wish | None:
         """Renew the lease and store the step that the work has reached.
 
+        Args:
+            job_id: The job.
+            attempt: The attempt that holds it, from 1.
+            step: The last step that ended; a smaller one than before is ignored.
+
         Returns:
-            What the job is wished to do: pause, cancel, or None.
+            What the job is wished to do: Pause, cancel, or None.
 
         Raises:
             LeaseLostError: Another attempt has the job, or it has ended.
@@ -274,6 +283,10 @@ class JobStore:
 
     def ask(self, job_id: str, wish: Wish) -> Job:
         """Pause or cancel a job: immediately where no worker holds it, else as soon as its worker checks it.
+
+        Args:
+            job_id: The job.
+            wish: `pause` or `cancel`.
 
         Raises:
             ConflictError: It has ended, is being cancelled already, or is paused and should pause.

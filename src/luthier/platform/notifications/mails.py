@@ -72,7 +72,15 @@ def check_address(text: str) -> str:
 
 
 def waiting(project_id: str, to: tuple[str, ...], subject: str, text: str, *, now: float) -> WatchDocument:
-    """A stored mail, due immediately for any sender."""
+    """A stored mail, due immediately for any sender.
+
+    Args:
+        project_id: The project that it is about.
+        to: The addresses.
+        subject: Its subject line.
+        text: Its body, as plain text.
+        now: The time, in seconds since 1970.
+    """
     mail = Mail(mail_id=new_id("mail"), to=to, subject=subject, text=text, next_at=now, created_at=now)
     return WatchDocument(project_id, KIND, mail.mail_id, mail.model_dump_json())
 

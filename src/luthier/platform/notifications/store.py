@@ -108,7 +108,12 @@ class WebhookStore(Store):
     """
 
     def add(self, webhook: Webhook, secret: str) -> Webhook:
-        """Keep a webhook; the time of its making is the database's."""
+        """Store a webhook; its time is set here, by the database's clock.
+
+        Args:
+            webhook: Without its secret.
+            secret: That its messages are signed with.
+        """
         with self._write() as connection:
             return _WEBHOOKS.insert(connection, webhook, self._database.clock(connection), secret=secret)
 
@@ -133,13 +138,32 @@ class WebhookStore(Store):
             connection.execute(delete(webhooks).where(webhooks.c.webhook_id == webhook_id))
 
     def deliveries(self, webhook_id: str, project_id: str, limit: int) -> list[Delivery]:
-        """The messages to a webhook, newest first; those that are done with are kept for 30 days."""
+        """Messages to a webhook, newest first; those that have ended are kept for 30 days.
+
+        Args:
+            webhook_id: The webhook.
+            project_id: Its project.
+            limit: The most messages.
+
+        Raises:
+            NotFoundError: The project has no such webhook.
+        """
         with self._database.snapshot():
             self._get(_WEBHOOKS, webhook_id, project_id=project_id)
             return self._list(_DELIVERIES, webhook_id=webhook_id, limit=limit)
 
     def tell(self, webhook_id: str, project_id: str, event_type: str, data: dict[str, Any]) -> Delivery:
-        """Store one message, due immediately."""
+        """Store one message, due immediately.
+
+        Args:
+            webhook_id: The webhook that gets it.
+            project_id: The project of the webhook.
+            event_type: Such as `fine_tuning.job.succeeded`.
+            data: The `data` of the event, as JSON values.
+
+        Raises:
+            NotFoundError: The project has no such webhook.
+        """
         with self._write() as connection:
             _WEBHOOKS.get(connection, webhook_id, project_id=project_id)
             now = self._database.clock(connection)
@@ -175,7 +199,12 @@ class WebhookStore(Store):
             return len(rows)
 
     def claim(self, *, limit: int, lease_seconds: float) -> list[DueDelivery]:
-        """Take messages whose time has come, longest overdue first; no one else takes them until the lease ends."""
+        """Take messages that are due, longest overdue first; no other process takes them until the lease ends.
+
+        Args:
+            limit: The most messages.
+            lease_seconds: How long they are held.
+        """
         table = webhook_deliveries
         # What was written in the future was written before the clock was set back.
         is_from_the_future = table.c.created_at > self._database.now + SLACK_SECONDS

@@ -114,7 +114,14 @@ def send_test(context: Context, project_id: str, webhook_id: str) -> Delivery:
 
 
 def sign(secret: str, message_id: str, timestamp: int, body: str) -> str:
-    """The header `webhook-signature`: HMAC-SHA256 over id, time (seconds since 1970) and body, joined by dots."""
+    """The header `webhook-signature`: HMAC-SHA256 over id, time and body, joined by dots.
+
+    Args:
+        secret: With its prefix, as the owner of the webhook has it.
+        message_id: Of the message.
+        timestamp: In seconds since 1970.
+        body: As it is sent.
+    """
     # Standard Webhooks: the key of the HMAC is what the base64 behind the prefix decodes to, not its text.
     key = base64.b64decode(secret.removeprefix(_SECRET_PREFIX))
     signed = f"{message_id}.{timestamp}.{body}".encode()

@@ -140,11 +140,11 @@ def test_both_sides_of_a_canary_are_beside_each_other_with_who_may_decide(home: 
 
 
 def test_a_comparison_is_begun_by_who_may_train(home: Context, browser: Browser, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    from luthier.features.deployments import canary_sides
+    from luthier.features.deployments import canary_release
 
     _, second = fill(home).runs
     asked: list[object] = []
-    monkeypatch.setattr(canary_sides, "answer_to", lambda _, question, given: asked.append((question, given)) or {})
+    monkeypatch.setattr(canary_release, "answer_to", lambda _, question, given: asked.append((question, given)) or {})
     one = browser("read", "train")
     assert one.post("/deployments/support/compare").status_code == 409, "there is no canary"
     deployments.deploy(home, ME, "support", second, canary=0.25)

@@ -52,7 +52,7 @@ from luthier.features.files import api as files
 from luthier.features.files import uploads_api as uploads
 from luthier.features.finetuning_api import api as fine_tuning
 from luthier.features.serving import graders
-from luthier.features.serving.api import anthropic_models, checkpoints, stored
+from luthier.features.serving.api import checkpoints, models, stored
 from luthier.features.serving.api.chat import ChatBody
 from luthier.features.serving.api.completions import CompletionBody
 from luthier.features.serving.api.message_body import MessagesBody, PromptBody
@@ -268,7 +268,7 @@ def test_what_is_supported_has_a_place() -> None:
     places["response items list"] = query_names(responses.router, "/v1/responses/{response_id}/input_items")
     places["response"] = query_names(responses.router, "/v1/responses/{response_id}")
     places["batches list"] = query_names(batches.router, "/v1/batches")
-    places["messages models"] = set(anthropic_models.PARAMETERS)
+    places["messages models"] = set(models.PARAMETERS)
     assert len(states("supported")) > 40
     for request, name in states("supported"):
         assert name in places[request], (request, name)

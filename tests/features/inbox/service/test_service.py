@@ -11,9 +11,8 @@ from tests.vacuous import nonempty
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotAllowedError, NotFoundError, RequestError
 from luthier.core.records.export import ServerExport
-from luthier.core.records.monitoring import Alert
+from luthier.core.records.monitoring import Alert, Signal
 from luthier.core.records.traffic import Exchange
-from luthier.core.results.signal import Signal
 from luthier.features.datasets import annotations
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.deployments import service as deployments

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from luthier.core.evaluation import Evaluation
-from luthier.features.evaluations import judged_heads
+from luthier.features.evaluations import systems
 from luthier.features.evaluations.service import evaluate
 from luthier.features.models.resolve import Candidate, find_candidate, open_engine, open_judged
 from luthier.features.recipes.service import recipe_from
@@ -55,7 +55,7 @@ def test_a_run_is_judged_by_as_many_as_its_plan_says(
         asked.append(num_workers or 0)
         return open_judged(candidate, stop=stop, num_workers=num_workers)
 
-    monkeypatch.setattr(judged_heads, "open_judged", spied)
+    monkeypatch.setattr(systems, "open_judged", spied)
     monkeypatch.setattr(side_by_side, "MIN_FLOPS", 0.0)
     monkeypatch.setattr(transformers_engine, "MAX_SCORE_TOKENS", 32)  # several batches of few rows
     training = {"max_steps": 1, "precision": "float32", "num_threads": 1, "micro_batch_workers": 2}

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from tests.fixtures.mail_server import mail_server
 
+from luthier.core.records.monitoring import Signal, WatchReport
 from luthier.core.records.traffic import Exchange
-from luthier.core.results.signal import Signal, WatchReport
 from luthier.features.traffic import service as traffic
 from luthier.platform.home.context import Context
 

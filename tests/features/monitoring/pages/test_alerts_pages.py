@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.fixtures.pages import Browser
 
 from luthier.core.access import DEFAULT_PROJECT
-from luthier.core.results.signal import Signal, WatchReport
+from luthier.core.records.monitoring import Signal, WatchReport
 from luthier.features.monitoring import alerts
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context

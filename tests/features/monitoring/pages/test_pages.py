@@ -12,8 +12,8 @@ import pytest
 
 from luthier.core.access import DEFAULT_PROJECT, Caller
 from luthier.core.errors import WorkError
+from luthier.core.records.monitoring import Signal, WatchReport
 from luthier.core.records.traffic import Exchange
-from luthier.core.results.signal import Signal, WatchReport
 from luthier.features.feedback import service as feedback
 from luthier.features.feedback.service import FeedbackInput
 from luthier.features.monitoring import alerts

@@ -17,8 +17,7 @@ from tests.fixtures.mail_server import MailServer, mail_server
 
 from luthier.core.access import DEFAULT_PROJECT, Caller
 from luthier.core.errors import NotFoundError, RequestError, WorkError
-from luthier.core.records.monitoring import Alert
-from luthier.core.results.signal import Signal, SignalState, WatchReport
+from luthier.core.records.monitoring import Alert, Signal, SignalState, WatchReport
 from luthier.features.monitoring import alerts
 from luthier.platform.home.context import Context
 from luthier.platform.home.settings import Settings

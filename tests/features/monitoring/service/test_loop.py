@@ -12,8 +12,8 @@ import pytest
 from luthier.core.access import DEFAULT_PROJECT, Caller
 from luthier.core.errors import WorkError
 from luthier.core.records.deployment import Deployment, Revision, Share
+from luthier.core.records.monitoring import Signal, WatchReport
 from luthier.core.records.traffic import Exchange
-from luthier.core.results.signal import Signal, WatchReport
 from luthier.features.monitoring import alerts
 from luthier.features.monitoring import loop as monitor_loop
 from luthier.features.traffic import service as traffic

@@ -8,7 +8,7 @@ from luthier.core.cost import Estimate
 from luthier.core.events import BillUpdated
 from luthier.core.run import Bill, BudgetPlan, FirstActions
 from luthier.features.planning.format import bill_line, budget_lines
-from luthier.features.training.event_text import event_text
+from luthier.features.training.recorder import event_text
 
 
 def estimate(value: float, spread: float = 0.0) -> Estimate:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from luthier.core.ports import SilentProgress
 from luthier.core.tracking import TrackerPlan, TrackerRecipe
-from luthier.features.trackers.state import TrackerState, save_state
+from luthier.features.trackers.service import TrackerState, save_state
 from luthier.platform.auth.service import create_project
 from luthier.platform.files.service import add_file
 from luthier.platform.jobs.records import Job

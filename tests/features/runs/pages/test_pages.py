@@ -18,7 +18,7 @@ from luthier.core.run import Fit, Remedy
 from luthier.core.tracking import TrackerPlan
 from luthier.features.datasets.service import create_dataset, keep_rows
 from luthier.features.models.store import TunedModel
-from luthier.features.trackers.state import TrackerState, save_state
+from luthier.features.trackers.service import TrackerState, save_state
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job

@@ -18,8 +18,7 @@ from luthier.core.events import (
 )
 from luthier.core.system import machine_usage
 from luthier.features.recipes.service import load_recipe
-from luthier.features.training.event_text import event_text
-from luthier.features.training.recorder import RunLog, recorder
+from luthier.features.training.recorder import RunLog, event_text, recorder
 from luthier.features.training.service import train
 from luthier.platform.home.context import Context
 from luthier.testing.records import RUN_ID, make_plan, make_record, make_step

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from luthier.ml.data.audit.base import AuditRequest
-from luthier.ml.data.audit.exact_duplicate import check
+from luthier.ml.data.audit.duplicates import check_exact_duplicates
 from luthier.ml.data.audit.table import build_table
 
 Write = Callable[..., Path]
@@ -16,7 +16,7 @@ Write = Callable[..., Path]
 
 def test_copies_but_the_first_are_reported_with_what_they_copy(jsonl: Write) -> None:
     texts = ["one", "Two  words", "three", "two words", "four", "TWO\nWORDS", "one"]
-    (finding,) = check(AuditRequest(build_table(jsonl(*({"text": text} for text in texts)))))
+    (finding,) = check_exact_duplicates(AuditRequest(build_table(jsonl(*({"text": text} for text in texts)))))
     assert (finding.check, finding.severity, finding.count) == ("exact_duplicate", "error", 3)
     assert finding.lines == (4, 6, 7)
     assert finding.details == {"num_groups": 2, "largest_group": 3}
@@ -31,12 +31,12 @@ def test_copies_but_the_first_are_reported_with_what_they_copy(jsonl: Write) -> 
 @pytest.mark.parametrize(("num_copies", "severity"), [(9, "warning"), (10, "error")])
 def test_a_tenth_of_the_rows_is_an_error(jsonl: Write, num_copies: int, severity: str) -> None:
     rows = [{"text": f"text {number}"} for number in range(100 - num_copies)] + [{"text": "text 0"}] * num_copies
-    (finding,) = check(AuditRequest(build_table(jsonl(*rows))))
+    (finding,) = check_exact_duplicates(AuditRequest(build_table(jsonl(*rows))))
     assert (finding.severity, finding.count, finding.fraction) == (severity, num_copies, num_copies / 100)
 
 
 def test_another_answer_or_role_is_no_copy(jsonl: Write) -> None:
     rows = [{"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": "c"}, {"prompt": "a b", "completion": ""}]
-    assert check(AuditRequest(build_table(jsonl(*rows)))) == []
-    assert check(AuditRequest(build_table(jsonl({"text": "alone"})))) == []
-    assert check(AuditRequest(build_table(jsonl('{"no": "json')))) == []
+    assert check_exact_duplicates(AuditRequest(build_table(jsonl(*rows)))) == []
+    assert check_exact_duplicates(AuditRequest(build_table(jsonl({"text": "alone"})))) == []
+    assert check_exact_duplicates(AuditRequest(build_table(jsonl('{"no": "json')))) == []

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from luthier.ml.data.audit.base import AuditRequest
-from luthier.ml.data.audit.near_duplicate import check
+from luthier.ml.data.audit.duplicates import check_near_duplicates
 from luthier.ml.data.audit.table import build_table
 
 Write = Callable[..., Path]
@@ -20,7 +20,7 @@ def text(seed: int, num_words: int = 60) -> str:
 
 def test_near_copies_are_reported_and_exact_ones_are_left_to_their_check(jsonl: Write) -> None:
     rows = [text(0), text(1), text(1).upper(), text(1) + " more", text(2), "And " + text(1), text(0) + " end"]
-    (finding,) = check(AuditRequest(build_table(jsonl(*({"text": row} for row in rows)))))
+    (finding,) = check_near_duplicates(AuditRequest(build_table(jsonl(*({"text": row} for row in rows)))))
     assert (finding.check, finding.severity, finding.lines) == ("near_duplicate", "warning", (4, 6, 7))
     assert finding.details["num_clusters"] == 2
     assert finding.details["clusters"][0] == {
@@ -40,7 +40,7 @@ def test_near_copies_are_reported_and_exact_ones_are_left_to_their_check(jsonl: 
 
 
 def test_other_punctuation_is_nearly_the_same(jsonl: Write) -> None:
-    (finding,) = check(
+    (finding,) = check_near_duplicates(
         AuditRequest(build_table(jsonl({"text": "Well, well; it works."}, {"text": "well well it works"})))
     )
     assert finding.lines == (2,)
@@ -54,9 +54,9 @@ def test_a_shared_system_prompt_makes_no_near_duplicates(jsonl: Write) -> None:
                       {"role": "assistant", "content": text(number + 500, 5)}]}
         for number in range(50)
     ]  # fmt: skip
-    assert check(AuditRequest(build_table(jsonl(*rows)))) == []
+    assert check_near_duplicates(AuditRequest(build_table(jsonl(*rows)))) == []
     twin = {"messages": [*rows[7]["messages"][:2], {"role": "assistant", "content": text(507, 5) + " too"}]}
-    (finding,) = check(AuditRequest(build_table(jsonl(*rows, twin))))
+    (finding,) = check_near_duplicates(AuditRequest(build_table(jsonl(*rows, twin))))
     assert finding.lines == (51,)
     assert finding.details["shared_prefix"].startswith(system[:50])
     assert "without the 300 words that nearly all prompts begin with" in finding.message
@@ -64,4 +64,4 @@ def test_a_shared_system_prompt_makes_no_near_duplicates(jsonl: Write) -> None:
 
 def test_files_of_one_row_no_row_and_empty_rows(jsonl: Write) -> None:
     for rows in ([{"text": "alone"}], ['{"no": "json'], [{"text": ""}, {"text": "!"}, {"text": ""}]):
-        assert check(AuditRequest(build_table(jsonl(*rows)))) == []
+        assert check_near_duplicates(AuditRequest(build_table(jsonl(*rows)))) == []

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from luthier.ml.data.audit.base import AuditRequest, Skipped
-from luthier.ml.data.audit.over_context import check
+from luthier.ml.data.audit.length import check_over_context
 from luthier.ml.data.audit.table import build_table
 
 
@@ -15,14 +15,14 @@ def test_rows_over_the_context_are_errors_the_longest_first(jsonl: Callable[...,
     path = jsonl({"text": "a b c d"}, {"text": "a"}, {"text": "a b c d e"})
     table = build_table(path, count_tokens=lambda texts: [len(text.split()) for text in texts])
     request = AuditRequest(table, model="m", context_tokens=3)
-    found = check(request)
+    found = check_over_context(request)
     assert not isinstance(found, Skipped)
     assert (found[0].severity, found[0].lines) == ("error", (1, 3))
     assert found[0].examples[0].note == "5 tokens"
-    assert check(replace(request, context_tokens=5)) == []
+    assert check_over_context(replace(request, context_tokens=5)) == []
 
 
 def test_without_a_model_the_check_says_that_it_did_not_run(audited: Callable[..., AuditRequest]) -> None:
     request = audited({"text": "a"})
-    assert isinstance(check(request), Skipped)
-    assert isinstance(check(replace(request, model="m", context_tokens=4)), Skipped)
+    assert isinstance(check_over_context(request), Skipped)
+    assert isinstance(check_over_context(replace(request, model="m", context_tokens=4)), Skipped)

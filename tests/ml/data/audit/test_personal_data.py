@@ -9,7 +9,7 @@ import pytest
 
 from luthier.ml.data.audit import personal_data
 from luthier.ml.data.audit.base import AuditRequest
-from luthier.ml.data.audit.personal_data import check
+from luthier.ml.data.audit.personal_data import check_personal_data
 from luthier.ml.data.audit.table import build_table
 from luthier.ml.data.personal_data.recognizers import Span
 
@@ -21,7 +21,7 @@ def test_each_kind_is_a_finding_of_its_own(jsonl: Callable[..., Path]) -> None:
         {"prompt": "What?", "completion": "Nothing."},
         {"prompt": "Mail?", "completion": "zoe@firm.de"},
     )
-    email, phone, street = check(AuditRequest(build_table(path)))
+    email, phone, street = check_personal_data(AuditRequest(build_table(path)))
     assert [f.details["kind"] for f in (email, phone, street)] == ["email", "phone", "street"]
     assert (email.check, email.severity, email.count, email.fraction, email.lines) == (
         "personal_data",
@@ -44,17 +44,17 @@ def test_each_kind_is_a_finding_of_its_own(jsonl: Callable[..., Path]) -> None:
 def test_many_accounts_are_an_error(jsonl: Callable[..., Path]) -> None:
     rows = [{"text": f"row {n}"} for n in range(150)]
     iban = {"text": "IBAN DE89370400440532013000"}
-    assert [f.severity for f in check(AuditRequest(build_table(jsonl(*rows, iban))))] == ["warning"]
-    assert [f.severity for f in check(AuditRequest(build_table(jsonl(*rows[:80], iban))))] == ["error"]
+    assert [f.severity for f in check_personal_data(AuditRequest(build_table(jsonl(*rows, iban))))] == ["warning"]
+    assert [f.severity for f in check_personal_data(AuditRequest(build_table(jsonl(*rows[:80], iban))))] == ["error"]
 
 
 def test_a_clean_file_has_no_finding(jsonl: Callable[..., Path]) -> None:
-    assert check(AuditRequest(build_table(jsonl({"text": "person1@example.com, 5 of 5 stars"})))) == []
+    assert check_personal_data(AuditRequest(build_table(jsonl({"text": "person1@example.com, 5 of 5 stars"})))) == []
 
 
 def test_the_excerpt_shows_the_place_in_a_long_row(jsonl: Callable[..., Path]) -> None:
     path = jsonl({"text": "word " * 4000 + "me@firm.de " + "word " * 4000})
-    (finding,) = check(AuditRequest(build_table(path)))
+    (finding,) = check_personal_data(AuditRequest(build_table(path)))
     assert "m…@firm.de" in finding.examples[0].excerpt
     assert len(finding.examples[0].excerpt) < 300
 
@@ -65,7 +65,7 @@ def test_what_may_be_a_value_is_told_apart_from_what_is(jsonl: Callable[..., Pat
         {"prompt": "Where to?", "completion": "Send it to 14 Baker Street, Springfield, IL 62704."},
         {"prompt": "Rule?", "completion": "See 18.3.95.120 of the contract."},
     )
-    ip, certain, perhaps = check(AuditRequest(build_table(path)))
+    ip, certain, perhaps = check_personal_data(AuditRequest(build_table(path)))
     assert (ip.severity, ip.details["is_certain"], ip.lines) == ("info", False, (3,))
     assert (certain.severity, certain.details["is_certain"], certain.lines) == ("warning", True, (2,))
     assert (perhaps.severity, perhaps.details["is_certain"], perhaps.lines) == ("info", False, (1,))
@@ -83,7 +83,7 @@ def test_names_are_hidden_in_the_excerpts_of_every_kind(
     monkeypatch.setattr(personal_data, "why_not", lambda: None)
     monkeypatch.setattr(personal_data, "name_finder", lambda: find)
     path = jsonl({"prompt": "Who?", "completion": "Ask Miriam Adler, zoe@firm.de"}, {"text": "Nobody."})
-    email, name = check(AuditRequest(build_table(path)))
+    email, name = check_personal_data(AuditRequest(build_table(path)))
     assert (email.details["kind"], name.details["kind"]) == ("email", "name")
     for finding in (email, name):
         assert "Mir…" in finding.examples[0].excerpt

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from luthier.ml.data.audit.base import AuditRequest
-from luthier.ml.data.audit.secret import check
+from luthier.ml.data.audit.personal_data import check_secrets
 from luthier.ml.data.audit.table import build_table
 
 TOKEN = "gh" + "p_" + "a1B2c3D4e5F6g7H8i9J0" + "k1L2m3N4o5P6q7R8"
@@ -18,7 +18,7 @@ def test_secrets_are_an_error_and_stay_hidden(jsonl: Callable[..., Path]) -> Non
     path = jsonl(
         *rows, {"text": f"use {TOKEN} and password='{PASSWORD}' and {TOKEN}"}, {"text": "x" * 500 + f" {TOKEN}"}
     )
-    (finding,) = check(AuditRequest(build_table(path)))
+    (finding,) = check_secrets(AuditRequest(build_table(path)))
     assert (finding.check, finding.severity, finding.count, finding.lines) == ("secret", "error", 2, (301, 302))
     assert finding.details == {"kinds": {"GitHub token": 3, "password in an assignment": 1}, "num_secrets": 4}
     assert finding.message == "2 rows with 4 secrets: 3 GitHub token, 1 password in an assignment"
@@ -31,4 +31,4 @@ def test_secrets_are_an_error_and_stay_hidden(jsonl: Callable[..., Path]) -> Non
 
 
 def test_a_clean_file_has_no_finding(jsonl: Callable[..., Path]) -> None:
-    assert check(AuditRequest(build_table(jsonl({"text": "the secret is token effort"})))) == []
+    assert check_secrets(AuditRequest(build_table(jsonl({"text": "the secret is token effort"})))) == []

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from luthier.ml.data.readers import docx
+from luthier.ml.data.readers import office
 
 Make = Callable[..., Path]
 
@@ -48,7 +48,7 @@ STYLED = "".join(
 @pytest.mark.parametrize("contents", [BLOCK, FIELD, STYLED])
 def test_it_is_left_out_and_named(make_docx: Make, contents: str) -> None:
     body = contents + "".join(_paragraph(text, style) for style, text in TEXT)
-    found = docx.read(make_docx([], _document(body)))
+    found = office.read_docx(make_docx([], _document(body)))
     assert [(one.headings, one.text) for one in found.sections] == [
         (("Wood",), "Spruce is light."),
         (("Varnish",), "It shines."),
@@ -63,18 +63,18 @@ def test_styles_go_by_their_names_whatever_the_language(make_docx: Make) -> None
         '<w:style w:type="paragraph" w:styleId="Heading1"><w:name w:val="heading 1"/></w:style></w:styles>'
     )
     body = _paragraph("Holz 3", "Verzeichnis1") + "".join(_paragraph(text, style) for style, text in TEXT)
-    found = docx.read(make_docx([], {**_document(body), "word/styles.xml": styles}))
+    found = office.read_docx(make_docx([], {**_document(body), "word/styles.xml": styles}))
     assert [one.text for one in found.sections] == ["Spruce is light.", "It shines."]
     assert found.warnings[0].startswith("a table of contents was left out: 1 lines")
 
 
 def test_documents_without_one_are_read_as_they_are(make_docx: Make) -> None:
-    found = docx.read(make_docx(TEXT))
+    found = office.read_docx(make_docx(TEXT))
     assert (len(found.sections), found.warnings) == (2, ())
 
 
 def test_a_field_that_never_ends_takes_nothing_with_it(make_docx: Make) -> None:
     open_field = FIELD.removesuffix('<w:p><w:r><w:fldChar w:fldCharType="end"/></w:r></w:p>')
     body = open_field + "".join(_paragraph(text, style) for style, text in TEXT)
-    found = docx.read(make_docx([], _document(body)))
+    found = office.read_docx(make_docx([], _document(body)))
     assert [one.text for one in found.sections][-2:] == ["Spruce is light.", "It shines."]

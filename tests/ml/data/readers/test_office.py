@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.vacuous import nonempty
 
-from luthier.ml.data.readers import docx, epub, pptx, xlsx
+from luthier.ml.data.readers import office, xlsx
 from luthier.ml.data.readers.document import Section
 from luthier.ml.data.readers.markdown import tidy
 
@@ -20,14 +20,14 @@ def test_docx_in_sections_by_heading(make_docx: Make) -> None:
     path = make_docx(
         [("Heading1", "Title"), ("", "First text with under_score."), ("Heading2", "Part"), ("", "Second.")]
     )
-    assert docx.read(path).sections == (
+    assert office.read_docx(path).sections == (
         Section("First text with under_score.", None, ("Title",)),
         Section("Second.", None, ("Title", "Part")),
     )
 
 
 def test_pptx_knows_its_slides(make_pptx: Make) -> None:
-    found = pptx.read(make_pptx([("One", "First body", "a note"), ("Two", "Second body", "")]))
+    found = office.read_pptx(make_pptx([("One", "First body", "a note"), ("Two", "Second body", "")]))
     assert found.sections == (
         Section("First body", 1, ("One",)),
         Section("a note", 1, ("One", "Notes:")),
@@ -62,7 +62,7 @@ def test_xlsx_names_hidden_sheets(make_xlsx: Make, tmp_path: Path) -> None:
 
 
 def test_epub_in_reading_order(make_epub: Make) -> None:
-    found = epub.read(
+    found = office.read_epub(
         make_epub(["<h1>One</h1><p>First <a href='c1.xhtml'>chapter</a>.</p>", "<h1>Two</h1><p>Second.</p>"])
     )
     assert found.sections == (

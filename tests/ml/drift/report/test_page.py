@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from luthier.core.results.signal import Signal, WatchReport
+from luthier.core.records.monitoring import Signal, WatchReport
 from luthier.features.monitoring.service import text_checks
 from luthier.ml.drift.report.page import headline, render_watch, write_watch_page
 from luthier.ml.drift.signals.signal_report import Compared, Watched, watch_rows

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from tests.vacuous import nonempty
 
-from luthier.core.results.signal import WatchReport
+from luthier.core.records.monitoring import WatchReport
 from luthier.features.monitoring.service import text_checks
 from luthier.ml.drift.signals.columns import Checks, last_words, read_rows
 from luthier.ml.drift.signals.signal_report import Compared, Watched, number_of_signals, watch_rows

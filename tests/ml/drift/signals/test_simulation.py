@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from luthier.features.monitoring.service import text_checks
-from luthier.ml.drift.drift.evidence import needed_strength
+from luthier.ml.drift.evidence import needed_strength
 from luthier.ml.drift.signals.signal_report import Compared, Watched, watch_rows
 from luthier.platform.home.context import Context
 from luthier.testing.traffic import Change, made_traffic

@@ -16,10 +16,10 @@ from tests.ml.export.exporters.conftest import MakeSource, Write
 from torch import nn
 
 from luthier.core.errors import RequestError
-from luthier.ml.export.exporters.compressed_tensors import group_size, packed, packed_matrices, unpacked
 from luthier.ml.export.exporters.registry import format_of
+from luthier.ml.export.exporters.vllm import group_size, packed, packed_matrices, unpacked
 from luthier.ml.inference.models.loading import load_model
-from luthier.ml.inference.models.packed_weights import packed_weights
+from luthier.ml.inference.models.weights import packed_weights
 from luthier.testing.tiny import make_tiny_model
 
 

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from luthier.core.errors import ModelSourceError
-from luthier.ml.inference.models.packed_weights import PackedWeights, packed_weights, packing_of
-from luthier.ml.inference.models.weights import check_config
+from luthier.ml.inference.models.weights import PackedWeights, check_config, packed_weights, packing_of
 
 _AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128, "version": "gemm", "zero_point": True}
 _GPTQ = {"quant_method": "gptq", "bits": 8, "group_size": -1, "desc_act": False}

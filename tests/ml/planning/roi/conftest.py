@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from luthier.core.evaluation import AlternativeWord, SystemKind
-from luthier.core.results.measured_gains import Measured, MeasuredBaseline, MeasuredGains
 from luthier.core.results.roi import Case
+from luthier.core.results.roi_result import Measured, MeasuredBaseline, MeasuredGains
 
 PLAIN: dict[str, Any] = {
     "name": "By hand",

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from luthier.core.errors import RequestError
-from luthier.core.results.measured_gains import MeasuredGains
+from luthier.core.results.roi_result import MeasuredGains
 from luthier.ml.planning.roi import check_case
 
 OWN = {"hours_per_month": 100, "input_tokens_per_second": 1_000, "output_tokens_per_second": 100}

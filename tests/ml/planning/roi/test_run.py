@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from luthier.core.errors import RequestError
-from luthier.core.results.measured_gains import Measured, MeasuredGains
+from luthier.core.results.roi_result import Measured, MeasuredGains
 from luthier.ml.planning.roi import worth
 
 DOUBT = {

@@ -7,9 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from luthier.core.errors import ConflictError, NotFoundError
-from luthier.core.records.monitoring import Alert
+from luthier.core.records.monitoring import Alert, Signal
 from luthier.core.records.traffic import Feedback, ReviewItem
-from luthier.core.results.signal import Signal
 from luthier.features.feedback.store import FeedbackStore, ReviewStore
 from luthier.features.monitoring.alerts_store import AlertStore, Settled
 from luthier.platform.db.database import Database

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from luthier.features.datasets.cli import cache, create, describe, fetch, prepare
+from luthier.features.datasets.cli import create, describe, prepare, remote
 from luthier.platform.cli.command import Answer
 
 COMMANDS: dict[str, Callable[..., Answer]] = {
@@ -12,10 +12,10 @@ COMMANDS: dict[str, Callable[..., Answer]] = {
     "preview": describe.preview,
     "audit": prepare.audit,
     "answer": create.answer,
-    "cache": cache.cache,
+    "cache": remote.cache,
     "card": describe.card,
     "diff": describe.diff,
-    "fetch": fetch.fetch,
+    "fetch": remote.fetch,
     "repair": prepare.repair,
     "split": prepare.split,
     "synthesise": create.synthesise,

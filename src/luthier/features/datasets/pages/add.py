@@ -18,8 +18,7 @@ from luthier.features.datasets.imports import MAX_FILES, PASSAGE_TOKENS, Added
 from luthier.platform.files import service as files
 from luthier.platform.files.service import IncomingFile
 from luthier.platform.home.context import Context
-from luthier.platform.http.multipart import FilesForm, FormError
-from luthier.platform.http.received_files import received_files
+from luthier.platform.http.multipart import FilesForm, FormError, received_files
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.i18n.environments import words as page_words
 from luthier.platform.ui.render import page_advice, page_language, redirect, render

@@ -210,7 +210,14 @@ class AnnotationView:
         return [(show, self.queue.counts[show]) for show in SHOWN if show != "warned" or self.queue.warned]
 
     def at(self, *, row: int | None = None, show: str | None = None, edit: str | None = None, rows: str = "") -> str:
-        """The address of another row, filter or form of this queue. rows: `all` for no choice of rows."""
+        """The address of another row, filter or form of this queue.
+
+        Args:
+            row: The row, by its line; None for the first one that the filter leaves.
+            show: The filter; None for that of this page.
+            edit: The open form, `text` or `json`; None for none.
+            rows: A choice of rows, as this page has one; `all` for no choice, empty for that of this page.
+        """
         version = self.queue.version
         kept = "" if rows == "all" else rows or self.only
         values = {"version": version.number, "show": show or self.queue.show, "row": row, "edit": edit, "rows": kept}

@@ -44,7 +44,18 @@ _TABLES: Final = (".csv", ".tsv", ".tab", ".xlsx", ".parquet")
 
 
 def head(context: Context, caller: Caller, dataset_id: str, number: int | None, tab: str) -> dict[str, Any]:
-    """What `datasets/frame.html` is given. number: of the version, None for the newest. Raises NotFoundError."""
+    """The values of `datasets/frame.html`, the frame of all pages of a dataset.
+
+    Args:
+        context: The home.
+        caller: Whoever looks at the page; datasets of other projects are not found.
+        dataset_id: The dataset.
+        number: Of the version; None for the newest.
+        tab: The address of the open tab below that of the dataset, such as `/audit`.
+
+    Raises:
+        NotFoundError: The project has no such dataset, or the dataset no such version.
+    """
     dataset, versions = show_dataset(context, caller, dataset_id)
     version = get_version(context, caller, dataset_id, number)
     shown = [one for one in TABS if one[1] != "/columns" or has_columns(context, version)]

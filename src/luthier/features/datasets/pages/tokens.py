@@ -62,7 +62,12 @@ def start_computation(
 
 
 def length_chart(bins: list[list[int]], context_tokens: int) -> Plot:
-    """How many rows are how long, as steps; the context of the model as a mark."""
+    """How many rows are how long, as steps; the context of the model as a mark.
+
+    Args:
+        bins: Of each bin its lowest length, its highest length and its number of rows.
+        context_tokens: Of the model.
+    """
     points = [(float(low), float(count)) for low, _, count in bins]
     if bins:
         # Closes the last step: a step line holds each value up to the next point.

@@ -194,7 +194,16 @@ def place(folder: Path, to: ExportFormat, precision: ExportPrecision) -> Path:
 def exported(
     context: Context, data: Path, source: ExportSource, to: ExportFormat, precision: ExportPrecision, folder: Path
 ) -> FormatPrice:
-    """The export, written into a separate folder; or why there is none. folder: of the table."""
+    """One format of a model: its export, written into a folder of its own, or why there is none.
+
+    Args:
+        context: The home.
+        data: The file with the evaluated rows.
+        source: The model.
+        to: The format.
+        precision: The precision within the format.
+        folder: Of the table; what an attempt before a kill has left there is removed.
+    """
     target = place(folder, to, precision)
     shutil.rmtree(target, ignore_errors=True)  # a kill came between its end and the note of it
     return _made(context, data, source, FormatPrice(label=f"{to}:{precision}", format=to, precision=precision), target)
@@ -311,7 +320,17 @@ def judge_formats(
     max_new_tokens: int,
     progress: Progress,
 ) -> JudgedFormats:
-    """Metrics with intervals, and each format minus the source, paired over the rows."""
+    """Metrics of each format with intervals, and each format minus the source, paired over the rows.
+
+    Args:
+        source: The model.
+        examples: The evaluated rows.
+        tokenised: The same rows as tokens.
+        qualities: Answers and likelihoods of each format, by its label.
+        metrics: Metrics to compute.
+        max_new_tokens: The most tokens of an answer.
+        progress: Shows the scoring.
+    """
     from luthier.ml.data.tokenise.loss_mask import tokenise_sides
     from luthier.ml.evaluation.compare import SystemUnderTest, judge, primary_metric
     from luthier.ml.export.exporters.companions import source_template

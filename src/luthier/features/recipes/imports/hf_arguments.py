@@ -163,7 +163,15 @@ def number(value: Any) -> Any:
 
 
 def put_choice(t: Translation, place: str, known: dict[str, str], key: str, default: str) -> None:
-    """A name by a table; others are refused, unless the recipe's key is set."""
+    """Translate a choice by a table of names; others are refused unless the recipe's key is set.
+
+    Args:
+        t: The translation under way.
+        place: The key of the recipe.
+        known: Their name, in small letters -> ours.
+        key: Their key.
+        default: Their name where the file has no such key.
+    """
     value = str(t.take(key, default)).lower()
     if value in known:
         t.put(place, known[value], key, default=default)
@@ -172,7 +180,14 @@ def put_choice(t: Translation, place: str, known: dict[str, str], key: str, defa
 
 
 def put_length(t: Translation, epochs_key: str, steps_key: str, default: float) -> None:
-    """Epochs, or steps in their place: with both, the other tools take the steps alone."""
+    """Epochs, or steps in their place: with both, the other tools take the steps alone.
+
+    Args:
+        t: The translation under way.
+        epochs_key: Their key for epochs.
+        steps_key: Their key for steps; 0 or less means none.
+        default: Their epochs where the file has neither.
+    """
     steps, epochs = t.take(steps_key), t.take(epochs_key, default)
     if steps is not None and steps > 0:
         t.put("training.max_steps", steps, steps_key)
@@ -185,7 +200,16 @@ def put_length(t: Translation, epochs_key: str, steps_key: str, default: float) 
 def put_warmup(
     t: Translation, steps_key: str, ratio_key: str, max_steps_key: str, default: float, *, is_ignored: bool = False
 ) -> None:
-    """The warm-up as a share of the steps; a number of steps needs max_steps to become one."""
+    """The warm-up as a share of the steps; a number of steps needs max_steps to become one.
+
+    Args:
+        t: The translation under way.
+        steps_key: Their key for a number of steps, or for a share where it is below 1.
+        ratio_key: Their key for a share of the steps.
+        max_steps_key: Their key for the number of all steps.
+        default: Their share where the file has neither.
+        is_ignored: Whether their schedule has no warm-up.
+    """
     steps, ratio, total = t.take(steps_key), t.take(ratio_key), t.take(max_steps_key)
     if is_ignored:
         for key in (steps_key, ratio_key):
@@ -207,7 +231,14 @@ def put_warmup(
 
 
 def put_decays(t: Translation, decay_key: str, norm_key: str, default_decay: float) -> None:
-    """Weight decay and the largest norm of the gradient."""
+    """Weight decay and the largest norm of the gradient.
+
+    Args:
+        t: The translation under way.
+        decay_key: Their key for weight decay.
+        norm_key: Their key for the largest norm; 0 turns clipping off, which is refused.
+        default_decay: Their weight decay where the file has none.
+    """
     decay, norm = number(t.take(decay_key, default_decay)), number(t.take(norm_key, 1.0))
     t.put("training.weight_decay", float(decay), decay_key, default=default_decay)
     if norm == 0:
@@ -218,7 +249,16 @@ def put_decays(t: Translation, decay_key: str, norm_key: str, default_decay: flo
 
 
 def put_batch(t: Translation, rows: int, accumulation: int, keys: tuple[str, str], packing_key: str, unit: int) -> None:
-    """The batch of all devices and accumulated steps together."""
+    """The batch of all devices and accumulated steps together.
+
+    Args:
+        t: The translation under way.
+        rows: In the micro-batch of a device.
+        accumulation: Micro-batches a step.
+        keys: Their keys for these two.
+        packing_key: Their key for packing, where the file turns it on; else empty.
+        unit: Their rows that are one of ours, such as the answers to one prompt.
+    """
     size = rows * accumulation * t.num_devices
     if packing_key and "training.global_batch_size" not in t.settled:
         note = (

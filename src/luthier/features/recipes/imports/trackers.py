@@ -62,7 +62,11 @@ AXOLOTL_KEYS: Final[dict[str, Key]] = {
 
 
 def put_reports(t: Translation, prefix: str = "") -> None:
-    """Translate `report_to` and what belongs to it. prefix: of the section that holds the arguments."""
+    """Translate `report_to` and what belongs to it.
+
+    Args:
+        prefix: Of the section that holds the arguments.
+    """
     key = f"{prefix}report_to"
     asked = t.take(key)
     values = {name: t.take(f"{prefix}{name}") for name in ("run_name", "project", "logging_dir")}

@@ -121,7 +121,11 @@ class SamplingBody(BaseModel):
         return tuple((int(key), value) for key, value in given.items())
 
     def stops(self) -> tuple[str, ...]:
-        """The stop texts. Raises ApiError for more than four, an empty one, or a very long one."""
+        """The stop texts.
+
+        Raises:
+            ApiError: More than four, an empty one, or a very long one.
+        """
         stops = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         if len(stops) > 4 or not all(0 < len(stop) <= 1024 for stop in stops):
             raise ApiError(
@@ -192,7 +196,11 @@ class ResponseWriter(Protocol):
         ...
 
     def begin(self, answer: serving.Answer) -> Iterator[bytes]:
-        """The lines before all others. answer: so far; the tokens of the prompt are known."""
+        """The lines before all others.
+
+        Args:
+            answer: So far; the tokens of the prompt are known.
+        """
         ...
 
     def event(self, event: Piece | Ended) -> Iterator[bytes]:
@@ -286,10 +294,19 @@ async def respond(
 ) -> Response:
     """Generate answers to the prompts and respond; a disconnected client cancels the request.
 
-    words: created with the fingerprint of the model. user: the end user, if the request names one. keep: stores the
-    complete response before its last byte is sent.
+    Args:
+        request: Its headers may name a user, an engine and a trace.
+        context: The home.
+        caller: Whose models may be asked.
+        model: The name in the request.
+        asked: One request for each answer.
+        words: Makes the writer of the response, from the fingerprint of the model.
+        is_streamed: Whether the client reads events in place of one document.
+        user: The end user, if the body names one.
+        keep: Stores the complete response before its last byte is sent.
 
-    Raises ApiError for failures before the first byte.
+    Raises:
+        ApiError: The request fails before the first byte.
     """
     named = user or request.headers.get(USER_HEADER)
     engine = request.headers.get(ENGINE_HEADER)

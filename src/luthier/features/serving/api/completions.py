@@ -63,7 +63,11 @@ async def create_completion(body: CompletionBody, request: Request, context: Hom
 
 
 def completion_requests(body: CompletionBody) -> list[TextRequest]:
-    """The requests for the engine, one for each prompt. Raises ApiError for values that contradict each other."""
+    """The requests for the engine, one for each prompt.
+
+    Raises:
+        ApiError: Values that contradict each other.
+    """
     # best_of above n would generate more texts than are returned.
     if body.best_of not in (None, body.n or 1):
         raise ApiError(

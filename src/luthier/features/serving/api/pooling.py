@@ -364,7 +364,11 @@ def _usage(made: Pooled) -> dict[str, int]:
 
 
 def embedding_response(body: EmbeddingBody, made: Pooled) -> dict[str, Any]:
-    """The object of the response. Raises RequestError for dimensions that the model does not have."""
+    """The object of the response.
+
+    Raises:
+        RequestError: Dimensions that the model does not have.
+    """
     width = len(made.outputs[0])
     if body.dimensions not in (None, width):
         raise RequestError(

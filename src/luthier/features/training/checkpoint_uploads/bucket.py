@@ -141,7 +141,11 @@ class ObjectStore:
         return []
 
     def read(self, path: str) -> bytes:
-        """The content of an object. Raises FileNotFoundError where there is none."""
+        """The content of an object.
+
+        Raises:
+            FileNotFoundError: There is none.
+        """
         with self._explained():
             return bytes(self._files.cat_file(self._place(path)))
 
@@ -214,7 +218,11 @@ class ObjectStore:
             copy_to(self._files, source, self._place(path), self.name)
 
     def download(self, path: str, target: Path) -> None:
-        """Copy an object to a local file. Raises FileNotFoundError where there is none."""
+        """Copy an object to a local file.
+
+        Raises:
+            FileNotFoundError: There is none.
+        """
         target.parent.mkdir(parents=True, exist_ok=True)
         with disk_full_explained(target), self._explained():
             self._files.get_file(self._place(path), str(target))
@@ -308,7 +316,14 @@ class RunBucket:
             self.store.remove(self.path(path))
 
     def put(self, source: Path, relative: str, *, name: str = "", sha256: str | None = None) -> StoredFile:
-        """Upload a file. sha256: its digest, where that is known."""
+        """Upload a file.
+
+        Args:
+            source: The file.
+            relative: Its path below the run's own.
+            name: What the manifest calls it; empty for the name of the file.
+            sha256: Its digest, where that is known; None computes it.
+        """
         num_bytes, digest = source.stat().st_size, sha256 or sha256_file(source)
         self.store.upload(source, self.path(relative))
         return StoredFile(name=name or source.name, path=relative, sha256=digest, num_bytes=num_bytes)

@@ -42,7 +42,11 @@ class UploadSigner:
             self._public = self._private.public_key()
 
     def private_key(self) -> PrivateKey:
-        """The key that signs. Raises RequestError where there is a public key alone."""
+        """The key that signs.
+
+        Raises:
+            RequestError: There is a public key alone.
+        """
         if self._private is None:
             raise RequestError(
                 f"{SETTING} holds a public key, and uploads are to be signed",

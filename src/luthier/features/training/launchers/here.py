@@ -66,7 +66,16 @@ class Launcher(Protocol):
     def train(
         self, context: Context, run_id: str, prepared: Prepared, meter: Meter, emit: EventSink, lock: int
     ) -> TrainResult:
-        """Train to the end of the plan or to a stop request. lock: the descriptor that holds the run's lock."""
+        """Train to the end of the plan or to a stop request.
+
+        Args:
+            context: The home.
+            run_id: The run, whose folder holds checkpoints.
+            prepared: The plan with its rows.
+            meter: Counts what the run spends.
+            emit: Gets the events of the run.
+            lock: The descriptor that holds the run's lock, for processes that are to hold it, too.
+        """
         ...
 
 
@@ -91,7 +100,7 @@ class InProcessLauncher:
         emit: EventSink,
         lock: int,  # noqa: ARG002
     ) -> TrainResult:
-        """Train in this process."""
+        """Train in this process; arguments as `Launcher.train`."""
         folder = context.settings.run_folder(run_id)
         hooks = Hooks(folder, emit, context.progress, meter, num_snapshots=self.num_snapshots)
         return train_worker(prepared, hooks)
@@ -116,9 +125,9 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
 
     from luthier.features.planning import batch_schedules as schedules
     from luthier.features.planning.objective_inputs import tools_for
-    from luthier.ml.training import device
+    from luthier.ml.inference import accelerator
+    from luthier.ml.inference.accelerator import compute_exactly
     from luthier.ml.training.checkpoint import CheckpointStore
-    from luthier.ml.training.device import compute_exactly
     from luthier.ml.training.distributed import World, refuse_unequal_shares
     from luthier.ml.training.loop import train
     from luthier.ml.training.objectives.registry import load_objective
@@ -129,7 +138,7 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
     # The processes of one machine share its cores: more threads than cores would slow down all of them.
     torch.set_num_threads(max(1, training.num_threads // world.local_size))
     compute_exactly(world.device)
-    device.forget_peaks(world.device)
+    accelerator.forget_peaks(world.device)
     # The teacher runs before the student is loaded, so that both are never in memory together.
     if (stopped := _ask_teacher(prepared, hooks, world)) is not None:
         return stopped
@@ -168,7 +177,7 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
     _finish(objective, model, validation, outcome, world)
     hooks.meter.begin("saving")
     # A collective call: every rank must reach it, also where it keeps nothing.
-    peak = max(map(int, world.gather(str(device.device_peak_memory_bytes(world.device)))))
+    peak = max(map(int, world.gather(str(accelerator.device_peak_memory_bytes(world.device)))))
     model = _made_whole(plan, model, world) if spreads else model
     return _with_counts(_result(hooks.folder, plan, model, outcome, peak, is_kept=world.is_first), counts)
 

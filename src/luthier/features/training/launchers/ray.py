@@ -154,7 +154,11 @@ def is_address(text: str) -> bool:
 
 
 def base_url(address: str) -> str:
-    """The address of the Jobs API: `ray://head` is http://head:8265. Raises RequestError for an invalid address."""
+    """The address of the Jobs API: `ray://head` is http://head:8265.
+
+    Raises:
+        RequestError: An invalid address.
+    """
     scheme, _, place = address.partition("://")
     host, _, port = place.rstrip("/").partition(":")
     if not host or "/" in host or (port and not port.isdigit()):
@@ -179,12 +183,20 @@ def run_job(
 ) -> JobEnd:
     """Submit the job, print its output, and wait for its end; a stop request pauses the run there.
 
-    recipe: the recipe, with paths relative to `base_dir`; None with `resume_id` resumes a run of the cluster's home.
-    interrupted_exit_code: with which the command on the cluster ends where a signal has paused the run; 0 and 1 cannot
-    be distinguished from a run that has completed or failed there.
+    Args:
+        address: Of the dashboard of the cluster's head.
+        recipe: With paths relative to `base_dir`; None with `resume_id`.
+        base_dir: The folder of the recipe's files.
+        resume_id: A run of the cluster's home to resume; None for a new one.
+        num_devices: Workers, one for each device.
+        interrupted_exit_code: Of the command on the cluster where a signal has paused the run; 0 and 1 cannot be
+            distinguished from a run that has completed or failed there.
+        echo: Gets the output, piece by piece.
+        look_seconds: Between two looks at the job.
 
-    Raises RequestError for a bad address, rows that are not files, and requests that the API rejects; WorkError if the
-    head cannot be reached or the job fails.
+    Raises:
+        RequestError: A bad address, rows that are not files, or a request that the API rejects.
+        WorkError: The head cannot be reached, or the job fails.
     """
     import httpx2
 

@@ -133,11 +133,21 @@ def judge_at_end(
     All are compared with the same baselines without a language model, fitted on all training rows. The verdict is about
     the tuned model; without one, about prompting against these baselines.
 
-    Raises the errors of loading and evaluation.
+    Args:
+        context: the home.
+        spec: the request.
+        result: the comparison of models that recommends one.
+        held_out: the file of held-out rows.
+        run_id: the run that has tuned the model; None where prompting is enough.
+        evaluation_id: the id of the evaluation.
+
+    Raises:
+        NotFoundError, ModelSourceError: a model or its files are missing.
+        DataError: the held-out rows cannot be read.
     """
     from luthier.features.evaluations.baselines import fit_baselines
     from luthier.features.evaluations.prompted import draws_together
-    from luthier.ml.baselines.system import as_system
+    from luthier.ml.baselines.predict import as_system
     from luthier.ml.data.rows.formats import load_file
     from luthier.ml.evaluation.compare import judge_in_full
     from luthier.ml.evaluation.metrics.registry import as_definitions

@@ -285,10 +285,18 @@ def read_settings(path: Path | None, overrides: Sequence[str], kind: DistilKind)
 
 
 def recipe_of(settings: dict[str, Any], *, student: str, rows: Path, teacher: str | None, is_whole: bool) -> Recipe:
-    """The recipe of one training. teacher: the source of the logits, None for plain supervised fine-tuning.
+    """The recipe of one training.
 
-    is_whole: if the recipe names no method, train every weight: a student without some layers must adapt all others.
-    Raises RecipeError.
+    Args:
+        settings: The recipe of the request, as a document.
+        student: The model to train.
+        rows: The file of training rows.
+        teacher: The source of the logits; None for plain supervised fine-tuning.
+        is_whole: Whether every weight is trained where the recipe names no method: a student that lacks layers must
+            adapt all others.
+
+    Raises:
+        RecipeError: The result is no recipe.
     """
     document = {name: value for name, value in settings.items() if name not in ("evaluation", "objective")}
     document |= {"base_model": student, "data": {**settings["data"], "train": str(rows)}}

@@ -64,12 +64,22 @@ def write_gold(
 ) -> tuple[int, int, int]:
     """Write the gold training rows and the held-out rows; existing files are kept.
 
-    Returns the numbers of training rows, held-out rows, and held-out rows with the prompt of a training row.
-
-    held_out: a file, or the fraction of rows to hold out, drawn by a stable hash so that equal texts stay together.
     Only the last answer of a row is learned, as with teacher answers.
 
-    Raises DataError for rows without prompt and answer, LeakageError if a held-out row is a training row.
+    Args:
+        folder: Of the workflow.
+        data: The file of gold rows.
+        held_out: A file, or the fraction of rows to hold out, drawn by a stable hash so that equal texts stay together.
+        mapping: Field of the shape -> column.
+        seed: Of the fraction.
+
+    Returns:
+        The numbers of training rows, held-out rows, and held-out rows with the prompt of a training row.
+
+    Raises:
+        RequestError: The fraction is not between 0 and 1.
+        DataError: A row has no prompt or no answer.
+        LeakageError: A held-out row is a training row.
     """
     from luthier.ml.data.rows.formats import load_file
     from luthier.ml.data.rows.write_rows import write_rows

@@ -306,13 +306,21 @@ class ReplayEngine:
         return f"what {self._recorded.name} has written"
 
     def generate(self, prompts: Sequence[Prompt], progress: Progress) -> list[Generation]:  # noqa: ARG002
-        """The stored answers. Raises ConflictError if they belong to other prompts."""
+        """The stored answers.
+
+        Raises:
+            ConflictError: they belong to other prompts.
+        """
         # Rows are matched by position, so a different number means that the files have changed since.
         self._check(len(prompts), len(self._recorded.generations))
         return list(self._recorded.generations)
 
     def score(self, examples: Sequence[TokenisedExample], progress: Progress) -> list[Score]:  # noqa: ARG002
-        """The stored likelihoods. Raises ConflictError if they belong to other rows."""
+        """The stored likelihoods.
+
+        Raises:
+            ConflictError: they belong to other rows.
+        """
         self._check(len(examples), len(self._recorded.scores))
         return list(self._recorded.scores)
 

@@ -79,7 +79,17 @@ def recipe_of(
     epochs: float = 1.0,
     budget: BudgetRecipe | None = None,
 ) -> Recipe:
-    """The recipe of a candidate; the plan of the model decides open values."""
+    """The recipe of a candidate; the plan of the model decides open values.
+
+    Args:
+        model: The base model.
+        file: The file of training rows.
+        mapping: Field of the shape -> column.
+        method: The method of training.
+        seed: Of the training.
+        epochs: Passes over the rows.
+        budget: What the training may cost; None for no limit.
+    """
     return Recipe(
         base_model=model,
         data=DataRecipe(train=file, map=dict(mapping) if mapping else None),

@@ -138,7 +138,15 @@ def choose_sizes(
 def too_small(
     hours: float, needed: float, paces: Sequence[Pace], least_judged: int, least_trained: int
 ) -> ModelComparisonTooSmallError:
-    """The error for a budget that is too small for these candidates."""
+    """The error for a budget that is too small for these candidates.
+
+    Args:
+        hours: The budget.
+        needed: Hours that the smallest comparison should take.
+        paces: How fast each candidate trains and answers.
+        least_judged: Rows that each is evaluated on at least.
+        least_trained: Examples that each is trained on at least.
+    """
     names = ", ".join(pace.label for pace in paces)
     shown = f"{needed * 1.05:.2g}"  # rounding to two digits may have lowered it
     error = ModelComparisonTooSmallError(

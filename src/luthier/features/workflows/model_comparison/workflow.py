@@ -290,7 +290,7 @@ def _recipe(spec: ModelComparisonSpec, model: str, budget: BudgetRecipe) -> Reci
 
 def _judge(run: WorkflowRun) -> ModelComparisonResult:
     from luthier.features.evaluations.baselines import fit_baselines
-    from luthier.ml.baselines.system import as_system
+    from luthier.ml.baselines.predict import as_system
     from luthier.ml.evaluation.compare import judge
     from luthier.ml.evaluation.workflow_verdicts import not_equal, recommend
 

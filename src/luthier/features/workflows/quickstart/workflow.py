@@ -139,7 +139,14 @@ def choose_size(structure: Structure, hardware: Hardware, load: MachineLoad | No
 
 
 def forecast_seconds(size: Size, structure: Structure, hardware: Hardware, load: MachineLoad | None = None) -> float:
-    """Expected seconds of training and evaluation for a size under the load."""
+    """Expected seconds of training and evaluation.
+
+    Args:
+        size: numbers of rows, and their mean length.
+        structure: of the base model.
+        hardware: this machine.
+        load: of other processes; None for a quiet machine.
+    """
     from luthier.ml.planning.devices import this_machine
     from luthier.ml.planning.hypothetical_run import HypotheticalRun, hypothetical_workload
     from luthier.ml.planning.inference_cost import Judging

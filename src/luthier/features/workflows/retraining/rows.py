@@ -117,7 +117,11 @@ def reviewed_rows(
 
 
 def rows_of_run(context: Context, recipe: Recipe) -> Splits:
-    """The rows of a run by split, as chat rows. Raises ConflictError if they are not conversations with an answer."""
+    """The rows of a run by split, as chat rows.
+
+    Raises:
+        ConflictError: They are not conversations with an answer.
+    """
     if recipe.data.streaming:
         raise ConflictError(
             "the run was trained on streamed rows, which are not kept",

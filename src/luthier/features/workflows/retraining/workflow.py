@@ -61,7 +61,11 @@ if TYPE_CHECKING:
 
 
 def begin(context: Context, caller: Caller, request: RetrainRequest, *, pipeline_id: str | None = None) -> Pipeline:
-    """Store the request with the deployed model; nothing is trained yet. pipeline_id: by default a new one."""
+    """Store the request with the deployed model; nothing is trained yet.
+
+    Args:
+        pipeline_id: By default a new one.
+    """
     return WORKFLOW.create(context, caller, pipeline_id or new_id("retrain"), spec_of(context, caller, request))
 
 

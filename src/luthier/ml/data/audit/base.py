@@ -133,7 +133,16 @@ def about_file(
     details: Mapping[str, Any] | None = None,
     examples: Sequence[FindingExample] = (),
 ) -> Finding:
-    """A finding about the file as a whole: count and fraction are 0."""
+    """A finding about the file as a whole: count and fraction are 0.
+
+    Args:
+        check: the id of the check.
+        severity: of the finding.
+        message: what was found, as a sentence.
+        fix: what to do about it.
+        details: figures of the finding, as JSON values.
+        examples: rows that show it.
+    """
     return Finding(
         check=check,
         severity=severity,

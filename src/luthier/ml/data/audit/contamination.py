@@ -20,7 +20,7 @@ from luthier.ml.data.audit.base import (
     positions_where,
     rows,
 )
-from luthier.ml.data.audit.near_duplicate import THRESHOLD, comparable_texts
+from luthier.ml.data.audit.duplicates import THRESHOLD, comparable_texts
 from luthier.ml.data.audit.table import AuditTable
 from luthier.ml.data.dedup.equal_values import Digests, column_digests, matches
 from luthier.ml.data.dedup.near_duplicates import near_matches

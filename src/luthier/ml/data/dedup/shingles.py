@@ -282,7 +282,17 @@ def _bands_in(texts: pl.Series) -> list[Bands]:
 
 
 def estimates(left: Signatures, of_left: I64, right: Signatures, of_right: I64) -> F64:
-    """The share of equal signature values of each pair: an unbiased estimate of its similarity."""
+    """The share of equal signature values of each pair: an unbiased estimate of its similarity.
+
+    Args:
+        left: minHash signatures [rows, values].
+        of_left: of each pair the row in `left`, [pairs].
+        right: signatures [other rows, values].
+        of_right: of each pair the row in `right`, [pairs].
+
+    Returns:
+        From 0 to 1, [pairs].
+    """
     made = np.empty(len(of_left), dtype=np.float64)
     for start in range(0, len(made), _BLOCK_PAIRS):
         part = slice(start, start + _BLOCK_PAIRS)

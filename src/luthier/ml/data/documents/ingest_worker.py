@@ -74,7 +74,14 @@ class PartHeader:
 
 
 def part_name(name: str, sha256: str, reader: str, settings: IngestSettings) -> str:
-    """The name of the part of a document."""
+    """The name of the part of a document: a digest of all that decides what is in it.
+
+    Args:
+        name: of the document, below the folder that is read.
+        sha256: digest of the document.
+        reader: as `module:function`; its code counts, too.
+        settings: lengths of chunks, tokenizer and licence.
+    """
     depends_on = {
         "format": _FORMAT,
         "name": name,
@@ -105,7 +112,19 @@ def _code_sha256(module: str) -> str:
 def write_part(
     path: Path, rows: Sequence[Mapping[str, Any]], *, sha256: str, reader: str, num_tokens: int, warnings: Sequence[str]
 ) -> PartHeader:
-    """Write a part so that it is either whole or not there."""
+    """Write a part so that it is either whole or not there.
+
+    Args:
+        path: of the part.
+        rows: the chunks of the document, as rows.
+        sha256: digest of the document.
+        reader: that has read it, as `module:function`.
+        num_tokens: of all rows.
+        warnings: of the reader.
+
+    Returns:
+        The header, which has the digest of the rows.
+    """
     body = b"".join(json_line(row) + b"\n" for row in rows)
     header = PartHeader(sha256, reader, len(rows), num_tokens, tuple(warnings), sha256_bytes(body))
     # No fsync: a part that a power cut leaves incomplete fails its digest in read_part, and is read again.

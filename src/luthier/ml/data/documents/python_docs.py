@@ -101,7 +101,14 @@ def build_python_docs(
 
 
 def split_python_docs(rows: Sequence[Row], *, validation: float, held_out: float, seed: int) -> dict[Split, list[Row]]:
-    """The rows split so that no module is in two splits."""
+    """The rows split so that no module is in two splits.
+
+    Args:
+        rows: each with the module that it comes from.
+        validation: share of the rows, from 0 to 1.
+        held_out: share of the rows, from 0 to 1.
+        seed: of the draw.
+    """
     examples = [_as_example(index, row) for index, row in enumerate(rows)]
     parts = split_by_fraction(examples, validation=validation, held_out=held_out, seed=seed)
     return {split: [rows[int(example.id)] for example in part] for split, part in parts.items()}

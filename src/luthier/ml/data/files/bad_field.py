@@ -89,7 +89,14 @@ def name_of_type(value: Any) -> str:
 
 
 def problem_of(row_id: str, *, value: str, reason: str, field: str = "") -> RowProblem:
-    """The problem of row `file:line`; an id of another form is taken as the file, with line 0."""
+    """The problem of a row.
+
+    Args:
+        row_id: as `file:line`; an id of another form is taken as the file, with line 0.
+        value: what the field holds, shortened.
+        reason: what is wrong with it.
+        field: the field; empty for the whole row.
+    """
     # From the right: a Windows path or a URL contains colons.
     file, _, line = row_id.rpartition(":")
     if file and line.isdigit():

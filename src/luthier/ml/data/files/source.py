@@ -164,7 +164,14 @@ class Utf8Bytes(io.RawIOBase):
 
 
 def as_utf8(file: IO[bytes], name: str, encoding: Encoding, *, bare_returns: bool = False) -> IO[bytes]:
-    """The file itself where it is UTF-8 with usual line ends, else its bytes as UTF-8 (`Utf8Bytes`)."""
+    """The file itself where it is UTF-8 with usual line ends, else its bytes as UTF-8 (`Utf8Bytes`).
+
+    Args:
+        file: the bytes.
+        name: of the file, for errors.
+        encoding: of the bytes.
+        bare_returns: whether lines end in a carriage return alone, which becomes a line feed.
+    """
     if encoding == "utf-8" and not bare_returns:
         return file
     return io.BufferedReader(Utf8Bytes(file, name, encoding, bare_returns=bare_returns))

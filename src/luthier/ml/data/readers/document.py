@@ -72,10 +72,10 @@ Read = Callable[[Path], Document]
 _HERE: Final = "luthier.ml.data.readers"
 READERS: Final[Mapping[str, str]] = {
     ".pdf": f"{_HERE}.pdf:read",
-    ".docx": f"{_HERE}.docx:read",
-    ".pptx": f"{_HERE}.pptx:read",
+    ".docx": f"{_HERE}.office:read_docx",
+    ".pptx": f"{_HERE}.office:read_pptx",
     ".xlsx": f"{_HERE}.xlsx:read",
-    ".epub": f"{_HERE}.epub:read",
+    ".epub": f"{_HERE}.office:read_epub",
     ".html": f"{_HERE}.html:read",
     ".htm": f"{_HERE}.html:read",
     ".xhtml": f"{_HERE}.html:read",

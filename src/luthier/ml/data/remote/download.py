@@ -91,6 +91,12 @@ class RemoteSource:
 def download(source: RemoteSource, file: RemoteFile, part: Path, task: ProgressTask) -> str:
     """Make `part` the whole file, and return its SHA-256.
 
+    Args:
+        source: explains the errors of a connection.
+        file: the remote file, with size and digest where they are stated.
+        part: where it is written; what an earlier attempt has left there is continued.
+        task: shows the bytes.
+
     Raises:
         LuthierError: what `source.explain` makes of the error of a connection; what has arrived is kept.
         DataSourceError: the content has another size or digest than stated; it is deleted.
@@ -155,7 +161,11 @@ def _append(file: RemoteFile, part: Path, task: ProgressTask) -> None:
 
 
 def too_large(name: str, num_bytes: int | None, max_bytes: int) -> DataSourceError:
-    """The error for a source beyond the limit on the bytes of one download. num_bytes: None where it is not stated."""
+    """The error for a source beyond the limit on the bytes of one download.
+
+    Args:
+        num_bytes: None where it is not stated.
+    """
     size = f"more than {max_bytes:,} bytes; nothing is kept" if num_bytes is None else f"{num_bytes:,} bytes"
     return DataSourceError(
         f"{name} has {size}",

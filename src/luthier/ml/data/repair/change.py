@@ -21,7 +21,7 @@ import numpy as np
 
 from luthier.core.dataset import Row
 from luthier.core.errors import DataError, RowProblem, WorkError
-from luthier.ml.data.files.row_workers import RowWorkers
+from luthier.ml.data.files.row_frames import RowWorkers
 from luthier.ml.data.files.source import Source, open_source
 from luthier.ml.data.files.untrusted_input import StrictJsonError, bounded_lines, strict_loads
 from luthier.ml.data.personal_data.find import name_finder, why_not

@@ -33,7 +33,14 @@ class MaskedValues:
         self._seen: list[tuple[tuple[str, str], str, str]] = []
 
     def see(self, action: str, text: str, span: Span | Secret, stand_in: str) -> None:
-        """Note a value that is masked in the row that was begun."""
+        """Note a value that is masked in the row that was begun.
+
+        Args:
+            action: the id of the action that masks it.
+            text: the text that holds it.
+            span: where it is in the text.
+            stand_in: what takes its place.
+        """
         key = (action, span.kind)
         if len(self._examples[key]) < MAX_EXAMPLES and all(seen != key for seen, _, _ in self._seen):
             self._seen.append((key, *self._excerpts(text, span, stand_in)))

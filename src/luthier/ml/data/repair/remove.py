@@ -12,7 +12,7 @@ from luthier.core.errors import RequestError
 from luthier.core.results.audit import Finding
 from luthier.ml.data.audit.base import AuditRequest, Skipped
 from luthier.ml.data.audit.conflicting_completion import rows_at_odds
-from luthier.ml.data.audit.near_duplicate import THRESHOLD, comparable_texts
+from luthier.ml.data.audit.duplicates import THRESHOLD, comparable_texts
 from luthier.ml.data.audit.run import load_checks
 from luthier.ml.data.audit.table import AuditTable, with_rows
 from luthier.ml.data.dedup.equal_values import column_digests, first_positions, matches

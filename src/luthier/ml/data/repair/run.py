@@ -66,6 +66,13 @@ def write_rows_and_manifest(
     reasons (all), sha256_before and sha256_after of the row as one line of JSONL without its end (null where there is
     none, or where it could not be read as a line), output_line. No value of a row is in it.
 
+    Args:
+        request: the file, its audit, and the actions.
+        changed: the rows with changed values.
+        removed: of each line the reasons why its row is removed.
+        rows: the file of rows to write.
+        manifest: the file of the manifest to write.
+
     Raises:
         DataError: no row is left.
     """
@@ -144,7 +151,16 @@ def _write_fate(file: IO[str], head: dict[str, Any], notes: list[Note], tail: di
 def summary(
     request: RepairRequest, fates: Fates, changed: Changed, rows: Path, before: Audit, after: Audit
 ) -> dict[str, Any]:
-    """The document next to the rows; written last, so that the repair is complete where it exists."""
+    """The document next to the rows; written last, so that the repair is complete where it exists.
+
+    Args:
+        request: the file, its audit, and the actions.
+        fates: what became of each row.
+        changed: the rows with changed values.
+        rows: the written file.
+        before: the audit of the original.
+        after: the audit of the written file.
+    """
     table = request.audit.table
     return {
         "file": table.file,

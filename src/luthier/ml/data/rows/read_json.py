@@ -114,7 +114,15 @@ def read_line(file: str, number: int, line: bytes, offset: int) -> Row | RowProb
 
 
 def undecodable(file: str, line: int, data: bytes, start: int, offset: int) -> RowProblem:
-    """The problem of bytes that are no UTF-8: says which byte of the (unpacked) file, and what it looks like."""
+    """The problem of bytes that are no UTF-8: says which byte of the (unpacked) file, and what it looks like.
+
+    Args:
+        file: the name of the file.
+        line: the line, from 1.
+        data: the bytes of the line, or of the whole file.
+        start: the wrong byte in `data`.
+        offset: where `data` begins in the file, in bytes.
+    """
     near = data[max(0, start - 20) : start + 20].decode("latin-1").strip()
     return RowProblem(
         file,

@@ -152,7 +152,12 @@ def row_of(
 ) -> dict[str, Any]:
     """The row of a kept pair: prompt, completion, and a provenance that marks it as synthetic.
 
-    with_passage: the provenance also holds the passage, and what a reader should check (`warnings_of`).
+    Args:
+        attempt: the pair.
+        options: with which it was written.
+        teacher: the name of the model that wrote it.
+        judge: the name of the model that has judged it; None where none has.
+        with_passage: whether the provenance holds the passage, too, and what a reader should check (`warnings_of`).
     """
     provenance = _provenance(attempt, options, teacher, judge)
     if with_passage:
@@ -180,7 +185,14 @@ def warnings_of(attempt: Attempt) -> list[str]:
 
 
 def refused_row_of(attempt: Attempt, options: SynthesisOptions, *, teacher: str, judge: str | None) -> dict[str, Any]:
-    """The row of a refused pair, with its reason and the whole reply."""
+    """The row of a refused pair, with its reason and the whole reply.
+
+    Args:
+        attempt: the pair.
+        options: with which it was written.
+        teacher: the name of the model that wrote it.
+        judge: the name of the model that has judged it; None where none has.
+    """
     return {
         "source_row": attempt.passage.id,
         "reason": attempt.reason,

@@ -93,7 +93,14 @@ def preview_sides(example: Example, unit: Sequence[TokenisedExample], template: 
 
 
 def preview_head_row(example: Example, tokenised: TokenisedExample, template: Template, head: TaskHead) -> Preview:
-    """The prompt that a task head reads, cut into tokens; the slot behind it is shown as what the head should give."""
+    """The prompt that a task head reads, cut into tokens; the slot behind it is shown as what the head should give.
+
+    Args:
+        example: the row.
+        tokenised: the same row, with the slot as its last token.
+        template: renders the prompt.
+        head: names the classes, or the unit of numbers.
+    """
     prompt = replace(
         tokenised, input_ids=tokenised.input_ids[:-1], loss_mask=tokenised.loss_mask[:-1], num_truncated_tokens=0
     )

@@ -93,6 +93,13 @@ def tokenise_for_embedding(
 ) -> tuple[TokenisedExample, ...]:
     """The query, its document, and the document that does not answer it where the row names one.
 
+    Args:
+        example: the row.
+        template: encodes the texts.
+        query_prompt: what stands before each query.
+        document_prompt: what stands before each document.
+        pooling: which states make the vector: it decides which tokens are marked.
+
     Raises:
         DataError: the row is no query with a document, or two of its texts are the same.
     """

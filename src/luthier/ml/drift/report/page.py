@@ -15,14 +15,14 @@ from typing import Final
 
 import numpy as np
 
-from luthier.core.results.signal import Signal, SignalState, WatchReport
+from luthier.core.records.monitoring import Signal, SignalState, WatchReport
 from luthier.ml.charts import figures
 from luthier.ml.charts.drawing import linear_ticks
 from luthier.ml.charts.figures import Fact, number, rough
 from luthier.ml.charts.page import Chart, page_environment, replace_text
 from luthier.ml.charts.spec import Axis, Mark, Plot, Series, Span, Tick, points_of
 from luthier.ml.charts.svg import report_chart
-from luthier.ml.drift.drift.evidence import Ints, false_alarms_a_month, needed_strength
+from luthier.ml.drift.evidence import Ints, false_alarms_a_month, needed_strength
 from luthier.ml.drift.signals.columns import Rows, last_words
 from luthier.ml.drift.signals.signal_report import Watched
 from luthier.ml.drift.signals.signal_test import Tested

@@ -15,9 +15,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from luthier.core.results.signal import SignalGroup
-from luthier.ml.drift.drift.evidence import Floats, Ints, hours_of, lots
-from luthier.ml.drift.drift.topics import TextWords, find_topics
+from luthier.core.records.monitoring import SignalGroup
+from luthier.ml.drift.evidence import Floats, Ints, hours_of, lots
+from luthier.ml.drift.topics import TextWords, find_topics
 
 Kind = Literal["share", "number", "kind"]
 MAX_AN_HOUR: Final = 500

@@ -20,9 +20,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from luthier.core.results.signal import Signal, WatchReport
+from luthier.core.records.monitoring import Signal, WatchReport
 from luthier.core.system.bounded_regex import BoundedPattern
-from luthier.ml.drift.drift.evidence import (
+from luthier.ml.drift.evidence import (
     Flags,
     Floats,
     Ints,
@@ -30,7 +30,6 @@ from luthier.ml.drift.drift.evidence import (
     has_ended,
     lots,
 )
-from luthier.ml.drift.drift.topics import TextWords, find_topics, hash_buckets, word_evidence
 from luthier.ml.drift.signals.columns import MAX_AN_HOUR, NO_TEXT, Checks, Column, Rows, columns_of, read_rows
 from luthier.ml.drift.signals.signal_test import (
     HOURLY,
@@ -51,6 +50,7 @@ from luthier.ml.drift.thresholds import (
     RENEWED_DAYS,
     stretch_begins,
 )
+from luthier.ml.drift.topics import TextWords, find_topics, hash_buckets, word_evidence
 
 NAME: Final = "prompt_words"
 _TITLE: Final = "Prompts with the word that has grown most"

@@ -15,8 +15,8 @@ import numpy as np
 import polars as pl
 from scipy.stats import binom
 
-from luthier.core.results.signal import Signal, SignalState
-from luthier.ml.drift.drift.evidence import (
+from luthier.core.records.monitoring import Signal, SignalState
+from luthier.ml.drift.evidence import (
     Evidence,
     Floats,
     Ints,

@@ -22,12 +22,12 @@ import numpy as np
 from scipy.special import stdtrit
 
 from luthier.core.records.bounds import Bounds
-from luthier.core.results.signal import Signal
-from luthier.ml.drift.drift.evidence import MUCH, Apart, Floats, binned, matched, psi
-from luthier.ml.drift.drift.topics import find_topics
+from luthier.core.records.monitoring import Signal
+from luthier.ml.drift.evidence import MUCH, Apart, Floats, binned, matched, psi
 from luthier.ml.drift.signals.columns import NO_TEXT, Checks, Rows
 from luthier.ml.drift.signals.signal_test import MAX_EXAMPLES, TAIL
 from luthier.ml.drift.thresholds import FALSE_ALARMS_A_MONTH, FEWEST_TEXTS
+from luthier.ml.drift.topics import find_topics
 
 NAMES: Final = ("prompt_length_psi", "prompt_language_psi", "prompt_topic_psi", "answer_length_psi")
 LOOKS_A_MONTH: Final = 720

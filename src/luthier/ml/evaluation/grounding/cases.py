@@ -241,7 +241,15 @@ def _follows_cite(text: str, start: int) -> bool:
 
 
 def decision(text: str, span: tuple[int, int], volume: str, reporter: str, page: str) -> Citation:
-    """A decision in one reporter, at its place in a cleaned text."""
+    """A decision in one reporter, at its place in a cleaned text.
+
+    Args:
+        text: the cleaned text.
+        span: where the citation begins and ends in it.
+        volume: of the reporter.
+        reporter: as it is abbreviated.
+        page: the first page of the decision.
+    """
     pin = _PIN.match(text, span[1])
     return Citation(
         text=_line(text[span[0] : span[1]]),

@@ -56,7 +56,15 @@ _RULES: Final = (
 
 
 def pairwise_question(criterion: Criterion, prompt: str, first: str, second: str, *, seed: int = 0) -> Prompt:
-    """The question which of two answers is better, with the first shown as A."""
+    """The question which of two answers is better.
+
+    Args:
+        criterion: by which they are compared.
+        prompt: that both answer.
+        first: the answer that is shown as A.
+        second: the answer that is shown as B.
+        seed: of the judge's reply.
+    """
     texts = {"request": prompt, "answer A": first, "answer B": second}
     asked = (
         f"Which of the two answers to the request is better by this criterion alone?\n{CRITERION_WORDS[criterion]}.\n"
@@ -67,7 +75,14 @@ def pairwise_question(criterion: Criterion, prompt: str, first: str, second: str
 
 
 def rubric_question(criteria: Sequence[Criterion], prompt: str, answer: str, *, seed: int = 0) -> Prompt:
-    """The question for a score from 1 to 5 for each criterion."""
+    """The question for a score from 1 to 5 for each criterion.
+
+    Args:
+        criteria: at least one.
+        prompt: that is answered.
+        answer: to be rated.
+        seed: of the judge's reply.
+    """
     wanted = "\n".join(f"- {CRITERION_WORDS[criterion]}" for criterion in criteria)
     asked = (
         f"Give the answer to the request a whole number from 1 to 5 for each of these:\n{wanted}\n"

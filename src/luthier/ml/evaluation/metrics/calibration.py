@@ -209,7 +209,14 @@ def _may_be_calibrated(confidence: Array, is_right: Array, where: Indices) -> bo
 
 
 def calibration_statistics(confidence: Array, is_right: Array, where: Indices, num_bins: int) -> Array:
-    """For each row, in its bin: one, right minus confidence, and the square of that: [rows, 3 * bins]."""
+    """For each row, in its bin: one, right minus confidence, and the square of that: [rows, 3 * bins].
+
+    Args:
+        confidence: from 0 to 1, [rows].
+        is_right: 1 for a right answer, else 0, [rows].
+        where: the bin of each row, [rows].
+        num_bins: of all bins.
+    """
     stats = np.zeros((len(confidence), 3 * num_bins))
     rows, gaps = np.arange(len(confidence)), is_right - confidence
     # One-hot in the row's bin, so that sums over any resample contain each bin's count, gap and squared gap.

@@ -205,7 +205,8 @@ def _method_note(method: MethodPlan) -> str:
 def split_facts(plan: Plan, streamed: StreamCounts | None = None) -> list[SplitFacts]:
     """One row for each split that the run had.
 
-    streamed: what was read of training rows that are streamed, once the run has ended.
+    Args:
+        streamed: what was read of training rows that are streamed, once the run has ended.
     """
     replay = plan.data.replay
     # Replayed rows are data of the run, too.

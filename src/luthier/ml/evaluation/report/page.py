@@ -296,8 +296,11 @@ def render_report(data: ReportData, *, draws_page: bool = True) -> tuple[str, di
 def write_report(folder: Path, data: ReportData, *, draws_page: bool = True) -> Path:
     """Write report.html and report.json into `folder` (made if missing); returns the path of the page.
 
-    Each file appears whole or not at all; an older one is replaced. draws_page: false writes report.json alone, from
-    which the page can be drawn later; the path is that of report.json then.
+    Each file appears whole or not at all; an older one is replaced.
+
+    Args:
+        draws_page: false writes report.json alone, from which the page can be drawn later; the path is that of
+            report.json then.
 
     Raises:
         StorageFullError: the disk is full.

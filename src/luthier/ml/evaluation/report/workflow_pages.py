@@ -325,6 +325,17 @@ def write_auto_page(
 ) -> Path:
     """Write the page to `path`, whole or not at all.
 
+    Args:
+        path: of the page.
+        pipeline: the workflow with its stages.
+        spec: the request.
+        headline: the result in one sentence.
+        stages: what each stage has found, and the hours that it took.
+        evaluation: of the result; None before there is one.
+        recipe: the recipe to train with, as YAML; empty where none is recommended.
+        spent_hours: of the whole run.
+        commands: to paste next.
+
     Raises:
         StorageFullError: the disk is full.
     """

@@ -54,7 +54,10 @@ def read_private_key(path: Path) -> PrivateKey:
 
 
 def parse_private_key(content: bytes, name: str) -> PrivateKey:
-    """The private key in the content of a PEM file. name: what errors call it, a path as a rule.
+    """The private key in the content of a PEM file.
+
+    Args:
+        name: what errors call it, a path as a rule.
 
     Raises:
         RequestError: it has no private key, or one of another type.
@@ -93,7 +96,10 @@ def read_public_key(path: Path) -> PublicKey:
 
 
 def parse_public_key(content: bytes, name: str) -> PublicKey:
-    """The public key in the content of a PEM file. name: what errors call it, a path as a rule.
+    """The public key in the content of a PEM file.
+
+    Args:
+        name: what errors call it, a path as a rule.
 
     Raises:
         RequestError: it has no public key, or one of another type.

@@ -144,7 +144,11 @@ def head_format(source: ExportSource, name: str) -> HeadFormat:
 
 
 def head_precision(name: str, format: HeadFormat, asked: str | None) -> ExportPrecision:
-    """The requested precision, or float32. Raises RequestError if the format does not have it."""
+    """The requested precision, or float32.
+
+    Raises:
+        RequestError: The format does not have it.
+    """
     if asked is not None and asked not in format.precisions:
         raise RequestError(
             f"--quantise {asked} for a model with a task head in the format {name}",
@@ -158,7 +162,18 @@ def head_precision(name: str, format: HeadFormat, asked: str | None) -> ExportPr
 def write_head(
     format: HeadFormat, source: ExportSource, target: Path, precision: ExportPrecision, progress: Progress, tools: Path
 ) -> list[str]:
-    """Write the source into the empty folder `target`; returns warnings.
+    """Write a model with a task head in a format.
+
+    Args:
+        format: With its writer.
+        source: The model.
+        target: An empty folder.
+        precision: Of the weights.
+        progress: Shows the work.
+        tools: The folder of third-party programs.
+
+    Returns:
+        Sentences that users must know.
 
     Raises:
         RequestError: The format does not support the model.
@@ -171,7 +186,11 @@ def write_head(
 
 
 def open_head(format: HeadFormat, folder: Path) -> HeadRuntime:
-    """The export in `folder`, loaded in its real runtime. Raises ModelSourceError if it does not load."""
+    """The export in `folder`, loaded in its real runtime.
+
+    Raises:
+        ModelSourceError: It does not load.
+    """
     opener: Any = import_string(format.runtime)
     runtime: HeadRuntime = opener(folder)
     return runtime

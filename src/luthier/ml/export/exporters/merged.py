@@ -24,6 +24,16 @@ def write(source: ExportSource, target: Path, precision: ExportPrecision, progre
     An adapter is merged in float32 and rounded once; a model without one is rounded from its own files. Memory: 4 bytes
     per weight.
 
+    Args:
+        source: the model.
+        target: an empty folder.
+        precision: `float32`, `bfloat16` or `float16`.
+        progress: shows the work.
+        tools: the folder of third-party programs; not used here.
+
+    Returns:
+        Sentences that users must know.
+
     Raises:
         RequestError: a trained prompt, or weights beyond the range of float16.
         NotFoundError, ModelSourceError: base or adapter is missing or damaged.

@@ -159,7 +159,14 @@ class ScaledHead:
         return logits if self.cap is None else (logits / self.cap).tanh() * self.cap
 
     def has_gradient_of(self, head: Head, product: Head, states: Tensor, tolerance: float) -> bool:
-        """Whether a random sum of logits has the same gradient by states [N, width] as with the model's own head."""
+        """Whether a random sum of logits has the same gradient by the states as with the model's own head.
+
+        Args:
+            head: the model's own, from states to logits.
+            product: the plain product with the head's matrix, which this scaling is applied to.
+            states: hidden states [N, width].
+            tolerance: the largest difference, relative to the norm of the own gradient.
+        """
         found: list[Tensor] = []
         with torch.enable_grad():
             for form in (head, lambda x: self.of(product(x).float())):

@@ -51,10 +51,16 @@ class TaskHeadLayer(nn.Module):
 
 
 def task_outputs(head: TaskHead, layer: TaskHeadLayer | None, states: Tensor, dimensions: int | None = None) -> Tensor:
-    """The output of a head, [N, outputs] in float32, for pooled states [N, width].
+    """The output of a head, [N, outputs] in float32.
 
-    classify: probabilities; regress: the number in the unit of the training rows; rank: relevance, 0 to 1; embed: the
-    first `dimensions` numbers (None: all), scaled to the length 1.
+    classify: probabilities; regress: the number in the unit of the training rows; rank: relevance, 0 to 1; embed: a
+    vector of length 1.
+
+    Args:
+        head: its kind, scale and temperature.
+        layer: its weights; None for embed.
+        states: pooled states [N, width].
+        dimensions: of embed: only the first numbers, before the length is set; None for all.
     """
     if head.kind == "embed":
         # Truncated first: a part of a unit vector is shorter than 1.

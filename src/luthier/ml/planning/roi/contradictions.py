@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from luthier.core.errors import RequestError
-from luthier.core.results.measured_gains import MeasuredGains
 from luthier.core.results.roi import (
     ALTERNATIVES,
     Alternative,
@@ -19,6 +18,7 @@ from luthier.core.results.roi import (
     Tuned,
     Way,
 )
+from luthier.core.results.roi_result import MeasuredGains
 from luthier.ml.planning.roi.flows import given_accuracy
 
 # Figures typed with three decimals may differ from their difference by this much.

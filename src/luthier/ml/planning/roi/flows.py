@@ -38,9 +38,8 @@ from numpy.typing import NDArray
 from scipy.special import betaincinv, ndtri
 
 from luthier.core.frozen_model import FrozenModel
-from luthier.core.results.measured_gains import Measured, MeasuredBaseline, MeasuredGains
 from luthier.core.results.roi import ALTERNATIVES, Case, Changed, Gain, Money, Range, Share, Tuned, Way
-from luthier.core.results.roi_result import Kind
+from luthier.core.results.roi_result import Kind, Measured, MeasuredBaseline, MeasuredGains
 from luthier.ml.evaluation.statistics.resampling import share_ends
 from luthier.ml.planning.roi import words
 
@@ -449,7 +448,14 @@ class Economy:
 
 
 def serving_hours(key: str, inputs: Array, outputs: Array, values: Values) -> Array:
-    """Hours a month that the calls keep the devices of a self-served way busy; inputs and outputs: tokens a call."""
+    """Hours a month that the calls keep the devices of a self-served way busy.
+
+    Args:
+        key: of the way, such as `tuned`.
+        inputs: tokens of a call's prompt, [draws].
+        outputs: tokens of a call's answer, [draws].
+        values: the draws of all inputs of the case, each [draws].
+    """
     own = f"{key}.self_served"
     seconds = inputs / values[f"{own}.input_tokens_per_second"] + outputs / values[f"{own}.output_tokens_per_second"]
     return values["calls.per_month"] * seconds / _SECONDS_AN_HOUR

@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 
-from luthier.core.results.measured_gains import MeasuredGains
 from luthier.core.results.roi import ALTERNATIVES, Case
 from luthier.core.results.roi_result import (
     Bar,
     BreakEven,
     Histogram,
     Kind,
+    MeasuredGains,
     Month,
     NotPriced,
     Part,
@@ -55,9 +55,15 @@ _NUM_STEPS: Final = 241
 
 
 def break_even_gain(economy: Economy, values: Values, months: float, target: Array | float = 0.0) -> Array:
-    """The accuracy gain at which the tuned model is worth `target` over that many months; NaN where none is.
+    """The accuracy gain at which the tuned model is worth `target`; NaN where none is.
 
     The value is a straight line in the gain, so this is exact. It may be negative: then savings alone pay.
+
+    Args:
+        economy: of the case.
+        values: the draws of all inputs of the case, each [draws].
+        months: the time over which the value is summed.
+        target: in the currency of the case, one value or one for each draw.
     """
     flow = economy.flow(TUNED, values)
     used = np.maximum(0.0, months - flow.launch_months)

@@ -1,4 +1,4 @@
-"""Objectives that train a task head in place of text: classes by cross-entropy, numbers by squared error.
+"""Objectives that train a task head, not text: cross-entropy for classes, squared error for numbers, pairs for order.
 
 A unit is one row: the prompt, and a slot token whose predicting state the head reads. The base is trained together with
 the head, by an adapter or in full; vocabulary logits are never computed.
@@ -6,9 +6,13 @@ the head, by an adapter or in full; vocabulary logits are never computed.
 At the end of a run the probabilities of classes are calibrated on the validation rows: logits are divided by the
 temperature that maximises the likelihood of these rows. It changes no answer, only the reported confidence.
 
+A unit of a reranker is the relevant and the irrelevant document of a query, each read together with the query. The loss
+is -log of the probability that the relevant one is the better of the two: the sigmoid of the difference of their
+scores. So scores order the documents of one query; a single score is not a probability of relevance.
+
 Sources: Guo et al., 2017, "On Calibration of Modern Neural Networks", arXiv:1706.04599, section 4.2. Class weights:
 King and Zeng, 2001, "Logistic Regression in Rare Events Data", section 4.1. Label smoothing: Szegedy et al., 2016,
-arXiv:1512.00567, section 7.
+arXiv:1512.00567, section 7. Rerankers: Burges et al., 2005, "Learning to Rank using Gradient Descent", section 3.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, logsigmoid
 
 from luthier.core.events import PLAIN_LOSS
 from luthier.core.plan import ObjectivePlan
@@ -229,3 +233,33 @@ def with_made_up_targets(units: Sequence[Unit], head: TaskHead | None) -> list[U
             )
         )
     return made
+
+
+def pairwise_logistic(scores: Tensor) -> Tensor:
+    """The loss of each pair in nats: [pairs].
+
+    Args:
+        scores: [2 * pairs], alternating the relevant and the irrelevant document of each pair.
+    """
+    return -logsigmoid(scores[0::2] - scores[1::2])
+
+
+class Ranking(HeadObjective):
+    """Learn which of two documents answers a query better. The loss is a mean over pairs."""
+
+    def losses(self, model: TrainableModel, units: Sequence[Unit], batch: MicroBatch) -> Losses:  # noqa: ARG002
+        """The summed loss of the pairs, and the number of pairs in the right order."""
+        scores = model.head_outputs(batch)[:, 0]  # [2 * pairs]
+        return Losses(pairwise_logistic(scores).sum(), {"pair_accuracy": (scores[0::2] > scores[1::2]).sum()})
+
+    def finish(self, model: TrainableModel, validation: Sequence[Batch]) -> None:
+        """Set the temperature that maximises the likelihood of the order of the validation pairs."""
+        outputs, units = outputs_of(model, validation)
+        if units:
+            logits = outputs[:, 0].view(-1, 2)
+            # A pair is a choice among two, of which the first is right: its cross-entropy is the loss above.
+            wanted = torch.zeros_like(logits)
+            wanted[:, 0] = 1.0
+            model.task_head = self.head.model_copy(
+                update={"temperature": fitted_temperature(logits, wanted, self.head)}
+            )

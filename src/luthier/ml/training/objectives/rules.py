@@ -170,7 +170,7 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
         rows_per_unit=2,
         name="Reranking",
         summary="Learn which document answers a query better; no text is written. Rows with chosen and rejected.",
-        implementation="luthier.ml.training.objectives.ranking:Ranking",
+        implementation="luthier.ml.training.objectives.heads:Ranking",
         task_head="rank",
     ),
     "embed": ObjectiveRules(

@@ -6,6 +6,16 @@ is searched by. Nothing here is SQLite's own: PostgreSQL has the same tables.
 
 from __future__ import annotations
 
+from luthier.platform.db.tables.apis import (
+    batches,
+    eval_output_items,
+    eval_runs,
+    evals,
+    stored_completions,
+    stored_responses,
+    tinker_checkpoints,
+    tinker_models,
+)
 from luthier.platform.db.tables.base import metadata
 from luthier.platform.db.tables.deployments import (
     alerts,
@@ -18,14 +28,6 @@ from luthier.platform.db.tables.deployments import (
     traffic_files,
     watches,
 )
-from luthier.platform.db.tables.evals import (
-    batches,
-    eval_output_items,
-    eval_runs,
-    evals,
-    stored_completions,
-    stored_responses,
-)
 from luthier.platform.db.tables.run_table import run_labels, run_tags, run_values, run_views
 from luthier.platform.db.tables.server import (
     api_keys,
@@ -36,6 +38,8 @@ from luthier.platform.db.tables.server import (
     exports,
     files,
     idempotency_keys,
+    inbox_items,
+    invitations,
     key_usage,
     member_identities,
     members,
@@ -51,8 +55,6 @@ from luthier.platform.db.tables.server import (
     webhook_deliveries,
     webhooks,
 )
-from luthier.platform.db.tables.team import inbox_items, invitations
-from luthier.platform.db.tables.tinker import tinker_checkpoints, tinker_models
 from luthier.platform.db.tables.work import (
     artifact_links,
     artifacts,

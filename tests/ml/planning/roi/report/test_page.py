@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 from tests.report_html import checked, words
 
-from luthier.core.results.measured_gains import MeasuredGains
-from luthier.core.results.roi_result import RoiResult
+from luthier.core.results.roi_result import MeasuredGains, RoiResult
 from luthier.ml.charts.svg import drawn
 from luthier.ml.planning.roi import worth
 from luthier.ml.planning.roi.report import render_roi, write_roi_report

@@ -290,6 +290,13 @@ def write_audit_report(
 ) -> Path:
     """Write the page to `path`, whole or not at all, and return it. Makes missing folders.
 
+    Args:
+        path: of the page.
+        audit: the findings.
+        table: the file that they are about.
+        versions: names and versions of the libraries that found them.
+        held_out: the held-out file that the audit compared with; None where it had none.
+
     Raises:
         StorageFullError: the disk is full.
     """

@@ -186,9 +186,14 @@ class ChatTemplate:
         opens: bool,
         options: Mapping[str, Any] | None = None,
     ) -> str | None:
-        """The rendering by another runtime with a template's text and `options`, on the fixed date; None if it fails.
+        """The rendering by another runtime on the fixed date; None if it fails.
 
-        text: None for this template with its options. opens: whether to add a generation prompt.
+        Args:
+            text: a template's text; None for this template with its options.
+            messages: of the conversation.
+            tools: definitions of tools.
+            opens: whether a generation prompt is added.
+            options: of the template's text.
         """
         try:
             if text is None:

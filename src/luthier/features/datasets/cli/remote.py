@@ -1,7 +1,8 @@
-"""`luthier data fetch`: download a remote source of rows once, or look for its newest revision."""
+"""`luthier data fetch` and `luthier data cache`: remote sources of rows, downloaded once, and their disk use."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from luthier.features.datasets.remote import RemoteRows
+    from luthier.features.planning.data_cache import CacheUse
 
 
 def fetch(
@@ -33,10 +35,10 @@ def fetch(
 
     with open_context(home) as context:
         found = fetch_rows(context, source, refresh=refresh)
-    return Answer(as_json, found.as_json(), lambda console: _show(console, found, refresh))
+    return Answer(as_json, found.as_json(), lambda console: _show_fetched(console, found, refresh))
 
 
-def _show(console: Console, found: RemoteRows, is_refreshed: bool) -> None:
+def _show_fetched(console: Console, found: RemoteRows, is_refreshed: bool) -> None:
     from luthier.platform.cli import figures
     from luthier.platform.cli.console import facts, visible
 
@@ -48,3 +50,31 @@ def _show(console: Console, found: RemoteRows, is_refreshed: bool) -> None:
     if found.was_there:
         hint = "no newer revision was found." if is_refreshed else "--refresh looks for a newer revision."
         console.print(f"Already on this machine; {hint}", soft_wrap=True)
+
+
+def cache(
+    clear: Annotated[
+        bool,
+        typer.Option("--clear", help="Remove what no unfinished run needs and what was not used within the last hour."),
+    ] = False,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """Show the cache of downloaded data files and of mixtures with their limits; --clear empties it."""
+    from luthier.features.planning.data_cache import cache_use
+
+    with open_context(home) as context:
+        found = cache_use(context, clear=clear)
+    return Answer(as_json, {"folders": [asdict(one) for one in found]}, lambda console: _show_cache(console, found))
+
+
+def _show_cache(console: Console, found: list[CacheUse]) -> None:
+    from luthier.platform.cli import figures
+    from luthier.platform.cli.console import facts, visible
+
+    rows = []
+    for one in found:
+        held = f"{one.num_entries:,} with {figures.size(one.num_bytes)} of at most {figures.size(one.max_bytes)}"
+        removed = f", {one.num_removed:,} removed with {figures.size(one.num_removed_bytes)}" if one.num_removed else ""
+        rows.append((one.what, f"{held}{removed}: {visible(one.folder)}"))
+    facts(console, rows)

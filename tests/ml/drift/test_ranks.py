@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import kstest
 
-from luthier.ml.drift.drift.evidence import conformal_ranks, hours_of, lots, no_slots, slots_of
+from luthier.ml.drift.evidence import conformal_ranks, hours_of, lots, no_slots, slots_of
 
 
 @pytest.mark.parametrize("law", ["normal", "heavy", "yes or no", "always the same"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from luthier.ml.drift.drift.evidence import Floats, binned, matched, psi
+from luthier.ml.drift.evidence import Floats, binned, matched, psi
 
 
 def test_equal_laws_are_near_nought_and_the_known_figure_comes_out() -> None:

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from luthier.ml.drift.drift.evidence import RANGES, evidence, false_alarms_a_month, has_ended, needed_strength
+from luthier.ml.drift.evidence import RANGES, evidence, false_alarms_a_month, has_ended, needed_strength
 
 
 def test_the_chance_to_reach_a_strength_within_so_many_hours_is_as_bounded() -> None:

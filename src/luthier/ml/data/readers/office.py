@@ -1,8 +1,8 @@
-"""Word documents, by markitdown (which uses mammoth), without their tables of contents.
+"""Word documents, PowerPoint presentations and books (EPUB), by markitdown (which uses mammoth and python-pptx).
 
-A paragraph belongs to a table of contents where its style is named `toc 1` to `toc 9` or `TOC Heading` (Word writes
-these names in every language), where it is in a block of the gallery "Table of Contents", or in a TOC field
-(ECMA-376 part 1, 17.16.5.68).
+Tables of contents of Word documents are left out. A paragraph belongs to one where its style is named `toc 1` to
+`toc 9` or `TOC Heading` (Word writes these names in every language), where it is in a block of the gallery "Table of
+Contents", or in a TOC field (ECMA-376 part 1, 17.16.5.68).
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from markitdown import StreamInfo
-from markitdown.converters import DocxConverter
+from markitdown.converters import DocxConverter, EpubConverter, PptxConverter
 
-from luthier.ml.data.readers.document import Document
+from luthier.ml.data.readers.document import Document, Section
 from luthier.ml.data.readers.markdown import PLAIN, sections_of, tidy
 
 _DOCUMENT: Final = "word/document.xml"
@@ -26,6 +26,7 @@ _NAME: Final = re.compile(r"toc (?:[1-9]|heading)|table of contents", re.IGNOREC
 _ID: Final = re.compile(r"TOC(?:[1-9]|Heading)")
 _FIELD: Final = re.compile(r"\s*TOC(?:\s|$)")
 _MAX_SHOWN: Final = 60
+_SLIDE: Final = re.compile(r"<!-- Slide number: (\d+) -->")
 
 
 def without_contents(path: Path) -> tuple[io.BytesIO | None, str]:
@@ -128,7 +129,7 @@ def _short(text: str) -> str:
     return repr(text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 1] + "…")
 
 
-def read(path: Path) -> Document:
+def read_docx(path: Path) -> Document:
     """A section a heading; tables as Markdown. Headers, footers and comments are not read, and tables of contents are
     left out, which a warning says.
     """
@@ -137,3 +138,24 @@ def read(path: Path) -> Document:
         found = DocxConverter().convert(file, StreamInfo(extension=".docx"), **PLAIN)
     text, warnings = tidy(found.markdown)
     return Document(tuple(sections_of(text)), (*warnings, note) if note else warnings)
+
+
+def read_pptx(path: Path) -> Document:
+    """Sections by slide, whose number is the page; its title is the heading, notes have a separate heading."""
+    with path.open("rb") as file:
+        found = PptxConverter().convert(file, StreamInfo(extension=".pptx"), **PLAIN)
+    text, warnings = tidy(found.markdown)
+    pieces = _SLIDE.split(text)
+    sections: list[Section] = []
+    # split() with a group alternates text and number; what is before the first slide is empty.
+    for number, slide in zip(pieces[1::2], pieces[2::2], strict=True):
+        sections += sections_of(slide.strip(), page=int(number))
+    return Document(tuple(sections), warnings)
+
+
+def read_epub(path: Path) -> Document:
+    """A section a heading, in reading order; title, authors and the like stand first."""
+    with path.open("rb") as file:
+        found = EpubConverter().convert(file, StreamInfo(extension=".epub"), **PLAIN)
+    text, warnings = tidy(found.markdown)
+    return Document(tuple(sections_of(text)), warnings)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from luthier.ml.drift.drift.evidence import needed_strength, no_slots
-from luthier.ml.drift.drift.topics import TextWords, find_topics, hash_buckets, word_evidence
+from luthier.ml.drift.evidence import needed_strength, no_slots
+from luthier.ml.drift.topics import TextWords, find_topics, hash_buckets, word_evidence
 
 
 def made(subjects: list[int], seed: int) -> TextWords:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from luthier.ml.drift.drift.evidence import Floats, Ints, Slots, slots_of
+from luthier.ml.drift.evidence import Floats, Ints, Slots, slots_of
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array

@@ -1,4 +1,7 @@
-"""Rows that say nearly what an earlier row says: most of their three-word shingles are the same."""
+"""Rows that say what an earlier row says: exactly, after normalisation of case, white space and Unicode, or nearly.
+
+Nearly: most of their three-word shingles are the same.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,46 @@ from luthier.ml.data.dedup.shingles import recall_at
 from luthier.ml.data.files.row_frames import TextColumn
 from luthier.ml.data.tokenise.shared_prefix import common_prefix
 
+_MUCH: Final = 0.1
+
+
+def check_exact_duplicates(request: AuditRequest) -> list[Finding]:
+    """One finding about all copies but the first of each: a warning, an error where they are 10% of the rows or more.
+
+    A few copies weigh some rows double; from a tenth on the file is another one than its number of rows says, and
+    validation rows drawn from it are in training. details: num_groups, largest_group (rows, the kept one counted).
+    """
+    table = request.table
+    first = first_positions(table.rows)
+    copies = np.flatnonzero(first != np.arange(len(first)))
+    if not len(copies):
+        return []
+    originals, sizes = np.unique(first[copies], return_counts=True)
+    fraction = len(copies) / table.num_rows
+    shown = one_of_each(copies, first[copies])
+    lines = table.lines
+    return [
+        about_rows(
+            table,
+            "exact_duplicate",
+            "error" if fraction >= _MUCH else "warning",
+            shown,
+            message=f"{rows(len(copies))} ({fraction:.1%}) {'says' if len(copies) == 1 else 'say'} exactly what an "
+            f"earlier row says: copies of {rows(len(originals))}, one of which occurs {int(sizes.max()) + 1:,} times",
+            fix="`luthier data repair` keeps the first of each and removes the others",
+            notes={int(p): f"same as {table.id_of(lines[int(first[p])])}" for p in shown[:5]},
+            details={"num_groups": len(originals), "largest_group": int(sizes.max()) + 1},
+        )
+    ]
+
+
 THRESHOLD: Final = 0.8
 _NUM_CLUSTERS: Final = 10
 _NUM_LINES: Final = 20
 _BINS: Final = (0.8, 0.85, 0.9, 0.95, 1.0)
 
 
-def check(request: AuditRequest) -> list[Finding]:
+def check_near_duplicates(request: AuditRequest) -> list[Finding]:
     """One finding, a warning, about the rows that are near to an earlier row which is kept.
 
     Rows are compared by all their text, without the beginning that nearly all prompts share (a system prompt would
