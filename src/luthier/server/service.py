@@ -11,14 +11,13 @@ shows the password of a database.
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import os
 import platform
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -26,6 +25,7 @@ from typing import Any, Final
 from luthier.core.errors import RequestError, WorkError
 from luthier.core.ids import sha256_bytes
 from luthier.core.system import facilities
+from luthier.core.system.process_setup import environment_with
 from luthier.features.exports.folders import remove_abandoned
 from luthier.platform.auth.members import make_link
 from luthier.platform.home.context import Context
@@ -158,7 +158,7 @@ def serve(
         # One worker a process: each holds one training and the memory of its models.
         supervisor = Supervisor([_api(context, listener), *map(_worker, workers)], tell=tell)
         try:
-            with _environment(context):
+            with environment_with(_environment(context)):
                 supervisor.start()
                 wait_until_it_answers(supervisor, listener, stop_requested)
                 if stop_requested() is None:
@@ -186,22 +186,9 @@ def _worker(name: str) -> Program:
     return Program(name, (sys.executable, "-m", "luthier", "worker", "--name", name), WORKER_GRACE_SECONDS)
 
 
-@contextlib.contextmanager
-def _environment(context: Context) -> Iterator[None]:
-    """The environment of the processes, for as long as this one may start any."""
-    settings = context.settings
-    given = {"LUTHIER_HOME": str(context.home), "LUTHIER_LOG_FORMAT": settings.log_format}
-    # Restored afterwards: this function may be called in a process that keeps running, such as a test.
-    before = {name: os.environ.get(name) for name in given}
-    os.environ.update(given)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+def _environment(context: Context) -> dict[str, str]:
+    """The environment of the processes."""
+    return {"LUTHIER_HOME": str(context.home), "LUTHIER_LOG_FORMAT": context.settings.log_format}
 
 
 def wait_until_it_answers(supervisor: Supervisor, listener: Listener, stop_requested: Callable[[], str | None]) -> None:

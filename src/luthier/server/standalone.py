@@ -13,8 +13,7 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +23,7 @@ from pydantic import ValidationError
 from luthier.core.errors import LuthierError, RequestError, WorkError
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.stream import ENGINE_DEFAULTS, EngineSettings, Served, SpeculativeConfig
-from luthier.core.system.process_setup import start_daemon
+from luthier.core.system.process_setup import environment_with, start_daemon
 from luthier.core.task_head import TaskHead
 from luthier.features.serving.engine_choice import EngineDecision, choose_engines
 from luthier.features.serving.head_answers import example_request
@@ -153,7 +152,7 @@ def serve_models(
         config = StandaloneConfig(models=models, key_digests=(*map(digest_of, keys), digest_of(own)), is_open=is_open)
         supervisor = Supervisor([api_program("luthier.server.standalone_http", context, listener)], tell=tell)
         try:
-            with _environment(context, config, request.settings):
+            with environment_with(_environment(context, config, request.settings)):
                 supervisor.start()
                 wait_until_it_answers(supervisor, listener, stop_requested)
                 context.close()  # what is looked after needs no connection of ours
@@ -232,18 +231,12 @@ def read_keys(file: Path) -> tuple[str, ...]:
     return keys
 
 
-@contextmanager
-def _environment(context: Context, config: StandaloneConfig, settings: EngineSettings) -> Iterator[None]:
+def _environment(context: Context, config: StandaloneConfig, settings: EngineSettings) -> dict[str, str]:
+    """The environment of the processes."""
     given = {"LUTHIER_HOME": str(context.home), STANDALONE_CONFIG: config.model_dump_json()}
     for name, value in settings.model_dump(mode="json", exclude_none=True).items():
         given[f"LUTHIER_{name.upper()}"] = value if isinstance(value, str) else json.dumps(value)
-    before = {name: os.environ.get(name) for name in given}
-    os.environ.update(given)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+    return given
 
 
 def _load(

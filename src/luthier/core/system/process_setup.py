@@ -14,7 +14,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -222,6 +222,26 @@ def _end_after(is_there: Callable[[], bool]) -> None:
     while is_there():
         time.sleep(_LOOK_SECONDS)
     os._exit(1)
+
+
+@contextlib.contextmanager
+def environment_with(values: Mapping[str, str], *, restored: tuple[str, ...] = ()) -> Iterator[None]:
+    """Environment variables of this process, for the programs that it starts within the block; then as before.
+
+    Args:
+        values: Name -> value.
+        restored: Further variables that code within the block may set, and that are as before, too.
+    """
+    before = {name: os.environ.get(name) for name in (*values, *restored)}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def environment_of_program() -> dict[str, str] | None:

@@ -15,7 +15,7 @@ import platform
 import secrets
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -26,6 +26,7 @@ from luthier.core.errors import LuthierError, RequestError, StorageFullError, Wo
 from luthier.core.system import facilities
 from luthier.core.system.extras import require_extra
 from luthier.core.system.files import scratch_folder
+from luthier.core.system.process_setup import environment_with
 
 Result = TypeVar("Result")
 
@@ -104,7 +105,8 @@ def _connect(stack: ExitStack) -> None:
         return
     folder = stack.enter_context(scratch_folder(_TEMPORARY, "luthier-ray-"))
     # Ray keeps other users of the machine out by a token, which it would write into the home folder.
-    stack.enter_context(_environment({"RAY_AUTH_TOKEN": os.environ.get("RAY_AUTH_TOKEN") or _token()}))
+    token = {"RAY_AUTH_TOKEN": os.environ.get("RAY_AUTH_TOKEN") or _token()}
+    stack.enter_context(environment_with(token, restored=("RAY_AUTH_MODE",)))
     stack.callback(ray.shutdown)  # before the folder goes
     try:
         ray.init(LOCAL, include_dashboard=False, _temp_dir=str(folder), **options)
@@ -138,21 +140,6 @@ def _cluster_of_this_machine() -> str:
 def _token() -> str:
     # Ray keeps a token as long as the process lives.
     return secrets.token_hex(32)
-
-
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """The variables of this process within the block, for Ray; afterwards also its own RAY_AUTH_MODE is as before."""
-    before = {name: os.environ.get(name) for name in (*values, "RAY_AUTH_MODE")}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 class RayWorkers:
