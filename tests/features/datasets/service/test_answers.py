@@ -76,8 +76,8 @@ def test_by_a_batch_api_all_prompts_are_one_call(
             calls.append(len(prompts))
             return super().generate(prompts, progress)
 
-    def opened(_: Context, url: str, model: str, keep: Any, cost_of: Any) -> OpenAIHttpEngine:
-        costs.append(cost_of(1_000_000, 1_000_000))
+    def opened(_: Context, url: str, model: str, keep: Any, batches: Any) -> OpenAIHttpEngine:
+        costs.append(batches.cost_of(1_000_000, 1_000_000))
         return Batches(url, model, keep=keep)
 
     monkeypatch.setattr(engines, "_open_batches", opened)
