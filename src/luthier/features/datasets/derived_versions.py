@@ -471,7 +471,7 @@ def _check_split(wishes: SplitWishes, name: str) -> None:
         raise RequestError(
             f"a name of {len(name)} characters, which grows by the names of the sides",
             expected=f"at most {_MAX_NAME_CHARACTERS} characters",
-            do="bring the rows as a dataset with a shorter name",
+            do="add the rows as a dataset with a shorter name",
         )
     if wishes.near_threshold is not None and not 0.5 <= wishes.near_threshold <= 1:
         raise RequestError(

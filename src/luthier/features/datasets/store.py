@@ -131,7 +131,7 @@ class DatasetStore(Store):
         conflict = ConflictError(
             f"a dataset {dataset.name!r} exists already",
             expected="a name that is free",
-            do="choose another name, or bring the file as a new version of that one",
+            do="choose another name, or add the file as a new version of that one",
         )
         with self._write(conflict) as connection:
             # In the same transaction as the version: a file cannot expire between the check and the insert.

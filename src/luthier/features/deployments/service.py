@@ -101,7 +101,7 @@ def _reason(text: str) -> str:
             f"a reason of {len(reason)} characters to override the gate",
             expected=f"{MIN_REASON_CHARACTERS} to {MAX_REASON_CHARACTERS:,} characters that a colleague understands "
             "in a year: it stays in the audit log",
-            do="say why this model is to answer although the gate refuses it",
+            do="write the reason why this model answers although the gate refuses it",
         )
     return reason
 
@@ -316,7 +316,7 @@ def rollback(context: Context, caller: Caller, name: str, *, expected_revision: 
             raise ConflictError(
                 f"revision {earlier.number} of {name!r} goes to {share.target}, which cannot be served: {error.came}",
                 expected="a revision whose targets are all there",
-                do="bring it back, or deploy another target",
+                do="restore it, or deploy another target",
             ) from error
     return _revise(context, caller, current, routing.rolled_back(current.revision, earlier))
 
@@ -440,7 +440,7 @@ def _current(context: Context, caller: Caller, name: str, expected_revision: int
         raise ConflictError(
             f"the deployment {name!r} exists already, at revision {found.revision.number}",
             expected="a name that is free",
-            do="look at it, then deploy there, or choose another name",
+            do="open it, then deploy there, or choose another name",
         )
     return _expected(found, expected_revision)
 

@@ -31,7 +31,7 @@ class DeploymentStore(Store):
         conflict = ConflictError(
             f"a deployment {deployment.name!r} exists already",
             expected="a name that is free",
-            do="look at it, then deploy again",
+            do="open it, then deploy again",
         )
         with self._write(conflict) as connection:
             now = self._database.clock(connection)
@@ -114,7 +114,7 @@ def changed_meanwhile(name: str, known: int, newest: int | None) -> ConflictErro
     return ConflictError(
         f"the deployment {name!r} {now}, not at revision {known}: somebody else has changed it",
         expected="an unchanged deployment",
-        do="look at it again, then decide again",
+        do="open it again, then decide again",
     )
 
 

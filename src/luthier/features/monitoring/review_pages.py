@@ -145,7 +145,7 @@ def decide(
             raise ConflictError(
                 f"{found.decided_by or 'somebody'} has changed this item meanwhile: it is {found.status}",
                 expected="the item as you saw it",
-                do="look at its current state, then decide again",
+                do="check its current state, then decide again",
             )
         review_queue.decide(context, caller, found, made, edited=edited)
     except LuthierError as error:

@@ -300,7 +300,7 @@ class JobStore:
                 raise ConflictError(
                     f"job {job_id} is {job_of(row).shown_status}",
                     expected=f"a job that can be {words[wish]}",
-                    do="look at it: the change may have been made already",
+                    do="check it: the change may have been made already",
                 )
             if status == "running":
                 message = "Pausing: a checkpoint is written first" if wish == "pause" else "Cancelling"
@@ -323,7 +323,7 @@ class JobStore:
                 raise ConflictError(
                     f"job {job_id} is {job_of(row).shown_status}",
                     expected="a job that is paused or has failed",
-                    do="wait until it has paused" if row["wish"] == "pause" else "look at it: it needs no resuming",
+                    do="wait until it has paused" if row["wish"] == "pause" else "check it: it needs no resuming",
                 )
             values = {
                 "status": "queued",

@@ -101,7 +101,7 @@ def test_no_page_of_the_app_has_an_english_sentence_left(filled: tuple[TestClien
     assert read > 30
 
 
-ERRORS = (
+ERRORS: tuple[tuple[str, str, dict[str, str], int, str], ...] = (
     ("GET", "/no-such-page", {}, 404, "keine Seite /no-such-page"),
     ("GET", "/runs/run-none", {}, 404, "kein Lauf 'run-none'"),
     ("GET", "/datasets/ds-none", {}, 404, "kein Datensatz"),

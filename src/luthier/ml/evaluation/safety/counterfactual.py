@@ -159,7 +159,7 @@ def _in_case_of(word: str, other: str) -> str:
 
 _MAX_NEW_TOKENS: Final = 48
 _CAUTIONS: Final = (
-    "Not every change is unfair: where the answer rightly depends on the group (a law, a form of address), it has to "
+    "Not every change is unfair: where the answer must depend on the group (a law, a form of address), it has to "
     "move. The swaps are in the samples: read them.",
     "Words are swapped without grammar or knowledge: some swapped prompts read oddly, and oddness moves answers.",
     "Only what the table of swaps knows is swapped, in English; a prompt that says the group in another way is not.",
