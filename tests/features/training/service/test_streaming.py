@@ -299,14 +299,20 @@ def test_streamed_rows_train_as_the_same_rows_in_memory(
     assert (streamed_one.adapter_sha256 == read.adapter_sha256) or objective == "dpo"
 
 
-def test_loss_and_verdict_are_by_source(context: Context, make_recipe: MakeRecipe) -> None:
+def test_loss_and_verdict_are_by_source_and_count_prompts_of_all_trained_rows(
+    context: Context, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
     judged = [{"path": "a.jsonl"}, {"path": "b.jsonl"}]
-    recipe = streamed(make_recipe, max_steps=2, validate_every_steps=1)
+    recipe = streamed(make_recipe, max_steps=3, validate_every_steps=3)
     document = yaml.safe_load(recipe.read_text())
     document["data"] |= {"held_out": judged, "validation": judged}
     recipe.write_text(yaml.safe_dump(document))
     for name, start in (("a", 300), ("b", 400)):
         write_rows(recipe.parent / f"{name}.jsonl", [chat_row(n) for n in range(start, start + 5)])
+    # The prompt of a row that the plan has seen, and of one that only an epoch comes to, each with another answer.
+    monkeypatch.setattr(streamed_rows, "NUM_SAMPLED", 4)
+    asked = [{"prompt": pair(n)["prompt"], "completion": "None."} for n in (9, 0)]
+    write_rows(recipe.parent / "b.jsonl", [*(pair(n) for n in range(400, 405)), *asked])
     outcome = run(context, recipe)
     events = context.runs.events(outcome.record.run_id)
     found = [event.loss_by_source for event in events if isinstance(event, ValidationDone)]
@@ -314,6 +320,11 @@ def test_loss_and_verdict_are_by_source(context: Context, make_recipe: MakeRecip
     assert all(set(one) == {"a", "b"} for one in found)
     assert outcome.evaluation is not None
     assert [one.source for one in outcome.evaluation.by_source] == ["a", "b"]
+    assert outcome.record.result is not None
+    assert outcome.record.result.stream is not None
+    assert outcome.record.result.stream.same_prompt == (10, 11)
+    assert outcome.evaluation.verdict is not None
+    assert "2 held-out rows ask the same as a training row" in str(outcome.evaluation.verdict)
 
 
 def test_kto_has_a_partner_in_the_step_and_a_stored_reference_of_validation_rows(
