@@ -49,16 +49,13 @@ class StudyStore(Store):
         """All trials of a study, in the order of their numbers."""
         return self._list(_TRIALS, study_id=study_id, order=[trials.c.trial])
 
-    def trials_of(self, study_ids: Sequence[str]) -> dict[str, list[Trial]]:
+    def trials_of(self, study_ids: Sequence[str]) -> dict[str, Sequence[Trial]]:
         """The trials of each of these studies, in the order of their numbers, in one query."""
-        found: dict[str, list[Trial]] = {study_id: [] for study_id in study_ids}
-        if not found:
-            return found
+        if not study_ids:
+            return {}
         its = trials.c.study_id
-        query = select(trials).where(its.in_(study_ids)).order_by(its, trials.c.trial)
-        for row in self._rows(query):
-            found[row["study_id"]].append(_TRIALS.of_row(row))
-        return found
+        rows = self._rows(select(trials).where(its.in_(study_ids)).order_by(its, trials.c.trial))
+        return {one: [_TRIALS.of_row(row) for row in rows if row["study_id"] == one] for one in study_ids}
 
     def remove(self, study_id: str) -> None:
         """Forget a study and its trials; their runs stay. Raises NotFoundError."""
