@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -341,17 +341,32 @@ def _show_comparison(console: Console, comparison: RunComparison) -> None:
     for title, rows in parts:
         if rows:
             table = make_table([title, *comparison.run_ids])
-            for row in rows:
+            # Of a plan every difference is shown; a result has records and empty values, too.
+            left_out = [row["name"] for row in rows if title == "result" and not _fits_a_table(row["values"])]
+            for row in (row for row in rows if row["name"] not in left_out):
                 table.add_row(visible(row["name"]), *(visible(_cell(value)) for value in row["values"]))
             console.print(table)
+            if left_out:
+                console.print(f"empty or no figures, so only in --json: {', '.join(left_out)}", soft_wrap=True)
         else:
             console.print({"plan": "the plans do not differ", "metric": "no metrics"}.get(title, ""), soft_wrap=True)
+
+
+def _fits_a_table(values: Sequence[object]) -> bool:
+    """Whether a run has a figure or a short text among these; records such as the first step are too wide."""
+    return any(
+        value not in (None, "", [], {}) and (not isinstance(value, dict) or _is_interval(value)) for value in values
+    )
+
+
+def _is_interval(value: object) -> bool:
+    return isinstance(value, dict) and {"value", "low", "high"} <= set(value)
 
 
 def _cell(value: object) -> str:
     from luthier.platform.cli import figures
 
-    if isinstance(value, dict) and {"value", "low", "high"} <= set(value):
+    if isinstance(value, dict) and _is_interval(value):
         low, high = figures.number(value["low"]), figures.number(value["high"])
         return f"{figures.number(value['value'])} [{low}, {high}]"
     return figures.plain(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.task_heads import add_head_run
+from tests.vacuous import nonempty
 
 from luthier.core.task_head import TASK_HEAD_FILE
 from luthier.features.training.checkpoint_uploads.lease import OWN_LEASE
@@ -63,6 +64,12 @@ def test_compare(luthier, run: str, home: Path) -> None:  # type: ignore[no-unty
     document = luthier("runs", "compare", run, OTHER, "--json").document
     assert document["plan"] == [{"name": "training.learning_rate", "values": [2e-4, 1e-3]}]
     text = luthier("runs", "compare", run, OTHER).out
+    (left_out,) = [line for line in text.splitlines() if line.startswith("empty or no figures, so only in --json: ")]
+    shown = {line.split()[0] for line in text.splitlines() if line.strip()}
+    assert "train_loss" in shown
+    for name in nonempty(left_out.partition(": ")[2].split(", ")):
+        assert name in [row["name"] for row in document["results"]]
+        assert name not in shown
     for words in (OTHER, "0.0002", "0.001", "1.062", "tuned: exact_match", "1 of 2 runs were not evaluated"):
         assert words in text
     assert luthier("runs", "compare", run).code == 2
