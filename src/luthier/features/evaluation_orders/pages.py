@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, LuthierError, RequestError, WorkError
-from luthier.core.evaluation import VerdictWord
+from luthier.core.evaluation import Evaluation, VerdictWord
 from luthier.features.assessments import service as project_assessments
 from luthier.features.evaluation_orders import service as evaluation_orders
 from luthier.features.evaluation_orders.service import MAX_AGAINST, OrderKind, OrderView
@@ -25,7 +25,7 @@ from luthier.features.model_cards import service as project_models
 from luthier.features.roi.three_questions import QuestionsAsked, worth_part
 from luthier.features.run_drafts import choices as draft_choices
 from luthier.features.runs.next_steps import next_steps
-from luthier.features.runs.views import list_evaluations, read_evaluation
+from luthier.features.runs.views import list_evaluations, read_evaluation, rows_names
 from luthier.ml.charts.judged_rows import forgetting_rows, tone_of
 from luthier.ml.evaluation.prompt_views import prompt_rows
 from luthier.ml.evaluation.result_views import Roles, roles, shade
@@ -203,6 +203,7 @@ def index(
         "assessments": assessed,
         "orders": [] if is_asked else evaluation_orders.list_orders(context, caller),
         "run_names": context.run_labels.names([run_id for run_id in runs if run_id]),
+        "rows_names": rows_names(context, caller.project_id, [one.held_out_file for one in page.evaluations]),
         "tone_of": tone_of,
     }
     return render(request, "evaluation_orders/list.html", values)
@@ -233,6 +234,7 @@ def show_evaluation(
     run_id = evaluation.run_id
     values = {
         "view": view,
+        "rows_name": _rows_name(context, caller, evaluation),
         "run_name": "" if run_id is None else context.run_labels.names([run_id])[run_id],
         "steps": next_steps(context, caller, evaluation, None if view is None else view.recommendation),
         "worth": None if evaluation.verdict is None else worth_part(context, evaluation, questions),
@@ -275,5 +277,10 @@ def worth(
 def alternative(request: Request, context: HomeContext, caller: Reader, evaluation_id: str) -> Response:
     """The prompt or the method that is recommended in place of the tuned model."""
     evaluation = read_evaluation(context, caller.project_id, evaluation_id)
-    values = {"evaluation": evaluation, "found": alternative_of(evaluation), "current": "/evaluations"}
+    values: dict[str, Any] = {"evaluation": evaluation, "found": alternative_of(evaluation), "current": "/evaluations"}
+    values |= {"rows_name": _rows_name(context, caller, evaluation)}
     return render(request, "evaluation_orders/alternative.html", values)
+
+
+def _rows_name(context: Context, caller: Caller, evaluation: Evaluation) -> str:
+    return rows_names(context, caller.project_id, [evaluation.held_out_file])[evaluation.held_out_file]

@@ -223,6 +223,13 @@ def whole_page(context: Context, caller: Caller, judged: Judged, standing: Stand
     }
 
 
+def _asked_for_people(context: Context, caller: Caller, asked: dict[str, str]) -> dict[str, str]:
+    """A request with the name of a dataset in place of the id of its file."""
+    train = asked.get("train", "")
+    dataset = context.run_entries.dataset_names(caller.project_id, [train]).get(train) if train else None
+    return asked if dataset is None else asked | {"train": f"{dataset.name} v{dataset.version}"}
+
+
 def changing(context: Context, caller: Caller, judged: Judged, standing: Standing, plan: Plan | None) -> dict[str, Any]:
     """What is read again when something has happened."""
     run_id, record, places = standing.run_id, standing.record, run_paths(context, plan)
@@ -238,7 +245,7 @@ def changing(context: Context, caller: Caller, judged: Judged, standing: Standin
     return {
         "splits": [] if plan is None else _splits(plan, datasets_of(context, caller, plan), record),
         "coverage": "" if plan is None else coverage(plan.data),
-        "asked": redact_paths(asked_of(job), places),
+        "asked": redact_paths(_asked_for_people(context, caller, asked_of(job)), places),
         "quote": None if quote is None else quote.prediction,
         "run": standing,
         "words": words(context, standing),

@@ -7,7 +7,7 @@ projects are as if they did not exist, and no error names one of them.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -85,6 +85,15 @@ def without_paths(context: Context, evaluation: Evaluation) -> Evaluation:
         for shown, own in zip(plain.systems, evaluation.systems, strict=True)
     )
     return plain.model_copy(update={"systems": systems})
+
+
+def rows_names(context: Context, project_id: str, held_out_files: Iterable[str]) -> dict[str, str]:
+    """What people call files of rows: the dataset that holds them, else the last part of the path."""
+    last = {file: file.rsplit("/", 1)[-1] for file in held_out_files}
+    # Jobs name a file after its id: file-20261130-115118-6bd96a.csv.
+    ids = {file: name.partition(".")[0] for file, name in last.items()}
+    known = context.run_entries.dataset_names(project_id, sorted({one for one in ids.values() if is_id(one, "file")}))
+    return {file: known[ids[file]].name if ids[file] in known else name for file, name in last.items()}
 
 
 def _has(one: EvaluationOverview, words: Sequence[str]) -> bool:

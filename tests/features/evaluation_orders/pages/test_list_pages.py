@@ -10,6 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 import luthier.platform.ui
+from luthier.core.access import Caller
 from luthier.core.evaluation import (
     Comparison,
     Evaluation,
@@ -21,6 +22,7 @@ from luthier.core.evaluation import (
     VerdictWord,
 )
 from luthier.core.evaluation_plan import Bar
+from luthier.features.datasets.service import create_dataset, keep_rows
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
 from luthier.testing.records import add_run, make_evaluation
@@ -114,6 +116,18 @@ def test_an_empty_list_says_how_an_evaluation_is_made(browser: Browser) -> None:
     page = browser("read", "train").get("/evaluations").text
     assert page.count('class="button primary"') == 1
     assert '<a class="button primary" href="/start">' in page
+
+
+def test_held_out_rows_have_the_name_of_their_dataset(home: Context, browser: Browser) -> None:
+    rows = keep_rows(home, Caller(), [b'{"prompt": "a", "completion": "b"}\n'], "rows.jsonl")
+    create_dataset(home, Caller(), "Client mails", rows)
+    file = f"jobs/job-20261125-093000-aaaaaa/files/{rows.file_id}.jsonl"
+    home.evaluations.save(judged(add_run(home, "a")).model_copy(update={"held_out_file": file}))
+    one = browser("read")
+    assert "of Client mails</span>" in one.get("/evaluations").text
+    head = one.get(f"/evaluations/{ID}").text.partition("verdict-first")[0]
+    assert "of Client mails, evaluated" in head
+    assert rows.file_id not in head
 
 
 def test_the_list_is_found_in_by_words_and_verdict(home: Context, shown: TestClient) -> None:

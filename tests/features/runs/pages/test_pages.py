@@ -138,6 +138,17 @@ def test_a_run_that_waits_has_its_page(home: Context, browser: Browser) -> None:
     assert series_of(one)["points"] == {}
 
 
+def test_a_run_that_waits_is_called_after_its_dataset(home: Context, browser: Browser) -> None:
+    rows = keep_rows(home, Caller(), [b'{"prompt": "a", "completion": "b"}\n'], "rows.jsonl")
+    create_dataset(home, Caller(), "Client mails", rows)
+    recipe = {"base_model": "tiny", "data": {"train": rows.file_id}}
+    home.jobs.submit(Job(job_id="job-20261125-093000-aaaaaa", kind="train", run_id=RUN_ID, document={"recipe": recipe}))
+    text = browser("read").get(f"/runs/{RUN_ID}").text
+    assert "<h1>Client mails · tiny · " in text
+    assert "Client mails v1" in text
+    assert rows.file_id not in text
+
+
 def test_a_run_that_trains(home: Context, browser: Browser) -> None:
     running(home)
     home.runs.append(RUN_ID, WarningRaised(step=30, code="overfitting", message="validation loss rises"))
@@ -283,6 +294,7 @@ def test_the_watcher_hears_of_the_end_once_all_is_told(home: Context, browser: B
     assert "<html" not in piece
     assert 'id="run-now"' in piece
     assert 'id="run-below" class="columns" hx-swap-oob="true"' in piece
+    assert '<div id="rail" hx-swap-oob="true">' in piece, "the steps of the project have moved on, too"
     assert "The tuned model" in piece
     charts = one.get(f"/runs/{RUN_ID}?part=charts", headers=HTMX).text
     assert 'id="run-charts"' in charts
