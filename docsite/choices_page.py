@@ -86,7 +86,7 @@ def _checks() -> Iterator[str]:
     from luthier.ml.data.audit.run import BUILT_IN
 
     yield "## Checks of data\n\n`luthier data audit`; entry points `luthier.checks`; more in [data](data.md).\n"
-    rows = [(f"`{name}`", _doc(import_module(place.partition(":")[0]))) for name, place in BUILT_IN.items()]
+    rows = [(f"`{name}`", _doc(_documented(place))) for name, place in BUILT_IN.items()]
     yield from _table(("name", "what it finds"), rows)
 
 
@@ -114,6 +114,13 @@ def _formats() -> Iterator[str]:
         if how.bound_nats is not None
     ]
     yield from _table(("format", "precision", "nats", "why not 0"), bounds)
+
+
+def _documented(place: str) -> Any:
+    """What describes a check: its module where that has one check, named `check`, else its function."""
+    module, _, function = place.partition(":")
+    loaded = import_module(module)
+    return loaded if function == "check" else getattr(loaded, function)
 
 
 def _doc(documented: Any) -> str:

@@ -23,9 +23,10 @@ _MUCH: Final = 0.1
 
 
 def check_exact_duplicates(request: AuditRequest) -> list[Finding]:
-    """One finding about all copies but the first of each: a warning, an error where they are 10% of the rows or more.
+    """Rows that say exactly what an earlier row says, after normalisation of case, white space and Unicode form.
 
-    A few copies weigh some rows double; from a tenth on the file is another one than its number of rows says, and
+    One finding about all copies but the first of each: a warning, an error where they are 10% of the rows or more. A
+    few copies weigh some rows double; from a tenth on the file is another one than its number of rows says, and
     validation rows drawn from it are in training. details: num_groups, largest_group (rows, the kept one counted).
     """
     table = request.table
@@ -59,12 +60,13 @@ _BINS: Final = (0.8, 0.85, 0.9, 0.95, 1.0)
 
 
 def check_near_duplicates(request: AuditRequest) -> list[Finding]:
-    """One finding, a warning, about the rows that are near to an earlier row which is kept.
+    """Rows that say nearly what an earlier row says: most of their three-word shingles are the same.
 
-    Rows are compared by all their text, without the beginning that nearly all prompts share (a system prompt would
-    make every row like every other). Copies that exact_duplicate reports are not counted again. Each row counted has a
-    Jaccard similarity of at least 0.8 to a row that stays, so removing them loses no row that has no like. Rows with
-    one long table or passage and another short question are near-duplicates by this measure, and are reported as such.
+    One finding, a warning, about the rows that are near to an earlier row which is kept. Rows are compared by all their
+    text, without the beginning that nearly all prompts share (a system prompt would make every row like every other).
+    Copies that exact_duplicate reports are not counted again. Each row counted has a Jaccard similarity of at least 0.8
+    to a row that stays, so removing them loses no row that has no like. Rows with one long table or passage and another
+    short question are near-duplicates by this measure, and are reported as such.
 
     details: threshold, recall_at_threshold (of the search, by design), num_clusters, clusters (the 10 largest: size,
     up to 20 lines, first excerpt), histogram (similarity to the kept row -> rows), num_kept_in_chains (rows that are

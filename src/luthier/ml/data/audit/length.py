@@ -33,7 +33,10 @@ Lengths = npt.NDArray[np.int64]
 
 
 def check_length(request: AuditRequest) -> list[Finding]:
-    """The distribution (always), and outliers too short and too long (details.sort: distribution, short, long)."""
+    """How long the rows are, and which are far shorter or longer than the rest.
+
+    The distribution (always), and outliers too short and too long (details.sort: distribution, short, long).
+    """
     table = request.table
     if not table.height:
         return []
@@ -103,7 +106,10 @@ def _outliers(table: AuditTable, lengths: Lengths, unit: str) -> Iterator[Findin
 
 
 def check_over_context(request: AuditRequest) -> list[Finding] | Skipped:
-    """Rows whose text alone has more tokens than the context, the longest first; the chat template adds some more."""
+    """Rows that are longer than the model's context, so that training has to drop or cut them: an error.
+
+    Those whose text alone has more tokens, the longest first; the chat template adds some more.
+    """
     table = request.table
     if request.context_tokens is None or request.model is None:
         return Skipped("no model is named, so neither its context nor tokens are known")

@@ -40,7 +40,9 @@ _NAMES: Final[dict[Kind, tuple[str, str]]] = {
 
 
 def check_personal_data(request: AuditRequest) -> Sequence[Finding]:
-    """One finding for each kind that occurs, in a fixed order, and one more for rows where nothing makes it certain.
+    """Values that name or reach a person: one finding a kind, with the values half hidden, since reports are passed on.
+
+    Kinds come in a fixed order, each with one more finding for rows where nothing makes it certain.
 
     Severity: warning; error where cards, bank accounts or social security numbers are in at least 1% of the rows, for
     then the file is a list of accounts and no text that mentions one; info where it is not certain. Names are searched
@@ -196,7 +198,10 @@ def _finding(
 
 
 def check_secrets(request: AuditRequest) -> Sequence[Finding]:
-    """One finding where any row holds a secret; details: how many of each kind."""
+    """Keys, tokens and passwords: one finding, always an error, in which no secret is in full.
+
+    details: how many of each kind.
+    """
     table = request.table
     positions = array("q")
     kinds: Counter[str] = Counter()

@@ -106,6 +106,7 @@ def _connect(stack: ExitStack) -> None:
     folder = stack.enter_context(scratch_folder(_TEMPORARY, "luthier-ray-"))
     # Ray keeps other users of the machine out by a token, which it would write into the home folder.
     token = {"RAY_AUTH_TOKEN": os.environ.get("RAY_AUTH_TOKEN") or _token()}
+    # Ray sets RAY_AUTH_MODE by itself.
     stack.enter_context(environment_with(token, restored=("RAY_AUTH_MODE",)))
     stack.callback(ray.shutdown)  # before the folder goes
     try:
