@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from luthier.core.run import RunRecord
 from luthier.core.text.names import display_name
-from luthier.features.runs.state import asked_of
+from luthier.features.runs.labels import asked_of
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job
 

@@ -1,4 +1,7 @@
-"""What people write about runs: name, note, tags, group, star and archive; and saved views of the list of runs."""
+"""What people write about runs: name, note, tags, group, star and archive; and saved views of the list of runs.
+
+Until somebody names a run, it is called by what its request asks for.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from luthier.platform.audit_log.service import record
 from luthier.platform.db.store import Missing, RecordTable, Store
 from luthier.platform.db.tables import run_labels, run_tags, run_values, run_views
 from luthier.platform.home.context import Context
+from luthier.platform.jobs.records import Job
 
 MAX_NAME: Final = 200
 MAX_NOTE: Final = 10_000
@@ -264,3 +268,34 @@ def _tags(given: Sequence[str]) -> tuple[str, ...]:
     if len(found) > MAX_TAGS:
         raise RequestError(f"{len(found)} tags", expected=f"at most {MAX_TAGS} a run", do="remove some")
     return tuple(found)
+
+
+def asked_of(job: Job | None) -> dict[str, str]:
+    """Base model, method and training file of a job's request, as text, where its document has them."""
+    document: dict[str, Any] = {} if job is None else job.document
+    if isinstance(request := document.get("request"), dict):
+        method = request.get("method") or {}
+        return {
+            "base_model": str(request.get("model", "")),
+            "method": str(method.get("type", "supervised")),
+            "train": str(request.get("training_file", "")),
+        }
+    recipe = document.get("recipe") or document.get("asked") or {}
+    if not isinstance(recipe, dict) or not recipe:
+        return {}
+    method, data = recipe.get("method") or {}, recipe.get("data") or {}
+    return {
+        "base_model": last_part(str(recipe.get("base_model", ""))),
+        "method": str(method.get("name") or "") if isinstance(method, dict) else str(method),
+        "train": _rows_asked(data.get("train", "")) if isinstance(data, dict) else "",
+    }
+
+
+def _rows_asked(train: Any) -> str:
+    """The training rows of a recipe as text: a file, or how many sources."""
+    return f"{len(train)} sources" if isinstance(train, list) else last_part(str(train))
+
+
+def last_part(name: str) -> str:
+    """The last part of a path of this machine; other names as they are."""
+    return name.rsplit("/", 1)[-1] if name.startswith("/") else name

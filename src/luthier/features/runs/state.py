@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from threading import Lock
-from typing import Any, Final
+from typing import Final
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, LuthierError, NotFoundError, WorkError
@@ -26,7 +26,7 @@ from luthier.core.run import Bill, RunRecord
 from luthier.features.runs.entries_store import DatasetName, EntryStatus, RunEntry
 from luthier.features.runs.filter_language import Filter
 from luthier.features.runs.filter_query import Order
-from luthier.features.runs.labels import RunLabels
+from luthier.features.runs.labels import RunLabels, asked_of, last_part
 from luthier.features.runs.service import is_active
 from luthier.features.runs.views import without_paths
 from luthier.platform.audit_log.service import record
@@ -404,8 +404,8 @@ def rows_of(
         events = newest.get(entry.run_id, {})
         step = events.get("step")
         standing, asked = standing_of(context, entry.run_id, record, job, ahead), asked_of(job)
-        base_model = _last_part(record.base_model if record else asked.get("base_model", ""))
-        train_file, dataset = _last_part(file) or asked.get("train", ""), names.get(digest or asked.get("train", ""))
+        base_model = last_part(record.base_model if record else asked.get("base_model", ""))
+        train_file, dataset = last_part(file) or asked.get("train", ""), names.get(digest or asked.get("train", ""))
         own = values.get(entry.run_id, {})
         created = record.created_at if record else _iso(job)
         default = str(own.get(NAME) or default_name(train_file, dataset.name if dataset else None, base_model, created))
@@ -436,7 +436,7 @@ def name_of(context: Context, standing: Standing) -> tuple[str, RunLabels]:
         return labels.name, labels
     if (default := context.run_labels.default_names([run_id]).get(run_id)) is not None:
         return default, labels
-    base_model = _last_part(record.base_model if record else asked.get("base_model", ""))
+    base_model = last_part(record.base_model if record else asked.get("base_model", ""))
     created = record.created_at if record else _iso(standing.job)
     train = asked.get("train", "")
     # A job that waits has no plan yet: its request names the file of a dataset by an id.
@@ -476,37 +476,7 @@ def datasets_of(context: Context, caller: Caller, plan: Plan) -> dict[str, Datas
     return context.run_entries.dataset_names(caller.project_id, [one.sha256 for one in files if one is not None])
 
 
-def asked_of(job: Job | None) -> dict[str, str]:
-    """Base model, method and training file of a job's request, as text, where its document has them."""
-    document: dict[str, Any] = {} if job is None else job.document
-    if isinstance(request := document.get("request"), dict):
-        method = request.get("method") or {}
-        return {
-            "base_model": str(request.get("model", "")),
-            "method": str(method.get("type", "supervised")),
-            "train": str(request.get("training_file", "")),
-        }
-    recipe = document.get("recipe") or document.get("asked") or {}
-    if not isinstance(recipe, dict) or not recipe:
-        return {}
-    method, data = recipe.get("method") or {}, recipe.get("data") or {}
-    return {
-        "base_model": _last_part(str(recipe.get("base_model", ""))),
-        "method": str(method.get("name") or "") if isinstance(method, dict) else str(method),
-        "train": _rows_asked(data.get("train", "")) if isinstance(data, dict) else "",
-    }
-
-
-def _rows_asked(train: Any) -> str:
-    """The training rows of a recipe as text: a file, or how many sources."""
-    return f"{len(train)} sources" if isinstance(train, list) else _last_part(str(train))
-
-
 def _trained_on(plan: str) -> tuple[str, str]:
     """Name and digest of the training file of a plan, read without making sure of all the rest of it."""
     train = json.loads(plan)["data"]["train"]
     return str(train["file"]), str(train["sha256"])
-
-
-def _last_part(name: str) -> str:
-    return name.rsplit("/", 1)[-1] if name.startswith("/") else name

@@ -27,6 +27,7 @@ from luthier.core.registry import TRACKERS
 from luthier.core.run import Bill, BudgetPlan, RunRecord
 from luthier.core.tracking import is_address
 from luthier.features.planning.quotes import load_quote
+from luthier.features.runs.labels import asked_of
 from luthier.features.runs.next_steps import next_steps
 from luthier.features.runs.run_files import samples_of
 from luthier.features.runs.series import (
@@ -47,7 +48,6 @@ from luthier.features.runs.series import (
 from luthier.features.runs.state import (
     Judged,
     Standing,
-    asked_of,
     bill_of,
     datasets_of,
     last_bill,
