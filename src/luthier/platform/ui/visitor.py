@@ -141,13 +141,13 @@ def one_state(handler: Callable[Parameters, Response]) -> Callable[Parameters, R
     """
 
     @wraps(handler)
-    def _shown(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Response:
+    def _in_one_state(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Response:
         context = kwargs["context"]
         assert isinstance(context, Context), "a handler with `context: HomeContext`, which FastAPI calls by names"
         with context.database.snapshot():
             return handler(*args, **kwargs)
 
-    return _shown
+    return _in_one_state
 
 
 HomeContext = Annotated[Context, Depends(context_of)]
