@@ -438,10 +438,10 @@ def name_of(context: Context, standing: Standing) -> tuple[str, RunLabels]:
         return default, labels
     base_model = last_part(record.base_model if record else asked.get("base_model", ""))
     created = record.created_at if record else _iso(standing.job)
-    train = asked.get("train", "")
     # A job that waits has no plan yet: its request names the file of a dataset by an id.
-    is_named = standing.job is not None and train
-    dataset = context.run_entries.dataset_names(standing.job.project_id, [train]).get(train) if is_named else None
+    train, dataset = asked.get("train", ""), None
+    if standing.job is not None and train:
+        dataset = context.run_entries.dataset_names(standing.job.project_id, [train]).get(train)
     return default_name(train, dataset.name if dataset else None, base_model, created), labels
 
 
