@@ -33,13 +33,13 @@ quickstart: $(VENV)/installed $(VENV)/assets
 test: lint | $(VENV)/system-test $(VENV)/client-test $(VENV)/assets
 	@mkdir -p build
 	$(BIN)/python -m compileall -q src
-	$(BIN)/python -m pytest -m "not drill" -n 2 --dist loadfile --no-loadscope-reorder -o console_output_style=classic --hypothesis-profile=same-examples --junitxml=$(RESULTS)
+	$(BIN)/python -m pytest -m "not drill" -n 2 --dist loadfile --no-loadscope-reorder --hypothesis-profile=same-examples --junitxml=$(RESULTS)
 	@$(BIN)/python -c "$$SOME_TEST_RAN" $(RESULTS)
 
 coverage: $(VENV)/installed-test | $(VENV)/system-test $(VENV)/client-test $(VENV)/assets
 	@mkdir -p build
 	$(BIN)/python -m coverage erase
-	$(BIN)/python -m coverage run -m pytest -m "not drill" -n 2 --dist loadfile --no-loadscope-reorder -o console_output_style=classic $(TESTS)
+	$(BIN)/python -m coverage run -m pytest -m "not drill" -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage html --quiet -d build/coverage
 	$(BIN)/python -m coverage report

@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from tests.fixtures.postgresql_databases import PostgresqlDatabases
 
 # For all tests; what a folder's own conftest defines comes first.
-_PLUG_INS = ("api", "file_by_file", "native", "pages", "real_vllm", "service", "store")
-pytest_plugins = tuple(f"tests.fixtures.{name}" for name in _PLUG_INS)
+pytest_plugins = tuple(f"tests.fixtures.{name}" for name in ("api", "native", "pages", "real_vllm", "service", "store"))
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -58,7 +57,7 @@ _LONG = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that take minutes come first: processes take file after file, and the last one keeps the others waiting.
 
-    All processes have them in one order.
+    All processes have them in one order, whatever order they have read them in (`pytest_collection`).
     """
     here = Path(__file__).parent
 
@@ -70,13 +69,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_collection() -> Generator[None, object, object]:
+def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
     """The garbage collector rests meanwhile: nearly all that is made lives until the end, and it would walk over all
     of it again and again, for a third of the time that a collection of all tests takes.
 
     Assertions that were rewritten are kept beside the tests, also where PYTHONDONTWRITEBYTECODE is set: that is another
-    third.
+    third. Every second process of a run begins with the last files, so that the processes rewrite each file once
+    between them.
     """
+    config, here = session.config, Path(__file__).parent
+    if int(getattr(config, "workerinput", {}).get("workerid", "gw0")[2:]) % 2 and config.args == [here.name]:
+        config.args = [f"{here.name}/{name}" for name in sorted(_with_tests(here), reverse=True)]
     writes_none, sys.dont_write_bytecode = sys.dont_write_bytecode, False
     gc.disable()
     try:
@@ -84,6 +87,15 @@ def pytest_collection() -> Generator[None, object, object]:
     finally:
         gc.enable()
         sys.dont_write_bytecode = writes_none
+
+
+def _with_tests(folder: Path) -> list[str]:
+    """The files of tests and the folders in a folder."""
+    return [
+        one.name
+        for one in folder.iterdir()
+        if (one.is_dir() and one.name != "__pycache__") or (one.name.startswith("test_") and one.suffix == ".py")
+    ]
 
 
 def pytest_collection_finish() -> None:
@@ -224,7 +236,7 @@ def shared_fork_server(fork_server: SessionForkServer) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def shared_worlds(fork_server: SessionForkServer) -> Iterator[None]:
     """Processes of `in_world` have loaded what a training needs, and their own children are forked, too."""
     with pytest.MonkeyPatch.context() as patched:
