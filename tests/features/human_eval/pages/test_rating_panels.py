@@ -122,7 +122,7 @@ def test_the_page_names_who_does_not_read_and_gives_files(home: Context, browser
     assert "Without Cleo" in page
     assert "Everyone" in page
     assert "Krippendorff" in page
-    assert "<svg" in page
+    assert '<svg class="drawn"' in page
     table = one.get(f"{here}/ratings.csv")
     assert "attachment" in table.headers["content-disposition"]
     assert len(table.text.splitlines()) > made.panel.num_items

@@ -84,7 +84,14 @@ def test_what_is_watched_and_what_has_changed(browser, home, sick: None) -> None
     for words in ("1 open", "Errors", "look at the log", "chatcmpl-1"):
         assert words in page
     page = client.get("/monitor/model", params={"name": "shop-bot"}).text
-    for words in ("7 exchanges", "3 exchanges are not in the log", "few rows", "What users ask", "too little", "<svg"):
+    for words in (
+        "7 exchanges",
+        "3 exchanges are not in the log",
+        "few rows",
+        "What users ask",
+        "too little",
+        'svg class="drawn"',
+    ):
         assert words in page
     assert is_harmless(page)
     assert "⟨U+202E⟩" in page

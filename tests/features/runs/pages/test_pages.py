@@ -164,7 +164,7 @@ def test_a_run_that_trains(home: Context, browser: Browser) -> None:
         assert words in text
     for key in ("loss", "validation-rows", "checkpoint", "plan"):
         assert text.count(f'id="term-{key}"') == 1, "explained at its first use"
-    assert text.count("<svg") >= 5
+    assert text.count('<svg class="drawn"') >= 5
     assert text.count("<h1") == 1
     assert "asked" in text, "where values of the plan come from"
     assert "the recipe says so" in text
