@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -27,6 +29,7 @@ from luthier.ml.inference.llama_cpp import cpp
 from luthier.ml.inference.llama_cpp import server as llama_server
 from luthier.ml.inference.llama_cpp.cpp import LlamaCppEngine, open_stream_engine
 from luthier.ml.inference.llama_cpp.prompts import FileReader
+from luthier.ml.inference.llama_cpp.server import LlamaServer
 from luthier.ml.inference.streaming import StreamingEngine
 from luthier.ml.inference.transformers_engine import TransformersEngine
 from luthier.testing.engine_contract import QUESTIONS
@@ -384,6 +387,27 @@ def test_a_paused_answer_can_be_cancelled(two_threads):
     assert engine._server.num_threads == 1
 
 
+def test_an_answer_that_is_paused_at_its_last_token_writes_no_other_one(two_threads, monkeypatch):
+    """llama.cpp reports the last token first, and then that it was the last one."""
+    engine, _ = two_threads
+    complete, requests = LlamaServer.complete, []
+
+    def paused_at_the_end(self, body, hear):
+        def hear_and_pause(chunk):
+            if json.loads(chunk)["timings"]["predicted_n"] == 3:
+                engine._writing.pause()
+            return hear(chunk)
+
+        requests.append(body)
+        complete(self, body, hear_and_pause)
+
+    monkeypatch.setattr(LlamaServer, "complete", paused_at_the_end)
+    # Its third token ends a character, else there would be no chunk for it.
+    heard = write_all(engine, {"one": LONG.model_copy(update={"max_new_tokens": 3})})
+    assert len(requests) == 1
+    assert (heard.ends["one", 0].reason, heard.ends["one", 0].num_new_tokens) == ("length", 3)
+
+
 def test_paused_answers_fail_with_words_where_no_server_opens(two_threads, monkeypatch):
     engine, cores = two_threads
     heard = Heard()
@@ -401,12 +425,53 @@ def test_paused_answers_fail_with_words_where_no_server_opens(two_threads, monke
     assert not engine.keys
 
 
+def test_paused_answers_go_on_where_an_adapter_that_came_late_does_not_load(
+    two_threads, gguf_adapters, tmp_path, monkeypatch
+):
+    engine, cores = two_threads
+    monkeypatch.setattr(llama_server, "_logged_reason", lambda *_: "")  # it loads the model once more, in a child
+    heard, gone = Heard(), Path(shutil.copy(gguf_adapters[0], tmp_path / "gone.gguf"))
+    assert engine.ask("one", LONG, None)
+    listen(engine, heard, lambda: heard.pieces["one", 0])
+    engine.load_adapter("gone", str(gone))
+    gone.unlink()
+    for _ in range(2):
+        cores.note(1.0)
+    listen(engine, heard, lambda: heard.ends)
+    assert (heard.failures, heard.ends["one", 0].num_new_tokens) == ({}, 200)
+    assert engine._server.num_threads == 1
+    with pytest.raises(WorkError, match=r"cannot load .* with the adapters gone\.gguf"):
+        listen(engine, heard, lambda: engine.ask("late", question("Why?"), "gone"))
+
+
 def test_a_wait_for_more_threads_that_is_in_vain_ends_and_comes_again_later():
     drain = free_cores.Drain()
     on = [second for second in range(200) if drain.is_on(float(second))]
     assert on == [*range(30, 45), *range(105, 120)]
     drain.reset()
     assert [second for second in range(200, 250) if drain.is_on(float(second))] == list(range(230, 245))
+
+
+def test_paused_answers_wait_for_the_prompts_that_are_being_read(two_threads, monkeypatch):
+    """Without a wait, polls would follow each other without a pause, and prompts that come later would go first."""
+    engine, cores = two_threads
+    heard, read, goes_on = Heard(), engine._reader.ids, threading.Event()
+    assert engine.ask("one", LONG, None)
+    listen(engine, heard, lambda: heard.pieces["one", 0])
+    monkeypatch.setattr(engine._reader, "ids", lambda request: goes_on.wait(60) and read(request))
+    wait_for = engine._reading.wait_for
+    with ThreadPoolExecutor(1) as threads:
+        late = threads.submit(engine.prepare, TextRequest(text="late"))
+        for _ in range(2):
+            cores.note(1.0)
+        listen(engine, heard, lambda: engine._writing.is_pausing and engine._writing.has_stopped)
+        assert (engine._num_reading, engine._server.num_threads) == (1, 2)
+        monkeypatch.setattr(engine._reading, "wait_for", lambda *given: goes_on.set() or wait_for(*given))
+        heard.hear(engine, 60)
+        assert engine._server.num_threads == 1
+        assert late.result(60).ids
+    listen(engine, heard, lambda: heard.ends)
+    assert heard.ends["one", 0].num_new_tokens == 200
 
 
 def test_an_engine_that_cannot_be_opened_samples_no_cores(tiny_gguf, monkeypatch):
@@ -547,7 +612,6 @@ def test_a_prompt_that_cannot_fit_is_refused_before_it_is_tokenised(engine, monk
     def tokenise(*_given, **_named):
         raise AssertionError("it was tokenised")
 
-    from luthier.ml.inference.llama_cpp.server import LlamaServer
     from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
     monkeypatch.setattr(ChatTemplate, "ids", tokenise)
@@ -558,8 +622,6 @@ def test_a_prompt_that_cannot_fit_is_refused_before_it_is_tokenised(engine, monk
 
 
 def test_what_is_made_ready_in_another_thread_is_written_as_asked(engine):
-    from concurrent.futures import ThreadPoolExecutor
-
     asked = TextRequest(text="The front is made of", max_new_tokens=4, sampling=Sampling(temperature=0))
     with ThreadPoolExecutor(2) as threads:
         first, second = threads.map(engine.prepare, [asked, asked])

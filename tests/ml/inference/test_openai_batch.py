@@ -24,7 +24,7 @@ from luthier.core.system.files import file_lock
 from luthier.ml.inference.engine_wrappers import CachedEngine
 from luthier.ml.inference.openai import batch_api
 from luthier.ml.inference.openai.batch_api import OpenAIBatchEngine
-from luthier.ml.inference.openai.http import OpenAIHttpEngine
+from luthier.ml.inference.openai.http import NUM_ATTEMPTS, OpenAIHttpEngine
 from luthier.testing.engine_contract import ask
 
 URL, SILENT = "https://provider.example/v1", SilentProgress()
@@ -251,6 +251,24 @@ def test_answers_that_another_call_wants_stay_where_they_are(
     assert (len(provider.batches), left_behind(tmp_path)) == (1, [])
 
 
+def test_a_cancelled_batch_that_other_calls_want_the_rest_of_is_an_error_once(
+    opened: Callable[..., OpenAIBatchEngine], provider: Provider, tmp_path: Path
+) -> None:
+    provider.num_looks, provider.statuses = 1, ["cancelled"]
+    answer, provider.answer = provider.answer, lambda _: None
+    with pytest.raises(StillRunningError):
+        opened(waits=False).generate(PROMPTS, SILENT)
+    # The first call is never repeated: its job was cancelled. Another one wants a part of it.
+    with pytest.raises(WorkError, match="was cancelled at"):
+        opened().generate(PROMPTS[2:4], SILENT)
+    provider.answer = answer
+    assert [one.text for one in opened().generate(PROMPTS[2:4], SILENT)] == TEXTS[2:4]
+    with pytest.raises(WorkError, match="was cancelled at"):
+        opened().generate(PROMPTS, SILENT)
+    assert [one.text for one in opened().generate(PROMPTS, SILENT)] == TEXTS
+    assert left_behind(tmp_path) == []
+
+
 def test_a_batch_that_the_provider_has_forgotten_is_named_and_can_be_given_up(
     opened: Callable[..., OpenAIBatchEngine], provider: Provider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -271,6 +289,21 @@ def test_a_batch_that_the_provider_has_forgotten_is_named_and_can_be_given_up(
     assert len(provider.batches) == 2
 
 
+def test_batches_of_other_models_may_end_while_they_are_listed(
+    opened: Callable[..., OpenAIBatchEngine], provider: Provider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "batches"
+    folder.mkdir()
+    glob = Path.glob
+
+    def listed(place: Path, pattern: str) -> list[Path]:
+        gone = [folder / "0.jsonl"] if (place, pattern) == (folder, "*.jsonl") else []
+        return [*gone, *glob(place, pattern)]
+
+    monkeypatch.setattr(Path, "glob", listed)
+    assert [one.text for one in opened().generate(PROMPTS, SILENT)] == TEXTS
+
+
 def test_one_process_at_a_time_asks_a_model(
     opened: Callable[..., OpenAIBatchEngine], provider: Provider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -279,6 +312,12 @@ def test_one_process_at_a_time_asks_a_model(
     (lock,) = (tmp_path / "batches").glob(".*.lock")
     with file_lock(lock, what="it", timeout_seconds=0.0), pytest.raises(ConflictError):
         opened().generate(PROMPTS, SILENT)
+    with (
+        file_lock(lock, what="it", timeout_seconds=0.0),
+        pytest.raises(StillRunningError, match="another process") as busy,
+    ):
+        opened(waits=False).generate(PROMPTS, SILENT)
+    assert (busy.value.num_done, busy.value.num_total, len(provider.batches)) == (0, 0, 1)
     assert opened().generate([], SILENT) == []
     with pytest.raises(RequestError):
         opened().score([None], SILENT)  # type: ignore[list-item]
@@ -311,6 +350,27 @@ def test_a_call_that_does_not_wait_leaves_its_batch_and_a_later_one_takes_the_an
     assert sorted(kept.values()) == sorted(f"You said question {number}" for number in range(9))
     assert (len(provider.batches), set(provider.asked.values())) == (2, {1})
     assert left_behind(tmp_path) == []
+
+
+def test_a_provider_that_does_not_answer_a_look_is_asked_again_by_a_later_call(
+    opened: Callable[..., OpenAIBatchEngine], provider: Provider, tmp_path: Path
+) -> None:
+    kept: dict[str, str] = {}
+
+    def call() -> Any:
+        engine = opened(waits=False, keep=lambda prompt, made: kept.update({str(prompt): made.text}))
+        return engine.generate([one for one in PROMPTS if str(one) not in kept], SILENT)
+
+    provider.num_looks = 1
+    with pytest.raises(StillRunningError):
+        call()
+    provider.troubles["GET batches/batch_0"] = [(503, {}, b"")] * NUM_ATTEMPTS
+    with pytest.raises(StillRunningError) as found:
+        call()
+    assert provider.troubles["GET batches/batch_0"] == []
+    assert (found.value.num_done, found.value.num_total) == (0, 5), "all that were sent"
+    assert [one.text for one in call()] == TEXTS[1:]
+    assert (len(provider.batches), left_behind(tmp_path)) == (1, [])
 
 
 def test_calls_that_do_not_wait_give_a_request_up_after_three_batches_too(

@@ -112,6 +112,7 @@ class SynthesisRun:
         uses_batch_api: Whether the teacher, behind a server, is asked by OpenAI's Batch API: all passages at once.
         on_waiting: Called with the batches that go on at the provider, and what was spent so far, before
             StillRunningError is raised; None waits until they have ended.
+        on_stop: Called with what was spent so far where the teacher stops in the middle of a batch.
     """
 
     budget_usd: float | None = None
@@ -122,6 +123,7 @@ class SynthesisRun:
     spent_usd: float = 0.0
     uses_batch_api: bool = False
     on_waiting: Callable[[StillRunningError, float | None], None] | None = None
+    on_stop: Callable[[float | None], None] = lambda _: None
 
 
 @dataclass(slots=True)
@@ -340,12 +342,16 @@ class _Meter:
             tally.stopped_by_budget = tally.num_done < self.num_rows and is_over
 
     def reporting_waits(self, found: Iterator[Attempt]) -> Iterator[Attempt]:
-        """The attempts; reports batches that go on at the provider before it raises StillRunningError."""
+        """The attempts; reports what was spent, and batches that go on at the provider, before it raises."""
         try:
             yield from found
         except StillRunningError as waiting:
             if self.run.on_waiting is not None:
                 self.run.on_waiting(waiting, self._cost())
+            raise
+        except BaseException:
+            # Answers of a part of the batch are kept, and were paid for. Also for SystemExit: a stop is one.
+            self.run.on_stop(self._cost())
             raise
 
     def _cost(self) -> float | None:

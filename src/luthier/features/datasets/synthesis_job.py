@@ -64,12 +64,14 @@ class _Report:
 
     def waiting(self, batches: StillRunningError, cost_usd: float | None) -> None:
         """The provider has batches that have not ended."""
-        self._keep_spent(cost_usd)
+        self.keep_spent(cost_usd)
         figures = {"answered": float(batches.num_done), "requests": float(batches.num_total), "cost_usd": cost_usd}
-        counts = f"{batches.num_done:,} of {batches.num_total:,} requests are answered"
-        self._append(f"Waiting for {batches.what}: {counts}", figures)
+        counts = f": {batches.num_done:,} of {batches.num_total:,} requests are answered" if batches.num_total else ""
+        # Without counts the bar of the page stays as it is.
+        self._append(f"Waiting for {batches.what}{counts}", figures if batches.num_total else None)
 
-    def _keep_spent(self, cost_usd: float | None) -> None:
+    def keep_spent(self, cost_usd: float | None) -> None:
+        """Store what was spent so far, for the next attempt."""
         if cost_usd is not None:
             place = _spent_place(self.context, self.job)
             partial = place.with_name(f".{place.name}")
@@ -79,7 +81,7 @@ class _Report:
     def batch(self, state: SynthesisState) -> None:
         """A batch of passages is done."""
         self.last = state
-        self._keep_spent(state.cost_usd)
+        self.keep_spent(state.cost_usd)
         left = (time.monotonic() - self.began) / state.num_done * (state.num_rows - state.num_done)
         figures = {
             "done": float(state.num_done),
@@ -152,6 +154,7 @@ def _write(context: Context, job: Job, order: QuestionOrder, report: _Report) ->
             spent_usd=spent_usd,
             uses_batch_api=order.uses_batch_api,
             on_waiting=report.waiting if order.uses_batch_api else None,
+            on_stop=report.keep_spent,
         ),
     )
     found = _found(done, spent_usd) | _refused_of(output) | {"teacher": order.teacher_name}
@@ -172,7 +175,7 @@ def _spent_place(context: Context, job: Job) -> Path:
 
 
 def _spent_usd(context: Context, job: Job) -> float:
-    """What earlier attempts of this job have spent, up to their last whole batch."""
+    """What earlier attempts of this job have spent; of one that was killed, up to its last whole batch."""
     place = _spent_place(context, job)
     return float(place.read_text(encoding="ascii")) if place.is_file() else 0.0
 

@@ -69,7 +69,13 @@ class LocatedRows:
         return self.columns.get(key, own)
 
 
-def located(context: Context, recipe: Recipe, base_dir: Path, spill: Spill | None = None) -> LocatedRows:
+def located(
+    context: Context,
+    recipe: Recipe,
+    base_dir: Path,
+    spill: Spill | None = None,
+    before: Sequence[SourcePlan] = (),
+) -> LocatedRows:
     """The recipe with its remote sources downloaded and its list of sources mixed; as it is where it has none.
 
     Args:
@@ -77,6 +83,8 @@ def located(context: Context, recipe: Recipe, base_dir: Path, spill: Spill | Non
         recipe: What is asked.
         base_dir: From which its relative paths count.
         spill: The budget of memory, and where rows beyond it go.
+        before: Sources of the plan of a run that is resumed or looked into: files that match a pattern since are not
+            read.
 
     Raises:
         NotFoundError: No such file, dataset or split.
@@ -97,7 +105,8 @@ def located(context: Context, recipe: Recipe, base_dir: Path, spill: Spill | Non
         mapping = made.mapping(key)
         # General rows need not have the field that keeps rows of the task together.
         group_by = None if key.startswith("replay.") else recipe.data.group_by
-        path, own, found = _as_file(context, key, sources, mapping, (base_dir, group_by, spill))
+        known = {one.name: one.files for one in before if one.split == _SPLITS[key]}
+        path, own, found = _as_file(context, key, sources, mapping, (base_dir, group_by, spill), known)
         paths[key] = str(path)
         made.columns[key] = own
         made.sources[_SPLITS[key]] = found
@@ -113,10 +122,12 @@ def _as_file(
     sources: Sequence[SourceRecipe],
     mapping: dict[str, str] | None,
     how: tuple[Path, str | None, Spill | None],
+    known: Mapping[str, Sequence[SourceFile]],
 ) -> tuple[Path, dict[str, str] | None, tuple[SourcePlan, ...]]:
     """One file that holds the sources of a split, the columns to read it with, and what a plan says of it.
 
     how: the folder of relative paths, the field that keeps rows together, and the budget of memory.
+    known: the files that a plan has of each source; empty for those that there are now.
     """
     from luthier.ml.data.rows.mixture import SourceOfRows, mix
     from luthier.ml.data.rows.shapes import GROUP
@@ -125,7 +136,7 @@ def _as_file(
     names, read, revisions = names_of(sources), [], []
     shared = {name for name, num in Counter(Path(one.path).name for one in sources).items() if num > 1}
     for name, source in zip(names, sources, strict=True):
-        files, revision = _files_of(context, source.path, base_dir, name, shared)
+        files, revision = _files_of(context, source.path, base_dir, name, shared, known.get(name, ()))
         columns = source.columns if source.columns is not None else mapping
         read.append(SourceOfRows(name, files, columns, source.fraction, source.rows))
         revisions.append(revision)
@@ -170,17 +181,18 @@ def _without_group(read: Sequence[SourceOfRows]) -> list[SourceOfRows]:
 
 
 def _files_of(
-    context: Context, path: str, base_dir: Path, name: str, shared: Collection[str]
+    context: Context, path: str, base_dir: Path, name: str, shared: Collection[str], known: Sequence[SourceFile]
 ) -> tuple[tuple[tuple[Path, str], ...], str | None]:
     """The files of a source, each with what messages call it, and the revision of a remote one.
 
     shared: names of files that several sources have; messages call these by their paths.
+    known: those that a plan has; of a pattern no others are read.
     """
     from luthier.ml.data.files.patterns import matching_files
     from luthier.ml.data.remote.cache import fetch
 
     if is_pattern(path):
-        found = matching_files(base_dir / path)
+        found = _of_the_plan(context, matching_files(base_dir / path), known)
         return tuple((file, f"{name}/{shown}" if len(found) > 1 else shown) for file, shown in found), None
     if not is_remote(path):
         file = base_dir / path
@@ -191,6 +203,23 @@ def _files_of(
     # Shards of different sources often have the same names.
     is_one = len(fetched.files) == 1
     return tuple((one.path, one.name if is_one else f"{name}/{one.name}") for one in fetched.files), fetched.revision
+
+
+def _of_the_plan(
+    context: Context, found: tuple[tuple[Path, str], ...], known: Sequence[SourceFile]
+) -> tuple[tuple[Path, str], ...]:
+    """The files that match a pattern and that a plan has, by their digests; all where it has none of them."""
+    from luthier.core.ids import sha256_file
+
+    digests = {(one.name, one.sha256) for one in known}
+    kept = tuple(one for one in found if digests and (one[0].name, sha256_file(one[0])) in digests) or found
+    if added := [shown for one, shown in found if (one, shown) not in kept]:
+        were, are = ("files were", "are") if len(added) > 1 else ("file was", "is")
+        more = f" and {len(added) - 1:,} more" if len(added) > 1 else ""
+        title = f"{len(added):,} {were} added since the run began, and {are} not read: {added[0]}{more}"
+        with context.progress.task(title, total=None, unit="files"):
+            pass
+    return kept
 
 
 def _single(split: Split, name: str, source: SourceRecipe, revision: str | None, path: Path) -> SourcePlan:

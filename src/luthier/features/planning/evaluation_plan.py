@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from luthier.core.data_sources import SourcePlan
 from luthier.core.dataset import Example
 from luthier.core.errors import ConflictError, DataSourceError, LeakageError, LuthierError, RecipeError, RequestError
 from luthier.core.ids import is_id, sha256_file
@@ -244,7 +245,7 @@ def rows_of_run(context: Context, run_id: str) -> Sequence[Example]:
             expected=f"content with digest {plan.data.train.sha256[:12]}: held-out rows are checked against it",
             do="restore the file",
         )
-    return training_examples(context, recipe_of(plan), rows_memory(context))
+    return training_examples(context, recipe_of(plan), rows_memory(context), plan.data.sources)
 
 
 def sample_of_run(context: Context, run_id: str) -> Sequence[Example]:
@@ -300,20 +301,23 @@ def _train_file(context: Context, plan: Plan, run_id: str) -> Path:
     The plan names the cache of the machine that planned the run.
     """
     try:
-        found = located(context, recipe_of(plan), Path(), rows_memory(context)).recipe.data.train
+        found = located(context, recipe_of(plan), Path(), rows_memory(context), plan.data.sources).recipe.data.train
     except (RequestError, DataSourceError) as error:
         raise _not_again(run_id, error) from error
     assert isinstance(found, str)
     return Path(found)
 
 
-def training_examples(context: Context, recipe: Recipe, spill: Spill | None = None) -> Sequence[Example]:
+def training_examples(
+    context: Context, recipe: Recipe, spill: Spill | None = None, before: Sequence[SourcePlan] = ()
+) -> Sequence[Example]:
     """The training rows of a recipe with absolute paths, read again and split as they were for training.
 
     Args:
         context: The home.
         recipe: Of the run.
         spill: The budget of memory, and where rows beyond it go; None keeps all of them in memory.
+        before: Sources of the plan of the run, whose files are read.
     """
-    loaded = load_splits(context, recipe, Path(), spill)
+    loaded = load_splits(context, recipe, Path(), spill, before)
     return chained(*(part.examples for split, part in loaded.items() if split in ("train", "replay")))

@@ -49,6 +49,7 @@ def run(plan_document: dict[str, Any], steps: list[Any], step_done: Callable[[],
     from luthier.ml.training.checkpoint import CheckpointStore
     from luthier.ml.training.loop import train
     from luthier.ml.training.model import TrainableModel
+    from luthier.ml.training.objective_protocol import Tools
     from luthier.ml.training.objectives.distillation import Distillation
     from luthier.ml.training.objectives.registry import load_objective
 
@@ -63,14 +64,15 @@ def run(plan_document: dict[str, Any], steps: list[Any], step_done: Callable[[],
     model = TrainableModel.load(plan)
     if (setting := _refused(plan, model, steps)) is not None:
         return {"refused": setting}
-    objective = load_objective(plan.objective)
+    is_streamed = plan.data.stream is not None  # then each step computes the reference of its rows, which takes time
+    objective = load_objective(plan.objective, Tools(is_streamed=is_streamed))
     units, schedule = _made_up(steps, model.vocabulary_size, plan.objective)
     seconds: list[float] = []
     if isinstance(objective, Distillation):  # what a teacher says takes as long to learn if it is made up
         objective.rehearse(model)
     else:
         with scratch_folder(Path(tempfile.gettempdir()), "luthier-probe-") as folder:
-            objective.prepare(model, units, folder, SilentProgress())
+            objective.prepare(model, () if is_streamed else units, folder, SilentProgress())
 
     class NoCheckpoints(CheckpointStore):
         """A probe starts from scratch and leaves nothing behind."""

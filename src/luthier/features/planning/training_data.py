@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from luthier.core.conversation import AS_THEY_ARE, OptedTurns
-from luthier.core.data_sources import SourcePlan
+from luthier.core.data_sources import SourcePlan, is_pattern
 from luthier.core.dataset import DatasetProfile, Example, Split, TokenisedExample, profile_tokens
 from luthier.core.errors import RecipeError
 from luthier.core.ids import sha256_document
@@ -81,14 +81,15 @@ def load_splits(
         recipe: What is asked.
         base_dir: From which its relative paths count.
         spill: The budget of memory, and where rows beyond it go; None keeps all of them in memory.
-        before: Sources of the plan of a run that is resumed or looked into; of streamed ones its files are read.
+        before: Sources of the plan of a run that is resumed or looked into; of streamed ones and of patterns its files
+            are read.
     """
     from luthier.ml.data.rows.formats import load_file
     from luthier.ml.data.rows.rows import part_of
     from luthier.ml.data.split.split import split_by_fraction
     from luthier.ml.planning.resolve_objective import check_shape
 
-    rows = located(context, recipe, base_dir, spill)
+    rows = located(context, recipe, base_dir, spill, before)
     recipe = rows.recipe
     named: dict[Split, Any] = {"validation": recipe.data.validation, "held_out": recipe.data.held_out}
     asked: dict[Split, str | float | None] = named  # lists of sources are files by now
@@ -286,7 +287,7 @@ class TrainingDataLoader:
         # what a method puts before each row takes room from it
         # Measured from a limit that no row reaches: the number depends on the method alone, so the key needs no model.
         asked = {"recipe": document, "base_dir": str(base_dir), "room": resolve.room_tokens(recipe, _FAR)}
-        if recipe.data.streaming and before:
+        if before and (recipe.data.streaming or any(map(is_pattern, recipe.data.files().values()))):
             asked["before"] = [one.model_dump(mode="json") for one in before]
         key = sha256_document(asked)
         if key not in self._kept:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import ValidationError
 
-from luthier.core.data_sources import check_remote, is_pattern, is_remote
+from luthier.core.data_sources import SourcePlan, check_remote, is_pattern, is_remote
 from luthier.core.dataset import Example, Row, TokenisedExample, reading_notes
 from luthier.core.errors import OverlongError, RecipeError, RequestError
 from luthier.core.evaluation_plan import Bar
@@ -32,12 +32,13 @@ if TYPE_CHECKING:
     from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 
 
-def check_names(recipe: Recipe, base_dir: Path) -> None:
+def check_names(recipe: Recipe, base_dir: Path, before: Sequence[SourcePlan] = ()) -> None:
     """Check the base model's name and every data file that a recipe names.
 
     Args:
         recipe: of which relative paths count from `base_dir`.
         base_dir: its folder.
+        before: sources of the plan of a run that is resumed: of streamed ones no other files are read.
 
     Raises:
         NotFoundError: no model of that name, or no such file; the nearest are named.
@@ -52,12 +53,14 @@ def check_names(recipe: Recipe, base_dir: Path) -> None:
     check_reset_template(recipe)
     check_task_head(recipe)
     catalog.parse(recipe.base_model)
+    listed = {one.path: {file.name for file in one.files} for one in before if one.is_streamed}
     for path in recipe.data.files().values():
         if is_remote(path):
             check_remote(path)
         elif is_pattern(path):
             for file, shown in matching_files(base_dir / path):
-                open_source(file, shown_name=shown)
+                if shown in listed.get(path, {shown}):
+                    open_source(file, shown_name=shown)
         else:
             open_source(base_dir / path)
 

@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -15,7 +16,8 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from luthier.core.errors import RequestError
+from luthier.core.data_sources import is_pattern
+from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.ids import new_id
 from luthier.features.training.checkpoint_uploads.bucket import FROM_ARTIFACTS
 from luthier.features.training.checkpoint_uploads.session import LAUNCH_ID
@@ -430,9 +432,20 @@ def local_files(recipe: Recipe, written: Mapping[str, Any], launch: Launch) -> t
             continue
         if path.exists():
             found.append(str(path))
+        elif is_pattern(name) and (matching := _matching(path)):
+            found += matching
         else:
             notes.append(f"{key}: {name} is not on this machine: it must be on the nodes, or be given with --data")
     return tuple(dict.fromkeys(found)), tuple(notes)
+
+
+def _matching(path: Path) -> list[str]:
+    """The files of this machine that match a pattern; none where none does."""
+    from luthier.ml.data.files.patterns import matching_files
+
+    with suppress(NotFoundError):
+        return [str(file) for file, _ in matching_files(path)]
+    return []
 
 
 def _texts(value: Any) -> Iterator[str]:

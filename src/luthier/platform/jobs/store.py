@@ -255,6 +255,10 @@ class JobStore:
                 return job_by_id(connection, job_id)
             self._stop(connection, row, now, not_before=now + min(rest_seconds, LONGEST_REST_SECONDS))
             if is_waiting:
+                # An attempt that ends so has done its work: only crashes without one in between add up, since a job may
+                # wait for days.
+                fresh = {"num_crashes": 0, "num_losses": 0, "crash_step": -1}
+                connection.execute(update(jobs).where(is_row(row)).values(**fresh))
                 return job_by_id(connection, job_id)
             # A rest is for trouble outside of the job (disk, database); without one its worker was asked to stop.
             if rest_seconds:

@@ -431,6 +431,21 @@ def test_a_waiting_job_is_paused_and_continued_without_a_second_batch(
     assert (done.status, len(provider.batches)) == ("succeeded", 1)
 
 
+def test_what_a_cancelled_batch_had_answered_is_in_the_cost(
+    context: Context, version: DatasetVersion, provider: Provider
+) -> None:
+    provider.num_looks, provider.statuses = 1, ["cancelled"]
+    asked = questions.start(context, ME, version, "server-batches")
+    work_once(context)
+    assert look_again(context).status == "failed"
+    data_jobs.go_on(context, ME, asked.job_id)
+    done = work_once(context)
+    # All answers but the first, which was sent by itself, came with the batch that was cancelled.
+    words = [len(passage(number).split()) for number in range(1, NUM + 1)]
+    assert (done.status, len(provider.batches)) == ("succeeded", 1)
+    assert done.document["found"]["cost_usd"] > sum(words) * 0.5 / 1e6
+
+
 def test_a_provider_that_refuses_the_file_fails_the_job_with_its_reason(
     context: Context, version: DatasetVersion, provider: Provider
 ) -> None:

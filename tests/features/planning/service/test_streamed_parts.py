@@ -18,7 +18,7 @@ from luthier.core.errors import ConflictError, DataError, DataSourceError, NotFo
 from luthier.core.plan import Plan
 from luthier.core.ports import ProgressTask, SilentProgress
 from luthier.features.evaluations import leakage
-from luthier.features.planning import streamed_rows, view
+from luthier.features.planning import probe_worker, streamed_rows, view
 from luthier.features.planning.evaluation_plan import rows_of_run
 from luthier.features.planning.format import plan_lines
 from luthier.features.planning.service import prepare, prepare_again
@@ -30,6 +30,7 @@ from luthier.ml.evaluation.safety.memorisation import memorisation, personal_dat
 from luthier.ml.inference.models.structure import read_structure
 from luthier.ml.planning.devices import this_machine
 from luthier.ml.planning.workload import workload_of
+from luthier.ml.training.objectives.preference import StepReference
 from luthier.platform.home.context import Context
 from luthier.platform.home.hardware_benchmark import hardware_of
 
@@ -115,6 +116,11 @@ def test_files_of_a_pattern_are_those_of_the_plan(
     rows = rows_of_run(context, RUN)
     assert [rows[0].id, rows[-1].id, len(rows)] == ["talks/0.jsonl:1", "talks/1.jsonl:20", 40]
     assert len(planned(context, recipe).data.sources[0].files) == 3
+    # Nor does it matter what is in the other one, which may still be written.
+    (folder / "00.jsonl").write_text("")
+    assert prepare_again(context, plan).plan == plan
+    with pytest.raises(DataError, match=r"00\.jsonl"):
+        planned(context, recipe)
     write_rows(folder / "1.jsonl", [chat_row(3)])
     with pytest.raises(ConflictError, match="train file talks has changed since the run began"):
         prepare_again(context, plan)
@@ -123,6 +129,29 @@ def test_files_of_a_pattern_are_those_of_the_plan(
         prepare_again(context, plan)
     with pytest.raises(NotFoundError, match=r"no file matches .*none/\*\.jsonl"):
         planned(context, recipe, "data.train=none/*.jsonl")
+
+
+def test_files_that_come_later_end_no_run_whose_rows_are_read_before_it(
+    context: Context, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = make_recipe(data={"train": "talks/*.jsonl", "held_out": "tests/*.jsonl"}, training=TRAINING)
+    for name, start in (("talks/1.jsonl", 0), ("talks/2.jsonl", 20), ("tests/1.jsonl", 40)):
+        (recipe.parent / name).parent.mkdir(exist_ok=True)
+        write_rows(recipe.parent / name, [chat_row(n) for n in range(start, start + 20)])
+    plan = planned(context, recipe)
+    kept(context, plan)
+    for name, start in (("talks/0.jsonl", 60), ("tests/0.jsonl", 80)):
+        write_rows(recipe.parent / name, [chat_row(n) for n in range(start, start + 20)])
+    shown = ShownTasks()
+    monkeypatch.setattr(context, "progress", shown)
+    again = prepare_again(context, plan)
+    assert (again.plan, len(again.train.examples)) == (plan, 40)
+    assert shown.titles.count("1 file was added since the run began, and is not read: 0.jsonl") == 2
+    assert len(rows_of_run(context, RUN)) == 40
+    assert planned(context, recipe).data.train.num_rows == 60
+    write_rows(recipe.parent / "talks/2.jsonl", [chat_row(3)])
+    with pytest.raises(ConflictError, match=r"train file .* has changed since the run began"):
+        prepare_again(context, plan)
 
 
 def test_objects_of_a_pattern_are_those_of_the_plan(
@@ -285,3 +314,23 @@ def test_safety_checks_keep_streamed_rows_beyond_the_memory_in_files(
 
 def _mails(text: str) -> list[str]:
     return [word for word in text.split() if "@" in word]
+
+
+def test_a_probe_computes_the_reference_in_its_steps_as_the_run_does(
+    context: Context, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = streamed(make_recipe, "rows.jsonl", "dpo")
+    write_rows(recipe.parent / "rows.jsonl", pairs(40))
+    plan = planned(context, recipe)
+    seen = []
+
+    def noted(self: StepReference, model: Any, units: Any) -> None:
+        compute(self, model, units)
+        seen.append(len(self._sums))
+
+    compute = StepReference.compute
+    monkeypatch.setattr(StepReference, "compute", noted)
+    step = [[[], [[12, 4], [12, 4]]]]
+    answer = probe_worker.run(plan.model_dump(mode="json"), [step, step], lambda: None)
+    assert len(answer["step_seconds"]) == 2
+    assert seen == [2, 2], "of the two rows of each step, and of no other"

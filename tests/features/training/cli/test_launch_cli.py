@@ -70,6 +70,11 @@ def test_files_outside_the_recipes_folder_go_along(
     text = capsys.readouterr().out
     assert yaml.safe_load(text)["file_mounts"]["/nowhere"] == {"source": "s3://bucket/rows", "mode": "COPY"}
     assert "# note" not in text
+    recipe.write_text(f"base_model: tiny\ndata: {{train: {tmp_path}/else*.jsonl}}\n", encoding="utf-8")
+    assert main(["launch", "skypilot", str(recipe)]) == 0
+    text = capsys.readouterr().out
+    assert yaml.safe_load(text)["file_mounts"] == {str(rows): str(rows)}, "the files that match a pattern"
+    assert "# note" not in text
     recipe.write_text("base_model: tiny\ndata: {train: ../elsewhere.jsonl}\n", encoding="utf-8")
     assert main(["launch", "skypilot", str(recipe)]) == 2
     assert "is outside the folder of the recipe" in " ".join(capsys.readouterr().err.split())

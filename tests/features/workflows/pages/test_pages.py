@@ -29,7 +29,7 @@ HOSTILE = "<script>alert(1)</script>\u202e"
 
 def test_the_list_stands_below_the_studies(home: Context, browser: Browser) -> None:
     one = browser("read")
-    assert "luthier retrain" in one.get("/studies").text
+    assert "a retraining updates a deployed model" in one.get("/studies").text
     assert "started on the command line" not in browser("read", "train").get("/studies").text
     add_model_comparison(home)
     add_auto(home, {"status": "paused", "reason": "paused: SIGTERM received"})
@@ -60,6 +60,14 @@ def test_a_stage_that_failed_tells_why_and_shows_no_place_of_this_machine(home: 
     assert f"luthier automl --resume {AUTO_ID}" in text
     assert 'href="/studies" data-key="t" aria-current="page"' in text
     assert "every 3s" not in text
+
+
+def test_the_goal_that_a_person_wrote_is_not_translated(home: Context, browser: Browser) -> None:
+    add_auto(home, {"status": "paused", "reason": "paused: SIGTERM received"}, goal="Start a run")
+    text = browser("read").get(f"/pipelines/{AUTO_ID}", headers={"Accept-Language": "de"}).text
+    assert '<html lang="de"' in text
+    assert "<dd>Start a run</dd>" in text
+    assert "Einen Lauf starten" not in text
 
 
 def test_what_goes_on_is_asked_for_again_and_sent_when_it_has_changed(home: Context, browser: Browser) -> None:

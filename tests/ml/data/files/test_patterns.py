@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from luthier.core.errors import NotFoundError
+from luthier.core.errors import NotFoundError, RequestError
 from luthier.ml.data.files.patterns import matching_files
 
 
@@ -43,3 +43,12 @@ def test_a_file_with_a_star_in_its_name_is_that_file(folder: Path) -> None:
 def test_nothing_that_matches_is_an_error(folder: Path) -> None:
     with pytest.raises(NotFoundError, match=r"no file matches .*x\*\.jsonl"):
         matching_files(folder / "x*.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "do"), [("**.jsonl", "write **/*.jsonl "), ("deep/a**", "write **/a* "), ("***", "write **/* ")]
+)
+def test_two_stars_inside_a_name_are_an_error(folder: Path, pattern: str, do: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        matching_files(folder / pattern)
+    assert caught.value.do.startswith(do)

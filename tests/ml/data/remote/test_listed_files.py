@@ -143,6 +143,15 @@ def test_an_object_that_was_added_since_is_not_read_and_named(store: Any, tmp_pa
     assert list_files(PATTERN, tmp_path, SilentProgress(), before=before) == before
 
 
+def test_what_an_earlier_version_has_noted_gets_its_objects(store: Any, tmp_path: Path) -> None:
+    now = list_files(PATTERN, tmp_path, SilentProgress())
+    (noted,) = (tmp_path / "listings").glob("*.json")
+    document = json.loads(noted.read_text())
+    del document["objects"]
+    noted.write_text(json.dumps(document))
+    assert list_files(PATTERN, tmp_path, SilentProgress()) == now
+
+
 @pytest.mark.parametrize("harm", ["changed", "removed"])
 def test_an_object_that_was_changed_or_removed_is_refused_by_name(store: Any, tmp_path: Path, harm: str) -> None:
     before = list_files(PATTERN, tmp_path, SilentProgress())

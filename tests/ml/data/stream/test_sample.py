@@ -95,3 +95,14 @@ def test_the_first_rows_are_no_more_than_there_are(rows: Path) -> None:
     assert estimated.low <= 395 == estimated.high
     with pytest.raises(DataError, match="source faq has 400 rows, and rows: 401 asks for more"):
         sample_of(rows, 1000, UsedPart(num_rows=401))
+
+
+def test_first_rows_of_one_size_do_not_make_an_estimate_exact(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    long, short = ({"prompt": "p", "completion": "c" * num} for num in (100, 5))
+    path.write_text("".join(json.dumps(row) + "\n" for row in [long] * 100 + [short] * 300), encoding="utf-8")
+    low, high = num_rows(path)
+    assert low < high
+    # Fewer by the estimate, and all of them there: what is known of a part must not refuse the whole.
+    assert high < 390
+    assert sample_of(path, 100, UsedPart(num_rows=390)).num_rows is not None

@@ -186,6 +186,18 @@ def test_a_job_that_waits_rests_within_bounds_and_does_what_it_is_asked_meanwhil
     assert queue.give_back("job-2", second.attempt, rest_seconds=30.0, is_waiting=True).status == "cancelled"
 
 
+def test_crashes_between_waits_do_not_add_up(queue: JobStore, pass_time: Age) -> None:
+    submit(queue, 1)
+    for _ in range(2 * MOST_CRASHES):
+        assert queue.crash("job-1", claimed(queue).attempt, "SIGKILL").status == "queued"
+        job = queue.give_back("job-1", claimed(queue).attempt, is_waiting=True)
+        assert (job.status, job.num_crashes) == ("queued", 0)
+    for _ in range(MOST_CRASHES):
+        job = queue.crash("job-1", claimed(queue).attempt, "SIGKILL")
+        pass_time("job-1", not_before=1.0)
+    assert job.status == "failed"
+
+
 def test_a_queued_job_pauses_resumes_and_is_cancelled_at_once(queue: JobStore) -> None:
     submit(queue, 1)
     assert queue.ask("job-1", "pause").status == "paused"

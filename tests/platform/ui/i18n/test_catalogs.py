@@ -203,6 +203,12 @@ def test_a_text_that_nearly_fits_many_placeholders_is_soon_refused() -> None:
     assert catalog("de").sentence(": worth ; the tuned model is worth more with a probability of " * 500, str) is None
 
 
+def test_a_text_that_holds_itself_many_times_over_does_not_exhaust_the_stack() -> None:
+    texts = Catalog("de", {}, {"about {rows}": "etwa {rows:t}", "no page {path}": "keine Seite {path}"})
+    for text in ("about " * 240 + "x", "no page /a; " + "about " * 240 + "x"):
+        assert (texts.sentence(text, str) or "").count("x") == 1
+
+
 def test_what_a_caller_has_translated_is_not_english() -> None:
     assert words("de").in_text("nicht unterscheidbar") == "nicht unterscheidbar"
     assert words("de").in_text("no such sentence anywhere") == '<span lang="en">no such sentence anywhere</span>'

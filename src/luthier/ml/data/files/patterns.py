@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
-from luthier.core.errors import NotFoundError
+from luthier.core.errors import NotFoundError, RequestError
 
 
 def matching_files(path: Path) -> tuple[tuple[Path, str], ...]:
@@ -21,11 +22,19 @@ def matching_files(path: Path) -> tuple[tuple[Path, str], ...]:
 
     Raises:
         NotFoundError: no file matches.
+        RequestError: `**` beside other letters, such as `**.jsonl`.
     """
     if path.is_file():
         return ((path, path.name),)
     first = next((place for place, part in enumerate(path.parts) if "*" in part), len(path.parts))
     root, rest = Path(*path.parts[:first]), path.parts[first:]
+    if wrong := next((part for part in rest if "**" in part and part != "**"), None):
+        name = re.sub(r"\*+", "*", wrong)
+        raise RequestError(
+            f"{path} has {wrong!r}",
+            expected="** as a whole part of a path, or * inside a name",
+            do=f"write **/{name} for the files of all folders below, or {name} for those of one",
+        )
     found = {one.relative_to(root) for one in root.glob("/".join(rest)) if one.is_file()}
     shown = sorted(one.as_posix() for one in found if not any(part.startswith(".") for part in one.parts))
     if not shown:

@@ -137,8 +137,11 @@ def list_files(source: str, folder: Path, progress: Progress, *, before: SourceL
         if known is None:
             raise
         return known
+    objects = [(file.place, file.stamp) for file in found.files]
     if known is not None and known.revision == found.revision:
-        return known
+        # What earlier versions have noted lacks by what each object is known.
+        sized = list(zip(known.names, known.sizes, strict=True))
+        return listing_of(source, known.revision, known.pinned, sized, objects)
     _entry(folder, source).unlink(missing_ok=True)  # of what is not there as a whole, and no longer to be had
     if not found.revision:
         fetched = fetch(source, folder, progress)
@@ -149,7 +152,7 @@ def list_files(source: str, folder: Path, progress: Progress, *, before: SourceL
         found.revision,
         found.pinned or source,
         [(_safe(file.name), file.num_bytes) for file in found.files],
-        [(file.place, file.stamp) for file in found.files],
+        objects,
     )
     for name in {source, listing.pinned}:
         _write_listing(folder, replace(listing, source=name))

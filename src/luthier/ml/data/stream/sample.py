@@ -285,8 +285,9 @@ class _Measured:
         mean = statistics.fmean(self.sizes)
         # The relative error of the mean size of a row is that of the number of rows.
         error = statistics.stdev(self.sizes) / mean / math.sqrt(len(self.sizes)) if len(self.sizes) > 1 else 1.0
-        low = rows / (1 + _Z * error)
-        return Bounds(max(float(num_sampled), low), max(float(num_sampled), rows * (1 + _Z * error)))
+        # First rows of one size say nothing of later ones: equal ends would pass for a number that is known.
+        low, high = min(rows / (1 + _Z * error), rows - 1), max(rows * (1 + _Z * error), rows + 1)
+        return Bounds(max(float(num_sampled), low), max(float(num_sampled + 1), high))
 
 
 def _stored_bytes(record: RawRecord) -> int:

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from luthier.core.errors import BusyError, LuthierError, WorkError
 from luthier.core.ports import KeyedEvent
-from luthier.core.stream import Failed, TextRequest
+from luthier.core.stream import Ended, Failed, Piece, TextRequest
 from luthier.core.system.process_setup import start_daemon
 from luthier.ml.inference.llama_cpp.one_answer import AnswerReader, request_body
 from luthier.ml.inference.llama_cpp.server import LlamaServer
@@ -138,18 +138,20 @@ class Choice:
         """Whether another server can continue it: a grammar would begin again, and likelihoods count characters."""
         return self.grammar is None and self.asked.num_top is None
 
-    def resume(self, server: LlamaServer) -> None:
+    def resume(self, server: LlamaServer) -> list[Piece | Ended]:
         """Continue behind what it has written so far, in a server that has read nothing of it.
 
-        The text is tokenised, since llama.cpp does not say the ids of what it writes.
+        The text is tokenised, since llama.cpp does not say the ids of what it writes. Returns the end of an answer that
+        was stopped between its last token and the chunk with its end.
         """
         self.pause.clear()
         written = self.reader.received
-        ids = server.tokenize(written, add_special=False, parse_special=bool(self.shown_marks)) if written else []
+        ids = server.continuation_ids(written, parse_special=bool(self.shown_marks)) if written else []
         num_before = self.reader.resume()
         self.ids = [*self.ids[: self._num_prompt], *ids]
         # The text may have more tokens than were written.
-        self.max_new_tokens = max(1, min(self._max_new - num_before, server.context_tokens - len(self.ids)))
+        self.max_new_tokens = min(self._max_new - num_before, server.context_tokens - len(self.ids))
+        return self.reader.end_at_limit() if self.max_new_tokens < 1 else []
 
     @property
     def num_tokens(self) -> int:
@@ -222,7 +224,7 @@ class Writing:
         self._is_paused = False
         for choice in self._paused:
             try:
-                choice.resume(server)
+                self._events += [(choice.key, event) for event in choice.resume(server)]
             except LuthierError as error:
                 self._fail(choice, error)
         self._waiting.extendleft(reversed([choice for choice in self._paused if choice.is_going]))

@@ -100,8 +100,10 @@ class LlamaCppEngine:
         self._pool_tokens = _pool_tokens(self._header, num_slots, cache_bytes // self._token_bytes)
         self._adapters: dict[str, Path] = {}
         self._prepared: dict[Hashable, tuple[TextRequest, _Prepared]] = {}
-        self._reading = threading.Lock()  # held while the server is opened again, and to count who reads with it
+        # Held while the server is opened again, and to count who reads with it.
+        self._reading = threading.Condition(threading.Lock())
         self._num_reading = 0
+        self._is_moving = False
         self._restoring = threading.Lock()
         # A slot that begins as a prompt resumes from what it has read, unless that is switched off.
         self._writing = Writing(
@@ -203,6 +205,8 @@ class LlamaCppEngine:
         self._check_wishes(request)
         # Counted, so that no other thread reopens the server while this one uses it.
         with self._reading:
+            # Paused answers go first: with prompts coming all the time there would be no moment without a reader.
+            self._reading.wait_for(lambda: not self._is_moving)
             self._num_reading += 1
         try:
             # Inside of the count: from here on `admit` does not reopen the server.
@@ -223,6 +227,7 @@ class LlamaCppEngine:
         finally:
             with self._reading:
                 self._num_reading -= 1
+                self._reading.notify_all()
         # The thought's budget is reduced in favour of the answer's limit where the context is short.
         room = server.context_tokens - len(ids)
         thinking = replace(thinking, max_tokens=max(0, min(thinking.max_tokens, room - request.max_new_tokens)))
@@ -298,27 +303,38 @@ class LlamaCppEngine:
         """What has been written since the last call; waits at most that long where there is nothing."""
         server = self._check_open()
         if self._writing.is_pausing or (self._cores.count < server.num_threads and self._writing.pause()):
-            self._move(server)
+            self._move(server, wait_seconds)
             # None is left where it could not be opened again; then nothing is left to write either.
             server = self._server or server
         return self._writing.poll(server, wait_seconds)
 
-    def _move(self, server: LlamaServer) -> None:
+    def _move(self, server: LlamaServer, wait_seconds: float) -> None:
         """Open a server with fewer threads once llama.cpp has stopped, and continue the paused answers there.
 
         An answer with too many threads takes several times as long, and whoever came after it would wait for it.
+        Waits for prompts that are being read, at most that long.
         """
         if not self._writing.has_stopped:
             return
         with self._reading:
-            if self._num_reading:
+            self._is_moving = True
+            try:
+                is_free = self._reading.wait_for(lambda: not self._num_reading, wait_seconds)
+            finally:
+                self._is_moving = False
+                self._reading.notify_all()
+            if not is_free:
                 return
+            adapters = self._adapters
             try:
                 # The neighbour may have gone in the meantime.
                 server = self._reopen(server) if self._has_other_threads(server) else server
             except LuthierError as error:
-                self._writing.fail_all(error)
-                return
+                if self._server is None:
+                    self._writing.fail_all(error)
+                    return
+                # Adapters that came late do not load: that is said to those who ask for them, not to active answers.
+                self._adapters, server = adapters, self._server
         self._writing.resume(server)
 
     def generate(self, prompts: Sequence[Prompt], progress: Progress) -> list[Generation]:

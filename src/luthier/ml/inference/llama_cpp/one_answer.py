@@ -101,6 +101,10 @@ class AnswerReader:
         self._num_before = self._num_new
         return self._num_before
 
+    def end_at_limit(self) -> list[Piece | Ended]:
+        """The events of an answer that has as many tokens as it may have."""
+        return self._end("length", self._num_new)
+
     def read(self, chunk: str) -> list[Piece | Ended]:
         """The events of a chunk.
 

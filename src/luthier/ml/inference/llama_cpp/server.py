@@ -233,6 +233,22 @@ class LlamaServer:
         body = {"content": text, "add_special": add_special, "parse_special": parse_special}
         return [int(token) for token in self.ask("tokenize", body)["tokens"]]
 
+    def continuation_ids(self, text: str, *, parse_special: bool) -> list[int]:
+        """Token ids of a text that continues another one.
+
+        A SentencePiece tokenizer puts a blank before the first text that it gets. So the text is read behind a line
+        break, unless both are one token.
+
+        Args:
+            text: what is read.
+            parse_special: as `tokenize` takes it.
+        """
+        line_break = self.tokenize("\n", add_special=False)
+        ids = self.tokenize(f"\n{text}", add_special=False, parse_special=parse_special)
+        if ids[: len(line_break)] == line_break:
+            return ids[len(line_break) :]
+        return self.tokenize(text, add_special=False, parse_special=parse_special)
+
     def keeps_grammar(self, grammar: str) -> bool:
         """Whether answers really follow a grammar that begins as JSON does or with its own mark."""
         if grammar not in self._grammars:

@@ -14,20 +14,22 @@ import random
 import threading
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Final
 
 import httpx2
 
 from luthier.core.dataset import TokenisedExample
-from luthier.core.errors import LuthierError, OverlongError, RequestError, StillRunningError, WorkError
+from luthier.core.errors import ConflictError, LuthierError, OverlongError, RequestError, StillRunningError, WorkError
 from luthier.core.ids import sha256_document
 from luthier.core.ports import Generation, Progress, ProgressTask, Prompt, Score, SilentProgress
 from luthier.core.system.files import disk_full_explained, file_lock
 from luthier.ml.inference.engine_wrappers import Keep, is_passing, pause_seconds
 from luthier.ml.inference.openai.batch_records import (
     BatchRecord,
+    counts_of,
+    limit_of,
     recorded,
     remove,
     requests_in,
@@ -57,8 +59,6 @@ _FIRST_LOOK_SECONDS: Final = 5.0
 _LAST_LOOK_SECONDS: Final = 60.0
 _SECONDS: Final = 300.0
 _LOCK_SECONDS: Final = 1.0
-_SHORT_LOCK_SECONDS: Final = 60.0
-"""For the lock of calls that do not wait for their batches: a minute is longer than they take."""
 
 
 class OpenAIBatchEngine:
@@ -113,15 +113,20 @@ class OpenAIBatchEngine:
             OverlongError: A prompt exceeds the context; all others are answered before that.
             RequestError: The server refuses a request, or the whole file.
             WorkError: The server cannot be reached, or a request has no answer after three batches.
-            ConflictError: Another process has prompts answered by this model so.
-            StillRunningError: The batches go on, and the call does not wait for them.
+            ConflictError: Another process has prompts answered by this model so, and the call waits for its batches.
+            StillRunningError: The batches go on, or another process asks this model so, and the call does not wait.
         """
         if not prompts:
             return []
         self._folder.mkdir(parents=True, exist_ok=True)
         what, lock = f"the Batch API of {self._url}", sha256_document([self._url, self._model])[:16]
-        seconds = _LOCK_SECONDS if self._waits else _SHORT_LOCK_SECONDS
-        with file_lock(self._folder / f".{lock}.lock", what=what, timeout_seconds=seconds):
+        with ExitStack() as held:
+            try:
+                held.enter_context(file_lock(self._folder / f".{lock}.lock", what=what, timeout_seconds=_LOCK_SECONDS))
+            except ConflictError as error:
+                if self._waits:  # a command with --batch may hold it for a day
+                    raise
+                raise StillRunningError(f"another process that uses {what}", num_done=0, num_total=0) from error
             return self._generated(prompts, progress)
 
     def _generated(self, prompts: Sequence[Prompt], progress: Progress) -> list[Generation]:
@@ -290,11 +295,11 @@ class OpenAIBatchEngine:
         self._asked = one.requests
         batch = self._ended(one, task)
         if batch["status"] not in _ENDED:
-            return _counts(batch)
+            return counts_of(batch, sum(1 for _ in requests_in(one.requests)))
         if batch["status"] == "failed":
             self._forget(one, batch)
             raise self._refused(one, batch)
-        limits = {str(request["custom_id"]): _limit_of(request["body"]) for request in requests_in(one.requests)}
+        limits = {str(request["custom_id"]): limit_of(request["body"]) for request in requests_in(one.requests)}
         self._rounds |= dict.fromkeys(limits, one.round)
         taken = taken_file(one)
         earlier = set(taken.read_text(encoding="ascii").split()) if taken.is_file() else set()
@@ -307,9 +312,11 @@ class OpenAIBatchEngine:
                         # After the answer is stored: what is missing here is fetched once more, and not paid for.
                         log.write(f"{name}\n")
                         log.flush()
+            is_news = batch["status"] == "cancelled" and any(name in wanted and name not in earlier for name in limits)
+            log.writelines(f"{name}\n" for name in limits if is_news and name in wanted)  # an error once
         if all(name in wanted or name in earlier for name in limits):
             self._forget(one, batch)
-        if batch["status"] == "cancelled":
+        if is_news:
             raise WorkError(
                 f"the batch {one.batch_id} was cancelled at {self._url}",
                 expected="a batch that goes on to its end",
@@ -320,10 +327,15 @@ class OpenAIBatchEngine:
     def _ended(self, one: BatchRecord, task: ProgressTask) -> Mapping[str, Any]:
         pause = _FIRST_LOOK_SECONDS
         while True:
-            batch = self._call("GET", f"batches/{one.batch_id}")
+            try:
+                batch = self._call("GET", f"batches/{one.batch_id}")
+            except WorkError:
+                if self._waits:
+                    raise
+                return {"status": "unknown"}  # the batch goes on while its provider does not answer
             if batch["status"] in _ENDED or not self._waits:
                 return batch
-            done, total = _counts(batch)
+            done, total = counts_of(batch)
             task.note(f"{one.batch_id}: {batch['status']}, {done:,} of {total:,}")
             self._never.wait(pause if self._look_seconds is None else self._look_seconds)
             pause = min(_LAST_LOOK_SECONDS, 1.5 * pause)
@@ -481,13 +493,3 @@ class OpenAIBatchEngine:
             expected="/files and /batches as OpenAI's API has them",
             do=f"do without the Batch API (--batch): each request is then sent by itself{gone}",
         )
-
-
-def _counts(batch: Mapping[str, Any]) -> tuple[int, int]:
-    """The requests of a batch that are done, and all of them."""
-    counts = batch.get("request_counts") or {}
-    return int(counts.get("completed") or 0) + int(counts.get("failed") or 0), int(counts.get("total") or 0)
-
-
-def _limit_of(body: Mapping[str, Any]) -> int:
-    return int(body.get("max_tokens") or body["max_completion_tokens"])

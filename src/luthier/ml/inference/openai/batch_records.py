@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -68,9 +69,12 @@ def write_record(one: BatchRecord, batch_id: str, file_id: str, *, url: str, mod
 def recorded(folder: Path) -> Iterator[tuple[BatchRecord, list[dict[str, Any]]]]:
     """All batches with their requests; those without ids may have been made, or not."""
     for place in sorted(folder.glob("*.jsonl")):
-        requests = list(requests_in(place))
+        try:
+            requests = list(requests_in(place))
+        except FileNotFoundError:  # a process that asks another model has taken its last answer meanwhile
+            continue
         one, ids = BatchRecord(place.stem, requests[0]["url"], place), place.with_suffix(".json")
-        if ids.is_file():
+        with suppress(FileNotFoundError):
             known = json.loads(ids.read_text(encoding="utf-8"))
             one = replace(one, batch_id=known["batch_id"], file_id=known["file_id"])
         yield one, requests
@@ -81,6 +85,22 @@ def requests_in(place: Path) -> Iterator[dict[str, Any]]:
     with place.open("rb") as file:
         for line in file:
             yield json.loads(line)
+
+
+def limit_of(body: Mapping[str, Any]) -> int:
+    """The most tokens of the answer to a request."""
+    return int(body.get("max_tokens") or body["max_completion_tokens"])
+
+
+def counts_of(batch: Mapping[str, Any], total: int = 0) -> tuple[int, int]:
+    """The requests of a batch that are done, and all of them.
+
+    Args:
+        batch: As the provider describes it.
+        total: All of them, until the provider has counted them.
+    """
+    counts = batch.get("request_counts") or {}
+    return int(counts.get("completed") or 0) + int(counts.get("failed") or 0), int(counts.get("total") or total)
 
 
 def taken_file(one: BatchRecord) -> Path:

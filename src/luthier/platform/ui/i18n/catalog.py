@@ -38,6 +38,8 @@ _WEAK: Final = 14
 _QUOTES: Final = ("“", '"', "'")
 _ENGLISH: Final = re.compile(r"\b[a-z]{3,}\b")
 _PHRASE: Final = re.compile(r"\b(?:the|of|and|is|are|its?|which|that|with|from|be|not|was|to)\b")
+_MAX_DEPTH: Final = 50
+"""Of sentences within values of sentences: "about about about" has no end, and anybody may have it shown."""
 _MAX_RECOGNISED: Final = 4000
 _MAX_MISSED: Final = 1000
 
@@ -134,30 +136,33 @@ class Catalog:
         found = self.pages.get(message.id)
         return found if found and (not message.plural or len(found) > 1) else None
 
-    def sentence(self, text: str, figure: Callable[[str], str]) -> str | None:
+    def sentence(self, text: str, figure: Callable[[str], str], *, depth: int = 0) -> str | None:
         """The translation of a text that Python made; None where there is none.
 
         Args:
             text: In English.
             figure: Writes the numbers of a value as the language does.
+            depth: How many texts it is a part of.
         """
         exact = self.sentences.get(text) or self._of_page(text)
-        if exact or len(text) > _MAX_CHARACTERS:
+        if exact or len(text) > _MAX_CHARACTERS or depth > _MAX_DEPTH:
             return exact or None
         found = self._recognise(text)
         # A value with the end of a sentence in it belongs to several.
         is_whole = found is not None and not any(map(_SENTENCES.search, found[1]))
         if found is not None and is_whole and found[0].num_characters > _SPECIFIC * len(text):
-            if (whole := self._filled(*found, figure)) is not None:
+            if (whole := self._filled(*found, figure, depth)) is not None:
                 return whole
             found = None
         # Parts before a vague pattern: a value of their first one could reach to the end of the last.
         for parts, joint in ((_SENTENCES.split(text), " "), (text.split("; "), "; ")):
-            if (several := self._of_several(parts, joint, figure)) is not None:
+            if (several := self._of_several(parts, joint, figure, depth)) is not None:
                 return several
-        return self._of_beginning(text, figure) if found is None else self._filled(*found, figure)
+        return self._of_beginning(text, figure, depth) if found is None else self._filled(*found, figure, depth)
 
-    def _filled(self, pattern: _Pattern, values: tuple[str, ...], figure: Callable[[str], str]) -> str | None:
+    def _filled(
+        self, pattern: _Pattern, values: tuple[str, ...], figure: Callable[[str], str], depth: int
+    ) -> str | None:
         """The translation of a pattern with values in its placeholders.
 
         None where the pattern is bare and a value has English words that have no translation, or where it is weak and a
@@ -170,7 +175,7 @@ class Catalog:
             nonlocal has_english, has_phrase
             value = by_name.get(hole[1], hole[0])
             is_text = hole[2] and 0 < len(value) <= _MAX_VALUE_CHARACTERS
-            if is_text and (whole := self.sentence(value, figure)):
+            if is_text and (whole := self.sentence(value, figure, depth=depth + 1)):
                 return whole
             has_english |= bool(hole[2]) and " " in value.strip() and _ENGLISH.search(value) is not None
             has_phrase |= not pattern.quotes(hole[1], value) and " " in value.strip() and bool(_PHRASE.search(value))
@@ -184,22 +189,22 @@ class Catalog:
         is_half = (has_english and pattern.is_bare) or (has_phrase and pattern.num_letters < _WEAK)
         return None if is_half else text
 
-    def _of_several(self, parts: list[str], joint: str, figure: Callable[[str], str]) -> str | None:
+    def _of_several(self, parts: list[str], joint: str, figure: Callable[[str], str], depth: int) -> str | None:
         """Several sentences or parts of a list, of which each has a translation."""
         if len(parts) < 2:
             return None
         found = []
         for part in parts:
-            if not (translation := self.sentence(part, figure)):
+            if not (translation := self.sentence(part, figure, depth=depth + 1)):
                 return None
             found.append(translation)
         return joint.join(found)
 
-    def _of_beginning(self, text: str, figure: Callable[[str], str]) -> str | None:
+    def _of_beginning(self, text: str, figure: Callable[[str], str], depth: int) -> str | None:
         """A text that is known in the middle of a sentence, and has a capital at the beginning of one."""
         if not text[:1].isupper() or text[1:2].isupper():
             return None
-        found = self.sentence(text[0].lower() + text[1:], figure)
+        found = self.sentence(text[0].lower() + text[1:], figure, depth=depth + 1)
         return None if found is None else found[:1].upper() + found[1:]
 
     def is_translation(self, text: str) -> bool:
