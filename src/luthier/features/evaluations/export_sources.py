@@ -184,15 +184,17 @@ def _rows(context: Context, source: ExportSource, file: Path | None) -> tuple[Se
     from luthier.features.planning.training_data import load_splits
     from luthier.ml.data.rows.formats import load_file
 
-    recipe = None if source.run_id is None else recipe_of(context.runs.plan(source.run_id))
+    plan = None if source.run_id is None else context.runs.plan(source.run_id)
+    recipe = None if plan is None else recipe_of(plan)
     if file is not None:
         own = recipe.data.map if recipe else None
         columns = map_that_fits(own, file, "the column map of the run") if own else ColumnMap(None)
         return load_file(file, mapping=columns.mapping).examples, [columns.note] if columns.note else []
+    assert plan is not None
     assert recipe is not None
     try:
-        splits = load_splits(context, recipe, Path())
-    except (NotFoundError, DataError) as error:
+        splits = load_splits(context, recipe, Path(), before=plan.data.sources)
+    except (NotFoundError, ConflictError, DataError) as error:
         return (), [f"proved on built-in prompts, since the rows of the run cannot be read: {error.came}"]
     for split in ("held_out", "validation"):
         if split in splits:

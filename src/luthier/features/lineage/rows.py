@@ -252,7 +252,8 @@ def _lines_by_split(context: Context, plan: Plan) -> dict[str, set[int]]:
     from luthier.features.planning.training_data import load_splits
 
     try:
-        parts = load_splits(context, recipe_of(plan), Path())
+        # The files of the plan: with one that matches a pattern since, lines would be those of another file.
+        parts = load_splits(context, recipe_of(plan), Path(), before=plan.data.sources)
     except LuthierError:  # it was readable a moment ago: too much is better than too little
         return {}
     return {split: {_line_of(example.id) for example in part.examples} for split, part in parts.items()}
