@@ -36,7 +36,7 @@ def test_home(tmp_path: Path, make_page: Callable[..., Page]) -> None:
             record = make_record(job.run_id, status="running")
             context.runs.create(record.model_copy(update={"step": 5}), make_plan())
             page.wait_for_selector("#now progress[value='5']")
-            page.wait_for_selector(f"#rest >> text={job.run_id}")
+            page.wait_for_selector(f"#rest a[href='/runs/{job.run_id}']")
             expect(page.locator("#changes")).to_have_text("1 running, 0 waiting")
             assert violations(page) == []
             _rests_while_hidden(page)
