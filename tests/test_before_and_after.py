@@ -1,4 +1,7 @@
-"""docs/design/before-and-after.md: each page has its picture of both sides, and no picture is left over."""
+"""docs/design/before-and-after.md: each page has its picture of both sides, and no picture is left over.
+
+A page that is new has its picture of today, and says what was in its place.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +19,12 @@ def test_each_page_has_a_picture_of_both_sides() -> None:
     text = PAGE.read_text(encoding="utf-8")
     sections = nonempty(text.split("\n## ")[1:])
     for section in sections:
-        (before, after) = re.findall(r"!\[([^\]]+)\]\(([^)]+)\)", section)
-        assert before[1].removeprefix("before/").removesuffix(".png") == after[1].removeprefix(
-            "../screenshots/"
-        ).removesuffix("-light-desk.png")
-        for words, path in (before, after):
+        pictures = re.findall(r"!\[([^\]]+)\]\(([^)]+)\)", section)
+        (*before, after) = pictures
+        assert len(pictures) == (1 if "\n| no page: " in section else 2)
+        name = after[1].removeprefix("../screenshots/").removesuffix("-light-desk.png")
+        assert [f"before/{name}.png"] * len(before) == [path for _, path in before]
+        for words, path in pictures:
             assert len(words.split()) > 4, f"{path}: what it shows, for those who do not see it"
             assert (PAGE.parent / path).is_file(), path
 
