@@ -91,13 +91,13 @@ def add_dataset(home: Context, number: int) -> None:
     home.datasets.add(dataset, version)
 
 
-def taken(one: TestClient) -> dict[str, list[str]]:
+def taken(home: Context, one: TestClient) -> dict[str, list[str]]:
     """The statements of each page, opened for the second time after a change: nothing of the first one counts."""
     found = {}
     for path in MOST:
         assert one.get(path).status_code == 200, path
         forget_counts()
-        with statements() as seen:
+        with statements(home) as seen:
             assert one.get(path).status_code == 200, path
         found[path] = list(seen)
     return found
@@ -110,17 +110,17 @@ def pages(home: Context, browser: Browser) -> TestClient:
 
 
 def test_a_page_takes_few_statements_and_not_more_with_more_rows(home: Context, pages: TestClient) -> None:
-    few = taken(pages)
+    few = taken(home, pages)
     fill(home, range(FEW, MANY))
-    many = taken(pages)
+    many = taken(home, pages)
     grown = {path: (len(few[path]), len(many[path])) for path in MOST if len(many[path]) > len(few[path])}
     assert grown == {}
     above = {path: many[path] for path in MOST if len(many[path]) > MOST[path]}
     assert above == {}
 
 
-def test_the_home_page_is_read_of_one_state_of_the_database(pages: TestClient) -> None:
-    with statements() as seen:
+def test_the_home_page_is_read_of_one_state_of_the_database(home: Context, pages: TestClient) -> None:
+    with statements(home) as seen:
         assert pages.get("/").status_code == 200
     begun = [one for one in seen if one.startswith("BEGIN")]
     assert len(begun) == 2, "one transaction finds the visitor, the other reads the page with its navigation"
