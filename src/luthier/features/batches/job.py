@@ -199,7 +199,7 @@ def _answer_all(context: Context, job: Job, one: Batch, path: Path, written: _Fi
         written.append(found)
         for answer in found:
             done.count(answer)
-        # Not after each answer: writing this file anew takes longer than a short answer.
+        # Not after each answer: writing the whole file takes longer than a short answer.
         if time.monotonic() - reported >= _REPORT_SECONDS:
             reported = time.monotonic()
             report_step(context, job, len(done.keys))

@@ -131,7 +131,7 @@ def answer_rows(
 def answers_of(
     evaluation: Evaluation, systems: Sequence[str] | None = None, *, most_rows: int = USUAL_NUM_ROWS
 ) -> AnsweredRows:
-    """The answers that stand in an evaluation.
+    """The answers of an evaluation.
 
     Args:
         systems: By their names there; None takes all models that have written.

@@ -3,9 +3,9 @@
 A model with a proved GGUF copy has two engines (`engine_choice.py`): llama.cpp, mostly the faster one for a few
 answers at once, and its own, mostly the faster one for many. Both were timed alone and with a crowd (`EngineRates`).
 Load is the number of answers that both have under way, the request's own among them; its peak of the last seconds
-counts, since answers that began together end together, and the next ones come a moment later. But in a
-burst after a pause, the engine changes only where the other one is faster by a tenth: at loads between, each change
-would cost more than it wins.
+counts, since answers that began together end together, and the next ones come a moment later. The engine changes only
+where the other one is faster by a tenth, since at loads between each change would cost more than it wins; in a burst
+after a pause, where a change costs nothing, any difference is enough.
 
 A request stays with the engine that began to write; before that it may move (`picked_request`). An engine that is not
 in memory is loaded in the background, without unloading anything, while the other one answers. One that has failed is
