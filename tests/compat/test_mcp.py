@@ -85,12 +85,12 @@ async def from_rows_to_an_answer(client: Client, name: str) -> Session:
 
 
 async def judged_and_compared(session: Session) -> None:
-    """An evaluation of the run on two rows; and another run, which is given up, side by side with it."""
+    """An evaluation of the run on two rows; and another run, too long to end by itself, which is cancelled, side by side."""
     first, dataset = session.run_id, session.dataset
     asked = {"candidate": first, "dataset_id": dataset["dataset_id"], "max_rows": 2, "allow_leakage": True}
     queued = await session.call("evaluate", kind="rows", **asked)
     data = {"train": dataset["newest"]["file_id"], "held_out": 0.25}
-    recipe = {"base_model": "tiny", "data": data, "training": {"epochs": 40, "global_batch_size": 2}}
+    recipe = {"base_model": "tiny", "data": data, "training": {"epochs": 4000, "global_batch_size": 2}}
     other = (await session.call("start_run", recipe=recipe))["run_id"]
     for _ in range(WATCHES):
         state = await session.call("watch", id=queued["job_id"], max_seconds=10)
