@@ -92,8 +92,8 @@ def loads(text: str, *, max_values: int = MAX_VALUES) -> Any:
         max_values: as `fault_of`.
 
     Raises:
-        JsonLimitError: what goes beyond the limits.
-        ValueError: what is not JSON.
+        JsonLimitError: the text goes beyond the limits.
+        ValueError: the text is not JSON.
     """
     if (fault := fault_of_text(text, max_values=max_values)) is not None:
         raise JsonLimitError(fault)

@@ -116,7 +116,11 @@ class Queue:
         return next((one for one in self._lines(line, -1) if one < line and self._is_shown(one)), None)
 
     def row(self, line: int) -> Row | RowProblem:
-        """The row of a line. Raises NotFoundError."""
+        """The row of a line.
+
+        Raises:
+            NotFoundError: The rows have no such line.
+        """
         position = self.rows.position(line)
         if position is None:
             raise no_such_row(line)

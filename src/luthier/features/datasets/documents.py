@@ -78,7 +78,7 @@ def ingest(
         on_document: As there.
 
     Raises:
-        RequestError: No documents were named, or options that cannot be.
+        RequestError: No documents were named, or an option is out of its range.
         NotFoundError: No such file, folder or model.
         ConflictError: The output exists.
         DataError: There is not one row.

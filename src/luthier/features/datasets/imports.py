@@ -174,7 +174,7 @@ def add(
         passage_tokens: The longest passage of a document.
 
     Raises:
-        RequestError: No file, only files of kinds that are not read, or a name that cannot be.
+        RequestError: No file, only files of kinds that are not read, or an empty or overlong name.
         ConflictError: The name is taken.
         NotFoundError: No such dataset.
         DataError: A file of rows or a ZIP file that cannot be read, or is not safe.

@@ -160,7 +160,11 @@ def teachers(context: Context) -> list[Teacher]:
 
 
 def find_teacher(context: Context, value: str) -> Teacher:
-    """The model that a form names. Raises RequestError."""
+    """The model that a form names.
+
+    Raises:
+        RequestError: The list has no such model.
+    """
     known = teachers(context)
     found = next((one for one in known if one.value == value), None)
     if found is None:
@@ -315,7 +319,11 @@ def order_of(job: Job) -> QuestionOrder:
 
 
 def check_is_configured(context: Context, order: QuestionOrder) -> None:
-    """Check that the server of an order is still the configured one, with its Batch API. Raises RequestError."""
+    """Check that the server of an order is still the configured one, with its Batch API.
+
+    Raises:
+        RequestError: The settings name another server now, or no longer its Batch API.
+    """
     if is_address(order.teacher) and order.teacher != context.settings.teacher:
         raise RequestError(
             f"the model {order.teacher_name} is no longer configured",

@@ -332,7 +332,11 @@ def choose_target_engines(context: Context, caller: Caller, made: Deployment) ->
 
 
 def remove(context: Context, caller: Caller, name: str) -> Deployment:
-    """Delete a deployment; its targets stay. Returns the deleted one. Raises NotFoundError."""
+    """Delete a deployment; its targets stay. Returns the deleted one.
+
+    Raises:
+        NotFoundError: The project has no such deployment.
+    """
     found = context.deployments.get(caller.project_id, name)
     with context.database.transaction():
         context.deployments.delete(caller.project_id, name)
@@ -348,7 +352,11 @@ def list_deployments(context: Context, caller: Caller) -> list[DeploymentView]:
 
 
 def show_deployment(context: Context, caller: Caller, name: str) -> DeploymentView:
-    """One deployment with its history, newest first. Raises NotFoundError."""
+    """One deployment with its history, newest first.
+
+    Raises:
+        NotFoundError: The project has no such deployment.
+    """
     found = context.deployments.get(caller.project_id, name)
     counts = context.usage.num_requests(caller.project_id, [name])
     history = context.deployments.revisions(found.deployment_id)
@@ -394,7 +402,13 @@ def revision_json(revision: Revision) -> dict[str, Any]:
 def _past_gates(
     context: Context, caller: Caller, made: Revision, shares: Sequence[Share], gate: Path | None, override: str | None
 ) -> Revision:
-    """The revision with what the gates say of these shares, and which have no evaluation. Raises as `pass_gates`."""
+    """The revision with what the gates say of these shares, and which have no evaluation.
+
+    Raises:
+        ConflictError: A gate refuses a target and there is no override.
+        RequestError: The override is too short, too long or not needed, or the gate cannot be read.
+        NotFoundError: There is no such gate file or target.
+    """
     passage = pass_gates(context, caller, shares, gate=gate, override=override)
     return made.model_copy(update={"gate": passage, "unjudged": unjudged_targets(context, caller, shares)})
 

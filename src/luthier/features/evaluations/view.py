@@ -200,7 +200,11 @@ def samples_shown(
 
 
 def _choice(asked: dict[str, str], metrics: list[str]) -> Choice:
-    """The checked request. Raises RequestError."""
+    """The checked request.
+
+    Raises:
+        RequestError: A value is none of those allowed, or an end of the range is no number.
+    """
     for name, allowed in (("better", BETTER), ("kind", KINDS), ("order", ORDERS), ("metric", ("", *metrics))):
         if asked[name] not in allowed:
             raise RequestError(

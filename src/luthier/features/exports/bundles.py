@@ -61,7 +61,11 @@ def facts_for(context: Context, export: Export) -> BundleFacts:
 
 
 def facts_of_run(context: Context, run_id: str) -> BundleFacts:
-    """The same for the result of a run before an export. Raises NotFoundError, RequestError."""
+    """The same for the result of a run before an export.
+
+    Raises:
+        NotFoundError: There is no such run.
+    """
     from luthier.ml.export.bundle.facts import BundleFacts
 
     record, plan = context.runs.get(run_id), context.runs.plan(run_id)

@@ -61,7 +61,11 @@ def counts(context: Context, project_id: str) -> dict[tuple[str, ReviewStatus], 
 
 
 def show_item(context: Context, project_id: str, review_id: str) -> ReviewItem:
-    """One item. Raises NotFoundError."""
+    """One item.
+
+    Raises:
+        NotFoundError: the project has no such item.
+    """
     return context.review_items.get(_known(review_id), project_id)
 
 

@@ -312,8 +312,11 @@ def audit_of(context: Context, project_id: str, request: AuditRequest) -> dict[s
         `name`) to the file and to the one that it was compared with, null without one.
 
     Raises:
-        RequestError: it names no file or model of the project.
-        LuthierError: what `file_audits.audit` raises.
+        RequestError: It names no file or model of the project, or its options do not go together.
+        NotFoundError: There is no such check.
+        DataError: The file as a whole cannot be read.
+        ModelSourceError: The model cannot be fetched.
+        WorkError: The process that makes the audit has failed, or too many are being made.
     """
     names = FileReferences(context, project_id)
     file = names.reference("file_id", request.file_id)

@@ -225,7 +225,11 @@ def is_address(name: str) -> bool:
 
 
 def parse_address(text: str) -> tuple[str, str]:
-    """`http://host:8000/v1#model` -> URL without a slash at its end, and model. Raises RequestError."""
+    """`http://host:8000/v1#model` -> URL without a slash at its end, and model.
+
+    Raises:
+        RequestError: It is no URL, carries a user, a password or a query, or names no host or no model.
+    """
     try:
         parts = urlsplit(text)
         # `port` is parsed lazily and raises ValueError only when it is read.

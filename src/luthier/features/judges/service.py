@@ -135,7 +135,11 @@ class _Judge:
         return [one for one in made if isinstance(one, Generation)]
 
     def score(self, examples: Sequence[TokenisedExample], progress: Progress) -> list[Score]:  # noqa: ARG002
-        """A judge answers in text. Raises RequestError, always."""
+        """A judge answers in text.
+
+        Raises:
+            RequestError: Always: a judge answers in text.
+        """
         raise RequestError(
             f"likelihoods of {len(examples):,} rows from the judge {self.name}",
             expected="questions with text answers",
@@ -163,7 +167,7 @@ def calibrate(
         panel: The id of a panel of the project.
 
     Raises:
-        RequestError: Not exactly one source, a wrong file, or a judge's name that cannot be.
+        RequestError: Not exactly one source, a wrong file, or an unusable name of the judge.
         NotFoundError: No such panel, judge or file.
         DataError: Fewer than two items with ratings.
     """

@@ -57,7 +57,11 @@ class WorkState:
 
 
 def run_state(context: Context, caller: Caller, run_id: str) -> WorkState:
-    """The state of a run of the project. Raises NotFoundError."""
+    """The state of a run of the project.
+
+    Raises:
+        NotFoundError: The project has no such run.
+    """
     found = standing(context, caller, run_id)
     record, step, bill = found.record, last_step(context, run_id), last_bill(context, run_id)
     left = left_seconds(found, bill)
@@ -105,7 +109,11 @@ def run_state(context: Context, caller: Caller, run_id: str) -> WorkState:
 
 
 def job_state(context: Context, caller: Caller, job_id: str) -> WorkState:
-    """The state of a job of the project; that of a run where the job makes one. Raises NotFoundError."""
+    """The state of a job of the project; that of a run where the job makes one.
+
+    Raises:
+        NotFoundError: The project has no such job.
+    """
     job = context.jobs.get(job_id, caller.project_id)
     if job.run_id:
         return run_state(context, caller, job.run_id)

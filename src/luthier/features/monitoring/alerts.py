@@ -140,7 +140,7 @@ def change_settings(context: Context, caller: Caller, changes: dict[str, Any]) -
         changes: By the names of `AlertSettings`.
 
     Raises:
-        RequestError: A value that cannot be.
+        RequestError: A value is out of its range, or contradicts another.
     """
     # Outside `change`, which may run several times.
     for address in changes.get("emails", ()):

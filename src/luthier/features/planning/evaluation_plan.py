@@ -273,7 +273,11 @@ def _streamed_rows(context: Context, plan: Plan, run_id: str) -> Sequence[Exampl
 
 
 def _stream_of(context: Context, plan: Plan, run_id: str, spill: Spill) -> Part:
-    """The training rows of a streamed run, of which the first are read. Raises ConflictError."""
+    """The training rows of a streamed run, of which the first are read.
+
+    Raises:
+        ConflictError: The sources cannot be read any more, or have changed.
+    """
     try:
         train = load_splits(context, recipe_of(plan), Path(), spill, plan.data.sources)["train"]
     except (RequestError, DataSourceError) as error:

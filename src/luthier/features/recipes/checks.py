@@ -211,7 +211,12 @@ def map_that_fits(mapping: Mapping[str, str], file: Path, whose: str) -> ColumnM
 
 
 def first_columns(file: Path) -> list[str]:
-    """The names of the fields of a file's first rows. Raises NotFoundError and DataError."""
+    """The names of the fields of a file's first rows.
+
+    Raises:
+        NotFoundError: there is no such file.
+        DataError: the file as a whole cannot be read.
+    """
     from luthier.ml.data.files.source import open_source
     from luthier.ml.data.rows.rows import read_rows
 

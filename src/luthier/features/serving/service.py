@@ -387,7 +387,11 @@ def complete(
         user: The end user, if the request names one.
 
     Raises:
-        LuthierError: As `answer`.
+        QuotaError: The caller's daily token budget is used up.
+        NotFoundError: The project has no such model.
+        BusyError: Too many requests are running or waiting.
+        RequestError: The model does not support a request.
+        WorkError: The model cannot answer now.
     """
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
     routed = route(context, caller, model, user_of(caller, requests, user))

@@ -154,7 +154,9 @@ class LentEngine:
             hear: Called in this thread with each answer as it comes, in any order.
 
         Raises:
-            LuthierError: What is wrong with a prompt, as of an engine of one's own.
+            OverlongError: A prompt is over the context.
+            RequestError: A prompt is empty, or has both text and conversation, or impossible limits.
+            TemplateError: The template cannot write a conversation.
         """
         return _Round(self, prompts, hear).work()
 

@@ -78,12 +78,20 @@ def refuse_mixed(recipe: Path | None, resume: str | None, kept: Mapping[str, obj
 
 
 def sampler(text: str) -> SamplerName:
-    """Who suggests. Raises RequestError."""
+    """Who suggests.
+
+    Raises:
+        RequestError: There is no such sampler.
+    """
     return cast("SamplerName", _one_of(text, _SAMPLERS, "--sampler"))
 
 
 def goals(text: str) -> tuple[GoalName, ...]:
-    """What is sought: names, comma-separated. Raises RequestError."""
+    """What is sought: names, comma-separated.
+
+    Raises:
+        RequestError: There is no such objective.
+    """
     return tuple(cast("GoalName", _one_of(name.strip(), _GOALS, "--objective")) for name in text.split(","))
 
 

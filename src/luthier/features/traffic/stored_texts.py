@@ -56,7 +56,11 @@ class StoredTextStore(Store, Generic[Kept]):
         return made
 
     def remove(self, project_id: str, key: str) -> None:
-        """Delete one. Raises NotFoundError."""
+        """Delete one.
+
+        Raises:
+            NotFoundError: The project has no such record.
+        """
         self._delete(self.records, key, project_id=project_id)
 
     def forget(self, project_id: str, digest: str) -> int:

@@ -36,7 +36,9 @@ def start(context: Context, caller: Caller, recipe: Mapping[str, Any]) -> Job:
     validated before the job waits to train: errors end the job. `files.references.plan_of` detects them before anything
     is queued.
 
-    Raises RequestError, and RecipeError with all wrong places.
+    Raises:
+        RequestError: Files or models are missing.
+        RecipeError: Keys or values are wrong; the message names all places.
     """
     asked, base_model = checked(context, caller.project_id, recipe)
     job = Job(

@@ -178,8 +178,8 @@ def write_chart(chart: Chart, path: Path) -> None:
     """Write a chart, whole or not at all; an older file is replaced.
 
     Raises:
-        RequestError: as `check_chart_path` does.
-        ConflictError: as `check_chart_path` does.
+        RequestError: the name ends in neither .svg nor .png, or it is no file in an existing folder.
+        ConflictError: a file is there already that is no picture.
         StorageFullError: the disk is full.
     """
     check_chart_path(path)

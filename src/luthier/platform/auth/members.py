@@ -190,7 +190,11 @@ def nobodys_hash() -> str:
 
 
 def check_role(role: str) -> None:
-    """Refuse a role that there is not. Raises RequestError."""
+    """Refuse a role that there is not.
+
+    Raises:
+        RequestError: There is no such role.
+    """
     if role not in ROLES:
         raise RequestError(f"the role {role!r}", expected=f"one of {', '.join(ROLES)}", do="choose one of them")
 

@@ -41,7 +41,7 @@ def answer_to(context: Context, question: Question, given: dict[str, Any]) -> di
         given: what the question is about, as the function of that table reads it.
 
     Raises:
-        LuthierError: what the service raised that answers it.
+        LuthierError: the question cannot be answered; the error is the one of the service that answers it.
         WorkError: it takes too long, ends without an answer, or too many are being answered already.
         StorageFullError: no room was left on the disk.
     """

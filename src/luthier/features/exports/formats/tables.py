@@ -97,7 +97,7 @@ def measure_formats(context: Context, request: FormatRequest) -> FormatTable:
     and qualities are stored until the table is written.
 
     Raises:
-        RequestError: Formats, metrics or numbers that cannot be.
+        RequestError: Unknown formats or metrics, or numbers out of their range.
         ConflictError: The folder has a table, or the unfinished one of another request, or another process works on it.
         NotFoundError: No such model or file.
         DataError: The rows cannot be read.

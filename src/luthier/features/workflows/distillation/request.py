@@ -317,7 +317,11 @@ def recipe_of(settings: dict[str, Any], *, student: str, rows: Path, teacher: st
 
 
 def evaluation_of(settings: dict[str, Any]) -> Recipe:
-    """The recipe with only its evaluation, checked. Raises RecipeError."""
+    """The recipe with only its evaluation, checked.
+
+    Raises:
+        RecipeError: A key of the evaluation is unknown, or a value is wrong.
+    """
     asked = settings.get("evaluation")
     document = {"base_model": "none", "data": {"train": "none"}} | ({"evaluation": asked} if asked else {})
     return recipe_from(document, base_dir=Path.cwd())

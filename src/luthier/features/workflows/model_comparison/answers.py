@@ -69,7 +69,12 @@ class ComparisonRows:
 
 
 def read_material(spec: ModelComparisonSpec) -> ComparisonRows:
-    """The rows stored by the comparison. Raises DataError, NotFoundError."""
+    """The rows stored by the comparison.
+
+    Raises:
+        NotFoundError: a stored file is missing.
+        DataError: a stored file cannot be read.
+    """
     from luthier.ml.data.rows.formats import load_file
 
     pool = load_file(Path(spec.train_file), mapping=spec.map).examples

@@ -153,7 +153,12 @@ def read_all(
 def pull_all(context: Context, names: Sequence[str]) -> list[LocalModel]:
     """Fetch all models. An unknown name is rejected before any known model is fetched.
 
-    Raises NotFoundError, ModelSourceError, and RequestError for two models with the same weights.
+    Raises:
+        NotFoundError: There is no such model.
+        ModelSourceError: A model could not be fetched, was damaged, or cannot be used.
+        TemplateError: A chat template cannot end a turn.
+        StorageFullError: The disk has no room.
+        RequestError: Two models have the same weights.
     """
     from luthier.ml.inference.models import catalog as model_names
     from luthier.ml.inference.models import sources

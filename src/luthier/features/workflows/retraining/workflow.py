@@ -70,7 +70,15 @@ def begin(context: Context, caller: Caller, request: RetrainRequest, *, pipeline
 
 
 def go_on(context: Context, caller: Caller, pipeline_id: str, *, tell: Tell = silent) -> Pipeline:
-    """Do all remaining work. Returns the record, in which a stage may be refused. Raises the errors of `resume`."""
+    """Do all remaining work. Returns the record, in which a stage may be refused.
+
+    Raises:
+        NotFoundError: The project has no such workflow.
+        RequestError: The workflow is of another kind.
+        ConflictError: Another process works on it.
+        PausedError: A stage was stopped.
+        LuthierError: A stage failed; its error is stored before it is raised.
+    """
     return resume(WORKFLOW, context, caller, pipeline_id, tell).pipeline
 
 

@@ -98,7 +98,7 @@ def download(source: RemoteSource, file: RemoteFile, part: Path, task: ProgressT
         task: shows the bytes.
 
     Raises:
-        LuthierError: what `source.explain` makes of the error of a connection; what has arrived is kept.
+        LuthierError: the connection fails, as `source.explain` describes it; what has arrived is kept.
         DataSourceError: the content has another size or digest than stated; it is deleted.
         StorageFullError: the disk is full.
     """

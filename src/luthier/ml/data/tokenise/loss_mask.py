@@ -293,7 +293,8 @@ def tokenise_all(
 
     Raises:
         OverlongError: rows are too long and `overlong` is "error"; all of them are in `problems`.
-        DataError: rows with nothing to learn, or no row is left. TemplateError: as for `tokenise`.
+        DataError: rows with nothing to learn, or no row is left.
+        TemplateError: the template renders a conversation in a way on which no mask can be proved.
         StorageFullError: the rows need more memory than the budget and more disk than there is.
     """
     # The texts of a search row stay or go together, as the two sides of a pair do.

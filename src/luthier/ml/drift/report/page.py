@@ -164,7 +164,11 @@ class ExampleText:
 
 
 def write_watch_page(path: Path, watched: Watched) -> Path:
-    """Write the page to `path`, whole or not at all, and return it. Makes missing folders. Raises StorageFullError."""
+    """Write the page to `path`, whole or not at all, and return it. Makes missing folders.
+
+    Raises:
+        StorageFullError: the disk is full.
+    """
     page = render_watch(watched)
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_text(path, page)

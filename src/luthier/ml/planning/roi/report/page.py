@@ -218,7 +218,11 @@ def render_roi(result: RoiResult, *, case: Sequence[str], verdict: str | None = 
 
 
 def write_roi_report(path: Path, result: RoiResult, *, case: Sequence[str], verdict: str | None = None) -> Path:
-    """Write the page to `path`, whole or not at all, and return it. Makes missing folders. Raises StorageFullError."""
+    """Write the page to `path`, whole or not at all, and return it. Makes missing folders.
+
+    Raises:
+        StorageFullError: the disk is full.
+    """
     page = render_roi(result, case=case, verdict=verdict, html=str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_text(path, page)
