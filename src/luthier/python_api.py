@@ -178,7 +178,11 @@ def register_metric(metric: PlugIn) -> PlugIn:
 
 
 def register_objective(objective: PlugIn) -> PlugIn:
-    """See `luthier.register_objective`."""
+    """See `luthier.register_objective`.
+
+    Raises:
+        RequestError: The class has no attribute `rules` of the type `ObjectiveRules`.
+    """
     from luthier.ml.training.objectives.rules import ObjectiveRules
 
     _refuse_built_in("objective", objective, OBJECTIVES.built_in)

@@ -143,7 +143,11 @@ class FileReferences:
         return FileReference(stored.file_id, stored.filename)
 
     def model(self, place: str, name: Any) -> str:
-        """The name of a base model as recipes know it."""
+        """The name of a base model as recipes know it.
+
+        Raises:
+            RequestError: There is no base model of this name.
+        """
         from luthier.platform.home.model_names import find_base_model
 
         try:

@@ -51,7 +51,12 @@ class _Laid:
 
 
 def carry_out(context: Context, job: Job) -> Outcome:
-    """Do what the lane of the job says: look at its files, or train. What is wrong with them is an outcome, too."""
+    """Do what the lane of the job says: look at its files, or train. What is wrong with them is an outcome, too.
+
+    Raises:
+        StorageFullError: The disk is full; the job is tried again.
+        UnreachableError: A server or the database cannot be reached; the job is tried again.
+    """
     from luthier.ml.inference.models import sources
 
     request = FineTuningRequest.model_validate(job.document["request"])

@@ -155,7 +155,11 @@ class WatchArguments(Arguments):
 
 
 async def watch(call: Call, asked: WatchArguments) -> ToolResult:
-    """Wait until it has ended, or the time is over, with a progress notification for each change."""
+    """Wait until it has ended, or the time is over, with a progress notification for each change.
+
+    Raises:
+        RequestError: The id is neither of a run nor of a job.
+    """
     look = {"run": run_state, "job": job_state}.get(asked.id.partition("-")[0])
     if look is None or not is_id(asked.id, asked.id.partition("-")[0]):
         raise RequestError(

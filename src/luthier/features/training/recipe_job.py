@@ -92,7 +92,12 @@ def _without_nothing(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def carry_out(context: Context, job: Job) -> Outcome:
-    """Run the lane of the job: validate its rows, or train. Invalid rows are also an outcome."""
+    """Run the lane of the job: validate its rows, or train. Invalid rows are also an outcome.
+
+    Raises:
+        StorageFullError: The disk is full; the job is tried again.
+        UnreachableError: A server or the database cannot be reached; the job is tried again.
+    """
     names = FileReferences(context, job.project_id)
     try:
         with library_words_hidden():

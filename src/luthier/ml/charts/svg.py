@@ -146,7 +146,12 @@ _PIXELS_AN_INCH: Final = 96
 
 
 def check_chart_path(path: Path) -> None:
-    """Raises RequestError for a file that no chart can be written to; called before the work that it shows."""
+    """Refuse a file that no chart can be written to; called before the work that the chart shows.
+
+    Raises:
+        RequestError: the name ends in neither .svg nor .png, or it is no file in an existing folder.
+        ConflictError: a file is there already that is no picture.
+    """
     if path.suffix.lower() not in SUFFIXES:
         raise RequestError(
             f"chart {path} ends in {path.suffix!r}",

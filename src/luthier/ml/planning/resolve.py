@@ -56,7 +56,7 @@ _SECTIONS = tuple(Plan.model_fields)
 
 
 def room_tokens(recipe: Recipe, context_length_tokens: int) -> int:
-    """The longest row that fits into the model's context: all of it, less the prompt that prompt tuning puts ahead."""
+    """The longest row that fits behind a trained prompt. Raises RecipeError where that leaves no room."""
     room = context_length_tokens - virtual_tokens(recipe.method)
     # One token to read and one to predict are the least that a text can be.
     if room < 2:

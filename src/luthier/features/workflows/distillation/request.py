@@ -213,7 +213,11 @@ def find_base(context: Context, request: DistilRequest) -> Base:
 
 
 def digest_of(request: DistilRequest, settings: dict[str, Any], base: Base, project_id: str = DEFAULT_PROJECT) -> str:
-    """A digest over everything that determines the result."""
+    """A digest over everything that determines the result.
+
+    Raises:
+        NotFoundError: A file of rows does not exist.
+    """
     held_out = request.held_out
     for file in (request.data, *([held_out] if isinstance(held_out, Path) else [])):
         if not file.is_file():

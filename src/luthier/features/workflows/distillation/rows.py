@@ -312,7 +312,11 @@ class _Writer:
         return [one for one in found if isinstance(one, Generation)]
 
     def score(self, examples: Sequence[TokenisedExample], progress: Progress) -> list[Score]:  # noqa: ARG002
-        """A server gives no likelihoods."""
+        """A server gives no likelihoods.
+
+        Raises:
+            RequestError: Always.
+        """
         raise RequestError(f"{self.name} gives no likelihoods", expected="metrics of text", do="ask for these alone")
 
     def close(self) -> None:

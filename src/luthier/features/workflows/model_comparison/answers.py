@@ -119,6 +119,9 @@ def candidate_of(
         kind: the way of prompting.
         material: the rows.
         adapter_path: the result of its training, for `tuned`.
+
+    Raises:
+        ConflictError: the rows have no examples to retrieve any more.
     """
     contender = spec.contenders[number]
     base = find_candidate(context, contender.model)
