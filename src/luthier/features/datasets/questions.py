@@ -257,6 +257,9 @@ def start(
     """Queue the writing of questions from the passages of a version.
 
     Args:
+        context: The home.
+        caller: Whose project it is.
+        version: The version whose passages are read.
         teacher: The `value` of a `Teacher`.
         pairs_per_passage: Pairs that are requested of each passage, 1 to 5.
         max_passages: The first so many passages; None for all.

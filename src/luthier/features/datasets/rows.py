@@ -213,6 +213,10 @@ def sample_rows(
     """How many records a version has, and up to `most` rows spread over them; those that cannot be read are left out.
 
     Args:
+        context: The home.
+        caller: Whose project it is.
+        version: The version.
+        most: How many rows at most.
         first: Of the first so many records alone; None for all.
 
     Raises:
@@ -246,6 +250,7 @@ def look_at(path: Path, columns: Mapping[str, str] | None = None) -> dict[str, A
     """How many rows a file has, their columns, their shape and why it is that one; what is wrong where there is none.
 
     Args:
+        path: The file.
         columns: Which column is which field, as a person has chosen.
 
     Raises:
@@ -287,6 +292,7 @@ def read_page(path: Path, *, start: int, num: int, lines: Sequence[int] | None =
     """`num` rows of a file after the first `start`.
 
     Args:
+        path: The file.
         start: How many rows to skip.
         num: How many rows to return.
         lines: Ascending lines to choose from; None for all rows.

@@ -354,6 +354,8 @@ def save_case(
     Earlier answers in the conversation get weight 0: a model wrote them, and they were not checked.
 
     Args:
+        context: The home.
+        caller: Whose project it is.
         conversation: Ends with a turn of the user.
         reference: The answer as it should be.
         dataset: The name of the dataset.

@@ -57,7 +57,9 @@ def difference_rows(comparisons: Sequence[Comparison], metrics: dict[str, Metric
     """Those of the candidate first, in the order of the metrics.
 
     Args:
+        comparisons: Of two systems each.
         metrics: A figure of each, for its unit.
+        roles: Which system is the candidate, and which are the others.
     """
     order = {name: place for place, name in enumerate(metrics)}
     ordered = sorted(comparisons, key=lambda c: (c.candidate != roles.candidate, order.get(c.metric, len(order))))

@@ -201,6 +201,8 @@ def plan_of(
     """The complete plan and the quote of a recipe that names files by id: what `luthier plan --json` prints.
 
     Args:
+        context: The home.
+        project_id: The project.
         recipe: The recipe as plain keys.
         ask: What answers the question.
         compares: Add `advice` on the method, and what the run takes on other `devices`.
@@ -357,6 +359,8 @@ def answer_about(
     """The answer to a question about the rows of a file.
 
     Args:
+        context: The home.
+        project_id: The project.
         question: A key of the analysis child's table.
         file_id: The file.
         given: The rest of the question.

@@ -110,6 +110,7 @@ def default_rate(request: FineTuningRequest, hidden_size: int) -> float:
     """The learning rate that a multiplier counts from: what a plan takes for this method where a recipe is silent.
 
     Args:
+        request: the job as it was requested.
         hidden_size: of the base model.
     """
     from luthier.ml.planning import learning_rates
@@ -277,6 +278,8 @@ def page_of_jobs(
     """Jobs of the project, newest first, and whether there are more.
 
     Args:
+        context: The home.
+        caller: Whose project it is.
         after: The id of the job that the page follows.
         limit: How many jobs at most.
         metadata: Only jobs that have all of these.

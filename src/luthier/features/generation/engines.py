@@ -149,6 +149,7 @@ def find_teacher(context: Context, name: str, *, num_answers: int = 0, batches: 
     machine.
 
     Args:
+        context: The home.
         name: Any name of a model, or `http(s)://host:port/v1#MODEL`.
         num_answers: How many answers the work needs in all, where it asks for them in several calls: for many of them
             the server's engine is asked, where it has the model in memory (`SharedEngine`).

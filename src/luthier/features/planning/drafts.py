@@ -87,7 +87,10 @@ class DraftPlanner:
         """The plan of a recipe, waited for so long; None while it is not done, or where the draft has changed since.
 
         Args:
+            project_id: The project, whose drafts nobody else sees.
             draft: Names what is being drafted; of one draft only the newest recipe is planned.
+            recipe: The recipe as plain keys.
+            wait_seconds: How long at most.
 
         Raises:
             BusyError: Too many wait already.

@@ -229,6 +229,7 @@ def write_text(keys: Mapping[str, Any], names: Mapping[str, str]) -> str:
     """The keys as YAML, in the order of recipes.
 
     Args:
+        keys: The keys of a recipe.
         names: Names of files by id, written as comments.
     """
     lines = write_yaml(_in_order(keys, Recipe)).removesuffix("\n").split("\n") if keys else []

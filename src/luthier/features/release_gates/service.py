@@ -303,6 +303,8 @@ def refuse_unjudged(name: str, targets: Sequence[str], *, has_others: bool) -> N
     """Refuse to have unjudged targets answer all users of a name.
 
     Args:
+        name: Of the deployment.
+        targets: Those without an evaluation.
         has_others: Whether a canary could be tried there.
 
     Raises:

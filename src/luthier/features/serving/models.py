@@ -63,6 +63,7 @@ def engines_of(served: Served, loaded: Sequence[LoadedModel]) -> tuple[EngineVie
     """The engines that answer for a model, the one for a single answer first.
 
     Args:
+        served: The model.
         loaded: What is in memory.
     """
 
@@ -229,6 +230,9 @@ def route(context: Context, caller: Caller, name: str, user: str = "") -> Routed
     """Resolve a name to a target.
 
     Args:
+        context: The home.
+        caller: Whose project it is.
+        name: The name in the request.
         user: The end user, by which a deployment chooses its target; the same user gets the same one.
 
     Raises:

@@ -334,6 +334,9 @@ def charge_pooled(context: Context, caller: Caller, made: Pooled, routed: Routed
     """Charge the tokens of such inputs to the caller's budget.
 
     Args:
+        context: The home.
+        caller: Whose budget is used.
+        made: The result with its tokens.
         routed: The target whose use is counted; None counts none.
     """
     use = None if routed is None else use_of(context, caller, routed, made.num_prompt_tokens, 0)

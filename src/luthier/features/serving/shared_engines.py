@@ -164,6 +164,7 @@ class LentEngine:
         """Send one request; None where the connection has ended.
 
         Args:
+            request: The prompt.
             tell: None says that the model is gone.
         """
 

@@ -58,6 +58,8 @@ def refuse_mixed(recipe: Path | None, resume: str | None, kept: Mapping[str, obj
     """Raise RequestError where not exactly one of a recipe and a study is given, or more of a study is changed.
 
     Args:
+        recipe: The recipe; None where none was given.
+        resume: The id of the study; None where none was given.
         kept: Options that a study keeps as it began, by name; None where one was not given.
     """
     from luthier.core.errors import RequestError

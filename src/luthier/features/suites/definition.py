@@ -96,6 +96,8 @@ def digests_of(suite: Suite, folder: Path, find_file: FileFinder | None = None) 
     """The SHA-256 of each file that the suite reads, by its name as written; of a folder that of all its files.
 
     Args:
+        suite: The suite.
+        folder: The folder of its file.
         find_file: What names stand for; None takes paths that count from the folder.
 
     Raises:
@@ -372,6 +374,7 @@ def general_tasks(*, seen: Seen, seed: int) -> list[RowsOf]:
 
     Args:
         seen: As `load_task`; nothing is refused for it here.
+        seed: Of the choice of rows.
     """
     folder = Path(general.__path__[0])
     suite = load_suite(folder / "suite.yaml")

@@ -77,6 +77,8 @@ class Spans:
         """One span of an exchange that has ended.
 
         Args:
+            exchange: The exchange.
+            operation: What was asked for, such as `chat`.
             trace_parent: The header of the request (W3C Trace Context).
         """
         from opentelemetry.trace import SpanKind, Status, StatusCode

@@ -175,6 +175,8 @@ def check_stores(context: Context, caller: Caller, way_out: str) -> None:
     """Raise UnsupportedError where neither server nor project stores texts.
 
     Args:
+        context: The home.
+        caller: Whose project it is.
         way_out: What a client may send instead.
     """
     if may_store(context, caller.project_id):

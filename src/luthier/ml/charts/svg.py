@@ -62,6 +62,7 @@ def report_chart(chart: Chart, *, heading: str = "", caption: str = "") -> PageC
     """The chart as a report shows it.
 
     Args:
+        chart: the chart.
         heading, caption: where they are not the chart's own.
     """
     return PageChart(heading or chart.title, caption or chart.caption, drawn(chart, has_legend=has_legend_of(chart)))
@@ -81,6 +82,7 @@ def svg_of(drawing: Drawing, attributes: str = "", style: str = "") -> Markup:
     """A drawing as an `<svg>` element.
 
     Args:
+        drawing: the shapes.
         attributes, style: of one in a separate file.
     """
     key = re.sub(r"[^\w-]+", "-", drawing.key)  # ids have no spaces

@@ -226,6 +226,7 @@ class TransformersEngine:
         """The prompt in the decoder's format; its new tokens are limited by the context.
 
         Args:
+            prompt: the prompt.
             template: overrides the engine's template.
 
         Raises:

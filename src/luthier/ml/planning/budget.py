@@ -75,6 +75,7 @@ def budget_of_unknown_device(asked: BudgetRecipe | None, why: str, *, step_token
     """The budget on a machine that the table of devices lacks: hours and tokens can be capped, money and energy not.
 
     Args:
+        asked: the caps of the recipe; None for none.
         why: what is not known, as text.
         step_tokens: of the mean step.
 

@@ -89,6 +89,10 @@ def resolve_method(
     """Everything about the method but what depends on the number of steps (`with_schedule`).
 
     Args:
+        recipe: what is asked of the method; None for nothing.
+        structure: of the base model.
+        device: such as "cpu" or "cuda".
+        sources: gets where each value comes from.
         why_no_experts: where groups such as `all-linear` are to leave experts out, the reason; empty where they are
             not.
 

@@ -79,6 +79,8 @@ class EventFile:
         """Add a `Summary`, to be written by `flush`.
 
         Args:
+            summary: The `Summary`.
+            step: The step that it is about.
             at: Seconds since 1970.
         """
         from tensorboard.compat.proto.event_pb2 import Event
@@ -123,6 +125,8 @@ def hyperparameters(parameters: Mapping[str, Parameter], *, run_id: str, began: 
     """A `Summary` for the HParams tab.
 
     Args:
+        parameters: The settings of the run, by name.
+        run_id: The run.
         began: Seconds since 1970.
     """
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionStartInfo

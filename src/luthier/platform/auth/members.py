@@ -317,6 +317,8 @@ def begin_session(context: Context, caller: Caller, *, how: str) -> str:
     """A new session for a caller whose identity was proved; returns its secret.
 
     Args:
+        context: The home.
+        caller: The member.
         how: By what, for the audit log.
     """
     # A new secret with each sign-in: one that was planted in the browser before is worth nothing afterwards.

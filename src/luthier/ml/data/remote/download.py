@@ -164,7 +164,9 @@ def too_large(name: str, num_bytes: int | None, max_bytes: int) -> DataSourceErr
     """The error for a source beyond the limit on the bytes of one download.
 
     Args:
+        name: Of the source.
         num_bytes: None where it is not stated.
+        max_bytes: The limit.
     """
     size = f"more than {max_bytes:,} bytes; nothing is kept" if num_bytes is None else f"{num_bytes:,} bytes"
     return DataSourceError(

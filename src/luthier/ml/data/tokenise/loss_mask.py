@@ -289,6 +289,12 @@ def tokenise_all(
     and the others stay.
 
     Args:
+        examples: the rows.
+        template: writes conversations as text.
+        max_length_tokens: the longest row that is kept whole.
+        overlong: what is done with longer rows.
+        progress: shows the rows.
+        learning: which turns are learned.
         spill: the budget of memory, and where rows beyond it go; None keeps all of them in memory.
 
     Raises:

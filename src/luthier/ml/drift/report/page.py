@@ -38,7 +38,10 @@ def watch_charts(rows: Rows, tested: Sequence[Tested], since: float, num_signals
     """All charts in which there is something to see.
 
     Args:
+        rows: the exchanges.
+        tested: the signals with their evidence.
         since: where the window begins, which is shaded.
+        num_signals: of the model in all.
     """
     if len(np.unique(rows.hours)) < _FEWEST_HOURS:
         return []

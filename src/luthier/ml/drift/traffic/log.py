@@ -269,6 +269,7 @@ class TrafficLog:
         """Have an exchange written; it is dropped and counted where too much waits.
 
         Args:
+            exchange: the exchange.
             is_masked: whether its words are to be masked before.
         """
         size = num_characters(exchange) if exchange.has_text else 0

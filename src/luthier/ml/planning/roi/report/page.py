@@ -192,6 +192,7 @@ def render_roi(result: RoiResult, *, case: Sequence[str], verdict: str | None = 
     """The page as one HTML document that refers to nothing outside itself. The same arguments give the same bytes.
 
     Args:
+        result: the answer.
         case: of the command that makes the page again, its words for the case.
         verdict: of the same command; None without one.
         html: of the same command: where the page goes.
