@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from luthier.core.aliases import typed_keys
 from luthier.core.errors import RequestError
 from luthier.core.evaluation import Evaluation, Verdict
-from luthier.core.evaluation_recipe import MetricName
+from luthier.core.evaluation_plan import MetricName
 from luthier.core.events import Event
 from luthier.core.plan import Plan
 from luthier.core.recipe import Recipe

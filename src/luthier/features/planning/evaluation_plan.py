@@ -101,7 +101,7 @@ def _with_prompts(plan: Plan, judged: Sequence[Example], train: Sequence[Example
     Raises:
         RequestError, RecipeError: the request cannot be evaluated by these rows and metrics.
     """
-    from luthier.core.evaluation_recipe import EvaluationRecipe
+    from luthier.core.evaluation_plan import EvaluationRecipe
     from luthier.ml.evaluation.few_shot import num_usable
     from luthier.ml.planning.prompt_variants import with_prompt_variants
     from luthier.ml.prompting.instructions import derive_instruction

@@ -19,8 +19,7 @@ from pydantic import ValidationError
 from luthier.core.data_sources import SourcePlan, check_remote, is_pattern, is_remote
 from luthier.core.dataset import Example, Row, TokenisedExample, reading_notes
 from luthier.core.errors import OverlongError, RecipeError, RequestError
-from luthier.core.evaluation_plan import Bar
-from luthier.core.evaluation_recipe import GoodEnoughRecipe, MetricName
+from luthier.core.evaluation_plan import Bar, GoodEnoughRecipe, MetricName
 from luthier.core.ids import is_id
 from luthier.core.recipe import Recipe
 from luthier.platform.home.context import Context

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from luthier.core.evaluation import Evaluation
-    from luthier.core.evaluation_recipe import MetricName
+    from luthier.core.evaluation_plan import MetricName
     from luthier.core.results.suite import GateOutcome, SafetyResult, SuiteResult, TaskResult
 
 Systems = Annotated[

@@ -17,8 +17,7 @@ from typing import Any, Final
 
 from luthier.core.access import Caller, Scope
 from luthier.core.errors import BusyError, DefectError, LuthierError, NotFoundError, RequestError
-from luthier.features.tinker_api.download_tokens import DownloadTokens
-from luthier.features.tinker_api.live import Answer, LiveModel, LiveSampler, LiveSession, PendingRequest
+from luthier.features.tinker_api.live import Answer, DownloadTokens, LiveModel, LiveSampler, LiveSession, PendingRequest
 from luthier.features.tinker_api.trainer_client import TrainerClient, process_ended
 from luthier.platform.home.settings import Settings
 

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from luthier.core.dataset import DatasetProfile, Overlong
 from luthier.core.errors import RecipeError
-from luthier.core.evaluation_plan import EvaluationPlan
-from luthier.core.evaluation_recipe import EvaluationRecipe, MetricName
+from luthier.core.evaluation_plan import EvaluationPlan, EvaluationRecipe, MetricName
 from luthier.core.plan import DataPlan, MethodPlan, ModelPlan, ObjectivePlan, Plan, TeacherPlan, TrainingPlan
 from luthier.core.recipe import Recipe, TrainingRecipe
 from luthier.core.records.base_model import LocalModel

@@ -15,7 +15,7 @@ from luthier.core.access import Caller
 from luthier.core.dataset import Example, TokenisedExample
 from luthier.core.errors import RequestError
 from luthier.core.evaluation import Comparison, SystemResult
-from luthier.core.evaluation_recipe import MetricName
+from luthier.core.evaluation_plan import MetricName
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.records.export import (
     SOURCE_LABEL,

@@ -19,7 +19,7 @@ from typing import Any, Final, Literal
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.evaluation import Evaluation
-from luthier.core.evaluation_recipe import EvaluationRecipe
+from luthier.core.evaluation_plan import EvaluationRecipe
 from luthier.core.ids import new_id
 from luthier.core.recipe import Recipe
 from luthier.core.workflows.pipeline import Pipeline, Student, StudentRun

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from luthier.core.dataset import Example, Row, Shape, TokenisedExample
 from luthier.core.errors import ConflictError, DataError, LeakageError, RequestError
-from luthier.core.evaluation_recipe import MetricName
+from luthier.core.evaluation_plan import MetricName
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.ports import Generation, Progress, Prompt, Score
 from luthier.core.records.base_model import LocalModel

@@ -13,7 +13,7 @@ from luthier.core.cost import Estimate
 from luthier.core.dataset import Example
 from luthier.core.defaults import NEW_TOKENS, NUM_JUDGED, NUM_SHOTS
 from luthier.core.errors import RequestError
-from luthier.core.evaluation_recipe import MetricName
+from luthier.core.evaluation_plan import MetricName
 from luthier.core.recipe import BudgetRecipe, DataRecipe, MethodRecipe, Recipe, TrainingRecipe
 from luthier.core.records.base_model import LocalModel
 from luthier.core.workflows.pipeline import Contender, ModelComparisonSpec

@@ -23,7 +23,7 @@ from luthier.core.access import Caller
 from luthier.core.aliases import with_new_keys
 from luthier.core.errors import NotFoundError
 from luthier.core.evaluation import Verdict
-from luthier.core.evaluation_recipe import EvaluationRecipe
+from luthier.core.evaluation_plan import EvaluationRecipe
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import new_id
 from luthier.core.recipe import DataRecipe, MethodRecipe, Recipe, TrainingRecipe
