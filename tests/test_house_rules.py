@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -149,6 +150,138 @@ def test_public_things_have_docstrings(trees: dict[Path, ast.Module]) -> None:
             if not ast.get_docstring(node):
                 offenders.append(f"{where(path)}: {node.name}")
     assert offenders == []
+
+
+SECTION = re.compile(r"(Args|Attributes|Returns|Yields|Raises):$", re.MULTILINE)
+NAMED_ERROR = re.compile(r"\b[A-Z]\w*(?:Error|Exit)\b")
+RAISES = re.compile(r"\bRaises (?!nothing)((?:[^.\n]|\.(?=\w)|\n(?!\n))+)")
+"""A sentence of prose, which may go over several lines."""
+POINTS_ELSEWHERE = re.compile(r"(as|what|like|see|the same as)\b|an error of", re.IGNORECASE)
+
+
+def public_functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """Functions and methods of classes that have a docstring; functions within functions are internal."""
+    for node in tree.body:
+        for one in node.body if isinstance(node, ast.ClassDef) else [node]:
+            if not isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef) or one.name.startswith("_"):
+                continue
+            if ast.get_docstring(one):
+                yield one
+
+
+def sections(docstring: str) -> dict[str, str]:
+    """The entries of each section of a Google-style docstring, without their common indentation."""
+    first, *rest = SECTION.split(docstring)
+    found = {"": first}
+    for title, text in zip(rest[::2], rest[1::2], strict=True):
+        lines = text.split("\n\n")[0].strip("\n").split("\n")
+        found[title] = "\n".join(line.removeprefix("    ") for line in lines)
+    return found
+
+
+def entries(section: str) -> Iterator[tuple[list[str], str]]:
+    """The names of each entry, and its text."""
+    for entry in re.split(r"\n(?! )", section):
+        names, _, text = entry.partition(":")
+        yield [name.strip().lstrip("*") for name in names.split(",")], text.strip()
+
+
+def errors_without_condition(docstring: str) -> Iterator[str]:
+    """Errors that a docstring names without saying when they are raised, or leaves to another function."""
+    for names, text in entries(sections(docstring).get("Raises", "None: none")):
+        if not text or POINTS_ELSEWHERE.match(text):
+            yield f"{', '.join(names)}: {text}"
+    for sentence in RAISES.findall(docstring):
+        if not re.match(r"[`A-Z]", sentence):
+            yield f"Raises {sentence}"
+        for name in NAMED_ERROR.finditer(sentence):
+            if re.match(r"[,;.]|$| as `", sentence[name.end() :]):
+                yield f"Raises {name.group()}"
+
+
+def unnamed_arguments(function: ast.FunctionDef | ast.AsyncFunctionDef, docstring: str) -> set[str]:
+    """Arguments that a section Args leaves out; none where there is no such section."""
+    if "Args" not in (found := sections(docstring)):
+        return set()
+    given = function.args
+    every = [*given.posonlyargs, *given.args, *given.kwonlyargs, *filter(None, [given.vararg])]
+    asked = {one.arg for one in every if one.arg not in ("self", "cls") and not one.arg.startswith("_")}
+    return asked - {name for names, _ in entries(found["Args"]) for name in names}
+
+
+def raised_errors(function: ast.FunctionDef | ast.AsyncFunctionDef, known: set[str]) -> set[str]:
+    """Our errors that the body raises by name; not those of a `try` or a function within it, which may be caught."""
+    found, todo = set[str](), list[ast.AST](function.body)
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef):
+            continue
+        if isinstance(node, ast.Try):
+            todo += [*node.handlers, *node.orelse, *node.finalbody]
+            continue
+        if isinstance(node, ast.Raise):
+            error = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
+            if isinstance(error, ast.Name) and error.id in known:
+                found.add(error.id)
+        todo += ast.iter_child_nodes(node)
+    return found
+
+
+def is_shown_to_users(path: Path, function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    """Whether the docstring is the help of a command, or the description of a route."""
+    verbs = ("get", "post", "put", "patch", "delete", "command", "callback")
+    ways = (one.func for one in function.decorator_list if isinstance(one, ast.Call))
+    is_route = any(isinstance(way, ast.Attribute) and way.attr in verbs for way in ways)
+    return is_route or "cli" in path.stem or "cli" in path.parent.parts
+
+
+def test_docstrings_name_each_error_with_its_condition(trees: dict[Path, ast.Module]) -> None:
+    """Errors by name and condition, where the function itself raises them or lets them pass."""
+    from luthier.core import errors
+
+    ours = {name for name, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, errors.LuthierError)}
+    num_seen, offenders = 0, []
+    for path, tree in trees.items():
+        for function in public_functions(tree):
+            docstring = ast.get_docstring(function) or ""
+            num_seen += "Raises" in docstring
+            wrong = list(errors_without_condition(docstring))
+            if not is_shown_to_users(path, function):
+                wrong += [name for name in raised_errors(function, ours) if name not in docstring]
+            offenders += [f"{where(path)}:{function.lineno}: {function.name}: {one}" for one in wrong]
+    assert num_seen > 500
+    assert offenders == [], "write `Raises:` with each error and when it is raised"
+
+
+def test_a_section_of_arguments_names_all_of_them(trees: dict[Path, ast.Module]) -> None:
+    num_seen, offenders = 0, []
+    for path, tree in trees.items():
+        for function in public_functions(tree):
+            docstring = ast.get_docstring(function) or ""
+            num_seen += "Args:" in docstring
+            if left_out := unnamed_arguments(function, docstring):
+                offenders.append(f"{where(path)}:{function.lineno}: {function.name}: {', '.join(sorted(left_out))}")
+    assert num_seen > 500
+    assert offenders == []
+
+
+@pytest.mark.parametrize(
+    ("docstring", "num_wrong"),
+    [
+        ("One. Raises NotFoundError.", 1),
+        ("One. Raises NotFoundError, ConflictError where it is used.", 1),
+        ("One. Raises DataError as `read` does.", 1),
+        ("One. Raises what `read` raises.", 1),
+        ("One.\n\nRaises:\n    DataError: as `read`.", 1),
+        ("One.\n\nRaises:\n    DataError", 1),
+        ("One. Raises NotFoundError where there is none.", 0),
+        ("One. Raises BusyError or WorkError where nothing is free.", 0),
+        ("One. Raises nothing: what can be read counts.", 0),
+        ("One.\n\nRaises:\n    DataError, OSError: it cannot\n        be read.\n    WorkError: it has ended.", 0),
+    ],
+)
+def test_errors_without_condition_are_found(docstring: str, num_wrong: int) -> None:
+    assert len(list(errors_without_condition(docstring))) == num_wrong
 
 
 def test_no_open_keyword_arguments_in_public_functions(trees: dict[Path, ast.Module]) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from luthier.core.evaluation import Evaluation
-    from luthier.core.evaluation_recipe import MetricName
+    from luthier.core.evaluation_plan import MetricName
     from luthier.core.plan import Plan
     from luthier.core.recipe import Recipe
     from luthier.python_api import Run

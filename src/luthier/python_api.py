@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from luthier.core.aliases import typed_keys
 from luthier.core.errors import RequestError
 from luthier.core.evaluation import Evaluation, Verdict
-from luthier.core.evaluation_recipe import MetricName
+from luthier.core.evaluation_plan import MetricName
 from luthier.core.events import Event
 from luthier.core.plan import Plan
 from luthier.core.recipe import Recipe
@@ -178,7 +178,11 @@ def register_metric(metric: PlugIn) -> PlugIn:
 
 
 def register_objective(objective: PlugIn) -> PlugIn:
-    """See `luthier.register_objective`."""
+    """See `luthier.register_objective`.
+
+    Raises:
+        RequestError: The class has no attribute `rules` of the type `ObjectiveRules`.
+    """
     from luthier.ml.training.objectives.rules import ObjectiveRules
 
     _refuse_built_in("objective", objective, OBJECTIVES.built_in)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from luthier.core.evaluation_recipe import EvaluationRecipe, OptimisedPromptRecipe
+from luthier.core.evaluation_plan import EvaluationRecipe, OptimisedPromptRecipe
 
 
 def test_a_number_alone_is_the_budget_of_a_search() -> None:

@@ -191,6 +191,7 @@ def common_beginning(rows: Sequence[TokenisedExample], *, are_cut: bool = False)
     Learned tokens are shared then, too: those that one of them learns are context of the others.
 
     Args:
+        rows: the rows of a group.
         are_cut: they are the answers of one conversation.
     """
     # As bytes: comparing slices of memory takes no copy and no loop in Python. Prefixes agree up to a point, so bisect.
@@ -351,6 +352,8 @@ def profile_tokens(
     """The counts of a profile: totals, longest, mean (tokens a row, of which an example may have several).
 
     Args:
+        rows: the rows that are counted.
+        rows_per_example: rows of each example, where all have equally many.
         row_counts: how many rows each example is, where that differs, because the template needs a row for each answer.
     """
     found = dict.fromkeys(

@@ -89,11 +89,12 @@ def loads(text: str, *, max_values: int = MAX_VALUES) -> Any:
     """Parse JSON.
 
     Args:
+        text: the JSON text.
         max_values: as `fault_of`.
 
     Raises:
-        JsonLimitError: what goes beyond the limits.
-        ValueError: what is not JSON.
+        JsonLimitError: the text goes beyond the limits.
+        ValueError: the text is not JSON.
     """
     if (fault := fault_of_text(text, max_values=max_values)) is not None:
         raise JsonLimitError(fault)
@@ -112,6 +113,7 @@ def fault_of_text(text: str, *, max_values: int = MAX_VALUES) -> JsonFault | Non
     half of one.
 
     Args:
+        text: the JSON text.
         max_values: values and keys, numbers in lists not counted, of which there may be `MAX_VALUES` in any case.
     """
     # str.count runs in C. Each value follows a bracket, a comma or a colon, so these bound their number from above.
@@ -157,6 +159,7 @@ def fault_of(value: Any, *, max_values: int = MAX_VALUES, allows_half: bool = Fa
     """What goes beyond the limits in a parsed document, as `fault_of_text`; None where nothing does.
 
     Args:
+        value: the parsed document.
         max_values: 0 for no limit, also on numbers: of what was held in memory as a file of rows anyway.
         allows_half: leave halves of surrogate pairs to the readers of the texts, who may not need the one that contains
             it.

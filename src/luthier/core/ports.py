@@ -282,6 +282,9 @@ class PreparingEngine(Protocol):
         """As `ask`, of what `prepare` has made.
 
         Args:
+            key: names the ask in the events that follow.
+            prepared: the prompt as tokens, of `prepare`.
+            adapter: the adapter that answers; None for the base.
             owner: whose ask it is; prompts of different owners take turns.
             may_exceed: a reserve of room may be used, which is kept for those without active requests while others
                 fill all places.

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator, mo
 from luthier.core.data_sources import JudgingRows, SourceRecipe, TrainingRows
 from luthier.core.data_stream import MAX_SHUFFLE_BUFFER
 from luthier.core.dataset import Overlong
-from luthier.core.evaluation_recipe import EvaluationRecipe
+from luthier.core.evaluation_plan import EvaluationRecipe
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.graders import Reward
 from luthier.core.registry import METHODS, OBJECTIVES, OPTIMIZERS

@@ -9,8 +9,7 @@ import pytest
 from tests.ml.planning.conftest import profile
 
 from luthier.core.errors import RecipeError
-from luthier.core.evaluation_plan import EvaluationPlan
-from luthier.core.evaluation_recipe import EvaluationRecipe
+from luthier.core.evaluation_plan import EvaluationPlan, EvaluationRecipe
 from luthier.core.plan import Plan
 from luthier.ml.planning.inference_cost import judging_of
 from luthier.ml.planning.prompt_variants import LEAST_SEARCH_TOKENS, MOST_SEARCH_TOKENS, with_prompt_variants

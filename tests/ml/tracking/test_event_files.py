@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from luthier.ml.tracking.event_files import EventFile, hyperparameters, masked_crc32c, record, scalars, text
+from luthier.ml.tracking.tensorboard import EventFile, hyperparameters, masked_crc32c, record, scalars, text
 
 pytest.importorskip("tensorboard", reason="needs luthier[tensorboard]")
 

@@ -356,7 +356,11 @@ def send(connection: socket.socket, document: Any, descriptors: Sequence[int]) -
 
 
 def receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
-    """What `send` sent; ConnectionError where the other side is gone."""
+    """What `send` sent.
+
+    Raises:
+        ConnectionResetError: The other side is gone.
+    """
     length, received, _, _ = sockets.recv_fds(connection, 4, _MOST_FILES, sockets.MSG_CMSG_CLOEXEC)
     try:
         if len(length) < 4:

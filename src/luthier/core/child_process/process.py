@@ -205,10 +205,10 @@ class ChildProcess:
         """Send a request to a warm child and wait for its result; other threads wait for their turn.
 
         Raises:
-            LuthierError: what the child raised, as the same class.
+            LuthierError: the child raised one; it is raised again as the same class.
             OSError: no room was left on a disk.
-            MemoryError: it met its memory limit.
-            ChildEndedError: it died, or its time was up: then it is killed.
+            MemoryError: the child met its memory limit.
+            ChildEndedError: the child died, or its time was up: then it is killed.
         """
         with self._request_lock:
             self.send(request)
@@ -222,7 +222,10 @@ class ChildProcess:
             on_event: called with each event that comes before.
 
         Raises:
-            LuthierError, OSError, MemoryError, ChildEndedError: as `request`.
+            LuthierError: the child raised one; it is raised again as the same class.
+            OSError: no room was left on a disk.
+            MemoryError: the child met its memory limit.
+            ChildEndedError: the child died, or its time was up: then it is killed.
         """
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         while True:
@@ -365,7 +368,10 @@ def run_child(
         timeout_seconds, on_event: as `ChildProcess.result` has them.
 
     Raises:
-        LuthierError, OSError, MemoryError, ChildEndedError: as `ChildProcess.request`.
+        LuthierError: the child raised one; it is raised again as the same class.
+        OSError: no room was left on a disk.
+        MemoryError: the child met its memory limit.
+        ChildEndedError: the child died, or its time was up: then it is killed.
     """
     with ChildProcess(function, document, title=title, environment=environment, memory_bytes=memory_bytes) as child:
         return child.result(timeout_seconds=timeout_seconds, on_event=on_event)
@@ -394,7 +400,13 @@ def wait_any(children: Sequence[ChildProcess], timeout_seconds: float | None) ->
 
 
 def result_of(message: Mapping[str, Any]) -> Any:
-    """The result in a message. Raises the error that it carries instead."""
+    """The result in a message.
+
+    Raises:
+        LuthierError: the message carries one.
+        OSError: the child had no room left on a disk.
+        MemoryError: the child met its memory limit.
+    """
     if "error" in message:
         raise error_from(message["error"])
     if "disk_full" in message:

@@ -113,6 +113,9 @@ class Bounds(NamedTuple):
         """The interval of `quantile` standard errors to both sides on the linked scale (delta method).
 
         Args:
+            value: the estimate.
+            standard_error: of the estimate.
+            quantile: half the width, in standard errors.
             margin: how near to an end the value may be at the least, besides its standard error.
         """
         if standard_error == 0:

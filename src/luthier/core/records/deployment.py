@@ -129,7 +129,8 @@ def split(shares: Sequence[Share], current: Revision | None) -> Revision:
     """The revision that shares traffic out as given, without a canary.
 
     Raises:
-        RequestError: what cannot be.
+        RequestError: there are too few or too many targets, a target is named twice, or the fractions do not add up to
+            1.
     """
     total = sum(share.fraction for share in shares)
     targets = [share.target for share in shares]

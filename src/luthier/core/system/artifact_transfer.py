@@ -142,6 +142,10 @@ def errors_explained(name: str, *, is_local: bool) -> Iterator[None]:
     """Say what a store elsewhere did, by the kind of its error alone: its words may hold an address or a key.
 
     FileNotFoundError passes, those who read know what it means.
+
+    Raises:
+        StorageFullError: the store has no room.
+        WorkError: the store failed in another way.
     """
     try:
         yield

@@ -133,7 +133,10 @@ def storage_full(
     """The error for a person.
 
     Args:
+        error: the error of the disk.
         place: what was being written, or the folder of it.
+        expected: how much room is needed; empty for free space.
+        do: what helps; empty for the usual advice.
     """
     filename = getattr(error, "filename", None)
     where = f" while writing {place or filename}" if place or filename else ""
@@ -175,6 +178,7 @@ def file_lock(path: Path, *, what: str, timeout_seconds: float) -> Iterator[int]
     Yields the descriptor: a process that inherits it holds the lock, too, until it ends.
 
     Args:
+        path: the file of the lock.
         what: what the lock represents, as text, for the message ("run run-2026...", "the database").
         timeout_seconds: how long to wait for another holder.
 

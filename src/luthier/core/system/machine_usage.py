@@ -170,6 +170,7 @@ class Nvml:
         """The library with the GPUs that are visible; None where it is not there or does not answer.
 
         Args:
+            library: NVML as it was loaded; None loads that of the driver.
             visible: As CUDA_VISIBLE_DEVICES, which is read where this is None.
         """
         if library is None:

@@ -26,6 +26,7 @@ def check_schema(schema: Any, param: str | None = None) -> None:
     """Raise UnsupportedError for a schema that is too large or deep, or that no finite value satisfies.
 
     Args:
+        schema: the JSON schema.
         param: where it is in the request.
     """
     if (fault := fault_of(schema)) is not None:

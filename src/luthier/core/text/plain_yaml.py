@@ -25,6 +25,8 @@ def parse_yaml(place: str, text: str, *, refuse: type[RequestError] = RequestErr
 
     Args:
         place: names the text in errors, which are of the class `refuse`.
+        text: the YAML text.
+        refuse: the class of the errors.
     """
     try:
         loader = _Loader(text)

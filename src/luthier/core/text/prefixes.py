@@ -42,6 +42,8 @@ def best_groups(
     Args:
         common: of each row and its follower, how many tokens they begin with in common.
         rows_at_once: how many of a row's group are computed together, for each row.
+        least_tokens: the shortest beginning that is shared.
+        cost_tokens: what a group costs, in tokens of computation.
     """
     # The root: all rows, with no common token. It never leaves the stack and collects what its parts save.
     stack = [_Node(0, 0, 0.0, [])]

@@ -13,8 +13,7 @@ from luthier.platform.auth.members_store import Role
 from luthier.platform.auth.public_address import link_root
 from luthier.platform.http.authentication import Admin, HomeContext
 from luthier.platform.http.errors import documented
-from luthier.platform.http.lists import ListObject
-from luthier.platform.http.routes import Id
+from luthier.platform.http.routes import Id, ListObject
 
 router = APIRouter(prefix="/api/v1/invitations", tags=["access"])
 

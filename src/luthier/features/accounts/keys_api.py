@@ -11,8 +11,7 @@ from luthier.core.access import ApiKey, Scope
 from luthier.platform.auth import service as access
 from luthier.platform.http.authentication import Admin, HomeContext
 from luthier.platform.http.errors import documented
-from luthier.platform.http.lists import ListObject
-from luthier.platform.http.routes import Id
+from luthier.platform.http.routes import Id, ListObject
 
 router = APIRouter(prefix="/api/v1", tags=["access"])
 

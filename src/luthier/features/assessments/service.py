@@ -95,12 +95,20 @@ def gate_of(context: Context, project_id: str, run_id: str | None) -> GateOutcom
 
 
 def read_suite(context: Context, project_id: str, result_id: str) -> SuiteResult:
-    """One result of a suite. Raises NotFoundError, also for another project's."""
+    """One result of a suite.
+
+    Raises:
+        NotFoundError: The project has no such result.
+    """
     return _redacted(context, SuiteResult, context.assessments.get("suite", SuiteResult, project_id, result_id))
 
 
 def read_safety(context: Context, project_id: str, result_id: str) -> SafetyResult:
-    """One result of a safety check. Raises NotFoundError, also for another project's."""
+    """One result of a safety check.
+
+    Raises:
+        NotFoundError: The project has no such result.
+    """
     return _redacted(context, SafetyResult, context.assessments.get("safety", SafetyResult, project_id, result_id))
 
 

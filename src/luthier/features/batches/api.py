@@ -13,8 +13,7 @@ from luthier.features.batches.store import BatchView
 from luthier.platform.http.authentication import Asker, HomeContext, Looker
 from luthier.platform.http.errors import documented
 from luthier.platform.http.idempotency import once
-from luthier.platform.http.lists import ListPage
-from luthier.platform.http.routes import Id
+from luthier.platform.http.routes import Id, ListPage
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"])
 

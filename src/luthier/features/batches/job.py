@@ -98,7 +98,13 @@ class _Done:
 
 
 def carry_out(context: Context, job: Job) -> Outcome:
-    """Answer all requests that are left, until the batch is cancelled or expires."""
+    """Answer all requests that are left, until the batch is cancelled or expires.
+
+    Raises:
+        StorageFullError: The disk is full; the job is tried again.
+        UnreachableError: The engine or the database cannot be reached; the job is tried again.
+        WorkError: The engine ends again and again; the batch has failed.
+    """
     one = context.batches.of_job(job.job_id)
     if one.has_ended:  # the attempt before died between its work and its last word
         _clear(context, job)

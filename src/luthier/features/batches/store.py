@@ -69,7 +69,11 @@ class BatchStore(Store):
             return BatchView(_BATCHES.insert(connection, one), made)
 
     def get(self, project_id: str, batch_id: str) -> BatchView:
-        """One batch. Raises NotFoundError, also for another project's."""
+        """One batch.
+
+        Raises:
+            NotFoundError: The project has no such batch.
+        """
         with self._database.read() as connection:
             is_it = (batches.c.batch_id == batch_id) & (batches.c.project_id == project_id)
             row = connection.execute(_query().where(is_it)).mappings().first()
@@ -78,7 +82,11 @@ class BatchStore(Store):
             return _view(row)
 
     def of_job(self, job_id: str) -> Batch:
-        """The batch that a job carries out. Raises NotFoundError."""
+        """The batch that a job carries out.
+
+        Raises:
+            NotFoundError: The job carries out no batch.
+        """
         with self._database.read() as connection:
             found = _BATCHES.first(connection, batches.c.job_id == job_id)
             if found is None:

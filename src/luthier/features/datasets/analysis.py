@@ -184,6 +184,7 @@ def prepare(context: Context, asked: dict[str, Any]) -> dict[str, Any]:
     """Repair `file` into `output` (again, where it is there) and return the summary, with examples of each repair.
 
     Args:
+        context: the home.
         asked: `file`, `output`, `actions`, `against`, `model`, `mask` and `columns`.
 
     Returns:

@@ -116,7 +116,11 @@ class Queue:
         return next((one for one in self._lines(line, -1) if one < line and self._is_shown(one)), None)
 
     def row(self, line: int) -> Row | RowProblem:
-        """The row of a line. Raises NotFoundError."""
+        """The row of a line.
+
+        Raises:
+            NotFoundError: The rows have no such line.
+        """
         position = self.rows.position(line)
         if position is None:
             raise no_such_row(line)
@@ -175,6 +179,9 @@ def open_queue(
     """The queue of a version.
 
     Args:
+        context: The home.
+        caller: Whose project it is.
+        dataset_id: The dataset.
         number: The number of the version; None for the newest.
         show: Which rows are shown.
         only: Lines to limit the queue to, such as those of a finding; lines that are not rows are left out.
@@ -211,7 +218,11 @@ def decide(
     """Store the caller's decision about a row.
 
     Args:
+        context: The home.
+        caller: Whose project it is.
+        queue: The queue of the version.
         line: The line of the row.
+        decision: What is decided.
         seen: The time of the decision that the caller was shown, in seconds since 1970; None for none.
         edited: The row as it should be, for an edit.
 
@@ -256,6 +267,9 @@ def take_back(context: Context, caller: Caller, queue: Queue, line: int | None =
     """Remove a decision.
 
     Args:
+        context: The home.
+        caller: Whose project it is.
+        queue: The queue of the version.
         line: The line of the row; None for the caller's own newest decision.
 
     Returns:

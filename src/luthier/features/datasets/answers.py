@@ -93,6 +93,17 @@ def answer(
     `<output>.refused.jsonl`. Answers are stored in the home, so a second run requests only the rest.
 
     Args:
+        context: The home.
+        file: The rows.
+        teacher: A name of a model, or `http(s)://host:port/v1#MODEL`.
+        output: The file of the chat rows.
+        mapping: Field of the shape -> column.
+        max_rows: The first so many rows; None for all.
+        max_new_tokens: The longest answer.
+        temperature: Of sampling; 0 is greedy.
+        seed: Of sampling.
+        prices: What tokens of the teacher cost; None where it is free or unknown.
+        force: Replace an output that exists.
         keeps_thoughts: Write a thought before an answer into the row, as `reasoning_content`.
         uses_batch_api: Ask the teacher, behind a server, by OpenAI's Batch API: all prompts at once.
 

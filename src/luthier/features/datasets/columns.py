@@ -119,7 +119,10 @@ def choose(context: Context, caller: Caller, version: DatasetVersion, choice: Co
 def need_choice(context: Context, caller: Caller, version: DatasetVersion) -> bool:
     """Whether the rows have no shape that the file shows by itself, and columns to choose from.
 
-    False while a large file is still being read. Raises NotFoundError.
+    False while a large file is still being read.
+
+    Raises:
+        NotFoundError: The project no longer has the file of the version.
     """
     found = look_of(context, caller, version)
     return found.answer is not None and found.answer["shape"] is None and bool(found.answer["columns"])

@@ -93,6 +93,9 @@ def audit(context: Context, file: Path, options: AuditOptions | None = None, *, 
     """Check a data file. The same file and options give the same findings.
 
     Args:
+        context: The home.
+        file: The rows.
+        options: What is checked, and how; None takes the defaults.
         html: Where to write the report; its folder is made where it is missing.
 
     Raises:
@@ -203,7 +206,7 @@ def working_memory(context: Context) -> Spill:
 
 
 def check_is_not_input(output: Path | None, *inputs: Path | None) -> None:
-    """Refuse to write over a file that is read. Raises RequestError."""
+    """Raises RequestError where the output is one of the inputs, also by a link or another spelling of the path."""
     for path in inputs:
         # samefile compares device and inode: links and other spellings of the path are seen through.
         if output is not None and path is not None and output.exists() and path.exists() and output.samefile(path):
@@ -293,8 +296,9 @@ def compare(
         num_examples: Rows of each kind to show; 0 for none.
 
     Raises:
-        RequestError: `num_examples` is negative.
-        DataError: As `data.diff.compare.diff`.
+        RequestError: `num_examples` is negative, a folder is compared with a file, or a folder has no split.json.
+        NotFoundError: A file is missing.
+        DataError: A file cannot be read, or a row has no key.
     """
     if num_examples < 0:
         raise RequestError(f"num_examples={num_examples}", expected="0 or more", do="ask for no or some examples")
@@ -466,7 +470,7 @@ def split(context: Context, file: Path, options: SplitOptions | None = None) -> 
         NotFoundError: No such file.
         DataError: Rows, fields or fractions that do not allow it.
         ConflictError: An earlier split is there.
-        RequestError: Options that cannot be.
+        RequestError: An option is out of its range.
         LeakageError: The proof failed.
     """
     from luthier.ml.data.split.split_file import split_file

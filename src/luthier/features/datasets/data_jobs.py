@@ -117,7 +117,11 @@ class DataJob:
 
 
 def show_job(context: Context, caller: Caller, job_id: str) -> DataJob:
-    """One job of the project. Raises NotFoundError, also for jobs of other kinds."""
+    """One job of the project.
+
+    Raises:
+        NotFoundError: The project has no such job, or the job is of another kind.
+    """
     # The id comes from an address; the cut bounds what goes into the query and the error.
     job = context.jobs.get(job_id[:_MAX_ID_CHARACTERS], caller.project_id)
     questions.check_is_dataset(job)
@@ -171,7 +175,12 @@ def pause(context: Context, caller: Caller, job_id: str) -> None:
 
 
 def go_on(context: Context, caller: Caller, job_id: str) -> None:
-    """Continue a job that has failed or is paused. Raises NotFoundError, ConflictError."""
+    """Continue a job that has failed or is paused.
+
+    Raises:
+        NotFoundError: The project has no such job.
+        ConflictError: The job has neither failed nor paused.
+    """
     shown = show_job(context, caller, job_id)
     with context.database.transaction():
         context.jobs.resume(job_id)
@@ -179,7 +188,12 @@ def go_on(context: Context, caller: Caller, job_id: str) -> None:
 
 
 def keep_made(context: Context, caller: Caller, job_id: str) -> Job:
-    """Make a dataset of the pairs that a stopped job has written. Raises NotFoundError, ConflictError."""
+    """Make a dataset of the pairs that a stopped job has written.
+
+    Raises:
+        NotFoundError: The project has no such job.
+        ConflictError: The job is an import, is running, has succeeded, or has no passage done yet.
+    """
     shown = show_job(context, caller, job_id)
     if shown.is_import:
         raise ConflictError(

@@ -409,7 +409,8 @@ def last_split(context: Context, caller: Caller, dataset: Dataset) -> MadeSplit 
 def split_of(context: Context, caller: Caller, version: DatasetVersion) -> SplitOrigin | None:
     """The split that a version is a side of, or that a version is a side of which it was made from; None for neither.
 
-    Raises NotFoundError.
+    Raises:
+        NotFoundError: An earlier version that it was made from no longer exists.
     """
     one: DatasetVersion | None = version
     # Repairs and annotations keep their parent, so the chain of parents leads back to the split.

@@ -65,7 +65,9 @@ def ingest(
     """Read documents into rows of text with their provenance.
 
     Args:
+        context: The home.
         places: Folders and files.
+        output: The JSONL file of the rows.
         model: The base model whose tokens are counted; pulled where it is missing. None takes the default base model
             where it is on this machine, else words are counted.
         chunk_tokens: The longest row.
@@ -78,7 +80,7 @@ def ingest(
         on_document: As there.
 
     Raises:
-        RequestError: No documents were named, or options that cannot be.
+        RequestError: No documents were named, or an option is out of its range.
         NotFoundError: No such file, folder or model.
         ConflictError: The output exists.
         DataError: There is not one row.

@@ -137,7 +137,12 @@ class _Import:
 
 
 def carry_out(context: Context, job: Job) -> Outcome:
-    """Read the files and make datasets of them. What a person has to correct is an outcome, too."""
+    """Read the files and make datasets of them. What a person has to correct is an outcome, too.
+
+    Raises:
+        StorageFullError: The disk is full; the job is tried again.
+        UnreachableError: The database cannot be reached; the job is tried again.
+    """
     if (order := order_of(job)).source is not None:
         from luthier.features.datasets import remote_import_job
 

@@ -167,6 +167,8 @@ def add(
     """Add files that came in; on any error nothing of them is kept.
 
     Args:
+        context: The home.
+        caller: Whose project it is.
         incoming: The files with the names that they came under.
         name: Of a new dataset; empty takes the name of the file or folder.
         dataset_id: The dataset that gets a new version; empty for a new dataset.
@@ -174,7 +176,7 @@ def add(
         passage_tokens: The longest passage of a document.
 
     Raises:
-        RequestError: No file, only files of kinds that are not read, or a name that cannot be.
+        RequestError: No file, only files of kinds that are not read, or an empty or overlong name.
         ConflictError: The name is taken.
         NotFoundError: No such dataset.
         DataError: A file of rows or a ZIP file that cannot be read, or is not safe.

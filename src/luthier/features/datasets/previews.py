@@ -82,8 +82,12 @@ def preview(
     """What a model will see and learn of the first rows of a file. The whole file is read and checked.
 
     Args:
+        context: The home.
+        file: The rows.
         model: The base model; it is pulled where it is missing.
         num_rows: How many rows; None for all.
+        mapping: Field of the shape -> column.
+        template: The chat template or plain text; `auto` takes what the model has.
         template_options: As `data` of a recipe has them.
         learn_reasoning: As `data` of a recipe has it.
         reset_template: As `data` of a recipe has it.
@@ -192,8 +196,13 @@ def preview_blocks(
     """The blocks that objective pretraining makes of a file of plain texts, those of the longest pieces first.
 
     Args:
+        context: The home.
+        file: The texts.
+        model: The base model; it is pulled where it is missing.
         block_tokens: The size of a block, in tokens.
         num_blocks: How many blocks to return; None for all.
+        mapping: Field of the shape -> column.
+        template: The chat template or plain text; `auto` takes what the model has.
 
     Raises:
         RequestError: Fewer blocks than one.
@@ -315,7 +324,14 @@ def make_card(
     Where the file is one side of a split (`split.json` next to it), the other sides are described too.
 
     Args:
+        context: The home.
+        file: The rows.
+        output: The file of the card.
+        options: What a person states about the rows; None for nothing.
+        audit_options: Of the audit; None takes the defaults.
         date: The date of the audit, ISO 8601.
+        command: The command that makes the card again.
+        force: Replace a card that exists.
 
     Raises:
         NotFoundError: No such file or model.

@@ -160,7 +160,11 @@ def teachers(context: Context) -> list[Teacher]:
 
 
 def find_teacher(context: Context, value: str) -> Teacher:
-    """The model that a form names. Raises RequestError."""
+    """The model that a form names.
+
+    Raises:
+        RequestError: The list has no such model.
+    """
     known = teachers(context)
     found = next((one for one in known if one.value == value), None)
     if found is None:
@@ -253,6 +257,9 @@ def start(
     """Queue the writing of questions from the passages of a version.
 
     Args:
+        context: The home.
+        caller: Whose project it is.
+        version: The version whose passages are read.
         teacher: The `value` of a `Teacher`.
         pairs_per_passage: Pairs that are requested of each passage, 1 to 5.
         max_passages: The first so many passages; None for all.
@@ -315,7 +322,11 @@ def order_of(job: Job) -> QuestionOrder:
 
 
 def check_is_configured(context: Context, order: QuestionOrder) -> None:
-    """Check that the server of an order is still the configured one, with its Batch API. Raises RequestError."""
+    """Check that the server of an order is still the configured one, with its Batch API.
+
+    Raises:
+        RequestError: The settings name another server now, or no longer its Batch API.
+    """
     if is_address(order.teacher) and order.teacher != context.settings.teacher:
         raise RequestError(
             f"the model {order.teacher_name} is no longer configured",

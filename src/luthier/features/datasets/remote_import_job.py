@@ -122,7 +122,12 @@ class _Download(SilentTask):
 
 
 def carry_out(context: Context, job: Job, order: ImportOrder, source: RemoteOrder) -> Outcome:
-    """Import the rows. What a person has to correct is an outcome, too."""
+    """Import the rows. What a person has to correct is an outcome, too.
+
+    Raises:
+        StorageFullError: The disk is full; the job is tried again.
+        UnreachableError: The source or the database cannot be reached; the job is tried again.
+    """
     work = work_folder(context, job)
     _forget_abandoned(context)
     made = _made_by(context, job)

@@ -47,7 +47,10 @@ _LOOKED_AT: Final = 100
 def open_rows(context: Context, caller: Caller, version: DatasetVersion) -> RowIndex:
     """The rows of a version by their place. The first time its file is proved and read; later that takes no time.
 
-    Raises NotFoundError, DataError (a file that cannot be read), WorkError.
+    Raises:
+        NotFoundError: The project no longer has the file.
+        DataError: The file cannot be read.
+        WorkError: The content of the file is lost, or the child process that reads it has failed.
     """
     from luthier.ml.data.rows.row_index import build_index, is_quick, open_index
 
@@ -71,7 +74,12 @@ def open_rows(context: Context, caller: Caller, version: DatasetVersion) -> RowI
 def index_state(context: Context, caller: Caller, version: DatasetVersion) -> CachedResult:
     """Whether the rows of a version can be read by their place; of a large file that begins with the first request.
 
-    Small files are indexed directly. Raises NotFoundError, DataError (a small file that cannot be read), WorkError.
+    Small files are indexed directly.
+
+    Raises:
+        NotFoundError: The project no longer has the file.
+        DataError: A small file cannot be read.
+        WorkError: The content of a small file is lost.
     """
     from luthier.ml.data.rows.row_index import open_index
 
@@ -149,7 +157,11 @@ def _subject(sha256: str, filename: str, columns: Mapping[str, str]) -> Subject:
 
 
 def look_of(context: Context, caller: Caller, version: DatasetVersion) -> CachedResult:
-    """`look` for the file of a version. Raises NotFoundError."""
+    """`look` for the file of a version.
+
+    Raises:
+        NotFoundError: The project no longer has the file.
+    """
     file = files.get_file(context, caller.project_id, version.file_id)
     return look(context, caller.project_id, file, version.columns)
 
@@ -200,10 +212,17 @@ def sample_rows(
 ) -> tuple[int, list[Row]]:
     """How many records a version has, and up to `most` rows spread over them; those that cannot be read are left out.
 
-    Raises NotFoundError, DataError, WorkError.
-
     Args:
+        context: The home.
+        caller: Whose project it is.
+        version: The version.
+        most: How many rows at most.
         first: Of the first so many records alone; None for all.
+
+    Raises:
+        NotFoundError: The project no longer has the file.
+        DataError: The file cannot be read.
+        WorkError: The content of the file is lost, or the child process that reads it has failed.
     """
     if is_small(version.filename, version.num_bytes):
         file = files.get_file(context, caller.project_id, version.file_id)
@@ -231,6 +250,7 @@ def look_at(path: Path, columns: Mapping[str, str] | None = None) -> dict[str, A
     """How many rows a file has, their columns, their shape and why it is that one; what is wrong where there is none.
 
     Args:
+        path: The file.
         columns: Which column is which field, as a person has chosen.
 
     Raises:
@@ -272,6 +292,7 @@ def read_page(path: Path, *, start: int, num: int, lines: Sequence[int] | None =
     """`num` rows of a file after the first `start`.
 
     Args:
+        path: The file.
         start: How many rows to skip.
         num: How many rows to return.
         lines: Ascending lines to choose from; None for all rows.

@@ -136,7 +136,11 @@ def add_version(
 
 
 def check_filename(filename: str) -> None:
-    """Refuse what holds no rows by its name, and say what makes rows of it. Raises RequestError."""
+    """Refuse what holds no rows by its name, and say what makes rows of it.
+
+    Raises:
+        RequestError: the name does not end as that of a file of rows.
+    """
     suffix = files.suffix_of(filename)
     if suffix.removesuffix(".gz") in ROW_SUFFIXES:
         return
@@ -155,7 +159,10 @@ def check_filename(filename: str) -> None:
 def bring_file(context: Context, caller: Caller, incoming: IncomingFile, filename: str) -> StoredFile:
     """Make a file of the project from an upload, if it can contain rows; else nothing of it is kept.
 
-    Raises RequestError (by its name it holds no rows), DataError (by its content), StorageFullError.
+    Raises:
+        RequestError: the name does not end as that of a file of rows.
+        DataError: the content cannot be rows.
+        StorageFullError: the disk has no room for it.
     """
     from luthier.ml.data.files.source import open_source
     from luthier.ml.data.rows.rows import read_as
@@ -180,7 +187,8 @@ def bring_file(context: Context, caller: Caller, incoming: IncomingFile, filenam
 def check_header(context: Context, file: StoredFile) -> None:
     """Refuse a table whose header cannot be used, such as one with two columns of one name; no other row is read.
 
-    Raises DataError.
+    Raises:
+        DataError: the header cannot be used.
     """
     from luthier.ml.data.files.source import open_source
     from luthier.ml.data.rows.rows import read_rows
@@ -219,13 +227,21 @@ def list_datasets(context: Context, caller: Caller) -> list[tuple[Dataset, Datas
 
 
 def show_dataset(context: Context, caller: Caller, dataset_id: str) -> tuple[Dataset, Sequence[DatasetVersion]]:
-    """A dataset and its versions, newest first. Raises NotFoundError."""
+    """A dataset and its versions, newest first.
+
+    Raises:
+        NotFoundError: the project has no such dataset.
+    """
     dataset = context.datasets.get(caller.project_id, dataset_id)
     return dataset, context.datasets.versions(dataset_id)
 
 
 def get_version(context: Context, caller: Caller, dataset_id: str, number: int | None = None) -> DatasetVersion:
-    """A version of a dataset of the project; None: the newest. Raises NotFoundError."""
+    """A version of a dataset of the project; None: the newest.
+
+    Raises:
+        NotFoundError: the project has no such dataset, or the dataset no such version.
+    """
     _, versions = show_dataset(context, caller, dataset_id)
     for version in versions:
         if number in (None, version.number):
@@ -238,14 +254,20 @@ def get_version(context: Context, caller: Caller, dataset_id: str, number: int |
 
 
 def path_of(context: Context, caller: Caller, version: DatasetVersion) -> Path:
-    """The rows of a version, as a file that is proved by its digest and read-only. Raises NotFoundError, WorkError."""
+    """The rows of a version, as a file that is proved by its digest and read-only.
+
+    Raises:
+        NotFoundError: the project no longer has the file.
+        WorkError: the content of the file is lost or damaged.
+    """
     return files.local_path(context, files.get_file(context, caller.project_id, version.file_id))
 
 
 def remove_dataset(context: Context, caller: Caller, dataset_id: str) -> None:
     """Forget a dataset with all versions, and delete the files that were brought or made for it alone.
 
-    Raises NotFoundError.
+    Raises:
+        NotFoundError: the project has no such dataset.
     """
     dataset, versions = show_dataset(context, caller, dataset_id)
     # Versions hold their files against deletion, so they go first.
@@ -332,13 +354,15 @@ def save_case(
     Earlier answers in the conversation get weight 0: a model wrote them, and they were not checked.
 
     Args:
+        context: The home.
+        caller: Whose project it is.
         conversation: Ends with a turn of the user.
         reference: The answer as it should be.
         dataset: The name of the dataset.
         model: Who wrote the first draft of the answer, for the version's details.
 
     Raises:
-        RequestError: An empty reference or conversation, or a name that cannot be.
+        RequestError: An empty reference or conversation, or an empty or overlong name.
         ConflictError: The newest version holds other rows than conversations in JSONL, or is larger than 64 MiB.
     """
     if not conversation or conversation[-1].role != "user" or not reference.strip():

@@ -143,7 +143,8 @@ class DatasetStore(Store):
     def add_version(self, version: DatasetVersion) -> DatasetVersion:
         """Store a version under the next number, replacing its own; its file no longer expires.
 
-        Raises NotFoundError, for the dataset or the file.
+        Raises:
+            NotFoundError: There is no such dataset, or its project has no such file.
         """
         newest = select(func.max(dataset_versions.c.number)).where(dataset_versions.c.dataset_id == version.dataset_id)
         with self._write() as connection:
@@ -167,7 +168,11 @@ class DatasetStore(Store):
         return sorted(found, key=lambda pair: pair[1].created_at, reverse=True)
 
     def get(self, project_id: str, dataset_id: str) -> Dataset:
-        """One dataset. Raises NotFoundError, also for another project's."""
+        """One dataset.
+
+        Raises:
+            NotFoundError: The project has no such dataset.
+        """
         return self._get(_DATASETS, dataset_id, project_id=project_id)
 
     def find(self, project_id: str, name: str) -> Dataset | None:
@@ -264,7 +269,11 @@ class DatasetStore(Store):
         return set(self._scalars(select(its).where(its.in_(file_ids)).distinct()))
 
     def remove(self, project_id: str, dataset_id: str) -> None:
-        """Delete a dataset, its versions and the decisions about their rows; files stay. Raises NotFoundError."""
+        """Delete a dataset, its versions and the decisions about their rows; files stay.
+
+        Raises:
+            NotFoundError: The project has no such dataset.
+        """
         with self._write() as connection:
             _DATASETS.remove(connection, dataset_id, project_id=project_id)
 

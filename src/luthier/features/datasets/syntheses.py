@@ -422,8 +422,10 @@ def estimate(teacher: CachedEngine, num_done: int, num_rows: int, prices: Prices
     """The expected tokens and cost of the whole file, from the rows so far; new requests only.
 
     Args:
+        teacher: The engine, which has counted its tokens.
         num_done: Rows that are done, at least 1.
         num_rows: All rows.
+        prices: What its tokens cost.
     """
     # Linear in rows: passages are of similar length after ingest, so nothing finer is needed for a progress note.
     usage, factor = teacher.usage, num_rows / num_done

@@ -101,7 +101,12 @@ class _Report:
 
 
 def carry_out(context: Context, job: Job) -> Outcome:
-    """Write the pairs, and make a dataset of them. A teacher that stops to answer is an outcome, too."""
+    """Write the pairs, and make a dataset of them. A teacher that stops to answer is an outcome, too.
+
+    Raises:
+        StorageFullError: The disk is full; the job is tried again.
+        UnreachableError: The teacher or the database cannot be reached; the job is tried again.
+    """
     order, report = order_of(job), _Report(context, job)
     try:
         with exit_on_sigterm(), library_words_hidden():

@@ -87,7 +87,11 @@ def known_grade(context: Context, version: DatasetVersion) -> str | None:
 
 
 def finding_of(audited: CachedResult, number: int) -> dict[str, Any]:
-    """A finding of a kept audit by its place, from 1 on. Raises NotFoundError."""
+    """A finding of a kept audit by its place, from 1 on.
+
+    Raises:
+        NotFoundError: The audit has no finding of this number, or was not made yet.
+    """
     findings = [] if audited.answer is None else audited.answer["findings"]
     if not 1 <= number <= len(findings):
         raise NotFoundError(
@@ -134,6 +138,10 @@ def difference(
     """The changes from one version to another, as `analysis.diff_answer` returns them; started on first request.
 
     Args:
+        context: The home.
+        caller: Whose project it is.
+        old: The version before.
+        new: The version after.
         key: The field that names a row; None takes its id, else its prompt, else its place.
         again: Start again where it failed.
 
@@ -170,10 +178,14 @@ def difference(
 def map_of(context: Context, caller: Caller, version: DatasetVersion, *, again: bool = False) -> CachedResult:
     """The map, as `dataset_questions.map_answer` returns it; begun at the first view.
 
-    Raises NotFoundError.
-
     Args:
+        context: The home.
+        caller: Whose project it is.
+        version: The version.
         again: Start it again where it failed.
+
+    Raises:
+        NotFoundError: The project no longer has the file.
     """
     file = files.get_file(context, caller.project_id, version.file_id)
     # The same rows in two datasets share one map.

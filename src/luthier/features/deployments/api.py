@@ -14,7 +14,7 @@ from luthier.features.deployments import service as deployments
 from luthier.features.deployments.service import DeploymentView
 from luthier.platform.http.authentication import HomeContext, Reader, Trainer
 from luthier.platform.http.errors import documented
-from luthier.platform.http.lists import ListObject
+from luthier.platform.http.routes import ListObject
 
 router = APIRouter(prefix="/api/v1/deployments", tags=["deployments"])
 

@@ -188,7 +188,11 @@ def list_or_show(
 
 
 def parse_split(text: str) -> dict[str, float]:
-    """`a=0.5,b=0.5` -> {"a": 0.5, "b": 0.5}. Raises RequestError."""
+    """`a=0.5,b=0.5` -> {"a": 0.5, "b": 0.5}.
+
+    Raises:
+        RequestError: A part is no `target=number`, or a target is named twice.
+    """
     from luthier.core.errors import RequestError
 
     parts: dict[str, float] = {}

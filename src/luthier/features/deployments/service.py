@@ -44,6 +44,7 @@ def pass_gates(
     """What the gates say of targets that are to answer; None where there is no gate.
 
     Args:
+        context, caller: The home, and whose project it is.
         shares: The targets.
         gate: A file of rules in addition to the project's.
         override: Why they are to answer although a gate refuses them.
@@ -192,6 +193,8 @@ def deploy(
     """Have a name answered by a target: all of it or, with `canary`, that fraction of its users.
 
     Args:
+        context, caller: The home, and whose project it is.
+        name: The name of the deployment.
         target: As `find_share` takes it.
         canary: A fraction between 0 and 1; None replaces all targets.
         expected_revision: The revision that this one follows; 0 for a new name.
@@ -241,6 +244,8 @@ def split(
     """Share the users of a name out over targets, as for an A/B test.
 
     Args:
+        context, caller: The home, and whose project it is.
+        name: The name of the deployment.
         fractions: The fraction of each target; they add up to 1.
         expected_revision: The revision that this one follows; 0 for a new name.
         gate: Rules in addition to the project's.
@@ -275,6 +280,8 @@ def promote(
     """Give all traffic to the canary, or to the named one of the targets.
 
     Args:
+        context, caller: The home, and whose project it is.
+        name: The name of the deployment.
         target: The target; None for the canary.
         expected_revision: The revision that this one follows.
         gate: Rules in addition to the project's.
@@ -332,7 +339,11 @@ def choose_target_engines(context: Context, caller: Caller, made: Deployment) ->
 
 
 def remove(context: Context, caller: Caller, name: str) -> Deployment:
-    """Delete a deployment; its targets stay. Returns the deleted one. Raises NotFoundError."""
+    """Delete a deployment; its targets stay. Returns the deleted one.
+
+    Raises:
+        NotFoundError: The project has no such deployment.
+    """
     found = context.deployments.get(caller.project_id, name)
     with context.database.transaction():
         context.deployments.delete(caller.project_id, name)
@@ -348,7 +359,11 @@ def list_deployments(context: Context, caller: Caller) -> list[DeploymentView]:
 
 
 def show_deployment(context: Context, caller: Caller, name: str) -> DeploymentView:
-    """One deployment with its history, newest first. Raises NotFoundError."""
+    """One deployment with its history, newest first.
+
+    Raises:
+        NotFoundError: The project has no such deployment.
+    """
     found = context.deployments.get(caller.project_id, name)
     counts = context.usage.num_requests(caller.project_id, [name])
     history = context.deployments.revisions(found.deployment_id)
@@ -394,7 +409,13 @@ def revision_json(revision: Revision) -> dict[str, Any]:
 def _past_gates(
     context: Context, caller: Caller, made: Revision, shares: Sequence[Share], gate: Path | None, override: str | None
 ) -> Revision:
-    """The revision with what the gates say of these shares, and which have no evaluation. Raises as `pass_gates`."""
+    """The revision with what the gates say of these shares, and which have no evaluation.
+
+    Raises:
+        ConflictError: A gate refuses a target and there is no override.
+        RequestError: The override is too short, too long or not needed, or the gate cannot be read.
+        NotFoundError: There is no such gate file or target.
+    """
     passage = pass_gates(context, caller, shares, gate=gate, override=override)
     return made.model_copy(update={"gate": passage, "unjudged": unjudged_targets(context, caller, shares)})
 

@@ -71,7 +71,11 @@ class DeploymentStore(Store):
         return next(map(_deployment, self._rows(_WITH_NEWEST.where(is_it))), None)
 
     def get(self, project_id: str, name: str) -> Deployment:
-        """The same. Raises NotFoundError, also for another project's."""
+        """The same.
+
+        Raises:
+            NotFoundError: The project has no such deployment.
+        """
         if (found := self.find(project_id, name)) is None:
             raise _no_such_deployment(name)
         return found
@@ -92,7 +96,11 @@ class DeploymentStore(Store):
         return tuple(self._list(_REVISIONS, deployment_id=deployment_id))
 
     def delete(self, project_id: str, name: str) -> None:
-        """Forget a deployment and its revisions. Raises NotFoundError."""
+        """Forget a deployment and its revisions.
+
+        Raises:
+            NotFoundError: The project has no such deployment.
+        """
         is_it = (deployments.c.project_id == project_id) & (deployments.c.name == name)
         with self._write() as connection:
             if connection.execute(delete(deployments).where(is_it)).rowcount == 0:

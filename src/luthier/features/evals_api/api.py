@@ -25,8 +25,7 @@ from luthier.platform.home.context import Context
 from luthier.platform.http.authentication import HomeContext, Reader, Trainer
 from luthier.platform.http.errors import ApiError, documented
 from luthier.platform.http.idempotency import once
-from luthier.platform.http.lists import ListPage
-from luthier.platform.http.routes import Id
+from luthier.platform.http.routes import Id, ListPage
 
 router = APIRouter(prefix="/v1/evals", tags=["evals"])
 

@@ -29,7 +29,12 @@ _WINDOW: Final = 64
 
 
 def carry_out(context: Context, job: Job) -> Outcome:
-    """Answer and grade all items that are left. What has to be corrected is an outcome, too."""
+    """Answer and grade all items that are left. What has to be corrected is an outcome, too.
+
+    Raises:
+        StorageFullError: The disk is full; the job is tried again.
+        UnreachableError: A server or the database cannot be reached; the job is tried again.
+    """
     run = context.evals.run_of_job(job.job_id)
     one = context.evals.get(run.project_id, run.eval_id)
     context.progress = JobProgress(context, job)

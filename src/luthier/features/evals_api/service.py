@@ -86,7 +86,11 @@ def create(context: Context, caller: Caller, request: EvalRequest) -> Eval:
 
 
 def update(context: Context, caller: Caller, eval_id: str, changes: EvalUpdate) -> Eval:
-    """Change name or metadata of an eval. Raises NotFoundError."""
+    """Change name or metadata of an eval.
+
+    Raises:
+        NotFoundError: the project has no such eval.
+    """
     with context.database.transaction():
         made = context.evals.change(caller.project_id, eval_id, changes)
         record(context, caller, "eval.updated", eval_id, {"fields": sorted(changes.model_fields_set)})
@@ -265,7 +269,11 @@ def page_of_items(
 
 
 def item(context: Context, caller: Caller, eval_id: str, run_id: str, item_id: str) -> OutputItem:
-    """One graded item. Raises NotFoundError."""
+    """One graded item.
+
+    Raises:
+        NotFoundError: the project has no such eval, the eval no such run, or the run no such item.
+    """
     context.evals.run(caller.project_id, eval_id, run_id)
     return context.evals.item(run_id, item_id)
 

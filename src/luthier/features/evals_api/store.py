@@ -77,7 +77,11 @@ class EvalStore(Store):
             return _EVALS.insert(connection, one)
 
     def get(self, project_id: str, eval_id: str) -> Eval:
-        """One eval. Raises NotFoundError, also for another project's."""
+        """One eval.
+
+        Raises:
+            NotFoundError: The project has no such eval.
+        """
         return self._get(_EVALS, eval_id, project_id=project_id)
 
     def change(self, project_id: str, eval_id: str, changes: EvalUpdate) -> Eval:
@@ -102,7 +106,11 @@ class EvalStore(Store):
             return one
 
     def remove(self, project_id: str, eval_id: str) -> None:
-        """Delete an eval with its runs. Raises NotFoundError."""
+        """Delete an eval with its runs.
+
+        Raises:
+            NotFoundError: There is no such eval.
+        """
         with self._write() as connection:
             _EVALS.remove(connection, eval_id, project_id=project_id)
 
@@ -189,7 +197,11 @@ class EvalStore(Store):
         return len(self._scalars(query.where(eval_runs.c.eval_id == eval_id, active)))
 
     def remove_run(self, eval_run_id: str) -> None:
-        """Delete a run with its items. Raises NotFoundError."""
+        """Delete a run with its items.
+
+        Raises:
+            NotFoundError: There is no such run.
+        """
         with self._write() as connection:
             _RUNS.remove(connection, eval_run_id)
 

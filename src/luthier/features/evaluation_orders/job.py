@@ -26,7 +26,12 @@ _SUITE: Final = "suite.yaml"
 
 
 def carry_out(context: Context, job: Job) -> Outcome:
-    """Judge, and keep the result under the id that the order names. What has to be corrected is an outcome, too."""
+    """Judge, and keep the result under the id that the order names. What has to be corrected is an outcome, too.
+
+    Raises:
+        StorageFullError: The disk is full; the job is tried again.
+        UnreachableError: A server or the database cannot be reached; the job is tried again.
+    """
     order = order_of(job)
     if not _is_done(context, job, order):  # else the attempt before died between its work and its last word
         context.progress = JobProgress(context, job)

@@ -115,6 +115,8 @@ def start(
     """Queue an evaluation of a model that the project has tuned.
 
     Args:
+        context: The home.
+        caller: Whose project it is.
         kind: On rows, by a suite, or for safety.
         candidate: A run that has succeeded, or the name of its model.
         against: More of them, and base models; without any, the base of the candidate.
@@ -170,7 +172,11 @@ def list_orders(context: Context, caller: Caller, *, limit: int = 20) -> list[Or
 
 
 def show_order(context: Context, caller: Caller, job_id: str) -> OrderView:
-    """One of them. Raises NotFoundError."""
+    """One of them.
+
+    Raises:
+        NotFoundError: The project has no such job, or the job is no evaluation.
+    """
     # The id comes from an address; the cut bounds what goes into the query and the error.
     job = context.jobs.get(job_id[:64], caller.project_id)
     if job.kind != "evaluation":
@@ -202,7 +208,12 @@ def answers_file(context: Context, job_id: str) -> Path:
 
 
 def retry(context: Context, caller: Caller, job_id: str) -> None:
-    """Run a failed one again, behind the answers that it has stored. Raises NotFoundError, ConflictError."""
+    """Run a failed one again, behind the answers that it has stored.
+
+    Raises:
+        NotFoundError: The project has no such evaluation.
+        ConflictError: The evaluation has neither failed nor paused.
+    """
     show_order(context, caller, job_id)
     with context.database.transaction():
         context.jobs.resume(job_id)
@@ -229,7 +240,12 @@ def keep_suite(context: Context, caller: Caller, text: str) -> StoredFile:
 
 
 def check_suite(context: Context, project_id: str, stored: StoredFile) -> Mapping[str, Any]:
-    """A suite whose files are named by id, as plain keys. Raises RequestError, naming the task, and NotFoundError."""
+    """A suite whose files are named by id, as plain keys.
+
+    Raises:
+        RequestError: A task is wrong, or names a file that the project does not have; the message names the task.
+        NotFoundError: The file of the suite was deleted.
+    """
     with files.local_path(context, stored).open("rb") as file:
         # One byte more than allowed shows that the file is too large without reading all of it.
         text = file.read(_MAX_SUITE_BYTES + 1).decode("utf-8", "replace")

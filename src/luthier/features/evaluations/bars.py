@@ -7,8 +7,7 @@ from pathlib import Path
 
 from luthier.core.dataset import Example
 from luthier.core.errors import RequestError
-from luthier.core.evaluation_plan import Bar
-from luthier.core.evaluation_recipe import GoodEnoughRecipe, MetricName
+from luthier.core.evaluation_plan import Bar, GoodEnoughRecipe, MetricName
 from luthier.core.ids import is_id
 from luthier.features.recipes.checks import agreed_rows, resolve_bar
 from luthier.platform.home.context import Context

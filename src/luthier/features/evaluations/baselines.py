@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from luthier.core.dataset import Example
 from luthier.core.evaluation import Verdict
-from luthier.core.evaluation_recipe import MetricName
+from luthier.core.evaluation_plan import MetricName
 from luthier.core.ports import Progress
 from luthier.features.evaluations.label_scores import LIKELIEST_LABEL, LabelledRows, likeliest_label, untrained_base
 from luthier.features.evaluations.prompted import Prompted, as_systems, draws_together, prompts_that_fit

@@ -58,7 +58,11 @@ def refuse_leakage(seen: Sequence[Example], held_out: Sequence[Example], allowed
 
 
 def not_held_out(pool: Sequence[Example], held_out: Sequence[Example]) -> tuple[Example, ...]:
-    """Rows for few-shot examples: no evaluated row, and none with the prompt of one."""
+    """Rows for few-shot examples: no evaluated row, and none with the prompt of one.
+
+    Raises:
+        DataError: all rows of the file are evaluated rows.
+    """
     from luthier.ml.data.split.split import leaked_ids
 
     # Arguments swapped compared with `refuse_leakage`: here rows of the pool are excluded.

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Final
 from luthier.core.conversation import Conversation
 from luthier.core.dataset import Example
 from luthier.core.errors import LuthierError, OverlongError, RequestError
-from luthier.core.evaluation_plan import EvaluationPlan
-from luthier.core.evaluation_recipe import MetricName
+from luthier.core.evaluation_plan import EvaluationPlan, MetricName
 from luthier.core.ids import sha256_document
 from luthier.core.ports import Generation, Progress, Prompt
 from luthier.features.models.resolve import Candidate, TemplatedEngine, find_candidate, system_under_test

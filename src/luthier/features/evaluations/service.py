@@ -14,8 +14,7 @@ from luthier.core.data_sources import SourcePlan, sources_of
 from luthier.core.dataset import Example
 from luthier.core.errors import ConflictError, ModelSourceError, RequestError
 from luthier.core.evaluation import Comparison, Evaluation, LabelConfidence, SourceFigures, Verdict
-from luthier.core.evaluation_plan import Bar
-from luthier.core.evaluation_recipe import GoodEnoughRecipe, MetricName
+from luthier.core.evaluation_plan import Bar, GoodEnoughRecipe, MetricName
 from luthier.core.ids import is_id, new_id
 from luthier.core.plan import Plan
 from luthier.core.ports import StopCheck

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, cast
 from luthier.core.dataset import Example
 from luthier.core.errors import RequestError
 from luthier.core.evaluation import SystemResult
-from luthier.core.evaluation_recipe import MetricName
+from luthier.core.evaluation_plan import MetricName
 from luthier.core.ports import Progress, Prompt, StopCheck
 from luthier.core.task_head import SEARCH_KINDS, TaskHead, TaskHeadKind, task_head_in
 from luthier.features.generation.engines import EnginePool

@@ -23,6 +23,8 @@ def show_evaluation(console: Console, evaluation: Evaluation, *, only_what_decid
     """Metrics of all systems with their 95% intervals, the alternatives, the comparisons, and the verdict.
 
     Args:
+        console: Where it is printed.
+        evaluation: What is shown.
         only_what_decides: Leave out the comparisons that the verdict does not rest on.
     """
     for note in evaluation.rows_notes:

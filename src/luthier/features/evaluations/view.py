@@ -57,7 +57,9 @@ def difference_rows(comparisons: Sequence[Comparison], metrics: dict[str, Metric
     """Those of the candidate first, in the order of the metrics.
 
     Args:
+        comparisons: Of two systems each.
         metrics: A figure of each, for its unit.
+        roles: Which system is the candidate, and which are the others.
     """
     order = {name: place for place, name in enumerate(metrics)}
     ordered = sorted(comparisons, key=lambda c: (c.candidate != roles.candidate, order.get(c.metric, len(order))))
@@ -200,7 +202,11 @@ def samples_shown(
 
 
 def _choice(asked: dict[str, str], metrics: list[str]) -> Choice:
-    """The checked request. Raises RequestError."""
+    """The checked request.
+
+    Raises:
+        RequestError: A value is none of those allowed, or an end of the range is no number.
+    """
     for name, allowed in (("better", BETTER), ("kind", KINDS), ("order", ORDERS), ("metric", ("", *metrics))):
         if asked[name] not in allowed:
             raise RequestError(

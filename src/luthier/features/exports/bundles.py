@@ -61,7 +61,11 @@ def facts_for(context: Context, export: Export) -> BundleFacts:
 
 
 def facts_of_run(context: Context, run_id: str) -> BundleFacts:
-    """The same for the result of a run before an export. Raises NotFoundError, RequestError."""
+    """The same for the result of a run before an export.
+
+    Raises:
+        NotFoundError: There is no such run.
+    """
     from luthier.ml.export.bundle.facts import BundleFacts
 
     record, plan = context.runs.get(run_id), context.runs.plan(run_id)
@@ -133,6 +137,7 @@ def push(context: Context, folder: Path, url: str, *, is_public: bool = False) -
     Files that are there already are not sent again, so an interrupted push continues.
 
     Args:
+        context: The home.
         folder: The bundle.
         url: Where it goes.
         is_public: Whether a repository that is made now is public.
@@ -184,8 +189,11 @@ def base_facts(context: Context, name: str, sha256: str, path: str, licence: str
     """What is known of a base model.
 
     Args:
-        licence: Where it is known already.
+        context: The home.
+        name: Of the base model.
+        sha256: The digest of its weights.
         path: Where its licence texts may be.
+        licence: Where it is known already.
     """
     from luthier.ml.export.bundle.facts import BaseFacts
     from luthier.ml.inference.models import cache, catalog, sources

@@ -101,6 +101,8 @@ def start(
     """Queue the export of a run that has succeeded, a tuned model or a base model on this machine.
 
     Args:
+        context: The home.
+        caller: Whose project it is.
         source: A run id, a tuned model (`ft:...`) or a base model.
         to: The format.
         quantise: The precision; None takes the format's own.
@@ -139,7 +141,11 @@ def list_exports(context: Context, caller: Caller, *, sources: Sequence[str] | N
 
 
 def show_export(context: Context, caller: Caller, export_id: str) -> ExportView:
-    """One export. Raises NotFoundError."""
+    """One export.
+
+    Raises:
+        NotFoundError: The project has no such export.
+    """
     view = _view(context, context.exports.get(caller.project_id, export_id))
     told, _ = context.job_events.page(view.job.job_id, limit=1)
     return ExportView(view.export, view.job, view.asked, told[0] if told else None)
@@ -159,7 +165,12 @@ def cancel(context: Context, caller: Caller, export_id: str) -> None:
 
 
 def retry(context: Context, caller: Caller, export_id: str) -> None:
-    """Make a failed export again, from the beginning. Raises NotFoundError, ConflictError."""
+    """Make a failed export again, from the beginning.
+
+    Raises:
+        NotFoundError: The project has no such export.
+        ConflictError: The export has neither failed nor paused.
+    """
     found = context.exports.get(caller.project_id, export_id)
     with context.database.transaction():
         context.jobs.resume(found.job_id)

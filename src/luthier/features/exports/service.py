@@ -36,9 +36,13 @@ def export(
     """Write what a run has trained, or a base model, in another format, proved in its real runtime against its source.
 
     Args:
+        context: The home.
+        name: A run, a tuned model or a base model.
+        to: The format.
         output: A folder that does not exist yet, or is empty; nothing is left in it after an error.
         quantise: The precision; None takes the format's own.
         held_out: Rows to prove it on; None takes those of the run, or built-in prompts.
+        num_prompts: How many rows it is proved on.
 
     Raises:
         NotFoundError: The source, its files or its base model are not here.

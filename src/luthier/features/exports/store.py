@@ -53,7 +53,11 @@ class ExportStore(Store):
             _EXPORTS.change(connection, export_id, {"document": made.model_dump_json()})
 
     def get(self, project_id: str, export_id: str) -> ServerExport:
-        """One export. Raises NotFoundError, also for another project's."""
+        """One export.
+
+        Raises:
+            NotFoundError: The project has no such export.
+        """
         return self._get(_EXPORTS, export_id, project_id=project_id)
 
     def list(self, project_id: str, *, sources: Sequence[str] | None = None) -> list[ServerExport]:
@@ -62,6 +66,10 @@ class ExportStore(Store):
         return self._list(_EXPORTS, *named, project_id=project_id)
 
     def remove(self, project_id: str, export_id: str) -> None:
-        """Forget an export; files stay. Raises NotFoundError."""
+        """Forget an export; files stay.
+
+        Raises:
+            NotFoundError: The project has no such export.
+        """
         with self._write() as connection:
             _EXPORTS.remove(connection, export_id, project_id=project_id)

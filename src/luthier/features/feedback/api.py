@@ -12,7 +12,7 @@ from luthier.features.feedback import service as feedback
 from luthier.features.feedback.service import FeedbackInput, Outcome
 from luthier.platform.http.authentication import Asker, HomeContext, Reader
 from luthier.platform.http.errors import documented
-from luthier.platform.http.lists import ListObject
+from luthier.platform.http.routes import ListObject
 
 router = APIRouter(prefix="/api/v1/feedback", tags=["feedback"])
 

@@ -50,6 +50,8 @@ def accepted(context: Context, project_id: str, model: str | None = None) -> lis
     """What may be trained on, in the order in which it was queued.
 
     Args:
+        context: The home.
+        project_id: The project.
         model: None for all models of the project.
     """
     return list(context.review_items.list(project_id, model=model, status="accepted"))
@@ -61,7 +63,11 @@ def counts(context: Context, project_id: str) -> dict[tuple[str, ReviewStatus], 
 
 
 def show_item(context: Context, project_id: str, review_id: str) -> ReviewItem:
-    """One item. Raises NotFoundError."""
+    """One item.
+
+    Raises:
+        NotFoundError: the project has no such item.
+    """
     return context.review_items.get(_known(review_id), project_id)
 
 
@@ -154,6 +160,9 @@ def queue_liked(context: Context, caller: Caller, model: str, *, since: float = 
     contrary. At most 1,000 in one call, the newest first.
 
     Args:
+        context: the home.
+        caller: whose project it is.
+        model: the name that clients ask for.
         since: of the feedback, in seconds since 1970.
     """
     liked: dict[str, bool] = {}

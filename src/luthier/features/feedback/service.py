@@ -204,7 +204,11 @@ def _masked(context: Context, project_id: str, *texts: str) -> list[str]:
 
 
 def _exchange(context: Context, project_id: str, exchange_id: str) -> Exchange:
-    """The exchange, also one that is just being written. Raises NotFoundError."""
+    """The exchange, also one that is just being written.
+
+    Raises:
+        NotFoundError: The project has no such exchange, or the id is none.
+    """
     if not _ID.fullmatch(exchange_id):
         raise _unknown(exchange_id)
     try:

@@ -113,7 +113,11 @@ class ReviewStore(Store):
         return added
 
     def get(self, review_id: str, project_id: str) -> ReviewItem:
-        """One item. Raises NotFoundError; also for another project's."""
+        """One item.
+
+        Raises:
+            NotFoundError: The project has no such item.
+        """
         return self._get(_ITEMS, review_id, project_id=project_id)
 
     def find(self, review_id: str, project_id: str) -> ReviewItem | None:

@@ -29,9 +29,8 @@ from luthier.platform.files.store import (
 )
 from luthier.platform.http.authentication import HomeContext, Reader, Trainer
 from luthier.platform.http.errors import ApiError, documented
-from luthier.platform.http.lists import ListPage
 from luthier.platform.http.multipart import Form
-from luthier.platform.http.routes import chosen, read_form
+from luthier.platform.http.routes import ListPage, chosen, read_form
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
 

@@ -143,7 +143,11 @@ class FileReferences:
         return FileReference(stored.file_id, stored.filename)
 
     def model(self, place: str, name: Any) -> str:
-        """The name of a base model as recipes know it."""
+        """The name of a base model as recipes know it.
+
+        Raises:
+            RequestError: There is no base model of this name.
+        """
         from luthier.platform.home.model_names import find_base_model
 
         try:
@@ -197,6 +201,8 @@ def plan_of(
     """The complete plan and the quote of a recipe that names files by id: what `luthier plan --json` prints.
 
     Args:
+        context: The home.
+        project_id: The project.
         recipe: The recipe as plain keys.
         ask: What answers the question.
         compares: Add `advice` on the method, and what the run takes on other `devices`.
@@ -312,8 +318,11 @@ def audit_of(context: Context, project_id: str, request: AuditRequest) -> dict[s
         `name`) to the file and to the one that it was compared with, null without one.
 
     Raises:
-        RequestError: it names no file or model of the project.
-        LuthierError: what `file_audits.audit` raises.
+        RequestError: It names no file or model of the project, or its options do not go together.
+        NotFoundError: There is no such check.
+        DataError: The file as a whole cannot be read.
+        ModelSourceError: The model cannot be fetched.
+        WorkError: The process that makes the audit has failed, or too many are being made.
     """
     names = FileReferences(context, project_id)
     file = names.reference("file_id", request.file_id)
@@ -350,6 +359,8 @@ def answer_about(
     """The answer to a question about the rows of a file.
 
     Args:
+        context: The home.
+        project_id: The project.
         question: A key of the analysis child's table.
         file_id: The file.
         given: The rest of the question.

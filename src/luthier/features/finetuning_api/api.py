@@ -19,9 +19,8 @@ from luthier.platform.home.context import Context
 from luthier.platform.http.authentication import HomeContext, Reader, Trainer
 from luthier.platform.http.errors import ApiError, documented
 from luthier.platform.http.idempotency import once
-from luthier.platform.http.lists import ListPage, PartialList
 from luthier.platform.http.poll_cache import polled
-from luthier.platform.http.routes import page
+from luthier.platform.http.routes import ListPage, PartialList, page
 from luthier.platform.jobs.events import JobEvent, Level
 from luthier.platform.jobs.records import Job
 

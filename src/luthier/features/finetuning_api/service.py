@@ -110,6 +110,7 @@ def default_rate(request: FineTuningRequest, hidden_size: int) -> float:
     """The learning rate that a multiplier counts from: what a plan takes for this method where a recipe is silent.
 
     Args:
+        request: the job as it was requested.
         hidden_size: of the base model.
     """
     from luthier.ml.planning import learning_rates
@@ -252,7 +253,11 @@ def _without_effect(request: FineTuningRequest) -> list[str]:
 
 
 def get(context: Context, caller: Caller, job_id: str) -> Job:
-    """One job of the project. Raises NotFoundError, for jobs of other projects and of the queue's own commands, too."""
+    """One job of the project.
+
+    Raises:
+        NotFoundError: the project has no such job, or a command of the queue made it.
+    """
     job = context.jobs.get(job_id, caller.project_id)
     if "request" not in job.document:
         raise NotFoundError(
@@ -273,6 +278,8 @@ def page_of_jobs(
     """Jobs of the project, newest first, and whether there are more.
 
     Args:
+        context: The home.
+        caller: Whose project it is.
         after: The id of the job that the page follows.
         limit: How many jobs at most.
         metadata: Only jobs that have all of these.
@@ -311,7 +318,12 @@ def ask(context: Context, caller: Caller, job_id: str, wish: Wish) -> Job:
 
 
 def resume(context: Context, caller: Caller, job_id: str) -> Job:
-    """Queue a paused or failed job again. Raises NotFoundError, ConflictError: also while it is still pausing."""
+    """Queue a paused or failed job again.
+
+    Raises:
+        NotFoundError: the project has no such job.
+        ConflictError: the job is neither paused nor failed; a job that is still pausing is neither.
+    """
     get(context, caller, job_id)
     with context.database.transaction():
         job = context.jobs.resume(job_id)
@@ -340,7 +352,11 @@ def events(
 
 
 def checkpoints(context: Context, caller: Caller, job_id: str) -> list[TunedModel]:
-    """What the job's model was after each of its last epochs, newest first. Raises NotFoundError."""
+    """What the job's model was after each of its last epochs, newest first.
+
+    Raises:
+        NotFoundError: the project has no such job.
+    """
     get(context, caller, job_id)
     models = context.tuned_models.list(caller.project_id, job_id=job_id)
     kept = [model for model in models if model.step is not None]

@@ -149,6 +149,7 @@ def find_teacher(context: Context, name: str, *, num_answers: int = 0, batches: 
     machine.
 
     Args:
+        context: The home.
         name: Any name of a model, or `http(s)://host:port/v1#MODEL`.
         num_answers: How many answers the work needs in all, where it asks for them in several calls: for many of them
             the server's engine is asked, where it has the model in memory (`SharedEngine`).
@@ -225,7 +226,11 @@ def is_address(name: str) -> bool:
 
 
 def parse_address(text: str) -> tuple[str, str]:
-    """`http://host:8000/v1#model` -> URL without a slash at its end, and model. Raises RequestError."""
+    """`http://host:8000/v1#model` -> URL without a slash at its end, and model.
+
+    Raises:
+        RequestError: It is no URL, carries a user, a password or a query, or names no host or no model.
+    """
     try:
         parts = urlsplit(text)
         # `port` is parsed lazily and raises ValueError only when it is read.

@@ -69,7 +69,10 @@ class SharedEngine:
 
         Raises:
             OverlongError: A prompt is over the context; all others are answered, and their answers kept, before that.
-            LuthierError: As of `TransformersEngine.generate`.
+            RequestError: A prompt is empty, or has both text and conversation, or impossible limits.
+            TemplateError: The template cannot write a conversation.
+            DivergedError: The model's logits are NaN.
+            StoppedError: The stop check returned a reason.
         """
         kept = self._kept_answers
         call = None if kept is None else kept("text", prompts)

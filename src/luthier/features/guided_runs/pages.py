@@ -20,11 +20,10 @@ from luthier.features.guided_runs import service
 from luthier.features.guided_runs.goals import GOALS, SIZES, GoalName, Size
 from luthier.features.guided_runs.service import Candidate, Found, Wish
 from luthier.features.models.service import ModelView, pull_model
-from luthier.features.planning.drafts import Planned
+from luthier.features.planning.drafts import Planned, draft_planner
 from luthier.features.planning.view import PlanView, view_of
 from luthier.features.recipes.service import write_text
 from luthier.features.run_drafts.choices import file_choices
-from luthier.features.run_drafts.planner import draft_planner
 from luthier.features.training import recipe_job
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import shown_reference

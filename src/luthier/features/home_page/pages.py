@@ -15,7 +15,7 @@ from luthier.core.access import Caller
 from luthier.core.run import RunRecord
 from luthier.features.deployments.service import list_deployments
 from luthier.features.home_page import service as overview
-from luthier.features.home_page.run_names import run_names
+from luthier.features.home_page.service import run_names
 from luthier.features.inbox.service import list_entries
 from luthier.platform.auth.members_store import Session
 from luthier.platform.home.context import Context

@@ -19,8 +19,9 @@ from luthier.core.evaluation import Comparison, Evaluation, Metric, VerdictWord
 from luthier.core.events import BillUpdated, Event, StepDone
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.run import RunRecord
-from luthier.features.home_page.run_names import run_names
+from luthier.core.text.names import display_name
 from luthier.features.inbox.sources import job_address
+from luthier.features.runs.labels import asked_of
 from luthier.features.runs.service import is_active
 from luthier.features.runs.views import without_paths
 from luthier.ml.evaluation.result_views import roles
@@ -384,3 +385,30 @@ def _counted(folder: str, deadline: float) -> tuple[int, bool]:
         if time.monotonic() > deadline:
             return total, False
     return total, True
+
+
+def run_names(
+    context: Context, project_id: str, records: Sequence[RunRecord], jobs: Sequence[Job] = ()
+) -> dict[str, str]:
+    """The names of runs by their ids.
+
+    Args:
+        context: The home.
+        project_id: Whose datasets give the first part of a name.
+        records: Runs that have begun.
+        jobs: Jobs whose runs may not have begun.
+    """
+    run_ids = [one.run_id for one in records] + [one.run_id for one in jobs if one.run_id]
+    found = context.run_labels.names(run_ids)
+    # A job whose run has not begun has no name yet but its id: it is called as its run will be.
+    waiting = {one.run_id: asked_of(one) for one in jobs if one.run_id and found[one.run_id] == one.run_id}
+    keys = {one["train"] for one in waiting.values() if one.get("train")}
+    datasets = context.run_entries.dataset_names(project_id, list(keys))
+    for job in jobs:
+        if job.run_id in waiting:
+            asked = waiting[job.run_id]
+            dataset = datasets.get(asked.get("train", ""))
+            base_model = asked.get("base_model", "") or str(job.document.get("base_model", ""))
+            moment = datetime.fromtimestamp(job.created_at, UTC)
+            found[job.run_id] = display_name(dataset.name if dataset else "", base_model, moment)
+    return found

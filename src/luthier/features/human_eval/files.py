@@ -66,7 +66,11 @@ class Imported:
 
 
 def export_panel(context: Context, project_id: str, panel_id: str, file_format: FileFormat) -> bytes:
-    """All ratings, as the content of a file. Raises NotFoundError."""
+    """All ratings, as the content of a file.
+
+    Raises:
+        NotFoundError: The project has no such panel.
+    """
     table = ratings_table(context, project_id, panel_id)
     if file_format == "csv":
         return _csv(table)
@@ -78,7 +82,11 @@ def export_panel(context: Context, project_id: str, panel_id: str, file_format: 
 
 
 def format_of(path: Path) -> FileFormat:
-    """The format of a file's name. Raises RequestError."""
+    """The format of a file's name.
+
+    Raises:
+        RequestError: The name ends in none of the formats.
+    """
     found = next((one for one in FILE_FORMATS if path.suffix == f".{one}"), None)
     if found is None:
         raise RequestError(
@@ -93,10 +101,14 @@ def import_label_studio(context: Context, caller: Caller, panel_id: str, content
     """Take in ratings from an export of Label Studio: all of them, or none.
 
     Args:
+        context: The home.
+        caller: Whose project it is.
+        panel_id: The panel.
+        content: The content of the file.
         name: The file's, for messages.
 
     Raises:
-        DataError: No such export; items, choices or raters that cannot be.
+        DataError: The content is no such export, or names items, choices or raters that the panel cannot have.
         NotFoundError: There is none in the project.
         ConflictError: The panel is closed.
     """
@@ -331,10 +343,16 @@ class _Making:
 
 
 def preference_pairs(context: Context, caller: Caller, panel_id: str, *, with_caught: bool = False) -> Pairs:
-    """Pairs of what people prefer. Raises NotFoundError.
+    """Pairs of what people prefer.
 
     Args:
+        context: The home.
+        caller: Whose project it is.
+        panel_id: The panel.
         with_caught: Also from raters who seem not to read.
+
+    Raises:
+        NotFoundError: The project has no such panel.
     """
     panel = context.rating_panels.get(caller.project_id, panel_id)
     table = ratings_table(context, caller.project_id, panel_id).real

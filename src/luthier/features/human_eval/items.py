@@ -82,7 +82,9 @@ def answer_rows(
     """Have each system answer the rows of a file; earlier answers come from the home's cache.
 
     Args:
+        context: The home.
         systems: Base models, runs, or `http(s)://host:port/v1#MODEL`.
+        data: The file of the rows.
         mapping: As in `evaluations.evaluate`.
         most_rows: How many rows at most, chosen by a hash of their content.
         max_new_tokens: Limit of an answer, in tokens.
@@ -134,7 +136,9 @@ def answers_of(
     """The answers of an evaluation.
 
     Args:
+        evaluation: The evaluation with its samples.
         systems: By their names there; None takes all models that have written.
+        most_rows: How many rows at most.
 
     Raises:
         RequestError: A system that is not there or has written nothing.

@@ -187,7 +187,11 @@ def keep_scores(
 
 
 def take_back(context: Context, panel: RatingPanel, rater: Rater) -> int | None:
-    """Forget the rater's newest rating, whose item is next then; None where there is none. Raises ConflictError."""
+    """Forget the rater's newest rating, whose item is next then; None where there is none.
+
+    Raises:
+        ConflictError: The panel is closed.
+    """
     return context.rating_panels.take_back(panel.panel_id, rater.rater_id)
 
 

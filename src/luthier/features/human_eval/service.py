@@ -47,7 +47,7 @@ def new_link(panel_id: str, name: str) -> RaterLink:
     """A rater who is not kept yet, with a link.
 
     Raises:
-        RequestError: A name that cannot be.
+        RequestError: A name that is empty, too long or not printable.
     """
     name = name.strip()
     if not name or len(name) > _MAX_NAME_CHARACTERS or not name.isprintable():
@@ -62,7 +62,13 @@ def new_link(panel_id: str, name: str) -> RaterLink:
 
 
 def add_rater(context: Context, caller: Caller, panel_id: str, name: str) -> RaterLink:
-    """Have one more person rate. Raises NotFoundError, ConflictError (name taken, panel closed), RequestError."""
+    """Have one more person rate.
+
+    Raises:
+        NotFoundError: The project has no such panel.
+        ConflictError: The panel has a rater of this name, or is closed.
+        RequestError: The name is empty, too long or not printable.
+    """
     panel = context.rating_panels.get(caller.project_id, panel_id)
     made = new_link(panel.panel_id, name)
     with context.database.transaction():
@@ -87,7 +93,11 @@ def renew_link(context: Context, caller: Caller, panel_id: str, rater_id: str) -
 
 
 def revoke_link(context: Context, caller: Caller, panel_id: str, rater_id: str) -> Rater:
-    """Withdraw a rater's link; their ratings stay. Raises NotFoundError."""
+    """Withdraw a rater's link; their ratings stay.
+
+    Raises:
+        NotFoundError: The project has no such panel, or the panel no such rater.
+    """
     panel = context.rating_panels.get(caller.project_id, panel_id)
     with context.database.transaction():
         rater = context.rating_panels.change_link(panel.panel_id, rater_id, None)
@@ -134,6 +144,8 @@ def create_panel(
     """Have people rate these answers, blind.
 
     Args:
+        context: The home.
+        caller: Whose project it is.
         answered: Rows with the answers of all systems.
         kind: Pairs to choose from, or single answers with scores.
         raters: How many raters, or their names.
@@ -143,7 +155,7 @@ def create_panel(
         seed: Decides all orders; by default drawn.
 
     Raises:
-        RequestError: Numbers, names or systems that cannot be.
+        RequestError: Numbers out of their range, unusable names, or too few or equal systems.
     """
     names = [f"rater {number}" for number in range(1, raters + 1)] if isinstance(raters, int) else list(raters)
     # Drawn from the system and stored: orders can be reproduced but not guessed by a rater.
@@ -225,7 +237,8 @@ def close_panel(context: Context, caller: Caller, panel_id: str) -> RatingPanel:
 def panel_report(context: Context, caller: Caller, panel_id: str) -> PanelReport:
     """The state of a panel: who has rated how much and how well, how far they agree, and what follows.
 
-    Raises NotFoundError.
+    Raises:
+        NotFoundError: The project has no such panel.
     """
     from luthier.ml.evaluation.panel import report
 
@@ -235,7 +248,11 @@ def panel_report(context: Context, caller: Caller, panel_id: str) -> PanelReport
 
 
 def ratings_table(context: Context, project_id: str, panel_id: str) -> RatingsTable:
-    """All ratings of a panel. Raises NotFoundError."""
+    """All ratings of a panel.
+
+    Raises:
+        NotFoundError: The project has no such panel.
+    """
     panel = context.rating_panels.get(project_id, panel_id)
     # Three queries for the whole panel, whatever the number of ratings.
     items = {item.item: item for item in context.rating_panels.items(panel_id)}

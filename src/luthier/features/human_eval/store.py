@@ -85,7 +85,11 @@ class RatingPanelStore(Store):
         return made
 
     def get(self, project_id: str, panel_id: str) -> RatingPanel:
-        """One panel. Raises NotFoundError, also for another project's."""
+        """One panel.
+
+        Raises:
+            NotFoundError: The project has no such panel.
+        """
         return self._get(_PANELS, panel_id, project_id=project_id)
 
     def list(self, project_id: str) -> Sequence[PanelCounts]:

@@ -12,7 +12,7 @@ from luthier.features.inbox import service as inbox
 from luthier.features.inbox.records import InboxEntry, InboxKind, InboxShow, InboxState
 from luthier.platform.http.authentication import HomeContext, Reader, Trainer
 from luthier.platform.http.errors import documented
-from luthier.platform.http.lists import ListObject
+from luthier.platform.http.routes import ListObject
 
 router = APIRouter(prefix="/api/v1/inbox", tags=["inbox"])
 

@@ -164,9 +164,9 @@ def ask_to_annotate(
         root: beginning of the link in the message; empty where there is none.
 
     Raises:
-        NotFoundError: No such dataset or member.
-        NotAllowedError: As for `assign`.
-        RequestError: As for `assign`.
+        NotFoundError: The project has no such dataset or member.
+        NotAllowedError: The caller may not assign work.
+        RequestError: The member may not do such work, or the day is over.
     """
     dataset = context.datasets.get(caller.project_id, dataset_id)
     item_id = item_id_of("annotate", dataset.dataset_id)
@@ -201,7 +201,7 @@ def snooze(context: Context, caller: Caller, item_id: str, seconds: float) -> In
     Raises:
         NotFoundError: No such entry.
         NotAllowedError: The caller may not.
-        RequestError: A time that cannot be.
+        RequestError: A time of no seconds, or of more than 366 days.
     """
     if not 0 < seconds <= MAX_SNOOZE_SECONDS:
         raise RequestError(f"{seconds:,.0f} s of snooze", expected="from 1 s to 366 days", do="choose such a time")

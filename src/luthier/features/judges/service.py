@@ -41,6 +41,7 @@ def open_judge(context: Context, name: str) -> Engine:
     The weights are loaded with the first new question. Close the engine after use.
 
     Args:
+        context: The home.
         name: A base model, a run, a GGUF file (ends in .gguf), or `http(s)://host:port/v1#MODEL`.
 
     Raises:
@@ -66,6 +67,8 @@ def same_base(context: Context, judge: str, systems: Mapping[str, str]) -> tuple
     Panickssery et al., 2024, "LLM Evaluators Recognize and Favor Their Own Generations", arXiv:2404.13076.
 
     Args:
+        context: The home.
+        judge: As `open_judge` takes it.
         systems: By the name that is shown, what each was made of: a base model, a run, or an address.
     """
     own = _base_of(context, judge)
@@ -135,7 +138,11 @@ class _Judge:
         return [one for one in made if isinstance(one, Generation)]
 
     def score(self, examples: Sequence[TokenisedExample], progress: Progress) -> list[Score]:  # noqa: ARG002
-        """A judge answers in text. Raises RequestError, always."""
+        """A judge answers in text.
+
+        Raises:
+            RequestError: Always: a judge answers in text.
+        """
         raise RequestError(
             f"likelihoods of {len(examples):,} rows from the judge {self.name}",
             expected="questions with text answers",
@@ -158,12 +165,14 @@ def calibrate(
     Raters who fail their attention checks are left out, and named.
 
     Args:
+        context: The home.
+        project_id: The project.
         judge: As `open_judge` takes it.
         ratings: A file that `luthier human-eval export` has written. Exactly one of this and `panel`.
         panel: The id of a panel of the project.
 
     Raises:
-        RequestError: Not exactly one source, a wrong file, or a judge's name that cannot be.
+        RequestError: Not exactly one source, a wrong file, or an unusable name of the judge.
         NotFoundError: No such panel, judge or file.
         DataError: Fewer than two items with ratings.
     """
@@ -298,6 +307,8 @@ def scores_of_sides(
     scores.
 
     Args:
+        context: The home.
+        settings: Names the judge, and how many answers it gets.
         frame: Exchanges with their words, columns of `Exchange`.
     """
     if settings.judge is None:

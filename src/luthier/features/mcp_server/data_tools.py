@@ -79,7 +79,11 @@ def get_dataset(call: Call, asked: DatasetArguments) -> ToolResult:
 
 
 def create_dataset(call: Call, asked: CreateArguments) -> ToolResult:
-    """Make a dataset of rows, or add a version."""
+    """Make a dataset of rows, or add a version.
+
+    Raises:
+        RequestError: Both or neither of two exclusive arguments, a path that cannot be read, or a name that is taken.
+    """
     if (asked.name is None) == (asked.dataset_id is None):
         raise RequestError(
             "both name and dataset_id" if asked.name is not None else "neither name nor dataset_id",

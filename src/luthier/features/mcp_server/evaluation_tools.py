@@ -65,7 +65,11 @@ class WorthArguments(Arguments):
 
 
 def evaluate(call: Call, asked: EvaluateArguments) -> ToolResult:
-    """Queue an evaluation."""
+    """Queue an evaluation.
+
+    Raises:
+        RequestError: Both a file and a dataset are named.
+    """
     if asked.file_id is not None and asked.dataset_id is not None:
         raise RequestError("both file_id and dataset_id", expected="one of the two", do="leave one out")
     file_id = asked.file_id
@@ -104,7 +108,11 @@ def get_evaluation(call: Call, asked: EvaluationArguments) -> ToolResult:
 
 
 def worth(call: Call, asked: WorthArguments) -> ToolResult:
-    """Whether fine-tuning pays off."""
+    """Whether fine-tuning pays off.
+
+    Raises:
+        RequestError: Both a run and an evaluation are named.
+    """
     if asked.run_id is not None and asked.evaluation_id is not None:
         raise RequestError("both run_id and evaluation_id", expected="one of the two, or neither", do="leave one out")
     given = {name: _text(value) for name, value in asked.model_dump(exclude={"run_id", "evaluation_id"}).items()}

@@ -84,8 +84,9 @@ class Toolbox:
         """Call a tool.
 
         Raises:
-            LuthierError: The caller lacks the scope, or what the tool raises.
+            NotAllowedError: The caller lacks the scope.
             ApiError: The arguments do not fit.
+            LuthierError: The tool cannot do it.
         """
         if not tool.is_allowed(call.caller):
             raise NotAllowedError(

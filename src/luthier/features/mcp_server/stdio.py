@@ -102,7 +102,11 @@ class Incoming(_Stream):
         return found
 
     async def receive(self) -> Received:
-        """The next message. Raises EndOfStream at the end."""
+        """The next message.
+
+        Raises:
+            EndOfStream: The client has closed the stream.
+        """
         try:
             item: Received = await self._inner.receive()
         except EndOfStream:
@@ -157,7 +161,12 @@ class KeyIdentity:
         return await to_thread.run_sync(self.look_up)
 
     def look_up(self) -> Caller:
-        """The caller; blocks. Raises as a call does."""
+        """The caller; blocks.
+
+        Raises:
+            NotAllowedError: The key is unknown, expired or revoked.
+            BusyError: The key has made its requests of this minute.
+        """
         given = self._authenticator.recall(self._key) or self._authenticator.look_up(self._key, "stdio")
         if given.caller is None:
             raise NotAllowedError(

@@ -57,7 +57,11 @@ class WorkState:
 
 
 def run_state(context: Context, caller: Caller, run_id: str) -> WorkState:
-    """The state of a run of the project. Raises NotFoundError."""
+    """The state of a run of the project.
+
+    Raises:
+        NotFoundError: The project has no such run.
+    """
     found = standing(context, caller, run_id)
     record, step, bill = found.record, last_step(context, run_id), last_bill(context, run_id)
     left = left_seconds(found, bill)
@@ -105,7 +109,11 @@ def run_state(context: Context, caller: Caller, run_id: str) -> WorkState:
 
 
 def job_state(context: Context, caller: Caller, job_id: str) -> WorkState:
-    """The state of a job of the project; that of a run where the job makes one. Raises NotFoundError."""
+    """The state of a job of the project; that of a run where the job makes one.
+
+    Raises:
+        NotFoundError: The project has no such job.
+    """
     job = context.jobs.get(job_id, caller.project_id)
     if job.run_id:
         return run_state(context, caller, job.run_id)
@@ -147,7 +155,11 @@ class WatchArguments(Arguments):
 
 
 async def watch(call: Call, asked: WatchArguments) -> ToolResult:
-    """Wait until it has ended, or the time is over, with a progress notification for each change."""
+    """Wait until it has ended, or the time is over, with a progress notification for each change.
+
+    Raises:
+        RequestError: The id is neither of a run nor of a job.
+    """
     look = {"run": run_state, "job": job_state}.get(asked.id.partition("-")[0])
     if look is None or not is_id(asked.id, asked.id.partition("-")[0]):
         raise RequestError(

@@ -13,7 +13,7 @@ from luthier.features.model_cards.service import BaseView, decoding_of_base, fin
 from luthier.platform.home.context import Context
 from luthier.platform.http.authentication import HomeContext, Reader
 from luthier.platform.http.errors import documented
-from luthier.platform.http.lists import ListObject
+from luthier.platform.http.routes import ListObject
 
 router = APIRouter(prefix="/api/v1/base-models", tags=["base models"])
 

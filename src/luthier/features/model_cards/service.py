@@ -135,7 +135,11 @@ def list_bases(context: Context) -> list[BaseView]:
 
 
 def find_base(context: Context, name: str) -> BaseView:
-    """One base model by its name in the API. Raises NotFoundError."""
+    """One base model by its name in the API.
+
+    Raises:
+        NotFoundError: There is no base model of this name.
+    """
     found = next((view for view in list_bases(context) if view.name == name), None)
     if found is None:
         raise NotFoundError(
@@ -169,7 +173,9 @@ def tuned_over(context: Context, caller: Caller, base: BaseView, *, limit: int) 
 def show_tuned(context: Context, caller: Caller, run_id: str) -> ModelDetails:
     """What a run has made, with its card.
 
-    Raises NotFoundError, also for another project's; ConflictError for a run that has not succeeded.
+    Raises:
+        NotFoundError: The project has no such run.
+        ConflictError: The run has not succeeded.
     """
     from luthier.features.exports.bundles import facts_of_run
     from luthier.ml.export.bundle import front_matter
@@ -191,7 +197,9 @@ def show_tuned(context: Context, caller: Caller, run_id: str) -> ModelDetails:
 def find_tuned(context: Context, caller: Caller, name: str) -> TunedView:
     """What a run has made, by the id of the run or the name of its tuned model, without its card.
 
-    Raises NotFoundError, also for another project's; ConflictError for a run that has not succeeded.
+    Raises:
+        NotFoundError: The project has no such run or tuned model, or the name is that of a base model.
+        ConflictError: The run has not succeeded.
     """
     run_id, _ = run_of(context, caller, name)
     if run_id is None:

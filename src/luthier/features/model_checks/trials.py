@@ -80,6 +80,9 @@ def try_model(path: Path, rows: Path | None, work: Path, begins: Callable[[str],
     An error of any kind ends its part alone.
 
     Args:
+        path: The folder of the model.
+        rows: A file of rows; None takes one of each kind.
+        work: A folder for what the parts write.
         begins: Called with the name of each.
     """
     from luthier.platform.home.context import Context

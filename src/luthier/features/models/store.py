@@ -73,7 +73,11 @@ class TunedModelStore(Store):
             return known or _MODELS.insert(connection, model, self._database.clock(connection))
 
     def get(self, project_id: str, model_id: str) -> TunedModel:
-        """One model that this project has or was permitted. Raises NotFoundError."""
+        """One model that this project has or was permitted.
+
+        Raises:
+            NotFoundError: The project has no such model, and no permission for one.
+        """
         is_seen = (tuned_models.c.project_id == project_id) | _is_permitted(project_id)
         with self._database.read() as connection:
             found = _MODELS.first(connection, tuned_models.c.model_id == model_id, is_seen)
@@ -83,7 +87,11 @@ class TunedModelStore(Store):
         return found
 
     def by_checkpoint(self, project_id: str, checkpoint_id: str) -> TunedModel:
-        """The model of this project that is this checkpoint. Raises NotFoundError."""
+        """The model of this project that is this checkpoint.
+
+        Raises:
+            NotFoundError: No model of the project is this checkpoint.
+        """
         found = self._find(_MODELS, tuned_models.c.checkpoint_id == checkpoint_id, project_id=project_id)
         if found is None:
             raise NotFoundError(
@@ -104,7 +112,11 @@ class TunedModelStore(Store):
         return self._list(_MODELS, _is_permitted(project_id), tuned_models.c.project_id != project_id)
 
     def delete(self, project_id: str, model_id: str) -> None:
-        """Forget a model of this project; its files stay. Raises NotFoundError."""
+        """Forget a model of this project; its files stay.
+
+        Raises:
+            NotFoundError: The project has no such model.
+        """
         self._delete(_MODELS, model_id, project_id=project_id)
 
 

@@ -137,10 +137,12 @@ def change_settings(context: Context, caller: Caller, changes: dict[str, Any]) -
     """Change some of the settings of the caller's project.
 
     Args:
+        context: The home.
+        caller: Whose project it is.
         changes: By the names of `AlertSettings`.
 
     Raises:
-        RequestError: A value that cannot be.
+        RequestError: A value is out of its range, or contradicts another.
     """
     # Outside `change`, which may run several times.
     for address in changes.get("emails", ()):

@@ -88,5 +88,9 @@ class AlertStore(Store):
         return self._list(_ALERTS, project_id=project_id, model=model, status=status, limit=limit)
 
     def get(self, alert_id: str, project_id: str) -> Alert:
-        """An alert. Raises NotFoundError, naming the nearest ids; also for another project's."""
+        """An alert.
+
+        Raises:
+            NotFoundError: The project has no such alert; the message names the nearest ids.
+        """
         return self._get(_ALERTS, alert_id, project_id=project_id)

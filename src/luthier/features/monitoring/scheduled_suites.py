@@ -52,7 +52,7 @@ class SuiteState(FrozenModel):
 
 
 def check_suite_file(path: Path) -> None:
-    """Raises NotFoundError, or RequestError for a suite that is wrong, or that no job carries out by itself."""
+    """Raises NotFoundError for a missing file, RequestError for a wrong suite, or one that no job carries out alone."""
     from luthier.features.suites.definition import load_suite
 
     # Checked when it is named, so that an impossible suite fails before the server's first attempt at night.

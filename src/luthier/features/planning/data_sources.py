@@ -192,7 +192,7 @@ def _files_of(
     from luthier.ml.data.remote.cache import fetch
 
     if is_pattern(path):
-        found = _of_the_plan(context, matching_files(base_dir / path), known)
+        found = _known_by_digest(context, matching_files(base_dir / path), known)
         return tuple((file, f"{name}/{shown}" if len(found) > 1 else shown) for file, shown in found), None
     if not is_remote(path):
         file = base_dir / path
@@ -205,7 +205,7 @@ def _files_of(
     return tuple((one.path, one.name if is_one else f"{name}/{one.name}") for one in fetched.files), fetched.revision
 
 
-def _of_the_plan(
+def _known_by_digest(
     context: Context, found: tuple[tuple[Path, str], ...], known: Sequence[SourceFile]
 ) -> tuple[tuple[Path, str], ...]:
     """The files that match a pattern and that a plan has, by their digests; all where it has none of them."""
@@ -213,13 +213,24 @@ def _of_the_plan(
 
     digests = {(one.name, one.sha256) for one in known}
     kept = tuple(one for one in found if digests and (one[0].name, sha256_file(one[0])) in digests) or found
-    if added := [shown for one, shown in found if (one, shown) not in kept]:
-        were, are = ("files were", "are") if len(added) > 1 else ("file was", "is")
-        more = f" and {len(added) - 1:,} more" if len(added) > 1 else ""
-        title = f"{len(added):,} {were} added since the run began, and {are} not read: {added[0]}{more}"
-        with context.progress.task(title, total=None, unit="files"):
-            pass
+    report_added(context, [shown for one, shown in found if (one, shown) not in kept])
     return kept
+
+
+def report_added(context: Context, added: Sequence[str]) -> None:
+    """Show that a pattern matches files that are not read, since the run began without them.
+
+    Args:
+        context: The home.
+        added: What messages call them; none shows nothing.
+    """
+    if not added:
+        return
+    were, are = ("files were", "are") if len(added) > 1 else ("file was", "is")
+    more = f" and {len(added) - 1:,} more" if len(added) > 1 else ""
+    title = f"{len(added):,} {were} added since the run began, and {are} not read: {added[0]}{more}"
+    with context.progress.task(title, total=None, unit="files"):
+        pass
 
 
 def _single(split: Split, name: str, source: SourceRecipe, revision: str | None, path: Path) -> SourcePlan:

@@ -3,7 +3,7 @@
 requests (newest of each draft) --> one thread --> one warm process (`WarmChild`), which answers by the functions below
 
 A recipe that no one waits for any more is dropped from the queue, and a process that has planned it for long is ended.
-Thread and process end after some minutes without requests.
+Thread and process end after some minutes without requests. A server has one planner, since it has one process.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from luthier.platform.home.context import Context
 from luthier.platform.processes.analysis import WarmChild
 
 if TYPE_CHECKING:
+    from starlette.datastructures import State
+
     from luthier.features.planning.service import Prepared
 
 log = logging.getLogger("luthier.plans")
@@ -87,7 +89,10 @@ class DraftPlanner:
         """The plan of a recipe, waited for so long; None while it is not done, or where the draft has changed since.
 
         Args:
+            project_id: The project, whose drafts nobody else sees.
             draft: Names what is being drafted; of one draft only the newest recipe is planned.
+            recipe: The recipe as plain keys.
+            wait_seconds: How long at most.
 
         Raises:
             BusyError: Too many wait already.
@@ -262,3 +267,16 @@ def _compared(context: Context, prepared: Prepared) -> dict[str, Any]:
         if option.method == method
     ]
     return {"advice": advise(context, prepared).as_json(), "devices": devices}
+
+
+_making: Final = threading.Lock()
+
+
+def draft_planner(state: State, context: Context) -> DraftPlanner:
+    """The planner of an app, made when the first recipe is drafted."""
+    # Two concurrent requests must not make two planners: each has its own process.
+    with _making:
+        if getattr(state, "draft_planner", None) is None:
+            state.draft_planner = DraftPlanner(context)
+        planner: DraftPlanner = state.draft_planner
+    return planner

@@ -101,7 +101,7 @@ def _with_prompts(plan: Plan, judged: Sequence[Example], train: Sequence[Example
     Raises:
         RequestError, RecipeError: the request cannot be evaluated by these rows and metrics.
     """
-    from luthier.core.evaluation_recipe import EvaluationRecipe
+    from luthier.core.evaluation_plan import EvaluationRecipe
     from luthier.ml.evaluation.few_shot import num_usable
     from luthier.ml.planning.prompt_variants import with_prompt_variants
     from luthier.ml.prompting.instructions import derive_instruction
@@ -273,7 +273,11 @@ def _streamed_rows(context: Context, plan: Plan, run_id: str) -> Sequence[Exampl
 
 
 def _stream_of(context: Context, plan: Plan, run_id: str, spill: Spill) -> Part:
-    """The training rows of a streamed run, of which the first are read. Raises ConflictError."""
+    """The training rows of a streamed run, of which the first are read.
+
+    Raises:
+        ConflictError: The sources cannot be read any more, or have changed.
+    """
     try:
         train = load_splits(context, recipe_of(plan), Path(), spill, plan.data.sources)["train"]
     except (RequestError, DataSourceError) as error:

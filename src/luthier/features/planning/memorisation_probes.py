@@ -21,6 +21,8 @@ def planted(recipe: Recipe, shape: Shape, num_rows: int) -> tuple[Example, ...]:
     """The canaries of a recipe as examples of the same kind as its rows; none where it requests none.
 
     Args:
+        recipe: The recipe with the canaries.
+        shape: Of the training rows.
         num_rows: Training rows with them.
 
     Raises:

@@ -44,6 +44,7 @@ def tools_for(prepared: Prepared, *, is_first: bool) -> Tools:
     """What the run lends its objective.
 
     Args:
+        prepared: The run.
         is_first: Whether this process, of several, writes the run's files.
     """
     from luthier.ml.training.objective_protocol import Tools

@@ -67,7 +67,11 @@ class ProbeStore:
         return self.folder / f"{sha256_document(key.as_json())[:24]}.json"
 
     def read(self, key: ProbeKey) -> tuple[Measurement, ...]:
-        """The measurements of a key, oldest first; none where no probe has run. Raises UnreadableProbeError."""
+        """The measurements of a key, oldest first; none where no probe has run.
+
+        Raises:
+            UnreadableProbeError: the file cannot be read, or is not what a probe has written.
+        """
         path = self.path(key)
         try:
             text = path.read_text(encoding="utf-8")
@@ -80,7 +84,10 @@ class ProbeStore:
     def add(self, key: ProbeKey, measurements: Sequence[Measurement]) -> tuple[Measurement, ...]:
         """Keep new measurements, each in place of an older one of the same workload; returns all that are kept.
 
-        What cannot be read is replaced. Raises StorageFullError.
+        What cannot be read is replaced.
+
+        Raises:
+            StorageFullError: the disk has no room for them.
         """
         from luthier.ml.charts.page import replace_text
 
@@ -185,6 +192,9 @@ def stored(context: Context, device: Device, plan: Plan, *, tell: Tell | None = 
     """The calibration that earlier probes on this machine speak for; None where none has run for this device.
 
     Args:
+        context: the home.
+        device: the device of the plan.
+        plan: its workload is looked up.
         tell: called about a file that cannot be used, which is then ignored; a Python warning where it is None.
     """
     from luthier.ml.planning import predict

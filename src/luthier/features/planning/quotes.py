@@ -182,6 +182,7 @@ def workloads_of(prepared: Prepared, here: Device) -> Callable[[Device], Workloa
     """The run as each device would carry it out, its batches counted from the very rows.
 
     Args:
+        prepared: the run.
         here: this machine.
     """
     from luthier.ml.inference.models.structure import read_structure

@@ -162,7 +162,7 @@ def rehearse(plan: Plan) -> ForwardPath | None:
     """Take the step; returns the path that was proved, or None where no small copy of the architecture runs.
 
     Raises:
-        RequestError: as `rehearsed`.
+        RequestError: the method cannot be trained on this architecture, or what it saves cannot be loaded again.
     """
     import torch
 

@@ -51,6 +51,8 @@ def data_plan(recipe: Recipe, splits: dict[Split, PreparedSplit], template_day: 
     """The data part of the plan.
 
     Args:
+        recipe: The request.
+        splits: The rows of each split.
         template_day: That the rows were written on, of a template that writes the date.
 
     Raises:

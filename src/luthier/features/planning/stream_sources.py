@@ -23,6 +23,7 @@ from luthier.core.ids import sha256_file
 from luthier.core.ports import SilentProgress
 from luthier.core.system.process_setup import start_daemon
 from luthier.features.planning.data_cache import make_room
+from luthier.features.planning.data_sources import report_added
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def _local(context: Context, number: int, name: str, path: Path, before: SourceP
 
     found: Sequence[tuple[Path, str]] = ((path, path.name),)
     if is_pattern(str(path)):
-        found = _of_the_plan(context, path, matching_files(path), before)
+        found = _known_by_name(context, path, matching_files(path), before)
     shards, files = [], []
     total = sum(file.stat().st_size for file, _ in found if file.is_file())
     with context.progress.task(f"Digests of {name}", total, "bytes") as task:
@@ -146,10 +147,12 @@ def _opener(path: Path, shown: str, before: os.stat_result) -> Callable[[], Sour
     return opened
 
 
-def _of_the_plan(
+def _known_by_name(
     context: Context, pattern: Path, found: Sequence[tuple[Path, str]], before: SourcePlan | None
 ) -> Sequence[tuple[Path, str]]:
-    """The files that match a pattern; of a run that has begun, those of its plan.
+    """The files that match a pattern; of a run that has begun, those of its plan by their names.
+
+    Their digests are computed afterwards, in one pass that shows its progress.
 
     Raises:
         ConflictError: One of them is not there any more.
@@ -158,21 +161,14 @@ def _of_the_plan(
         return found
     names = {file.name for file in before.files}
     if missing := sorted(names - {below for _, below in found}):
+        more = f" and {len(missing) - 1:,} more" if len(missing) > 1 else ""
         raise ConflictError(
-            f"{missing[0]} does not match {pattern} any more" + _and_more(missing[1:]),
+            f"{missing[0]} does not match {pattern} any more{more}",
             expected=f"the {len(names):,} files that the run began with",
             do="restore the file, or start a new run",
         )
-    if added := [below for _, below in found if below not in names]:
-        were, are = ("files were", "are") if len(added) > 1 else ("file was", "is")
-        title = f"{len(added):,} {were} added since the run began, and {are} not read: {added[0]}"
-        with context.progress.task(title + _and_more(added[1:]), total=None, unit="files"):
-            pass
+    report_added(context, [below for _, below in found if below not in names])
     return [(file, below) for file, below in found if below in names]
-
-
-def _and_more(names: Sequence[str]) -> str:
-    return f" and {len(names):,} more" if names else ""
 
 
 def _remote(context: Context, number: int, name: str, path: str, before: SourcePlan | None) -> _Files:

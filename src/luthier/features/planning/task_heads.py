@@ -59,7 +59,8 @@ def streamed_head(
         multi_label: whether an answer may have several labels.
 
     Raises:
-        DataError: as `fit_task_head`, about the first rows.
+        DataError: among the first rows, one has no answer or an answer that is no number, or all have one class or
+            number.
         RecipeError: several labels are asked for, and no answer has several.
     """
     from luthier.ml.data.tokenise.heads import fit_task_head

@@ -94,7 +94,12 @@ def _made_models(context: Context, caller: Caller) -> list[PlaygroundModel]:
 
 
 def route_to(context: Context, caller: Caller, name: str, requests: Sequence[TextRequest]) -> Routed:
-    """Who answers to a name, or what a run of the project has made. Raises NotFoundError and ConflictError."""
+    """Who answers to a name, or what a run of the project has made.
+
+    Raises:
+        NotFoundError: The project has no model or run of this name.
+        ConflictError: The run has no result that can be served.
+    """
     if is_id(name, "run"):
         return Routed(name, name, fastest(context, served_target(context, caller, name)))
     return route(context, caller, name, user_of(caller, requests))
@@ -163,7 +168,11 @@ class Side:
 
 
 def sides_of(form: FormData) -> list[Side]:
-    """The models and the conversation with each. Raises RequestError."""
+    """The models and the conversation with each.
+
+    Raises:
+        RequestError: A conversation is not one that the page has written, or is too long.
+    """
     # A field may come as a file, which is not text.
     models = [text for text in form.getlist("model") if isinstance(text, str)][:MAX_SIDES]
     talks = [text for text in form.getlist("talk") if isinstance(text, str)][:MAX_SIDES]
@@ -311,7 +320,11 @@ async def written(
 async def whole(
     request: Request, context: Context, caller: Caller, model: str, asked: TextRequest, say: Say = str
 ) -> Turn | None:
-    """An answer, once it has ended; None where the reader is gone. Raises LuthierError."""
+    """An answer, once it has ended; None where the reader is gone.
+
+    Raises:
+        LuthierError: The model cannot answer; the error is the one that the answer ended with.
+    """
     stream = CompletionStream(context, caller, [asked], model=model, hears_pieces=False)
     try:
         await stream.begin(lambda: route_to(context, caller, model, [asked]))

@@ -110,7 +110,13 @@ class HeadAnswer:
 
 
 def head_by_name(context: Context, caller: Caller, name: str) -> TaskHead | None:
-    """The head of a model; None where it writes text. Raises NotFoundError, ConflictError and ModelSourceError."""
+    """The head of a model; None where it writes text.
+
+    Raises:
+        NotFoundError: The project has no model or run of this name.
+        ConflictError: The run has no result that can be served.
+        ModelSourceError: The task head of the model is damaged.
+    """
     return _found(context, caller, name)[1]
 
 
@@ -150,8 +156,12 @@ def ask_head(context: Context, caller: Caller, form: HeadForm) -> HeadAnswer:
 
     Raises:
         RequestError: The model writes text, or something is missing or does not fit.
-        NotFoundError, ConflictError, ModelSourceError: As of `head_by_name`.
-        QuotaError, BusyError, WorkError: As `serving.ask_pooling`.
+        NotFoundError: The project has no model or run of this name.
+        ConflictError: The run has no result that can be served.
+        ModelSourceError: The task head of the model is damaged.
+        QuotaError: The daily token budget of the caller is used up.
+        BusyError: Too many requests are running or waiting.
+        WorkError: The server is shutting down, or the engine process has ended.
     """
     routed, head = _found(context, caller, form.model)
     if head is None:

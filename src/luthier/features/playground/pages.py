@@ -266,7 +266,11 @@ def _lead(request: Request, shown: _Shown) -> Response:
 
 
 def _say(sides: Sequence[Side], message: str, *, is_again: bool) -> list[Side]:
-    """Put the question; returns those who are to answer. Raises RequestError."""
+    """Put the question; returns those who are to answer.
+
+    Raises:
+        RequestError: No model is chosen, the message is empty, or there is no question to ask again.
+    """
     if not sides:
         raise RequestError("no model is chosen", expected="one or two models", do="choose a model")
     if is_again:

@@ -19,8 +19,7 @@ from pydantic import ValidationError
 from luthier.core.data_sources import SourcePlan, check_remote, is_pattern, is_remote
 from luthier.core.dataset import Example, Row, TokenisedExample, reading_notes
 from luthier.core.errors import OverlongError, RecipeError, RequestError
-from luthier.core.evaluation_plan import Bar
-from luthier.core.evaluation_recipe import GoodEnoughRecipe, MetricName
+from luthier.core.evaluation_plan import Bar, GoodEnoughRecipe, MetricName
 from luthier.core.ids import is_id
 from luthier.core.recipe import Recipe
 from luthier.platform.home.context import Context
@@ -211,7 +210,12 @@ def map_that_fits(mapping: Mapping[str, str], file: Path, whose: str) -> ColumnM
 
 
 def first_columns(file: Path) -> list[str]:
-    """The names of the fields of a file's first rows. Raises NotFoundError and DataError."""
+    """The names of the fields of a file's first rows.
+
+    Raises:
+        NotFoundError: there is no such file.
+        DataError: the file as a whole cannot be read.
+    """
     from luthier.ml.data.files.source import open_source
     from luthier.ml.data.rows.rows import read_rows
 

@@ -54,7 +54,12 @@ RECIPE = FileKind(
 
 
 def read_recipe_file(path: Path, kind: FileKind = RECIPE) -> RecipeDocument:
-    """Read a recipe, or another file of keys. Raises NotFoundError, and `kind.refuse` with the wrong place."""
+    """Read a recipe, or another file of keys.
+
+    Raises:
+        NotFoundError: There is no such file.
+        LuthierError: The file cannot be read or holds no keys; of the class `kind.refuse`, with the wrong place.
+    """
     text = _read(path, kind)
     is_json = path.suffix.lower() == ".json"
     keys, lines = _parse_json(path, text, kind) if is_json else parse_yaml(str(path), text, refuse=kind.refuse)

@@ -31,8 +31,9 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Relative paths, those of overrides too, count from the recipe's folder and come back absolute.
 
     Raises:
-        NotFoundError: no such file. RecipeError: wrong syntax, unknown keys (the nearest known is named), wrong types
-        or values; all of them are listed.
+        NotFoundError: There is no such file.
+        RecipeError: Wrong syntax, unknown keys (the nearest known is named), wrong types or values; all of them are
+            listed.
     """
     document = read_recipe_file(path)
     # Overrides are set in a copy; `override_value` copies the inner mappings that it changes.
@@ -45,7 +46,8 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 def recipe_from(document: Mapping[str, Any], *, base_dir: Path) -> Recipe:
     """A recipe from a plain document, such as a dict in a notebook; relative paths count from `base_dir`.
 
-    Raises RecipeError as `load_recipe` does.
+    Raises:
+        RecipeError: Unknown keys (the nearest known is named), wrong types or values; all of them are listed.
     """
     return with_absolute_paths(_check("", document, {}, ()), base_dir.absolute())
 
@@ -74,7 +76,8 @@ def _check(name: str, keys: Mapping[str, Any], lines: Mapping[str, int], overrid
 def override_value(keys: dict[str, Any], override: str) -> str:
     """Set one value in place (`training.epochs=3`) and return its name; copies what it changes of inner mappings.
 
-    Raises RecipeError.
+    Raises:
+        RecipeError: The override is no `key=value`, the value is no YAML, or a part of the key holds no keys.
     """
     name, separator, text = override.partition("=")
     parts = name.strip().split(".")
@@ -226,6 +229,7 @@ def write_text(keys: Mapping[str, Any], names: Mapping[str, str]) -> str:
     """The keys as YAML, in the order of recipes.
 
     Args:
+        keys: The keys of a recipe.
         names: Names of files by id, written as comments.
     """
     lines = write_yaml(_in_order(keys, Recipe)).removesuffix("\n").split("\n") if keys else []

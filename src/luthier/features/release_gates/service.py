@@ -54,7 +54,12 @@ class Judged:
 
 
 def read_gate(path: Path) -> Gate:
-    """The rules of a file. Raises NotFoundError, and RequestError naming every wrong place."""
+    """The rules of a file.
+
+    Raises:
+        NotFoundError: There is no such file.
+        RequestError: The file is no gate; the message names every wrong place.
+    """
     return _gate_of(f"gate {path}", read_recipe_file(path, _GATE).keys)
 
 
@@ -298,6 +303,8 @@ def refuse_unjudged(name: str, targets: Sequence[str], *, has_others: bool) -> N
     """Refuse to have unjudged targets answer all users of a name.
 
     Args:
+        name: Of the deployment.
+        targets: Those without an evaluation.
         has_others: Whether a canary could be tried there.
 
     Raises:

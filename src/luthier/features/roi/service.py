@@ -56,8 +56,9 @@ def compute_roi(
 
     Raises:
         NotFoundError: a file, run or evaluation does not exist.
-        RequestError: the case is wrong or contradicts itself, or a price is missing.
-        ConflictError: as for `measured_gains`.
+        RequestError: the case is wrong or contradicts itself, a price is missing, or the evaluation is none that the
+            case can use.
+        ConflictError: the files of the evaluation's examples are missing or changed.
         StorageFullError: the disk has no room for the page.
     """
     from luthier.ml.planning.devices import load_prices

@@ -158,7 +158,8 @@ def rows_of(context: Context, caller: Caller, dataset_id: str, number: int | Non
 
     A side that trains is evaluated by the sides of the same split; other rows by a separate share.
 
-    Raises NotFoundError.
+    Raises:
+        NotFoundError: The project has no such dataset, or the dataset no such version.
     """
     version = dataset_versions.get_version(context, caller, dataset_id, number)
     split = dataset_splits.split_of(context, caller, version)

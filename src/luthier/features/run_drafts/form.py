@@ -83,7 +83,9 @@ def draft_of(keys: Mapping[str, Any], names: Mapping[str, str], *, token: str = 
     """A draft of these keys.
 
     Args:
+        keys: The keys of a recipe.
         names: Names of files by id.
+        token: Names the draft, so that it is started once.
     """
     named = with_new_keys(keys)  # what an earlier version stored may have old ones
     text = write_text(named, names)

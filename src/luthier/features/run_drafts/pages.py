@@ -12,12 +12,11 @@ from starlette.responses import Response
 from luthier.core.access import Caller
 from luthier.core.errors import LuthierError
 from luthier.features.models.service import ModelView
-from luthier.features.planning.drafts import DraftPlanner, Planned
+from luthier.features.planning.drafts import DraftPlanner, Planned, draft_planner
 from luthier.features.planning.view import format_money, view_of
 from luthier.features.run_drafts import choices as draft_choices
 from luthier.features.run_drafts import fields as recipe_fields
 from luthier.features.run_drafts.form import SHARE, Draft, draft_of, fields_of, read_form
-from luthier.features.run_drafts.planner import draft_planner
 from luthier.features.training import recipe_job
 from luthier.platform.home.context import Context
 from luthier.platform.ui.errors import status_of

@@ -15,9 +15,8 @@ from luthier.features.training import recipe_job
 from luthier.platform.home.context import Context
 from luthier.platform.http.authentication import HomeContext, Reader, Trainer
 from luthier.platform.http.errors import documented
-from luthier.platform.http.lists import ListObject, PartialList
 from luthier.platform.http.path_redaction import redact_paths, reference_paths
-from luthier.platform.http.routes import Id
+from luthier.platform.http.routes import Id, ListObject, PartialList
 from luthier.platform.jobs.records import Job, JobStatus
 
 router = APIRouter(prefix="/api/v1", tags=["runs"])

@@ -42,7 +42,12 @@ def edit_here(context: Context, run_id: str, changes: LabelChanges) -> RunLabels
 
 
 def edit_runs(context: Context, caller: Caller, run_ids: Sequence[str], changes: LabelChanges) -> int:
-    """Change what is written about several runs, all or none; returns how many. Raises as `edit_run` does."""
+    """Change what is written about several runs, all or none; returns how many.
+
+    Raises:
+        NotFoundError: The project has no such run.
+        RequestError: No run is chosen, a text is too long, or a tag is none.
+    """
     if not run_ids:
         raise RequestError("no run is chosen", expected="one run or more", do="tick the runs, then choose what to do")
     with context.database.transaction():

@@ -227,6 +227,8 @@ def filter_fault(position: int, came: str, expected: str) -> RequestError:
 
     Args:
         position: Of its character, from 1 on.
+        came: What the filter has there.
+        expected: What it could have.
     """
     return RequestError(
         f"the filter has {came} at character {position}",

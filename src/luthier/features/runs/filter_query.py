@@ -125,6 +125,7 @@ def entries_of(project_id: str | None, *, only_begun: bool = False) -> Any:
 
     Args:
         project_id: None for those of all projects.
+        only_begun: Whether jobs that have not begun a run are left out.
     """
     # A run that a command started has no job, and one of an old home no project: both belong to the default project.
     owner = func.coalesce(jobs.c.project_id, runs.c.project_id, DEFAULT_PROJECT)

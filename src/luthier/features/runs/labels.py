@@ -195,12 +195,21 @@ class RunLabelStore(Store):
             _VIEWS.insert(connection, view, self._database.clock(connection), project_id=project_id)
 
     def delete_view(self, project_id: str, name: str) -> None:
-        """Delete a view. Raises NotFoundError."""
+        """Delete a view.
+
+        Raises:
+            NotFoundError: The project has no such view.
+        """
         self._delete(_VIEWS, name, project_id=project_id)
 
 
 def save_view(context: Context, caller: Caller, name: str, query: str) -> SavedView:
-    """Keep parameters of the list under a name. Raises RequestError for a bad name or query; ConflictError."""
+    """Keep parameters of the list under a name.
+
+    Raises:
+        RequestError: The name is empty or too long, or the query is too long.
+        ConflictError: The project has a view of that name, or too many views.
+    """
     shown = _text("name of the view", name, MAX_GROUP)
     if not shown:
         raise RequestError("a view without a name", expected="a name", do="write a name for the view")
@@ -217,7 +226,11 @@ def save_view(context: Context, caller: Caller, name: str, query: str) -> SavedV
 
 
 def delete_view(context: Context, caller: Caller, name: str) -> None:
-    """Delete a saved view of the project. Raises NotFoundError."""
+    """Delete a saved view of the project.
+
+    Raises:
+        NotFoundError: The project has no such view.
+    """
     with context.database.transaction():
         context.run_labels.delete_view(caller.project_id, name)
         record(context, caller, "run_view.deleted", name[:MAX_GROUP])

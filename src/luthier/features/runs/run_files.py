@@ -126,7 +126,9 @@ def metrics_csv(context: Context, caller: Caller, run_id: str) -> Iterator[str]:
     """All that was measured in the steps of a run: a line for each step, value and series, in the order of events.
 
     Nothing is thinned. Lines of steps that were trained again after a crash are those of the last time.
-    Raises NotFoundError.
+
+    Raises:
+        NotFoundError: The project has no such run.
     """
     standing(context, caller, run_id)
     return _csv_lines(context, run_id)

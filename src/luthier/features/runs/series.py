@@ -82,6 +82,7 @@ class Curves:
         """Add events, in the order in which they were appended. Of a step reported twice the newer event counts.
 
         Args:
+            events: Of one run.
             most: How many points a series is thinned to, once it has twice as many.
         """
         for event in events:

@@ -160,7 +160,11 @@ def list_runs(context: Context, limit: int | None = None, *, filter_text: str = 
 
 
 def show_run(context: Context, run_id: str) -> RunDetails:
-    """One run. Raises NotFoundError, naming the nearest ids."""
+    """One run.
+
+    Raises:
+        NotFoundError: There is no such run; the message names the nearest ids.
+    """
     from luthier.features.planning.quotes import forecast_of_run
 
     record = context.runs.get(run_id)
@@ -221,7 +225,10 @@ def compare_runs(context: Context, run_ids: Sequence[str]) -> RunComparison:
 def watch_run(context: Context, run_id: str, *, pause_seconds: float = 0.5) -> Iterator[Event]:
     """The events of a run, those there are and then each new one as it comes, until no process works on the run.
 
-    A step that is trained again after a crash comes again. Raises NotFoundError.
+    A step that is trained again after a crash comes again.
+
+    Raises:
+        NotFoundError: There is no such run.
     """
     position = 0
     while True:
@@ -234,7 +241,11 @@ def watch_run(context: Context, run_id: str, *, pause_seconds: float = 0.5) -> I
 
 
 def view_run(context: Context, run_id: str) -> RunView:
-    """One run, in short. Raises NotFoundError."""
+    """One run, in short.
+
+    Raises:
+        NotFoundError: There is no such run.
+    """
     return view_of(context, context.runs.get(run_id))
 
 

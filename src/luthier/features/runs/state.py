@@ -62,13 +62,18 @@ def pause(context: Context, caller: Caller, run_id: str) -> Job:
 
     Raises:
         NotFoundError: There is none in the project.
-        ConflictError: It cannot be.
+        ConflictError: The run has ended, is pausing or paused, or was started by a command.
     """
     return _ask(context, caller, run_id, "pause")
 
 
 def cancel(context: Context, caller: Caller, run_id: str) -> Job:
-    """Have a run end for good, with a checkpoint. Raises NotFoundError; ConflictError where it has ended already."""
+    """Have a run end for good, with a checkpoint.
+
+    Raises:
+        NotFoundError: The project has no such run.
+        ConflictError: The run has ended, is being cancelled, or was started by a command.
+    """
     return _ask(context, caller, run_id, "cancel")
 
 
@@ -185,7 +190,11 @@ class Standing:
 
 
 def standing(context: Context, caller: Caller, run_id: str) -> Standing:
-    """The state of a run of the project. Raises NotFoundError."""
+    """The state of a run of the project.
+
+    Raises:
+        NotFoundError: The project has no such run.
+    """
     job = job_of(context, caller, run_id)
     try:
         record = context.runs.get(run_id)

@@ -69,6 +69,8 @@ class RunStore(Store):
         """Add a run with its plan.
 
         Args:
+            record: The run.
+            plan: Its plan.
             project_id: Of a run without a job of its own, such as one of a workflow; None for that of its job.
 
         Raises:

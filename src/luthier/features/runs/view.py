@@ -96,6 +96,7 @@ def run_charts(curves: Curves, loss_unit: str) -> list[Plot]:
     """Loss first, then rate, norm and speed, then each measure.
 
     Args:
+        curves: The series of the run.
         loss_unit: Empty where loss has none.
     """
     by_chart: dict[str, list[Series]] = {name: [] for name in _TITLES}

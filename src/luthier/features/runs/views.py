@@ -59,7 +59,11 @@ def list_evaluations(
 
 
 def read_evaluation(context: Context, project_id: str, evaluation_id: str) -> Evaluation:
-    """An evaluation with its samples; texts of models and rows are unchanged. Raises NotFoundError."""
+    """An evaluation with its samples; texts of models and rows are unchanged.
+
+    Raises:
+        NotFoundError: The project has no such evaluation.
+    """
     wrong = NotFoundError(
         f"no evaluation {evaluation_id!r}",
         expected="the id of an evaluation of this project",
@@ -155,7 +159,11 @@ def list_runs(
 
 
 def show_run(context: Context, project_id: str, run_id: str) -> dict[str, Any]:
-    """All that is known of a run, short of the samples of its evaluation. Raises NotFoundError."""
+    """All that is known of a run, short of the samples of its evaluation.
+
+    Raises:
+        NotFoundError: The project has no such run.
+    """
     _check(context, project_id, run_id)
     document = without_locations(runs.show_run(context, run_id).as_json())
     # A place on the server says nothing to a client.
@@ -165,14 +173,23 @@ def show_run(context: Context, project_id: str, run_id: str) -> dict[str, Any]:
 
 
 def compare_runs(context: Context, project_id: str, run_ids: Sequence[str]) -> dict[str, Any]:
-    """Two runs or more of the project side by side, as `runs.compare_runs`. Raises NotFoundError, RequestError."""
+    """Two runs or more of the project side by side, as `runs.compare_runs`.
+
+    Raises:
+        NotFoundError: The project has no such run.
+        RequestError: There are fewer than two different runs.
+    """
     for run_id in run_ids:
         _check(context, project_id, run_id)
     return _shown(context, runs.compare_runs(context, run_ids).as_json())
 
 
 def report_of(context: Context, project_id: str, run_id: str) -> str:
-    """The report of a run as an HTML page, without places of this machine. Raises NotFoundError, or if it has none."""
+    """The report of a run as an HTML page, without places of this machine.
+
+    Raises:
+        NotFoundError: The project has no such run, or the run has no report.
+    """
     _check(context, project_id, run_id)
     path = report_page(context, run_id)
     try:
@@ -197,7 +214,11 @@ class EventPage:
 
 
 def run_events(context: Context, project_id: str, run_id: str, *, after: int, limit: int) -> EventPage:
-    """The first `limit` events after the position `after`. Raises NotFoundError."""
+    """The first `limit` events after the position `after`.
+
+    Raises:
+        NotFoundError: The project has no such run.
+    """
     _check(context, project_id, run_id)
     found, position, has_more = context.runs.page(run_id, after, limit=limit)
     places = run_paths(context, context.runs.plan(run_id))
@@ -207,7 +228,8 @@ def run_events(context: Context, project_id: str, run_id: str, *, after: int, li
 def run_verdict(context: Context, project_id: str, run_id: str) -> dict[str, Any]:
     """The verdict of the last evaluation of a run, and the recommended action.
 
-    Raises NotFoundError, also where it was not evaluated.
+    Raises:
+        NotFoundError: The project has no such run, or the run was not evaluated.
     """
     from luthier.ml.evaluation.recommendation import recommendation_document
 
@@ -229,7 +251,11 @@ def run_verdict(context: Context, project_id: str, run_id: str) -> dict[str, Any
 def show_evaluation(
     context: Context, project_id: str, evaluation_id: str, *, with_samples: bool = False
 ) -> dict[str, Any]:
-    """An evaluation with its recommended action, and with all answers where requested. Raises NotFoundError."""
+    """An evaluation with its recommended action, and with all answers where requested.
+
+    Raises:
+        NotFoundError: The project has no such evaluation.
+    """
     from luthier.ml.evaluation.recommendation import recommendation_document
 
     found = read_evaluation(context, project_id, evaluation_id)

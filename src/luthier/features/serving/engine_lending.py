@@ -297,7 +297,12 @@ class _Job:
 
 
 def documents_of(connection: socket.socket) -> Iterator[dict[str, Any]]:
-    """The documents that come, to the end of the connection. Raises OSError, ValueError."""
+    """The documents that come, to the end of the connection.
+
+    Raises:
+        OSError: The connection fails.
+        ValueError: A line is no JSON.
+    """
     with connection.makefile("rb") as file:
         while line := file.readline(_MAX_LINE_BYTES):
             yield json.loads(line)

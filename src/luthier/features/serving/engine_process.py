@@ -92,6 +92,8 @@ def open_engine(
     """The engine of a model, loaded. A LuthierError says why a model cannot be.
 
     Args:
+        served: The model.
+        settings: Of the engine.
         proofs_folder: Where what adapters in vLLM are compared with is kept; None compares them with their base alone.
     """
     from luthier.ml.inference.stream_registry import open_stream_engine, unused_settings

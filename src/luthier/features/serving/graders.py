@@ -272,6 +272,7 @@ def check(grader: GraderRequest, *, allows_python: bool = False) -> None:
     """Raise UnsupportedError for a grader that cannot be run here, naming the field.
 
     Args:
+        grader: As the request has it.
         allows_python: Whether code of a request may be run, in a locked-down process.
     """
     from luthier.ml.evaluation.graders import SAMPLE_FIELDS, Formula, item_fields

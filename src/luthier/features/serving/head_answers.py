@@ -129,9 +129,11 @@ def predict(
         is_query: Embed: whether the texts are queries.
 
     Raises:
-        RequestError: the model generates text, an option is missing or not applicable, or an input does not fit.
-        NotFoundError, ConflictError, ModelSourceError: As `choose_model`.
-        WorkError: the engine process has ended.
+        RequestError: The model generates text, an option is missing or not applicable, or an input does not fit.
+        NotFoundError: There is no such model, run or adapter.
+        ConflictError: A run has no result, or an export is damaged or unverified.
+        ModelSourceError: A base model could not be fetched.
+        WorkError: The engine process has ended.
     """
     served = choose_model(context, name)
     head = head_of(served)

@@ -201,7 +201,8 @@ class InferenceClient:
             moved: Called with the other engine before its first event, where it answers instead.
 
         Raises:
-            BusyError, WorkError: As of `ask`.
+            BusyError: No slot is free, in total or for this key.
+            WorkError: The server is shutting down, or the engine process exited right after its start.
         """
         if pick.pair is None:
             return self.ask(as_loaded(pick.served), request, hear, key=key)

@@ -63,6 +63,7 @@ def engines_of(served: Served, loaded: Sequence[LoadedModel]) -> tuple[EngineVie
     """The engines that answer for a model, the one for a single answer first.
 
     Args:
+        served: The model.
         loaded: What is in memory.
     """
 
@@ -150,7 +151,11 @@ def list_models(context: Context, caller: Caller) -> list[NamedModel]:
 
 
 def get_model(context: Context, caller: Caller, name: str) -> NamedModel:
-    """One model by its name. Raises NotFoundError, also for those of other projects."""
+    """One model by its name.
+
+    Raises:
+        NotFoundError: The project has no such model, and shares none of that name.
+    """
     if context.only is not None:
         return _only_view(context, name, _only(context.only, name))
     return _view(context, caller, _find(context, caller, name), name, local_base_models(context))
@@ -159,8 +164,9 @@ def get_model(context: Context, caller: Caller, name: str) -> NamedModel:
 def delete_model(context: Context, caller: Caller, name: str) -> TunedModel:
     """Delete a tuned model of this project and return it; its run and files are kept.
 
-    Raises NotFoundError, also for those of other projects; ConflictError for base models, permitted checkpoints,
-    deployments, and models that a deployment routes to.
+    Raises:
+        NotFoundError: The project has no such model.
+        ConflictError: It is a base model, a permitted checkpoint or a deployment, or a deployment routes to it.
     """
     if context.only is not None:
         raise ConflictError(
@@ -224,6 +230,9 @@ def route(context: Context, caller: Caller, name: str, user: str = "") -> Routed
     """Resolve a name to a target.
 
     Args:
+        context: The home.
+        caller: Whose project it is.
+        name: The name in the request.
         user: The end user, by which a deployment chooses its target; the same user gets the same one.
 
     Raises:

@@ -54,7 +54,11 @@ def document_of(request: TextRequest | PoolingRequest) -> dict[str, Any]:
 
 
 def request_of(document: dict[str, Any]) -> TextRequest | PoolingRequest:
-    """The request of such a document. Raises ValidationError."""
+    """The request of such a document.
+
+    Raises:
+        ValidationError: A field is missing, unknown or of the wrong type.
+    """
     if "pool" in document:
         return PoolingRequest.model_validate(document["pool"])
     return TextRequest.model_validate(document["request"])

@@ -12,7 +12,8 @@ from luthier.features.serving.engine_balance import EngineBalance, EnginePick
 
 OnEvent = Callable[[StreamEvent], None]
 Send = Callable[[EnginePick, OnEvent], Callable[[], None]]
-"""Sends the request to the engine of a pick; returns what cancels it. Raises BusyError or WorkError."""
+"""Sends the request to the engine of a pick; returns what cancels it. Raises BusyError where no slot is free,
+WorkError where the engine process has ended."""
 
 
 class PickedRequest:

@@ -334,6 +334,9 @@ def charge_pooled(context: Context, caller: Caller, made: Pooled, routed: Routed
     """Charge the tokens of such inputs to the caller's budget.
 
     Args:
+        context: The home.
+        caller: Whose budget is used.
+        made: The result with its tokens.
         routed: The target whose use is counted; None counts none.
     """
     use = None if routed is None else use_of(context, caller, routed, made.num_prompt_tokens, 0)
@@ -387,7 +390,11 @@ def complete(
         user: The end user, if the request names one.
 
     Raises:
-        LuthierError: As `answer`.
+        QuotaError: The caller's daily token budget is used up.
+        NotFoundError: The project has no such model.
+        BusyError: Too many requests are running or waiting.
+        RequestError: The model does not support a request.
+        WorkError: The model cannot answer now.
     """
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
     routed = route(context, caller, model, user_of(caller, requests, user))

@@ -154,7 +154,9 @@ class LentEngine:
             hear: Called in this thread with each answer as it comes, in any order.
 
         Raises:
-            LuthierError: What is wrong with a prompt, as of an engine of one's own.
+            OverlongError: A prompt is over the context.
+            RequestError: A prompt is empty, or has both text and conversation, or impossible limits.
+            TemplateError: The template cannot write a conversation.
         """
         return _Round(self, prompts, hear).work()
 
@@ -162,6 +164,7 @@ class LentEngine:
         """Send one request; None where the connection has ended.
 
         Args:
+            request: The prompt.
             tell: None says that the model is gone.
         """
 

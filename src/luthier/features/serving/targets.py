@@ -161,7 +161,11 @@ def local_base_models(context: Context) -> dict[str, LocalModel]:
 
 
 def base_model(context: Context, name: str) -> LocalModel:
-    """A base model on this machine by its name in the API; names in requests never become paths."""
+    """A base model on this machine by its name in the API; names in requests never become paths.
+
+    Raises:
+        NotFoundError: The machine has no base model of this name.
+    """
     here = local_base_models(context)
     # A hub model without a revision is stored under its default branch.
     wanted = (name, f"{name}@main") if name.startswith("hub:") else (name,)

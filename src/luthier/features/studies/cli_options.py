@@ -58,6 +58,8 @@ def refuse_mixed(recipe: Path | None, resume: str | None, kept: Mapping[str, obj
     """Raise RequestError where not exactly one of a recipe and a study is given, or more of a study is changed.
 
     Args:
+        recipe: The recipe; None where none was given.
+        resume: The id of the study; None where none was given.
         kept: Options that a study keeps as it began, by name; None where one was not given.
     """
     from luthier.core.errors import RequestError
@@ -78,12 +80,20 @@ def refuse_mixed(recipe: Path | None, resume: str | None, kept: Mapping[str, obj
 
 
 def sampler(text: str) -> SamplerName:
-    """Who suggests. Raises RequestError."""
+    """Who suggests.
+
+    Raises:
+        RequestError: There is no such sampler.
+    """
     return cast("SamplerName", _one_of(text, _SAMPLERS, "--sampler"))
 
 
 def goals(text: str) -> tuple[GoalName, ...]:
-    """What is sought: names, comma-separated. Raises RequestError."""
+    """What is sought: names, comma-separated.
+
+    Raises:
+        RequestError: There is no such objective.
+    """
     return tuple(cast("GoalName", _one_of(name.strip(), _GOALS, "--objective")) for name in text.split(","))
 
 

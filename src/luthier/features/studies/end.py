@@ -83,6 +83,7 @@ def finish(search: Search) -> Study:
 
     Raises:
         BudgetTooSmallError: No budget is left.
+        ConflictError: No trial of the study was successful.
     """
     study, trials = search.study, search.trials
     best = best_of(trials)

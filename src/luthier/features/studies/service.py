@@ -85,8 +85,14 @@ def begin(
 ) -> Study:
     """Plan a study: its space, its rungs, and whether its budget covers one trial and the end. Trains nothing.
 
-    Raises RequestError (no budget, no validation rows, a space that cannot be), BudgetTooSmallError, and what
-    `service.plans.prepare` raises.
+    Raises:
+        RequestError: There is no budget or are no validation rows, or goals, objective or space cannot be searched.
+        BudgetTooSmallError: The budget does not cover one trial and the end.
+        RecipeError: Values cannot go together or do not fit the rows.
+        DataError: Rows are wrong.
+        TemplateError: A loss mask cannot be proved.
+        NotFoundError: There is no such model or file.
+        ModelSourceError: The base model cannot be fetched.
     """
     from luthier.ml.search.space import default_space, narrowed, own_values
 

@@ -29,11 +29,19 @@ class StudyStore(Store):
         self._insert(_STUDIES, study, project_id=project_id, created_at=self._database.now)
 
     def save(self, study: Study) -> None:
-        """Write down how far a study is. Raises NotFoundError."""
+        """Write down how far a study is.
+
+        Raises:
+            NotFoundError: There is no such study.
+        """
         self._save(_STUDIES, study)
 
     def get(self, study_id: str, project_id: str | None = None) -> Study:
-        """A study. Raises NotFoundError, naming the nearest ids; also for another project's."""
+        """A study.
+
+        Raises:
+            NotFoundError: There is no such study, or it is of another project; the message names the nearest ids.
+        """
         return self._get(_STUDIES, study_id, project_id=project_id)
 
     def list(self, project_id: str) -> Sequence[Study]:
@@ -58,5 +66,9 @@ class StudyStore(Store):
         return {one: [_TRIALS.of_row(row) for row in rows if row["study_id"] == one] for one in study_ids}
 
     def remove(self, study_id: str) -> None:
-        """Forget a study and its trials; their runs stay. Raises NotFoundError."""
+        """Forget a study and its trials; their runs stay.
+
+        Raises:
+            NotFoundError: There is no such study.
+        """
         self._delete(_STUDIES, study_id)

@@ -56,13 +56,21 @@ def list_studies(context: Context, caller: Caller) -> list[StudyView]:
 
 
 def view_study(context: Context, caller: Caller, study_id: str) -> StudyView:
-    """One of them. Raises NotFoundError, also for another project's."""
+    """One of them.
+
+    Raises:
+        NotFoundError: The project has no such study.
+    """
     study = context.studies.get(study_id, caller.project_id)
     return _view(context, study, context.studies.trials(study_id))
 
 
 def report_of(context: Context, caller: Caller, study_id: str) -> str:
-    """Its report as an HTML page, without places of this machine. Raises NotFoundError, also where it has none."""
+    """Its report as an HTML page, without places of this machine.
+
+    Raises:
+        NotFoundError: The project has no such study, or the study has no report.
+    """
     study = context.studies.get(study_id, caller.project_id)
     try:
         text = (context.settings.home / "studies" / study_id / "report.html").read_text(encoding="utf-8")

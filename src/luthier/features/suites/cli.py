@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from luthier.core.evaluation import Evaluation
-    from luthier.core.evaluation_recipe import MetricName
+    from luthier.core.evaluation_plan import MetricName
     from luthier.core.results.suite import GateOutcome, SafetyResult, SuiteResult, TaskResult
 
 Systems = Annotated[
@@ -351,7 +351,11 @@ def _answer(
 
 
 def parse_metrics(text: str) -> list[MetricName]:
-    """`rouge,bleu` -> names. Raises RequestError, naming the nearest."""
+    """`rouge,bleu` -> names.
+
+    Raises:
+        RequestError: A metric is unknown, or none is named; the message names the nearest.
+    """
     from difflib import get_close_matches
 
     from luthier.core.errors import RequestError

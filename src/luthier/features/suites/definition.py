@@ -95,10 +95,13 @@ def files_of(task: SuiteTask) -> list[tuple[str, str]]:
 def digests_of(suite: Suite, folder: Path, find_file: FileFinder | None = None) -> dict[str, str]:
     """The SHA-256 of each file that the suite reads, by its name as written; of a folder that of all its files.
 
-    Raises NotFoundError, naming the task.
-
     Args:
+        suite: The suite.
+        folder: The folder of its file.
         find_file: What names stand for; None takes paths that count from the folder.
+
+    Raises:
+        NotFoundError: A file is missing; the message names the task.
     """
     found: dict[str, str] = {}
     find = find_file or files_in(folder)
@@ -250,7 +253,9 @@ def _mapped(task: RowTask, file: Path, seen: Seen) -> tuple[RowTask, str]:
 def _read(task: RowTask, path: Path) -> _File:
     """All rows of a file. A row without an answer gets an empty one, where the kind needs none.
 
-    Raises NotFoundError and DataError.
+    Raises:
+        NotFoundError: There is no such file.
+        DataError: The file, or one of its rows, is wrong.
     """
     from luthier.ml.data.files.source import open_source
     from luthier.ml.data.rows.formats import load_file
@@ -369,6 +374,7 @@ def general_tasks(*, seen: Seen, seed: int) -> list[RowsOf]:
 
     Args:
         seen: As `load_task`; nothing is refused for it here.
+        seed: Of the choice of rows.
     """
     folder = Path(general.__path__[0])
     suite = load_suite(folder / "suite.yaml")

@@ -118,7 +118,11 @@ class ServerEngine:
         return written
 
     def score(self, examples: Sequence[TokenisedExample], progress: Progress) -> list[Score]:  # noqa: ARG002
-        """Raises RequestError, always: a task that needs them is refused before anything runs."""
+        """A server gives no likelihoods; a task that needs them is refused before anything runs.
+
+        Raises:
+            RequestError: Always.
+        """
         raise RequestError(
             f"likelihoods of {len(examples):,} rows from {self.name}",
             expected="a model on this machine",

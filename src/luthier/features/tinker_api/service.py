@@ -305,6 +305,7 @@ def optim_step(
     """One optimizer step with the gradients of the passes before it.
 
     Args:
+        context, caller: The home, and whose project it is.
         model_id: The training client.
         number: Of the request among those of this client, from 1 on.
         adam: Settings of AdamW by our names; None where the client has chosen another optimizer.
@@ -332,6 +333,7 @@ def load_weights(
     """Go on from a saved state with an existing client.
 
     Args:
+        context, caller: The home, and whose project it is.
         model_id: The training client.
         number: Of the request among those of this client, from 1 on.
         path: Of the saved state, `tinker://...`.
@@ -360,6 +362,7 @@ def snapshot(
     """Weights to sample from, in memory alone, with a sampling client for them.
 
     Args:
+        context, caller: The home, and whose project it is.
         model_id: The training client.
         number: Of the request among those of this client, from 1 on.
         sampler_number: Of the sampling client in its session.
@@ -391,10 +394,10 @@ def numbered(
     """A request of a training client, in its turn.
 
     Args:
+        context, caller: The home, and whose project it is.
         live: The training client.
         number: Of the request among those of this client, from 1 on.
-        send: Makes the request to the process that trains.
-        finish: Makes the answer from its result.
+        send, finish: Make the request to the process that trains, and the answer from its result.
         num_bytes: That the request takes while it waits.
 
     Raises:
@@ -418,6 +421,7 @@ def create_sampler(
     """A sampling client for a base model, or for saved weights.
 
     Args:
+        context, caller: The home, and whose project it is.
         session: Its session.
         number: Of the client in its session.
         base_name: A base model by its name in the API; for `path` of None.

@@ -17,8 +17,7 @@ from typing import Any, Final
 
 from luthier.core.access import Caller, Scope
 from luthier.core.errors import BusyError, DefectError, LuthierError, NotFoundError, RequestError
-from luthier.features.tinker_api.download_tokens import DownloadTokens
-from luthier.features.tinker_api.live import Answer, LiveModel, LiveSampler, LiveSession, PendingRequest
+from luthier.features.tinker_api.live import Answer, DownloadTokens, LiveModel, LiveSampler, LiveSession, PendingRequest
 from luthier.features.tinker_api.trainer_client import TrainerClient, process_ended
 from luthier.platform.home.settings import Settings
 
@@ -93,7 +92,11 @@ class TinkerSessions:
             return made
 
     def session(self, project_id: str, session_id: str) -> LiveSession:
-        """A session that is alive. Raises NotFoundError, also for those of other projects."""
+        """A session that is alive.
+
+        Raises:
+            NotFoundError: the project has no such session, or it has ended.
+        """
         with self._lock:
             self.look()
             found = self._sessions.get(session_id)
@@ -122,7 +125,11 @@ class TinkerSessions:
         )
 
     def beat(self, project_id: str, session_id: str) -> None:
-        """A heartbeat. Raises NotFoundError."""
+        """A heartbeat.
+
+        Raises:
+            NotFoundError: the project has no such session, or it has ended.
+        """
         session = self.session(project_id, session_id)
         session.seen_at = self._clock()
 
@@ -161,7 +168,11 @@ class TinkerSessions:
             return made
 
     def model(self, project_id: str, model_id: str) -> LiveModel:
-        """A training client whose session is alive. Raises NotFoundError, also for those of other projects."""
+        """A training client whose session is alive.
+
+        Raises:
+            NotFoundError: the project has no such session, or the session no such training client.
+        """
         session = self.session(project_id, model_id.partition(":")[0])
         with self._lock:
             if model_id not in session.models:
@@ -195,7 +206,11 @@ class TinkerSessions:
             return session.samplers.setdefault(sampler.sampler_id, sampler)
 
     def sampler(self, project_id: str, sampler_id: str) -> LiveSampler:
-        """A sampling client whose session is alive. Raises NotFoundError, also for those of other projects."""
+        """A sampling client whose session is alive.
+
+        Raises:
+            NotFoundError: the project has no such session, or the session no such sampling client.
+        """
         absent = NotFoundError(
             f"the sampling client {sampler_id[:100]!r} does not exist",
             expected="a sampling client of a session that is alive",
@@ -356,7 +371,11 @@ class TinkerSessions:
                 made.num_bytes = len(answer.message)
 
     def fetch(self, project_id: str, request_id: str) -> PendingRequest:
-        """A request whose result is to be fetched. Raises NotFoundError, also for those of other projects."""
+        """A request whose result is to be fetched.
+
+        Raises:
+            NotFoundError: the project has no such request, or its result was fetched some time ago.
+        """
         found = self.known(project_id, request_id)
         if found is None:
             raise self._elsewhere(request_id) or NotFoundError(

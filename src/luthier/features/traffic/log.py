@@ -77,6 +77,8 @@ class Spans:
         """One span of an exchange that has ended.
 
         Args:
+            exchange: The exchange.
+            operation: What was asked for, such as `chat`.
             trace_parent: The header of the request (W3C Trace Context).
         """
         from opentelemetry.trace import SpanKind, Status, StatusCode
@@ -231,7 +233,11 @@ def mask_texts(groups: Sequence[Sequence[str]]) -> list[tuple[list[str], int]]:
 
 
 def count_lost(context: Context, lost: Lost) -> None:
-    """Add to what is known to be lost, by hour. Raises where the database does not take it."""
+    """Add to what is known to be lost, by hour.
+
+    Raises:
+        LuthierError: The database does not take the counts.
+    """
     by_hour: dict[tuple[str, str], dict[str, int]] = {}
     for (project_id, at, reason), count in lost.items():
         counts = by_hour.setdefault((project_id, traffic.hour_of(at)), {})

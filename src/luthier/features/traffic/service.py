@@ -70,7 +70,11 @@ def exchanges(
 
 
 def exchange(context: Context, project_id: str, exchange_id: str) -> Exchange:
-    """One exchange by the id that the client got with its answer. Raises NotFoundError, also for another project's."""
+    """One exchange by the id that the client got with its answer.
+
+    Raises:
+        NotFoundError: The project keeps no such exchange.
+    """
     import polars as pl
 
     from luthier.ml.drift.traffic.files import SCHEMA
@@ -150,7 +154,10 @@ def newest(
 def record(context: Context, exchange: Exchange) -> None:
     """Write an exchange now, unchanged: the project's policy is not applied, and nothing is masked.
 
-    Request handlers call `traffic_log.keep`, which does both, in parallel to the answer. Raises OSError.
+    Request handlers call `traffic_log.keep`, which does both, in parallel to the answer.
+
+    Raises:
+        OSError: The disk does not take it.
     """
     from luthier.ml.drift.traffic.log import line_of
 

@@ -55,7 +55,11 @@ class StoredCompletionStore(StoredTextStore[StoredCompletion]):
     records = _COMPLETIONS
 
     def get(self, project_id: str, completion_id: str) -> StoredCompletion:
-        """One of them. Raises NotFoundError, also for another project's."""
+        """One of them.
+
+        Raises:
+            NotFoundError: The project has no such completion.
+        """
         return self._get(_COMPLETIONS, completion_id, project_id=project_id)
 
     def change_labels(self, project_id: str, completion_id: str, labels: Mapping[str, str]) -> None:
@@ -192,7 +196,11 @@ def update_metadata(
 
 
 def delete_completion(context: Context, caller: Caller, completion_id: str) -> None:
-    """Delete a stored completion. Raises NotFoundError."""
+    """Delete a stored completion.
+
+    Raises:
+        NotFoundError: The project has no such completion.
+    """
     with context.database.transaction():
         context.stored_completions.remove(caller.project_id, completion_id)
         record(context, caller, "stored_completion.deleted", completion_id)

@@ -78,12 +78,15 @@ class StoredResponseStore(StoredTextStore[StoredResponse]):
     records = _RESPONSES
 
     def get(self, project_id: str, response_id: str, *, newest_seconds: float) -> StoredResponse:
-        """One of them. Raises NotFoundError, also for another project's, and for one that is older.
+        """One of them.
 
         Args:
             project_id: The project.
             response_id: The response.
             newest_seconds: How old it may be.
+
+        Raises:
+            NotFoundError: The project has no such response, or it is older.
         """
         with self._database.read() as connection:
             is_young = stored_responses.c.created_at >= self._database.clock(connection) - newest_seconds
@@ -164,7 +167,11 @@ def response_recorder(
 
 
 def stored_response(context: Context, caller: Caller, response_id: str) -> StoredResponse:
-    """One response. Raises NotFoundError, also for another project's, and for one that has expired."""
+    """One response.
+
+    Raises:
+        NotFoundError: The project has no such response, or it has expired.
+    """
     return context.stored_responses.get(caller.project_id, response_id, newest_seconds=lifetime_seconds(context))
 
 
@@ -246,7 +253,11 @@ def matching_responses(
 
 
 def delete_response(context: Context, caller: Caller, response_id: str) -> None:
-    """Delete a stored response. Raises NotFoundError."""
+    """Delete a stored response.
+
+    Raises:
+        NotFoundError: The project has no such response.
+    """
     with context.database.transaction():
         context.stored_responses.remove(caller.project_id, response_id)
         record(context, caller, "stored_response.deleted", response_id)

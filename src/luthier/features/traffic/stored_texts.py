@@ -56,7 +56,11 @@ class StoredTextStore(Store, Generic[Kept]):
         return made
 
     def remove(self, project_id: str, key: str) -> None:
-        """Delete one. Raises NotFoundError."""
+        """Delete one.
+
+        Raises:
+            NotFoundError: The project has no such record.
+        """
         self._delete(self.records, key, project_id=project_id)
 
     def forget(self, project_id: str, digest: str) -> int:
@@ -171,6 +175,8 @@ def check_stores(context: Context, caller: Caller, way_out: str) -> None:
     """Raise UnsupportedError where neither server nor project stores texts.
 
     Args:
+        context: The home.
+        caller: Whose project it is.
         way_out: What a client may send instead.
     """
     if may_store(context, caller.project_id):

@@ -21,6 +21,7 @@ def first_step_of(prepared: Prepared, events: Iterable[Event]) -> FirstStep | No
     None if there was no step.
 
     Args:
+        prepared: The run.
         events: The measures of step 1.
     """
     first = next((event for event in events if isinstance(event, StepDone) and event.step == 1), None)

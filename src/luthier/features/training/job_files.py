@@ -132,6 +132,8 @@ def launch_file(system: System, launch: Launch, *, launch_id: str | None = None)
     """The text of the job file. Raises RequestError for unsupported options.
 
     Args:
+        system: The scheduler.
+        launch: What is run, and on how many machines.
         launch_id: None creates one.
     """
     _check(system, launch)

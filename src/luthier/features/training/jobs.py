@@ -49,7 +49,10 @@ def submit(context: Context, recipe: Recipe, *, base_dir: Path) -> Job:
 def ask(context: Context, job_id: str, wish: Wish) -> Job:
     """Pause or cancel a job; a running one finishes its step and writes a checkpoint first.
 
-    Raises NotFoundError, ConflictError, also for pausing a job that does not train: it could only start over.
+    Raises:
+        NotFoundError: There is no such job.
+        ConflictError: The job has ended, is being cancelled, is paused already, or cannot pause since it does not
+            train.
     """
     if wish == "pause" and (kind := context.jobs.get(job_id).kind) != "train":
         raise ConflictError(
@@ -59,7 +62,12 @@ def ask(context: Context, job_id: str, wish: Wish) -> Job:
 
 
 def resume(context: Context, job_id: str) -> Job:
-    """Queue a paused or failed job again. Raises NotFoundError, ConflictError."""
+    """Queue a paused or failed job again.
+
+    Raises:
+        NotFoundError: There is no such job.
+        ConflictError: The job is neither paused nor failed.
+    """
     return context.jobs.resume(job_id)
 
 
@@ -69,7 +77,11 @@ def list_jobs(context: Context, *, status: JobStatus | None = None, limit: int |
 
 
 def show_job(context: Context, job_id: str) -> Job:
-    """One job. Raises NotFoundError."""
+    """One job.
+
+    Raises:
+        NotFoundError: There is no such job.
+    """
     return context.jobs.get(job_id)
 
 

@@ -36,7 +36,9 @@ def start(context: Context, caller: Caller, recipe: Mapping[str, Any]) -> Job:
     validated before the job waits to train: errors end the job. `files.references.plan_of` detects them before anything
     is queued.
 
-    Raises RequestError, and RecipeError with all wrong places.
+    Raises:
+        RequestError: Files or models are missing.
+        RecipeError: Keys or values are wrong; the message names all places.
     """
     asked, base_model = checked(context, caller.project_id, recipe)
     job = Job(
@@ -90,7 +92,12 @@ def _without_nothing(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def carry_out(context: Context, job: Job) -> Outcome:
-    """Run the lane of the job: validate its rows, or train. Invalid rows are also an outcome."""
+    """Run the lane of the job: validate its rows, or train. Invalid rows are also an outcome.
+
+    Raises:
+        StorageFullError: The disk is full; the job is tried again.
+        UnreachableError: A server or the database cannot be reached; the job is tried again.
+    """
     names = FileReferences(context, job.project_id)
     try:
         with library_words_hidden():

@@ -11,7 +11,7 @@ from luthier.features.usage.service import usage
 from luthier.platform.auth.store import DayOfUse
 from luthier.platform.http.authentication import HomeContext, Reader
 from luthier.platform.http.errors import documented
-from luthier.platform.http.lists import ListObject
+from luthier.platform.http.routes import ListObject
 
 router = APIRouter(prefix="/api/v1/usage", tags=["usage"])
 

@@ -68,6 +68,9 @@ def usage(context: Context, project_id: str, *, num_days: int = 30, model: str |
     """What a project has asked in the last days (UTC, today is one of them), newest day first.
 
     Args:
+        context: The home.
+        project_id: The project.
+        num_days: How many days, today included.
         model: The requested name; None for all.
     """
     today = datetime.fromtimestamp(context.access.now(), UTC).date()

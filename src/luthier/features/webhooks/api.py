@@ -10,8 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from luthier.platform.http.authentication import HomeContext, Reader, Trainer
 from luthier.platform.http.errors import documented
-from luthier.platform.http.lists import ListObject
-from luthier.platform.http.routes import Id
+from luthier.platform.http.routes import Id, ListObject
 from luthier.platform.notifications import webhooks
 from luthier.platform.notifications.store import EVENT_TYPES, Delivery, DeliveryStatus, EventType, Webhook
 

@@ -57,7 +57,11 @@ class Field:
 
 
 def find_form(name: str) -> WorkflowForm:
-    """A form by its command. Raises NotFoundError."""
+    """A form by its command.
+
+    Raises:
+        NotFoundError: No form has this command.
+    """
     if name not in FORMS:
         raise NotFoundError(
             f"no workflow {name[:60]!r}", expected=f"one of {', '.join(FORMS)}", do="choose one on the page of studies"

@@ -55,7 +55,12 @@ class Work:
 
 
 def carry_out(context: Context, job: Job) -> Outcome:
-    """Begin the workflow or continue it. On SIGTERM it pauses, and what its stages have stored is kept."""
+    """Begin the workflow or continue it. On SIGTERM it pauses, and what its stages have stored is kept.
+
+    Raises:
+        StorageFullError: The disk is full; the job is tried again.
+        UnreachableError: A server or the database cannot be reached; the job is tried again.
+    """
     order, names = order_of(job), FileReferences(context, job.project_id)
     # Runs of a workflow have no job of their own: this says whose they are.
     context.owner_project_id = job.project_id
@@ -229,7 +234,11 @@ def _study_recipe(work: Work) -> dict[str, Any]:
 
 
 def run_study(work: Work) -> Outcome:
-    """`luthier tune`."""
+    """`luthier tune`.
+
+    Raises:
+        WorkError: The budget ended before the final run.
+    """
     from luthier.features.recipes.service import recipe_from
     from luthier.features.studies import service as studies
     from luthier.features.studies.cli_options import goals, sampler

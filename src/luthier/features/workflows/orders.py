@@ -129,7 +129,11 @@ def order_of(job: Job) -> WorkflowOrder:
 
 
 def show_order(context: Context, caller: Caller, job_id: str) -> OrderView:
-    """One order. Raises NotFoundError, also for a job of another project or kind."""
+    """One order.
+
+    Raises:
+        NotFoundError: The project has no such job, or the job is no workflow.
+    """
     job = context.jobs.get(job_id[:64], caller.project_id)
     if job.kind != "workflow":
         raise NotFoundError(

@@ -31,11 +31,19 @@ class PipelineStore(Store):
         return self._insert(_PIPELINES, pipeline, project_id=project_id)
 
     def save(self, pipeline: Pipeline) -> None:
-        """Store the progress of a workflow. Raises NotFoundError."""
+        """Store the progress of a workflow.
+
+        Raises:
+            NotFoundError: There is no such workflow.
+        """
         self._save(_PIPELINES, pipeline)
 
     def get(self, pipeline_id: str, project_id: str | None = None) -> Pipeline:
-        """One by its id. Raises NotFoundError, naming the nearest ids of the project, or of all where none is given."""
+        """One by its id.
+
+        Raises:
+            NotFoundError: There is no such workflow, or it is of another project; the message names the nearest ids.
+        """
         return self._get(_PIPELINES, pipeline_id, project_id=project_id)
 
     def list(

@@ -123,7 +123,11 @@ def list_pipelines(context: Context, caller: Caller, kind: PipelineKind | None =
 
 
 def view_pipeline(context: Context, caller: Caller, pipeline_id: str) -> WorkflowView:
-    """One workflow. Raises NotFoundError, also for another project's."""
+    """One workflow.
+
+    Raises:
+        NotFoundError: The project has no such workflow.
+    """
     pipeline = context.pipelines.get(pipeline_id, caller.project_id)
     view = _view(context, caller, pipeline, _parts(context, caller) if pipeline.kind == "showdown" else {})
     stages = [
@@ -156,7 +160,11 @@ def folders_of(context: Context, pipeline: Pipeline) -> list[str]:
 
 
 def report_file(context: Context, caller: Caller, pipeline_id: str) -> Path:
-    """The report, written again if the file is missing. Raises NotFoundError, also if there is none."""
+    """The report, written again if the file is missing.
+
+    Raises:
+        NotFoundError: The project has no such workflow, or the workflow has no report.
+    """
     view = view_pipeline(context, caller, pipeline_id)
     pipeline, workflow = view.pipeline, workflow_of(view.pipeline.kind)
     if not view.has_report or workflow.write_report is None:
@@ -175,13 +183,21 @@ def report_file(context: Context, caller: Caller, pipeline_id: str) -> Path:
 
 
 def report_of(context: Context, caller: Caller, pipeline_id: str) -> str:
-    """Its report as text, without paths of this machine. Raises NotFoundError."""
+    """Its report as text, without paths of this machine.
+
+    Raises:
+        NotFoundError: The project has no such workflow, or the workflow has no report.
+    """
     text = report_file(context, caller, pipeline_id).read_text(encoding="utf-8")
     return _plain(context, context.pipelines.get(pipeline_id, caller.project_id), text)
 
 
 def stage_page(context: Context, caller: Caller, pipeline_id: str, name: str) -> str:
-    """A page written by a stage, such as `audit.html`, without paths of this machine. Raises NotFoundError."""
+    """A page written by a stage, such as `audit.html`, without paths of this machine.
+
+    Raises:
+        NotFoundError: The project has no such workflow, or the workflow has no such page.
+    """
     pipeline = context.pipelines.get(pipeline_id, caller.project_id)
     try:
         folder = workflow_of(pipeline.kind).folder_of(context, pipeline_id)

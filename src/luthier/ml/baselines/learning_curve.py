@@ -128,7 +128,11 @@ def _fits(
     num_partitions: int,
     progress: Progress,
 ) -> list[_Fit]:
-    """The fits on all rows (known already), on quarters and on halves. Raises NotApplicable where a part has none."""
+    """The fits on all rows (known already), on quarters and on halves.
+
+    Raises:
+        NotApplicable: a method cannot be fitted on a part of the rows.
+    """
     prompts = [prompt_text(example) for example in held_out]
     found = [_Fit(1, 0, metric.statistics(_observed(best.outputs, held_out)))]
     with progress.task("Fitting on parts of the rows", num_partitions * sum(_PARTS), "fits") as task:

@@ -69,6 +69,7 @@ def drawing_of(chart: Chart, *, has_legend: bool = False) -> Drawing | None:
     """The chart as shapes; None where there is nothing to draw.
 
     Args:
+        chart: The chart.
         has_legend: Whether a plot names its series inside.
     """
     if isinstance(chart, Plot):

@@ -193,8 +193,10 @@ def difference_row(
     """One difference.
 
     Args:
+        one: the comparison.
         unit: of its metric.
         adjusted: where the comparison does not hold it itself.
+        heading: makes the title of a metric.
     """
     # By the interval: more digits than it leaves certain would be noise.
     decimals = figures.decimals_for(one.low, one.high)

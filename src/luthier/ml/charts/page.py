@@ -75,7 +75,11 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def replace_bytes(path: Path, content: bytes) -> None:
-    """Write a file so that it appears whole or not at all; an older one is replaced. Raises StorageFullError."""
+    """Write a file so that it appears whole or not at all; an older one is replaced.
+
+    Raises:
+        StorageFullError: the disk is full.
+    """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with disk_full_explained(

@@ -458,6 +458,7 @@ def thinned(points: Sequence[Point], most: int) -> list[Point]:
 
     Args:
         points: in the order of x.
+        most: about how many points are kept.
     """
     if len(points) <= most:
         return list(points)

@@ -62,6 +62,7 @@ def report_chart(chart: Chart, *, heading: str = "", caption: str = "") -> PageC
     """The chart as a report shows it.
 
     Args:
+        chart: the chart.
         heading, caption: where they are not the chart's own.
     """
     return PageChart(heading or chart.title, caption or chart.caption, drawn(chart, has_legend=has_legend_of(chart)))
@@ -81,6 +82,7 @@ def svg_of(drawing: Drawing, attributes: str = "", style: str = "") -> Markup:
     """A drawing as an `<svg>` element.
 
     Args:
+        drawing: the shapes.
         attributes, style: of one in a separate file.
     """
     key = re.sub(r"[^\w-]+", "-", drawing.key)  # ids have no spaces
@@ -146,7 +148,12 @@ _PIXELS_AN_INCH: Final = 96
 
 
 def check_chart_path(path: Path) -> None:
-    """Raises RequestError for a file that no chart can be written to; called before the work that it shows."""
+    """Refuse a file that no chart can be written to; called before the work that the chart shows.
+
+    Raises:
+        RequestError: the name ends in neither .svg nor .png, or it is no file in an existing folder.
+        ConflictError: a file is there already that is no picture.
+    """
     if path.suffix.lower() not in SUFFIXES:
         raise RequestError(
             f"chart {path} ends in {path.suffix!r}",
@@ -178,8 +185,8 @@ def write_chart(chart: Chart, path: Path) -> None:
     """Write a chart, whole or not at all; an older file is replaced.
 
     Raises:
-        RequestError: as `check_chart_path` does.
-        ConflictError: as `check_chart_path` does.
+        RequestError: the name ends in neither .svg nor .png, or it is no file in an existing folder.
+        ConflictError: a file is there already that is no picture.
         StorageFullError: the disk is full.
     """
     check_chart_path(path)

@@ -56,7 +56,10 @@ def review_signals(
     that is in the report no longer is watched no longer: that counts as steady.
 
     Args:
+        signals: of the report.
+        standings: what earlier looks have found, by signal.
         at: when it was, in seconds since 1970.
+        rule: how many looks open and close an alert.
     """
     states: dict[str, SignalState] = dict.fromkeys(standings, "steady")
     # Missing signals were set to "steady" above; those of this look replace that.

@@ -132,6 +132,8 @@ def units_of(unit: NDArray[np.int64], is_canary: NDArray[np.bool_], values: NDAr
     """Users out of exchanges, all of (N,).
 
     Args:
+        unit: The user of each exchange.
+        is_canary: Whether the canary answered it.
         values: NaN where an exchange has none; a user without any is left out.
     """
     has = ~np.isnan(values)
@@ -150,7 +152,9 @@ def p_value(units: Units, level: float, seed: int) -> float:
     should never be zero").
 
     Args:
+        units: the users with their values.
         level: what it will be held against; drawing ends where it cannot be reached any more.
+        seed: of the draws.
     """
     pooled = float(np.average(units.mean, weights=units.weight))
     values, counts, scores = _in_levels(units.weight * (units.mean - pooled))
@@ -186,10 +190,11 @@ def gap(units: Units, *, is_fraction: bool, is_log: bool = False) -> Gap:
     `core.bounds`).
 
     Args:
-        is_log: they are logarithms, which have no ends.
+        units: the users with their values.
         is_fraction: values of 0 and 1; the interval is then no narrower than that of as many single exchanges with one
             failure and one success added to each side (Agresti and Caffo, 2000), so that none in fifty is not taken for
             never.
+        is_log: they are logarithms, which have no ends.
     """
     sides = [mean_and_variance(units, side, is_fraction=is_fraction) for side in (units.is_canary, ~units.is_canary)]
     means, variances = [mean for mean, _ in sides], [variance for _, variance in sides]
@@ -291,6 +296,7 @@ def compare(frame: pl.DataFrame, fraction: float, rules: CanaryRules, *, seed: i
         frame: one row an exchange: `unit` (text; who was drawn), `is_canary`, `ended_at`, and, null where there is
             none, `failed`, `refused`, `bad` (0 or 1), `seconds`, `lacking` (0 to 1), `rated_at`.
         fraction: of the users that the canary gets.
+        rules: the bound on errors, and what counts as worse.
         seed: of the draws; the same frame and seed give the same.
     """
     frame = frame.sort("ended_at", maintain_order=True)

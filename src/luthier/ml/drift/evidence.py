@@ -86,6 +86,7 @@ def conformal_ranks(values: Floats, hours: Ints, draws: Floats, slots: Slots = s
         values: in the order of time, no NaN.
         hours: never falling.
         draws: in (0, 1), one a value, to break ties.
+        slots: the slot of each hour, such as its hour of the week.
     """
     ranks = np.empty(len(values))
     of_hour = slots(hours)

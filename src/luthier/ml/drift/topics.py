@@ -159,6 +159,7 @@ def word_evidence(words: TextWords, hours: Ints, draws: Floats, slots: Slots = s
     """The evidence after each hour; None where there are no texts.
 
     Args:
+        words: the words of each text.
         hours: of each text, never falling.
         draws: in (0, 1), one a text.
         slots: as in drift.ranks.conformal_ranks.

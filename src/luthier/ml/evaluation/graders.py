@@ -105,7 +105,7 @@ def all_filled(templates: Iterable[str], output: str | Mapping[str, Any], item: 
         item: the fields of the row.
 
     Raises:
-        RequestError: as `filled`.
+        RequestError: the row, or the answer, has no such field, or the texts become too long.
     """
     texts: list[str] = []
     for template in templates:

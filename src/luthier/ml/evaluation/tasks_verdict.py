@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from luthier.core.evaluation import NOT_DISTINGUISHABLE, Comparison, Forgetting, SystemResult, VerdictWord
-from luthier.core.evaluation_recipe import MetricName
+from luthier.core.evaluation_plan import MetricName
 from luthier.core.results.suite import TaskResult, TasksVerdict
 from luthier.ml.charts.judged_rows import metric_title, on_scale
 from luthier.ml.evaluation.statistics import LEVEL, holm

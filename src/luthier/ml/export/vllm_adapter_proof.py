@@ -248,7 +248,11 @@ def observe(document: dict[str, Any], channel: Channel) -> dict[str, Any]:
         `TransformersSide` as JSON.
 
     Raises:
-        LuthierError: as `observe_source`.
+        RequestError: no example fits, or none has a reference.
+        DivergedError: the likelihoods of the source are not finite.
+        NotFoundError: the model is missing.
+        ModelSourceError: the model is damaged.
+        TemplateError: the template cannot write an example.
     """
     from luthier.ml.export.exporters.companions import source_template
     from luthier.ml.export.source_side import built_in_examples, observe_source

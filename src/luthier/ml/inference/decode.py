@@ -206,6 +206,7 @@ class Decoder:
         """Run tokens shared by several prompts, or the next part of a long prompt, through the model once.
 
         Args:
+            ids: the tokens.
             before: the prefix that precedes them; it is consumed.
         """
         cache = self.new_cache() if before is None else before.cache

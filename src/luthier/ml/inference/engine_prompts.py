@@ -260,7 +260,8 @@ def fitted(
 
     Raises:
         OverlongError: not even the last turn leaves room, or nothing may be left out.
-        LuthierError: as `prepare`.
+        RequestError: the prompt is empty.
+        TemplateError: the template cannot write the conversation.
     """
     if not request.drops_oldest or request.conversation is None:
         return prepare(request)

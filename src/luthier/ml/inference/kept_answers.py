@@ -76,7 +76,11 @@ class AnswerFile:
         return found
 
     def keep(self, call: str, new: Mapping[int, Any]) -> None:
-        """Append answers of a call: they are on the disk when this returns. Raises StorageFullError."""
+        """Append answers of a call: they are on the disk when this returns.
+
+        Raises:
+            StorageFullError: The disk is full.
+        """
         with disk_full_explained(self._path), self._path.open("ab") as file:
             place = file.tell()
             for number, answer in new.items():
@@ -104,7 +108,11 @@ class StoredCall:
         self.known: Mapping[int, Any] = file.known(name)
 
     def keep(self, new: Mapping[int, Any]) -> None:
-        """Store answers: they are on the disk when this returns. Raises StorageFullError."""
+        """Store answers: they are on the disk when this returns.
+
+        Raises:
+            StorageFullError: The disk is full.
+        """
         self._file.keep(self._name, new)
 
 

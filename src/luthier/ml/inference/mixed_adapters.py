@@ -55,7 +55,8 @@ class MixedAdapters:
         """Load an adapter in the precision of the base; no effect if it is already loaded from this path.
 
         Raises:
-            NotFoundError, DivergedError: as `read_low_rank`.
+            NotFoundError: the folder has no weights.
+            DivergedError: the adapter contains NaN or infinity, which would reach the answers of others.
             ModelSourceError: it is damaged, or does not fit the base.
             ConflictError: the name belongs to another adapter.
         """

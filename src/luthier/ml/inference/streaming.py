@@ -161,8 +161,9 @@ class StreamingEngine:
         """Load an adapter as `name`; no effect if it is already loaded.
 
         Raises:
-            NotFoundError, ModelSourceError, DivergedError: as in `low_rank.read_low_rank`, or the adapter does not fit
-                this base.
+            NotFoundError: the folder has no weights.
+            ModelSourceError: the adapter is damaged, cannot share its base, or does not fit this one.
+            DivergedError: the adapter contains NaN or infinity, which would reach the answers of others.
             ConflictError: the name belongs to another adapter.
         """
         self._adapters.load(name, path)
@@ -198,7 +199,9 @@ class StreamingEngine:
         """The request as tokens; thread-safe.
 
         Raises:
-            RequestError, OverlongError, TemplateError: as `RequestPreparer.prepare`.
+            RequestError: the prompt, or an input, is empty.
+            OverlongError: it leaves no room in the context.
+            TemplateError: the template cannot write the conversation.
         """
         if isinstance(request, PoolingRequest):
             return self._reader.pooling(request)

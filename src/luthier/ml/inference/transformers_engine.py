@@ -226,6 +226,7 @@ class TransformersEngine:
         """The prompt in the decoder's format; its new tokens are limited by the context.
 
         Args:
+            prompt: the prompt.
             template: overrides the engine's template.
 
         Raises:
@@ -392,7 +393,11 @@ class TransformersEngine:
         return self._checked(self._template.ids(text), number + 1, prompt)
 
     def _check_bytes(self, text: str, number: int) -> None:
-        """Reject texts that cannot fit by their bytes, before tokenisation. Raises OverlongError."""
+        """Reject texts that cannot fit by their bytes, before tokenisation.
+
+        Raises:
+            OverlongError: the text has more tokens than the context of the model, by its number of bytes alone.
+        """
         least = self._template.least_tokens(text)
         if least >= self._room_tokens:
             raise OverlongError(

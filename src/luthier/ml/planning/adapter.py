@@ -181,7 +181,7 @@ def num_lora_parameters(structure: Structure, targets: Sequence[str], rank: int)
     """rank x (inputs + outputs) over the matrices of resolved targets.
 
     Raises:
-        RecipeError: as `refuse_rank`.
+        RecipeError: the rank is above that of the smallest of the matrices.
     """
     layers = targeted(structure, targets)
     refuse_rank(layers, rank, "rank")

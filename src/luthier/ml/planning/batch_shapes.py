@@ -83,6 +83,7 @@ def num_computed_tokens(lengths: Sequence[int], beginnings: Sequence[int] = (), 
     """Tokens that go through the model in a micro-batch whose rows have these lengths.
 
     Args:
+        lengths: tokens of each row.
         beginnings: tokens that equally many rows after one another begin with, computed once for them, with no padding
             anywhere; none for plain rows, which are padded to the longest.
         apart: whether plain rows of two lengths go through the model apart (`splits_by_length`).
@@ -104,6 +105,7 @@ def batches_of(
     """The exact batches of a schedule: for each step its micro-batches, for each of these the lengths of its rows.
 
     Args:
+        steps: for each step and micro-batch the lengths of its rows, in tokens.
         learned_fraction: learned tokens as a share of all tokens.
         shared: for each step and micro-batch the tokens of the beginnings that are computed once
             (`num_computed_tokens`); None where nothing is shared.

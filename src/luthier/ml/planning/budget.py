@@ -75,11 +75,12 @@ def budget_of_unknown_device(asked: BudgetRecipe | None, why: str, *, step_token
     """The budget on a machine that the table of devices lacks: hours and tokens can be capped, money and energy not.
 
     Args:
+        asked: the caps of the recipe; None for none.
         why: what is not known, as text.
         step_tokens: of the mean step.
 
     Raises:
-        RecipeError: as `resolve_budget` does.
+        RecipeError: the caps limit money or energy.
     """
     caps = asked or BudgetRecipe()
     zero = Estimate(value=0.0, low=0.0, high=0.0)
@@ -103,7 +104,7 @@ def checked(budget: BudgetPlan) -> BudgetPlan:
     """The given budget, if its caps can be kept.
 
     Raises:
-        RecipeError: as `resolve_budget` does.
+        RecipeError: a cap on money has no price, one on energy no watts, or the first step alone should use a cap up.
     """
     if budget.usd is not None and budget.usd_per_hour is None:
         raise RecipeError(

@@ -76,7 +76,11 @@ def max_rows(
     """Rows of `length` tokens that fit in one micro-batch; 0 where none does.
 
     Args:
+        workload: the run.
+        device: where it runs.
+        length: tokens of a row.
         most: none beyond is tried.
+        calibration: of the device; None uses the priors.
     """
     limit = max(1, _MAX_TOKENS // length) if most is None else most
     return _largest(limit, lambda rows: _fits(with_micro_batch(workload, rows, length), device, calibration))

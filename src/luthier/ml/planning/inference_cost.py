@@ -117,15 +117,15 @@ def generation_seconds(
     caches = num_new * held_tokens * key_value_bytes(workload) / count / bandwidth
     logits = num_new * s.vocabulary_size * 4.0 * 4.0 / count / bandwidth  # softmax and draw: a few passes in fp32
     value = factors["products"] * products + factors["traffic"] * (caches + logits) + weights
-    # forward alone: a third of a training pass's calls
-    return value + factors["calls"] * calls_factor * num_calls * s.num_layers / 3.0
+    return value + factors["calls"] * calls_factor * num_calls * s.num_layers / 3.0  # forward: a third of the calls
 
 
 def rollout_seconds(workload: Workload, device: Device, factors: dict[str, float], spread: float) -> Estimate:
     """Seconds of drawing in one step.
 
     Args:
-        factors: of `speed.step_seconds`, which turn ideal seconds into real ones.
+        workload, device: the run and where it runs.
+        factors, spread: of `speed.step_seconds`: from ideal seconds to real ones, and how far these may be off.
     """
     rollouts = workload.rollouts
     if rollouts is None:

@@ -68,7 +68,11 @@ def fit_power_law(points: Sequence[CurvePoint], *, seed: int = 0) -> CurveFit:
 
 
 def curve_band(points: Sequence[CurvePoint], at_rows: Floats, *, seed: int = 0) -> tuple[Floats, Floats, Floats]:
-    """Fitted loss at each number of rows, and the ends of its 95% interval, for a chart. Raises as `fit_power_law`."""
+    """Fitted loss at each number of rows, and the ends of its 95% interval, for a chart.
+
+    Raises:
+        RequestError: fewer than four points, fewer than three sizes, or a point that is not a number.
+    """
     _check(points)
     law, (floors, scales, exponents), _ = _bootstrap(*_arrays(points), seed)
     # [draws, rows]

@@ -233,7 +233,11 @@ def hours_by_part(
     `judging` only where rows are held out.
 
     Args:
+        workload: the run.
+        device: where it runs.
         step: seconds of one, under the load.
+        calibration: of the device; None uses the priors.
+        load: how busy the machine is; None for idle.
     """
     validation = speed.validation_seconds(workload, step).times(workload.num_validations)
     saved = checkpoint_seconds(workload) * workload.num_checkpoints

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 from luthier.core.defaults import NUM_DRAWS
 from luthier.core.errors import RecipeError
-from luthier.core.evaluation_recipe import EvaluationRecipe
+from luthier.core.evaluation_plan import EvaluationRecipe
 from luthier.core.plan import Plan, ValueSource
 from luthier.ml.evaluation.few_shot import num_draws_of
 from luthier.ml.evaluation.metrics.registry import needs_of

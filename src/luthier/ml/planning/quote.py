@@ -36,12 +36,20 @@ def make_quote(
     """All that a run is expected to cost on a device.
 
     Args:
+        workload_on: the run on a device.
+        device: where it runs.
+        longest_tokens: of the longest row.
         num_rows: of all splits, for people's work.
         num_tokens: that training reads.
+        prices: by device.
         other_devices: where else it might run.
-        load: how busy this machine is now, where the device is this machine.
+        market: on demand or spot.
+        calibration: of the device; None uses the priors.
         takes_what_fits: price the fastest variant that fits where the unchanged run does not; a note names it.
+        load: how busy this machine is now, where the device is this machine.
         notes: added to the prediction's. why_not_sharded, is_supervised: as `layout_options` takes them.
+        why_not_sharded: as `layout_options` takes it.
+        is_supervised: as `layout_options` takes it.
 
     Raises:
         RequestError: the device has no price on this market.
@@ -107,6 +115,12 @@ def compare(
     device without a price on this market has no USD, and comes after those that have.
 
     Args:
+        workload_on: the run on a device.
+        devices: that are compared.
+        longest_tokens: of the longest row.
+        prices: by device.
+        market: on demand or spot.
+        methods: that are compared.
         calibrations: by the title of the device; None uses the priors.
         loads: by the title of the device; None assumes idle machines.
     """

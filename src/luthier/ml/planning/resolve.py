@@ -8,17 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 from luthier.core.dataset import DatasetProfile, Overlong
 from luthier.core.errors import RecipeError
-from luthier.core.evaluation_plan import EvaluationPlan
-from luthier.core.evaluation_recipe import EvaluationRecipe, MetricName
-from luthier.core.plan import (
-    DataPlan,
-    MethodPlan,
-    ModelPlan,
-    ObjectivePlan,
-    Plan,
-    TeacherPlan,
-    TrainingPlan,
-)
+from luthier.core.evaluation_plan import EvaluationPlan, EvaluationRecipe, MetricName
+from luthier.core.plan import DataPlan, MethodPlan, ModelPlan, ObjectivePlan, Plan, TeacherPlan, TrainingPlan
 from luthier.core.recipe import Recipe, TrainingRecipe
 from luthier.core.records.base_model import LocalModel
 from luthier.core.task_head import TaskHead
@@ -56,7 +47,7 @@ _SECTIONS = tuple(Plan.model_fields)
 
 
 def room_tokens(recipe: Recipe, context_length_tokens: int) -> int:
-    """The longest row that fits into the model's context: all of it, less the prompt that prompt tuning puts ahead."""
+    """The longest row that fits behind a trained prompt. Raises RecipeError where that leaves no room."""
     room = context_length_tokens - virtual_tokens(recipe.method)
     # One token to read and one to predict are the least that a text can be.
     if room < 2:
@@ -112,6 +103,9 @@ def resolve(
     """The complete plan of a recipe on this machine.
 
     Args:
+        recipe, model, data: the request, the base model, and the data part of the plan.
+        template, template_sha256: whether the chat template or plain text is used, and the digest of the template.
+        structure, hardware: of the base model, and of this machine.
         has_text_answers: whether the rows that are evaluated have prompts and answers as text.
         are_pairs: whether they are preference pairs.
         num_shots: training rows that could be few-shot examples; None where that is not known.

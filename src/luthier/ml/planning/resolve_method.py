@@ -89,6 +89,10 @@ def resolve_method(
     """Everything about the method but what depends on the number of steps (`with_schedule`).
 
     Args:
+        recipe: what is asked of the method; None for nothing.
+        structure: of the base model.
+        device: such as "cpu" or "cuda".
+        sources: gets where each value comes from.
         why_no_experts: where groups such as `all-linear` are to leave experts out, the reason; empty where they are
             not.
 
@@ -224,7 +228,7 @@ def _ranks(pick: _Picker, targeted_layers: Sequence[LinearLayer]) -> dict[str, A
     The rank of experts is a share of it (`_expert_rank`).
 
     Raises:
-        RecipeError: as `refuse_rank`.
+        RecipeError: a rank is above that of the smallest matrix, or the initial rank is below the target rank.
     """
     settings: Mapping[str, Any] = pick.rules.settings
     layers = [layer for layer in targeted_layers if layer.role != "expert"]
@@ -302,7 +306,7 @@ def _expert_rank(rank: int, layers: Sequence[LinearLayer], structure: Structure)
     """The rank of experts.
 
     Raises:
-        RecipeError: as `refuse_rank`.
+        RecipeError: the rank is above that of the smallest expert matrix times the experts that a token meets.
     """
     routed = [layer for layer in layers if layer.role == "expert"]
     refuse_rank(routed, rank, "rank", divided_by=max(1, structure.num_active_experts))

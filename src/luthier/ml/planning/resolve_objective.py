@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Final
 from luthier.core.aliases import new_key
 from luthier.core.dataset import DatasetProfile, Shape
 from luthier.core.errors import RecipeError
-from luthier.core.evaluation_plan import EvaluationPlan
-from luthier.core.evaluation_recipe import EvaluationRecipe
+from luthier.core.evaluation_plan import EvaluationPlan, EvaluationRecipe
 from luthier.core.plan import MethodPlan, ObjectivePlan, TeacherPlan
 from luthier.core.recipe import MethodRecipe, ObjectiveRecipe, RouterAuxLoss
 from luthier.core.task_head import SEARCH_KINDS, TaskHead

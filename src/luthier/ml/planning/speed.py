@@ -165,7 +165,10 @@ def judging_seconds(
     """Seconds of judging the held-out rows after the last step; 0 where nothing is evaluated.
 
     Args:
+        workload: the run, with what is evaluated of it.
+        device: where it runs.
         step: seconds of one.
+        calibration: of the device; None uses the priors.
     """
     if workload.judging is None:
         return Estimate(value=0.0, low=0.0, high=0.0)

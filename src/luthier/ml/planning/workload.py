@@ -188,6 +188,9 @@ def workload_of(plan: Plan, structure: Structure, device: Device, *, batches: Ba
     On another kind of device than the plan was made for, precision and micro-batch are what would be chosen there.
 
     Args:
+        plan: of the run.
+        structure: of the base model.
+        device: where it runs.
         batches: the exact ones (`batches_of`) where the schedule is known; else they are derived from the data's
             profile.
     """

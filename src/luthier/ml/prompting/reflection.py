@@ -135,7 +135,7 @@ def reflect(
         progress: shows the answers.
 
     Raises:
-        LuthierError: what the reflection model raises, if it is required.
+        LuthierError: the reflection model cannot answer, and `is_required` is set.
     """
     work = _Reflection(build, reflector, metric, budget_tokens, seed, progress)
     work.begin(start, known)

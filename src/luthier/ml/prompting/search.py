@@ -122,7 +122,11 @@ class _Search:
         self.num_tokens = 0
 
     def affordable(self, num_rows: int) -> list[int]:
-        """The first prompts, as many as the budget allows for that many rows."""
+        """The first prompts, as many as the budget allows for that many rows.
+
+        Raises:
+            RequestError: the budget does not cover that many rows with the fewest prompts.
+        """
         costs = [max_cost(system, range(num_rows)) for system in self._prompts]
         # A round more of half of them has to fit as well, or the search would stop at a few rows of many prompts.
         num = len(costs)

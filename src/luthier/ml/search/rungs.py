@@ -38,6 +38,9 @@ def point_of(
     """The figures of a trial, by goal; smaller is better.
 
     Args:
+        trial: the trial.
+        goals: what is sought.
+        rung: the rung whose loss counts; None for the highest.
         quality: in place of its loss on `rung`, None the highest.
     """
     loss = trial.results[-1 if rung is None else rung].loss if quality is None else quality
@@ -120,6 +123,8 @@ def front_of(
     Only whole trainings are on it: losses of others are not their last.
 
     Args:
+        spec: of the study.
+        trials: all of its trials.
         repeated: losses with several seeds, by trial.
     """
     whole = [trial for trial in trials if trial.kind == "search" and trial.state == "done"]
@@ -166,8 +171,12 @@ def next_step(
 
     Args:
         trials: those of kind `search`, in the order of their numbers.
+        num_rungs: of the study.
+        reduction: one of so many trials goes on to the next rung.
+        most_trials: how many trials may begin.
         may_begin: whether there is room for one more; where not, what has begun is brought up: the best of each rung,
             so that one gets to the top.
+        goals: what is sought.
     """
     searched = [trial for trial in trials if trial.kind == "search"]
     # Interrupted trials first: after a restart the search continues as if it had not stopped.
@@ -229,6 +238,9 @@ def rung_steps(shares: Sequence[float], num_steps: int, tokens_per_step: float, 
 
     Args:
         shares: of `whole_tokens`, the tokens of the recipe's own training.
+        num_steps: of the training.
+        tokens_per_step: that are trained.
+        whole_tokens: of the recipe's own training.
     """
     first = max(1, math.ceil(shares[0] * whole_tokens / tokens_per_step))
     steps = []

@@ -43,7 +43,10 @@ def evolved(space: Space, trials: Sequence[Trial], *, own: Values, seed: int) ->
     """Values for what has an order and always plays a part; empty where that is less than two parameters.
 
     Args:
+        space: what may vary.
+        trials: all that were begun.
         own: what the recipe as it came sets; the search begins there.
+        seed: of the study.
     """
     axes = [p for p in space.parameters if _has_order(p) and not p.when]
     if len(axes) < 2:
@@ -113,7 +116,9 @@ def next_values(spec: StudySpec, trials: Sequence[Trial], number: int) -> Values
     """Values for trial `number` of a study: the recipe itself, then the points to start from, then what is suggested.
 
     Args:
+        spec: of the study.
         trials: all that were begun. None where the space has no other point that is found.
+        number: of the trial, from 0.
     """
     if number == 0:
         return {}
@@ -148,7 +153,13 @@ def suggest(
     Equal arguments give equal values.
 
     Args:
+        space: what may vary.
         trials: all that were begun.
+        sampler: who suggests.
+        seed: of the study.
+        number: of the trial.
+        num_rungs: of the study.
+        goals: what is sought.
         own: what the recipe as it came sets; what a trial leaves out is taken from there.
     """
     own = own or {}

@@ -36,6 +36,7 @@ def default_space(plan: Plan, *, most_rank: int) -> Space:
     """The space around a plan.
 
     Args:
+        plan: of the recipe.
         most_rank: the smaller side of the smallest matrix that may carry an adapter.
     """
     p, method = plan.training, plan.method
@@ -131,6 +132,8 @@ def narrowed(space: Space, document: Any, *, place: str) -> Space:
         only: true                    # nothing but these parameters
 
     Args:
+        space: the space around the plan.
+        document: the parsed file.
         place: names the file in errors.
 
     Raises:
@@ -244,6 +247,7 @@ def start_points(space: Space, own: Values) -> tuple[StartPoint, ...]:
     """Recipes to try first, from what is known of all tasks.
 
     Args:
+        space: what may vary.
         own: as `own_values` gives it.
     """
     parameter = next((p for p in space.parameters if p.name == RATE and p.kind == "float"), None)

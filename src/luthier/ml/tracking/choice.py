@@ -37,6 +37,7 @@ def source_of(trackers: Sequence[TrackerPlan], left_out: Sequence[str] = ()) -> 
     """Where the choice comes from, for the plan.
 
     Args:
+        trackers: The trackers of the plan.
         left_out: Why the environment's other trackers are not used.
     """
     variables = [one.source for one in trackers if one.source]

@@ -13,7 +13,7 @@ TRACKERS: Final[Mapping[str, TrackerRules]] = {
     "tensorboard": TrackerRules(
         title="TensorBoard",
         summary="curves from files of this machine",
-        implementation="luthier.ml.tracking.tensorboard_files:TensorBoard",
+        implementation="luthier.ml.tracking.tensorboard:TensorBoard",
         modules=("tensorboard",),
         install="luthier[tensorboard]",
         chosen_by=("TENSORBOARD_LOGGING_DIR",),

@@ -202,6 +202,9 @@ class AdapterSession:
             loss_name: name of a loss.
             settings: of that loss, by name.
             backward: whether gradients are computed, too.
+
+        Raises:
+            RequestError: there are no data, the loss does not exist, or a datum or setting does not fit it.
         """
         start = time.perf_counter()
         loss, found = find_loss(loss_name, settings)

@@ -61,7 +61,11 @@ class World:
         return self.rank == 0
 
     def gather(self, text: str) -> list[str]:
-        """The texts of all ranks, in rank order; at most 4,092 bytes of UTF-8 each."""
+        """The texts of all ranks, in rank order; at most 4,092 bytes of UTF-8 each.
+
+        Raises:
+            ValueError: the text is longer.
+        """
         if self.size == 1:
             return [text]
         content = text.encode()

@@ -290,6 +290,7 @@ def install(model: nn.Module, *, with_liger: bool = True, recomputes_trained: bo
     Args:
         model: with its adapter; its modules get the replacements.
         with_liger: also try the kernels of Liger Kernel, if installed.
+        recomputes_trained: whether trained matrices on a CPU keep less for the backward pass.
     """
     swapped: Counter[str] = Counter()
     # packed matrices are integers; computation uses the precision of the unpacked weights

@@ -251,7 +251,8 @@ class TrainableModel:
         Raises:
             NotFoundError: the folder or the method does not exist.
             ModelSourceError: the folder cannot be loaded, or a weight is missing, superfluous or of the wrong shape.
-            RequestError: as for the class.
+            RequestError: the base is no causal language model, the method cannot adapt these targets, or the model's
+                router loss is none that this version computes.
         """
         device = device or plan.training.device
         base = load_model(

@@ -101,7 +101,11 @@ def _outer_targets(plan: Plan) -> list[str]:
 
 
 def spread(model: TrainableModel, world: World) -> None:
-    """Shard a model that each process holds whole, usually on the CPU, over all devices, layer by layer."""
+    """Shard a model that each process holds whole, usually on the CPU, over all devices, layer by layer.
+
+    Raises:
+        RecipeError: the architecture has no layers to fetch one at a time, or computes logits in another way.
+    """
     # Here, since a process that trains alone would load it for nothing.
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard

@@ -190,7 +190,11 @@ def nobodys_hash() -> str:
 
 
 def check_role(role: str) -> None:
-    """Refuse a role that there is not. Raises RequestError."""
+    """Refuse a role that there is not.
+
+    Raises:
+        RequestError: There is no such role.
+    """
     if role not in ROLES:
         raise RequestError(f"the role {role!r}", expected=f"one of {', '.join(ROLES)}", do="choose one of them")
 
@@ -313,6 +317,8 @@ def begin_session(context: Context, caller: Caller, *, how: str) -> str:
     """A new session for a caller whose identity was proved; returns its secret.
 
     Args:
+        context: The home.
+        caller: The member.
         how: By what, for the audit log.
     """
     # A new secret with each sign-in: one that was planted in the browser before is worth nothing afterwards.

@@ -422,7 +422,11 @@ def _refused(came: str, expected: str) -> SignInRefusedError:
 
 
 def _check_address(name: str, address: str) -> None:
-    """HTTPS, or this machine itself: tokens and secrets go there. Raises RequestError."""
+    """HTTPS, or this machine itself: tokens and secrets go there.
+
+    Raises:
+        RequestError: The address is neither HTTPS nor of this machine.
+    """
     parts = urlsplit(address)
     if parts.scheme == "https" and parts.hostname:
         return

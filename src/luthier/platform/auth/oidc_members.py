@@ -135,7 +135,10 @@ def begin_flow(context: Context, browser: str, state: str, document: Mapping[str
     """Remember a sign-in that a browser has begun.
 
     Args:
+        context: The home.
         browser: The secret in its cookie.
+        state: The random value that the provider returns.
+        document: What the answer is checked against.
     """
     context.oidc.put_flow(digest_of(state), digest_of(browser), document)
 

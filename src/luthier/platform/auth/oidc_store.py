@@ -49,7 +49,11 @@ class OidcStore(Store):
             connection.execute(insert(sign_in_groups).values(**values))
 
     def remove_group(self, name: str, project_id: str) -> None:
-        """Remove a group from a project. Raises NotFoundError."""
+        """Remove a group from a project.
+
+        Raises:
+            NotFoundError: The group does not lead to this project.
+        """
         columns = sign_in_groups.c
         with self._write() as connection:
             gone = connection.execute(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from luthier.core.access import Caller
-    from luthier.core.evaluation_recipe import GoodEnoughRecipe
+    from luthier.core.evaluation_plan import GoodEnoughRecipe
     from luthier.platform.home.context import Context
 
 ANY_MODEL: Final = "a run, a tuned model (ft:...), a deployment, a base model, a folder or a GGUF file"
@@ -216,7 +216,7 @@ def parse_good_enough(text: str | None) -> GoodEnoughRecipe | None:
     if text is None:
         return None
     from luthier.core.errors import RequestError
-    from luthier.core.evaluation_recipe import GoodEnoughRecipe
+    from luthier.core.evaluation_plan import GoodEnoughRecipe
 
     if text.startswith("agreement=") and text.partition("=")[2].strip():
         return GoodEnoughRecipe(agreement=text.partition("=")[2].strip())

@@ -339,7 +339,11 @@ class Store:
             return table.insert(connection, record, now, **columns)
 
     def _save(self, table: RecordTable[Record], record: Record) -> None:
-        """Write a record in place of the one with its key. Raises NotFoundError."""
+        """Write a record in place of the one with its key.
+
+        Raises:
+            NotFoundError: The table has no record of its key.
+        """
         row = table.row(record)
         with self._write() as connection:
             table.change(connection, row[table.key], row)

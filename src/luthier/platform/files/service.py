@@ -36,7 +36,8 @@ STALE_SECONDS: Final = 24 * 3600.0
 class IncomingFile:
     """A partial file in a folder (made where it is missing); gone when the `with` block ends, unless it was moved away.
 
-    Raises StorageFullError, from `write` and `finish`, where no room is left.
+    Raises:
+        StorageFullError: From `write` and `finish`: the disk has no room.
     """
 
     def __init__(self, folder: Path) -> None:

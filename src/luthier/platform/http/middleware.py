@@ -387,6 +387,7 @@ def refusal(fault: JsonFault, within: str = "") -> ApiError:
     """The error that names the field.
 
     Args:
+        fault: Where and how the document goes beyond the limits.
         within: The field that the document came in, where it is not the request.
     """
     place = ".".join(part for part in (within, fault.place) if part)

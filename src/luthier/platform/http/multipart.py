@@ -190,7 +190,11 @@ class _FormReader:
         self._is_whole = False
 
     def feed(self, data: bytes) -> None:
-        """Take the next piece of the body."""
+        """Take the next piece of the body.
+
+        Raises:
+            FormError: The form has too many bytes besides the file, or is malformed.
+        """
         before = self._num_file_bytes
         self._parser.write(data)
         # All that did not go into the file: headers and boundaries could otherwise grow without bound.
@@ -199,7 +203,11 @@ class _FormReader:
             raise _malformed(f"the form has more than {self._most_overhead_bytes} bytes besides the file")
 
     def form(self) -> Form:
-        """What came, once all of it has."""
+        """What came, once all of it has.
+
+        Raises:
+            FormError: The body ends before its last boundary, or has no file.
+        """
         if not self._is_whole:
             raise _malformed("the body ends before its last boundary")
         if self._filename is None:
@@ -278,7 +286,11 @@ class _FilesReader(_FormReader):
         """The name of the file whose bytes come now; None outside of files."""
 
     def files_form(self) -> FilesForm:
-        """What came, once all of it has."""
+        """What came, once all of it has.
+
+        Raises:
+            FormError: The body ends before its last boundary.
+        """
         if not self._is_whole:
             raise _malformed("the body ends before its last boundary")
         return FilesForm(filenames=tuple(self._filenames), fields=self._fields)

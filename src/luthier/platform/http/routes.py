@@ -1,12 +1,13 @@
-"""Shared parts of API routes: ids in addresses, lists by page as OpenAI's client reads them, forms with a file."""
+"""Shared parts of API routes: ids in addresses, lists and pages as OpenAI's client reads them, forms with files."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Generic, Literal, Self, TypeVar
 
 from fastapi import Path, Request
 from fastapi.routing import APIRoute
+from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
 from luthier.platform.files.service import IncomingFile
@@ -16,6 +17,34 @@ from luthier.platform.http.errors import ApiError
 from luthier.platform.http.multipart import Form, FormError
 
 Item = TypeVar("Item")
+
+
+class ListObject(BaseModel, Generic[Item]):
+    """A list that is whole."""
+
+    object: Literal["list"] = "list"
+    data: list[Item]
+
+
+class PartialList(ListObject[Item], Generic[Item]):
+    """The beginning of a list, and whether more follow."""
+
+    has_more: bool
+
+
+class ListPage(PartialList[Item], Generic[Item]):
+    """A page of a list, with the ids of its ends: the last one is `after` of the next page."""
+
+    first_id: str | None
+    last_id: str | None
+
+    @classmethod
+    def of(cls, data: Sequence[Item], *, has_more: bool) -> Self:
+        """A page of items that have an `id`; one without items has no ends."""
+        first, last = (str(getattr(one, "id")) for one in (data[0], data[-1])) if data else (None, None)  # noqa: B009
+        return cls(object="list", data=list(data), has_more=has_more, first_id=first, last_id=last)
+
+
 Order = Literal["asc", "desc"]
 _OF_CLIENTS: Final = "/v1/"
 

@@ -93,7 +93,8 @@ def lent(argument: str) -> Iterator[socket.socket]:
     """The socket of the argument that `lend` gave.
 
     Raises:
-        ConflictError, RequestError: as `listen`.
+        ConflictError: The port is taken.
+        RequestError: This machine has no such address, or the user no right to that port.
     """
     host, colon, port = argument.rpartition(":")
     if colon:

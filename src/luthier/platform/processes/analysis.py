@@ -41,7 +41,7 @@ def answer_to(context: Context, question: Question, given: dict[str, Any]) -> di
         given: what the question is about, as the function of that table reads it.
 
     Raises:
-        LuthierError: what the service raised that answers it.
+        LuthierError: the question cannot be answered; the error is the one of the service that answers it.
         WorkError: it takes too long, ends without an answer, or too many are being answered already.
         StorageFullError: no room was left on the disk.
     """
@@ -73,7 +73,12 @@ class WarmChild:
         """Whether the process that was last asked was ended by `kill`."""
 
     def answer_to(self, context: Context, question: Question, given: dict[str, Any]) -> dict[str, Any]:
-        """The answer, and the errors, of `answer_to`; a WorkError, too, where it was killed meanwhile."""
+        """The answer of the module's `answer_to`, from the process that is kept.
+
+        Raises:
+            LuthierError: the question cannot be answered; the error is the one of the service that answers it.
+            WorkError: the process ends without an answer, or was killed since nobody waits for it any more.
+        """
         child = self._child
         if child is None or not child.is_running:
             self.close()

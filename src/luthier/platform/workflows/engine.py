@@ -297,9 +297,9 @@ def resume(
     Raises:
         NotFoundError: The project has no such workflow.
         RequestError: It is of another kind.
-        ConflictError: Another process works on it.
+        ConflictError: Another process works on it, or it lacks a stage of the declaration.
         PausedError: A stage was stopped.
-        LuthierError: What a stage raised; it is stored before.
+        LuthierError: A stage failed; its error is stored before it is raised.
     """
     found = context.pipelines.get(pipeline_id, caller.project_id)
     if found.kind != workflow.kind:
@@ -326,7 +326,7 @@ def run_stages(run: WorkflowRun, save: Save, tell: Tell = silent) -> None:
     Raises:
         ConflictError: The record lacks a stage of the declaration.
         PausedError: A stage was stopped.
-        LuthierError: What a stage raised.
+        LuthierError: A stage failed; its error is stored before it is raised.
     """
     if run.pipeline.next_stage is None:
         return

@@ -14,8 +14,7 @@ from rich.console import Console
 
 from luthier.core.dataset import Example
 from luthier.core.errors import LeakageError, NotFoundError, RecipeError, RequestError
-from luthier.core.evaluation_plan import Bar
-from luthier.core.evaluation_recipe import GoodEnoughRecipe
+from luthier.core.evaluation_plan import Bar, GoodEnoughRecipe
 from luthier.core.recipe import Recipe
 from luthier.features.evaluations import service
 from luthier.features.evaluations.baselines import slow_note

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from luthier.core.errors import DataError
-from luthier.features.finetuning_api.prompt_rows import ANSWER, with_answers
+from luthier.features.finetuning_api.job import ANSWER, with_answers
 
 PROMPT = {"messages": [{"role": "user", "content": "2 + 2?"}], "answer": 4}
 ANSWERED = {"messages": [{"role": "user", "content": "3 + 3?"}, {"role": "assistant", "content": "6"}]}

@@ -14,8 +14,7 @@ from tests.fixtures.service import chat_row, write_rows
 from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example, TokenisedExample
 from luthier.core.errors import OverlongError, RecipeError, RequestError
-from luthier.core.evaluation_plan import Bar
-from luthier.core.evaluation_recipe import GoodEnoughRecipe
+from luthier.core.evaluation_plan import Bar, GoodEnoughRecipe
 from luthier.core.plan import Plan
 from luthier.features.planning.service import make_plan
 from luthier.features.recipes import checks as judgeable

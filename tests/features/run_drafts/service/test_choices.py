@@ -11,7 +11,7 @@ import pytest
 from luthier.core.access import Caller
 from luthier.core.data_sources import SourceFile, SourcePlan, SourceRecipe
 from luthier.core.errors import ConflictError, NotFoundError
-from luthier.core.evaluation_recipe import EvaluationRecipe, OptimisedPromptRecipe
+from luthier.core.evaluation_plan import EvaluationRecipe, OptimisedPromptRecipe
 from luthier.core.ports import SilentProgress
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.run_drafts import choices as draft_choices

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from luthier.core.errors import RequestError
-from luthier.core.evaluation_recipe import GoodEnoughRecipe
+from luthier.core.evaluation_plan import GoodEnoughRecipe
 from luthier.core.results.suite import GateOutcome, RuleOutcome, SuiteResult, TaskResult, TasksVerdict
 from luthier.features.evaluations import service as evaluations
 from luthier.features.evaluations.prompted import AskedPrompts

@@ -12,8 +12,7 @@ import pytest
 
 from luthier.core.dataset import DatasetProfile
 from luthier.core.evaluation import Comparison, Evaluation, Metric, Sample, SystemResult, Verdict
-from luthier.core.evaluation_plan import EvaluationPlan
-from luthier.core.evaluation_recipe import EvaluationRecipe
+from luthier.core.evaluation_plan import EvaluationPlan, EvaluationRecipe
 from luthier.core.events import CheckpointSaved, Event, RunEnded, RunStarted, StepDone, ValidationDone, WarningRaised
 from luthier.core.plan import (
     DataPlan,

@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 from pydantic import BaseModel
 
-from luthier.platform.http.lists import ListObject, ListPage, PartialList
+from luthier.platform.http.routes import ListObject, ListPage, PartialList
 
 
 class Item(BaseModel):

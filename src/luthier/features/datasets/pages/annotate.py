@@ -102,7 +102,11 @@ class AnnotationView:
 
     @cached_property
     def row(self) -> Row | RowProblem | None:
-        """The row as the file has it. Raises NotFoundError."""
+        """The row as the file has it.
+
+        Raises:
+            NotFoundError: The rows have no such line.
+        """
         return None if self.line is None else self.queue.row(self.line)
 
     @property

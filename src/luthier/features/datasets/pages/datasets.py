@@ -115,6 +115,9 @@ def waiting_page(
     """The page that is shown while the rows of a large version are indexed; None where they can be read.
 
     Args:
+        request: The request of the page.
+        context: The home.
+        caller: Whose project it is.
         values: The result of `head`.
         needs_index: Whether rows are read by their place; else small files are read without an index.
 

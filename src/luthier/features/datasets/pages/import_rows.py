@@ -103,7 +103,11 @@ def _previewed(request: Request, context: Context, given: dict[str, Any], order:
 
 
 def _order(given: Mapping[str, Any]) -> RemoteOrder:
-    """What the form says. Raises RequestError."""
+    """What the form says.
+
+    Raises:
+        RequestError: No column is chosen, or a field holds no possible value.
+    """
     kept = tuple(given["keep"])
     if (given["num_columns"] or given["columns"]) and not kept:
         raise RequestError("no column is chosen", expected="at least one column to keep", do="choose the columns")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from luthier.core.dataset import Example, TokenisedExample
 from luthier.core.errors import ConflictError, ParityError, RequestError
 from luthier.core.evaluation import Comparison, SystemResult
-from luthier.core.evaluation_recipe import MetricName
+from luthier.core.evaluation_plan import MetricName
 from luthier.core.ports import Generation, Progress, Prompt, Score
 from luthier.core.records.export import SOURCE_LABEL, Export, ExportFormat, ExportPrecision, ExportSource, FormatPrice
 from luthier.core.workflows.pipeline import Pipeline, Stage

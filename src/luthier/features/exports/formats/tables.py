@@ -15,7 +15,7 @@ from luthier.core.access import Caller
 from luthier.core.dataset import Example, TokenisedExample
 from luthier.core.errors import RequestError
 from luthier.core.evaluation import Comparison, SystemResult
-from luthier.core.evaluation_recipe import MetricName
+from luthier.core.evaluation_plan import MetricName
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.records.export import (
     SOURCE_LABEL,
@@ -97,7 +97,7 @@ def measure_formats(context: Context, request: FormatRequest) -> FormatTable:
     and qualities are stored until the table is written.
 
     Raises:
-        RequestError: Formats, metrics or numbers that cannot be.
+        RequestError: Unknown formats or metrics, or numbers out of their range.
         ConflictError: The folder has a table, or the unfinished one of another request, or another process works on it.
         NotFoundError: No such model or file.
         DataError: The rows cannot be read.

@@ -45,7 +45,11 @@ def link_document(made: RaterLink, root: str) -> dict[str, str]:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of a file. Raises NotFoundError."""
+    """The content of a file.
+
+    Raises:
+        NotFoundError: The file is missing or cannot be read.
+    """
     from luthier.core.errors import NotFoundError
 
     try:

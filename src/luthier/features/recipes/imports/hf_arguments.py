@@ -128,6 +128,7 @@ def put_training(
     """Translate what all trainers share.
 
     Args:
+        t: The translation, with the keys of the file.
         defaults: Of this trainer.
         prefix: Of the section that holds the arguments, with its full stop.
         rows_per_unit: By how much a batch is divided: answers to a prompt, of GRPO.

@@ -50,6 +50,7 @@ def put_name(
     """Decide `method.name` of an adapter.
 
     Args:
+        t: The translation, with the keys of the file.
         switches: The keys that decide.
         is_4bit, is_8bit: Whether the base is quantised.
         variants: Variants of LoRA, by name, and whether they are on.

@@ -167,7 +167,12 @@ def import_recipe(
 
 
 def read_keys(path: Path) -> dict[str, Any]:
-    """The keys of a file, unchecked. Raises NotFoundError and RequestError."""
+    """The keys of a file, unchecked.
+
+    Raises:
+        NotFoundError: There is no such file.
+        RequestError: The file cannot be read, or holds no keys.
+    """
     return read_recipe_file(path, _FILE).keys
 
 
@@ -224,7 +229,12 @@ def _translate(name: str, translation: Translation, trainer: str | None, given: 
 
 
 def _checked(path: Path, kind: Tool, entries: Sequence[Entry], allowed: Sequence[str]) -> list[Entry]:
-    """The entries, with allowed keys as left out. Raises for refused ones, and for allowed ones that are not."""
+    """The entries, with allowed keys as left out.
+
+    Raises:
+        RequestError: A key is allowed that is not refused.
+        RecipeError: A key has no counterpart and is not allowed.
+    """
     refused = {entry.key: entry for entry in entries if entry.is_refused}
     if wrong := [key for key in allowed if key not in refused]:
         raise RequestError(

@@ -65,6 +65,7 @@ def put_reports(t: Translation, prefix: str = "") -> None:
     """Translate `report_to` and what belongs to it.
 
     Args:
+        t: The translation, with the keys of the file.
         prefix: Of the section that holds the arguments.
     """
     key = f"{prefix}report_to"

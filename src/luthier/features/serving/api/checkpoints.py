@@ -10,8 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from luthier.features.serving.checkpoint_permissions import CheckpointPermission, list_permissions, permit, take_back
 from luthier.platform.http.authentication import Admin, HomeContext
 from luthier.platform.http.errors import documented
-from luthier.platform.http.lists import ListPage
-from luthier.platform.http.routes import page
+from luthier.platform.http.routes import ListPage, page
 
 router = APIRouter(prefix="/v1/fine_tuning/checkpoints", tags=["fine-tuning"])
 

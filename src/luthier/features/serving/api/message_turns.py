@@ -158,7 +158,12 @@ class _Turns:
         }
 
     def read(self, body: PromptBody) -> tuple[Message, ...]:
-        """The messages, the system prompt first. Raises ApiError."""
+        """The messages, the system prompt first.
+
+        Raises:
+            ApiError: A call has no result or a result no call, a block is in the wrong place, or the assistant has the
+                last turn.
+        """
         for number, message in enumerate(body.messages):
             place = f"messages.{number}"
             turn = self._turn(message.role, place)

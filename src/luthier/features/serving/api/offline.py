@@ -100,7 +100,7 @@ def preload(context: Context, caller: Caller, endpoint: Endpoint, model: str | N
 
 
 def parsed(endpoint: Endpoint, body: Mapping[str, Any]) -> BaseModel:
-    """The body of a request, checked as the route does. Raises ApiError, which names the parameter."""
+    """The body of a request, checked as the route does. Raises ApiError for a wrong parameter, which it names."""
     try:
         made = _BODIES[endpoint].model_validate(body)
     except ValidationError as error:

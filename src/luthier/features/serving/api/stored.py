@@ -13,8 +13,7 @@ from luthier.features.traffic import stored_completions as stored
 from luthier.features.traffic.stored_completions import StoredCompletion
 from luthier.platform.http.authentication import HomeContext, Reader, Trainer
 from luthier.platform.http.errors import ApiError, documented
-from luthier.platform.http.lists import ListPage
-from luthier.platform.http.routes import Id, Order, page
+from luthier.platform.http.routes import Id, ListPage, Order, page
 
 router = APIRouter(prefix="/v1/chat/completions", tags=["chat"])
 

@@ -119,7 +119,10 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
     world: the processes that share the work, all of which call this; None is only this one. The result is that of rank
     0; on other ranks only status and counts are meaningful.
 
-    Raises DivergedError, CheckpointError (of another plan), RequestError (a step cannot be divided evenly).
+    Raises:
+        DivergedError: The loss is not finite any more.
+        CheckpointError: The newest checkpoint is of another plan, or cannot be read.
+        RequestError: The examples of a step cannot be divided evenly among the processes.
     """
     import torch
 

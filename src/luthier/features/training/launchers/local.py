@@ -74,7 +74,7 @@ def train_share(document: dict[str, Any], channel: Channel) -> None:
         channel: of the child process.
 
     Raises:
-        LuthierError: an error of the run, which a retry would repeat.
+        LuthierError: the run failed in a way that a retry would repeat.
         SystemExit: another process of the run was lost, which is not an error of this one.
     """
     from luthier.core.system.process_setup import keep_few_kernels
@@ -187,7 +187,7 @@ class LocalLauncher:
         """Train to the end of the plan or to a request to stop.
 
         Raises:
-            LuthierError: an error of the run, which a retry would repeat.
+            LuthierError: the run failed in a way that a retry would repeat.
             WorkError: processes died too often without a new checkpoint.
         """
         self._lock = lock

@@ -72,7 +72,7 @@ class RayLauncher:
         """Train to the end of the plan or to a request to stop.
 
         Raises:
-            LuthierError: an error of the run, which a retry would repeat.
+            LuthierError: the run failed in a way that a retry would repeat.
             WorkError: workers were lost too often.
         """
         from luthier.ml.training.ray_train import fit

@@ -428,7 +428,11 @@ def next_commands(pipeline: Pipeline) -> list[str]:
 
 
 def write_auto_report(context: Context, _caller: Caller, pipeline: Pipeline, path: Path) -> None:
-    """Write the page, also for an unfinished run. Raises StorageFullError."""
+    """Write the page, also for an unfinished run.
+
+    Raises:
+        StorageFullError: the disk is full.
+    """
     from luthier.ml.evaluation.report.workflow_pages import AutoStage, write_auto_page
 
     workflow = workflow_of("auto")

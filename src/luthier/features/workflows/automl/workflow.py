@@ -170,7 +170,8 @@ def begin(context: Context, asked: AutomlSpec, *, caller: Caller | None = None, 
         auto_id: Its id; by default a new one.
 
     Raises:
-        LuthierError: An error of `completed`.
+        NotFoundError, ModelSourceError: The data or a model does not exist or could not be fetched.
+        RequestError: No goal, no hours (BudgetTooSmallError for too few), no files, or an unsupported file type.
     """
     spec, auto_id = completed(context, asked), auto_id or new_id("auto")
     # The folder comes before the record: a record without its folder could not be resumed.
@@ -181,7 +182,8 @@ def begin(context: Context, asked: AutomlSpec, *, caller: Caller | None = None, 
 def go_on(context: Context, auto_id: str, *, tell: Tell = silent, caller: Caller | None = None) -> Pipeline:
     """Do all remaining work. Returns the record: done, or with a `refused` stage that gives the reason.
 
-    The page is written at the end, and also if a stage fails or ends the workflow. Raises the errors of `resume`.
+    The page is written at the end, and also if a stage fails or ends the workflow.
+    Raises NotFoundError where there is none, ConflictError where another process works on it, else that of a stage.
     """
     caller = caller or Caller()
     path = WORKFLOW.folder_of(context, auto_id) / "report.html"

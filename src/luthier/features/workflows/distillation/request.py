@@ -213,7 +213,11 @@ def find_base(context: Context, request: DistilRequest) -> Base:
 
 
 def digest_of(request: DistilRequest, settings: dict[str, Any], base: Base, project_id: str = DEFAULT_PROJECT) -> str:
-    """A digest over everything that determines the result."""
+    """A digest over everything that determines the result.
+
+    Raises:
+        NotFoundError: A file of rows does not exist.
+    """
     held_out = request.held_out
     for file in (request.data, *([held_out] if isinstance(held_out, Path) else [])):
         if not file.is_file():
@@ -317,7 +321,11 @@ def recipe_of(settings: dict[str, Any], *, student: str, rows: Path, teacher: st
 
 
 def evaluation_of(settings: dict[str, Any]) -> Recipe:
-    """The recipe with only its evaluation, checked. Raises RecipeError."""
+    """The recipe with only its evaluation, checked.
+
+    Raises:
+        RecipeError: A key of the evaluation is unknown, or a value is wrong.
+    """
     asked = settings.get("evaluation")
     document = {"base_model": "none", "data": {"train": "none"}} | ({"evaluation": asked} if asked else {})
     return recipe_from(document, base_dir=Path.cwd())

@@ -18,7 +18,7 @@ from luthier.core.dataset import Example
 from luthier.core.defaults import NEW_TOKENS
 from luthier.core.errors import DataError, LeakageError, OverlongError, RequestError
 from luthier.core.evaluation import Evaluation
-from luthier.core.evaluation_recipe import EvaluationRecipe, MetricName
+from luthier.core.evaluation_plan import EvaluationRecipe, MetricName
 from luthier.core.ports import Generation, Progress, Prompt
 from luthier.core.workflows.pipeline import ALONE, TAUGHT, TEACHER
 from luthier.features.generation.engines import EnginePool, find_teacher, is_address
@@ -312,7 +312,11 @@ class _Writer:
         return [one for one in found if isinstance(one, Generation)]
 
     def score(self, examples: Sequence[TokenisedExample], progress: Progress) -> list[Score]:  # noqa: ARG002
-        """A server gives no likelihoods."""
+        """A server gives no likelihoods.
+
+        Raises:
+            RequestError: Always.
+        """
         raise RequestError(f"{self.name} gives no likelihoods", expected="metrics of text", do="ask for these alone")
 
     def close(self) -> None:

@@ -19,7 +19,7 @@ from typing import Any, Final, Literal
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.evaluation import Evaluation
-from luthier.core.evaluation_recipe import EvaluationRecipe
+from luthier.core.evaluation_plan import EvaluationRecipe
 from luthier.core.ids import new_id
 from luthier.core.recipe import Recipe
 from luthier.core.workflows.pipeline import Pipeline, Student, StudentRun
@@ -106,13 +106,13 @@ def distil(context: Context, request: DistilRequest, *, caller: Caller | None = 
         tell: Called with each stage that changes.
 
     Raises:
-        RequestError: What cannot go together.
+        RequestError: Options of the request do not go together.
         RecipeError: A recipe that would make the two trainings differ in more than the teacher.
         DataError: Rows without prompt and answer.
         LeakageError: A held-out row is a training row.
         NotFoundError: No such file, model or run.
         ConflictError: Another process works on it.
-        LuthierError: An error of training or engines.
+        LuthierError: A stage failed, such as a training or an engine; its error is stored before it is raised.
     """
     caller = caller or Caller()
     # The id is a digest of the request, so the same command finds its folder again.

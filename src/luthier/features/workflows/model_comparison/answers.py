@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from luthier.core.dataset import Example, Row, Shape, TokenisedExample
 from luthier.core.errors import ConflictError, DataError, LeakageError, RequestError
-from luthier.core.evaluation_recipe import MetricName
+from luthier.core.evaluation_plan import MetricName
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.ports import Generation, Progress, Prompt, Score
 from luthier.core.records.base_model import LocalModel
@@ -69,7 +69,12 @@ class ComparisonRows:
 
 
 def read_material(spec: ModelComparisonSpec) -> ComparisonRows:
-    """The rows stored by the comparison. Raises DataError, NotFoundError."""
+    """The rows stored by the comparison.
+
+    Raises:
+        NotFoundError: a stored file is missing.
+        DataError: a stored file cannot be read.
+    """
     from luthier.ml.data.rows.formats import load_file
 
     pool = load_file(Path(spec.train_file), mapping=spec.map).examples
@@ -114,6 +119,9 @@ def candidate_of(
         kind: the way of prompting.
         material: the rows.
         adapter_path: the result of its training, for `tuned`.
+
+    Raises:
+        ConflictError: the rows have no examples to retrieve any more.
     """
     contender = spec.contenders[number]
     base = find_candidate(context, contender.model)

@@ -116,7 +116,11 @@ _EXAMPLE = (
 
 
 def check_asked(given: Mapping[str, object], resume: str | None, example: str) -> None:
-    """Check for either all arguments of a new comparison, or only --resume. Raises RequestError."""
+    """Check for either all arguments of a new comparison, or only --resume.
+
+    Raises:
+        RequestError: Something is given beside --resume, or an argument is missing without it.
+    """
     from luthier.core.errors import RequestError
 
     # Other models or rows would make another comparison under the same id.

@@ -13,7 +13,7 @@ from luthier.core.cost import Estimate
 from luthier.core.dataset import Example
 from luthier.core.defaults import NEW_TOKENS, NUM_JUDGED, NUM_SHOTS
 from luthier.core.errors import RequestError
-from luthier.core.evaluation_recipe import MetricName
+from luthier.core.evaluation_plan import MetricName
 from luthier.core.recipe import BudgetRecipe, DataRecipe, MethodRecipe, Recipe, TrainingRecipe
 from luthier.core.records.base_model import LocalModel
 from luthier.core.workflows.pipeline import Contender, ModelComparisonSpec
@@ -153,7 +153,12 @@ def read_all(
 def pull_all(context: Context, names: Sequence[str]) -> list[LocalModel]:
     """Fetch all models. An unknown name is rejected before any known model is fetched.
 
-    Raises NotFoundError, ModelSourceError, and RequestError for two models with the same weights.
+    Raises:
+        NotFoundError: There is no such model.
+        ModelSourceError: A model could not be fetched, was damaged, or cannot be used.
+        TemplateError: A chat template cannot end a turn.
+        StorageFullError: The disk has no room.
+        RequestError: Two models have the same weights.
     """
     from luthier.ml.inference.models import catalog as model_names
     from luthier.ml.inference.models import sources

@@ -142,7 +142,10 @@ def begin(
 def go_on(
     context: Context, showdown_id: str, *, tell: Tell = silent, caller: Caller | None = None
 ) -> ModelComparisonResult:
-    """Do all remaining work and return the result; also for a completed comparison. Raises the errors of `resume`."""
+    """Do all remaining work and return the result; also for a completed comparison.
+
+    Raises NotFoundError where there is none, ConflictError where another process works on it, else that of a stage.
+    """
     caller = caller or Caller()
     resume(WORKFLOW, context, caller, showdown_id, tell)
     return context.assessments.get("showdown", ModelComparisonResult, caller.project_id, showdown_id)

@@ -23,7 +23,7 @@ from luthier.core.access import Caller
 from luthier.core.aliases import with_new_keys
 from luthier.core.errors import NotFoundError
 from luthier.core.evaluation import Verdict
-from luthier.core.evaluation_recipe import EvaluationRecipe
+from luthier.core.evaluation_plan import EvaluationRecipe
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import new_id
 from luthier.core.recipe import DataRecipe, MethodRecipe, Recipe, TrainingRecipe
@@ -304,7 +304,11 @@ def write_quickstart_data(context: Context, *, chosen: ChosenSize) -> Quickstart
 def size_for(context: Context, *, full: bool) -> ChosenSize:
     """The amount of work for a few minutes on this machine, by its measured speed and present load; or all of it.
 
-    Fetches the base model, whose structure the forecast needs. Raises the errors of fetching it.
+    Fetches the base model, whose structure the forecast needs.
+
+    Raises:
+        ModelSourceError: the base model could not be fetched, was damaged, or cannot be used.
+        StorageFullError: the disk has no room for the base model.
     """
     from luthier.ml.inference.models import sources
     from luthier.ml.inference.models.structure import read_structure
@@ -370,7 +374,9 @@ def quickstart(
         caller: Whose project it belongs to; None for the default project.
 
     Raises:
-        LuthierError: An error of fetching the model or training.
+        ModelSourceError: The model could not be fetched.
+        StorageFullError: The disk is full.
+        DivergedError: The loss is not finite any more.
     """
     caller, spec = caller or Caller(), QuickstartSpec(full=full)
     stopped = _stopped(context, caller, spec)

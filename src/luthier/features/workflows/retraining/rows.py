@@ -170,7 +170,11 @@ def without_prompts(rows: Sequence[dict[str, Any]], barred: Sequence[dict[str, A
 
 
 def example_of(row: Mapping[str, Any]) -> Example:
-    """A chat row as an example. Raises BadFieldError."""
+    """A chat row as an example.
+
+    Raises:
+        BadFieldError: A field of the row is missing or cannot be used.
+    """
     from luthier.ml.data.rows.chat_rows import chat_conversation
 
     return Example(id="row", conversation=chat_conversation(dict(row)))

@@ -64,13 +64,24 @@ def begin(context: Context, caller: Caller, request: RetrainRequest, *, pipeline
     """Store the request with the deployed model; nothing is trained yet.
 
     Args:
+        context: The home.
+        caller: Whose project it is.
+        request: The request.
         pipeline_id: By default a new one.
     """
     return WORKFLOW.create(context, caller, pipeline_id or new_id("retrain"), spec_of(context, caller, request))
 
 
 def go_on(context: Context, caller: Caller, pipeline_id: str, *, tell: Tell = silent) -> Pipeline:
-    """Do all remaining work. Returns the record, in which a stage may be refused. Raises the errors of `resume`."""
+    """Do all remaining work. Returns the record, in which a stage may be refused.
+
+    Raises:
+        NotFoundError: The project has no such workflow.
+        RequestError: The workflow is of another kind.
+        ConflictError: Another process works on it.
+        PausedError: A stage was stopped.
+        LuthierError: A stage failed; its error is stored before it is raised.
+    """
     return resume(WORKFLOW, context, caller, pipeline_id, tell).pipeline
 
 

@@ -311,8 +311,13 @@ def ingest(
     reader, takes longer than `timeout_seconds` or more than `memory_bytes`, is named as failed and the rest continues.
 
     Args:
+        places: folders and files.
+        output: the JSONL file.
+        settings: how texts are cut into rows.
         num_workers: processes that read, at least 1.
+        progress: shows the documents.
         timeout_seconds: for one document.
+        is_fresh: read all documents again.
         force: replace an output that exists; one with the same bytes, which an interrupted run has left, needs none.
         readers: extension -> `module:function`.
         memory_bytes: address space of one worker.

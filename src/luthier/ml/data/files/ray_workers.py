@@ -167,7 +167,7 @@ class RayWorkers:
         """See `row_workers.RowWorkers`.
 
         Raises:
-            LuthierError: an error of the function.
+            LuthierError: the function raised it.
             WorkError: the workers of a part died `MAX_RETRIES` + 1 times, or have other versions than this process.
             StorageFullError: a machine of the cluster has no room for parts that are under way.
         """

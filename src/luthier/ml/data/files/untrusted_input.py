@@ -143,8 +143,10 @@ def open_gzip(path: Path) -> Iterator[IO[bytes]]:
     """The unpacked bytes, in constant memory.
 
     Raises:
-        DataError: while it is read, past the bound.
-        gzip.BadGzipFile: the data are no gzip; EOFError where they end early, zlib.error where they are damaged.
+        DataError: while it is read, the unpacked bytes go past the bound.
+        gzip.BadGzipFile: the data are no gzip.
+        EOFError: the data end early.
+        zlib.error: the data are damaged.
     """
     with gzip.open(path, "rb") as unpacked:
         raw = _Counted(cast("IO[bytes]", unpacked), path.name, path.stat().st_size)

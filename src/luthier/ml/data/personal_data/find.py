@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import polars as pl
 
-from luthier.ml.data.personal_data import street_words as words
+from luthier.ml.data.personal_data import street
 from luthier.ml.data.personal_data.phone import find_phones
 from luthier.ml.data.personal_data.recognizers import (
     Kind,
@@ -100,10 +100,10 @@ _CANDIDATES: Final = (
     r"[A-Z]{2}\d\d[ -]?[A-Z0-9]",
     r"\d\.\d{1,3}\.\d{1,3}\.\d",
     r"[0-9A-Fa-f]:[0-9A-Fa-f]{1,4}:[0-9A-Fa-f:]|::[0-9A-Fa-f]",
-    rf"\d[A-Za-z]? (?:[\p{{Lu}}\d][\w.'’\-]* ){{1,4}}(?:{words.STRONG_SUFFIXES}|{words.WEAK_SUFFIXES})\b",
-    rf"(?i:{words.GERMAN_ENDINGS}) \d|(?:Am|An de[rn]|Auf de[mr]|Im|In der|Zum|Zur|Unter den) \p{{Lu}}\w+ \d",
-    rf"\d(?: ?(?:bis|ter|quater|[A-D]))?,? (?i:{words.FRENCH_WORDS}) ",
-    rf"(?:{words.SPANISH_WORDS}|{words.ITALIAN_WORDS}|in (?:via|viale|piazza|corso)) ?[\p{{L}} '’\-.,º]{{2,60}}\d",
+    rf"\d[A-Za-z]? (?:[\p{{Lu}}\d][\w.'’\-]* ){{1,4}}(?:{street.STRONG_SUFFIXES}|{street.WEAK_SUFFIXES})\b",
+    rf"(?i:{street.GERMAN_ENDINGS}) \d|(?:Am|An de[rn]|Auf de[mr]|Im|In der|Zum|Zur|Unter den) \p{{Lu}}\w+ \d",
+    rf"\d(?: ?(?:bis|ter|quater|[A-D]))?,? (?i:{street.FRENCH_WORDS}) ",
+    rf"(?:{street.SPANISH_WORDS}|{street.ITALIAN_WORDS}|in (?:via|viale|piazza|corso)) ?[\p{{L}} '’\-.,º]{{2,60}}\d",
 )
 
 

@@ -12,8 +12,60 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from luthier.ml.data.personal_data import street_words as words
 from luthier.ml.data.personal_data.recognizers import Span
+
+# English. The first are always streets; the others (USPS Publication 28, C1) are also plain nouns, so they
+# need a house number of three digits or a flat behind them.
+STRONG_SUFFIXES: Final = (
+    "Street|Streets|St|Avenue|Ave|Road|Roads|Rd|Lane|Ln|Drive|Drives|Dr|Boulevard|Blvd|Court|Courts|Ct|Terrace|Crescent|"
+    "Parkway|Highway|Hwy|Alley|Mews|Turnpikes?|Trafficway|Throughway|Expressway|Freeway|Stravenue|Skyway|Close"
+)
+WEAK_SUFFIXES: Final = (
+    "Place|Pl|Way|Ways|Square|Squares|Branch|Bridge|Brooks?|Burgs?|Bypass|Camp|Canyon|Cape|Causeway|Centers?|Circles?|Cliffs?|"
+    "Club|Common|Corners?|Course|Coves?|Creek|Crest|Crossing|Crossroad|Curve|Dale|Dam|Divide|Estates?|Extensions?|Falls?|"
+    "Ferry|Fields?|Flats?|Fords?|Forest|Forges?|Forks?|Fort|Gardens?|Gateway|Glens?|Greens?|Grove|Groves|Harbors?|Havens?|"
+    "Heights|Hills?|Hollow|Inlet|Islands?|Isle|Junctions?|Keys?|Knolls?|Lakes?|Land|Landing|Lights?|Loaf|Locks?|Lodge|Loop|"
+    "Mall|Manors?|Meadows?|Mills?|Missions?|Motorway|Mount|Mountains?|Neck|Orchard|Oval|Overpass|Parks?|Parkways|Pass|Passage|"
+    "Path|Pike|Pines?|Plains?|Plaza|Points?|Ports?|Prairie|Radial|Ramp|Ranch|Rapids?|Rest|Ridges?|River|Route|Row|Rue|Run|"
+    "Shoals?|Shores?|Springs?|Spurs?|Station|Stream|Summit|Trace|Track|Trail|Tunnel|Underpass|Unions?|Valleys?|Via|Viaduct|"
+    "Views?|Villages?|Ville|Vista|Walks?|Wall|Wells?"
+)
+UNITS: Final = r"(?:Apt|Apartment|Suite|Ste|Unit|Flat|Studio)\.? ?#?\w{1,5}|# ?\d{1,5}"
+
+# German and Dutch: the ending of one word, or a separate word after a name.
+GERMAN_ENDINGS: Final = (
+    "straße|strasse|str\\.?|gasse|platz|ring|weg|allee|damm|ufer|chaussee|steig|stieg|pfad|graben|promenade|brücke|"
+    "straat|laan|plein|gracht|kade|singel|dijk|steeg|dreef|baan|boulevard|hof|pad"
+)
+GERMAN_WORDS: Final = "Straße|Strasse|Str\\.?|Gasse|Platz|Ring|Weg|Allee|Damm|Ufer|Chaussee|Steig|Graben|Promenade"
+# Plain nouns that end like a street.
+GERMAN_NOUNS: Final = frozenset(
+    (
+        "umweg", "ausweg", "heimweg", "rückweg", "hinweg", "radweg", "gehweg", "schulweg", "arbeitsweg",
+        "bremsweg", "feldweg", "parkplatz", "sitzplatz", "stehplatz", "stellplatz", "spielplatz", "sportplatz",
+        "arbeitsplatz", "startplatz", "marktplatz", "bahnsteig", "campingplatz", "tabellenplatz", "bauplatz",
+        "steckplatz", "speicherplatz", "liegeplatz", "hering", "ohrring", "ehering", "schlüsselring",
+        "dichtungsring", "autobahn", "straßenbahn", "startseite", "friedhof", "bahnhof", "hauptbahnhof",
+        "bauernhof", "innenhof", "gasthof", "landstraße", "bundesstraße", "hauptweg", "notepad", "touchpad",
+        "ipad", "keypad", "gamepad", "launchpad", "trackpad", "mousepad", "thinkpad", "string", "spring",
+        "monitoring", "boxring", "laufweg", "bewerbung", "scoring", "engineering", "wiring", "during",
+        "offspring",
+    )
+)  # fmt: skip
+
+FRENCH_WORDS: Final = (
+    "rue|avenue|av\\.|boulevard|bd\\.?|blvd\\.?|chemin|place|allées?|impasse|quai|route|square|cours|passage|ruelle|voie|"
+    "faubourg|sentier"
+)
+SPANISH_WORDS: Final = (
+    "Calle|C\\.|C/|Avenida|Avda\\.?|Av\\.|Plaza|Paseo|P\\.º|Camino|Carretera|Ctra\\.|Ronda|Rambla|Travesía|Glorieta|Vial|"
+    "Vía|Urbanización|Callejón|Cañada|Alameda|Acceso|Pasaje|Cuesta|Pasadizo"
+)
+ITALIAN_WORDS: Final = (
+    "Via|Viale|V\\.le|Piazza|P\\.za|Piazzale|Corso|C\\.so|Vicolo|Largo|Strada|Borgo|Contrada|Rotonda|Incrocio|Stretto|Canale|"
+    "Lungomare|Località"
+)
+
 
 _NAME: Final = r"[^\W\d_a-zß-öø-ÿ][\w'’\-]{0,40}"
 _PARTICLE: Final = (
@@ -27,27 +79,27 @@ _NUMBER: Final = r"(\d{1,5}(?: ?[a-zA-Z](?![\w.]))?(?:[/\-]\d{1,4})?)"
 
 _ENGLISH: Final = re.compile(
     rf"(?<![\w.,:/$€£#%+\-])(?<!\d )(\d{{1,6}}[A-Za-z]?) (?:[NSEW]{{1,2}}\.? |North |South |East |West )?"
-    rf"(?:(?:\d{{1,3}}(?:st|nd|rd|th)|{_NAME}) ){{1,3}}?(?:({words.STRONG_SUFFIXES})|(?:{words.WEAK_SUFFIXES}))\b\.?"
-    rf"((?:,? |\n)(?:{words.UNITS}))?"
+    rf"(?:(?:\d{{1,3}}(?:st|nd|rd|th)|{_NAME}) ){{1,3}}?(?:({STRONG_SUFFIXES})|(?:{WEAK_SUFFIXES}))\b\.?"
+    rf"((?:,? |\n)(?:{UNITS}))?"
 )
 _GERMAN: Final = re.compile(
-    rf"(?<![\w.\-])(?:([A-ZÄÖÜ](?:[\w\-]|\.(?=-)){{1,60}}?(?i:{words.GERMAN_ENDINGS}))"
+    rf"(?<![\w.\-])(?:([A-ZÄÖÜ](?:[\w\-]|\.(?=-)){{1,60}}?(?i:{GERMAN_ENDINGS}))"
     rf"|(?:(?:Am|An der|An den|Auf dem|Auf der|Im|In der|Zum|Zur|"
     rf"Unter den|Alte|Neue|Lange|Kurze|Hohe|Obere|"
     rf"Untere|Große|Kleine|[A-ZÄÖÜ]\w{{2,30}}e[rns]?) ){_NAME}) {_NUMBER}"
     rf"(?![\w]|[.,:]\d|[ ]?[%€$°])"
 )
-_GERMAN_LAST_WORD: Final = re.compile(rf"(?:{words.GERMAN_WORDS})$")
+_GERMAN_LAST_WORD: Final = re.compile(rf"(?:{GERMAN_WORDS})$")
 _GERMAN_PREPOSITION: Final = re.compile(r"(?:Am|An de[rn]|Auf de[mr]|Unter den) ")
 _FRENCH: Final = re.compile(
     rf"(?<![\w.,:/$€£#%+\-])(?<!\d )(\d{{1,4}})(?: ?(?:bis|ter|quater|[A-D])\b)?,? "
-    rf"(?i:{words.FRENCH_WORDS}) {_NAMES}(?![\w'’\-])"
+    rf"(?i:{FRENCH_WORDS}) {_NAMES}(?![\w'’\-])"
 )
 _SPANISH: Final = re.compile(
-    rf"(?<![\w.])(?:{words.SPANISH_WORDS}) ?{_NAMES},? (?:n\.?º ?|núm\.? ?)?{_NUMBER}(?!\w|[.,:]\d|[ ]?[%€$°]){_TAIL}"
+    rf"(?<![\w.])(?:{SPANISH_WORDS}) ?{_NAMES},? (?:n\.?º ?|núm\.? ?)?{_NUMBER}(?!\w|[.,:]\d|[ ]?[%€$°]){_TAIL}"
 )
 _ITALIAN: Final = re.compile(
-    rf"(?<![\w.])(?:{words.ITALIAN_WORDS}|(?<=in )via|(?<=in )viale|(?<=in )piazza|(?<=in )corso) {_NAMES},? "
+    rf"(?<![\w.])(?:{ITALIAN_WORDS}|(?<=in )via|(?<=in )viale|(?<=in )piazza|(?<=in )corso) {_NAMES},? "
     rf"(?:n\.? ?)?{_NUMBER}(?!\w|[.,:]\d|[ ]?[%€$°]){_TAIL}"
 )
 _MASK: Final = re.compile(r"\d+ Example Street")
@@ -129,6 +181,6 @@ def _is_german(text: str, match: re.Match[str]) -> bool:
         text[max(0, match.start() - 60) : match.start()] + " " + text[match.end() : match.end() + 60]
     ):
         return False
-    return word not in words.GERMAN_NOUNS and not (
+    return word not in GERMAN_NOUNS and not (
         _YEAR.fullmatch(number) and not word.endswith(("straße", "strasse", "str."))
     )

@@ -119,8 +119,11 @@ def list_files(source: str, folder: Path, progress: Progress, *, before: SourceL
             as they are now.
 
     Raises:
-        LuthierError: as `fetch`.
-        DataSourceError: an object of `before` was changed or removed.
+        RequestError: a malformed name.
+        NotFoundError: no such dataset, split or file.
+        DataSourceError: the source cannot be read, or an object of `before` was changed or removed.
+        StorageFullError: the disk has no room for a source that is downloaded.
+        ConflictError: another process is downloading it, and does not end.
     """
     check_remote(source)
     if before is not None and before.objects:

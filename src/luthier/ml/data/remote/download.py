@@ -98,7 +98,7 @@ def download(source: RemoteSource, file: RemoteFile, part: Path, task: ProgressT
         task: shows the bytes.
 
     Raises:
-        LuthierError: what `source.explain` makes of the error of a connection; what has arrived is kept.
+        LuthierError: the connection fails, as `source.explain` describes it; what has arrived is kept.
         DataSourceError: the content has another size or digest than stated; it is deleted.
         StorageFullError: the disk is full.
     """
@@ -164,7 +164,9 @@ def too_large(name: str, num_bytes: int | None, max_bytes: int) -> DataSourceErr
     """The error for a source beyond the limit on the bytes of one download.
 
     Args:
+        name: Of the source.
         num_bytes: None where it is not stated.
+        max_bytes: The limit.
     """
     size = f"more than {max_bytes:,} bytes; nothing is kept" if num_bytes is None else f"{num_bytes:,} bytes"
     return DataSourceError(

@@ -377,7 +377,11 @@ def _answer(fields: dict[str, Any], field: str) -> Message:
 
 
 def with_system(messages: tuple[Message, ...], system: Any) -> tuple[Message, ...]:
-    """The messages with a system turn before them, where the row has a `system` text that is not blank."""
+    """The messages with a system turn before them, where the row has a `system` text that is not blank.
+
+    Raises:
+        BadFieldError: the row has such a text, and begins with a system turn.
+    """
     if system is None or not check_text("system", system).strip():
         return messages
     if messages and messages[0].role in ("system", "developer"):
@@ -389,7 +393,7 @@ def plain_text(fields: dict[str, Any]) -> str:
     """The text of a plain-text row.
 
     Raises:
-        BadFieldError: it is empty.
+        EmptyAnswerError: it is empty; a kind of BadFieldError.
     """
     text = require_text(fields, "text")
     if not text.strip():

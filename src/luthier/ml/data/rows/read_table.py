@@ -83,6 +83,9 @@ def read_csv(source: Source) -> Iterator[Row | RowProblem]:
 
     Encoding and delimiter are found in the file itself (`csv_dialect`). Blank lines are no records; in a file of one
     column, where a blank line could be an empty value, only those at the end are not.
+
+    Raises:
+        DataError: the header is not UTF-8 text.
     """
     dialect = csv_dialect(source)
     with source.open() as raw, large_csv_cells():

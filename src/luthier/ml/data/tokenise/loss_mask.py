@@ -289,11 +289,18 @@ def tokenise_all(
     and the others stay.
 
     Args:
+        examples: the rows.
+        template: writes conversations as text.
+        max_length_tokens: the longest row that is kept whole.
+        overlong: what is done with longer rows.
+        progress: shows the rows.
+        learning: which turns are learned.
         spill: the budget of memory, and where rows beyond it go; None keeps all of them in memory.
 
     Raises:
         OverlongError: rows are too long and `overlong` is "error"; all of them are in `problems`.
-        DataError: rows with nothing to learn, or no row is left. TemplateError: as for `tokenise`.
+        DataError: rows with nothing to learn, or no row is left.
+        TemplateError: the template renders a conversation in a way on which no mask can be proved.
         StorageFullError: the rows need more memory than the budget and more disk than there is.
     """
     # The texts of a search row stay or go together, as the two sides of a pair do.

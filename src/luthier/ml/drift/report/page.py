@@ -38,7 +38,10 @@ def watch_charts(rows: Rows, tested: Sequence[Tested], since: float, num_signals
     """All charts in which there is something to see.
 
     Args:
+        rows: the exchanges.
+        tested: the signals with their evidence.
         since: where the window begins, which is shaded.
+        num_signals: of the model in all.
     """
     if len(np.unique(rows.hours)) < _FEWEST_HOURS:
         return []
@@ -164,7 +167,11 @@ class ExampleText:
 
 
 def write_watch_page(path: Path, watched: Watched) -> Path:
-    """Write the page to `path`, whole or not at all, and return it. Makes missing folders. Raises StorageFullError."""
+    """Write the page to `path`, whole or not at all, and return it. Makes missing folders.
+
+    Raises:
+        StorageFullError: the disk is full.
+    """
     page = render_watch(watched)
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_text(path, page)

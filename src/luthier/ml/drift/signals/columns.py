@@ -114,6 +114,7 @@ def read_rows(frame: pl.DataFrame, since: float, tested_from: float = 0.0) -> Ro
     A row whose time is not a number is left out; one with a wrong clock counts in the hour of its timestamp.
 
     Args:
+        frame: the exchanges.
         since: where the reported window begins.
         tested_from: rows before that enter no test.
     """

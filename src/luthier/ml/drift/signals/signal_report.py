@@ -64,6 +64,8 @@ def new_words_signal(rows: Rows, checks: Checks, num_signals: int) -> Tested:
     """The signal.
 
     Args:
+        rows: the exchanges.
+        checks: of texts.
         num_signals: of the model in all.
     """
     places = rows.of_prompts()
@@ -149,8 +151,11 @@ def bias_signals(
     """The signals of all groups.
 
     Args:
+        rows: the exchanges.
         columns: by name.
         groups: names, and the regular expressions of their prompts.
+        checks: of texts.
+        num_signals: of the model in all.
     """
     # The bound on false alarms is shared out over both ends, all looks of a month and all signals (Bonferroni).
     tail = FALSE_ALARMS_A_MONTH / (2 * LOOKS_A_MONTH * num_signals)
@@ -255,6 +260,13 @@ def watch_rows(
 
     Args:
         frame: columns of `Exchange`, `messages` as JSON.
+        project_id: the project.
+        model: the name that clients ask for.
+        since: beginning of the window, in seconds since 1970.
+        until: end of the window, in seconds since 1970.
+        checks: of texts.
+        compared: what the window is compared with, such as the training rows' profile.
+        num_dropped: exchanges that were not stored.
         normal_since: as in `stretch_begins`.
     """
     # Nothing after `until` takes part, so that a report of the past can be made again.

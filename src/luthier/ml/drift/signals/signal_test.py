@@ -60,6 +60,9 @@ def column_signal(column: Column, rows: Rows, checks: Checks, num_signals: int) 
     """The signal of a column.
 
     Args:
+        column: the values, one an exchange.
+        rows: the exchanges.
+        checks: of texts.
         num_signals: of the model in all, which the bound on false alarms is shared out to.
     """
     has = np.isfinite(column.values)
@@ -110,6 +113,9 @@ def state_of(chance: float, num_before: int, num_now: int, *, is_over: bool) -> 
     """Changed where steady traffic hardly gives it; steady only where there is enough to have seen a change.
 
     Args:
+        chance: the p-value of the window.
+        num_before: values before the window.
+        num_now: values in the window.
         is_over: whether a change has ended, so that all is as before again.
     """
     if chance <= FALSE_ALARMS_A_MONTH and not is_over:
@@ -234,6 +240,7 @@ def hour_signals(rows: Rows, num_signals: int) -> list[Tested]:
     """The signals by the hour.
 
     Args:
+        rows: the exchanges.
         num_signals: of the model in all.
     """
     return [_hour_signal(one, rows, num_signals) for one in HOURLY]

@@ -55,6 +55,9 @@ def training_signals(rows: Rows, profile: Profile | None, checks: Checks, num_si
     """The signals against the training data, unknown without a profile.
 
     Args:
+        rows: the exchanges.
+        profile: of the training rows; None where they are unknown.
+        checks: of texts.
         num_signals: of the model in all.
     """
     asked = [text for text, is_now in zip(rows.prompts, rows.is_now, strict=True) if is_now and text is not None]
@@ -150,6 +153,9 @@ def judged_signals(judge: str, before: Scored, now: Scored, num_signals: int) ->
     """One signal for each criterion.
 
     Args:
+        judge: the name of the judge.
+        before: scores of answers before the window.
+        now: scores of answers in the window.
         num_signals: of the model in all, which the bound on false alarms is shared to.
     """
     # Two-sided: scores may fall or rise.

@@ -150,9 +150,11 @@ def read(
     A file that is not on this machine, or that is damaged, is named in the log and left out.
 
     Args:
-        columns: what is read of them, `at` among it.
+        spool: exchanges that are in no file yet.
         folder: the project's, which contains its files.
         listed: looks up in the index the files that may contain some.
+        condition: which exchanges are read.
+        columns: what is read of them, `at` among it.
     """
     for left in reversed(range(_TRIES)):
         # Segments before the index: lines that become a file in between are then found twice, and never missed.

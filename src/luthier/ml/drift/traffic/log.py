@@ -131,7 +131,12 @@ class Spool:
         self._folder = folder
 
     def append(self, lines: Sequence[bytes]) -> int:
-        """Write lines, all or none of them; returns the bytes of the open segment. Raises OSError, ConflictError."""
+        """Write lines, all or none of them; returns the bytes of the open segment.
+
+        Raises:
+            OSError: the disk does not take them.
+            ConflictError: another process holds the lock of the folder and does not end.
+        """
         with self._locked():  # under the lock no other process seals the segment or ends a line in between
             path = self._open_path() or self._folder / f"{_OPEN}{new_id(KIND)}.jsonl"
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | facilities.BINARY, 0o600)
@@ -264,6 +269,7 @@ class TrafficLog:
         """Have an exchange written; it is dropped and counted where too much waits.
 
         Args:
+            exchange: the exchange.
             is_masked: whether its words are to be masked before.
         """
         size = num_characters(exchange) if exchange.has_text else 0

@@ -206,6 +206,7 @@ def split_facts(plan: Plan, streamed: StreamCounts | None = None) -> list[SplitF
     """One row for each split that the run had.
 
     Args:
+        plan: of the run.
         streamed: what was read of training rows that are streamed, once the run has ended.
     """
     replay = plan.data.replay

@@ -299,6 +299,8 @@ def write_report(folder: Path, data: ReportData, *, draws_page: bool = True) -> 
     Each file appears whole or not at all; an older one is replaced.
 
     Args:
+        folder: where both files go.
+        data: what the report shows.
         draws_page: false writes report.json alone, from which the page can be drawn later; the path is that of
             report.json then.
 

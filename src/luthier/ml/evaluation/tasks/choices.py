@@ -108,7 +108,12 @@ class Classify:
     """Accuracy, macro-F1 and, by likelihood, expected calibration error and Brier score."""
 
     def check(self, task: ClassifyTask, rows: Sequence[TaskRow]) -> None:
-        """Every row's own answer is one of the labels."""
+        """Every row's own answer is one of the labels.
+
+        Raises:
+            RequestError: the task names no labels for likelihoods, two labels are alike, there is only one, or an
+                answer is none.
+        """
         if task.by == "likelihood" and task.labels is None:
             raise RequestError(
                 f"task {task.name} compares likelihoods, and names no labels",

@@ -169,6 +169,7 @@ def limits_of(facts: BundleFacts, warnings: tuple[str, ...] = ()) -> list[str]:
 
     Args:
         facts: the origin of the model.
+        warnings: of the export.
     """
     said = [*warnings, *([f"Of the base model: {facts.base.note}"] if facts.base.note else [])]
     if (evaluation := facts.evaluation) is not None and evaluation.verdict is not None:

@@ -57,6 +57,7 @@ def parse_private_key(content: bytes, name: str) -> PrivateKey:
     """The private key in the content of a PEM file.
 
     Args:
+        content: of the file.
         name: what errors call it, a path as a rule.
 
     Raises:
@@ -99,6 +100,7 @@ def parse_public_key(content: bytes, name: str) -> PublicKey:
     """The public key in the content of a PEM file.
 
     Args:
+        content: of the file.
         name: what errors call it, a path as a rule.
 
     Raises:

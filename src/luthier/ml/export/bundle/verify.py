@@ -194,7 +194,11 @@ def _model_signer(
     envelope: bytes | None,
     key: EllipticCurvePublicKey | None,
 ) -> Signer | None:
-    """The signer of `model.sig`; None if there is none and none is required. Raises SignatureError."""
+    """The signer of `model.sig`; None if there is none and none is required.
+
+    Raises:
+        SignatureError: the signature is missing though required, damaged, of another key, or of other content.
+    """
     if manifest is None or content is None:
         if key is not None:
             raise SignatureError("cannot be checked without a manifest")

@@ -197,7 +197,11 @@ def open_head(format: HeadFormat, folder: Path) -> HeadRuntime:
 
 
 def refuse_prompt(source: ExportSource) -> None:
-    """Weights cannot contain a trained prompt, and every format except the adapter's consists of weights."""
+    """Weights cannot contain a trained prompt, and every format except the adapter's consists of weights.
+
+    Raises:
+        RequestError: The source has a trained prompt.
+    """
     if source.adapter_path is None or not (Path(source.adapter_path) / "adapter_config.json").is_file():
         return
     from peft import PeftConfig

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import runpy
 import shutil
+import sys
 import tempfile
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from luthier.core.child_process.channel import Channel
 from luthier.core.child_process.process import run_child
 from luthier.core.errors import RequestError
 from luthier.core.ports import Progress
@@ -18,7 +22,7 @@ from luthier.ml.export.exporters.merged import write_model
 from luthier.ml.inference.models.architecture import load_config, text_config
 
 CONFIG: Final = "genai_config.json"
-BUILD: Final = "luthier.ml.export.exporters.onnx_worker:build"
+BUILD: Final = "luthier.ml.export.exporters.onnx:build"
 BUILDER_PRECISIONS: Final = {"float32": "fp32", "int8": "int8", "int4": "int4"}
 _PACKAGES: Final = ("onnxruntime_genai", "onnx", "onnx_ir")
 _HEAD_MULTIPLE: Final = 16
@@ -88,3 +92,30 @@ def _check_heads(base: Path) -> None:
             expected=f"a multiple of {_HEAD_MULTIPLE}, as the kernels of ONNX Runtime need it",
             do="export with --to gguf",
         )
+
+
+def build(document: dict[str, Any], _channel: Channel) -> None:
+    """Write the model in a transformers folder as ONNX for the CPU, in a child process.
+
+    Args:
+        document: `folder`, `target`, `precision` (the builder's name) and `cache` (for intermediate files);
+            `without_head` for a graph that gives hidden states instead of logits.
+
+    Raises:
+        RequestError: an architecture that the builder does not know.
+    """
+    # Before the builder is imported: huggingface_hub reads it at import.
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    places = {"-i": document["folder"], "-o": document["target"], "-p": document["precision"], "-c": document["cache"]}
+    options = [word for pair in places.items() for word in pair] + ["-e", "cpu", "--extra_options", "hf_token=false"]
+    options += ["exclude_lm_head=true"] if document.get("without_head") else []
+    sys.argv = ["builder", *options]
+    try:
+        # As its command line does: the builder's functions are not a stable interface.
+        runpy.run_module("onnxruntime_genai.models.builder", run_name="__main__", alter_sys=True)
+    except NotImplementedError as error:
+        raise RequestError(
+            f"ONNX Runtime GenAI: {error}",
+            expected="an architecture that its builder knows",
+            do="export with --to gguf, or install a newer onnxruntime-genai",
+        ) from error

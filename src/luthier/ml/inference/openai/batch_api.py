@@ -162,7 +162,11 @@ class OpenAIBatchEngine:
         return [found[number] for number in range(len(prompts))]
 
     def score(self, examples: Sequence[TokenisedExample], progress: Progress) -> list[Score]:
-        """Raises RequestError, always: this API gives no likelihoods of given texts."""
+        """No likelihoods: this API gives none of given texts.
+
+        Raises:
+            RequestError: Always.
+        """
         return self._live.score(examples, progress)
 
     def close(self) -> None:

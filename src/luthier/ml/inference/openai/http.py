@@ -163,7 +163,11 @@ class OpenAIHttpEngine:
         return path, {**body, self._limit_name if path == "chat/completions" else "max_tokens": limit}
 
     def request_of(self, prompt: Prompt, number: int) -> _Body:
-        """Path, body and token limit of a request. Raises RequestError, with the number of the prompt, from 0."""
+        """Path, body and token limit of a request.
+
+        Raises:
+            RequestError: it has both conversation and text or neither, no new token, or a negative temperature.
+        """
         prompt.check(number)
         body: dict[str, Any] = {"model": self.model, "temperature": prompt.temperature, "seed": prompt.seed}
         if prompt.json_schema is not None:

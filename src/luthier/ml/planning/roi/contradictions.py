@@ -40,7 +40,11 @@ class Contradiction:
 
 
 def check_case(case: Case, measured: MeasuredGains | None) -> None:
-    """Refuse a case that contradicts itself or what was measured; all places are reported. Raises RequestError."""
+    """Refuse a case that contradicts itself or what was measured; all places are reported.
+
+    Raises:
+        RequestError: there is a contradiction; the message names all of them.
+    """
     # All places together: correcting a case one error at a time would need many attempts.
     found = list(contradictions(case, measured))
     if not found:

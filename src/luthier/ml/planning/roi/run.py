@@ -203,6 +203,7 @@ def worth(case: Case, measured: MeasuredGains | None = None, *, sources: tuple[s
     Every price must be there.
 
     Args:
+        case: the figures.
         measured: gains of an evaluation, in place of assumed ones.
         sources: where prices come from that the case did not give, as notes.
 

@@ -215,7 +215,12 @@ def write_study_page(
     """Write the page to `path`, whole or not at all.
 
     Args:
+        path: of the page.
+        study: the study.
+        trials: all of its trials.
+        importances: the importance of each parameter, by name.
         repeated: the losses of the trials that were trained with several seeds, by their numbers.
+        ending: how the study has ended.
 
     Raises:
         StorageFullError: the disk is full.

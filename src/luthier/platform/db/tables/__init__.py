@@ -28,7 +28,6 @@ from luthier.platform.db.tables.deployments import (
     traffic_files,
     watches,
 )
-from luthier.platform.db.tables.run_table import run_labels, run_tags, run_values, run_views
 from luthier.platform.db.tables.server import (
     api_keys,
     audit_log,
@@ -69,6 +68,10 @@ from luthier.platform.db.tables.work import (
     rating_items,
     rating_panels,
     ratings,
+    run_labels,
+    run_tags,
+    run_values,
+    run_views,
     runs,
     studies,
     trials,

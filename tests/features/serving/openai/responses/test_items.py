@@ -16,7 +16,7 @@ from luthier.features.serving.api.responses.body import (
     response_request,
 )
 from luthier.features.serving.api.responses.items import item_documents, messages_of, parsed_items
-from luthier.features.serving.api.responses.output import OutputItems
+from luthier.features.serving.api.responses.writer import OutputItems
 from luthier.platform.http.errors import ApiError
 
 CALL = {"type": "function_call", "call_id": "c1", "name": "f", "arguments": '{"a": 1}'}

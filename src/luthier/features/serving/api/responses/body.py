@@ -311,7 +311,12 @@ def response_request(body: ResponseBody, messages: tuple[Message, ...], default_
 
 
 def prompt_request(body: PromptBody, messages: tuple[Message, ...]) -> TextRequest:
-    """The request that has the engine count the tokens of a prompt. Raises as `response_request`."""
+    """The request that has the engine count the tokens of a prompt.
+
+    Raises:
+        ApiError: Values contradict each other.
+        UnsupportedError: A schema cannot be enforced.
+    """
     tools, choice = _callable_tools(body)
     schema = None if body.text is None else body.text.json_schema()
     if schema is not None:

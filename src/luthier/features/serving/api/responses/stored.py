@@ -12,8 +12,7 @@ from luthier.features.serving.api.responses.body import fault_of_include
 from luthier.features.traffic.stored_responses import StoredResponse, delete_response, stored_response
 from luthier.platform.http.authentication import Asker, HomeContext, Looker
 from luthier.platform.http.errors import ApiError, documented
-from luthier.platform.http.lists import ListPage
-from luthier.platform.http.routes import Id, Order, page
+from luthier.platform.http.routes import Id, ListPage, Order, page
 
 router = APIRouter(prefix="/v1/responses", tags=["responses"])
 

@@ -192,6 +192,7 @@ def render_roi(result: RoiResult, *, case: Sequence[str], verdict: str | None = 
     """The page as one HTML document that refers to nothing outside itself. The same arguments give the same bytes.
 
     Args:
+        result: the answer.
         case: of the command that makes the page again, its words for the case.
         verdict: of the same command; None without one.
         html: of the same command: where the page goes.
@@ -218,7 +219,11 @@ def render_roi(result: RoiResult, *, case: Sequence[str], verdict: str | None = 
 
 
 def write_roi_report(path: Path, result: RoiResult, *, case: Sequence[str], verdict: str | None = None) -> Path:
-    """Write the page to `path`, whole or not at all, and return it. Makes missing folders. Raises StorageFullError."""
+    """Write the page to `path`, whole or not at all, and return it. Makes missing folders.
+
+    Raises:
+        StorageFullError: the disk is full.
+    """
     page = render_roi(result, case=case, verdict=verdict, html=str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_text(path, page)

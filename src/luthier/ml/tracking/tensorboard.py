@@ -1,4 +1,6 @@
-"""TensorBoard's event files, written with its own messages and nothing else of it.
+"""TensorBoard: event files in the folder of the run, or below `location`, written with its messages and nothing else.
+
+Neither TensorFlow nor torch is loaded.
 
 Its `EventFileWriter`, `hparams_pb` and `text_pb` load TensorFlow where that is installed, else a stand-in for it with
 numpy, absl and, for remote folders, boto3: more processor time than all figures of a short run take. Its message
@@ -15,12 +17,13 @@ import struct
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
-from luthier.ml.tracking.protocol import Parameter
+from luthier.ml.tracking.protocol import Parameter, Point, RemoteRun, RunOutcome, TrackedRun, Tracker, TrackerRules
+from luthier.ml.tracking.registry import TRACKERS
 
 _FILE_VERSION: Final = "brain.Event:2"
-_WRITER: Final = "luthier.ml.tracking.event_files"
+_WRITER: Final = "luthier.ml.tracking.tensorboard"
 _CASTAGNOLI: Final = 0x82F63B78
 """The polynomial of CRC-32C, bits reversed."""
 _MASK_DELTA: Final = 0xA282EAD8
@@ -79,6 +82,8 @@ class EventFile:
         """Add a `Summary`, to be written by `flush`.
 
         Args:
+            summary: The `Summary`.
+            step: The step that it is about.
             at: Seconds since 1970.
         """
         from tensorboard.compat.proto.event_pb2 import Event
@@ -123,6 +128,8 @@ def hyperparameters(parameters: Mapping[str, Parameter], *, run_id: str, began: 
     """A `Summary` for the HParams tab.
 
     Args:
+        parameters: The settings of the run, by name.
+        run_id: The run.
         began: Seconds since 1970.
     """
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionStartInfo
@@ -157,3 +164,73 @@ def _of_plugin(
     tensor = TensorProto(dtype=DataType.Value(dtype), tensor_shape=TensorShapeProto(dim=dims), string_val=strings)
     metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name=plugin, content=content))
     return Summary(value=[Summary.Value(tag=tag, metadata=metadata, tensor=tensor)])
+
+
+class TensorBoard(Tracker):
+    """Scalars by step, parameters in the HParams tab, verdict and report's findings in the Text tab.
+
+    Each delivery writes a file of its own into the same folder; TensorBoard shows them as one run.
+    """
+
+    rules: ClassVar[TrackerRules] = TRACKERS["tensorboard"]
+
+    def __init__(self) -> None:
+        self._file: EventFile | None = None
+        self._folder = Path()
+
+    def begin(self, run: TrackedRun) -> RemoteRun:
+        """Open an event file; the first one of a run holds its parameters."""
+        if run.tracker_run_id:
+            self._folder = Path(run.tracker_run_id)
+        else:
+            own = "tensorboard" if run.number == 1 else f"tensorboard-{run.number}"
+            self._folder = Path(run.location) / run.unique_name if run.location else run.folder / own
+        self._file = EventFile(self._folder)
+        if not run.tracker_run_id:
+            summary = hyperparameters(run.parameters, run_id=run.run_id, began=run.created_at)
+            self._add(summary, 0, run.created_at)
+            self._add_text("parameters", _table(run.parameters), 0, run.created_at)
+            self._flush()
+        return RemoteRun(str(self._folder), str(self._folder))
+
+    def log(self, points: Sequence[Point]) -> None:
+        """Write scalars with their times, all in one write."""
+        for point in points:
+            self._add(scalars(point.values), point.step, point.at)
+        self._flush()
+
+    def end(self, outcome: RunOutcome) -> list[str]:
+        """Write the figures of the result at the last step, and texts. Files stay where the run has them."""
+        now = time.time()
+        self.log([Point(outcome.step, now, outcome.summary)] if outcome.summary else [])
+        texts = {"status": f"{outcome.status}: {outcome.reason}", **outcome.texts}
+        for name, path in (("report", outcome.report), ("weights", outcome.weights)):
+            if path is not None:
+                texts[name] = str(path)
+        for name, content in texts.items():
+            self._add_text(name, content, outcome.step, now)
+        self._flush()
+        return []
+
+    def close(self) -> None:
+        """Close the file."""
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+
+    def _add_text(self, name: str, content: str, step: int, at: float) -> None:
+        self._add(text(name, content.replace("\n", "\n\n")), step, at)
+
+    def _add(self, summary: Any, step: int, at: float) -> None:
+        assert self._file is not None, "begun"
+        self._file.add(summary, step, at)
+
+    def _flush(self) -> None:
+        assert self._file is not None, "begun"
+        self._file.flush()
+
+
+def _table(parameters: Any) -> str:
+    """Parameters as a table of Markdown, which the Text tab draws."""
+    rows = [f"| {name} | {str(value).replace('|', chr(92) + '|')} |" for name, value in parameters.items()]
+    return "\n".join(["| parameter | value |", "|---|---|", *rows])
