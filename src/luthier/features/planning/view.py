@@ -218,13 +218,13 @@ def _figures(predicted: dict[str, Any]) -> tuple[Figure, ...]:
     hours = range_of(predicted, "hours", figures.duration, 3600)
     money = range_of(predicted, "usd", format_money)
     energy = range_of(predicted, "energy_kwh", _kwh)
-    memory = range_of(predicted, "peak_memory_bytes", lambda value: figures.size(int(value)))
-    capacity, rate = figures.size(predicted["device"]["memory_bytes"]), predicted["usd_per_device_hour"]
+    capacity, rate = int(predicted["device"]["memory_bytes"]), predicted["usd_per_device_hour"]
+    memory = range_of(predicted, "peak_memory_bytes", lambda value: figures.size(int(value), capacity))
     return (
         Figure("Time", *hours, note=_time_note(predicted)),
         Figure("Money", money[0] or "not priced", *money[1:], note=f"at {usd(rate)} an hour"),
         Figure("Energy", energy[0] or "not known", *energy[1:]),
-        Figure("Peak memory", *memory, note=f"of {capacity}"),
+        Figure("Peak memory", *memory, note=f"of {figures.size(capacity)}"),
     )
 
 

@@ -39,6 +39,7 @@ router = APIRouter(prefix="/pipelines")
 
 _MAX_FIELDS: Final = 200
 _MAX_TUNED: Final = 100
+_QUEUED: Final = "It is queued: a worker of this server takes it."
 Sent = dict[str, list[str]]
 
 
@@ -89,7 +90,7 @@ def start(request: Request, context: HomeContext, caller: Trainer, name: str, se
         made = orders.start(context, caller, name, values)
     except LuthierError as error:
         return _page(request, context, caller, form, sent, {"error": error}, status=status_of(error))
-    return redirect(request, made.page, "It is queued: a worker of this server takes it.")
+    return redirect(request, made.page, _QUEUED)
 
 
 @router.post("/new/{name}/command")
@@ -148,6 +149,15 @@ def _changed(
             return redirect(request, view.page, f"{error.came}; {error.do}.")
         return _order_page(request, context, view, error)
     return redirect(request, view.page)
+
+
+def resumed(request: Request, page: str, resume_it: Callable[[], OrderView]) -> Response:
+    """Resume a workflow and lead to its page; one that is worked on meanwhile is shown with the reason on top."""
+    try:
+        resume_it()
+    except ConflictError as error:
+        return redirect(request, page, f"{error.came}; {error.do}.")
+    return redirect(request, page, _QUEUED)
 
 
 def _estimated(
