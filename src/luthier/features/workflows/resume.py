@@ -94,7 +94,7 @@ def _queued(context: Context, caller: Caller, order: WorkflowOrder) -> OrderView
 def _refuse_unless_resumable(workflow_id: str, status: str, *, is_resumable: bool) -> None:
     if not is_resumable:
         raise ConflictError(
-            f"{workflow_id} is {status}",
+            f"workflow {workflow_id} is {status}",
             expected="a workflow with work left that no process works on",
             do="check it: it needs no resuming",
         )

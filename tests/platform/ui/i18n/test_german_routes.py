@@ -112,6 +112,7 @@ ERRORS: tuple[tuple[str, str, dict[str, str], int, str], ...] = (
     ("GET", "/batches/batch_none", {}, 404, "Batch"),
     ("GET", "/invite/none", {}, 404, "diese Einladung ist nicht gültig"),
     ("GET", "/rate/none", {}, 404, "dieser Link ist nicht gültig"),
+    ("GET", "/welcome/none", {}, 422, "dieser Link wurde schon benutzt oder ist älter als eine Viertelstunde"),
     ("GET", "/runs?filter=(lr>1", {}, 422, "eine öffnende Klammer, die nie geschlossen wird"),
     ("GET", "/runs?filter=lr>>1", {}, 422, "ein Wert nach lr>"),
     ("GET", "/evaluations/suites/none", {}, 404, "kein Suite-Ergebnis 'none'"),
