@@ -177,7 +177,7 @@ def _exchanges_missing(counts: TrafficCounts, window: str) -> str:
 def _hours_missing(counts: TrafficCounts) -> str:
     parts = []
     if counts.hours_now < FEWEST_HOURS_NOW:
-        parts.append(f"{FEWEST_HOURS_NOW - counts.hours_now} more hours with {FEWEST_AN_HOUR} answers now")
+        parts.append(f"{counted(FEWEST_HOURS_NOW - counts.hours_now, 'more hour')} with {FEWEST_AN_HOUR} answers now")
     if counts.hours_before < FEWEST_HOURS_BEFORE:
         parts.append(f"{FEWEST_HOURS_BEFORE - counts.hours_before} more before")
     return f"needs {' and '.join(parts)}" if parts else ""

@@ -265,8 +265,8 @@ def render(request: Request, template: str, values: Mapping[str, Any] | None = N
     `asset(name)`, `navigation`, `here` (the path), `full_address` (with its query), `group` (of the navigation that the
     path belongs to), `notice` (of the form before), `rail()` (the first steps of a project), `page_inbox()` (who does
     the work that the page is about), `term(word)` (a word with its explanation), `language` (of the page),
-    `language_wanted` and `languages` (for the switch), `script_words` (texts of scripts), `theme` (light, dark, or empty
-    for that of the system).
+    `language_wanted` and `languages` (for the switch), `script_words` (texts of scripts), `theme` (light, dark, or
+    empty for that of the system).
     """
     assets: Assets = request.app.state.assets
     session: Session | None = getattr(request.state, "session", None)

@@ -164,7 +164,7 @@ class Rows(Outcome):
             return []
         left = "; ".join(f"{num:,} left out: {reason}" for reason, num in self.left_out.items())
         return [
-            f"{self.num_new:,} reviewed rows in addition to {self.num_old:,} of the last run "
+            f"{counted(self.num_new, 'reviewed row')} in addition to {self.num_old:,} of the last run "
             f"({self.num_replaced:,} replaced); held out: {self.num_old_held_out:,} old, "
             f"{self.num_new_held_out:,} new" + (f"; {left}" if left else "")
         ]
