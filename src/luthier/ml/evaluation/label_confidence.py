@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from luthier.core.evaluation import Coverage, LabelConfidence, Metric, ReliabilityBin
 from luthier.core.evaluation_plan import Bar
+from luthier.core.text.counted import counted
 from luthier.ml.charts.spec import Axis, Mark, OwnName, Plot, Role, Series, points_of
 from luthier.ml.evaluation.metrics.calibration import (
     brier_score,
@@ -259,7 +260,7 @@ def reliability_plot(
     for system, bins in found:
         # An empty bin has no accuracy; a point at 0 would look like a wrong one.
         filled = [part for part in bins if part.num_rows]
-        labels = [f"{part.num_rows:,} rows" for part in filled]
+        labels = [counted(part.num_rows, "row") for part in filled]
         points = [(part.confidence, part.accuracy) for part in filled]
         lines.append(Series(OwnName(system), points, colours[system], labels=labels))
         said = [f"{x:.2f} sure, {y:.2f} right ({rows})" for (x, y), rows in zip(points, labels, strict=True)]
