@@ -22,43 +22,21 @@ NOUNS: Final = (
     "runs|samples|seconds|seeds|sentences|sequences|sign-ins|signals|sources|stages|steps|systems|tasks|"
     "terms|texts|threads|tokens|trainings|trials|users|values|versions|votes|words|workers"
 )
-_NUMBER = r"\{(?P<name>\w+)\} (?:[a-z-]+ ){0,2}"
+_BETWEEN = r"(?:(?!of |by )[a-z-]+ ){0,2}"
+"""Words between a number and its noun; behind "of" and "by" there is another noun."""
+_NUMBER = rf"\{{(?P<name>\w+)\}} {_BETWEEN}"
 _COUNTED = re.compile(rf"{_NUMBER}(?P<noun>{NOUNS})\b")
 LIMITS: Final = frozenset(
     (
-        *(
-            "least",
-            "max_files",
-            "max_requests",
-            "most",
-            "text",
-            "files",
-            "num_days",
-            "span",
-            "num_terms",
-        ),
-        *(
-            "num_parameters",
-            "num_trainable_parameters",
-            "num_seeds",
-            "num_draws",
-            "context_tokens",
-        ),
-        *(
-            "context_length_tokens",
-            "workers",
-            "stages",
-            "rows_needed",
-            "runs",
-            "plan",
-            "num_tokens",
-        ),
+        *("least", "max_files", "max_requests", "most", "num_terms", "YAML_ONLY", "text", "files", "next_at"),
+        *("context_tokens", "context_length_tokens"),
+        *("num_days", "span", "num_seeds", "num_draws", "workers", "stages", "runs", "plan"),
+        *("rows_needed", "high", "outcomes", "num_prompts", "num_looked_at"),
     )
 )
-"""Numbers of templates that are never 1: bounds that are constants, sizes of models, and what is shown from two on."""
-NO_NUMBERS: Final = frozenset(
-    ("created_by", "format", "code", "name", "teacher_name", "kind", "fraction", "title", "may_words")
-)
+"""Numbers of templates that are never 1: bounds that are constants, sizes of models, what is shown from two on, the
+upper ends of ranges, and the number of all, of which another one is a part."""
+NO_NUMBERS: Final = frozenset(("format", "project_name", "rater_name", "teacher_name"))
 """Placeholders of templates before a word that is a verb there."""
 
 
@@ -96,8 +74,7 @@ def sentences() -> dict[str, str]:
 
 
 _COUNTED_SENTENCE = re.compile(
-    r"(?<![Oo]f )(?<![Oo]f the )\{num\w*\}(?: \{currency\w*\} in \{num\w*\})? (?:[a-z-]+ ){0,2}"
-    rf"(?P<noun>{NOUNS})\b"
+    rf"(?<![Oo]f )(?<![Oo]f the )\{{num\w*\}}(?: \{{currency\w*\}} in \{{num\w*\}})? {_BETWEEN}(?P<noun>{NOUNS})\b"
 )
 """Behind "of" there is the number of all, of which another one is a part."""
 NEVER_ONE: Final = (
@@ -112,7 +89,12 @@ NEVER_ONE: Final = (
     *("No loss of general ability", "Tuning cost ", "{system} thought before ", "{num} draws", "{num} recipes were"),
     *("{num} concerns", "all {num} tasks", "full fine-tuning would fit", "rank {rank_asked}", "{num_learned_tokens}"),
     *("{tokens} in {num_examples} rows", "{num_examples} {name} rows are", "only {num_shots} training rows"),
-    *("{num_judged} rated answers", "{num_workers} workers", "{num} few-shot examples requested"),
+    *(
+        "needs {num} more hour",
+        "{num_judged} rated answers",
+        "{num_workers} workers",
+        "{num} few-shot examples requested",
+    ),
     # One example, one nearest row and one month have sentences of their own.
     *(
         "The {num} examples ",

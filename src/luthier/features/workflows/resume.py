@@ -105,7 +105,7 @@ def _refuse_part(workflow_id: str, part_of: str | None) -> None:
         raise ConflictError(
             f"{workflow_id} is a stage of {part_of}",
             expected="a workflow that is not a stage of another one",
-            do=f"resume {part_of}",
+            do=f"resume the workflow {part_of}",
         )
 
 

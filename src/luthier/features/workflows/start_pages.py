@@ -39,7 +39,6 @@ router = APIRouter(prefix="/pipelines")
 
 _MAX_FIELDS: Final = 200
 _MAX_TUNED: Final = 100
-_QUEUED: Final = "It is queued: a worker of this server takes it."
 Sent = dict[str, list[str]]
 
 
@@ -90,7 +89,7 @@ def start(request: Request, context: HomeContext, caller: Trainer, name: str, se
         made = orders.start(context, caller, name, values)
     except LuthierError as error:
         return _page(request, context, caller, form, sent, {"error": error}, status=status_of(error))
-    return redirect(request, made.page, _QUEUED)
+    return redirect(request, made.page, "It is queued: a worker of this server takes it.")
 
 
 @router.post("/new/{name}/command")
@@ -157,7 +156,7 @@ def resumed(request: Request, page: str, resume_it: Callable[[], OrderView]) -> 
         resume_it()
     except ConflictError as error:
         return redirect(request, page, f"{error.came}; {error.do}.")
-    return redirect(request, page, _QUEUED)
+    return redirect(request, page, "It is queued: a worker of this server takes it.")
 
 
 def _estimated(

@@ -76,7 +76,7 @@ def test_names_of_systems_in_charts_of_evaluations_and_suites_stay() -> None:
     shown = reliability_plot(
         "k",
         "confidence",
-        [("loss", (ReliabilityBin(confidence=0.5, accuracy=0.5, num_rows=1),))],
+        [("loss", (ReliabilityBin(low=0.4, high=0.6, num_rows=1, confidence=0.5, accuracy=0.5),))],
         {"loss": "tuned"},
         300,
     )

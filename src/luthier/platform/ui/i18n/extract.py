@@ -227,7 +227,8 @@ def _placeholder(part: ast.expr, names: dict[str, str]) -> str:
     if isinstance(value, ast.IfExp):
         name = "ending"
     if _nouns(value) is not None:
-        name = "num" if name == "value" else f"num_{name.removeprefix('num_')}"
+        # A placeholder that takes numbers alone.
+        name = "num" if name in ("num", "value") else f"num_{name.removeprefix('num_')}"
     made, number = name, 1
     while names.get(made, source) != source:
         number += 1
