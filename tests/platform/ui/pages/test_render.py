@@ -89,7 +89,7 @@ def test_pages_load_nothing_from_elsewhere_and_hold_no_script(browser: Browser) 
 def test_the_first_frame_has_the_chosen_theme(browser: Browser, chosen: str, begins: str, scheme: str) -> None:
     one = browser("read")
     one.cookies.set("luthier_theme", chosen)
-    answer = one.get("/sign-in")
+    answer = one.get("/glossary")
     assert begins in answer.text
     assert f'<meta name="color-scheme" content="{scheme}">' in answer.text
     assert "Cookie" in answer.headers["vary"]
