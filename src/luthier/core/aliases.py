@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, MutableMapping
+from functools import lru_cache
 from typing import Any, Final
 
 from luthier.core.errors import RecipeError, RequestError
@@ -49,6 +50,9 @@ People type and read the new ones. Recipes are stored, hashed and printed as JSO
 `core/recipe.py`), so that what an earlier version stored keeps its digest, and programs find the fields they know.
 """
 
+_STORED_KEYS: Final = {new: old for old, new in RECIPE_KEYS.items()}
+_MAX_PLACES: Final = 4096
+"""Of the names that are kept: a form asks for hundreds of them, again with each change."""
 _warned: set[tuple[str, str]] = set()
 
 
@@ -95,14 +99,16 @@ def rename_variables(environment: MutableMapping[str, str]) -> None:
         environment[new] = environment.pop(old)
 
 
+@lru_cache(_MAX_PLACES)
 def new_key(place: str) -> str:
     """The name that people type for a place in a recipe: `data.map.prompt` is `data.columns.prompt` now."""
     return _key(place, RECIPE_KEYS)
 
 
+@lru_cache(_MAX_PLACES)
 def stored_key(place: str) -> str:
     """The name that a stored recipe has for a place: the inverse of `new_key`."""
-    return _key(place, {new: old for old, new in RECIPE_KEYS.items()})
+    return _key(place, _STORED_KEYS)
 
 
 def with_new_keys(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -120,7 +126,7 @@ def with_stored_keys(document: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         RecipeError: Both the old and the new name of a key are there.
     """
-    return _renamed(with_new_keys(document), {new: old for old, new in RECIPE_KEYS.items()})
+    return _renamed(with_new_keys(document), _STORED_KEYS)
 
 
 def typed_keys(document: Mapping[str, Any]) -> dict[str, Any]:

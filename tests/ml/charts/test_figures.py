@@ -36,6 +36,48 @@ def test_sizes_take_the_unit_that_fits(num_bytes: int, text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("num_bytes", "text"),
+    [
+        (8 << 30, "8 GiB"),
+        (3 << 29, "1.5 GiB"),
+        (80 << 30, "80 GiB"),
+        (512 << 20, "512 MiB"),
+        (1000 << 20, "1,000 MiB"),
+        (64 << 10, "64 KiB"),
+        (1 << 10, "1 KiB"),
+        (2 << 40, "2 TiB"),
+        (1280, "1.28 kB"),
+        (512, "512 B"),
+        ((8 << 30) + 1, "8.59 GB"),
+        (23_546 << 20, "24.7 GB"),
+    ],
+)
+def test_what_a_binary_unit_writes_exactly_is_written_in_it(num_bytes: int, text: str) -> None:
+    assert figures.size(num_bytes).replace("\N{NO-BREAK SPACE}", " ") == text
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "beside", "text"),
+    [
+        (2_640_000_000, 8 << 30, "2.46 GiB"),
+        (2_640_000_000, 25_170_000_000, "2.64 GB"),
+        (8 << 30, 25_170_000_000, "8.59 GB"),
+        (0, 8 << 30, "0 B"),
+        (1023 << 20, 8 << 30, "1,023 MiB"),
+    ],
+)
+def test_sizes_that_are_compared_have_one_kind_of_unit(num_bytes: int, beside: int, text: str) -> None:
+    assert figures.size(num_bytes, beside).replace("\N{NO-BREAK SPACE}", " ") == text
+
+
+@given(st.integers(min_value=0, max_value=1 << 50))
+def test_no_size_has_an_exponent_or_a_thousand_of_a_decimal_unit(num_bytes: int) -> None:
+    digits, _, unit = figures.size(num_bytes).partition("\N{NO-BREAK SPACE}")
+    assert "e" not in digits
+    assert "," not in digits or "i" in unit or unit == "TB"
+
+
+@pytest.mark.parametrize(
     ("low", "high", "decimals"),
     [(0.271, 0.352, 3), (16.7, 20.1, 1), (1.0, 1.0, 2), (0, 900, 0), (0.1, 0.1000001, 5)],
 )

@@ -19,6 +19,7 @@ from luthier.core.access import Caller
 from luthier.core.errors import DataError, LuthierError, StorageFullError, UnreachableError, library_words_hidden
 from luthier.core.system.files import sync
 from luthier.core.system.process_setup import num_usable_cores
+from luthier.core.text.counted import counted
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.documents import ingest
 from luthier.features.datasets.imports import OVERLAP_TOKENS, ImportOrder, forget_files, kind_of, order_of, work_folder
@@ -334,7 +335,7 @@ def _keep_rows(done: _Import, row_files: Sequence[RowFile]) -> None:
         )
         done.made.append(_described(done, version, "rows"))
         for one in group:
-            left = [f"{one.num_unreadable:,} rows cannot be read, the first: {one.first_problem}"]
+            left = [f"{counted(one.num_unreadable, 'row')} cannot be read, the first: {one.first_problem}"]
             warnings = left if one.num_unreadable else []
             done.note(one.name, "rows", counts={"num_rows": one.num_rows, "warnings": warnings})
 

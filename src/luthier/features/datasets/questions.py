@@ -16,6 +16,7 @@ from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import new_id
+from luthier.core.text.counted import counted
 from luthier.features.datasets.prices import Prices
 from luthier.features.datasets.rows import look_of, sample_rows
 from luthier.features.datasets.store import DatasetVersion
@@ -307,7 +308,7 @@ def keep_made(context: Context, caller: Caller, job: Job, num_done: int) -> Job:
     """
     if job.status not in ("failed", "paused", "cancelled") or num_done < 1:
         raise ConflictError(
-            f"job {job.job_id} is {job.shown_status}, with {num_done:,} passages done",
+            f"job {job.job_id} is {job.shown_status}, with {counted(num_done, 'passage')} done",
             expected="a job that has stopped after its first passages",
             do="wait for it, or continue it",
         )

@@ -17,6 +17,7 @@ from typing import Any, Final
 from luthier.core.dataset import Row
 from luthier.core.errors import DataError
 from luthier.core.system.files import disk_full_explained
+from luthier.core.text.counted import counted
 from luthier.features.datasets.imports import RemoteOrder
 
 _MAX_REASON: Final = 300
@@ -48,7 +49,7 @@ class ReadFile:
         """What is wrong in it; empty where nothing is."""
         if not self.num_unreadable:
             return ""
-        return f"{self.num_unreadable:,} rows cannot be read, the first: {self.first_problem}"
+        return f"{counted(self.num_unreadable, 'row')} cannot be read, the first: {self.first_problem}"
 
 
 @dataclass(frozen=True, slots=True)

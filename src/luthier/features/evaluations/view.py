@@ -21,7 +21,7 @@ from luthier.ml.charts.judged_rows import (
     units_of,
 )
 from luthier.ml.charts.judged_rows import metric_rows as rows_of
-from luthier.ml.charts.spec import OTHERS, Estimate, Intervals, Plot, Role
+from luthier.ml.charts.spec import OTHERS, Estimate, Intervals, OwnName, Plot, Role
 from luthier.ml.evaluation.result_views import (
     BETTER,
     KINDS,
@@ -92,7 +92,7 @@ def charts(evaluation: Evaluation, roles: Roles) -> list[Intervals | Plot]:
         systems = [(system.name, system.metrics[metric]) for system in evaluation.systems if metric in system.metrics]
         if len({(m.value, m.low, m.high) for _, m in systems}) == 1 and len(systems) > 1:
             continue
-        rows = [Estimate(system, m.value, m.low, m.high, colours[system]) for system, m in systems]
+        rows = [Estimate(OwnName(system), m.value, m.low, m.high, colours[system]) for system, m in systems]
         direction = "higher" if first.higher_is_better else "lower"
         axis = metric_axis(metric, metric_heading(metric), first.unit)
         title = f"{metric_heading(metric)} of each system"

@@ -15,6 +15,7 @@ from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.ids import new_id
 from luthier.core.results.human_eval import Rater, RatingItem, RatingKind, RatingPanel, RatingRow, RatingsTable
 from luthier.core.results.human_eval_report import PanelReport
+from luthier.core.text.counted import counted
 from luthier.features.human_eval.items import AnsweredRows, make_items
 from luthier.features.human_eval.store import PanelCounts
 from luthier.platform.audit_log.service import record
@@ -165,7 +166,7 @@ def create_panel(
     # Counted after identical pairs were left out, so the error can say that they were.
     if not 0 < len(items) <= MAX_ITEMS:
         raise RequestError(
-            f"{len(items):,} items to rate, {num_same:,} pairs whose answers are the same text",
+            f"{counted(len(items), 'item')} to rate; pairs whose answers are the same text: {num_same:,}",
             expected=f"1 to {MAX_ITEMS:,} items",
             do="take fewer rows (--most-rows) or systems" if items else "compare systems that differ",
         )

@@ -18,6 +18,7 @@ from luthier.core.dataset import DatasetProfile, Row
 from luthier.core.errors import DataError, LuthierError, RequestError, RowProblem
 from luthier.core.ids import is_id, sha256_bytes
 from luthier.core.plan import Plan
+from luthier.core.text.counted import counted
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.remote_imports import imported_version, short_source
 from luthier.features.datasets.store import DatasetVersion
@@ -382,7 +383,7 @@ def forget_row(context: Context, caller: Caller, row: str) -> Forgotten:
     made = []
     with context.database.transaction():
         for file, (newest, _, num_removed, num_lost) in zip(files, holding, strict=True):
-            left_out = f", {num_lost:,} unreadable rows left out" if num_lost else ""
+            left_out = f", {counted(num_lost, 'unreadable row')} left out" if num_lost else ""
             version = dataset_versions.add_version(
                 context,
                 caller,
@@ -390,7 +391,7 @@ def forget_row(context: Context, caller: Caller, row: str) -> Forgotten:
                 file,
                 origin="repair",
                 parent=newest.number,
-                note=f"{num_removed:,} rows forgotten{left_out}",
+                note=f"{counted(num_removed, 'row')} forgotten{left_out}",
                 details={"num_forgotten": num_removed, "num_unreadable": num_lost},
             )
             if num_lost:
@@ -431,8 +432,8 @@ def _holding(context: Context, caller: Caller, wanted: str) -> tuple[list[_Holdi
             holding.append((newest, kept, num_removed, num_lost))
         if num_unknown:
             unread.append(
-                f"{num_unknown:,} rows of {newest.dataset_id} version {newest.number} cannot be read, and may hold it: "
-                "look at them with `luthier data audit`"
+                f"{counted(num_unknown, 'row')} of {newest.dataset_id} version {newest.number} cannot be read, and may "
+                "hold it: look at them with `luthier data audit`"
             )
     return holding, unread
 

@@ -97,22 +97,33 @@ def model_lineage(context: Context, caller: Caller, run_id: str) -> Lineage:
 
 
 def _drawn(context: Context, caller: Caller, views: Iterable[TunedView], *, with_checkpoints: bool) -> Lineage:
-    made = Lineage()
-    for band, view in enumerate(views):
-        _add_model(context, caller, made, view, band, with_checkpoints=with_checkpoints)
+    made, shown = Lineage(), list(views)
+    names = context.run_labels.names([view.record.run_id for view in shown])
+    for band, view in enumerate(shown):
+        name = names[view.record.run_id]
+        _add_model(context, caller, made, view, name, band, with_checkpoints=with_checkpoints)
     return made
 
 
 def _add_model(
-    context: Context, caller: Caller, made: Lineage, view: TunedView, band: int, *, with_checkpoints: bool
+    context: Context,
+    caller: Caller,
+    made: Lineage,
+    view: TunedView,
+    run_name: str,
+    band: int,
+    *,
+    with_checkpoints: bool,
 ) -> None:
     record = view.record
     before = _add_rows(context, caller, made, context.runs.plan(record.run_id), band)
     before.append(made.add(Node(f"base {view.base}", "base", view.base, "base model", subject=view.base, band=band)))
     num_steps = f"{record.num_steps:,} step{'' if record.num_steps == 1 else 's'}"
     note = f"{record.method}, {num_steps}"
-    run = made.add(Node(record.run_id, "run", record.run_id, note, subject=record.run_id, band=band), *before)
-    outcome = Node(f"model {record.run_id}", "model", view.name, "outcome", subject=view.name, band=band)
+    run = made.add(Node(record.run_id, "run", run_name, note, subject=record.run_id, band=band), *before)
+    # A model that has no name of its own goes by that of its run.
+    name = view.name if view.names else run_name
+    outcome = Node(f"model {record.run_id}", "model", name, "outcome", subject=view.name, band=band)
     model = made.add(outcome, run)
     for one in reversed(view.checkpoints) if with_checkpoints else ():
         step = Node(one.model_id, "checkpoint", f"step {one.step:,}", "checkpoint", subject=one.model_id, band=band)
@@ -170,6 +181,8 @@ _COLUMNS: Final[tuple[tuple[str, tuple[NodeKind, ...]], ...]] = (
     ("Deployment", ("deployment",)),
 )
 _EVALUATION, _EXPORT, _DEPLOYMENT = 3, 4, 5
+_BY_ID: Final = ("run", "model", "checkpoint", "evaluation", "export")
+"""Kinds that are called by a name: their ids are in the details that a pointer or a screen reader shows."""
 _NAMED_BY_US: Final = ("checkpoint", "evaluation")
 _WIDTH: Final = 976
 _GAP: Final = 32
@@ -301,6 +314,8 @@ def _box(
     if before:
         made_from = word(f"{node.kind} made from")
         label += f"; {made_from} {visible(', '.join(one.name for one in before))}"
+    if node.kind in _BY_ID and node.subject != node.name:
+        label += f"; {visible(node.subject)}"
     if node.origin:
         label += f"; {word('imported from')} {visible(node.origin)}"
     classes = " ".join(("node", node.kind, node.tone or "plain", *(("here",) if node.key == here else ())))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from luthier.core.records.monitoring import AlertSettings, WatchSettings
+from luthier.core.text.counted import counted
 from luthier.features.monitoring.scheduled_suites import model_settings
 from luthier.features.traffic.policy import traffic_policy
 from luthier.features.traffic.service import hour_of
@@ -167,7 +168,7 @@ def _of_settings(own: WatchSettings, counts: TrafficCounts, window: str, no_text
 def _exchanges_missing(counts: TrafficCounts, window: str) -> str:
     parts = []
     if counts.num_now < FEWEST_NOW:
-        parts.append(f"{FEWEST_NOW - counts.num_now:,} more answers {window}")
+        parts.append(f"{counted(FEWEST_NOW - counts.num_now, 'more answer')} {window}")
     if counts.num_before < FEWEST_BEFORE:
         parts.append(f"{FEWEST_BEFORE - counts.num_before:,} more before")
     return f"needs {' and '.join(parts)}" if parts else ""
@@ -176,11 +177,11 @@ def _exchanges_missing(counts: TrafficCounts, window: str) -> str:
 def _hours_missing(counts: TrafficCounts) -> str:
     parts = []
     if counts.hours_now < FEWEST_HOURS_NOW:
-        parts.append(f"{FEWEST_HOURS_NOW - counts.hours_now} more hours with {FEWEST_AN_HOUR} answers now")
+        parts.append(f"{counted(FEWEST_HOURS_NOW - counts.hours_now, 'more hour')} with {FEWEST_AN_HOUR} answers now")
     if counts.hours_before < FEWEST_HOURS_BEFORE:
         parts.append(f"{FEWEST_HOURS_BEFORE - counts.hours_before} more before")
     return f"needs {' and '.join(parts)}" if parts else ""
 
 
 def _more(num: int) -> str:
-    return f"needs {num:,} more answers" if num > 0 else ""
+    return f"needs {counted(num, 'more answer')}" if num > 0 else ""

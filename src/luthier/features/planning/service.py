@@ -68,7 +68,8 @@ def data_plan(recipe: Recipe, splits: dict[Split, PreparedSplit], template_day: 
         leakage = leaked_ids(seen, held_out.examples)
         if leakage.exact and not recipe.data.allow_leakage:
             raise LeakageError(
-                f"{len(leakage.exact):,} of {len(held_out.examples):,} held-out rows are also in the training rows",
+                f"{len(leakage.exact):,} of {len(held_out.examples):,} held-out rows "
+                f"{'is' if len(leakage.exact) == 1 else 'are'} also in the training rows",
                 expected="no held-out row that the model is trained on: it would be evaluated on what it has seen",
                 do="take them out of one of the two files, or set data.allow_leakage: true (the verdict will note it)",
                 problems=leakage.exact,

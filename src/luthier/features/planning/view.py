@@ -8,6 +8,7 @@ from typing import Any, Final
 from luthier.core.aliases import new_key
 from luthier.core.dataset import DatasetProfile, coverage, is_proved, reading_notes, sequence_notes
 from luthier.core.plan import DataPlan
+from luthier.core.text.counted import counted
 from luthier.ml.charts import figures
 from luthier.platform.ui.render import usd
 
@@ -206,10 +207,11 @@ def format_money(value: float) -> str:
 
 def _headline(planned: dict[str, Any]) -> str:
     training, data, method = (planned["plan"][name] for name in ("training", "data", "method"))
-    rows = f"{data['train']['num_examples']:,} rows ({figures.short_count(data['train']['num_tokens'])} tokens)"
+    tokens = figures.short_count(data["train"]["num_tokens"])
+    rows = f"{counted(data['train']['num_examples'], 'row')} ({tokens} tokens)"
     if (stream := data.get("stream")) is not None:
         rows = f"about {rows}" if stream["num_rows"] is not None else "number of rows unknown"
-    steps = f"{training['num_steps']:,} steps of {training['global_batch_size']}"
+    steps = f"{counted(training['num_steps'], 'step')} of {training['global_batch_size']}"
     trained = figures.short_count(method["num_trainable_parameters"])
     return f"{rows}, {steps}; {method['name']} trains {trained} parameters"
 
@@ -218,13 +220,13 @@ def _figures(predicted: dict[str, Any]) -> tuple[Figure, ...]:
     hours = range_of(predicted, "hours", figures.duration, 3600)
     money = range_of(predicted, "usd", format_money)
     energy = range_of(predicted, "energy_kwh", _kwh)
-    memory = range_of(predicted, "peak_memory_bytes", lambda value: figures.size(int(value)))
-    capacity, rate = figures.size(predicted["device"]["memory_bytes"]), predicted["usd_per_device_hour"]
+    capacity, rate = int(predicted["device"]["memory_bytes"]), predicted["usd_per_device_hour"]
+    memory = range_of(predicted, "peak_memory_bytes", lambda value: figures.size(int(value), capacity))
     return (
         Figure("Time", *hours, note=_time_note(predicted)),
         Figure("Money", money[0] or "not priced", *money[1:], note=f"at {usd(rate)} an hour"),
         Figure("Energy", energy[0] or "not known", *energy[1:]),
-        Figure("Peak memory", *memory, note=f"of {capacity}"),
+        Figure("Peak memory", *memory, note=f"of {figures.size(capacity)}"),
     )
 
 
@@ -285,22 +287,25 @@ def _row_warnings(data: dict[str, Any]) -> list[str]:
     if data["held_out"] is None:
         told.append("no held-out rows: the run ends without a verdict on whether it was worth it")
     if data["num_leaked"]:
-        told.append(f"{data['num_leaked']:,} held-out rows are also in the training rows")
+        told.append(f"{counted(data['num_leaked'], 'held-out row is', 'held-out rows are')} also in the training rows")
     if data["num_same_prompt"]:
         num, stream = data["num_same_prompt"], data.get("stream")
-        if stream is None:
-            told.append(f"{num:,} held-out rows share their prompt with training rows")
-        else:
-            told.append(f"{num:,} held-out rows share their prompt with the first {stream['num_sampled']:,} rows")
+        rows = "training rows" if stream is None else f"the first {counted(stream['num_sampled'], 'row')}"
+        told.append(f"{counted(num, 'held-out row shares its prompt', 'held-out rows share their prompt')} with {rows}")
     if data["num_validation_leaked"]:
-        told.append(f"{data['num_validation_leaked']:,} validation rows are also in the training rows")
+        num = data["num_validation_leaked"]
+        told.append(f"{counted(num, 'validation row is', 'validation rows are')} also in the training rows")
     for split in ("train", "validation", "held_out"):
         if (profile := data[split]) is None:
             continue
         name = split.replace("_", "-")
         if profile["num_dropped"]:
-            told.append(f"{profile['num_dropped']:,} {name} rows are longer than allowed and left out")
+            told.append(
+                f"{name}: {counted(profile['num_dropped'], 'row is', 'rows are')} longer than allowed and left out"
+            )
         if profile["num_truncated"]:
-            told.append(f"{profile['num_truncated']:,} {name} rows are longer than allowed and cut")
+            told.append(
+                f"{name}: {counted(profile['num_truncated'], 'row is', 'rows are')} longer than allowed and cut"
+            )
         told += [note for _, note in sequence_notes(DatasetProfile.model_validate(profile))]
     return told

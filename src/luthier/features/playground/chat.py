@@ -21,6 +21,7 @@ from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import is_id
 from luthier.core.stream import Ended, Failed, Piece, Sampling, Started, TextRequest
 from luthier.core.task_head import is_task_model
+from luthier.core.text.counted import counted
 from luthier.features.serving.completion_stream import CompletionStream
 from luthier.features.serving.models import Routed, fastest, head_of_deployment, route, user_of
 from luthier.features.serving.service import new_seed
@@ -358,7 +359,7 @@ def error_document(error: LuthierError, say: Say = str) -> dict[str, Any]:
 def _facts(stream: CompletionStream, say: Say) -> str:
     """`31 tokens read, 24 written · first after 0.2 s · 45 tokens/s`."""
     answer, now = stream.answer, time.monotonic()
-    words = f"{answer.num_prompt_tokens:,} tokens read, {answer.num_new_tokens:,} written"
+    words = f"{counted(answer.num_prompt_tokens, 'token')} read, {answer.num_new_tokens:,} written"
     if answer.num_thinking_tokens:
         words += f" ({answer.num_thinking_tokens:,} of them thought)"
     parts = [say(words)]

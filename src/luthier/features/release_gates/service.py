@@ -271,7 +271,8 @@ def _own_evaluation(context: Context, run_id: str) -> tuple[Evaluation | None, t
         return None, ()
     # A gate must not pass on rows that the model has learned by heart.
     if num := context.runs.plan(run_id).data.num_leaked:
-        return None, (f"{num:,} of its held-out rows are in its training rows, so its evaluation does not count.",)
+        verb = "is" if num == 1 else "are"
+        return None, (f"{num:,} of its held-out rows {verb} in its training rows, so its evaluation does not count.",)
     return context.evaluations.get(evaluation_id), ()
 
 

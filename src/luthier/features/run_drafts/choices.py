@@ -14,6 +14,7 @@ from luthier.core.errors import ConflictError, LuthierError, NotFoundError
 from luthier.core.ids import sha256_document
 from luthier.core.plan import Plan
 from luthier.core.recipe import Recipe
+from luthier.core.text.counted import counted
 from luthier.features.datasets import derived_versions as dataset_splits
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.derived_versions import MadeSplit, SplitOrigin
@@ -81,7 +82,7 @@ def file_choices(context: Context, caller: Caller) -> list[FileChoice]:
     """The newest versions of the project's datasets, then its newest other files that are there to train on."""
     found: dict[str, FileChoice] = {}
     for dataset, version in context.datasets.all_versions(caller.project_id, _MAX_VERSIONS):
-        rows = "" if version.num_rows is None else f", {version.num_rows:,} rows"
+        rows = "" if version.num_rows is None else f", {counted(version.num_rows, 'row')}"
         choice = FileChoice(version.file_id, dataset.name, f"version {version.number}{rows}")
         found.setdefault(version.file_id, choice)
     others, _ = files.list_files(context, caller.project_id, purpose="fine-tune", limit=_MAX_FILES)

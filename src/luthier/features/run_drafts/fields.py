@@ -10,6 +10,7 @@ from __future__ import annotations
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
 from luthier.core.aliases import new_key, stored_key
@@ -477,12 +478,17 @@ def _unnamed(key: str) -> Field:
 
 def leaf_keys(name: str = "") -> list[str]:
     """The dotted keys of the values below a key of the recipe; empty for a setting that no key is named after."""
+    return list(_leaf_keys(name))
+
+
+@cache
+def _leaf_keys(name: str) -> tuple[str, ...]:
     kind: Any = Recipe
     for part in stored_key(name).split(".") if name else ():
         if kind is None or part not in kind.model_fields:
-            return []
+            return ()
         kind = inner_spec(kind.model_fields[part].annotation)
     if kind is None:
-        return [new_key(name)]
+        return (new_key(name),)
     inner = (new_key(f"{stored_key(name)}.{part}" if name else part) for part in kind.model_fields)
-    return [key for one in inner for key in leaf_keys(one)]
+    return tuple(key for one in inner for key in _leaf_keys(one))

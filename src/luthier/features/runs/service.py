@@ -379,7 +379,8 @@ def _metric_values(evaluation: Evaluation | None) -> dict[str, Any]:
 def _caveats(details: Sequence[RunDetails]) -> Iterator[str]:
     judged = [run.evaluation for run in details if run.evaluation is not None]
     if len(judged) < len(details):
-        yield f"{len(details) - len(judged)} of {len(details)} runs were not evaluated on held-out rows"
+        num = len(details) - len(judged)
+        yield f"{num} of {len(details)} runs {'was' if num == 1 else 'were'} not evaluated on held-out rows"
     if len({evaluation.held_out_sha256 for evaluation in judged}) > 1:
         yield "the runs were evaluated on different held-out files: their metrics cannot be compared"
     elif len({evaluation.num_rows for evaluation in judged}) > 1:

@@ -82,6 +82,12 @@ def report_of(context: Context, caller: Caller, study_id: str) -> str:
     return redact_page(text, reference_paths(context, recipe))
 
 
+def study_folders(study: Study) -> list[str]:
+    """The folders of a study's training rows, each with a slash: no page shows them."""
+    files = study.spec.recipe.data.files()
+    return [path.rpartition("/")[0] + "/" for key, path in files.items() if key.startswith("train") and path[:1] == "/"]
+
+
 def _view(context: Context, study: Study, trials: Sequence[Trial]) -> StudyView:
     from luthier.core.system.files import is_held
 

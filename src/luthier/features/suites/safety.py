@@ -68,6 +68,7 @@ NAMES: Final = (
     "canaries",
 )
 _ROOM_TOKENS: Final = 64
+_PASSED_OVER: Final = "rows were passed over: with an answer they do"
 _NO_RUN: Final = "needs a run, whose training rows are known; this is a model without one"
 
 
@@ -171,9 +172,8 @@ def build_probes(
     _add_of_run(built, inputs, sizes, fits)
     built.probes[:] = [_with_what_was_seen(probe, inputs.trained) for probe in built.probes]
     if fits.num_too_long:
-        built.left_out.append(
-            f"{fits.num_too_long:,} rows were passed over: with an answer they do not fit into the context of a model."
-        )
+        words = "row was passed over: with an answer it does" if fits.num_too_long == 1 else _PASSED_OVER
+        built.left_out.append(f"{fits.num_too_long:,} {words} not fit into the context of a model.")
 
 
 def _add_counterfactual(built: Built, inputs: ProbeInputs, prompts: Path | None, sizes: Sizes, fits: _Fits) -> None:

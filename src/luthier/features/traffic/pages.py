@@ -11,6 +11,7 @@ from luthier.core.access import Caller
 from luthier.core.errors import LuthierError, RequestError
 from luthier.core.records.logging_mode import Keeping
 from luthier.core.records.traffic import TrafficPolicy
+from luthier.core.text.counted import counted
 from luthier.features.traffic.files import forget_user
 from luthier.features.traffic.policy import set_traffic_policy, traffic_policy
 from luthier.features.traffic.service import summary
@@ -78,11 +79,11 @@ def forget(
         found = forget_user(context, caller, user)
         words = f"Deleted: {found.num_exchanges:,} exchange{'' if found.num_exchanges == 1 else 's'}."
         if found.num_stored_completions:
-            words += f" {found.num_stored_completions:,} stored chat completions as well."
+            words += f" {counted(found.num_stored_completions, 'stored chat completion')} as well."
         if found.num_stored_responses:
-            words += f" {found.num_stored_responses:,} stored responses as well."
+            words += f" {counted(found.num_stored_responses, 'stored response')} as well."
         if found.unreadable:
-            words += f" {len(found.unreadable)} files could not be read; the server's log names them."
+            words += f" {counted(len(found.unreadable), 'file')} could not be read; the server's log names them."
         return Led(_ADDRESS, words)
 
     return page_work(request).answer(request, "What the user has asked is being deleted", work, back=_ADDRESS)

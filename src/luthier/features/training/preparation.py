@@ -107,7 +107,8 @@ def _too_large(plan: Plan, num_local: int) -> str | None:
     memory = predict_memory(workload_of(plan, read_structure(plan.base_model.path), device), device)
     if fits(memory, device):
         return None
-    needed, there = (figures.size(round(n)) for n in (memory.total_bytes.value, device.memory_bytes))
+    there = figures.size(round(device.memory_bytes))
+    needed = figures.size(round(memory.total_bytes.value), round(device.memory_bytes))
     return f"a whole copy of the run should take {needed} of {there} a device"
 
 

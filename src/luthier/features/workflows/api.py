@@ -11,6 +11,7 @@ from luthier.features.workflows import orders
 from luthier.features.workflows.declared_forms import FormName
 from luthier.features.workflows.forms import check_values
 from luthier.features.workflows.orders import OrderView
+from luthier.features.workflows.resume import form_of, resume_workflow
 from luthier.platform.http.authentication import HomeContext, Reader, Trainer
 from luthier.platform.http.errors import documented
 from luthier.platform.http.path_redaction import redact_paths, reference_paths
@@ -30,6 +31,18 @@ class WorkflowBody(BaseModel):
 
     workflow: FormName
     values: Annotated[dict[str, Any], Field(max_length=50)]
+
+
+class ResumeBody(BaseModel):
+    """How it continues.
+
+    budget_hours: for a study by its id whose budget was used up before its final run: a larger one in hours, counted
+    from the beginning of the study.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    budget_hours: Annotated[float, Field(gt=0)] | None = None
 
 
 class WorkflowJob(BaseModel):
@@ -72,8 +85,15 @@ def cancel(context: HomeContext, caller: Trainer, job_id: str) -> WorkflowJob:
 
 
 @router.post("/{job_id}/resume", summary="Resume a workflow", responses=documented(404, 409))
-def resume(context: HomeContext, caller: Trainer, job_id: str) -> WorkflowJob:
-    """Continue one that is paused or has failed."""
+def resume(context: HomeContext, caller: Trainer, job_id: str, asked: ResumeBody | None = None) -> WorkflowJob:
+    """Continue one that is paused, interrupted or has failed.
+
+    job_id: of its job; or the id of a study, a model comparison, an automl run or a retraining, which needs no job: a
+    command may have begun it.
+    """
+    budget = None if asked is None else asked.budget_hours
+    if form_of(job_id) is not None:
+        return _document(context, resume_workflow(context, caller, job_id, budget_hours=budget))
     return _document(context, orders.resume(context, caller, job_id))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -13,8 +14,10 @@ from luthier.core.import_string import import_string
 from luthier.core.workflows.pipeline import Pipeline, Stage
 from luthier.core.workflows.study import Study, Trial
 from luthier.features.files.references import FileReferences, with_chosen_columns, with_files
+from luthier.features.studies.views import study_folders
 from luthier.features.workflows.forms import fields_of, find_form, recipe_of
 from luthier.features.workflows.orders import WorkflowOrder, local_files, order_of, teacher_of
+from luthier.features.workflows.views import folders_of
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import redact_paths
 from luthier.platform.jobs.attempt import JobProgress, exit_on_sigterm, own_copy
@@ -86,7 +89,8 @@ def carry_out(context: Context, job: Job) -> Outcome:
     except (StorageFullError, UnreachableError):
         raise  # no fault of the job: it is tried again
     except LuthierError as error:
-        return Outcome(status="failed", error=redact_paths(error.as_json(), names.path_labels))
+        shown = names.path_labels | _record_folders(context, order)
+        return Outcome(status="failed", error=redact_paths(error.as_json(), shown))
 
 
 def _note_pause(context: Context, order: WorkflowOrder) -> None:
@@ -98,6 +102,15 @@ def _note_pause(context: Context, order: WorkflowOrder) -> None:
     stage = pipeline.next_stage
     if stage is not None and stage.status == "running":
         context.pipelines.save(pipeline.changed(stage.model_copy(update={"status": "paused", "reason": _PAUSED})))
+
+
+def _record_folders(context: Context, order: WorkflowOrder) -> dict[str, str]:
+    """The folders that a workflow of a command names on this machine, with what is shown in their place."""
+    with suppress(NotFoundError):
+        if order.form == "tune":
+            return dict.fromkeys(study_folders(context.studies.get(order.workflow_id)), "")
+        return dict.fromkeys(folders_of(context, context.pipelines.get(order.workflow_id)), "")
+    return {}  # nothing was begun: the order itself names files by their ids
 
 
 def _values(context: Context, job: Job, order: WorkflowOrder, names: FileReferences) -> dict[str, Any]:
@@ -244,8 +257,11 @@ def run_study(work: Work) -> Outcome:
     from luthier.features.studies.cli_options import goals, sampler
 
     given, study_id, progress = work.values, work.order.workflow_id, work.context.progress
+    hours: float | None = None
     try:
-        work.context.studies.get(study_id)
+        # Only an order that resumes it with a larger budget changes the budget that it has.
+        if work.context.studies.get(study_id).needs_hours is not None:
+            hours = work.order.values.get("budget_hours")
     except NotFoundError:
         recipe = recipe_from(_study_recipe(work), base_dir=Path("/"))
         request = studies.StudyRequest(
@@ -265,12 +281,12 @@ def run_study(work: Work) -> Outcome:
         if isinstance(progress, JobProgress) and trial.state in ("paused", "stopped", "done", "failed"):
             progress.report(studies.trial_line(trial))
 
-    found = studies.go_on(work.context, study_id, tell=tell)
+    found = studies.go_on(work.context, study_id, hours=hours, tell=tell)
     # No pause that a resumed job could leave by itself: the same budget would end again at once.
     if found.status == "paused" and found.needs_hours is not None:
         raise WorkError(
             f"the budget of {found.spec.hours:.3g} h ended before the final run",
             expected=f"a budget of {found.needs_hours:.2g} h, counted from the beginning of the study",
-            do=f"resume it on the machine with a larger budget: {found.way_on}",
+            do=f"resume it with a larger budget, on its page or by {found.way_on}",
         )
     return Outcome(status="paused") if found.status == "paused" else _done(study_id)

@@ -160,20 +160,17 @@ def order_for(context: Context, caller: Caller, workflow_id: str, asked: Mapping
         workflow_id: Of the pipeline or the study.
         asked: Its request, which names the files of the job.
     """
+    # The newest: a record that was resumed with a larger budget, or begun by a command, has a later job.
+    jobs = context.jobs.list(project_id=caller.project_id, limit=_MAX_LISTED) if workflow_id else []
+    for job in jobs:
+        if job.kind == "workflow" and job.document[ASKED].get("workflow_id") == workflow_id:
+            return _view(context, job)
     folder = re.escape(str(context.settings.jobs_folder))
     named = re.search(rf"{folder}/(job-[A-Za-z0-9-]+)/", json.dumps(dict(asked)))
     try:
-        if named is not None:
-            return show_order(context, caller, named[1])
+        return None if named is None else show_order(context, caller, named[1])
     except NotFoundError:
         return None
-    if not workflow_id.startswith("retrain"):
-        return None
-    # A retraining names no file.
-    for job in context.jobs.list(project_id=caller.project_id, limit=_MAX_LISTED):
-        if job.kind == "workflow" and order_of(job).workflow_id == workflow_id:
-            return _view(context, job)
-    return None
 
 
 def pause(context: Context, caller: Caller, job_id: str) -> OrderView:

@@ -12,10 +12,11 @@ from luthier.core.ids import sha256_document
 from luthier.features.runs.pages import REPORT_POLICY
 from luthier.features.workflows import orders, views
 from luthier.features.workflows.orders import OrderView
-from luthier.features.workflows.start_pages import failure_of
+from luthier.features.workflows.resume import form_of, resume_workflow
+from luthier.features.workflows.start_pages import failure_of, resumed
 from luthier.features.workflows.views import WorkflowView
 from luthier.platform.ui.render import is_fragment_request, render
-from luthier.platform.ui.visitor import HomeContext, Reader
+from luthier.platform.ui.visitor import HomeContext, Reader, Trainer
 from luthier.platform.workflows.engine import Thing
 
 router = APIRouter(prefix="/pipelines")
@@ -53,6 +54,12 @@ def show(request: Request, context: HomeContext, caller: Reader, pipeline_id: st
     return render(request, "workflows/now.html" if is_fragment_request(request) else "workflows/show.html", values)
 
 
+@router.post("/{pipeline_id}/resume")
+def resume(request: Request, context: HomeContext, caller: Trainer, pipeline_id: str) -> Response:
+    """Have a worker continue a workflow that stopped and that no job carries out."""
+    return resumed(request, f"/pipelines/{pipeline_id}", lambda: resume_workflow(context, caller, pipeline_id))
+
+
 @router.get("/{pipeline_id}/report")
 def report(context: HomeContext, caller: Reader, pipeline_id: str) -> Response:
     """The report of a workflow; links to files become links on this server."""
@@ -88,6 +95,7 @@ def _values(view: WorkflowView, mark: str) -> dict[str, Any]:
         "addresses": _ADDRESSES,
         "things": views.THINGS,
         "mark": mark,
+        "can_resume": view.part_of is None and form_of(view.pipeline.pipeline_id) is not None,
         "current": "/studies",
     }
 

@@ -150,6 +150,15 @@ def _changed(
     return redirect(request, view.page)
 
 
+def resumed(request: Request, page: str, resume_it: Callable[[], OrderView]) -> Response:
+    """Resume a workflow and lead to its page; one that is worked on meanwhile is shown with the reason on top."""
+    try:
+        resume_it()
+    except ConflictError as error:
+        return redirect(request, page, f"{error.came}; {error.do}.")
+    return redirect(request, page, "It is queued: a worker of this server takes it.")
+
+
 def _estimated(
     request: Request, context: Context, caller: Caller, form: WorkflowForm, sent: Sent, values: Mapping[str, Any]
 ) -> Response:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Form, Request
 from starlette.responses import HTMLResponse, Response
 
 from luthier.core.ids import sha256_document
@@ -14,11 +15,12 @@ from luthier.features.studies.views import StudyView, study_charts
 from luthier.features.workflows import orders
 from luthier.features.workflows import views as workflow_views
 from luthier.features.workflows.orders import OrderView
-from luthier.features.workflows.start_pages import failure_of
+from luthier.features.workflows.resume import needs_budget, resume_workflow
+from luthier.features.workflows.start_pages import failure_of, resumed
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import home_paths, redact_paths, shown_reference
 from luthier.platform.ui.render import Page, is_fragment_request, render
-from luthier.platform.ui.visitor import HomeContext, Reader, one_state
+from luthier.platform.ui.visitor import HomeContext, Reader, Trainer, one_state
 
 router = APIRouter(prefix="/studies")
 PAGE = Page("Studies", "/studies", "read", order=40, key="t", group="train")
@@ -49,6 +51,19 @@ def show(request: Request, context: HomeContext, caller: Reader, study_id: str, 
     return render(request, f"workflows/studies/{'now' if is_part else 'show'}.html", values)
 
 
+@router.post("/{study_id}/resume")
+def resume(
+    request: Request,
+    context: HomeContext,
+    caller: Trainer,
+    study_id: str,
+    budget_hours: Annotated[float | None, Form(gt=0)] = None,
+) -> Response:
+    """Have a worker continue a study that is paused or interrupted, with a larger budget where it needs one."""
+    asked = partial(resume_workflow, context, caller, study_id, budget_hours=budget_hours)
+    return resumed(request, f"/studies/{study_id}", asked)
+
+
 @router.get("/{study_id}/report")
 def report(context: HomeContext, caller: Reader, study_id: str) -> Response:
     """The report of the study."""
@@ -61,7 +76,7 @@ def _values(context: Context, view: StudyView, mark: str) -> dict[str, Any]:
     from luthier.features.studies.end import final_verdict, mean_losses
     from luthier.ml.search.report.page import headline
 
-    study, shown = view.study, home_paths(context) | dict.fromkeys(study_folders(view), "")
+    study, shown = view.study, home_paths(context) | dict.fromkeys(study_views.study_folders(view.study), "")
     done = [trial.loss for trial in view.best if trial.state == "done" and trial.loss is not None]
     others = [trial for trial in view.trials if trial not in view.best]
     return {
@@ -77,14 +92,9 @@ def _values(context: Context, view: StudyView, mark: str) -> dict[str, Any]:
         "notes": redact_paths(list(study.notes), shown),
         "verdict": final_verdict(context, study),
         "winner": None if study.winner is None else view.trials[study.winner],
+        "needs_budget": needs_budget(study),
         "mark": mark,
     }
-
-
-def study_folders(view: StudyView) -> list[str]:
-    """The folders of a study's training rows, each with a slash: no page shows them."""
-    files = view.study.spec.recipe.data.files()
-    return [path.rpartition("/")[0] + "/" for key, path in files.items() if key.startswith("train") and path[:1] == "/"]
 
 
 def _mark(view: StudyView, order: OrderView | None) -> str:

@@ -207,8 +207,9 @@ def _check_trust(place: _Place, is_calibrated: IsCalibrated) -> None:
         return
     # One leaked row is enough: which figures it changed cannot be determined afterwards.
     if task.num_leaked:
+        verb = "is" if task.num_leaked == 1 else "are"
         raise _NoFigureError(
-            f"{task.name}.{place.metric}: {task.num_leaked:,} of its rows are among the rows that the model was "
+            f"{task.name}.{place.metric}: {task.num_leaked:,} of its rows {verb} among the rows that the model was "
             "trained on, so it does not count."
         )
     judge = task.judges.get(place.metric)

@@ -183,9 +183,10 @@ def _caveats(tasks: Sequence[TaskResult], candidate: str) -> list[str]:
     said = []
     if leaked := [task for task in tasks if task.num_leaked]:
         rows = sum(task.num_leaked for task in leaked)
+        noun, verb = ("row", "was") if rows == 1 else ("rows", "were")
         said.append(
-            f"{rows:,} evaluated rows of {listed([task.name for task in leaked])} were trained on: these figures prove "
-            "nothing about new rows."
+            f"{rows:,} evaluated {noun} of {listed([task.name for task in leaked])} {verb} trained on: these figures "
+            "prove nothing about new rows."
         )
     for task in tasks:
         for system in task.systems:
@@ -200,7 +201,8 @@ def _caveats(tasks: Sequence[TaskResult], candidate: str) -> list[str]:
             ]
             # Of other systems only empty answers: those make the candidate look better than it is.
             if what and (system.name == candidate or system.num_empty):
-                said.append(f"{task.name}: of {system.num_samples:,} outputs of {system.name}, {' and '.join(what)}.")
+                noun = "output" if system.num_samples == 1 else "outputs"
+                said.append(f"{task.name}: of {system.num_samples:,} {noun} of {system.name}, {' and '.join(what)}.")
     num_asked = len({(c.baseline, task.name) for task in tasks for c in task.comparisons if c.candidate == candidate})
     if num_asked > 1:
         said.append(f"{num_asked} comparisons were made; p-values are adjusted for that (Holm).")

@@ -11,7 +11,7 @@ from luthier.ml.charts.figures import duration, size
 from luthier.ml.charts.spec import OTHERS, Axis, Bar, Bars, Estimate, Intervals, Mark, Role
 from luthier.ml.charts.svg import write_chart
 
-_GB: Final = 1e9
+_GB: Final = 10**9
 _WIDTH: Final = 720
 _MAX_ROWS: Final = 24
 _ROLES: Final[tuple[Role, ...]] = ("base", *OTHERS, "tuned")
@@ -25,17 +25,17 @@ def write_memory_chart(path: Path, quote: Quote) -> None:
     capacity = device.memory_bytes / _GB
     rows, start = [], 0.0
     for name, value in parts:
-        rows.append(Bar(name, start + value, size(round(value * _GB)), "other-1", start=start))
+        rows.append(Bar(name, start + value, size(round(value * _GB), _GB), "other-1", start=start))
         # Parts are drawn one behind the other, so that the last one ends at the sum.
         start += value
-    whole = size(round(total.value * _GB))
+    whole = size(round(total.value * _GB), _GB)
     rows.append(Bar("all together", total.value, whole, "base", interval=(total.low, total.high)))
     chart = Bars(
         "memory",
         f"Peak memory on {device.title}: {'fits' if quote.prediction.fits else 'does not fit'}",
         Axis("peak memory of one device, GB; the thin line is the range of the sum", low=0.0),
         rows,
-        limit=Mark(capacity, f"{device.name}: {size(device.memory_bytes)}", role="tuned", is_dashed=False),
+        limit=Mark(capacity, f"{device.name}: {size(device.memory_bytes, _GB)}", role="tuned", is_dashed=False),
         description=f"{total.value:.3g} GB ({total.low:.3g} to {total.high:.3g}) of {capacity:.3g} GB: "
         + ", ".join(f"{name} {value:.2g}" for name, value in parts),
         width_pixels=_WIDTH,

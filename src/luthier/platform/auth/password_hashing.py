@@ -32,6 +32,7 @@ from argon2.low_level import error_to_str
 from argon2.profiles import RFC_9106_LOW_MEMORY
 
 from luthier.core.errors import BusyError, RequestError, WorkError
+from luthier.core.text.counted import counted
 from luthier.platform.auth.rate_limiter import LONGEST_WAIT_SECONDS, FailureLimit, block_of
 
 Found = TypeVar("Found")
@@ -161,7 +162,7 @@ class PasswordThreads:
         # What waits ahead, at the average time of a hash, divided among the threads.
         seconds = num_there * self._seconds / self._num_threads
         raise BusyError(
-            f"{num_there} passwords wait to be checked, {num_of_one} of them yours",
+            f"{counted(num_there, 'password waits', 'passwords wait')} to be checked, {num_of_one} of them yours",
             expected=f"at most {self._most}, {self._most_of_one} of them of one address or member",
             do=f"try again in {max(1, round(seconds))} s",
             retry_seconds=seconds,
@@ -252,7 +253,7 @@ class SignInQueue:
         line = self._lines.setdefault(block, _Line())
         if line.num_there >= MOST_WAITING_OF_ONE:
             raise BusyError(
-                f"{line.num_there} sign-ins from your address wait already",
+                f"{counted(line.num_there, 'sign-in')} from your address already in the queue",
                 expected=f"at most {MOST_WAITING_OF_ONE} at a time",
                 do=f"try again in {_SECONDS_A_MINUTE / self.limit.per_minute:.0f} s",
                 retry_seconds=_SECONDS_A_MINUTE / self.limit.per_minute,

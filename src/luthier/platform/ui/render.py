@@ -248,6 +248,9 @@ _TEMPLATES: Final = Path(__file__).parent / "templates"
 _FEATURES: Final = Path(__file__).parents[2] / "features"
 _MARK: Final = Path(__file__).parent / "static" / "images" / "mark.svg"
 _NOTICE: Final = "luthier_notice"
+_THEME: Final = "luthier_theme"
+"""A cookie that the switch of the page sets; the server writes it into the page, so that no script holds the first
+frame back and no frame has the other theme."""
 _MOST_NOTICE_CHARACTERS: Final = 600
 _RESTORED: Final = (
     "You are signed in again. The form that you sent before was not processed: it holds what you entered. Check it and "
@@ -262,7 +265,8 @@ def render(request: Request, template: str, values: Mapping[str, Any] | None = N
     `asset(name)`, `navigation`, `here` (the path), `full_address` (with its query), `group` (of the navigation that the
     path belongs to), `notice` (of the form before), `rail()` (the first steps of a project), `page_inbox()` (who does
     the work that the page is about), `term(word)` (a word with its explanation), `language` (of the page),
-    `language_wanted` and `languages` (for the switch), `script_words` (texts of scripts).
+    `language_wanted` and `languages` (for the switch), `script_words` (texts of scripts), `theme` (light, dark, or
+    empty for that of the system).
     """
     assets: Assets = request.app.state.assets
     session: Session | None = getattr(request.state, "session", None)
@@ -273,6 +277,7 @@ def render(request: Request, template: str, values: Mapping[str, Any] | None = N
         "language_wanted": wanted,
         "script_words": {} if language == ENGLISH else catalog(language).scripts,
         "languages": LANGUAGES,
+        "theme": theme_of(request),
         "session": session,
         "may": lambda scope: session is not None and session.caller.may(scope),
         "asset": assets.address,
@@ -300,6 +305,12 @@ def render(request: Request, template: str, values: Mapping[str, Any] | None = N
     if notice and common["notice"]:
         answer.delete_cookie(_NOTICE)
     return answer
+
+
+def theme_of(request: Request) -> str:
+    """The theme that this browser has chosen; empty for that of the system."""
+    chosen = request.cookies.get(_THEME, "")
+    return chosen if chosen in ("light", "dark") else ""
 
 
 def page_language(request: Request, template: str) -> str:

@@ -165,7 +165,7 @@ def test_rows_that_cannot_be_read_are_shown_with_the_import_and_the_version(
     (pair,) = home.datasets.list("default")
     for text in (words(one.get(page)), words(one.get(f"/datasets/{pair[0].dataset_id}"))):
         assert "Not readable 1 row " in text
-        assert "1 rows cannot be read, the first: line 2" in text
+        assert "1 row cannot be read, the first: line 2" in text
         assert "All rows are there." not in text
 
 

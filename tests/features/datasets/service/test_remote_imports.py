@@ -199,7 +199,7 @@ def test_rows_that_cannot_be_read_are_counted(context: Context, qa_hub: Hub) -> 
     qa_hub.files = {"train.jsonl": b'{"text": "a"}\n{"text": \n{"text": "b"}\n'}
     origin = source_of(version_of(context, imported(context, "org/qa", max_rows=5))) or {}
     assert origin["num_source_rows"] == 2
-    assert origin["files"][0]["note"].startswith("1 rows cannot be read, the first: line 2")
+    assert origin["files"][0]["note"].startswith("1 row cannot be read, the first: line 2")
     qa_hub.files, qa_hub.commit = {"train.jsonl": b"nothing\n"}, "e" * 40
     assert "has no row that can be read" in (imported(context, "org/qa").error or {})["came"]
 

@@ -58,7 +58,7 @@ def test_pairs_of_the_same_text_are_counted_and_not_shown(context: Context) -> N
     mixed = answered.__class__(answered.systems, answered.source, (same, *answered.rows[1:]))
     made = create_panel(context, ME, mixed, kind="pairwise", attention=0)
     assert (made.panel.num_items, made.panel.num_same) == (2, 1)
-    with pytest.raises(RequestError, match="0 items to rate, 1 pairs"):
+    with pytest.raises(RequestError, match="0 items to rate; pairs whose answers are the same text: 1"):
         create_panel(context, ME, answered.__class__(answered.systems, "s", (same,)), kind="pairwise")
 
 

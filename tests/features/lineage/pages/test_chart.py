@@ -57,7 +57,8 @@ def test_nodes_are_links_and_the_page_itself_is_marked() -> None:
     assert 'href="/datasets/data-1?version=2"' in svg
     assert 'href="/models/hub%3Aorg/tiny%40main"' in svg
     assert svg.count('aria-current="page"') == 1
-    assert "made from answers v2, tiny" in svg
+    assert "made from answers v2, tiny; run-0</title>" in svg, "the id of a run is in its details"
+    assert ">run-0</text>" not in svg
     made = Lineage()
     made.add(Node("d", "dataset", "answers v2", "40 rows", subject="data-1", version=2, origin="hub:org/qa @ 0123"))
     assert "<title>answers v2, 40 rows; imported from hub:org/qa @ 0123</title>" in str(lineage_svg(made))

@@ -189,7 +189,7 @@ def test_rows_that_cannot_be_read_stay_and_are_counted(context: Context) -> None
     newest = dataset_versions.get_version(context, ME, dataset.dataset_id)
     assert dataset_versions.path_of(context, ME, newest).read_bytes() == lines[1] + lines[2] + b"\n"
     assert newest.details == {"num_forgotten": 1, "num_unreadable": 0}
-    assert done.left[-1].startswith(f"1 rows of {dataset.dataset_id} version 1 cannot be read, and may hold it")
+    assert done.left[-1].startswith(f"1 row of {dataset.dataset_id} version 1 cannot be read, and may hold it")
 
 
 def test_rows_that_cannot_be_written_are_left_out_and_counted(context: Context, tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_rows_that_cannot_be_written_are_left_out_and_counted(context: Context, 
     newest = dataset_versions.get_version(context, ME, dataset.dataset_id)
     assert newest.num_rows == 1
     assert newest.details == {"num_forgotten": 1, "num_unreadable": 1}
-    assert newest.note == "1 rows forgotten, 1 unreadable rows left out"
+    assert newest.note == "1 row forgotten, 1 unreadable row left out"
     assert done.left[-1].startswith(f"1 of these are not in version 2 of {dataset.dataset_id}")
 
 

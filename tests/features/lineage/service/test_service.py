@@ -8,6 +8,8 @@ from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.features.deployments import service as deployments
 from luthier.features.lineage.service import Lineage, model_lineage, project_lineage
+from luthier.features.runs.changes import edit_here
+from luthier.features.runs.labels import LabelChanges
 from luthier.platform.home.context import Context
 from luthier.testing.homes import ME, fill
 from luthier.testing.records import add_run
@@ -23,13 +25,17 @@ def test_digests_and_ids_tie_it_together(context: Context) -> None:
     made = fill(context)
     first, second = made.runs
     deployments.deploy(context, ME, "support", made.tuned, canary=0.1)
+    edit_here(context, first, LabelChanges(name="First try"))
+    edit_here(context, second, LabelChanges(name="Second try"))
     found = project_lineage(context, ME)
     assert edges(found) == {
-        ("answers v1", first), ("tiny", first), (first, first),
-        ("answers v1", second), ("tiny", second), (second, made.tuned),
+        ("answers v1", "First try"), ("tiny", "First try"), ("First try", "First try"),
+        ("answers v1", "Second try"), ("tiny", "Second try"), ("Second try", made.tuned),
         (made.tuned, "not distinguishable"), (made.tuned, "merged float16"),
-        (first, "support"), (made.tuned, "support"),
+        ("First try", "support"), (made.tuned, "support"),
     }  # fmt: skip
+    runs = [node for node in found.nodes.values() if node.kind == "run"]
+    assert {node.subject for node in runs} == {first, second}, "ids stay in the details"
     dataset = next(node for node in found.nodes.values() if node.kind == "dataset")
     assert (dataset.subject, dataset.version) == (made.dataset_id, 1)
     assert not found.has_more
@@ -40,7 +46,7 @@ def test_digests_and_ids_tie_it_together(context: Context) -> None:
 def test_one_models_shows_its_checkpoints(context: Context) -> None:
     made = fill(context)
     found = model_lineage(context, ME, made.runs[1])
-    assert (made.runs[1], "step 5") in edges(found)
+    assert (context.run_labels.names([made.runs[1]])[made.runs[1]], "step 5") in edges(found)
     assert made.runs[0] not in found.nodes
     with pytest.raises(NotFoundError):
         model_lineage(context, STRANGER, made.runs[1])

@@ -273,7 +273,7 @@ def test_what_is_not_known_of_the_rows_is_said(context: Context, make_recipe: Ma
     write_rows(recipe.parent / "test.jsonl", [{"messages": [chat_row(3)["messages"][0], other]}])
     plan = planned(context, recipe)
     warnings = view._row_warnings(plan.data.model_dump(mode="json"))
-    assert warnings == ["1 held-out rows share their prompt with the first 40 rows"]
+    assert warnings == ["1 held-out row shares its prompt with the first 40 rows"]
     assert view._headline({"plan": plan.model_dump(mode="json")}).startswith("about 40 rows (")
     assert plan.data.stream is not None
     stream = plan.data.stream.model_copy(update={"num_rows": None})

@@ -35,7 +35,7 @@ def test_versions_come_with_their_dataset_and_other_files_by_their_name(context:
     newer = files.get_file(context, "default", second)
     dataset_versions.add_version(context, OWN, dataset.dataset_id, newer, origin="repair", parent=1)
     found = {choice.file_id: choice.comment for choice in draft_choices.file_choices(context, OWN)}
-    assert found == {second: "Mine, version 2, 2 rows", first: "Mine, version 1, 1 rows", lone: "rows.jsonl"}
+    assert found == {second: "Mine, version 2, 2 rows", first: "Mine, version 1, 1 row", lone: "rows.jsonl"}
     assert draft_choices.file_choices(context, OTHER) == []
     assert draft_choices.rows_of(context, OWN, dataset.dataset_id, None).data["train"] == second
     with pytest.raises(NotFoundError):

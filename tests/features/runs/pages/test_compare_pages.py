@@ -40,7 +40,7 @@ def test_curves_metrics_and_what_was_done_differently(home: Context, browser: Br
 def test_caveats_are_said(home: Context, browser: Browser) -> None:
     one, two = trained(home, "a"), trained(home, "b", value=None)
     text = browser("read").get(f"/runs/compare?run={one}&run={two}").text
-    assert "1 of 2 runs were not evaluated on held-out rows" in text
+    assert "1 of 2 runs was not evaluated on held-out rows" in text
     assert "The plans are the same." in text
 
 

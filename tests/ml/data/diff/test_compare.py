@@ -159,7 +159,7 @@ def test_rows_that_cannot_be_read_are_counted_and_said(tmp_path: Path) -> None:
     found = diff(old, new)
     assert counts(found) == (3, 0, 0, 0)
     assert found.is_different
-    assert found.notes == ("1 rows of new.jsonl cannot be read and are not compared",)
+    assert found.notes == ("1 row of new.jsonl cannot be read: not compared",)
 
 
 def split(folder: Path, sides: dict[str, Rows]) -> Path:

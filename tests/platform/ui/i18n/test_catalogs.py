@@ -300,6 +300,28 @@ def test_methods_are_taken_whole_and_a_number_with_a_unit_is_any_text() -> None:
     assert found == ["{num_rows} rows of grade {grade}", "{bytes} were read"]
 
 
+COUNTED = b"""
+def lines(self):
+    yield f"{counted(self.num_rows, 'row is', 'rows are')} left out, of {counted(len(files), 'file')}"
+    yield counted(total, "more row")
+    yield f"{counted(num, 'row')}, {other:,} held out"
+"""
+
+
+def test_a_number_with_its_noun_is_a_text_in_both_forms() -> None:
+    found = [text for _, _, text, _ in sentences(BytesIO(COUNTED), (), (), {})]
+    assert found == [
+        "{num_rows} row is left out, of {num_files} file",
+        "{num_rows} row is left out, of {num_files} files",
+        "{num_rows} rows are left out, of {num_files} file",
+        "{num_rows} rows are left out, of {num_files} files",
+        "{num_total} more row",
+        "{num_total} more rows",
+        "{num} row, {other} held out",
+        "{num} rows, {other} held out",
+    ]
+
+
 def test_texts_of_a_yaml_file_are_those_below_the_named_keys() -> None:
     source = b"devices:\n  cpu: {source: a rented machine, basis: own}\n  gpu:\n    - source: two of them\n"
     assert [(line, text) for line, _, text, _ in yaml_texts(BytesIO(source), (), (), {"keys": "source title"})] == [

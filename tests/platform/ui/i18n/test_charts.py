@@ -6,9 +6,14 @@ import re
 
 import pytest
 
-from luthier.ml.charts.spec import Axis, Bar, Bars, Cell, Mark, Matrix, Note, OwnName, Plot, Series
+from luthier.core.evaluation import ReliabilityBin
+from luthier.features.evaluations.view import charts as evaluation_charts
+from luthier.ml.charts.spec import Axis, Bar, Bars, Cell, Intervals, Mark, Matrix, Note, OwnName, Plot, Series
+from luthier.ml.evaluation.label_confidence import reliability_plot
+from luthier.ml.evaluation.result_views import Roles
 from luthier.platform.ui.i18n.environments import translated_environment
 from luthier.platform.ui.render import environment
+from luthier.testing.records import make_evaluation
 
 GERMAN = translated_environment(environment(), "de")
 
@@ -56,6 +61,26 @@ def test_a_name_of_a_person_is_no_word_and_a_label_is_one() -> None:
     rows = [Bar(OwnName("run"), 1.0), Bar("run", 2.0)]
     bars = Bars("k", "t", Axis(""), rows)
     assert [one.name for one in GERMAN.filters["chart_words"](bars).rows] == ["run", "Lauf"]
+
+
+def test_names_of_systems_in_charts_of_evaluations_and_suites_stay() -> None:
+    made = make_evaluation()
+    base, tuned = made.systems
+    better = made.systems[0].metrics["exact_match"].model_copy(update={"value": 0.6})
+    systems = (base.model_copy(update={"name": "loss"}), tuned.model_copy(update={"name": "memory"}))
+    systems = (systems[0], systems[1].model_copy(update={"metrics": {"exact_match": better}}))
+    evaluation = made.model_copy(update={"systems": systems, "comparisons": ()})
+    (chart,) = evaluation_charts(evaluation, Roles("memory", "loss"))
+    assert isinstance(chart, Intervals)
+    assert [one.name for one in GERMAN.filters["chart_words"](chart).rows] == ["loss", "memory"]
+    shown = reliability_plot(
+        "k",
+        "confidence",
+        [("loss", (ReliabilityBin(low=0.4, high=0.6, num_rows=1, confidence=0.5, accuracy=0.5),))],
+        {"loss": "tuned"},
+        300,
+    )
+    assert "loss" in [one.shown for one in GERMAN.filters["chart_words"](shown).series]
 
 
 @pytest.mark.parametrize(

@@ -88,17 +88,31 @@ def addresses() -> list[str]:
     return [*(path for path in ours if re.sub(r"\{[\w:]+\}", "{}", path) not in known), *OTHERS]
 
 
-def test_no_page_of_the_app_has_an_english_sentence_left(filled: tuple[TestClient, FullHome]) -> None:
+@pytest.fixture(scope="module")
+def pages(filled: tuple[TestClient, FullHome]) -> dict[str, str]:
+    """Every page of the app that is HTML, by its address."""
     one, full = filled
     safety = full.of_route["/evaluations/safety/"]["result_id"]
-    left, read = [], 0
+    found = {}
     for path in nonempty(addresses()):
         answer = one.get(full.address(path.replace("{safety}", safety)))
         if answer.headers.get("content-type", "").startswith("text/html"):
-            read += 1
-            left += [f"{path}: {text}" for text in english_in(answer.text)]
-    assert left == []
-    assert read > 30
+            found[path] = answer.text
+    assert len(found) > 30
+    return found
+
+
+def test_no_page_of_the_app_has_an_english_sentence_left(pages: dict[str, str]) -> None:
+    assert [f"{path}: {text}" for path, page in nonempty(list(pages.items())) for text in english_in(page)] == []
+
+
+def test_a_page_has_one_primary_button_at_most(pages: dict[str, str]) -> None:
+    several = {}
+    for path, page in nonempty(list(pages.items())):
+        buttons = re.findall(r'<(?:button|a)\b[^>]*class="[^"]*\bprimary\b[^"]*"[^>]*>(.*?)</(?:button|a)>', page, re.S)
+        if len(buttons) > 1:
+            several[path] = [re.sub(r"<[^>]*>", "", one).strip() for one in buttons]
+    assert several == {}, "one next step a page; the others are plain buttons"
 
 
 ERRORS: tuple[tuple[str, str, dict[str, str], int, str], ...] = (
@@ -112,6 +126,7 @@ ERRORS: tuple[tuple[str, str, dict[str, str], int, str], ...] = (
     ("GET", "/batches/batch_none", {}, 404, "Batch"),
     ("GET", "/invite/none", {}, 404, "diese Einladung ist nicht gültig"),
     ("GET", "/rate/none", {}, 404, "dieser Link ist nicht gültig"),
+    ("GET", "/welcome/none", {}, 422, "dieser Link wurde schon benutzt oder ist älter als eine Viertelstunde"),
     ("GET", "/runs?filter=(lr>1", {}, 422, "eine öffnende Klammer, die nie geschlossen wird"),
     ("GET", "/runs?filter=lr>>1", {}, 422, "ein Wert nach lr>"),
     ("GET", "/evaluations/suites/none", {}, 404, "kein Suite-Ergebnis 'none'"),

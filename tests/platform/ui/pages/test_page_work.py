@@ -90,7 +90,7 @@ def test_work_that_is_done_leads_on(home: Context, browser: Browser, dataset: st
     led = one.post(f"{desk}/version", data={"version": "1"}).headers["location"]
     wait_for(lambda: one.get(led).status_code == 303)
     assert one.get(led).headers["location"] == f"/datasets/{dataset}?version=2"
-    assert "1 rows left out" in one.get(f"/datasets/{dataset}?version=2").text
+    assert "1 row left out" in one.get(f"/datasets/{dataset}?version=2").text
     assert dataset_versions.get_version(home, Caller(), dataset).num_rows == 2
 
 

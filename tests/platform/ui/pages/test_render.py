@@ -81,6 +81,30 @@ def test_pages_load_nothing_from_elsewhere_and_hold_no_script(browser: Browser) 
     assert " onclick=" not in page
 
 
+@pytest.mark.parametrize(
+    ("chosen", "begins", "scheme"),
+    [("dark", '<html lang="en" data-theme="dark">', "dark"), ("light", '<html lang="en" data-theme="light">', "light"),
+     ('"><script>', '<html lang="en">', "light dark"), ("", '<html lang="en">', "light dark")],
+)  # fmt: skip
+def test_the_first_frame_has_the_chosen_theme(browser: Browser, chosen: str, begins: str, scheme: str) -> None:
+    one = browser("read")
+    one.cookies.set("luthier_theme", chosen)
+    answer = one.get("/glossary")
+    assert begins in answer.text
+    assert f'<meta name="color-scheme" content="{scheme}">' in answer.text
+    assert "Cookie" in answer.headers["vary"]
+
+
+def test_no_script_holds_the_first_frame_back(browser: Browser) -> None:
+    one = browser("read", "train", "infer", "admin")
+    for address in ("/", "/runs", "/runs/new", "/datasets", "/evaluations", "/playground", "/models", "/settings"):
+        head = one.get(address, follow_redirects=True).text.partition("</head>")[0]
+        scripts = re.findall(r"<script[^>]*>", head)
+        assert scripts, address
+        assert [script for script in scripts if not re.search(r' (?:defer|type="module")', script)] == [], address
+        assert head.count('rel="stylesheet"') == 1, "one file of style"
+
+
 def test_only_marks_without_text_fade() -> None:
     """Text that is half transparent has not the contrast that a reader needs, be it for half a second only."""
     rules = [

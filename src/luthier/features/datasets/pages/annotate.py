@@ -15,6 +15,7 @@ from starlette.responses import Response
 from luthier.core.access import Caller
 from luthier.core.dataset import Row
 from luthier.core.errors import LuthierError, RequestError, RowProblem
+from luthier.core.text.counted import counted
 from luthier.features.datasets import annotations as annotation_queue
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.annotations import SHOWN, Queue, Show, named_lines
@@ -384,7 +385,9 @@ def make(
     def work() -> Led:
         made = annotation_queue.make_version(context, caller, queue, note=note)
         counts = made.details
-        words = f"version {made.number} is made: {counts['rejected']} rows left out, {counts['edited']} edited"
+        words = (
+            f"version {made.number} is made: {counted(counts['rejected'], 'row')} left out, {counts['edited']} edited"
+        )
         return Led(f"/datasets/{dataset_id}?version={made.number}", words)
 
     try:

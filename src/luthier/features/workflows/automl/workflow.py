@@ -16,6 +16,7 @@ from luthier.core.errors import LuthierError, NotFoundError
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import new_id
 from luthier.core.recipe import DataRecipe, Recipe, TrainingRecipe
+from luthier.core.text.counted import counted
 from luthier.core.workflows.pipeline import AutomlSpec, ModelComparisonResult, Pipeline
 from luthier.features.planning.budgets import BudgetTooSmallError
 from luthier.features.workflows.automl.report import (
@@ -68,7 +69,7 @@ class Audited(TimedOutcome):
 
     def grade_line(self) -> list[str]:
         """The grade alone."""
-        return [f"{self.num_rows:,} rows of grade {self.grade}"] if self.grade else []
+        return [f"{counted(self.num_rows, 'row')} of grade {self.grade}"] if self.grade else []
 
 
 class Repaired(Audited):

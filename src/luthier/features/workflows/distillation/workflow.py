@@ -22,6 +22,7 @@ from luthier.core.evaluation import Evaluation
 from luthier.core.evaluation_plan import EvaluationRecipe
 from luthier.core.ids import new_id
 from luthier.core.recipe import Recipe
+from luthier.core.text.counted import counted
 from luthier.core.workflows.pipeline import Pipeline, Student, StudentRun
 from luthier.features.recipes.checks import column_map
 from luthier.features.workflows.distillation.request import (
@@ -66,7 +67,7 @@ class GoldRows(TimedOutcome):
 
     def lines(self) -> Sequence[str]:
         """The number of rows."""
-        return [f"{self.num_rows:,} rows, {self.num_held_out:,} held out"] if self.num_rows else []
+        return [f"{counted(self.num_rows, 'row')}, {self.num_held_out:,} held out"] if self.num_rows else []
 
 
 class Trained(TimedOutcome):

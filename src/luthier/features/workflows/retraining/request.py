@@ -12,6 +12,7 @@ from pydantic import Field
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.frozen_model import FrozenModel
+from luthier.core.text.counted import counted
 from luthier.features.deployments.service import deployed_run
 from luthier.platform.home.context import Context
 from luthier.platform.workflows.engine import Outcome, Thing
@@ -131,7 +132,7 @@ def _refuse_waiting(context: Context, caller: Caller, request: RetrainRequest) -
     waiting = len(context.review_items.ids(caller.project_id, model=request.model, status="waiting"))
     if waiting:
         raise ConflictError(
-            f"{waiting:,} answers of {request.model} wait to be reviewed",
+            f"{counted(waiting, 'answer')} of {request.model} to be reviewed",
             expected="a queue in which each item is reviewed",
             do="decide them on the page /review, then begin again; without --review they are left out",
         )
@@ -163,7 +164,7 @@ class Rows(Outcome):
             return []
         left = "; ".join(f"{num:,} left out: {reason}" for reason, num in self.left_out.items())
         return [
-            f"{self.num_new:,} reviewed rows in addition to {self.num_old:,} of the last run "
+            f"{counted(self.num_new, 'reviewed row')} in addition to {self.num_old:,} of the last run "
             f"({self.num_replaced:,} replaced); held out: {self.num_old_held_out:,} old, "
             f"{self.num_new_held_out:,} new" + (f"; {left}" if left else "")
         ]

@@ -18,6 +18,7 @@ from luthier.core.dataset import Row, Shape
 from luthier.core.errors import DataError, NotFoundError, RequestError
 from luthier.core.ids import sha256_file
 from luthier.core.ports import Progress
+from luthier.core.text.counted import counted
 from luthier.ml.data.audit.table import strings_in
 from luthier.ml.data.files.bad_field import BadFieldError
 from luthier.ml.data.files.source import open_source
@@ -120,7 +121,7 @@ def read_version(path: Path, progress: Progress, *, key: str | None, mapping: Ma
                     reader.add(place, row)
                 task.advance()
     if num_unreadable:
-        notes.append(f"{num_unreadable:,} rows of {path.name} cannot be read and are not compared")
+        notes.append(f"{counted(num_unreadable, 'row')} of {path.name} cannot be read: not compared")
     return Version(
         path=path,
         files=tuple(files),

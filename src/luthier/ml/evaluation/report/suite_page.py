@@ -15,7 +15,7 @@ from luthier.ml.charts import figures
 from luthier.ml.charts.figures import Fact, decimals_for, interval, number, signed
 from luthier.ml.charts.judged_rows import concerns_in_words, metric_heading, scored_heading, tone_of
 from luthier.ml.charts.page import Chart, page_environment, replace_text
-from luthier.ml.charts.spec import OTHERS, Axis, Estimate, Intervals, Mark, Plot, Role, Series
+from luthier.ml.charts.spec import OTHERS, Axis, Estimate, Intervals, Mark, OwnName, Plot, Role, Series
 from luthier.ml.charts.svg import report_chart
 from luthier.ml.evaluation.label_confidence import reliability_plot
 from luthier.ml.evaluation.report.evaluation_results import choose_samples, confusion_chart
@@ -83,7 +83,7 @@ def _win_rates(view: TaskView) -> Intervals:
     for name, found in systems:
         decimals = decimals_for(found.low, found.high)
         parts.append(f"{name} {number(found.value, decimals)} {interval(found.low, found.high, decimals)}")
-    rows = [Estimate(name, found.value, found.low, found.high, _role(view, name)) for name, found in systems]
+    rows = [Estimate(OwnName(name), found.value, found.low, found.high, _role(view, name)) for name, found in systems]
     return Intervals(
         f"chart-wins-{view.task.name}",
         "Win rates",
@@ -103,7 +103,10 @@ def _lengths(view: TaskView) -> Plot:
         "Length against score",
         Axis("tokens of the answer"),
         Axis(heading),
-        [Series(name, points[:_MAX_POINTS], _role(view, name), "dots", is_faint=True) for name, points in view.points],
+        [
+            Series(OwnName(name), points[:_MAX_POINTS], _role(view, name), "dots", is_faint=True)
+            for name, points in view.points
+        ],
         caption=f"Each dot is an answer. Dots that rise to the right: {heading} goes with length, not content.",
         description=f"Length of answers against {heading}: {sum(len(points) for _, points in view.points):,} answers.",
         width_pixels=_WIDTH,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Collection, Iterator, Mapping
+from itertools import product
 from typing import Any, BinaryIO, Final, TypeAlias
 
 from luthier.platform.ui.i18n.environments import messages_of
@@ -131,6 +132,10 @@ class _Reader(ast.NodeVisitor):
 
     def visit_Call(self, node: ast.Call) -> None:
         name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        if (nouns := _nouns(node)) is not None:
+            number = _placeholder(node, {})
+            self.found += [(node.lineno, f"{{{number}}} {noun}") for noun in nouns if self._depth]
+            return
         if name == "Page" and node.args and isinstance(node.args[0], ast.Constant):
             self.found.append((node.lineno, str(node.args[0].value)))
         if name not in _NO_TEXT_CALLS and (self._takes_errors or not name.endswith("Error")):
@@ -169,15 +174,17 @@ class _Reader(ast.NodeVisitor):
 
     def visit_JoinedStr(self, node: ast.JoinedStr) -> None:
         names: dict[str, str] = {}
-        parts = [
-            str(part.value) if isinstance(part, ast.Constant) else f"{{{_placeholder(part, names)}}}"
-            for part in node.values
-        ]
+        parts = [_forms(part, names) for part in node.values]
+        # A number with its noun has words of its own; both forms of it are texts.
+        counts = [part for part in node.values if isinstance(part, ast.FormattedValue) and _nouns(part.value)]
         text = "".join(str(part.value) for part in node.values if isinstance(part, ast.Constant))
-        if self._depth and _is_text(text, is_whole=False):
-            self.found.append((node.lineno, "".join(parts)))
+        if self._depth and (_is_text(text, is_whole=False) or (counts and _LETTERS.search(text))):
+            self.found += [(node.lineno, "".join(one)) for one in product(*parts)]
+            counts = [part for part in node.values if part in counts]
+        else:
+            counts = []
         for part in node.values:
-            if isinstance(part, ast.FormattedValue):
+            if isinstance(part, ast.FormattedValue) and part not in counts:
                 self.visit(part.value)
 
 
@@ -186,6 +193,24 @@ def _is_text(text: str, *, is_whole: bool = True) -> bool:
     if not _LETTERS.search(bare) or _CODE.search(bare):
         return False
     return " " in bare or (is_whole and bare[0].isupper() and not bare.isupper())
+
+
+def _nouns(node: ast.expr) -> tuple[str, str] | None:
+    """The two forms of `counted(number, noun, plural)`; None for anything else."""
+    is_call = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "counted"
+    if not is_call or not isinstance(node, ast.Call):
+        return None
+    words = [one.value for one in node.args[1:] if isinstance(one, ast.Constant)]
+    return (str(words[0]), str(words[1]) if len(words) > 1 else f"{words[0]}s") if words else None
+
+
+def _forms(part: ast.expr, names: dict[str, str]) -> tuple[str, ...]:
+    """A part of a text as the catalogs have it: of a number with its noun both forms."""
+    if isinstance(part, ast.Constant):
+        return (str(part.value),)
+    nouns = _nouns(part.value) if isinstance(part, ast.FormattedValue) else None
+    name = _placeholder(part, names)
+    return (f"{{{name}}}",) if nouns is None else tuple(f"{{{name}}} {noun}" for noun in nouns)
 
 
 def _placeholder(part: ast.expr, names: dict[str, str]) -> str:
@@ -201,6 +226,9 @@ def _placeholder(part: ast.expr, names: dict[str, str]) -> str:
         name = name.removeprefix("num_")
     if isinstance(value, ast.IfExp):
         name = "ending"
+    if _nouns(value) is not None:
+        # A placeholder that takes numbers alone.
+        name = "num" if name in ("num", "value") else f"num_{name.removeprefix('num_')}"
     made, number = name, 1
     while names.get(made, source) != source:
         number += 1

@@ -8,13 +8,22 @@ window.Luthier = Object.assign(window.Luthier ?? {}, {
 });
 const { t } = window.Luthier;
 
+// The server writes the theme into the page, so that its first frame has it: a cookie tells it the choice.
+function setTheme(theme) {
+  root.dataset.theme = theme;
+  document.cookie = `luthier_theme=${theme}; path=/; max-age=${400 * 24 * 3600}; samesite=lax${location.protocol === "https:" ? "; secure" : ""}`;
+  document.dispatchEvent(new CustomEvent("luthier:theme"));
+}
+try { // earlier versions kept the choice in the browser alone
+  const earlier = localStorage.getItem("luthier-theme");
+  localStorage.removeItem("luthier-theme");
+  if (!root.dataset.theme && /^(light|dark)$/.test(earlier)) setTheme(earlier);
+} catch { /* storage may be forbidden: the system's theme it is */ }
 for (const button of document.querySelectorAll("[data-theme-switch]")) {
   button.hidden = false;
   button.addEventListener("click", () => {
     const isDark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-    root.dataset.theme = isDark ? "light" : "dark";
-    try { localStorage.setItem("luthier-theme", root.dataset.theme); } catch { /* for this page only, then */ }
-    document.dispatchEvent(new CustomEvent("luthier:theme"));
+    setTheme(isDark ? "light" : "dark");
   });
 }
 

@@ -1,0 +1,129 @@
+"""A number before a noun has both forms: "1 row", "2 rows", in templates and in the sentences of Python."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import Final
+
+from babel.messages.pofile import read_po
+from tests.vacuous import nonempty
+
+from luthier.platform.ui.i18n.catalog import LOCALE
+from luthier.platform.ui.i18n.environments import messages_of
+from luthier.platform.ui.render import environment
+
+NOUNS: Final = (
+    "alerts|answers|attempts|bytes|characters|checkpoints|checks|choices|columns|comparisons|concerns|"
+    "cores|corrections|datasets|days|deployments|documents|draws|duplicates|epochs|errors|events|"
+    "examples|exchanges|exports|files|findings|groups|hours|items|judgements|keys|labels|lines|members|"
+    "messages|metrics|minutes|models|months|near-duplicates|nodes|pairs|passages|passwords|places|points|"
+    "processes|probes|prompts|questions|raters|ratings|recipes|requests|responses|results|rows|rules|"
+    "runs|samples|seconds|seeds|sentences|sequences|sign-ins|signals|sources|stages|steps|systems|tasks|"
+    "terms|texts|threads|tokens|trainings|trials|users|values|versions|votes|words|workers"
+)
+_BETWEEN = r"(?:(?!of |by )[a-z-]+ ){0,2}"
+"""Words between a number and its noun; behind "of" and "by" there is another noun."""
+_NUMBER = rf"\{{(?P<name>\w+)\}} {_BETWEEN}"
+_COUNTED = re.compile(rf"{_NUMBER}(?P<noun>{NOUNS})\b")
+LIMITS: Final = frozenset(
+    (
+        *("least", "max_files", "max_requests", "most", "num_terms", "YAML_ONLY", "text", "files", "next_at"),
+        *("context_tokens", "context_length_tokens"),
+        *("num_days", "span", "num_seeds", "num_draws", "workers", "stages", "runs", "plan"),
+        *("rows_needed", "high", "outcomes", "num_prompts", "num_looked_at"),
+    )
+)
+"""Numbers of templates that are never 1: bounds that are constants, sizes of models, what is shown from two on, the
+upper ends of ranges, and the number of all, of which another one is a part."""
+NO_NUMBERS: Final = frozenset(("format", "project_name", "rater_name", "teacher_name"))
+"""Placeholders of templates before a word that is a verb there."""
+
+
+def counted_without_singular(message: str) -> list[str]:
+    """The counted nouns of a text: `{num_rows} rows`."""
+    return [found[0] for found in _COUNTED.finditer(message) if found["name"] not in LIMITS | NO_NUMBERS]
+
+
+def test_every_number_of_a_template_has_a_noun_in_both_forms() -> None:
+    loader, wrong = environment().loader, []
+    assert loader is not None
+    for name in nonempty([one for one in loader.list_templates() if one.endswith(".html")]):
+        for message in messages_of(loader.get_source(environment(), name)[0]):
+            if not message.plural:
+                wrong += [f"{name}: {message.id}" for _ in counted_without_singular(message.id)]
+    assert wrong == [], 'write row{{ "" if num == 1 else "s" }}'
+
+
+def test_the_noun_of_a_message_with_a_plural_is_singular_in_its_first_form() -> None:
+    loader, wrong = environment().loader, []
+    assert loader is not None
+    for name in nonempty([one for one in loader.list_templates() if one.endswith(".html")]):
+        for message in messages_of(loader.get_source(environment(), name)[0]):
+            if message.plural and message.id == message.plural:
+                wrong.append(f"{name}: {message.id}")
+    assert wrong == []
+
+
+@cache
+def sentences() -> dict[str, str]:
+    """The texts of Python that pages show, each with the files that make it."""
+    with (LOCALE / "de" / "LC_MESSAGES" / "sentences.po").open("rb") as file:
+        read = read_po(file, locale="de")
+    return {str(one.id): " ".join(path for path, _ in one.locations) for one in read if one.id}
+
+
+_COUNTED_SENTENCE = re.compile(
+    rf"(?<![Oo]f )(?<![Oo]f the )\{{num\w*\}}(?: \{{currency\w*\}} in \{{num\w*\}})? {_BETWEEN}(?P<noun>{NOUNS})\b"
+)
+"""Behind "of" there is the number of all, of which another one is a part."""
+NEVER_ONE: Final = (
+    # An estimate of rows that is rounded up to tens, and sizes of contexts, prompts and files.
+    *("Add about ", "Evaluate on about ", "about {num} held-out rows would", "about {num} training rows"),
+    *("It adds about ", "Prompt and answer together", "The context of the model", "{num} bytes", "{num_bytes} bytes"),
+    *("a conversation of ", "{num} characters in the form", "{name} looks like a decompression bomb"),
+    *("{num} labels of ", "On the task's prompts "),
+    # Rows, draws and metrics of an evaluation that has an interval, a threshold or a comparison: from two on.
+    *("Gains are those of evaluation", "Figures of {name}", "There are only ", "by a threshold from ", "{num} sure, "),
+    *("{name} reaches {asked} at no threshold", "{num} ({num_rows} rows) to ", "{num} comparisons ", "{num} metrics "),
+    *("No loss of general ability", "Tuning cost ", "{system} thought before ", "{num} draws", "{num} recipes were"),
+    *("{num} concerns", "all {num} tasks", "full fine-tuning would fit", "rank {rank_asked}", "{num_learned_tokens}"),
+    *("{tokens} in {num_examples} rows", "{num_examples} {name} rows are", "only {num_shots} training rows"),
+    *(
+        "needs {num} more hour",
+        "{num_judged} rated answers",
+        "{num_workers} workers",
+        "{num} few-shot examples requested",
+    ),
+    # One example, one nearest row and one month have sentences of their own.
+    *(
+        "The {num} examples ",
+        "an instruction and ",
+        "it with ",
+        "the {num} nearest ",
+        "{num} examples",
+        "{system} with ",
+    ),
+    *("{num_low} month",),
+    # Percentage points and points of an accuracy are written with decimals.
+    *("An accuracy gain of ", "{num} points", "{system} is level with ", "{title}: tuning made it worse"),
+    # The verb decides: "is" has a sentence of its own.
+    *("{metric}: {num} of its rows ",),
+)
+"""Beginnings of sentences of Python whose number is never 1, or whose singular is another sentence."""
+
+
+def test_a_counted_sentence_of_python_has_a_singular() -> None:
+    known, wrong = sentences(), []
+    for text in nonempty(sorted(known)):
+        for found in _COUNTED_SENTENCE.finditer(text):
+            # The verb may follow the noun, and another number may have forms of its own: the beginning tells.
+            singular = text[: found.start("noun")] + found["noun"].removesuffix("s")
+            forms = (one for one in known if one.startswith(singular) and not one.startswith(text[: found.end("noun")]))
+            if not text.startswith(NEVER_ONE) and next(forms, None) is None:
+                wrong.append(f"{known[text]}: {text}")
+    assert wrong == [], "write it with `counted` of luthier.core.text.counted"
+
+
+def test_no_exception_is_left_over() -> None:
+    assert [one for one in NEVER_ONE if not any(text.startswith(one) for text in sentences())] == []
