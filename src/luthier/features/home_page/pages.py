@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from luthier.core.access import Caller
+from luthier.core.ids import is_id
 from luthier.core.run import RunRecord
 from luthier.features.deployments.service import list_deployments
 from luthier.features.home_page import service as overview
@@ -62,12 +63,14 @@ def _now(context: Context, caller: Caller) -> dict[str, Any]:
 def _rest(context: Context, caller: Caller) -> dict[str, Any]:
     project_id = caller.project_id
     runs = context.runs.of_project(project_id, limit=_MAX_LISTED)
+    deployed = list_deployments(context, caller)[:_MAX_LISTED]
+    routed = [share.target for one in deployed for share in one.deployment.revision.shares]
     return {
-        "names": run_names(context, project_id, runs),
+        "names": run_names(context, project_id, runs, more=[target for target in routed if is_id(target, "run")]),
         "verdicts": overview.last_verdicts(context, project_id, limit=_MAX_LISTED),
         "runs": [_shown(one) for one in runs],
         "datasets": context.datasets.list(project_id)[:_MAX_LISTED],
-        "deployments": list_deployments(context, caller)[:_MAX_LISTED],
+        "deployments": deployed,
         "spent": overview.spent_this_month(context, project_id),
         "room": overview.room(context),
         "for_you": list_entries(context, caller, show="for_you"),

@@ -13,7 +13,12 @@ from luthier.platform.jobs.records import Job
 
 
 def run_names(
-    context: Context, project_id: str, records: Sequence[RunRecord], jobs: Sequence[Job] = ()
+    context: Context,
+    project_id: str,
+    records: Sequence[RunRecord],
+    jobs: Sequence[Job] = (),
+    *,
+    more: Sequence[str] = (),
 ) -> dict[str, str]:
     """The names of runs by their ids.
 
@@ -22,8 +27,9 @@ def run_names(
         project_id: Whose datasets give the first part of a name.
         records: Runs that have begun.
         jobs: Jobs whose runs may not have begun.
+        more: Ids of further runs that have begun.
     """
-    run_ids = [one.run_id for one in records] + [one.run_id for one in jobs if one.run_id]
+    run_ids = [*more, *(one.run_id for one in records), *(one.run_id for one in jobs if one.run_id)]
     found = context.run_labels.names(run_ids)
     # A job whose run has not begun has no name yet but its id: it is called as its run will be.
     waiting = {one.run_id: asked_of(one) for one in jobs if one.run_id and found[one.run_id] == one.run_id}

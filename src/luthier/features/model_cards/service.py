@@ -225,6 +225,11 @@ def targets(context: Context, caller: Caller) -> list[tuple[str, str]]:
     return found + [(view.name, "base model") for view in list_bases(context) if view.is_here]
 
 
+def target_names(context: Context, found: Iterable[str]) -> dict[str, str]:
+    """What people call the runs among the targets of deployments; other targets have no other name."""
+    return context.run_labels.names(sorted({target for target in found if is_id(target, "run")}))
+
+
 def run_of(context: Context, caller: Caller, name: str) -> tuple[str | None, TunedModel | None]:
     """The run behind a name (None for a base model's), and the tuned model of that name, where it is one.
 
