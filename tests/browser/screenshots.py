@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Draws docs/screenshots again: each page on a desk in light, and most of them on a phone in dark.
 
-    make screenshots        (about 15 minutes on 2 cores: two trainings of SmolLM2 on the shop's rows stand behind it)
+    make screenshots        (about 15 minutes on 2 cores: SmolLM2 is trained twice on rows of the shop)
     python tests/browser/screenshots.py --work DIR --only run,runs     (these pages again, of homes that are kept)
     python tests/browser/screenshots.py --work DIR --to DIR --every-way --whole      (to look at all there is)
 
@@ -41,7 +41,7 @@ SIZES: Final[Mapping[Size, ViewportSize]] = {
 EVERY_WAY: Final[Sequence[Way]] = (("light", "desk"), ("light", "phone"), ("dark", "desk"), ("dark", "phone"))
 KEPT_WAYS: Final[Sequence[Way]] = (("light", "desk"), ("dark", "phone"))
 """Both themes and both sizes at half the pictures: a repository should stay small."""
-_PATIENT: Final = 180_000
+_PATIENT: Final = 600_000
 _SETTINGS: Final = (
     "account", "members", "sign-in", "projects", "webhooks", "gate", "alerts", "audit-log", "usage", "traffic",
     "prices",
@@ -95,7 +95,7 @@ class Orders:
 def main() -> int:
     """Make the homes, fill them, and draw their pages."""
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    cli.add_argument("--rows", type=int, default=300, help="of the shop")
+    cli.add_argument("--rows", type=int, default=120, help="of the shop")
     cli.add_argument("--to", type=Path, default=ROOT / "docs" / "screenshots")
     cli.add_argument("--work", type=Path, help="a folder to keep the homes in: a second call draws without training")
     cli.add_argument("--only", type=lambda names: names.split(","), default=[], help="names of pages: run,runs")
@@ -246,6 +246,7 @@ def _draw(chromium: Browser, url: str, context: Context, drawn: Mapping[str, str
         browser = chromium.new_context(
             viewport=SIZES[size], color_scheme=theme, reduced_motion="reduce", is_mobile=is_phone, has_touch=is_phone
         )
+        browser.set_default_timeout(_PATIENT)
         page = browser.new_page()
         page.goto(f"{url}/welcome/{make_link(context)}")
         for name, path in wanted.items():

@@ -47,7 +47,7 @@ from luthier.testing.records import RUN_ID, events_of, make_plan, make_record, t
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 MODEL: Final = "smollm2-135m-instruct"
-QUESTION: Final = "A customer has just bought a bread knife and a walnut board. What comes next?"
+QUESTION: Final = "A customer has bought: salt mill, walnut board, bread knife. What comes next? Name one thing."
 NOTHING_THERE: Final = "run-20260101-000000-000000"
 """The id of a run that no home has."""
 _CHAT: Final = "/v1/chat/completions"
@@ -103,6 +103,7 @@ def _dataset(context: Context, _: str, folder: Path, known: Known) -> Mapping[st
     rows = folder / "orders.jsonl"
     program = ROOT / "examples" / "shop" / "make_data.py"
     subprocess.run([sys.executable, str(program), str(rows), known["rows"]], check=True)
+    _shorten(rows)
     file = dataset_versions.keep_rows(context, _ME, [rows.read_bytes()], "orders.jsonl")
     dataset, first = dataset_versions.create_dataset(context, _ME, "Shop orders", file, note="Orders of three years")
     key = dataset.dataset_id
@@ -113,6 +114,16 @@ def _dataset(context: Context, _: str, folder: Path, known: Known) -> Mapping[st
         one = RowDecision.model_validate({"row": row, "decision": decision, "author": "Ada"})
         context.datasets.decide(key, second.number, one)
     return {"dataset": key, "file": second.file_id}
+
+
+def _shorten(rows: Path) -> None:
+    """Ask about the last three purchases of a customer alone: whole histories would train for an hour."""
+    lines = []
+    for row in map(json.loads, rows.read_text(encoding="utf-8").splitlines()):
+        bought = row["prompt"].partition("Bought:\n")[2].partition("\nReviews:")[0].splitlines()
+        things = ", ".join(line.partition(": ")[2] for line in bought[-3:])
+        lines.append(json.dumps(row | {"prompt": f"A customer has bought: {things}. What comes next? Name one thing."}))
+    rows.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _documents(context: Context, _: str, __: Path, known: Known) -> Mapping[str, str]:
@@ -137,12 +148,12 @@ def _runs(context: Context, _: str, __: Path, known: Known) -> Mapping[str, str]
             "base_model": MODEL,
             "data": {"train": known["file"], "validation": 0.1, "held_out": 0.2},
             "method": {"name": "lora", "rank": rank},
-            "training": {"epochs": 2, "learning_rate": 5e-4},
+            "training": {"epochs": 1, "learning_rate": 2e-3, "global_batch_size": 4},
             "evaluation": {
                 "metrics": ["label_accuracy", "exact_match"],
                 "few_shot": 4,
                 "max_new_tokens": 12,
-                "sample_prompts": 5,
+                "sample_prompts": 3,
             },
             "budget": {"usd": 1.0},
         }
@@ -178,7 +189,7 @@ def _requests(context: Context, url: str, _: Path, known: Known) -> Mapping[str,
     answered = []
     with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=_MOST_SECONDS) as client:
         for number in range(_REQUESTS):
-            said = [{"role": "user", "content": f"Customer {20_000 + number}. {QUESTION}"}]
+            said = [{"role": "user", "content": f"{QUESTION} (order {20_000 + number})"}]
             body = {"model": known["deployment"], "messages": said, "max_tokens": 8, "user": f"client-{number % 5}"}
             answered.append(client.post(_CHAT, json=body).raise_for_status().json()["id"])
     for number, exchange_id in enumerate(answered[:9]):

@@ -23,6 +23,7 @@ from luthier.features.home_page.run_names import run_names
 from luthier.features.inbox.sources import job_address
 from luthier.features.runs.service import is_active
 from luthier.features.runs.views import without_paths
+from luthier.ml.charts.judged_rows import metric_title
 from luthier.ml.evaluation.result_views import roles
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.events import JOB_NAMES
@@ -114,6 +115,7 @@ class Judged(FrozenModel):
         word: The verdict.
         headline: The verdict in one sentence.
         metric: The metric that it is about.
+        metric_title: Its name in a sentence.
         num_rows: Rows that were evaluated.
         value: The candidate's figure.
         comparison: The candidate against its baseline.
@@ -125,6 +127,7 @@ class Judged(FrozenModel):
     word: VerdictWord
     headline: str
     metric: str
+    metric_title: str
     num_rows: int
     value: Metric | None
     comparison: Comparison | None
@@ -342,6 +345,7 @@ def _summary(evaluation: Evaluation) -> Judged | None:
         word=verdict.word,
         headline=verdict.headline,
         metric=verdict.metric,
+        metric_title=metric_title(verdict.metric),
         num_rows=evaluation.num_rows,
         value=values.get(who.candidate) if who else None,
         comparison=pairs.get(pair) if pair else None,
