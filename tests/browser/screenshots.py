@@ -1,260 +1,289 @@
 #!/usr/bin/env python3
-"""Draws docs/screenshots again: each page in light and dark, on a desk and on a phone, with a real small model.
+"""Draws docs/screenshots again: each page on a desk in light, and most of them on a phone in dark.
 
-    make screenshots        (about 15 minutes on 2 cores: two trainings of SmolLM2 on the shop's rows stand behind it)
-    python tests/browser/screenshots.py --work DIR --only run,runs     (these pages again, of a home that is kept)
+    make screenshots        (about 15 minutes on 2 cores: SmolLM2 is trained twice on rows of the shop)
+    python tests/browser/screenshots.py --work DIR --only run,runs     (these pages again, of homes that are kept)
+    python tests/browser/screenshots.py --work DIR --to DIR --every-way --whole      (to look at all there is)
 
-What is shown is made here: the rows of examples/shop, a version with a row that somebody has rejected, two runs that
-differ in one thing, their verdicts, a deployment with a canary, a batch with a request that failed, work that is
-assigned. Nothing is drawn that a server did not show. Every page of the navigation is drawn
-(`tests/browser/test_screenshots.py`); the tabs of the settings in two of the four ways.
+What is shown is made by `shown_homes.py`: a shop whose models are trained, records of work that takes hours, and a
+home in which nothing is yet. Nothing is drawn that a server did not show. Every page of the navigation is drawn, and no
+picture is left over (`tests/browser/test_screenshots.py`).
 """
 
 from __future__ import annotations
 
 import argparse
 import io
-import json
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, Literal
 
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize, sync_playwright
 
-from luthier.core.access import Caller
-from luthier.features.batches import service as batches
-from luthier.features.batches.records import BatchRequest
-from luthier.features.datasets import service as dataset_versions
-from luthier.features.datasets.store import RowDecision
-from luthier.features.deployments import service as deployments
-from luthier.features.inbox import service as inbox
-from luthier.features.training import recipe_job
-from luthier.platform.auth.members import add_member
-from luthier.platform.files import service as files
+from luthier.platform.auth.members import make_link
 from luthier.platform.home.context import Context
-from luthier.testing.servers import RunningServer, running_server
+from luthier.testing.servers import home_server, running_server
+from tests.browser.shown_homes import MODEL, NOTHING_THERE, QUESTION, RECORDED, ROOT, Shown, fill_records, fill_shop
 
-ROOT: Final = Path(__file__).resolve().parents[2]
-SIZES: Final = {"desk": {"width": 1280, "height": 860}, "phone": {"width": 390, "height": 844}}
-MODEL: Final = "smollm2-135m-instruct"
-_CHAT: Final = "/v1/chat/completions"
-_MOST_SECONDS: Final = 3600.0
-_PATIENT: Final = 180_000
-_QUESTION: Final = "A customer has just bought a bread knife and a walnut board. What comes next?"
-
-
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """What the pages are about."""
-
-    dataset_id: str
-    run_ids: tuple[str, str]
-    evaluation_id: str
-    batch_id: str
-
-
-def main() -> int:
-    """Make a home, fill it, and draw its pages."""
-    cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    cli.add_argument("--rows", type=int, default=300, help="of the shop")
-    cli.add_argument("--to", type=Path, default=ROOT / "docs" / "screenshots")
-    cli.add_argument("--work", type=Path, help="a folder to keep the home in: a second call draws it without training")
-    cli.add_argument("--only", type=lambda names: names.split(","), default=[], help="names of pages: run,runs")
-    args = cli.parse_args()
-    names = pages(Shown("", ("", ""), "", ""))
-    if unknown := sorted(set(args.only) - set(names)):
-        cli.error(f"--only {','.join(unknown)}: expected names of pages: {', '.join(names)}")
-    with tempfile.TemporaryDirectory(prefix="luthier-screenshots-") as scratch:
-        folder = args.work or Path(scratch)
-        folder.mkdir(parents=True, exist_ok=True)
-        known = folder / "shown.json"
-        subprocess.run(
-            [sys.executable, "-m", "luthier", "models", "pull", MODEL, "--home", str(folder / "home")], check=True
-        )
-        with running_server(folder / "home") as server, Context.open(folder / "home") as context:
-            if not known.is_file():
-                known.write_text(json.dumps(_fill(context, folder, args.rows)), encoding="utf-8")
-            values = json.loads(known.read_text(encoding="utf-8"))
-            shown = Shown(values["dataset_id"], tuple(values["run_ids"]), values["evaluation_id"], values["batch_id"])
-            drawn = {name: path for name, path in pages(shown).items() if not args.only or name in args.only}
-            _draw(server, context, drawn, args.to)
-    return 0
-
-
-def _fill(context: Context, folder: Path, num_rows: int) -> dict[str, Any]:
-    caller, rows = Caller(), folder / "orders.jsonl"
-    made = [sys.executable, str(ROOT / "examples" / "shop" / "make_data.py"), str(rows), str(num_rows)]
-    subprocess.run(made, check=True)
-    file = dataset_versions.keep_rows(context, caller, [rows.read_bytes()], "orders.jsonl")
-    dataset, first = dataset_versions.create_dataset(context, caller, "Shop orders", file, note="Orders of three years")
-    context.datasets.decide(dataset.dataset_id, first.number, RowDecision(row=1, decision="accept", author="Ada"))
-    context.datasets.decide(dataset.dataset_id, first.number, RowDecision(row=2, decision="reject", author="Ada"))
-    run_ids = []
-    for rank in (8, 27):
-        recipe = {
-            "base_model": MODEL,
-            "data": {"train": file.file_id, "validation": 0.1, "held_out": 0.2},
-            "method": {"name": "lora", "rank": rank},
-            "training": {"epochs": 2, "learning_rate": 5e-4},
-            "evaluation": {"metrics": ["label_accuracy", "exact_match"], "few_shot": 4, "max_new_tokens": 12},
-            "budget": {"usd": 1.0},
-        }
-        job = recipe_job.start(context, caller, recipe)
-        run_ids.append(job.run_id)
-        _wait(context, job.job_id)
-    deployments.deploy(context, caller, "shop", run_ids[0])
-    deployments.deploy(context, caller, "shop", run_ids[1], canary=0.1)
-    evaluation = context.evaluations.list(run_id=run_ids[1], limit=1)[0]
-    found = {"dataset_id": dataset.dataset_id, "run_ids": run_ids, "evaluation_id": evaluation.evaluation_id}
-    _assign(context, caller, dataset.dataset_id)
-    return found | {"batch_id": _batch(context, caller)}
-
-
-def _assign(context: Context, caller: Caller, dataset_id: str) -> None:
-    """Somebody who annotates the dataset within three days."""
-    add_member(context, caller, "Ben", "correct horse battery", "trainer")
-    due = datetime.now(UTC).date() + timedelta(days=3)
-    inbox.ask_to_annotate(context, caller, dataset_id, "Ben", due=due)
-
-
-def _batch(context: Context, caller: Caller) -> str:
-    """A batch of questions to the base model, one of which no route would take."""
-    lines = []
-    for number in range(24):
-        body: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": f"{_QUESTION} ({number})"}]}
-        body |= {"max_tokens": 8, "temperature": 9 if number == 5 else 0}
-        lines.append({"custom_id": f"order-{number}", "method": "POST", "url": _CHAT, "body": body})
-    with files.incoming_file(context) as incoming:
-        incoming.write("".join(f"{json.dumps(line)}\n" for line in lines).encode())
-        stored = files.keep_file(context, caller.project_id, incoming, filename="orders.jsonl", purpose="batch")
-    wanted = {"input_file_id": stored.file_id, "endpoint": _CHAT, "completion_window": "24h"}
-    made = batches.start(context, caller, BatchRequest.model_validate(wanted))
-    _wait(context, made.job.job_id)
-    return made.batch.batch_id
-
-
-def _wait(context: Context, job_id: str) -> None:
-    deadline = time.monotonic() + _MOST_SECONDS
-    while (job := context.jobs.get(job_id)).status not in ("succeeded", "failed", "cancelled"):
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"job {job_id} has not ended within {_MOST_SECONDS:.0f} s")
-        sys.stderr.write(f"\r{job_id}: {job.shown_status}, step {job.step}   ")
-        time.sleep(2)
-    if job.status != "succeeded":
-        raise RuntimeError(f"job {job_id} ended as {job.status}: {job.error}")
-
-
-def pages(shown: Shown) -> dict[str, str]:
-    """The addresses to draw, by the names of their pictures."""
-    data, (first, second) = f"/datasets/{shown.dataset_id}", shown.run_ids
-    return {
-        "home": "/",
-        "inbox": "/inbox?show=open",
-        "start": f"/start?dataset={shown.dataset_id}&version=1",
-        "datasets": "/datasets",
-        "dataset-new": "/datasets/new",
-        "dataset-import": "/datasets/import",
-        "dataset": data,
-        "dataset-annotate": f"{data}/annotate?version=1",
-        "dataset-split": f"{data}/split",
-        "dataset-map": f"{data}/map",
-        "dataset-audit": f"{data}/audit",
-        "dataset-tokens": f"{data}/tokens",
-        "review": "/review",
-        "run-new": f"/runs/new?dataset={shown.dataset_id}&version=1",
-        "runs": "/runs",
-        "run": f"/runs/{second}",
-        "run-curves": f"/runs/{second}#curves",
-        "compare": f"/runs/compare?run={first}&run={second}",
-        "studies": "/studies",
-        "tune": "/pipelines/new/tune",
-        "evaluations": "/evaluations",
-        "evaluation-new": "/evaluations/new",
-        "panels": "/evaluations/panels",
-        "worth": f"/worth?evaluation={shown.evaluation_id}",
-        "evaluation": f"/evaluations/{shown.evaluation_id}",
-        "playground": f"/playground?model={second}&model={MODEL}",
-        "models": "/models",
-        "models-base": "/models?show=base",
-        "model": f"/models/{second}",
-        "deployments": "/deployments",
-        "deployment": "/deployments/shop",
-        "batches": "/batches",
-        "batch": f"/batches/{shown.batch_id}",
-        "monitor": "/monitor",
-        "monitor-model": "/monitor/model?name=shop",
-        "exchanges": "/monitor/exchanges",
-        "alerts": "/monitor/alerts",
-        "glossary": "/glossary",
-        "settings": "/settings/keys",
-        **{f"settings-{name}": f"/settings/{name}" for name in _SETTINGS},
-        "sign-in": "/sign-in",
-    }
-
-
+Theme = Literal["light", "dark"]
+Size = Literal["desk", "phone"]
+Way = tuple[Theme, Size]
+SIZES: Final[Mapping[Size, ViewportSize]] = {
+    "desk": {"width": 1280, "height": 860},
+    "phone": {"width": 390, "height": 844},
+}
+EVERY_WAY: Final[Sequence[Way]] = (("light", "desk"), ("light", "phone"), ("dark", "desk"), ("dark", "phone"))
+KEPT_WAYS: Final[Sequence[Way]] = (("light", "desk"), ("dark", "phone"))
+"""Both themes and both sizes at half the pictures: a repository should stay small."""
+_PATIENT: Final = 600_000
 _SETTINGS: Final = (
     "account", "members", "sign-in", "projects", "webhooks", "gate", "alerts", "audit-log", "usage", "traffic",
     "prices",
 )  # fmt: skip
-_TWO_WAYS: Final = (("light", "desk"), ("dark", "phone"))
-"""How the tabs of the settings are drawn: they are many, and look alike."""
+_FORMS: Final = ("compare-models", "automl", "distill", "retrain")
+_DESK_ONLY: Final = frozenset(
+    {*(f"settings-{name}" for name in _SETTINGS), *(f"new-{name}" for name in _FORMS), "not-found"}
+)
+"""Pages that look alike: one picture of each is kept."""
+_WITHOUT_SESSION: Final = ("sign-in", "invitation", "rate")
+_ASKED: Final = {
+    "dataset-audit": ("Audit version", "#grade-title"),
+    "dataset-tokens": ("Show the tokens", "#tokens-title"),
+    "dataset-repair": ("Preview", "#outcome-title"),
+    "dataset-compare": ("Compare", "#answer .tiles"),
+    "dataset-split": ("Split", "#answer .tiles"),
+}
+"""Pages that answer when somebody asks: the button, and what an answer shows."""
+_AWAITED: Final = {
+    "run-new": "[data-state=planned]",
+    "dataset-map": "figure.prompt-map svg",
+    "start": ".plan-figures >> nth=1",
+    "run-live": "#run-charts .canvas",
+    "study": "figure.chart.live-drawn canvas",
+}
+"""Pages that show what they are for once it is computed or drawn."""
 
 
-def _draw(server: RunningServer, context: Context, drawn: dict[str, str], target: Path) -> None:
-    from luthier.platform.auth.members import make_link
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What is to be drawn, and how.
 
-    target.mkdir(parents=True, exist_ok=True)
+    Attributes:
+        target: The folder of the pictures.
+        ways: Of each page.
+        only: Names of pages; none for all.
+        is_whole: Whether a picture reaches as far down as its page, in place of one window.
+    """
+
+    target: Path
+    ways: Sequence[Way]
+    only: frozenset[str]
+    is_whole: bool
+
+    def wants(self, name: str, way: Way) -> bool:
+        """Whether a page is to be drawn in a way."""
+        is_kept = self.ways is EVERY_WAY or name not in _DESK_ONLY or way == KEPT_WAYS[0]
+        return is_kept and (not self.only or name in self.only)
+
+
+def main() -> int:
+    """Make the homes, fill them, and draw their pages."""
+    cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cli.add_argument("--rows", type=int, default=120, help="of the shop")
+    cli.add_argument("--to", type=Path, default=ROOT / "docs" / "screenshots")
+    cli.add_argument("--work", type=Path, help="a folder to keep the homes in: a second call draws without training")
+    cli.add_argument("--only", type=lambda names: names.split(","), default=[], help="names of pages: run,runs")
+    cli.add_argument("--every-way", action="store_true", help="light and dark, desk and phone, of every page")
+    cli.add_argument("--whole", action="store_true", help="pages as far down as they go")
+    args = cli.parse_args()
+    names = all_pages()
+    if unknown := sorted(set(args.only) - set(names)):
+        cli.error(f"--only {','.join(unknown)}: expected names of pages: {', '.join(names)}")
+    orders = Orders(args.to, EVERY_WAY if args.every_way else KEPT_WAYS, frozenset(args.only), args.whole)
+    orders.target.mkdir(parents=True, exist_ok=True)
     found = shutil.which("chromium")
     if found is None:
         sys.exit("no Chromium here: expected Debian's; what to do: bash tests/system_packages.sh")
-    with sync_playwright() as playwright:
+    with tempfile.TemporaryDirectory(prefix="luthier-screenshots-") as scratch, sync_playwright() as playwright:
+        folder = args.work or Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
         chromium = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
-        for theme in ("light", "dark"):
-            for size, viewport in SIZES.items():
-                browser = chromium.new_context(viewport=viewport, color_scheme=theme, reduced_motion="reduce")
-                page = browser.new_page()
-                page.goto(f"{server.url}/welcome/{make_link(context)}")
-                for name, path in drawn.items():
-                    if name.startswith("settings-") and (theme, size) not in _TWO_WAYS:
-                        continue
-                    if name == "sign-in":
-                        browser.clear_cookies()
-                    page.goto(f"{server.url}{path}", wait_until="load")
-                    _prepare(page, name)
-                    _save(page, target / f"{name}-{theme}-{size}.png")
-                browser.close()
+        if not orders.only or orders.only & set(pages(Shown({}))):
+            _draw_shop(folder, args.rows, chromium, orders)
+        _draw_made(folder, chromium, orders)
         chromium.close()
+    return 0
 
 
-def _prepare(page: Page, name: str) -> None:
-    """Wait until the page shows what it is for; in the playground something is asked first."""
+def _draw_shop(folder: Path, num_rows: int, chromium: Browser, orders: Orders) -> None:
+    home = folder / "home"
+    subprocess.run([sys.executable, "-m", "luthier", "models", "pull", MODEL, "--home", str(home)], check=True)
+    with running_server(home) as server, Context.open(home) as context:
+        shown = fill_shop(context, server.url, folder, num_rows)
+        _draw(chromium, server.url, context, pages(shown), orders)
+
+
+def _draw_made(folder: Path, chromium: Browser, orders: Orders) -> None:
+    """The home of records, and the one in which nothing is."""
+    for name, drawn, fill in (("records", record_pages(), fill_records), ("empty", empty_pages(), None)):
+        home = folder / name
+        if orders.only and not orders.only & set(drawn):
+            continue
+        is_new = not home.exists()
+        with Context.open(home) as context:
+            if is_new and fill is not None:
+                fill(context)
+        with home_server(home) as server, Context.open(home) as context:
+            _draw(chromium, server.url, context, drawn, orders)
+
+
+def all_pages() -> list[str]:
+    """The names of all pictures, without theme and size."""
+    return [*pages(Shown({})), *record_pages(), *empty_pages()]
+
+
+def kept_pictures() -> set[str]:
+    """The names of the files in docs/screenshots."""
+    orders = Orders(Path(), KEPT_WAYS, frozenset(), is_whole=False)
+    ways = [(name, way) for name in all_pages() for way in KEPT_WAYS if orders.wants(name, way)]
+    return {f"{name}-{'-'.join(way)}.png" for name, way in ways}
+
+
+def pages(shown: Shown) -> dict[str, str]:
+    """The addresses of the shop, by the names of their pictures."""
+    data, first, second = f"/datasets/{shown['dataset']}", shown["run-1"], shown["run-2"]
+    evaluation = f"/evaluations/{shown['evaluation']}"
+    return {
+        "home": "/",
+        "inbox": "/inbox?show=open",
+        "start": f"/start?dataset={shown['dataset']}&version=2",
+        "datasets": "/datasets",
+        "dataset-new": "/datasets/new",
+        "dataset-import": "/datasets/import",
+        "dataset-job": f"/datasets/jobs/{shown['import']}",
+        "dataset-questions": f"/datasets/{shown['passages']}/questions",
+        "dataset": data,
+        "dataset-annotate": f"{data}/annotate?version=2",
+        "dataset-split": f"{data}/split",
+        "dataset-map": f"{data}/map",
+        "dataset-audit": f"{data}/audit",
+        "dataset-repair": f"{data}/repair",
+        "dataset-compare": f"{data}/compare",
+        "dataset-tokens": f"{data}/tokens",
+        "review": "/review",
+        "run-new": f"/runs/new?dataset={shown['dataset']}&version=2",
+        "runs": "/runs",
+        "run": f"/runs/{second}",
+        "run-curves": f"/runs/{second}#curves",
+        "compare": f"/runs/compare?run={first}&run={second}",
+        "tune": "/pipelines/new/tune",
+        **{f"new-{name}": f"/pipelines/new/{name}" for name in _FORMS},
+        "evaluations": "/evaluations",
+        "evaluation-new": "/evaluations/new",
+        "panels": "/evaluations/panels",
+        "panel": f"/evaluations/panels/{shown['panel']}",
+        "panel-new": f"/evaluations/panels/new?evaluation={shown['evaluation']}",
+        "worth": f"/worth?evaluation={shown['evaluation']}",
+        "evaluation": evaluation,
+        "alternative": f"{evaluation}/alternative",
+        "playground": f"/playground?model={second}&model={MODEL}",
+        "models": "/models",
+        "models-base": "/models?show=base",
+        "model": f"/models/{second}",
+        "model-base": f"/models/{MODEL}",
+        "export": f"/exports/{shown['export']}",
+        "deployments": "/deployments",
+        "deployment": "/deployments/shop",
+        "batches": "/batches",
+        "batch": f"/batches/{shown['batch']}",
+        "monitor": "/monitor",
+        "monitor-model": "/monitor/model?name=shop",
+        "exchanges": "/monitor/exchanges",
+        "exchange": f"/monitor/exchanges/{shown['exchange']}",
+        "alerts": "/monitor/alerts",
+        "glossary": "/glossary",
+        "settings": "/settings/keys",
+        **{f"settings-{name}": f"/settings/{name}" for name in _SETTINGS},
+        "not-found": f"/runs/{NOTHING_THERE}",
+        # The last ones: they are drawn without a session.
+        "sign-in": "/sign-in",
+        "invitation": f"/invite/{shown['invitation']}",
+        "rate": f"/rate/{shown['rater']}",
+    }
+
+
+def record_pages() -> dict[str, str]:
+    """The addresses of the records."""
+    return {
+        "run-live": f"/runs/{RECORDED['run']}",
+        "studies": "/studies",
+        "study": f"/studies/{RECORDED['study']}",
+        "workflow-comparison": f"/pipelines/{RECORDED['comparison']}",
+        "workflow-automl": f"/pipelines/{RECORDED['automl']}",
+        "workflow-retraining": f"/pipelines/{RECORDED['retraining']}",
+        "suite": f"/evaluations/suites/{RECORDED['suite']}",
+        "safety": f"/evaluations/safety/{RECORDED['safety']}",
+    }
+
+
+def empty_pages() -> dict[str, str]:
+    """The addresses of a home in which nothing is yet."""
+    return {"first-home": "/"}
+
+
+def _draw(chromium: Browser, url: str, context: Context, drawn: Mapping[str, str], orders: Orders) -> None:
+    for theme, size in orders.ways:
+        wanted = {name: path for name, path in drawn.items() if orders.wants(name, (theme, size))}
+        if not wanted:
+            continue
+        is_phone = size == "phone"
+        browser = chromium.new_context(
+            viewport=SIZES[size], color_scheme=theme, reduced_motion="reduce", is_mobile=is_phone, has_touch=is_phone
+        )
+        browser.set_default_timeout(_PATIENT)
+        page = browser.new_page()
+        page.goto(f"{url}/welcome/{make_link(context)}")
+        for name, path in wanted.items():
+            _open(browser, page, name, f"{url}{path}")
+            _save(page, orders.target / f"{name}-{theme}-{size}.png", is_whole=orders.is_whole)
+        browser.close()
+
+
+def _open(browser: BrowserContext, page: Page, name: str, address: str) -> None:
+    """Go to a page and wait until it shows what it is for; some are asked something first."""
+    if name in _WITHOUT_SESSION:
+        browser.clear_cookies()
+    page.goto(address, wait_until="load")
     page.wait_for_timeout(900)
-    if name == "run-new":
-        page.wait_for_selector("[data-state=planned]", timeout=_PATIENT)
-    elif name == "dataset-map":
-        page.wait_for_selector("figure.prompt-map svg", timeout=_PATIENT)
+    if name in _ASKED:
+        button, answer = _ASKED[name]
+        if page.locator(answer).count() == 0:
+            page.get_by_role("main").get_by_role("button", name=button).first.click()
+            page.wait_for_selector(answer, timeout=_PATIENT)
+    elif name in _AWAITED:
+        page.wait_for_selector(_AWAITED[name], timeout=_PATIENT)
     elif name == "run-curves":
-        page.locator("figure.chart").first.scroll_into_view_if_needed()
         page.locator("figure.chart").first.evaluate("one => one.scrollIntoView({block: 'start'})")
+    elif name == "rate":
+        page.click("#begin")
     elif name == "playground":
         page.fill("[name=temperature]", "0")
         page.fill("[name=max_tokens]", "24")
-        page.fill("#message", _QUESTION)
+        page.fill("#message", QUESTION)
         page.press("#message", "Enter")
         page.locator(".facts-line", has_text="tokens read").nth(1).wait_for(timeout=_PATIENT)
     page.wait_for_timeout(700)
 
 
-def _save(page: Page, path: Path) -> None:
+def _save(page: Page, path: Path, *, is_whole: bool) -> None:
     """As a picture of few colours: these pages have few, and a repository should stay small."""
-    image = Image.open(io.BytesIO(page.screenshot()))
+    image = Image.open(io.BytesIO(page.screenshot(full_page=is_whole)))
     image.convert("RGB").quantize(96, dither=Image.Dither.NONE).save(path, optimize=True)
 
 

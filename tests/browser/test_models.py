@@ -54,6 +54,9 @@ def tab_to(page: Page, name: str) -> None:
 
 def test_a_canary_is_deployed_promoted_and_rolled_back_by_keyboard(make_page: MakePage, served: Served) -> None:
     first, second = served.made.runs
+    with Context.open(served.home) as context:
+        name = context.run_labels.names([first])[first]
+    older, newer = f"{name} ({first[-6:]})", f"{name} ({second[-6:]})"
     page = come_in(make_page, served)
     page.goto(f"{served.url}/deployments/support?target={second}")
     tab_to(page, "target")
@@ -66,14 +69,14 @@ def test_a_canary_is_deployed_promoted_and_rolled_back_by_keyboard(make_page: Ma
     page.keyboard.press("ArrowUp")
     expect(slider).to_have_value("12")
     page.keyboard.press("Enter")
-    expect(page.locator(".notice")).to_have_text(f"{second} answers 12% of the users of support now.")
+    expect(page.locator(".notice")).to_have_text(f"{newer} answers 12% of the users of support now.")
     expect(page.locator("tr", has_text="canary").first).to_contain_text("12")
     tab_to(page, "Promote the canary")
     page.keyboard.press("Enter")
-    expect(page.locator(".notice")).to_have_text(f"{second} answers all users of support now.")
+    expect(page.locator(".notice")).to_have_text(f"{name} answers all users of support now.")
     tab_to(page, "Roll back to revision 2")
     page.keyboard.press("Enter")
-    expect(page.locator(".notice")).to_contain_text(f"Rolled back: support goes to {first}, {second} again.")
+    expect(page.locator(".notice")).to_contain_text(f"Rolled back: support goes to {older}, {newer} again.")
     expect(page.locator("#history + .scroll tbody tr")).to_have_count(4)
     expect(page.locator("#history + .scroll tbody tr").first).to_contain_text("Ada")
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from luthier.core.text.names import display_name, family_name
+from luthier.core.text.names import display_name, distinct_names, family_name
 
 NOVEMBER = datetime(2026, 11, 28, 9, 30, tzinfo=UTC)
 
@@ -14,6 +14,11 @@ NOVEMBER = datetime(2026, 11, 28, 9, 30, tzinfo=UTC)
 def test_dataset_family_and_day() -> None:
     assert display_name("Client questions", "SmolLM2", NOVEMBER) == "Client questions · SmolLM2 · 28 Nov"
     assert display_name("Client questions", "smollm2-135m-instruct", NOVEMBER) == "Client questions · SmolLM2 · 28 Nov"
+
+
+def test_of_several_with_one_name_each_has_the_end_of_its_id() -> None:
+    names = {"run-20261128-093000-aaaaaa": "Orders", "run-20261128-094500-bbbbbb": "Orders", "tiny": "tiny"}
+    assert list(distinct_names(names).values()) == ["Orders (aaaaaa)", "Orders (bbbbbb)", "tiny"]
 
 
 def test_what_is_unknown_is_left_out_and_what_is_long_is_cut() -> None:

@@ -60,7 +60,7 @@ def test_the_headline_holds_the_best_against_the_recipe_as_it_came():
     said = headline(make_study(), make_trials(), {3: [1.0, 1.2]})
     assert said.startswith("17 recipes were tried in 1\N{NO-BREAK SPACE}h 30\N{NO-BREAK SPACE}min: ")
     assert "trial 3 is best, mean validation loss 1.1000 over 2 seeds (deviation 0.1414)" in said
-    assert said.endswith("The recipe as it came had 3.0000.")
+    assert said.endswith("The original recipe had 3.0000.")
     assert "none is named best" in headline(make_study(winner=None), make_trials(), {})
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Final
 
@@ -32,6 +34,12 @@ def display_name(dataset_name: str, base_model_name: str, created: datetime) -> 
     # No strftime: the names of months would follow the locale of the process.
     day = f"{created.day} {_MONTHS[created.month - 1]}"
     return _SEPARATOR.join(part for part in (name, family_name(base_model_name), day) if part)
+
+
+def distinct_names(names: Mapping[str, str]) -> dict[str, str]:
+    """The same names by their ids, no two alike: where several ids have one name, the end of the id is added."""
+    counts = Counter(names.values())
+    return {key: name if counts[name] == 1 else f"{name} ({key.rpartition('-')[2]})" for key, name in names.items()}
 
 
 def family_name(base_model_name: str) -> str:

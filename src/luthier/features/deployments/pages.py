@@ -68,6 +68,7 @@ def deploy(
     except LuthierError as error:
         return _page(request, context, caller, name, given | {"error": error})
     part = "all users" if canary is None else f"{percent:g}% of the users"
+    target = _shown(context, made.revision).get(target, target)
     words = f"{target} answers {part} of {name} now. {remedy(made.revision.unjudged)}"
     return redirect(request, f"/deployments/{name}", words.strip())
 
@@ -89,7 +90,7 @@ def promote(
         )
     except (ConflictError, RequestError) as error:
         return _page(request, context, caller, name, given | {"error": error})
-    target = made.revision.shares[0].target
+    (target,) = _shown(context, made.revision).values()
     words = f"{target} answers all users of {name} now. {remedy(made.revision.unjudged)}"
     return redirect(request, f"/deployments/{name}", words.strip())
 
@@ -103,7 +104,7 @@ def rollback(
         made = deployments.rollback(context, caller, name, expected_revision=expected_revision)
     except ConflictError as error:
         return _page(request, context, caller, name, {"error": error, "seen": expected_revision})
-    targets = ", ".join(share.target for share in made.revision.shares)
+    targets = ", ".join(_shown(context, made.revision).values())
     return redirect(request, f"/deployments/{name}", f"Rolled back: {name} goes to {targets} again.")
 
 
@@ -127,6 +128,12 @@ def remove(request: Request, context: HomeContext, caller: Trainer, name: str) -
     return redirect(request, "/deployments", f"The deployment {name} is removed; its models stay.")
 
 
+def _shown(context: Context, revision: Revision) -> dict[str, str]:
+    """What people call the targets of a revision."""
+    targets = [share.target for share in revision.shares]
+    return dict(zip(targets, targets, strict=True)) | project_models.target_names(context, targets)
+
+
 def _page(request: Request, context: Context, caller: Caller, name: str, given: dict[str, Any]) -> Response:
     """given: what a form held, and, where it could not be done, why; `seen`: the revision that it was sent from."""
     view = deployments.show_deployment(context, caller, name)
@@ -138,13 +145,18 @@ def _page(request: Request, context: Context, caller: Caller, name: str, given: 
         # Only the newest targets are listed; one that was named in the address must stay selectable.
         choices.insert(0, (wanted, "as you named it"))
     head = head_of_deployment(context, caller, view.deployment)
+    revision = view.deployment.revision
+    shares = [share.target for one in view.history for share in one.shares]
+    names = project_models.target_names(context, [*shares, *view.num_requests, *(target for target, _ in choices)])
     values = {
         "view": view,
         "deployment": view.deployment,
-        "revision": view.deployment.revision,
+        "revision": revision,
+        "names": names,
+        "unjudged": [names.get(target, target) for target in revision.unjudged],
         "engines": {target: describe_engines(each) for target, each in view.engines.items()},
         "authors": deployments.authors_of(context, caller, name),
-        **_canary_values(context, caller, name, view.deployment.revision),
+        **_canary_values(context, caller, name, revision),
         "choices": [(target, about) for target, about in choices if target not in current],
         "given": given,
         "error": error,

@@ -12,7 +12,9 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from luthier.core.access import Caller
+from luthier.core.ids import is_id
 from luthier.core.run import RunRecord
+from luthier.core.text.names import distinct_names
 from luthier.features.deployments.service import list_deployments
 from luthier.features.home_page import service as overview
 from luthier.features.home_page.service import run_names
@@ -62,12 +64,18 @@ def _now(context: Context, caller: Caller) -> dict[str, Any]:
 def _rest(context: Context, caller: Caller) -> dict[str, Any]:
     project_id = caller.project_id
     runs = context.runs.of_project(project_id, limit=_MAX_LISTED)
+    deployed = list_deployments(context, caller)[:_MAX_LISTED]
+    shares = [share.target for one in deployed for share in one.deployment.revision.shares]
+    routed = [target for target in shares if is_id(target, "run")]
+    # One list of names for both: a list of its own would be three more statements.
+    names = run_names(context, project_id, runs, more=routed)
     return {
-        "names": run_names(context, project_id, runs),
+        "names": names,
+        "target_names": distinct_names({target: names[target] for target in routed}),
         "verdicts": overview.last_verdicts(context, project_id, limit=_MAX_LISTED),
         "runs": [_shown(one) for one in runs],
         "datasets": context.datasets.list(project_id)[:_MAX_LISTED],
-        "deployments": list_deployments(context, caller)[:_MAX_LISTED],
+        "deployments": deployed,
         "spent": overview.spent_this_month(context, project_id),
         "room": overview.room(context),
         "for_you": list_entries(context, caller, show="for_you"),

@@ -24,6 +24,7 @@ from luthier.features.inbox.sources import job_address
 from luthier.features.runs.labels import asked_of
 from luthier.features.runs.service import is_active
 from luthier.features.runs.views import without_paths
+from luthier.ml.charts.judged_rows import metric_title
 from luthier.ml.evaluation.result_views import roles
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.events import JOB_NAMES
@@ -115,6 +116,7 @@ class Judged(FrozenModel):
         word: The verdict.
         headline: The verdict in one sentence.
         metric: The metric that it is about.
+        metric_title: Its name in a sentence.
         num_rows: Rows that were evaluated.
         value: The candidate's figure.
         comparison: The candidate against its baseline.
@@ -126,6 +128,7 @@ class Judged(FrozenModel):
     word: VerdictWord
     headline: str
     metric: str
+    metric_title: str
     num_rows: int
     value: Metric | None
     comparison: Comparison | None
@@ -343,6 +346,7 @@ def _summary(evaluation: Evaluation) -> Judged | None:
         word=verdict.word,
         headline=verdict.headline,
         metric=verdict.metric,
+        metric_title=metric_title(verdict.metric),
         num_rows=evaluation.num_rows,
         value=values.get(who.candidate) if who else None,
         comparison=pairs.get(pair) if pair else None,
@@ -388,7 +392,12 @@ def _counted(folder: str, deadline: float) -> tuple[int, bool]:
 
 
 def run_names(
-    context: Context, project_id: str, records: Sequence[RunRecord], jobs: Sequence[Job] = ()
+    context: Context,
+    project_id: str,
+    records: Sequence[RunRecord],
+    jobs: Sequence[Job] = (),
+    *,
+    more: Sequence[str] = (),
 ) -> dict[str, str]:
     """The names of runs by their ids.
 
@@ -397,8 +406,9 @@ def run_names(
         project_id: Whose datasets give the first part of a name.
         records: Runs that have begun.
         jobs: Jobs whose runs may not have begun.
+        more: Ids of further runs that have begun.
     """
-    run_ids = [one.run_id for one in records] + [one.run_id for one in jobs if one.run_id]
+    run_ids = [*more, *(one.run_id for one in records), *(one.run_id for one in jobs if one.run_id)]
     found = context.run_labels.names(run_ids)
     # A job whose run has not begun has no name yet but its id: it is called as its run will be.
     waiting = {one.run_id: asked_of(one) for one in jobs if one.run_id and found[one.run_id] == one.run_id}

@@ -16,6 +16,7 @@ from luthier.core.errors import NotFoundError
 from luthier.core.ids import sha256_bytes
 from luthier.features.deployments.canary_release import last_seen
 from luthier.features.inbox.records import Work
+from luthier.features.model_cards.service import target_names
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import redact_text, reference_paths, shown_reference
 from luthier.platform.jobs.events import JOB_NAMES
@@ -136,7 +137,9 @@ def _alerts(context: Context, caller: Caller) -> Iterator[Work]:
 
 
 def _canaries(context: Context, caller: Caller) -> Iterator[Work]:
-    for deployment in context.deployments.list(caller.project_id):
+    found = context.deployments.list(caller.project_id)
+    names = target_names(context, [one.revision.canary for one in found if one.revision.canary])
+    for deployment in found:
         revision = deployment.revision
         share = None if revision.canary is None else revision.share_of(revision.canary)
         if revision.canary is None or share is None:
@@ -145,11 +148,12 @@ def _canaries(context: Context, caller: Caller) -> Iterator[Work]:
         # A comparison of an earlier revision says nothing about this one.
         is_same = seen is not None and seen.canary == revision.canary and seen.revision == revision.number
         words = seen.sentence if seen is not None and is_same else "not compared yet"
+        canary = names.get(revision.canary) or shown_reference(revision.canary)
         yield Work(
             kind="canary",
             subject=deployment.name,
             title=f"Decide about the canary of {deployment.name}",
-            detail=_short(f"{shown_reference(revision.canary)} answers {share.fraction:.0%} of the users: {words}"),
+            detail=_short(f"{canary} answers {share.fraction:.0%} of the users: {words}"),
             address=f"/deployments/{quote(deployment.name, safe='')}",
             since=revision.created_at,
             mark=str(revision.number),

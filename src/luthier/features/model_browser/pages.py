@@ -60,7 +60,9 @@ def _list(request: Request, context: Context, caller: Caller, show: Tab, after: 
         names = context.run_labels.names([view.record.run_id for view in views])
         values |= {"views": views, "has_more": has_more, "is_first": after is None, "run_names": names}
     elif show == "deployments":
-        values |= {"deployments": deployments.list_deployments(context, caller)}
+        listed = deployments.list_deployments(context, caller)
+        routed = [share.target for one in listed for share in one.deployment.revision.shares]
+        values |= {"deployments": listed, "target_names": project_models.target_names(context, routed)}
     elif show == "base":
         values |= {"bases": project_models.list_bases(context)}
     else:

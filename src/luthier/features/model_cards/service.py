@@ -15,6 +15,7 @@ from luthier.core.records.export import ServerExport
 from luthier.core.run import RunRecord
 from luthier.core.stream import Decoding, Served
 from luthier.core.task_head import TaskHead, readable_task_head_in, what_it_gives
+from luthier.core.text.names import distinct_names
 from luthier.features.datasets.store import Dataset, DatasetVersion
 from luthier.features.models import service as models
 from luthier.features.models.names import is_tuned_name
@@ -231,6 +232,11 @@ def targets(context: Context, caller: Caller) -> list[tuple[str, str]]:
     exports = [one for view in views for one in view.exports if one.document is not None]
     found += [(f"{EXPORT}{one.export_id}", _about_export(one)) for one in exports if _is_served(one)]
     return found + [(view.name, "base model") for view in list_bases(context) if view.is_here]
+
+
+def target_names(context: Context, found: Iterable[str]) -> dict[str, str]:
+    """What people call the runs among the targets of deployments, no two alike; other targets have no other name."""
+    return distinct_names(context.run_labels.names(sorted({target for target in found if is_id(target, "run")})))
 
 
 def run_of(context: Context, caller: Caller, name: str) -> tuple[str | None, TunedModel | None]:

@@ -16,6 +16,7 @@ from luthier.core.errors import LuthierError, NotFoundError
 from luthier.core.records.monitoring import Alert, Signal, SignalGroup, WatchReport
 from luthier.features.feedback import review as review_queue
 from luthier.features.feedback import service as feedback
+from luthier.features.model_cards.service import target_names
 from luthier.features.monitoring import alerts
 from luthier.features.monitoring import loop as monitor_loop
 from luthier.features.monitoring.loop import CheckState, PastCheck
@@ -271,6 +272,7 @@ def _exchange(
     found = traffic.exchange(context, caller.project_id, exchange_id)
     values = {
         "exchange": found,
+        "names": target_names(context, [found.target]),
         "said": feedback.feedback_of(context, caller.project_id, [exchange_id]),
         "is_queued": exchange_id in context.review_items.exchange_ids(caller.project_id),
         "error": error,

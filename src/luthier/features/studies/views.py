@@ -151,7 +151,7 @@ def _progress(study: Study, trials: Sequence[Trial]) -> Plot:
         series.append(Series("best so far", best, "tuned", "steps"))
     return Plot(
         "progress",
-        "Loss as hours were spent",
+        "Loss over hours spent",
         Axis("hours spent", "h", low=0.0),
         Axis("validation loss"),
         series,
@@ -174,11 +174,11 @@ def _parallel(study: Study, best_first: Sequence[Trial]) -> Parallel:
         # With one loss for all, every line ends in the middle.
         heights.append((loss - low) / (high - low) if high > low else 0.5)
         values = ", ".join(f"{short_name(name)} {figures.plain(value)}" for name, value in trial.values.items())
-        words = f"{values or 'the recipe as it came'}: loss {loss:.4f} on rung {trial.rung + 1}"
+        words = f"{values or 'the original recipe'}: loss {loss:.4f} on rung {trial.rung + 1}"
         lines.append(Thread(f"trial {trial.number}", heights, words, "tuned" if place < num_good else "quiet"))
     return Parallel(
         "parallel",
-        "All trials over all that was searched",
+        "All trials by parameter",
         columns,
         lines[::-1],
         caption="The best third in colour: the furthest, then the lowest loss. Drag along a column to pick trials out.",

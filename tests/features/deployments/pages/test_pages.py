@@ -8,6 +8,7 @@ from fastapi.testclient import TestClient
 
 from luthier.core.access import Caller
 from luthier.features.deployments import service as deployments
+from luthier.features.runs.labels import RunLabels
 from luthier.platform.auth.store import Use
 from luthier.platform.home.context import Context
 from luthier.testing.homes import ME, fill
@@ -36,7 +37,7 @@ def test_deploy_a_canary_raise_it_promote_it_and_go_back(home: Context, browser:
         for _ in range(number):
             home.usage.add(use.model_copy(update={"target": target}))
     page = one.get("/deployments/support").text
-    assert f"{second} answers 10% of the users of support now." in page
+    assert f"Answers · tiny · 25 Nov ({second[-6:]}) answers 10% of the users of support now." in page
     assert "Promote the canary" in page
     assert "Roll back to revision 1" in page
     one.post("/deployments/support/deploy", data=data | {"percent": "35.5", "expected_revision": "2"})
@@ -52,6 +53,27 @@ def test_deploy_a_canary_raise_it_promote_it_and_go_back(home: Context, browser:
     assert page.count("<td>k</td>") == 4  # who: the key that this browser came by
     one.post("/deployments/support/remove")
     assert one.get("/deployments/support").status_code == 404
+
+
+def test_runs_are_shown_by_their_names_with_the_id_in_small(home: Context, browser: Browser) -> None:
+    first, second = fill(home).runs
+    for run_id, name in ((first, "Client questions"), (second, "Client questions, newer")):
+        home.run_labels.put(run_id, RunLabels(name=name))
+    one = browser("read", "train")
+    choices = one.get(f"/deployments/support?target={second}").text
+    assert f'<option value="{second}" selected>Client questions, newer (' in choices
+    deployments.deploy(home, ME, "support", second, canary=0.2)
+    page = one.get("/deployments/support").text
+    assert f'<a href="/models/{first}">Client questions</a> <span class="hint mono">{first}</span>' in page
+    assert 'aria-label="Share of Client questions, newer"' in page
+    assert '<span class="share-line">Client questions <span class="muted">80\u202f%</span></span>' in page
+    assert (
+        '<span class="share-line">Client questions <span class="muted">80\u202f%</span></span>'
+        in one.get("/deployments").text
+    )
+    assert "80\u202f% Client questions · 0 answers" in one.get("/").text
+    one.post("/deployments/support/promote", data={"expected_revision": "2"})
+    assert "Client questions, newer answers all users of support now." in one.get("/deployments/support").text
 
 
 def test_who_comes_second_is_told_and_decides_anew(home: Context, browser: Browser) -> None:

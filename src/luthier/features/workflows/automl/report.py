@@ -397,7 +397,7 @@ def details(asked: dict[str, Any]) -> dict[str, Any]:
         "Folder of documents" if asked.get("is_folder") else "Rows": file_name(asked.get("data")),
         "Base models": model_names(asked.get("models", [])),
         "Decides": asked.get("metric"),
-        "Budget": f"{asked.get('hours', 0):.3g} h, {asked.get('showdown_hours', 0):.3g} h of them for the showdown",
+        "Budget": f"{asked.get('hours', 0):.3g} h, {asked.get('showdown_hours', 0):.3g} h of them for the comparison",
     }
 
 

@@ -104,7 +104,7 @@ def _progress(study: Study, trials: Sequence[Trial]) -> Chart:
     words = f"{len(points)} measurements; the lowest loss after a whole training is {best[-1]:.4f}." if best else ""
     chart = Plot(
         "study-progress",
-        "Loss as hours were spent",
+        "Loss over hours spent",
         Axis("hours spent"),
         Axis("validation loss"),
         series,
@@ -264,10 +264,10 @@ def headline(study: Study, trials: Sequence[Trial], repeated: Mapping[int, Seque
     if len(study.spec.goals) > 1:
         return f"{tried} for {', '.join(study.spec.goals)}; the knee of the front: {what.replace(' is best,', ',')}."
     if winner.number == 0:
-        return f"{tried}: the recipe as it came is best, validation loss {own.loss:.4f}."
+        return f"{tried}: the original recipe is best, validation loss {own.loss:.4f}."
     share = own.results[-1].share if own.results else 0.0
     at = "" if share == 1 else f", which was stopped after {share:.0%} of its steps"
-    against = "" if own.loss is None else f" The recipe as it came had {own.loss:.4f}{at}."
+    against = "" if own.loss is None else f" The original recipe had {own.loss:.4f}{at}."
     return f"{tried}: {what}.{against}"
 
 
@@ -301,8 +301,8 @@ def budget_rows(study: Study, trials: Sequence[Trial]) -> list[tuple[str, float,
     final = max(0.0, study.hours - search - confirm - study.overhead_hours)
     rows = [
         ("trials", search),
-        ("the best again with other seeds", confirm),
-        ("the final run, judging included", final if study.hours else 0.0),
+        ("repeats with other seeds", confirm),
+        ("final run and evaluation", final if study.hours else 0.0),
         ("preparing and deciding", study.overhead_hours),
     ]
     return [(name, hours, hours / study.spec.hours) for name, hours in rows]
@@ -326,7 +326,7 @@ def _row(trial: Trial) -> _Row:
     return _Row(
         number=trial.number,
         kind="" if trial.kind == "search" else f"trial {trial.of} again",
-        values=values or "the recipe as it came",
+        values=values or "the original recipe",
         state=trial.state,
         share="" if last is None else figures.percent(last.share),
         loss="" if last is None else f"{last.loss:.4f}",
