@@ -40,7 +40,7 @@ from luthier.core.stream import (
 )
 from luthier.core.system.free_cores import FreeCores
 from luthier.core.system.libraries import import_libraries, keep_import_structure
-from luthier.core.system.process_setup import start_daemon
+from luthier.core.system.process_setup import start_daemon, wait_longer
 from luthier.features.serving.engine_balance import Unavailable
 from luthier.features.serving.engine_thread import Ask, EngineContext, EngineThread, TurnLock, defect, too_large
 from luthier.features.serving.open_request import request_of
@@ -470,6 +470,7 @@ def serve(document: dict[str, Any], channel: Channel) -> None:
 
     start_daemon(listen, "parent")
 
+    wait_longer()  # before torch is loaded
     # Imported after the listener has started: it takes seconds, during which the exit of the parent must be noticed.
     keep_import_structure(Path(document["imports_folder"]))
     import_libraries(("torch",))

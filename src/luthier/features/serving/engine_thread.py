@@ -22,7 +22,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from luthier.core.errors import DefectError, LuthierError, MemoryLimitError, UnsupportedError, WorkError
-from luthier.core.ports import CountingEngine, DescribedEngine, PoolingEngine, Prepared, PreparingEngine
+from luthier.core.ports import CountingEngine, DescribedEngine, PoolingEngine, Prepared, PreparingEngine, RestingEngine
 from luthier.core.stream import (
     Decoding,
     Ended,
@@ -159,6 +159,7 @@ def is_small(request: TextRequest | PoolingRequest) -> bool:
 Tell = Callable[[Sequence[tuple[str, StreamEvent]]], None]
 # How long an engine that waits for another server may delay a new request, in seconds; pieces are sent at once.
 _WAIT_SECONDS: Final = 0.02
+_REST_SECONDS: Final = 1.0
 _COMPUTING: Final = frozenset({"transformers"})
 
 
@@ -324,12 +325,16 @@ class EngineThread:
         """Read messages, waiting if idle; false if the engine should close."""
         if engine.keys:
             wait_seconds: float | None = 0.0
+        elif self._waiting:
+            wait_seconds = _WAIT_SECONDS
         else:
-            wait_seconds = _WAIT_SECONDS if self._waiting else None
+            wait_seconds = _REST_SECONDS if isinstance(engine, RestingEngine) else None
         while True:
             try:
                 said = self._inbox.get(wait_seconds != 0, wait_seconds or None)
             except queue.Empty:
+                if wait_seconds == _REST_SECONDS and isinstance(engine, RestingEngine):
+                    engine.rest()
                 return True
             # Only the first read may block; the rest of the inbox is drained without waiting.
             wait_seconds = 0.0
