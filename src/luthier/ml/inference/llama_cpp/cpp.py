@@ -5,8 +5,7 @@ adapter. Each answer waits in a separate thread, which holds no lock of Python w
 
     ask -> a slot -> a thread, which puts chunks into the inbox -> poll, which reads them
 
-An adapter that comes late needs a new server: no new request is taken up until all active answers have ended, then
-the server is opened again (a third of a second for a small model).
+An adapter that comes late needs a new server, opened while no new request is taken up and the active answers end.
 """
 
 from __future__ import annotations
@@ -321,6 +320,10 @@ class LlamaCppEngine:
                     self._reopen(server)
                 except LuthierError as error:  # the next request tries again, and is told
                     sys.stderr.write(f"luthier: llama.cpp's server was not opened again: {error.came}\n")
+
+    def share(self, num_cores: float) -> None:
+        """Leave so many cores to other engines of this process, as to another process."""
+        self._cores.reserve(num_cores)
 
     def poll(self, wait_seconds: float) -> list[KeyedEvent]:
         """What has been written since the last call; waits at most that long where there is nothing."""
