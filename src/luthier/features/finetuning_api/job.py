@@ -32,8 +32,7 @@ from luthier.core.recipe import Recipe
 from luthier.core.records.fine_tuning import MIN_EXAMPLES, FineTuningRequest
 from luthier.core.run import TrainResult
 from luthier.core.system.files import scratch_folder
-from luthier.features.finetuning_api.prompt_rows import with_answers
-from luthier.features.finetuning_api.service import model_id, plan_found, reads_reference, recipe_of
+from luthier.features.finetuning_api.service import model_id, plan_found, recipe_of
 from luthier.features.models.store import TunedModel
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.attempt import own_copy
@@ -121,9 +120,6 @@ def _lay_out(context: Context, job: Job, request: FineTuningRequest, laid: list[
         if file_id is None:
             continue
         laid.append(_Laid(param, file_id, own_copy(context, job, file_id, stem)))
-        if request.method_name == "reinforcement":
-            needs = reads_reference(request)
-            laid[-1] = _Laid(param, file_id, with_answers(laid[-1].path, needs_reference=needs))
 
 
 def _as_error(error: LuthierError, laid: list[_Laid], *, is_validating: bool) -> dict[str, Any]:

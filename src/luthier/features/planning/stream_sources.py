@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.data_sources import SourceFile, SourcePlan, SourceRecipe, is_pattern, is_remote
-from luthier.core.errors import BusyError, ConflictError
+from luthier.core.errors import BusyError
 from luthier.core.ids import sha256_file
 from luthier.core.ports import SilentProgress
 from luthier.core.system.process_setup import start_daemon
 from luthier.features.planning.data_cache import make_room
+from luthier.features.planning.pattern_files import files_of_plan
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def _local(context: Context, number: int, name: str, path: Path, before: SourceP
 
     found: Sequence[tuple[Path, str]] = ((path, path.name),)
     if is_pattern(str(path)):
-        found = _of_the_plan(context, path, matching_files(path), before)
+        found = files_of_plan(context, path, matching_files(path), () if before is None else before.files)
     shards, files = [], []
     total = sum(file.stat().st_size for file, _ in found if file.is_file())
     with context.progress.task(f"Digests of {name}", total, "bytes") as task:
@@ -144,35 +145,6 @@ def _opener(path: Path, shown: str, before: os.stat_result) -> Callable[[], Sour
         return open_source(path, shown_name=shown)
 
     return opened
-
-
-def _of_the_plan(
-    context: Context, pattern: Path, found: Sequence[tuple[Path, str]], before: SourcePlan | None
-) -> Sequence[tuple[Path, str]]:
-    """The files that match a pattern; of a run that has begun, those of its plan.
-
-    Raises:
-        ConflictError: One of them is not there any more.
-    """
-    if before is None:
-        return found
-    names = {file.name for file in before.files}
-    if missing := sorted(names - {below for _, below in found}):
-        raise ConflictError(
-            f"{missing[0]} does not match {pattern} any more" + _and_more(missing[1:]),
-            expected=f"the {len(names):,} files that the run began with",
-            do="restore the file, or start a new run",
-        )
-    if added := [below for _, below in found if below not in names]:
-        were, are = ("files were", "are") if len(added) > 1 else ("file was", "is")
-        title = f"{len(added):,} {were} added since the run began, and {are} not read: {added[0]}"
-        with context.progress.task(title + _and_more(added[1:]), total=None, unit="files"):
-            pass
-    return [(file, below) for file, below in found if below in names]
-
-
-def _and_more(names: Sequence[str]) -> str:
-    return f" and {len(names):,} more" if names else ""
 
 
 def _remote(context: Context, number: int, name: str, path: str, before: SourcePlan | None) -> _Files:
