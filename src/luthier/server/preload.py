@@ -18,7 +18,7 @@ PRELOADED: Final = (
     "referencing.jsonschema",
     "luthier.ml.evaluation.metrics.structured_output",
     # Graders: BLEU.
-    "sacrebleu",
+    "sacrebleu.tokenizers.tokenizer_13a",
     "luthier.ml.evaluation.graders",
 )
 """By name, the most frequent first: the module that says so must not load them itself."""

@@ -426,7 +426,7 @@ def test_a_pause_takes_effect_between_two_parts_of_a_prompt(tiny_gguf, monkeypat
 
     monkeypatch.setattr(LlamaServer, "complete", paused_in_the_prompt)
     asked = TextRequest(text="Which wood is a violin made of? " * 12, max_new_tokens=5, sampling=NO_END)
-    settings = EngineSettings(max_num_batched_tokens=16)
+    settings = EngineSettings(max_num_batched_tokens=32)
     with closing(LlamaCppEngine(tiny_gguf, cache="float32", settings=settings)) as engine:
         paused, whole = write_all(engine, {"a": asked}), write_all(engine, {"a": asked})
     stopped = [chunk["prompt_progress"] for chunk in nonempty(calls[0])]

@@ -52,7 +52,7 @@ def test_rows_without_answers_are_taken_where_no_reward_reads_one(context: Conte
     assert made.plan.data.train.file == str(recipe.parent / "prompts.jsonl")
     # Nothing shows what stands for the answer: no example in a prompt, no baseline.
     assert list(made.train.good_examples) == []
-    write_rows(recipe.parent / "prompts.jsonl", [*prompts(0), *(chat_row(n) for n in range(60, 63))])
+    write_rows(recipe.parent / "prompts.jsonl", [*prompts(0), *(chat_row(n) | {"answer": "x"} for n in range(60, 63))])
     mixed = prepare(context, load_recipe(recipe), base_dir=recipe.parent)
     assert [one.id for one in mixed.train.good_examples] == [f"prompts.jsonl:{n}" for n in (9, 10, 11)]
 
