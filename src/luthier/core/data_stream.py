@@ -101,6 +101,7 @@ class StreamCounts(FrozenModel):
         num_examples: of these, trained or about to be.
         num_dropped: left out as too long.
         num_left_out: left out since they are validation or held-out rows.
+        num_unlisted: left out since their class is not among those that the recipe names.
         num_truncated: examples that were cut.
         num_tokens: of the examples.
         num_trained_tokens: of these, learned.
@@ -110,13 +111,14 @@ class StreamCounts(FrozenModel):
         by_source: rows by source, in the order of the plan.
         same_prompt: held-out rows of which the prompt is that of a trained row, by their number from 0.
         short_sources: sources that have fewer rows than the recipe asks for, each with both numbers.
-        dropped_ids, truncated_ids, left_out_ids: the first of them.
+        dropped_ids, truncated_ids, left_out_ids, unlisted_ids: the first of them.
     """
 
     num_rows: int = 0
     num_examples: int = 0
     num_dropped: int = 0
     num_left_out: int = 0
+    num_unlisted: int = 0
     num_truncated: int = 0
     num_tokens: int = 0
     num_trained_tokens: int = 0
@@ -129,6 +131,7 @@ class StreamCounts(FrozenModel):
     dropped_ids: tuple[str, ...] = ()
     truncated_ids: tuple[str, ...] = ()
     left_out_ids: tuple[str, ...] = ()
+    unlisted_ids: tuple[str, ...] = ()
 
     @property
     def summary(self) -> str:
@@ -138,6 +141,11 @@ class StreamCounts(FrozenModel):
             (self.num_dropped, "dropped as too long", self.dropped_ids),
             (self.num_truncated, "truncated", self.truncated_ids),
             (self.num_left_out, "left out as validation or held-out rows", self.left_out_ids),
+            *(
+                [(self.num_unlisted, "left out as rows of classes that are not listed", self.unlisted_ids)]
+                if self.num_unlisted
+                else []
+            ),
         ):
             named = ""
             if ids:
@@ -157,7 +165,7 @@ class StreamCounts(FrozenModel):
     @property
     def warnings(self) -> tuple[str, ...]:
         """The counts, where something was left out, cut or passed over, or a held-out prompt was trained on."""
-        lost = (self.num_dropped, self.num_truncated, self.num_left_out, self.num_empty_shards)
+        lost = (self.num_dropped, self.num_truncated, self.num_left_out, self.num_unlisted, self.num_empty_shards)
         return () if not any((*lost, self.same_prompt, self.short_sources)) else (self.summary,)
 
 

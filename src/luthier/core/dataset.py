@@ -58,6 +58,7 @@ class Example(FrozenModel):
         is_wanted: whether the completion of an unpaired row is a good one; None where it is not stated.
         group: the value that keeps rows together in a split (a source document, a module), or None.
         goes_on: the text is a piece that another follows, so that it does not end with the end-of-text token.
+        has_answer: whether the answer is the row's own; False where a row that ends with a prompt was given one.
     """
 
     id: str
@@ -67,6 +68,7 @@ class Example(FrozenModel):
     is_wanted: bool | None = None
     group: str | None = None
     goes_on: bool = False
+    has_answer: bool = True
 
     @property
     def sides(self) -> tuple[Example, ...]:

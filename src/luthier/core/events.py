@@ -43,7 +43,7 @@ class StepDone(FrozenModel):
     Attributes:
         kind: names the event.
         step: its number, from 1 on.
-        epoch: passes over the training rows so far.
+        epoch: passes over the training rows so far; None where nothing says how many rows there are.
         loss: what is minimised; of supervised fine-tuning nats a trained token, on average.
         learning_rate: of this step.
         gradient_norm: before clipping.
@@ -55,7 +55,7 @@ class StepDone(FrozenModel):
 
     kind: Literal["step"] = "step"
     step: int
-    epoch: float
+    epoch: float | None
     loss: float
     learning_rate: float
     gradient_norm: float

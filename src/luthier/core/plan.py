@@ -133,6 +133,11 @@ class DataPlan(FrozenModel):
     sources: tuple[SourcePlan, ...] = ()
     stream: StreamPlan | None = None
 
+    @property
+    def has_epochs(self) -> bool:
+        """Whether it is known, at least about, how many training rows there are."""
+        return self.stream is None or self.stream.num_rows is not None
+
 
 class MethodPlan(FrozenModel):
     """The method with all of its settings; what a method has no use for is 0, empty or None.
@@ -248,6 +253,7 @@ class ObjectivePlan(FrozenModel):
     teacher_share: float | None = None
     router_aux_loss: float | None = None
     multi_label: bool | None = None
+    classes: tuple[str, ...] | None = None
     class_weights: ClassWeights | None = None
     pooling: Pooling | None = None
     dimensions: tuple[int, ...] | None = None

@@ -245,6 +245,16 @@ RouterAuxLoss = Annotated[
 ]
 
 
+def _quoted(given: Any) -> Any:
+    """YAML reads `1` and `true` as other values than texts: their spelling would be lost."""
+    if not isinstance(given, str):
+        raise ValueError(f"a label in quotes, such as '1': {given!r} is no text")
+    return given
+
+
+ClassName = Annotated[str, BeforeValidator(_quoted), Field(min_length=1)]
+
+
 class ObjectiveRecipe(FrozenModel):
     """What is minimised. `ml/training/objectives/rules.py` says which settings an objective takes; others are refused.
 
@@ -271,6 +281,7 @@ class ObjectiveRecipe(FrozenModel):
         router_aux_loss: the loss of the routers of a mixture of experts: `off`, `model` for the coefficient of the
             model's own config, or a coefficient.
         multi_label: classify: whether a row may have several labels.
+        classes: classify: all labels, in the order of the outputs; those of the training rows where it is left out.
         class_weights: classify: whether every row counts the same, or (`balanced`) every class.
         pooling: embed: whether a vector is the mean over all tokens or the state of the last one.
         dimensions: embed: lengths to which vectors may be cut (Matryoshka), each trained with its own loss.
@@ -298,6 +309,7 @@ class ObjectiveRecipe(FrozenModel):
     teacher_share: OpenFraction | None = None
     router_aux_loss: RouterAuxLoss | None = None
     multi_label: bool | None = None
+    classes: Annotated[tuple[ClassName, ...], Field(min_length=1)] | None = None
     class_weights: ClassWeights | None = None
     pooling: Pooling | None = None
     dimensions: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] | None = None

@@ -24,6 +24,7 @@ from luthier.platform.http.socket import lent
 from luthier.platform.notifications.webhooks import WebhookSender
 from luthier.server.api import create_app
 from luthier.server.pages import create_pages
+from luthier.server.preload import preload_in_background
 
 
 def create_home_app(context: Context) -> FastAPI:
@@ -42,6 +43,7 @@ def main(argument: str) -> None:
         set_up_logging(context.settings.log_format, "api")
         _ = context.database  # made and brought up to date before the first request
         app = create_home_app(context)
+        preload_in_background()
         # Ended before the context closes the database that they use.
         with WebhookSender(context), MonitorThreads(context), EngineLending(context):
             asyncio.run(make_server(app, context, app.state.readiness).serve(sockets=[listening]))

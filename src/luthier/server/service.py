@@ -16,6 +16,7 @@ import os
 import platform
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -136,7 +137,7 @@ def serve(
         ConflictError: The port is taken, or the home has a server already.
         WorkError: The process of the API does not start.
     """
-    from luthier.core.system.files import file_lock
+    from luthier.core.system.files import SHORT_TEMPORARY, file_lock, remove_abandoned_temporary
 
     what = f"the home {context.home} as a server"
     with (
@@ -154,6 +155,8 @@ def serve(
             tell(f"warning: {place.message}; {place.do}")
         for folder in remove_abandoned(context):
             tell(f"removed {folder}: an export that was killed had left it")
+        for folder in remove_abandoned_temporary(Path(tempfile.gettempdir()), SHORT_TEMPORARY):
+            tell(f"removed {folder}: a process that was killed had left it")
         workers = worker_names(context, request.num_workers)
         # One worker a process: each holds one training and the memory of its models.
         supervisor = Supervisor([_api(context, listener), *map(_worker, workers)], tell=tell)

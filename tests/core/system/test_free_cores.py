@@ -45,6 +45,17 @@ def test_a_busy_neighbour_is_seen_and_a_child_of_ours_that_has_ended_is_none() -
     assert seen > 0.2
 
 
+def test_a_niced_neighbour_counts_as_far_as_it_takes_time_from_us(monkeypatch: pytest.MonkeyPatch) -> None:
+    moments = iter([(0.0, 100.0, 50.0), (4.0, 108.0, 50.0), (4.0, 108.0, 50.0)])
+    given_way = iter([3.0, 9.0])
+    monkeypatch.setattr(OtherProcesses, "_now", staticmethod(lambda: next(moments)))
+    monkeypatch.setattr(free_cores.LighterProcesses, "given_way_seconds", lambda _: next(given_way))
+    monkeypatch.setattr(free_cores, "num_usable_cores", lambda: 2)
+    others = OtherProcesses()
+    assert others.busy_cores() == pytest.approx((8 - 3) / 4)
+    assert others.busy_cores() == 0.0  # some of it was on cores that this process may not use
+
+
 @pytest.fixture
 def four_cores(monkeypatch: pytest.MonkeyPatch) -> FreeCores:
     monkeypatch.setattr(free_cores, "num_usable_cores", lambda: 4)

@@ -13,7 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from luthier.core.system.files import FolderRegister, remove_if_abandoned, scratch_folder
+from luthier.core.system.files import (
+    FolderRegister,
+    remove_abandoned_temporary,
+    remove_if_abandoned,
+    scratch_folder,
+)
 
 _SCRATCH = """
 import sys
@@ -67,6 +72,17 @@ def test_the_folder_of_a_killed_process_is_gone_when_the_next_is_made(tmp_path: 
             assert re.fullmatch("work-[0-9a-f]{16}", mine.name)
             assert mine.stat().st_mode & 0o777 == 0o700
     assert [path.name for path in tmp_path.iterdir()] == ["work-of somebody else"]
+
+
+def test_abandoned_folders_of_every_kind_of_work_are_removed_and_nothing_else(tmp_path: Path) -> None:
+    names = [f"luthier-{kind}-{'0f' * 8}" for kind in ("vllm", "sandbox")]
+    others = ["luthier-vllm-of-mine", f"other-vllm-{'0f' * 8}", f"luthier-vllm-{'0f' * 9}"]
+    for name in (*names, *others):
+        (tmp_path / name).mkdir()
+    with scratch_folder(tmp_path, "luthier-probe-") as held:
+        removed = remove_abandoned_temporary(tmp_path, tmp_path, tmp_path / "nowhere")
+        assert sorted(path.name for path in removed) == sorted(names)
+        assert {path.name for path in tmp_path.iterdir()} == {*others, held.name}
 
 
 def test_an_error_inside_leaves_nothing(tmp_path: Path) -> None:

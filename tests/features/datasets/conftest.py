@@ -15,7 +15,7 @@ from luthier.features.datasets import imports
 from luthier.features.datasets.imports import Added
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
-from luthier.platform.jobs.child import _ATTEMPTS
+from luthier.platform.jobs.kinds import attempt_of
 from luthier.platform.jobs.records import Job
 from luthier.testing.hub_server import Hub, serving
 
@@ -36,9 +36,9 @@ def add(context: Context, sent: Mapping[str, bytes], caller: Caller = ME, **give
 
 def work_once(context: Context) -> Job:
     """What a worker and its child do with the next job, in this very process: they take seconds to start."""
-    job = context.jobs.claim("here", ("infer",))
+    job = context.jobs.claim("here", ("infer", "remote"))
     assert job is not None, "no job waits"
-    outcome = import_string(_ATTEMPTS[job.kind])(context, job)
+    outcome = import_string(attempt_of(job.kind, job.document))(context, job)
     if outcome.status == "waiting":
         return context.jobs.give_back(job.job_id, job.attempt, rest_seconds=outcome.rest_seconds, is_waiting=True)
     assert outcome.status in ("succeeded", "failed", "paused")

@@ -22,7 +22,7 @@ from luthier.core.errors import (
     WorkError,
 )
 from luthier.core.ports import SilentProgress
-from luthier.core.stream import Ended, Failed, Sampling, Served, TextRequest
+from luthier.core.stream import Ended, EngineSettings, Failed, Sampling, Served, TextRequest
 from luthier.core.system import free_cores
 from luthier.core.system.free_cores import FreeCores
 from luthier.ml.inference.llama_cpp import cpp
@@ -406,6 +406,34 @@ def test_an_answer_that_is_paused_at_its_last_token_writes_no_other_one(two_thre
     heard = write_all(engine, {"one": LONG.model_copy(update={"max_new_tokens": 3})})
     assert len(requests) == 1
     assert (heard.ends["one", 0].reason, heard.ends["one", 0].num_new_tokens) == ("length", 3)
+
+
+def test_a_pause_takes_effect_between_two_parts_of_a_prompt(tiny_gguf, monkeypatch):
+    """Without chunks of the prompt, an answer would stop with its first token: minutes later with a long prompt."""
+    complete, calls = LlamaServer.complete, []
+
+    def paused_in_the_prompt(self, body, hear):
+        chunks = []
+
+        def hear_and_pause(chunk):
+            chunks.append(json.loads(chunk))
+            if len(calls) == 1:
+                engine._writing.pause()
+            return hear(chunk)
+
+        calls.append(chunks)
+        complete(self, body, hear_and_pause)
+
+    monkeypatch.setattr(LlamaServer, "complete", paused_in_the_prompt)
+    asked = TextRequest(text="Which wood is a violin made of? " * 12, max_new_tokens=5, sampling=NO_END)
+    settings = EngineSettings(max_num_batched_tokens=32)
+    with closing(LlamaCppEngine(tiny_gguf, cache="float32", settings=settings)) as engine:
+        paused, whole = write_all(engine, {"a": asked}), write_all(engine, {"a": asked})
+    stopped = [chunk["prompt_progress"] for chunk in nonempty(calls[0])]
+    assert stopped[-1]["processed"] < stopped[-1]["total"] == paused.started["a"].num_prompt_tokens
+    assert len(calls) == 3, "it was continued once"
+    assert paused.texts == whole.texts
+    assert paused.ends["a", 0].num_new_tokens == 5
 
 
 def test_paused_answers_fail_with_words_where_no_server_opens(two_threads, monkeypatch):

@@ -22,7 +22,7 @@ from luthier.core.errors import (
 from luthier.core.ports import Prompt, SilentProgress
 from luthier.core.system.files import file_lock
 from luthier.ml.inference.engine_wrappers import CachedEngine
-from luthier.ml.inference.openai import batch_api
+from luthier.ml.inference.openai import batch_api, batch_records
 from luthier.ml.inference.openai.batch_api import OpenAIBatchEngine
 from luthier.ml.inference.openai.http import NUM_ATTEMPTS, OpenAIHttpEngine
 from luthier.testing.engine_contract import ask
@@ -196,6 +196,42 @@ def test_what_is_refused_is_not_sent_again(opened: Callable[..., OpenAIBatchEngi
     provider.answer = lambda _: (400, "unknown parameter")
     with pytest.raises(RequestError, match="HTTP 400: unknown parameter"):
         opened().generate(PROMPTS, SILENT)
+
+
+def test_what_is_refused_is_not_sent_again_by_a_later_process(
+    opened: Callable[..., OpenAIBatchEngine], provider: Provider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusals = {"1": (400, "maximum context length is 4096 tokens"), "2": (400, "no such role"), "3": (401, "no key")}
+
+    def answer(line: Line) -> Any:
+        number = line["body"]["messages"][0]["content"].removeprefix("question ")
+        return refusals.get(number) or completion(line["body"])
+
+    provider.answer = answer
+    with pytest.raises(RequestError, match="HTTP 400: no such role"):
+        opened().generate(PROMPTS, SILENT)
+    sent = Counter(provider.asked)
+    asked_live = len(provider.live)
+    with pytest.raises(RequestError, match=r"no such role \(refused at .*, and not sent again\)") as again:
+        opened().generate([PROMPTS[2]], SILENT)
+    assert "remove " in again.value.do
+    with pytest.raises(OverlongError, match=r"maximum context length is 4096 tokens \(refused at "):
+        opened().generate([PROMPTS[1]], SILENT)
+    assert (provider.asked, len(provider.live), len(provider.batches)) == (sent, asked_live, 1)
+    assert KEY not in "".join(path.read_text() for path in (tmp_path / "batches").glob(".*.refused"))
+    # What another key may be allowed is sent again, and so is everything after a while, or when the file is removed.
+    refusals.clear()
+    assert [one.text for one in opened().generate([PROMPTS[3]], SILENT)] == [TEXTS[3]]
+    with monkeypatch.context() as later:
+        later.setattr(batch_records, "_REMEMBERED_SECONDS", 0.0)
+        assert [one.text for one in opened().generate([PROMPTS[2]], SILENT)] == [TEXTS[2]]
+    (remembered,) = (tmp_path / "batches").glob(".*.refused")
+    with remembered.open("ab") as file:
+        file.write(b'{"custom_id": "cut o')
+    with pytest.raises(OverlongError, match="refused at"):
+        opened().generate([PROMPTS[1]], SILENT)
+    remembered.unlink()
+    assert [one.text for one in opened().generate([PROMPTS[1]], SILENT)] == [TEXTS[1]]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import NotFoundError, OverlongError, RequestError, WorkError
 from luthier.core.ports import Prompt, SilentProgress
+from luthier.ml.inference.openai import http
 from luthier.ml.inference.openai.http import NUM_ATTEMPTS, OpenAIHttpEngine
 from luthier.testing.engine_contract import CountingProgress, GenerationContract, ask
 from luthier.testing.openai_server import OpenAIServer, Trouble, serving
@@ -98,6 +99,16 @@ def test_nobody_at_the_address():
     with pytest.raises(WorkError, match="ConnectError"):
         engine.generate(asked(["Why?"]), SILENT)
     engine.close()
+
+
+def test_a_server_that_is_silent_for_long_is_not_asked_again(url, server, monkeypatch):
+    server.hold = threading.Event()
+    monkeypatch.setattr(http, "_SILENT_SECONDS", 0.0)
+    engine = OpenAIHttpEngine(url, "m", timeout_seconds=0.05, first_pause_seconds=0.001, concurrency=1)
+    with pytest.raises(WorkError, match="tried 1 times; the last: ReadTimeout"):
+        engine.generate(asked(["Why?", "How?"]), SILENT)
+    engine.close()
+    server.hold.set()
 
 
 def test_a_server_that_never_answers_is_given_up(url, server):

@@ -33,6 +33,12 @@ def test_steps_have_the_usual_names() -> None:
     }
 
 
+def test_rows_of_unknown_number_have_no_epochs() -> None:
+    step = make_step(3)
+    found = values_of(step.model_copy(update={"epoch": None}))
+    assert values_of(step) == found | {"train/epoch": 0.6}
+
+
 def test_validations_and_the_machine_do_too() -> None:
     validation = ValidationDone(
         step=3, loss=0.5, num_trained_tokens=9, is_best=True, seconds=2.0, measures={"token_accuracy": 0.75}

@@ -21,6 +21,7 @@ import json, sys
 from fastapi.testclient import TestClient
 from luthier.server.api import create_app
 from luthier.platform.home.context import Context
+from luthier.server.preload import preload
 
 home, key = sys.argv[1:]
 grader = {"type": "string_check", "name": "g", "input": "{{sample.output_text}}", "reference": "a", "operation": "eq"}
@@ -42,8 +43,20 @@ with Context.open(home) as context:
             codes.append(client.get(f"/v1/fine_tuning/{path}").status_code)
         codes += [client.get(path).status_code for path in ("/v1/models", "/v1/files", "/api/v1/runs", "/healthz")]
         codes.append(client.post(f"/v1/fine_tuning/jobs/{made[0]}/cancel").status_code)
+        preload()
+        before = set(sys.modules)
+        schema = {"type": "object", "properties": {"a": {"type": "string", "pattern": "^x"}}}
+        criterion = {"type": "string_check", "name": "g", "input": "{{item.a}}", "reference": "a", "operation": "eq"}
+        source = {"type": "custom", "item_schema": schema}
+        body = {"name": "e", "data_source_config": source, "testing_criteria": [criterion]}
+        codes.append(client.post("/v1/evals", json=body).status_code)
+        for kind in ("rouge_1", "rouge_l", "bleu", "gleu", "fuzzy_match"):
+            alike = {"type": "text_similarity", "name": "s", "input": "{{sample.output_text}}", "reference": "cats run"}
+            body = {"grader": alike | {"evaluation_metric": kind}, "model_sample": "a cat runs"}
+            codes.append(client.post("/v1/fine_tuning/alpha/graders/run", json=body).status_code)
+        late = sorted(n for n in set(sys.modules) - before if "site-packages" in (sys.modules[n].__file__ or ""))
         able = {one["id"]: one["capabilities"]["thinking"] for one in client.get("/v1/models").json()["data"]}
-said = {"made": made, "codes": codes, "thinks": able}
+said = {"made": made, "codes": codes, "thinks": able, "late": late}
 print(json.dumps(said | {"loaded": [name for name in json.loads(%r) if name in sys.modules]}))
 """
 
@@ -71,8 +84,11 @@ def test_no_request_about_jobs_and_models_loads_what_computes(home: Context, thi
     assert ended.returncode == 0, ended.stderr[-3000:]
     said = json.loads(ended.stdout.splitlines()[-1])
     assert len(said["made"]) == 3
+    assert len(said["codes"]) == 16
     assert all(job.startswith("ftjob-") for job in said["made"])
-    assert set(said["codes"]) == {200}, said["codes"]
+    assert set(said["codes"]) == {200, 201}, said["codes"]  # 201: an eval was made
     assert said["loaded"] == []
+    # What evals and graders need is loaded by the thread that the server starts, not by the first request.
+    assert said["late"] == []
     # Measured on its template, in the same process.
     assert [said["thinks"][name] for name in ("tiny", Path(thinker).name)] == [False, True]

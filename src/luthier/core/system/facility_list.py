@@ -144,6 +144,14 @@ FACILITIES: Final = (
         lambda: Path("/proc/self/autogroup").is_file(),
     ),
     Facility(
+        "scheduling weight",
+        "free cores are counted beside processes that give way",
+        "nice values and /proc/PID/autogroup",
+        "such processes count in full",
+        "fewer threads than could compute, beside work in the background",
+        facilities.is_linux,
+    ),
+    Facility(
         "memory of workers",
         "peak memory as a run reports it",
         "/proc/self/status, smaps_rollup and clear_refs",

@@ -217,6 +217,8 @@ def is_held(path: Path) -> bool:
         os.close(descriptor)
 
 
+SHORT_TEMPORARY: Final = Path("/tmp")  # noqa: S108 - folders of mode 0700 are made in it
+"""For what needs a short path, such as a socket, where the usual folder of temporary files has a long one."""
 _TOKEN_BYTES: Final = 8
 _UNNAMED: Final = ".unnamed-"
 
@@ -250,6 +252,22 @@ def remove_abandoned(parent: Path, prefix: str) -> list[Path]:
     """Remove the folders of `scratch_folder` with this prefix that no process holds; returns them."""
     name = re.compile(re.escape(prefix) + f"[0-9a-f]{{{2 * _TOKEN_BYTES}}}")
     return [folder for folder in parent.iterdir() if name.fullmatch(folder.name) and remove_if_abandoned(folder)]
+
+
+def remove_abandoned_temporary(*parents: Path) -> list[Path]:
+    """Remove the folders of `scratch_folder` with a prefix `luthier-...-` that no process holds; returns them.
+
+    Each kind of work removes its own when it begins; this is for those whose work does not begin again.
+
+    Args:
+        parents: Folders of temporary files; those that are not there or cannot be read are passed over.
+    """
+    name = re.compile(f"luthier-[a-z]+-[0-9a-f]{{{2 * _TOKEN_BYTES}}}")
+    found = []
+    for parent in dict.fromkeys(parents):
+        with contextlib.suppress(OSError):
+            found += [one for one in parent.iterdir() if name.fullmatch(one.name) and remove_if_abandoned(one)]
+    return found
 
 
 def remove_if_abandoned(folder: Path) -> bool:

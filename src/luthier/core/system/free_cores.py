@@ -17,6 +17,7 @@ import psutil
 
 from luthier.core.system.facilities import usable_cores
 from luthier.core.system.process_setup import num_usable_cores, start_daemon
+from luthier.core.system.scheduling_weight import LighterProcesses
 
 _BUSY_KINDS: Final = ("user", "nice", "system", "irq", "softirq", "steal")
 _SAMPLE_SECONDS: Final = 1.0
@@ -35,10 +36,12 @@ _TOLERATED: Final = 0.5
 class OtherProcesses:
     """Counts the processor time of everybody else on the cores that this process may use, from its creation on.
 
-    Time that a hypervisor gave to other machines (steal) counts too: it is as lost as that of a neighbour process.
+    Time that a hypervisor gave to other machines (steal) counts too: it is as lost as that of a neighbour process. Time
+    of processes with a lower weight, such as niced ones, counts as far as they would take it from this process.
     """
 
     def __init__(self) -> None:
+        self._lighter = LighterProcesses()
         # A difference of counters, not a sampled percentage: it covers the whole stretch without gaps.
         self._began = self._now()
 
@@ -52,7 +55,8 @@ class OtherProcesses:
         # A clock that did not move (a call right after the first) would divide by zero.
         if seconds <= 0:
             return 0.0
-        return min(float(num_usable_cores()), max(0.0, (busy - own) / seconds))
+        taken = max(0.0, busy - own) - self._lighter.given_way_seconds()
+        return min(float(num_usable_cores()), max(0.0, taken / seconds))
 
     @staticmethod
     def _now() -> tuple[float, float, float]:

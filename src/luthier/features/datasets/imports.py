@@ -216,7 +216,12 @@ def start(context: Context, caller: Caller, order: ImportOrder) -> Job:
     """Queue an import."""
     document = {IMPORT: order.model_dump(mode="json")}
     job = Job(
-        job_id=new_id("job"), kind="import", document=document, run_id="", project_id=caller.project_id, lane="infer"
+        job_id=new_id("job"),
+        kind="import",
+        document=document,
+        run_id="",
+        project_id=caller.project_id,
+        lane="infer" if order.source is None else "remote",
     )
     what = {"num_files": len(order.files)} if order.source is None else {"source": order.source.shown}
     facts = what | {"name": order.name, "dataset_id": order.dataset_id}

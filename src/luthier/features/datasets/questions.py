@@ -345,7 +345,12 @@ def check_is_configured(context: Context, order: QuestionOrder) -> None:
 def _submit(context: Context, caller: Caller, order: QuestionOrder) -> Job:
     document = {SYNTHESIS: order.model_dump(mode="json")}
     job = Job(
-        job_id=new_id("job"), kind="synthesis", document=document, run_id="", project_id=caller.project_id, lane="infer"
+        job_id=new_id("job"),
+        kind="synthesis",
+        document=document,
+        run_id="",
+        project_id=caller.project_id,
+        lane="remote" if is_address(order.teacher) else "infer",
     )
     facts = {
         "dataset_id": order.dataset_id,

@@ -177,15 +177,6 @@ def _check_reinforcement(request: FineTuningRequest) -> None:
         ) from error
 
 
-def reads_reference(request: FineTuningRequest) -> bool:
-    """Whether the grader of a reinforcement job reads `item.reference`."""
-    from luthier.core.graders import Reward
-    from luthier.ml.evaluation.graders import fields_of
-
-    grader = Reward.model_validate({"grader": _grader(request)}).grader
-    return grader is not None and "reference" in fields_of(grader)
-
-
 def _grader(request: FineTuningRequest) -> dict[str, Any]:
     if request.method is None or request.method.reinforcement is None:
         raise RequestError("no grader", expected="method.reinforcement.grader", do="add it to the request")

@@ -27,7 +27,7 @@ from luthier.features.runs.views import without_paths
 from luthier.ml.charts.judged_rows import metric_title
 from luthier.ml.evaluation.result_views import roles
 from luthier.platform.home.context import Context
-from luthier.platform.jobs.events import JOB_NAMES
+from luthier.platform.jobs.kinds import KINDS
 from luthier.platform.jobs.records import Job
 
 MAX_SHOWN: Final = 20
@@ -197,7 +197,7 @@ def look_now(context: Context, project_id: str) -> Now:
     names = run_names(context, project_id, begun, [*jobs, *shown])
     return Now(
         running=tuple(one.model_copy(update={"name": names.get(one.run_id or "", one.name)}) for one in running),
-        waiting=tuple(_waiting(context, job, names.get(job.run_id or "", JOB_NAMES[job.kind])) for job in shown),
+        waiting=tuple(_waiting(context, job, names.get(job.run_id or "", KINDS[job.kind].title)) for job in shown),
         has_more=len(later) > MAX_SHOWN,
     )
 
@@ -256,7 +256,7 @@ def _of_job(context: Context, job: Job, record: RunRecord | None, events: Mappin
         job_id=job.job_id,
         status=job.shown_status,
         stage=stage,
-        name=JOB_NAMES[job.kind],
+        name=KINDS[job.kind].title,
         base_model=_base_model(job),
         since=job.created_at,
         address=job_address(context, job),

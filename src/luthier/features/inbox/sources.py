@@ -19,7 +19,7 @@ from luthier.features.inbox.records import Work
 from luthier.features.model_cards.service import target_names
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import redact_text, reference_paths, shown_reference
-from luthier.platform.jobs.events import JOB_NAMES
+from luthier.platform.jobs.kinds import KINDS
 from luthier.platform.jobs.records import Job, JobKind
 
 MAX_OF_A_KIND: Final = 50
@@ -170,7 +170,7 @@ def _jobs(context: Context, caller: Caller) -> Iterator[Work]:
             yield Work(
                 kind="job",
                 subject=job.job_id,
-                title=f"{JOB_NAMES[job.kind]} failed",
+                title=f"{KINDS[job.kind].title} failed",
                 # Messages of jobs name paths of the server, which members of a project need not see.
                 detail=_short(redact_text(reason, reference_paths(context, job.document))),
                 address=job_address(context, job),

@@ -27,16 +27,19 @@ from luthier.core.data_sources import (
     source_place,
 )
 from luthier.core.dataset import Example, Split
-from luthier.core.errors import DataError
+from luthier.core.errors import DataError, RecipeError
 from luthier.core.plan import Plan
 from luthier.core.recipe import Recipe
 from luthier.features.planning.data_cache import make_room
+from luthier.features.planning.pattern_files import files_of_plan
 from luthier.ml.data.files.sequences import selected
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
     from luthier.ml.data.files.spill import Spill
+    from luthier.ml.data.rows.formats import LoadedFile
     from luthier.ml.data.rows.mixture import SourceOfRows
+    from luthier.ml.data.rows.prompt_rows import PromptRule
 
 _SPLITS: Final[Mapping[str, Split]] = {
     "train": "train",
@@ -56,11 +59,13 @@ class LocatedRows:
         columns: field of the shape -> column, of the files of `sources`; None where the names in the file are those of
             the shape. They may differ from `data.columns`.
         sources: of the splits that are remote or of several sources.
+        prompts: how training and validation rows that end with a prompt are taken; None refuses them.
     """
 
     recipe: Recipe
     columns: dict[str, dict[str, str] | None] = field(default_factory=dict)
     sources: dict[Split, tuple[SourcePlan, ...]] = field(default_factory=dict)
+    prompts: PromptRule | None = None
 
     def mapping(self, key: str) -> dict[str, str] | None:
         """The columns to read the file of a key of `DataRecipe.files` with."""
@@ -92,7 +97,7 @@ def located(
         DataSourceError: A source cannot be fetched.
         DataError: Wrong rows, or sources that cannot be mixed.
     """
-    data, made = recipe.data, LocatedRows(recipe)
+    data, made = recipe.data, LocatedRows(recipe, prompts=_prompt_rule(recipe))
     asked = data.listed() | {
         key: (SourceRecipe(path=path),)
         for key, path in data.files().items()
@@ -106,7 +111,8 @@ def located(
         # General rows need not have the field that keeps rows of the task together.
         group_by = None if key.startswith("replay.") else recipe.data.group_by
         known = {one.name: one.files for one in before if one.split == _SPLITS[key]}
-        path, own, found = _as_file(context, key, sources, mapping, (base_dir, group_by, spill), known)
+        prompts = made.prompts if key in ("train", "validation") else None
+        path, own, found = _as_file(context, key, sources, mapping, (base_dir, group_by, spill, prompts), known)
         paths[key] = str(path)
         made.columns[key] = own
         made.sources[_SPLITS[key]] = found
@@ -121,18 +127,19 @@ def _as_file(
     key: str,
     sources: Sequence[SourceRecipe],
     mapping: dict[str, str] | None,
-    how: tuple[Path, str | None, Spill | None],
+    how: tuple[Path, str | None, Spill | None, PromptRule | None],
     known: Mapping[str, Sequence[SourceFile]],
 ) -> tuple[Path, dict[str, str] | None, tuple[SourcePlan, ...]]:
     """One file that holds the sources of a split, the columns to read it with, and what a plan says of it.
 
-    how: the folder of relative paths, the field that keeps rows together, and the budget of memory.
+    how: the folder of relative paths, the field that keeps rows together, the budget of memory, and how rows that end
+    with a prompt are taken.
     known: the files that a plan has of each source; empty for those that there are now.
     """
     from luthier.ml.data.rows.mixture import SourceOfRows, mix
     from luthier.ml.data.rows.shapes import GROUP
 
-    base_dir, group_by, spill = how
+    base_dir, group_by, spill, prompts = how
     names, read, revisions = names_of(sources), [], []
     shared = {name for name, num in Counter(Path(one.path).name for one in sources).items() if num > 1}
     for name, source in zip(names, sources, strict=True):
@@ -142,9 +149,13 @@ def _as_file(
         revisions.append(revision)
     if len(sources) == 1 and _is_plain(sources[0]) and len(read[0].files) == 1:
         path = read[0].files[0][0]
-        return path, mapping, (_single(_SPLITS[key], names[0], sources[0], revisions[0], path),)
+        only = _single(_SPLITS[key], names[0], sources[0], revisions[0], path)
+        if is_pattern(only.path):
+            only = only.model_copy(update={"files": _named_below(read[0].files, only.files)})
+        return path, mapping, (only,)
     group = group_by or (mapping or {}).get(GROUP)
-    mixture = mix(_without_group(read), context.settings.mixtures_folder, group_by=group, spill=spill)
+    mixtures = context.settings.mixtures_folder
+    mixture = mix(_without_group(read), mixtures, group_by=group, spill=spill, prompts=prompts)
     make_room(context, newest=mixture.path)
     found = tuple(
         SourcePlan(
@@ -152,17 +163,58 @@ def _as_file(
             name=name,
             path=source.path,
             revision=revision,
-            files=mixed.files,
+            files=_named_below(own.files, mixed.files) if is_pattern(source.path) else mixed.files,
             first_row=mixed.first_row,
             num_rows=mixed.num_rows,
             weight=source.weight,
         )
-        for name, source, revision, mixed in zip(names, sources, revisions, mixture.sources, strict=True)
+        for name, source, revision, own, mixed in zip(names, sources, revisions, read, mixture.sources, strict=True)
     )
-    own = mixture.mapping
+    columns = mixture.mapping
     if group is not None and GROUP in (mapping or {}):
-        own = (own or {}) | {GROUP: group}
-    return mixture.path, own, found
+        columns = (columns or {}) | {GROUP: group}
+    return mixture.path, columns, found
+
+
+def _named_below(read: Sequence[tuple[Path, str]], files: Sequence[SourceFile]) -> tuple[SourceFile, ...]:
+    """The files of a pattern by their paths below its folder: those of two folders may have one name."""
+    # Messages call several files by the name of the source, too, which has no slash.
+    below = [shown if len(read) == 1 else shown.partition("/")[2] for _, shown in read]
+    return tuple(file.model_copy(update={"name": name}) for file, name in zip(files, below, strict=True))
+
+
+def _prompt_rule(recipe: Recipe) -> PromptRule | None:
+    """Objectives that draw answers learn none of the rows'; all others need one in each row."""
+    from luthier.ml.data.rows.prompt_rows import PromptRule
+    from luthier.ml.training.objectives.rules import rules_of
+
+    asked = recipe.objective
+    if asked is None or "num_samples" not in rules_of(asked.name).settings:
+        return None
+    from luthier.ml.evaluation.rewards import need_answers
+
+    return PromptRule(needs_reference=need_answers(asked.rewards or ()))
+
+
+def refuse_unanswered(held_out: Sequence[Example]) -> None:
+    """Raise DataError where held-out rows were cut from training rows that have no answer to compare with."""
+    without = [one for one in held_out if not one.has_answer]
+    if without:
+        raise DataError(
+            f"{len(without):,} of {len(held_out):,} held-out rows end with a prompt, such as {without[0].id}",
+            expected="an answer in every held-out row: an evaluation compares with it",
+            do="name a file with answers in data.held_out, give the rows a field reference, or remove data.held_out",
+        )
+
+
+def refuse_mixed(train: LoadedFile, other: LoadedFile) -> None:
+    """Raise RecipeError where one file holds plain text and the other one does not."""
+    if train.shape != other.shape:
+        raise RecipeError(
+            f"{train.file} holds {train.shape} rows, {other.file} {other.shape} rows",
+            expected="plain text in all files or in none",
+            do="give all splits the same kind of rows",
+        )
 
 
 def _is_plain(source: SourceRecipe) -> bool:
@@ -192,7 +244,7 @@ def _files_of(
     from luthier.ml.data.remote.cache import fetch
 
     if is_pattern(path):
-        found = _known_by_digest(context, matching_files(base_dir / path), known)
+        found = files_of_plan(context, base_dir / path, matching_files(base_dir / path), known)
         return tuple((file, f"{name}/{shown}" if len(found) > 1 else shown) for file, shown in found), None
     if not is_remote(path):
         file = base_dir / path
@@ -203,34 +255,6 @@ def _files_of(
     # Shards of different sources often have the same names.
     is_one = len(fetched.files) == 1
     return tuple((one.path, one.name if is_one else f"{name}/{one.name}") for one in fetched.files), fetched.revision
-
-
-def _known_by_digest(
-    context: Context, found: tuple[tuple[Path, str], ...], known: Sequence[SourceFile]
-) -> tuple[tuple[Path, str], ...]:
-    """The files that match a pattern and that a plan has, by their digests; all where it has none of them."""
-    from luthier.core.ids import sha256_file
-
-    digests = {(one.name, one.sha256) for one in known}
-    kept = tuple(one for one in found if digests and (one[0].name, sha256_file(one[0])) in digests) or found
-    report_added(context, [shown for one, shown in found if (one, shown) not in kept])
-    return kept
-
-
-def report_added(context: Context, added: Sequence[str]) -> None:
-    """Show that a pattern matches files that are not read, since the run began without them.
-
-    Args:
-        context: The home.
-        added: What messages call them; none shows nothing.
-    """
-    if not added:
-        return
-    were, are = ("files were", "are") if len(added) > 1 else ("file was", "is")
-    more = f" and {len(added) - 1:,} more" if len(added) > 1 else ""
-    title = f"{len(added):,} {were} added since the run began, and {are} not read: {added[0]}{more}"
-    with context.progress.task(title, total=None, unit="files"):
-        pass
 
 
 def _single(split: Split, name: str, source: SourceRecipe, revision: str | None, path: Path) -> SourcePlan:
@@ -318,5 +342,12 @@ def _drawn(positions: npt.NDArray[np.int64], num: int, seed: int, place: int) ->
 
 def recipe_of(plan: Plan) -> Recipe:
     """The recipe of a run, with datasets of the hub at the commits that its plan has recorded."""
-    pinned = pinned_paths(plan.recipe.data.files(), plan.data.sources)
-    return plan.recipe.model_copy(update={"data": plan.recipe.data.with_files(pinned)}) if pinned else plan.recipe
+    pinned, recipe = pinned_paths(plan.recipe.data.files(), plan.data.sources), plan.recipe
+    if pinned:
+        recipe = recipe.model_copy(update={"data": recipe.data.with_files(pinned)})
+    asked, head = recipe.objective, plan.objective.task_head
+    is_remote_stream = any(one.is_streamed and is_remote(one.path) for one in plan.data.sources)
+    if is_remote_stream and asked is not None and asked.classes is None and head is not None and head.labels:
+        # Of a run that began before a recipe had to name them.
+        recipe = recipe.model_copy(update={"objective": asked.model_copy(update={"classes": head.labels})})
+    return recipe

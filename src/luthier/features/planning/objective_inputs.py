@@ -96,10 +96,10 @@ def rewards_of(rewards: Sequence[Reward] | None, splits: Sequence[PreparedSplit]
     if rewards is None:
         return None
     from luthier.ml.evaluation.graders import fields_of
-    from luthier.ml.evaluation.rewards import Rewards
+    from luthier.ml.evaluation.rewards import Rewards, need_answers
 
     asked = {name for reward in rewards if reward.grader is not None for name in fields_of(reward.grader)}
-    needs_answer = "reference" in asked or any(reward.metric is not None for reward in rewards)
+    needs_answer = need_answers(rewards)
     items: dict[str, dict[str, Any]] = {}
     for split in splits:
         wanted = asked - set(_OURS)

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.data_sources import SourceFile, SourcePlan, SourceRecipe, is_pattern, is_remote
-from luthier.core.errors import BusyError, ConflictError
+from luthier.core.errors import BusyError
 from luthier.core.ids import sha256_file
 from luthier.core.ports import SilentProgress
 from luthier.core.system.process_setup import start_daemon
 from luthier.features.planning.data_cache import make_room
-from luthier.features.planning.data_sources import report_added
+from luthier.features.planning.pattern_files import files_of_plan
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _local(context: Context, number: int, name: str, path: Path, before: SourceP
 
     found: Sequence[tuple[Path, str]] = ((path, path.name),)
     if is_pattern(str(path)):
-        found = _known_by_name(context, path, matching_files(path), before)
+        found = files_of_plan(context, path, matching_files(path), () if before is None else before.files)
     shards, files = [], []
     total = sum(file.stat().st_size for file, _ in found if file.is_file())
     with context.progress.task(f"Digests of {name}", total, "bytes") as task:
@@ -145,30 +145,6 @@ def _opener(path: Path, shown: str, before: os.stat_result) -> Callable[[], Sour
         return open_source(path, shown_name=shown)
 
     return opened
-
-
-def _known_by_name(
-    context: Context, pattern: Path, found: Sequence[tuple[Path, str]], before: SourcePlan | None
-) -> Sequence[tuple[Path, str]]:
-    """The files that match a pattern; of a run that has begun, those of its plan by their names.
-
-    Their digests are computed afterwards, in one pass that shows its progress.
-
-    Raises:
-        ConflictError: One of them is not there any more.
-    """
-    if before is None:
-        return found
-    names = {file.name for file in before.files}
-    if missing := sorted(names - {below for _, below in found}):
-        more = f" and {len(missing) - 1:,} more" if len(missing) > 1 else ""
-        raise ConflictError(
-            f"{missing[0]} does not match {pattern} any more{more}",
-            expected=f"the {len(names):,} files that the run began with",
-            do="restore the file, or start a new run",
-        )
-    report_added(context, [below for _, below in found if below not in names])
-    return [(file, below) for file, below in found if below in names]
 
 
 def _remote(context: Context, number: int, name: str, path: str, before: SourcePlan | None) -> _Files:

@@ -103,6 +103,8 @@ class StreamedRows:
         left_out: content keys of validation and held-out rows.
         prompts: prompt keys of held-out rows, each with the numbers of these rows.
         selections: by source, of those of which a part is used.
+        is_local: whether all files are on this machine.
+        digest: of the files, and of the parts of them that are used.
     """
 
     lanes: tuple[tuple[Shard, ...], ...]
@@ -116,6 +118,8 @@ class StreamedRows:
     left_out: frozenset[str] = frozenset()
     prompts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     selections: Mapping[int, Selection] = field(default_factory=dict)
+    is_local: bool = False
+    digest: str = ""
 
     def without(self, splits: Mapping[Split, Sequence[Example]]) -> StreamedRows:
         """The same, which leaves out the rows of other splits, and knows the prompts of the held-out ones."""
@@ -174,6 +178,7 @@ class PreparedStream:
         max_length_tokens: most tokens of a row.
         overlong: what is done with longer ones.
         head: that the rows train in place of text; None for text.
+        leaves_out_classes: whether a row of a class that the head does not have is left out; else it ends the run.
     """
 
     rows: StreamedRows
@@ -184,6 +189,7 @@ class PreparedStream:
     max_length_tokens: int
     overlong: Overlong
     head: TaskHead | None = None
+    leaves_out_classes: bool = False
 
     def schedule(self, plan: Plan, divide: Divide, *, vocabulary_size: int, folder: Path | None) -> StreamSchedule:
         """The steps of a run.
@@ -216,6 +222,7 @@ class PreparedStream:
             seed=training.seed,
             divide=divide,
             folder=folder,
+            has_epochs=plan.data.has_epochs,
         )
 
     def tokeniser(self, vocabulary_size: int) -> RowTokeniser:
@@ -233,6 +240,7 @@ class PreparedStream:
             left_out=self.rows.left_out,
             prompts=self.rows.prompts,
             head=self.head,
+            leaves_out_classes=self.leaves_out_classes,
         )
 
 
@@ -291,6 +299,8 @@ def load_stream(
             for number, (one, shape) in enumerate(zip(pinned, shapes, strict=True))
             if (selection := one.part.selection(one.plan.name, shape)) is not None
         },
+        is_local=not any(is_remote(one.path) for one in asked),
+        digest=sha256_document([one.content for one in pinned]),
     )
     _refuse_open_length(recipe, rows.num_rows)
     _refuse_large_buffer(rows, recipe)
@@ -424,7 +434,10 @@ def tokenise_sample(
     is_given = recipe.training is not None and recipe.training.order == "as_given"
     counts = StreamCounts()
     plan = _stream_plan(rows, counts, is_given=is_given)
-    stream = PreparedStream(rows, plan, template, learning, rewrite, max_length_tokens, overlong, head)
+    names_classes = recipe.objective is not None and recipe.objective.classes is not None
+    stream = PreparedStream(
+        rows, plan, template, learning, rewrite, max_length_tokens, overlong, head, leaves_out_classes=names_classes
+    )
     tokeniser = stream.tokeniser(_ALL_TOKENS)
     made = [tokeniser.unit(record) for one in rows.sample for record in one.records]
     kept = [one for one in made if one is not None]

@@ -17,12 +17,18 @@ from typing import TYPE_CHECKING, Any, Final
 from luthier.core.conversation import AS_THEY_ARE, OptedTurns
 from luthier.core.data_sources import SourcePlan, is_pattern
 from luthier.core.dataset import DatasetProfile, Example, Split, TokenisedExample, profile_tokens
-from luthier.core.errors import RecipeError
 from luthier.core.ids import sha256_document
 from luthier.core.recipe import Recipe
 from luthier.core.system.libraries import import_libraries
 from luthier.core.task_head import SEARCH_KINDS
-from luthier.features.planning.data_sources import LocatedRows, counted, located, weighted
+from luthier.features.planning.data_sources import (
+    LocatedRows,
+    counted,
+    located,
+    refuse_mixed,
+    refuse_unanswered,
+    weighted,
+)
 from luthier.features.planning.memorisation_probes import planted, refuse_cut_canaries
 from luthier.features.planning.replay_rows import load_replay, split_seed
 from luthier.features.planning.streamed_objectives import check_streamed_shape
@@ -97,7 +103,8 @@ def load_splits(
         return _with_stream(context, rows, base_dir, asked, spill or rows_memory(context), before)
     assert isinstance(recipe.data.train, str)
     train_path = base_dir / recipe.data.train
-    train = load_file(train_path, mapping=rows.mapping("train"), group_by=recipe.data.group_by, spill=spill)
+    of_train = rows.mapping("train"), recipe.data.group_by
+    train = load_file(train_path, mapping=of_train[0], group_by=of_train[1], spill=spill, prompts=rows.prompts)
     check_shape(recipe.objective, train.shape)
     fractions = {split: value for split, value in asked.items() if isinstance(value, float)}
     parts: dict[Split, Sequence[Example]] = {"train": train.examples}
@@ -110,6 +117,7 @@ def load_splits(
                 seed=split_seed(recipe),
             )
         )
+        refuse_unanswered(parts.get("held_out", ()))
     if recipe.data.part is not None:
         parts["train"] = part_of(parts["train"], recipe.data.part)
     sources = rows.sources.get("train", ())
@@ -140,9 +148,11 @@ def _load_judging(
     for split, value in asked.items():
         if isinstance(value, str):
             path = base_dir / value
-            loaded = load_file(path, mapping=rows.mapping(split), group_by=recipe.data.group_by, spill=spill)
+            how = rows.mapping(split), rows.prompts if split == "validation" else None
+            group_by = recipe.data.group_by
+            loaded = load_file(path, mapping=how[0], group_by=group_by, spill=spill, prompts=how[1])
             if loaded.shape == "text" or train.shape == "text":
-                _refuse_mixed(train, loaded)
+                refuse_mixed(train, loaded)
             elif split == "validation":
                 check_shape(recipe.objective, loaded.shape)
             of_split = counted(rows.sources.get(split, ()), loaded.num_rows)
@@ -176,15 +186,6 @@ def rows_memory(context: Context) -> Spill:
 
     settings = context.settings
     return Spill(settings.data_memory_bytes or None, settings.scratch_folder)
-
-
-def _refuse_mixed(train: LoadedFile, other: LoadedFile) -> None:
-    if train.shape != other.shape:
-        raise RecipeError(
-            f"{train.file} holds {train.shape} rows, {other.file} {other.shape} rows",
-            expected="plain text in all files or in none",
-            do="give all splits the same kind of rows",
-        )
 
 
 _NOT_OF_ROWS: Final[dict[str, bool | set[str]]] = {
@@ -237,13 +238,14 @@ class PreparedSplit:
 
     @cached_property
     def good_examples(self) -> Sequence[Example]:
-        """Those that show an answer as it should be: all but completions that are marked as not wanted.
+        """Those that show an answer as it should be: all but completions that are not wanted, and rows without one.
 
         A row that weights of sources repeat is here once: examples in a prompt are different ones.
         """
         import numpy as np
 
-        wanted = np.fromiter((example.is_wanted is not False for example in self.examples), dtype=bool)
+        are_good = (example.is_wanted is not False and example.has_answer for example in self.examples)
+        wanted = np.fromiter(are_good, dtype=bool)
         if any(source.weight is not None for source in self.sources):
             # Rows are in the order of the file, so the repeated ones follow one another.
             ids = [example.id for example in self.examples]
@@ -320,9 +322,8 @@ def _made(context: Context, recipe: Recipe, base_dir: Path, before: Sequence[Sou
     check_template_options(recipe, template)
     max_length = resolve.max_length_tokens(recipe, model.context_length_tokens)
     room = resolve.room_tokens(recipe, model.context_length_tokens)
-    is_streamed = parts["train"].stream is not None
     examples = {split: part.examples for split, part in parts.items()}
-    head = fitted_head(recipe, examples, model.path, is_streamed=is_streamed)
+    head = fitted_head(recipe, examples, model.path, parts["train"].stream, context.progress)
     task_head = None if head is None else head.head
     parts = with_known_classes(parts, task_head)
     splits = {

@@ -37,7 +37,7 @@ def check_names(recipe: Recipe, base_dir: Path, before: Sequence[SourcePlan] = (
     Args:
         recipe: of which relative paths count from `base_dir`.
         base_dir: its folder.
-        before: sources of the plan of a run that is resumed: of streamed ones no other files are read.
+        before: sources of the plan of a run that is resumed: of patterns no other files are read.
 
     Raises:
         NotFoundError: no model of that name, or no such file; the nearest are named.
@@ -45,21 +45,22 @@ def check_names(recipe: Recipe, base_dir: Path, before: Sequence[SourcePlan] = (
         DataError: a file whose name or content is of no known format.
         RecipeError: answers are to be joined for an objective that has no use for it.
     """
-    from luthier.ml.data.files.patterns import matching_files
+    from luthier.ml.data.files.patterns import files_by_name, matching_files
     from luthier.ml.data.files.source import open_source
     from luthier.ml.inference.models import catalog
 
     check_reset_template(recipe)
     check_task_head(recipe)
     catalog.parse(recipe.base_model)
-    listed = {one.path: {file.name for file in one.files} for one in before if one.is_streamed}
+    listed = {one.path: {file.name for file in one.files} for one in before}
     for path in recipe.data.files().values():
         if is_remote(path):
             check_remote(path)
         elif is_pattern(path):
-            for file, shown in matching_files(base_dir / path):
-                if shown in listed.get(path, {shown}):
-                    open_source(file, shown_name=shown)
+            found = matching_files(base_dir / path)
+            # What came later may still be written; that a file is gone is said where the rows are read.
+            for file, shown in files_by_name(found, listed[path]) if listed.get(path) else found:
+                open_source(file, shown_name=shown)
         else:
             open_source(base_dir / path)
 

@@ -375,6 +375,7 @@ YAML_ONLY: Final[Mapping[str, str]] = {
     "data.template_options": "a mapping, whose names depend on the model's chat template",
     "data.replay.columns": "a mapping; usual names of columns are recognised",
     "method.options": "a mapping, for methods of other packages",
+    "objective.classes": "a list of labels, which may have blanks and commas in them",
     "objective.options": "a mapping, for objectives of other packages",
     "objective.rewards": "a list of metrics, graders and lengths with their weights",
     "training.average.decay": "for one kind of average alone",

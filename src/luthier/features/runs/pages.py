@@ -281,7 +281,7 @@ def show(
         "run": found,
         "charts": [] if plan is None else run_charts(curves, plan.objective.loss_unit),
         "machine": machine_charts(curves),
-        "steps_per_epoch": None if plan is None else plan.training.num_steps_per_epoch,
+        "steps_per_epoch": plan.training.num_steps_per_epoch if plan and plan.data.has_epochs else None,
         "layout": layout_of(curves),
     }
     if part == "charts" and is_fragment_request(request):

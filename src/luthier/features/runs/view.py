@@ -302,13 +302,19 @@ def words(context: Context, standing: Standing) -> dict[str, str]:
         "step": f"step {figures.count(done)} of {figures.count(record.num_steps)}",
         "left": f"about {figures.duration(left)} left" if left is not None else "",
         "loss": _loss(step.loss) if step else DASH,
-        "loss_note": f"epoch {step.epoch:.2f}" if step else "no step yet",
+        "loss_note": _loss_note(step),
         "validation": _loss(validation.loss) if isinstance(validation, ValidationDone) else DASH,
         "validation_note": _validation_note(validation),
         "speed": figures.speed(step.num_tokens / step.seconds) if step and step.seconds else DASH,
         "spent": _hours(bill.hours) if bill else DASH,
         "money": usd(bill.usd.value) if bill and bill.usd else DASH,
     }
+
+
+def _loss_note(step: StepDone | None) -> str:
+    if step is None:
+        return "no step yet"
+    return "" if step.epoch is None else f"epoch {step.epoch:.2f}"
 
 
 def num_done(standing: Standing, step: StepDone | None) -> int:

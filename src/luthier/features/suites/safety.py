@@ -418,7 +418,7 @@ def _as_task(probe: Probe, trained: Sequence[Example]) -> RowsOf:
         max_new_tokens=probe.max_new_tokens,
         cluster_by="prompt" if probe.has_clusters else None,
     )
-    rows = [row.example.model_dump(mode="json") for row in probe.rows]
+    rows = [row.example.model_dump(mode="json", exclude={"has_answer"}) for row in probe.rows]
     metrics = [metric.name for metric in probe.metrics]
     return RowsOf(
         task=task,

@@ -42,14 +42,14 @@ def start(context: Context, caller: Caller, run_id: str) -> Job:
             expected="no delivery under way",
             do="wait until it ends: the page of the run shows how far it is",
         )
-    # `infer`: it must not wait behind trainings.
+    # It must wait neither behind trainings nor hold up what asks models of this machine.
     job = Job(
         job_id=new_id("job"),
         kind=KIND,
         document={KIND: {"run_id": run_id}},
         run_id="",
         project_id=caller.project_id,
-        lane="infer",
+        lane="remote",
     )
     with context.database.transaction():
         made = context.jobs.submit(job)

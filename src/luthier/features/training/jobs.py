@@ -9,7 +9,7 @@ import contextlib
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -34,9 +34,16 @@ _LOCK_SECONDS = 1.0
 _PATIENCE_SECONDS: Final = 0.75
 """Of a job whose fork server is in the middle of a module; then it is executed, which takes a second longer at most
 where it needs none of the libraries, and a few seconds where it trains."""
-_BESIDE: Final[tuple[Lane, ...]] = ("validate", "infer")
-"""Lanes that do not wait for a training."""
-_INFER_LOOK_SECONDS: Final = 1.0
+_BESIDE: Final[Mapping[str, Lane]] = {
+    "validate": "validate", "infer": "infer", "remote": "remote", "remote-2": "remote", "remote-3": "remote",
+}  # fmt: skip
+"""Lanes that do not wait for a training, by the names of their workers.
+
+Jobs of `remote` wait for other hosts most of the time: one that is slow holds up neither the models of this machine nor
+the jobs of the next hosts.
+"""
+_LOOK_SECONDS: Final[Mapping[Lane, float]] = {"infer": 1.0, "remote": 2.0}
+"""Such jobs take minutes: that one begins a little later costs less than looking more often."""
 
 
 def submit(context: Context, recipe: Recipe, *, base_dir: Path) -> Job:
@@ -140,9 +147,8 @@ def work(
 
     def worker(name: str, lane: Lane, fork_server: ForkServer | None) -> Worker:
         used = pace or Pace.for_lease(context.jobs.lease_seconds)
-        if pace is None and lane == "infer":
-            # Such a job takes minutes: that it begins a second later costs less than looking three times as often.
-            used = replace(used, look=_INFER_LOOK_SECONDS)
+        if pace is None and lane in _LOOK_SECONDS:
+            used = replace(used, look=_LOOK_SECONDS[lane])
         return Worker(
             name, context.jobs, command, step_of, folder, tell=tell, pace=used, lanes=(lane,), fork_server=fork_server
         )
@@ -153,7 +159,7 @@ def work(
     ):
         trains = worker(name, "train", fork_server)
         # separate names: a restarted worker takes back its jobs immediately, and these run side by side
-        beside = [worker(f"{name}:{lane}", lane, fork_server) for lane in _BESIDE]
+        beside = [worker(f"{name}:{suffix}", lane, fork_server) for suffix, lane in _BESIDE.items()]
         if until_idle:
             # The fork server starts with the first job, if any.
             return _until_idle([*beside, trains], stop_requested)

@@ -133,8 +133,9 @@ def event_text(event: Event) -> str:
             begun = "started" if event.from_step == 0 else f"resumed after step {event.from_step:,}"
             return f"{begun}, {event.num_steps:,} steps in all"
         case StepDone():
+            epoch = "" if event.epoch is None else f"epoch {event.epoch:.2f}  "
             return (
-                f"step {event.step:,}  epoch {event.epoch:.2f}  loss {event.loss:.4f}  "
+                f"step {event.step:,}  {epoch}loss {event.loss:.4f}  "
                 f"learning rate {event.learning_rate:.3g}  gradient {event.gradient_norm:.3g}  "
                 f"{event.num_tokens / max(event.seconds, 1e-9):,.0f} tokens/s"
             )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -72,11 +73,13 @@ def same_label(answer: str) -> str:
     return _SPACE.sub(" ", unicodedata.normalize("NFKC", answer)).strip().casefold()
 
 
-def spellings(answers: Sequence[str]) -> dict[str, str]:
-    """Of each label (`same_label`) its commonest spelling; of equally common ones the first in the rows."""
+def spellings(answers: Iterable[str] | Mapping[str, int]) -> dict[str, str]:
+    """Of each label (`same_label`) its commonest spelling; of equally common ones the first in the rows.
+
+    answers: in the order of the rows; or different ones in that order, with how often each is there.
+    """
     counts: dict[str, dict[str, int]] = {}
-    for answer in answers:
-        forms = counts.setdefault(same_label(answer), {})
-        forms[answer] = forms.get(answer, 0) + 1
-    # max keeps the first of equals, and a dict keeps the order of the rows.
+    for answer, num in Counter(answers).items():  # keeps the order of the rows
+        counts.setdefault(same_label(answer), {})[answer] = num
+    # max keeps the first of equals.
     return {label: max(forms, key=lambda form: forms[form]) for label, forms in counts.items()}

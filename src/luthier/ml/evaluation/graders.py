@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from luthier.core.errors import RequestError, library_reason
 from luthier.core.graders import Grader, MultiGrader, Similarity, StringCheck, TextSimilarity
+from luthier.ml.evaluation.metrics.rouge import common_subsequence_length, rouge_l, rouge_n
 
 _INDEXED = re.compile(r"([^\[\]]*)((?:\[\d{1,6}\])+)")
 _OUTPUT = "sample.output_text"
@@ -276,26 +277,14 @@ def _function_of(node: ast.Call) -> Callable[..., Any] | None:
     return _FUNCTIONS.get(node.func.id) if isinstance(node.func, ast.Name) else None
 
 
-_ROUGE: Final = {
-    "rouge_1": "rouge1",
-    "rouge_2": "rouge2",
-    "rouge_3": "rouge3",
-    "rouge_4": "rouge4",
-    "rouge_5": "rouge5",
-    "rouge_l": "rougeL",
-}
+_ROUGE_ORDERS: Final = 5
 _GLEU_ORDERS: Final = 4
 
 
 def similarity(kind: Similarity) -> Callable[[str, str], float]:
     """The function (output, reference) -> 0 to 1 of that name."""
-    if kind in _ROUGE:
-        from rouge_score.rouge_scorer import RougeScorer  # takes seconds to import, and few graders need it
-
-        name = _ROUGE[kind]
-        scorer = RougeScorer([name], use_stemmer=True)
-        return lambda output, reference: float(scorer.score(reference, output)[name].fmeasure)
     plain: dict[str, Callable[[str, str], float]] = {"fuzzy_match": fuzzy_match, "bleu": sentence_bleu, "gleu": gleu}
+    plain |= {"rouge_l": rouge_l} | {f"rouge_{order}": rouge_n(order) for order in range(1, _ROUGE_ORDERS + 1)}
     return plain[kind]
 
 
@@ -328,22 +317,11 @@ def _grams(words: list[str]) -> Counter[tuple[str, ...]]:
 def fuzzy_match(output: str, reference: str) -> float:
     """2 L / (m + n) with L the length of the longest common subsequence of characters; 1 for two empty texts.
 
-    One minus the insertions and deletions between the two, as a share of all characters. L bit by bit: Hyyrö, 2004,
-    "Bit-parallel LCS-length computation revisited", section 3.
+    One minus the insertions and deletions between the two, as a share of all characters.
     """
     if not output and not reference:
         return 1.0
-    places: dict[str, int] = {}
-    for index, character in enumerate(output):
-        # One integer a character with a bit for each of its positions: Python's integers have any length.
-        places[character] = places.get(character, 0) | 1 << index
-    full = (1 << len(output)) - 1
-    row = full
-    for character in reference:
-        match = row & places.get(character, 0)
-        row = ((row + match) | (row - match)) & full
-    # Every 0 in the row is one character of the longest common subsequence.
-    return 2.0 * (len(output) - row.bit_count()) / (len(output) + len(reference))
+    return 2.0 * common_subsequence_length(output, reference) / (len(output) + len(reference))
 
 
 _NUMBER: Final = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")

@@ -10,11 +10,17 @@ from typing import Any
 from luthier.core.errors import RequestError
 from luthier.core.graders import LengthPenalty, Reward, RewardMetric
 from luthier.core.ports import Attempt, Grade
-from luthier.ml.evaluation.graders import make_grader, sentence_bleu
+from luthier.ml.evaluation.graders import fields_of, make_grader, sentence_bleu
 from luthier.ml.evaluation.metrics.protocol import Observations
 from luthier.ml.evaluation.metrics.registry import bounds_of, load_metrics
 
 Part = Callable[[Attempt, Mapping[str, Any]], float]
+
+
+def need_answers(rewards: Sequence[Reward]) -> bool:
+    """Whether one of them compares with the row's own answer."""
+    graders = (reward.grader for reward in rewards if reward.grader is not None)
+    return any(reward.metric is not None for reward in rewards) or any("reference" in fields_of(g) for g in graders)
 
 
 class Rewards:

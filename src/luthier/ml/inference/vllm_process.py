@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Final
 
@@ -27,6 +28,7 @@ import psutil
 from luthier.core.errors import NotFoundError, WorkError
 from luthier.core.ports import Progress
 from luthier.core.system import facilities
+from luthier.core.system.files import SHORT_TEMPORARY, scratch_folder
 from luthier.core.system.process_setup import dying_with_parent
 
 COMMAND: Final = "LUTHIER_VLLM_COMMAND"
@@ -35,7 +37,7 @@ _STOP_SECONDS: Final = 15.0
 _LOOK_SECONDS: Final = 0.25
 _EXIT_SECONDS: Final = 5.0
 _GPU: Final = Path("/dev/nvidiactl")
-_MAX_SOCKET_FOLDER_BYTES: Final = 70
+_MAX_SOCKET_FOLDER_BYTES: Final = 66
 
 
 def vllm_command(environment: Mapping[str, str]) -> list[str]:
@@ -89,7 +91,8 @@ class VllmProcess:
         # open (vLLM, "Security"). So it listens on a socket in a folder that only this user may enter; the key is for
         # systems without such sockets.
         self.key = secrets.token_hex()
-        self.socket_path = _socket_path()
+        self._scratch = ExitStack()
+        self.socket_path = _socket_path(self._scratch)
         self.url = ""
         self._process: subprocess.Popen[bytes] | None = None
         self._is_stopped = False
@@ -259,17 +262,20 @@ class VllmProcess:
         if self._log is not None:
             self._log.close()
             self._log = None
-        if self.socket_path is not None:
-            shutil.rmtree(self.socket_path.parent, ignore_errors=True)
+        self._scratch.close()
 
 
-def _socket_path() -> Path | None:
-    """A place for a socket in a new folder of mode 0700; None where the system has no such sockets."""
+def _socket_path(scratch: ExitStack) -> Path | None:
+    """A place for a socket in a new folder of mode 0700; None where the system has no such sockets.
+
+    scratch: its end removes the folder. Folders of processes that were killed are removed now.
+    """
     if not hasattr(socket, "AF_UNIX"):
         return None
     # Its address has room for some 100 bytes, and TMPDIR may be long.
-    short = len(os.fsencode(tempfile.gettempdir())) <= _MAX_SOCKET_FOLDER_BYTES
-    return Path(tempfile.mkdtemp(prefix="luthier-vllm-", dir=None if short else "/tmp")) / "socket"  # noqa: S108
+    is_short = len(os.fsencode(tempfile.gettempdir())) <= _MAX_SOCKET_FOLDER_BYTES
+    parent = Path(tempfile.gettempdir()) if is_short else SHORT_TEMPORARY
+    return scratch.enter_context(scratch_folder(parent, "luthier-vllm-")) / "socket"
 
 
 def _inherited(command: Sequence[str]) -> dict[str, str]:

@@ -35,7 +35,7 @@ def values_of(event: Event) -> dict[str, float]:
                 "train/loss": event.loss,
                 "train/learning_rate": event.learning_rate,
                 "train/grad_norm": event.gradient_norm,
-                "train/epoch": event.epoch,
+                **({} if event.epoch is None else {"train/epoch": event.epoch}),
                 "train/global_step": event.step,
                 "train/num_tokens": event.num_tokens,
                 "train/num_trained_tokens": event.num_trained_tokens,

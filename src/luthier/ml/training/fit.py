@@ -31,10 +31,10 @@ def for_by_heart(plan: Plan, best_step: int, last_step: int) -> tuple[Remedy, ..
     """
     training, found = plan.training, list[Remedy]()
     if best_step < last_step:
-        epochs = best_step / training.num_steps_per_epoch
+        epochs = f" (epoch {best_step / training.num_steps_per_epoch:.2g})" if plan.data.has_epochs else ""
         saved = 1 - best_step / last_step
         text = (
-            f"Stop at step {best_step:,} (epoch {epochs:.2g}): {saved:.0%} of the steps taken came after the best one, "
+            f"Stop at step {best_step:,}{epochs}: {saved:.0%} of the steps taken came after the best one, "
             "and a schedule that ends there ends on a small learning rate."
         )
         found.append(Remedy(text=text, settings=(f"training.max_steps={best_step}",)))
@@ -57,7 +57,7 @@ def _more_rows(plan: Plan) -> list[Remedy]:
         share = data.part[1] - data.part[0]
         text = f"Train on all rows: this run used {share:.0%} of them ({data.train.num_examples:,})."
         return [Remedy(text=text, settings=("data.subset=",))]
-    if data.train.num_examples >= _FEW_ROWS:
+    if data.train.num_examples >= _FEW_ROWS or not data.has_epochs:
         return []
     text = (
         f"Get more rows than these {data.train.num_examples:,}, each seen {plan.training.epochs:.2g} times: luthier "

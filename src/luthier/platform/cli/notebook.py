@@ -92,7 +92,7 @@ class LiveChart:
             last = steps[-1]
             parts = [
                 f"step {last.step:,} of {self._num_steps:,}",
-                f"epoch {last.epoch:.2f}",
+                *([] if last.epoch is None else [f"epoch {last.epoch:.2f}"]),
                 f"training loss {comparable_loss(last):.4g}",
             ]
         if validations:

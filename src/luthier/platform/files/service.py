@@ -20,10 +20,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Literal, Self
 
-from luthier.core.errors import NotFoundError, RequestError, StorageFullError, WorkError
+from luthier.core.errors import NotFoundError, RequestError, StorageFullError, UnsupportedError, WorkError
 from luthier.core.ids import sha256_file
 from luthier.core.system.files import is_disk_full, sync_file
-from luthier.platform.files.store import Purpose, StoredFile, Upload, UploadPart, UploadPurpose
+from luthier.platform.files.store import UPLOAD_PURPOSES, Purpose, StoredFile, Upload, UploadPart, UploadPurpose
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
@@ -134,9 +134,19 @@ def keep_file(
         expires_after_seconds: Its lifetime; None for ever.
 
     Raises:
+        UnsupportedError: A file from outside that has no bytes.
         StorageFullError: The disk is full.
         WorkError: Artifacts are kept elsewhere, and that place failed.
     """
+    # What a job has made may be empty, such as the errors of a batch without any.
+    if incoming.num_bytes == 0 and purpose in UPLOAD_PURPOSES:
+        raise UnsupportedError(
+            f"{safe_filename(filename)!r} is an empty file",
+            expected="a file of at least one byte",
+            do="check that the file was written to the end, and send it again",
+            code="empty_file",
+            param="file",
+        )
     # `finish` has synced the bytes to the disk before the row names them.
     return context.files.add(
         project_id,

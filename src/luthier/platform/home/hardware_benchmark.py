@@ -32,7 +32,7 @@ _WAIT_SECONDS = 120.0
 # A disturbed measurement is worth repeating where the cores are that much freer, and not more often than this.
 _FREER_BY_CORES, _REPEAT_SECONDS = 0.3, 60.0
 _LOAD_SECONDS = 30.0
-_VERSIONED = ("luthier", "torch", "transformers", "peft", "safetensors", "sacrebleu", "rouge-score", "numpy")
+_VERSIONED = ("luthier", "torch", "transformers", "peft", "safetensors", "sacrebleu", "numpy")
 _looked_at: dict[Path, float] = {}
 """When this process looked last whether the machine is quieter, by the file of its measurement."""
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from luthier.core.import_string import import_string
 from luthier.core.system.files import is_disk_full
+from luthier.platform.jobs.kinds import attempt_of
 from luthier.platform.jobs.records import Job
 
 if TYPE_CHECKING:
@@ -25,20 +26,6 @@ if TYPE_CHECKING:
     from luthier.platform.processes.process import Outcome
 
 JOB_NAME = "job.json"
-_ATTEMPTS: Final = {
-    "batch": "luthier.features.batches.job:carry_out",
-    "export": "luthier.features.exports.requests:carry_out",
-    "eval_run": "luthier.features.evals_api.job:carry_out",
-    "evaluation": "luthier.features.evaluation_orders.job:carry_out",
-    "import": "luthier.features.datasets.import_job:carry_out",
-    "synthesis": "luthier.features.datasets.synthesis_job:carry_out",
-    "workflow": "luthier.features.workflows.job:carry_out",
-    "tracking": "luthier.features.trackers.job:carry_out",
-    "request": "luthier.features.finetuning_api.job:carry_out",
-    "asked": "luthier.features.training.recipe_job:carry_out",
-    "recipe": "luthier.features.training.jobs:carry_out",
-}
-"""What does an attempt of each kind of job. By name: this process is below what it runs, and loads one of them."""
 PRELOADED: Final = (
     # First what is needed by a job that ends with its first answer: these load no torch.
     "luthier.features.training.jobs",
@@ -68,7 +55,7 @@ PRELOADED: Final = (
     "luthier.ml.training.loop",
     "luthier.ml.training.methods.lora",
 )
-"""What a fork server loads for attempts: what most of them need. By name, as `_ATTEMPTS` is.
+"""What a fork server loads for attempts: what most of them need. By name, as in `KINDS`.
 
 In between it forks what waits, so the order counts.
 
@@ -96,7 +83,7 @@ def main(home: Path, folder: Path) -> None:
     wait_briefly()
     keep_few_kernels()
     job = Job.model_validate_json((folder / JOB_NAME).read_bytes())
-    if job.lane == "infer":
+    if job.lane in ("infer", "remote"):
         # Live requests go first. The session, which this process leads, holds the engine that it starts as well.
         lower_session_priority()
     try:
@@ -122,17 +109,8 @@ def main(home: Path, folder: Path) -> None:
 
 def _carry_out(context: Context, job: Job) -> Outcome:
     """One attempt of a job of any kind."""
-    outcome: Outcome = import_string(_ATTEMPTS[_kind(job)])(context, job)
+    outcome: Outcome = import_string(attempt_of(job.kind, job.document))(context, job)
     return outcome
-
-
-def _kind(job: Job) -> str:
-    """The key of `_ATTEMPTS`: the kind of the job, and of a training or an eval's run by what its document holds."""
-    if "eval_run" in job.document:
-        return "eval_run"
-    if job.kind in _ATTEMPTS:
-        return job.kind
-    return next((key for key in ("request", "asked") if key in job.document), "recipe")
 
 
 def _is_for_want_of_room(error: BaseException, home: Path) -> bool:

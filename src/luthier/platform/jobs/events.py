@@ -17,6 +17,7 @@ from luthier.core.errors import RequestError
 from luthier.core.frozen_model import FrozenModel
 from luthier.platform.db.database import Database
 from luthier.platform.db.tables import job_events
+from luthier.platform.jobs.kinds import KINDS
 from luthier.platform.jobs.records import JobKind, JobStatus, Lane
 
 Level = Literal["info", "warn", "error"]
@@ -44,17 +45,6 @@ class JobEvent(FrozenModel):
     data: dict[str, float | None] | None = None
 
 
-JOB_NAMES: Final[dict[JobKind, str]] = {
-    "train": "Fine-tuning job",
-    "export": "Export",
-    "evaluation": "Evaluation",
-    "batch": "Batch",
-    "import": "Import",
-    "synthesis": "Synthesis",
-    "workflow": "Workflow",
-    "tracking": "Delivery to trackers",
-}
-"""What messages and pages call a job, by its kind."""
 _ENDS: Final[dict[JobStatus, str]] = {
     "succeeded": "The job has successfully completed",
     "failed": "The job has failed",
@@ -63,39 +53,27 @@ _ENDS: Final[dict[JobStatus, str]] = {
 
 def created(kind: JobKind, job_id: str) -> str:
     """A job was queued."""
-    return f"Created {'fine-tuning job' if kind == 'train' else kind}: {job_id}"
+    return f"Created {KINDS[kind].noun or kind}: {job_id}"
 
 
 def started(kind: JobKind, lane: Lane) -> tuple[str, str]:
     """The code and the words of a first attempt in a lane."""
-    return ("validating", "Validating the files") if lane == "validate" else ("started", f"{JOB_NAMES[kind]} started")
+    return ("validating", "Validating the files") if lane == "validate" else ("started", f"{KINDS[kind].title} started")
 
 
 def goes_on(kind: JobKind) -> str:
     """Another attempt has begun."""
-    if kind == "workflow":
-        return "Workflow continues with the stage that it was in"
-    if kind == "train":
-        return "Fine-tuning job resumes from its last checkpoint"
-    # What documents were read to, and what a model has written, is kept between attempts.
-    return f"{JOB_NAMES[kind]} {'continues' if kind in ('import', 'synthesis') else 'begins again'}"
-
-
-def picked_up(kind: JobKind) -> str:
-    """What becomes of a job that has crashed, as the end of a sentence."""
-    if kind == "workflow":
-        return "it continues with the stage that it was in"
-    return "it is taken up again from the last checkpoint" if kind == "train" else "it begins again"
+    return f"{KINDS[kind].title} {KINDS[kind].continues}"
 
 
 def resumed(kind: JobKind) -> str:
     """A job that had ended or rested is queued again."""
-    return f"{JOB_NAMES[kind]} resumed"
+    return f"{KINDS[kind].title} resumed"
 
 
 def ended(kind: JobKind, status: JobStatus) -> str:
     """A job has ended without an error, or rests."""
-    return _ENDS.get(status) or f"{JOB_NAMES[kind]} {status}"
+    return _ENDS.get(status) or f"{KINDS[kind].title} {status}"
 
 
 _BEYOND: Final = 2**31 - 1

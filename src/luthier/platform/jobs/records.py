@@ -10,7 +10,7 @@ from luthier.core.frozen_model import FrozenModel
 JobStatus = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
 JobKind = Literal["train", "export", "evaluation", "batch", "import", "synthesis", "workflow", "tracking"]
 Wish = Literal["pause", "cancel"]
-Lane = Literal["validate", "train", "infer"]
+Lane = Literal["validate", "train", "infer", "remote"]
 ENDED: Final[tuple[JobStatus, ...]] = ("succeeded", "failed", "cancelled")
 
 
@@ -35,8 +35,8 @@ class Job(FrozenModel):
         finished_at: When it ended; None before.
         error: Why it failed, as `LuthierError.as_json` writes it.
         project_id: The project that it belongs to.
-        lane: Which kind of worker takes it next; after `validate` a job continues with `train`, and `infer` is for
-            jobs that only ask models, beside a training.
+        lane: Which kind of worker takes it next; after `validate` a job continues with `train`; `infer` is for jobs
+            that only ask models, beside a training, and `remote` for those that mostly wait for another host.
     """
 
     job_id: str

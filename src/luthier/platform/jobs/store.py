@@ -26,7 +26,8 @@ from luthier.core.errors import ConflictError
 from luthier.core.system.clock_jump import SLACK_SECONDS, elapsed
 from luthier.platform.db.database import Database
 from luthier.platform.db.tables import jobs
-from luthier.platform.jobs.events import ended, goes_on, has_event, insert_event, picked_up, resumed, started
+from luthier.platform.jobs.events import ended, goes_on, has_event, insert_event, resumed, started
+from luthier.platform.jobs.kinds import KINDS
 from luthier.platform.jobs.records import ENDED, Job, JobStatus, Lane, Wish
 from luthier.platform.jobs.rows import (
     LeaseLostError,
@@ -398,7 +399,7 @@ class JobStore:
             return
         # Exponential backoff from 5 s on. An attempt that made progress is repeated immediately (below).
         rest = min(LONGEST_REST_SECONDS, FIRST_REST_SECONDS * 4 ** max(0, num_crashes - 1))
-        message = f"The work ended unexpectedly ({reason}): {picked_up(row['kind'])}"
+        message = f"The work ended unexpectedly ({reason}): {KINDS[row['kind']].picked_up}"
         insert_event(connection, now, row["job_id"], message, level="warn")
         self._stop(connection, row, now, not_before=now if has_got_further else now + rest)
 
@@ -418,8 +419,7 @@ class JobStore:
         }
         document = None if error is None else json.dumps(error)
         finished = now if status in ENDED else None
-        if row["kind"] == "import" and status in ("succeeded", "cancelled"):
-            # Such a job is never resumed, and the query of an address may hold a signature or a key.
+        if KINDS[row["kind"]].hides_queries and status in ("succeeded", "cancelled"):
             kept = without_queries(job_by_id(connection, row["job_id"]).document)
             values["document"] = json.dumps(kept)
         connection.execute(update(jobs).where(is_row(row)).values(**values, error=document, finished_at=finished))

@@ -382,7 +382,7 @@ def test_a_batch_at_a_provider_is_waited_for_in_the_queue_and_paid_for_once(
     assert (shown.progress.answered, shown.progress.requests, len(provider.live)) == (1, NUM - 1, 1)
     assert "Waiting for batch_0 of https://provider.example/v1: 1 of 19 requests" in shown.events[0].message
     # The lane is free for other work meanwhile.
-    assert context.jobs.claim("here", ("infer",)) is None
+    assert context.jobs.claim("here", ("infer", "remote")) is None
     spent = shown.progress.cost_usd
     assert spent is not None
     assert spent > 0

@@ -244,7 +244,7 @@ def test_a_stopped_attempt_keeps_what_has_arrived_and_a_cancelled_one_nothing(
 
     monkeypatch.setattr(remote_import_job, "fetch_found", stopped)
     start_import(context, ME, ordered("org/qa"))
-    job = context.jobs.claim("dies", ("infer",))
+    job = context.jobs.claim("dies", ("remote",))
     assert job is not None
     assert remote_import_job.carry_out(context, job, *_order(job)).status == "paused"
     assert [path.read_bytes() for path in nonempty(list(work_folder(context, job).rglob("train.jsonl")))] == [
@@ -257,7 +257,7 @@ def test_a_stopped_attempt_keeps_what_has_arrived_and_a_cancelled_one_nothing(
     assert sum(path.endswith("train.jsonl") for path, _ in qa_hub.requests) == num_requests, "nothing comes twice"
     monkeypatch.setattr(remote_import_job, "fetch_found", stopped)
     start_import(context, ME, ordered("org/qa"))
-    job = context.jobs.claim("dies", ("infer",))
+    job = context.jobs.claim("dies", ("remote",))
     assert job is not None
     data_jobs.cancel(context, ME, job.job_id)
     assert remote_import_job.carry_out(context, job, *_order(job)).status == "paused"
@@ -266,7 +266,7 @@ def test_a_stopped_attempt_keeps_what_has_arrived_and_a_cancelled_one_nothing(
 
 def test_an_attempt_that_dies_before_its_last_word_makes_nothing_twice(context: Context, qa_hub: Hub) -> None:
     start_import(context, ME, ordered("org/qa"))
-    job = context.jobs.claim("dies", ("infer",))
+    job = context.jobs.claim("dies", ("remote",))
     assert job is not None
     first = remote_import_job.carry_out(context, job, *_order(job))
     context.jobs.give_back(job.job_id, job.attempt)

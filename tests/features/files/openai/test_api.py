@@ -14,6 +14,7 @@ from tests.features.files.openai.clients import kept_files, signed_in
 
 from luthier.platform.db.tables import files
 from luthier.platform.files.service import add_file, get_file, local_path, safe_filename, sweep_files
+from luthier.platform.files.store import UPLOAD_PURPOSES
 from luthier.platform.home.context import Context
 from luthier.platform.home.settings import Settings
 from luthier.server.api import create_app
@@ -52,11 +53,21 @@ def test_what_goes_in_comes_out(client: TestClient, context: Context) -> None:
     assert file.sha256 == hashlib.sha256(ROWS).hexdigest()
 
 
-def test_an_empty_file_and_one_larger_than_a_piece(client: TestClient, context: Context) -> None:
+def test_a_file_larger_than_a_piece(client: TestClient, context: Context) -> None:
     context.settings = Settings(home=context.home, max_file_bytes=10 << 20)
-    for content in (b"", bytes(range(256)) * 10_000 + b"\r\n--"):
-        made = send(client, content)
-        assert client.get(f"/v1/files/{made['id']}/content").content == content
+    content = bytes(range(256)) * 10_000 + b"\r\n--"
+    made = send(client, content)
+    assert client.get(f"/v1/files/{made['id']}/content").content == content
+
+
+@pytest.mark.parametrize("purpose", UPLOAD_PURPOSES)
+def test_an_empty_file_is_refused_for_every_purpose(client: TestClient, context: Context, purpose: str) -> None:
+    answer = client.post("/v1/files", files={"file": ("rows.jsonl", b"")}, data={"purpose": purpose})
+    error = error_of(answer, 400)
+    assert (error["code"], error["param"]) == ("empty_file", "file")
+    assert error["message"].startswith("'rows.jsonl' is an empty file; expected: ")
+    assert client.get("/v1/files").json()["data"] == []
+    assert kept_files(context) == []
 
 
 def test_deleting_one_of_the_same_content_leaves_the_other(client: TestClient, context: Context) -> None:

@@ -164,7 +164,8 @@ def test_prompts_without_answers_are_graded_as_the_hosted_service_takes_them(cli
     good, bad = (ok(client.get(f"{JOBS}/{job}")) for job in jobs)
     assert (good["status"], good["error"]) == ("queued", None)
     assert (bad["status"], bad["error"]["param"]) == ("failed", "training_file")
-    assert bad["error"]["message"].startswith(f"{file}:1 ends with a prompt and has no field reference")
+    assert bad["error"]["message"].startswith(f"10 of 10 rows of {file} are wrong")
+    assert f"{file}:1 field 'reference': ends with a prompt and has nothing in a field" in bad["error"]["message"]
 
 
 def test_rows_over_the_context_are_refused_without_settings_that_a_client_cannot_name(

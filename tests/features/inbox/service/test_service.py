@@ -110,10 +110,7 @@ def test_everything_that_waits_is_there_and_goes_when_it_is_done(context: Contex
     assert found["rate"].detail == "0 of 2 ratings by 1 rater"
     assert found["review"].detail == "1 answer to accept, correct or reject"
     assert found["annotate"].detail == "1 of 3 rows decided, version 1"
-    assert (
-        found["canary"].detail
-        == "Train · tiny · 25 Nov answers 25% of the users: not compared yet"
-    )
+    assert found["canary"].detail == "Train · tiny · 25 Nov answers 25% of the users: not compared yet"
     assert found["job"].detail == "no room in exports", "paths of the machine are not shown"
     assert inbox.counts(context, ADMIN) == {"for_you": 6, "open": 6, "snoozed": 0, "done": 0}
     rate_all(context, panel, 0, lambda _: "tie")

@@ -18,12 +18,14 @@ from luthier.core.errors import ConflictError, DataError, DataSourceError, NotFo
 from luthier.core.plan import Plan
 from luthier.core.ports import ProgressTask, SilentProgress
 from luthier.features.evaluations import leakage
-from luthier.features.planning import probe_worker, streamed_rows, view
+from luthier.features.planning import probe_worker, streamed_rows, task_heads, view
 from luthier.features.planning.evaluation_plan import rows_of_run
 from luthier.features.planning.format import plan_lines
-from luthier.features.planning.service import prepare, prepare_again
-from luthier.features.recipes.service import load_recipe
+from luthier.features.planning.pattern_files import files_of_plan, pattern_changes
+from luthier.features.planning.service import make_plan, prepare, prepare_again
+from luthier.features.recipes.service import load_recipe, with_absolute_paths
 from luthier.features.suites.safety import num_seen, probe_inputs
+from luthier.ml.data.files.patterns import matching_files
 from luthier.ml.data.files.sequences import LazySequence
 from luthier.ml.evaluation.report.facts import split_facts
 from luthier.ml.evaluation.safety.memorisation import memorisation, personal_data
@@ -149,9 +151,48 @@ def test_files_that_come_later_end_no_run_whose_rows_are_read_before_it(
     assert shown.titles.count("1 file was added since the run began, and is not read: 0.jsonl") == 2
     assert len(rows_of_run(context, RUN)) == 40
     assert planned(context, recipe).data.train.num_rows == 60
+    # What came later is not opened: it may still be written.
+    (recipe.parent / "talks/0.jsonl").write_text("")
+    assert prepare_again(context, plan).plan == plan
     write_rows(recipe.parent / "talks/2.jsonl", [chat_row(3)])
     with pytest.raises(ConflictError, match=r"train file .* has changed since the run began"):
         prepare_again(context, plan)
+    (recipe.parent / "talks/2.jsonl").unlink()
+    with pytest.raises(ConflictError, match=r"2\.jsonl does not match .*talks/\*\.jsonl any more"):
+        prepare_again(context, plan)
+
+
+def test_files_of_folders_below_are_told_apart_by_their_paths(context: Context, make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe(data={"train": "talks/**/*.jsonl"}, training=TRAINING)
+    for name, start in (("a/1.jsonl", 0), ("b/1.jsonl", 20)):
+        (recipe.parent / "talks" / name).parent.mkdir(parents=True)
+        write_rows(recipe.parent / "talks" / name, [chat_row(n) for n in range(start, start + 20)])
+    asked = with_absolute_paths(load_recipe(recipe), recipe.parent)
+    plan = make_plan(context, asked, base_dir=Path())
+    (source,) = plan.data.sources
+    assert [file.name for file in source.files] == ["a/1.jsonl", "b/1.jsonl"]
+    assert pattern_changes(plan.data.sources) == ()
+    (recipe.parent / "talks/c").mkdir()
+    write_rows(recipe.parent / "talks/c/1.jsonl", [chat_row(n) for n in range(40, 45)])
+    assert prepare_again(context, plan).plan == plan
+    # Plans of earlier versions hold the last parts of the paths.
+    files = tuple(file.model_copy(update={"name": "1.jsonl"}) for file in source.files)
+    assert [below for _, below in files_of_plan(context, Path("talks"), matching(recipe), files)] == [
+        "a/1.jsonl",
+        "b/1.jsonl",
+    ]
+    # A retraining reads what there is now, and says what is new.
+    write_rows(recipe.parent / "talks/b/1.jsonl", [chat_row(99)])
+    (recipe.parent / "talks/a/1.jsonl").unlink()
+    assert pattern_changes(plan.data.sources) == (
+        f"train rows of {source.name}: 1 file is new since the last run: c/1.jsonl",
+        f"train rows of {source.name}: 1 file has changed since the last run: b/1.jsonl",
+        f"train rows of {source.name}: 1 file is gone since the last run: a/1.jsonl",
+    )
+
+
+def matching(recipe: Path) -> Any:
+    return matching_files(recipe.parent / "talks/**/*.jsonl")
 
 
 def test_objects_of_a_pattern_are_those_of_the_plan(
@@ -244,27 +285,100 @@ def test_a_reference_is_computed_in_the_steps_and_forecast_there(context: Contex
         planned(context, recipe, "objective={name: kto}")
 
 
-def test_classes_are_those_of_the_first_rows_and_of_the_validation_rows(
+def classified(labels: list[str]) -> list[dict[str, Any]]:
+    return [{"prompt": f"{number}?", "completion": label} for number, label in enumerate(labels)]
+
+
+def test_classes_are_those_of_all_rows_of_files_and_wrong_rows_are_found_before_the_run(
     context: Context, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(streamed_rows, "NUM_SAMPLED", 10)
     recipe = streamed(make_recipe, "rows.jsonl", "classify", validation="valid.jsonl")
-    labels = ["yes", "no"] * 5 + ["later"]
-    write_rows(recipe.parent / "rows.jsonl", [{"prompt": f"{n}?", "completion": one} for n, one in enumerate(labels)])
-    write_rows(recipe.parent / "valid.jsonl", [{"prompt": "100?", "completion": "maybe"}])
+    rows = classified([*["yes", "no"] * 5, "Yes", "later"])
+    write_rows(recipe.parent / "rows.jsonl", [*rows, {"prompt": "100?", "completion": "maybe"}])
+    write_rows(recipe.parent / "valid.jsonl", [{"prompt": "100?", "completion": "maybe"}, rows[1] | {"prompt": "7 7?"}])
     plan = planned(context, recipe)
     head = plan.objective.task_head
     assert head is not None
-    assert (head.labels, head.label_counts) == (("no", "yes", "maybe"), ())
-    assert plan.objective.task_head_notes[0].startswith(
-        "the classes are those of the first 10 rows and of 1 validation"
+    assert (head.labels, head.label_counts) == (("yes", "no", "later"), (6, 5, 1))
+    notes = plan.objective.task_head_notes
+    assert notes[0] == "the classes are those of all 12 rows, which were read for it"
+    assert (
+        '1 of 2 validation rows have a class that no training row has ("maybe"): they are left out of validation'
+        in notes
     )
     assert plan.data.validation is not None
+    assert plan.data.validation.num_rows == 1
     with pytest.raises(RecipeError, match=r"^objective\.class_weights balanced with data\.streaming"):
         planned(context, recipe, "objective.class_weights=balanced")
-    write_rows(recipe.parent / "rows.jsonl", [{"prompt": f"{n}?", "completion": "yes"} for n in range(20)])
-    with pytest.raises(DataError, match=r"^of the first 10 rows of the stream: all 10 training rows have 'yes'"):
+    for wrong, words in (
+        ({"prompt": "8?"}, "row rows.jsonl:21 of a streamed source is wrong"),
+        ({"messages": []}, "row rows.jsonl:21 of a streamed source is wrong"),
+    ):
+        write_rows(recipe.parent / "rows.jsonl", [*classified(["yes", "no"] * 10), wrong])
+        with pytest.raises(DataError, match=words):
+            planned(context, recipe)
+    write_rows(recipe.parent / "rows.jsonl", classified(["yes"] * 20))
+    with pytest.raises(DataError, match=r"^all 20 training rows have 'yes'"):
         planned(context, recipe, "data.validation=")
+    monkeypatch.setattr(task_heads, "_MAX_ANSWERS", 12)
+    write_rows(recipe.parent / "rows.jsonl", classified([f"a text {number}" for number in range(20)]))
+    with pytest.raises(DataError, match="the first 13 streamed rows have 13 different answers"):
+        planned(context, recipe, "data.validation=")
+
+
+def test_rows_are_read_for_their_labels_once_in_a_process(
+    context: Context, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = streamed(make_recipe, "rows.jsonl", "classify")
+    write_rows(recipe.parent / "rows.jsonl", classified(["yes", "no", "once"] * 5))
+    shown = ShownTasks()
+    monkeypatch.setattr(context, "progress", shown)
+    first = planned(context, recipe)
+    again = planned(context, recipe, "training.max_steps=5")
+    assert first.objective.task_head == again.objective.task_head
+    assert shown.titles.count("Reading labels") == 1
+    write_rows(recipe.parent / "rows.jsonl", classified(["yes", "no", "twice"] * 5))
+    changed = planned(context, recipe).objective.task_head
+    assert changed is not None
+    assert (changed.labels, shown.titles.count("Reading labels")) == (("no", "twice", "yes"), 2)
+
+
+def test_classes_of_a_remote_stream_are_named_by_the_recipe(
+    context: Context, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data_sources, "_SCHEMES", ("memory://",))
+    store = fsspec.filesystem("memory")
+    lines = "".join(json.dumps(row) + "\n" for row in classified(["b", "a", "other"] * 4))
+    store.pipe("/labels/rows.jsonl", lines.encode())
+    recipe = streamed(make_recipe, "memory://labels/*.jsonl", "classify")
+    with pytest.raises(RecipeError, match="objective classify on streamed remote rows") as caught:
+        planned(context, recipe)
+    assert "objective.classes: [...]" in caught.value.do
+    plan = planned(context, recipe, "objective.classes=[b, a, never]")
+    head, stream = plan.objective.task_head, plan.data.stream
+    assert head is not None
+    assert stream is not None
+    assert (head.labels, head.label_counts) == (("b", "a", "never"), ())
+    assert plan.objective.task_head_notes[:2] == (
+        "the classes are those of objective.classes; a row of another class is left out and counted",
+        "1 class has no training row that was read: 'never'",
+    )
+    # A run that began before a recipe had to name them goes on.
+    assert plan.recipe.objective is not None
+    unnamed = plan.recipe.model_copy(update={"objective": plan.recipe.objective.model_copy(update={"classes": None})})
+    began = plan.model_copy(
+        update={"recipe": unnamed, "objective": plan.objective.model_copy(update={"classes": None})}
+    )
+    again = prepare_again(context, began).train.stream
+    assert again is not None
+    assert again.head is not None
+    assert (again.head.labels, again.leaves_out_classes) == (head.labels, True)
+    with pytest.raises(RecipeError, match="a label in quotes, such as '1': 1 is no text"):
+        planned(context, recipe, "objective.classes=[1, a]")
+    with pytest.raises(RecipeError, match="names 3 classes, of which 1 differ from another one"):
+        planned(context, recipe, "objective.classes=[b, a, B]")
+    store.rm("/labels", recursive=True)
 
 
 def test_what_is_not_known_of_the_rows_is_said(context: Context, make_recipe: MakeRecipe) -> None:

@@ -14,6 +14,7 @@ from fastapi.testclient import TestClient
 from tests.vacuous import nonempty
 
 from luthier.core.access import Caller
+from luthier.core.data_stream import Bounds, StreamPlan
 from luthier.core.events import GpuSample, MachineSampled, SampleAnswer, SamplesAnswered
 from luthier.features.runs.changes import edit_run
 from luthier.features.runs.labels import LabelChanges
@@ -282,6 +283,26 @@ def test_the_machine_is_drawn_and_gives_the_axis_of_time(home: Context, browser:
     home.runs.append(RUN_ID, machine(11, began + 660))
     news = one.get(f"/runs/{RUN_ID}/series?after={document['position']}").json()
     assert (news["clock"], news["is_more"]) == ([[11, 660.0]], False)
+
+
+def test_charts_of_rows_of_unknown_number_have_steps_and_no_epochs(home: Context, browser: Browser) -> None:
+    plan = make_plan()
+    share = Bounds(0.0, 0.1)
+    stream = StreamPlan(
+        shuffle_buffer=10,
+        num_shards=1,
+        num_bytes=None,
+        num_sampled=40,
+        dropped_fraction=share,
+        truncated_fraction=share,
+    )
+    home.runs.create(make_record(), plan.model_copy(update={"data": plan.data.model_copy(update={"stream": stream})}))
+    steps = [one.model_copy(update={"epoch": None}) if one.kind == "step" else one for one in events_of(1, 10, 100)]
+    tell(home, RUN_ID, steps)
+    text = browser("read").get(f"/runs/{RUN_ID}").text
+    assert "data-steps-per-epoch" not in text
+    assert "<h3>Loss</h3>" in text
+    assert "epoch 0.30" not in text
 
 
 def test_answers_to_the_fixed_prompts_stand_side_by_side(home: Context, browser: Browser) -> None:

@@ -148,3 +148,18 @@ def test_one_name_one_process_and_no_name_that_is_a_path(context: Context) -> No
     holder.join(60)
     with pytest.raises(RequestError, match="letters, digits"):
         jobs.work(context, "../w", stop_requested=lambda: None, tell=lambda _: None)
+
+
+def test_jobs_that_wait_for_slow_hosts_hold_up_neither_the_next_hosts_nor_local_models(context: Context) -> None:
+    submitted = [("remote", 1), ("remote", 2), ("remote", 3), ("remote", 4), ("infer", 5)]
+    for lane, number in submitted:
+        job = Job(job_id=f"job-{number}", kind="synthesis", document={"synthesis": {}}, run_id="", lane=lane)  # type: ignore[arg-type]
+        context.jobs.submit(job)
+    taken = {suffix: context.jobs.claim(f"w:{suffix}", (lane,)) for suffix, lane in jobs._BESIDE.items()}
+    assert {suffix: job and job.job_id for suffix, job in taken.items()} == {
+        "validate": None,
+        "infer": "job-5",
+        "remote": "job-1",
+        "remote-2": "job-2",
+        "remote-3": "job-3",
+    }

@@ -104,6 +104,14 @@ def test_a_log_that_cannot_be_written_ends_nothing(tmp_path: Path) -> None:
     RunLog(tmp_path / "missing").write(make_step(1))
 
 
+def test_a_step_of_rows_of_unknown_number_has_no_epoch() -> None:
+    step = make_step(3)
+    assert event_text(step).startswith("step 3  epoch 0.60  loss ")
+    unknown = step.model_copy(update={"epoch": None})
+    assert event_text(unknown).startswith("step 3  loss ")
+    assert event_adapter.validate_json(unknown.model_dump_json()) == unknown
+
+
 def test_an_upload_is_a_line_of_the_log() -> None:
     event = CheckpointUploaded(step=40, num_bytes=4_200_000, seconds=1.25)
     text = event_text(event)

@@ -299,6 +299,30 @@ def test_streamed_rows_train_as_the_same_rows_in_memory(
     assert (streamed_one.adapter_sha256 == read.adapter_sha256) or objective == "dpo"
 
 
+def test_rows_of_classes_that_are_not_named_are_left_out_and_counted(context: Context, make_recipe: MakeRecipe) -> None:
+    rows = [*QUESTIONS[:9], {"prompt": "Is x even?", "completion": "perhaps"}, *QUESTIONS[9:]]
+    recipe = same_rows(make_recipe, "classify", rows, streaming=True)
+    asked = load_recipe(recipe, ["objective.classes=['yes', 'no']"])
+    done = train(context, asked, base_dir=recipe.parent).record
+    assert done.result is not None
+    counts = done.result.stream
+    assert counts is not None
+    assert (counts.num_unlisted, counts.unlisted_ids, counts.num_examples) == (1, ("rows.jsonl:10",), 24)
+    assert counts.num_rows == 25
+    said = "1 left out as rows of classes that are not listed (rows.jsonl:10)"
+    assert [said in warning for warning in counts.warnings] == [True]
+    head = context.runs.plan(done.run_id).objective.task_head
+    assert head is not None
+    assert head.labels == ("yes", "no")
+    # Of rows that are read before the run they are refused by name.
+    with pytest.raises(DataError, match=r"1 of 25 training rows has a class that objective\.classes does not name"):
+        train(
+            context,
+            load_recipe(recipe, ["objective.classes=['yes', 'no']", "data.streaming=false"]),
+            base_dir=recipe.parent,
+        )
+
+
 def test_loss_and_verdict_are_by_source_and_count_prompts_of_all_trained_rows(
     context: Context, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:

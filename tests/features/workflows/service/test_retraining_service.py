@@ -28,7 +28,7 @@ from luthier.features.deployments import service as deployments
 from luthier.features.training import service as training
 from luthier.features.workflows import views as pipeline_views
 from luthier.features.workflows.retraining import workflow as retrains
-from luthier.features.workflows.retraining.request import RetrainRequest
+from luthier.features.workflows.retraining.request import RetrainRequest, Rows
 from luthier.features.workflows.retraining.rows import Reviewed, example_of, reviewed_rows
 from luthier.platform.home.context import Context
 from luthier.platform.workflows.engine import PausedError
@@ -214,6 +214,17 @@ def test_a_training_that_is_asked_to_stop_is_a_paused_stage(
     stage = context.pipelines.get(begun.pipeline_id).next_stage
     assert stage is not None
     assert (stage.name, stage.status) == ("train", "paused")
+
+
+def test_files_of_a_pattern_that_are_new_are_named(
+    untrained: None, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context.review_items.add([item(number) for number in range(30)])
+    said = "train rows of talks: 1 file is new since the last run: b.jsonl"
+    monkeypatch.setattr(retrains, "pattern_changes", lambda _sources: (said,))
+    found = retrain(context)
+    assert found.came("rows")["changed_files"] == [said]
+    assert Rows.model_validate(found.came("rows")).lines()[1:] == [said]
 
 
 def test_a_worse_model_goes_no_further(untrained: None, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:

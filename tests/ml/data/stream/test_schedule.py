@@ -110,6 +110,9 @@ def test_steps_are_full_and_an_epoch_ends_in_the_middle_of_one(
     assert sorted(found) == sorted(f"rows.jsonl:{n}" for n in [*range(1, 51), *range(1, 51)])
     assert (schedule.counts(25).num_epochs, schedule.counts(25).num_waiting) == (2, 0)
     assert schedule.epoch_of(13) == 1
+    # Where nothing says how many rows there are, 13 are but those of the first rows.
+    schedule._has_epochs = False
+    assert schedule.epoch_of(13) is None
     given = [f"rows.jsonl:{n}" for n in range(1, 5)]
     assert (sorted(steps[0]) == sorted(given)) is (order == "as_given")
 

@@ -139,7 +139,12 @@ def _refuse_waiting(context: Context, caller: Caller, request: RetrainRequest) -
 
 
 class Rows(Outcome):
-    """Reviewed rows and rows of the last run. sha256: digest of each written file."""
+    """Reviewed rows and rows of the last run.
+
+    Attributes:
+        sha256: Digest of each written file.
+        changed_files: What has changed in the files of patterns since the last run, as sentences.
+    """
 
     num_reviewed: int = 0
     by_source: dict[str, int] = Field(default_factory=dict)
@@ -151,6 +156,7 @@ class Rows(Outcome):
     num_new_held_out: int = 0
     num_validation: int = 0
     sha256: dict[str, str] = Field(default_factory=dict)
+    changed_files: tuple[str, ...] = ()
 
     @property
     def num_held_out(self) -> int:
@@ -166,7 +172,8 @@ class Rows(Outcome):
         return [
             f"{counted(self.num_new, 'reviewed row')} in addition to {self.num_old:,} of the last run "
             f"({self.num_replaced:,} replaced); held out: {self.num_old_held_out:,} old, "
-            f"{self.num_new_held_out:,} new" + (f"; {left}" if left else "")
+            f"{self.num_new_held_out:,} new" + (f"; {left}" if left else ""),
+            *self.changed_files,
         ]
 
 

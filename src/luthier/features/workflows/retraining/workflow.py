@@ -21,6 +21,7 @@ from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.store import DatasetVersion
 from luthier.features.deployments.service import deployed_run
 from luthier.features.planning.data_sources import recipe_of
+from luthier.features.planning.pattern_files import pattern_changes
 from luthier.features.workflows.registry import file_name, short
 from luthier.features.workflows.retraining.request import (
     Audited,
@@ -122,6 +123,7 @@ def _rows(run: WorkflowRun) -> Rows:
         num_validation=len(made.validation),
         # Checked by `_file` before each later use: evaluation and training must use the same files.
         sha256={name: sha256_file(run.folder / f"{name}.jsonl") for name in files},
+        changed_files=pattern_changes(_plan(run).data.sources),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from luthier.core.errors import NotFoundError, RequestError
@@ -40,3 +41,17 @@ def matching_files(path: Path) -> tuple[tuple[Path, str], ...]:
     if not shown:
         raise NotFoundError(f"no file matches {path}", expected="at least one data file", do="check folder and pattern")
     return tuple((root / one, one) for one in shown)
+
+
+def files_by_name(found: Sequence[tuple[Path, str]], names: Collection[str]) -> tuple[tuple[Path, str], ...]:
+    """The files with these names, without a look into any of them.
+
+    Args:
+        found: as `matching_files` returns them.
+        names: paths below the folder of the pattern. Where not all of them are there and none has a folder, they are
+            taken as the last parts of paths, which plans of earlier versions hold.
+    """
+    exact = tuple(one for one in found if one[1] in names)
+    if len(exact) >= len(names) or any("/" in name for name in names):
+        return exact
+    return tuple(one for one in found if one[0].name in names)

@@ -20,7 +20,7 @@ from luthier.core.errors import DataError, RowProblem
 from luthier.core.ids import sha256_file
 from luthier.ml.data.files.bad_field import ABSENT, BadFieldError, EmptyAnswerError, shorten
 from luthier.ml.data.files.sequences import RecordStore, SequenceWriter
-from luthier.ml.data.files.source import changed_while_read, open_source
+from luthier.ml.data.files.source import Source, changed_while_read, open_source
 from luthier.ml.data.files.spill import Spill
 from luthier.ml.data.rows.chat_rows import (
     alpaca_conversation,
@@ -30,6 +30,7 @@ from luthier.ml.data.rows.chat_rows import (
 )
 from luthier.ml.data.rows.columns import as_text, plain_name
 from luthier.ml.data.rows.preference_rows import preference_sides, unpaired_conversation
+from luthier.ml.data.rows.prompt_rows import ANSWER, PromptRows, PromptRule
 from luthier.ml.data.rows.rows import read_as, read_rows
 from luthier.ml.data.rows.shapes import GROUP, Decision, ShapeDetector, check_mapping, renamed
 from luthier.ml.data.rows.sharegpt_rows import sharegpt_conversation
@@ -74,6 +75,7 @@ def load_file(
     group_by: str | None = None,
     spill: Spill | None = None,
     shown_name: str | None = None,
+    prompts: PromptRule | None = None,
 ) -> LoadedFile:
     """Read a JSONL, JSON, CSV or Parquet file, each also .gz, or a workbook (.xlsx), in any of the shapes of
     `core.dataset.Shape`.
@@ -84,6 +86,7 @@ def load_file(
         group_by: the field of the file that keeps rows together in a split.
         spill: the budget of memory, and where examples beyond it go; None keeps all of them in memory.
         shown_name: what messages and ids of rows call the file; the last part of its path where None.
+        prompts: how rows that end with a prompt are taken; None refuses them.
 
     Raises:
         NotFoundError: there is no such file.
@@ -99,7 +102,8 @@ def load_file(
 
     detector = ShapeDetector(source.name, mapping, read_as(source))
     unreadable = []
-    for row in read_rows(source):
+    complete = None if prompts is None else PromptRows(mapping, prompts)
+    for row in _read(source, complete):
         if isinstance(row, Row):
             detector.add(row)
         else:
@@ -116,7 +120,7 @@ def load_file(
             raise _wrong_rows(source.name, [*unreadable, *error.problems], num_rows) from error
         raise
 
-    examples, problems = _map_rows(read_rows(source), found, spill)
+    examples, problems = _map_rows(_read(source, complete), found, spill, has_prompts=complete is not None)
     if problems:
         raise _wrong_rows(source.name, problems, num_rows)
     if len(examples) != num_rows or sha256_file(path) != sha256:
@@ -148,8 +152,12 @@ def _memory_bytes(example: Example) -> int:
     return size
 
 
+def _read(source: Source, complete: PromptRows | None) -> Iterator[Row | RowProblem]:
+    return read_rows(source) if complete is None else map(complete, read_rows(source))
+
+
 def _map_rows(
-    rows: Iterator[Row | RowProblem], found: Decision, spill: Spill | None
+    rows: Iterator[Row | RowProblem], found: Decision, spill: Spill | None, *, has_prompts: bool
 ) -> tuple[Sequence[Example], list[RowProblem]]:
     examples, problems = example_writer(spill), []
     for row in rows:
@@ -157,7 +165,10 @@ def _map_rows(
             problems.append(row)
             continue
         try:
-            examples.append(example_of(row, found.shape, found.mapping, found.group))
+            example = example_of(row, found.shape, found.mapping, found.group)
+            if has_prompts and example.reference == ANSWER:
+                example = example.model_copy(update={"has_answer": False})
+            examples.append(example)
         except BadFieldError as error:
             problems.append(problem_in(row, error, found.mapping))
     return examples.sequence(), problems

@@ -29,6 +29,7 @@ from luthier.ml.data.files.spill import Spill
 from luthier.ml.data.rows.chat_rows import chat_row
 from luthier.ml.data.rows.columns import as_text
 from luthier.ml.data.rows.formats import LoadedFile, load_file
+from luthier.ml.data.rows.prompt_rows import PromptRule
 from luthier.ml.data.rows.rows import hash_order, read_rows
 from luthier.ml.data.rows.shapes import OPTIONAL, REQUIRED, renamed
 from luthier.ml.data.rows.write_rows import write_rows
@@ -98,7 +99,12 @@ class Mixture:
 
 
 def mix(
-    sources: Sequence[SourceOfRows], folder: Path, *, group_by: str | None = None, spill: Spill | None = None
+    sources: Sequence[SourceOfRows],
+    folder: Path,
+    *,
+    group_by: str | None = None,
+    spill: Spill | None = None,
+    prompts: PromptRule | None = None,
 ) -> Mixture:
     """The mixture of these sources in a folder of mixtures.
 
@@ -107,6 +113,8 @@ def mix(
         folder: where mixtures are kept, one folder each.
         group_by: the field that keeps rows together in a split; of every source.
         spill: the budget of memory, and where rows beyond it go; None keeps all of them in memory.
+        prompts: how rows that end with a prompt are taken while they are checked; the mixture holds them as they came,
+            or with an answer where the shapes of sources differ. None refuses them.
 
     Raises:
         NotFoundError: there is no such file.
@@ -123,12 +131,13 @@ def mix(
         }
         for source in sources
     ]
-    key = sha256_document({"format": _FORMAT, "group_by": group_by, "sources": asked})
+    took = {} if prompts is None else {"prompts": True}
+    key = sha256_document({"format": _FORMAT, "group_by": group_by, "sources": asked, **took})
     name = _NOT_IN_A_NAME.sub("-", "+".join(source.name for source in sources))[:_MAX_NAME]
     path = folder / key[:32] / f"{name}.jsonl"
     if (cached := _cached(path)) is not None:
         return cached
-    loaded = [_load(source, group_by, spill) for source in sources]
+    loaded = [_load(source, group_by, spill, prompts) for source in sources]
     shape = common_shape([source.name for source in sources], [files[0].shape for files in loaded])
     kept_rows = [_selected(source, files) for source, files in zip(sources, loaded, strict=True)]
     mixed, first = [], 1
@@ -171,12 +180,14 @@ def _cached(path: Path) -> Mixture | None:
     return Mixture(path, document["sha256"], document["shape"], sources)
 
 
-def _load(source: SourceOfRows, group_by: str | None, spill: Spill | None) -> list[LoadedFile]:
+def _load(
+    source: SourceOfRows, group_by: str | None, spill: Spill | None, prompts: PromptRule | None
+) -> list[LoadedFile]:
     """The files of a source, all of one shape."""
     columns = dict(source.columns) if source.columns else None
     found: list[LoadedFile] = []
     for path, shown in source.files:
-        loaded = load_file(path, mapping=columns, group_by=group_by, spill=spill, shown_name=shown)
+        loaded = load_file(path, mapping=columns, group_by=group_by, spill=spill, shown_name=shown, prompts=prompts)
         if found and loaded.shape != found[0].shape:
             raise DataError(
                 f"{shown} holds {loaded.shape} rows from row 1 on, {source.files[0][1]} holds {found[0].shape} rows",

@@ -6,6 +6,7 @@ observation, fields `system` and `tools` next to `conversations`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from luthier.core.conversation import Conversation, Message
@@ -27,6 +28,11 @@ _ROLES = {
     "tool": "tool",
     "function": "function",
 }
+
+
+def role_of(turn: Mapping[str, Any]) -> str | None:
+    """The role of a turn of ShareGPT, by `from` or `role`; None where it has none that is known."""
+    return _ROLES.get(str(turn.get("from", turn.get("role"))))
 
 
 def sharegpt_conversation(fields: dict[str, Any]) -> Conversation:

@@ -20,7 +20,7 @@ from luthier.ml.data.files.bad_field import BadFieldError, problem_of, shorten
 from luthier.ml.data.rows.formats import example_of, problem_in
 from luthier.ml.data.stream.records import RawRecord
 from luthier.ml.data.text.normalise import content_key, prompt_key
-from luthier.ml.data.tokenise.heads import targets_of
+from luthier.ml.data.tokenise.heads import class_numbers, targets_of
 from luthier.ml.data.tokenise.loss_mask import Learning, tokenise_sides, what_is_left
 from luthier.ml.data.tokenise.template import Template
 from luthier.ml.data.tokenise.token_store import Unit
@@ -79,6 +79,7 @@ class RowTokeniser:
         left_out: content keys of validation and held-out rows.
         prompts: prompt keys of held-out rows, each with the numbers of these rows.
         head: that the rows train in place of text; None for text.
+        leaves_out_classes: whether a row of a class that the head does not have is left out and counted.
         counts: of rows before.
     """
 
@@ -95,12 +96,13 @@ class RowTokeniser:
         left_out: frozenset[str],
         prompts: Mapping[str, Sequence[int]] = MappingProxyType({}),
         head: TaskHead | None = None,
+        leaves_out_classes: bool = False,
         counts: StreamCounts | None = None,
     ) -> None:
         self._shapes, self._template, self._learning, self._rewrite = shapes, template, learning, rewrite
         self._max_length_tokens, self._overlong = max_length_tokens, overlong
         self._vocabulary_size, self._left_out, self._head = vocabulary_size, left_out, head
-        self._prompts = prompts
+        self._prompts, self._leaves_out_classes = prompts, leaves_out_classes
         self.begin(counts or StreamCounts())
 
     def begin(self, counts: StreamCounts) -> None:
@@ -122,7 +124,7 @@ class RowTokeniser:
 
         Raises:
             DataError: the row is wrong, has nothing to learn, a token that the model does not know, or a class that
-                none of the first rows has.
+                the head does not have.
             OverlongError: it is too long, and that is an error.
             TemplateError: no mask can be proved.
         """
@@ -132,6 +134,9 @@ class RowTokeniser:
         # By the content as it came: validation and held-out rows are compared as they came, too.
         if self._left_out and content_key(example) in self._left_out:
             self._note("left_out", example.id)
+            return None
+        if self._leaves_out_classes and self._head and class_numbers(example.reference or "", self._head) is None:
+            self._note("unlisted", example.id)
             return None
         rewritten = example if self._rewrite is None else self._rewrite(example)
         unit = tokenise_sides(rewritten, self._template, self._learning)
@@ -187,15 +192,16 @@ def _with_target(example: Example, unit: Unit, head: TaskHead) -> Unit:
     if target is None:
         label = example.reference or ""
         raise DataError(
-            f"row {example.id} of a streamed source has class {shorten(label)}, which none of the first rows has",
-            expected=f"one of the {len(head.labels):,} classes of the first rows and of the validation rows",
-            do="start a new run in which a source begins with a row of each class, or the validation rows have each",
+            f"row {example.id} of a streamed source has class {shorten(label)}, which no row had before the run",
+            expected=f"one of the {len(head.labels):,} classes that were found before the run",
+            do="start a new run: the file has changed, or objective.classes: [...] names all classes",
             problems=[problem_of(example.id, value=label, reason="unknown class", field="answer")],
         )
     return tuple(replace(row, target=target) for row in unit)
 
 
 _NUMBERS = (
-    "num_rows", "num_examples", "num_dropped", "num_left_out", "num_truncated", "num_tokens", "num_trained_tokens",
+    "num_rows", "num_examples", "num_dropped", "num_left_out", "num_unlisted", "num_truncated", "num_tokens",
+    "num_trained_tokens",
 )  # fmt: skip
-_IDS = ("dropped_ids", "truncated_ids", "left_out_ids")
+_IDS = ("dropped_ids", "truncated_ids", "left_out_ids", "unlisted_ids")

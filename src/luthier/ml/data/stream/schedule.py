@@ -45,6 +45,7 @@ class StreamSchedule:
         tokeniser: makes units of them.
         num_steps: of the run.
         num_steps_per_epoch: as the plan estimates them.
+        has_epochs: whether the number of rows is known, at least about; else that estimate is of the first rows alone.
         global_batch_size: examples of a step.
         order: by_length groups examples of like length.
         seed: of the order of batches.
@@ -64,8 +65,9 @@ class StreamSchedule:
         seed: int,
         divide: Divide,
         folder: Path | None = None,
+        has_epochs: bool = True,
     ) -> None:
-        self._records, self._tokeniser = records, tokeniser
+        self._records, self._tokeniser, self._has_epochs = records, tokeniser, has_epochs
         self._num_steps, self.num_steps_per_epoch = num_steps, num_steps_per_epoch
         self._size, self._seed, self._divide, self._folder = global_batch_size, seed, divide, folder
         self._num_batches = WINDOW_BATCHES if order == "by_length" else 1
@@ -103,9 +105,9 @@ class StreamSchedule:
         step = micro_batch[0] // self._size
         return self._divided(step).shared_tokens([number - step * self._size for number in micro_batch])
 
-    def epoch_of(self, step: int) -> float:
-        """Epochs that are done once `step` steps are done, by the plan's estimate of their length."""
-        return step / self.num_steps_per_epoch
+    def epoch_of(self, step: int) -> float | None:
+        """Epochs that are done once `step` steps are done, by the plan's estimate of their length; None without one."""
+        return step / self.num_steps_per_epoch if self._has_epochs else None
 
     def _divided(self, step: int) -> StepSchedule:
         found = self._steps.get(step)

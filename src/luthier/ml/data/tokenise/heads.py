@@ -51,7 +51,13 @@ class FittedHead:
 
 
 def fit_task_head(
-    kind: TaskHeadKind, splits: Mapping[Split, Sequence[Example]], width: int, *, multi_label: bool
+    kind: TaskHeadKind,
+    splits: Mapping[Split, Sequence[Example]],
+    width: int,
+    *,
+    multi_label: bool,
+    classes: Sequence[str] = (),
+    answers: Mapping[str, int] | None = None,
 ) -> FittedHead:
     """The classes or the range of numbers of the training rows; the other splits are only looked at for notes.
 
@@ -60,20 +66,37 @@ def fit_task_head(
         splits: the rows of a run.
         width: of the model's hidden states.
         multi_label: whether an answer may have several labels.
+        classes: classify: all classes, in the order of the outputs; empty takes those of the training rows.
+        answers: classify: the answers of more training rows than those of `splits`, each with its number of rows.
 
     Raises:
-        DataError: rows without an answer, an answer that is no number, one class only, or the same number everywhere.
-        RecipeError: several labels are asked for, and no answer has several.
+        DataError: rows without an answer, an answer that is no number, one class only, or the same number everywhere;
+            rows of a class that is not among `classes`.
+        RecipeError: several labels are asked for, and no answer has several; a class is named twice.
     """
     examples = splits["train"]
-    answers = _answers(kind, examples)
     if kind == "regress":
-        found = _fit_numbers(examples, answers, width)
+        found = _fit_numbers(examples, _answers(kind, examples), width)
     else:
-        separator = _separator(answers) if multi_label else ", "
-        parts = [_labels(answer, separator) if multi_label else [answer] for answer in answers]
-        found = _fit_classes(parts, width, separator, multi_label=multi_label)
+        counted = Counter(_answers(kind, examples)) if answers is None else answers
+        found = _fit_classes(counted, width, multi_label=multi_label, classes=classes)
+        if classes and answers is None:
+            _refuse_unlisted(examples, found.head)
     return replace(found, notes=(*found.notes, *_notes_of_judged(splits, found.head)))
+
+
+def _refuse_unlisted(examples: Sequence[Example], head: TaskHead) -> None:
+    others = [one for one in examples if class_numbers(one.reference or "", head) is None]
+    if others:
+        verb = "has" if len(others) == 1 else "have"
+        raise DataError(
+            f"{len(others):,} of {len(examples):,} training rows {verb} a class that objective.classes does not name",
+            expected=f"one of the {len(head.labels):,} classes that are named",
+            do="add the class to objective.classes, or take the rows out",
+            problems=[
+                problem_of(one.id, value=one.reference or "", reason="unknown class", field="answer") for one in others
+            ],
+        )
 
 
 def _answers(kind: TaskHeadKind, examples: Sequence[Example]) -> list[str]:
@@ -91,21 +114,36 @@ def _answers(kind: TaskHeadKind, examples: Sequence[Example]) -> list[str]:
     return [e.reference or "" for e in examples]
 
 
-def _fit_classes(parts: Sequence[Sequence[str]], width: int, separator: str, *, multi_label: bool) -> FittedHead:
-    spelled = [label for labels in parts for label in labels]
-    forms = spellings(spelled)
-    # Of each row a label once, also where the row repeats it.
-    counts = Counter(label for labels in parts for label in dict.fromkeys(map(same_label, labels)))
+def _fit_classes(answers: Mapping[str, int], width: int, *, multi_label: bool, classes: Sequence[str]) -> FittedHead:
+    separator = _separator(answers) if multi_label else ", "
+    spelled, counts = Counter[str](), Counter[str]()
+    for answer, num in answers.items():
+        labels = _labels(answer, separator) if multi_label else [answer]
+        for label in labels:
+            spelled[label] += num
+        # Of each row a label once, also where the row repeats it.
+        for name in dict.fromkeys(map(same_label, labels)):
+            counts[name] += num
     # By frequency, then by text: the order does not depend on that of the rows.
-    names = sorted(counts, key=lambda name: (-counts[name], name))
+    names, forms = sorted(counts, key=lambda name: (-counts[name], name)), spellings(spelled)
+    if classes:
+        forms = {same_label(label): label for label in classes}
+        names = list(forms)
+        if len(names) < len(classes):
+            raise RecipeError(
+                f"objective.classes names {len(classes):,} classes, of which {len(classes) - len(names):,} differ from "
+                "another one in case or spaces alone",
+                expected="each class once",
+                do="remove the others: such labels are one class",
+            )
     if len(names) < (1 if multi_label else 2):
         only = repr(forms[names[0]]) if names else "no label at all"
         raise DataError(
-            f"all {len(parts):,} training rows have {only}",
+            f"all {sum(answers.values()):,} training rows have {only}",
             expected="at least two classes: there is nothing to tell apart",
             do="add rows of other classes, or check data.columns: is the label in the column that is read as answer?",
         )
-    notes = _notes_of_classes(names, counts, forms, spelled)
+    notes = _notes_of_classes(names, counts, forms, list(spelled))
     head = TaskHead(
         kind="classify",
         width=width,
@@ -125,7 +163,7 @@ def _notes_of_classes(
     variants: dict[str, set[str]] = {}
     for text in spelled:
         variants.setdefault(same_label(text), set()).add(text)
-    joined = [name for name in names if len(variants[name]) > 1]
+    joined = [name for name in names if len(variants.get(name, ())) > 1]
     if joined:
         shown = "; ".join(" = ".join(repr(text) for text in sorted(variants[name])) for name in joined[:_SHOWN])
         more = f" and {len(joined) - _SHOWN:,} more" if len(joined) > _SHOWN else ""
@@ -136,20 +174,25 @@ def _notes_of_classes(
         more = f" and {len(single) - _SHOWN:,} more" if len(single) > _SHOWN else ""
         verb = "class has" if len(single) == 1 else "classes have"
         notes.append(f"{len(single):,} {verb} a single training row, too few to learn from: {shown}{more}")
+    if none := [forms[name] for name in names if not counts[name]]:
+        shown = ", ".join(repr(name) for name in none[:_SHOWN])
+        more = f" and {len(none) - _SHOWN:,} more" if len(none) > _SHOWN else ""
+        verb = "class has" if len(none) == 1 else "classes have"
+        notes.append(f"{len(none):,} {verb} no training row that was read: {shown}{more}")
     return tuple(notes)
 
 
-def _separator(answers: Sequence[str]) -> str:
+def _separator(answers: Mapping[str, int]) -> str:
     """What lies between the labels of answers, as most of them write it; empty where answers are JSON lists."""
     if all(_json_list(answer) is not None for answer in answers):
         return ""
     for sign in _SEPARATORS:
-        found = [answer for answer in answers if sign in answer.strip()]
+        found = {answer: num for answer, num in answers.items() if sign in answer.strip()}
         if found:
-            spaced = sum(f"{sign} " in answer for answer in found)
-            return f"{sign} " if sign != "\n" and 2 * spaced >= len(found) else sign
+            spaced = sum(num for answer, num in found.items() if f"{sign} " in answer)
+            return f"{sign} " if sign != "\n" and 2 * spaced >= sum(found.values()) else sign
     raise RecipeError(
-        f"objective.multi_label true, and none of {len(answers):,} answers has several labels",
+        f"objective.multi_label true, and none of {sum(answers.values()):,} answers has several labels",
         expected=f"JSON lists, or labels separated by one of {' '.join(map(repr, _SEPARATORS))}",
         do="remove objective.multi_label, or check data.columns",
     )

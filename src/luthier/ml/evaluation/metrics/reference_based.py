@@ -17,6 +17,7 @@ from typing import ClassVar, Final
 import numpy as np
 
 from luthier.ml.evaluation.metrics.protocol import Array, MeanOfRows, Needs, Observations, mean_statistics
+from luthier.ml.evaluation.metrics.rouge import rouge_l, rouge_n, stem
 
 
 class ExactMatch(MeanOfRows):
@@ -130,18 +131,15 @@ class Bleu:
 
 
 class _Rouge(MeanOfRows):
-    """The part that ROUGE-1, 2 and L have in common: the mean over samples of one F1 of `rouge_score`."""
+    """The part that ROUGE-1, 2 and L have in common: the mean over samples of one F1, as `rouge_score` gives it."""
 
     unit: ClassVar[str] = "F1, 0 to 1"
-    _kind: ClassVar[str]
+    _score: ClassVar[Callable[[str, str], float]]
 
     def statistics(self, observed: Observations) -> Array:
         """[num_samples, 2]: F1, one."""
-        from rouge_score.rouge_scorer import RougeScorer  # takes a second to import, which planning does not need
-
-        scorer = RougeScorer([self._kind], use_stemmer=True)
-        pairs = zip(observed.outputs, observed.references, strict=True)
-        return mean_statistics([scorer.score(reference, output)[self._kind].fmeasure for output, reference in pairs])
+        score = type(self)._score
+        return mean_statistics([score(o, r) for o, r in zip(observed.outputs, observed.references, strict=True)])
 
 
 class Rouge1(_Rouge):
@@ -152,7 +150,7 @@ class Rouge1(_Rouge):
 
     name: ClassVar[str] = "rouge_1"
     title: ClassVar[str] = "ROUGE-1"
-    _kind: ClassVar[str] = "rouge1"
+    _score: ClassVar[Callable[[str, str], float]] = staticmethod(rouge_n(1))
 
 
 class Rouge2(_Rouge):
@@ -163,7 +161,7 @@ class Rouge2(_Rouge):
 
     name: ClassVar[str] = "rouge_2"
     title: ClassVar[str] = "ROUGE-2"
-    _kind: ClassVar[str] = "rouge2"
+    _score: ClassVar[Callable[[str, str], float]] = staticmethod(rouge_n(2))
 
 
 class RougeL(_Rouge):
@@ -174,7 +172,7 @@ class RougeL(_Rouge):
 
     name: ClassVar[str] = "rouge_l"
     title: ClassVar[str] = "ROUGE-L"
-    _kind: ClassVar[str] = "rougeL"
+    _score: ClassVar[Callable[[str, str], float]] = staticmethod(rouge_l)
 
 
 _CHRF_ORDER = 6
@@ -261,11 +259,8 @@ class Meteor(MeanOfRows):
 
     def statistics(self, observed: Observations) -> Array:
         """[num_samples, 2]: METEOR, one."""
-        from nltk.stem.porter import PorterStemmer  # type: ignore[import-untyped]  # comes with rouge-score
-
-        stem = PorterStemmer().stem
         pairs = zip(observed.outputs, observed.references, strict=True)
-        return mean_statistics([_meteor(words(output), words(reference), stem) for output, reference in pairs])
+        return mean_statistics([_meteor(words(output), words(reference)) for output, reference in pairs])
 
 
 def words(text: str) -> list[str]:
@@ -273,7 +268,7 @@ def words(text: str) -> list[str]:
     return _WORDS.findall(text.lower())
 
 
-def _meteor(output: Sequence[str], reference: Sequence[str], stem: Callable[[str], str]) -> float:
+def _meteor(output: Sequence[str], reference: Sequence[str]) -> float:
     aligned: dict[int, int] = {}
     for key in (str, stem):
         aligned |= _new_pairs(list(map(key, output)), list(map(key, reference)), aligned)

@@ -22,12 +22,14 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
 from luthier.core.errors import RequestError
 from luthier.core.system import facilities
+from luthier.core.system.files import scratch_folder
 from luthier.ml.evaluation.sandbox.bubblewrap import bubblewrap, interpreter, library_paths, signal_of, wrapped
 
 # Offsets into `struct seccomp_data`: number, architecture, and the low half of the first arguments.
@@ -262,7 +264,9 @@ class Child:
         if os.name != "posix":
             raise cannot_isolate()
         here = Path(__file__).parent
-        self._folder = tempfile.mkdtemp(prefix="luthier-sandbox-")
+        self._scratch = ExitStack()
+        place = scratch_folder(Path(tempfile.gettempdir()), "luthier-sandbox-")
+        self._folder = str(self._scratch.enter_context(place))
         for name, path in (placed or {}).items():
             _place(path, Path(self._folder) / name)
         root = None if placed is None else self._folder
@@ -322,7 +326,7 @@ class Child:
         facilities.kill_group(self._process.pid)
         # Also drains the pipe and reaps the process, so that no zombie remains.
         self._process.communicate()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._scratch.close()
 
     def __enter__(self) -> Self:
         return self

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -21,6 +22,7 @@ from luthier.core.import_string import import_string
 from luthier.core.recipe import TemplateOption
 from luthier.core.records.export import ExportSource
 from luthier.core.system import facilities
+from luthier.core.system.files import scratch_folder
 from luthier.ml.export.runtimes.protocol import LogProbabilities, Runtime
 
 # Without it ggml starts a debugger for a backtrace, and its message is lost.
@@ -46,21 +48,21 @@ class RuntimeInChild:
 
     def __init__(self, title: str, place: str, folder: Path, source: ExportSource, adapter: Path | None = None) -> None:
         self._title = title
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._scratch = ExitStack()
         # Log-probabilities come through a file, as the channel carries JSON: a row has one number per token of the
         # vocabulary.
         self._rows: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `close`
         if not facilities.inherits_descriptors():
             self._rows.close()
-            self._folder = tempfile.TemporaryDirectory(prefix="luthier-rows-")
-            self._rows = (Path(self._folder.name) / "rows").open("w+b")
+            place = self._scratch.enter_context(scratch_folder(Path(tempfile.gettempdir()), "luthier-rows-"))
+            self._rows = (place / "rows").open("w+b")
         document = {
             "place": place,
             "folder": str(folder),
             "source": source.model_dump(mode="json"),
             "adapter": None if adapter is None else str(adapter),
             # By its name where the child inherits no open files.
-            "rows": self._rows.fileno() if self._folder is None else self._rows.name,
+            "rows": self._rows.fileno() if facilities.inherits_descriptors() else self._rows.name,
         }
         try:
             self._child = ChildProcess(
@@ -117,8 +119,7 @@ class RuntimeInChild:
 
     def _close_rows(self) -> None:
         self._rows.close()
-        if self._folder is not None:
-            self._folder.cleanup()
+        self._scratch.close()
 
     def _ask(self, what: str, **arguments: Any) -> Any:
         try:

@@ -207,7 +207,10 @@ class Writing:
         return not self._running
 
     def pause(self) -> bool:
-        """Have llama.cpp stop all answers, to be continued by `resume`; false where one of them cannot be."""
+        """Have llama.cpp stop all answers, to be continued by `resume`; false where one of them cannot be.
+
+        Each stops after its current token, or after the current part of its prompt, which is read again then.
+        """
         if not all(choice.can_move for choice in self._running):
             return False
         self._is_paused = True
@@ -252,7 +255,7 @@ class Writing:
         self._launch(server)
 
     def cancel(self, key: Hashable) -> None:
-        """Cancel the request; its slots are free after the token that is being computed."""
+        """Cancel the request; its slots are free after the token, or the part of a prompt, that is being computed."""
         self._waiting = deque(choice for choice in self._waiting if choice.key != key)
         self._paused = [choice for choice in self._paused if choice.key != key]
         for choice in self._running:
@@ -350,7 +353,8 @@ def _write(
 ) -> None:
     def hear(chunk: str) -> bool:
         inbox.put((choice, chunk))
-        return choice.stop.is_set() or choice.pause.is_set()  # true has llama.cpp stop after this token
+        # True has llama.cpp stop after this token, or after this part of the prompt.
+        return choice.stop.is_set() or choice.pause.is_set()
 
     try:
         server.complete(body, hear)

@@ -50,6 +50,8 @@ def request_body(
         "max_tokens": max_new_tokens,
         "stream": True,
         "timings_per_token": True,
+        # A chunk after each part of a prompt that was read: only where one comes can an answer be stopped.
+        "return_progress": True,
         "lora": scales,
         # Together: the slot continues from what it has read of this prompt before.
         "id_slot": slot,
@@ -114,6 +116,8 @@ class AnswerReader:
         document = json.loads(chunk)
         if "choices" not in document:
             raise _failure(document)
+        if "prompt_progress" in document:  # a part of the prompt was read; nothing is written yet
+            return []
         said = document["choices"][0]
         # The count has the end token in it.
         if (num_written := (document.get("timings") or {}).get("predicted_n")) is not None:

@@ -21,13 +21,14 @@ from typing import Any, Final
 import httpx2
 
 from luthier.core.dataset import TokenisedExample
-from luthier.core.errors import ConflictError, LuthierError, OverlongError, RequestError, StillRunningError, WorkError
+from luthier.core.errors import ConflictError, OverlongError, RequestError, StillRunningError, WorkError
 from luthier.core.ids import sha256_document
 from luthier.core.ports import Generation, Progress, ProgressTask, Prompt, Score, SilentProgress
 from luthier.core.system.files import disk_full_explained, file_lock
 from luthier.ml.inference.engine_wrappers import Keep, is_passing, pause_seconds
 from luthier.ml.inference.openai.batch_records import (
     BatchRecord,
+    Problems,
     counts_of,
     limit_of,
     recorded,
@@ -55,6 +56,7 @@ _LABEL: Final = "luthier"
 _ROUNDS: Final = 3
 """Batches in which a request may be before it counts as failed: some expire, or meet a busy server."""
 _ENDED: Final = ("completed", "failed", "expired", "cancelled")
+_WRONG: Final = (400, 413, 422)  # statuses of a request that is wrong in itself
 _FIRST_LOOK_SECONDS: Final = 5.0
 _LAST_LOOK_SECONDS: Final = 60.0
 _SECONDS: Final = 300.0
@@ -92,8 +94,9 @@ class OpenAIBatchEngine:
         self._live, self._folder, self._keep, self._cost_of = live, folder, keep, cost_of
         self._url, self._model, self._key = live.url, live.model, (api_key or "").strip()
         self._look_seconds, self._first_pause = look_seconds, first_pause_seconds
-        # Of all calls: a prompt that was refused once is not sent again.
-        self._problems: dict[str, LuthierError] = {}
+        self._lock_name = sha256_document([self._url, self._model])[:16]
+        # Of all calls and processes: a prompt that was refused once is not sent again.
+        self._problems = Problems(folder / f".{self._lock_name}.refused")
         self._rounds: dict[str, int] = {}  # of a request: the number of batches that it was in
         self._asked: Path | None = None  # the requests of the batch that is waited for
         self._client = httpx2.Client(headers=auth_headers(self._key), timeout=_SECONDS)
@@ -119,10 +122,10 @@ class OpenAIBatchEngine:
         if not prompts:
             return []
         self._folder.mkdir(parents=True, exist_ok=True)
-        what, lock = f"the Batch API of {self._url}", sha256_document([self._url, self._model])[:16]
+        what, lock = f"the Batch API of {self._url}", self._folder / f".{self._lock_name}.lock"
         with ExitStack() as held:
             try:
-                held.enter_context(file_lock(self._folder / f".{lock}.lock", what=what, timeout_seconds=_LOCK_SECONDS))
+                held.enter_context(file_lock(lock, what=what, timeout_seconds=_LOCK_SECONDS))
             except ConflictError as error:
                 if self._waits:  # a command with --batch may hold it for a day
                     raise
@@ -130,6 +133,7 @@ class OpenAIBatchEngine:
             return self._generated(prompts, progress)
 
     def _generated(self, prompts: Sequence[Prompt], progress: Progress) -> list[Generation]:
+        self._problems.load()
         found: dict[int, Generation] = {}
         places: dict[str, list[int]] = {}
         for number, prompt in enumerate(prompts):
@@ -198,7 +202,7 @@ class OpenAIBatchEngine:
             try:
                 (made,) = self._live.generate([prompt], SilentProgress())
             except OverlongError as error:
-                self._problems[name] = error
+                self._problems.refuse(name, error)
             else:
                 take(name, made)
                 num_prompt, num_new = len(first) * made.num_prompt_tokens, len(first) * made.num_new_tokens
@@ -368,17 +372,17 @@ class OpenAIBatchEngine:
         if not is_invalid and (status is None or is_passing(int(status))):
             self._problems[name] = self._lost(name, words)
         elif is_overlong(words):
-            self._problems[name] = OverlongError(
-                f"{self._url} refuses a request of a batch: {words}",
-                expected="a prompt that fits into the context with its answer",
-                do="use shorter passages",
-            )
+            came, fits = f"{self._url} refuses a request of a batch: {words}", "a prompt that fits with its answer"
+            self._problems.refuse(name, OverlongError(came, expected=fits, do="use shorter passages"))
         else:
-            self._problems[name] = RequestError(
+            error = RequestError(
                 f"{self._url} refuses a request of a batch with {f'HTTP {status}' if status else code}: {words}",
                 expected="a request that this server takes",
                 do="see what the server says, and check the model and the options",
             )
+            # A key or a model that is refused may be allowed later; what is wrong with the request itself stays.
+            note = self._problems.refuse if is_invalid or status in _WRONG else self._problems.__setitem__
+            note(name, error)
 
     def _lost(self, name: str, words: str) -> WorkError:
         return WorkError(

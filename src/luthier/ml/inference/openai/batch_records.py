@@ -1,5 +1,7 @@
 """Batches at a provider as this machine records them: their requests, their ids there, which answers are stored.
 
+Requests that the provider has refused are recorded, too (`Problems`): another process does not send them again.
+
 Each batch has files of one name in a folder: `NAME.jsonl` with its requests, written before it is made; `NAME.json`
 with its ids, written after; `NAME.taken` with the requests whose answers are stored. NAME ends with its round, such as
 `-2`: the number of batches that its requests have been in.
@@ -8,6 +10,7 @@ with its ids, written after; `NAME.taken` with the requests whose answers are st
 from __future__ import annotations
 
 import json
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -15,7 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from luthier.core.system.files import disk_full_explained, sync
+from luthier.core.errors import LuthierError, OverlongError, RequestError
+from luthier.core.system.files import disk_full_explained, sync, sync_file
 
 _TAKEN: Final = ".taken"
 
@@ -101,6 +105,52 @@ def counts_of(batch: Mapping[str, Any], total: int = 0) -> tuple[int, int]:
     """
     counts = batch.get("request_counts") or {}
     return int(counts.get("completed") or 0) + int(counts.get("failed") or 0), int(counts.get("total") or total)
+
+
+_REMEMBERED_SECONDS: Final = 30 * 24 * 3600.0
+"""How long a refusal is remembered: a provider may take tomorrow what it refuses today."""
+
+
+class Problems(dict[str, LuthierError]):
+    """Why requests have no answer, by their ids. Refusals are remembered in a file for later processes.
+
+    Args:
+        path: The file; its folder may not be there yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+
+    def load(self) -> None:
+        """Take the refusals of earlier processes, where nothing newer is known."""
+        if not self._path.is_file():
+            return
+        now = time.time()
+        for line in self._path.read_bytes().splitlines():
+            with suppress(ValueError, KeyError, TypeError):  # the last line of a process that was killed
+                one = json.loads(line)
+                if 0 <= now - one["at"] < _REMEMBERED_SECONDS:
+                    self.setdefault(one["custom_id"], self._as_error(one))
+
+    def refuse(self, request_id: str, error: RequestError) -> None:
+        """A request that the provider will refuse again: it is not sent any more."""
+        self[request_id] = error
+        kind = "overlong" if isinstance(error, OverlongError) else "request"
+        document = {"custom_id": request_id, "at": time.time(), "kind": kind, "came": error.came}
+        line = json.dumps(document | {"expected": error.expected, "do": error.do}).encode() + b"\n"
+        with disk_full_explained(self._path), self._path.open("ab") as file:
+            file.write(line)
+            sync_file(file)
+
+    def _as_error(self, one: Mapping[str, Any]) -> RequestError:
+        at, until = (
+            time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
+            for seconds in (one["at"], one["at"] + _REMEMBERED_SECONDS)
+        )
+        kind = OverlongError if one["kind"] == "overlong" else RequestError
+        do = f"{one['do']}; to send it again before {until}, remove {self._path}"
+        return kind(f"{one['came']} (refused at {at}, and not sent again)", expected=one["expected"], do=do)
 
 
 def taken_file(one: BatchRecord) -> Path:

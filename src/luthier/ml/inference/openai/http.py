@@ -10,6 +10,7 @@ from __future__ import annotations
 import queue
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
@@ -34,6 +35,8 @@ from luthier.ml.inference.openai.messages import (
 DEFAULT_CONCURRENCY: Final = 8
 DEFAULT_TIMEOUT_SECONDS: Final = 300.0
 NUM_ATTEMPTS: Final = 6
+_SILENT_SECONDS: Final = 600.0
+"""After so long without any response of the server, a request that has failed is not sent again."""
 _CONNECT_SECONDS: Final = 15.0
 _FORM: Final = "response_format"
 
@@ -82,6 +85,7 @@ class OpenAIHttpEngine:
         # Newer models of OpenAI reject the old name of the limit; detected from the first rejection.
         # Set by several threads without a lock: all set the same value, and a stale read costs one rejected request.
         self._limit_name = "max_tokens"
+        self._heard_at = time.monotonic()  # when the server answered last, with any status
         self._keeps_form = True  # until a server reports that it does not support `response_format`
         # As many connections as threads, so that none waits for another.
         self._client: httpx2.Client | None = httpx2.Client(
@@ -99,8 +103,9 @@ class OpenAIHttpEngine:
         """One generation per prompt, in order.
 
         Busy servers (408, 409, 429, 5xx) and broken connections are retried up to six times, with exponential back-off
-        or the delay that the server requests (Retry-After, at most five minutes). A cut by the server's content filter
-        counts as `stop`. If a server rejects `response_format`, later requests omit it.
+        or the delay that the server requests (Retry-After, at most five minutes), until it has been silent for ten
+        minutes, whatever the request. A cut by the server's content filter counts as `stop`. If a server rejects
+        `response_format`, later requests omit it.
 
         Raises:
             NotFoundError: no such model or address.
@@ -109,6 +114,7 @@ class OpenAIHttpEngine:
             WorkError: no usable answer after all attempts.
         """
         self._check_open()
+        self._heard_at = time.monotonic()
         bodies = [self.request_of(prompt, number) for number, prompt in enumerate(prompts)]
         work = _Work(bodies, min(self._concurrency, len(bodies)), self._ask)
         found: dict[int, Generation] = {}
@@ -200,6 +206,7 @@ class OpenAIHttpEngine:
             except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError) as error:
                 raise self._no_answer(f"{type(error).__name__}: {error}", attempt) from error
             else:
+                self._heard_at = time.monotonic()
                 if response.status_code == httpx2.codes.OK:
                     return self._read(response, path, limit)
                 words = server_words(response, self._key)
@@ -215,7 +222,8 @@ class OpenAIHttpEngine:
                 last, retry_after = f"HTTP {response.status_code}: {words}", response.headers.get("Retry-After")
             # Jitter only spreads requests over time; it does not affect results.
             pause = pause_seconds(attempt, retry_after, self._first_pause, random.random())  # noqa: S311
-            if attempt == NUM_ATTEMPTS or pause is None:
+            is_silent = time.monotonic() - self._heard_at >= _SILENT_SECONDS
+            if attempt == NUM_ATTEMPTS or pause is None or is_silent:
                 raise self._no_answer(last, attempt, retry_after if pause is None else None)
             if pause >= 1:
                 say(f"waits {pause:.0f} s: {last[:60]}")

@@ -142,8 +142,8 @@ def _row_weights(wanted: Tensor, head: TaskHead) -> Tensor:
     A row with several labels gets the mean of their weights, one without labels 1.
     """
     counts = wanted.new_tensor(head.label_counts)
-    # [classes]; labels are those of the training rows, so no count is zero.
-    of_classes = counts.sum() / (len(counts) * counts)
+    # [classes]; a class that the recipe names may have no row, and then its weight is never used.
+    of_classes = counts.sum() / (len(counts) * counts.clamp_min(1))
     num = wanted.sum(-1)
     return torch.where(num > 0, (wanted @ of_classes) / num.clamp_min(1), torch.ones_like(num))
 

@@ -142,6 +142,7 @@ RULES: Final[Mapping[str, ObjectiveRules]] = {
         "a class for each prompt, by a separate layer in place of text",
         {
             "multi_label": (False, "each row has one label; true: answers are lists of labels"),
+            "classes": (None, "those of the training rows; named where rows are streamed from a remote source"),
             "class_weights": (
                 "none",
                 "every row counts the same; balanced: every class does, at the cost of the common ones",

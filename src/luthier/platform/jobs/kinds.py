@@ -1,0 +1,76 @@
+"""The kinds of jobs: what each is called, what does an attempt of it, and what the queue does for it.
+
+One declaration a kind, so that the queue itself knows none of them by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from luthier.platform.jobs.records import JobKind
+
+
+@dataclass(frozen=True, slots=True)
+class KindRules:
+    """How jobs of a kind are carried out and described.
+
+    Attributes:
+        title: What messages and pages call such a job.
+        attempt: `module:function` of an attempt. By name: the queue is below what it runs.
+        by_document: The same for jobs whose document has a key.
+        noun: Within the message that it was created; empty for the name of the kind.
+        continues: What another attempt does, behind the title.
+        picked_up: What becomes of a job that has crashed, as the end of a sentence.
+        hides_queries: Whether the document of a job that has succeeded or was cancelled loses the queries of its
+            addresses, which may hold a signature or a key. Such a job is never resumed.
+    """
+
+    title: str
+    attempt: str
+    by_document: Mapping[str, str] = field(default_factory=dict)
+    noun: str = ""
+    continues: str = "begins again"
+    picked_up: str = "it begins again"
+    hides_queries: bool = False
+
+
+KINDS: Final[Mapping[JobKind, KindRules]] = {
+    "train": KindRules(
+        "Fine-tuning job",
+        "luthier.features.training.jobs:carry_out",
+        by_document={
+            "request": "luthier.features.finetuning_api.job:carry_out",
+            "asked": "luthier.features.training.recipe_job:carry_out",
+        },
+        noun="fine-tuning job",
+        continues="resumes from its last checkpoint",
+        picked_up="it is taken up again from the last checkpoint",
+    ),
+    "export": KindRules("Export", "luthier.features.exports.requests:carry_out"),
+    "evaluation": KindRules(
+        "Evaluation",
+        "luthier.features.evaluation_orders.job:carry_out",
+        by_document={"eval_run": "luthier.features.evals_api.job:carry_out"},
+    ),
+    "batch": KindRules("Batch", "luthier.features.batches.job:carry_out"),
+    # What documents were read to, and what a model has written, is kept between attempts.
+    "import": KindRules(
+        "Import", "luthier.features.datasets.import_job:carry_out", continues="continues", hides_queries=True
+    ),
+    "synthesis": KindRules("Synthesis", "luthier.features.datasets.synthesis_job:carry_out", continues="continues"),
+    "workflow": KindRules(
+        "Workflow",
+        "luthier.features.workflows.job:carry_out",
+        continues="continues with the stage that it was in",
+        picked_up="it continues with the stage that it was in",
+    ),
+    "tracking": KindRules("Delivery to trackers", "luthier.features.trackers.job:carry_out"),
+}
+
+
+def attempt_of(kind: JobKind, document: Mapping[str, Any]) -> str:
+    """`module:function` of what does an attempt of a job of this kind with this document."""
+    rules = KINDS[kind]
+    return next((name for key, name in rules.by_document.items() if key in document), rules.attempt)

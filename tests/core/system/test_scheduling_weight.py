@@ -1,0 +1,102 @@
+"""Weights of processes as Linux's scheduler has them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+
+from luthier.core.system import facilities, scheduling_weight
+from luthier.core.system.scheduling_weight import LighterProcesses, Priority, weight
+
+# `sched_prio_to_weight` of the kernel, kernel/sched/core.c
+KERNEL = {-20: 88761, -10: 9548, -1: 1277, 0: 1024, 1: 820, 5: 335, 10: 110, 15: 36, 19: 15}
+WAIT = "import os, sys\nos.nice({})\nprint(1, flush=True)\nsys.stdin.read()"
+
+
+@pytest.mark.parametrize(("nice", "kernel"), KERNEL.items())
+def test_weights_are_those_of_the_kernel_but_for_its_rounding(nice: int, kernel: int) -> None:
+    assert weight(nice) == pytest.approx(kernel, rel=0.04)
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "share"),
+    [
+        (Priority(0), Priority(0), 1.0),
+        (Priority(0), Priority(5), 1.25**-5),
+        (Priority(10), Priority(15), 1.25**-5),
+        (Priority(10), Priority(0), 1.0),  # a heavier one takes no more than all that it uses
+        # Among sessions the weights of these count, and not those of their processes.
+        (Priority(0, "/autogroup-1", 0), Priority(19, "/autogroup-2", 0), 1.0),
+        (Priority(0, "/autogroup-1", 0), Priority(0, "/autogroup-2", 10), 1.25**-10),
+        (Priority(0, "/autogroup-1", 0), Priority(5, "/autogroup-1", 0), 1.25**-5),
+    ],
+)
+def test_the_share_that_another_process_takes(own: Priority, other: Priority, share: float) -> None:
+    assert own.share_taken_by(other) == pytest.approx(share)
+
+
+@pytest.mark.skipif(not facilities.is_linux(), reason="weights of Linux")
+def test_a_niced_process_is_lighter_and_one_like_us_is_not() -> None:
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    if own >= 19:
+        pytest.skip("no process can be lighter than this one")
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    commands = [[sys.executable, "-c", WAIT.format(nice)] for nice in (1, 0)]
+    with subprocess.Popen(commands[0], **pipes) as niced, subprocess.Popen(commands[1], **pipes) as plain:
+        for one in (niced, plain):
+            assert one.stdout is not None
+            one.stdout.readline()
+        found = {process.pid: share for process, share, _ in scheduling_weight._lighter()}
+        for one in (niced, plain):
+            one.communicate()  # closes what it waits for
+    assert found[niced.pid] == pytest.approx(1 / 1.25)
+    assert plain.pid not in found
+
+
+def test_time_counts_by_the_share_and_a_process_that_has_ended_in_full() -> None:
+    used = {1: 10.0, 2: 20.0}
+
+    def times(pid: int) -> SimpleNamespace:
+        if pid not in used:
+            raise psutil.NoSuchProcess(pid)
+        return SimpleNamespace(user=used[pid], system=0.0)
+
+    processes = [SimpleNamespace(cpu_times=lambda pid=pid: times(pid)) for pid in (1, 2)]
+    lighter = LighterProcesses()
+    lighter._began = tuple((one, 0.25, 10.0) for one in processes)  # type: ignore[assignment, misc]
+    assert lighter.given_way_seconds() == pytest.approx(0.75 * 10)
+    used[1] = 14.0
+    del used[2]
+    assert lighter.given_way_seconds() == pytest.approx(0.75 * 4)
+
+
+@pytest.mark.parametrize(
+    ("enabled", "group", "has_weight", "expected"),
+    [
+        ("1", "0::/", False, True),
+        ("0", "0::/", False, False),
+        ("1", "0::/a.slice", True, False),
+        (None, "", False, False),
+    ],
+)
+def test_sessions_count_where_the_kernel_groups_by_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, enabled: str | None, group: str, has_weight: bool, expected: bool
+) -> None:
+    monkeypatch.setattr(scheduling_weight, "_PROC", tmp_path)
+    monkeypatch.setattr(scheduling_weight, "_GROUPS", tmp_path / "cgroup")
+    if enabled is not None:
+        for name, text in (("sys/kernel/sched_autogroup_enabled", enabled), ("self/cgroup", group)):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(f"{text}\n")
+    if has_weight:
+        place = tmp_path / "cgroup" / group.removeprefix("0::/")
+        place.mkdir(parents=True)
+        (place / "cpu.weight").write_text("100\n")
+    assert scheduling_weight._has_session_groups() is expected

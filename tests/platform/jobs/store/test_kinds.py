@@ -1,0 +1,69 @@
+"""Kinds of jobs: each is declared once, and what the queue does for a kind is in its declaration."""
+
+from __future__ import annotations
+
+import ast
+from importlib.util import find_spec
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from tests.vacuous import nonempty
+
+from luthier.platform.db.database import Database
+from luthier.platform.jobs.events import JobEventStore
+from luthier.platform.jobs.kinds import KINDS, KindRules, attempt_of
+from luthier.platform.jobs.records import Job, JobKind
+from luthier.platform.jobs.store import JobStore
+
+ADDRESS = "https://rows.example/train.jsonl"
+
+
+def test_every_kind_is_declared_and_its_attempts_are_there() -> None:
+    assert set(KINDS) == set(get_args(JobKind))
+    for rules in nonempty(KINDS.values()):
+        for name in (rules.attempt, *rules.by_document.values()):
+            module, _, function = name.partition(":")
+            spec = find_spec(module)
+            assert spec is not None, name
+            assert spec.origin is not None, name
+            tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+            assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, name
+
+
+def test_a_document_decides_within_its_kind_alone() -> None:
+    assert attempt_of("train", {}) == "luthier.features.training.jobs:carry_out"
+    assert attempt_of("train", {"request": {}}) == "luthier.features.finetuning_api.job:carry_out"
+    assert attempt_of("train", {"asked": {}}) == "luthier.features.training.recipe_job:carry_out"
+    assert attempt_of("evaluation", {"eval_run": "evalrun_1"}) == "luthier.features.evals_api.job:carry_out"
+    assert attempt_of("batch", {"request": {}, "asked": {}}) == "luthier.features.batches.job:carry_out"
+
+
+@pytest.mark.parametrize("kind", get_args(JobKind))
+def test_a_kind_that_hides_queries_loses_them_once_it_has_ended(database: Database, kind: JobKind) -> None:
+    store = JobStore(database)
+    store.submit(Job(job_id="job-1", kind=kind, document={"path": f"{ADDRESS}?signature=secret"}, run_id=""))
+    claimed = store.claim("w1")
+    assert claimed is not None
+    assert claimed.document["path"].endswith("secret"), "the work needs it"
+    ended = store.finish("job-1", claimed.attempt, "succeeded")
+    assert ended.document["path"] == (ADDRESS if KINDS[kind].hides_queries else f"{ADDRESS}?signature=secret")
+
+
+def test_the_queue_knows_no_kind_by_name(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    rules = KindRules("Tuning", "no:where", noun="tuning", continues="goes on", hides_queries=True)
+    monkeypatch.setitem(KINDS, "export", rules)  # type: ignore[misc]
+    store, events = JobStore(database), JobEventStore(database)
+    store.submit(Job(job_id="job-1", kind="export", document={"path": f"{ADDRESS}?signature=secret"}, run_id=""))
+    first = store.claim("w1")
+    assert first is not None
+    store.give_back("job-1", first.attempt)
+    again = store.claim("w1")
+    assert again is not None
+    assert store.finish("job-1", again.attempt, "cancelled").document == {"path": ADDRESS}
+    said = [event.message for event in reversed(events.page("job-1")[0])]
+    assert (said[0], said[1], said[3:]) == (
+        "Created tuning: job-1",
+        "Tuning started",
+        ["Tuning goes on", "Tuning cancelled"],
+    )
