@@ -55,7 +55,7 @@ def test_one_is_opened_for_the_same_threads_and_adapters_and_taken_once(
     following.begin(2, [A, B])
     assert (following.is_opening, following.is_done) == (True, False)
     opening.go.set()
-    taken = following.take(2, [A, B])
+    taken: Any = following.take(2, [A, B])
     assert [taken] == opening.made
     assert opening.made[0].adapters == [A, B]
     assert not opening.made[0].is_closed.is_set()
@@ -72,7 +72,7 @@ def test_one_that_is_not_what_is_needed_now_is_closed_once_it_is_open(
     opening.num_threads = wanted[0]
     opening.go.set()
     following.begin(*wanted)
-    taken = following.take(*wanted)
+    taken: Any = following.take(*wanted)
     assert taken is not None
     (other,) = (one for one in opening.made if one is not taken)
     assert other.is_closed.wait(SECONDS)

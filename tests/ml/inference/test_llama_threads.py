@@ -186,12 +186,12 @@ def test_an_answer_that_was_cancelled_holds_up_no_later_one(engine: LlamaCppEngi
     """Nothing polls an engine without requests: the end of its thread was read after the next request had begun."""
     heard = Heard()
     assert engine.ask("moved", question("Why?", max_new_tokens=200), None)
-    listen(engine, heard, lambda: heard.pieces["moved", 0])
+    listen(engine, heard, lambda: bool(heard.pieces["moved", 0]))
     engine.cancel("moved")
     assert not engine.keys
     until(lambda: not any(one.name == "llama.cpp answer" for one in threading.enumerate()))
     take_others(engine, 6.0)
     assert engine.ask("next", question("Why?", max_new_tokens=2), None)
     assert num_threads(engine) == 2
-    listen(engine, heard, lambda: heard.ends)
+    listen(engine, heard, lambda: bool(heard.ends))
     assert heard.ends["next", 0].num_new_tokens == 2

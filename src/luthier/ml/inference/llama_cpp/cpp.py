@@ -23,6 +23,7 @@ from luthier.core.errors import ConflictError, LuthierError, RequestError, WorkE
 from luthier.core.ports import Generation, KeyedEvent, Progress, Prompt, Score
 from luthier.core.stream import ENGINE_DEFAULTS, Decoding, EngineSettings, PoolingRequest, Served, Started, TextRequest
 from luthier.core.system.free_cores import Drain, FreeCores
+from luthier.core.system.machine_memory import memory_bytes
 from luthier.core.system.process_setup import usable_threads
 from luthier.ml.data.files.spill import memory_bytes
 from luthier.ml.inference.engine_prompts import CallsInText, checked, fitted
