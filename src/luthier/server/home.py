@@ -14,7 +14,7 @@ import sys
 from fastapi import FastAPI
 
 from luthier.core.system.facilities import write_stacks_on_request
-from luthier.core.system.process_setup import follow_starter, lower_session_priority
+from luthier.core.system.process_setup import follow_starter, lower_session_priority, run_to_end
 from luthier.features.monitoring.loop import MonitorThreads
 from luthier.features.serving.engine_lending import EngineLending
 from luthier.platform.home.context import Context
@@ -50,4 +50,6 @@ def main(argument: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    # Taking down what is in memory takes a second of processor time, and on a busy machine, where the session of this
+    # process has a ninth of the usual weight, longer than the grace that it has to end.
+    run_to_end(lambda: main(sys.argv[1]))

@@ -13,7 +13,7 @@ import os
 import sys
 
 from luthier.core.system.facilities import write_stacks_on_request
-from luthier.core.system.process_setup import follow_starter
+from luthier.core.system.process_setup import follow_starter, run_to_end
 from luthier.platform.auth.authenticator import StaticKeyAuthenticator
 from luthier.platform.home.context import Context
 from luthier.platform.home.logs import set_up_logging
@@ -40,4 +40,6 @@ def main(argument: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    # Taking down what is in memory takes a second of processor time, and on a busy machine, where the session of this
+    # process has a ninth of the usual weight, longer than the grace that it has to end.
+    run_to_end(lambda: main(sys.argv[1]))

@@ -70,7 +70,7 @@ def test_time_counts_by_the_share_and_a_process_that_has_ended_in_full() -> None
 
     processes = [SimpleNamespace(cpu_times=lambda pid=pid: times(pid)) for pid in (1, 2)]
     lighter = LighterProcesses()
-    lighter._began = tuple((one, 0.25, 10.0) for one in processes)  # type: ignore[assignment, misc]
+    lighter._began = tuple((one, 0.25, 10.0) for one in processes)  # type: ignore[misc]
     assert lighter.given_way_seconds() == pytest.approx(0.75 * 10)
     used[1] = 14.0
     del used[2]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import runpy
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from luthier.core.ports import SilentProgress
+from luthier.core.system import process_setup
 from luthier.ml.inference.models.sources import pull
 from luthier.platform.auth.service import create_key
 from luthier.platform.home.context import Context
@@ -92,3 +95,15 @@ def test_no_request_about_jobs_and_models_loads_what_computes(home: Context, thi
     assert said["late"] == []
     # Measured on its template, in the same process.
     assert [said["thinks"][name] for name in ("tiny", Path(thinker).name)] == [False, True]
+
+
+@pytest.mark.parametrize("module", ["luthier.server.home", "luthier.server.standalone_http"])
+def test_a_process_that_answers_http_leaves_its_memory_to_the_system(
+    module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Taking it down lasted longer on a busy machine than the grace that the process has to end."""
+    ended: list[Callable[[], object]] = []
+    monkeypatch.setattr(process_setup, "run_to_end", ended.append)
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    runpy.run_module(module, run_name="__main__")
+    assert len(ended) == 1

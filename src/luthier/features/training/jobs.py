@@ -150,7 +150,16 @@ def work(
         if pace is None and lane in _LOOK_SECONDS:
             used = replace(used, look=_LOOK_SECONDS[lane])
         return Worker(
-            name, context.jobs, command, step_of, folder, tell=tell, pace=used, lanes=(lane,), fork_server=fork_server
+            name,
+            context.jobs,
+            command,
+            step_of,
+            folder,
+            tell=tell,
+            pace=used,
+            lanes=(lane,),
+            fork_server=fork_server,
+            tells_stop=lane == "train",
         )
 
     with (

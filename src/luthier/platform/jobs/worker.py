@@ -62,6 +62,7 @@ class Worker:
         pace: Its intervals; None for the usual ones.
         lanes: The lanes that it takes jobs from.
         fork_server: Starts the processes of jobs from loaded libraries; None has each load its own.
+        tells_stop: Whether its log has a line about its end; of several in one process one says it for all.
     """
 
     def __init__(
@@ -76,7 +77,9 @@ class Worker:
         pace: Pace | None = None,
         lanes: tuple[Lane, ...] = ("train",),
         fork_server: ForkServer | None = None,
+        tells_stop: bool = True,
     ) -> None:
+        self.tells_stop = tells_stop
         self.name, self.store, self.command, self.step_of, self.folder = name, store, command, step_of, folder
         self.tell, self.pace, self.lanes, self.fork_server = tell, pace or Pace(), lanes, fork_server
 
@@ -108,7 +111,8 @@ class Worker:
                 return num_done
             else:
                 _wait(self.pace.look, stop_requested)
-        self.tell(f"stopped: {reason}")
+        if self.tells_stop:
+            self.tell(f"stopped: {reason}")
         return num_done
 
     def _run(self, job: Job, leased: float, stop_requested: Callable[[], str | None]) -> None:

@@ -52,7 +52,7 @@ def test_a_kind_that_hides_queries_loses_them_once_it_has_ended(database: Databa
 
 def test_the_queue_knows_no_kind_by_name(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     rules = KindRules("Tuning", "no:where", noun="tuning", continues="goes on", hides_queries=True)
-    monkeypatch.setitem(KINDS, "export", rules)  # type: ignore[misc]
+    monkeypatch.setitem(KINDS, "export", rules)
     store, events = JobStore(database), JobEventStore(database)
     store.submit(Job(job_id="job-1", kind="export", document={"path": f"{ADDRESS}?signature=secret"}, run_id=""))
     first = store.claim("w1")

@@ -54,8 +54,8 @@ class RuntimeInChild:
         self._rows: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `close`
         if not facilities.inherits_descriptors():
             self._rows.close()
-            place = self._scratch.enter_context(scratch_folder(Path(tempfile.gettempdir()), "luthier-rows-"))
-            self._rows = (place / "rows").open("w+b")
+            made = self._scratch.enter_context(scratch_folder(Path(tempfile.gettempdir()), "luthier-rows-"))
+            self._rows = (made / "rows").open("w+b")
         document = {
             "place": place,
             "folder": str(folder),

@@ -375,14 +375,14 @@ class OpenAIBatchEngine:
             came, fits = f"{self._url} refuses a request of a batch: {words}", "a prompt that fits with its answer"
             self._problems.refuse(name, OverlongError(came, expected=fits, do="use shorter passages"))
         else:
-            error = RequestError(
+            refusal = RequestError(
                 f"{self._url} refuses a request of a batch with {f'HTTP {status}' if status else code}: {words}",
                 expected="a request that this server takes",
                 do="see what the server says, and check the model and the options",
             )
             # A key or a model that is refused may be allowed later; what is wrong with the request itself stays.
             note = self._problems.refuse if is_invalid or status in _WRONG else self._problems.__setitem__
-            note(name, error)
+            note(name, refusal)
 
     def _lost(self, name: str, words: str) -> WorkError:
         return WorkError(
