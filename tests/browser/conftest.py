@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,13 @@ _AT_REST = """
   await Promise.all(ends.map((one) => one.finished.catch(() => null)));
 """
 """Waits for what moves or fades to its end: half way, colours are those of neither state."""
+_STILL = """
+  document.addEventListener("animationstart", () => {
+    for (const one of document.getAnimations())
+      if (!Number.isFinite(one.effect?.getComputedTiming().endTime)) one.pause();
+  }, true);
+"""
+"""Holds what pulses without an end: it is drawn 60 times a second, for as long as a test waits for a training."""
 _LOOK_OFTEN = """
   for (const name of ["setTimeout", "setInterval"]) {
     const real = window[name].bind(window);
@@ -31,12 +39,18 @@ _REPLACED = ("Execution context was destroyed", "Cannot find context with specif
 _PATIENCE_MS = 120_000
 """For whatever a page is expected to do: on a machine with other work the usual five seconds say nothing."""
 expect.set_options(timeout=_PATIENCE_MS)
-_ARGUMENTS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
+_PROGRAMS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+"""The first one that is installed is used: a shell without windows takes two fifths less time than a whole browser."""
+_ARGUMENTS = [
+    *("--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--disable-software-rasterizer"),
+    # A page is replaced before it has paid off that its scripts and axe-core were optimised: a fourth of all time.
+    "--js-flags=--no-turbofan --no-maglev",
+]
 
 
 @pytest.fixture(scope="package")  # while it is open, a loop runs in this thread, and tests elsewhere need their own
 def chromium() -> Iterator[Browser]:
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    found = next(filter(None, map(shutil.which, _PROGRAMS)), None)
     if found is None:
         pytest.skip("no Chromium is installed (tests/system_packages.sh installs Debian's)")
     with sync_playwright() as playwright:
@@ -54,6 +68,7 @@ def make_page(chromium: Browser) -> Iterator[Callable[..., Page]]:
     def make(**options: Any) -> Page:
         context = chromium.new_context(**({"viewport": WIDE} | options))
         context.set_default_timeout(_PATIENCE_MS)
+        context.add_init_script(_STILL)
         contexts.append(context)
         page = context.new_page()
         page.on("console", lambda told: errors.append(told.text) if told.type == "error" else None)
@@ -67,15 +82,32 @@ def make_page(chromium: Browser) -> Iterator[Callable[..., Page]]:
     assert errors == [], "the console stays empty"
 
 
-def sign_in(page: Page, address: str, key: str | None, then: str = "/") -> None:
-    """Come in by a key, and be led to a path of this server."""
+def sign_in(page: Page, address: str, key: str | None, then: str = "") -> None:
+    """Have the browser of a page signed in by a key, without its form (`sign_in_by_form`).
+
+    Args:
+        page: The page.
+        address: Of the server.
+        key: The key.
+        then: A path of the server to lead the page to; none leaves it where it is.
+    """
+    answer = page.context.request.post(
+        f"{address}/sign-in", form={"key": key or ""}, headers={"Sec-Fetch-Site": "same-origin"}, max_redirects=0
+    )
+    assert answer.status == 303, answer.text()
+    if then:
+        page.goto(f"{address}{then}")
+
+
+def sign_in_by_form(page: Page, address: str, key: str | None, then: str = "/") -> None:
+    """Come in by a key as a person does, and be led to a path of this server."""
     page.goto(f"{address}/sign-in?next={then}")
     page.fill("#key", key or "")
     page.press("#key", "Enter")
     page.wait_for_url(f"{address}{then}")
 
 
-def in_page(page: Page, script: str) -> Any:
+def in_page(page: Page, script: str, argument: Any = None) -> Any:
     """What a script says of a loaded page.
 
     A click returns before the page that it leads to has replaced this one. A script that a navigation interrupts says
@@ -84,7 +116,7 @@ def in_page(page: Page, script: str) -> Any:
     while True:
         page.wait_for_load_state()
         try:
-            return page.evaluate(script)
+            return page.evaluate(script, argument)
         except Error as error:
             if not any(words in error.message for words in _REPLACED):
                 raise
@@ -112,16 +144,27 @@ def look_often(page: Page) -> Page:
     return page
 
 
+@cache
+def _axe() -> tuple[str, str]:
+    """Scripts that run axe-core with options: null where it is not there; and one that brings its 650 kB along.
+
+    They are the same for all options and pages: Chromium compiles a text once a process.
+    """
+    run = f"{_AT_REST} return (await axe.run(document, options)).violations;"
+    library = AXE.read_text(encoding="utf-8")
+    begun = "async (options) => {"
+    return f"{begun} if (!window.axe) return null; {run} }}", f"{begun} {library}\n {run} }}"
+
+
 def violations(page: Page, rules: Sequence[str] = ()) -> list[str]:
     """What axe-core finds on a page, one line each; it is run beside the page's own policy, which lets no script in.
 
     rules: Those that are looked at; none for all.
     """
     options = {"resultTypes": ["violations"]} | ({"runOnly": {"type": "rule", "values": list(rules)}} if rules else {})
-    run = f"{_AT_REST} return (await axe.run(document, {json.dumps(options)})).violations;"
-    found = in_page(page, f"async () => {{ if (!window.axe) return null; {run} }}")
-    if found is None:  # the first time on this page: its 650 kB are sent along
-        found = in_page(page, f"async () => {{ {AXE.read_text(encoding='utf-8')}\n {run} }}")
+    found = in_page(page, _axe()[0], options)
+    if found is None:  # the first time on this page
+        found = in_page(page, _axe()[1], options)
     return [f"{one['id']}: {one['help']}: {json.dumps([n['target'] for n in one['nodes']][:5])}" for one in found]
 
 

@@ -30,7 +30,7 @@ def test_results_gate_override_and_an_evaluation(
         (home / "gate.yaml").write_text(GATE, encoding="utf-8")
     with home_server(home) as server:
         page = make_page(**options)
-        sign_in(page, server.url, server.key, then="/evaluations")
+        sign_in(page, server.url, server.key)
         for place in (
             "/evaluations",
             f"/evaluations/suites/{suite.result_id}",

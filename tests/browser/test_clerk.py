@@ -130,7 +130,7 @@ class Clerk:
 @pytest.fixture
 def clerk(make_page: Callable[..., Page], server: tuple[RunningServer, str]) -> Clerk:
     page = make_page()
-    sign_in(page, server[0].url, server[1])
+    sign_in(page, server[0].url, server[1], "/")
     return Clerk(page)
 
 

@@ -118,7 +118,7 @@ def slowed(page: Page, bytes_per_second: int) -> None:
 
 def test_an_upload_shows_how_far_it_is_and_can_be_cancelled(server: HomeServer, page: Page, tmp_path: Path) -> None:
     large = tmp_path / "large.jsonl"
-    large.write_text(GOOD * 800, encoding="utf-8")
+    large.write_text(GOOD * 8000, encoding="utf-8")  # minutes at this pace: it does not end by itself
     page.goto(f"{server.url}/datasets/new")
     slowed(page, 200_000)
     page.set_input_files("#file", str(large))

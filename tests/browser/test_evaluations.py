@@ -49,7 +49,7 @@ def test_samples_are_found_and_paged(
         context.evaluations.save(large())
     with home_server(tmp_path / "home") as server:
         page = make_page(**options)
-        sign_in(page, server.url, server.key, then="/evaluations")
+        sign_in(page, server.url, server.key, "/evaluations")
         assert violations(page) == []
         page.click("tbody a")
         expect(page.locator("article.sample")).to_have_count(10)

@@ -22,7 +22,7 @@ def test_home(tmp_path: Path, make_page: Callable[..., Page]) -> None:
         key = create_key(context, "me", scopes=("admin",))[1]
         with home_server(home) as server:
             page = look_often(make_page())
-            sign_in(page, server.url, key)
+            sign_in(page, server.url, key, "/")
             page.wait_for_selector("text=A language model that knows your work")
             assert violations(page) == []
             context.evaluations.save(make_evaluation(run_id=add_run(context, "a")))

@@ -89,7 +89,7 @@ def test_nothing_is_wrong_with_the_pages(
 ) -> None:
     page = make_page(color_scheme=scheme, viewport=viewport)
     nobody = make_page(color_scheme=scheme, viewport=viewport)
-    sign_in(page, made.server.url, made.key, "/inbox")
+    sign_in(page, made.server.url, made.key)
     places = ["/inbox?show=open", "/settings/members", "/deployments/support", "/monitor/model?name=new-bot", "/"]
     for one, paths in ((page, places), (nobody, [made.invitation])):
         for place in paths:

@@ -86,7 +86,7 @@ def test_texts_that_are_40_percent_longer_fit_a_phone(
 
 def test_german_pages_are_accessible_and_switch_back(server: HomeServer, make_page: Callable[..., Page]) -> None:
     page = make_page(locale="de-DE")
-    sign_in(page, server.url, server.key)
+    sign_in(page, server.url, server.key, "/")
     assert page.evaluate("document.documentElement.lang") == "de"
     assert violations(page) == []
     page.get_by_role("button", name="English").click()

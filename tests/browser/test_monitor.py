@@ -90,7 +90,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HomeServer]:
 @pytest.mark.parametrize("viewport", [WIDE, PHONE], ids=["desk", "phone"])
 def test_nothing_is_wrong_with_the_pages(server: HomeServer, make_page: MakePage, viewport: dict[str, int]) -> None:
     page = make_page(viewport=viewport)
-    sign_in(page, server.url, server.key, "/monitor")
+    sign_in(page, server.url, server.key)
     places = [
         "/monitor",
         f"/monitor/model?name={MODEL}",

@@ -18,7 +18,7 @@ from luthier.testing.tiny import make_tiny_model
 from tests.browser.start_page import StartPage
 from tests.fixtures.questions import answers_in_this_process
 
-from .conftest import PHONE, sign_in, violations
+from .conftest import PHONE, sign_in, sign_in_by_form, violations
 
 NAME = "Client questions"
 
@@ -41,7 +41,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HomeServer]:
 
 def test_from_home_to_a_run_in_four_clicks(make_page: Callable[..., Page], server: HomeServer) -> None:
     page = make_page()
-    sign_in(page, server.url, server.key)
+    sign_in_by_form(page, server.url, server.key)
     rail = page.get_by_role("navigation", name="First steps")
     expect(rail.get_by_role("listitem").nth(1)).to_contain_text("Train: next")
     page.get_by_role("main").get_by_role("link", name="Start a guided run", exact=True).click()
@@ -114,7 +114,7 @@ def test_on_a_phone_in_the_dark(make_page: Callable[..., Page], server: HomeServ
 
 def test_without_scripts(make_page: Callable[..., Page], server: HomeServer) -> None:
     page = make_page(java_script_enabled=False)
-    sign_in(page, server.url, server.key)
+    sign_in_by_form(page, server.url, server.key)
     page.goto(f"{server.url}/start")
     page.get_by_text(NAME, exact=True).click()
     page.get_by_text("Sort texts into categories", exact=True).click()
@@ -127,7 +127,7 @@ def test_without_scripts(make_page: Callable[..., Page], server: HomeServer) -> 
 
 def test_keys_lead_to_pages(make_page: Callable[..., Page], server: HomeServer) -> None:
     page = make_page()
-    sign_in(page, server.url, server.key)
+    sign_in(page, server.url, server.key, "/")
     for key, path in (("n", "/start"), ("y", "/deployments"), ("a", "/monitor/alerts"), ("d", "/datasets")):
         page.keyboard.press("g")
         page.keyboard.press(key)
