@@ -85,7 +85,7 @@ async def from_rows_to_an_answer(client: Client, name: str) -> Session:
 
 
 async def judged_and_compared(session: Session) -> None:
-    """An evaluation of the run on two rows; and another run, too long to end by itself, which is cancelled, side by side."""
+    """An evaluation of the run on two rows; and a run too long to end by itself, which is cancelled; side by side."""
     first, dataset = session.run_id, session.dataset
     asked = {"candidate": first, "dataset_id": dataset["dataset_id"], "max_rows": 2, "allow_leakage": True}
     queued = await session.call("evaluate", kind="rows", **asked)
