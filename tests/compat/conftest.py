@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 from tests.fixtures.forked_children import SessionForkServer
+from tests.fixtures.held import HELD
 
 from luthier.features.models.service import pull_model
 from luthier.platform.auth.service import create_key
@@ -35,6 +37,7 @@ def keys_and_server(
         for version in VERSIONS:
             keys[version] = create_key(context, version, scopes=("read",), requests_per_minute=1)[1]
             keys[f"crowd {version}"] = create_key(context, f"crowd {version}", scopes=("infer",))[1]
-    environment = {"LUTHIER_SERVING_QUEUE_PER_KEY": "3"}
+    # What is paused or cancelled in the middle has longer trainings than what comes to its end.
+    environment = {"LUTHIER_SERVING_QUEUE_PER_KEY": "3", HELD: json.dumps(["24"])}
     with running_server(home, num_workers=2, environment=environment, popen=fork_server.popen_text) as server:
         yield keys, server

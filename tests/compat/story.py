@@ -20,8 +20,10 @@ from typing import Any
 import openai
 
 MODEL = "tiny"
-EPOCHS, ROWS, BATCH = 8, 24, 2
+EPOCHS, ROWS, BATCH = 4, 24, 2
 STEPS = EPOCHS * ROWS // BATCH
+"""The server goes no further than half of them before somebody pauses or cancels the job (`conftest.py`)."""
+LENGTH: Any = {"n_epochs": EPOCHS, "batch_size": BATCH}
 
 
 class Retries(logging.Handler):
@@ -84,7 +86,7 @@ def train(client: openai.OpenAI) -> Any:
         validation_file=valid_file.id,
         suffix="after",
         seed=7,
-        hyperparameters={"n_epochs": EPOCHS, "batch_size": BATCH, "learning_rate_multiplier": 2},
+        hyperparameters={**LENGTH, "learning_rate_multiplier": 2},
     )
     assert job.object == "fine_tuning.job"
     assert job.status in ("validating_files", "queued", "running")
@@ -270,7 +272,7 @@ def crowd(client: openai.OpenAI) -> None:
 
 def cancel(client: openai.OpenAI, training_file: str) -> None:
     """A job that is cancelled cannot be cancelled again, and the client does not try for long."""
-    job = client.fine_tuning.jobs.create(model=MODEL, training_file=training_file)
+    job = client.fine_tuning.jobs.create(model=MODEL, training_file=training_file, hyperparameters=LENGTH)
     client.fine_tuning.jobs.cancel(job.id)
     wait_for("it is cancelled", lambda: client.fine_tuning.jobs.retrieve(job.id).status == "cancelled")
     before = len(RETRIES.messages)
@@ -324,13 +326,13 @@ def errors(client: openai.OpenAI, keys: dict[str, str], file_id: str) -> dict[st
     note(openai.PermissionDeniedError, lambda: reader.fine_tuning.jobs.create(model=MODEL, training_file=file_id))
     note(openai.NotFoundError, lambda: jobs.retrieve("ftjob-no-such"))
     note(openai.NotFoundError, lambda: client.models.retrieve("no-such-model"))
-    once = {"Idempotency-Key": f"story-{openai.__version__}"}
-    first = jobs.create(model=MODEL, training_file=file_id, extra_headers=once)
-    assert jobs.create(model=MODEL, training_file=file_id, extra_headers=once).id == first.id
+    once: Any = {"hyperparameters": LENGTH, "extra_headers": {"Idempotency-Key": f"story-{openai.__version__}"}}
+    first = jobs.create(model=MODEL, training_file=file_id, **once)
+    assert jobs.create(model=MODEL, training_file=file_id, **once).id == first.id
     jobs.cancel(first.id)
 
     def again() -> Any:
-        return jobs.create(model=MODEL, training_file=file_id, seed=1, extra_headers=once)
+        return jobs.create(model=MODEL, training_file=file_id, seed=1, **once)
 
     note(openai.UnprocessableEntityError, again)
     slow = client.with_options(api_key=keys["slow"], max_retries=0)

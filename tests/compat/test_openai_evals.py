@@ -72,7 +72,10 @@ def test_the_way_of_an_eval(client: openai.OpenAI, keys_and_server: tuple[dict[s
         "sampling_params": {"max_completion_tokens": 4, "temperature": 0.0},
     }
     run = client.evals.runs.create(one.id, name="first", data_source=source)
-    waiting = client.evals.runs.create(one.id, data_source=source)
+    # Too long to end before it is canceled.
+    rows = [{"item": {"q": f"Say {n}", "a": str(n)}} for n in range(5000)]
+    of_rows = {"source": {"type": "file_id", "id": uploaded(client, rows, "evals")}}
+    waiting = client.evals.runs.create(one.id, data_source=source | of_rows)
     assert client.evals.runs.cancel(waiting.id, eval_id=one.id).status in ("canceled", "in_progress")
     run = waited(lambda: client.evals.runs.retrieve(run.id, eval_id=one.id), {"completed", "failed"}, server)
     assert (run.status, run.error) == ("completed", None)

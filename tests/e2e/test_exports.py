@@ -28,32 +28,41 @@ def _rows(file: Path, places: range) -> None:
 
 @pytest.fixture(scope="module")
 def run_id(model: LocalModel, luthier: Luthier, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A run of a few steps over SmolLM2."""
+    """A run of a few steps over SmolLM2, which is not evaluated."""
     folder = tmp_path_factory.mktemp("recipe")
     _rows(folder / "train.jsonl", range(32))
-    _rows(folder / "test.jsonl", range(100, 103))
     recipe = {
         "base_model": model.name,
-        "data": {"train": "train.jsonl", "held_out": "test.jsonl"},
+        "data": {"train": "train.jsonl"},
         "method": {"name": "lora", "rank": 8, "dropout": 0.0},
         # Whatever this machine is faster in: how wide an export is follows from it.
         "training": {"max_steps": 4, "global_batch_size": 8, "learning_rate": 1e-3, "precision": "bfloat16"},
-        "evaluation": {"few_shot": 0, "max_new_tokens": 8, "metrics": ["perplexity"]},
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
     return str(luthier("train", folder / "recipe.yaml")["run_id"])
 
 
-def test_a_run_is_merged_and_proved(luthier: Luthier, run_id: str, tmp_path: Path) -> None:
-    made = luthier("export", run_id, "--to", "merged", "-o", tmp_path / "merged")
+@pytest.fixture(scope="module")
+def rows_of_proof(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three rows that the run has not seen."""
+    file = tmp_path_factory.mktemp("proof") / "test.jsonl"
+    _rows(file, range(100, 103))
+    return file
+
+
+def test_a_run_is_merged_and_proved(luthier: Luthier, run_id: str, rows_of_proof: Path, tmp_path: Path) -> None:
+    made = luthier("export", run_id, "--to", "merged", "--data", rows_of_proof, "-o", tmp_path / "merged")
     assert (made["precision"], made["parity"]["passed"], made["parity"]["num_prompts"]) == ("float16", True, 3)
     assert luthier("verify", tmp_path / "merged")["is_whole"]
 
 
 @pytest.mark.parametrize("precision", ["float16", pytest.param("q4_k_m", marks=pytest.mark.drill)])
-def test_it_answers_in_llama_cpp(luthier: Luthier, run_id: str, tmp_path: Path, precision: str) -> None:
+def test_it_answers_in_llama_cpp(
+    luthier: Luthier, run_id: str, rows_of_proof: Path, tmp_path: Path, precision: str
+) -> None:
     xllamacpp = pytest.importorskip("xllamacpp")
-    made = luthier("export", run_id, "--to", "gguf", "--quantise", precision, "-o", tmp_path / "gguf")
+    options = ("--quantise", precision, "--data", rows_of_proof)
+    made = luthier("export", run_id, "--to", "gguf", *options, "-o", tmp_path / "gguf")
     assert made["parity"]["passed"]
     assert made["parity"]["num_prompts_same_tokens"] == 3
     parameters = xllamacpp.CommonParams()

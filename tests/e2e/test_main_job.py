@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from tests.e2e.conftest import Start
+from tests.fixtures.held import HELD
 from tests.vacuous import nonempty
 
 from luthier.core.ids import sha256_file
@@ -71,7 +72,14 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
             "validate_every_steps": NUM_STEPS,
             "checkpoint_every_steps": 2,
         },
-        "evaluation": {"few_shot": 1, "max_new_tokens": 4},
+        # One prompt with an example: what else may be held against the model is chosen by what it costs.
+        "evaluation": {
+            "few_shot": 1,
+            "few_shot_draws": 1,
+            "few_shot_nearest": False,
+            "instruction": False,
+            "max_new_tokens": 4,
+        },
     }
     made.recipe.write_text(yaml.safe_dump(recipe), encoding="utf-8")
     return made
@@ -130,9 +138,15 @@ def test_training_helps_on_rows_that_it_has_not_seen(luthier_here: Luthier, trai
 
 
 def test_kill_9_and_resume_give_the_undisturbed_bytes(
-    start: Start, luthier: Luthier, trained: dict[str, Any], job: Job, run_home: Path
+    start: Start,
+    luthier: Luthier,
+    trained: dict[str, Any],
+    job: Job,
+    run_home: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with Context.open(run_home) as context:
+    with Context.open(run_home) as context, monkeypatch.context() as held:
+        held.setenv(HELD, json.dumps([str(NUM_STEPS - 1)]))
         # What one process measured as faster another may not, on a busy machine: the two are to train the same.
         precision = context.runs.plan(trained["run_id"]).training.precision
         process = start("train", job.recipe, "--set", f"training.precision={precision}")

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 import transformers
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from luthier.core.dataset import TokenisedExample
 from luthier.ml.inference.models.quiet import quiet_peft, quiet_transformers
@@ -80,9 +80,8 @@ def loss_and_gradients(
     return total, found
 
 
-def greedy(folder: Path, ids: Sequence[int], num_new: int, ends: set[int], adapter: Path | None = None) -> list[int]:
+def greedy(model: nn.Module, ids: Sequence[int], num_new: int, ends: set[int]) -> list[int]:
     """The new tokens of transformers' own `generate`, up to the first that ends a turn. ends: which do."""
-    model = plain_model(folder) if adapter is None else with_adapter(folder, adapter)
     causal = callable_model(model)
     with torch.no_grad(), quiet_transformers():
         found = causal.generate(
@@ -97,14 +96,13 @@ def greedy(folder: Path, ids: Sequence[int], num_new: int, ends: set[int], adapt
     return next((new[:place] for place, token in enumerate(new) if token in ends), new)
 
 
-def wrong_text(folder: Path, ids: Sequence[int], reasoning: str | None, text: str) -> str | None:
+def wrong_text(tokenizer: Any, ids: Sequence[int], reasoning: str | None, text: str) -> str | None:
     """Why a text is not what the folder's tokenizer makes of these tokens; None where it is.
 
     A thought is told apart from its answer by marks, which are in neither; so with a thought, and with tokens that have
     a name, every stretch between such tokens must be found in its order. Text with broken characters is left out:
     SentencePiece decodes such bytes by what follows them, which a stream has sent already.
     """
-    tokenizer = AutoTokenizer.from_pretrained(folder)
     whole = str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
     if "\ufffd" in whole:
         return None

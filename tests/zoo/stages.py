@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from tests.zoo import plain
 from tests.zoo.gradients import compared, stir
 from tests.zoo.rows import ROWS, closes_thought, is_said, write_rows, wrong_marks
+from transformers import AutoTokenizer
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import LuthierError, RequestError, TemplateError
@@ -371,13 +372,19 @@ def stream(going: Walk, context: Context) -> None:
 
 def _same_tokens(going: Walk, stage: Stage, template: Any, made: list[Generation], adapter: Path) -> None:
     """The ids are those of transformers' own `generate`, and the text is what its tokenizer makes of them."""
-    ends = set(template.end_of_turn_ids)
-    for number, one in enumerate(made):
-        ids = template.ids(template.render(_conversation(number), add_generation_prompt=True))
-        new = plain.greedy(going.folder, ids, _MAX_NEW_TOKENS, ends, adapter)
+    ends, tokenizer = set(template.end_of_turn_ids), AutoTokenizer.from_pretrained(going.folder)
+    asked = [
+        tuple(template.ids(template.render(_conversation(number), add_generation_prompt=True)))
+        for number in range(len(made))
+    ]
+    if missing := set(asked) - going.written.keys():
+        model = plain.with_adapter(going.folder, adapter)
+        going.written |= {ids: plain.greedy(model, ids, _MAX_NEW_TOKENS, ends) for ids in missing}
+    for number, (one, ids) in enumerate(zip(made, asked, strict=True)):
+        new = going.written[ids]
         if list(one.token_ids or ()) != new:
             stage.wrong(f"prompt {number + 1}: wrote {list(one.token_ids or ())}, transformers {new}")
-        wrong = plain.wrong_text(going.folder, new, one.reasoning, one.text)
+        wrong = plain.wrong_text(tokenizer, new, one.reasoning, one.text)
         if wrong is not None:
             stage.wrong(f"prompt {number + 1}: {wrong}")
     stage.outcome.path = f"{len(made)} answers"
@@ -410,8 +417,10 @@ def merge(going: Walk, context: Context) -> None:
         ids = list(range(5, 60))
         with torch.no_grad():
             ours = plain.logits(plain.plain_model(going.work / "merged"), ids)
-            theirs = plain.logits(plain.with_adapter(going.folder, adapter), ids)
-            base = plain.logits(plain.plain_model(going.folder), ids)
+            adapted = plain.with_adapter(going.folder, adapter)
+            theirs = plain.logits(adapted, ids)
+            with adapted.disable_adapter():
+                base = plain.logits(adapted, ids)
         stage.measured("logits", float((ours - theirs).norm() / theirs.norm()), 1e-5)
         if float((theirs - base).norm() / base.norm()) < 1e-4:
             stage.wrong("the adapter changes nothing")

@@ -73,7 +73,8 @@ class Stage:
 class Walk:
     """One family's folder, home and outcomes. stages: those to take; None for all. runs: those that ended, by stage.
 
-    plans: what was made of recipes, or why not, by method and rows.
+    plans: what was made of recipes, or why not, by method and rows. written: what transformers writes with the stirred
+    adapter, by the tokens of the prompt.
     """
 
     def __init__(self, name: str, work: Path, stages: Sequence[str] | None = None) -> None:
@@ -82,6 +83,7 @@ class Walk:
         self.folder = work / "model"
         self.runs: dict[str, TrainOutcome] = {}
         self.plans: dict[str, Prepared | LuthierError] = {}
+        self.written: dict[tuple[int, ...], list[int]] = {}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Stage]:

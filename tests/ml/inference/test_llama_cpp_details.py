@@ -340,6 +340,29 @@ def two_threads(tiny_gguf, monkeypatch):
         yield engine, made[0]
 
 
+@pytest.fixture
+def paused_in_time(two_threads, monkeypatch):
+    """Answers of llama.cpp get no further than about 20 tokens before they are paused."""
+    complete, writing, is_paused = LlamaServer.complete, two_threads[0]._writing, threading.Event()
+    pause = writing.pause
+
+    def pause_and_note():
+        has_paused = pause()
+        is_paused.set()
+        return has_paused
+
+    def held(self, body, hear):
+        def hear_then(chunk):
+            if json.loads(chunk)["timings"]["predicted_n"] >= 20:
+                is_paused.wait(120)
+            return hear(chunk)
+
+        complete(self, body, hear_then)
+
+    monkeypatch.setattr(writing, "pause", pause_and_note)
+    monkeypatch.setattr(LlamaServer, "complete", held)
+
+
 LONG = TextRequest(text="Once", max_new_tokens=200, sampling=NO_END)
 
 
@@ -356,6 +379,7 @@ def test_an_answer_that_cannot_be_continued_elsewhere_keeps_its_threads(two_thre
     assert heard.ends["likely", 0].num_new_tokens == 200
 
 
+@pytest.mark.usefixtures("paused_in_time")
 def test_an_answer_is_continued_where_it_was_when_the_neighbour_has_gone_before_it_stopped(two_threads):
     engine, cores = two_threads
     heard, before = Heard(), engine._server
@@ -370,6 +394,7 @@ def test_an_answer_is_continued_where_it_was_when_the_neighbour_has_gone_before_
     assert heard.ends["one", 0].num_new_tokens == 200
 
 
+@pytest.mark.usefixtures("paused_in_time")
 def test_a_paused_answer_can_be_cancelled(two_threads):
     engine, cores = two_threads
     heard = Heard()
@@ -436,6 +461,7 @@ def test_a_pause_takes_effect_between_two_parts_of_a_prompt(tiny_gguf, monkeypat
     assert paused.ends["a", 0].num_new_tokens == 5
 
 
+@pytest.mark.usefixtures("paused_in_time")
 def test_paused_answers_fail_with_words_where_no_server_opens(two_threads, monkeypatch):
     engine, cores = two_threads
     heard = Heard()
@@ -453,6 +479,7 @@ def test_paused_answers_fail_with_words_where_no_server_opens(two_threads, monke
     assert not engine.keys
 
 
+@pytest.mark.usefixtures("paused_in_time")
 def test_paused_answers_go_on_where_an_adapter_that_came_late_does_not_load(
     two_threads, gguf_adapters, tmp_path, monkeypatch
 ):
@@ -480,6 +507,7 @@ def test_a_wait_for_more_threads_that_is_in_vain_ends_and_comes_again_later():
     assert [second for second in range(200, 250) if drain.is_on(float(second))] == list(range(230, 245))
 
 
+@pytest.mark.usefixtures("paused_in_time")
 def test_paused_answers_wait_for_the_prompts_that_are_being_read(two_threads, monkeypatch):
     """Without a wait, polls would follow each other without a pause, and prompts that come later would go first."""
     engine, cores = two_threads

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import httpx2
 import psutil
 import pytest
+from tests.fixtures.forked_vllm import quick_stubs
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import ConflictError, NotFoundError, OverlongError, RequestError, WorkError
@@ -32,10 +33,9 @@ STUB = [sys.executable, "-m", "luthier.testing.vllm_stub"]
 
 
 @pytest.fixture(autouse=True, scope="module")
-def quick_look():
-    """Check whether a server is ready more often than users need it."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(vllm_process, "_LOOK_SECONDS", 0.02)
+def quick(fork_server):
+    """Its children are forked, and looked at more often than users need it."""
+    with quick_stubs(fork_server):
         yield
 
 
@@ -88,7 +88,8 @@ def test_it_is_started_as_its_documentation_says(tiny, settings):
     )
 
 
-def test_only_its_own_user_reaches_it(tiny, settings):
+def test_only_its_own_user_reaches_it(tiny, settings, monkeypatch):
+    monkeypatch.setattr(vllm_process, "subprocess", subprocess)  # a forked one shows the environment of its parent
     engine = VllmEngine(str(tiny))
     place, child = engine._process.socket_path, psutil.Process(engine._process._process.pid)
     assert (stat.S_IMODE(place.parent.stat().st_mode), list(place.parent.iterdir())) == (0o700, [place])

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
-import subprocess
-import sys
-import time
+import threading
 from pathlib import Path
 
 import pytest
+from tests.clock import wait_until
+from tests.fixtures.forked_children import SessionForkServer
 from tests.vacuous import nonempty
 
 from luthier.ml.inference.openai.http import DEFAULT_CONCURRENCY
@@ -57,29 +58,32 @@ def test_a_wrong_key_stands_nowhere(luthier, rows: Path, tmp_path: Path, monkeyp
         assert not file.is_file() or KEY.encode() not in file.read_bytes()
 
 
-def test_a_kill_loses_only_what_was_under_way(luthier, home: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_kill_loses_only_what_was_under_way(  # type: ignore[no-untyped-def]
+    luthier, home: Path, tmp_path: Path, fork_server: SessionForkServer
+) -> None:
     """SIGKILL in the middle of the first batch: the next run asks for the rest, and never twice for what was kept."""
     texts = [f"The front of instrument {n} is spruce." for n in range(30)]
     rows, output = tmp_path / "rows.jsonl", tmp_path / "pairs.jsonl"
     rows.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
 
+    goes_on, numbers, num_answered = threading.Event(), itertools.count(), 20
+
     def answer(asked: str) -> str:
-        time.sleep(0.05)
+        if next(numbers) >= num_answered:  # the first ones are answered, and those behind them wait
+            goes_on.wait(600)
         number = asked.split("instrument ")[1].split(" ")[0]
         return json.dumps({"question": f"What is the front of instrument {number}?", "answer": "The front is spruce."})
 
     server = OpenAIServer(answer=answer)
     with serving(server) as url:
         arguments = ["data", "synthesise", str(rows), "--teacher", f"{url}#m", "-o", str(output), "--json"]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "luthier", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        while len(server.requests) < 20 and process.poll() is None:
-            time.sleep(0.005)
-        process.kill()
-        assert process.wait() == -signal.SIGKILL
+        with fork_server.module("luthier", *arguments) as process:
+            wait_until(lambda: len(server.requests) == num_answered + DEFAULT_CONCURRENCY)
+            process.kill()
+            assert process.wait() == -signal.SIGKILL
         assert not output.exists()
         num_before = len(server.requests)
+        goes_on.set()
         document = luthier(*arguments).document
     usage = document["teacher_usage"]
     assert document["num_pairs"] == 30

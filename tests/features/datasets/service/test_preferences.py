@@ -170,11 +170,11 @@ def test_killed_in_the_middle_it_ends_with_the_same_bytes(
 ) -> None:
     recipe = recipe_of({"name": "dpo"})
     document = yaml.safe_load(recipe.read_text())
-    document["training"]["epochs"] = 12
+    document["training"]["epochs"] = 4
     del document["data"]["held_out"]
     recipe.write_text(yaml.safe_dump(document))
     expected = run(context, recipe)
-    with fork_server.module("tests.fixtures.training_child", context.home, "train", recipe) as child:
+    with fork_server.module("tests.fixtures.training_child", context.home, "train", recipe, 9) as child:
         end = time.monotonic() + 120
         newest = context.runs.list(limit=1)[0]
         while time.monotonic() < end and (newest.run_id == expected.record.run_id or newest.step < 9):

@@ -24,6 +24,7 @@ from luthier.features.serving.inference_client import Event
 from luthier.ml.inference.models import sources
 from luthier.platform.home.context import Context
 from luthier.platform.home.settings import Settings
+from luthier.testing.tiny import make_tiny_model
 
 ME = Caller()
 QUESTION = [{"role": "user", "content": "Which wood is used for the front?"}]
@@ -33,7 +34,8 @@ QUESTION = [{"role": "user", "content": "Which wood is used for the front?"}]
 def home(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     home = tmp_path_factory.mktemp("serving") / "home"
     with Context.open(home):
-        sources.pull(str(tiny_model), home, SilentProgress())
+        for model in (tiny_model, make_tiny_model(home.parent / "patient", context_length_tokens=1 << 16)):
+            sources.pull(str(model), home, SilentProgress())
     return home
 
 
@@ -83,9 +85,10 @@ class Asking:
         return self.answer
 
 
-def endless(tokens: int = 400) -> TextRequest:
-    """Writes on for long whatever the model says: tokens of a tiny model that are drawn at great heat rarely end."""
-    return request("a", max_new_tokens=tokens, sampling=Sampling(temperature=2.0, seed=3), num_choices=16)
+def endless() -> TextRequest:
+    """Asks the model `patient` for what takes minutes: its end tokens are never drawn."""
+    without_end = Sampling(temperature=2.0, seed=3, logit_bias=((0, -1000.0), (2, -1000.0)))
+    return request("a", max_new_tokens=60_000, sampling=without_end)
 
 
 def test_an_answer_is_that_of_the_engine(shared: Context, tiny_model: Path) -> None:
@@ -126,7 +129,7 @@ def test_what_is_wrong_with_a_request_is_the_error_that_the_engine_raised(shared
 
 def test_after_a_crash_what_was_under_way_fails_and_the_next_ask_is_answered(shared: Context) -> None:
     before = Asking(shared, "tiny").end().choices[0].text
-    asking = Asking(shared, "tiny", endless())
+    asking = Asking(shared, "patient", endless())
     asking.until(lambda event: isinstance(event, Piece))
     pid = shared.inference_client.pid
     assert pid is not None
@@ -137,10 +140,10 @@ def test_after_a_crash_what_was_under_way_fails_and_the_next_ask_is_answered(sha
 
 
 def test_a_cancelled_ask_makes_room_for_the_next(narrow: Context) -> None:
-    first = Asking(narrow, "tiny", endless())
+    first = Asking(narrow, "patient", endless())
     first.until(lambda event: isinstance(event, Piece))
-    second = Asking(narrow, "tiny", endless())
-    third = Asking(narrow, "tiny", endless())
+    second = Asking(narrow, "patient", endless())
+    third = Asking(narrow, "patient", endless())
     with pytest.raises(BusyError, match="3 asks are under way"):
         Asking(narrow, "tiny")
     for one in (third, first, second):
@@ -153,8 +156,6 @@ def test_a_cancelled_ask_makes_room_for_the_next(narrow: Context) -> None:
 
 
 def test_more_models_than_places_are_answered_one_after_the_other(narrow: Context, tmp_path: Path) -> None:
-    from luthier.testing.tiny import make_tiny_model
-
     other = make_tiny_model(tmp_path / "other", seed=1)
     sources.pull(str(other), narrow.home, SilentProgress())
     first = Asking(narrow, "tiny", request(max_new_tokens=60))
@@ -188,7 +189,7 @@ def test_it_lets_go_when_nobody_asks_and_closing_ends_what_is_under_way(home: Pa
     asking.end()
     wait_until(lambda: not is_alive(idle))
     assert context.inference_client.pid is None
-    asking = Asking(context, "tiny", endless())
+    asking = Asking(context, "patient", endless())
     asking.until(lambda event: isinstance(event, Started))
     pid = context.inference_client.pid
     assert pid is not None

@@ -23,6 +23,22 @@ from luthier.platform.home.context import Context
 __all__ = ["recipe"]  # the fixture
 
 
+STOPPED_CHILD = """
+import sys
+from luthier.platform.home.context import Context
+from luthier.features.studies import service as studies
+from tests.fixtures.held import Hold
+hold, held = Hold(), []
+def tell(study, trial):
+    if trial.results and not held:
+        held.append(print("held", flush=True))
+        hold.wait()
+with Context.open(sys.argv[1]) as context:
+    studies.go_on(context, sys.argv[2], tell=tell)
+"""
+"""Goes no further than the first result of a trial before a signal comes."""
+
+
 @pytest.fixture
 def home(tmp_path):
     return tmp_path / "home"
@@ -117,12 +133,13 @@ def test_a_worker_that_dies_takes_no_trial_with_it_and_all_hours_add_up(context,
     assert 0.8 * passed <= done.hours <= 1.2 * passed
 
 
-def test_a_wish_to_stop_leaves_every_trial_at_a_checkpoint(context, recipe, home, started):
+def test_a_wish_to_stop_leaves_every_trial_at_a_checkpoint(context, recipe, home, fork_server):
     study = studies.begin(context, request(recipe, workers=2, most_trials=4))
-    parent = started(study.study_id)
-    assert wait_until(lambda: any(t.results for t in context.studies.trials(study.study_id)), parent)
-    parent.send_signal(signal.SIGTERM)
-    assert parent.wait(120) == 0
+    with fork_server.script(STOPPED_CHILD, home, study.study_id) as parent:
+        assert parent.stdout.readline() == "held\n"
+        parent.send_signal(signal.SIGTERM)
+        assert parent.wait(120) == 0
+    assert any(trial.results for trial in context.studies.trials(study.study_id))
     trials = context.studies.trials(study.study_id)
     assert context.studies.get(study.study_id).status == "paused"
     assert {trial.state for trial in trials} <= {"paused", "done", "waiting"}

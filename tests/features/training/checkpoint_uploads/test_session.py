@@ -93,7 +93,7 @@ def test_a_machine_that_dies_with_its_disk_is_replaced_and_the_bytes_are_those_o
 
     environment = os.environ | {"LUTHIER_CHECKPOINTS": place}
     lost = tmp_path / "lost machine"
-    child = fork_server.module("tests.fixtures.held_training", lost, recipe, HELD_AT, environment=environment)
+    child = fork_server.module("tests.fixtures.training_child", lost, "train", recipe, HELD_AT, environment=environment)
     run_id = _uploaded_run(ObjectStore(place), 10, child)
     with Context.open(lost) as context:
         _until(lambda: context.runs.get(run_id).step == HELD_AT, child)

@@ -305,8 +305,8 @@ def test_divergence_fails_the_run_with_the_last_good_checkpoint(
 class Child:
     """A training process that can be killed."""
 
-    def __init__(self, server: SessionForkServer, home: Path, what: str, name: str) -> None:
-        self.process = server.module("tests.fixtures.training_child", home, what, name)
+    def __init__(self, server: SessionForkServer, home: Path, what: str, name: str, held_at: int = 0) -> None:
+        self.process = server.module("tests.fixtures.training_child", home, what, name, held_at)
 
     def finish(self) -> dict[str, Any]:
         out, errors = self.process.communicate(timeout=300)
@@ -365,10 +365,12 @@ def test_kill_9_again_and_again_gives_the_undisturbed_bytes(
 
 
 def test_sigterm_pauses_with_a_checkpoint_and_a_resume_gives_the_undisturbed_bytes(
-    context: Context, slow_recipe: Path, fork_server: SessionForkServer
+    context: Context, make_recipe: MakeRecipe, fork_server: SessionForkServer
 ) -> None:
-    expected = run(context, slow_recipe).as_json()
-    child = Child(fork_server, context.home, "train", str(slow_recipe))
+    recipe = make_recipe(training=SLOW | {"epochs": 4}, evaluation={"few_shot": 0, "max_new_tokens": 4})
+    expected = run(context, recipe).as_json()
+    # Of 20 steps: behind a validation and a checkpoint, and before the next ones.
+    child = Child(fork_server, context.home, "train", str(recipe), held_at=8)
     run_id = _after(context, child, expected["run_id"])
     child.wait_for_step(context, 8)
     child.process.terminate()
@@ -377,7 +379,7 @@ def test_sigterm_pauses_with_a_checkpoint_and_a_resume_gives_the_undisturbed_byt
     assert child.process.returncode == 0
     assert (context.runs.get(run_id).status, context.runs.get(run_id).stop_cause) == ("paused", "interrupted")
     steps = [e.step for e in context.runs.events(run_id) if isinstance(e, CheckpointSaved)]
-    assert paused["num_steps"] in steps
+    assert (paused["num_steps"], steps) == (8, [5, 7, 8])
     document = Child(fork_server, context.home, "resume", run_id).finish()
     assert document["adapter_sha256"] == expected["adapter_sha256"]
     _same_story(context, run_id, expected["run_id"])
@@ -387,7 +389,7 @@ def test_two_processes_cannot_work_on_one_run(
     context: Context, slow_recipe: Path, fork_server: SessionForkServer
 ) -> None:
     hardware_of(context)  # else the child measures the machine first, for two seconds
-    child = Child(fork_server, context.home, "train", str(slow_recipe))
+    child = Child(fork_server, context.home, "train", str(slow_recipe), held_at=2)
     run_id = child.wait_for_step(context, 2)
     try:
         with pytest.raises(ConflictError, match=f"run {run_id}"):

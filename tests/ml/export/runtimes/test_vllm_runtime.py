@@ -10,6 +10,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from tests.fixtures.forked_children import SessionForkServer
+from tests.fixtures.forked_vllm import quick_stubs
 from tests.ml.export.conftest import MakeSource
 
 from luthier.core.conversation import Conversation, Message
@@ -20,7 +22,6 @@ from luthier.ml.export.exporters import registry
 from luthier.ml.export.parity import compare
 from luthier.ml.export.runtimes.vllm_runtime import VllmRuntime
 from luthier.ml.export.source_side import observe_source
-from luthier.ml.inference import vllm_process
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +34,8 @@ def folder(make_source: MakeSource, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="module")
-def runtime(folder: Path, make_source: MakeSource) -> Iterator[VllmRuntime]:
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(vllm_process, "_LOOK_SECONDS", 0.02)
+def runtime(folder: Path, make_source: MakeSource, fork_server: SessionForkServer) -> Iterator[VllmRuntime]:
+    with quick_stubs(fork_server), pytest.MonkeyPatch.context() as patched:
         patched.setenv("LUTHIER_VLLM_COMMAND", shlex.join([sys.executable, "-m", "luthier.testing.vllm_stub"]))
         patched.setenv("LUTHIER_VLLM_STUB", json.dumps({"computes": True}))
         opened = registry.open_export("vllm", folder, make_source())
@@ -75,9 +75,14 @@ def test_a_prompt_that_it_cannot_write_is_named(runtime: VllmRuntime) -> None:
         runtime._template = None
 
 
-def test_a_server_that_has_ended_shows_its_last_words(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vllm_process, "_LOOK_SECONDS", 0.02)
+def test_a_server_that_has_ended_shows_its_last_words(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, fork_server: SessionForkServer
+) -> None:
     monkeypatch.setenv("LUTHIER_VLLM_STUB", json.dumps({"die_on": 2}))
     stub = [sys.executable, "-m", "luthier.testing.vllm_stub"]
-    with closing(VllmRuntime(folder, command=stub)) as opened, pytest.raises(WorkError, match=r"memory access"):
+    with (
+        quick_stubs(fork_server),
+        closing(VllmRuntime(folder, command=stub)) as opened,
+        pytest.raises(WorkError, match=r"memory access"),
+    ):
         opened.greedy([1, 2], 4)

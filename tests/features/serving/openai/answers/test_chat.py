@@ -16,8 +16,11 @@ import openai
 import pytest
 from tests.vacuous import nonempty
 
+from luthier.core.ports import SilentProgress
+from luthier.ml.inference.models import sources
 from luthier.platform.auth.service import create_key
 from luthier.platform.home.context import Context
+from luthier.testing.tiny import make_tiny_model
 
 QUESTION: list[Any] = [{"role": "user", "content": "Which wood?"}]
 CALL: dict[str, Any] = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
@@ -169,16 +172,21 @@ def test_a_prompt_over_the_context_and_an_unknown_model_are_told_before_the_stre
         ask(model="smollm2-135m-instruct", stream=stream)
 
 
-def long_wish(**wishes: Any) -> dict[str, Any]:
-    return {"temperature": 2.0, "n": 16, "max_tokens": 400, "stream": True} | wishes
+@pytest.fixture(scope="module")
+def long_wish(served: ServedHome, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A wish for an answer that takes minutes: the end tokens of the model are never drawn."""
+    patient = make_tiny_model(tmp_path_factory.mktemp("models") / "patient", context_length_tokens=1 << 16)
+    sources.pull(str(patient), served[0].home, SilentProgress())
+    endless = {"max_tokens": 60_000, "logit_bias": {"0": -100, "2": -100}}
+    return {"model": "patient", "temperature": 2.0, "stream": True, **endless}
 
 
 def test_a_crash_in_a_stream_is_an_error_in_it_and_the_next_ask_is_answered(
-    ask: Callable[..., Any], served: ServedHome
+    ask: Callable[..., Any], served: ServedHome, long_wish: dict[str, Any]
 ) -> None:
     inference_client = served[0].inference_client
     before = ask(temperature=0).choices[0].message.content
-    stream = ask(**long_wish())
+    stream = ask(**long_wish)
     next(stream)
     assert inference_client.pid is not None
     os.kill(inference_client.pid, signal.SIGKILL)
@@ -191,17 +199,25 @@ def test_a_crash_before_the_answer_is_503_with_a_time_to_wait(ask: Callable[...,
     ask()
     pid = served[0].inference_client.pid
     assert pid is not None
+    wait_until(lambda: num_under_way(served) == 0)
     os.kill(pid, signal.SIGSTOP)
-    threading.Timer(0.3, os.kill, (pid, signal.SIGKILL)).start()
+
+    def kill() -> None:
+        wait_until(lambda: num_under_way(served) == 1)
+        os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
     with pytest.raises(openai.InternalServerError) as caught:
         ask()
+    killer.join()
     assert caught.value.status_code == 503
     assert int(caught.value.response.headers["retry-after"]) > 0
 
 
-def test_readers_that_leave_make_room(ask: Callable[..., Any], served: ServedHome) -> None:
+def test_readers_that_leave_make_room(ask: Callable[..., Any], served: ServedHome, long_wish: dict[str, Any]) -> None:
     for _ in range(6):  # more than the server takes at once
-        stream = ask(**long_wish())
+        stream = ask(**long_wish)
         next(stream)
         stream.close()
         wait_until(lambda: num_under_way(served) < 4)

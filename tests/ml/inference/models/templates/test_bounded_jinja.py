@@ -107,14 +107,16 @@ ENDLESS = (
 )
 
 
-def test_what_the_sandbox_lets_through_ends_in_the_process_of_the_probe() -> None:
+def test_what_the_sandbox_lets_through_ends_in_the_process_of_the_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = "{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
     probe.check_template(plain, {"eos_token": "</s>"})
     for template, words in (
         (DOUBLED, "MiB"),
         ("{% for i in range(3000) %}{{ 'a' * 999 }}{% endfor %}", "characters of a short conversation"),
-        (ENDLESS, "5 s"),
+        (ENDLESS, "2 s"),
     ):
+        if template == ENDLESS:  # as those of a user, but sooner
+            monkeypatch.setattr(probe, "CPU_SECONDS", 2)
         with pytest.raises(TemplateError, match=words):
             probe.check_template(template, {})
 
