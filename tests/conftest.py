@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import URL, Engine
 
     from luthier.core.cost import MachineLoad
-    from luthier.ml.planning.hardware import Rates
+    from luthier.ml.planning.hardware import Benchmark, Rates
     from luthier.platform.db.backend import Backend
     from luthier.testing.servers import PostgresqlServer
     from tests.fixtures.forked_children import SessionForkServer
@@ -247,21 +247,45 @@ def shared_worlds(fork_server: SessionForkServer) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def shared_load() -> Iterator[None]:
-    """How busy the machine is, is measured twice a minute for all homes: most tests have one of their own."""
+def shared_load(fork_server: SessionForkServer) -> Iterator[None]:
+    """How fast the machine is, is measured once for all processes, and every ten minutes how busy it is.
+
+    Most tests have a home of their own, which would measure both. Where a test says how busy the machine is, it is
+    asked twice a minute, as for users.
+    """
     from luthier.platform.home import hardware_benchmark
+    from tests.fixtures.shared_answers import share_benchmark
 
     @functools.lru_cache(maxsize=4)
-    def load(rates: Rates, half_minute: int) -> MachineLoad:
-        from luthier.ml.planning import hardware
-
-        return hardware.present_load(rates)
+    def load(measure: Callable[[Rates], MachineLoad], rates: Rates, period: int) -> MachineLoad:
+        return measure(rates)
 
     def of_home(rates_folder: Path, half_minute: int) -> MachineLoad:
-        return load(hardware_benchmark._benchmark_in(rates_folder).rates, half_minute)
+        from luthier.ml.planning import hardware
+
+        is_real = hardware.present_load.__module__ == hardware.__name__
+        rates = hardware_benchmark._benchmark_in(rates_folder).rates
+        return load(hardware.present_load, rates, half_minute // 20 if is_real else half_minute)
+
+    measured = hardware_benchmark._measured
+
+    def shared(place: Path, found: Benchmark | None) -> Benchmark:
+        share_benchmark()  # only now: it loads torch
+        return measured(place, found)
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(hardware_benchmark, "_load", of_home)
+        patched.setattr(hardware_benchmark, "_measured", shared)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_workers() -> Iterator[None]:
+    """Workers of this process see ten times sooner that a job has ended."""
+    from luthier.platform.jobs import worker
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(worker, "_TICK_SECONDS", worker._TICK_SECONDS / 10)
         yield
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.fixtures.forked_children import SessionForkServer
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import RequestError
@@ -171,13 +172,16 @@ def test_an_earlier_thought_is_rendered(engine: Any) -> None:
     assert heard.started["a"].num_prompt_tokens > bare.started["a"].num_prompt_tokens + 10
 
 
-def test_vllm_is_given_the_options_and_its_text_is_taken_apart(thinker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vllm_is_given_the_options_and_its_text_is_taken_apart(
+    thinker: Path, monkeypatch: pytest.MonkeyPatch, fork_server: SessionForkServer
+) -> None:
     command = [sys.executable, "-m", "luthier.testing.vllm_stub"]
     opens = ChatTemplate.load(thinker).render(ASKED, add_generation_prompt=True).endswith("<think>\n")
     said = f"It is light. </think> {ANSWER} And more." if opens else f"<think> It is light. </think> {ANSWER} And more."
     monkeypatch.setenv("LUTHIER_VLLM_STUB", json.dumps({"say": said}))
     monkeypatch.setenv("LUTHIER_VLLM_COMMAND", shlex.join(command))
-    engine = VllmEngine(str(thinker), command=command)
+    with fork_server.forking_vllm():
+        engine = VllmEngine(str(thinker), command=command)
     try:
         thought, answer, ended, _ = write(engine)
         assert (thought, answer) == (THOUGHT, f"{ANSWER} And more.")

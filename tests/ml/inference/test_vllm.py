@@ -38,6 +38,19 @@ def quick_look():
         yield
 
 
+@pytest.fixture(autouse=True, scope="module")
+def forked(fork_server):
+    """What plays vLLM is forked, which spares its imports; `executed` undoes it."""
+    with fork_server.forking_vllm():
+        yield
+
+
+@pytest.fixture
+def executed(forked, monkeypatch):
+    """It is started as a user's vLLM is."""
+    monkeypatch.setattr(vllm_process, "subprocess", subprocess)
+
+
 @pytest.fixture
 def settings(monkeypatch):
     def set_stub(**values):
@@ -76,6 +89,7 @@ class TestStream(StreamEngineContract):
         return [str(folder) for folder in peft_adapters]
 
 
+@pytest.mark.usefixtures("executed")
 def test_it_is_started_as_its_documentation_says(tiny, settings):
     settings(start_seconds=0.3)
     engine = open_stream_engine(Served(engine="vllm", path=str(tiny), sha256="", precision="bfloat16"))
@@ -87,6 +101,7 @@ def test_it_is_started_as_its_documentation_says(tiny, settings):
     )
 
 
+@pytest.mark.usefixtures("executed")
 def test_only_its_own_user_reaches_it(tiny, settings):
     engine = VllmEngine(str(tiny))
     place, child = engine._process.socket_path, psutil.Process(engine._process._process.pid)

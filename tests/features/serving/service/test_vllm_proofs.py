@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from tests.fixtures.forked_children import SessionForkServer
 
 from luthier.core.stream import EngineSettings, Served
 from luthier.features.serving.engine_process import open_engine
@@ -30,13 +31,13 @@ def adapter(tiny_model: Path, tmp_path: Path) -> Path:
     return tmp_path / "adapter"
 
 
-@pytest.mark.usefixtures("fork_server")
 def test_an_adapter_is_proved_before_it_answers(
     tiny_model: Path,
     adapter: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
+    fork_server: SessionForkServer,
 ) -> None:
     monkeypatch.setattr(vllm_process, "_LOOK_SECONDS", 0.02)
     monkeypatch.setenv("LUTHIER_VLLM_COMMAND", shlex.join([sys.executable, "-m", "luthier.testing.vllm_stub"]))
@@ -44,6 +45,7 @@ def test_an_adapter_is_proved_before_it_answers(
     served = Served(engine="vllm", path=str(tiny_model), sha256="0" * 64, precision="float32")
     proofs = tmp_path / "proofs"
     with (
+        fork_server.forking_vllm(),
         caplog.at_level(logging.INFO, "luthier.engines"),
         closing(open_engine(served, EngineSettings(), proofs_folder=proofs)) as engine,
     ):

@@ -107,16 +107,18 @@ ENDLESS = (
 )
 
 
-def test_what_the_sandbox_lets_through_ends_in_the_process_of_the_probe() -> None:
+def test_what_the_sandbox_lets_through_ends_in_the_process_of_the_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = "{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
     probe.check_template(plain, {"eos_token": "</s>"})
     for template, words in (
         (DOUBLED, "MiB"),
         ("{% for i in range(3000) %}{{ 'a' * 999 }}{% endfor %}", "characters of a short conversation"),
-        (ENDLESS, "5 s"),
     ):
         with pytest.raises(TemplateError, match=words):
             probe.check_template(template, {})
+    monkeypatch.setattr(probe, "CPU_SECONDS", 1)  # else five, all of which it takes
+    with pytest.raises(TemplateError, match="more than 1 s for"):
+        probe.check_template(ENDLESS, {})
 
 
 @pytest.mark.parametrize(

@@ -50,8 +50,9 @@ def check_template(template: str | dict[str, str] | None, special_tokens: Mappin
     key = json.dumps(asked)
     if key in _tried:
         return
+    limited = asked | {"cpu_seconds": CPU_SECONDS}
     try:
-        met = run_child(_RENDER, asked, timeout_seconds=_PATIENCE_SECONDS, environment=_ENVIRONMENT)
+        met = run_child(_RENDER, limited, timeout_seconds=_PATIENCE_SECONDS, environment=_ENVIRONMENT)
     except MemoryError as error:
         raise _refused(_TOO_LARGE) from error
     except ChildEndedError as error:
@@ -91,7 +92,7 @@ def render(document: dict[str, Any], channel: Channel) -> str | None:
     """Render common conversations within limits, in a child process.
 
     Args:
-        document: `templates` (texts) and `special_tokens`.
+        document: `templates` (texts), `special_tokens` and `cpu_seconds`, the limit.
         channel: to the parent; nothing is sent over it.
 
     Returns:
@@ -102,7 +103,7 @@ def render(document: dict[str, Any], channel: Channel) -> str | None:
     from luthier.ml.inference.models.templates.jinja_sandbox import use_bounded_sandbox
 
     use_bounded_sandbox()
-    _bound(channel)
+    _bound(channel, document["cpu_seconds"])
     for template in document["templates"]:
         for messages, tools in _conversations():
             for begins in (False, True):
@@ -123,9 +124,9 @@ def render(document: dict[str, Any], channel: Channel) -> str | None:
     return None
 
 
-def _bound(channel: Channel) -> None:
+def _bound(channel: Channel, cpu_seconds: int) -> None:
     """Set the limits from here on; libraries are already loaded."""
-    limit_cpu_seconds(CPU_SECONDS)
+    limit_cpu_seconds(cpu_seconds)
     # Address space counts, of which libraries reserve gigabytes, where that can be limited; else resident memory.
     channel.limit_memory(held_bytes() + MEMORY_BYTES)
 
