@@ -78,6 +78,8 @@ def pytest_collection(session: pytest.Session) -> Generator[None, object, object
     between them.
     """
     config, here = session.config, Path(__file__).parent
+    if settings.get_current_profile_name() == "same-examples":
+        _draw_no_constants()
     if int(getattr(config, "workerinput", {}).get("workerid", "gw0")[2:]) % 2 and config.args == [here.name]:
         config.args = [f"{here.name}/{name}" for name in sorted(_with_tests(here), reverse=True)]
     writes_none, sys.dont_write_bytecode = sys.dont_write_bytecode, False
@@ -87,6 +89,17 @@ def pytest_collection(session: pytest.Session) -> Generator[None, object, object
     finally:
         gc.enable()
         sys.dont_write_bytecode = writes_none
+
+
+def _draw_no_constants() -> None:
+    """Hypothesis draws no constants of the source code.
+
+    They are those of the modules that are loaded by then, so the examples of a test would follow from the tests before
+    it. And each process would parse all of our files, and look through 35,000 constants again and again.
+    """
+    from hypothesis.internal.conjecture import providers
+
+    providers._get_local_constants = lambda: providers._local_constants  # type: ignore[assignment]
 
 
 def _with_tests(folder: Path) -> list[str]:
