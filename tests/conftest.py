@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import URL, Engine
 
     from luthier.core.cost import MachineLoad
-    from luthier.ml.planning.hardware import Rates
+    from luthier.ml.planning.hardware import Benchmark, Rates
     from luthier.platform.db.backend import Backend
     from luthier.testing.servers import PostgresqlServer
     from tests.fixtures.forked_children import SessionForkServer
@@ -78,6 +78,8 @@ def pytest_collection(session: pytest.Session) -> Generator[None, object, object
     between them.
     """
     config, here = session.config, Path(__file__).parent
+    if settings.get_current_profile_name() == "same-examples":
+        _draw_no_constants()
     if int(getattr(config, "workerinput", {}).get("workerid", "gw0")[2:]) % 2 and config.args == [here.name]:
         config.args = [f"{here.name}/{name}" for name in sorted(_with_tests(here), reverse=True)]
     writes_none, sys.dont_write_bytecode = sys.dont_write_bytecode, False
@@ -87,6 +89,17 @@ def pytest_collection(session: pytest.Session) -> Generator[None, object, object
     finally:
         gc.enable()
         sys.dont_write_bytecode = writes_none
+
+
+def _draw_no_constants() -> None:
+    """Hypothesis draws no constants of the source code.
+
+    They are those of the modules that are loaded by then, so the examples of a test would follow from the tests before
+    it. And each process would parse all of our files, and look through 35,000 constants again and again.
+    """
+    from hypothesis.internal.conjecture import providers
+
+    providers._get_local_constants = lambda: providers._local_constants  # type: ignore[assignment]
 
 
 def _with_tests(folder: Path) -> list[str]:
@@ -247,21 +260,45 @@ def shared_worlds(fork_server: SessionForkServer) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def shared_load() -> Iterator[None]:
-    """How busy the machine is, is measured twice a minute for all homes: most tests have one of their own."""
+def shared_load(fork_server: SessionForkServer) -> Iterator[None]:
+    """How fast the machine is, is measured once for all processes, and every ten minutes how busy it is.
+
+    Most tests have a home of their own, which would measure both. Where a test says how busy the machine is, it is
+    asked twice a minute, as for users.
+    """
     from luthier.platform.home import hardware_benchmark
+    from tests.fixtures.shared_answers import share_benchmark
 
     @functools.lru_cache(maxsize=4)
-    def load(rates: Rates, half_minute: int) -> MachineLoad:
-        from luthier.ml.planning import hardware
-
-        return hardware.present_load(rates)
+    def load(measure: Callable[[Rates], MachineLoad], rates: Rates, period: int) -> MachineLoad:
+        return measure(rates)
 
     def of_home(rates_folder: Path, half_minute: int) -> MachineLoad:
-        return load(hardware_benchmark._benchmark_in(rates_folder).rates, half_minute)
+        from luthier.ml.planning import hardware
+
+        is_real = hardware.present_load.__module__ == hardware.__name__
+        rates = hardware_benchmark._benchmark_in(rates_folder).rates
+        return load(hardware.present_load, rates, half_minute // 20 if is_real else half_minute)
+
+    measured = hardware_benchmark._measured
+
+    def shared(place: Path, found: Benchmark | None) -> Benchmark:
+        share_benchmark()  # only now: it loads torch
+        return measured(place, found)
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(hardware_benchmark, "_load", of_home)
+        patched.setattr(hardware_benchmark, "_measured", shared)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_workers() -> Iterator[None]:
+    """Workers of this process see ten times sooner that a job has ended."""
+    from luthier.platform.jobs import worker
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(worker, "_TICK_SECONDS", worker._TICK_SECONDS / 10)
         yield
 
 

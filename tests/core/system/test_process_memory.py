@@ -111,6 +111,27 @@ def test_workers_count_with_what_they_have_for_themselves() -> None:
     assert 120 <= both < 128 + 20, "the larger of the two, not their sum"
 
 
+def test_copied_pages_are_counted_again_after_many_faults_and_never_too_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {"status": {"RssAnon": 500 << 20, "VmHWM": 500 << 20}, "smaps_rollup": {"Private_Dirty": 7 << 20}}
+    faults, read = [3], list[str]()
+
+    def seen(name: str) -> dict[str, int]:
+        read.append(name)
+        return sizes[name]
+
+    monkeypatch.setattr(process_memory, "_sizes", seen)
+    monkeypatch.setattr(process_memory, "_num_page_faults", lambda: faults[0])
+    memory = process_memory.WorkerMemory()
+    assert memory.peak_bytes() == 7 << 20
+    sizes["smaps_rollup"] = {"Private_Dirty": 9 << 20}
+    faults[0] += process_memory._LEAST_FAULTS - 1
+    assert memory.peak_bytes() == (7 << 20) + (process_memory._LEAST_FAULTS - 1) * mmap.PAGESIZE
+    assert read.count("smaps_rollup") == 1
+    faults[0] += 1
+    assert memory.peak_bytes() == 9 << 20
+    assert read.count("smaps_rollup") == 2
+
+
 def test_a_peak_with_workers_is_kept_until_it_is_forgotten() -> None:
     process_memory.begin_workers()
     process_memory.end_workers(1 << 40)

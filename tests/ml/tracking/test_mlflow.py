@@ -13,12 +13,17 @@ from luthier.core.errors import NotFoundError
 from luthier.ml.tracking import mlflow_model
 from luthier.ml.tracking.protocol import TrackedRun
 
-pytest.importorskip("mlflow", reason="needs luthier[mlflow]")
 # Of classes that are not used here, and of an example of inputs, which a signature makes unnecessary.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
     pytest.mark.filterwarnings("ignore:.*An input example was not provided:UserWarning"),
 ]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def installed() -> None:
+    """Imported here: every process of a run collects this file, and one runs it."""
+    pytest.importorskip("mlflow", reason="needs luthier[mlflow]")
 
 
 @pytest.fixture

@@ -11,7 +11,11 @@ from typing import Any
 import pytest
 from tests.ml.tracking.tracked_run import BEGAN, deliver_to
 
-pytest.importorskip("wandb", reason="needs luthier[wandb]")
+
+@pytest.fixture(autouse=True, scope="module")
+def installed() -> None:
+    """Imported here: every process of a run collects this file, and one runs it."""
+    pytest.importorskip("wandb", reason="needs luthier[wandb]")
 
 
 def records(file: Path) -> Iterator[Any]:

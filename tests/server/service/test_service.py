@@ -193,17 +193,15 @@ def test_every_address_is_not_this_machine_alone(host: str) -> None:
         assert opened.near_host in ("127.0.0.1", "::1")
 
 
-def test_a_server_whose_threads_are_gone_is_started_again(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_whose_threads_are_gone_is_started_again(
+    context: Context, monkeypatch: pytest.MonkeyPatch, fork_server: SessionForkServer
+) -> None:
     """Forty requests that keep their threads: every route that needs one hangs until the process is another one."""
 
     def program(_: str, of: Context, listener: Listener) -> Program:
         whole = api_program("unused", of, listener)
         assert whole.health is not None
-        command = (
-            sys.executable,
-            str(Path(__file__).parents[2] / "fixtures" / "sticking_server.py"),
-            whole.command[-1],
-        )
+        command = (sys.executable, "-m", "tests.fixtures.sticking_server", whole.command[-1])
         health = replace(whole.health, every_seconds=0.1)
         return replace(whole, command=command, health=health, stacks=None, grace_seconds=0.5)
 
@@ -231,7 +229,8 @@ def test_a_server_whose_threads_are_gone_is_started_again(context: Context, monk
         return "seen" if len(told) >= 2 and ask("/readyz", timeout_seconds=1.0) == 200 else None
 
     request = ServerRequest(port=0, num_workers=0)
-    serve(context, request, stop_requested=is_over_after(is_over, urls), tell=told.append, started=started)
+    with fork_server.forking_supervised():
+        serve(context, request, stop_requested=is_over_after(is_over, urls), tell=told.append, started=started)
     assert told[0].startswith("api is not healthy (status 503")
     assert "no thread has come free for" in told[0]
     assert "40 of 40 are busy" in told[0]

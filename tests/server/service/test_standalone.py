@@ -6,7 +6,6 @@ import http.client
 import json
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -76,7 +75,9 @@ def test_the_weights_of_copies_can_be_chosen(
     assert caught.value.came == found
 
 
-def test_it_answers_for_its_models_alone_and_ends_in_good_order(tmp_path: Path, tiny_model: Path) -> None:
+def test_it_answers_for_its_models_alone_and_ends_in_good_order(
+    tmp_path: Path, tiny_model: Path, fork_server: SessionForkServer
+) -> None:
     (tmp_path / "keys").write_text(f"# who may come in\n\n{KEY}\n", encoding="utf-8")
     home = tmp_path / "home"
     with Context.open(home) as context:
@@ -87,12 +88,9 @@ def test_it_answers_for_its_models_alone_and_ends_in_good_order(tmp_path: Path, 
     command += ["--home", str(home), "--api-key", str(tmp_path / "keys")]
     with (
         (tmp_path / "log").open("w") as log,
-        subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=log, text=True, env=os.environ | {"LUTHIER_SERVING_THREADS": "1"}
-        ) as process,
+        fork_server.popen_text(command, stderr=log, env=os.environ | {"LUTHIER_SERVING_THREADS": "1"}) as process,
     ):
         try:
-            assert process.stdout is not None
             started = json.loads(process.stdout.readline())
             assert (started["needs_key"], list(started["models"])) == (True, ["named"])
             assert json.loads(process.stdout.readline())["ready"] == "named"

@@ -79,11 +79,18 @@ def end_workers(num_bytes: int) -> None:
     _peak_of_earlier = max(_peak_of_earlier, _own_peak_bytes() + num_bytes)
 
 
+_LEAST_FAULTS: Final = 1024
+"""After fewer page faults the private pages of a worker are not counted again: the kernel walks over all of its pages
+for that, some 20 ms per GB, for each micro-batch."""
+
+
 class WorkerMemory:
     """What a forked process has besides the pages that it shares with its parent. Make it right after the fork."""
 
     def __init__(self) -> None:
         self._at_fork = _anonymous(_sizes("status"))
+        self._counted_bytes, self._num_faults = 0, -_LEAST_FAULTS
+        """Of `_copied_bytes`: the last exact count, and the page faults until then."""
 
     def begin(self) -> None:
         """Begin a piece of work whose peak is measured."""
@@ -98,9 +105,19 @@ class WorkerMemory:
         # Files are only ever added to what is resident, so what there is of them now was not more at the peak.
         shared = status.get("RssFile", 0) + status.get("RssShmem", 0)
         peak = max(0, _own_peak_bytes() - shared - self._at_fork)
-        # A page of the parent that is written to becomes a copy, and the resident size stays what it was.
-        added = max(0, _anonymous(status) - self._at_fork)
-        return peak + max(0, _sizes("smaps_rollup").get("Private_Dirty", 0) - added)
+        return peak + self._copied_bytes(_anonymous(status))
+
+    def _copied_bytes(self, anonymous: int) -> int:
+        """The pages of the parent that it has written to: each becomes a copy, and the resident size stays as it was.
+
+        Counted exactly now and then; in between each page fault, which a copy takes, counts as one.
+        """
+        num_faults = _num_page_faults()
+        if num_faults - self._num_faults >= _LEAST_FAULTS:
+            added = max(0, anonymous - self._at_fork)
+            self._counted_bytes = max(0, _sizes("smaps_rollup").get("Private_Dirty", 0) - added)
+            self._num_faults = num_faults
+        return self._counted_bytes + (num_faults - self._num_faults) * mmap.PAGESIZE
 
 
 _MADV_DONTFORK: Final = 10  # of <sys/mman.h>
@@ -193,6 +210,13 @@ def _of_glibc(name: str) -> Callable[..., int] | None:
     # Other C libraries have other allocators, and macOS no function of these names.
     libc = facilities.c_library()
     return getattr(libc, name, None) if hasattr(libc, "gnu_get_libc_version") else None
+
+
+def _num_page_faults() -> int:
+    """How often the kernel has mapped, filled or copied a page for this process, without reading from a disk."""
+    if facilities.resource is None:
+        return 0
+    return int(facilities.resource.getrusage(facilities.resource.RUSAGE_SELF).ru_minflt)
 
 
 def _anonymous(status: dict[str, int]) -> int:

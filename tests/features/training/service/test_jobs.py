@@ -21,6 +21,7 @@ from luthier.features.recipes.service import load_recipe
 from luthier.features.training import jobs
 from luthier.features.training.service import train
 from luthier.platform.home.context import Context
+from luthier.platform.home.hardware_benchmark import hardware_of
 from luthier.platform.jobs.records import Job
 from luthier.platform.jobs.worker import Pace
 
@@ -98,6 +99,7 @@ def test_forked_or_executed_a_job_trains_the_same_bytes(
     assert loaded is not None, why_not
     with loaded.stdin, loaded.stdout:  # type: ignore[union-attr]
         assert loaded.wait() == 0
+    hardware_of(context)  # this process knows it; one that is executed would measure it
     seen: dict[str, tuple[str, int]] = {}
     for name, server in (("executed", None), ("forked", fork_server)):
         monkeypatch.setattr(jobs, "_fork_server", lambda *_, server=server, **__: contextlib.nullcontext(server))

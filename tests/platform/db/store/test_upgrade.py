@@ -84,14 +84,24 @@ def schema_of(url: str) -> dict[str, dict[str, Any]]:
     return found
 
 
+@pytest.fixture(scope="module")
+def new_schemas() -> dict[str, dict[str, dict[str, Any]]]:
+    """By kind: what `fresh` has found, once a file."""
+    return {}
+
+
 @pytest.fixture
-def fresh(empty: str, request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, dict[str, Any]]:
+def fresh(
+    empty: str, request: pytest.FixtureRequest, tmp_path: Path, new_schemas: dict[str, dict[str, dict[str, Any]]]
+) -> dict[str, dict[str, Any]]:
     """What a new database of this version looks like."""
-    url = f"sqlite:///{tmp_path / 'fresh.db'}"
-    if empty.startswith("postgresql"):
+    kind, url = empty.partition(":")[0], f"sqlite:///{tmp_path / 'fresh.db'}"
+    if kind in new_schemas:
+        return new_schemas[kind]
+    if kind == "postgresql":
         url = request.getfixturevalue("postgresql").new_database()
     Database.open(url).close()
-    found = schema_of(url)
+    found = new_schemas[kind] = schema_of(url)
     assert set(found) == {*metadata.tables, "alembic_version", "triggers"} | ({"numbered"} & set(found))
     assert found["triggers"]
     return found

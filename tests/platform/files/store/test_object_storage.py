@@ -20,11 +20,15 @@ from luthier.platform.home.context import Context
 from luthier.platform.home.settings import Settings
 from luthier.server.api import create_app
 
-pytest.importorskip("s3fs", reason="needs the extra `s3`")
-pytest.importorskip("moto.server", reason="needs moto[server]")
-
 BUCKET, SECRET = "luthier-test", "test-secret-key-0123456789"
 ROOT = f"s3://{BUCKET}/artifacts"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def installed() -> None:
+    """Imported here: every process of a run collects this file, and one runs it."""
+    pytest.importorskip("s3fs", reason="needs the extra `s3`")
+    pytest.importorskip("moto.server", reason="needs moto[server]")
 
 
 @pytest.fixture

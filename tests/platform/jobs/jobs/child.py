@@ -2,10 +2,10 @@
 
     python child.py FOLDER COUNTER MODE
 
-MODE: plain; crash (dies at step 10 of its first attempt); poison (dies at once); held (does not take the last step in
-its first attempt: whatever is to disturb it comes in time, on however slow a machine); stubborn (held, and does not
-hear SIGTERM); wrong (says that the request is wrong); full (no room on the disk in its first attempt); waiting (its
-first attempt finds that something elsewhere goes on).
+MODE: plain; slow (each step takes a moment); crash (dies at step 10 of its first attempt); poison (dies at once); held
+(does not take the last step in its first attempt: whatever is to disturb it comes in time, on however slow a machine);
+stubborn (held, and does not hear SIGTERM); wrong (says that the request is wrong); full (no room on the disk in its
+first attempt); waiting (its first attempt finds that something elsewhere goes on).
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from pathlib import Path
 from luthier.platform.processes.process import NOT_NOW, Outcome, write_outcome
 
 STEPS = 40
-SECONDS = 0.03
+SLOW_SECONDS = 0.03
 """Of a step where something is to happen in the middle of a job that does not wait for it."""
+HELD_SECONDS = 0.005
+"""Of a step of a job that waits for what is to happen."""
 
 
 def main(folder: Path, counter: Path, mode: str) -> None:
@@ -44,7 +46,8 @@ def main(folder: Path, counter: Path, mode: str) -> None:
         if wish:
             write_outcome(folder, Outcome(status="paused"))
             return
-        time.sleep(SECONDS if mode == "plain" else SECONDS / 6)
+        if mode != "plain":
+            time.sleep(SLOW_SECONDS if mode == "slow" else HELD_SECONDS)
         if mode in ("held", "stubborn") and done == STEPS - 1 and folder.name == "attempt-0001":
             continue
         partial = counter.with_suffix(".new")

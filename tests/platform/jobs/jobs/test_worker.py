@@ -326,7 +326,7 @@ def _is_running(pid: int) -> bool:
 @forked
 def test_a_job_outlives_the_fork_server_that_started_it(house: House) -> None:
     assert house.fork_server is not None
-    job_id = house.submit()
+    job_id = house.submit("slow")
     thread = house.in_background()
     house.wait_for(lambda: house.steps(job_id) > 2)
     first = house.fork_server.pid

@@ -50,8 +50,8 @@ def check_template(template: str | dict[str, str] | None, special_tokens: Mappin
     key = json.dumps(asked)
     if key in _tried:
         return
+    limited = asked | {"cpu_seconds": CPU_SECONDS}
     try:
-        limited = asked | {"cpu_seconds": CPU_SECONDS}
         met = run_child(_RENDER, limited, timeout_seconds=_PATIENCE_SECONDS, environment=_ENVIRONMENT)
     except MemoryError as error:
         raise _refused(_TOO_LARGE) from error
@@ -92,7 +92,7 @@ def render(document: dict[str, Any], channel: Channel) -> str | None:
     """Render common conversations within limits, in a child process.
 
     Args:
-        document: `templates` (texts), `special_tokens`, and `cpu_seconds`, the limit.
+        document: `templates` (texts), `special_tokens` and `cpu_seconds`, the limit.
         channel: to the parent; nothing is sent over it.
 
     Returns:
