@@ -158,7 +158,6 @@ def kept_pictures() -> set[str]:
 def pages(shown: Shown) -> dict[str, str]:
     """The addresses of the shop, by the names of their pictures."""
     data, first, second = f"/datasets/{shown['dataset']}", shown["run-1"], shown["run-2"]
-    evaluation = f"/evaluations/{shown['evaluation']}"
     return {
         "home": "/",
         "inbox": "/inbox?show=open",
@@ -190,8 +189,7 @@ def pages(shown: Shown) -> dict[str, str]:
         "panel": f"/evaluations/panels/{shown['panel']}",
         "panel-new": f"/evaluations/panels/new?evaluation={shown['evaluation']}",
         "worth": f"/worth?evaluation={shown['evaluation']}",
-        "evaluation": evaluation,
-        "alternative": f"{evaluation}/alternative",
+        "evaluation": f"/evaluations/{shown['evaluation']}",
         "playground": f"/playground?model={second}&model={MODEL}",
         "models": "/models",
         "models-base": "/models?show=base",
