@@ -23,7 +23,8 @@ from luthier.core.access import Caller
 from luthier.core.records.traffic import TrafficPolicy
 from luthier.features.batches import service as batches
 from luthier.features.batches.records import BatchRequest
-from luthier.features.datasets import annotations, imports
+from luthier.features.datasets import annotations as row_annotations
+from luthier.features.datasets import imports
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.store import RowDecision
 from luthier.features.deployments import service as deployments
@@ -108,8 +109,8 @@ def _dataset(context: Context, _: str, folder: Path, known: Known) -> Mapping[st
     dataset, first = dataset_versions.create_dataset(context, _ME, "Shop orders", file, note="Orders of three years")
     key = dataset.dataset_id
     context.datasets.decide(key, first.number, RowDecision(row=2, decision="reject", author="Ada"))
-    queue = annotations.open_queue(context, _ME, key, first.number)
-    second = annotations.make_version(context, _ME, queue, note="Without an order that was cancelled")
+    queue = row_annotations.open_queue(context, _ME, key, first.number)
+    second = row_annotations.make_version(context, _ME, queue, note="Without an order that was cancelled")
     for row, decision in ((1, "accept"), (2, "accept"), (3, "reject")):
         one = RowDecision.model_validate({"row": row, "decision": decision, "author": "Ada"})
         context.datasets.decide(key, second.number, one)
@@ -183,7 +184,7 @@ def _people(context: Context, _: str, __: Path, known: Known) -> Mapping[str, st
 def _requests(context: Context, url: str, _: Path, known: Known) -> Mapping[str, str]:
     """Questions to the deployment, with what people said of the answers."""
     set_traffic_policy(context, _ME, TrafficPolicy(keep="full"))
-    _, key = create_key(context, "Web shop", scopes=("infer",))
+    key = create_key(context, "Web shop", scopes=("infer",))[1]
     # Servers apply a policy within seconds.
     time.sleep(8)
     answered = []
