@@ -64,7 +64,7 @@ _DOCUMENTS: Final = {
     "country and five days abroad. Rain barrels are delivered by a carrier, who calls the customer first.\n",
     "prices of 2019.doc": "an old file",
 }
-_REQUESTS: Final = 24
+_REQUESTS: Final = 12
 
 Known = dict[str, str]
 Part = Callable[[Context, str, Path, Known], Mapping[str, str]]
@@ -203,7 +203,7 @@ def _requests(context: Context, url: str, _: Path, known: Known) -> Mapping[str,
 def _batch(context: Context, _: str, __: Path, ___: Known) -> Mapping[str, str]:
     """A batch of questions to the base model, one of which no route would take."""
     lines = []
-    for number in range(24):
+    for number in range(_REQUESTS):
         body: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": f"{QUESTION} ({number})"}]}
         body |= {"max_tokens": 8, "temperature": 9 if number == 5 else 0}
         lines.append({"custom_id": f"order-{number}", "method": "POST", "url": _CHAT, "body": body})
