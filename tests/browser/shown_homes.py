@@ -225,11 +225,11 @@ def _export(context: Context, _: str, __: Path, known: Known) -> Mapping[str, st
 
 def _panel(context: Context, _: str, __: Path, known: Known) -> Mapping[str, str]:
     """People who compare the answers of the evaluation; one of them has rated some."""
-    answered = answers_of(context.evaluations.get(known["evaluation"]), most_rows=20)
+    answered = answers_of(context.evaluations.get(known["evaluation"]), ("base", "tuned"), most_rows=20)
     made = create_panel(
         context, _ME, answered, kind="pairwise", raters=("Ada", "Ben"), name="Which suggestion is better?"
     )
-    assessed.rate_all(context, made, 0, assessed.careful("pairwise", better=answered.systems[-1]), most=8)
+    assessed.rate_all(context, made, 0, assessed.careful("pairwise", better="tuned"), most=8)
     return {"panel": made.panel.panel_id, "rater": made.links[1].token}
 
 
