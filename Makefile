@@ -14,7 +14,7 @@
 # make notebooks    write the tutorials as notebooks again
 # make models       the memory figures and the table of the catalogue of base models, by the planner
 # make wheel        dist/luthier-*.whl, with the built assets of the pages
-# make screenshots  draw docs/screenshots again: each page on a desk in light, most of them on a phone in dark
+# make screenshots  draw docs/screenshots again: the pages on a desk in light, the main ones on a phone in dark
 
 PYTHON ?= python3
 VENV   ?= .venv

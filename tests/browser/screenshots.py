@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""Draws docs/screenshots again: each page on a desk in light, and most of them on a phone in dark.
+"""Draws docs/screenshots again: the pages on a desk in light, and the main ones on a phone in dark.
 
     make screenshots        (about 15 minutes on 2 cores: SmolLM2 is trained twice on rows of the shop)
     python tests/browser/screenshots.py --work DIR --only run,runs     (these pages again, of homes that are kept)
     python tests/browser/screenshots.py --work DIR --to DIR --every-way --whole      (to look at all there is)
 
 What is shown is made by `shown_homes.py`: a shop whose models are trained, records of work that takes hours, and a
-home in which nothing is yet. Nothing is drawn that a server did not show. Every page of the navigation is drawn, and no
-picture is left over (`tests/browser/test_screenshots.py`).
+home in which nothing is yet. Nothing is drawn that a server did not show. Every page of the navigation is drawn by
+--every-way; the pictures that are kept are fewer, since a repository should stay small, and none is left over
+(`tests/browser/test_screenshots.py`).
 """
 
 from __future__ import annotations
@@ -47,10 +48,21 @@ _SETTINGS: Final = (
     "prices",
 )  # fmt: skip
 _FORMS: Final = ("compare-models", "automl", "distill", "retrain")
-_DESK_ONLY: Final = frozenset(
-    {*(f"settings-{name}" for name in _SETTINGS), *(f"new-{name}" for name in _FORMS), "not-found"}
-)
-"""Pages that look alike: one picture of each is kept."""
+_ONLY_TO_LOOK_AT: Final = frozenset(
+    {
+        *(f"settings-{name}" for name in _SETTINGS), *(f"new-{name}" for name in _FORMS), "not-found", "dataset-repair",
+        "dataset-compare", "panel-new", "model-base", "exchange", "workflow-comparison", "safety", "invitation",
+    }
+)  # fmt: skip
+"""Pages that look like others: they are drawn by --every-way, and not kept."""
+_ON_A_PHONE: Final = frozenset(
+    {
+        "home", "inbox", "start", "datasets", "dataset-new", "dataset", "dataset-annotate", "dataset-job", "review",
+        "run-new", "runs", "run", "compare", "evaluations", "evaluation", "worth", "playground", "models", "model",
+        "deployment", "monitor-model", "glossary", "sign-in", "rate", "run-live", "study", "first-home",
+    }
+)  # fmt: skip
+"""Pages of which the picture of a phone is kept, too."""
 _WITHOUT_SESSION: Final = ("sign-in", "invitation", "rate")
 _ASKED: Final = {
     "dataset-audit": ("Audit version", "#grade-title"),
@@ -88,8 +100,8 @@ class Orders:
 
     def wants(self, name: str, way: Way) -> bool:
         """Whether a page is to be drawn in a way."""
-        is_kept = self.ways is EVERY_WAY or name not in _DESK_ONLY or way == KEPT_WAYS[0]
-        return is_kept and (not self.only or name in self.only)
+        is_kept = name in _ON_A_PHONE if way[1] == "phone" else name not in _ONLY_TO_LOOK_AT
+        return (self.ways is EVERY_WAY or is_kept) and (not self.only or name in self.only)
 
 
 def main() -> int:
@@ -158,7 +170,6 @@ def kept_pictures() -> set[str]:
 def pages(shown: Shown) -> dict[str, str]:
     """The addresses of the shop, by the names of their pictures."""
     data, first, second = f"/datasets/{shown['dataset']}", shown["run-1"], shown["run-2"]
-    evaluation = f"/evaluations/{shown['evaluation']}"
     return {
         "home": "/",
         "inbox": "/inbox?show=open",
@@ -190,8 +201,7 @@ def pages(shown: Shown) -> dict[str, str]:
         "panel": f"/evaluations/panels/{shown['panel']}",
         "panel-new": f"/evaluations/panels/new?evaluation={shown['evaluation']}",
         "worth": f"/worth?evaluation={shown['evaluation']}",
-        "evaluation": evaluation,
-        "alternative": f"{evaluation}/alternative",
+        "evaluation": f"/evaluations/{shown['evaluation']}",
         "playground": f"/playground?model={second}&model={MODEL}",
         "models": "/models",
         "models-base": "/models?show=base",
@@ -284,7 +294,7 @@ def _open(browser: BrowserContext, page: Page, name: str, address: str) -> None:
 def _save(page: Page, path: Path, *, is_whole: bool) -> None:
     """As a picture of few colours: these pages have few, and a repository should stay small."""
     image = Image.open(io.BytesIO(page.screenshot(full_page=is_whole)))
-    image.convert("RGB").quantize(96, dither=Image.Dither.NONE).save(path, optimize=True)
+    image.convert("RGB").quantize(48, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 if __name__ == "__main__":

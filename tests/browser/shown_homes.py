@@ -23,7 +23,8 @@ from luthier.core.access import Caller
 from luthier.core.records.traffic import TrafficPolicy
 from luthier.features.batches import service as batches
 from luthier.features.batches.records import BatchRequest
-from luthier.features.datasets import annotations, imports
+from luthier.features.datasets import annotations as row_annotations
+from luthier.features.datasets import imports
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.store import RowDecision
 from luthier.features.deployments import service as deployments
@@ -63,7 +64,7 @@ _DOCUMENTS: Final = {
     "country and five days abroad. Rain barrels are delivered by a carrier, who calls the customer first.\n",
     "prices of 2019.doc": "an old file",
 }
-_REQUESTS: Final = 24
+_REQUESTS: Final = 12
 
 Known = dict[str, str]
 Part = Callable[[Context, str, Path, Known], Mapping[str, str]]
@@ -108,8 +109,8 @@ def _dataset(context: Context, _: str, folder: Path, known: Known) -> Mapping[st
     dataset, first = dataset_versions.create_dataset(context, _ME, "Shop orders", file, note="Orders of three years")
     key = dataset.dataset_id
     context.datasets.decide(key, first.number, RowDecision(row=2, decision="reject", author="Ada"))
-    queue = annotations.open_queue(context, _ME, key, first.number)
-    second = annotations.make_version(context, _ME, queue, note="Without an order that was cancelled")
+    queue = row_annotations.open_queue(context, _ME, key, first.number)
+    second = row_annotations.make_version(context, _ME, queue, note="Without an order that was cancelled")
     for row, decision in ((1, "accept"), (2, "accept"), (3, "reject")):
         one = RowDecision.model_validate({"row": row, "decision": decision, "author": "Ada"})
         context.datasets.decide(key, second.number, one)
@@ -183,7 +184,7 @@ def _people(context: Context, _: str, __: Path, known: Known) -> Mapping[str, st
 def _requests(context: Context, url: str, _: Path, known: Known) -> Mapping[str, str]:
     """Questions to the deployment, with what people said of the answers."""
     set_traffic_policy(context, _ME, TrafficPolicy(keep="full"))
-    _, key = create_key(context, "Web shop", scopes=("infer",))
+    key = create_key(context, "Web shop", scopes=("infer",))[1]
     # Servers apply a policy within seconds.
     time.sleep(8)
     answered = []
@@ -202,7 +203,7 @@ def _requests(context: Context, url: str, _: Path, known: Known) -> Mapping[str,
 def _batch(context: Context, _: str, __: Path, ___: Known) -> Mapping[str, str]:
     """A batch of questions to the base model, one of which no route would take."""
     lines = []
-    for number in range(24):
+    for number in range(_REQUESTS):
         body: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": f"{QUESTION} ({number})"}]}
         body |= {"max_tokens": 8, "temperature": 9 if number == 5 else 0}
         lines.append({"custom_id": f"order-{number}", "method": "POST", "url": _CHAT, "body": body})
@@ -224,11 +225,11 @@ def _export(context: Context, _: str, __: Path, known: Known) -> Mapping[str, st
 
 def _panel(context: Context, _: str, __: Path, known: Known) -> Mapping[str, str]:
     """People who compare the answers of the evaluation; one of them has rated some."""
-    answered = answers_of(context.evaluations.get(known["evaluation"]), most_rows=20)
+    answered = answers_of(context.evaluations.get(known["evaluation"]), ("base", "tuned"), most_rows=20)
     made = create_panel(
         context, _ME, answered, kind="pairwise", raters=("Ada", "Ben"), name="Which suggestion is better?"
     )
-    assessed.rate_all(context, made, 0, assessed.careful("pairwise", better=answered.systems[-1]), most=8)
+    assessed.rate_all(context, made, 0, assessed.careful("pairwise", better="tuned"), most=8)
     return {"panel": made.panel.panel_id, "rater": made.links[1].token}
 
 

@@ -135,9 +135,11 @@ def _page(
         if NAME.fullmatch(name) and context.deployments.find(caller.project_id, name) is not None:
             return RedirectResponse(f"/deployments/{name}", status_code=303)
         base = project_models.find_base(context, name)
+        views = project_models.tuned_over(context, caller, base, limit=_MAX_OVER_BASE)
         values |= {
             "base": base,
-            "views": project_models.tuned_over(context, caller, base, limit=_MAX_OVER_BASE),
+            "views": views,
+            "run_names": context.run_labels.names([view.record.run_id for view in views]),
             "exports": server_exports.list_exports(context, caller, sources=[base.name]),
             "names": [one.name for one in names],
             "deployments": [one.name for one in names if one.revision.share_of(base.name) is not None],

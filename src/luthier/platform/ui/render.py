@@ -27,6 +27,7 @@ from luthier.core.evaluation import Metric
 from luthier.core.import_string import import_string
 from luthier.core.registry import PAGES
 from luthier.ml.charts import figures
+from luthier.ml.charts.judged_rows import metric_title
 from luthier.ml.charts.page import page_environment
 from luthier.ml.charts.svg import drawn
 from luthier.ml.charts.visible import visible
@@ -406,6 +407,7 @@ def environment() -> Environment:
         "signed": figures.signed,
         "ago": ago,
         "metric": metric,
+        "metric_title": metric_title,
         "usd": usd,
         "as_json": _as_json,
         "page_advice": page_advice,

@@ -64,7 +64,12 @@ def test_runs_are_shown_by_their_names_with_the_id_in_small(home: Context, brows
     assert f'<option value="{second}" selected>Client questions, newer (' in choices
     deployments.deploy(home, ME, "support", second, canary=0.2)
     page = one.get("/deployments/support").text
-    assert f'<a href="/models/{first}">Client questions</a> <span class="hint mono">{first}</span>' in page
+    assert f'<a href="/models/{first}">Client questions</a> <span class="hint mono">{first}</span></th>' in page
+    badge = '<span class="badge open">canary</span>'
+    assert (
+        f'<a href="/models/{second}">Client questions, newer</a> {badge} <span class="hint mono">{second}</span></th>'
+        in page
+    )
     assert 'aria-label="Share of Client questions, newer"' in page
     assert '<span class="share-line">Client questions <span class="muted">80\u202f%</span></span>' in page
     assert (

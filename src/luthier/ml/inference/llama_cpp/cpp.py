@@ -25,7 +25,6 @@ from luthier.core.stream import ENGINE_DEFAULTS, Decoding, EngineSettings, Pooli
 from luthier.core.system.free_cores import Drain, FreeCores
 from luthier.core.system.machine_memory import memory_bytes
 from luthier.core.system.process_setup import usable_threads
-from luthier.ml.data.files.spill import memory_bytes
 from luthier.ml.inference.engine_prompts import CallsInText, checked, fitted
 from luthier.ml.inference.engine_wrappers import generate_by_streaming
 from luthier.ml.inference.llama_cpp.active_requests import Choice, Writing
