@@ -50,9 +50,10 @@ def test_sizes_take_the_unit_that_fits(num_bytes: int, text: str) -> None:
         (512, "512 B"),
         ((8 << 30) + 1, "8.59 GB"),
         (23_546 << 20, "24.7 GB"),
+        (float(24 << 30), "24 GiB"),
     ],
 )
-def test_what_a_binary_unit_writes_exactly_is_written_in_it(num_bytes: int, text: str) -> None:
+def test_what_a_binary_unit_writes_exactly_is_written_in_it(num_bytes: float, text: str) -> None:
     assert figures.size(num_bytes).replace("\N{NO-BREAK SPACE}", " ") == text
 
 

@@ -98,7 +98,7 @@ def test_an_import_shows_what_became_of_each_file_and_offers_questions(home: Con
     assert SCRIPT not in found.text
     assert "Spruce from the Alps." in text, "a preview of the passages"
     assert "writer at 127.0.0.1:9, 0.50 + 2.00 USD per million tokens" in text
-    assert re.search(r"1 requests about 1 passages, about .* tokens of prompts .*: about 0\.0\d+ to 0\.0\d+ USD", text)
+    assert re.search(r"1 request · 1 passage · about .* tokens of prompts .*: about 0\.0\d+ to 0\.0\d+ USD", text)
     assert '<button class="primary">Make questions</button>' in found.text
     assert one.get(page, headers=HX).text.lstrip().startswith("<div"), "HTMX gets the state alone"
 
@@ -124,9 +124,9 @@ def test_questions_are_estimated_and_ordered_with_a_budget(home: Context, browse
     version, one = passages(home), browser(*TRAIN)
     page = f"/datasets/{version.dataset_id}/questions"
     text = words(one.get(page))
-    assert "3 requests about 3 passages" in text
-    assert "6 requests about 3 passages" in words(one.get(f"{page}?pairs=2&teacher=server"))
-    assert "1 requests about 1 passages" in words(one.get(f"{page}?passages=1"))
+    assert "3 requests · 3 passages" in text
+    assert "6 requests · 3 passages" in words(one.get(f"{page}?pairs=2&teacher=server"))
+    assert "1 request · 1 passage" in words(one.get(f"{page}?passages=1"))
     sent = {"version": 1, "teacher": "server", "pairs": "2", "passages": "", "budget": "0.25"}
     answer = one.post(page, data=sent)
     assert answer.status_code == 303
@@ -216,7 +216,7 @@ def test_finished_questions_lead_to_their_review(home: Context, browser: Browser
     home.jobs.finish(job.job_id, taken.attempt, "succeeded", None, found)
     answer = one.get(f"/datasets/jobs/{job.job_id}")
     text = words(answer)
-    assert "4 pairs from 3 passages by writer, for 0.0123 USD" in text
+    assert "4 pairs · 3 passages · by writer, for 0.0123 USD" in text
     assert "The budget was reached: 2 passages are left." in text
     assert "1 pair left out" in text
     assert "low support 1" in text

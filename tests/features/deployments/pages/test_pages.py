@@ -160,7 +160,7 @@ def test_both_sides_of_a_canary_are_beside_each_other_with_who_may_decide(home: 
     )  # fmt: skip
     home.watches.put("default", "canary", "support", seen.model_dump_json())
     page = reader.get("/deployments/support").text
-    for words in ("No difference so far.", "3.1%", "1,234 answers, 99 users", "not distinguishable", "needs 50 more"):
+    for words in ("No difference so far.", "3.1%", "1,234 answers · 99 users", "not distinguishable", "needs 50 more"):
         assert words in page, words
     home.watches.put("default", "canary", "support", seen.model_copy(update={"revision": 1}).model_dump_json())
     assert "No difference so far." not in reader.get("/deployments/support").text, "that was another revision"

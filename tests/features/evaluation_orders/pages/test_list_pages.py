@@ -106,7 +106,9 @@ def shown(home: Context, browser: Browser) -> TestClient:
 
 
 def rows_of(page: str) -> list[str]:
-    return [part.split("<")[0] for part in page.split('<h3 id="row-')[1:] for part in [part.split(">", 1)[1]]]
+    found = re.findall(r'<h3 id="row-\d+">Row ([\d,]+) <span class="small mono wrap">([^<]*)</span></h3>', page)
+    assert all(row_id.endswith(f":{line.replace(',', '')}") for line, row_id in found)
+    return [row_id for _, row_id in found]
 
 
 def test_an_empty_list_says_how_an_evaluation_is_made(browser: Browser) -> None:

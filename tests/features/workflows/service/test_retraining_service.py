@@ -317,7 +317,7 @@ def test_a_corrected_row_takes_the_place_of_the_old_one(untrained: None, context
         ({"min_rows": 0}, RequestError, "--min-rows 0"),
         ({"gate": Path("/nowhere.yaml")}, NotFoundError, "no file /nowhere.yaml"),
         ({"panels": ["panel-x"]}, NotFoundError, "panel-x"),
-        ({"review": True}, ConflictError, "1 answers of support wait"),
+        ({"review": True}, ConflictError, "1 answer of support waits"),
     ],
 )
 def test_what_cannot_be_asked_is_refused_before_anything_is_begun(

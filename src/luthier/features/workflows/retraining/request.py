@@ -132,7 +132,7 @@ def _refuse_waiting(context: Context, caller: Caller, request: RetrainRequest) -
     waiting = len(context.review_items.ids(caller.project_id, model=request.model, status="waiting"))
     if waiting:
         raise ConflictError(
-            f"{counted(waiting, 'answer')} of {request.model} to be reviewed",
+            f"{counted(waiting, 'answer')} of {request.model} {'waits' if waiting == 1 else 'wait'} to be reviewed",
             expected="a queue in which each item is reviewed",
             do="decide them on the page /review, then begin again; without --review they are left out",
         )

@@ -200,8 +200,8 @@ def _nouns(node: ast.expr) -> tuple[str, str] | None:
     is_call = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "counted"
     if not is_call or not isinstance(node, ast.Call):
         return None
-    words = [one.value for one in node.args[1:] if isinstance(one, ast.Constant)]
-    return (str(words[0]), str(words[1]) if len(words) > 1 else f"{words[0]}s") if words else None
+    words = [str(one.value) for one in node.args[1:] if isinstance(one, ast.Constant)]
+    return (words[0], words[1] if len(words) > 1 else f"{words[0]}s") if words else None
 
 
 def _forms(part: ast.expr, names: dict[str, str]) -> tuple[str, ...]:
