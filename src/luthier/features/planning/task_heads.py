@@ -88,7 +88,8 @@ def streamed_head(
         progress: shows the reading of labels.
 
     Raises:
-        DataError: as `fit_task_head`, about the first rows or about all of them.
+        DataError: a row has no answer or one that is no number, or all rows that were read have one class or number;
+            for classes all rows of files are read, else the first rows.
         RecipeError: several labels are asked for, and no answer has several; remote rows, and no `classes`.
     """
     from luthier.ml.data.tokenise.heads import fit_task_head

@@ -57,10 +57,7 @@ _ROUNDS: Final = 3
 """Batches in which a request may be before it counts as failed: some expire, or meet a busy server."""
 _ENDED: Final = ("completed", "failed", "expired", "cancelled")
 _WRONG: Final = (400, 413, 422)  # statuses of a request that is wrong in itself
-_FIRST_LOOK_SECONDS: Final = 5.0
-_LAST_LOOK_SECONDS: Final = 60.0
-_SECONDS: Final = 300.0
-_LOCK_SECONDS: Final = 1.0
+_FIRST_LOOK_SECONDS, _LAST_LOOK_SECONDS, _SECONDS, _LOCK_SECONDS = 5.0, 60.0, 300.0, 1.0
 
 
 class OpenAIBatchEngine:
