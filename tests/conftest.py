@@ -99,7 +99,7 @@ def _draw_no_constants() -> None:
     """
     from hypothesis.internal.conjecture import providers
 
-    providers._get_local_constants = lambda: providers._local_constants  # type: ignore[assignment]
+    providers._get_local_constants = lambda: providers._local_constants
 
 
 def _with_tests(folder: Path) -> list[str]:
