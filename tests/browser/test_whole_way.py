@@ -112,7 +112,7 @@ def test_a_form_that_was_open_while_the_server_was_killed_is_sent_all_the_same(
         page.locator("input[name=name]").first.fill("kept over a restart")
         server.process.kill()
         server.process.wait()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while True:
         try:
             with running_server(tmp_path / "home", num_workers=0, port=port, popen=fork_server.popen_text):

@@ -19,7 +19,14 @@ from luthier.core.recipe import DataRecipe, Recipe, TrainingRecipe
 from luthier.core.text.counted import counted
 from luthier.core.workflows.pipeline import AutomlSpec, ModelComparisonResult, Pipeline
 from luthier.features.planning.budgets import BudgetTooSmallError
-from luthier.features.workflows.automl.report import details, headline, judging_hours, subject, summary, write_auto_report
+from luthier.features.workflows.automl.report import (
+    details,
+    headline,
+    judging_hours,
+    subject,
+    summary,
+    write_auto_report,
+)
 from luthier.features.workflows.automl.request import completed
 from luthier.features.workflows.model_comparison import workflow as showdowns
 from luthier.features.workflows.model_comparison.request import ModelComparisonRequest
@@ -81,8 +88,8 @@ class Repaired(Audited):
         if self.actions is None:
             return self.grade_line()
         done = ", ".join(f"{name} {number:,}" for name, number in self.actions.items())
-        gone = self.num_rows_before - self.num_rows
-        return [*self.grade_line(), f"{counted(gone, 'row')} removed; rows changed or removed by reason: {done or 'none'}"]
+        removed = f"{counted(self.num_rows_before - self.num_rows, 'row')} removed"
+        return [*self.grade_line(), f"{removed}; rows changed or removed by reason: {done or 'none'}"]
 
 
 class Side(FrozenModel):
