@@ -78,7 +78,9 @@ def _recipe(going: Walk, method: dict[str, Any], *, is_pairs: bool = False, is_j
     if is_judged:
         write_rows(going.work / "test.jsonl", [_chat(number) for number in range(20, 22)])
         data["held_out"] = "test.jsonl"
-        document["evaluation"] = {"few_shot": 1, "max_new_tokens": 8}
+        # One prompt with an example; further ones would be chosen by what they cost.
+        prompts = {"few_shot": 1, "few_shot_draws": 1, "few_shot_nearest": False, "instruction": False}
+        document["evaluation"] = prompts | {"max_new_tokens": 8}
     return recipe_from(document, base_dir=going.work)
 
 
