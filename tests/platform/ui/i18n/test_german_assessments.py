@@ -111,7 +111,7 @@ def safety_probe(name: str, metric: str, value: float, verdict: VerdictWord, uni
 def test_every_finding_of_a_safety_check_is_german() -> None:
     sentences: list[str] = []
     for name, rules in nonempty(list(summary._RULES.items())):
-        for rule in rules:
+        for rule in nonempty(rules):
             unit = "bits" if rule.metric == "canary_exposure" else "fraction"
             values = [one for one in (0.9, 0.2, 3.0) if rule.is_bad(_metric(one, unit))]
             found = summarise([safety_probe(name, rule.metric, values[0], "worse", unit)], TITLES, candidate="tuned",
