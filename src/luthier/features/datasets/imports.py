@@ -352,6 +352,7 @@ def _keep(
                     filename=PurePosixPath(name).name,
                     purpose="user_data",
                     expires_after_seconds=KEPT_SECONDS,
+                    may_be_empty=True,  # one of many: the import names it, and reads the others
                 )
             )
     except BaseException:

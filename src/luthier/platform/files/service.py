@@ -122,6 +122,7 @@ def keep_file(
     filename: str,
     purpose: Purpose,
     expires_after_seconds: int | None = None,
+    may_be_empty: bool = False,
 ) -> StoredFile:
     """Make a file of the project from all that was written. It is `processed` immediately; jobs check its rows.
 
@@ -132,6 +133,7 @@ def keep_file(
         filename: The client's name of the file.
         purpose: What it is for.
         expires_after_seconds: Its lifetime; None for ever.
+        may_be_empty: Whether an empty one is kept, where the work with it says what is wrong with each file.
 
     Raises:
         UnsupportedError: A file from outside that has no bytes.
@@ -139,7 +141,7 @@ def keep_file(
         WorkError: Artifacts are kept elsewhere, and that place failed.
     """
     # What a job has made may be empty, such as the errors of a batch without any.
-    if incoming.num_bytes == 0 and purpose in UPLOAD_PURPOSES:
+    if incoming.num_bytes == 0 and purpose in UPLOAD_PURPOSES and not may_be_empty:
         raise UnsupportedError(
             f"{safe_filename(filename)!r} is an empty file",
             expected="a file of at least one byte",

@@ -160,7 +160,7 @@ def test_the_batch_api_is_offered_with_its_price_and_shows_how_far_it_is(home: C
     (job,) = home.jobs.list()
     assert questions.order_of(job).uses_batch_api
     assert "Waiting for a worker" in words(shown(one, answer))
-    taken = home.jobs.claim("here", ("infer",))
+    taken = home.jobs.claim("here", ("infer", "remote"))
     assert taken is not None
     figures = {"answered": 2.0, "requests": 3.0, "cost_usd": 0.01}
     home.job_events.append(job.job_id, "progress-1-1", "Waiting for batch_1", data=figures)
@@ -204,7 +204,7 @@ def test_finished_questions_lead_to_their_review(home: Context, browser: Browser
     version, one = passages(home), browser(*TRAIN)
     home.settings = Settings(home=home.home, teacher="http://127.0.0.1:9/v1#writer")
     job = questions.start(home, ME, version, "server")
-    taken = home.jobs.claim("w", ("infer",))
+    taken = home.jobs.claim("w", ("infer", "remote"))
     assert taken is not None
     made = pairs(home)
     found = {
@@ -232,7 +232,7 @@ def test_a_stopped_job_offers_its_pairs(home: Context, browser: Browser) -> None
     version, one = passages(home), browser(*TRAIN)
     home.settings = Settings(home=home.home, teacher="http://127.0.0.1:9/v1#writer")
     job = questions.start(home, ME, version, "server")
-    taken = home.jobs.claim("w", ("infer",))
+    taken = home.jobs.claim("w", ("infer", "remote"))
     assert taken is not None
     figures = {"done": 2.0, "total": 3.0, "made": 2.0, "seconds_left": 4.0, "cost_usd": None}
     home.job_events.append(job.job_id, "progress-1-1", "Writing questions", data=figures)
