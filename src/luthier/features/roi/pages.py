@@ -10,7 +10,7 @@ from starlette.responses import Response
 from luthier.core.errors import LuthierError
 from luthier.features.roi.service import compute_roi
 from luthier.features.roi.three_questions import QUESTIONS, questions_of
-from luthier.features.runs.views import list_evaluations, read_evaluation
+from luthier.features.runs.views import list_evaluations, read_evaluation, rows_names
 from luthier.platform.home.context import Context
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.render import render
@@ -47,6 +47,10 @@ def worth(
     }
     judged = list_evaluations(context, caller.project_id, limit=_MAX_EVALUATIONS).evaluations
     values: dict[str, Any] = {"given": given, "judged": judged, "error": None, "result": None}
+    values |= {
+        "run_names": context.run_labels.names([one.run_id for one in judged if one.run_id]),
+        "rows_names": rows_names(context, caller.project_id, [one.held_out_file for one in judged]),
+    }
     if not any(given[name] for name in (*QUESTIONS, "accuracy_today", "rate_per_hour", "currency")):
         return render(request, "roi/worth.html", values)
     try:

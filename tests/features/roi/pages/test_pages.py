@@ -7,7 +7,9 @@ from collections.abc import Callable
 import pytest
 from fastapi.testclient import TestClient
 
+from luthier.features.runs.labels import RunLabels
 from luthier.platform.home.context import Context
+from luthier.testing.records import add_run, make_evaluation
 
 Browser = Callable[..., TestClient]
 ASKED = "/worth?answers_per_week=400&minutes_each=6&cost_of_an_error=20"
@@ -19,6 +21,15 @@ def test_without_answers_it_is_a_form_and_nothing_else(home: Context, browser: B
     assert 'name="answers_per_week"' in page.text
     assert "Ways side by side" not in page.text
     assert home.evaluations.overviews("default", limit=1) == []
+
+
+def test_models_to_choose_have_the_names_of_their_runs_and_rows(home: Context, browser: Browser) -> None:
+    run_id = add_run(home, "a")
+    home.run_labels.put(run_id, RunLabels(name="Client questions"))
+    made = make_evaluation(run_id=run_id).model_copy(update={"held_out_file": "/srv/rows/letters.jsonl"})
+    home.evaluations.save(made)
+    page = browser("read").get("/worth").text
+    assert f'<option value="{made.evaluation_id}">Client questions on letters.jsonl, ' in page
 
 
 def test_three_answers_give_a_verdict_with_figures_ways_and_charts(home: Context, browser: Browser) -> None:
