@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,10 @@ def test_one_that_is_not_what_is_needed_now_is_closed_once_it_is_open(
     following.begin(*wanted)
     taken: Any = following.take(*wanted)
     assert taken is not None
+    end = time.monotonic() + SECONDS
+    while len(opening.made) < 2:
+        assert time.monotonic() < end, "the other one was never opened"
+        time.sleep(0.001)
     (other,) = (one for one in opening.made if one is not taken)
     assert other.is_closed.wait(SECONDS)
 
@@ -89,8 +94,10 @@ def test_one_with_other_threads_than_were_asked_for_is_closed(opening: Opening, 
 def test_an_open_one_that_is_not_needed_is_closed_at_once(opening: Opening, following: NextServer) -> None:
     opening.go.set()
     following.begin(2, [])
+    end = time.monotonic() + SECONDS
     while not following.is_done:
-        following.begin(2, [])
+        assert time.monotonic() < end, "it was never open"
+        time.sleep(0.001)
     following.discard()
     assert opening.made[0].is_closed.wait(SECONDS)
 

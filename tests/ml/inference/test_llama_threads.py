@@ -148,15 +148,17 @@ def test_without_memory_for_two_the_idle_server_is_opened_again_in_its_place(
 def test_a_second_server_that_does_not_open_is_said_and_the_first_one_answers(
     engine: LlamaCppEngine, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    before = engine._server
+    before, may_fail = engine._server, threading.Event()
 
     def refuse(*_: Any, **__: Any) -> LlamaServer:
+        assert may_fail.wait(SECONDS)
         raise WorkError("no memory", expected="some", do="free some")
 
     with monkeypatch.context() as patched:
         patched.setattr(cpp, "LlamaServer", refuse)
         take_others(engine, 6.0)
         engine.rest()
+        may_fail.set()
         until(lambda: not engine._next.is_opening)
         assert "no second llama.cpp server was opened: no memory" in capfd.readouterr().err
         assert engine._server is before

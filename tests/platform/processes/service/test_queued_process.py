@@ -113,7 +113,9 @@ def test_one_that_gathers_waits_for_those_that_come_with_it_until_they_replace_i
 
     monkeypatch.setattr(time, "sleep", rest)
     sayer.put({"say": "a"}, gathers=True)
+    end = time.monotonic() + SECONDS
     while len(sayer.log) < len(sent) - (replaced_at == 1):
+        assert time.monotonic() < end, sayer.log
         sleep(0.001)
     if replaced_at == 1:
         sayer.put({"say": "c"})
