@@ -130,9 +130,9 @@ def main() -> None:
     if kind == "make":
         make(model, adapters, int(sys.argv[4]))
         return
-    from luthier.core.system.process_setup import wait_briefly
+    from luthier.core.system.process_setup import wait_longer
 
-    wait_briefly()
+    wait_longer()  # as the process of the server that writes
     import torch
 
     torch.set_num_threads(int(sys.argv[4]))

@@ -290,6 +290,24 @@ class PreparingEngine(Protocol):
 
 
 @runtime_checkable
+class RestingEngine(Protocol):
+    """What a `StreamEngine` may also be able to do: use the time without requests for what a request would wait for."""
+
+    def rest(self) -> None:
+        """Called about once a second while nothing is written, by the thread that writes; takes little time."""
+        ...
+
+
+@runtime_checkable
+class SharingEngine(Protocol):
+    """What a `StreamEngine` may also be able to do: leave cores to other engines of its process."""
+
+    def share(self, num_cores: float) -> None:
+        """Other engines of this process compute on so many cores while this one writes; 0 for none."""
+        ...
+
+
+@runtime_checkable
 class CountingEngine(Protocol):
     """What a `PreparingEngine` may also be able to do: count the tokens of a prompt without a pass of the model."""
 

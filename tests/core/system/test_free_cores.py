@@ -107,3 +107,14 @@ def test_a_machine_that_is_busy_already_and_samples_until_the_end(monkeypatch: p
     assert not thread.is_alive()
     assert FreeCores(1).count == 1
     assert len(threads) == 1  # one thread waits for nobody: nothing is sampled
+
+
+def test_cores_that_this_process_uses_for_something_else_are_not_free(four_cores: FreeCores) -> None:
+    four_cores.reserve(2)
+    for _ in range(2):
+        four_cores.note(0.0)
+    assert four_cores.count == 2
+    four_cores.reserve(0)
+    for _ in range(10):
+        four_cores.note(0.0)
+    assert four_cores.count == 4

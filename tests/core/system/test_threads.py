@@ -10,7 +10,7 @@ import pytest
 
 from luthier.core.errors import BusyError
 from luthier.core.system import process_setup
-from luthier.core.system.process_setup import num_usable_cores, start_daemon, usable_threads, wait_briefly
+from luthier.core.system.process_setup import num_usable_cores, start_daemon, usable_threads, wait_briefly, wait_longer
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +34,24 @@ def test_what_the_user_set_stays(monkeypatch: pytest.MonkeyPatch, name: str, val
     assert os.environ[name] == value
     other = {"GOMP_SPINCOUNT": "OMP_WAIT_POLICY", "OMP_WAIT_POLICY": "GOMP_SPINCOUNT"}[name]
     assert other not in os.environ
+
+
+def test_a_process_that_writes_answers_spins_longer_also_where_its_parent_has_set_the_short_spin() -> None:
+    wait_longer()
+    assert (os.environ["GOMP_SPINCOUNT"], os.environ["OMP_WAIT_POLICY"]) == ("200000", "active")
+    del os.environ["GOMP_SPINCOUNT"], os.environ["OMP_WAIT_POLICY"]
+    wait_briefly()
+    wait_longer()
+    assert (os.environ["GOMP_SPINCOUNT"], os.environ["OMP_WAIT_POLICY"]) == ("200000", "active")
+
+
+@pytest.mark.parametrize(("name", "value"), [("GOMP_SPINCOUNT", "7"), ("OMP_WAIT_POLICY", "passive")])
+def test_a_spin_that_the_user_set_is_not_made_longer(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    before = dict(os.environ)
+    wait_briefly()
+    wait_longer()
+    assert dict(os.environ) == before
 
 
 def test_a_thread_that_cannot_be_started_is_an_error_of_a_busy_system(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,6 +77,7 @@ class FreeCores:
         self._max = max_threads
         self._count = max_threads
         self._recent: list[int] = []
+        self._reserved = 0.0
         self._closed = threading.Event()
         if is_sampled and max_threads > 1:
             others = OtherProcesses()
@@ -95,12 +96,16 @@ class FreeCores:
         Args:
             others: Cores that other processes kept busy, on average over the last second.
         """
-        self._recent = [*self._recent, self._threads_beside(others)][-_SAMPLES_TO_RAISE:]
+        self._recent = [*self._recent, self._threads_beside(others + self._reserved)][-_SAMPLES_TO_RAISE:]
         least = self._recent[-_SAMPLES_TO_LOWER:]
         if len(least) == _SAMPLES_TO_LOWER and max(least) < self._count:
             self._count = max(least)
         elif len(self._recent) == _SAMPLES_TO_RAISE and min(self._recent) > self._count:
             self._count = min(self._recent)
+
+    def reserve(self, num_cores: float) -> None:
+        """From now on count so many cores as busy that this process itself uses for something else; 0 for none."""
+        self._reserved = num_cores
 
     def close(self) -> None:
         """Take no more samples."""

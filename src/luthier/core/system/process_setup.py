@@ -23,6 +23,8 @@ from luthier.core.system import facilities
 
 # About 50 microseconds: longer than the gaps between operations of a step, shorter than a turn of another process.
 _SPIN_COUNT = "20000"
+# Longer than Python needs to send a token of an answer, during which it holds one of the cores.
+_LONG_SPIN_COUNT = "200000"
 _MAX_CELL_CHARACTERS = 2**31 - 1
 _usual_thresholds: tuple[int, int, int] | None = None
 """Those of the garbage collector before `collect_rarely`."""
@@ -47,6 +49,17 @@ def wait_briefly() -> None:
     """
     if "OMP_WAIT_POLICY" not in os.environ and "GOMP_SPINCOUNT" not in os.environ:
         os.environ |= {"OMP_WAIT_POLICY": "active", "GOMP_SPINCOUNT": _SPIN_COUNT}
+
+
+def wait_longer() -> None:
+    """As `wait_briefly`, with ten times as long a spin, for a process that writes answers while others read them.
+
+    Between two tokens of llama.cpp Python sends the last one. Threads that fall asleep meanwhile cost a tenth of the
+    speed (docs/log.md). Only for processes whose number of threads follows the free cores (`free_cores`): beside a busy
+    process, threads that spin this long are slower than a single one. What the user has set stays.
+    """
+    if (os.environ.get("OMP_WAIT_POLICY"), os.environ.get("GOMP_SPINCOUNT")) in ((None, None), ("active", _SPIN_COUNT)):
+        os.environ |= {"OMP_WAIT_POLICY": "active", "GOMP_SPINCOUNT": _LONG_SPIN_COUNT}
 
 
 def num_usable_cores() -> int:

@@ -32,7 +32,7 @@ from luthier.core.stream import Served
 from luthier.core.system.extras import install_command
 from luthier.core.system.files import file_lock, scratch_folder
 from luthier.core.system.gpu_device import has_gpu
-from luthier.core.system.process_setup import num_usable_cores
+from luthier.core.system.process_setup import num_usable_cores, wait_longer
 from luthier.core.task_head import is_task_model
 from luthier.features.serving.engine_process import default_memory_bytes, settled_template, split, weight_bytes
 from luthier.features.serving.targets import stamp, stamp_of
@@ -455,6 +455,7 @@ def time_engines(document: dict[str, Any], channel: Channel) -> dict[str, Any]:
     from luthier.ml.export.serving_copy import time_engine
     from luthier.platform.home.hardware_benchmark import hardware_in
 
+    wait_longer()  # as the process that serves
     precision = hardware_in(Path(document["rates_folder"])).precision
     found = {}
     for side in ("own", "copy"):

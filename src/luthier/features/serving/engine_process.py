@@ -40,7 +40,8 @@ from luthier.core.stream import (
 )
 from luthier.core.system.free_cores import FreeCores
 from luthier.core.system.libraries import import_libraries, keep_import_structure
-from luthier.core.system.process_setup import start_daemon
+from luthier.core.system.process_setup import start_daemon, wait_longer
+from luthier.features.serving.core_sharing import CoreSharing
 from luthier.features.serving.engine_balance import Unavailable
 from luthier.features.serving.engine_thread import Ask, EngineContext, EngineThread, TurnLock, defect, too_large
 from luthier.features.serving.open_request import request_of
@@ -168,7 +169,7 @@ class Scheduler:
         tell_loaded: Called with the loaded models when they change.
         tell_unavailable: Called with a model for which there is no room beside others, or whose engine has failed.
         tell_declined: Called with a request that asks for a loaded model alone, whose model is not loaded.
-        limit_threads: As of `EngineContext`.
+        sharing: As of `EngineContext`; by default engines share one thread.
     """
 
     def __init__(
@@ -182,7 +183,7 @@ class Scheduler:
         tell_loaded: Callable[[tuple[LoadedModel, ...]], None] = lambda _: None,
         tell_unavailable: Callable[[Served, Unavailable], None] = lambda *_: None,
         tell_declined: Callable[[str], None] = lambda _: None,
-        limit_threads: Callable[[], None] = lambda: None,
+        sharing: CoreSharing | None = None,
     ) -> None:
         self._tell, self._most_models, self._memory_bytes = tell, most_models, memory_bytes
         self._precision = precision
@@ -205,7 +206,7 @@ class Scheduler:
             has_room=self._has_room,
             is_alone=lambda: len(self._engine_threads) < 2,
             turn_lock=TurnLock(),
-            limit_threads=limit_threads,
+            sharing=sharing or CoreSharing(),
         )
 
     def hear(self, said: dict[str, Any]) -> None:
@@ -435,12 +436,12 @@ def serve(document: dict[str, Any], channel: Channel) -> None:
 
     cores = FreeCores(document["num_threads"])
 
-    def limit_threads() -> None:
-        """Let the calling thread's products use as many threads as other processes leave cores for."""
+    def set_threads(num_threads: int) -> None:
+        """Let the calling thread's products use so many threads."""
         import torch
 
-        if torch.get_num_threads() != cores.count:
-            torch.set_num_threads(cores.count)
+        if torch.get_num_threads() != num_threads:
+            torch.set_num_threads(num_threads)
 
     scheduler = Scheduler(
         tell,
@@ -455,7 +456,7 @@ def serve(document: dict[str, Any], channel: Channel) -> None:
         tell_loaded=tell_loaded,
         tell_unavailable=tell_unavailable,
         tell_declined=lambda key: channel.emit({"declined": key}),
-        limit_threads=limit_threads,
+        sharing=CoreSharing(lambda: cores.count, set_threads),
     )
     if document["has_threads"]:
         # llama.cpp takes as many as this says, else one a core.
@@ -470,6 +471,7 @@ def serve(document: dict[str, Any], channel: Channel) -> None:
 
     start_daemon(listen, "parent")
 
+    wait_longer()  # before torch is loaded
     # Imported after the listener has started: it takes seconds, during which the exit of the parent must be noticed.
     keep_import_structure(Path(document["imports_folder"]))
     import_libraries(("torch",))

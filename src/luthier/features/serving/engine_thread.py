@@ -22,7 +22,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from luthier.core.errors import DefectError, LuthierError, MemoryLimitError, UnsupportedError, WorkError
-from luthier.core.ports import CountingEngine, DescribedEngine, PoolingEngine, Prepared, PreparingEngine
+from luthier.core.ports import CountingEngine, DescribedEngine, PoolingEngine, Prepared, PreparingEngine, RestingEngine
 from luthier.core.stream import (
     Decoding,
     Ended,
@@ -35,6 +35,7 @@ from luthier.core.stream import (
     TextRequest,
 )
 from luthier.core.system.process_setup import start_daemon
+from luthier.features.serving.core_sharing import COMPUTING, CoreSharing
 from luthier.platform.processes.fair_queue import FairQueue
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ def is_small(request: TextRequest | PoolingRequest) -> bool:
 Tell = Callable[[Sequence[tuple[str, StreamEvent]]], None]
 # How long an engine that waits for another server may delay a new request, in seconds; pieces are sent at once.
 _WAIT_SECONDS: Final = 0.02
-_COMPUTING: Final = frozenset({"transformers"})
+_REST_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +206,7 @@ class EngineContext:
         has_room: Whether this many more bytes fit the budget; if not, other models are closed.
         is_alone: Whether there are no other engines.
         turn_lock: Shared by all engines that compute in this process.
-        limit_threads: Called before each step of these: sets the threads of the calling one.
+        sharing: How engines share the cores.
     """
 
     open_engine: Callable[[Served], StreamEngine]
@@ -215,7 +216,7 @@ class EngineContext:
     has_room: Callable[[EngineThread, int], bool]
     is_alone: Callable[[], bool]
     turn_lock: TurnLock
-    limit_threads: Callable[[], None] = lambda: None
+    sharing: CoreSharing
 
 
 class EngineThread:
@@ -291,7 +292,7 @@ class EngineThread:
         self._engine_context.wake()
 
     def _write_all(self) -> None:
-        engine = self._engine_context.open_engine(self._served)
+        engine, sharing = self._engine_context.open_engine(self._served), self._engine_context.sharing
         try:
             self.num_bytes = engine.num_bytes
             self.decoding = engine.decoding if isinstance(engine, DescribedEngine) else None
@@ -304,17 +305,18 @@ class EngineThread:
                 # A waiting request is retried after a poll, even if no key is left: ended requests may not be cleaned
                 # up yet.
                 if engine.keys or self._waiting:
-                    is_computing = self._served.engine in _COMPUTING
+                    is_computing = self._served.engine in COMPUTING
                     with self._engine_context.turn_lock.one() if is_computing else contextlib.nullcontext():
                         # Only local computation takes turns: an engine that waits for another server would block all
                         # others.
-                        if is_computing:
-                            self._engine_context.limit_threads()
+                        sharing.before_step(self._served.engine, engine)
                         told = engine.poll(_WAIT_SECONDS)
+                        sharing.after_step(engine)
                     self._tell([(str(key), event) for key, event in told])
         finally:
             if self._preparation is not None:
                 self._preparation.close()
+            sharing.leave(engine)
             engine.close()
 
     def _made_ready(self, ask: Ask, prepared: Prepared | LuthierError) -> None:
@@ -324,12 +326,16 @@ class EngineThread:
         """Read messages, waiting if idle; false if the engine should close."""
         if engine.keys:
             wait_seconds: float | None = 0.0
+        elif self._waiting:
+            wait_seconds = _WAIT_SECONDS
         else:
-            wait_seconds = _WAIT_SECONDS if self._waiting else None
+            wait_seconds = _REST_SECONDS if isinstance(engine, RestingEngine) else None
         while True:
             try:
                 said = self._inbox.get(wait_seconds != 0, wait_seconds or None)
             except queue.Empty:
+                if wait_seconds == _REST_SECONDS and isinstance(engine, RestingEngine):
+                    engine.rest()
                 return True
             # Only the first read may block; the rest of the inbox is drained without waiting.
             wait_seconds = 0.0

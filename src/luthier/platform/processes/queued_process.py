@@ -83,7 +83,7 @@ class QueuedProcess(ABC):
         Args:
             document: What is sent.
             gathers: Whether it waits for others that come at the same moment, since they may make it unwanted: until
-                nothing has come for 8 ms, at most 150 ms. What comes behind it waits as long.
+                they have, or nothing has come for 8 ms, at most 150 ms. What comes behind it waits as long.
         """
         self._outbox.put((document, time.monotonic() + _MAX_GATHER_SECONDS if gathers else 0.0))
 
@@ -135,7 +135,8 @@ class QueuedProcess(ABC):
         while (item := self._outbox.get()) is not None:
             document, gather_until = item
             num_behind = -1
-            while time.monotonic() < gather_until and num_behind != self._outbox.qsize():
+            # Once others have made it unwanted they must not wait behind it.
+            while time.monotonic() < gather_until and num_behind != self._outbox.qsize() and self.is_wanted(document):
                 num_behind = self._outbox.qsize()
                 time.sleep(_GATHER_SECONDS)
             if self.is_wanted(document):

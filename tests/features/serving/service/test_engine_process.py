@@ -26,6 +26,7 @@ from luthier.core.stream import (
     StreamEvent,
     TextRequest,
 )
+from luthier.features.serving import engine_thread
 from luthier.features.serving.engine_process import Scheduler
 from luthier.features.serving.engine_thread import TurnLock
 
@@ -119,6 +120,14 @@ class PreparingFake(FakeEngine):
         return self.ask(key, prepared, adapter)
 
 
+class RestingFake(FakeEngine):
+    """Rests where nothing is written."""
+
+    def rest(self) -> None:
+        assert not self.asks
+        self.world.num_rests += 1
+
+
 class CountingFake(PreparingFake):
     """Counts the tokens of a prompt: a character each."""
 
@@ -147,7 +156,8 @@ class World:
         self.loaded: list[tuple[LoadedModel, ...]] = []
         self.unavailable: list[tuple[str, str]] = []
         self.declined: list[str] = []
-        self.describes = False
+        self.describes = self.rests = False
+        self.num_rests = 0
         self.texts: dict[str, str] = {}
         self.errors: dict[str, LuthierError] = {}
         self.num_asked = 0
@@ -177,6 +187,8 @@ class World:
         self.log.append(f"open {name}")
         if self.describes:
             return DescribedFake(served, self)
+        if self.rests:
+            return RestingFake(served, self)
         if self.counts:
             return CountingFake(served, self)
         return PreparingFake(served, self) if self.prepares else FakeEngine(served, self)
@@ -612,3 +624,13 @@ def test_an_engine_may_count_memory_while_another_goes(world: World) -> None:
     key.reader.join(60)
     assert answers == [False], "it counts the engines of one moment"
     assert list(engines.values()) == [asking, other]
+
+
+def test_an_engine_without_requests_has_the_time_between_them(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_thread, "_REST_SECONDS", 0.001)
+    world.rests = True
+    world.open_desk()
+    for num in (1, 2):
+        assert world.answered(world.ask("a")) == ["a:"]
+        world.until(lambda: world.num_rests >= 2 * num)  # noqa: B023 - called at once
+    assert world.log == ["open a"]

@@ -89,8 +89,13 @@ def test_what_is_sent_is_heard_in_order_and_the_rest_fails_once_the_process_is_g
     assert (sayer.has_ended, sayer.pid) == (True, 7)
 
 
-def test_one_that_gathers_waits_for_those_that_come_with_it_and_is_dropped_where_they_replace_it(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("replaced_at", "sent", "waits"),
+    [(0, ["a", "b", "c"], 3), (1, ["b", "c"], 1), (2, ["b", "c"], 2)],
+    ids=["never", "at once", "later"],
+)
+def test_one_that_gathers_waits_for_those_that_come_with_it_until_they_replace_it(
+    monkeypatch: pytest.MonkeyPatch, replaced_at: int, sent: list[str], waits: int
 ) -> None:
     sayer = Sayer()
     num_waits, sleep = 0, time.sleep
@@ -101,16 +106,22 @@ def test_one_that_gathers_waits_for_those_that_come_with_it_and_is_dropped_where
             sleep(seconds)
             return
         num_waits += 1
-        if num_waits <= 2:  # something comes in each of the first two waits, so that there is a third one
+        if num_waits == replaced_at:
             sayer.unwanted.add("a")
+        if num_waits <= 2:  # something comes in each of the first two waits, so that there may be a third one
             sayer.put({"say": "bc"[num_waits - 1]})
-        if num_waits == 3:
-            sayer.put({"failed": True})
 
     monkeypatch.setattr(time, "sleep", rest)
     sayer.put({"say": "a"}, gathers=True)
+    end = time.monotonic() + SECONDS
+    while len(sayer.log) < len(sent) - (replaced_at == 1):
+        assert time.monotonic() < end, sayer.log
+        sleep(0.001)
+    if replaced_at == 1:
+        sayer.put({"say": "c"})
+    sayer.put({"failed": True})
     assert sayer.has_failed_rest.wait(SECONDS)
-    assert (sayer.log[:2], num_waits >= 3) == (["b", "c"], True)
+    assert (sayer.log[: len(sent)], num_waits) == (sent, waits)
 
 
 def test_it_ends_where_it_is_not_needed_or_closed() -> None:

@@ -17,30 +17,16 @@ from typing import IO, Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 
 from luthier.core.errors import StorageFullError
 from luthier.core.system.files import disk_full_explained, scratch_folder
+from luthier.core.system.machine_memory import memory_bytes as memory_bytes
 
 MEMORY_SHARE: Final = 0.25
 """Of the available memory: the rest is for what is computed from the rows, and for others on the machine."""
 
 _PREFIX: Final = "luthier-spill-"
 _RESERVE_BYTES: Final = 256 << 20
-_CGROUP_LIMIT: Final = Path("/sys/fs/cgroup/memory.max")
-_CGROUP_USED: Final = Path("/sys/fs/cgroup/memory.current")
-
-
-def memory_bytes() -> tuple[int, int]:
-    """Total and available memory; a container's own limit (cgroup v2) counts where it is lower."""
-    memory = psutil.virtual_memory()
-    total, available = int(memory.total), int(memory.available)
-    if _CGROUP_LIMIT.is_file() and _CGROUP_USED.is_file():
-        text = _CGROUP_LIMIT.read_text(encoding="ascii").strip()
-        if text.isdigit():
-            total = min(total, int(text))
-            available = min(available, max(0, int(text) - int(_CGROUP_USED.read_text(encoding="ascii"))))
-    return total, available
 
 
 def default_folder() -> Path:

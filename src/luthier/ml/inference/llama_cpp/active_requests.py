@@ -264,11 +264,15 @@ class Writing:
         """The events since the last call; waits at most that long where there are none."""
         if self._running and not self._events:
             self._take(wait_seconds)
-        while not self._inbox.empty():
-            self._take(0)
+        self.settle()
         self._launch(server)
         events, self._events = self._events, []
         return events
+
+    def settle(self) -> None:
+        """Read what has come from threads of answers: one that was cancelled holds its slot until its end is read."""
+        while not self._inbox.empty():
+            self._take(0)
 
     def end(self) -> None:
         """Write no more of anything, and wait until llama.cpp has stopped."""

@@ -5,12 +5,12 @@ adapter. Each answer waits in a separate thread, which holds no lock of Python w
 
     ask -> a slot -> a thread, which puts chunks into the inbox -> poll, which reads them
 
-An adapter that comes late needs a new server: no new request is taken up until all active answers have ended, then
-the server is opened again (a third of a second for a small model).
+An adapter that comes late needs a new server, opened while no new request is taken up and the active answers end.
 """
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
@@ -19,26 +19,30 @@ from time import monotonic
 from typing import Final, Literal
 
 from luthier.core.dataset import TokenisedExample
-from luthier.core.errors import ConflictError, LuthierError, RequestError, UnsupportedError, WorkError
+from luthier.core.errors import ConflictError, LuthierError, RequestError, WorkError
 from luthier.core.ports import Generation, KeyedEvent, Progress, Prompt, Score
 from luthier.core.stream import ENGINE_DEFAULTS, Decoding, EngineSettings, PoolingRequest, Served, Started, TextRequest
 from luthier.core.system.free_cores import Drain, FreeCores
+from luthier.core.system.machine_memory import memory_bytes
 from luthier.core.system.process_setup import usable_threads
 from luthier.ml.inference.engine_prompts import CallsInText, checked, fitted
 from luthier.ml.inference.engine_wrappers import generate_by_streaming
 from luthier.ml.inference.llama_cpp.active_requests import Choice, Writing
+from luthier.ml.inference.llama_cpp.cache_size import CACHE_BYTES, DEFAULT_SLOTS, bytes_of_a_token, pool_tokens
+from luthier.ml.inference.llama_cpp.next_server import NextServer, close_soon
 from luthier.ml.inference.llama_cpp.one_answer import AnswerReader
 from luthier.ml.inference.llama_cpp.prompts import dayless_template, grammar_of, no_grammar, open_reader
+from luthier.ml.inference.llama_cpp.request_checks import check_ids, check_request
 from luthier.ml.inference.llama_cpp.server import CachePrecision, LlamaServer, check_adapter, draft_model, only_gguf
-from luthier.ml.inference.models.gguf.files import GgufHeader, read_gguf_header
+from luthier.ml.inference.models.gguf.files import read_gguf_header
 from luthier.ml.inference.thoughts import Thinking
 from luthier.ml.inference.tool_calls import ToolForm
 
-DEFAULT_SLOTS: Final = 16
-_CACHE_BYTES: Final = 512 << 20
 # A server that is opened again loads the model, and its slots have lost their prompts: one more thread of many is not
 # worth that, and beside a desktop or our own server the last core is free at one moment and busy at the next.
 _MORE_THREADS: Final = 1.25
+_SPARE_BYTES: Final = 256 << 20
+"""Left free beside two servers: buffers of llama.cpp, and other programs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,7 @@ class LlamaCppEngine:
         *,
         template: Literal["auto", "chat", "plain"] = "auto",
         num_slots: int | None = None,
-        cache_bytes: int = _CACHE_BYTES,
+        cache_bytes: int = CACHE_BYTES,
         cache: CachePrecision = "float16",
         num_threads: int | None = None,
         settings: EngineSettings = ENGINE_DEFAULTS,
@@ -92,12 +96,12 @@ class LlamaCppEngine:
         self._num_slots = num_slots = num_slots or settings.max_num_seqs or DEFAULT_SLOTS
         self._vocabulary = self._header.num_in_list.get("tokenizer.ggml.tokens", 0)
         self._cache: CachePrecision = cache
-        self._token_bytes = _bytes_of_a_token(self._header) * (2 if cache == "float32" else 1)
+        self._token_bytes = bytes_of_a_token(self._header) * (2 if cache == "float32" else 1)
         if (draft := draft_model(settings.speculative_config)) is not None:
             # It holds keys and values of the same tokens, in 16 bits.
-            self._token_bytes += _bytes_of_a_token(read_gguf_header(draft))
+            self._token_bytes += bytes_of_a_token(read_gguf_header(draft))
         self._draft = draft
-        self._pool_tokens = _pool_tokens(self._header, num_slots, cache_bytes // self._token_bytes)
+        self._pool_tokens = pool_tokens(self._header, num_slots, cache_bytes // self._token_bytes)
         self._adapters: dict[str, Path] = {}
         self._prepared: dict[Hashable, tuple[TextRequest, _Prepared]] = {}
         # Held while the server is opened again, and to count who reads with it.
@@ -115,6 +119,7 @@ class LlamaCppEngine:
         # Threads that share a product wait for each other: beside other processes there are fewer of them.
         self._cores = FreeCores(num_threads or usable_threads(), is_sampled=num_threads is None)
         self._drain = Drain()
+        self._next = NextServer(self._open_server, self._has_room_for_two)
         try:
             server = self._open_server([])
             try:
@@ -202,7 +207,7 @@ class LlamaCppEngine:
         return fitted(request, self._as_ids, lambda made: made.max_new_tokens)
 
     def _as_ids(self, request: TextRequest) -> _Prepared:
-        self._check_wishes(request)
+        check_request(request, self._vocabulary, drafts=self._settings.speculative_config is not None)
         # Counted, so that no other thread reopens the server while this one uses it.
         with self._reading:
             # Paused answers go first: with prompts coming all the time there would be no moment without a reader.
@@ -211,7 +216,7 @@ class LlamaCppEngine:
         try:
             # Inside of the count: from here on `admit` does not reopen the server.
             server = self._check_open()
-            self._check_ids(request.token_ids)
+            check_ids(request.token_ids, self._vocabulary)
             ids = self._reader.ids(request)
             thinking = self._reader.thinking(request, ids)
             form = self._reader.tools.form(request)
@@ -222,7 +227,7 @@ class LlamaCppEngine:
                 # The grammar holds from the first token on, so that the thought must have ended before.
                 ids = [*ids, *self._reader.text_ids(f"{thinking.form.end}\n\n")]
                 thinking = replace(thinking, is_open=False, max_tokens=0)
-            self._check_ids(ids)
+            check_ids(ids, self._vocabulary)
             checked(ids, server.context_tokens)
         finally:
             with self._reading:
@@ -260,6 +265,7 @@ class LlamaCppEngine:
             RequestError: a closed engine, or an unknown adapter.
             WorkError: the server cannot be opened with the new adapters.
         """
+        self._writing.settle()
         server = self._check_open()
         if adapter is not None and adapter not in self._adapters:
             raise RequestError(
@@ -269,14 +275,11 @@ class LlamaCppEngine:
             )
         if not self._is_stale(server) and not self._has_other_threads(server):
             self._drain.reset()
+            self._next.discard()
+        elif (found := self._server_for_another(server)) is None:
+            return False
         else:
-            # Reopened only while the old server neither reads nor writes.
-            with self._reading:
-                if not self._num_reading and self._writing.is_idle:
-                    server = self._reopen(server)
-                # A server with too few threads goes on for a while, one with too many is slower than waiting.
-                elif self._is_stale(server) or self._cores.count < server.num_threads or self._drain.is_on(monotonic()):
-                    return False
+            server = found
         request, ids, form = prepared.request, prepared.ids, prepared.form
         if not self._writing.has_room_for(request.num_choices, len(ids) + prepared.max_new_tokens):
             return False
@@ -299,6 +302,29 @@ class LlamaCppEngine:
         self._prepared.pop(key, None)
         self._writing.cancel(key)
 
+    def rest(self) -> None:
+        """Have as many threads as other processes leave cores for, before a request comes: no answer waits for that."""
+        self._writing.settle()
+        server = self._server
+        if server is None or not self._writing.is_idle:
+            return
+        if not self._has_other_threads(server):
+            self._next.discard()
+            return
+        self._next.begin(self._cores.count, self._adapters.values())
+        if self._next.is_opening:
+            return
+        with self._reading:
+            if not self._num_reading:
+                try:
+                    self._reopen(server)
+                except LuthierError as error:  # the next request tries again, and is told
+                    sys.stderr.write(f"luthier: llama.cpp's server was not opened again: {error.came}\n")
+
+    def share(self, num_cores: float) -> None:
+        """Leave so many cores to other engines of this process, as to another process."""
+        self._cores.reserve(num_cores)
+
     def poll(self, wait_seconds: float) -> list[KeyedEvent]:
         """What has been written since the last call; waits at most that long where there is nothing."""
         server = self._check_open()
@@ -307,6 +333,28 @@ class LlamaCppEngine:
             # None is left where it could not be opened again; then nothing is left to write either.
             server = self._server or server
         return self._writing.poll(server, wait_seconds)
+
+    def _server_for_another(self, server: LlamaServer) -> LlamaServer | None:
+        """The server for one more answer, where the open one lacks an adapter or has other threads; None: it waits."""
+        has_too_many = self._cores.count < server.num_threads
+        must = has_too_many or self._is_stale(server)
+        # What waits for the end of answers finds a server that is open by then. One that nothing has to wait for is
+        # opened in the place of the other.
+        if not has_too_many and not (must and self._writing.is_idle):
+            self._next.begin(self._cores.count, self._adapters.values())
+        # Reopened only while the old server neither reads nor writes.
+        with self._reading:
+            if not self._num_reading and self._writing.is_idle:
+                # Without room for two servers it waits for the one that is opened in the place of this one.
+                in_place = not self._next.is_opening and self._drain.is_on(monotonic())
+                if must or self._next.is_done or in_place:
+                    return self._reopen(server)
+        # A server with too few threads goes on for a while, one with too many is slower than waiting.
+        return None if must or self._drain.is_on(monotonic()) else server
+
+    def _has_room_for_two(self) -> bool:
+        """Whether memory holds a second server; without it, one is opened in the place of the other."""
+        return memory_bytes()[1] > self.num_bytes + _SPARE_BYTES
 
     def _move(self, server: LlamaServer, wait_seconds: float) -> None:
         """Open a server with fewer threads once llama.cpp has stopped, and continue the paused answers there.
@@ -364,6 +412,7 @@ class LlamaCppEngine:
         """Release the weights, once what is being computed has been."""
         self._is_open = False
         self._cores.close()
+        self._next.discard()
         server, self._server = self._server, None
         if server is None:
             return
@@ -390,26 +439,6 @@ class LlamaCppEngine:
         self._reader.use(server)
         return server
 
-    def _check_wishes(self, request: TextRequest) -> None:
-        if sum(one is not None for one in (request.conversation, request.text, request.token_ids)) != 1:
-            raise RequestError(
-                "not exactly one of conversation, text and token_ids", expected="exactly one", do="set one of them"
-            )
-        if request.num_top is not None and self._settings.speculative_config is not None:
-            raise UnsupportedError(
-                "likelihoods of tokens from an engine with speculative decoding",
-                expected="a request without logprobs: llama.cpp gives none for tokens that were drafted",
-                do="leave logprobs out, or have the server started without speculative_config",
-                param="logprobs",
-            )
-        biased = [token for token, _ in request.sampling.logit_bias]
-        if biased and not 0 <= min(biased) <= max(biased) < self._vocabulary:
-            raise RequestError(
-                f"logit_bias for tokens {min(biased)} to {max(biased)}",
-                expected=f"ids of this model's own tokenizer, 0 to {self._vocabulary - 1}",
-                do="leave the others out",
-            )
-
     def _open_server(self, adapters: Sequence[Path]) -> LlamaServer:
         return LlamaServer(
             self._model,
@@ -432,6 +461,11 @@ class LlamaCppEngine:
 
     def _reopen(self, server: LlamaServer) -> LlamaServer:
         """A server with all adapters that are loaded now; where that fails, the previous one, and the error."""
+        if (ready := self._next.take(self._cores.count, self._adapters.values())) is not None:
+            self._writing.forget_slots()
+            self._use(ready)
+            close_soon(server)
+            return ready
         # The old server goes first: two copies of the weights may not fit into memory.
         before = server.adapters
         self._server = None
@@ -446,14 +480,6 @@ class LlamaCppEngine:
             self._adapters = {name: path for name, path in self._adapters.items() if path in before}
             self._use(self._open_server(before))
             raise
-
-    def _check_ids(self, ids: Sequence[int] | None) -> None:
-        if ids is not None and (not ids or min(ids) < 0 or max(ids) >= self._vocabulary):
-            raise RequestError(
-                f"a prompt of {len(ids)} tokens" + (f", ids {min(ids)} to {max(ids)}" if ids else ""),
-                expected=f"at least one token, each from 0 to {self._vocabulary - 1}",
-                do="correct the prompt",
-            )
 
 
 def open_stream_engine(served: Served) -> LlamaCppEngine:
@@ -472,25 +498,3 @@ def open_stream_engine(served: Served) -> LlamaCppEngine:
             do="choose the GGUF file with that packing",
         )
     return LlamaCppEngine(only_gguf(Path(served.path), "model"), template=served.template, settings=served.settings)
-
-
-def memory_bytes(model: Path) -> int:
-    """What the engine takes for a GGUF model with its own defaults: weights, keys and values."""
-    header = read_gguf_header(model)
-    token_bytes = _bytes_of_a_token(header)
-    return model.stat().st_size + token_bytes * _pool_tokens(header, DEFAULT_SLOTS, _CACHE_BYTES // token_bytes)
-
-
-def _pool_tokens(header: GgufHeader, num_slots: int, most_tokens: int) -> int:
-    """Tokens whose keys and values are kept: one answer of a whole context always fits, above any maximum."""
-    context = header.number("context_length", 4096)
-    return max(context, min(num_slots * context, most_tokens))
-
-
-def _bytes_of_a_token(header: GgufHeader) -> int:
-    """Of its keys and values, in 16 bits, over all layers."""
-    heads = header.number("attention.head_count", 1)
-    width = header.number("embedding_length", 0) // max(heads, 1)
-    sides = header.number("attention.key_length", width) + header.number("attention.value_length", width)
-    # Two bytes a number. Per-layer head counts (a list) are not read: then `heads` is taken, an upper bound.
-    return max(1, header.number("block_count", 1) * header.number("attention.head_count_kv", heads) * sides * 2)

@@ -56,9 +56,9 @@ def request_body(
         "cache_prompt": reuses_prompts,
         "temperature": 0.0 if is_greedy else rules.temperature,
         # In the order of `Sampler`: temperature, then top_p. llama.cpp's default list has more samplers, and top_p
-        # first.
-        "samplers": ["penalties", "temperature", "top_p"],
-        "top_k": 0,
+        # first. The likeliest token alone is left by top_k, which spares a softmax over the whole vocabulary.
+        "samplers": ["penalties", "top_k"] if is_greedy else ["penalties", "temperature", "top_p"],
+        "top_k": 1 if is_greedy else 0,
         "min_p": 0.0,
         "top_p": 1.0 if is_greedy else rules.top_p,
         "seed": (rules.seed + choice) % _NUM_SEEDS,  # each choice draws for itself
