@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -106,8 +107,8 @@ def test_only_its_own_user_reaches_it(tiny, settings, monkeypatch):
 def test_a_system_without_such_sockets_gets_a_port_of_the_loopback(tiny, settings, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(vllm_process, "socket", SimpleNamespace())
-        assert vllm_process._socket_path() is None
-    monkeypatch.setattr(vllm_process, "_socket_path", lambda: None)
+        assert vllm_process._socket_path(ExitStack()) is None
+    monkeypatch.setattr(vllm_process, "_socket_path", lambda _scratch: None)
     engine = VllmEngine(str(tiny))
     connections = psutil.Process(engine._process._process.pid).net_connections("inet")
     assert [one.laddr.ip for one in connections if one.status == psutil.CONN_LISTEN] == ["127.0.0.1"]
@@ -117,10 +118,26 @@ def test_a_system_without_such_sockets_gets_a_port_of_the_loopback(tiny, setting
 
 def test_a_long_folder_of_temporary_files_leaves_room_for_the_socket(monkeypatch):
     monkeypatch.setattr(tempfile, "gettempdir", lambda: "/" + "long" * 30)
-    place = vllm_process._socket_path()
-    assert len(os.fsencode(place)) < 104
-    assert place.parent.is_dir()
-    place.parent.rmdir()
+    with ExitStack() as scratch:
+        place = vllm_process._socket_path(scratch)
+        assert len(os.fsencode(place)) < 104
+        assert place.parent.is_dir()
+    assert not place.parent.exists()
+
+
+def test_the_folder_of_a_killed_process_is_removed_at_the_next_start(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(vllm_process, "_MAX_SOCKET_FOLDER_BYTES", 1000)
+    abandoned, other = tmp_path / f"luthier-vllm-{'0a' * 8}", tmp_path / "luthier-vllm-mine"
+    for folder in (abandoned, other):
+        folder.mkdir()
+        (folder / "socket").touch()
+    with ExitStack() as first, ExitStack() as second:
+        held = vllm_process._socket_path(first)
+        assert not abandoned.exists()
+        assert vllm_process._socket_path(second).parent.is_dir()
+        assert held.parent.is_dir(), "one that is in use stays"
+    assert list(tmp_path.iterdir()) == [other]
 
 
 def test_settings_are_given_to_vllm_by_its_own_names():

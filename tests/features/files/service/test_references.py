@@ -65,7 +65,7 @@ TEXTS = {
     "MethodRecipe.name", "MethodRecipe.targets",
     "MethodRecipe.options", "OptimizerRecipe.name", "OptimizerRecipe.options", "Reward.metric",
     "GoodEnoughRecipe.metric", "GoodEnoughRecipe.agreement",
-    "ObjectiveRecipe.name", "ObjectiveRecipe.options", "EvaluationRecipe.metrics",
+    "ObjectiveRecipe.name", "ObjectiveRecipe.options", "ObjectiveRecipe.classes", "EvaluationRecipe.metrics",
     "ObjectiveRecipe.query_prompt", "ObjectiveRecipe.document_prompt",
     "StringCheck.name", "StringCheck.input", "StringCheck.reference", "MultiGrader.name", "MultiGrader.graders",
     "MultiGrader.calculate_output", "TextSimilarity.name", "TextSimilarity.input", "TextSimilarity.reference",
