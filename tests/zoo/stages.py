@@ -284,6 +284,8 @@ def resume(going: Walk, context: Context) -> None:
         ready = _prepared(going, context, stage, {**_LORA, "dropout": 0.1})
         expected = train_prepared(context, ready, began=time.perf_counter(), draws_page=False).as_json()
         run_id = new_id("run")
+        # SQLite must not carry a connection over a fork: the child would take locks of this process for its own.
+        context.database.close()
         if (pid := os.fork()) == 0:
             _die_at_checkpoint(going, run_id, ready)
         os.waitpid(pid, 0)

@@ -12,9 +12,11 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import threading
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from sqlalchemy import ColumnElement, Connection, create_engine, event, literal_column
 from sqlalchemy.engine import URL
@@ -166,12 +168,22 @@ def _check_place(path: Path) -> None:
         raise RequestError(f"the database {path} is a folder", expected="a file", do="choose another path")
 
 
+_MAKING: Final = threading.Lock()
+
+
 def _make_private(path: Path) -> None:
     """Make a database that is not there yet for this user alone: SQLite would make it for all, and takes the mode of
-    the file for the others."""
-    with contextlib.suppress(OSError):  # opening it says what is wrong
-        # No O_EXCL and no O_TRUNC: two processes may both be first, and a file that is there keeps content and mode.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    the file for the others.
+
+    One that is there is not opened, not even for a moment: where a process closes any descriptor of a file, it loses
+    all its POSIX locks on it, those of its SQLite connections included. Another process would then take itself for the
+    last user, and delete the write-ahead log that these connections write to (sqlite.org, "How To Corrupt An SQLite
+    Database File", section 2.2).
+    """
+    # The lock: another thread of this process must not connect to the file between its making and this close.
+    with _MAKING, contextlib.suppress(OSError):  # opening it says what is wrong
+        # O_EXCL fails where there is a file, or any link; realpath, since a link may lead to where none is yet.
+        os.close(os.open(os.path.realpath(path), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def _connect(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import sqlite3
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -310,9 +311,11 @@ def test_rows_of_a_suite_name_no_file_of_the_server(context: Context, run: str, 
     link = tmp_path / "link.db"
     link.symlink_to(context.settings.database_path)
     context.access.add_project("proj-other", "a secret name")
-    theirs = files.add_file(
-        context, "proj-other", context.settings.database_path, filename="x.db", purpose="user_data"
-    ).file_id
+    # A copy by SQLite: it has what is in the write-ahead log, and takes no lock of the open database away.
+    ours = sqlite3.connect(context.settings.database_path)
+    with closing(ours), closing(sqlite3.connect(tmp_path / "x.db")) as copy:
+        ours.backup(copy)
+    theirs = files.add_file(context, "proj-other", tmp_path / "x.db", filename="x.db", purpose="user_data").file_id
     places = {
         "database": str(context.settings.database_path),
         "link": str(link),

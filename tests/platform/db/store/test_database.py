@@ -186,6 +186,39 @@ def test_many_processes_may_make_it_at_once(tmp_path: Path) -> None:
         assert [job.get(60) for job in jobs] == [0] * 8
 
 
+OTHER = """
+import sqlite3, sys
+with sqlite3.connect(sys.argv[1]) as other:
+    other.execute("INSERT INTO artifacts (sha256, kind, num_bytes, created_at) VALUES ('b', 'b', 1, 'c')")
+other.close()
+"""
+
+
+def test_opening_it_again_keeps_the_locks_of_open_connections(tmp_path: Path, database: Database) -> None:
+    """Without them the other process deletes the write-ahead log, and what is written here later is lost."""
+    path, log = tmp_path / "luthier.db", tmp_path / "luthier.db-wal"
+    count, kinds = text("SELECT count(*) FROM artifacts"), "(sha256, kind, num_bytes, created_at)"
+    with database.read() as connection:
+        assert connection.execute(count).scalar() == 0
+    before = log.stat().st_ino
+    with Database.open(path) as again:
+        subprocess.run([sys.executable, "-c", OTHER, str(path)], check=True)
+        assert log.stat().st_ino == before
+        with database.write() as connection:
+            connection.execute(text(f"INSERT INTO artifacts {kinds} VALUES ('a', 'b', 1, 'c')"))
+        with again.read() as connection:
+            assert connection.execute(count).scalar() == 2
+
+
+def test_a_link_to_where_no_database_is_yet_makes_it_there(tmp_path: Path) -> None:
+    link, file = tmp_path / "luthier.db", tmp_path / "disk" / "real.db"
+    file.parent.mkdir()
+    link.symlink_to(file)
+    Database.open(link).close()
+    assert link.is_symlink()
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
 def test_two_processes_write_at_once_and_lose_nothing(tmp_path, runs, record, plan) -> None:  # type: ignore[no-untyped-def]
     ids = ["run-20261125-093000-aaaaaa", "run-20261125-093000-bbbbbb"]
     for run_id in ids:
