@@ -60,6 +60,22 @@ def test_a_niced_process_is_lighter_and_one_like_us_is_not() -> None:
     assert plain.pid not in found
 
 
+@pytest.mark.skipif(not facilities.is_linux(), reason="weights of Linux")
+def test_time_on_other_cores_is_not_taken_off_that_of_these(monkeypatch: pytest.MonkeyPatch) -> None:
+    cores = {0: {0, 1}, 7: {0}, 8: {0, 1}, 9: {1, 2}}
+    kept = SimpleNamespace(
+        PRIO_PROCESS=0,
+        getpriority=lambda _, pid: 19 if pid in cores else 0,
+        sched_getaffinity=lambda pid: cores[pid],
+    )
+    monkeypatch.setattr(facilities, "posix", kept)
+    monkeypatch.setattr(scheduling_weight, "_priority", lambda pid: Priority(kept.getpriority(0, pid)))
+    monkeypatch.setattr(psutil, "pids", lambda: [7, 8, 9])
+    times = SimpleNamespace(user=1.0, system=0.0)
+    monkeypatch.setattr(psutil, "Process", lambda pid: SimpleNamespace(pid=pid, cpu_times=lambda: times))
+    assert [process.pid for process, _, _ in scheduling_weight._lighter()] == [7, 8]
+
+
 def test_time_counts_by_the_share_and_a_process_that_has_ended_in_full() -> None:
     used = {1: 10.0, 2: 20.0}
 
@@ -100,3 +116,20 @@ def test_sessions_count_where_the_kernel_groups_by_them(
         place.mkdir(parents=True)
         (place / "cpu.weight").write_text("100\n")
     assert scheduling_weight._has_session_groups() is expected
+
+
+def test_nice_values_count_within_one_control_group_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Two services share a core by the weights of their groups, whatever the nice values of their processes are."""
+    monkeypatch.setattr(scheduling_weight, "_PROC", tmp_path)
+    monkeypatch.setattr(scheduling_weight, "_GROUPS", tmp_path / "cgroup")
+    nices = {1: 0, 2: 19, 3: 19}
+    monkeypatch.setattr(facilities, "posix", SimpleNamespace(PRIO_PROCESS=0, getpriority=lambda _, pid: nices[pid]))
+    for pid, group in ((1, "system.slice/a.service"), (2, "system.slice/b.service"), (3, "system.slice/a.service/x")):
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "cgroup").write_text(f"0::/{group}\n")
+    for group in ("system.slice", "system.slice/a.service", "system.slice/b.service"):
+        (tmp_path / "cgroup" / group).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "cgroup" / group / "cpu.weight").write_text("100\n")
+    own, service, child = (scheduling_weight._priority(pid) for pid in nices)
+    assert own.share_taken_by(service) == 1.0
+    assert own.share_taken_by(child) == pytest.approx(1.25**-19)

@@ -72,15 +72,35 @@ def test_one_that_is_not_what_is_needed_now_is_closed_once_it_is_open(
     assert following.take(*wanted) is None, "it waits for nothing"
     opening.num_threads = wanted[0]
     opening.go.set()
+    wait_until_free(following)
+    (other,) = opening.made
+    assert other.is_closed.is_set()
     following.begin(*wanted)
     taken: Any = following.take(*wanted)
-    assert taken is not None
+    assert [other, taken] == opening.made
+
+
+def wait_until_free(following: NextServer) -> None:
     end = time.monotonic() + SECONDS
-    while len(opening.made) < 2:
-        assert time.monotonic() < end, "the other one was never opened"
+    while following.is_blocked:
+        assert time.monotonic() < end, "what is not needed was never closed"
         time.sleep(0.001)
-    (other,) = (one for one in opening.made if one is not taken)
-    assert other.is_closed.wait(SECONDS)
+
+
+def test_adapters_that_come_one_after_another_open_one_server_at_a_time(
+    opening: Opening, following: NextServer
+) -> None:
+    """Each asks for the room before the others have taken theirs: together they may take more than there is."""
+    following.begin(2, [A])
+    following.begin(2, [A, B])
+    assert (following.is_opening, following.is_blocked) == (False, True)
+    opening.go.set()
+    wait_until_free(following)
+    assert [(server.adapters, server.is_closed.is_set()) for server in opening.made] == [([A], True)]
+    following.begin(2, [A, B])
+    taken: Any = following.take(2, [A, B])
+    assert [server.adapters for server in opening.made] == [[A], [A, B]]
+    assert not taken.is_closed.is_set()
 
 
 def test_one_with_other_threads_than_were_asked_for_is_closed(opening: Opening, following: NextServer) -> None:

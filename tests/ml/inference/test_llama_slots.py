@@ -1,6 +1,7 @@
 import threading
+import time
 
-from luthier.core.stream import Failed, Started, TextRequest
+from luthier.core.stream import Ended, Failed, Started, TextRequest
 from luthier.ml.inference.llama_cpp.active_requests import Choice, Slots, Writing
 
 
@@ -61,9 +62,38 @@ def test_an_answer_whose_thread_cannot_start_gives_its_slot_back(monkeypatch):
     for key in ("first", "second", "third"):
         choices = [Choice(key, number, asked, None, [1, 2], 4, _Reader()) for number in range(2)]
         writing.begin(_Server(), (key, Started(num_prompt_tokens=2)), choices)
+        assert writing.keys == {key}, "an engine without keys is not polled"
         failed = [event for where, event in writing.poll(_Server(), 0) if where == key and isinstance(event, Failed)]
         assert failed
         assert failed[0].error["type"] == "BusyError"
         assert writing.is_idle
+        assert not writing.keys
         assert writing.has_room_for(2, 6)
         assert not writing._slots.num_used
+
+
+class _EndReader:
+    ended = False
+
+    def read(self, chunk):
+        self.ended = True
+        return [Ended(reason="stop", num_new_tokens=1)]
+
+
+class _EndingServer(_Server):
+    def complete(self, body, hear):
+        hear("the end")
+
+
+def test_an_answer_whose_end_was_read_before_another_request_is_polled_all_the_same():
+    """Where that request fails, nothing is left to write, and an engine without keys is not polled."""
+    writing, asked = Writing(2, 100), TextRequest(text="a", max_new_tokens=4)
+    choice = Choice("first", 0, asked, None, [1, 2], 4, _EndReader())
+    writing.begin(_EndingServer(), ("first", Started(num_prompt_tokens=2)), [choice])
+    end = time.monotonic() + 60
+    while not writing.is_idle:
+        assert time.monotonic() < end, "its thread has not ended"
+        writing.settle()
+    assert writing.keys == {"first"}
+    assert [type(event) for _, event in writing.poll(_EndingServer(), 0)] == [Started, Ended]
+    assert not writing.keys

@@ -38,6 +38,8 @@ def engine(tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LlamaCp
     monkeypatch.setattr(free_cores, "num_usable_cores", lambda: 8)
     monkeypatch.setattr(cpp, "FreeCores", lambda num, **_: FreeCores(num, is_sampled=False))
     monkeypatch.setattr(cpp, "LlamaServer", OneThread)
+    # Whatever else runs here: without room for two servers, no second one would ever be opened.
+    monkeypatch.setattr(cpp, "memory_bytes", lambda: (8 << 30, 8 << 30))
     with closing(LlamaCppEngine(tiny_gguf, cache="float32")) as made:
         yield made
 

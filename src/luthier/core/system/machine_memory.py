@@ -9,6 +9,7 @@ import psutil
 
 _CGROUP_LIMIT: Final = Path("/sys/fs/cgroup/memory.max")
 _CGROUP_USED: Final = Path("/sys/fs/cgroup/memory.current")
+_CGROUP_STATISTICS: Final = Path("/sys/fs/cgroup/memory.stat")
 
 
 def memory_bytes() -> tuple[int, int]:
@@ -19,5 +20,13 @@ def memory_bytes() -> tuple[int, int]:
         text = _CGROUP_LIMIT.read_text(encoding="ascii").strip()
         if text.isdigit():
             total = min(total, int(text))
-            available = min(available, max(0, int(text) - int(_CGROUP_USED.read_text(encoding="ascii"))))
+            used = max(0, int(_CGROUP_USED.read_text(encoding="ascii")) - _idle_file_bytes())
+            available = min(available, max(0, int(text) - used))
     return total, available
+
+
+def _idle_file_bytes() -> int:
+    """Of the files that the kernel keeps in the container's memory, what it gives up first where memory is short."""
+    # Kubernetes leaves them out as well ("working set"). Otherwise a container that has read a large file looks full.
+    lines = _CGROUP_STATISTICS.read_text(encoding="ascii").splitlines() if _CGROUP_STATISTICS.is_file() else []
+    return next((int(line.split()[1]) for line in lines if line.startswith("inactive_file ")), 0)

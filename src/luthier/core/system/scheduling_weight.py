@@ -32,8 +32,9 @@ class Priority:
     """What decides the weight of a process.
 
     Attributes:
-        nice: Of the process; counts among processes of one session alone, where the kernel groups them.
-        session: The scheduling group of its session; empty where there is none.
+        nice: Of the process; counts among processes of one group alone, where the kernel groups them.
+        session: Its control group, where that has a weight, or the scheduling group of its session; empty where there
+            is none. Weights of control groups are not read: a process of another one counts in full.
         session_nice: Of that group.
     """
 
@@ -67,16 +68,18 @@ class LighterProcesses:
 
 
 def _lighter() -> tuple[tuple[psutil.Process, float, float], ...]:
-    """Each such process with the share of its time that it takes, and its processor seconds so far."""
-    own = _priority(os.getpid())
+    """Each such process that keeps to the cores of this one: the share of its time that it takes, and its seconds."""
+    own, usable = _priority(os.getpid()), facilities.posix.sched_getaffinity(0)
     found = []
     for pid in psutil.pids():
         # One system call a process: only of those with a higher nice value is more to be read.
         with contextlib.suppress(OSError, psutil.Error):
             if facilities.posix.getpriority(facilities.posix.PRIO_PROCESS, pid) <= own.nice:
                 continue
+            # What runs on cores that this process may not use is not among the time that is counted there.
+            is_beside = facilities.posix.sched_getaffinity(pid) <= usable
             share = own.share_taken_by(_priority(pid))
-            if share < 1.0:
+            if is_beside and share < 1.0:
                 process = psutil.Process(pid)
                 found.append((process, share, _seconds(process)))
     return tuple(found)
@@ -90,11 +93,27 @@ def _seconds(process: psutil.Process) -> float:
 def _priority(pid: int) -> Priority:
     """The priority of a process. Raises OSError where it has ended."""
     nice = facilities.posix.getpriority(facilities.posix.PRIO_PROCESS, pid)
+    if group := _weighted_group(pid):
+        return Priority(nice, group)
     if not _has_session_groups():
         return Priority(nice)
     # "/autogroup-123 nice 0"; empty of a thread of the kernel, which belongs to no session
     session, found, session_nice = (_PROC / str(pid) / "autogroup").read_text(encoding="ascii").rpartition(" nice ")
     return Priority(nice, session, int(session_nice)) if found else Priority(nice)
+
+
+def _weighted_group(pid: int) -> str:
+    """The control group whose weight a process shares with others; empty where it is in none, or has ended."""
+    try:
+        lines = (_PROC / str(pid) / "cgroup").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    path = Path(next((line[3:].lstrip("/") for line in lines if line.startswith("0::")), ""))
+    # Where a group has no weight of its own, its processes are divided by that of the next one above.
+    for group in (path, *path.parents):
+        if (_GROUPS / group / "cpu.weight").is_file():
+            return f"/{group}"
+    return ""
 
 
 def _has_session_groups() -> bool:

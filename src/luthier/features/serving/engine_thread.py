@@ -313,6 +313,9 @@ class EngineThread:
                         told = engine.poll(_WAIT_SECONDS)
                         sharing.after_step(engine)
                     self._tell([(str(key), event) for key, event in told])
+                else:
+                    # Where the last request was cancelled, no step follows after which the cores would be free.
+                    sharing.leave(engine)
         finally:
             if self._preparation is not None:
                 self._preparation.close()

@@ -128,6 +128,13 @@ class RestingFake(FakeEngine):
         self.world.num_rests += 1
 
 
+class SharingFake(FakeEngine):
+    """Leaves cores to other engines."""
+
+    def share(self, num_cores: float) -> None:
+        pass
+
+
 class CountingFake(PreparingFake):
     """Counts the tokens of a prompt: a character each."""
 
@@ -634,3 +641,17 @@ def test_an_engine_without_requests_has_the_time_between_them(world: World, monk
         assert world.answered(world.ask("a")) == ["a:"]
         world.until(lambda: world.num_rests >= 2 * num)  # noqa: B023 - called at once
     assert world.log == ["open a"]
+
+
+def test_an_engine_whose_last_request_was_cancelled_leaves_its_cores_to_others(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no further step, so that other engines would have half of the cores for as long as it is open."""
+    monkeypatch.setattr(world, "open_engine", lambda served: SharingFake(served, world))
+    world.hold.add("a")
+    world.open_desk()
+    key = world.ask("a")
+    writing = world.scheduler._engine_context.sharing._writing
+    world.until(lambda: bool(writing))
+    world.scheduler.hear({"cancel": key})
+    world.until(lambda: not writing)

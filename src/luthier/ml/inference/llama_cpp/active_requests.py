@@ -188,8 +188,10 @@ class Writing:
 
     @property
     def keys(self) -> set[Hashable]:
-        """The requests whose answers are being written."""
-        return {choice.key for choice in (*self._running, *self._paused, *self._waiting) if choice.is_going}
+        """The requests whose answers are being written, or have events that `poll` has not returned yet."""
+        going = {choice.key for choice in (*self._running, *self._paused, *self._waiting) if choice.is_going}
+        # An engine without keys is not polled: an end that `settle` has read would never arrive.
+        return going | {key for key, _ in self._events}
 
     @property
     def is_idle(self) -> bool:

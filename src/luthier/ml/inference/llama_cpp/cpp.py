@@ -144,7 +144,7 @@ class LlamaCppEngine:
 
     @property
     def keys(self) -> set[Hashable]:
-        """The requests whose answers are being written."""
+        """The requests whose answers are being written, or have events that `poll` has not returned yet."""
         return self._writing.keys
 
     @property
@@ -312,7 +312,7 @@ class LlamaCppEngine:
             self._next.discard()
             return
         self._next.begin(self._cores.count, self._adapters.values())
-        if self._next.is_opening:
+        if self._next.is_opening or self._next.is_blocked:
             return
         with self._reading:
             if not self._num_reading:

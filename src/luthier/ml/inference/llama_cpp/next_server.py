@@ -36,6 +36,7 @@ class NextServer:
     def __init__(self, open_server: Callable[[list[Path]], LlamaServer], has_room: Callable[[], bool]) -> None:
         self._open_server, self._has_room = open_server, has_room
         self._opening: _Opening | None = None
+        self._leaving: _Opening | None = None
         self._wanted: tuple[int, frozenset[Path]] | None = None
 
     @property
@@ -48,8 +49,13 @@ class NextServer:
         """Whether one is open, or has failed."""
         return self._opening is not None and self._opening.done.is_set()
 
+    @property
+    def is_blocked(self) -> bool:
+        """Whether one that is not needed any more is still being opened: no other one is begun until it is closed."""
+        return self._leaving is not None and not self._leaving.done.is_set()
+
     def begin(self, num_threads: int, adapters: Collection[Path]) -> None:
-        """Begin to open one, if memory has room for it; once for the same threads and adapters.
+        """Begin to open one, if memory has room for it; once for the same threads and adapters, and one at a time.
 
         Args:
             num_threads: that it will have.
@@ -59,6 +65,9 @@ class NextServer:
         if self._wanted == wanted:
             return
         self.discard()
+        if self.is_blocked:
+            # It has not taken all of its memory yet, so that `has_room` does not see it. The next call tries again.
+            return
         self._wanted = wanted
         if self._has_room():
             try:
@@ -85,6 +94,7 @@ class NextServer:
         """It is not needed any more; does not wait."""
         if self._opening is not None:
             self._opening.discard()
+            self._leaving = self._opening
         self._opening = self._wanted = None
 
 
