@@ -11,7 +11,7 @@ from luthier.features.workflows import orders
 from luthier.features.workflows.declared_forms import FormName
 from luthier.features.workflows.forms import check_values
 from luthier.features.workflows.orders import OrderView
-from luthier.features.workflows.resume import form_of, resume_workflow
+from luthier.features.workflows.resume import form_of, refuse_budget, resume_workflow
 from luthier.platform.http.authentication import HomeContext, Reader, Trainer
 from luthier.platform.http.errors import documented
 from luthier.platform.http.path_redaction import redact_paths, reference_paths
@@ -37,7 +37,7 @@ class ResumeBody(BaseModel):
     """How it continues.
 
     budget_hours: for a study by its id whose budget was used up before its final run: a larger one in hours, counted
-    from the beginning of the study.
+    from the beginning of the study. Anything else continues with the budget that it has, and refuses another one.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -94,6 +94,7 @@ def resume(context: HomeContext, caller: Trainer, job_id: str, asked: ResumeBody
     budget = None if asked is None else asked.budget_hours
     if form_of(job_id) is not None:
         return _document(context, resume_workflow(context, caller, job_id, budget_hours=budget))
+    refuse_budget(job_id[:64], budget)
     return _document(context, orders.resume(context, caller, job_id))
 
 

@@ -259,9 +259,11 @@ def run_study(work: Work) -> Outcome:
     given, study_id, progress = work.values, work.order.workflow_id, work.context.progress
     hours: float | None = None
     try:
-        # Only an order that resumes it with a larger budget changes the budget that it has.
-        if work.context.studies.get(study_id).needs_hours is not None:
-            hours = work.order.values.get("budget_hours")
+        # Only an order that resumes it with a larger budget changes the budget that it has. The one that began it has
+        # the budget of then: a command may have given it a larger one since.
+        study, asked = work.context.studies.get(study_id), work.order.values.get("budget_hours")
+        if study.needs_hours is not None:
+            hours = asked if set(work.order.values) == {"budget_hours"} else max(asked or 0.0, study.spec.hours)
     except NotFoundError:
         recipe = recipe_from(_study_recipe(work), base_dir=Path("/"))
         request = studies.StudyRequest(

@@ -48,7 +48,7 @@ def resume_workflow(
     Raises:
         NotFoundError: The project has no such workflow.
         ConflictError: It is done, or is worked on already.
-        RequestError: It cannot be continued by its id alone, or the budget is missing or too small.
+        RequestError: It cannot be continued by its id alone, or the budget is missing, too small or of no use.
     """
     form = form_of(workflow_id)
     if form is None:
@@ -69,6 +69,20 @@ def resume_workflow(
         _refuse_part(workflow_id, view.part_of)
         status, request = view.status, view.pipeline.asked
         _refuse_unless_resumable(workflow_id, status, is_resumable=status in _RESUMABLE)
+        refuse_budget(workflow_id, budget_hours)
+    # One transaction for the look and the new job: of two requests at the same time, the later one sees the earlier's.
+    with context.database.transaction():
+        return _continued(context, caller, form, workflow_id, values, request)
+
+
+def _continued(
+    context: Context,
+    caller: Caller,
+    form: WorkflowForm,
+    workflow_id: str,
+    values: dict[str, Any],
+    request: dict[str, Any],
+) -> OrderView:
     known = orders.order_for(context, caller, workflow_id, request)
     if known is not None and known.job.shown_status in _NOT_RESUMABLE:
         _refuse_unless_resumable(workflow_id, known.job.shown_status, is_resumable=False)
@@ -84,10 +98,9 @@ def resume_workflow(
 def _queued(context: Context, caller: Caller, order: WorkflowOrder) -> OrderView:
     document = {ASKED: order.model_dump(mode="json")}
     job = Job(job_id=new_id("job"), kind="workflow", document=document, run_id="", project_id=caller.project_id)
-    with context.database.transaction():
-        made = context.jobs.submit(job)
-        facts = {"workflow": order.form, "workflow_id": order.workflow_id} | order.values
-        record(context, caller, "workflow.resumed", job.job_id, facts)
+    made = context.jobs.submit(job)
+    facts = {"workflow": order.form, "workflow_id": order.workflow_id} | order.values
+    record(context, caller, "workflow.resumed", job.job_id, facts)
     return orders.show_order(context, caller, made.job_id)
 
 
@@ -114,9 +127,24 @@ def needs_budget(study: Study) -> bool:
     return study.needs_hours is not None and study.spec.hours < study.needs_hours
 
 
+def refuse_budget(workflow_id: str, budget: float | None) -> None:
+    """Refuse a budget for what continues with its own.
+
+    Raises:
+        RequestError: A budget is given.
+    """
+    if budget is not None:
+        raise RequestError(
+            f"a budget of {budget:.3g} h",
+            expected=f"no budget: {workflow_id} continues with the one that it has",
+            do="leave the budget out",
+        )
+
+
 def _budget(study: Study, spent_hours: float, budget_hours: float | None) -> float | None:
     """The budget that a study continues with; None where nothing about it was ever changed."""
     if study.needs_hours is None:
+        refuse_budget(study.study_id, budget_hours)
         return None
     budget = study.spec.hours if budget_hours is None and not needs_budget(study) else budget_hours
     if budget is None or not isfinite(budget) or budget <= spent_hours:

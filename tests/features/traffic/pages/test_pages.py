@@ -25,6 +25,8 @@ def test_readers_see_what_is_kept_and_cannot_change_it(home: Context, browser: B
     assert "metadata: times, sizes" in page
     assert "7: the disk took no more" in page
     assert 'action="/settings/traffic' not in page
+    german = one.get(ADDRESS, headers={"Accept-Language": "de"}).text
+    assert f"<dt>gelöscht nach</dt><dd>{TrafficPolicy().keep_days} Tagen</dd>" in german
     assert one.post(ADDRESS, data={"keep": "full"}).status_code == 403
     assert one.post(f"{ADDRESS}/forget", data={"user": "anna"}).status_code == 403
     assert traffic_policy(home, "default") == TrafficPolicy()

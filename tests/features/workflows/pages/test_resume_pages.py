@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 from tests.fixtures.pages import shown
 
+from luthier.core.access import Caller
 from luthier.core.errors import ConflictError
+from luthier.core.ids import new_id
 from luthier.core.system.files import file_lock
 from luthier.core.workflows.study import Study
 from luthier.features.studies import service as studies
+from luthier.features.studies.views import view_study
 from luthier.features.workflows import orders
+from luthier.features.workflows import resume as resuming
 from luthier.features.workflows.job import carry_out
 from luthier.platform.audit_log.service import newest_entries
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
+from luthier.platform.jobs.records import Job
 from luthier.platform.processes.process import Outcome
 from luthier.testing.homes import AUTO_ID, SHOWDOWN_ID, STUDY_ID, add_auto, add_model_comparison, add_study
 
@@ -75,6 +83,28 @@ def test_a_paused_job_is_queued_again_in_place_of_another_one(home: Context, bro
     assert len(home.jobs.list()) == 1, "somebody has cancelled it"
 
 
+def test_two_requests_at_the_same_time_queue_one_job(home: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_study(home)
+    both = Barrier(2, timeout=60)
+
+    def viewed(*given: Any) -> Any:
+        found = view_study(*given)
+        both.wait()  # both have seen that nothing works on it
+        return found
+
+    def asked(_number: int) -> str:
+        try:
+            return resuming.resume_workflow(home, Caller(), STUDY_ID).job.status
+        except ConflictError as error:
+            return error.do
+
+    monkeypatch.setattr(resuming, "view_study", viewed)
+    with ThreadPoolExecutor(2) as pool:
+        outcomes = sorted(pool.map(asked, range(2)))
+    assert outcomes == ["check it: it needs no resuming", "queued"]
+    assert len(home.jobs.list()) == 1
+
+
 @pytest.mark.parametrize("changed", [{"status": "done"}, {"status": "failed"}])
 def test_what_has_ended_is_not_resumed(home: Context, browser: Browser, changed: dict[str, str]) -> None:
     add_study(home, changed)
@@ -114,6 +144,26 @@ def test_a_used_up_budget_is_made_larger_on_the_page(
     monkeypatch.setattr(studies, "go_on", go_on)
     assert carried_out(home).status == "succeeded"
     assert given == [(STUDY_ID, 4.0)]
+
+
+def test_the_job_that_began_a_study_keeps_the_larger_budget_of_a_command(
+    home: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = add_study(home, {"status": "final", "hours": 2.1, "needs_hours": 3.0})
+    home.studies.save(study.model_copy(update={"spec": study.spec.model_copy(update={"hours": 5.0})}))
+    values = {"budget_hours": 2.0, "recipe": {"base_model": "smollm2-135m-instruct"}}
+    order = orders.WorkflowOrder(form="tune", workflow_id=STUDY_ID, values=values, caller=Caller())
+    document = {orders.ASKED: order.model_dump(mode="json")}
+    home.jobs.submit(Job(job_id=new_id("job"), kind="workflow", document=document, run_id="", project_id="default"))
+    given: list[float | None] = []
+
+    def go_on(context: Context, study_id: str, *, hours: float | None, tell: object) -> Study:
+        given.append(hours)
+        return context.studies.get(study_id).model_copy(update={"status": "done"})
+
+    monkeypatch.setattr(studies, "go_on", go_on)
+    assert carried_out(home).status == "succeeded"
+    assert given == [5.0]
 
 
 def test_the_error_of_a_resumed_study_names_no_folder_of_this_machine(
@@ -169,3 +219,20 @@ def test_the_api_resumes_by_the_id_of_the_workflow(home: Context, visitor: Calla
     assert visitor("read").post(place).status_code == 403
     create_project(home, "support")
     assert visitor("train", "read", project="support").post(place).status_code == 404
+
+
+@pytest.mark.parametrize("workflow_id", [STUDY_ID, AUTO_ID])
+def test_a_budget_that_would_not_be_used_is_refused(
+    home: Context, visitor: Callable[..., TestClient], workflow_id: str
+) -> None:
+    add_study(home, {"status": "paused"})
+    add_auto(home, {"status": "paused"})
+    one, place = visitor("train", "read"), "/api/v1/workflows/{}/resume"
+    answer = one.post(place.format(workflow_id), json={"budget_hours": 9})
+    assert (answer.status_code, "leave the budget out" in answer.text) == (400, True)
+    assert home.jobs.list() == []
+    job_id = one.post(place.format(workflow_id)).json()["job_id"]
+    home.jobs.ask(job_id, "pause")
+    assert one.post(place.format(job_id), json={"budget_hours": 9}).status_code == 400
+    assert home.jobs.get(job_id).status == "paused"
+    assert one.post(place.format(job_id)).json()["status"] == "queued"
