@@ -24,6 +24,8 @@ def test_work_of_other_processes_is_counted_and_our_own_is_not(monkeypatch: pyte
     # seconds of the clock, busy seconds of all usable cores, seconds of this process
     moments = iter([(0.0, 100.0, 50.0), (4.0, 107.0, 51.0), (8.0, 107.0, 58.0), (12.0, 200.0, 58.0)])
     monkeypatch.setattr(OtherProcesses, "_now", staticmethod(lambda: next(moments)))
+    # Of this very machine, on which there may be niced processes.
+    monkeypatch.setattr(free_cores.LighterProcesses, "given_way_seconds", lambda _: 0.0)
     monkeypatch.setattr(free_cores, "num_usable_cores", lambda: 2)
     others = OtherProcesses()
     assert others.busy_cores() == pytest.approx(1.5)  # (7 - 1) / 4

@@ -75,7 +75,7 @@ def test_the_folder_of_a_killed_process_is_gone_when_the_next_is_made(tmp_path: 
 
 
 def test_abandoned_folders_of_every_kind_of_work_are_removed_and_nothing_else(tmp_path: Path) -> None:
-    names = [f"luthier-{kind}-{'0f' * 8}" for kind in ("vllm", "sandbox")]
+    names = [f"luthier-{kind}-{'0f' * 8}" for kind in ("vllm", "sandbox", "export-rehearsal")]
     others = ["luthier-vllm-of-mine", f"other-vllm-{'0f' * 8}", f"luthier-vllm-{'0f' * 9}"]
     for name in (*names, *others):
         (tmp_path / name).mkdir()

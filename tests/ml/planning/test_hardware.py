@@ -103,6 +103,8 @@ def test_a_machine_that_was_quiet_until_now_is_not_measured(monkeypatch: pytest.
 def test_the_time_since_the_last_look_is_long_enough_and_not_long_ago(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     monkeypatch.setattr(hardware.OtherProcesses, "_now", staticmethod(lambda: (clock[0], clock[0] * 1.5, 0.0)))
+    # Of this very machine, on which there may be niced processes.
+    monkeypatch.setattr(free_cores.LighterProcesses, "given_way_seconds", lambda _: 0.0)
     monkeypatch.setattr(free_cores, "num_usable_cores", lambda: 2)
     monkeypatch.setattr(hardware, "_watched", hardware.OtherProcesses())
     seen = []

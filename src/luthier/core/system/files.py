@@ -262,7 +262,7 @@ def remove_abandoned_temporary(*parents: Path) -> list[Path]:
     Args:
         parents: Folders of temporary files; those that are not there or cannot be read are passed over.
     """
-    name = re.compile(f"luthier-[a-z]+-[0-9a-f]{{{2 * _TOKEN_BYTES}}}")
+    name = re.compile(f"luthier-[a-z]+(-[a-z]+)*-[0-9a-f]{{{2 * _TOKEN_BYTES}}}")
     found = []
     for parent in dict.fromkeys(parents):
         with contextlib.suppress(OSError):

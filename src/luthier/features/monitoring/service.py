@@ -204,8 +204,9 @@ def _profile(examples: Sequence[Example]) -> Profile:
 
     # The same rows at each check: a new draw would move the reference and look like drift.
     drawn = random.Random(0).sample(examples, min(MOST_ROWS, len(examples)))  # noqa: S311 - a sample, no secret
-    pairs = [pair for pair in map(_pair, drawn) if pair is not None]
-    return Profile([prompt for prompt, _ in pairs], [answer for _, answer in pairs])
+    pairs = [(pair, one.has_answer) for one in drawn if (pair := _pair(one)) is not None]
+    # What a row that ends with a prompt was given as its answer is nothing that the model has learned.
+    return Profile([prompt for (prompt, _), _ in pairs], [answer for (_, answer), is_own in pairs if is_own])
 
 
 def _pair(example: Example) -> tuple[str, str] | None:

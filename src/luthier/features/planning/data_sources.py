@@ -346,8 +346,9 @@ def recipe_of(plan: Plan) -> Recipe:
     if pinned:
         recipe = recipe.model_copy(update={"data": recipe.data.with_files(pinned)})
     asked, head = recipe.objective, plan.objective.task_head
-    is_remote_stream = any(one.is_streamed and is_remote(one.path) for one in plan.data.sources)
-    if is_remote_stream and asked is not None and asked.classes is None and head is not None and head.labels:
-        # Of a run that began before a recipe had to name them.
+    is_unnamed = plan.data.stream is not None and asked is not None and asked.classes is None
+    if is_unnamed and asked is not None and head is not None and head.labels and not head.label_counts:
+        # Of a run that began when the classes were those of the first rows, without counts of all. Read from all rows
+        # they may have another order, and so be other outputs than those that were trained.
         recipe = recipe.model_copy(update={"objective": asked.model_copy(update={"classes": head.labels})})
     return recipe

@@ -94,7 +94,7 @@ def _named(found: Matching, known: Sequence[SourceFile]) -> list[tuple[Path, str
     """The files that a plan names, without a look into any other."""
     from luthier.ml.data.files.patterns import files_by_name
 
-    kept = files_by_name(found, {file.name for file in known})
+    kept = files_by_name(found, [file.name for file in known])
     if len(kept) <= len(known):
         return list(kept)
     # By last parts of paths, which files of two folders may share: their content tells them apart.

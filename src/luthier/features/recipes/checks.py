@@ -52,7 +52,7 @@ def check_names(recipe: Recipe, base_dir: Path, before: Sequence[SourcePlan] = (
     check_reset_template(recipe)
     check_task_head(recipe)
     catalog.parse(recipe.base_model)
-    listed = {one.path: {file.name for file in one.files} for one in before}
+    listed = {one.path: [file.name for file in one.files] for one in before}
     for path in recipe.data.files().values():
         if is_remote(path):
             check_remote(path)

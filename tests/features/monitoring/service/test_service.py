@@ -16,6 +16,8 @@ from luthier.features.monitoring import service as monitoring
 from luthier.features.monitoring.scheduled_suites import suite_signals
 from luthier.features.monitoring.service import text_checks, training_profile
 from luthier.features.traffic import service as traffic
+from luthier.ml.data.rows.formats import load_file
+from luthier.ml.data.rows.prompt_rows import PromptRule
 from luthier.ml.drift.traffic.log import line_of
 from luthier.platform.home.context import Context
 from luthier.testing.assessed import make_suite_result, make_task
@@ -100,6 +102,15 @@ def test_the_training_rows_are_those_named_or_those_of_the_run(context: Context,
     file.unlink()
     report = monitoring.watch(context, "default", "shop", since=0.0)
     assert any("training data could not be read" in one for one in report.cautions)
+
+
+def test_what_stands_for_a_missing_answer_is_no_answer_of_the_training_rows(tmp_path: Path) -> None:
+    file, asked = tmp_path / "rows.jsonl", {"role": "user", "content": "Q"}
+    turns = [[asked], [asked, {"role": "assistant", "content": "A"}]]
+    file.write_text("".join(json.dumps({"messages": one}) + "\n" for one in turns), encoding="utf-8")
+    profile = monitoring._profile(load_file(file, prompts=PromptRule(needs_reference=False)).examples)
+    assert list(profile.prompts) == ["Q", "Q"]
+    assert list(profile.answers) == ["A"]
 
 
 def test_quality_is_the_newest_suite_against_the_one_before(context: Context) -> None:

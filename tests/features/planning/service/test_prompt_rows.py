@@ -88,3 +88,7 @@ def test_several_sources_may_end_with_a_prompt(context: Context, make_recipe: Ma
     other = [{"prompt": "How many?", "answer": "9"}, {"prompt": "Which?", "answer": "x"}]
     write_rows(recipe.parent / "other.jsonl", other)
     assert planned(context, recipe).data.train.num_rows == 10
+    # The mixture is there, with answers in place of those that are missing: none is to be compared with.
+    recipe = asked(make_recipe, {"metric": "exact_match"}, train=[{"path": "prompts.jsonl"}, {"path": "other.jsonl"}])
+    with pytest.raises(DataError, match=r"8 of 8 rows of prompts\.jsonl are wrong"):
+        planned(context, recipe)

@@ -181,6 +181,11 @@ def test_files_of_folders_below_are_told_apart_by_their_paths(context: Context, 
         "a/1.jsonl",
         "b/1.jsonl",
     ]
+    # One of them may lie in the folder of the pattern itself, where its name is its path.
+    (recipe.parent / "talks/b/1.jsonl").rename(recipe.parent / "talks/1.jsonl")
+    kept_files = files_of_plan(context, Path("talks"), matching(recipe), files)
+    assert [below for _, below in kept_files] == ["1.jsonl", "a/1.jsonl"]
+    (recipe.parent / "talks/1.jsonl").rename(recipe.parent / "talks/b/1.jsonl")
     # A retraining reads what there is now, and says what is new.
     write_rows(recipe.parent / "talks/b/1.jsonl", [chat_row(99)])
     (recipe.parent / "talks/a/1.jsonl").unlink()
@@ -342,6 +347,23 @@ def test_rows_are_read_for_their_labels_once_in_a_process(
     changed = planned(context, recipe).objective.task_head
     assert changed is not None
     assert (changed.labels, shown.titles.count("Reading labels")) == (("no", "twice", "yes"), 2)
+
+
+def test_a_run_that_began_with_the_classes_of_the_first_rows_keeps_them_and_their_order(
+    context: Context, make_recipe: MakeRecipe
+) -> None:
+    recipe = streamed(make_recipe, "rows.jsonl", "classify")
+    write_rows(recipe.parent / "rows.jsonl", classified([*["yes", "no"] * 5, "no", "later"]))
+    plan = planned(context, recipe)
+    head = plan.objective.task_head
+    assert head is not None
+    assert head.labels == ("no", "yes", "later")
+    early = head.model_copy(update={"labels": ("yes", "no"), "label_counts": ()})
+    began = plan.model_copy(update={"objective": plan.objective.model_copy(update={"task_head": early})})
+    again = prepare_again(context, began).train.stream
+    assert again is not None
+    assert again.head is not None
+    assert again.head.labels == ("yes", "no")
 
 
 def test_classes_of_a_remote_stream_are_named_by_the_recipe(

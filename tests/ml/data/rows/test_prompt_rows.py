@@ -93,6 +93,12 @@ def test_columns_that_are_mapped_and_cells_that_are_empty(tmp_path: Path) -> Non
     assert loaded.unused == ("result",)
 
 
+def test_an_answer_in_a_column_with_other_capitals_is_the_rows_own(tmp_path: Path) -> None:
+    path = write(tmp_path, [{"prompt": "2 + 2?", "Completion": "4"}, {"prompt": "3 + 3?", "Completion": "6"}])
+    assert answers(taken(path, NEEDING)) == answers(taken(path)) == [("4", True), ("6", True)]
+    assert answers(taken(write(tmp_path, [{"Prompt": "2 + 2?"}]))) == [(ANSWER, False)]
+
+
 def test_preference_pairs_get_no_answer(tmp_path: Path) -> None:
     loaded = taken(write(tmp_path, [{"prompt": "Which?", "chosen": "a", "rejected": "b"}]))
     assert loaded.shape == "preference"

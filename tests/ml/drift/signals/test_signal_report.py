@@ -14,7 +14,7 @@ from luthier.core.records.monitoring import WatchReport
 from luthier.features.monitoring.service import text_checks
 from luthier.ml.drift.signals.columns import Checks, last_words, read_rows
 from luthier.ml.drift.signals.signal_report import Compared, Watched, number_of_signals, watch_rows
-from luthier.ml.drift.signals.training import NAMES, Profile
+from luthier.ml.drift.signals.training import NAMES, Profile, training_signals
 from luthier.ml.drift.thresholds import stretch_begins
 from luthier.platform.home.context import Context
 from luthier.testing.traffic import BEGINS, Change, last_prompts, made_traffic, with_prompts
@@ -156,10 +156,16 @@ def test_clocks_that_jump_and_times_that_are_none_do_no_harm(checks: Checks) -> 
 def test_traffic_unlike_the_training_data_is_told_against_it_alone(checks: Checks) -> None:
     trained = made_traffic(7, 8.0, seed=51)
     profile = Profile([f"{one} {one} {one} {one}" for one in last_prompts(trained)], trained["answer"].to_list())
-    found = states(look(made_traffic(16, 6.0, seed=11), checks, Compared(profile)).report)
+    watched = look(made_traffic(16, 6.0, seed=11), checks, Compared(profile))
+    found = states(watched.report)
     assert found["prompt_length_psi"] == "changed"
     assert found["prompt_tokens"] == "steady"
     assert found["answer_length_psi"] == "steady"
+    # Rows of reinforcement may have no answers: their prompts are compared all the same.
+    signals = training_signals(watched.rows, replace(profile, answers=[]), checks, watched.num_signals)
+    assert {one.name: one.state for one in signals} == {
+        name: "unknown" if name == "answer_length_psi" else found[name] for name in NAMES
+    }
 
 
 def test_a_group_that_is_refused_more_often_is_told(checks: Checks) -> None:

@@ -73,3 +73,7 @@ def test_figures_are_those_of_rouge_score_to_the_last_digit(output: str, referen
 )
 def test_the_longest_common_subsequence_by_hand(first: list[str], second: list[str], length: int) -> None:
     assert common_subsequence_length(first, second) == common_subsequence_length(second, first) == length
+
+
+def test_a_long_text_of_different_words_takes_no_memory_for_those_that_the_other_lacks() -> None:
+    assert common_subsequence_length(range(300_000), [7, 299_999, 5]) == 2

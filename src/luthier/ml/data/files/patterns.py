@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from luthier.core.errors import NotFoundError, RequestError
@@ -43,15 +43,16 @@ def matching_files(path: Path) -> tuple[tuple[Path, str], ...]:
     return tuple((root / one, one) for one in shown)
 
 
-def files_by_name(found: Sequence[tuple[Path, str]], names: Collection[str]) -> tuple[tuple[Path, str], ...]:
+def files_by_name(found: Sequence[tuple[Path, str]], names: Sequence[str]) -> tuple[tuple[Path, str], ...]:
     """The files with these names, without a look into any of them.
 
     Args:
         found: as `matching_files` returns them.
-        names: paths below the folder of the pattern. Where not all of them are there and none has a folder, they are
-            taken as the last parts of paths, which plans of earlier versions hold.
+        names: paths below the folder of the pattern, one a file. Where not all of them are there and none has a folder,
+            they are taken as the last parts of paths, which plans of earlier versions hold: several may be equal.
     """
-    exact = tuple(one for one in found if one[1] in names)
+    wanted = set(names)
+    exact = tuple(one for one in found if one[1] in wanted)
     if len(exact) >= len(names) or any("/" in name for name in names):
         return exact
-    return tuple(one for one in found if one[0].name in names)
+    return tuple(one for one in found if one[0].name in wanted)

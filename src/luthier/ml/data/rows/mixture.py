@@ -131,7 +131,8 @@ def mix(
         }
         for source in sources
     ]
-    took = {} if prompts is None else {"prompts": True}
+    # Also whether they need a reference: a mixture of different shapes has got its answers by that rule.
+    took = {} if prompts is None else {"prompts": asdict(prompts)}
     key = sha256_document({"format": _FORMAT, "group_by": group_by, "sources": asked, **took})
     name = _NOT_IN_A_NAME.sub("-", "+".join(source.name for source in sources))[:_MAX_NAME]
     path = folder / key[:32] / f"{name}.jsonl"

@@ -13,12 +13,15 @@ from typing import Any, Final
 
 from luthier.core.dataset import Row
 from luthier.core.errors import RowProblem
+from luthier.ml.data.rows.columns import resolve
 from luthier.ml.data.rows.sharegpt_rows import role_of
 
 ANSWER: Final = "-"
 """What stands for the answer of a row without one; never empty, since an empty answer is refused."""
 REFERENCE: Final = "reference"
 _SIDES: Final = ("chosen", "rejected")
+_FIELDS: Final = ("messages", "conversations", "prompt", "completion", "instruction", "output", *_SIDES)
+_MAX_SIGNATURES: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,7 @@ class PromptRows:
 
     def __init__(self, mapping: Mapping[str, str], rule: PromptRule) -> None:
         self._mapping, self._needs_reference = mapping, rule.needs_reference
+        self._resolved: dict[tuple[str, ...], Mapping[str, str]] = {}
 
     def __call__(self, row: Row | RowProblem) -> Row | RowProblem:
         """The row with an answer, or what is wrong with it."""
@@ -68,7 +72,8 @@ class PromptRows:
 
         The turn is None where the answer is the value of the column.
         """
-        messages, talk = self._column("messages"), self._column("conversations")
+        columns = self._columns(tuple(fields))
+        messages, talk = columns["messages"], columns["conversations"]
         if (last := _last_turn(fields.get(messages))) is not None:
             is_open = last.get("role") not in ("assistant", None)
             return (messages, {"role": "assistant"}) if is_open else None
@@ -76,15 +81,22 @@ class PromptRows:
             role = role_of(last)
             turn = {"role": "assistant"} if "from" not in last else {"from": "gpt"}
             return (talk, turn) if role not in ("assistant", None) else None
-        if any(fields.get(self._column(side)) is not None for side in _SIDES):
+        if any(fields.get(columns[side]) is not None for side in _SIDES):
             return None
         for prompt, answer in (("prompt", "completion"), ("instruction", "output")):
-            if fields.get(self._column(prompt)) is not None and fields.get(self._column(answer)) is None:
-                return self._column(answer), None
+            if fields.get(columns[prompt]) is not None and fields.get(columns[answer]) is None:
+                return columns[answer], None
         return None
 
-    def _column(self, field: str) -> str:
-        return self._mapping.get(field, field)
+    def _columns(self, names: tuple[str, ...]) -> Mapping[str, str]:
+        """The column of each field, also where it differs in capitals and spaces, as it does for the shape."""
+        found = self._resolved.get(names)
+        if found is None:
+            found = {name: name for name in _FIELDS} | resolve(self._mapping, _FIELDS, names)
+            # Rows of a file mostly have the same fields; JSONL can have others in each.
+            if len(self._resolved) < _MAX_SIGNATURES:
+                self._resolved[names] = found
+        return found
 
 
 def _last_turn(turns: Any) -> Mapping[str, Any] | None:

@@ -45,7 +45,10 @@ _NO_PROFILE: Final = "the training data is not available"
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What a model was trained on: prompts and answers of some of its rows, drawn by lot."""
+    """What a model was trained on: prompts and answers of some of its rows, drawn by lot.
+
+    Rows of reinforcement may have no answers of their own: there is none to compare with.
+    """
 
     prompts: Sequence[str]
     answers: Sequence[str]
@@ -64,7 +67,7 @@ def training_signals(rows: Rows, profile: Profile | None, checks: Checks, num_si
     said = [text for text, is_now in zip(rows.answers, rows.is_now, strict=True) if is_now and text is not None]
     lacks = NO_TEXT if not asked else _NO_PROFILE if profile is None else ""
     if profile is not None and not lacks:
-        few = min(len(asked), len(said), len(profile.prompts), len(profile.answers))
+        few = min(len(asked), len(said), len(profile.prompts), len(profile.answers or said))
         lacks = f"{few} texts to compare; {FEWEST_TEXTS} are needed" if few < FEWEST_TEXTS else ""
     if lacks or profile is None:
         return [_signal(name, title, None, lacks) for name, title in zip(NAMES, _TITLES, strict=True)]
@@ -72,7 +75,7 @@ def training_signals(rows: Rows, profile: Profile | None, checks: Checks, num_si
         psi(*binned(_lengths(profile.prompts), _lengths(asked))),
         _languages(profile.prompts, asked, checks),
         _topics(profile.prompts, asked, checks),
-        psi(*binned(_lengths(profile.answers), _lengths(said))),
+        psi(*binned(_lengths(profile.answers), _lengths(said))) if profile.answers else None,
     )
     # One-sided, since only an index above the limit is reported; shared out over looks and signals (Bonferroni).
     tail = FALSE_ALARMS_A_MONTH / (LOOKS_A_MONTH * num_signals)

@@ -59,14 +59,16 @@ def common_subsequence_length(first: Sequence[Hashable], second: Sequence[Hashab
 
     Source: Hyyrö, "Bit-parallel LCS-length computation revisited", 2004, section 3.
     """
-    places: dict[Hashable, int] = {}
+    places = dict.fromkeys(second, 0)
     for index, item in enumerate(first):
-        # One integer an item with a bit for each of its positions: Python's integers have any length.
-        places[item] = places.get(item, 0) | 1 << index
+        # One integer an item with a bit for each of its positions: Python's integers have any length. Of items that the
+        # other one has, too: of a long text with many different words the rest would take gigabytes.
+        if item in places:
+            places[item] |= 1 << index
     full = (1 << len(first)) - 1
     row = full
     for item in second:
-        match = row & places.get(item, 0)
+        match = row & places[item]
         row = ((row + match) | (row - match)) & full
     # Every 0 in the row is one item of the subsequence.
     return len(first) - row.bit_count()

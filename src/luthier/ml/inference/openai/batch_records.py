@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from luthier.core.errors import LuthierError, OverlongError, RequestError
-from luthier.core.system.files import disk_full_explained, sync, sync_file
+from luthier.core.system.files import disk_full_explained, sync
 
 _TAKEN: Final = ".taken"
 
@@ -139,9 +139,9 @@ class Problems(dict[str, LuthierError]):
         kind = "overlong" if isinstance(error, OverlongError) else "request"
         document = {"custom_id": request_id, "at": time.time(), "kind": kind, "came": error.came}
         line = json.dumps(document | {"expected": error.expected, "do": error.do}).encode() + b"\n"
+        # Not synced: of a batch all 50,000 requests may be refused, and what is lost with the power is sent once more.
         with disk_full_explained(self._path), self._path.open("ab") as file:
             file.write(line)
-            sync_file(file)
 
     def _as_error(self, one: Mapping[str, Any]) -> RequestError:
         at, until = (
