@@ -85,7 +85,7 @@ def test_from_a_preview_to_a_version_with_its_source(home: Context, browser: Bro
 def test_progress_is_shown_in_bytes_rows_and_seconds(home: Context, browser: Browser) -> None:
     one = browser(*TRAIN)
     one.post(PLACE, data={"address": "org/qa", "action": "import"})
-    job = home.jobs.claim("w", ("infer",))
+    job = home.jobs.claim("w", ("remote",))
     assert job is not None
     page = f"/datasets/jobs/{job.job_id}"
     work_folder(home, job).mkdir(parents=True)

@@ -63,7 +63,7 @@ def test_a_script_is_told_where_it_is_or_what_was_wrong(home: Context, browser: 
         (b"MZ", "program.exe", {}, 422, "no kind of file that is read"),
         (b"a,a\n1,2\n", "twice.csv", {}, 422, "twice"),
         (b"", "", {}, 400, "no file was chosen"),
-        (b"", "rows.jsonl", {}, 422, "is empty"),
+        (b"", "rows.jsonl", {}, 422, "is an empty file"),
         (ROWS, "rows.jsonl", {"name": "x" * 101}, 422, "the name"),
         (ROWS, "rows.jsonl", {"name": "Taken"}, 409, "exists already"),
         (ROWS, "rows.jsonl", {"dataset": "data-none"}, 404, "no dataset"),

@@ -222,7 +222,7 @@ def test_files_with_the_same_columns_become_one_dataset(context: Context) -> Non
         ({"a.doc": b"x"}, RequestError, "of a kind that is not read"),
         ({"a.csv": b"name,name\n1,2\n"}, DataError, "the column 'name' twice"),
         ({"a.xlsx": workbook([["q", "a"], ["x", "y"]], merged="A1:B1")}, DataError, "merged cells"),
-        ({"a.csv": b""}, DataError, "empty"),
+        ({"a.csv": b""}, RequestError, "is an empty file"),
         ({"a.zip": b"no archive"}, DataError, "is no ZIP file"),
         ({"a.zip": zipped({"z.txt": b"\0" * (11 << 20)})}, DataError, "decompression bomb"),
         (

@@ -127,7 +127,7 @@ def test_other_projects_see_nothing_of_it(context: Context) -> None:
         ("a.docx", b"PK\3\4", "is a document"),
         ("data", JSONL, "does not end as"),
         ("rows.exe", JSONL, "does not end as"),
-        ("rows.jsonl", b"", "rows.jsonl is empty"),
+        ("rows.jsonl", b"", "'rows.jsonl' is an empty file"),
         ("rows.jsonl", b"ab\0cd" * 9, "rows.jsonl is binary"),
         ("rows.parquet", JSONL, "does not begin with PAR1"),
         ("rows.jsonl.gz", JSONL, "does not hold gzip"),

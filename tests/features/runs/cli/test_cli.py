@@ -70,7 +70,7 @@ def test_compare(luthier, run: str, home: Path) -> None:  # type: ignore[no-unty
     for name in nonempty(left_out.partition(": ")[2].split(", ")):
         assert name in [row["name"] for row in document["results"]]
         assert name not in shown
-    for words in (OTHER, "0.0002", "0.001", "1.062", "tuned: exact_match", "1 of 2 runs were not evaluated"):
+    for words in (OTHER, "0.0002", "0.001", "1.062", "tuned: exact_match", "1 of 2 runs was not evaluated"):
         assert words in text
     assert luthier("runs", "compare", run).code == 2
 

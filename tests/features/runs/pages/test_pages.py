@@ -350,7 +350,7 @@ def test_the_rest_is_delivered_by_a_job_of_the_project(browser: Browser, home: C
     assert "Deliver the rest" in one.get(f"/runs/{RUN_ID}").text
     assert one.post(address).status_code == 303
     (job,) = home.jobs.list(limit=9)
-    assert (job.kind, job.lane, job.document) == ("tracking", "infer", {"tracking": {"run_id": RUN_ID}})
+    assert (job.kind, job.lane, job.document) == ("tracking", "remote", {"tracking": {"run_id": RUN_ID}})
     assert home.audit_log.newest(limit=1)[0].action == "run.tracked"
     assert "is being delivered already" in unescape(one.post(address).text)
     assert len(home.jobs.list(limit=9)) == 1
