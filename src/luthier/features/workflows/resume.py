@@ -98,9 +98,10 @@ def _continued(
 def _queued(context: Context, caller: Caller, order: WorkflowOrder) -> OrderView:
     document = {ASKED: order.model_dump(mode="json")}
     job = Job(job_id=new_id("job"), kind="workflow", document=document, run_id="", project_id=caller.project_id)
-    made = context.jobs.submit(job)
-    facts = {"workflow": order.form, "workflow_id": order.workflow_id} | order.values
-    record(context, caller, "workflow.resumed", job.job_id, facts)
+    with context.database.transaction():
+        made = context.jobs.submit(job)
+        facts = {"workflow": order.form, "workflow_id": order.workflow_id} | order.values
+        record(context, caller, "workflow.resumed", job.job_id, facts)
     return orders.show_order(context, caller, made.job_id)
 
 
