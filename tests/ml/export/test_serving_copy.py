@@ -12,7 +12,7 @@ from luthier.core.errors import WorkError
 from luthier.core.stream import Served
 from luthier.ml.export import parity, serving_copy
 from luthier.ml.export.serving_copy import ADAPTER, MODEL, ServingCopy, make_adapter, make_base, read_copy
-from luthier.ml.inference.llama_cpp import cache_size
+from luthier.ml.inference.llama_cpp import server
 
 pytest.importorskip("xllamacpp")
 
@@ -177,7 +177,7 @@ def proofs(monkeypatch):
     monkeypatch.setattr(parity, "prove", prove)
     monkeypatch.setattr(source_side, "observe_source", lambda *_, **__: None)
     monkeypatch.setattr(gguf, "write", lambda *_: None)
-    monkeypatch.setattr(cache_size, "memory_bytes", lambda _: 1)
+    monkeypatch.setattr(server, "memory_bytes", lambda _: 1)
     return bounds
 
 

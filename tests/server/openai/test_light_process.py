@@ -24,7 +24,7 @@ import json, sys
 from fastapi.testclient import TestClient
 from luthier.server.api import create_app
 from luthier.platform.home.context import Context
-from luthier.server.preload import preload
+from luthier.server.home import preload
 
 home, key = sys.argv[1:]
 grader = {"type": "string_check", "name": "g", "input": "{{sample.output_text}}", "reference": "a", "operation": "eq"}

@@ -104,11 +104,9 @@ def _priority(pid: int) -> Priority:
 
 def _weighted_group(pid: int) -> str:
     """The control group whose weight a process shares with others; empty where it is in none, or has ended."""
-    try:
-        lines = (_PROC / str(pid) / "cgroup").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
+    path = _control_group(str(pid))
+    if path is None:
         return ""
-    path = Path(next((line[3:].lstrip("/") for line in lines if line.startswith("0::")), ""))
     # Where a group has no weight of its own, its processes are divided by that of the next one above.
     for group in (path, *path.parents):
         if (_GROUPS / group / "cpu.weight").is_file():
@@ -121,8 +119,16 @@ def _has_session_groups() -> bool:
     try:
         if (_PROC / "sys/kernel/sched_autogroup_enabled").read_text(encoding="ascii").strip() != "1":
             return False
-        lines = (_PROC / "self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
         return False
-    own = next((line[3:].lstrip("/") for line in lines if line.startswith("0::")), "")
-    return not (_GROUPS / own / "cpu.weight").is_file()
+    own = _control_group("self")
+    return own is not None and not (_GROUPS / own / "cpu.weight").is_file()
+
+
+def _control_group(process: str) -> Path | None:
+    """The control group (v2) of a process, below the root of all; None where it cannot be read."""
+    try:
+        lines = (_PROC / process / "cgroup").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    return Path(next((line[3:].lstrip("/") for line in lines if line.startswith("0::")), ""))

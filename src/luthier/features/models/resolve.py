@@ -337,8 +337,8 @@ def _usual_workers(candidate: Candidate) -> int:
     """How many workers compute the batches of a candidate that is loaded, where no plan says it."""
     import torch
 
+    from luthier.core.system.machine_memory import memory_bytes
     from luthier.ml.inference.models.structure import read_structure
-    from luthier.ml.planning.hardware import memory_bytes
     from luthier.ml.planning.inference_cost import batch_workers
 
     if candidate.device != "cpu" or (num_threads := torch.get_num_threads()) < 2:

@@ -36,17 +36,15 @@ def files_of_plan(context: Context, pattern: Path, found: Matching, known: Seque
     """
     if not known:
         return found
-    kept = _named(found, known)
+    kept, added, gone = _compared(found, known)
     if len(kept) < len(known):
-        there = {below for _, below in kept} | {path.name for path, _ in kept}
-        missing = [file.name for file in known if file.name not in there] or [known[-1].name]
+        missing = gone or [known[-1].name]
         raise ConflictError(
             f"{missing[0]} does not match {pattern} any more" + _and_more(missing),
             expected=f"the {len(known):,} files that the run began with",
             do="restore the file, or start a new run",
         )
-    taken = {path for path, _ in kept}
-    if added := [below for path, below in found if path not in taken]:
+    if added:
         were, are = ("files were", "are") if len(added) > 1 else ("file was", "is")
         title = f"{len(added):,} {were} added since the run began, and {are} not read: {added[0]}{_and_more(added)}"
         with context.progress.task(title, total=None, unit="files"):
@@ -71,13 +69,9 @@ def pattern_changes(sources: Iterable[SourcePlan]) -> tuple[str, ...]:
     for source in sources:
         if not is_pattern(source.path):
             continue
-        found = matching_files(Path(source.path))
-        kept = _named(found, source.files)
-        digests, taken = {file.sha256 for file in source.files}, {path for path, _ in kept}
-        added = [below for path, below in found if path not in taken]
+        kept, added, gone = _compared(matching_files(Path(source.path)), source.files)
+        digests = {file.sha256 for file in source.files}
         changed = [below for path, below in kept if sha256_file(path) not in digests]
-        there = {below for _, below in kept} | {path.name for path, _ in kept}
-        gone = [file.name for file in source.files if file.name not in there]
         for names, one, several in (
             (added, "1 file is new", f"{len(added):,} files are new"),
             (changed, "1 file has changed", f"{len(changed):,} files have changed"),
@@ -88,6 +82,14 @@ def pattern_changes(sources: Iterable[SourcePlan]) -> tuple[str, ...]:
                 shown = ", ".join(names[:MAX_NAMED]) + _and_more(names, MAX_NAMED)
                 said.append(f"{source.split} rows of {source.name}: {what} since the last run: {shown}")
     return tuple(said)
+
+
+def _compared(found: Matching, known: Sequence[SourceFile]) -> tuple[list[tuple[Path, str]], list[str], list[str]]:
+    """The files that a plan names; by name, those that were added since; and those of the plan that are gone."""
+    kept = _named(found, known)
+    taken, there = {path for path, _ in kept}, {below for _, below in kept} | {path.name for path, _ in kept}
+    added = [below for path, below in found if path not in taken]
+    return kept, added, [file.name for file in known if file.name not in there]
 
 
 def _named(found: Matching, known: Sequence[SourceFile]) -> list[tuple[Path, str]]:

@@ -311,7 +311,7 @@ def _source(served: Served, *, with_adapter: bool) -> ExportSource:
 
 def _check_room(parent: Path, source: ExportSource) -> None:
     """Raises StorageFullError or WorkError where disk or memory is too small: before the work, which takes minutes."""
-    from luthier.ml.data.files.spill import memory_bytes
+    from luthier.core.system.machine_memory import memory_bytes
     from luthier.ml.export.exporters.registry import needed_bytes
     from luthier.ml.inference.models.weights import count_parameters, read_json
 

@@ -130,7 +130,7 @@ def weight_bytes(path: str | None) -> int:
 
 def default_memory_bytes() -> int:
     """Half of the memory of this machine, or of its container: the rest is for answers, and for training."""
-    from luthier.ml.data.files.spill import memory_bytes
+    from luthier.core.system.machine_memory import memory_bytes
 
     return memory_bytes()[0] // 2
 

@@ -468,7 +468,7 @@ def serve(document: dict[str, Any], channel: Channel) -> None:
         return hardware_in(Path(document["rates_folder"]))
 
     def memory_bytes() -> int:
-        from luthier.ml.planning.hardware import memory_bytes
+        from luthier.core.system.machine_memory import memory_bytes
 
         return memory_bytes()[1]
 

@@ -40,7 +40,7 @@ def resume_workflow(
 
     Args:
         context: The home.
-        caller: Who asks; the workflow is of this project.
+        caller: Of the project that the workflow belongs to.
         workflow_id: Of a study, a model comparison, an automl run or a retraining.
         budget_hours: For a study whose budget was used up before its final run: a larger one, counted from its
             beginning, in hours.

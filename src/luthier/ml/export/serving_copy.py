@@ -176,7 +176,7 @@ def _write_base(
     from luthier.ml.export.exporters.proof_prompts import source_prompts
     from luthier.ml.export.parity import prove
     from luthier.ml.export.source_side import built_in_examples, observe_source
-    from luthier.ml.inference.llama_cpp.cache_size import memory_bytes
+    from luthier.ml.inference.llama_cpp.server import memory_bytes
 
     examples = built_in_examples()[:NUM_BASE_PROMPTS]
     prompts = source_prompts(source, examples)

@@ -200,6 +200,18 @@ def ids_of(template: ChatTemplate, tools: ToolFormat, request: TextRequest, cont
     return checked(template.ids(text), context_tokens)
 
 
+def check_one_prompt(request: TextRequest) -> None:
+    """Reject a request with no prompt, or with several.
+
+    Raises:
+        RequestError: not exactly one of conversation, text and token_ids is given.
+    """
+    if sum(one is not None for one in (request.conversation, request.text, request.token_ids)) != 1:
+        raise RequestError(
+            "not exactly one of conversation, text and token_ids", expected="exactly one", do="set one of them"
+        )
+
+
 def check_bytes(least_tokens: int, context_tokens: int) -> None:
     """Reject a text that cannot fit, for any tokens.
 

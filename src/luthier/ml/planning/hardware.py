@@ -14,8 +14,8 @@ from pydantic import NonNegativeFloat, PositiveFloat
 from luthier.core.cost import BF16_MUST_WIN_BY, MachineLoad
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.system.free_cores import OtherProcesses
+from luthier.core.system.machine_memory import memory_bytes
 from luthier.core.system.process_setup import num_usable_cores
-from luthier.ml.data.files.spill import memory_bytes as memory_bytes
 from luthier.ml.inference import accelerator
 
 # The shape of a typical product in training a small model: 1,024 rows through a 576 x 1,536 matrix.

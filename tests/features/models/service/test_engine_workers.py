@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from luthier.core.evaluation import Evaluation
+from luthier.core.system import machine_memory
 from luthier.features.evaluations import systems
 from luthier.features.evaluations.service import evaluate
 from luthier.features.models.resolve import Candidate, find_candidate, open_engine, open_judged
@@ -16,7 +17,6 @@ from luthier.features.recipes.service import recipe_from
 from luthier.features.training.service import train
 from luthier.ml.inference import side_by_side, transformers_engine
 from luthier.ml.inference.side_by_side import torch_threads
-from luthier.ml.planning import hardware
 from luthier.platform.home.context import Context
 
 
@@ -32,7 +32,7 @@ def test_as_many_as_threads_where_memory_has_room(
     with torch_threads(3):
         assert num_workers_of(candidate) == 3
         assert num_workers_of(candidate, num_workers=2) == 2
-        monkeypatch.setattr(hardware, "memory_bytes", lambda: (1 << 40, 1 << 20))
+        monkeypatch.setattr(machine_memory, "memory_bytes", lambda: (1 << 40, 1 << 20))
         assert num_workers_of(candidate) == 1
     assert num_workers_of(candidate) == 1
 

@@ -180,7 +180,7 @@ def test_answers_are_counted_and_not_requests(lent: Lent) -> None:
 
 
 def test_jobs_leave_places_for_live_requests(home: Context) -> None:
-    from luthier.ml.inference.llama_cpp.cache_size import DEFAULT_SLOTS
+    from luthier.ml.inference.llama_cpp.server import DEFAULT_SLOTS
 
     assert 0 < EngineLending(home)._most < DEFAULT_SLOTS
     home.settings = home.settings.model_copy(update={"max_num_seqs": 8})

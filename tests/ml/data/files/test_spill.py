@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.core.errors import StorageFullError
-from luthier.ml.data.files.spill import MEMORY_SHARE, Spill, Spool, memory_bytes
+from luthier.core.system.machine_memory import memory_bytes
+from luthier.ml.data.files.spill import MEMORY_SHARE, Spill, Spool
 
 
 @given(

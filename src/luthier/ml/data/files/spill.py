@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from luthier.core.errors import StorageFullError
 from luthier.core.system.files import disk_full_explained, scratch_folder
-from luthier.core.system.machine_memory import memory_bytes as memory_bytes
+from luthier.core.system.machine_memory import memory_bytes
 
 MEMORY_SHARE: Final = 0.25
 """Of the available memory: the rest is for what is computed from the rows, and for others on the machine."""

@@ -156,6 +156,32 @@ def columns_like(name: str, columns: Iterable[str]) -> list[str]:
     return [name] if name in columns else [column for column in columns if plain_name(column) == plain_name(name)]
 
 
+_MAX_SIGNATURES: Final = 10_000
+
+
+def resolve_once(
+    known: dict[tuple[str, ...], dict[str, str]],
+    mapping: Mapping[str, str],
+    fields: Iterable[str],
+    columns: tuple[str, ...],
+) -> dict[str, str]:
+    """`resolve` for rows: those of a file mostly have the same columns, so that each set of them is resolved once.
+
+    Args:
+        known: what was resolved before; filled here.
+        mapping: as of `resolve`.
+        fields: as of `resolve`.
+        columns: of the row.
+    """
+    found = known.get(columns)
+    if found is None:
+        found = resolve(mapping, fields, columns)
+        # JSONL can have other columns in every row; beyond this many sets memory would grow with the file.
+        if len(known) < _MAX_SIGNATURES:
+            known[columns] = found
+    return found
+
+
 def resolve(mapping: Mapping[str, str], fields: Iterable[str], columns: Iterable[str]) -> dict[str, str]:
     """A mapping with the columns as they are written, and with the fields that only one column can be.
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from luthier.core.dataset import Row
 from luthier.core.errors import RowProblem
-from luthier.ml.data.rows.columns import resolve
+from luthier.ml.data.rows.columns import resolve_once
 from luthier.ml.data.rows.sharegpt_rows import role_of
 
 ANSWER: Final = "-"
@@ -21,7 +21,6 @@ ANSWER: Final = "-"
 REFERENCE: Final = "reference"
 _SIDES: Final = ("chosen", "rejected")
 _FIELDS: Final = ("messages", "conversations", "prompt", "completion", "instruction", "output", *_SIDES)
-_MAX_SIGNATURES: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +44,7 @@ class PromptRows:
 
     def __init__(self, mapping: Mapping[str, str], rule: PromptRule) -> None:
         self._mapping, self._needs_reference = mapping, rule.needs_reference
-        self._resolved: dict[tuple[str, ...], Mapping[str, str]] = {}
+        self._resolved: dict[tuple[str, ...], dict[str, str]] = {}
 
     def __call__(self, row: Row | RowProblem) -> Row | RowProblem:
         """The row with an answer, or what is wrong with it."""
@@ -72,7 +71,8 @@ class PromptRows:
 
         The turn is None where the answer is the value of the column.
         """
-        columns = self._columns(tuple(fields))
+        found = resolve_once(self._resolved, self._mapping, _FIELDS, tuple(fields))
+        columns = {name: found.get(name, name) for name in _FIELDS}
         messages, talk = columns["messages"], columns["conversations"]
         if (last := _last_turn(fields.get(messages))) is not None:
             is_open = last.get("role") not in ("assistant", None)
@@ -87,16 +87,6 @@ class PromptRows:
             if fields.get(columns[prompt]) is not None and fields.get(columns[answer]) is None:
                 return columns[answer], None
         return None
-
-    def _columns(self, names: tuple[str, ...]) -> Mapping[str, str]:
-        """The column of each field, also where it differs in capitals and spaces, as it does for the shape."""
-        found = self._resolved.get(names)
-        if found is None:
-            found = {name: name for name in _FIELDS} | resolve(self._mapping, _FIELDS, names)
-            # Rows of a file mostly have the same fields; JSONL can have others in each.
-            if len(self._resolved) < _MAX_SIGNATURES:
-                self._resolved[names] = found
-        return found
 
 
 def _last_turn(turns: Any) -> Mapping[str, Any] | None:

@@ -21,6 +21,7 @@ from luthier.ml.data.rows.columns import (
     plain_name,
     refuse_ambiguous,
     resolve,
+    resolve_once,
 )
 from luthier.ml.data.rows.preference_rows import CHOSEN, REJECTED, has_sides
 
@@ -51,7 +52,6 @@ _TURN_FIELDS = frozenset(
 MAPPABLE = tuple(dict.fromkeys([name for s in REQUIRED for name in (*REQUIRED[s], *OPTIONAL[s])] + [GROUP]))
 _ACCEPTED = "; ".join(f"{' + '.join(names)} ({shape})" for shape, names in REQUIRED.items())
 _NUM_FIELDS_SHOWN = 20
-_MAX_SIGNATURES = 10_000
 
 
 def fitting_shapes(fields: Mapping[str, Any]) -> list[Shape]:
@@ -150,14 +150,9 @@ class ShapeDetector:
         """Take one row into account. A row that fits no shape says nothing about the shape of the file."""
         self.num_rows += 1
         names = tuple(row.fields)
-        # Rows of a file mostly have the same fields: their mapping is resolved once for each set of names.
-        mapping = self._mappings.get(names)
-        if mapping is None:
+        if names not in self._mappings:
             self.columns.update(dict.fromkeys(names))
-            mapping = resolve(self.mapping, MAPPABLE[:-1], names)
-            # JSONL can have other fields in every row; beyond this many sets memory would grow with the file.
-            if len(self._mappings) < _MAX_SIGNATURES:
-                self._mappings[names] = mapping
+        mapping = resolve_once(self._mappings, self.mapping, MAPPABLE[:-1], names)
         fields = renamed(row.fields, mapping) if mapping else row.fields
         self._filled.update((name, None) for name, value in fields.items() if value is not None)
         self._look_into_turns(fields)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import Final, Literal
@@ -28,39 +28,35 @@ from luthier.core.system.process_setup import usable_threads
 from luthier.ml.inference.engine_prompts import CallsInText, checked, fitted
 from luthier.ml.inference.engine_wrappers import generate_by_streaming
 from luthier.ml.inference.llama_cpp.active_requests import Choice, Writing
-from luthier.ml.inference.llama_cpp.cache_size import CACHE_BYTES, DEFAULT_SLOTS, bytes_of_a_token, pool_tokens
 from luthier.ml.inference.llama_cpp.next_server import NextServer, close_soon
 from luthier.ml.inference.llama_cpp.one_answer import AnswerReader
-from luthier.ml.inference.llama_cpp.prompts import dayless_template, grammar_of, no_grammar, open_reader
-from luthier.ml.inference.llama_cpp.request_checks import check_ids, check_request
-from luthier.ml.inference.llama_cpp.server import CachePrecision, LlamaServer, check_adapter, draft_model, only_gguf
+from luthier.ml.inference.llama_cpp.prompts import (
+    PreparedRequest,
+    check_ids,
+    check_request,
+    dayless_template,
+    grammar_of,
+    no_grammar,
+    open_reader,
+)
+from luthier.ml.inference.llama_cpp.server import (
+    CACHE_BYTES,
+    DEFAULT_SLOTS,
+    CachePrecision,
+    LlamaServer,
+    bytes_of_a_token,
+    check_adapter,
+    draft_model,
+    only_gguf,
+    pool_tokens,
+)
 from luthier.ml.inference.models.gguf.files import read_gguf_header
-from luthier.ml.inference.thoughts import Thinking
-from luthier.ml.inference.tool_calls import ToolForm
 
 # A server that is opened again loads the model, and its slots have lost their prompts: one more thread of many is not
 # worth that, and beside a desktop or our own server the last core is free at one moment and busy at the next.
 _MORE_THREADS: Final = 1.25
 _SPARE_BYTES: Final = 256 << 20
 """Left free beside two servers: buffers of llama.cpp, and other programs."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    """A request as token ids.
-
-    Attributes:
-        grammar: what the answer is held to.
-        form: how it calls tools.
-        max_new_tokens: of thought and answer.
-    """
-
-    request: TextRequest
-    ids: list[int]
-    max_new_tokens: int
-    form: ToolForm | None
-    grammar: str | None
-    thinking: Thinking
 
 
 class LlamaCppEngine:
@@ -103,7 +99,7 @@ class LlamaCppEngine:
         self._draft = draft
         self._pool_tokens = pool_tokens(self._header, num_slots, cache_bytes // self._token_bytes)
         self._adapters: dict[str, Path] = {}
-        self._prepared: dict[Hashable, tuple[TextRequest, _Prepared]] = {}
+        self._prepared: dict[Hashable, tuple[TextRequest, PreparedRequest]] = {}
         # Held while the server is opened again, and to count who reads with it.
         self._reading = threading.Condition(threading.Lock())
         self._num_reading = 0
@@ -195,7 +191,7 @@ class LlamaCppEngine:
         del self._prepared[key]
         return True
 
-    def prepare(self, request: TextRequest | PoolingRequest) -> _Prepared:
+    def prepare(self, request: TextRequest | PoolingRequest) -> PreparedRequest:
         """The request as token ids and the grammar of its answer, from any thread.
 
         Raises:
@@ -206,7 +202,7 @@ class LlamaCppEngine:
         assert isinstance(request, TextRequest)  # it makes no vectors, and gets no such requests
         return fitted(request, self._as_ids, lambda made: made.max_new_tokens)
 
-    def _as_ids(self, request: TextRequest) -> _Prepared:
+    def _as_ids(self, request: TextRequest) -> PreparedRequest:
         check_request(request, self._vocabulary, drafts=self._settings.speculative_config is not None)
         # Counted, so that no other thread reopens the server while this one uses it.
         with self._reading:
@@ -237,16 +233,16 @@ class LlamaCppEngine:
         room = server.context_tokens - len(ids)
         thinking = replace(thinking, max_tokens=max(0, min(thinking.max_tokens, room - request.max_new_tokens)))
         max_new_tokens = min(request.max_new_tokens + thinking.max_tokens, room)
-        return _Prepared(request, ids, max_new_tokens, form, grammar, thinking)
+        return PreparedRequest(request, ids, max_new_tokens, form, grammar, thinking)
 
-    def num_prompt_tokens(self, prepared: _Prepared) -> int:
+    def num_prompt_tokens(self, prepared: PreparedRequest) -> int:
         """Tokens of a prepared prompt."""
         return len(prepared.ids)
 
     def admit(
         self,
         key: Hashable,
-        prepared: _Prepared,
+        prepared: PreparedRequest,
         adapter: str | None,
         *,
         owner: str | None = None,  # noqa: ARG002 - slots are taken in turn, and each reads its prompt by itself
@@ -318,7 +314,7 @@ class LlamaCppEngine:
             if not self._num_reading:
                 try:
                     self._reopen(server)
-                except LuthierError as error:  # the next request tries again, and is told
+                except LuthierError as error:  # the next request tries again, and reports it
                     sys.stderr.write(f"luthier: llama.cpp's server was not opened again: {error.came}\n")
 
     def share(self, num_cores: float) -> None:

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from luthier.core.conversation import Message
-from luthier.core.errors import RequestError, TemplateError
+from luthier.core.errors import RequestError, TemplateError, UnsupportedError
 from luthier.core.ports import THINKING_TOKENS
 from luthier.core.recipe import TemplateOption
 from luthier.core.stream import TextRequest
 from luthier.core.text.json_schema import check_schema
-from luthier.ml.inference.engine_prompts import ToolFormat, check_bytes, checked, ids_of, text_of
+from luthier.ml.inference.engine_prompts import ToolFormat, check_bytes, check_one_prompt, checked, ids_of, text_of
 from luthier.ml.inference.llama_cpp.server import LlamaServer
 from luthier.ml.inference.models.gguf.files import GgufHeader
 from luthier.ml.inference.models.templates.jinja_sandbox import filled_names, own_name, reads_clock, without_clock
@@ -271,3 +272,71 @@ def no_grammar() -> RequestError:
         expected="a schema with the words that its grammars know (type, properties, items, enum, pattern ...)",
         do="make the schema simpler, or check that it is a valid one",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedRequest:
+    """A request as token ids.
+
+    Attributes:
+        request: as it came.
+        ids: tokens of its prompt.
+        max_new_tokens: of thought and answer.
+        form: how it calls tools; None for a model that calls none.
+        grammar: what the answer is held to; None for nothing.
+        thinking: how the answer thinks.
+    """
+
+    request: TextRequest
+    ids: list[int]
+    max_new_tokens: int
+    form: ToolForm | None
+    grammar: str | None
+    thinking: Thinking
+
+
+def check_request(request: TextRequest, vocabulary: int, *, drafts: bool) -> None:
+    """Check a request before its prompt is read.
+
+    Args:
+        request: to be answered.
+        vocabulary: tokens of the model.
+        drafts: whether the server drafts tokens.
+
+    Raises:
+        RequestError: not one prompt, or a token that the model does not have.
+        UnsupportedError: likelihoods of drafted tokens.
+    """
+    check_one_prompt(request)
+    if request.num_top is not None and drafts:
+        raise UnsupportedError(
+            "likelihoods of tokens from an engine with speculative decoding",
+            expected="a request without logprobs: llama.cpp gives none for tokens that were drafted",
+            do="leave logprobs out, or have the server started without speculative_config",
+            param="logprobs",
+        )
+    biased = [token for token, _ in request.sampling.logit_bias]
+    if biased and not 0 <= min(biased) <= max(biased) < vocabulary:
+        raise RequestError(
+            f"logit_bias for tokens {min(biased)} to {max(biased)}",
+            expected=f"ids of this model's own tokenizer, 0 to {vocabulary - 1}",
+            do="leave the others out",
+        )
+
+
+def check_ids(ids: Sequence[int] | None, vocabulary: int) -> None:
+    """Check the tokens of a prompt; None is not checked.
+
+    Args:
+        ids: of the prompt.
+        vocabulary: tokens of the model.
+
+    Raises:
+        RequestError: there are none, or one that the model does not have.
+    """
+    if ids is not None and (not ids or min(ids) < 0 or max(ids) >= vocabulary):
+        raise RequestError(
+            f"a prompt of {len(ids)} tokens" + (f", ids {min(ids)} to {max(ids)}" if ids else ""),
+            expected=f"at least one token, each from 0 to {vocabulary - 1}",
+            do="correct the prompt",
+        )

@@ -27,7 +27,7 @@ from luthier.core.errors import LuthierError, RequestError, WorkError
 from luthier.core.ports import KeyedEvent
 from luthier.core.stream import Ended, Failed, Piece, Served, Started, TextRequest
 from luthier.core.system.process_setup import start_daemon
-from luthier.ml.inference.engine_prompts import CallsInText
+from luthier.ml.inference.engine_prompts import CallsInText, check_one_prompt
 from luthier.ml.inference.engine_wrappers import is_passing, pause_seconds
 from luthier.ml.inference.openai.chunks import ChunkReader, async_event_stream_lines
 from luthier.ml.inference.openai.messages import (
@@ -167,10 +167,7 @@ class OpenAIStreamEngine:
                 expected=f"one of {', '.join(sorted(self._adapters)) or 'none: no adapter is loaded'}",
                 do="load the adapter before the request",
             )
-        if sum(one is not None for one in (request.conversation, request.text, request.token_ids)) != 1:
-            raise RequestError(
-                "not exactly one of conversation, text and token_ids", expected="exactly one", do="set one of them"
-            )
+        check_one_prompt(request)
         num_open = sum(ask.num_open for ask in self._asks.values())
         if self._asks and num_open + request.num_choices > self._most_answers:
             return False
