@@ -60,7 +60,7 @@ _SLOTS, _SLOT_TOKENS = 16, 2048
 _VLLM_SECONDS: Final = 600.0
 _LOAD_SECONDS: Final = 120.0
 _KEY: Final = "benchmark-of-engines"
-# A server takes the side that computed last for a busy neighbour: `free_cores` raises threads after ten quiet samples.
+# A server takes the side that computed last for a busy neighbour: `free_cores` raises threads after quiet samples only.
 _REST_SECONDS: Final = 14.0
 
 

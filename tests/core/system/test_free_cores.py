@@ -64,19 +64,37 @@ def four_cores(monkeypatch: pytest.MonkeyPatch) -> FreeCores:
     return FreeCores(4, is_sampled=False)
 
 
-def test_threads_go_soon_and_come_back_late(four_cores: FreeCores) -> None:
-    seen = []
-    for others in [0.3, 1.2, 0.1, 1.1, 1.0, 1.0, 3.9, 3.9, *[0.0] * 9, 0.2]:
-        four_cores.note(others)
-        seen.append(four_cores.count)
-    # One sample changes nothing; two lower it, to what both leave; ten raise it.
-    assert seen == [4, 4, 4, 4, 3, 3, 3, 1, *[1] * 9, 4]
+def _counts(cores: FreeCores, samples: list[float]) -> list[int]:
+    counts = []
+    for others in samples:
+        cores.note(others)
+        counts.append(cores.count)
+    return counts
+
+
+def test_threads_go_after_two_samples_and_come_back_after_three(four_cores: FreeCores) -> None:
+    # One sample changes nothing; two lower it, to what both leave; three raise it.
+    seen = _counts(four_cores, [0.3, 1.2, 0.1, 1.1, 1.0, 1.0, 3.9, 3.9, 0.0, 0.0, 0.2])
+    assert seen == [4, 4, 4, 4, 3, 3, 3, 1, 1, 1, 4]
+
+
+def test_a_raise_that_is_taken_back_soon_makes_the_next_one_take_twice_as_long(four_cores: FreeCores) -> None:
+    assert _counts(four_cores, [4.0, 4.0])[-1] == 1
+    waits = []
+    for _ in range(4):
+        waits.append(0)
+        while four_cores.count == 1:
+            four_cores.note(0.0)
+            waits[-1] += 1
+        _counts(four_cores, [4.0, 4.0])
+    assert waits == [3, 6, 12, 12]
+    # A raise that lasts makes the next one easy again.
+    assert _counts(four_cores, [0.0] * 40)[-1] == 4
+    assert _counts(four_cores, [4.0, 4.0, 0.0, 0.0, 0.0])[-3:] == [1, 1, 4]
 
 
 def test_it_comes_back_as_far_as_all_samples_allow(four_cores: FreeCores) -> None:
-    for others in [4.0, 4.0, *[0.0] * 9, 1.6]:
-        four_cores.note(others)
-    assert four_cores.count == 2
+    assert _counts(four_cores, [4.0, 4.0, 0.0, 0.0, 1.6])[-1] == 2
 
 
 @given(st.lists(st.floats(0, 64), max_size=40), st.integers(1, 8))
@@ -128,6 +146,6 @@ def test_cores_that_this_process_uses_for_something_else_are_not_free(four_cores
         four_cores.note(0.0)
     assert four_cores.count == 2
     four_cores.reserve(0)
-    for _ in range(10):
+    for _ in range(3):
         four_cores.note(0.0)
     assert four_cores.count == 4

@@ -22,9 +22,14 @@ from luthier.core.system.scheduling_weight import LighterProcesses
 _BUSY_KINDS: Final = ("user", "nice", "system", "irq", "softirq", "steal")
 _SAMPLE_SECONDS: Final = 1.0
 _FIRST_SECONDS: Final = 0.1
-# Fewer threads soon, since one too many costs far more than one too few; more once the others are really gone.
+# Fewer threads soon, since one too many costs far more than one too few. More soon as well: answers on half of a
+# machine that is free again lose more in ten seconds than they would in two beside a neighbour. A raise that was too
+# early makes the next one take twice as many quiet samples, up to the most.
 _SAMPLES_TO_LOWER: Final = 2
-_SAMPLES_TO_RAISE: Final = 10
+_SAMPLES_TO_RAISE: Final = 3
+_MOST_SAMPLES_TO_RAISE: Final = 12
+# A raise that is taken back within so many samples was too early; one that lasts longer makes the next one easy again.
+_SAMPLES_OF_TRIAL: Final = 20
 # Work that never pauses would keep too few threads for ever. New work waits for what is under way after a while; where
 # that takes long, the wait is given up and begins again later.
 _DRAIN_AFTER_SECONDS: Final = 30.0
@@ -81,6 +86,8 @@ class FreeCores:
         self._max = max_threads
         self._count = max_threads
         self._recent: list[int] = []
+        self._samples_to_raise = _SAMPLES_TO_RAISE
+        self._num_since_raise: int | None = None
         self._reserved = 0.0
         self._closed = threading.Event()
         if is_sampled and max_threads > 1:
@@ -100,12 +107,19 @@ class FreeCores:
         Args:
             others: Cores that other processes kept busy, on average over the last second.
         """
-        self._recent = [*self._recent, self._threads_beside(others + self._reserved)][-_SAMPLES_TO_RAISE:]
-        least = self._recent[-_SAMPLES_TO_LOWER:]
-        if len(least) == _SAMPLES_TO_LOWER and max(least) < self._count:
-            self._count = max(least)
-        elif len(self._recent) == _SAMPLES_TO_RAISE and min(self._recent) > self._count:
-            self._count = min(self._recent)
+        self._recent = [*self._recent, self._threads_beside(others + self._reserved)][-_MOST_SAMPLES_TO_RAISE:]
+        last, quiet = self._recent[-_SAMPLES_TO_LOWER:], self._recent[-self._samples_to_raise :]
+        if self._num_since_raise is not None:
+            self._num_since_raise += 1
+            if self._num_since_raise > _SAMPLES_OF_TRIAL:
+                self._samples_to_raise, self._num_since_raise = _SAMPLES_TO_RAISE, None
+        if len(last) == _SAMPLES_TO_LOWER and max(last) < self._count:
+            self._count = max(last)
+            if self._num_since_raise is not None:
+                self._samples_to_raise = min(2 * self._samples_to_raise, _MOST_SAMPLES_TO_RAISE)
+                self._num_since_raise = None
+        elif len(quiet) == self._samples_to_raise and min(quiet) > self._count:
+            self._count, self._num_since_raise = min(quiet), 0
 
     def reserve(self, num_cores: float) -> None:
         """From now on count so many cores as busy that this process itself uses for something else; 0 for none."""
