@@ -119,6 +119,7 @@ def planned(name: str, first: int, num: int, path: str = "", revision: str | Non
 def test_a_row_is_of_the_source_that_holds_its_line() -> None:
     sources = (planned("a", 1, 3), planned("b", 4, 1), planned("c", 5, 9))
     assert [source_place(sources, f"a+b+c.jsonl:{line}") for line in (1, 3, 4, 5, 13)] == [0, 0, 1, 2, 2]
+    assert source_place(sources, "a+b+c.jsonl:4#0") == 1, "a drawn answer is of the source of its prompt"
     assert mixed_sources(sources) == sources
     assert mixed_sources(sources[:1]) == ()
 

@@ -237,9 +237,9 @@ def source_place(sources: Sequence[SourcePlan], row_id: str) -> int:
 
     Args:
         sources: of one split, in order.
-        row_id: `FILE:LINE` in the file of the split.
+        row_id: `FILE:LINE` in the file of the split, or `FILE:LINE#NUMBER` of an answer that was drawn to its prompt.
     """
-    line = int(row_id.rpartition(":")[2])
+    line = int(row_id.rpartition(":")[2].partition("#")[0])
     return bisect_right([one.first_row for one in sources], line) - 1
 
 

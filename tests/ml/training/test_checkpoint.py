@@ -75,6 +75,17 @@ def test_a_damaged_one_is_found_and_the_one_before_used(tmp_path: Path, name: st
     assert "step-00000002 is damaged" in broken[0]
 
 
+def test_one_that_is_written_after_a_fallback_is_kept(tmp_path: Path) -> None:
+    """The run goes on from step 10, and a damaged step 20 does not count as the last one."""
+    store = CheckpointStore(tmp_path, 1)
+    save(store, 10, best_step=10)
+    (save(store, 20, best_step=10) / "weights.safetensors").write_bytes(b"damaged")
+    save(store, 15, best_step=15)
+    found, broken = store.latest()
+    assert found is not None
+    assert (found.state.step, broken) == (15, [])
+
+
 def test_all_damaged_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, 3)
     (save(store, 1) / "state.json").unlink()

@@ -35,17 +35,18 @@ if TYPE_CHECKING:
     from luthier.features.training.launchers.here import Hooks
     from luthier.ml.evaluation.rewards import Rewards
     from luthier.ml.inference.models.templates.chat_template import ChatTemplate
+    from luthier.ml.training.distributed import World
     from luthier.ml.training.objective_protocol import Tools
 
 _OURS = ("reference",)
 
 
-def tools_for(prepared: Prepared, *, is_first: bool) -> Tools:
+def tools_for(prepared: Prepared, world: World) -> Tools:
     """What the run lends its objective.
 
     Args:
         prepared: The run.
-        is_first: Whether this process, of several, writes the run's files.
+        world: The processes that train it, of which the first writes its files.
     """
     from luthier.ml.training.objective_protocol import Tools
 
@@ -54,8 +55,9 @@ def tools_for(prepared: Prepared, *, is_first: bool) -> Tools:
         template=prepared.template,
         grade=rewards_of(prepared.plan.objective.rewards, splits),
         seed=prepared.plan.training.seed,
-        writes_files=is_first,
+        writes_files=world.is_first,
         is_streamed=prepared.train.stream is not None,
+        over_ranks=world.sums,
     )
 
 

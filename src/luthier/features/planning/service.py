@@ -258,7 +258,8 @@ def prepare_again(
         data_loader: As for `prepare`.
 
     Raises:
-        ConflictError: The model, the rows or the teacher are not those that the run began with.
+        ConflictError: The model, its chat template, the rows, their tokens or the teacher are not those that the run
+            began with.
         NotFoundError: A file or the base model is missing.
     """
     from luthier.features.planning.objective_inputs import refuse_another_teacher
@@ -272,7 +273,7 @@ def prepare_again(
         recipe = recipe.model_copy(update={"evaluation": asked})
     again = ready or prepare(context, recipe, base_dir=Path(), data_loader=data_loader, before=plan.data.sources)
     # By digests, not by paths or times: a file that was copied back unchanged is the same file.
-    _refuse_changed(plan, again.model, dict(zip(_NAMES, profiles(again.plan.data), strict=True)))
+    _refuse_changed(plan, again.model, again.template, dict(zip(_NAMES, profiles(again.plan.data), strict=True)))
     if plan.objective.teacher is not None:
         refuse_another_teacher(plan.objective.teacher, again.plan.objective.teacher)
     if not Path(plan.base_model.path).is_dir():
@@ -304,19 +305,34 @@ def prepare_share(context: Context, plan: Plan) -> Prepared:
         for split, part in with_known_classes(parts, head).items()
         if split not in ("held_out", "replay_held_out")
     }
-    _refuse_changed(plan, model, {split: made.profile for split, made in splits.items()})
+    _refuse_changed(plan, model, template, {split: made.profile for split, made in splits.items()})
     # Each node has the model in its own folder; everything else must be equal on all ranks.
     here = plan.model_copy(update={"base_model": plan.base_model.model_copy(update={"path": model.path})})
     return Prepared(here, model, template, splits["train"], splits.get("validation"), None, splits.get("replay"))
 
 
-def _refuse_changed(plan: Plan, model: LocalModel, found: Mapping[Split, DatasetProfile | None]) -> None:
-    """Raise ConflictError where model or rows are not those of the plan. found: the splits that were read again."""
+def _refuse_changed(
+    plan: Plan, model: LocalModel, template: ChatTemplate, found: Mapping[Split, DatasetProfile | None]
+) -> None:
+    """Raise ConflictError where model, template or rows are not those of the plan.
+
+    Args:
+        plan: Of the run.
+        model: That is here now.
+        template: That is here now.
+        found: The splits that were read again.
+    """
     if model.sha256 != plan.base_model.sha256:
         raise ConflictError(
             f"base model {plan.base_model.name} now has digest {model.sha256[:12]}",
             expected=f"{plan.base_model.sha256[:12]}, as when the run began",
             do="start a new run: a resumed one would not be the run that was started",
+        )
+    if template.sha256 != plan.base_model.template_sha256:
+        raise ConflictError(
+            f"the chat template of base model {plan.base_model.name} now has digest {template.sha256[:12]}",
+            expected=f"{plan.base_model.template_sha256[:12]}, as when the run began: it decides what is learned",
+            do="restore the template in the folder of the model, or start a new run",
         )
     before_by_name = dict(zip(_NAMES, profiles(plan.data), strict=True))
     for split, now in found.items():
@@ -327,6 +343,21 @@ def _refuse_changed(plan: Plan, model: LocalModel, found: Mapping[Split, Dataset
                 expected=f"content with digest {before.sha256[:12]}",
                 do="restore the file, or start a new run",
             )
+        # Of a stream the numbers are estimates; rows that evaluate are no part of training.
+        if before is None or now is None or "held_out" in split or plan.data.stream is not None:
+            continue
+        was, is_now = ((one.num_examples, one.num_tokens, one.num_trained_tokens) for one in (before, now))
+        if was != is_now:
+            raise ConflictError(
+                f"{split} file {before.file} is now {_counted(is_now)}",
+                expected=f"{_counted(was)}, as when the run began",
+                do="restore the tokenizer of the base model and the version of Luthier, or start a new run",
+            )
+
+
+def _counted(numbers: tuple[int, int, int]) -> str:
+    examples, tokens, learned = numbers
+    return f"{examples:,} examples with {tokens:,} tokens, {learned:,} of them learned"
 
 
 _NAMES: Final[tuple[Split, ...]] = ("train", "validation", "held_out", "replay", "replay_held_out")

@@ -187,7 +187,7 @@ class CheckpointStore:
         partial.rename(final)
         # The rename must be on the disk before older checkpoints are deleted.
         sync(self.folder)
-        self._prune()
+        self._prune(state.step)
         return final, num_bytes
 
     def steps(self) -> list[int]:
@@ -252,10 +252,13 @@ class CheckpointStore:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def _prune(self) -> None:
-        """Keep the last few and the best step that each of them refers to, so that a fallback also finds its best."""
+    def _prune(self, newest: int) -> None:
+        """Keep the last few and the best step that each of them refers to, so that a fallback also finds its best.
+
+        Later steps than the newest were damaged, or the run would have gone on from there.
+        """
         steps = self.steps()
-        last = steps[-self.num_kept :]
+        last = [step for step in steps if step <= newest][-self.num_kept :]
         kept = {*last, *(self._best_of(step) for step in last)}
         for step in steps:
             if step not in kept:

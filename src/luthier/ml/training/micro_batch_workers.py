@@ -155,6 +155,8 @@ class MicroBatchWorkers:
         """Of each worker the numbers of its slots that hold nothing."""
         self._is_training: bool | None = None
         """The mode that this process has set the model to; None where something else may have set it."""
+        self._computed_for: tuple[bool, int] | None = None
+        """In a worker: whether its last micro-batch was of a training step, and after how many steps."""
 
     def start(self, step: int, own: Iterable[Tensor] = ()) -> None:
         """Move what is trained into shared memory and fork the workers.
@@ -190,6 +192,7 @@ class MicroBatchWorkers:
     def _answer(self, request: dict[str, Any], _note: Note) -> dict[str, Any]:
         """What a worker does with one micro-batch."""
         number = request["number"]
+        self._count_changes(is_step="slot" in request, step=request["step"])
         if "slot" not in request:
             return _as_message(*self._validated(number))
         losses, counts = self._computed(request["step"], number, request["divisor"])
@@ -203,6 +206,17 @@ class MicroBatchWorkers:
                 view.copy_(weight.grad)
                 weight.grad = None
         return _as_message(losses, counts) | {"missing": missing}
+
+    def _count_changes(self, *, is_step: bool, step: int) -> None:
+        """Count the weights as changed where the training process may have changed them since the last micro-batch.
+
+        It changes them in shared memory, and each process has counters of its own: what a layer keeps of its weights
+        (the norms of DoRA) would stay as it was at the fork. A validation may be of averaged weights.
+        """
+        if self._computed_for != (is_step, step):
+            self._computed_for = (is_step, step)
+            for weight in self._weights:
+                torch.autograd.graph.increment_version(weight)
 
     def _computed(self, step: int, number: int, divisor: float) -> tuple[Losses, _Counts]:
         """The losses of a micro-batch, with the gradients in `.grad` of the weights."""
@@ -260,7 +274,7 @@ class MicroBatchWorkers:
         self._in_order(
             step,
             len(self._validation),
-            lambda _worker, number: {"number": number},
+            lambda _worker, number: {"step": step, "number": number},
             lambda answer: take(*_from_message(answer.message)),
             here,
         )

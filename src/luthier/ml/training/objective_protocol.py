@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol
@@ -34,6 +34,7 @@ class Tools:
         seed: the run's seed.
         writes_files: false in all processes except one.
         is_streamed: whether training rows are read while the run trains, so that `prepare` gets validation units alone.
+        over_ranks: sums numbers by name over all processes of the run, each of which calls it at the same place.
     """
 
     template: ChatTemplate | None = None
@@ -41,6 +42,7 @@ class Tools:
     seed: int = 0
     writes_files: bool = True
     is_streamed: bool = False
+    over_ranks: Callable[[Mapping[str, float]], dict[str, float]] = dict
 
 
 NO_TOOLS: Final = Tools()

@@ -245,6 +245,22 @@ def test_a_source_that_has_changed_is_refused_on_resume(context: Context, make_r
         prepare_again(context, plan)
 
 
+def test_a_template_or_a_tokenizer_that_has_changed_is_refused_on_resume(
+    context: Context, make_recipe: MakeRecipe
+) -> None:
+    """The rows are the same, and other tokens would be trained on."""
+    recipe = with_sources(make_recipe)
+    prepared = prepare(context, load_recipe(recipe), base_dir=recipe.parent)
+    plan, train = prepared.plan, prepared.plan.data.train
+    before = plan.base_model.model_copy(update={"template_sha256": "0" * 64})
+    with pytest.raises(ConflictError, match=r"chat template of base model .* now has digest"):
+        prepare_again(context, plan.model_copy(update={"base_model": before}), ready=prepared)
+    data = plan.data.model_copy(update={"train": train.model_copy(update={"num_tokens": train.num_tokens + 1})})
+    with pytest.raises(ConflictError, match=rf"train file \S+ is now \d+ examples with {train.num_tokens:,} tokens"):
+        prepare_again(context, plan.model_copy(update={"data": data}), ready=prepared)
+    assert prepare_again(context, plan, ready=prepared).plan == plan
+
+
 def test_wrong_rows_are_named_by_their_own_file(context: Context, make_recipe: MakeRecipe) -> None:
     recipe = with_sources(make_recipe)
     write_rows(recipe.parent / "faq.jsonl", [faq_row(1), {"question": "Why?", "reply": None}])

@@ -78,3 +78,15 @@ def test_norms_are_made_anew_when_the_adapter_has_moved(make_plan: MakePlan, mak
         layer.lora_B["default"].weight.add_(0.5)
     merged = forward.matrix + forward.scale * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
     torch.testing.assert_close(forward.current_norm(), merged.norm(dim=1))
+
+
+def test_norms_that_were_computed_while_answers_were_drawn_are_trained_with(
+    make_plan: MakePlan, make_model: MakeModel
+) -> None:
+    layer = make_model(make_plan("dora")).module.base_model.model.model.layers[0].self_attn.q_proj
+    with torch.no_grad():
+        layer.lora_B["default"].weight.add_(0.5)
+    with torch.inference_mode():
+        layer(torch.ones(3, 32))
+    layer(torch.ones(3, 32)).sum().backward()
+    assert float(layer.lora_A["default"].weight.grad.norm()) > 0

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,21 @@ import torch
 from tests.vacuous import nonempty
 from torch import Tensor
 
+from luthier.core.data_sources import SourcePlan
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import RequestError
 from luthier.core.graders import Reward
 from luthier.core.plan import ObjectivePlan, Plan
 from luthier.core.ports import Attempt, Grade, SilentProgress
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate
+from luthier.ml.training.checkpoint import LoopState
+from luthier.ml.training.fit import EarlyStopping
 from luthier.ml.training.model import TrainableModel, collate
 from luthier.ml.training.objective_protocol import Batch, Tools, rows_of
-from luthier.ml.training.objectives.grpo import Grpo
+from luthier.ml.training.objectives.grpo import Answer, Grpo
 from luthier.ml.training.objectives.registry import load_objective
 from luthier.ml.training.objectives.sampling import prompt_ids
+from luthier.ml.training.step import validate
 
 MakePlan = Callable[..., Plan]
 MakeModel = Callable[..., TrainableModel]
@@ -267,6 +272,35 @@ def test_groups_worth_the_same_throughout_are_counted_and_teach_nothing(
         assert p.grad is None or float(p.grad.abs().max()) < 1e-6
 
 
+def test_measures_are_means_over_the_answers_of_all_processes(
+    make_plan: MakePlan, make_model: MakeModel, tiny_model: Path, examples: list[TokenisedExample]
+) -> None:
+    """Two processes with two prompts each, whose answers have different lengths."""
+
+    def drawn_by(number: int, over_ranks: Callable[[Mapping[str, float]], dict[str, float]]) -> tuple[Grpo, Any]:
+        objective = objective_of(tiny_model)
+        objective.tools = replace(objective.tools, over_ranks=over_ranks)
+        return objective, objective.draw(model, 0, [([(e,) for e in examples[2 * number : 2 * number + 2]], ())])
+
+    model, own = make_model(make_plan("lora")), list[dict[str, float]]()
+
+    def alone(numbers: Mapping[str, float]) -> dict[str, float]:
+        own.append(dict(numbers))
+        return own[-1]
+
+    for number in range(2):
+        drawn_by(number, alone)
+    assert own[0]["weight"] != own[1]["weight"]
+    totals = {name: own[0][name] + own[1][name] for name in own[0]}
+    reward, answers = 0.0, list[Answer]()
+    for number in range(2):
+        objective, batches = drawn_by(number, lambda _: totals)
+        _, measures = backward(objective, model, batches)  # divided by the weight of this process alone
+        reward += measures["reward"] * own[number]["weight"] / totals["weight"]
+        answers += objective.drawn.answers.values()
+    assert reward == pytest.approx(sum(answer.grade.reward for answer in answers) / len(answers))
+
+
 def test_a_validation_is_the_reward_of_the_likeliest_answers(
     make_plan: MakePlan, make_model: MakeModel, tiny_model: Path, examples: list[TokenisedExample], tmp_path: Path
 ) -> None:
@@ -290,6 +324,24 @@ def test_a_validation_is_the_reward_of_the_likeliest_answers(
         total, weight = total + losses.total.item(), weight + objective.weight(units)
     answers = [objective.validated[row.id] for row in rows]
     assert total / weight == pytest.approx(-sum(a.grade.reward for a in answers) / 5)
+
+
+def test_rewards_of_a_validation_are_reported_by_source(
+    make_plan: MakePlan, make_model: MakeModel, tiny_model: Path, examples: list[TokenisedExample]
+) -> None:
+    """Rows 0 to 2 are of one source, rows 3 and 4 of the other."""
+    plan, model, objective = make_plan("lora"), make_model(make_plan("lora")), objective_of(tiny_model)
+    sources = [
+        SourcePlan(split="validation", name=name, path=name, files=(), first_row=first, num_rows=num)
+        for name, first, num in (("one", 0, 3), ("other", 3, 2))
+    ]
+    given = [([(e,) for e in examples[:3]], ()), ([(e,) for e in examples[3:5]], ())]
+    state = LoopState(plan_hash=plan.hash, step=2, early_stopping=EarlyStopping(patience=0))
+    state = state.model_copy(update={"window_loss_sum": 1.0, "window_loss_weight": 1.0})
+    _, found = validate(model, objective, given, state, SilentProgress(), sources=sources)
+    rewards = [objective.validated[f"row:{number}#0"].grade.reward for number in range(5)]
+    assert found.loss_by_source == pytest.approx({"one": -sum(rewards[:3]) / 3, "other": -sum(rewards[3:]) / 2})
+    assert found.loss == pytest.approx(-sum(rewards) / 5)
 
 
 def test_answers_to_the_first_prompts_are_kept_for_a_person(

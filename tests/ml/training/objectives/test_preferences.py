@@ -16,7 +16,7 @@ from luthier.core.plan import ObjectivePlan, Plan
 from luthier.core.ports import SilentProgress
 from luthier.ml.training.model import TrainableModel, collate
 from luthier.ml.training.objective_protocol import Objective, Tools, Unit, rows_of
-from luthier.ml.training.objectives.preference import FILE_NAME, mismatched
+from luthier.ml.training.objectives.preference import FILE_NAME, Kto, _partners, key_of, mismatched
 from luthier.ml.training.objectives.registry import load_objective
 from luthier.ml.training.objectives.rules import rules_of
 
@@ -300,6 +300,29 @@ def test_a_prompt_with_the_completion_of_another_row() -> None:
     assert list(found.input_ids) == [1, 2, 3, 7, 8, 9]
     assert found.loss_mask == bytes([0, 0, 0, 1, 1, 1])
     assert list(mismatched(one, other, 5).input_ids) == [1, 2, 3, 7, 8]
+
+
+def test_kto_compares_with_completions_of_other_prompts(
+    make_plan: Callable[..., Plan], make_model: Callable[..., TrainableModel], tmp_path: Path
+) -> None:
+    """Rows of pairs have one prompt: the completion of the row before would be the chosen one, which is learned."""
+    rows = [side for unit in pairs(3) for side in unit]
+    objective = load_objective(plan_of("kto"))
+    assert isinstance(objective, Kto)
+    objective.prepare(make_model(make_plan()), [(one,) for one in rows], tmp_path, SilentProgress())
+    # Chosen and rejected of pair 0 with those of pair 2, and so on: the same number of either kind.
+    others = [rows[5], rows[4], rows[1], rows[0], rows[3], rows[2]]
+    found = [objective._partners[key_of(one)].input_ids.tolist() for one in rows]
+    assert found == [mismatched(one, other, 64).input_ids.tolist() for one, other in zip(rows, others, strict=True)]
+
+
+def test_partners_where_a_prompt_occurs_again() -> None:
+    a, b = [1], [2]
+    rows = [row(prompt, [10 + n], str(n)) for n, prompt in enumerate([a, a, b, a, a, a])]
+    # The rows of prompt a around the end belong together: 3, 4, 5, 0, 1.
+    assert [one.input_ids[-1] - 10 for one in _partners(rows, 9)] == [2, 2, 1, 2, 2, 2]
+    same = [row(a, [10 + n], str(n)) for n in range(3)]
+    assert [one.input_ids[-1] - 10 for one in _partners(same, 9)] == [2, 0, 1]
 
 
 @pytest.mark.parametrize("targets", [("q_proj",), ("lm_head", "q_proj"), ("embed_tokens",)])

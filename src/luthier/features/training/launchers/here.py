@@ -149,7 +149,7 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
     spreads = is_spread(plan, world, hooks.emit)
     model, shares, packs = _loaded(plan, world, hooks.emit, spreads=spreads)
     warn_of_the_data(plan, hooks.emit)
-    objective = load_objective(plan.objective, tools_for(prepared, is_first=world.is_first))
+    objective = load_objective(plan.objective, tools_for(prepared, world))
     hooks.meter.begin("reference")
     _prepare(objective, model, prepared, hooks, world)
     validation = schedules.of_validation(prepared, shares_prefix=shares, packs=packs)

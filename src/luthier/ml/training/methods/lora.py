@@ -367,6 +367,7 @@ class _RowLengthForward(AdaptedForward):
         self.squares = self.matrix.float().square().sum(1)  # [out]
         self.norm, self.norm_of = torch.empty(0), (-1, -1)
 
+    @torch.inference_mode(mode=False)  # answers are drawn in it, and autograd does not save what is made there
     @torch.no_grad()
     def current_norm(self) -> Tensor:
         """Row norms of W + s B A [out], recomputed only when A or B changed: once per step, not per micro-batch.

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Final
@@ -123,21 +123,16 @@ class Step:
         computed = [group for group in self.groups if self.with_idle or group.has_signal]
         return sum(answer.row.num_trained_tokens for group in computed for answer in group.answers)
 
-    def weight(self, of: Callable[[Sequence[Unit]], float]) -> float:
-        """The weight of the whole step, as the objective computes it."""
-        return of([(answer.row,) for answer in self.answers.values()])
-
-    def measures(self, answers: Sequence[Answer], weight: float, device: torch.device) -> dict[str, Tensor]:
+    def measures(self, answers: Sequence[Answer], share: float, device: torch.device) -> dict[str, Tensor]:
         """The contribution of a micro-batch of these answers to the step's measures, each a mean over answers or
         groups.
 
         Args:
             answers: of the micro-batch.
-            weight: of the whole step, by which everything is finally divided.
+            share: weight of the step for each of its answers: everything is finally divided by the weight of the step,
+                and a sum over answers then becomes their mean.
             device: of the tensors.
         """
-        # The caller divides every measure by the weight of the step; this turns a sum over answers into their mean.
-        share = weight / len(self.answers)
         sums = {
             "reward": sum(answer.grade.reward for answer in answers),
             "reward_spread": len(answers) * statistics.fmean(group.spread for group in self.groups),
@@ -287,6 +282,8 @@ class Grpo(PlainObjective):
         self._num_samples, self._max_new_tokens = int(plan.num_samples or 0), int(plan.max_new_tokens or 0)
         self._temperature, self._kl_weight = float(plan.temperature or 1.0), float(plan.kl_weight or 0.0)
         self.drawn = Step(())
+        self._totals: dict[str, float] = {}
+        """Weight, answers and computed tokens of the step, of all processes."""
         self.validated: dict[str, Answer] = {}
         self._first: FirstWeights | None = None
         self._folder: Path | None = None
@@ -303,6 +300,11 @@ class Grpo(PlainObjective):
         groups = [Group.of(group, divide_by_spread=self.plan.divide_by_spread is not False) for group in answers]
         self.drawn = Step(tuple(groups), with_idle=self._kl_weight > 0)
         self.validated = {}
+        rows: list[Unit] = [(answer.row,) for group in groups for answer in group.answers]
+        own = {"weight": self.weight(rows), "answers": len(rows), "computed_tokens": self.drawn.num_computed_tokens}
+        # Processes have answers of different lengths: with their own weights alone, reported means would not be those
+        # over all answers.
+        self._totals = self.tools.over_ranks(own)
         if self._folder is not None and self.tools.writes_files:
             keep_samples(self._folder, step + 1, groups, self._template)
         made = make_batches(groups, micro_batch_tokens=model.micro_batch_tokens, shares_prefix=model.shares_prefix)
@@ -314,7 +316,9 @@ class Grpo(PlainObjective):
         """The greedy answer to each prompt: validation measures its reward."""
         answers = [group[0] for group in self._answers(model, batches, 1, 0.0, 0)]
         self.validated = {answer.row.id: answer for answer in answers}
-        return [([(answer.row,) for answer in answers], ())] if answers else []
+        # Micro-batches as they were given: each holds rows of one source, whose rewards are reported apart.
+        ready = iter(answers)
+        return [([(next(ready).row,) for _ in rows_of(units)], ()) for units, _ in batches]
 
     def weight(self, units: Sequence[Unit]) -> float:
         """All trained tokens of the answers, or the number of answers, depending on the plan's loss weighting."""
@@ -334,11 +338,12 @@ class Grpo(PlainObjective):
         if rows[0].id in self.validated:
             return _validated([self.validated[row.id] for row in rows], batch.targets.device)
         answers = [self.drawn.answers[row.id] for row in rows]
-        scale = self.drawn.weight(self.weight)
+        scale = self._totals["weight"]
+        share = scale / self._totals["answers"]
         if not self._kl_weight and all(answer.is_idle for answer in answers):
             # A leaf that requires a gradient, so that the caller's backward() succeeds.
             nothing = torch.zeros((), device=batch.targets.device, requires_grad=True)
-            return Losses(nothing, self.drawn.measures(answers, scale, nothing.device))
+            return Losses(nothing, self.drawn.measures(answers, share, nothing.device))
         # N: the learned tokens of all answers of the micro-batch, one after the other.
         logits = model.logit_rows(batch)
         new = logits.token_log_probabilities(batch.targets, self._temperature)  # [N]
@@ -356,9 +361,9 @@ class Grpo(PlainObjective):
             sums["kl"] = divergence.detach().sum()
         if self.plan.loss_weighting == "sample":
             loss = loss / _of_tokens(counts.tolist(), counts, new)
-        measures = self.drawn.measures(answers, scale, new.device)
+        measures = self.drawn.measures(answers, share, new.device)
         # The loop divides by `scale`; these sums are means over the computed tokens.
-        measures |= {name: value * (scale / self.drawn.num_computed_tokens) for name, value in sums.items()}
+        measures |= {name: value * (scale / self._totals["computed_tokens"]) for name, value in sums.items()}
         return Losses(loss.sum(), measures)
 
     def _answers(

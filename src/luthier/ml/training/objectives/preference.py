@@ -7,9 +7,9 @@ Every method starts out equal to the base (an adapter that adds nothing, a facto
 starts with a prompt of random tokens; the initial model is the reference. So no second model is ever in memory.
 
 KTO's estimate z0 is the mean log-ratio over prompts with the completion of another example (section 4.1), at least 0,
-without a gradient, over the whole global batch. Each prompt keeps the same partner, the completion of the previous
-example, throughout the run, so that its reference is also computed only once. Of streamed rows it is the previous one
-of the step.
+without a gradient, over the whole global batch. Each prompt keeps the same partner, the completion of a previous row
+with another prompt, throughout the run, so that its reference is also computed only once. Of streamed rows it is one of
+the step.
 
 Sources: Rafailov et al., 2023, "Direct Preference Optimization: Your Language Model is Secretly a Reward Model",
 arXiv:2305.18290, equation 7. Mitchell, 2023, "A note on DPO with noisy preferences", equation 3 (label smoothing).
@@ -469,8 +469,21 @@ class Kto(PlainObjective):
 
 
 def _partners(rows: Sequence[TokenisedExample], most_tokens: int) -> list[TokenisedExample]:
-    """Each row with the completion of the one before it, the first with that of the last."""
-    return [mismatched(row, before, most_tokens) for before, row in zip([*rows[-1:], *rows[:-1]], rows, strict=True)]
+    """Each row with a completion of another prompt: that of the row before it, around the end.
+
+    Of rows of one prompt, as the sides of a pair are, the second has that of the row before the first's, and so on.
+    """
+    num, prompts = len(rows), [row.input_ids[: row.loss_mask.find(1)].tobytes() for row in rows]
+    starts = [i for i in range(num) if prompts[i] != prompts[i - 1]]
+    start = starts[-1] - num if starts else 0  # of the rows of the first prompt, which may begin before the end
+    others = list[int]()
+    for i in range(num):
+        start = i if prompts[i] != prompts[i - 1] else start
+        nearest = (start if starts else i) - 1
+        other = (nearest - (i - start)) % num
+        # A prompt that occurs again further ahead would otherwise meet a completion of its own.
+        others.append(other if prompts[other] != prompts[i] else nearest)
+    return [mismatched(row, rows[other], most_tokens) for row, other in zip(rows, others, strict=True)]
 
 
 def mismatched(row: TokenisedExample, other: TokenisedExample, most_tokens: int) -> TokenisedExample:
