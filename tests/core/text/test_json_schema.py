@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from luthier.core.errors import UnsupportedError
-from luthier.core.text.json_schema import check_schema
+from luthier.core.text.json_schema import check_schema, placed
 
 SELF = {"$ref": "#"}
 
@@ -83,3 +83,27 @@ def test_a_long_chain_is_decided_link_by_link() -> None:
     check_schema({"$ref": "#/$defs/n0", "$defs": {"n1000": {"type": "string"}} | dict(reversed(links.items()))})
     with pytest.raises(UnsupportedError, match="no finite value"):
         check_schema({"$ref": "#/$defs/n0", "$defs": links | {"n1000": {"$ref": "#/$defs/n0"}}})
+
+
+def test_a_schema_within_another_document_refers_to_its_own_parts() -> None:
+    written = {"$ref": "#/no/schema"}
+    schema = {
+        "$id": "https://example.org/a",
+        "type": "object",
+        "properties": {"$ref": {"type": "string"}, "next": SELF, "part": {"$ref": "#/$defs/a", "default": written}},
+        "$defs": {"a": {"anyOf": [{"const": written}, {"$ref": "https://example.org/b"}, {"$ref": "#/$defs/a"}]}},
+    }
+    moved = placed(schema, "#/anyOf/1")
+    assert moved == {
+        "type": "object",
+        "properties": {
+            "$ref": {"type": "string"},
+            "next": {"$ref": "#/anyOf/1"},
+            "part": {"$ref": "#/anyOf/1/$defs/a", "default": written},
+        },
+        "$defs": {
+            "a": {"anyOf": [{"const": written}, {"$ref": "https://example.org/b"}, {"$ref": "#/anyOf/1/$defs/a"}]}
+        },
+    }
+    assert schema["properties"]["next"] == SELF, "the schema itself stays as it is"
+    assert placed(True, "#/a") is True

@@ -239,6 +239,49 @@ def test_calls_of_strict_tools_match_their_schema_wherever_they_are(engine, stre
             follow()
 
 
+PART = {"type": "object", "properties": {"wood": {"enum": ["maple"]}}, "required": ["wood"],
+        "additionalProperties": False}  # fmt: skip
+NESTED = {
+    "type": "object",
+    "properties": {"part": {"$ref": "#/$defs/part"}, "inside": {"anyOf": [{"$ref": "#"}, {"type": "null"}]}},
+    "required": ["part", "inside"],
+    "additionalProperties": False,
+    "$defs": {"part": PART},
+}
+MAPLE, OAK = {"part": {"wood": "maple"}, "inside": None}, {"part": {"wood": "oak"}, "inside": None}
+
+
+@pytest.mark.parametrize("template", ["<call>", "[TOOL_CALLS]", "python_tag"])
+@pytest.mark.parametrize("is_required", [True, False])
+def test_references_of_a_schema_name_its_own_parts(engine, streaming, template, is_required):
+    form, requests = form_of(template), streaming._reader
+    plan = {"type": "function", "function": {"name": "plan", "parameters": NESTED}}
+    tools = ASK.model_copy(update={"tools": (WEATHER, plan)})
+    request = TextRequest(conversation=tools, tool_choice="required" if is_required else "auto", strict_tools=("plan",))
+    write = form.grammar if is_required else form.strict_grammar
+    make = requests._constraints.of_grammar(write(request, requests._token_id))
+    call = {"name": "plan", form.key: MAPLE}
+    for arguments, is_right in (
+        (MAPLE, True),
+        (MAPLE | {"inside": MAPLE}, True),
+        (OAK, False),
+        (MAPLE | {"inside": OAK}, False),
+        (MAPLE | {"inside": call}, False),
+    ):
+        text = form.written("plan", json.dumps(arguments))
+        ids = [*engine.template.tokenizer.encode(text, add_special_tokens=False), engine.template.end_of_turn_ids[0]]
+        if is_right:
+            follow(make(), ids)
+        else:
+            with pytest.raises(RequestError, match="left its form"):
+                follow(make(), ids)
+
+
+def follow(constraint, ids):
+    for one in ids:
+        constraint.take(one)
+
+
 def test_the_model_decides_whether_it_calls_a_strict_tool(streaming):
     strict = {"strict_tools": ("get_weather",)}
     assert streaming._reader.prepare(asked(**strict)).constraint is not None

@@ -52,6 +52,33 @@ def check_schema(schema: Any, param: str | None = None) -> None:
         )
 
 
+def placed(schema: Any, place: str) -> Any:
+    """A copy of a schema for a place within another document: its references name its own parts from there.
+
+    Args:
+        schema: the JSON schema.
+        place: a JSON pointer, such as `#/anyOf/0`.
+    """
+    nodes = {number for number, _ in _nodes(schema)}
+
+    def copied(value: Any) -> Any:
+        if isinstance(value, list):
+            return [copied(one) for one in value]
+        if not isinstance(value, dict):
+            return value
+        made = {key: copied(one) for key, one in value.items()}
+        # Values that are written out (`const`, `default`) may have such a key, too, and are no schemas.
+        if id(value) in nodes and isinstance(reference := value.get("$ref"), str) and reference.startswith("#"):
+            made["$ref"] = f"{place}{reference[1:]}"
+        return made
+
+    made = copied(schema)
+    if isinstance(made, dict):
+        # References would count from a document of this name.
+        made.pop("$id", None)
+    return made
+
+
 def _refused(came: str, expected: str, do: str, param: str | None) -> UnsupportedError:
     return UnsupportedError(came, expected=expected, do=do, code="invalid_value", param=param)
 

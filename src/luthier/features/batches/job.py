@@ -12,6 +12,7 @@ import json
 import math
 import os
 import time
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
@@ -418,9 +419,14 @@ def _json_line(document: dict[str, Any]) -> bytes:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
-    """The lines of the input that are not blank, each with its number from 1 on; None for one that is too long."""
+    """The lines of the input that are not blank, each with its number from 1 on; None for one that is too long.
+
+    A byte order mark, as editors on Windows write it, is no part of the first line.
+    """
     with path.open("rb") as file:
         number = 0
+        if file.read(len(BOM_UTF8)) != BOM_UTF8:
+            file.seek(0)
         while line := file.readline(MAX_LINE_BYTES + 1):
             number += 1
             if len(line) > MAX_LINE_BYTES:

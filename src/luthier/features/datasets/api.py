@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from luthier.core.errors import NotFoundError
@@ -14,6 +14,7 @@ from luthier.features.datasets.imports import RemoteOrder
 from luthier.features.datasets.service import MAX_NOTE_CHARACTERS, get_version
 from luthier.platform.http.authentication import HomeContext, Reader, Trainer
 from luthier.platform.http.errors import documented
+from luthier.platform.http.idempotency import once
 from luthier.platform.http.path_redaction import redact_paths, reference_paths
 from luthier.platform.http.routes import Id
 from luthier.platform.jobs.records import JobStatus
@@ -123,12 +124,16 @@ class SourcePreview(BaseModel):
     problem: dict[str, Any] | None
 
 
-@router.post("", status_code=201, summary="Import rows", responses=documented(404, 409))
-def start(context: HomeContext, caller: Trainer, asked: ImportBody) -> DatasetImport:
+@router.post("", status_code=201, summary="Import rows", response_model=DatasetImport, responses=documented(404, 409))
+def start(context: HomeContext, caller: Trainer, asked: ImportBody, request: Request) -> Any:
     """Queue it; a worker of this server downloads the rows and makes a dataset, or a version of one.
 
     The server connects to the public internet alone, and to the places that its operator allows.
     """
+    return once(request, caller, context, lambda: _started(context, caller, asked), status_code=201)
+
+
+def _started(context: HomeContext, caller: Trainer, asked: ImportBody) -> DatasetImport:
     order = RemoteOrder(
         address=remote_imports.address_of(asked.address, asked.config, asked.split),
         max_rows=asked.max_rows,

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, Field
-from starlette.responses import Response
 
 from luthier.core.access import Caller
 from luthier.features.evals_api import service as evals
@@ -147,7 +145,7 @@ class OutputItemList(ListPage[OutputItemObject]):
 @router.post("", status_code=201, response_model=EvalObject, responses=documented())
 def create(body: EvalRequest, request: Request, caller: Trainer, context: HomeContext) -> Any:
     """Make an eval: the form of its rows, and its graders."""
-    return _once(request, caller, context, lambda: eval_object(evals.create(context, caller, body)))
+    return once(request, caller, context, lambda: eval_object(evals.create(context, caller, body)), status_code=201)
 
 
 @router.get("", response_model=EvalList, responses=documented())
@@ -196,8 +194,12 @@ def create_run(eval_id: Id, body: RunRequest, request: Request, caller: Trainer,
             type="insufficient_permissions",
             code="missing_scope",
         )
-    return _once(
-        request, caller, context, lambda: run_object(request, one, evals.start_run(context, caller, eval_id, body))
+    return once(
+        request,
+        caller,
+        context,
+        lambda: run_object(request, one, evals.start_run(context, caller, eval_id, body)),
+        status_code=201,
     )
 
 
@@ -366,11 +368,3 @@ def _error(error: dict[str, Any]) -> RunError:
 
 def _run(request: Request, context: Context, caller: Caller, eval_id: str, view: RunView) -> RunObject:
     return run_object(request, context.evals.get(caller.project_id, eval_id), view)
-
-
-def _once(request: Request, caller: Caller, context: Context, work: Callable[[], Any]) -> Any:
-    """As `idempotency.once`, with the status 201 of something new."""
-    made = once(request, caller, context, work)
-    if isinstance(made, Response) and made.status_code == 200:
-        made.status_code = 201
-    return made

@@ -154,7 +154,8 @@ def _labels(one: Eval, source: StoredCompletions | StoredResponses) -> dict[str,
 
 
 def _of_file(path: Path) -> Iterator[SourceRow | str]:
-    with path.open(encoding="utf-8", errors="replace") as file:
+    # utf-8-sig drops the byte order mark that Windows editors write.
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
         while line := file.readline(MAX_LINE_CHARACTERS + 1):
             if len(line) > MAX_LINE_CHARACTERS:
                 yield f"longer than {MAX_LINE_CHARACTERS:,} characters"

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from luthier.features.evaluation_orders import service as evaluation_orders
 from luthier.features.evaluation_orders.service import MAX_AGAINST, OrderKind
 from luthier.platform.http.authentication import HomeContext, Trainer
 from luthier.platform.http.errors import documented
+from luthier.platform.http.idempotency import once
 from luthier.platform.jobs.records import JobStatus
 
 router = APIRouter(prefix="/api/v1/evaluations", tags=["runs"])
@@ -49,9 +50,13 @@ class EvaluationJob(BaseModel):
     status: JobStatus
 
 
-@router.post("", status_code=201, summary="Judge a model", responses=documented(404, 409))
-def start(context: HomeContext, caller: Trainer, asked: EvaluationBody) -> EvaluationJob:
+@router.post("", status_code=201, summary="Judge a model", response_model=EvaluationJob, responses=documented(404, 409))
+def start(context: HomeContext, caller: Trainer, asked: EvaluationBody, request: Request) -> Any:
     """Queue it; a worker of this server judges."""
+    return once(request, caller, context, lambda: _started(context, caller, asked), status_code=201)
+
+
+def _started(context: HomeContext, caller: Trainer, asked: EvaluationBody) -> EvaluationJob:
     made = evaluation_orders.start(
         context,
         caller,

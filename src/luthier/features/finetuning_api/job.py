@@ -29,12 +29,14 @@ from luthier.core.events import Event, SnapshotSaved, StepDone, ValidationDone
 from luthier.core.ids import sha256_bytes
 from luthier.core.plan import Plan
 from luthier.core.recipe import Recipe
+from luthier.core.records.base_model import LocalModel
 from luthier.core.records.fine_tuning import MIN_EXAMPLES, FineTuningRequest
 from luthier.core.run import TrainResult
 from luthier.core.system.files import scratch_folder
 from luthier.features.finetuning_api.service import model_id, plan_found, recipe_of
 from luthier.features.models.store import TunedModel
 from luthier.platform.home.context import Context
+from luthier.platform.http.path_redaction import home_paths, redact_paths
 from luthier.platform.jobs.attempt import own_copy
 from luthier.platform.jobs.records import Job
 from luthier.platform.processes.process import Outcome
@@ -56,8 +58,6 @@ def carry_out(context: Context, job: Job) -> Outcome:
         StorageFullError: The disk is full; the job is tried again.
         UnreachableError: A server or the database cannot be reached; the job is tried again.
     """
-    from luthier.ml.inference.models import sources
-
     request = FineTuningRequest.model_validate(job.document["request"])
     # Filled by `_lay_out` as it goes, so that an error in the second file can still name the first.
     laid: list[_Laid] = []
@@ -67,7 +67,7 @@ def carry_out(context: Context, job: Job) -> Outcome:
             paths = {one.param: one.path for one in laid}
             recipe = recipe_of(
                 request,
-                sources.pull(job.document["base_model"], context.home, context.progress),
+                _base_model(context, job),
                 paths["training_file"],
                 paths.get("validation_file"),
                 # Found by the validation lane, so that training validates at the ends of epochs.
@@ -77,7 +77,19 @@ def carry_out(context: Context, job: Job) -> Outcome:
     except (StorageFullError, UnreachableError):
         raise  # no fault of the job: it is tried again
     except LuthierError as error:
-        return Outcome(status="failed", error=_as_error(error, laid, is_validating=job.lane == "validate"))
+        failed = _as_error(error, laid, is_validating=job.lane == "validate")
+        # The base model may be a folder anywhere on this machine.
+        return Outcome(status="failed", error=redact_paths(failed, home_paths(context)))
+
+
+def _base_model(context: Context, job: Job) -> LocalModel:
+    """The base model. One that is gone is no fault of the job's files, which other things that are not found are."""
+    from luthier.ml.inference.models import sources
+
+    try:
+        return sources.pull(job.document["base_model"], context.home, context.progress)
+    except NotFoundError as error:
+        raise ModelSourceError(error.came, expected=error.expected, do=error.do) from error
 
 
 def _validate(context: Context, request: FineTuningRequest, recipe: Recipe) -> Outcome:

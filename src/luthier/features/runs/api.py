@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, BackgroundTasks, Query
+from fastapi import APIRouter, BackgroundTasks, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from luthier.features.runs import changes
@@ -15,6 +15,7 @@ from luthier.features.training import recipe_job
 from luthier.platform.home.context import Context
 from luthier.platform.http.authentication import HomeContext, Reader, Trainer
 from luthier.platform.http.errors import documented
+from luthier.platform.http.idempotency import once
 from luthier.platform.http.path_redaction import redact_paths, reference_paths
 from luthier.platform.http.routes import Id, ListObject, PartialList
 from luthier.platform.jobs.records import Job, JobStatus
@@ -133,14 +134,20 @@ def show_job(context: HomeContext, caller: Reader, job_id: Id) -> JobView:
     return _view(context, job)
 
 
-@router.post("/runs", summary="Start a run", status_code=201, responses=documented())
-def start_run(context: HomeContext, caller: Trainer, asked: RunBody) -> JobView:
+@router.post("/runs", summary="Start a run", status_code=201, response_model=JobView, responses=documented())
+def start_run(context: HomeContext, caller: Trainer, asked: RunBody, request: Request) -> Any:
     """Queue a recipe. The run `run_id` has a record once it trains; `GET /api/v1/jobs/{id}` says how far it is.
 
     Rows are read before it waits for its turn: what is wrong with them ends the job. `POST /api/v1/plans` reports it
     before anything is queued.
     """
-    return _view(context, recipe_job.start(context, caller, asked.recipe))
+    return once(
+        request,
+        caller,
+        context,
+        lambda: _view(context, recipe_job.start(context, caller, asked.recipe)),
+        status_code=201,
+    )
 
 
 @router.get("/runs", summary="List runs", responses=documented(404))

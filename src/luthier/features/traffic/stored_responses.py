@@ -8,7 +8,8 @@ which it names, so that each text is stored once and is gone once its response i
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from sqlalchemy import func, select
@@ -32,6 +33,7 @@ MAX_CHAIN: Final = 500
 """Responses of one conversation."""
 MAX_CHAIN_CHARACTERS: Final = 16 << 20
 """Of all of their JSON: a conversation is read whole for each response that continues it."""
+_ITEM_ID: Final = re.compile(r"[a-z]+_([0-9a-f]{32})[0-9a-f]{4}")
 
 
 class StoredResponse(StoredText):
@@ -206,6 +208,40 @@ def conversation_before(context: Context, caller: Caller, response_id: str) -> l
     if missing := next((one for one in earlier if one not in found), None):
         raise _no_previous(f"Response {missing!r}, earlier in the conversation of {response_id!r}, not found")
     return [found[one] for one in (*earlier, response_id)]
+
+
+def item_id(prefix: str, response_id: str, place: int) -> str:
+    """The id of an item of an answer. The response can be found by it, without a list of all items.
+
+    Args:
+        prefix: Of its kind, such as `msg`.
+        response_id: The response.
+        place: Of the item in the answer, from 0.
+    """
+    return f"{prefix}_{response_id.removeprefix('resp_')}{place:04x}"
+
+
+def referenced_items(context: Context, caller: Caller, item_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """The items of stored answers of the project by their ids; without those that are not stored, or have expired.
+
+    Raises:
+        UnsupportedError: The responses that they are of are too large together.
+    """
+    found = (_ITEM_ID.fullmatch(one) for one in item_ids)
+    response_ids = sorted({f"resp_{match[1]}" for match in found if match is not None})
+    if context.only is not None or not response_ids:
+        return {}
+    num_characters = context.stored_responses.num_characters(caller.project_id, response_ids)
+    if num_characters > MAX_CHAIN_CHARACTERS:
+        raise UnsupportedError(
+            f"references to items of responses of {num_characters:,} characters of JSON",
+            expected=f"at most {MAX_CHAIN_CHARACTERS:,}",
+            do="send the newest turns alone",
+            code="conversation_too_large",
+            param="input",
+        )
+    stored = context.stored_responses.several(caller.project_id, response_ids, newest_seconds=lifetime_seconds(context))
+    return {item["id"]: item for one in stored.values() for item in one.document["response"]["output"]}
 
 
 def _no_previous(came: str) -> UnsupportedError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from luthier.features.workflows import orders
@@ -14,6 +14,7 @@ from luthier.features.workflows.orders import OrderView
 from luthier.features.workflows.resume import form_of, refuse_budget, resume_workflow
 from luthier.platform.http.authentication import HomeContext, Reader, Trainer
 from luthier.platform.http.errors import documented
+from luthier.platform.http.idempotency import once
 from luthier.platform.http.path_redaction import redact_paths, reference_paths
 from luthier.platform.jobs.records import JobStatus
 
@@ -59,11 +60,17 @@ class WorkflowJob(BaseModel):
     error: dict[str, Any] | None
 
 
-@router.post("", status_code=201, summary="Start a workflow", responses=documented(404, 409))
-def start(context: HomeContext, caller: Trainer, asked: WorkflowBody) -> WorkflowJob:
+@router.post(
+    "", status_code=201, summary="Start a workflow", response_model=WorkflowJob, responses=documented(404, 409)
+)
+def start(context: HomeContext, caller: Trainer, asked: WorkflowBody, request: Request) -> Any:
     """Queue it; a worker of this server carries it out."""
-    made = orders.start(context, caller, asked.workflow, check_values(asked.workflow, asked.values))
-    return _document(context, made)
+
+    def work() -> WorkflowJob:
+        made = orders.start(context, caller, asked.workflow, check_values(asked.workflow, asked.values))
+        return _document(context, made)
+
+    return once(request, caller, context, work, status_code=201)
 
 
 @router.get("/{job_id}", summary="Show a workflow", responses=documented(404))

@@ -360,8 +360,23 @@ def label_in(said: str, labels: Sequence[str], passing_labels: Sequence[str]) ->
     plain = said.strip().strip("\"'.`").casefold()
     exact = [label for label in labels if label.casefold() == plain]
     # A label within a sentence counts, but only without another label.
-    found = exact or [label for label in labels if label.casefold() in said.casefold()]
+    found = exact or [label for label in labels if _has_word(said.casefold(), label.casefold())]
     return float(found[0] in passing_labels) if len(found) == 1 else None
+
+
+def _has_word(text: str, word: str) -> bool:
+    """Whether a text has a word that is no part of a longer one: `incorrect` is not `correct`."""
+    place = text.find(word)
+    while place >= 0:
+        if not (_continues(text[place - 1 : place] if place else "") or _continues(text[place + len(word) :][:1])):
+            return True
+        place = text.find(word, place + 1)
+    return False
+
+
+def _continues(character: str) -> bool:
+    """Whether a character beside a word is a part of it; in scripts without case, words are often written together."""
+    return character.isdigit() or character.lower() != character.upper()
 
 
 Grade = Callable[[str, Mapping[str, Any]], float]

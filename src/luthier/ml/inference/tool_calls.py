@@ -28,14 +28,14 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, Final
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.stream import CallPiece, TextRequest
-from luthier.core.text.json_schema import check_schema
+from luthier.core.text.json_schema import check_schema, placed
 from luthier.ml.inference.models.templates.thinking import num_open
 
 _BLANKS: Final = " \t\r\n"
@@ -291,7 +291,7 @@ class ToolForm:
             check_schema(function.get("parameters"))
         if asked.json_schema is not None:
             check_schema(asked.json_schema)
-        call = {"anyOf": [self._call_schema(one) for one in functions], "x-guidance": COMPACT}
+        call = {"anyOf": self._call_schemas(functions), "x-guidance": COMPACT}
         # A request that names one tool requires exactly that call.
         may_repeat = asked.calls_in_parallel and asked.tool_name is None
         if self.is_list:
@@ -322,7 +322,7 @@ class ToolForm:
         for function in strict:
             check_schema(function.get("parameters"))
         free = [{"name": one.get("name")} for one in functions if one not in strict]
-        call: dict[str, Any] = {"anyOf": [self._call_schema(one) for one in (*strict, *free)], "x-guidance": COMPACT}
+        call: dict[str, Any] = {"anyOf": self._call_schemas([*strict, *free]), "x-guidance": COMPACT}
         if self.is_list:
             call = {"type": "array", "items": call, "minItems": 1, "x-guidance": COMPACT}
         body = f"body: %json {json.dumps(call)}\n"
@@ -351,8 +351,13 @@ class ToolForm:
             most=None if asked.calls_in_parallel else 1,
         )
 
-    def _call_schema(self, function: dict[str, Any]) -> dict[str, Any]:
-        arguments = function.get("parameters") or {"type": "object"}
+    def _call_schemas(self, functions: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The schema of a call of each function, for `anyOf` of the document, or of its items in a list."""
+        root = "#/items" if self.is_list else "#"
+        return [self._call_schema(one, f"{root}/anyOf/{number}") for number, one in enumerate(functions)]
+
+    def _call_schema(self, function: dict[str, Any], place: str) -> dict[str, Any]:
+        arguments = placed(function.get("parameters") or {"type": "object"}, f"{place}/properties/{self.key}")
         return {
             "type": "object",
             # The name before the arguments: llguidance keeps this order, so the arguments can be streamed.

@@ -236,7 +236,8 @@ class FileStore(Store):
         with self._write() as connection:
             found = self._found(connection, project_id, file_id)
             self._check_is_free(connection, file_id)
-            FILES.change(connection, file_id, {"status": _DELETED})
+            # Nobody is shown the time of a deleted file: from here on it counts the day of its trace.
+            FILES.change(connection, file_id, {"status": _DELETED, "created_at": self._database.clock(connection)})
         # After the commit, in a separate transaction that checks whether another file has the same content.
         self._artifacts.forget_unused([found.sha256])
         return found
@@ -246,7 +247,8 @@ class FileStore(Store):
         with self._write() as connection:
             now = self._database.clock(connection)
             has_expired = (files.c.status != _DELETED) & (files.c.expires_at <= now)
-            num_expired = connection.execute(update(files).where(has_expired).values(status=_DELETED)).rowcount
+            to_trace = update(files).where(has_expired).values(status=_DELETED, created_at=now)
+            num_expired = connection.execute(to_trace).rowcount
             is_trace = (files.c.status == _DELETED) & (files.c.created_at <= now - TRACE_SECONDS)
             connection.execute(delete(files).where(is_trace))
         # Outside the transaction above: removing files may take long, and other writers wait meanwhile. All that nobody

@@ -123,9 +123,10 @@ def error_response(error: ApiError) -> JSONResponse:
 
 
 def bug_response() -> JSONResponse:
-    """The answer to what went wrong by our own fault."""
+    """The answer to what went wrong by our own fault: clients that ask again would repeat its work, and pay for it."""
     message = "Internal server error; see the server's log, by the x-request-id of this response"
-    return error_response(ApiError(500, message, type="server_error", code="internal_error"))
+    headers = {"x-should-retry": "false"}
+    return error_response(ApiError(500, message, type="server_error", code="internal_error", headers=headers))
 
 
 async def _api_error(_: Request, error: Exception) -> JSONResponse:

@@ -148,7 +148,7 @@ class _AtWork:
             self.keys.discard(name)
 
 
-def once(request: Request, caller: Caller, context: Context, work: Callable[[], Any]) -> Any:
+def once(request: Request, caller: Caller, context: Context, work: Callable[[], Any], *, status_code: int = 200) -> Any:
     """Do the work once for each idempotency key of the caller's project; without the header, simply do it.
 
     Call this from a plain `def` handler: the body has been read by then.
@@ -158,6 +158,7 @@ def once(request: Request, caller: Caller, context: Context, work: Callable[[], 
         caller: Whose project the keys belong to.
         context: The home.
         work: Makes the answer of the handler, as JSON, a model or a Response that holds JSON. What it raises passes.
+        status_code: Of the answer, as the route declares it.
 
     Returns:
         The answer: that of `work`, or the stored one.
@@ -186,16 +187,16 @@ def once(request: Request, caller: Caller, context: Context, work: Callable[[], 
         # Then across processes: the row decides which of them does the work.
         turn = context.idempotency.begin(*name, _digest_of(request))
         if turn.kind == "work":
-            return _done(context, name, turn, work)
+            return _done(context, name, turn, work, status_code)
     finally:
         at_work.end(name)
     return _answer_to(key, turn)
 
 
-def _done(context: Context, name: tuple[str, str], turn: Turn, work: Callable[[], Any]) -> Response:
+def _done(context: Context, name: tuple[str, str], turn: Turn, work: Callable[[], Any], status_code: int) -> Response:
     try:
         made = work()
-        answer = made if isinstance(made, Response) else JSONResponse(jsonable_encoder(made))
+        answer = made if isinstance(made, Response) else JSONResponse(jsonable_encoder(made), status_code=status_code)
     # Also when the request is cancelled: else the key would be blocked until it is taken over.
     except BaseException:
         _write_down(lambda: context.idempotency.forget(*name, turn.ticket))

@@ -10,8 +10,8 @@ Proxies: anyone can send `X-Forwarded-For`, and a trusted address is the one und
 counted. So the header is believed only from a proxy that a setting names.
 
 Body: its size is counted while it comes in, and its digest is kept if needed. Routes that take files count for
-themselves, and stream to the disk. JSON that nests too deep, holds too many values or half characters is refused before
-anything reads it; the body is read once, behind the size limit, and passed on as it came.
+themselves, and stream to the disk. JSON that nests too deep, holds too many values, half characters or NaN is refused
+before anything reads it; the body is read once, behind the size limit, and passed on as it came.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import hashlib
 import ipaddress
 import json
 import logging
+import math
 import re
 import secrets
 import time
@@ -380,7 +381,40 @@ def _refusal(body: bytes) -> ApiError | None:
     except ValueError:
         return ApiError(400, "Invalid request: the body is not UTF-8; expected: JSON in UTF-8", code="invalid_json")
     fault = fault_of_text(text, max_values=MAX_REQUEST_VALUES)
-    return None if fault is None else refusal(fault)
+    # After the check of the depth: what is parsed here is shallow.
+    return _without_number(body, text) if fault is None else refusal(fault)
+
+
+# What Python reads as a number that is none, or is infinite. Most bodies have nothing that looks so.
+_MAY_LACK_NUMBER: Final = re.compile(rb"NaN|Infinity|\d[eE]\+?\d{3}|\d{309}")
+
+
+class _NoNumberError(Exception):
+    """A body has a number that JSON does not have. The argument: as it is written."""
+
+
+def _without_number(body: bytes, text: str) -> ApiError | None:
+    """The refusal of numbers that no answer could repeat: they are not JSON, and Python reads them all the same."""
+    if _MAY_LACK_NUMBER.search(body) is None:
+        return None
+    try:
+        json.loads(text, parse_constant=_no_number, parse_float=_finite)
+    except _NoNumberError as error:
+        came, expected = f"the number {error.args[0]}", "finite numbers, as JSON has them"
+        message = f"Invalid request: {came}; expected: {expected}; what to do: send null, or leave it out"
+        return ApiError(400, message, code="invalid_json")
+    except ValueError:  # the route refuses what is no JSON
+        return None
+    return None
+
+
+def _no_number(written: str) -> float:
+    raise _NoNumberError(written[:40])
+
+
+def _finite(written: str) -> float:
+    number = float(written)
+    return number if math.isfinite(number) else _no_number(written)
 
 
 def refusal(fault: JsonFault, within: str = "") -> ApiError:

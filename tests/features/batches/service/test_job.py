@@ -318,6 +318,13 @@ def test_a_hundred_thousand_lines_are_answered_and_counted_with_few_of_them_in_m
     assert (wrong["error"]["line"], wrong["error"]["code"]) == (num // 2 + 1, "invalid_line")
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_request(opened: Context) -> None:
+    start(opened, "\ufeff" + lines(2))
+    view = finished(opened, claimed(opened))
+    assert (view.batch.num_completed, view.batch.num_failed, view.batch.model) == (2, 0, "tiny")
+    assert sorted(one["custom_id"] for one in content(opened, view.batch.output_file_id)) == ["id-0", "id-1"]
+
+
 def test_a_line_that_is_too_long_fails_alone(opened: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch_job, "MAX_LINE_BYTES", 300)
     view = start(opened, lines(1) + "x" * 1000 + "\n" + lines(2).splitlines()[1] + "\n")

@@ -20,8 +20,9 @@ Visitor = Callable[..., TestClient]
 def test_rows_are_imported_followed_and_imported_again(home: Context, visitor: Visitor, qa_hub: Hub) -> None:
     asked = visitor("train", "read")
     body = {"address": "org/qa", "split": "test", "columns": {"prompt": "question", "completion": "answer"}}
-    made = asked.post(PLACE, json=body)
+    made, same = (asked.post(PLACE, json=body, headers={"Idempotency-Key": "k"}) for _ in range(2))
     assert made.status_code == 201, made.text
+    assert (same.status_code, same.json()) == (201, made.json()), "a request that is sent again imports nothing more"
     document = made.json()
     assert (document["address"], document["status"], document["dataset_id"]) == ("hub:org/qa[test]", "queued", None)
     work_once(home)

@@ -113,6 +113,12 @@ def statuses(context: Context, view: RunView) -> list[str]:
     return [one.status for one in context.evals.all_items(view.run.eval_run_id)]
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_row(opened: Context) -> None:
+    text = "\ufeff" + "".join(f"{json.dumps(row(f'say {one}', one))}\n" for one in "ab")
+    view = carried_out(opened, start(opened, source=file_of(opened, text)))
+    assert (view.status, len(statuses(opened, view))) == ("completed", 2)
+
+
 def test_rows_of_a_file_that_are_wrong_end_the_run_before_anything_is_asked(opened: Context) -> None:
     lines = [json.dumps(row("say a", "a")), json.dumps({"item": {"q": "no answer"}}), "not json", '{"q": 1}', "[]"]
     view = carried_out(opened, start(opened, source=file_of(opened, "\n".join(lines))))

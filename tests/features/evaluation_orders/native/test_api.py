@@ -31,6 +31,15 @@ def test_an_evaluation_is_queued_and_its_job_can_be_looked_at(visitor, home) -> 
         assert asked.post(PLACE, json=body).status_code == status, body
 
 
+def test_the_same_request_twice_queues_one_evaluation(visitor, home) -> None:  # type: ignore[no-untyped-def]
+    body, asked = {"kind": "safety", "candidate": add_run(home, "a")}, visitor("train", "read")
+    first, second = (asked.post(PLACE, json=body, headers={"Idempotency-Key": "k"}) for _ in range(2))
+    assert (first.status_code, second.status_code) == (201, 201)
+    assert first.json() == second.json()
+    assert second.headers["idempotent-replayed"] == "true"
+    assert len(home.jobs.list()) == 1
+
+
 def test_a_gate_refuses_and_is_overridden_with_a_reason(visitor, home) -> None:  # type: ignore[no-untyped-def]
     run = add_run(home, "a")
     suite = make_suite_result(run_id=run)

@@ -7,6 +7,7 @@ import csv
 import io
 import os
 import re
+import shutil
 import signal
 import threading
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from tests.fixtures.openai import all_events, chat_row, look_at_one, ok, upload,
 from tests.vacuous import nonempty
 
 from luthier.core.ids import sha256_file
+from luthier.core.ports import SilentProgress
 from luthier.core.records.fine_tuning import FineTuningRequest
 from luthier.features.finetuning_api.service import recipe_of
 from luthier.ml.tracking.protocol import TrackerRules
@@ -275,6 +277,24 @@ def test_bad_files_fail_before_training_and_say_where(client: TestClient, home: 
     assert "preference" in errors["pairs"]["message"]
     assert str(home.home) not in str(errors)
     assert home.runs.list() == []
+
+
+def test_a_base_model_that_is_gone_is_named_without_its_place(
+    client: TestClient, home: Context, tmp_path: Path, tiny_model: Path
+) -> None:
+    from luthier.ml.inference.models import sources
+
+    folder = tmp_path / "outside" / "mine"
+    shutil.copytree(tiny_model, folder)
+    sources.pull(str(folder), home.home, SilentProgress())
+    job = make_job(client, model="mine")
+    shutil.rmtree(folder)
+    look_at_one(home)
+    failed = ok(client.get(f"{JOBS}/{job['id']}"))
+    assert (failed["status"], "mine" in failed["error"]["message"]) == ("failed", True)
+    assert (failed["error"]["code"], failed["error"]["param"]) == ("model_unavailable", "model")
+    told = [failed, all_events(client, job["id"]), client.get(f"/api/v1/jobs/{job['id']}").json()]
+    assert str(tmp_path) not in str(told)
 
 
 def long_row() -> dict[str, Any]:

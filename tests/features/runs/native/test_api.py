@@ -111,8 +111,11 @@ def test_a_run_is_started_from_a_recipe_with_files_by_id(visitor, home, tmp_path
     file = add_file(home, "default", tmp_path / "mine.jsonl", filename="mine.jsonl", purpose="fine-tune")
     recipe = {"base_model": "tiny", "data": {"train": file.file_id}, "method": {"rank": 4, "name": "lora"}}
     asked = visitor("train")
-    answer = asked.post("/api/v1/runs", json={"recipe": recipe})
+    answer, same = (
+        asked.post("/api/v1/runs", json={"recipe": recipe}, headers={"Idempotency-Key": "k"}) for _ in range(2)
+    )
     assert answer.status_code == 201, answer.text
+    assert (same.status_code, same.json()) == (201, answer.json()), "a request that is sent again starts nothing more"
     job = answer.json()
     assert (job["status"], job["lane"], job["run_id"][:4]) == ("queued", "validate", "run-")
     assert home.jobs.get(job["id"]).document["asked"] == recipe

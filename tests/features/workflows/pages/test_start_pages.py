@@ -215,8 +215,10 @@ def test_the_api_starts_follows_and_cancels(
 ) -> None:
     one = visitor("train", "read")
     values = {"base_model": model, "train": rows, "validation": 0.1, "budget_hours": 1}
-    made = one.post("/api/v1/workflows", json={"workflow": "tune", "values": values})
+    body = {"workflow": "tune", "values": values}
+    made, same = (one.post("/api/v1/workflows", json=body, headers={"Idempotency-Key": "k"}) for _ in range(2))
     assert made.status_code == 201, made.text
+    assert (same.status_code, same.json()) == (201, made.json()), "a request that is sent again starts nothing more"
     document = made.json()
     assert (document["workflow"], document["status"], document["workflow_id"]) == ("tune", "queued", None)
     place = f"/api/v1/workflows/{document['job_id']}"

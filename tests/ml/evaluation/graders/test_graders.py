@@ -19,6 +19,7 @@ from luthier.ml.evaluation.graders import (
     fuzzy_match,
     gleu,
     item_fields,
+    label_in,
     make_grader,
     similarity,
 )
@@ -162,3 +163,26 @@ def test_similarities_lie_between_unlike_and_equal(kind: Any) -> None:
     assert measure(text, text) == pytest.approx(1.0)
     assert measure("", text) == pytest.approx(0.0)
     assert 0.0 <= measure("the back of a violin is maple", text) < 1.0
+
+
+@pytest.mark.parametrize(
+    ("said", "labels", "passes"),
+    [
+        ("Correct.", ["correct", "wrong"], 1.0),
+        ("The answer is correct, I think.", ["correct", "wrong"], 1.0),
+        ("wrong", ["correct", "wrong"], 0.0),
+        ("This is incorrect.", ["correct", "wrong"], None),
+        ("It is unsafe.", ["safe", "unsafe"], 0.0),
+        ("It is **safe**: nothing unsafely said.", ["safe", "unsafe"], 1.0),
+        ("correct or wrong?", ["correct", "wrong"], None),
+        ("label_1", ["label_1", "label_10"], 1.0),
+        ("I choose label_10", ["label_1", "label_10"], 0.0),
+        ("INCORRECT, so not correct", ["correct", "wrong"], 1.0),
+        ("答案正确。", ["正确", "错误"], 1.0),
+        ("", ["correct", "wrong"], None),
+    ],
+)
+def test_a_label_is_a_word_of_its_own(said: str, labels: list[str], passes: float | None) -> None:
+    assert (
+        label_in(said, labels, [label for label in labels if label in ("correct", "safe", "label_1", "正确")]) == passes
+    )

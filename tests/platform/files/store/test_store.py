@@ -219,6 +219,22 @@ def test_what_has_expired_is_gone_before_it_is_swept(
     assert [file.file_id for file in store.list(PROJECT)[0]] == [fresh.file_id]
 
 
+@pytest.mark.parametrize("is_expired", [True, False], ids=["expired", "deleted"])
+def test_the_place_of_an_old_file_is_known_for_a_day_from_its_deletion(
+    store: FileStore, database: Database, add: Callable[..., StoredFile], is_expired: bool
+) -> None:
+    kept, old = add(b"kept"), add(b"old")
+    expires_at = 2.0 if is_expired else None
+    with database.write() as connection:
+        connection.execute(update(table).values(created_at=1.0))
+        connection.execute(update(table).where(table.c.file_id == old.file_id).values(expires_at=expires_at))
+    if not is_expired:
+        store.delete(PROJECT, old.file_id)
+    store.sweep()
+    [after], has_more = store.list(PROJECT, after=old.file_id)
+    assert (after.file_id, after.created_at, has_more) == (kept.file_id, 1.0, False)
+
+
 def part_of(uploads: UploadStore, artifacts: ArtifactStore, upload_id: str, content: bytes) -> UploadPart:
     with IncomingFile(artifacts.incoming) as incoming:
         incoming.write(content)

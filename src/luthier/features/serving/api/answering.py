@@ -163,7 +163,7 @@ class ResponseBuilder(Protocol):
         ...
 
     def first(self, event: Piece | Ended) -> dict[str, Any] | None:
-        """The chunks before the first piece of a choice, or before its end if it has no piece."""
+        """The chunk before all others of a choice, by its first piece, or its end if it has no piece."""
         ...
 
     def piece(self, piece: Piece) -> dict[str, Any]:
@@ -224,7 +224,7 @@ class ChunkWriter:
     """
 
     def __init__(self, words: ResponseBuilder) -> None:
-        self._words, self._begun = words, set[int]()
+        self._words, self._num_begun = words, 0
 
     @property
     def id(self) -> str:
@@ -245,10 +245,13 @@ class ChunkWriter:
 
     def event(self, event: Piece | Ended) -> Iterator[bytes]:
         """The chunks of an event."""
-        if event.choice not in self._begun:
-            self._begun.add(event.choice)
-            if (first := self._words.first(event)) is not None:
+        # Choices begin in their order, as OpenAI's do, though the engine may write a later one first: its clients put
+        # the first chunk of each into a list, by its index.
+        for number in range(self._num_begun, event.choice + 1):
+            first = self._words.first(event if number == event.choice else Piece(choice=number, text=""))
+            if first is not None:
                 yield event_line(first)
+        self._num_begun = max(self._num_begun, event.choice + 1)
         yield event_line(self._words.piece(event) if isinstance(event, Piece) else self._words.end(event))
 
     def failed(self, error: ApiError) -> Iterator[bytes]:

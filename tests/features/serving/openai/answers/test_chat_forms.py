@@ -74,6 +74,34 @@ def test_a_streamed_call_comes_in_pieces_as_openai_writes_them(ask: Callable[...
     assert final.choices[0].message.tool_calls[0].function.parsed_arguments == json.loads(whole.function.arguments)  # type: ignore[index]
 
 
+def test_answers_go_back_as_the_clients_helpers_hold_them(ask: Callable[..., Any], client: openai.OpenAI) -> None:
+    given: dict[str, Any] = {"model": "tiny", "messages": QUESTION, "max_tokens": 200, "temperature": 0}
+    tools: dict[str, Any] = {"tools": [WEATHER], "tool_choice": "required", "parallel_tool_calls": False}
+    with client.chat.completions.stream(**given, **tools) as stream:
+        streamed = stream.get_final_completion().choices[0].message
+    parsed = client.chat.completions.parse(**given, **tools).choices[0].message
+    formed = client.chat.completions.parse(**given, response_format=Violin).choices[0].message
+    assert isinstance(formed.parsed, Violin)
+    [call] = streamed.tool_calls or []
+    [again] = parsed.tool_calls or []
+    assert "index" in call.model_dump()
+    assert call.function.parsed_arguments == again.function.parsed_arguments
+    talk = [*QUESTION, streamed, {"role": "tool", "tool_call_id": call.id, "content": "sunny"}]
+    talk += [*QUESTION, parsed, {"role": "tool", "tool_call_id": again.id, "content": "sunny"}, *QUESTION, formed]
+    plain = [
+        one if isinstance(one, dict) else one.model_dump(include={"role", "content"}, exclude_none=True) | calls
+        for one, calls in zip(talk, [{}, _calls(call), {}, {}, _calls(again), {}, {}, {}], strict=True)
+    ]
+    both = [ask(messages=[*turns, *QUESTION], max_tokens=4, temperature=0) for turns in (talk, plain)]
+    assert both[0].usage.prompt_tokens == both[1].usage.prompt_tokens
+    assert both[0].choices[0].message.content == both[1].choices[0].message.content
+
+
+def _calls(call: Any) -> dict[str, Any]:
+    function = {"name": call.function.name, "arguments": call.function.arguments}
+    return {"tool_calls": [{"id": call.id, "type": "function", "function": function}]}
+
+
 @pytest.mark.parametrize("temperature", [0.0, 1.8])
 def test_a_schema_is_kept(client: openai.OpenAI, temperature: float) -> None:
     parsed = client.chat.completions.parse(

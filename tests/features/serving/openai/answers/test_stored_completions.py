@@ -51,6 +51,22 @@ def test_a_stored_completion_is_read_labelled_and_deleted(client: openai.OpenAI,
             method(made.id)
 
 
+def test_a_stored_completion_shows_its_parameters_as_they_were_sent(
+    client: openai.OpenAI, ask: Callable[..., Any]
+) -> None:
+    schema = {"type": "object", "properties": {"wood": {"enum": ["maple"]}}, "additionalProperties": False}
+    form: dict[str, Any] = {"type": "json_schema", "json_schema": {"name": "wood", "schema": schema, "strict": True}}
+    tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
+    found = client.chat.completions.retrieve(ask(response_format=form, tools=[tool], tool_choice="none").id)
+    assert found.model_extra is not None
+    assert {name: found.model_extra[name] for name in ("response_format", "tools", "tool_choice", "seed")} == {
+        "response_format": form,
+        "tools": [tool],
+        "tool_choice": "none",
+        "seed": 7,
+    }
+
+
 def test_a_stream_is_stored_whole_and_what_is_not_asked_for_is_not(
     client: openai.OpenAI, ask: Callable[..., Any]
 ) -> None:

@@ -60,6 +60,39 @@ def test_a_conversation_is_continued_by_the_id_of_a_response(client: openai.Open
     assert counted.input_tokens == third.usage.input_tokens
 
 
+def test_items_of_stored_answers_are_referred_to_by_their_ids(
+    client: openai.OpenAI, ask: Callable[..., Any], make_client: Callable[..., openai.OpenAI], served: ServedHome
+) -> None:
+    first = ask()
+    question, again = {"role": "user", "content": "Which wood?"}, {"role": "user", "content": "And the front?"}
+    for reference in ({"type": "item_reference", "id": first.output[0].id}, {"id": first.output[0].id}):
+        referring: list[Any] = [question, reference, again]
+        second, plain = ask(referring), ask("And the front?", previous_response_id=first.id)
+        assert (second.output_text, second.usage.input_tokens) == (plain.output_text, plain.usage.input_tokens)
+    counted = client.responses.input_tokens.count(model="tiny", input=referring)
+    assert counted.input_tokens == second.usage.input_tokens
+    listed = client.responses.input_items.list(second.id, order="asc").data
+    assert [one.type for one in listed] == ["message"] * 3
+    assert listed[1].id == first.output[0].id
+    context, _ = served
+    if "answers" not in {project.name for project in context.access.projects()}:
+        context.access.add_project("proj-answers", "answers")
+    other, unstored = make_client(project="answers"), ask(store=False)
+    with pytest.raises(openai.NotFoundError) as caught:
+        other.responses.create(model="tiny", input=referring)
+    assert (caught.value.param, caught.value.code) == ("input.1.id", "item_not_found")
+    for lost in (unstored.output[0].id, "msg_none", first.output[0].id[:-1] + "f"):
+        with pytest.raises(openai.NotFoundError):
+            ask([question, {"type": "item_reference", "id": lost}, again])
+    with pytest.raises(openai.BadRequestError, match="Duplicate item") as twice:
+        ask([*referring, reference, again])
+    assert twice.value.param == "input.3.id"
+    client.responses.delete(first.id)
+    with pytest.raises(openai.NotFoundError):
+        ask(referring)
+    assert ask("And the back?", previous_response_id=second.id).usage.input_tokens > second.usage.input_tokens
+
+
 def test_a_stream_is_stored_whole(client: openai.OpenAI, ask: Callable[..., Any]) -> None:
     events = list(ask(stream=True))
     final = events[-1].response

@@ -100,7 +100,8 @@ def test_the_place_of_a_fault_counts_items_of_this_request_alone() -> None:
 @pytest.mark.parametrize(
     ("item", "place"),
     [
-        ({"type": "item_reference", "id": "msg_1"}, "input.0"),
+        ({"type": "item_reference"}, "input.0.id"),
+        ({"type": "item_reference", "id": "msg_1", "role": "user"}, "input.0.role"),
         ({"type": "web_search_call", "id": "ws", "status": "completed"}, "input.0"),
         ({"role": "user", "content": [{"type": "input_image", "image_url": "data:,"}]}, "input.0.content.0"),
         ({"role": "tool", "content": "x"}, "input.0.role"),
@@ -115,7 +116,7 @@ def test_the_place_of_a_fault_counts_items_of_this_request_alone() -> None:
 def test_items_that_are_not_supported_are_refused_by_name(item: Any, place: str) -> None:
     with pytest.raises(ValidationError) as caught:
         ResponseBody.model_validate({"model": "m", "input": [item]})
-    kinds = {"message", "function_call", "function_call_output", "reasoning"}
+    kinds = {"message", "function_call", "function_call_output", "reasoning", "item_reference"}
     found = [str(part) for part in caught.value.errors()[0]["loc"] if part not in kinds]
     assert ".".join(found) == place
 
@@ -131,7 +132,7 @@ def test_items_are_listed_with_their_parts() -> None:
 
 
 def written(*pieces: Piece, reason: Any = "stop", **options: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    output = OutputItems(**{"summarises": False, "returns_logprobs": False} | options)
+    output = OutputItems(**{"summarises": False, "returns_logprobs": False, "response_id": "resp_1"} | options)
     events = [event for piece in pieces for event in output.add(piece)]
     return [*events, *output.end(Ended(reason=reason, num_new_tokens=1))], output.items
 

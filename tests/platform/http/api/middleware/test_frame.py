@@ -35,6 +35,7 @@ def test_no_page_of_another_origin_may_read(client: MakeClient) -> None:
 def test_a_bug_is_told_as_ours_and_logged_by_its_id(client: MakeClient, caplog: pytest.LogCaptureFixture) -> None:
     answer = client().get("/v1/bug")
     assert (answer.status_code, answer.json()["error"]["type"]) == (500, "server_error")
+    assert answer.headers["x-should-retry"] == "false"
     assert "0123456789" not in answer.text
     assert answer.headers["x-request-id"] in caplog.text
 

@@ -39,6 +39,22 @@ def test_other_encodings_are_no_way_around_it(client: MakeClient, encoding: str)
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_json")
 
 
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1E+400", "9" * 400 + ".5"])
+def test_numbers_that_json_does_not_have_are_refused(client: MakeClient, made: list[int], number: str) -> None:
+    answer = client().post("/v1/things", content=f'{{"size": 1, "more": [{number}]}}', headers=JSON)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_json")
+    assert number[:40] in answer.json()["error"]["message"]
+    assert made == []
+
+
+def test_texts_may_name_such_numbers(client: MakeClient, made: list[int]) -> None:
+    body = '{"size": 1, "more": ["NaN", "Infinity", "1e999", 1e300, 1e-999, 2E+100]}'
+    assert client().post("/v1/things", content=body, headers=JSON).status_code == 200
+    cut = client().post("/v1/things", content='{"size": "NaN"', headers=JSON)
+    assert (cut.status_code, cut.json()["error"]["code"]) == (400, "invalid_value")
+    assert made == [1]
+
+
 def test_what_is_no_json_is_told_by_the_route_as_before(client: MakeClient) -> None:
     answer = client().post("/v1/things", content=b'{"size": ', headers=JSON)
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_value")

@@ -5,6 +5,7 @@ A response and a chat completion of the same conversation are the same request f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -26,10 +27,16 @@ from luthier.features.serving.api.responses.body import (
     prompt_request,
     response_request,
 )
-from luthier.features.serving.api.responses.items import item_documents, messages_of, parsed_items
+from luthier.features.serving.api.responses.items import (
+    Item,
+    ItemReference,
+    item_documents,
+    messages_of,
+    parsed_items,
+)
 from luthier.features.serving.api.responses.writer import ResponseObjectWriter
 from luthier.features.traffic.log import CLIENT_GONE
-from luthier.features.traffic.stored_responses import conversation_before, response_recorder
+from luthier.features.traffic.stored_responses import conversation_before, referenced_items, response_recorder
 from luthier.platform.home.context import Context
 from luthier.platform.http.authentication import Asker, HomeContext
 from luthier.platform.http.errors import ApiError, documented
@@ -66,15 +73,41 @@ def prepared(context: Context, caller: Caller, body: PromptBody) -> PreparedResp
     """The conversation of a request, with that of the response it continues; reads the database.
 
     Raises:
-        ApiError: Items that do not belong together.
+        ApiError: Items that do not belong together, or a reference to one that is not stored.
         UnsupportedError: The response before it is not there.
     """
     earlier = []
     if body.previous_response_id is not None:
         earlier = conversation_before(context, caller, body.previous_response_id)
     before = parsed_items(item for one in earlier for item in one.items)
-    messages = messages_of(body.instructions, [*before, *body.input], len(before))
-    return PreparedResponse(messages, item_documents(body.input), [one.response_id for one in earlier])
+    own = _resolved(context, caller, body.input)
+    messages = messages_of(body.instructions, [*before, *own], len(before))
+    return PreparedResponse(messages, item_documents(own), [one.response_id for one in earlier])
+
+
+def _resolved(context: Context, caller: Caller, items: Sequence[Item]) -> list[Item]:
+    """The items of a request, with those of stored answers in place of references to them."""
+    known = referenced_items(context, caller, [item.id for item in items if isinstance(item, ItemReference)])
+    found: list[Item] = []
+    seen = set[str]()
+    for place, item in enumerate(items):
+        if not isinstance(item, ItemReference):
+            found.append(item)
+            continue
+        param = f"input.{place}.id"
+        # Each once: a short request could stand for a conversation of any length otherwise.
+        if item.id in seen:
+            message = f"Duplicate item found with id {item.id!r}; expected: each item once; what to do: leave it out"
+            raise ApiError(400, message, param=param, code="invalid_value")
+        if item.id not in known:
+            message = (
+                f"Item with id {item.id!r} not found; expected: an item of a stored answer of this project (not "
+                "deleted, not expired, not created with store: false); what to do: send the item itself"
+            )
+            raise ApiError(404, message, param=param, code="item_not_found")
+        seen.add(item.id)
+        found += parsed_items([known[item.id]])
+    return found
 
 
 @router.post("", responses=ANSWERS, response_class=Response)

@@ -226,14 +226,35 @@ class ReasoningItem(BaseModel):
         return "".join(part.text for part in self.content or self.summary)
 
 
-_KINDS: Final = ("message", "function_call", "function_call_output", "reasoning")
+class ItemReference(BaseModel):
+    """An item of a stored answer, in place of the item itself.
+
+    Attributes:
+        type: `item_reference`, also where it is left out.
+        id: Of the item.
+    """
+
+    model_config = _STRICT
+
+    type: Literal["item_reference"] | None = None
+    id: Annotated[str, Field(min_length=1, max_length=128)]
+
+
+_KINDS: Final = ("message", "function_call", "function_call_output", "reasoning", "item_reference")
 
 
 def _kind(value: Any) -> Any:
+    if isinstance(value, ItemReference):
+        return "item_reference"
     if isinstance(value, BaseModel):
         return getattr(value, "type", None)
-    # A message may leave its type out; what has neither a type nor a role is refused as a message without a role.
-    return value.get("type", "message") if isinstance(value, dict) else "message"
+    if not isinstance(value, dict):
+        return "message"
+    # A reference may leave its type out, and then has an id alone.
+    if value.get("type") is None and set(value) - {"type"} == {"id"}:
+        return "item_reference"
+    # So may a message; what has neither a type nor a role is refused as a message without a role.
+    return value.get("type", "message")
 
 
 def _of_known_kind(value: Any) -> Any:
@@ -246,7 +267,8 @@ Item = Annotated[
     Annotated[MessageItem, Tag("message")]
     | Annotated[CallItem, Tag("function_call")]
     | Annotated[CallOutputItem, Tag("function_call_output")]
-    | Annotated[ReasoningItem, Tag("reasoning")],
+    | Annotated[ReasoningItem, Tag("reasoning")]
+    | Annotated[ItemReference, Tag("item_reference")],
     Discriminator(_kind),
     BeforeValidator(_of_known_kind),
 ]
@@ -289,7 +311,7 @@ def messages_of(instructions: str | None, items: Sequence[Item], num_before: int
 
     Args:
         instructions: The system message before all others; None for none.
-        items: Those of earlier responses and of the request, in order.
+        items: Those of earlier responses and of the request, in order, without references.
         num_before: How many of them are from earlier responses.
 
     Raises:

@@ -22,6 +22,7 @@ from luthier.features.serving.api.answering import event_line
 from luthier.features.serving.api.block_order import BlockOrder, Part
 from luthier.features.serving.api.responses.body import AllowedTools, FunctionChoice, ResponseBody
 from luthier.features.serving.service import Answer
+from luthier.features.traffic.stored_responses import item_id
 from luthier.platform.http.errors import ApiError
 
 Event = dict[str, Any]
@@ -35,13 +36,14 @@ class OutputItems:
     Args:
         summarises: Whether reasoning is returned as the summary of its item, rather than as its content.
         returns_logprobs: Whether text comes with the likelihoods of its tokens.
+        response_id: Of the response; the ids of the items are made of it.
 
     Attributes:
         items: Those that are complete.
     """
 
-    def __init__(self, *, summarises: bool, returns_logprobs: bool) -> None:
-        self._summarises, self._returns_logprobs = summarises, returns_logprobs
+    def __init__(self, *, summarises: bool, returns_logprobs: bool, response_id: str) -> None:
+        self._summarises, self._returns_logprobs, self._response_id = summarises, returns_logprobs, response_id
         self.items: list[dict[str, Any]] = []
         self._order = BlockOrder()
         self._open: dict[str, Any] | None = None
@@ -82,8 +84,8 @@ class OutputItems:
             yield from self._part_added(kind)
 
     def _begin(self, kind: _Kind, fields: dict[str, Any]) -> Iterator[Event]:
-        item_id = f"{_PREFIXES[kind]}_{uuid.uuid4().hex}"
-        self._open, self._texts, self._tokens = {"id": item_id, "type": kind, "status": "in_progress", **fields}, [], []
+        own_id = item_id(_PREFIXES[kind], self._response_id, len(self.items))
+        self._open, self._texts, self._tokens = {"id": own_id, "type": kind, "status": "in_progress", **fields}, [], []
         yield {"type": "response.output_item.added", "output_index": len(self.items), "item": dict(self._open)}
 
     def _part_added(self, kind: _Kind) -> Iterator[Event]:
@@ -181,7 +183,9 @@ class ResponseObjectWriter:
         self._body, self._is_stored = body, is_stored
         self.id = f"resp_{uuid.uuid4().hex}"
         self._created_at = int(time.time())
-        self._output = OutputItems(summarises=body.summarises, returns_logprobs=body.returns_logprobs)
+        self._output = OutputItems(
+            summarises=body.summarises, returns_logprobs=body.returns_logprobs, response_id=self.id
+        )
         self._num_events = 0
         self._has_begun = self._has_failed = False
         self._whole: dict[str, Any] | None = None
