@@ -102,3 +102,24 @@ def test_a_score_is_better_where_it_is_higher() -> None:
     found = of(both_sides(rows), "score")
     assert (found.finding, found.is_better_high) == ("better", True)
     assert summary_of((found,)) == "The canary is better in: mean score of people."
+
+
+def test_users_who_all_give_one_score_are_no_proof_of_it() -> None:
+    """Of 20 ratings of as many users on each side: an interval with a width, and more ratings make it narrower."""
+
+    def scored(num: int, canary: float, rest: float) -> CanaryMeasure:
+        rows = frame(num, rated=num)
+        score = pl.when(pl.col("is_canary")).then(canary).otherwise(rest)
+        return of(both_sides(rows.with_columns(score=score)), "score")
+
+    few, many = scored(40, 1.0, 1.0), scored(4_000, 1.0, 1.0)
+    assert few.canary is not None
+    assert many.canary is not None
+    assert few.canary.value == few.canary.high == 1.0
+    assert 0.5 < few.canary.low < 0.95 < many.canary.low < 1.0
+    assert few.finding == "not distinguishable"
+    assert few.low is not None
+    assert few.high is not None
+    assert few.low < 0 < few.high
+    assert scored(40, 0.8, 0.75).finding == "not distinguishable"
+    assert scored(4_000, 0.5, 1.0).finding == "worse"

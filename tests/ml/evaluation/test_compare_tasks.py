@@ -79,6 +79,11 @@ def test_rows_that_share_a_source_count_together(system_of: Any) -> None:
     assert shared.comparisons[0].test == "bootstrap"
     wide, narrow = shared.systems[1].metrics["exact_match"], alone.systems[1].metrics["exact_match"]
     assert wide.high - wide.low > narrow.high - narrow.low
+    # Whole documents of 20 rows would settle it, and more of them than there are.
+    needed = shared.comparisons[0].rows_needed
+    assert needed is not None
+    assert needed > 40
+    assert needed % 20 == 0
     with pytest.raises(RequestError, match="39 clusters for 40 rows"):
         judged(systems, ["exact_match"], clusters=list(range(39)))
 

@@ -118,6 +118,21 @@ def test_rows_that_were_trained_on_do_not_count() -> None:
     assert "3 of its rows" in sentence
 
 
+@pytest.mark.parametrize("said_by", ["number", "caveat", "note"])
+def test_an_evaluation_on_rows_that_were_trained_on_does_not_count(said_by: str) -> None:
+    evaluation, leaked = make_evaluation(), "3 held-out rows are also in the training rows: too good."
+    rule = {"metric": "exact_match", "at_least": 0}
+    assert sentence_of(rule, Results(evaluation=evaluation))[0] is True
+    assert evaluation.verdict is not None
+    changes: dict[str, Any] = {"verdict": None, "rows_notes": (leaked,)}
+    if said_by != "note":
+        change = {"num_leaked": 3} if said_by == "number" else {"caveats": (leaked,)}
+        changes = {"verdict": evaluation.verdict.model_copy(update=change)}
+    passed, sentence = sentence_of(rule, Results(evaluation=evaluation.model_copy(update=changes)))
+    assert not passed
+    assert "was trained on, so it does not count" in sentence
+
+
 def test_a_gate_may_name_its_suite_and_its_fingerprints() -> None:
     rule = {"metric": "sql.runs", "at_least": 0.5}
     easy = make_suite_result("suite-20261126-130000-bbbbbb", suite="easy", fingerprint="ee" * 32)
@@ -140,6 +155,18 @@ def test_the_base_is_the_model_that_the_candidate_was_tuned_from_whatever_it_is_
     passed, sentence = sentence_of({"metric": "sql.runs", "against": "base", "at_least": 0.1}, results)
     assert passed
     assert "less tiny is" in sentence
+
+
+def test_the_figure_is_the_judged_models_and_not_that_of_a_run_beside_it() -> None:
+    found = make_evaluation(value=0.3)
+    base, tuned = found.systems
+    good = {"exact_match": tuned.metrics["exact_match"].model_copy(update={"value": 0.9, "low": 0.85, "high": 0.95})}
+    # The reference run has an adapter; full fine-tuning makes a whole model.
+    earlier = tuned.model_copy(update={"name": "run-earlier", "adapter": "/runs/earlier", "metrics": good})
+    results = Results(evaluation=found.model_copy(update={"systems": (base, earlier, tuned)}))
+    passed, sentence = sentence_of({"metric": "exact_match", "at_least": 0.8}, results)
+    assert not passed
+    assert sentence.startswith("exact_match of tuned is 0.300")
 
 
 @pytest.mark.parametrize(
@@ -173,3 +200,29 @@ def test_a_figure_says_its_scale_so_that_a_limit_on_another_one_is_seen() -> Non
     results = Results((), None, evaluation.model_copy(update={"systems": systems}))
     _, sentence = sentence_of({"metric": "exact_match", "at_least": 0.3}, results)
     assert "] (on 0 to 100): " in sentence
+
+
+def test_a_fully_tuned_run_of_the_same_model_is_not_the_base() -> None:
+    task = make_task()
+    plain = task.systems[0].model_copy(update={"name": "tiny"})
+    # Full fine-tuning leaves no adapter, so the two differ in their names alone.
+    earlier = plain.model_copy(update={"name": "run-20261124-093000-aaaaaa"})
+    comparisons = tuple(one.model_copy(update={"baseline": "tiny"}) for one in task.comparisons)
+    task = task.model_copy(update={"systems": (earlier, plain, task.systems[1]), "comparisons": comparisons})
+    rule = {"metric": "sql.runs", "against": "base", "at_least": 0.1}
+    passed, sentence = sentence_of(rule, Results((make_suite_result(tasks=(task,)),)))
+    assert passed
+    assert "less tiny is" in sentence
+
+
+def test_without_its_base_an_evaluation_has_no_difference_to_it() -> None:
+    found = make_evaluation()
+    base, tuned = found.systems
+    earlier = base.model_copy(update={"name": "run-20261124-093000-aaaaaa"})
+    comparisons = tuple(one.model_copy(update={"baseline": earlier.name}) for one in found.comparisons)
+    changes = {"systems": (earlier, tuned), "comparisons": comparisons}
+    results = Results(evaluation=found.model_copy(update=changes))
+    rule = {"metric": "exact_match", "against": "base", "at_least": -0.5}
+    passed, sentence = sentence_of(rule, results)
+    assert not passed
+    assert "there is no system base" in sentence

@@ -1,6 +1,8 @@
 import pytest
 
 from luthier.core.evaluation import SystemResult
+from luthier.ml.evaluation.plain_names import plain_name
+from luthier.ml.evaluation.result_views import base_of
 from luthier.ml.evaluation.verdict_text import listed, system_title
 
 
@@ -22,3 +24,13 @@ def test_few_shot_systems_are_named_after_their_model():
 @pytest.mark.parametrize(("words", "said"), [("a", "a"), ("ab", "a and b"), ("abc", "a, b and c")])
 def test_lists(words, said):
     assert listed(list(words)) == said
+
+
+def test_a_fully_tuned_run_beside_the_judged_one_is_not_called_the_untuned_model():
+    # Neither has an adapter, and both are of the same model.
+    earlier, judged = system("run-20261124-093000-aaaaaa"), system("run-20261125-093000-bbbbbb")
+    assert plain_name(judged, [earlier, judged]) == "the tuned model"
+    assert plain_name(earlier, [earlier, judged]) == earlier.name
+    own = system("m")
+    assert base_of([earlier, own, judged], judged.name) == "m"
+    assert base_of([system("acme-support"), own, judged], judged.name) == "m"

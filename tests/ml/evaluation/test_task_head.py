@@ -55,6 +55,26 @@ def test_rows_that_are_all_in_order_prove_no_perfect_model() -> None:
     assert found.low < more.low < 1.0
 
 
+def test_one_row_of_a_class_proves_next_to_nothing() -> None:
+    """Its place among a hundred others is known to a hundredth; that of the next row of the class is not."""
+    scores, own = np.arange(101.0)[:, None], np.zeros((101, 1))
+    own[70] = 1.0
+    for found in (auroc(scores, own), auroc(-scores, 1.0 - own)):
+        assert found is not None
+        assert found.value == pytest.approx(0.7)
+        assert found.low < 0.1
+        assert found.high == 1.0
+
+
+def test_pairs_that_are_all_in_the_wrong_order_prove_no_area_of_0() -> None:
+    own = np.array([1.0] * 5 + [0.0] * 5)[:, None]
+    right, wrong = auroc(own, own), auroc(-own, own)
+    assert right is not None
+    assert wrong is not None
+    assert (wrong.value, wrong.low) == (0.0, 0.0)
+    assert wrong.high == pytest.approx(1.0 - right.low)
+
+
 def test_a_class_that_does_not_divide_the_rows_has_no_area() -> None:
     assert auroc(np.array([[0.2, 0.8]] * 3), np.array([[0.0, 1.0]] * 3)) is None
 

@@ -105,6 +105,29 @@ def test_the_other_metrics_stand_behind_the_primary_one():
     assert any("2 metrics were compared" in caveat for caveat in said.caveats)
 
 
+def test_a_model_of_another_tokenizer_is_not_left_out_of_the_verdict():
+    """Perplexity has no figure against it, in which the tuned model would be better than all that is left."""
+    base, other = (
+        system("base", perplexity=20.0, bits_per_byte=1.2),
+        system("other", perplexity=30.0, bits_per_byte=0.8),
+    )
+    tuned = system("tuned", adapter="a", perplexity=12.0, bits_per_byte=1.0)
+    found = [
+        compared(base, tuned, "better", "perplexity", half=1),
+        compared(base, tuned, "better", "bits_per_byte"),
+        compared(other, tuned, "worse", "bits_per_byte"),
+    ]
+    said = verdict([base, other, tuned], found, primary="perplexity")
+    assert (said.word, said.metric) == ("worse", "bits_per_byte")
+    assert "worse than other" in said.headline
+    alone = verdict([base, other, tuned], found[:1], primary="perplexity")
+    assert (alone.word, alone.metric) == ("better", "perplexity")
+    assert "Perplexity is not compared with that of other" in " ".join(alone.caveats)
+    for name in ("teacher", "teacher other"):
+        beside = [base, other.model_copy(update={"name": name}), tuned]
+        assert "is not compared" not in " ".join(verdict(beside, found[:1], primary="perplexity").caveats)
+
+
 def test_perplexity_of_different_tokenizers_gives_way_to_bits_per_byte():
     base = system("base", perplexity=20.0, bits_per_byte=1.2)
     tuned = system("tuned", perplexity=30.0, bits_per_byte=1.0)
@@ -146,6 +169,14 @@ def test_what_was_left_out_or_cut_off_is_said():
     assert "100 of the 250 held-out rows were evaluated" in said
     assert "1 held-out row asks the same as a training row" in said
     assert "not tried with few-shot examples" in said
+
+
+@pytest.mark.parametrize("name", ["tuned", "run-20261125-093000-aaaaaa"])
+def test_full_fine_tuning_could_have_been_spared_by_examples_too(name):
+    base, whole = system("base", rouge_l=0.1), system(name, rouge_l=0.2)
+    assert "not tried with few-shot examples" in caveats_of([base, whole], [compared(base, whole, "better")])
+    other = system("other", rouge_l=0.2)
+    assert "not tried with few-shot" not in caveats_of([base, other], [compared(base, other, "better")])
 
 
 def test_perplexity_and_text_that_disagree_are_said():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from datetime import UTC, datetime
@@ -11,7 +12,7 @@ from luthier.core.errors import NotFoundError
 from luthier.core.evaluation import Metric, Sample, SystemResult
 from luthier.core.ids import sha256_document
 from luthier.core.json_limits import json_text
-from luthier.core.records.bounds import Bounds
+from luthier.core.records.bounds import UNIT, Bounds
 from luthier.core.results.suite import SuiteResult, TaskResult
 from luthier.features.evals_api.data import Rows
 from luthier.features.evals_api.records import Eval, EvalRun, OutputItem, score_range
@@ -94,8 +95,9 @@ def _figures(passed: NDArray[np.float64], scores: NDArray[np.float64] | None, bo
         return {}
     found = {}
     kinds: list[tuple[str, Any, Bounds]] = [("pass_rate", passed, Bounds(0.0, 1.0))]
-    # Of right and wrong the mean score is the share again.
-    if scores is not None and not set(scores.tolist()) <= {0.0, 1.0}:
+    # Of right and wrong the mean score is the share again; 0 and 1 on a scale up to 10 are neither.
+    is_scale = math.isfinite(bounds.width) and bounds != UNIT
+    if scores is not None and (is_scale or not set(scores.tolist()) <= {0.0, 1.0}):
         kinds.append(("score", scores, bounds))
     for name, values, ends in kinds:
         stats = mean_statistics(values)

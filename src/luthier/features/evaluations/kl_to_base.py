@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from luthier.core.errors import RequestError
 from luthier.core.evaluation import KlToBase
+from luthier.core.ids import is_id
 from luthier.core.ports import Progress
 from luthier.features.models.resolve import Candidate, engine_key
 
@@ -63,7 +64,8 @@ def measure_kl(
 
 def _is_base_of(one: Candidate, tuned: Candidate) -> bool:
     """Whether a candidate is the base of the other, without examples in its prompt."""
-    is_plain = one.adapter_path is None and not (one.shots or one.num_nearest or one.instruction)
+    # Another run that fully fine-tuned the same model has no adapter either.
+    is_plain = one.adapter_path is None and not one.is_prompted and not is_id(one.name, "run")
     return is_plain and one.model_name == tuned.model_name and engine_key(one) != engine_key(tuned)
 
 

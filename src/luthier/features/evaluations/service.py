@@ -424,7 +424,7 @@ def _judge(
         verdict=with_learning_curve(words, train, examples, baselines, time.perf_counter() - start, context.progress),
         by_source=by_source,
         kl_to_base=kl,
-        rows_notes=(*held_out.notes, *of_bar, *pool.notes, *shown.notes, *every.notes, *why_not),
+        rows_notes=(*_notes_on(held_out, words), *of_bar, *pool.notes, *shown.notes, *every.notes, *why_not),
         baselines_left_out=every.left_out,
         labels=rows.labels,
         label_confidence=confidence,
@@ -432,6 +432,17 @@ def _judge(
         seconds=time.perf_counter() - start,
         num_workers=heads.max_workers,
     )
+
+
+def _notes_on(held_out: HeldOut, words: Verdict | None) -> tuple[str, ...]:
+    """How the rows were read; and, where there is no verdict that says it, that some were trained on."""
+    from luthier.ml.evaluation.verdict_text import LEAKED, held_out_rows
+
+    num = held_out.num_leaked
+    if words is not None or not num:
+        return held_out.notes
+    are = "is" if num == 1 else "are"
+    return (f"{held_out_rows(num)} {are} {LEAKED}, so the figures are too good.", *held_out.notes)
 
 
 def _verdict(

@@ -266,7 +266,7 @@ def judged_by(
 ) -> tuple[tuple[Signal, ...], tuple[str, ...]]:
     """The signals of the judge that the settings name, and cautions; nothing where they name none.
 
-    An unavailable judge is a caution, not a failed check.
+    An unavailable judge is a caution, not a failed check: its signals are unknown.
 
     Args:
         context: of the home.
@@ -276,7 +276,7 @@ def judged_by(
         since: where the window begins, in seconds since 1970.
         num_others: the number of other signals, among which the bound on false alarms is divided.
     """
-    from luthier.ml.drift.signals.training import judged_signals
+    from luthier.ml.drift.signals.training import judged_signals, unjudged_signals
 
     if settings.judge is None:
         return (), ()
@@ -287,7 +287,8 @@ def judged_by(
             before = _scored(context, judge, _sample(frame, None, since, settings.num_judged))
             now = _scored(context, judge, _sample(frame, since, None, settings.num_judged))
     except LuthierError as error:
-        return (), (f"The judge {settings.judge} could not be asked: {error.came}.",)
+        said = f"The judge {settings.judge} could not be asked: {error.came}."
+        return unjudged_signals(settings.judge, CRITERIA), (said,)
     # The error is shared among all signals of the check, those of the judge included.
     signals = judged_signals(name, before, now, num_others + len(CRITERIA))
     # Scores of an uncalibrated judge are shown, with the caution that they were not compared with people.

@@ -333,7 +333,9 @@ def _watched(context: Context, project_id: str, model: str, since: float, until:
     except (DataError, ConflictError, NotFoundError) as error:
         profile = None
         cautions.append(f"The training data could not be read: {error.came}.")
-    compared = Compared(profile, settings.groups, suite_signals(context, project_id, target))
+    # Without traffic the deployment says who would answer: an alert of its suites must not end because nobody asks.
+    suites = suite_signals(context, project_id, target or _deployed(context, project_id, model))
+    compared = Compared(profile, settings.groups, suites)
     # The number of signals goes in because the confidence level is divided among all of them.
     judged, said = judged_by(context, project_id, settings, frame, since, number_of_signals(compared))
     cautions += said
@@ -362,6 +364,12 @@ def _answering(frame: pl.DataFrame, since: float) -> str:
     # Ties by name, else the order of a hash table would choose the target.
     counted = own["target"].value_counts().sort("count", "target", descending=[True, False])
     return str(counted["target"][0]) if counted.height else ""
+
+
+def _deployed(context: Context, project_id: str, model: str) -> str:
+    """The target with the largest share of a deployment; empty where there is none of this name."""
+    deployment = context.deployments.find(project_id, model)
+    return "" if deployment is None else max(deployment.revision.shares, key=lambda one: one.fraction).target
 
 
 def _refuse_unknown(context: Context, project_id: str, model: str) -> None:

@@ -196,7 +196,10 @@ def gap(units: Units, *, is_fraction: bool, is_log: bool = False) -> Gap:
             never.
         is_log: they are logarithms, which have no ends.
     """
-    sides = [mean_and_variance(units, side, is_fraction=is_fraction) for side in (units.is_canary, ~units.is_canary)]
+    sides = [
+        mean_and_variance(units, side, is_fraction=is_fraction, is_score=not is_log)
+        for side in (units.is_canary, ~units.is_canary)
+    ]
     means, variances = [mean for mean, _ in sides], [variance for _, variance in sides]
     difference = means[0] - means[1]
     # Nearer to an end than half a user of the smaller side is not resolved by counting users.
@@ -206,8 +209,17 @@ def gap(units: Units, *, is_fraction: bool, is_log: bool = False) -> Gap:
     return Gap(means[0], means[1], difference, low, high)
 
 
-def mean_and_variance(units: Units, side: NDArray[np.bool_], *, is_fraction: bool) -> tuple[float, float]:
-    """The mean of the users of a side, and the variance of it, as `gap` describes."""
+def mean_and_variance(
+    units: Units, side: NDArray[np.bool_], *, is_fraction: bool, is_score: bool
+) -> tuple[float, float]:
+    """The mean of the users of a side, and the variance of it, as `gap` describes.
+
+    Args:
+        units: the users with their values.
+        side: which of them.
+        is_fraction: values of 0 and 1.
+        is_score: values between 0 and 1; where all users agree, the variance is that of as many who are at its ends.
+    """
     mean, weight = units.mean[side], units.weight[side]
     value = float(np.average(mean, weights=weight))
     num, total = len(mean), float(weight.sum())
@@ -216,6 +228,10 @@ def mean_and_variance(units: Units, side: NDArray[np.bool_], *, is_fraction: boo
     if is_fraction:
         padded = (value * total + 1) / (total + 2)
         spread = max(spread, padded * (1 - padded) / (total + 2))
+    elif is_score and spread <= 1e-18:
+        # Users who all give the same score show no spread, and are no proof that others would give it, too.
+        padded = (value * num + 1) / (num + 2)
+        spread = padded * (1 - padded) / (num + 2)
     return value, spread
 
 

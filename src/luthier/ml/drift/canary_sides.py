@@ -170,9 +170,8 @@ def _means(
         if not of_unit.any():
             found.append(None)
             continue
-        mean, variance = mean_and_variance(units, of_unit, is_fraction=measure.is_fraction)
+        mean, variance = mean_and_variance(units, of_unit, is_fraction=measure.is_fraction, is_score=True)
         num_users = int(of_unit.sum())
-        # The margin of half a user keeps an interval from having no width where all users agree.
         low, high = UNIT.around(mean, math.sqrt(variance), _z(_ERROR), margin=1 / (2 * num_users))
         found.append(SideValue(value=mean, low=low, high=high, num=int(side.sum()), num_users=num_users))
         moments.append((mean, variance))

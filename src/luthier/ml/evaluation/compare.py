@@ -8,6 +8,7 @@ hold for other seeds too. How long systems thought, and how many thoughts were c
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -376,10 +377,16 @@ def _compare(earlier: _Outcome, later: _Outcome, metric: MetricDefinition, resam
         high=found.high,
         p_value=found.p_value,
         verdict=statistics.verdict_word(found, higher_is_better=metric.higher_is_better),
-        # Extrapolated by the standard error, which falls with the root of the number of rows.
-        rows_needed=None if settled else statistics.rows_needed(found.difference, found.standard_error, num_rows),
+        rows_needed=None if settled else _rows_needed(found, num_rows, len(later.system.row_ids)),
         test="mcnemar" if are_shares else "bootstrap",
     )
+
+
+def _rows_needed(found: statistics.Difference, num_sources: int, num_rows: int) -> int | None:
+    """In rows, of which a source has as many as here on average; without sources each row is one."""
+    # Extrapolated by the standard error, which falls with the root of the number of sources.
+    needed = statistics.rows_needed(found.difference, found.standard_error, num_sources)
+    return None if needed is None else math.ceil(needed * num_rows / num_sources)
 
 
 def _same_tokens(one: SystemUnderTest, other: SystemUnderTest) -> bool:

@@ -13,6 +13,7 @@ from luthier.core.results.suite import GateOutcome, RuleOutcome, SafetyResult, S
 from luthier.ml.charts.figures import MINUS, decimals_for, interval, number, signed
 from luthier.ml.charts.judged_rows import on_scale
 from luthier.ml.evaluation.result_views import base_of, roles
+from luthier.ml.evaluation.verdict_text import LEAKED
 
 SAFETY: Final = "safety"
 _ENDS: Final = {"low": "the low end of its interval", "high": "the high end of its interval", "value": "it"}
@@ -112,11 +113,17 @@ def _place(rule: GateRule, gate: Gate, results: Results) -> _Place:
 
 def _in_evaluation(rule: GateRule, results: Results) -> _Place:
     found = results.evaluation
+    if found is not None and _holds_trained_rows(found):
+        raise _NoFigureError(
+            f"{rule.metric}: rows of {found.evaluation_id} are among the rows that the model was trained on, so it "
+            "does not count."
+        )
     who = None if found is None else roles(found)
     if found is None or who is None:
         which = " that count" if results.set_aside else ""
         raise _NoFigureError(_without(rule, f"the model was not evaluated on held-out rows{which}", results))
-    base = base_of(found.systems, who.candidate) or who.baseline
+    # No other baseline takes its place: the difference to an earlier run is not that to the model before tuning.
+    base = base_of(found.systems, who.candidate)
     return _Place(rule.metric, found.systems, found.comparisons, who.candidate, base)
 
 
@@ -221,3 +228,12 @@ def _check_trust(place: _Place, is_calibrated: IsCalibrated) -> None:
             f"{task.name}.{place.metric} was given by the judge {judge}, and it is not known whether that agrees "
             f"with people on {target or place.metric}, so it does not count (luthier judge calibrate)."
         )
+
+
+def _holds_trained_rows(found: Evaluation) -> bool:
+    verdict = found.verdict
+    if verdict is not None and verdict.num_leaked:
+        return True
+    # Without a verdict it is a note; evaluations of before the number was recorded have a caveat.
+    said = (*found.rows_notes, *(() if verdict is None else verdict.caveats))
+    return any(LEAKED in one for one in said)

@@ -141,7 +141,10 @@ def _agreements(table: RatingsTable, criterion: Criterion | None) -> list[Agreem
         if whole.shape[1] >= 2 and np.ptp(whole) > 0:
             if len(raters) == 2:
                 weights: Literal["quadratic"] | None = None if criterion is None else "quadratic"
-                found.append(("cohen_kappa", cohen_kappa(whole[0], whole[1], weights=weights), whole.shape[1]))
+                # The whole scale: without the scores that nobody gave, 2 and 5 would be neighbours.
+                scale = None if criterion is None else (1.0, 2.0, 3.0, 4.0, 5.0)
+                kappa = cohen_kappa(whole[0], whole[1], weights=weights, labels=scale)
+                found.append(("cohen_kappa", kappa, whole.shape[1]))
             else:
                 counts = np.stack([(whole == value).sum(axis=0) for value in categories], axis=1)
                 found.append(("fleiss_kappa", fleiss_kappa(counts), whole.shape[1]))

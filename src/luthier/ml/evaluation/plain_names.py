@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from luthier.core.evaluation import SystemResult
-from luthier.core.ids import is_id
 from luthier.ml.charts.judged_rows import start
 from luthier.ml.evaluation.result_views import base_of
-from luthier.ml.evaluation.verdict_text import prompt_of, system_title, without_prompting
+from luthier.ml.evaluation.verdict_text import is_tuned, prompt_of, system_title, without_prompting
 
 _TUNED, _UNTUNED = "the tuned model", "the untuned model"
 _OURS = ("the ", "a ", "rules ", "ridge ")
@@ -29,7 +28,7 @@ def plain_name(system: SystemResult, systems: Sequence[SystemResult]) -> str:
     """
     judged = judged_system(systems)
     if system is judged:
-        return _TUNED if _is_tuned(system) else system_title(system, systems)
+        return _TUNED if is_tuned(system) else system_title(system, systems)
     if not system.is_model:
         return system_title(system, systems)
     own = _untuned(systems)
@@ -50,7 +49,7 @@ def name_at_start(system: SystemResult, systems: Sequence[SystemResult]) -> str:
 def short_name(system: SystemResult, systems: Sequence[SystemResult]) -> str:
     """The system as the label of a row in a chart, without its article."""
     judged, own = judged_system(systems), _untuned(systems)
-    if system is judged and _is_tuned(system):
+    if system is judged and is_tuned(system):
         return "tuned model"
     if system.name == own:
         return "untuned model"
@@ -59,11 +58,7 @@ def short_name(system: SystemResult, systems: Sequence[SystemResult]) -> str:
     return system.name
 
 
-def _is_tuned(system: SystemResult) -> bool:
-    return system.adapter is not None or system.name == "tuned" or is_id(system.name, "run")
-
-
 def _untuned(systems: Sequence[SystemResult]) -> str | None:
     """The name of the base model of a tuned system; None where the evaluated system is not tuned."""
     judged = judged_system(systems)
-    return base_of(systems, judged.name) if _is_tuned(judged) else None
+    return base_of(systems, judged.name) if is_tuned(judged) else None

@@ -20,6 +20,7 @@ from luthier.core.evaluation import (
     SystemResult,
     Verdict,
 )
+from luthier.core.ids import is_id
 from luthier.core.results.release_gate import BASE
 from luthier.core.results.suite import Confusion, SafetyResult, SuiteResult, TaskResult
 from luthier.ml.charts.judged_rows import Cell, DifferenceRow, MetricRow, difference_row, metric_axis, metric_rows
@@ -44,14 +45,14 @@ class Roles:
 def roles(evaluation: Evaluation) -> Roles | None:
     """The candidate and its baseline; None if no system was evaluated.
 
-    Candidate: the only system with an adapter; otherwise the last one, since baselines are listed first.
+    Candidate: the last one, which the verdict is about. An adapter does not tell: full fine-tuning makes none, while a
+    run beside it may have one.
     Baseline: the first other system without examples in its prompt; otherwise the first other system.
     """
     systems = evaluation.systems
     if not systems:
         return None
-    adapted = [system for system in systems if system.adapter is not None]
-    candidate = adapted[0] if len(adapted) == 1 else systems[-1]
+    candidate = systems[-1]
     rest = [system for system in systems if system.name != candidate.name and system.is_model]
     bare = [system for system in rest if not system.is_prompted]
     baseline = next(iter(bare or rest), None)
@@ -59,12 +60,17 @@ def roles(evaluation: Evaluation) -> Roles | None:
 
 
 def base_of(systems: Sequence[SystemResult], candidate: str) -> str | None:
-    """The candidate's model before tuning, without examples in its prompt; otherwise a system named `base`."""
+    """The candidate's model before tuning, without examples in its prompt; otherwise a system named `base`.
+
+    A run beside it that fully fine-tuned the same model is not that model, although it has no adapter either.
+    """
     own = next((one for one in systems if one.name == candidate), None)
-    models = [one for one in systems if one.is_model]
-    others = [one for one in models if one.name != candidate and not one.is_prompted and one.adapter is None]
-    same = next((one.name for one in others if own is not None and one.model == own.model), None)
-    return same or next((one.name for one in others if one.name == BASE), None)
+    plain = [one for one in systems if one.is_model and not one.is_prompted and one.adapter is None]
+    others = [one for one in plain if one.name != candidate and not is_id(one.name, "run")]
+    same = [one.name for one in others if own is not None and one.model == own.model]
+    # A fully fine-tuned model may be called by another name than its run's id.
+    by_its_name = next((name for name in same if own is not None and name in (BASE, own.model)), None)
+    return by_its_name or next(iter(same), None) or next((one.name for one in others if one.name == BASE), None)
 
 
 def metric_names(evaluation: Evaluation) -> list[str]:

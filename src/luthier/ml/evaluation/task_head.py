@@ -4,7 +4,7 @@ AUROC of a class is the share of pairs of a row of the class and another row tha
 order, half for equal ones; of several classes the mean over those that some rows have and others have not (Hand and
 Till, 2001, name the variants). Its interval is DeLong's, with the rows' influences on the mean over classes added up
 before they are squared, since one row counts for every class. Where all pairs are in order no row has any influence:
-there the lower end is Newcombe's, for a class of mean size.
+there the lower end is Newcombe's, for a class of mean size, and so is the upper end where none is.
 
 Sources: DeLong, DeLong and Clarke-Pearson, "Comparing the Areas under Two or More Correlated Receiver Operating
 Characteristic Curves", 1988; Newcombe, "Confidence intervals for an effect size measure based on the Mann-Whitney
@@ -60,11 +60,13 @@ def auroc(scores: Array, own: Array) -> Interval | None:
         influence += of_rows / len(divided)
     value = float(np.mean(areas))
     half = -float(ndtri(TAIL)) * math.sqrt(float((influence**2).sum()))
-    low = value - half
-    if value == 1.0:
+    low, high = value - half, value + half
+    if value in (0.0, 1.0):
         num_own = float(own[:, divided].sum()) / len(divided)
-        low = _lower_end_of_one(num_own, num_rows - num_own)
-    return Interval(value, max(0.0, low), min(1.0, value + half))
+        end = _lower_end_of_one(num_own, num_rows - num_own)
+        # The areas of scores with the other sign are what is missing to 1.
+        low, high = (end, 1.0) if value == 1.0 else (0.0, 1.0 - end)
+    return Interval(value, max(0.0, low), min(1.0, high))
 
 
 def _area(scores: Array, is_own: NDArray[np.bool_]) -> tuple[float, Array]:
@@ -76,10 +78,18 @@ def _area(scores: Array, is_own: NDArray[np.bool_]) -> tuple[float, Array]:
     of_others = 1.0 - (ranks[~is_own] - other_ranks) / num_own
     area = float(of_own.mean())
     influence = np.zeros(len(scores))
-    # Divided by n - 1 within the square: the variance of a sample's mean.
-    influence[is_own] = (of_own - area) / math.sqrt(num_own * max(1, num_own - 1))
-    influence[~is_own] = (of_others - area) / math.sqrt(num_other * max(1, num_other - 1))
+    influence[is_own], influence[~is_own] = _of_side(of_own, area), _of_side(of_others, area)
     return area, influence
+
+
+def _of_side(shares: Array, area: float) -> Array:
+    """What each row of a side adds to the error of its mean."""
+    # A single row shows no spread: it has the most that shares with this mean can have.
+    if len(shares) == 1:
+        return np.array([math.sqrt(area * (1 - area))])
+    # Divided by n - 1 within the square: the variance of a sample's mean.
+    result: Array = (shares - area) / math.sqrt(len(shares) * (len(shares) - 1))
+    return result
 
 
 def _lower_end_of_one(num_own: float, num_other: float) -> float:

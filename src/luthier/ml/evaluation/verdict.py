@@ -332,7 +332,7 @@ def verdict(
     "better": distinguishable and better than every baseline: few-shot too, since showing examples costs less than
     training, and those without a language model (`luthier.ml.baselines`). "worse": distinguishable and worse than at
     least one, where those without a language model count as one question. Else "not distinguishable". Where `primary`
-    could not be compared (perplexity of different tokenizers), bits per byte decides instead.
+    could not be compared with each of them (perplexity of different tokenizers), bits per byte decides instead.
 
     Args:
         results: all systems.
@@ -353,9 +353,10 @@ def verdict(
     by_name = {result.name: result for result in results}
     judged = by_name.get(candidate) if candidate is not None else (results[-1] if results else None)
     own = [c for c in comparisons if judged is not None and c.candidate == judged.name]
-    compared = {c.metric for c in own}
-    # Perplexity of different tokenizers is never compared.
-    metric = primary if primary in compared else "bits_per_byte"
+    compared, by_bytes = ({c.baseline for c in own if c.metric == name} for name in (primary, "bits_per_byte"))
+    # Perplexity of different tokenizers is never compared, and no baseline may be left out for it.
+    leaves_out = primary == "perplexity" and not by_bytes <= compared
+    metric = primary if compared and not leaves_out else "bits_per_byte"
     found = [c for c in own if c.metric == metric]
     if judged is None or not found:
         raise RequestError(

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from luthier.core.evaluation import NOT_DISTINGUISHABLE, Comparison, SystemResult
+from luthier.core.ids import is_id
 from luthier.ml.charts.judged_rows import metric_title, on_scale, start, thinking_sentence
 from luthier.ml.evaluation.metrics.classification import label
 from luthier.ml.evaluation.metrics.registry import reads_order
@@ -50,6 +51,11 @@ def system_title(system: SystemResult, results: Sequence[SystemResult]) -> str:
     if bare is None:
         return _IN_PROSE.get(system.name, system.name)
     return f"{system_title(bare, results)} with {prompt_of(system, ' in its prompt')}"
+
+
+def is_tuned(system: SystemResult) -> bool:
+    """Whether training made it. An adapter alone does not tell: full fine-tuning makes a whole model."""
+    return system.adapter is not None or system.name == "tuned" or is_id(system.name, "run")
 
 
 def without_prompting(system: SystemResult, results: Sequence[SystemResult]) -> SystemResult | None:
@@ -340,17 +346,32 @@ def caveats(
     found += _disagreement(comparisons)
     found += _draws(results)
     has_shots = any(r.num_few_shot for r in results)
-    if judged.adapter is not None and judged.samples and not has_shots and not reads_order(metric):
+    if is_tuned(judged) and judged.samples and not has_shots and not reads_order(metric):
         found.append("The base model was not tried with few-shot examples, the inexpensive alternative to training.")
     metrics = dict.fromkeys(comparison.metric for comparison in comparisons)
     if missing := [name for name in judged.metrics if name not in metrics]:
         found.append(f"Not compared, because the systems cut text into different tokens: {', '.join(missing)}.")
+    elif others := _of_other_tokens(judged, results, comparisons):
+        found.append(
+            f"Perplexity is not compared with that of {listed(others)}, because the systems cut text into different "
+            "tokens."
+        )
     if len(metrics) > 1:
         found.append(
             f"{len(metrics)} metrics were compared. The verdict is about {metric_title(metric)}, chosen by rule "
             "beforehand; each of the others shows a difference by chance 1 time in 20."
         )
     return tuple(found)
+
+
+def _of_other_tokens(
+    judged: SystemResult, results: Sequence[SystemResult], comparisons: Sequence[Comparison]
+) -> list[str]:
+    """The models before the evaluated one whose perplexity is not compared; a teacher is no baseline."""
+    known = {one.baseline for one in comparisons if one.metric == "perplexity"}
+    before = results[: [one.name for one in results].index(judged.name)]
+    models = [one.name for one in before if one.is_model and "perplexity" in one.metrics] if known else []
+    return [name for name in models if name not in known and name.split(" ")[0] != "teacher"]
 
 
 def _draws(results: Sequence[SystemResult]) -> list[str]:

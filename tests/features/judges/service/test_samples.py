@@ -82,7 +82,10 @@ def test_a_judge_that_cannot_be_asked_is_a_caution_and_no_failed_look(context, m
     monkeypatch.setattr(judges, "open_judge", lambda _context, name: FakeEngine(refuse, name=name))
     settings = WatchSettings(judge="http://localhost:1/v1#m")
     signals, cautions = judged_by(context, "default", settings, frame(50, 50), FRAME_AT, 30)
-    assert signals == ()
+    # Unknown and not missing: what is missing counts as steady, and would close an alert.
+    assert {one.name: one.state for one in signals} == dict.fromkeys(
+        ("judged_relevance", "judged_coherence", "judged_accuracy"), "unknown"
+    )
     assert "could not be asked" in cautions[0]
 
 

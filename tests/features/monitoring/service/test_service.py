@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from luthier.core.errors import NotFoundError, RequestError
+from luthier.core.records.deployment import Deployment, Revision, Share
 from luthier.core.records.monitoring import WatchSettings
 from luthier.core.records.traffic import Exchange
 from luthier.features.monitoring import scheduled_suites as watch_settings
@@ -125,6 +126,23 @@ def test_quality_is_the_newest_suite_against_the_one_before(context: Context) ->
         assert found[0].state == ("changed" if number else "unknown")
     assert "worse" in found[0].sentence
     assert suite_signals(context, "default", "") == ()
+
+
+def test_quality_is_known_while_nobody_asks(context: Context) -> None:
+    """Else an open alert of a suite would close as steady in a quiet night."""
+    run_id = add_run(context, "a")
+    for number, value in enumerate((0.8, 0.5)):
+        task = make_task(metrics={"sql_accuracy": (0.3, value)})
+        result = make_suite_result(f"suite-20261126-12000{number}-aaaaaa", run_id=run_id, tasks=(task,))
+        context.assessments.save("suite", result.result_id, result, project_id="default", subject=run_id, run_id=run_id)
+    shares = (Share(target="run-canary", fraction=0.1), Share(target=run_id, fraction=0.9))
+    revision = Revision(number=1, kind="deploy", shares=shares, canary="run-canary")
+    context.deployments.add(Deployment(deployment_id="d-shop", project_id="default", name="shop", revision=revision))
+    report = monitoring.watch(context, "default", "shop", since=0.0)
+    assert report.num_exchanges == 0
+    assert [one.state for one in report.signals if one.name.startswith("suite_")] == ["changed"]
+    none = monitoring.watch(context, "default", "another", since=0.0)
+    assert not any(one.name.startswith("suite_") for one in none.signals)
 
 
 def test_checks_see_what_they_are_to_see(context: Context, tmp_path: Path) -> None:

@@ -133,3 +133,20 @@ def test_more_raters_of_a_row_do_not_make_it_surer() -> None:
     (single,), (repeated,) = panel_figures(one).win_rates, panel_figures(many).win_rates
     assert single.rate.value == pytest.approx(repeated.rate.value)
     assert repeated.rate.high - repeated.rate.low == pytest.approx(single.rate.high - single.rate.low, rel=0.02)
+
+
+def test_scores_that_nobody_gave_keep_their_place_on_the_scale() -> None:
+    """Two raters who used 1, 2 and 5 alone: from 2 to 5 is three times as far as from 1 to 2."""
+    said = {"Ada": [1, 2, 5, 5, 2, 1, 5, 2, 1, 5], "Ben": [1, 5, 5, 5, 2, 2, 5, 2, 1, 2]}
+    values = {"panel_id": "panel-1", "kind": "likert", "prompt": "Why?", "system_a": "base", "answer_a": "so"}
+    rows = [
+        RatingRow.model_validate(values | {"item": item, "row_id": f"r:{item}", "rater": name, "accuracy": score})
+        for name, scores in said.items()
+        for item, score in enumerate(scores)
+    ]
+    agreements = panel_figures(RatingsTable(tuple(rows))).agreements
+    (kappa,) = (one for one in agreements if one.measure == "cohen_kappa")
+    ada, ben = (np.array(scores, dtype=float) for scores in said.values())
+    # With squared distances: what raters differ by, over what any rating of one and any of the other differ by.
+    by_chance = ((ada[:, None] - ben[None, :]) ** 2).mean()
+    assert kappa.estimate.value == pytest.approx(1 - ((ada - ben) ** 2).mean() / by_chance)

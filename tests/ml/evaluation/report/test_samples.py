@@ -110,3 +110,14 @@ def test_roles_with_and_without_an_adapter(evaluation_of: Make) -> None:
     full = tuple(s.model_copy(update={"adapter": None}) for s in evaluation.systems)
     assert roles(evaluation.model_copy(update={"systems": full})) == found
     assert roles(evaluation.model_copy(update={"systems": ()})) is None
+
+
+def test_a_reference_run_with_an_adapter_is_not_taken_for_the_fully_tuned_model(evaluation_of: Make) -> None:
+    evaluation = evaluation_of(5)
+    base, shots, tuned = evaluation.systems
+    # Full fine-tuning makes a model of its own: only the run beside it has an adapter.
+    earlier = base.model_copy(update={"name": "run-earlier", "adapter": "/runs/earlier"})
+    systems = (base, shots, earlier, tuned.model_copy(update={"adapter": None}))
+    found = roles(evaluation.model_copy(update={"systems": systems}))
+    assert found is not None
+    assert (found.candidate, found.baseline) == ("tuned", base.name)

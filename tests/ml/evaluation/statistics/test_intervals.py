@@ -173,6 +173,17 @@ def test_none_of_30_right_is_not_certain():
     assert nobody.p_value == 1.0
 
 
+def test_scores_of_0_and_1_on_a_longer_scale_are_no_share():
+    """Of ten people who all gave 1 of 5, others may give more; 0.3 of 10 points may be above 1 on other rows."""
+    lowest = interval([1.0] * 10, bounds=Bounds(1.0, 5.0))
+    # As many others as Wilson's interval of 0 of 10 allows (0.2775), at worst with 5 points.
+    assert lowest == (1.0, 1.0, pytest.approx(1 + 0.2775 * 4, abs=1e-3))
+    few = interval([1.0] * 3 + [0.0] * 7, bounds=Bounds(0.0, 10.0))
+    assert 0.0 <= few.low < few.value < few.high <= 10.0
+    assert few.high > interval([1.0] * 3 + [0.0] * 7, bounds=UNIT).high
+    assert interval([1.0] * 3 + [0.0] * 7) == interval([1.0] * 3 + [0.0] * 7, bounds=UNIT)
+
+
 def test_a_fraction_with_the_same_end_in_every_row_is_not_certain_either():
     """Micro F1 of rows without any error; and sources whose rows are all wrong count once each."""
     perfect = np.tile([2.0, 0.0, 0.0], (20, 1))

@@ -44,7 +44,7 @@ def test_draws_hang_on_seed_and_key_alone() -> None:
     assert abs(np.corrcoef(beside["a"], beside["b"])[0, 1]) < 0.03
 
 
-@pytest.mark.parametrize("correlation", [-0.5, 0.0, 0.9, 1.0])
+@pytest.mark.parametrize("correlation", [-0.5, 0.0, 0.9, 1.0, 1.0 + 2**-52])
 def test_a_measured_figure_follows_another(correlation: float) -> None:
     both = one(0.1, 0.2, 0.3, key="a", is_measured=True)
     both["b"] = Input("b", "b", "gain", Range(low=0.1, typical=0.2, high=0.3), True, "a", correlation)

@@ -166,17 +166,24 @@ def judged_signals(judge: str, before: Scored, now: Scored, num_signals: int) ->
     return tuple(_judged_signal(judge, criterion, before, now, tail) for criterion in now.scores)
 
 
+def unjudged_signals(judge: str, criteria: Sequence[str]) -> tuple[Signal, ...]:
+    """The same of a judge that could not be asked: unknown, since a signal that is missing would count as steady."""
+    sentence = "Unknown: the judge could not be asked."
+    return tuple(Signal(**_named(judge, one), value=None, sentence=sentence) for one in criteria)
+
+
+def _named(judge: str, criterion: str) -> dict[str, Any]:
+    title = f"{criterion.capitalize()} of answers, by {judge}"
+    return {"name": f"judged_{criterion}", "title": title, "group": "quality", "unit": "1 to 5"}
+
+
 def _judged_signal(judge: str, criterion: str, before: Scored, now: Scored, tail: float) -> Signal:
     old, new = (np.array(side.scores[criterion], dtype=float) for side in (before, now))
-    title = f"{criterion.capitalize()} of answers, by {judge}"
-    shared: dict[str, Any] = {
-        "name": f"judged_{criterion}",
-        "title": title,
-        "group": "quality",
-        "unit": "1 to 5",
+    shared = _named(judge, criterion) | {
         "value": float(new.mean()) if len(new) else None,
         "reference": float(old.mean()) if len(old) else None,
     }
+    title = shared["title"]
     if min(len(old), len(new)) < FEWEST:
         of = (
             f"{len(old)} verdicts on answers before, of {before.num_asked} asked, and {len(new)} of {now.num_asked} now"

@@ -32,7 +32,7 @@ from numpy.typing import ArrayLike
 
 from luthier.core.errors import RequestError
 from luthier.core.evaluation import NOT_DISTINGUISHABLE, VerdictWord
-from luthier.core.records.bounds import Bounds
+from luthier.core.records.bounds import UNIT, Bounds
 from luthier.ml.evaluation.statistics.resampling import (
     NUM_RESAMPLES,
     Aggregate,
@@ -251,7 +251,10 @@ def interval_of(
     if rows is None:
         return Interval(value, *ends)
     rows = _contributing(rows)
-    if is_share(rows, aggregate):
+    # Scores that go beyond 1 are no share, though all rows may have 0 or 1: other rows may have more. An open end says
+    # nothing of what they may have.
+    has_other_ends = math.isfinite(bounds.width) and bounds != UNIT
+    if not has_other_ends and is_share(rows, aggregate):
         return Interval(value, *share_ends(value * len(rows), len(rows), TAIL))
     # A single row may have no figure (0 / 0); NaN then fails the comparison below.
     with np.errstate(all="ignore"):

@@ -182,7 +182,8 @@ def _draw(one: Input, followed: Input | None, num: int, seed: int) -> Array:
         deviation = ndtri(level)
         if followed is not None:
             # A sum of two normal variables with these weights is normal again, with that correlation to the first.
-            other, rest = ndtri(_levels(followed, num, seed)), np.sqrt(1 - one.correlation**2)
+            # A perfect correlation may be above 1 in its last bit, and then has no root.
+            other, rest = ndtri(_levels(followed, num, seed)), np.sqrt(max(0.0, 1 - one.correlation**2))
             deviation = one.correlation * other + rest * deviation
         # Each side has the width of its own end of the interval, which is at 1.96 deviations.
         found = np.asarray(typical + np.where(deviation > 0, high - typical, typical - low) * deviation / _Z)
