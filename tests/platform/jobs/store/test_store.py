@@ -100,9 +100,9 @@ def test_the_newest_job_of_a_workflow_is_found_whatever_its_age(queue: JobStore,
         "job-303"
     ]
     assert queue.list(kinds=kinds, status="failed") == []
-    if database.dialect == "sqlite":
-        plan = "EXPLAIN QUERY PLAN SELECT * FROM jobs WHERE workflow_id = 'x' ORDER BY number DESC LIMIT 1"
-        with database.read() as connection:
+    with database.read() as connection:
+        if connection.dialect.name == "sqlite":
+            plan = "EXPLAIN QUERY PLAN SELECT * FROM jobs WHERE workflow_id = 'x' ORDER BY number DESC LIMIT 1"
             assert "ix_jobs_workflow_id" in str(connection.execute(text(plan)).all())
 
 
