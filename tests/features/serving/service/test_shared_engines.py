@@ -19,10 +19,10 @@ from luthier.core.errors import OverlongError
 from luthier.core.ports import Generation, Progress, ProgressTask, Prompt, Score, SilentProgress
 from luthier.core.stream import Served
 from luthier.features.evaluations import service as evaluations
-from luthier.features.evaluations.service import evaluate
 from luthier.features.generation.engines import find_teacher
 from luthier.features.generation.shared_engine import SharedEngine
 from luthier.features.models.resolve import Candidate, open_engine
+from luthier.features.recipes.checks import load_mapped
 from luthier.features.serving import shared_engines
 from luthier.features.serving.engine_lending import EngineLending
 from luthier.features.serving.inference_client import InferenceClient
@@ -160,7 +160,7 @@ class Scorer:
         num_open["now"] += 1
         num_open["ever"] += 1
 
-    def score(self, examples: Sequence[TokenisedExample], progress: Progress) -> list[Score]:  # noqa: ARG002
+    def score(self, examples: Sequence[TokenisedExample], progress: Progress) -> list[Score]:
         return []
 
     def close(self) -> None:
@@ -187,9 +187,7 @@ def test_rows_are_evaluated_with_the_servers_texts_and_likelihoods_of_an_own_eng
 ) -> None:
     rows = [{"prompt": f"{WORDS[n % 5]} {n}", "completion": WORDS[(n + 1) % 5]} for n in range(6)]
     path = write_rows(tmp_path / "rows.jsonl", rows)
-    monkeypatch.setattr(evaluations, "find_candidate", lambda _, name: {"base": base, "tuned": tuned}[name])
-    monkeypatch.setattr(evaluations, "_by_run", lambda _, systems: (systems, ()))
-    monkeypatch.setattr(evaluations, "training_rows", lambda *_: [])
+    held_out = evaluations.HeldOut(str(path), "", 6, load_mapped(job, (), path, None)[0].examples)
     written, answer_all = Counter[str](), shared_engines.LentEngine.answer_all
 
     def counted(lent: Any, prompts: Any, hear: Any) -> Any:
@@ -200,7 +198,16 @@ def test_rows_are_evaluated_with_the_servers_texts_and_likelihoods_of_an_own_eng
 
     def judged(shares: str) -> Any:
         job.settings = job.settings.model_copy(update={"share_engine": shares})
-        found = evaluate(job, ["tuned", "base"], data=path, max_new_tokens=5, metrics=("exact_match", "perplexity"))
+        found = evaluations._judge(
+            job,
+            [base, tuned],
+            held_out,
+            metrics=("exact_match", "perplexity"),
+            max_new_tokens=5,
+            max_thinking_tokens=0,
+            max_samples=6,
+            run_id=None,
+        )
         return [one.model_dump(exclude={"seconds"}) for one in found.systems], found.kl_to_base
 
     shared = judged("exact")
