@@ -405,6 +405,11 @@ class Settings(BaseSettings):
         return self.home / "cache" / "tokenised"
 
     @property
+    def labels_folder(self) -> Path:
+        """Labels of streamed rows, named by the digest of what they were read from; may be deleted at any time."""
+        return self.home / "cache" / "labels"
+
+    @property
     def serving_copies_folder(self) -> Path:
         """Models as GGUF files that are served in their place; may be deleted while no server runs."""
         return self.home / "cache" / "serving"
