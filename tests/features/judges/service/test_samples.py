@@ -1,5 +1,6 @@
 import itertools
 import json
+import types
 
 import polars as pl
 import pytest
@@ -89,15 +90,13 @@ def test_a_judge_that_cannot_be_asked_is_a_caution_and_no_failed_look(context, m
 
 def test_a_slow_judge_of_another_host_is_asked_for_a_limited_time(context, asked, monkeypatch):
     clock = itertools.count(step=10.0)  # ten seconds for each group of answers
-    monkeypatch.setattr(judges.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(judges, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
     settings = WatchSettings(judge="http://localhost:1/v1#m", num_judged=200)
     signals, cautions = judged_by(context, "default", settings, frame(200, 200), FRAME_AT, 30)
     num_each = 5 * judges._ASKED_AT_ONCE  # the limit of 60 s is looked at before each group
     assert len(asked) == 2 * num_each
-    assert cautions[0] == (
-        f"http://localhost:1/v1#m is slow: {2 * (200 - num_each)} sampled answers were not scored within 120 s. The next "
-        "check asks about the rest."
-    )
+    said = f"{2 * (200 - num_each)} sampled answers were not scored within 120 s. The next check asks about the rest."
+    assert cautions[0] == f"http://localhost:1/v1#m is slow: {said}"
     assert {one.state for one in signals} == {"changed", "steady"}
     # One of this machine is not waited for: it computes, and is asked about all at once.
     asked.clear()
