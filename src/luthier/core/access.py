@@ -20,11 +20,13 @@ class Project(FrozenModel):
         project_id: Its id.
         name: Its name, unique within the home.
         created_at: Seconds since 1970.
+        max_file_bytes: The most bytes of its files; None for no limit.
     """
 
     project_id: str
     name: str
     created_at: float
+    max_file_bytes: int | None = None
 
 
 class ApiKey(FrozenModel):

@@ -10,6 +10,7 @@
     │   ├── UnsupportedError    a value of OpenAI's API that this server cannot follow, and where it is
     │   ├── NotFoundError       no such model, run or file
     │   ├── QuotaError          what a key may use in a day is used up
+    │   ├── FileQuotaError      the files of a project take as many bytes as they may
     │   └── ConflictError       the thing exists but is in use or in another state
     └── WorkError               exit code 1: the request was right, the work failed
         ├── ModelSourceError    a base model could not be fetched, or came damaged
@@ -208,6 +209,12 @@ class QuotaError(RequestError):
     """What a key may use in a day is used up."""
 
     http_status = 429
+
+
+class FileQuotaError(RequestError):
+    """The files of a project take as many bytes as they may."""
+
+    http_status = 413
 
 
 class NotAllowedError(RequestError):

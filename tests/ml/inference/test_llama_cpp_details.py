@@ -585,9 +585,37 @@ def test_a_server_that_does_not_open_with_an_adapter_goes_on_without_it(tiny_ggu
         with pytest.raises(WorkError, match=r"cannot load .* with the adapters gone\.gguf"):
             # An ask that needs another server is put off while the thread of an answer still ends.
             listen(engine, Heard(), lambda: engine.ask("a", question("Why?"), "gone"))
-        with pytest.raises(RequestError, match="'gone'"):
+        opened = engine._server
+        with pytest.raises(WorkError, match=r"adapter 'gone' is not loaded: .*gone\.gguf"):
             engine.ask("a", question("Why?"), "gone")
         assert write_all(engine, {"a": question("Why?")}).texts["a", 0] == wanted
+        assert engine._server is opened, "one that does not load opens no server again and again"
+
+
+def test_of_several_late_adapters_only_the_one_that_does_not_load_is_refused(
+    tiny_gguf, gguf_adapters, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(llama_server, "_logged_reason", lambda *_: "")  # it loads the model once more, in a child
+    # By its name between the two: whoever gives up at the first failure loses the last one.
+    names = {name: str(shutil.copy(gguf_adapters[name > "a"], tmp_path / f"{name}.gguf")) for name in ("a", "b", "c")}
+    with closing(LlamaCppEngine(tiny_gguf, num_threads=1, cache="float32")) as engine:
+        wanted = {}
+        for name in ("a", "c"):
+            engine.load_adapter(name, names[name])
+            wanted[name] = write_all(engine, {0: question("Why?")}, {0: name}).texts[0, 0]
+    with closing(LlamaCppEngine(tiny_gguf, num_threads=1, cache="float32")) as engine:
+        for name, path in names.items():
+            engine.load_adapter(name, path)
+        Path(names["b"]).unlink()
+        heard = write_all(engine, {"a": question("Why?"), "c": question("Why?")}, {"a": "a", "c": "c"})
+        assert {name: heard.texts[name, 0] for name in wanted} == wanted
+        assert wanted["a"] != wanted["c"]
+        with pytest.raises(WorkError, match="adapter 'b' is not loaded") as refused:
+            engine.ask("b", question("Why?"), "b")
+        assert "b.gguf" in refused.value.do
+        # What was exported again is loaded at the next request.
+        shutil.copy(gguf_adapters[1], names["b"])
+        assert write_all(engine, {"b": question("Why?")}, {"b": "b"}).texts["b", 0] == wanted["c"]
 
 
 def test_a_server_that_cannot_be_opened_again_is_opened_by_the_next_request(tiny_gguf, gguf_adapters, monkeypatch):

@@ -234,6 +234,69 @@ def test_what_is_refused_is_not_sent_again_by_a_later_process(
     assert [one.text for one in opened().generate([PROMPTS[1]], SILENT)] == [TEXTS[1]]
 
 
+ACCOUNT_REFUSALS = (
+    "Billing hard limit has been reached",
+    "Your account is not active, please check your billing details on our website.",
+    "Your account has been deactivated.",
+    "The project you are requesting has been archived and is not accessible",
+    "Your organization must be verified to use the model `m`. Please go to: https://provider.example",
+    "The model `m` does not exist or you do not have access to it.",
+    "Your credit balance is too low to access the API. Please go to Plans & Billing.",
+    "You exceeded your current quota",
+    "Access denied due to invalid subscription key",
+    "Incorrect API key provided",
+    "You must be a member of an organization to use the API",
+)
+
+
+def test_what_is_refused_for_the_account_is_sent_again_by_a_later_process(
+    opened: Callable[..., OpenAIBatchEngine], provider: Provider, tmp_path: Path
+) -> None:
+    prompts = [ask(f"question {number}", max_new_tokens=9) for number in range(1 + len(ACCOUNT_REFUSALS))]
+    refused = True
+
+    def answer(line: Line) -> Any:
+        number = int(line["body"]["messages"][0]["content"].removeprefix("question "))
+        return (400, ACCOUNT_REFUSALS[number - 1]) if refused else completion(line["body"])
+
+    provider.answer = answer
+    with pytest.raises(RequestError, match="HTTP 400: Billing hard limit") as error:
+        opened().generate(prompts, SILENT)
+    assert "billing, limits and access" in error.value.do
+    assert [path.name for path in (tmp_path / "batches").glob(".*.refused")] == []
+    refused = False
+    assert len(opened().generate(prompts, SILENT)) == len(prompts)
+
+
+@pytest.mark.parametrize(
+    ("refusal", "is_remembered"),
+    [
+        ({"message": "Unsupported role 'maker'", "type": "invalid_request_error", "param": "messages[0]"}, True),
+        ({"message": "Invalid schema for response_format", "code": "invalid_json_schema"}, True),
+        ({"message": "No", "code": "billing_not_active"}, False),
+        ({"message": "No", "type": "insufficient_quota"}, False),
+        ({"message": "No", "type": "permission_error"}, False),
+        ({"message": "No", "code": "model_not_found"}, False),
+    ],
+)
+def test_code_and_type_tell_the_account_from_the_request(refusal: Line, is_remembered: bool) -> None:
+    line = {"response": {"status_code": 400, "body": {"error": refusal}}, "error": None}
+    found, is_own_fault = batch_records.refusal_of(line, refusal["message"], URL)
+    assert (type(found), is_own_fault) == (RequestError, is_remembered)
+    # Of a line that never became a request the error is its own.
+    found, is_own_fault = batch_records.refusal_of({"error": refusal}, refusal["message"], URL)
+    assert is_own_fault == is_remembered
+
+
+def test_refusals_for_the_account_that_were_recorded_once_do_not_count(tmp_path: Path) -> None:
+    problems = batch_records.Problems(tmp_path / ".m.refused")
+    for number, words in enumerate((*ACCOUNT_REFUSALS, "HTTP 400: no such role")):
+        problems.refuse(str(number), RequestError(words, expected="", do=""))
+    later = batch_records.Problems(tmp_path / ".m.refused")
+    later.load()
+    assert list(later) == [str(len(ACCOUNT_REFUSALS))]
+
+
 @pytest.mark.parametrize(
     ("status", "kind", "words"),
     [("failed", RequestError, "has failed as a whole: bad file"), ("cancelled", WorkError, "was cancelled")],

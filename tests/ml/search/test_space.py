@@ -86,3 +86,9 @@ def test_what_does_not_fit_into_memory_is_left_out_from_then_on():
     assert made.parameters == (rank.model_copy(update={"choices": (4, 8)}), rate)
     assert "method.rank below 16" in said
     assert narrowed_by(made, {"method.rank": 4}) == (made, "")
+    # A larger one that fails later takes out nothing more, and gives nothing back.
+    assert narrowed_by(made, {"method.rank": 16})[0] == made
+    batch = Parameter(name="training.global_batch_size", kind="int", low=2, high=31, why="memory")
+    small = Space(parameters=(batch,))
+    assert narrowed_by(small, {batch.name: 64})[0] == small
+    assert narrowed_by(small, {batch.name: 16})[0].parameters[0].high == 15

@@ -240,6 +240,7 @@ class Study(FrozenModel):
         notes: what had to be narrowed or left out, a sentence each.
         report_path: its report; None before.
         needs_hours: a budget with which the final run should finish, where the one that it had was not enough.
+        is_searched: whether the search has ended within its budget; what comes after it must not make it begin more.
     """
 
     study_id: str
@@ -254,6 +255,7 @@ class Study(FrozenModel):
     notes: tuple[str, ...] = ()
     report_path: str | None = None
     needs_hours: float | None = None
+    is_searched: bool = False
 
     @property
     def way_on(self) -> str:

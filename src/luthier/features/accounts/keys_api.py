@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
-from luthier.core.access import ApiKey, Scope
+from luthier.core.access import ApiKey, Project, Scope
 from luthier.platform.auth import service as access
+from luthier.platform.home.context import Context
 from luthier.platform.http.authentication import Admin, HomeContext
 from luthier.platform.http.errors import documented
 from luthier.platform.http.routes import Id, ListObject
@@ -53,12 +54,22 @@ class KeyList(ListObject[KeyView]):
 
 
 class ProjectView(BaseModel):
-    """A project."""
+    """A project. file_bytes: what its files take, uploads in progress included. max_file_bytes: none for no limit."""
 
     id: str
     object: Literal["project"] = "project"
     name: str
     created_at: int
+    file_bytes: int
+    max_file_bytes: int | None
+
+
+class ProjectChange(BaseModel):
+    """What is changed of a project. max_file_bytes: null for no limit."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    max_file_bytes: Annotated[int, Field(ge=0, le=1 << 60)] | None
 
 
 class ProjectList(ListObject[ProjectView]):
@@ -98,8 +109,22 @@ def list_projects(context: HomeContext, caller: Admin) -> ProjectList:
     """The project of the key. Others are made with `luthier projects create` on the server."""
     # A key must not learn the names of other projects.
     own = [one for one in access.list_projects(context) if one.project_id == caller.project_id]
-    return ProjectList(
-        data=[ProjectView(id=one.project_id, name=one.name, created_at=int(one.created_at)) for one in own]
+    return ProjectList(data=[_project(context, one) for one in own])
+
+
+@router.patch("/projects/{project_id}", summary="Change a project", responses=documented(403, 404))
+def change_project(context: HomeContext, caller: Admin, project_id: Id, asked: ProjectChange) -> ProjectView:
+    """Set how many bytes the files of a project may take: for administrators of the project `default`."""
+    return _project(context, access.set_file_quota(context, caller, project_id, asked.max_file_bytes))
+
+
+def _project(context: Context, project: Project) -> ProjectView:
+    return ProjectView(
+        id=project.project_id,
+        name=project.name,
+        created_at=int(project.created_at),
+        file_bytes=context.files.used_bytes().get(project.project_id, 0),
+        max_file_bytes=project.max_file_bytes,
     )
 
 

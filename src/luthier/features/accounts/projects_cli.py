@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -31,12 +31,13 @@ def create(
 
 
 def list_projects(as_json: JsonOption = False, home: HomeOption = None) -> Answer:
-    """List the projects, oldest first."""
+    """List the projects, oldest first, with what their files take."""
     from luthier.platform.auth import service as access
 
     with open_context(home) as context:
-        found = access.list_projects(context)
-    return Answer(as_json, [_document(project) for project in found], lambda console: _show_all(console, found))
+        found, used = access.list_projects(context), context.files.used_bytes()
+    documents = [_document(project) | {"file_bytes": used.get(project.project_id, 0)} for project in found]
+    return Answer(as_json, documents, lambda console: _show_all(console, found, used))
 
 
 def rename(
@@ -56,17 +57,54 @@ def rename(
     return Answer(as_json, _document(changed), lambda console: console.print(text, soft_wrap=True))
 
 
+def quota(
+    project: Annotated[str, typer.Argument(metavar="PROJECT", help="Its name or id.")],
+    limit: Annotated[
+        str | None,
+        typer.Argument(metavar="SIZE", help="The most, such as 20GiB or 500MB; none: no limit. Shown without it."),
+    ] = None,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """Show or set how many bytes the files of a project may take: uploads, datasets and results of jobs."""
+    from luthier.core.access import Caller
+    from luthier.core.text.byte_sizes import bytes_of
+    from luthier.platform.auth import service as access
+    from luthier.platform.cli.console import visible
+
+    with open_context(home) as context:
+        found = context.access.project(project)
+        if limit is not None:
+            most = None if limit.strip().lower() == "none" else bytes_of(limit)
+            found = access.set_file_quota(context, Caller(), found.project_id, most)
+        used = context.files.used_bytes().get(found.project_id, 0)
+    text = f"{visible(found.name)} {_room(found, used)}"
+    return Answer(as_json, _document(found) | {"file_bytes": used}, lambda console: console.print(text, soft_wrap=True))
+
+
+def _room(project: Project, used: int) -> str:
+    """`uses 3.1 GiB of 20 GiB for files`."""
+    from luthier.platform.cli.figures import size
+
+    most = "" if project.max_file_bytes is None else f" of {size(project.max_file_bytes)}"
+    return f"uses {size(used)}{most} for files"
+
+
 def _document(project: Project) -> dict[str, object]:
     return {"id": project.project_id, **project.model_dump(mode="json", exclude={"project_id"})}
 
 
-def _show_all(console: Console, found: list[Project]) -> None:
+def _show_all(console: Console, found: list[Project], used: Mapping[str, int]) -> None:
     from luthier.platform.cli.console import make_table, visible
+    from luthier.platform.cli.figures import size
 
-    table = make_table(["project", "name"], num_text_columns=2)
+    table = make_table(["project", "name", "files", "file quota"], num_text_columns=2)
     for project in found:
-        table.add_row(project.project_id, visible(project.name))
+        most = "none" if project.max_file_bytes is None else size(project.max_file_bytes)
+        table.add_row(project.project_id, visible(project.name), size(used.get(project.project_id, 0)), most)
     console.print(table)
 
 
-COMMANDS: dict[str, Callable[..., Answer]] = {"create": create, "list": list_projects, "rename": rename}
+COMMANDS: dict[str, Callable[..., Answer]] = {
+    "create": create, "list": list_projects, "rename": rename, "quota": quota,
+}  # fmt: skip

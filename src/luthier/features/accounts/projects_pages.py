@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from luthier.core.access import Caller
 from luthier.core.errors import LuthierError
+from luthier.core.text.byte_sizes import bytes_of, size
 from luthier.platform.auth import service as service
 from luthier.platform.home.context import Context
 from luthier.platform.ui.errors import error_page, status_of
@@ -60,11 +61,30 @@ def rename(
     return redirect(request, _ADDRESS, f"The project is called {changed.name}.")
 
 
+@router.post(f"{_ADDRESS}/quota")
+def set_quota(
+    request: Request,
+    context: HomeContext,
+    caller: Admin,
+    project: Annotated[str, Form(max_length=64)] = "",
+    limit: Annotated[str, Form(max_length=40)] = "",
+) -> Response:
+    """Set how much the files of a project may take; an empty limit is none."""
+    try:
+        most = bytes_of(limit) if limit.strip() else None
+        changed = service.set_file_quota(context, caller, project, most)
+    except LuthierError as error:
+        return _page(request, context, caller, {"error": error}, status=status_of(error))
+    what = "have no limit" if most is None else f"may take {size(most)}"
+    return redirect(request, _ADDRESS, f"The files of {changed.name} {what}.")
+
+
 def _page(request: Request, context: Context, caller: Caller, values: dict[str, Any], *, status: int = 200) -> Response:
     common = {
         "projects": service.known_projects(context, caller),
         "may_open": service.may_open_projects(caller),
         "own_id": caller.project_id,
+        "used": context.files.used_bytes(),
         "made": None,
         "name": "",
     }

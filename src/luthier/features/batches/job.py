@@ -329,6 +329,7 @@ def _project_file(context: Context, one: Batch, source: Path, filename: str) -> 
             filename=filename,
             purpose="batch_output",
             expires_after_seconds=one.output_expires_seconds,
+            is_result=True,
         ).file_id
 
 

@@ -14,10 +14,9 @@ from luthier.features.datasets.questions import QuestionOrder
 from luthier.platform.audit_log.service import record
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.events import JobEvent
-from luthier.platform.jobs.records import ENDED, Job
+from luthier.platform.jobs.records import ENDED, UNDONE, Job
 
 _MAX_EVENTS: Final = 200
-_MAX_LOOKED_THROUGH: Final = 200
 _MAX_ID_CHARACTERS: Final = 64
 
 
@@ -130,12 +129,10 @@ def show_job(context: Context, caller: Caller, job_id: str) -> DataJob:
 
 
 def list_jobs(context: Context, caller: Caller, *, limit: int = 10) -> list[DataJob]:
-    """Those that are running, paused or have failed, newest first, among the newest 200 jobs of the project."""
-    found = context.jobs.list(project_id=caller.project_id, limit=_MAX_LOOKED_THROUGH)
-    shown = [
-        job for job in found if job.kind in ("import", "synthesis") and job.status not in ("succeeded", "cancelled")
-    ]
-    return [DataJob(job, _order_of(job)) for job in shown[:limit]]
+    """Those that wait, run, are paused or have failed, newest first."""
+    project_id = caller.project_id
+    found = context.jobs.list(project_id=project_id, kinds=("import", "synthesis"), status=UNDONE, limit=limit)
+    return [DataJob(job, _order_of(job)) for job in found]
 
 
 def cancel(context: Context, caller: Caller, job_id: str) -> None:

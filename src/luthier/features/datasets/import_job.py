@@ -349,7 +349,7 @@ def _make(
     for _, version in context.datasets.all_versions(done.job.project_id, 200):
         if own.items() <= version.details.items():
             return version
-    file = files.add_file(context, done.job.project_id, path, filename=filename, purpose="fine-tune")
+    file = files.add_file(context, done.job.project_id, path, filename=filename, purpose="fine-tune", is_result=True)
     try:
         if dataset_id:
             newest = dataset_versions.get_version(context, done.caller, dataset_id)

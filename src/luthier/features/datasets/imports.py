@@ -213,7 +213,12 @@ def add(
 
 
 def start(context: Context, caller: Caller, order: ImportOrder) -> Job:
-    """Queue an import."""
+    """Queue an import.
+
+    Raises:
+        FileQuotaError: The files of the project take as much as they may.
+    """
+    files.check_room(context, caller.project_id)
     document = {IMPORT: order.model_dump(mode="json")}
     job = Job(
         job_id=new_id("job"),

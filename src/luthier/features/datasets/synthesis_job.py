@@ -246,7 +246,7 @@ def _keep(context: Context, job: Job, order: QuestionOrder, output: Path, found:
     warned = [line for line, row in enumerate(_rows(output), start=1) if row["provenance"]["warnings"]]
     of = {"dataset_id": order.dataset_id, "name": order.name, "version": order.version}
     details = {"job": job.job_id, "of": of, "warned": warned[:_MAX_WARNED], "found": found}
-    file = files.add_file(context, job.project_id, output, filename="pairs.jsonl", purpose="fine-tune")
+    file = files.add_file(context, job.project_id, output, filename="pairs.jsonl", purpose="fine-tune", is_result=True)
     try:
         name = dataset_versions.free_name(context, job.project_id, f"{order.name[:85]} questions")
         note = f"written by {order.teacher_name} from {order.name} version {order.version}"

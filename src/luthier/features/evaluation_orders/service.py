@@ -26,7 +26,7 @@ from luthier.platform.files import service as files
 from luthier.platform.files.store import StoredFile
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.events import JobEvent
-from luthier.platform.jobs.records import ENDED, Job
+from luthier.platform.jobs.records import ENDED, UNDONE, Job
 
 OrderKind = Literal["rows", "safety", "suite"]
 MAX_AGAINST: Final = 7
@@ -64,7 +64,6 @@ ASKED: Final = "evaluation"
 _PREFIX: Final = "job-"
 _IDS: Final[dict[OrderKind, str]] = {"rows": "eval", "safety": "safety", "suite": "suite"}
 _MAX_SUITE_BYTES: Final = 1 << 20
-_MAX_LOOKED_THROUGH: Final = 200
 _PAGES: Final = {"rows": "", "safety": "safety/", "suite": "suites/", "eval": "suites/"}
 
 
@@ -164,11 +163,10 @@ def start(
 
 
 def list_orders(context: Context, caller: Caller, *, limit: int = 20) -> list[OrderView]:
-    """Those that are running or have failed, newest first, among the newest 200 jobs of the project."""
-    jobs = context.jobs.list(project_id=caller.project_id, limit=_MAX_LOOKED_THROUGH)
+    """Those that wait, run or have failed, newest first."""
     # Succeeded ones are listed as results; here is only what has none.
-    found = [job for job in jobs if job.kind == "evaluation" and job.status not in ("succeeded", "cancelled")]
-    return [OrderView(order_of(job), job) for job in found[:limit]]
+    found = context.jobs.list(project_id=caller.project_id, kinds=("evaluation",), status=UNDONE, limit=limit)
+    return [OrderView(order_of(job), job) for job in found]
 
 
 def show_order(context: Context, caller: Caller, job_id: str) -> OrderView:

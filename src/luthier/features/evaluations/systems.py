@@ -15,10 +15,12 @@ from luthier.core.dataset import Example
 from luthier.core.errors import RequestError
 from luthier.core.evaluation import SystemResult
 from luthier.core.evaluation_plan import MetricName
-from luthier.core.ports import Progress, Prompt, StopCheck
+from luthier.core.ports import Engine, Progress, Prompt, StopCheck
 from luthier.core.task_head import SEARCH_KINDS, TaskHead, TaskHeadKind, task_head_in
 from luthier.features.generation.engines import EnginePool
+from luthier.features.generation.shared_engine import SharedEngine
 from luthier.features.models.resolve import Candidate, answers_key, open_judged
+from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
     from luthier.ml.evaluation.metrics.protocol import Array
@@ -160,7 +162,7 @@ def _task_model(candidate: Candidate, pool: EnginePool) -> TaskModel:
     from luthier.ml.inference.models.architecture import text_config
     from luthier.ml.inference.task_model import TaskAnswers, TaskModel
 
-    loaded = pool.load(candidate)
+    loaded = pool.load_own(candidate)
     if isinstance(loaded, TaskAnswers):
         return loaded.model
     engine = cast("TransformersEngine", loaded)
@@ -200,20 +202,32 @@ class JudgedHeads:
         stop: asked between batches; a reason ends the evaluation with StoppedError.
         num_workers: as for `open_engine`.
         kept_answers: where generated answers are stored as they come; None stores none.
+        shares: the home whose server writes texts with a model that it has in memory; None never asks it. Likelihoods
+            and hidden states are those of an engine of its own.
 
     Attributes:
         max_workers: the most processes that compute batches of an engine so far; None before the first one is open.
     """
 
     def __init__(
-        self, stop: StopCheck | None, num_workers: int | None = None, kept_answers: AnswerFile | None = None
+        self,
+        stop: StopCheck | None,
+        num_workers: int | None = None,
+        kept_answers: AnswerFile | None = None,
+        shares: Context | None = None,
     ) -> None:
-        self._stop, self._num_workers, self._kept_answers = stop, num_workers, kept_answers
+        self._stop, self._num_workers, self._kept_answers, self._shares = stop, num_workers, kept_answers, shares
         self._heads: dict[str, TaskAnswers] = {}
         self.max_workers: int | None = None
 
-    def open(self, candidate: Candidate) -> TransformersEngine | TaskAnswers:
+    def open(self, candidate: Candidate) -> Engine:
         """The engine of a candidate."""
+        if self._shares is None or candidate.has_task_head:
+            return self._own(candidate)
+        kept = None if self._kept_answers is None else self._kept_answers.of_engine(answers_key(candidate))
+        return SharedEngine(self._shares, candidate, lambda: self._own(candidate), kept_answers=kept)
+
+    def _own(self, candidate: Candidate) -> TransformersEngine | TaskAnswers:
         from luthier.ml.inference.transformers_engine import TransformersEngine
 
         engine = open_judged(candidate, stop=self._stop, num_workers=self._num_workers)

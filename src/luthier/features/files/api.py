@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
 from luthier.platform.files.service import (
+    check_room,
     delete_file,
     get_file,
     incoming_file,
@@ -36,6 +37,8 @@ router = APIRouter(prefix="/v1/files", tags=["files"])
 
 _ANCHOR, _SECONDS = "expires_after[anchor]", "expires_after[seconds]"
 _MAX_DIGITS: Final = 10
+_MOST_AROUND_BYTES: Final = 64 << 10
+"""Of the other fields of a form, and of what separates them."""
 _FIELDS: Final = frozenset({"purpose", _ANCHOR, _SECONDS})
 _EXPIRY: Final = {"type": "integer", "minimum": MIN_EXPIRY_SECONDS, "maximum": MAX_EXPIRY_SECONDS}
 _BODY: Final[dict[str, Any]] = {
@@ -97,6 +100,7 @@ class _Download(StreamingResponse):
 async def create_file(request: Request, caller: Trainer, context: HomeContext) -> FileObject:
     """Store a file; its bytes are written as they arrive. The key is checked before any of them is read."""
     # Disk and database calls block, so they leave the event loop; only the reading of the body stays on it.
+    await run_in_threadpool(check_room, context, caller.project_id, _announced_bytes(request))
     incoming = await run_in_threadpool(incoming_file, context)
     with incoming:
         most = context.settings.max_file_bytes
@@ -179,6 +183,12 @@ def file_object(file: StoredFile) -> FileObject:
         status=file.status,
         status_details=file.status_details,
     )
+
+
+def _announced_bytes(request: Request) -> int:
+    """The least bytes of the file in the form of a request; 1 where it does not say how long it is."""
+    length = request.headers.get("content-length", "")
+    return max(1, int(length) - _MOST_AROUND_BYTES) if length.isdecimal() and len(length) <= _MAX_DIGITS + 5 else 1
 
 
 def _purpose(form: Form) -> UploadPurpose:

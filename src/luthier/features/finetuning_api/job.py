@@ -314,7 +314,7 @@ class JobReporter:
             path = folder / filename
             path.write_bytes(content)
             return files.add_file(
-                self.context, project_id, path, filename=filename, purpose="fine-tune-results"
+                self.context, project_id, path, filename=filename, purpose="fine-tune-results", is_result=True
             ).file_id
 
 

@@ -73,7 +73,7 @@ class EnginePool:
         Raises:
             RequestError: it gives none.
         """
-        engine = self.load(replace(candidate, template=candidate.chat_template().kind))
+        engine = self.load_own(replace(candidate, template=candidate.chat_template().kind))
         if not hasattr(engine, "hidden_states"):
             raise RequestError(
                 f"{engine.name} gives no hidden states", expected="the engine transformers", do="judge with that one"
@@ -87,6 +87,11 @@ class EnginePool:
             self.close()
             self._loaded = _Loaded(candidate, self._open_engine(candidate))
         return self._loaded.engine
+
+    def load_own(self, candidate: Candidate) -> Engine:
+        """The engine of a candidate with its weights in this process, also where the server's writes its texts."""
+        engine = self.load(candidate)
+        return engine.own() if isinstance(engine, SharedEngine) else engine
 
     def close(self) -> None:
         """Let go of what is loaded."""

@@ -2,7 +2,8 @@
 
 The own engine is opened when it is first needed: for likelihoods, for fewer answers than the setting
 `share_engine_from`, and for what the server has not answered, since it has ended or live requests kept it busy. Once it
-is open it writes everything, since the second copy of the model is in memory then.
+writes it writes everything, since the second copy of the model is in memory then. One that has only scored is closed
+before the server writes: answers take longer than opening it again, and two copies may not fit beside live requests.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ class SharedEngine:
         self._context, self._candidate, self._open_own = context, candidate, open_own
         self._num_expected, self._kept_answers, self._keep = num_expected, kept_answers, keep
         self._own: Engine | None = None
+        self._has_written = False
+        self._notes: dict[str, None] = {}
         self._template: ChatTemplate | None = None
         self.num_shared = 0
         """Answers that the server's engine has written."""
@@ -81,11 +84,16 @@ class SharedEngine:
         if call is not None and call.known:
             return self._shared(self._lent(prompts), call, prompts, progress)
         lent = None if kept is not None and kept("tokens", prompts).known else self._lent(prompts)
-        return self.own().generate(prompts, progress) if lent is None else self._shared(lent, call, prompts, progress)
+        return self._write(prompts, progress) if lent is None else self._shared(lent, call, prompts, progress)
 
     def score(self, examples: Sequence[TokenisedExample], progress: Progress) -> list[Score]:
         """One score an example, in order, by the own engine: the server's gives no likelihoods of given texts."""
         return self.own().score(examples, progress)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What its own engines have to say of how they worked."""
+        return (*self._notes, *(one for one in getattr(self._own, "notes", ()) if one not in self._notes))
 
     def own(self) -> Engine:
         """The own engine, opened at the first call."""
@@ -96,14 +104,22 @@ class SharedEngine:
     def close(self) -> None:
         """Release the own engine, where it was opened."""
         if self._own is not None:
+            self._notes |= dict.fromkeys(self.notes)
             self._own.close()
-            self._own = None
+            self._own, self._has_written = None, False
+
+    def _write(self, prompts: Sequence[Prompt], progress: Progress) -> list[Generation]:
+        own, self._has_written = self.own(), True
+        return own.generate(prompts, progress)
 
     def _lent(self, prompts: Sequence[Prompt]) -> LentEngine | None:
-        if self._own is not None or any(one.conversation is not None and one.conversation.tools for one in prompts):
+        if self._has_written or any(one.conversation is not None and one.conversation.tools for one in prompts):
             # Of prompts with tools the server takes calls apart, which an engine of one's own leaves in the text.
             return None
-        return self._context.shared_engines.of(self._candidate, max(len(prompts), self._num_expected))
+        lent = self._context.shared_engines.of(self._candidate, max(len(prompts), self._num_expected))
+        if lent is not None:
+            self.close()
+        return lent
 
     def _shared(
         self, lent: LentEngine | None, call: StoredCall | None, prompts: Sequence[Prompt], progress: Progress
@@ -121,7 +137,7 @@ class SharedEngine:
                     pass
         if rest:
             # The server is not there or has ended, has made room for another model, or is busy with live requests.
-            made = self.own().generate([prompts[number] for number in rest], progress)
+            made = self._write([prompts[number] for number in rest], progress)
             for number, one in zip(rest, made, strict=True):
                 self._keep(prompts[number], one)
                 found[number] = one

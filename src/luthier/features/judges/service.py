@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import DataError, LuthierError, NotFoundError, OverlongError, RequestError
@@ -23,6 +24,7 @@ from luthier.core.ports import Engine, Generation, Progress, Prompt, Score
 from luthier.core.records.calibration import Calibration, Target
 from luthier.core.records.monitoring import Signal, WatchSettings
 from luthier.core.results.suite import CRITERIA
+from luthier.core.text.counted import counted
 from luthier.features.generation.engines import find_teacher, is_address, parse_address
 from luthier.features.models.names import find_model
 from luthier.platform.home.context import Context
@@ -31,7 +33,9 @@ if TYPE_CHECKING:
     import polars as pl
 
     from luthier.core.results.human_eval import RatingsTable
+    from luthier.core.results.suite import Criterion
     from luthier.ml.drift.signals.training import Scored
+    from luthier.ml.evaluation.judge.verdicts import NoVerdict
     from luthier.ml.inference.engine_wrappers import CachedEngine
 
 
@@ -258,6 +262,9 @@ def _who_read(table: RatingsTable) -> tuple[RatingsTable, tuple[str, ...]]:
 
 
 _MAX_CHARACTERS = 8_000
+_MOST_SECONDS: Final = 60.0
+"""For which a check asks a judge behind a server, on each side of a comparison: its process has ten minutes in all."""
+_ASKED_AT_ONCE: Final = 16
 """Of a prompt, and of an answer: longer ones are not asked about, so that a judge's window holds them."""
 
 
@@ -284,19 +291,21 @@ def judged_by(
         name = judge_name(settings.judge)
         with closing(open_judge(context, settings.judge)) as judge:
             # The same number on both sides; with unequal samples the smaller one would limit the test anyway.
-            before = _scored(context, judge, _sample(frame, None, since, settings.num_judged))
-            now = _scored(context, judge, _sample(frame, since, None, settings.num_judged))
+            limit = _limit_of(settings.judge)
+            before, num_later = _scored(context, judge, _sample(frame, None, since, settings.num_judged), limit)
+            now, num_more = _scored(context, judge, _sample(frame, since, None, settings.num_judged), limit)
     except LuthierError as error:
         said = f"The judge {settings.judge} could not be asked: {error.came}."
         return unjudged_signals(settings.judge, CRITERIA), (said,)
     # The error is shared among all signals of the check, those of the judge included.
     signals = judged_signals(name, before, now, num_others + len(CRITERIA))
+    slow = _slow(name, num_later + num_more)
     # Scores of an uncalibrated judge are shown, with the caution that they were not compared with people.
     alone = [criterion for criterion in CRITERIA if is_calibrated(context, project_id, name, criterion) is None]
     if not alone:
-        return signals, ()
+        return signals, slow
     said = f"Scores are the opinion of {name}, which is not known to agree with people in {', '.join(alone)}"
-    return signals, (f"{said}: luthier judge calibrate.",)
+    return signals, (*slow, f"{said}: luthier judge calibrate.")
 
 
 def scores_of_sides(
@@ -315,17 +324,36 @@ def scores_of_sides(
     if settings.judge is None:
         return {}, ()
     scores: dict[str, float] = {}
+    num_later = 0
     try:
         with closing(open_judge(context, settings.judge)) as judge:
             for side in (frame["is_canary"], ~frame["is_canary"]):
-                found = _scored(context, judge, _sample(frame.filter(side), None, None, settings.num_judged))
+                sample = _sample(frame.filter(side), None, None, settings.num_judged)
+                found, num_left = _scored(context, judge, sample, _limit_of(settings.judge))
+                num_later += num_left
                 for place, exchange_id in enumerate(found.ids):
                     given = [found.scores[criterion][place] for criterion in CRITERIA]
                     # From 1 to 5, as judges give them.
                     scores[exchange_id] = (sum(given) / len(given) - 1) / 4
     except LuthierError as error:
         return {}, (f"The judge {settings.judge} could not be asked: {error.came}.",)
-    return scores, ()
+    return scores, _slow(settings.judge, num_later)
+
+
+def _limit_of(judge: str) -> float | None:
+    """For how many seconds one side of a comparison may ask; None for a judge of this machine, which is not waited for
+    but computes."""
+    return _MOST_SECONDS if is_address(judge) else None
+
+
+def _slow(judge: str, num_later: int) -> tuple[str, ...]:
+    """A caution on the answers that there was no time to ask about; nothing where all were asked about."""
+    if not num_later:
+        return ()
+    answers = counted(num_later, "sampled answer was", "sampled answers were")
+    return (
+        f"{judge} is slow: {answers} not scored within {2 * _MOST_SECONDS:.0f} s. The next check asks about the rest.",
+    )
 
 
 def _sample(frame: pl.DataFrame, since: float | None, until: float | None, num_wanted: int) -> pl.DataFrame:
@@ -343,7 +371,11 @@ def _sample(frame: pl.DataFrame, since: float | None, until: float | None, num_w
     return found.with_columns(pl.Series("drawn", drawn, dtype=pl.String)).sort("drawn").head(num_wanted)
 
 
-def _scored(context: Context, judge: Engine, sample: pl.DataFrame) -> Scored:
+def _scored(context: Context, judge: Engine, sample: pl.DataFrame, limit_seconds: float | None) -> tuple[Scored, int]:
+    """The scores of a sample, and how many of its answers were not asked about for want of time.
+
+    They are asked about in the order of their hashes, so that those that come in time are a random sample, too.
+    """
     from luthier.ml.drift.signals.training import Scored
     from luthier.ml.evaluation.judge.verdicts import NoVerdict, judge_answers
 
@@ -353,17 +385,23 @@ def _scored(context: Context, judge: Engine, sample: pl.DataFrame) -> Scored:
         # Skipped, not cut: a judge would score the cut as a fault of the answer.
         if prompt is not None and max(len(prompt), len(answer)) <= _MAX_CHARACTERS:
             asked.append((exchange_id, prompt, answer))
-    said = judge_answers(judge, CRITERIA, [(prompt, answer) for _, prompt, answer in asked], context.progress)
+    said: list[dict[Criterion, int] | NoVerdict] = []
+    began, size = time.monotonic(), len(asked) if limit_seconds is None else _ASKED_AT_ONCE
+    while len(said) < len(asked) and (limit_seconds is None or time.monotonic() - began < limit_seconds):
+        group = [(prompt, answer) for _, prompt, answer in asked[len(said) : len(said) + size]]
+        said += judge_answers(judge, CRITERIA, group, context.progress)
+    num_left, asked = len(asked) - len(said), asked[: len(said)]
     judged = [
         (exchange_id, one)
         for (exchange_id, _, _), one in zip(asked, said, strict=True)
         if not isinstance(one, NoVerdict)
     ]
-    return Scored(
+    scored = Scored(
         ids=[exchange_id for exchange_id, _ in judged],
         scores={criterion: [one[criterion] for _, one in judged] for criterion in CRITERIA},
         num_asked=len(asked),
     )
+    return scored, num_left
 
 
 def _prompt(messages: str) -> str | None:

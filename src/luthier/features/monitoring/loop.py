@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, Final
 
@@ -130,27 +130,51 @@ def run_due_checks(context: Context) -> int:
     """Check each model that is due, and all canaries; returns the number of models.
 
     It waits for the checks. A failure of one model does not affect the others.
+
+    Raises:
+        LuthierError: A process that checks ended without an outcome; all others have checked.
     """
-    due = []
+    due: list[tuple[str, str]] = []
     for project in context.access.projects():
         settings = alerts.alert_settings(context, project.project_id)
         for model in monitored_models(context, project.project_id, settings) if settings.is_on else ():
             # Claimed before the work starts, so a server that dies in a check blocks the model for one interval only.
             if _claim(context, project.project_id, model, settings):
                 due.append((project.project_id, model))
-    has_canaries = _claim_canaries(context)
-    if due or has_canaries:
-        try:
-            # A separate process, so that the memory of reading all traffic is freed when it ends.
-            answer = answer_to(context, "watch", {"models": due, "canaries": has_canaries})
-        except LuthierError as error:
-            # The child did not store an outcome, so each claimed model gets the error as its `problem`.
-            for project_id, model in due:
-                _end(context, project_id, model, context.access.now(), error.came)
-            raise
-        for line in answer["lines"]:  # the process's own log is not read
-            log.warning("%s", line)
+    failures = [error for asked in _questions(context, due) if (error := _checked_apart(context, asked)) is not None]
+    if failures:
+        raise failures[0]
     return len(due)
+
+
+def _questions(context: Context, due: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+    """What is checked in one process each: a model that a judge scores is apart, since the judge may be slow or gone.
+
+    Without judges all models and canaries are one question: a process takes seconds to start.
+    """
+    from luthier.features.monitoring.scheduled_suites import model_settings
+
+    judged = [one for one in due if model_settings(context, *one).judge is not None]
+    plain, has_canaries = [one for one in due if one not in judged], _claim_canaries(context)
+    if not judged:
+        return [{"models": plain, "canaries": has_canaries}] if plain or has_canaries else []
+    found = [{"models": plain, "canaries": False}] if plain else []
+    # Canaries have the judges of their models.
+    found += [{"models": [], "canaries": True}] if has_canaries else []
+    return [*found, *({"models": [one], "canaries": False} for one in judged)]
+
+
+def _checked_apart(context: Context, asked: dict[str, Any]) -> LuthierError | None:
+    """Have a separate process check, whose memory is freed when it ends; the error where it stored no outcome."""
+    try:
+        answer = answer_to(context, "watch", asked)
+    except LuthierError as error:
+        for project_id, model in asked["models"]:
+            _end(context, project_id, model, context.access.now(), error.came)
+        return error
+    for line in answer["lines"]:  # the process's own log is not read
+        log.warning("%s", line)
+    return None
 
 
 def run_checks(context: Context, asked: Mapping[str, Any]) -> dict[str, Any]:

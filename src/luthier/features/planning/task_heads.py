@@ -14,38 +14,35 @@ from typing import TYPE_CHECKING, Final
 
 from luthier.core.dataset import Example, Split
 from luthier.core.errors import DataError, RecipeError
-from luthier.core.ids import sha256_document
-from luthier.core.ports import Progress
 from luthier.core.recipe import ObjectiveRecipe, Recipe
 from luthier.core.task_head import SEARCH_KINDS, TaskHead, TaskHeadKind
+from luthier.core.text.counted import counted
+from luthier.features.planning.stream_labels import StreamLabels
+from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
     from luthier.features.planning.streamed_rows import StreamedRows
     from luthier.features.planning.training_data import Part
     from luthier.ml.data.tokenise.heads import FittedHead
 
-_MAX_KEPT: Final = 4
-_MAX_ANSWERS: Final = 100_000
-"""Different answers of rows that are to have labels."""
-_counted: Final[dict[str, Counter[str]]] = {}
-"""Answers of streams that this process has read, by what decides them."""
+_NUM_NAMED: Final = 5
 
 
 def fitted_head(
+    context: Context,
     recipe: Recipe,
     splits: Mapping[Split, Sequence[Example]],
     model_path: str,
     stream: StreamedRows | None,
-    progress: Progress,
 ) -> FittedHead | None:
     """What a task head learns; None for objectives that write.
 
     Args:
+        context: of the home, which stores the labels of streamed rows.
         recipe: what is asked.
         splits: the rows; of training rows that are streamed the first.
         model_path: of the base model.
         stream: the training rows where they are streamed.
-        progress: shows the reading of streamed labels.
 
     Raises:
         DataError: rows that the head cannot learn from.
@@ -64,9 +61,26 @@ def fitted_head(
     if kind in SEARCH_KINDS:
         return search_head(recipe.objective, () if stream is not None else splits["train"], width)
     if stream is not None:
-        return streamed_head(kind, recipe.objective, splits, width, stream, progress)
+        labels = StreamLabels(context.settings.labels_folder, context.progress)
+        return streamed_head(kind, recipe.objective, splits, width, stream, labels)
     multi_label, classes = recipe.objective.multi_label or False, recipe.objective.classes or ()
-    return fit_task_head(kind, splits, width, multi_label=multi_label, classes=classes)
+    found = fit_task_head(kind, splits, width, multi_label=multi_label, classes=classes)
+    return _with_weights(found) if recipe.objective.class_weights == "balanced" else found
+
+
+def _with_weights(found: FittedHead) -> FittedHead:
+    """The head with a note on the classes that have no weight, where there are some."""
+    head = found.head
+    none = [label for label, count in zip(head.labels, head.label_counts, strict=True) if not count]
+    if not none:
+        return found
+    more = f" and {len(none) - _NUM_NAMED:,} more" if len(none) > _NUM_NAMED else ""
+    shown = f"{counted(len(none), 'class', 'classes')} without training rows ({', '.join(none[:_NUM_NAMED])}{more})"
+    note = (
+        f"objective.class_weights balanced: weight 0 for {shown}; the {len(head.labels) - len(none):,} with rows have "
+        "equal weight"
+    )
+    return replace(found, notes=(*found.notes, note))
 
 
 def streamed_head(
@@ -75,7 +89,7 @@ def streamed_head(
     splits: Mapping[Split, Sequence[Example]],
     width: int,
     stream: StreamedRows,
-    progress: Progress,
+    labels: StreamLabels,
 ) -> FittedHead:
     """The classes of streamed rows, or the range of numbers of the first of them.
 
@@ -85,7 +99,7 @@ def streamed_head(
         splits: the first training rows, and the other splits.
         width: of the model's hidden states.
         stream: the training rows.
-        progress: shows the reading of labels.
+        labels: reads those of all rows.
 
     Raises:
         DataError: a row has no answer or one that is no number, or all rows that were read have one class or number;
@@ -103,7 +117,7 @@ def streamed_head(
                 expected="the list of all classes, or rows of this machine, which are read once before the run",
                 do="set objective.classes: [...]; `luthier data fetch` downloads the rows, to be named as files",
             )
-        answers = _first_answers(splits["train"]) if classes else answers_of(stream, progress)
+        answers = _first_answers(splits["train"]) if classes else labels.of(stream)
     try:
         found = fit_task_head(kind, splits, width, multi_label=multi_label, classes=classes, answers=answers)
     except DataError as error:
@@ -123,56 +137,6 @@ def streamed_head(
         # Counts of some rows would pass for counts of all.
         return replace(found, head=found.head.model_copy(update={"label_counts": ()}), notes=(note, *found.notes))
     return replace(found, notes=(f"mean, deviation and range are those of the first {num:,} rows", *found.notes))
-
-
-def answers_of(stream: StreamedRows, progress: Progress) -> Counter[str]:
-    """Each answer of all streamed rows with its number of rows, without rows of other splits.
-
-    They are read once in this process: a form plans the same rows again and again.
-
-    Args:
-        stream: The rows.
-        progress: Shows the reading.
-
-    Raises:
-        DataError: A row that cannot be read, has another shape or no answer; or more different answers than labels.
-    """
-    shapes = [[one.shape, dict(one.mapping)] for one in stream.shapes]
-    key = sha256_document([stream.digest, shapes, sorted(stream.left_out)])
-    if key not in _counted:
-        for oldest in list(_counted)[: len(_counted) + 1 - _MAX_KEPT]:
-            del _counted[oldest]
-        _counted[key] = _read_answers(stream, progress)
-    return _counted[key]
-
-
-def _read_answers(stream: StreamedRows, progress: Progress) -> Counter[str]:
-    from luthier.ml.data.stream.reading import all_records
-    from luthier.ml.data.stream.rows import mapped
-    from luthier.ml.data.text.normalise import content_key
-
-    found = Counter[str]()
-    shards = [shard for lane in stream.lanes for shard in lane]
-    with progress.task("Reading labels", total=None, unit="rows") as task:
-        for record in all_records(shards, stream.selections):
-            task.advance()
-            example = mapped(record, stream.shapes[record.source])
-            if stream.left_out and content_key(example) in stream.left_out:
-                continue
-            if example.prompt is None or not (example.reference or "").strip():
-                raise DataError(
-                    f"row {example.id} of a streamed source has no label in words, or no prompt",
-                    expected="a prompt and a label in every row",
-                    do="give the row its label, or take it out",
-                )
-            found[example.reference or ""] += 1
-            if len(found) > _MAX_ANSWERS:
-                raise DataError(
-                    f"the first {sum(found.values()):,} streamed rows have {len(found):,} different answers",
-                    expected=f"labels: at most {_MAX_ANSWERS:,} different ones",
-                    do="check data.columns: is the label in the column that is read as answer?",
-                )
-    return found
 
 
 def _first_answers(examples: Sequence[Example]) -> Counter[str]:

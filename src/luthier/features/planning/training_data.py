@@ -323,7 +323,7 @@ def _made(context: Context, recipe: Recipe, base_dir: Path, before: Sequence[Sou
     max_length = resolve.max_length_tokens(recipe, model.context_length_tokens)
     room = resolve.room_tokens(recipe, model.context_length_tokens)
     examples = {split: part.examples for split, part in parts.items()}
-    head = fitted_head(recipe, examples, model.path, parts["train"].stream, context.progress)
+    head = fitted_head(context, recipe, examples, model.path, parts["train"].stream)
     task_head = None if head is None else head.head
     parts = with_known_classes(parts, task_head)
     splits = {

@@ -70,7 +70,8 @@ def _begun_again(search: Search, trial: Trial, again: list[Trial]) -> tuple[list
     """A copy of a trial, to be trained with another seed, and whether the budget covers that."""
     if search.left_hours < expected_hours(search.trials, trial.predicted_hours or 0.0):
         note = f"trial {trial.number} was not repeated with another seed: the budget does not cover it"
-        search.change(search.study.model_copy(update={"notes": (*search.study.notes, note)}))
+        if note not in search.study.notes:  # an earlier process has come to this before
+            search.change(search.study.model_copy(update={"notes": (*search.study.notes, note)}))
         return again, False
     search.change(search.study.model_copy(update={"status": "confirming"}))
     number = len(search.trials)
@@ -111,11 +112,21 @@ def finish(search: Search) -> Study:
         # the time of the evaluation is not known: the reserve for the end has room for it
         needs = spent + max(0.0, bill.final_hours.high - bill.hours) + search.end_hours
     changed = {"status": "done" if is_done else "paused", "hours": spent, "needs_hours": needs}
-    search.change(search.study.model_copy(update=changed))
+    ended = search.study.model_copy(update=changed)
     if is_done:
-        report = write_report(search.context, search.study)
-        search.change(search.study.model_copy(update={"report_path": str(report)}))
-    return search.study
+        # Before it counts as done: a kill in between writes the page again, and leaves no study without one.
+        ended = ended.model_copy(update={"report_path": str(write_report(search.context, ended))})
+    search.change(ended)
+    return ended
+
+
+def with_report(context: Context, study: Study) -> Study:
+    """A study that is done with its page, which versions up to 0.1 have not written where a kill came before it."""
+    if study.report_path is not None or study.final_run_id is None:
+        return study
+    study = study.model_copy(update={"report_path": str(write_report(context, study))})
+    context.studies.save(study)
+    return study
 
 
 def _train_final(search: Search, winner: Trial, run_id: str) -> RunRecord:

@@ -269,8 +269,7 @@ class Search:
         trial = self.keep(trial.model_copy(update={"state": "waiting", "hours": hours}))
         # Usually the kernel's out-of-memory killer, so all points that need as much memory go with it.
         if self._deaths[trial.number] >= MAX_DEATHS:
-            self.fail(trial, f"{MAX_DEATHS} times in a row {done.died}: memory may have run out")
-            self._leave_out(trial)
+            self._leave_out(trial, f"{MAX_DEATHS} times in a row {done.died}: memory may have run out")
 
     def _spent_with(self, trained: Trial) -> float:
         """Hours of the study up to now, those of trials included that others are training at this moment."""
@@ -349,11 +348,13 @@ class Search:
         self.keep(Trial(number=number, values=values, run_id=new_id("run")))
         return GoOn(number, 0)
 
-    def _leave_out(self, trial: Trial) -> None:
-        """Take out of the space what needs at least as much memory as this trial."""
+    def _leave_out(self, trial: Trial, reason: str) -> None:
+        """Store a trial as failed, and take out of the space what needs at least as much memory."""
         space, said = narrowed_by(self.study.spec.space, trial.values)
-        if said:
+        # First the space: after a kill in between the trial fails again, and nothing more is taken out.
+        if said and space != self.study.spec.space:
             self._narrow(self.study.spec.model_copy(update={"space": space}), said)
+        self.fail(trial, reason)
 
     def _narrow(self, spec: StudySpec, note: str) -> None:
         self.change(self.study.model_copy(update={"spec": spec, "notes": (*self.study.notes, note)}))
@@ -370,8 +371,7 @@ class Search:
             return None
         if not priced.fits:
             at_once = "" if spec.workers == 1 else f" {spec.workers} times in parallel"
-            self.fail(trial, f"it does not fit into this machine's memory{at_once}")
-            self._leave_out(trial)
+            self._leave_out(trial, f"it does not fit into this machine's memory{at_once}")
             return None
         self._ready[trial.number] = priced
         return priced

@@ -25,7 +25,7 @@ from luthier.core.workflows.study import GoalName, SamplerName, StartPoint, Stud
 from luthier.features.planning.budgets import BudgetTooSmallError
 from luthier.features.planning.service import make_plan
 from luthier.features.planning.training_data import TrainingDataLoader
-from luthier.features.studies.end import bring_up_own, confirm, finish
+from luthier.features.studies.end import bring_up_own, confirm, finish, with_report
 from luthier.features.studies.search import Search, Tell, points_to_begin_with
 from luthier.features.studies.trials import expected_hours, price
 from luthier.features.studies.workers import worker_pool
@@ -184,7 +184,7 @@ def go_on(
         study = context.studies.get(study_id)  # the former holder may have continued
         # Nothing is searched again; the caller gets the stored result.
         if study.status == "done":
-            return study
+            return with_report(context, study)
         study = _with_budget(study, hours, usd)
         # Planned again, which refuses rows that have changed since.
         own = make_plan(context, study.spec.recipe, base_dir=Path())
@@ -220,7 +220,12 @@ def _keep(search: Search, pipeline: Pipeline) -> None:
 
 def _search_stage(run: WorkflowRun) -> Outcome:
     search: Search = run.material["search"]
-    return _ended(search, search.run() and bring_up_own(search))
+    if not search.study.is_searched:
+        if not search.run():
+            return _ended(search, False)
+        # Stored: the trainings below add results to rungs, by which a search that is replayed would promote more.
+        search.change(search.study.model_copy(update={"is_searched": True}))
+    return _ended(search, bring_up_own(search))
 
 
 def _confirm_stage(run: WorkflowRun) -> Outcome:
@@ -360,7 +365,10 @@ def _with_budget(study: Study, hours: float | None, usd: float | None) -> Study:
             expected=f"about {needs:.3g} h, from the beginning of the study on",
             do=study.way_on,
         )
-    return study.model_copy(update={"spec": study.spec.model_copy(update={"hours": budget, "usd": usd})})
+    # A larger budget continues the search, unless the final run is named.
+    is_searched = study.is_searched and (study.final_run_id is not None or budget <= study.spec.hours)
+    spec = study.spec.model_copy(update={"hours": budget, "usd": usd})
+    return study.model_copy(update={"spec": spec, "is_searched": is_searched})
 
 
 def _max_rank(plan: Plan) -> int:

@@ -11,11 +11,10 @@ from luthier.features.trackers import service
 from luthier.platform.audit_log.service import record
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.attempt import exit_on_sigterm
-from luthier.platform.jobs.records import ENDED, Job
+from luthier.platform.jobs.records import OPEN, Job
 from luthier.platform.processes.process import Outcome
 
 KIND: Final = "tracking"
-_MAX_JOBS: Final = 200
 
 
 def start(context: Context, caller: Caller, run_id: str) -> Job:
@@ -34,8 +33,8 @@ def start(context: Context, caller: Caller, run_id: str) -> Job:
             expected="a tracker that has not everything of the run",
             do="choose trackers in the recipe, or see what they have with: luthier runs show",
         )
-    waiting = context.jobs.list(project_id=caller.project_id, prefix="job-", limit=_MAX_JOBS)
-    is_queued = any(job.kind == KIND and job.status not in ENDED and _run_of(job) == run_id for job in waiting)
+    waiting = context.jobs.list(project_id=caller.project_id, kinds=(KIND,), status=OPEN)
+    is_queued = any(_run_of(job) == run_id for job in waiting)
     if is_queued or any(state.status == "delivering" for state in states):
         raise ConflictError(
             f"run {run_id} is being delivered already",

@@ -27,7 +27,7 @@ from luthier.features.workflows.forms import fields_of, find_form, recipe_of
 from luthier.platform.audit_log.service import record
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.events import JobEvent
-from luthier.platform.jobs.records import ENDED, Job
+from luthier.platform.jobs.records import ENDED, UNDONE, Job
 
 ASKED: Final = "workflow"
 """The key of the order in the document of its job."""
@@ -111,7 +111,14 @@ def start(context: Context, caller: Caller, name: str, values: Mapping[str, Any]
         caller=caller,
     )
     document = {ASKED: order.model_dump(mode="json")}
-    job = Job(job_id=new_id("job"), kind="workflow", document=document, run_id="", project_id=caller.project_id)
+    job = Job(
+        job_id=new_id("job"),
+        kind="workflow",
+        document=document,
+        run_id="",
+        workflow_id=order.workflow_id,
+        project_id=caller.project_id,
+    )
     facts = {
         "workflow": form.name,
         "workflow_id": order.workflow_id or None,
@@ -143,11 +150,10 @@ def show_order(context: Context, caller: Caller, job_id: str) -> OrderView:
 
 
 def list_orders(context: Context, caller: Caller, *, limit: int = 20) -> list[OrderView]:
-    """Orders without a record that wait, run or have failed, newest first, among the newest 200 jobs of the project."""
-    jobs = context.jobs.list(project_id=caller.project_id, limit=_MAX_LISTED)
+    """Orders without a record that wait, run or have failed, newest first, among the newest 200 such jobs."""
     # Succeeded ones are listed by their own records.
-    found = [job for job in jobs if job.kind == "workflow" and job.status not in ("succeeded", "cancelled")]
-    views = [_view(context, job) for job in found[:_MAX_LISTED]]
+    found = context.jobs.list(project_id=caller.project_id, kinds=("workflow",), status=UNDONE, limit=_MAX_LISTED)
+    views = [_view(context, job) for job in found]
     return [view for view in views if not view.workflow_id][:limit]
 
 
@@ -161,10 +167,8 @@ def order_for(context: Context, caller: Caller, workflow_id: str, asked: Mapping
         asked: Its request, which names the files of the job.
     """
     # The newest: a record that was resumed with a larger budget, or begun by a command, has a later job.
-    jobs = context.jobs.list(project_id=caller.project_id, limit=_MAX_LISTED) if workflow_id else []
-    for job in jobs:
-        if job.kind == "workflow" and job.document[ASKED].get("workflow_id") == workflow_id:
-            return _view(context, job)
+    if workflow_id and (job := context.jobs.of_workflow(workflow_id, caller.project_id)) is not None:
+        return _view(context, job)
     folder = re.escape(str(context.settings.jobs_folder))
     named = re.search(rf"{folder}/(job-[A-Za-z0-9-]+)/", json.dumps(dict(asked)))
     try:

@@ -97,7 +97,14 @@ def _continued(
 
 def _queued(context: Context, caller: Caller, order: WorkflowOrder) -> OrderView:
     document = {ASKED: order.model_dump(mode="json")}
-    job = Job(job_id=new_id("job"), kind="workflow", document=document, run_id="", project_id=caller.project_id)
+    job = Job(
+        job_id=new_id("job"),
+        kind="workflow",
+        document=document,
+        run_id="",
+        workflow_id=order.workflow_id,
+        project_id=caller.project_id,
+    )
     with context.database.transaction():
         made = context.jobs.submit(job)
         facts = {"workflow": order.form, "workflow_id": order.workflow_id} | order.values

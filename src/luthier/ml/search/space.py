@@ -301,7 +301,10 @@ def _below(parameter: Parameter, values: Values) -> Parameter | None:
         left = tuple(c for c in parameter.choices if isinstance(c, int | float) and c < limit)
         return parameter.model_copy(update={"choices": left}) if left else None
     assert parameter.low is not None
-    return parameter.model_copy(update={"high": float(limit) - 1}) if limit - 1 >= parameter.low else None
+    assert parameter.high is not None
+    # Never above the present end: a trial that began before the space was narrowed may fail after it.
+    high = min(parameter.high, float(limit) - 1)
+    return parameter.model_copy(update={"high": high}) if high >= parameter.low else None
 
 
 def height_of(parameter: Parameter, values: Values) -> float | None:

@@ -12,7 +12,7 @@ import secrets
 from typing import Any
 
 from luthier.core.access import DEFAULT_PROJECT, SCOPES, ApiKey, Caller, Project, Scope
-from luthier.core.errors import NotFoundError, RequestError
+from luthier.core.errors import NotAllowedError, NotFoundError, RequestError
 from luthier.core.ids import new_id
 from luthier.platform.audit_log.service import record
 from luthier.platform.auth.store import Use
@@ -21,6 +21,7 @@ from luthier.platform.home.context import Context
 _PREFIX = "sk-luthier-"
 _NUM_KEY_BYTES = 32
 _MOST_NAME_CHARACTERS = 100
+_MOST_QUOTA_BYTES = 1 << 60
 _MIN_GIVEN_CHARACTERS = 32
 _GIVEN_KEY = re.compile(r"[A-Za-z0-9._~+/=-]+")
 
@@ -186,6 +187,44 @@ def rename_project(context: Context, caller: Caller, project: str, name: str) ->
     with context.database.transaction():
         changed = context.access.rename_project(found.project_id, name.strip())
         record(context, caller, "project.renamed", found.project_id, {"before": found.name, "name": changed.name})
+    return changed
+
+
+def set_file_quota(context: Context, caller: Caller, project: str, max_file_bytes: int | None) -> Project:
+    """Set how many bytes the files of a project may take. What it has stays, also where that is more.
+
+    Args:
+        context: The home.
+        caller: An admin of the project `default`.
+        project: Its name or id.
+        max_file_bytes: The most bytes; None for no limit.
+
+    Raises:
+        NotAllowedError: The caller administers another project.
+        NotFoundError: There is no such project.
+        RequestError: A limit below 0, or one that no disk has.
+    """
+    own = context.access.project(caller.project_id)
+    if not may_open_projects(caller):
+        if project not in (own.project_id, own.name):
+            # Names of others are none of the caller's business.
+            raise NotFoundError(f"no project {project[:100]!r}", expected="your own project", do="name that one")
+        raise NotAllowedError(
+            f"the file quota of {own.name!r} would be changed by its own administrator",
+            expected=f"an administrator of the project {DEFAULT_PROJECT!r}, in which the server is set up",
+            do="ask who runs this server",
+        )
+    if max_file_bytes is not None and not 0 <= max_file_bytes <= _MOST_QUOTA_BYTES:
+        raise RequestError(
+            f"a file quota of {max_file_bytes} bytes",
+            expected=f"a number of bytes from 0 to {_MOST_QUOTA_BYTES:,}, or none for no limit",
+            do="correct it",
+        )
+    found = context.access.project(project)
+    with context.database.transaction():
+        changed = context.access.set_file_quota(found.project_id, max_file_bytes)
+        facts = {"before": found.max_file_bytes, "max_file_bytes": max_file_bytes}
+        record(context, caller, "project.file_quota_set", found.project_id, facts)
     return changed
 
 

@@ -165,6 +165,18 @@ class AccessStore(Store):
             connection.execute(update(projects).where(projects.c.project_id == known.project_id).values(name=name))
         return self.project(known.project_id)
 
+    def set_file_quota(self, project_id: str, max_file_bytes: int | None) -> Project:
+        """Set how many bytes the files of a project may take; None for no limit.
+
+        Raises:
+            NotFoundError: There is no such project.
+        """
+        known = self.project(project_id)
+        with self._write() as connection:
+            is_it = projects.c.project_id == known.project_id
+            connection.execute(update(projects).where(is_it).values(max_file_bytes=max_file_bytes))
+        return self.project(known.project_id)
+
     def projects(self) -> list[Project]:
         """All projects, oldest first."""
         return self._list(_PROJECTS, order=[projects.c.number])

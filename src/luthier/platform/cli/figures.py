@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from luthier.core.text.byte_sizes import size as size
+
 if TYPE_CHECKING:
     from luthier.core.cost import Estimate
 
@@ -17,15 +19,6 @@ def count(number: int | float) -> str:
         if abs(number) >= limit:
             return f"{number / limit:,.1f}{letter}"
     return f"{number:,.0f}"
-
-
-def size(num_bytes: int) -> str:
-    """`3.5 GiB`, `98 MiB`, `12 KiB`, `5 B`."""
-    for limit, unit in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
-        if num_bytes >= limit:
-            amount = num_bytes / limit
-            return f"{amount:.1f} {unit}" if amount < 10 else f"{amount:,.0f} {unit}"
-    return f"{num_bytes} B"
 
 
 def duration(seconds: float) -> str:

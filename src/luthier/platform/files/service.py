@@ -123,6 +123,7 @@ def keep_file(
     purpose: Purpose,
     expires_after_seconds: int | None = None,
     may_be_empty: bool = False,
+    is_result: bool = False,
 ) -> StoredFile:
     """Make a file of the project from all that was written. It is `processed` immediately; jobs check its rows.
 
@@ -134,9 +135,11 @@ def keep_file(
         purpose: What it is for.
         expires_after_seconds: Its lifetime; None for ever.
         may_be_empty: Whether an empty one is kept, where the work with it says what is wrong with each file.
+        is_result: Whether a job has made it: such a file is kept whatever the quota of the project.
 
     Raises:
         UnsupportedError: A file from outside that has no bytes.
+        FileQuotaError: The files of the project would take more than they may.
         StorageFullError: The disk is full.
         WorkError: Artifacts are kept elsewhere, and that place failed.
     """
@@ -157,14 +160,35 @@ def keep_file(
         filename=safe_filename(filename),
         purpose=purpose,
         expires_after_seconds=expires_after_seconds,
+        is_result=is_result,
     )
 
 
-def add_file(context: Context, project_id: str, path: Path, *, filename: str, purpose: Purpose) -> StoredFile:
+def check_room(context: Context, project_id: str, num_bytes: int = 1) -> None:
+    """Refuse, before it is brought, what the files of a project have no room for; by default where they are full.
+
+    Raises:
+        FileQuotaError: The files of the project would take more than they may.
+    """
+    context.files.check_room(project_id, num_bytes)
+
+
+def add_file(
+    context: Context, project_id: str, path: Path, *, filename: str, purpose: Purpose, is_result: bool = False
+) -> StoredFile:
     """Make a file of the project from a copy of one on this machine, such as the results of a job.
+
+    Args:
+        context: The home.
+        project_id: The project.
+        path: The file on this machine.
+        filename: Its name for people.
+        purpose: What it is for.
+        is_result: As of `keep_file`.
 
     Raises:
         NotFoundError: There is no file `path`.
+        FileQuotaError: The files of the project would take more than they may.
         StorageFullError: The disk is full.
     """
     if not path.is_file():
@@ -172,7 +196,7 @@ def add_file(context: Context, project_id: str, path: Path, *, filename: str, pu
     with incoming_file(context) as incoming, path.open("rb") as reader:
         while block := reader.read(_BLOCK_BYTES):
             incoming.write(block)
-        return keep_file(context, project_id, incoming, filename=filename, purpose=purpose)
+        return keep_file(context, project_id, incoming, filename=filename, purpose=purpose, is_result=is_result)
 
 
 def get_file(context: Context, project_id: str, file_id: str) -> StoredFile:
@@ -355,6 +379,9 @@ def create_upload(
         mime_type: Its media type.
         num_bytes: The size of the whole file.
         file_expires_after_seconds: How long the file is kept; None for no limit.
+
+    Raises:
+        FileQuotaError: The files of the project would take more than they may.
     """
     return context.uploads.create(
         project_id,

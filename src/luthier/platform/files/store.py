@@ -1,20 +1,26 @@
-"""Files of projects: records and store; a row each, the content shared among all that have the same."""
+"""Files of projects: records and store; a row each, the content shared among all that have the same.
+
+The quota of a project counts its files of any purpose, rows of datasets and results of jobs among them, and what
+uploads in parts have announced. Each file counts in full, also where its content is shared. What a client brings is
+refused beyond the quota; results of jobs are not: the work is done by then.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final, Literal, get_args
 
-from sqlalchemy import Column, ColumnElement, Connection, delete, or_, select, update
+from sqlalchemy import Column, ColumnElement, Connection, Row, Select, delete, func, or_, select, update
 
-from luthier.core.errors import ConflictError, RequestError
+from luthier.core.errors import ConflictError, FileQuotaError, RequestError
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import is_id, new_id
 from luthier.core.system.artifact_transfer import ArtifactReader
+from luthier.core.text.byte_sizes import size
 from luthier.platform.db.database import Database
 from luthier.platform.db.store import Missing, RecordTable, Store
-from luthier.platform.db.tables import dataset_versions, datasets, files
+from luthier.platform.db.tables import dataset_versions, datasets, files, projects, uploads
 from luthier.platform.files.artifacts import ArtifactStore
 
 UploadPurpose = Literal["assistants", "batch", "fine-tune", "vision", "user_data", "evals"]
@@ -141,6 +147,7 @@ class FileStore(Store):
         filename: str,
         purpose: Purpose,
         expires_after_seconds: int | None = None,
+        is_result: bool = False,
     ) -> StoredFile:
         """Store a finished file of `ArtifactStore.incoming`, which is moved away from there.
 
@@ -151,11 +158,17 @@ class FileStore(Store):
             filename: Its name for people; not a path.
             purpose: What it may be used for.
             expires_after_seconds: How long it is kept; None for no limit.
+            is_result: Whether a job has made it: such a file is kept whatever the quota.
+
+        Raises:
+            FileQuotaError: The files of the project would take more than they may.
         """
         made: list[StoredFile] = []
 
         def insert_row(connection: Connection) -> None:
             now = self._database.clock(connection)
+            if not is_result:
+                check_quota(connection, self._database, project_id, num_bytes)
             file = StoredFile(
                 file_id=unused_id(connection, files.c.file_id, "file"),
                 project_id=project_id,
@@ -180,6 +193,20 @@ class FileStore(Store):
         """
         with self._database.read() as connection:
             return self._found(connection, project_id, file_id)
+
+    def used_bytes(self) -> Mapping[str, int]:
+        """The bytes of the files of all projects that have some, by project."""
+        with self._database.read() as connection:
+            return used_bytes(connection, self._database)
+
+    def check_room(self, project_id: str, num_bytes: int) -> None:
+        """Refuse, before it is brought, what the files of a project have no room for.
+
+        Raises:
+            FileQuotaError: The files of the project would take more than they may.
+        """
+        with self._database.read() as connection:
+            check_quota(connection, self._database, project_id, num_bytes, locks=False)
 
     def names(self, project_id: str, file_ids: Iterable[str]) -> dict[str, str]:
         """The names of files by their ids, in one statement; those that the project does not have are left out."""
@@ -326,3 +353,61 @@ def hold_file(connection: Connection, database: Database, project_id: str, file_
     is_it = (files.c.project_id == project_id) & (files.c.file_id == file_id)
     if connection.execute(update(files).where(is_it, is_there(database)).values(expires_at=None)).rowcount == 0:
         raise FILES.not_found(connection, file_id)
+
+
+def used_bytes(connection: Connection, database: Database) -> Mapping[str, int]:
+    """The bytes of the files of all projects that have some, by project.
+
+    Args:
+        connection: An open transaction.
+        database: Whose clock decides what has expired.
+    """
+    found: dict[str, int] = {}
+    for project_id, num_bytes in _sums(connection, database):
+        found[project_id] = found.get(project_id, 0) + int(num_bytes)
+    return found
+
+
+def check_quota(
+    connection: Connection, database: Database, project_id: str, num_bytes: int, *, locks: bool = True
+) -> None:
+    """Refuse what the files of a project have no room for, within the transaction that adds it.
+
+    Args:
+        connection: A transaction.
+        database: Whose clock decides what has expired.
+        project_id: The project.
+        num_bytes: Of what is added.
+        locks: Whether no other transaction may add to the project until this one ends.
+
+    Raises:
+        FileQuotaError: The files would take more than they may.
+    """
+    limit = select(projects.c.max_file_bytes).where(projects.c.project_id == project_id)
+    if connection.execute(limit).scalar() is None:
+        return
+    # Of two transactions of PostgreSQL that add at once the second one waits, and counts what the first has added.
+    most = connection.execute(limit.with_for_update(key_share=True) if locks else limit).scalar()
+    used = sum(int(row[1]) for row in _sums(connection, database, project_id))
+    if most is not None and used + num_bytes > most:
+        raise FileQuotaError(
+            f"{size(num_bytes)} for the files of the project {project_id}, which take {size(used)}",
+            expected=f"at most {size(most)} in all",
+            do="delete files or datasets that are not needed, or have an administrator of the server raise the limit: "
+            "luthier projects quota",
+        )
+
+
+def _sums(connection: Connection, database: Database, project_id: str | None = None) -> list[Row[tuple[str, int]]]:
+    is_open = (uploads.c.status == "pending") & (uploads.c.expires_at > database.now)
+    return [
+        *connection.execute(_sum(files.c.project_id, files.c.num_bytes, is_there(database), project_id)),
+        *connection.execute(_sum(uploads.c.project_id, uploads.c.num_bytes, is_open, project_id)),
+    ]
+
+
+def _sum(
+    owner: ColumnElement[str], num_bytes: ColumnElement[int], where: ColumnElement[bool], project_id: str | None
+) -> Select[tuple[str, int]]:
+    query = select(owner, func.coalesce(func.sum(num_bytes), 0)).where(where).group_by(owner)
+    return query if project_id is None else query.where(owner == project_id)

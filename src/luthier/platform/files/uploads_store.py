@@ -15,7 +15,7 @@ from luthier.platform.db.database import Database
 from luthier.platform.db.store import Missing, RecordTable, Store
 from luthier.platform.db.tables import files, upload_parts, uploads
 from luthier.platform.files.artifacts import ArtifactStore
-from luthier.platform.files.store import FILES, StoredFile, Upload, UploadPart, UploadPurpose, unused_id
+from luthier.platform.files.store import FILES, StoredFile, Upload, UploadPart, UploadPurpose, check_quota, unused_id
 
 LIFE_SECONDS: Final = 3600.0
 MAX_PARTS: Final = 10_000
@@ -61,9 +61,14 @@ class UploadStore(Store):
             mime_type: Its media type.
             num_bytes: The size of the whole file.
             file_expires_after_seconds: How long the file is kept; None for no limit.
+
+        Raises:
+            FileQuotaError: The files of the project would take more than they may.
         """
         with self._write() as connection:
             now = self._database.clock(connection)
+            # All of it is reserved: parts and the whole file are not refused any more.
+            check_quota(connection, self._database, project_id, num_bytes)
             upload = Upload(
                 upload_id=unused_id(connection, uploads.c.upload_id, "upload"),
                 project_id=project_id,

@@ -95,7 +95,7 @@ class Settings(BaseSettings):
         max_num_batched_tokens: The most tokens of one step of an engine; 0 leaves it to the engine.
         enable_prefix_caching: Whether engines resume from prompts that they have read; None leaves it to the engine.
         speculative_config: How engines draft tokens, as JSON (`core.stream.SpeculativeConfig`); empty drafts none.
-        share_engine: Whether suites and synthesis ask the server's engine for texts where it has the model in memory:
+        share_engine: Whether evaluations and synthesis ask the server's engine for texts where it has the model:
             `exact` where the answers are those of an engine of their own (float32 on the batched path), `always` in
             every precision, where the last bits of a sum may change a word, `never` not at all.
         share_engine_from: The least number of answers for which they do.
@@ -403,6 +403,11 @@ class Settings(BaseSettings):
     def tokenised_folder(self) -> Path:
         """Tokenised rows, named by the digest of what they were made from; may be deleted at any time."""
         return self.home / "cache" / "tokenised"
+
+    @property
+    def labels_folder(self) -> Path:
+        """Labels of streamed rows, named by the digest of what they were read from; may be deleted at any time."""
+        return self.home / "cache" / "labels"
 
     @property
     def serving_copies_folder(self) -> Path:

@@ -22,6 +22,7 @@ from luthier.core.errors import (
     BusyError,
     ConflictError,
     DefectError,
+    FileQuotaError,
     LuthierError,
     NotAllowedError,
     NotFoundError,
@@ -101,6 +102,8 @@ def as_api_error(error: LuthierError) -> ApiError:
         # OpenAI's name for a used-up budget; its clients would otherwise retry this 429.
         kind, headers = "insufficient_quota", {"x-should-retry": "false"}
         return ApiError(status, message, type=kind, code=kind, headers=headers)
+    if isinstance(error, FileQuotaError):
+        return ApiError(status, message, code="file_quota_exceeded", headers={"x-should-retry": "false"})
     if isinstance(error, BusyError):
         kind, wait = "rate_limit_error", str(max(1, round(error.retry_seconds)))
         return ApiError(status, message, type=kind, code="rate_limit_exceeded", headers={"Retry-After": wait})

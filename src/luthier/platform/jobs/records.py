@@ -12,6 +12,10 @@ JobKind = Literal["train", "export", "evaluation", "batch", "import", "synthesis
 Wish = Literal["pause", "cancel"]
 Lane = Literal["validate", "train", "infer", "remote"]
 ENDED: Final[tuple[JobStatus, ...]] = ("succeeded", "failed", "cancelled")
+OPEN: Final[tuple[JobStatus, ...]] = ("queued", "running", "paused")
+"""Those that may still do something by themselves or once they are resumed."""
+UNDONE: Final[tuple[JobStatus, ...]] = (*OPEN, "failed")
+"""Those that nobody has ended and that have no result: they wait, run, rest, or have to be looked at."""
 
 
 class Job(FrozenModel):
@@ -22,6 +26,8 @@ class Job(FrozenModel):
         kind: The kind of work.
         document: What to do, in the format of its kind.
         run_id: The run that it makes or resumes; empty if there is none. A run has at most one job.
+        workflow_id: The workflow that it makes or continues; empty if there is none, and where the id follows from the
+            request. A workflow that was resumed may have several jobs.
         status: Its status; see `shown_status` for what is in progress.
         wish: The request that its worker has not carried out yet: to pause or to cancel.
         attempt: The number of starts, and the fencing token: a worker with an older number has lost the job.
@@ -57,6 +63,7 @@ class Job(FrozenModel):
     error: dict[str, Any] | None = None
     project_id: str = DEFAULT_PROJECT
     lane: Lane = "train"
+    workflow_id: str = ""
 
     @property
     def shown_status(self) -> str:

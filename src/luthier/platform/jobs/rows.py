@@ -90,7 +90,7 @@ def add_job(connection: Connection, now: float, job: Job) -> Job:
     Args:
         connection: A transaction that writes.
         now: Seconds since 1970 by the database's clock.
-        job: Its id, kind, document, run, project and lane are stored; all else starts afresh.
+        job: Its id, kind, document, run, workflow, project and lane are stored; all else starts afresh.
 
     Returns:
         The stored job.
@@ -103,6 +103,7 @@ def add_job(connection: Connection, now: float, job: Job) -> Job:
         # crash_step -1 is below any step, so the first crash always counts as one after progress.
         "status": "queued", "attempt": 0, "num_crashes": 0, "step": 0, "crash_step": -1, "not_before": now,
         "created_at": now, "updated_at": now, "project_id": job.project_id, "lane": job.lane,
+        "workflow_id": job.workflow_id or None,
     }  # fmt: skip
     connection.execute(insert(jobs).values(**values))
     insert_event(connection, now, job.job_id, created(job.kind, job.job_id), code="created")
@@ -165,6 +166,13 @@ def job_of_run(connection: Connection, run_id: str, project_id: str) -> Job | No
     return None if row is None else job_of(row)
 
 
+def job_of_workflow(connection: Connection, workflow_id: str, project_id: str) -> Job | None:
+    """The newest job of a project that makes or continues this workflow; None where there is none."""
+    query = select(jobs).where(jobs.c.workflow_id == workflow_id, jobs.c.project_id == project_id)
+    row = connection.execute(query.order_by(jobs.c.number.desc()).limit(1)).mappings().first()
+    return None if row is None else job_of(row)
+
+
 def is_row(row: RowMapping) -> Any:
     """The condition that is true of this row alone."""
     return jobs.c.number == row["number"]
@@ -175,6 +183,7 @@ def job_of(row: RowMapping) -> Job:
     values = {name: value for name, value in row.items() if name not in _OWN}
     values["document"] = json.loads(values["document"])
     values["error"] = None if values["error"] is None else json.loads(values["error"])
+    values["workflow_id"] = values["workflow_id"] or ""
     return Job(**values)
 
 

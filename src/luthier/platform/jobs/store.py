@@ -15,7 +15,7 @@ back      what rests longer than any rest is due; a lease that ends later than a
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from sqlalchemy import Connection, RowMapping, Select, false, select, update
@@ -28,7 +28,7 @@ from luthier.platform.db.database import Database
 from luthier.platform.db.tables import jobs
 from luthier.platform.jobs.events import ended, goes_on, has_event, insert_event, resumed, started
 from luthier.platform.jobs.kinds import KINDS
-from luthier.platform.jobs.records import ENDED, Job, JobStatus, Lane, Wish
+from luthier.platform.jobs.records import ENDED, Job, JobKind, JobStatus, Lane, Wish
 from luthier.platform.jobs.rows import (
     LeaseLostError,
     LeaseWatch,
@@ -38,6 +38,7 @@ from luthier.platform.jobs.rows import (
     job_by_id,
     job_of,
     job_of_run,
+    job_of_workflow,
     locked_row,
 )
 
@@ -86,10 +87,16 @@ class JobStore:
         with self._database.read() as connection:
             return job_of_run(connection, run_id, project_id)
 
+    def of_workflow(self, workflow_id: str, project_id: str) -> Job | None:
+        """The newest job of a project that makes or continues this workflow; None where there is none."""
+        with self._database.read() as connection:
+            return job_of_workflow(connection, workflow_id, project_id)
+
     def list(
         self,
         *,
-        status: JobStatus | None = None,
+        status: JobStatus | Sequence[JobStatus] | None = None,
+        kinds: Sequence[JobKind] = (),
         limit: int | None = None,
         project_id: str | None = None,
         prefix: str = "",
@@ -98,7 +105,8 @@ class JobStore:
         """Jobs, newest first.
 
         Args:
-            status: Only jobs of this status.
+            status: Only jobs of this status, or of one of these.
+            kinds: Only jobs of these kinds; empty for all.
             limit: The most jobs; None for all.
             project_id: Only jobs of this project.
             prefix: The beginning of their ids.
@@ -107,9 +115,13 @@ class JobStore:
         Raises:
             NotFoundError: There is no job `after`.
         """
-        query = select(jobs).where(jobs.c.job_id.startswith(prefix, autoescape=True)).order_by(jobs.c.number.desc())
+        query = select(jobs).order_by(jobs.c.number.desc())
+        if prefix:
+            query = query.where(jobs.c.job_id.startswith(prefix, autoescape=True))
         if status is not None:
-            query = query.where(jobs.c.status == status)
+            query = query.where(jobs.c.status.in_([status] if isinstance(status, str) else status))
+        if kinds:
+            query = query.where(jobs.c.kind.in_(kinds))
         if project_id is not None:
             query = query.where(jobs.c.project_id == project_id)
         with self._database.read() as connection:

@@ -14,6 +14,7 @@ from starlette.responses import RedirectResponse, Response
 from luthier.core.errors import (
     BusyError,
     ConflictError,
+    FileQuotaError,
     LuthierError,
     NotAllowedError,
     NotFoundError,
@@ -50,6 +51,8 @@ def status_of(error: LuthierError) -> int:
     # Subclasses come before their base: NotFoundError and ConflictError are RequestErrors, too.
     if isinstance(error, ConflictError):
         return 409
+    if isinstance(error, FileQuotaError):
+        return 413
     if isinstance(error, QuotaError | BusyError):
         return 429
     if isinstance(error, StorageFullError):

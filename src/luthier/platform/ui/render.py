@@ -26,6 +26,7 @@ from luthier.core.access import Scope
 from luthier.core.evaluation import Metric
 from luthier.core.import_string import import_string
 from luthier.core.registry import PAGES
+from luthier.core.text.byte_sizes import exact_size
 from luthier.ml.charts import figures
 from luthier.ml.charts.judged_rows import metric_title
 from luthier.ml.charts.page import page_environment
@@ -401,6 +402,7 @@ def environment() -> Environment:
         "rough": figures.rough,
         "duration": figures.duration,
         "size": figures.size,
+        "exact_size": exact_size,
         "plain": figures.plain,
         "short_digest": figures.short_digest,
         "p_value": figures.p_value,

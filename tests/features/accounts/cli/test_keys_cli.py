@@ -40,6 +40,18 @@ def test_a_wrong_key_is_explained(luthier, options: list[str], words: str) -> No
     assert words in done.err
 
 
+def test_the_file_quota_of_a_project(luthier) -> None:  # type: ignore[no-untyped-def]
+    luthier("projects", "create", "mine")
+    assert luthier("projects", "quota", "mine").out.strip() == "mine uses 0 B for files"
+    assert luthier("projects", "quota", "mine", "20 GiB").out.strip() == "mine uses 0 B of 20 GiB for files"
+    (_, mine) = luthier("projects", "list", "--json").document
+    assert (mine["max_file_bytes"], mine["file_bytes"]) == (20 << 30, 0)
+    assert "20 GiB" in luthier("projects", "list").out
+    assert luthier("projects", "quota", "mine", "none", "--json").document["max_file_bytes"] is None
+    for wrong in (("mine", "much"), ("nobody", "1 GiB")):
+        assert luthier("projects", "quota", *wrong).code == 2
+
+
 def test_projects(luthier) -> None:  # type: ignore[no-untyped-def]
     made = luthier("projects", "create", "mine", "--json").document
     assert (made["id"].startswith("proj-"), made["name"]) == (True, "mine")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from luthier.platform.audit_log.service import newest_entries
 from luthier.platform.auth.service import create_project
 
 
@@ -30,6 +31,29 @@ def test_of_another_project_nothing_is_seen(visitor, home) -> None:  # type: ign
     assert [one["name"] for one in other.get("/api/v1/projects").json()["data"]] == ["b"]
     assert [key["name"] for key in other.get("/api/v1/keys").json()["data"]] == ["k"]
     assert other.delete(f"/api/v1/keys/{made['id']}").status_code == 404
+
+
+def test_an_admin_of_default_sets_the_file_quota_of_a_project(visitor, home) -> None:  # type: ignore[no-untyped-def]
+    made, other = create_project(home, "b"), create_project(home, "c")
+    admin, own = visitor("admin"), visitor("admin", project="b")
+    address = f"/api/v1/projects/{made.project_id}"
+    answer = admin.patch(address, json={"max_file_bytes": 5 << 30})
+    assert answer.status_code == 200
+    assert (answer.json()["max_file_bytes"], answer.json()["file_bytes"]) == (5 << 30, 0)
+    assert own.get("/api/v1/projects").json()["data"] == [answer.json()]
+    (entry,) = [one for one in newest_entries(home, limit=9) if one.action == "project.file_quota_set"]
+    assert entry.subject == made.project_id
+    refused = [
+        own.patch(address, json={"max_file_bytes": None}),
+        own.patch(f"/api/v1/projects/{other.project_id}", json={"max_file_bytes": 1}),
+        admin.patch("/api/v1/projects/proj-none", json={"max_file_bytes": 1}),
+        admin.patch(address, json={"max_file_bytes": -1}),
+        admin.patch(address, json={}),
+        visitor("train").patch(address, json={"max_file_bytes": 1}),
+    ]
+    assert [one.status_code for one in refused] == [403, 404, 404, 400, 400, 403]
+    assert home.access.project("b").max_file_bytes == 5 << 30
+    assert admin.patch(address, json={"max_file_bytes": None}).json()["max_file_bytes"] is None
 
 
 def test_what_cannot_be_is_refused(visitor) -> None:  # type: ignore[no-untyped-def]

@@ -73,3 +73,25 @@ def test_a_project_is_renamed_by_its_own_admin_and_by_those_of_default(home: Con
     assert [answer.status_code for answer in answers] == [status for *_, status in wrong]
     assert [one.name for one in list_projects(home)] == ["default", "support", "sales"]
     assert browser("train").post(f"{ADDRESS}/rename", data={"project": "sales", "name": "x"}).status_code == 403
+
+
+def test_an_admin_of_default_sets_file_quotas_and_each_project_sees_its_own(home: Context, browser: Browser) -> None:
+    made, _ = create_project(home, "support"), create_project(home, "sales")
+    local, own = browser("admin"), browser("admin", project="support")
+    answer = shown(local, local.post(f"{ADDRESS}/quota", data={"project": made.project_id, "limit": "1.5 GiB"}))
+    assert "The files of support may take 1.5 GiB." in answer.text
+    assert "0 B of 1.5 GiB" in own.get(ADDRESS).text
+    assert "File quota of support" not in own.get(ADDRESS).text
+    wrong = [
+        (local, made.project_id, "much", 422),
+        (local, "proj-none", "1 GiB", 404),
+        (own, made.project_id, "9 GiB", 403),
+        (own, "sales", "9 GiB", 404),
+        (browser("train"), made.project_id, "9 GiB", 403),
+    ]
+    answers = [one.post(f"{ADDRESS}/quota", data={"project": who, "limit": most}) for one, who, most, _ in wrong]
+    assert [answer.status_code for answer in answers] == [status for *_, status in wrong]
+    assert home.access.project("support").max_file_bytes == 3 << 29
+    answer = shown(local, local.post(f"{ADDRESS}/quota", data={"project": made.project_id, "limit": " "}))
+    assert "The files of support have no limit." in answer.text
+    assert home.access.project("support").max_file_bytes is None

@@ -60,6 +60,23 @@ def test_a_file_larger_than_a_piece(client: TestClient, context: Context) -> Non
     assert client.get(f"/v1/files/{made['id']}/content").content == content
 
 
+def test_an_upload_beyond_the_quota_of_the_project_is_refused(client: TestClient, context: Context) -> None:
+    context.access.set_file_quota("default", 2 * len(ROWS))
+    send(client)
+    larger = client.post("/v1/files", files={"file": ("rows.jsonl", ROWS + b"\n")}, data=FORM)
+    error = error_of(larger, 413)
+    assert error["code"] == "file_quota_exceeded"
+    assert all(part in error["message"] for part in ("; expected: at most ", "; what to do: delete files"))
+    assert larger.headers["x-should-retry"] == "false"
+    announced = {"bytes": len(ROWS) + 1, "filename": "a", "mime_type": "text/plain", "purpose": "fine-tune"}
+    assert error_of(client.post("/v1/uploads", json=announced), 413)["code"] == "file_quota_exceeded"
+    assert len(kept_files(context)) == 1
+    send(client)
+    # What says how long it is, is refused before any of it is read.
+    full = client.post("/v1/files", content=b"no form", headers={"Content-Type": "text/plain"})
+    assert error_of(full, 413)["code"] == "file_quota_exceeded"
+
+
 @pytest.mark.parametrize("purpose", UPLOAD_PURPOSES)
 def test_an_empty_file_is_refused_for_every_purpose(client: TestClient, context: Context, purpose: str) -> None:
     answer = client.post("/v1/files", files={"file": ("rows.jsonl", b"")}, data={"purpose": purpose})

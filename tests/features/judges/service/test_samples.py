@@ -1,4 +1,6 @@
+import itertools
 import json
+import types
 
 import polars as pl
 import pytest
@@ -87,6 +89,24 @@ def test_a_judge_that_cannot_be_asked_is_a_caution_and_no_failed_look(context, m
         ("judged_relevance", "judged_coherence", "judged_accuracy"), "unknown"
     )
     assert "could not be asked" in cautions[0]
+
+
+def test_a_slow_judge_of_another_host_is_asked_for_a_limited_time(context, asked, monkeypatch):
+    clock = itertools.count(step=10.0)  # ten seconds for each group of answers
+    monkeypatch.setattr(judges, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
+    settings = WatchSettings(judge="http://localhost:1/v1#m", num_judged=200)
+    signals, cautions = judged_by(context, "default", settings, frame(200, 200), FRAME_AT, 30)
+    num_each = 5 * judges._ASKED_AT_ONCE  # the limit of 60 s is looked at before each group
+    assert len(asked) == 2 * num_each
+    said = f"{2 * (200 - num_each)} sampled answers were not scored within 120 s. The next check asks about the rest."
+    assert cautions[0] == f"http://localhost:1/v1#m is slow: {said}"
+    assert {one.state for one in signals} == {"changed", "steady"}
+    # One of this machine is not waited for: it computes, and is asked about all at once.
+    asked.clear()
+    own = settings.model_copy(update={"judge": "judge"})
+    _, cautions = judged_by(context, "default", own, frame(200, 200), FRAME_AT, 30)
+    assert len(asked) == 400
+    assert not any("slow" in one for one in cautions)
 
 
 def test_without_a_judge_nothing_is_asked_and_a_judge_that_cannot_be_is_refused(context, asked):

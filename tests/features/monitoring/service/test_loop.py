@@ -6,13 +6,14 @@ import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from luthier.core.access import DEFAULT_PROJECT, Caller
 from luthier.core.errors import WorkError
 from luthier.core.records.deployment import Deployment, Revision, Share
-from luthier.core.records.monitoring import Signal, WatchReport
+from luthier.core.records.monitoring import SETTINGS_KIND, Signal, WatchReport, WatchSettings
 from luthier.core.records.traffic import Exchange
 from luthier.features.monitoring import alerts
 from luthier.features.monitoring import loop as monitor_loop
@@ -123,6 +124,30 @@ def test_what_fails_with_one_model_is_kept_from_the_others(context: Context, loo
         "well": "",
     }
     assert states["bad-data"].looked_at is None  # type: ignore[union-attr]
+
+
+def test_a_model_with_a_judge_is_looked_at_apart_and_keeps_nothing_from_the_others(
+    context: Context, looked: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("judged", "one", "two"):
+        deploy(context, name)
+    judged = WatchSettings(judge="http://judge.example/v1#m").model_dump_json()
+    context.watches.put(DEFAULT_PROJECT, SETTINGS_KIND, "judged", judged)
+    asked_for: list[tuple[list[str], bool]] = []
+
+    def answer(context: Context, _question: str, asked: dict[str, Any]) -> dict[str, Any]:
+        names = [model for _, model in asked["models"]]
+        asked_for.append((names, asked["canaries"]))
+        if names == ["judged"]:
+            raise WorkError("it took longer than 600 s", expected="less to look at", do="ask about less")
+        return monitor_loop.run_checks(context, asked)
+
+    monkeypatch.setattr(monitor_loop, "answer_to", answer)
+    with pytest.raises(WorkError, match="600 s"):
+        monitor_loop.run_due_checks(context)
+    assert asked_for == [(["one", "two"], False), ([], True), (["judged"], False)]
+    problems = [monitor_loop.state_of(context, DEFAULT_PROJECT, name) for name in ("judged", "one", "two")]
+    assert [state.problem for state in problems if state] == ["it took longer than 600 s", "", ""]
 
 
 def test_a_clock_that_was_set_back_does_not_stop_looks(context: Context, looked: list[object]) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,9 @@ from luthier.core import data_sources
 from luthier.core.errors import ConflictError, DataError, DataSourceError, NotFoundError, RecipeError
 from luthier.core.plan import Plan
 from luthier.core.ports import ProgressTask, SilentProgress
+from luthier.core.system.files import file_lock
 from luthier.features.evaluations import leakage
-from luthier.features.planning import probe_worker, streamed_rows, task_heads, view
+from luthier.features.planning import probe_worker, stream_labels, streamed_rows, view
 from luthier.features.planning.evaluation_plan import rows_of_run
 from luthier.features.planning.format import plan_lines
 from luthier.features.planning.pattern_files import files_of_plan, pattern_changes
@@ -326,7 +329,7 @@ def test_classes_are_those_of_all_rows_of_files_and_wrong_rows_are_found_before_
     write_rows(recipe.parent / "rows.jsonl", classified(["yes"] * 20))
     with pytest.raises(DataError, match=r"^all 20 training rows have 'yes'"):
         planned(context, recipe, "data.validation=")
-    monkeypatch.setattr(task_heads, "_MAX_ANSWERS", 12)
+    monkeypatch.setattr(stream_labels, "_MAX_ANSWERS", 12)
     write_rows(recipe.parent / "rows.jsonl", classified([f"a text {number}" for number in range(20)]))
     with pytest.raises(DataError, match="the first 13 streamed rows have 13 different answers"):
         planned(context, recipe, "data.validation=")
@@ -347,6 +350,83 @@ def test_rows_are_read_for_their_labels_once_in_a_process(
     changed = planned(context, recipe).objective.task_head
     assert changed is not None
     assert (changed.labels, shown.titles.count("Reading labels")) == (("no", "twice", "yes"), 2)
+
+
+def test_other_processes_of_the_home_take_the_labels_that_one_has_read(
+    context: Context, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = streamed(make_recipe, "rows.jsonl", "classify")
+    write_rows(recipe.parent / "rows.jsonl", classified(["yes", "no", "Yes"] * 5))
+    shown = ShownTasks()
+    monkeypatch.setattr(context, "progress", shown)
+    first = planned(context, recipe).objective
+    (stored,) = context.settings.labels_folder.glob("*/answers.json")
+
+    def planned_by_another_process() -> Any:
+        monkeypatch.setattr(stream_labels, "_counted", {})  # what a process remembers
+        return planned(context, recipe).objective
+
+    assert planned_by_another_process() == first
+    assert shown.titles.count("Reading labels") == 1
+    # A damaged file is read as none, and written again.
+    whole = stored.read_bytes()
+    for damaged in (b"", whole[:20], whole.replace(b"15", b"16")):
+        assert damaged != whole
+        stored.write_bytes(damaged)
+        assert planned_by_another_process() == first
+        assert stored.read_bytes() == whole
+    assert shown.titles.count("Reading labels") == 4
+    # What cannot be stored is no reason to fail.
+    monkeypatch.setattr(stream_labels, "_keep", refused)
+    shutil.rmtree(context.settings.labels_folder)
+    assert planned_by_another_process() == first
+    assert "Labels are not kept: Read-only file system" in shown.titles
+
+
+def refused(*_: Any) -> None:
+    raise OSError(errno.EROFS, "Read-only file system")
+
+
+def test_a_process_that_plans_the_same_rows_meanwhile_waits_for_the_one_that_reads(
+    context: Context, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = streamed(make_recipe, "rows.jsonl", "classify")
+    write_rows(recipe.parent / "rows.jsonl", classified(["yes", "no"] * 5))
+    first = planned(context, recipe).objective
+    (stored,) = context.settings.labels_folder.glob("*/answers.json")
+    whole = stored.read_bytes()
+    stored.unlink()
+    monkeypatch.setattr(stream_labels, "_counted", {})
+    with ExitStack() as reader:
+        reader.enter_context(file_lock(stored.parent / "lock", what="the other process", timeout_seconds=1))
+
+        class Ends(ShownTasks):
+            def task(self, title: str, total: float | None, unit: str, done: float = 0) -> ProgressTask:
+                if title == "Another process reads the labels":
+                    stored.write_bytes(whole)
+                    reader.close()
+                return super().task(title, total, unit, done)
+
+        shown = Ends()
+        monkeypatch.setattr(context, "progress", shown)
+        assert planned(context, recipe).objective == first
+    assert "Another process reads the labels" in shown.titles
+    assert "Reading labels" not in shown.titles
+
+
+def test_a_class_without_rows_has_no_weight_and_is_named(context: Context, make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe(
+        data={"train": "rows.jsonl"}, objective={"name": "classify"}, training=TRAINING, evaluation={"few_shot": 0}
+    )
+    write_rows(recipe.parent / "rows.jsonl", classified(["yes", "no"] * 10))
+    listed = "objective.classes=['no', 'perhaps', 'yes', 'never']"
+    plan = planned(context, recipe, listed, "objective.class_weights=balanced")
+    said = "objective.class_weights balanced: weight 0 for 2 classes without training rows (perhaps, never)"
+    assert [note for note in plan.objective.task_head_notes if note.startswith(said)]
+    assert any(said in line for line in plan_lines(plan))
+    for changed in ((listed,), ("objective.class_weights=balanced",)):
+        notes = planned(context, recipe, *changed).objective.task_head_notes
+        assert not any("weight 0" in note for note in notes)
 
 
 def test_a_run_that_began_with_the_classes_of_the_first_rows_keeps_them_and_their_order(

@@ -1,9 +1,9 @@
-"""Suites and synthesis ask the server's engine where its answers are those of an engine of their own."""
+"""Evaluations and synthesis ask the server's engine where its answers are those of an engine of their own."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,18 @@ from typing import Any
 import pytest
 from tests.clock import wait_until
 from tests.fixtures.near_engine import engines_near_by
+from tests.fixtures.service import write_rows
 
 from luthier.core.conversation import Conversation, Message
+from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import OverlongError
-from luthier.core.ports import Generation, ProgressTask, Prompt, SilentProgress
+from luthier.core.ports import Generation, Progress, ProgressTask, Prompt, Score, SilentProgress
 from luthier.core.stream import Served
+from luthier.features.evaluations import service as evaluations
 from luthier.features.generation.engines import find_teacher
 from luthier.features.generation.shared_engine import SharedEngine
 from luthier.features.models.resolve import Candidate, open_engine
+from luthier.features.recipes.checks import load_mapped
 from luthier.features.serving import shared_engines
 from luthier.features.serving.engine_lending import EngineLending
 from luthier.features.serving.inference_client import InferenceClient
@@ -144,6 +148,73 @@ def test_likelihoods_and_few_answers_are_the_own_engines(job: Context, base: Can
     scored = SharedEngine(job, base, open_own)
     assert scored.score([], SILENT) == []
     assert opened["own"] == 2
+
+
+class Scorer:
+    """An own engine that scores, and counts how many of its kind are open."""
+
+    notes = ("it has scored",)
+
+    def __init__(self, num_open: Counter[str]) -> None:
+        self._num_open = num_open
+        num_open["now"] += 1
+        num_open["ever"] += 1
+
+    def score(self, examples: Sequence[TokenisedExample], progress: Progress) -> list[Score]:
+        return []
+
+    def close(self) -> None:
+        self._num_open["now"] -= 1
+
+
+def test_an_engine_that_has_only_scored_is_closed_before_the_server_writes(job: Context, base: Candidate) -> None:
+    num_open = Counter[str]()
+    shared = SharedEngine(job, base, lambda: Scorer(num_open))  # type: ignore[arg-type, return-value]
+    shared.generate(PROMPTS[:4], SILENT)
+    assert num_open["ever"] == 0
+    for _ in range(2):
+        shared.score([], SILENT)
+    assert (num_open["now"], num_open["ever"]) == (1, 1), "likelihoods in a row load the model once"
+    shared.generate(PROMPTS[4:8], SILENT)
+    assert (num_open["now"], shared.num_shared) == (0, 8)
+    shared.score([], SILENT)
+    shared.close()
+    assert (num_open["now"], num_open["ever"], shared.notes) == (0, 2, ("it has scored",))
+
+
+def test_rows_are_evaluated_with_the_servers_texts_and_likelihoods_of_an_own_engine(
+    job: Context, base: Candidate, tuned: Candidate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"prompt": f"{WORDS[n % 5]} {n}", "completion": WORDS[(n + 1) % 5]} for n in range(6)]
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    held_out = evaluations.HeldOut(str(path), "", 6, load_mapped(job, (), path, None)[0].examples)
+    written, answer_all = Counter[str](), shared_engines.LentEngine.answer_all
+
+    def counted(lent: Any, prompts: Any, hear: Any) -> Any:
+        written[lent._candidate.name] += len(prompts)
+        return answer_all(lent, prompts, hear)
+
+    monkeypatch.setattr(shared_engines.LentEngine, "answer_all", counted)
+
+    def judged(shares: str) -> Any:
+        job.settings = job.settings.model_copy(update={"share_engine": shares})
+        found = evaluations._judge(
+            job,
+            [base, tuned],
+            held_out,
+            metrics=("exact_match", "perplexity"),
+            max_new_tokens=5,
+            max_thinking_tokens=0,
+            max_samples=6,
+            run_id=None,
+        )
+        return [one.model_dump(exclude={"seconds"}) for one in found.systems], found.kl_to_base
+
+    shared = judged("exact")
+    assert written == {"tiny": 6, "tuned": 6}
+    assert shared[1] is not None, "hidden states are those of an own engine"
+    assert judged("never") == shared
+    assert written == {"tiny": 6, "tuned": 6}
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from luthier.features.studies import service as studies
 from luthier.features.studies.end import winning_document
 from luthier.features.studies.search import StudyFailedError
 from luthier.features.studies.service import StudyRequest
+from luthier.features.studies.store import StudyStore
 from luthier.platform.home.context import Context
 
 SPACE = {
@@ -160,6 +161,85 @@ def test_killed_again_and_again_it_ends_as_if_undisturbed(context, recipe, tmp_p
         child.wait()
     studies.go_on(context, study.study_id)
     assert story(context, study.study_id) == expected
+
+
+class Killed(BaseException):
+    pass
+
+
+class Kills:
+    """Ends the process, as a kill does, before and after each kind of write that a study makes, once each."""
+
+    def __init__(self, monkeypatch):
+        self.seen = set()
+        for name, label in (("put_trial", self._of_trial), ("save", self._of_study)):
+            monkeypatch.setattr(StudyStore, name, self._killed(getattr(StudyStore, name), label))
+
+    def _of_trial(self, _study_id, trial):
+        return trial.kind, trial.state, trial.rung
+
+    def _of_study(self, study):
+        return study.status, study.is_searched, study.winner is not None, study.report_path is not None
+
+    def _killed(self, write, label):
+        def put(store, *given):
+            self._once("before", *label(*given))
+            write(store, *given)
+            self._once("after", *label(*given))
+
+        return put
+
+    def _once(self, *moment):
+        if moment not in self.seen:
+            self.seen.add(moment)
+            raise Killed
+
+
+def test_killed_at_each_of_its_writes_it_ends_with_the_same_trials_and_bytes(context, recipe, monkeypatch):
+    few = {"most_trials": 2, "rungs": (0.5, 1.0)}
+    calm = studies.begin(context, request(recipe, **few))
+    calm = studies.go_on(context, calm.study_id)
+    study = studies.begin(context, request(recipe, **few))
+    with monkeypatch.context() as patched:
+        kills, num_kills = Kills(patched), 0
+        while True:
+            try:
+                done = studies.go_on(context, study.study_id)
+            except Killed:
+                num_kills += 1
+                continue
+            break
+    assert num_kills == len(kills.seen) > 20
+    assert {("before", "confirm", "done", 1), ("after", "final", True, True, False)} <= kills.seen
+    assert story(context, study.study_id) == story(context, calm.study_id)
+    assert (done.status, done.winner, done.notes) == ("done", calm.winner, calm.notes)
+    digests = [context.runs.get(one.final_run_id).result.adapter_sha256 for one in (done, calm)]
+    assert digests[0] == digests[1]
+    assert Path(done.report_path).is_file()
+    both = (done, calm)
+    known = {trial.run_id for one in both for trial in context.studies.trials(one.study_id)}
+    assert {one.run_id for one in context.runs.list()} == known | {one.final_run_id for one in both}
+
+
+def test_a_study_that_is_done_without_its_page_gets_it(searched):
+    context, _, done, _ = searched
+    Path(done.report_path).unlink()
+    context.studies.save(done.model_copy(update={"report_path": None}))
+    again = studies.go_on(context, done.study_id)
+    assert again == done
+    assert Path(again.report_path).is_file()
+
+
+def test_the_search_is_over_once_its_end_is_stored_unless_the_budget_grows(context, recipe):
+    study = studies.begin(context, request(recipe, most_trials=1))
+    context.studies.save(study.model_copy(update={"is_searched": True, "status": "confirming"}))
+    study = context.studies.get(study.study_id)
+    assert studies._with_budget(study, None, None).is_searched
+    assert studies._with_budget(study, 0.9, None).is_searched
+    larger = studies._with_budget(study, 2.0, None)
+    assert (larger.is_searched, larger.spec.hours) == (False, 2.0)
+    named = study.model_copy(update={"final_run_id": "run-20260101-000000-aaaaaa"})
+    assert studies._with_budget(named, 2.0, None).is_searched
 
 
 def test_a_budget_that_ends_early_still_gives_a_model(context, recipe):

@@ -19,6 +19,7 @@ from luthier.features.planning.budgets import BudgetTooSmallError
 from luthier.features.workflows import views as pipeline_views
 from luthier.features.workflows.automl import workflow as autos
 from luthier.features.workflows.automl.report import headline, next_commands
+from luthier.platform.workflows.engine import PausedError
 from luthier.testing.tiny import make_tiny_model
 
 WOODS = ("spruce", "maple", "ebony", "willow", "rosewood", "poplar", "boxwood")
@@ -180,7 +181,7 @@ def test_a_budget_that_holds_no_search_judges_the_short_training(context, asked,
     pipeline = autos.begin(context, asked())
     done = autos.go_on(context, pipeline.pipeline_id)
     assert "0.1 h for a search" in done.came("tune")["skipped"]
-    assert done.came("tune")["run_id"] == context.runs.list()[0].run_id
+    assert (done.came("tune")["run_id"], done.came("tune")["study_id"]) == (context.runs.list()[0].run_id, None)
     found = context.evaluations.get(done.came("judge")["evaluation_id"])
     assert found.verdict is not None
 
@@ -227,6 +228,62 @@ def test_killed_in_the_search_it_goes_on_and_begins_nothing_twice(context, asked
     assert {stage.status for stage in done.stages} == {"done"}
     assert len(context.studies.list("default")) == 1
     assert len(context.pipelines.list("default", "showdown")) == 1
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_killed_at_each_step_of_the_search_it_goes_on_with_the_same_study(context, asked, decided, monkeypatch):
+    """The search itself is killed in the tests of studies."""
+    from luthier.features.studies import service as studies
+    from luthier.features.studies.store import StudyStore
+    from luthier.features.workflows.store import PipelineStore
+
+    decided("tuned")
+    pipeline = autos.begin(context, asked())
+    left, gone_on_with = [], []
+
+    def once(moment):
+        if moment not in left:
+            left.append(moment)
+            raise Killed
+
+    def save(store, one, real=PipelineStore.save):
+        is_running = one.stage("tune").status == "running"
+        if is_running:
+            once("before it runs")
+        real(store, one)
+        if is_running:
+            once("as it runs")
+
+    def create(store, study, project_id, real=StudyStore.create):
+        once("before the study")
+        real(store, study, project_id)
+        once("behind the study")
+
+    def go_on(_context, study_id):
+        gone_on_with.append(study_id)
+        once("in the search")
+        raise PausedError("paused", expected="nothing", do="nothing")
+
+    for owner, name, new in ((PipelineStore, "save", save), (StudyStore, "create", create), (studies, "go_on", go_on)):
+        monkeypatch.setattr(owner, name, new)
+    for _ in range(5):
+        with pytest.raises(Killed):
+            autos.go_on(context, pipeline.pipeline_id)
+    with pytest.raises(PausedError):
+        autos.go_on(context, pipeline.pipeline_id)
+    assert left == [
+        ("before", "running"),
+        ("after", "running"),
+        "before the study",
+        "behind the study",
+        "in the search",
+    ]
+    (study,) = context.studies.list("default")
+    named = context.pipelines.get(pipeline.pipeline_id).came("tune")["study_id"]
+    assert gone_on_with == [study.study_id, study.study_id] == [named, named]
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from luthier.platform.auth.service import create_project
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
 from luthier.platform.home.model_names import local_base_models
+from luthier.platform.jobs.store import JobStore
 from luthier.platform.processes.process import Outcome
 
 ME = Caller()
@@ -65,7 +66,7 @@ def comparison(context: Context, tmp_path: Path, model: str, project_id: str = "
 
 
 def test_a_comparison_of_another_project_is_carried_out_and_stays_there(
-    context: Context, tmp_path: Path, model: str
+    context: Context, tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = create_project(context, "support")
     caller = Caller(project_id=project.project_id)
@@ -91,6 +92,10 @@ def test_a_comparison_of_another_project_is_carried_out_and_stays_there(
     assert found is not None
     assert found.job.job_id == order.job.job_id
     assert orders.order_for(context, ME, order.order.workflow_id, result.spec.model_dump(mode="json")) is None
+    # By its id, not among the newest jobs: a poll parses one document, however many there are.
+    with monkeypatch.context() as patch:
+        patch.setattr(JobStore, "list", lambda *_, **__: pytest.fail("jobs are listed"))
+        assert orders.order_for(context, caller, order.order.workflow_id, {}) is not None
     told = [event.message for event in context.job_events.page(order.job.job_id)[0]]
     assert any(message.startswith("Stage 1 of ") for message in told)
     assert carried_out(context, order).status == "succeeded", "an attempt that died before its last word"

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from luthier.core.task_head import TaskHead
-from luthier.ml.training.objectives.heads import fitted_temperature, right_rows
+from luthier.ml.training.objectives.heads import _row_weights, fitted_temperature, right_rows
 
 _HEAD = TaskHead(kind="classify", width=4, labels=("a", "b", "c"), label_counts=(3, 2, 1))
 
@@ -38,3 +38,18 @@ def test_rows_that_are_all_right_measure_no_temperature() -> None:
 
 def test_of_equal_logits_the_first_class_is_given() -> None:
     assert right_rows(torch.zeros(2, 3), torch.eye(3)[:2], _HEAD).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("counts", [(3, 1, 0), (4, 0, 0), (2, 1, 1)])
+def test_balanced_weights_have_mean_1_over_the_training_rows_and_none_for_a_class_without_rows(
+    counts: tuple[int, ...],
+) -> None:
+    head = TaskHead(kind="classify", width=8, labels=("a", "b", "c"), label_counts=counts)
+    rows = [place for place, num in enumerate(counts) for _ in range(num)]
+    weights = _row_weights(torch.eye(3)[rows], head)
+    assert weights.mean().item() == pytest.approx(1)
+    # Each class that has rows has the same weight in all.
+    totals = [weights[[row == place for row in rows]].sum().item() for place, num in enumerate(counts) if num]
+    assert totals == pytest.approx([4 / len(totals)] * len(totals))
+    empty = [place for place, num in enumerate(counts) if not num]
+    assert _row_weights(torch.eye(3)[empty], head).tolist() == [0.0] * len(empty)

@@ -174,6 +174,7 @@ CHANGES: dict[str, Callable[[Context], object]] = {
     "key.created": lambda context: access.create_key(context, "ci", scopes=("read",)),
     "key.revoked": lambda context: access.revoke_key(context, context.access.keys()[0].key_id),
     "project.created": lambda context: access.create_project(context, "mine"),
+    "project.file_quota_set": lambda context: access.set_file_quota(context, Caller(), "default", 1 << 30),
     "member.created": lambda context: members.add_member(context, Caller(), "Bo", "a long password", "viewer"),
     "member.role_changed": lambda context: members.change_role(context, Caller(), ada(context).member_id, "admin"),
     "member.removed": lambda context: members.remove_member(context, Caller(), ada(context).member_id),

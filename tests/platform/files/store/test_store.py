@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import delete, update
 from tests.vacuous import nonempty
 
-from luthier.core.errors import ConflictError, NotFoundError, RequestError, StorageFullError
+from luthier.core.errors import ConflictError, FileQuotaError, NotFoundError, RequestError, StorageFullError
 from luthier.core.plan import Plan
 from luthier.core.run import RunRecord
 from luthier.features.runs.store import RunStore
@@ -55,6 +55,68 @@ def add(store: FileStore, artifacts: ArtifactStore) -> Callable[..., StoredFile]
             )
 
     return add
+
+
+@pytest.fixture
+def access(database: Database) -> AccessStore:
+    return AccessStore(database)
+
+
+def test_files_of_a_project_take_no_more_than_its_quota(
+    store: FileStore,
+    uploads: UploadStore,
+    artifacts: ArtifactStore,
+    access: AccessStore,
+    database: Database,
+    add: Callable[..., StoredFile],
+) -> None:
+    access.set_file_quota(PROJECT, 10)
+    first = add(b"12345")
+    add(b"12345", OTHER)
+    with pytest.raises(FileQuotaError, match=r"^6 B for the files of the project default, which take 5 B") as refused:
+        add(b"123456")
+    assert refused.value.expected == "at most 10 B in all"
+    assert kept_files(artifacts) == 1, "nothing is kept of what is refused"
+    # What an upload announces is reserved until it ends; a file counts in full where its content is shared.
+    upload = uploads.create(PROJECT, filename="b", purpose="evals", mime_type="text/plain", num_bytes=5)
+    assert store.used_bytes() == {PROJECT: 10, OTHER: 5}
+    for brings in (lambda: add(b"1"), lambda: store.check_room(PROJECT, 1)):
+        with pytest.raises(FileQuotaError):
+            brings()
+    with IncomingFile(artifacts.incoming) as incoming:
+        incoming.write(b"abcde")
+        uploads.complete(upload, incoming.path, incoming.finish())
+    assert store.used_bytes()[PROJECT] == 10
+    # The result of a job is kept, since its work is done.
+    with IncomingFile(artifacts.incoming) as incoming:
+        incoming.write(b"result")
+        digest = incoming.finish()
+        store.add(PROJECT, incoming.path, digest, filename="r", purpose="batch_output", is_result=True)
+    assert store.used_bytes()[PROJECT] == 16
+    store.delete(PROJECT, first.file_id)
+    with database.write() as connection:
+        connection.execute(update(table).where(table.c.project_id == PROJECT).values(expires_at=1.0))
+    assert store.used_bytes() == {OTHER: 5}, "what is deleted or has expired takes nothing"
+    add(b"1234567890")
+    access.set_file_quota(PROJECT, None)
+    add(b"1234567890")
+
+
+def test_files_that_come_at_the_same_time_share_a_quota(
+    store: FileStore, access: AccessStore, add: Callable[..., StoredFile]
+) -> None:
+    access.set_file_quota(PROJECT, 20)
+
+    def bring(number: int) -> bool:
+        try:
+            add(f"file{number:04}".encode())
+        except FileQuotaError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sum(pool.map(bring, range(8))) == 2
+    assert store.used_bytes() == {PROJECT: 16}
 
 
 def kept_files(artifacts: ArtifactStore) -> int:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from typing import Final
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import insert, text, update
 
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.platform.db.database import Database
@@ -68,6 +69,53 @@ def test_oldest_first_and_each_once(queue: JobStore) -> None:
     assert queue.claim("w4") is None
     assert [job.job_id for job in queue.list()] == ["job-3", "job-2", "job-1"]
     assert [job.job_id for job in queue.list(status="running", limit=1)] == ["job-3"]
+
+
+def of_workflow(number: int, workflow_id: str, project_id: str = "default") -> Job:
+    document = {"workflow": {"form": "tune", "workflow_id": workflow_id}}
+    names = {"workflow_id": workflow_id, "project_id": project_id}
+    return Job(job_id=f"job-{number}", kind="workflow", document=document, run_id="", **names)
+
+
+def test_the_newest_job_of_a_workflow_is_found_whatever_its_age(queue: JobStore, database: Database) -> None:
+    for number, workflow_id in enumerate(("study-1", "study-2", "study-1")):
+        queue.submit(of_workflow(number, workflow_id))
+    queue.submit(of_workflow(3, "study-1", "other"))
+    with database.write() as connection:
+        # More jobs than lists show, all of them newer.
+        values = a_job(0).model_dump(include={"kind", "run_id", "status"}) | {"document": "{}", "crash_step": -1}
+        values |= dict.fromkeys(("attempt", "num_crashes", "step", "not_before", "created_at", "updated_at"), 0)
+        rows = [{"job_id": f"job-{number}", "project_id": "default", **values} for number in range(4, 304)]
+        connection.execute(insert(table), rows)
+    assert [found.job_id for name in ("study-1", "study-2") if (found := queue.of_workflow(name, "default"))] == [
+        "job-2", "job-1",
+    ]  # fmt: skip
+    assert (found := queue.of_workflow("study-1", "other")) is not None
+    assert found.job_id == "job-3"
+    assert queue.of_workflow("study-2", "other") is None
+    assert queue.of_workflow("study-3", "default") is None
+    kinds: Final = ("workflow",)
+    assert [job.job_id for job in queue.list(project_id="default", kinds=kinds)] == ["job-2", "job-1", "job-0"]
+    assert [job.job_id for job in queue.list(kinds=("workflow", "train"), status=("queued", "paused"), limit=1)] == [
+        "job-303"
+    ]
+    assert queue.list(kinds=kinds, status="failed") == []
+    with database.read() as connection:
+        if connection.dialect.name == "sqlite":
+            plan = "EXPLAIN QUERY PLAN SELECT * FROM jobs WHERE workflow_id = 'x' ORDER BY number DESC LIMIT 1"
+            assert "ix_jobs_workflow_id" in str(connection.execute(text(plan)).all())
+
+
+def test_the_workflows_of_older_jobs_are_filled_in(queue: JobStore, database: Database) -> None:
+    for number, workflow_id in enumerate(("study-1", "")):
+        queue.submit(of_workflow(number, workflow_id).model_copy(update={"workflow_id": ""}))
+    submit(queue, 2)
+    assert queue.of_workflow("study-1", "default") is None
+    with database.write() as connection:
+        import_module("luthier.platform.db.migrations.versions.v0020_job_workflows")._fill(connection)
+    assert (found := queue.of_workflow("study-1", "default")) is not None
+    assert (found.job_id, found.workflow_id) == ("job-0", "study-1")
+    assert [queue.get(f"job-{number}").workflow_id for number in (1, 2)] == ["", ""]
 
 
 def test_many_workers_never_get_the_same(queue: JobStore) -> None:

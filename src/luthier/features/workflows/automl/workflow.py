@@ -9,16 +9,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import Field
-
 from luthier.core.access import Caller
 from luthier.core.errors import LuthierError, NotFoundError
-from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import new_id
 from luthier.core.recipe import DataRecipe, Recipe, TrainingRecipe
-from luthier.core.text.counted import counted
 from luthier.core.workflows.pipeline import AutomlSpec, ModelComparisonResult, Pipeline
 from luthier.features.planning.budgets import BudgetTooSmallError
+from luthier.features.workflows.automl.outcomes import (
+    Audited,
+    Chosen,
+    Judged,
+    Repaired,
+    Reported,
+    RowsFile,
+    Side,
+    SplitRows,
+    Tuned,
+)
 from luthier.features.workflows.automl.report import (
     details,
     headline,
@@ -37,7 +44,6 @@ from luthier.platform.workflows.engine import (
     StageRefusedError,
     StageSpec,
     Tell,
-    TimedOutcome,
     Workflow,
     WorkflowRun,
     resume,
@@ -47,117 +53,6 @@ from luthier.platform.workflows.engine import (
 VALIDATION, HELD_OUT = 0.1, 0.1
 _MUST_NOT: Final = "F"
 _GRADES_ARE: Final = "an error about 1% of the rows or more, or about the file as a whole"
-
-
-class RowsFile(TimedOutcome):
-    """Documents as rows of text."""
-
-    file: str = ""
-
-
-class Audited(TimedOutcome):
-    """The findings of an audit of the original rows."""
-
-    grade: str = ""
-    reasons: tuple[str, ...] = ()
-    num_rows: int = 0
-    page: str = ""
-
-    def lines(self) -> Sequence[str]:
-        """The grade, and the first reasons for it."""
-        return [*self.grade_line(), *self.reasons[:3]]
-
-    def grade_line(self) -> list[str]:
-        """The grade alone."""
-        return [f"{counted(self.num_rows, 'row')} of grade {self.grade}"] if self.grade else []
-
-
-class Repaired(Audited):
-    """The repairs, and the audit after them.
-
-    Attributes:
-        actions: Rows changed or removed, by reason.
-    """
-
-    num_rows_before: int = 0
-    file: str = ""
-    actions: dict[str, int] | None = None
-
-    def lines(self) -> Sequence[str]:
-        """The grade, and the number of rows changed or removed by reason."""
-        if self.actions is None:
-            return self.grade_line()
-        done = ", ".join(f"{name} {number:,}" for name, number in self.actions.items())
-        removed = f"{counted(self.num_rows_before - self.num_rows, 'row')} removed"
-        return [*self.grade_line(), f"{removed}; rows changed or removed by reason: {done or 'none'}"]
-
-
-class Side(FrozenModel):
-    """One part of a split."""
-
-    num_rows: int
-
-
-class SplitRows(TimedOutcome):
-    """The rows for training, for decisions, and for the final evaluation."""
-
-    folder: str = ""
-    sides: dict[str, Side] = Field(default_factory=dict)
-
-    def lines(self) -> Sequence[str]:
-        """The number of rows in each part."""
-        found = ", ".join(f"{name.replace('_', '-')} {side.num_rows:,}" for name, side in self.sides.items())
-        return [found] if found else []
-
-
-class Headed(TimedOutcome):
-    """A result with a sentence about it."""
-
-    headline: str = ""
-
-    def lines(self) -> Sequence[str]:
-        """The sentence."""
-        return [self.headline] if self.headline else []
-
-
-class Chosen(Headed):
-    """The model comparison that chose the base model. hours: its duration."""
-
-    showdown_id: str = ""
-    hours: float = 0.0
-    word: str = ""
-    page: str = ""
-
-
-class Tuned(TimedOutcome):
-    """The search and its final run; without a search the reason, and the run of the model comparison, if any."""
-
-    skipped: str = ""
-    study_id: str | None = None
-    run_id: str | None = None
-    page: str | None = None
-    hours: float = 0.0
-
-    @property
-    def why_skipped(self) -> str:
-        """Prompting is enough, or the budget is too small for a search."""
-        return self.skipped
-
-    def lines(self) -> Sequence[str]:
-        """The reason why there was no search."""
-        return [self.skipped] if self.skipped else []
-
-
-class Judged(Headed):
-    """The evaluation on rows that no decision used."""
-
-    evaluation_id: str = ""
-
-
-class Reported(TimedOutcome):
-    """The page about the whole run."""
-
-    page: str = ""
 
 
 def begin(context: Context, asked: AutomlSpec, *, caller: Caller | None = None, auto_id: str | None = None) -> Pipeline:
@@ -303,14 +198,19 @@ def _begin_model_comparison(run: WorkflowRun, showdown_id: str) -> None:
 
 
 def _begin_tune(run: WorkflowRun) -> Tuned:
-    """The search, or the reason against one: prompting is enough, or the budget is too small."""
+    """Name the search, or the reason against one: prompting is enough."""
+    if _result(run).recommendation.word == "prompting" and not run.spec.always_tunes:
+        return Tuned(skipped="prompting is enough", run_id=None)
+    return Tuned(study_id=new_id("study"))
+
+
+def _begin_study(run: WorkflowRun, study_id: str) -> Tuned | None:
+    """Store the search under its id; what the stage ends with where the budget is too small for one."""
     from luthier.features.studies import service as studies
 
     result = _result(run)
     answer = result.recommendation
     assert answer.contender is not None
-    if answer.word == "prompting" and not run.spec.always_tunes:
-        return Tuned(skipped="prompting is enough", run_id=None)
     # The time of the final evaluation is reserved, as the search uses its whole budget.
     left = run.spec.hours - run.spent_hours - judging_hours(result.spec, run.spec.most_judged, run.spec.hours)
     request = studies.StudyRequest(
@@ -322,19 +222,26 @@ def _begin_tune(run: WorkflowRun) -> Tuned:
         seed=run.spec.seed,
     )
     try:
-        return Tuned(study_id=studies.begin(run.context, request, project_id=run.project_id).study_id)
+        studies.begin(run.context, request, project_id=run.project_id, study_id=study_id)
     except BudgetTooSmallError as error:
         done = [one for one in result.tunings if one.contender == answer.contender and not one.reason]
         what = "the short training of the showdown is evaluated" if done else "no tuned model is evaluated"
         run_id = done[0].run_id if done else None
-        return Tuned(skipped=f"no search: {error.came}; {what}", run_id=run_id)
+        return Tuned(skipped=f"no search: {error.came}; {what}", study_id=None, run_id=run_id)
+    return None
 
 
 def _tune(run: WorkflowRun) -> Tuned:
     """Search for the best recipe of the chosen model, and train with it."""
     from luthier.features.studies import service as studies
 
-    study = studies.go_on(run.context, str(run.outcome("tune", Tuned).study_id))
+    study_id = str(run.outcome("tune", Tuned).study_id)
+    try:
+        run.context.studies.get(study_id)
+    except NotFoundError:
+        if (ended := _begin_study(run, study_id)) is not None:
+            return ended
+    study = studies.go_on(run.context, study_id)
     if study.status != "done":
         on_its_own = "" if study.needs_hours is None else f"{study.way_on}, then "
         raise PausedError(

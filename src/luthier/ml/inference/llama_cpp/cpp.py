@@ -5,7 +5,8 @@ adapter. Each answer waits in a separate thread, which holds no lock of Python w
 
     ask -> a slot -> a thread, which puts chunks into the inbox -> poll, which reads them
 
-An adapter that comes late needs a new server, opened while no new request is taken up and the active answers end.
+An adapter that comes late needs a new server, opened while no new request is taken up and the active answers end. One
+that llama.cpp does not load is refused by its name (`adapters.py`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from time import monotonic
 from typing import Final, Literal
 
 from luthier.core.dataset import TokenisedExample
-from luthier.core.errors import ConflictError, LuthierError, RequestError, WorkError
+from luthier.core.errors import LuthierError, RequestError
 from luthier.core.ports import Generation, KeyedEvent, Progress, Prompt, Score
 from luthier.core.stream import ENGINE_DEFAULTS, Decoding, EngineSettings, PoolingRequest, Served, Started, TextRequest
 from luthier.core.system.free_cores import Drain, FreeCores
@@ -28,6 +29,7 @@ from luthier.core.system.process_setup import usable_threads
 from luthier.ml.inference.engine_prompts import CallsInText, checked, fitted
 from luthier.ml.inference.engine_wrappers import generate_by_streaming
 from luthier.ml.inference.llama_cpp.active_requests import Choice, Writing
+from luthier.ml.inference.llama_cpp.adapters import Adapters
 from luthier.ml.inference.llama_cpp.next_server import NextServer, close_soon
 from luthier.ml.inference.llama_cpp.one_answer import AnswerReader
 from luthier.ml.inference.llama_cpp.prompts import (
@@ -98,7 +100,8 @@ class LlamaCppEngine:
             self._token_bytes += bytes_of_a_token(read_gguf_header(draft))
         self._draft = draft
         self._pool_tokens = pool_tokens(self._header, num_slots, cache_bytes // self._token_bytes)
-        self._adapters: dict[str, Path] = {}
+        self._adapters = Adapters()
+        self._loaded: Sequence[Path] = ()  # adapters of the last server
         self._prepared: dict[Hashable, tuple[TextRequest, PreparedRequest]] = {}
         # Held while the server is opened again, and to count who reads with it.
         self._reading = threading.Condition(threading.Lock())
@@ -146,7 +149,7 @@ class LlamaCppEngine:
     @property
     def num_bytes(self) -> int:
         """Memory that weights, adapters and the cache of keys and values take."""
-        files = [self._model, *self._adapters.values(), *([] if self._draft is None else [self._draft])]
+        files = [self._model, *self._adapters.paths, *([] if self._draft is None else [self._draft])]
         return sum(path.stat().st_size for path in files if path.exists()) + self._pool_tokens * self._token_bytes
 
     def load_adapter(self, name: str, path: str) -> None:
@@ -158,20 +161,12 @@ class LlamaCppEngine:
             ConflictError: the name belongs to another adapter.
         """
         file = only_gguf(Path(path), "adapter").resolve()
-        if (known := self._adapters.get(name)) is not None:
-            if known == file:
-                return
-            raise ConflictError(
-                f"adapter {name!r} from {file}, and from {known} before",
-                expected="one adapter a name",
-                do="unload the first, or choose another name",
-            )
         check_adapter(read_gguf_header(file), self._header)
-        self._adapters[name] = file
+        self._adapters.add(name, file)
 
     def unload_adapter(self, name: str) -> None:
         """Forget an adapter; its memory is let go with the next server."""
-        self._adapters.pop(name, None)
+        self._adapters.remove(name)
 
     def ask(self, key: Hashable, request: TextRequest, adapter: str | None) -> bool:
         """Begin to write; false where there is no room, or a new adapter waits for the active answers.
@@ -180,7 +175,7 @@ class LlamaCppEngine:
             RequestError: an empty prompt, an unknown adapter, or a schema that cannot be followed.
             OverlongError: the prompt leaves no room in the context.
             TemplateError: the template cannot write the conversation.
-            WorkError: the server cannot be opened with the new adapters.
+            WorkError: no server can be opened, or not with this adapter.
         """
         self._check_open()
         known = self._prepared.get(key)
@@ -259,16 +254,12 @@ class LlamaCppEngine:
 
         Raises:
             RequestError: a closed engine, or an unknown adapter.
-            WorkError: the server cannot be opened with the new adapters.
+            WorkError: no server can be opened, or not with this adapter.
         """
         self._writing.settle()
         server = self._check_open()
-        if adapter is not None and adapter not in self._adapters:
-            raise RequestError(
-                f"adapter {adapter!r}",
-                expected=f"one of {', '.join(sorted(self._adapters)) or 'none: no adapter is loaded'}",
-                do="load the adapter before the request",
-            )
+        if adapter is not None:
+            self._adapters.path(adapter)
         if not self._is_stale(server) and not self._has_other_threads(server):
             self._drain.reset()
             self._next.discard()
@@ -279,7 +270,8 @@ class LlamaCppEngine:
         request, ids, form = prepared.request, prepared.ids, prepared.form
         if not self._writing.has_room_for(request.num_choices, len(ids) + prepared.max_new_tokens):
             return False
-        path = None if adapter is None else self._adapters[adapter]
+        # Again: the server that was opened for it may have been opened without it.
+        path = None if adapter is None else self._adapters.path(adapter)
         marks = (form.begin,) if form is not None and form.has_special_marks else ()
         choices = [
             Choice(
@@ -307,7 +299,7 @@ class LlamaCppEngine:
         if not self._has_other_threads(server):
             self._next.discard()
             return
-        self._next.begin(self._cores.count, self._adapters.values())
+        self._next.begin(self._cores.count, self._adapters.paths)
         if self._next.is_opening or self._next.is_blocked:
             return
         with self._reading:
@@ -337,7 +329,7 @@ class LlamaCppEngine:
         # What waits for the end of answers finds a server that is open by then. One that nothing has to wait for is
         # opened in the place of the other.
         if not has_too_many and not (must and self._writing.is_idle):
-            self._next.begin(self._cores.count, self._adapters.values())
+            self._next.begin(self._cores.count, self._adapters.paths)
         # Reopened only while the old server neither reads nor writes.
         with self._reading:
             if not self._num_reading and self._writing.is_idle:
@@ -369,16 +361,12 @@ class LlamaCppEngine:
                 self._reading.notify_all()
             if not is_free:
                 return
-            adapters = self._adapters
             try:
                 # The neighbour may have gone in the meantime.
                 server = self._reopen(server) if self._has_other_threads(server) else server
             except LuthierError as error:
-                if self._server is None:
-                    self._writing.fail_all(error)
-                    return
-                # Adapters that came late do not load: that is said to those who ask for them, not to active answers.
-                self._adapters, server = adapters, self._server
+                self._writing.fail_all(error)
+                return
         self._writing.resume(server)
 
     def generate(self, prompts: Sequence[Prompt], progress: Progress) -> list[Generation]:
@@ -428,10 +416,10 @@ class LlamaCppEngine:
             return server
         # `prepare` comes here from any thread, `admit` from its own: one of them opens, the others wait for it.
         with self._restoring:
-            return self._server or self._use(self._open_server(sorted(set(self._adapters.values()))))
+            return self._server or self._use(self._adapters.open(self._open_server, self._loaded))
 
     def _use(self, server: LlamaServer) -> LlamaServer:
-        self._server = server
+        self._server, self._loaded = server, server.adapters
         self._reader.use(server)
         return server
 
@@ -448,7 +436,7 @@ class LlamaCppEngine:
         )
 
     def _is_stale(self, server: LlamaServer) -> bool:
-        return not set(self._adapters.values()) <= set(server.adapters)
+        return not set(self._adapters.paths) <= set(server.adapters)
 
     def _has_other_threads(self, server: LlamaServer) -> bool:
         """Whether it has more threads than may compute, or so many fewer that opening it again pays."""
@@ -456,26 +444,19 @@ class LlamaCppEngine:
         return count < server.num_threads or count >= _MORE_THREADS * server.num_threads
 
     def _reopen(self, server: LlamaServer) -> LlamaServer:
-        """A server with all adapters that are loaded now; where that fails, the previous one, and the error."""
-        if (ready := self._next.take(self._cores.count, self._adapters.values())) is not None:
+        """A server with all adapters that are loaded now and can be; raises an error where none can be opened."""
+        if (ready := self._next.take(self._cores.count, self._adapters.paths)) is not None:
             self._writing.forget_slots()
             self._use(ready)
             close_soon(server)
             return ready
         # The old server goes first: two copies of the weights may not fit into memory.
-        before = server.adapters
         self._server = None
         server.close()
         # The new server's slots hold no prompts.
         self._writing.forget_slots()
-        try:
-            return self._use(self._open_server(sorted(set(self._adapters.values()))))
-        except WorkError:
-            # The new adapters made it fail: the server is opened without them, as before. Where that fails as well,
-            # no server is left, and `_check_open` tries again.
-            self._adapters = {name: path for name, path in self._adapters.items() if path in before}
-            self._use(self._open_server(before))
-            raise
+        # Where none opens, none is left, and `_check_open` tries again.
+        return self._use(self._adapters.open(self._open_server, server.adapters))
 
 
 def open_stream_engine(served: Served) -> LlamaCppEngine:

@@ -32,6 +32,7 @@ from luthier.ml.inference.openai.batch_records import (
     counts_of,
     limit_of,
     recorded,
+    refusal_of,
     remove,
     requests_in,
     taken_file,
@@ -43,7 +44,6 @@ from luthier.ml.inference.openai.messages import (
     auth_headers,
     error_of,
     generation_of,
-    is_overlong,
     message_in,
     server_words,
     without_key,
@@ -56,7 +56,6 @@ _LABEL: Final = "luthier"
 _ROUNDS: Final = 3
 """Batches in which a request may be before it counts as failed: some expire, or meet a busy server."""
 _ENDED: Final = ("completed", "failed", "expired", "cancelled")
-_WRONG: Final = (400, 413, 422)  # statuses of a request that is wrong in itself
 _FIRST_LOOK_SECONDS, _LAST_LOOK_SECONDS, _SECONDS, _LOCK_SECONDS = 5.0, 60.0, 300.0, 1.0
 
 
@@ -368,17 +367,10 @@ class OpenAIBatchEngine:
         is_invalid = status is None and code.startswith("invalid")
         if not is_invalid and (status is None or is_passing(int(status))):
             self._problems[name] = self._lost(name, words)
-        elif is_overlong(words):
-            came, fits = f"{self._url} refuses a request of a batch: {words}", "a prompt that fits with its answer"
-            self._problems.refuse(name, OverlongError(came, expected=fits, do="use shorter passages"))
         else:
-            refusal = RequestError(
-                f"{self._url} refuses a request of a batch with {f'HTTP {status}' if status else code}: {words}",
-                expected="a request that this server takes",
-                do="see what the server says, and check the model and the options",
-            )
-            # A key or a model that is refused may be allowed later; what is wrong with the request itself stays.
-            note = self._problems.refuse if is_invalid or status in _WRONG else self._problems.__setitem__
+            refusal, is_own_fault = refusal_of(line, words, self._url)
+            # A key, a model or an account that is refused may be allowed later; what is wrong with a request stays.
+            note = self._problems.refuse if is_own_fault else self._problems.__setitem__
             note(name, refusal)
 
     def _lost(self, name: str, words: str) -> WorkError:

@@ -1,6 +1,7 @@
 """Batches at a provider as this machine records them: their requests, their ids there, which answers are stored.
 
-Requests that the provider has refused are recorded, too (`Problems`): another process does not send them again.
+Requests that the provider has refused for what is in them are recorded, too (`Problems`): another process does not send
+them again. What it refuses for the account, such as an unpaid bill, is not recorded: the next start sends it again.
 
 Each batch has files of one name in a folder: `NAME.jsonl` with its requests, written before it is made; `NAME.json`
 with its ids, written after; `NAME.taken` with the requests whose answers are stored. NAME ends with its round, such as
@@ -20,6 +21,7 @@ from typing import Any, Final
 
 from luthier.core.errors import LuthierError, OverlongError, RequestError
 from luthier.core.system.files import disk_full_explained, sync
+from luthier.ml.inference.openai.messages import ACCOUNT_DO, ACCOUNT_EXPECTED, is_about_account, is_overlong
 
 _TAKEN: Final = ".taken"
 
@@ -107,6 +109,32 @@ def counts_of(batch: Mapping[str, Any], total: int = 0) -> tuple[int, int]:
     return int(counts.get("completed") or 0) + int(counts.get("failed") or 0), int(counts.get("total") or total)
 
 
+_WRONG: Final = (400, 413, 422, None)
+"""Statuses of a request that is wrong in itself, unless the account is; None where it never became a request."""
+
+
+def refusal_of(line: Mapping[str, Any], words: str, url: str) -> tuple[RequestError, bool]:
+    """The error of a request that a provider refuses, and whether that is the request's own fault.
+
+    Args:
+        line: Of the output or error file of its batch.
+        words: The provider's message.
+        url: The provider's address.
+    """
+    response = line.get("response") or {}
+    status, body = response.get("status_code"), response.get("body")
+    if is_overlong(words):
+        came, fits = f"{url} refuses a request of a batch: {words}", "a prompt that fits with its answer"
+        return OverlongError(came, expected=fits, do="use shorter passages"), True
+    error = line.get("error") or (body.get("error") if isinstance(body, dict) else None)
+    marks = [str(error.get(name) or "") for name in ("code", "type")] if isinstance(error, dict) else ["", ""]
+    came = f"{url} refuses a request of a batch with {f'HTTP {status}' if status else marks[0]}: {words}"
+    if is_about_account(" ".join((words, *marks))):
+        return RequestError(came, expected=ACCOUNT_EXPECTED, do=ACCOUNT_DO), False
+    expected, do = "a request that this server takes", "see what the server says, and check the model and the options"
+    return RequestError(came, expected=expected, do=do), status in _WRONG
+
+
 _REMEMBERED_SECONDS: Final = 30 * 24 * 3600.0
 """How long a refusal is remembered: a provider may take tomorrow what it refuses today."""
 
@@ -123,14 +151,18 @@ class Problems(dict[str, LuthierError]):
         self._path = path
 
     def load(self) -> None:
-        """Take the refusals of earlier processes, where nothing newer is known."""
+        """Take the refusals of earlier processes, where nothing newer is known.
+
+        Those for the account, which versions up to 0.1 have recorded, do not count.
+        """
         if not self._path.is_file():
             return
         now = time.time()
         for line in self._path.read_bytes().splitlines():
             with suppress(ValueError, KeyError, TypeError):  # the last line of a process that was killed
                 one = json.loads(line)
-                if 0 <= now - one["at"] < _REMEMBERED_SECONDS:
+                is_of_account = one["kind"] != "overlong" and is_about_account(one["came"])
+                if 0 <= now - one["at"] < _REMEMBERED_SECONDS and not is_of_account:
                     self.setdefault(one["custom_id"], self._as_error(one))
 
     def refuse(self, request_id: str, error: RequestError) -> None:

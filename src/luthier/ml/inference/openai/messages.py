@@ -6,6 +6,7 @@ An error is reported in Luthier's format and includes the server's message.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -223,6 +224,33 @@ def is_overlong(words: str) -> bool:
     return any(phrase in words.lower() for phrase in _OVERLONG_WORDS)
 
 
+_OF_ACCOUNT: Final = re.compile(
+    # Of OpenAI (billing_not_active, billing_hard_limit_reached, insufficient_quota, access_terminated), Anthropic
+    # ("your credit balance is too low"), Azure, Google and resellers, as sentences, codes or types.
+    r"billing|payment|quota|credit balance|out of credits?|(insufficient|not enough) (credits?|funds|balance)"
+    r"|account[_ ](is |was |has been |not |is not )*(active|deactivated|disabled|suspended|terminated)"
+    r"|(project|organi[sz]ation|workspace|subscription|api[_ ]key)\b.{0,80}\b"
+    r"(archived|deactivated|disabled|suspended|deleted|expired|inactive|not active|verified)"
+    r"|(invalid|incorrect|mismatched)[_ ](api[_ ]key|organi[sz]ation|project)|member of an organi[sz]ation"
+    r"|(no|not have|n't have|lacks?|without) (access|permission)|access[_ ](is )?(denied|terminated|restricted)"
+    r"|not (authori[sz]ed|permitted|entitled)|unsupported_country_region_territory|model_not_found"
+    r"|\b(authentication|permission)_error|\b(permission|authorization)[_ ]denied"
+)
+
+
+def is_about_account(words: str) -> bool:
+    """Whether a refusal is about the account, its project or its access, whatever the status: it may be lifted.
+
+    Args:
+        words: the server's message, with the code or type of the error.
+    """
+    return _OF_ACCOUNT.search(words.lower()) is not None
+
+
+ACCOUNT_EXPECTED: Final = "an account, project and key that may use this model at the provider"
+ACCOUNT_DO: Final = "check billing, limits and access at the provider, then start again: what was answered is kept"
+
+
 def error_of(response: httpx2.Response, words: str, url: str, model: str) -> LuthierError:
     """The error for a status that a retry cannot change.
 
@@ -251,6 +279,8 @@ def error_of(response: httpx2.Response, words: str, url: str, model: str) -> Lut
         return OverlongError(
             came, expected="a prompt that fits into the context with its answer", do="use shorter passages"
         )
+    if status in (400, 422) and is_about_account(words):
+        return RequestError(came, expected=ACCOUNT_EXPECTED, do=ACCOUNT_DO)
     if 300 <= status < 400:
         return RequestError(
             f"{came} (sends on to {response.headers.get('Location', 'an address it does not give')})",

@@ -139,11 +139,13 @@ def _smoothed(wanted: Tensor, smoothing: float, head: TaskHead) -> Tensor:
 def _row_weights(wanted: Tensor, head: TaskHead) -> Tensor:
     """[rows]: rows / (classes x rows of the class), whose mean over the training rows is 1.
 
-    A row with several labels gets the mean of their weights, one without labels 1.
+    Classes are those that have training rows. One that the recipe names and that has none gets weight 0: with it the
+    weights of all others would be too small, and their mean below 1. A row with several labels gets the mean of their
+    weights, one without labels 1.
     """
-    counts = wanted.new_tensor(head.label_counts)
-    # [classes]; a class that the recipe names may have no row, and then its weight is never used.
-    of_classes = counts.sum() / (len(counts) * counts.clamp_min(1))
+    counts = wanted.new_tensor(head.label_counts)  # [classes]
+    has_rows = counts > 0
+    of_classes = counts.sum() / (has_rows.sum() * counts.clamp_min(1)) * has_rows
     num = wanted.sum(-1)
     return torch.where(num > 0, (wanted @ of_classes) / num.clamp_min(1), torch.ones_like(num))
 

@@ -30,6 +30,7 @@ projects = Table(
     Column("project_id", String(64), nullable=False),
     Column("name", String(100), nullable=False),
     Column("created_at", Double, nullable=False),
+    Column("max_file_bytes", BigInteger),  # of all its files; None for no limit
     UniqueConstraint("project_id"),
     UniqueConstraint("name"),
     sqlite_autoincrement=True,

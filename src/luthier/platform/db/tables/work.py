@@ -121,10 +121,13 @@ jobs = Table(
     Column("project_id", String(64), nullable=False, server_default="default"),
     Column("lane", String(16), nullable=False, server_default="train"),  # which kind of worker takes it next
     Column("announced", Integer, nullable=False, server_default="0"),  # 1 once webhooks know that it has ended
+    Column("workflow_id", String(64)),  # that it makes or continues; no foreign key: it is made when the work begins
     UniqueConstraint("job_id"),
     Index(None, "status"),
     Index(None, "project_id"),
+    Index(None, "project_id", "kind", "number"),
     Index(None, "run_id"),
+    Index(None, "workflow_id"),
     Index(None, "announced", "status"),
     sqlite_autoincrement=True,
 )
