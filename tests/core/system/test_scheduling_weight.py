@@ -12,8 +12,8 @@ from typing import Any
 import psutil
 import pytest
 
-from luthier.core.system import facilities, scheduling_weight
-from luthier.core.system.scheduling_weight import LighterProcesses, Priority, weight
+from luthier.core.system import facilities, free_cores
+from luthier.core.system.free_cores import LighterProcesses, Priority, weight
 
 # `sched_prio_to_weight` of the kernel, kernel/sched/core.c
 KERNEL = {-20: 88761, -10: 9548, -1: 1277, 0: 1024, 1: 820, 5: 335, 10: 110, 15: 36, 19: 15}
@@ -53,7 +53,7 @@ def test_a_niced_process_is_lighter_and_one_like_us_is_not() -> None:
         for one in (niced, plain):
             assert one.stdout is not None
             one.stdout.readline()
-        found = {process.pid: share for process, share, _ in scheduling_weight._lighter()}
+        found = {process.pid: share for process, share, _ in free_cores._lighter()}
         for one in (niced, plain):
             one.communicate()  # closes what it waits for
     assert found[niced.pid] == pytest.approx(1 / 1.25)
@@ -69,11 +69,11 @@ def test_time_on_other_cores_is_not_taken_off_that_of_these(monkeypatch: pytest.
         sched_getaffinity=lambda pid: cores[pid],
     )
     monkeypatch.setattr(facilities, "posix", kept)
-    monkeypatch.setattr(scheduling_weight, "_priority", lambda pid: Priority(kept.getpriority(0, pid)))
+    monkeypatch.setattr(free_cores, "_priority", lambda pid: Priority(kept.getpriority(0, pid)))
     monkeypatch.setattr(psutil, "pids", lambda: [7, 8, 9])
     times = SimpleNamespace(user=1.0, system=0.0)
     monkeypatch.setattr(psutil, "Process", lambda pid: SimpleNamespace(pid=pid, cpu_times=lambda: times))
-    assert [process.pid for process, _, _ in scheduling_weight._lighter()] == [7, 8]
+    assert [process.pid for process, _, _ in free_cores._lighter()] == [7, 8]
 
 
 def test_time_counts_by_the_share_and_a_process_that_has_ended_in_full() -> None:
@@ -105,8 +105,8 @@ def test_time_counts_by_the_share_and_a_process_that_has_ended_in_full() -> None
 def test_sessions_count_where_the_kernel_groups_by_them(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, enabled: str | None, group: str, has_weight: bool, expected: bool
 ) -> None:
-    monkeypatch.setattr(scheduling_weight, "_PROC", tmp_path)
-    monkeypatch.setattr(scheduling_weight, "_GROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(free_cores, "_PROC", tmp_path)
+    monkeypatch.setattr(free_cores, "_GROUPS", tmp_path / "cgroup")
     if enabled is not None:
         for name, text in (("sys/kernel/sched_autogroup_enabled", enabled), ("self/cgroup", group)):
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -115,13 +115,13 @@ def test_sessions_count_where_the_kernel_groups_by_them(
         place = tmp_path / "cgroup" / group.removeprefix("0::/")
         place.mkdir(parents=True)
         (place / "cpu.weight").write_text("100\n")
-    assert scheduling_weight._has_session_groups() is expected
+    assert free_cores._has_session_groups() is expected
 
 
 def test_nice_values_count_within_one_control_group_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Two services share a core by the weights of their groups, whatever the nice values of their processes are."""
-    monkeypatch.setattr(scheduling_weight, "_PROC", tmp_path)
-    monkeypatch.setattr(scheduling_weight, "_GROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(free_cores, "_PROC", tmp_path)
+    monkeypatch.setattr(free_cores, "_GROUPS", tmp_path / "cgroup")
     nices = {1: 0, 2: 19, 3: 19}
     monkeypatch.setattr(facilities, "posix", SimpleNamespace(PRIO_PROCESS=0, getpriority=lambda _, pid: nices[pid]))
     for pid, group in ((1, "system.slice/a.service"), (2, "system.slice/b.service"), (3, "system.slice/a.service/x")):
@@ -130,6 +130,6 @@ def test_nice_values_count_within_one_control_group_alone(monkeypatch: pytest.Mo
     for group in ("system.slice", "system.slice/a.service", "system.slice/b.service"):
         (tmp_path / "cgroup" / group).mkdir(parents=True, exist_ok=True)
         (tmp_path / "cgroup" / group / "cpu.weight").write_text("100\n")
-    own, service, child = (scheduling_weight._priority(pid) for pid in nices)
+    own, service, child = (free_cores._priority(pid) for pid in nices)
     assert own.share_taken_by(service) == 1.0
     assert own.share_taken_by(child) == pytest.approx(1.25**-19)
