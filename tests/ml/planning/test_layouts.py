@@ -13,7 +13,7 @@ from tests.vacuous import nonempty
 from luthier.core.cost import Device, Layout, LayoutOption
 from luthier.ml.inference.models.structure import structure_of
 from luthier.ml.planning.inference_cost import Rollouts
-from luthier.ml.planning.layouts import CLEARLY_FASTER, layout_options, possible_layouts, title_of
+from luthier.ml.planning.quote import CLEARLY_FASTER, layout_options, possible_layouts, title_of
 from luthier.ml.planning.workload import Workload
 
 Make = Callable[..., Any]

@@ -226,7 +226,7 @@ def _write(
 ) -> _Tally:
     """Write both files; the one with the answers only where there is one."""
     from luthier.ml.data.rows.answer_prompts import BATCH_PROMPTS, answered_row, answers, refused_row
-    from luthier.ml.data.rows.write_rows import write_rows
+    from luthier.ml.data.rows.outputs import write_rows
     from luthier.ml.inference.openai.batch_api import MAX_REQUESTS
 
     tally, num_done = _Tally(), 0

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from luthier.core.dataset import Row, Shape
 from luthier.core.errors import DataError, RequestError, RowProblem
-from luthier.ml.data.rows.write_rows import json_line
+from luthier.ml.data.rows.outputs import json_line
 
 if TYPE_CHECKING:
     from luthier.features.datasets.annotations import Queue

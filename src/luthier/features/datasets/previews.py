@@ -396,7 +396,7 @@ def croissant_path(output: Path) -> Path:
 def _write(output: Path, card: str, beside: Path, croissant: dict[str, Any]) -> None:
     import json
 
-    from luthier.ml.charts.page import replace_text
+    from luthier.core.system.files import replace_text
 
     output.parent.mkdir(parents=True, exist_ok=True)
     # Each file is replaced whole by a rename, so a reader never sees half a card.

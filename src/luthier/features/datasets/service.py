@@ -19,7 +19,7 @@ from luthier.core.ids import new_id
 from luthier.core.system.files import file_lock
 from luthier.features.datasets.rows import look
 from luthier.features.datasets.store import Dataset, DatasetVersion, Origin
-from luthier.ml.data.rows.write_rows import json_line
+from luthier.ml.data.rows.outputs import json_line
 from luthier.platform.audit_log.service import record
 from luthier.platform.files import service as files
 from luthier.platform.files.service import IncomingFile

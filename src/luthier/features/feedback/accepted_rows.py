@@ -25,7 +25,7 @@ from luthier.features.datasets.derived_versions import split_of
 from luthier.features.datasets.rows import open_rows
 from luthier.features.datasets.store import Dataset, DatasetVersion
 from luthier.features.feedback.review import accepted
-from luthier.ml.data.rows.write_rows import json_line
+from luthier.ml.data.rows.outputs import json_line
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
 

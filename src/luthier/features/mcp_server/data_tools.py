@@ -13,7 +13,7 @@ from luthier.features.datasets import service as datasets
 from luthier.features.datasets.store import Dataset, DatasetVersion
 from luthier.features.files.references import AuditRequest, audit_of
 from luthier.features.mcp_server.records import Arguments, Call, Name, NoArguments, Tool, ToolResult
-from luthier.ml.data.rows.write_rows import json_line
+from luthier.ml.data.rows.outputs import json_line
 from luthier.platform.files.service import incoming_file
 
 MAX_ROWS: Final = 10_000

@@ -89,7 +89,7 @@ class ProbeStore:
         Raises:
             StorageFullError: the disk has no room for them.
         """
-        from luthier.ml.charts.page import replace_text
+        from luthier.core.system.files import replace_text
 
         try:
             before = self.read(key)

@@ -288,7 +288,7 @@ def save_quote(
         prices: A file whose entries replace those of the table that is shipped.
         num_devices: Accelerators like this machine's that train it together; processes on a CPU share one machine.
     """
-    from luthier.ml.charts.page import replace_text
+    from luthier.core.system.files import replace_text
     from luthier.ml.planning.devices import load_prices
 
     try:

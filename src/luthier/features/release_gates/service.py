@@ -93,8 +93,8 @@ def set_gate(context: Context, caller: Caller, text: str) -> Gate:
     Raises:
         RequestError: It is no plain YAML, or holds no right rules; every wrong place is named.
     """
+    from luthier.core.system.files import replace_text
     from luthier.core.text.plain_yaml import has_alias, parse_yaml
-    from luthier.ml.charts.page import replace_text
 
     # Aliases expand: a few lines of nested ones grow to gigabytes.
     if len(text) > MAX_GATE_CHARACTERS or has_alias(text):

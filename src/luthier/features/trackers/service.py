@@ -16,7 +16,7 @@ from luthier.core.frozen_model import FrozenModel
 from luthier.core.plan import Plan
 from luthier.core.recipe import Recipe
 from luthier.core.registry import TRACKERS
-from luthier.core.system.files import is_held
+from luthier.core.system.files import is_held, replace_text
 from luthier.core.tracking import TrackerPlan, TrackerRecipe, hide_folders, is_address
 from luthier.ml.tracking.choice import chosen, lacks_credentials, source_of
 from luthier.ml.tracking.protocol import TrackerRules
@@ -107,13 +107,11 @@ def save_state(run_folder: Path, state: TrackerState) -> None:
     """Store a state, whole or not at all.
 
     Raises:
-        OSError: The disk is full.
+        StorageFullError: The disk is full.
     """
     path = state_path(run_folder, state.name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(state.model_dump_json(), encoding="utf-8")
-    partial.replace(path)
+    replace_text(path, state.model_dump_json())
 
 
 def with_tracking(context: Context, plan: Plan, recipe: Recipe, environment: Mapping[str, str]) -> Plan:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from luthier.core.dataset import Row
 from luthier.core.errors import RowProblem
 from luthier.ml.data.files.source import open_source
+from luthier.ml.data.rows.outputs import json_line
 from luthier.ml.data.rows.rows import read_records
-from luthier.ml.data.rows.write_rows import json_line
 
 
 def test_lines_keep_their_bytes_and_numbers(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from luthier.core.errors import StorageFullError
-from luthier.ml.data.rows.write_rows import write_rows
+from luthier.ml.data.rows.outputs import write_rows
 
 
 def test_rows_come_back_as_written(tmp_path: Path) -> None:

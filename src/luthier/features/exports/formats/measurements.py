@@ -92,7 +92,7 @@ class FormatProgress:
 
     def save(self, pipeline: Pipeline) -> None:
         """Store the stages that are done."""
-        from luthier.ml.charts.page import replace_text
+        from luthier.core.system.files import replace_text
 
         for stage in pipeline.stages:
             if stage.status == "done" and "price" in stage.came:

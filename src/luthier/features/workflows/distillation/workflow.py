@@ -228,7 +228,7 @@ def _judge(run: WorkflowRun) -> Judged:
 
 
 def _report(run: WorkflowRun) -> Reported:
-    from luthier.ml.charts.page import replace_text
+    from luthier.core.system.files import replace_text
     from luthier.ml.evaluation.report import workflow_pages
     from luthier.ml.evaluation.workflow_verdicts import student_verdict
 

@@ -484,8 +484,8 @@ def _too_long(context: Context, model: LocalModel, examples: Sequence[Example], 
 def write_chosen(source: Path, chosen: Sequence[Example], target: Path) -> None:
     """Write the rows from which these examples were read, unchanged."""
     from luthier.ml.data.files.source import open_source
+    from luthier.ml.data.rows.outputs import write_rows
     from luthier.ml.data.rows.rows import read_rows
-    from luthier.ml.data.rows.write_rows import write_rows
 
     # The raw rows are written, not the examples, so that unused columns are preserved.
     ids = {example.id for example in chosen}

@@ -222,7 +222,7 @@ def _ask(run: WorkflowRun, number: int, kind: SystemKind, adapter_path: str = ""
     path = _answers(run, number, kind)
     if path.is_file():
         return
-    from luthier.ml.charts.page import replace_text
+    from luthier.core.system.files import replace_text
 
     candidate = candidate_of(run.context, run.spec, number, kind, _material(run), adapter_path)
     found = record(candidate, run.spec, kind, _material(run), run.context.progress)

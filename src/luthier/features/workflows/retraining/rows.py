@@ -188,7 +188,7 @@ def split_reviewed(
     Near-duplicate rows stay in one split (`data.split_file`, which verifies it).
     """
     from luthier.features.datasets.data_files import SplitOptions, split
-    from luthier.ml.data.rows.write_rows import write_rows
+    from luthier.ml.data.rows.outputs import write_rows
 
     # The split works on files, and its verification names them.
     write_rows(rows, folder / "reviewed.jsonl")
@@ -262,7 +262,7 @@ def _uncontaminated(
     context: Context, folder: Path, rows: list[dict[str, Any]], held_out: Sequence[dict[str, Any]]
 ) -> list[dict[str, Any]]:
     from luthier.features.datasets.data_files import AuditOptions, audit
-    from luthier.ml.data.rows.write_rows import write_rows
+    from luthier.ml.data.rows.outputs import write_rows
 
     if not rows or not held_out:
         return rows

@@ -87,7 +87,7 @@ def go_on(context: Context, caller: Caller, pipeline_id: str, *, tell: Tell = si
 
 
 def _rows(run: WorkflowRun) -> Rows:
-    from luthier.ml.data.rows.write_rows import write_rows
+    from luthier.ml.data.rows.outputs import write_rows
 
     spec = run.spec
     found = reviewed_rows(run.context, run.caller, spec.model, from_traffic=spec.from_traffic, panels=spec.panels)

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from luthier.core.results.suite import GateOutcome, SafetyResult, SuiteResult, TaskResult
+from luthier.core.system.files import replace_text
 from luthier.ml.charts import figures
 from luthier.ml.charts.figures import Fact, decimals_for, interval, number, signed
 from luthier.ml.charts.judged_rows import concerns_in_words, metric_heading, scored_heading, tone_of
-from luthier.ml.charts.page import Chart, page_environment, replace_text
+from luthier.ml.charts.page import Chart, page_environment
 from luthier.ml.charts.spec import OTHERS, Axis, Estimate, Intervals, Mark, OwnName, Plot, Role, Series
 from luthier.ml.charts.svg import report_chart
 from luthier.ml.evaluation.label_confidence import reliability_plot

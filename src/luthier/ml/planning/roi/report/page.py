@@ -14,9 +14,10 @@ from typing import Final
 import numpy as np
 
 from luthier.core.results.roi_result import Bar, Priced, RoiResult
+from luthier.core.system.files import replace_text
 from luthier.ml.charts import spec
 from luthier.ml.charts.drawing import linear_ticks
-from luthier.ml.charts.page import Chart, page_environment, replace_text
+from luthier.ml.charts.page import Chart, page_environment
 from luthier.ml.charts.spec import OTHERS, Axis, Bars, Estimate, Intervals, Mark, Note, Plot, Role, Series
 from luthier.ml.charts.svg import report_chart
 from luthier.ml.planning.roi import answer, words
