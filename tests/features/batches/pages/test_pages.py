@@ -13,8 +13,8 @@ from tests.features.batches.openai.test_api import CHAT, line, worked
 from tests.fixtures.echo_engine import answering
 
 from luthier.core.access import Caller
-from luthier.features.batches import pages, service
-from luthier.features.batches.pages import error_page, seconds_left
+from luthier.features.batches import progress, service
+from luthier.features.batches.progress import error_page, seconds_left
 from luthier.features.batches.records import ERRORS_NAME, BatchRequest
 from luthier.features.batches.store import BatchView
 from luthier.platform.auth.service import create_project
@@ -179,7 +179,7 @@ def test_errors_are_paged_by_offset_while_the_file_grows(home: Context, monkeypa
     inside = error_page(home, view, offset=5, limit=1)
     assert [each.line for each in inside.errors] == [2], "an offset within a line begins with the next one"
     assert error_page(home, view, offset=10**9).errors == ()
-    monkeypatch.setattr(pages, "_MAX_LINE_BYTES", 8)
+    monkeypatch.setattr(progress, "_MAX_LINE_BYTES", 8)
     assert error_page(home, view).errors == (), "a line of any length takes no memory"
 
 
