@@ -6,7 +6,7 @@ import pytest
 from tests.vacuous import nonempty
 
 from luthier.core.errors import NotFoundError
-from luthier.ml.planning.defaults import NARROWEST, default_rate
+from luthier.ml.planning.learning_rates import NARROWEST, default_rate
 from luthier.ml.training.methods.rules import RULES as METHODS
 from luthier.ml.training.objectives.rules import RULES as OBJECTIVES
 

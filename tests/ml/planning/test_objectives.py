@@ -9,7 +9,8 @@ from luthier.core.dataset import Shape
 from luthier.core.errors import RecipeError
 from luthier.core.plan import ObjectivePlan
 from luthier.core.recipe import ObjectiveRecipe, Reward
-from luthier.ml.planning.defaults import Provenance, of_objective
+from luthier.ml.planning.defaults import Provenance
+from luthier.ml.planning.learning_rates import of_objective
 from luthier.ml.planning.resolve_objective import resolve_objective
 from luthier.ml.training.methods.rules import RULES as METHODS
 from luthier.ml.training.methods.rules import rules_of as rules_of_method

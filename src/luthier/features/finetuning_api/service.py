@@ -40,7 +40,7 @@ def check_request(request: FineTuningRequest) -> None:
     """Raise UnsupportedError for values that no recipe can have, while the client still waits for its answer."""
     if request.method is not None and request.method_name == "reinforcement":
         _check_reinforcement(request)
-    from luthier.ml.planning.defaults import NARROWEST
+    from luthier.ml.planning.learning_rates import NARROWEST
 
     # The model is not pulled yet, so its width is unknown: the narrowest has the largest default rate, the worst case.
     multiplier, most = request.asked.learning_rate_multiplier, default_rate(request, NARROWEST)
@@ -113,10 +113,10 @@ def default_rate(request: FineTuningRequest, hidden_size: int) -> float:
         request: the job as it was requested.
         hidden_size: of the base model.
     """
-    from luthier.ml.planning import defaults
+    from luthier.ml.planning import learning_rates
 
     # [0]: the rate; the second value is the sentence that explains it.
-    return defaults.default_rate("lora", _OBJECTIVES[request.method_name], hidden_size)[0]
+    return learning_rates.default_rate("lora", _OBJECTIVES[request.method_name], hidden_size)[0]
 
 
 def plan_found(request: FineTuningRequest, plan: Plan) -> dict[str, Any]:

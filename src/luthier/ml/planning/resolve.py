@@ -18,7 +18,8 @@ from luthier.ml.inference.models.templates.thinking import AnswerLengths
 from luthier.ml.planning import defaults, resolve_for_device
 from luthier.ml.planning.adapter import refuse_adapted_head
 from luthier.ml.planning.batch_shapes import num_replayed
-from luthier.ml.planning.defaults import Provenance, default_rate
+from luthier.ml.planning.defaults import Provenance
+from luthier.ml.planning.learning_rates import default_rate
 from luthier.ml.planning.resolve_for_device import (
     attention_on,
     compiled_for,

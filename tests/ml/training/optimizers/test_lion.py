@@ -10,7 +10,7 @@ from torch import nn
 
 from luthier.core.plan import OptimizerPlan, Plan
 from luthier.core.recipe import Recipe
-from luthier.ml.planning.defaults import default_rate
+from luthier.ml.planning.learning_rates import default_rate
 from luthier.ml.training.optimizer import MasterOptimizer
 from luthier.ml.training.optimizers.rules import RULES
 

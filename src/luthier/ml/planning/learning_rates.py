@@ -1,0 +1,66 @@
+"""The learning rate where a recipe is silent: by method, width of the model, objective and optimizer."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from luthier.ml.training.methods.rules import rules_of as method_rules
+from luthier.ml.training.objectives.rules import rules_of as objective_rules
+from luthier.ml.training.optimizers.rules import rules_of as optimizer_rules
+
+REFERENCE_WIDTH: Final = 2000
+_POWER: Final = 0.781
+NARROWEST: Final = 576
+"""The narrowest model whose rate has been measured (docs/benchmarks.md): narrower ones take no more than that."""
+
+
+def default_rate(method: str, objective: str, hidden_size: int, optimizer: str = "adamw") -> tuple[float, str]:
+    """The default peak of the learning rate, and why.
+
+    Methods that move weight matrices learn best at a rate that falls with the width of the model, to the power of
+    0.781 (Schulman et al., 2025, "LoRA Without Regret", section on learning rates, and the fit of its authors over
+    Llama models of width 2,048 to 8,192).
+
+    Args:
+        method: name of a method.
+        objective: name of an objective.
+        hidden_size: of the base model.
+        optimizer: name of an update rule.
+
+    Raises:
+        NotFoundError: no such method, objective or optimizer.
+    """
+    rules = method_rules(method)
+    usual, why = rules.learning_rate
+    if rules.falls_with_width:
+        # Held at the narrowest width that was measured: the fit would give ever higher rates below it.
+        factor = (REFERENCE_WIDTH / max(hidden_size, NARROWEST)) ** _POWER
+        why = f"{why}; {usual:g} at a width of {REFERENCE_WIDTH:,}, times {factor:.2g} at {hidden_size:,}"
+        # Two digits: the fit is no more precise, and a plan shows what it uses.
+        usual = float(f"{usual * factor:.2g}")
+    return of_optimizer(optimizer, of_objective(objective, (usual, why)))
+
+
+def of_objective(objective: str, of_method: tuple[float, str]) -> tuple[float, str]:
+    """The default rate under an objective and why, from that of the method with SFT.
+
+    Args:
+        objective: name of an objective.
+        of_method: the rate and its reason.
+    """
+    factor = objective_rules(objective).learning_rate_factor
+    if factor is None:
+        return of_method
+    # Rounded, so that a plan shows 0.00013 and not the last bits of a product.
+    return float(f"{of_method[0] * factor[0]:.6g}"), factor[1]
+
+
+def of_optimizer(optimizer: str, of_adamw: tuple[float, str]) -> tuple[float, str]:
+    """The default rate of an update rule and why, from that of AdamW.
+
+    Args:
+        optimizer: name of an update rule.
+        of_adamw: the rate and its reason.
+    """
+    factor = optimizer_rules(optimizer).learning_rate_factor
+    return of_adamw if factor is None else (factor[0] * of_adamw[0], factor[1])
