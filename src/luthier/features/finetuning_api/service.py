@@ -25,7 +25,7 @@ from luthier.core.registry import TRACKERS
 from luthier.core.tracking import TrackerRecipe
 from luthier.features.models.store import TunedModel
 from luthier.features.trackers.service import check_wandb
-from luthier.ml.tracking.choice import chosen
+from luthier.ml.tracking.registry import chosen
 from luthier.platform.audit_log.service import record
 from luthier.platform.home.context import Context
 from luthier.platform.home.model_names import find_base_model

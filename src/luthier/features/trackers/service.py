@@ -18,8 +18,8 @@ from luthier.core.recipe import Recipe
 from luthier.core.registry import TRACKERS
 from luthier.core.system.files import is_held, replace_text
 from luthier.core.tracking import TrackerPlan, TrackerRecipe, hide_folders, is_address
-from luthier.ml.tracking.choice import chosen, lacks_credentials, source_of
 from luthier.ml.tracking.protocol import TrackerRules
+from luthier.ml.tracking.registry import chosen, lacks_credentials, source_of
 from luthier.platform.home.context import Context
 
 FOLDER: Final = "trackers"
@@ -259,7 +259,7 @@ def deliver(
 def _chosen(
     context: Context, asked: Sequence[TrackerRecipe] | None, environment: Mapping[str, str]
 ) -> list[TrackerPlan]:
-    """`choice.chosen`, each with a place in the home where neither recipe nor environment nor tracker has one."""
+    """`chosen`, each with a place in the home where neither recipe nor environment nor tracker has one."""
     found = []
     for one in chosen(asked, environment):
         place = TRACKERS.declaration(one.name).default_location.format(home=context.home)

@@ -58,7 +58,7 @@ from luthier.features.serving.api.completions import CompletionBody
 from luthier.features.serving.api.message_body import MessagesBody, PromptBody
 from luthier.features.serving.api.moderations import ModerationBody
 from luthier.features.serving.api.pooling import EmbeddingBody
-from luthier.features.serving.api.responses import stored as responses
+from luthier.features.serving.api.responses import api as responses
 from luthier.features.serving.api.responses.body import ResponseBody, TokenCountBody
 from luthier.platform.http.routes import query_parameters
 from luthier.server.parameters import as_markdown, parameters
