@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from luthier.core.cost import Estimate
 from luthier.core.errors import ConflictError, RequestError
+from luthier.core.estimate import Estimate
 from luthier.core.plan import Plan, ValueSource
 from luthier.core.recipe import BudgetRecipe, Recipe, TrainingRecipe
 from luthier.core.run import RunRecord

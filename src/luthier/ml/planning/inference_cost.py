@@ -18,7 +18,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
-from luthier.core.cost import Device, Estimate
+from luthier.core.cost import Device
+from luthier.core.estimate import Estimate
 from luthier.core.plan import Plan
 from luthier.ml.evaluation.metrics.registry import needs_of
 from luthier.ml.prompting.reflection import MAX_ROUNDS, MINIBATCH, NUM_PROPOSALS, REFLECTION_SHARE

@@ -17,19 +17,9 @@ from dataclasses import replace
 from functools import cache
 from typing import Final, get_args
 
-from luthier.core.cost import (
-    Device,
-    Estimate,
-    Layout,
-    LayoutOption,
-    MachineLoad,
-    Market,
-    Option,
-    Prediction,
-    PriceTable,
-    Quote,
-)
+from luthier.core.cost import Device, Layout, LayoutOption, MachineLoad, Market, Option, Prediction, PriceTable, Quote
 from luthier.core.errors import RequestError
+from luthier.core.estimate import Estimate
 from luthier.ml.inference.models.structure import Structure
 from luthier.ml.planning.batch_shapes import Batches
 from luthier.ml.planning.fit import METHOD_TITLES, WorkloadOn, cheapest_changes, made_to_fit, name_of, room, words_of

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from luthier.core.cost import Estimate
+    from luthier.core.estimate import Estimate
 
 _LEAST = 0.0001
 

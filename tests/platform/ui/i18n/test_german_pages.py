@@ -56,7 +56,7 @@ _NEXT = 3
 
 def rows_curve() -> RowsCurve:
     """Whether more rows would help, in the words of the baseline's own curve."""
-    from luthier.core.cost import Estimate
+    from luthier.core.estimate import Estimate
     from luthier.ml.evaluation.metrics.registry import load_metrics
 
     points = [RowsPoint(rows=n, value=v, low=v - 0.1, high=v + 0.1, num_draws=4) for n, v in ((50, 0.4), (100, 0.5))]

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from luthier.core.cost import Estimate
 from luthier.core.dataset import Example
 from luthier.core.defaults import NEW_TOKENS, NUM_JUDGED, NUM_SHOTS
 from luthier.core.errors import RequestError
+from luthier.core.estimate import Estimate
 from luthier.core.evaluation_plan import MetricName
 from luthier.core.recipe import BudgetRecipe, DataRecipe, MethodRecipe, Recipe, TrainingRecipe
 from luthier.core.records.base_model import LocalModel

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from luthier.core.access import Caller
-from luthier.core.cost import Estimate
 from luthier.core.errors import DivergedError, NotFoundError
+from luthier.core.estimate import Estimate
 from luthier.core.ids import new_id
 from luthier.core.recipe import BudgetRecipe, Recipe
 from luthier.core.run import RunRecord

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from luthier.core.cost import Estimate
+from luthier.core.estimate import Estimate
 from luthier.core.evaluation import Evaluation, Sample, SystemResult
 from luthier.core.system.files import replace_text
 from luthier.core.workflows.pipeline import (

@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 from typing import Final
 
-from luthier.core.cost import Estimate
 from luthier.core.dataset import CUT_REASON, coverage, joined_note
+from luthier.core.estimate import Estimate
 from luthier.core.evaluation import Evaluation, Metric
 from luthier.core.plan import MethodPlan, ObjectivePlan, Plan
 from luthier.core.records.export import Export, ParityReport
