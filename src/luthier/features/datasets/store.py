@@ -226,7 +226,6 @@ class DatasetStore(Store):
         """Store with a version which of its columns is which field. The rows stay as they are.
 
         Args:
-            dataset_id: The dataset.
             number: Of the version.
             columns: Field of the shape -> column of the file.
 
@@ -281,7 +280,6 @@ class DatasetStore(Store):
         """Store the decision about a row, in place of an earlier one.
 
         Args:
-            dataset_id: The dataset.
             version: Number of the version.
             decision: With the line of its row; its time is set here, by the database's clock.
         """
@@ -299,7 +297,6 @@ class DatasetStore(Store):
         In one transaction: a decision that somebody else stores meanwhile is never replaced.
 
         Args:
-            dataset_id: The dataset.
             version: Number of the version.
             lines: The rows, by their lines in the file; a line that is named twice counts once.
             decision: The same for all of them.
@@ -325,7 +322,6 @@ class DatasetStore(Store):
         """Delete the decision about a row, if there is one.
 
         Args:
-            dataset_id: The dataset.
             version: Number of the version.
             row: Its line in the file.
         """
@@ -336,7 +332,6 @@ class DatasetStore(Store):
         """Delete the decisions about several rows.
 
         Args:
-            dataset_id: The dataset.
             version: Number of the version.
             rows: Their lines in the file; those without a decision change nothing.
         """

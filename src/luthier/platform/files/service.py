@@ -127,8 +127,6 @@ def keep_file(
     """Make a file of the project from all that was written. It is `processed` immediately; jobs check its rows.
 
     Args:
-        context: The home.
-        project_id: The project.
         incoming: The bytes, from `incoming_file`.
         filename: The client's name of the file.
         purpose: What it is for.
@@ -196,8 +194,6 @@ def list_files(
     """One page of the files of a project.
 
     Args:
-        context: The home.
-        project_id: The project.
         purpose: Only files of this purpose.
         after: The id of the file behind which the page begins.
         limit: The most files of the page.
@@ -348,7 +344,6 @@ def create_upload(
     """Begin an upload, which must be complete within an hour.
 
     Args:
-        context: The home.
         project_id: The project that the file will belong to.
         filename: As the client names it; made safe here.
         purpose: What the file may be used for.
@@ -395,8 +390,6 @@ def complete_upload(
     """Put the parts together. A repeated call returns the same file, since answers get lost.
 
     Args:
-        context: The home.
-        project_id: The project.
         upload_id: The upload.
         part_ids: The ids of all parts, in the order of the file.
         md5: The MD5 that the whole file must have, in hexadecimal digits; None for any.
