@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from luthier.core.access import ApiKey, Scope
+from luthier.core.frozen_model import ClosedModel
 from luthier.platform.auth import service as access
 from luthier.platform.http.authentication import Admin, HomeContext
 from luthier.platform.http.errors import documented
@@ -16,10 +17,8 @@ from luthier.platform.http.routes import Id, ListObject
 router = APIRouter(prefix="/api/v1", tags=["access"])
 
 
-class KeyRequest(BaseModel):
+class KeyRequest(ClosedModel):
     """The key to create. expires_in_seconds: never, where it is left out."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: Annotated[str, Field(min_length=1, max_length=100)]
     scopes: Annotated[list[Scope], Field(min_length=1, max_length=10)]

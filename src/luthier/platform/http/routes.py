@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Final, Generic, Literal, Self, TypeVar
 
-from fastapi import Path, Request
+from fastapi import Path, Query, Request
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
@@ -46,6 +46,8 @@ class ListPage(PartialList[Item], Generic[Item]):
 
 
 Order = Literal["asc", "desc"]
+Limit = Annotated[int, Query(ge=1, le=100)]
+"""The most entries of a page of a list."""
 _OF_CLIENTS: Final = "/v1/"
 
 

@@ -22,12 +22,13 @@ from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
 from luthier.core.access import Caller
 from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import LuthierError, RequestError, error_from
+from luthier.core.frozen_model import StrictModel
 from luthier.core.stream import Failed, Pooled, PoolingRequest
 from luthier.core.task_head import TaskHead
 from luthier.features.serving import service as serving
@@ -50,15 +51,13 @@ Texts = Annotated[list[str], Field(fail_fast=True, min_length=1, max_length=_MAX
 Inputs = str | Texts | Tokens | Annotated[list[Tokens], Field(fail_fast=True, min_length=1, max_length=_MAX_INPUTS)]
 
 
-class PoolingBody(BaseModel):
+class PoolingBody(StrictModel):
     """Common fields. Unknown keys are rejected, so that no option is silently ignored.
 
     Attributes:
         model: By its name.
         user: The end user; selects the target of a deployment.
     """
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     model: str = Field(min_length=1, max_length=1024)
     user: Name | None = None
@@ -81,10 +80,8 @@ class EmbeddingBody(PoolingBody):
     input_type: Literal["query", "document"] | None = None
 
 
-class ClassifyMessage(BaseModel):
+class ClassifyMessage(StrictModel):
     """One turn of a prompt."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str
@@ -116,10 +113,8 @@ class ScoreBody(PoolingBody):
     text_2: str | Texts
 
 
-class RerankDocument(BaseModel):
+class RerankDocument(StrictModel):
     """A document that is not plain text."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     text: str
 

@@ -41,7 +41,7 @@ from luthier.features.traffic.stored_responses import (
 from luthier.platform.home.context import Context
 from luthier.platform.http.authentication import Asker, HomeContext, Looker
 from luthier.platform.http.errors import ApiError, documented
-from luthier.platform.http.routes import Id, ListPage, Order, page
+from luthier.platform.http.routes import Id, Limit, ListPage, Order, page
 
 router = APIRouter(prefix="/v1/responses", tags=["responses"])
 
@@ -147,7 +147,6 @@ async def count_input_tokens(body: TokenCountBody, request: Request, context: Ho
     return JSONResponse(document, headers=target_header(answer.routed))
 
 
-_Limit = Annotated[int, Query(ge=1, le=100)]
 # The client writes lists as `include[]=a&include[]=b`.
 _Include = Annotated[list[Annotated[str, Field(max_length=100)]] | None, Query(alias="include[]", max_length=8)]
 
@@ -244,7 +243,7 @@ def list_input_items(
     caller: Looker,
     context: HomeContext,
     after: str | None = None,
-    limit: _Limit = 20,
+    limit: Limit = 20,
     order: Order = "desc",
     include: _Include = None,
 ) -> InputItemList:
