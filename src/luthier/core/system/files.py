@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import re
 import secrets
@@ -164,6 +165,21 @@ def disk_full_explained(place: Path, *, expected: str = "", do: str = "") -> Ite
         if not is_disk_full(error):
             raise
         raise storage_full(error, place, expected=expected, do=do) from error
+
+
+def blocks_of(path: Path, num_bytes: int = 1 << 20) -> Iterator[bytes]:
+    """The content of a file, block by block."""
+    with path.open("rb") as file:
+        while block := file.read(num_bytes):
+            yield block
+
+
+def git_id(path: Path) -> str:
+    """The id that git gives a file's content (git-hash-object), read in blocks; a checksum, not for security."""
+    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    for block in blocks_of(path):
+        digest.update(block)
+    return digest.hexdigest()
 
 
 @contextmanager

@@ -17,12 +17,11 @@ import unicodedata
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Final, Literal, Self
 
 from luthier.core.errors import NotFoundError, RequestError, StorageFullError, UnsupportedError, WorkError
 from luthier.core.ids import sha256_file
-from luthier.core.system.files import is_disk_full, sync_file
+from luthier.core.system.files import blocks_of, is_disk_full, sync_file
 from luthier.platform.files.store import UPLOAD_PURPOSES, Purpose, StoredFile, Upload, UploadPart, UploadPurpose
 from luthier.platform.home.context import Context
 
@@ -72,9 +71,7 @@ class IncomingFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._file.close()
         self.path.unlink(missing_ok=True)
 
@@ -158,7 +155,15 @@ def keep_file(
     )
 
 
-def add_file(context: Context, project_id: str, path: Path, *, filename: str, purpose: Purpose) -> StoredFile:
+def add_file(
+    context: Context,
+    project_id: str,
+    path: Path,
+    *,
+    filename: str,
+    purpose: Purpose,
+    expires_after_seconds: int | None = None,
+) -> StoredFile:
     """Make a file of the project from a copy of one on this machine, such as the results of a job.
 
     Raises:
@@ -167,10 +172,17 @@ def add_file(context: Context, project_id: str, path: Path, *, filename: str, pu
     """
     if not path.is_file():
         raise NotFoundError(f"no file {path}", expected="a file to keep", do="check the path")
-    with incoming_file(context) as incoming, path.open("rb") as reader:
-        while block := reader.read(_BLOCK_BYTES):
+    with incoming_file(context) as incoming:
+        for block in blocks_of(path):
             incoming.write(block)
-        return keep_file(context, project_id, incoming, filename=filename, purpose=purpose)
+        return keep_file(
+            context,
+            project_id,
+            incoming,
+            filename=filename,
+            purpose=purpose,
+            expires_after_seconds=expires_after_seconds,
+        )
 
 
 def get_file(context: Context, project_id: str, file_id: str) -> StoredFile:
