@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from tests.ml.prompting.test_instructions import row
 
+from luthier.ml.baselines.nearest import nearest_examples
 from luthier.ml.baselines.rows import NotApplicable
-from luthier.ml.prompting.nearest import nearest_examples
 
 POOL = [
     row(1, "spruce top with maple back", "violin"),

@@ -21,7 +21,6 @@ from luthier.core.ports import StopCheck
 from luthier.core.run import TrainResult
 from luthier.features.evaluations.bars import bar_of, comparable_bar, on_judged_rows
 from luthier.features.evaluations.baselines import Together, fit_baselines, judged_together, with_learning_curve
-from luthier.features.evaluations.kl_to_base import measure_kl
 from luthier.features.evaluations.label_scores import LabelledRows, label_confidence_of
 from luthier.features.evaluations.leakage import not_held_out, refuse_leakage, training_rows
 from luthier.features.evaluations.prompted import (
@@ -33,7 +32,7 @@ from luthier.features.evaluations.prompted import (
     prompted,
     prompted_as_asked,
 )
-from luthier.features.evaluations.systems import JudgedHeads, chosen_metrics, search_kind
+from luthier.features.evaluations.systems import JudgedHeads, chosen_metrics, measure_kl, search_kind
 from luthier.features.generation.engines import EnginePool
 from luthier.features.models.names import find_model
 from luthier.features.models.resolve import (

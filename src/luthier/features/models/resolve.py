@@ -165,8 +165,8 @@ def with_nearest(
     Returns:
         None where no example can be shown, and where prompts hold no words by which one is nearer than another.
     """
+    from luthier.ml.baselines.nearest import have_words
     from luthier.ml.evaluation.few_shot import usable_shots
-    from luthier.ml.prompting.nearest import have_words
 
     shown = tuple(usable_shots([row for row in pool if row.conversation is not None], held_out).values())
     num = min(num, len(shown))

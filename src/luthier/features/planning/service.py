@@ -26,10 +26,9 @@ from luthier.core.dataset import (
 from luthier.core.errors import ConflictError, DataError, LeakageError
 from luthier.core.plan import DataPlan, Plan
 from luthier.core.recipe import Recipe
+from luthier.features.planning.added_rows import canaries_plan, replay_plan
 from luthier.features.planning.data_sources import recipe_of
 from luthier.features.planning.evaluation_plan import with_judging
-from luthier.features.planning.memorisation_probes import canaries_plan
-from luthier.features.planning.replay_rows import replay_plan
 from luthier.features.planning.task_heads import with_known_classes
 from luthier.features.planning.training_data import (
     PreparedSplit,

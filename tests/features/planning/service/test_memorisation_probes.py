@@ -11,7 +11,7 @@ from tests.fixtures.service import write_rows
 
 from luthier.core.errors import RecipeError
 from luthier.core.records.canary import digest_of, make_canaries
-from luthier.features.planning.memorisation_probes import canaries_of
+from luthier.features.planning.added_rows import canaries_of
 from luthier.features.planning.service import make_plan, prepare
 from luthier.features.planning.training_data import load_splits
 from luthier.features.recipes.service import load_recipe

@@ -14,8 +14,8 @@ from tests.vacuous import nonempty
 
 from luthier.core.errors import LeakageError, OverlongError, RecipeError
 from luthier.core.events import StepDone
+from luthier.features.planning.added_rows import load_replay
 from luthier.features.planning.data_sources import LocatedRows
-from luthier.features.planning.replay_rows import load_replay
 from luthier.features.planning.service import make_plan
 from luthier.features.recipes.service import load_recipe
 from luthier.features.training import service as training_module
