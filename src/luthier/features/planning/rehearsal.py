@@ -456,7 +456,7 @@ def _prepared(
     teacher: AskedTeacher | None,
 ) -> Objective:
     from luthier.ml.training.objective_protocol import Tools
-    from luthier.ml.training.objectives.registry import load_objective
+    from luthier.ml.training.objectives.rules import load_objective
 
     tools = Tools(template=template, grade=_made_up_grades, seed=plan.training.seed)
     objective = load_objective(plan.objective, tools)

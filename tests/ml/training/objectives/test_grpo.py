@@ -22,7 +22,7 @@ from luthier.ml.inference.models.templates.chat_template import ChatTemplate
 from luthier.ml.training.model import TrainableModel, collate
 from luthier.ml.training.objective_protocol import Batch, Tools, rows_of
 from luthier.ml.training.objectives.grpo import Grpo
-from luthier.ml.training.objectives.registry import load_objective
+from luthier.ml.training.objectives.rules import load_objective
 from luthier.ml.training.objectives.sampling import prompt_ids
 
 MakePlan = Callable[..., Plan]

@@ -132,7 +132,7 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
     from luthier.ml.training.checkpoint import CheckpointStore
     from luthier.ml.training.distributed import World, refuse_unequal_shares
     from luthier.ml.training.loop import train
-    from luthier.ml.training.objectives.registry import load_objective
+    from luthier.ml.training.objectives.rules import load_objective
 
     plan, training = prepared.plan, prepared.plan.training
     world = world or World(device=training.device)
