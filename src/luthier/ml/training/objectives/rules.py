@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Final
 from luthier.core.dataset import Shape
 from luthier.core.defaults import NEW_TOKENS
 from luthier.core.import_string import import_string
-from luthier.core.plan import ObjectivePlan
 from luthier.core.registry import OBJECTIVES
 from luthier.core.task_head import TaskHeadKind
 
 if TYPE_CHECKING:
+    from luthier.core.plan import ObjectivePlan
     from luthier.ml.training.objective_protocol import Objective, Tools
 
 Setting = tuple[Any, str]
