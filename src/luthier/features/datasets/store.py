@@ -251,15 +251,6 @@ class DatasetStore(Store):
         found = [version for _, version in self._with_versions(query) if version.columns]
         return max(found, key=lambda one: one.created_at).columns if found else {}
 
-    def using_file(self, file_id: str) -> Sequence[tuple[str, int]]:
-        """The names of datasets, with the numbers of their versions, that a file holds the rows of."""
-        query = (
-            select(datasets.c.name, dataset_versions.c.number)
-            .join(datasets, datasets.c.dataset_id == dataset_versions.c.dataset_id)
-            .where(dataset_versions.c.file_id == file_id)
-        )
-        return [(row["name"], row["number"]) for row in self._rows(query)]
-
     def files_in_use(self, file_ids: Sequence[str]) -> set[str]:
         """Those of these files that hold the rows of a version, in one query."""
         if not file_ids:
