@@ -389,9 +389,3 @@ def _name_from(names: Sequence[str]) -> str:
         return first.parts[0]
     stem = first.name.split(".", 1)[0] or first.name
     return stem if len(names) == 1 else f"{stem} and {len(names) - 1} more"
-
-
-def files_of(found: dict[str, Any]) -> list[dict[str, Any]]:
-    """What became of each file of an import, as its job has noted it."""
-    listed: list[dict[str, Any]] = found.get("files", [])
-    return listed

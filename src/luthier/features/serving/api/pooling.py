@@ -44,7 +44,6 @@ from luthier.platform.http.errors import ApiError, documented
 router = APIRouter(prefix="/v1", tags=["embeddings"])
 
 _MAX_INPUTS: Final = 2048
-_MAX_TURNS: Final = 2048
 Tokens = Annotated[list[int], Field(fail_fast=True, min_length=1)]
 # Fails at the first wrong element: a million errors would block the event loop.
 Texts = Annotated[list[str], Field(fail_fast=True, min_length=1, max_length=_MAX_INPUTS)]
