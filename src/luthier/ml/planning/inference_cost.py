@@ -30,10 +30,8 @@ if TYPE_CHECKING:
 
 ROWS_AT_ONCE: Final = 32
 """Answers that are written together at most (ml/inference/batch_generate.py; a test holds them equal)."""
-
 CACHE_TOKENS: Final = 16_384
 """Tokens whose keys and values such a batch holds at most: rows x longest (ml/inference/batch_generate.py)."""
-
 SHORTEST_SHARE: Final = 0.1
 """Of the longest answers that may be: the lower end of what is expected."""
 
