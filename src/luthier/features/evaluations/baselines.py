@@ -102,7 +102,7 @@ def judged_together(
         # Seed 0: bootstrap intervals of a repeated evaluation are the same to the last digit.
         judged = judge_in_full(ordered.systems, metrics=definitions, seed=0, progress=context.progress)
         own = ordered.systems
-        return Together(tuple(candidates), own, own, judged, ordered.notes, ordered.left_out)
+        return Together(tuple(candidates), own, judged, ordered.notes, ordered.left_out)
 
     def build(candidate: Candidate) -> SystemUnderTest:
         engine = pool.engine(candidate)
