@@ -56,6 +56,7 @@ class Together(NamedTuple):
 
     Attributes:
         candidates: with the one whose prompt was searched for.
+        by_candidate: the system of each candidate.
         systems: all of them, the last candidate last.
         judged: the figures, draws of examples as one system.
         notes: of the search for a prompt, the rows and the baselines.
@@ -63,6 +64,7 @@ class Together(NamedTuple):
     """
 
     candidates: tuple[Candidate, ...]
+    by_candidate: tuple[SystemUnderTest, ...]
     systems: tuple[SystemUnderTest, ...]
     judged: Judged
     notes: tuple[str, ...]
@@ -102,7 +104,7 @@ def judged_together(
         # Seed 0: bootstrap intervals of a repeated evaluation are the same to the last digit.
         judged = judge_in_full(ordered.systems, metrics=definitions, seed=0, progress=context.progress)
         own = ordered.systems
-        return Together(tuple(candidates), own, judged, ordered.notes, ordered.left_out)
+        return Together(tuple(candidates), own, own, judged, ordered.notes, ordered.left_out)
 
     def build(candidate: Candidate) -> SystemUnderTest:
         engine = pool.engine(candidate)
@@ -111,7 +113,7 @@ def judged_together(
     searched, of_search = _searched(context, pool, shown, metrics[0], limits)
     every, of_prompts = prompts_that_fit((*candidates[:-1], *searched, candidates[-1]), build)
     systems, draws = as_systems(every, shown.draws, build)
-    left_out = (*baselines.left_out, *of_prompts)
+    by_candidate, left_out = tuple(systems), (*baselines.left_out, *of_prompts)
     # Before the last system, which is the one that is judged.
     systems[-1:-1] = [as_system(one, systems[-1]) for one in baselines.predictions]
     if rows.labels and (place := untrained_base(every)) is not None:
@@ -124,7 +126,7 @@ def judged_together(
     judged = judge_in_full(systems, metrics=definitions, seed=0, progress=context.progress)
     judged = draws_together(judged, draws, definitions)
     slow = slow_note(baselines, baselines.seconds + time.perf_counter() - start)
-    return Together(every, tuple(systems), judged, (*of_search, *baselines.notes, *slow), left_out)
+    return Together(every, by_candidate, tuple(systems), judged, (*of_search, *baselines.notes, *slow), left_out)
 
 
 def _searched(
