@@ -190,7 +190,7 @@ class Registry:
 PAGES: Final = Registry(
     kind="a page",
     group="luthier.pages",
-    table="luthier.server.home:PAGES",
+    table="luthier.server.pages:PAGES",
     declares="luthier.platform.ui.render:Page",
     key="the address",
 )
