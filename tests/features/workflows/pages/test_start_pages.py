@@ -12,6 +12,7 @@ import yaml
 from fastapi.testclient import TestClient
 from tests.fixtures.pages import shown
 from tests.fixtures.service import write_rows
+from tests.homes import RETRAIN_ID, add_retrain
 from tests.vacuous import nonempty
 
 from luthier.core.access import Caller
@@ -27,7 +28,6 @@ from luthier.platform.auth.service import create_project
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
 from luthier.platform.home.model_names import local_base_models
-from luthier.testing.homes import RETRAIN_ID, add_retrain
 
 Browser = Callable[..., TestClient]
 PIECE = {"HX-Request": "true"}

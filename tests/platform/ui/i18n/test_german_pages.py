@@ -13,6 +13,7 @@ from functools import cache
 
 import pytest
 from fastapi.testclient import TestClient
+from tests.homes import fill
 from tests.ml.evaluation.judged_cases import LINEAR, judged, sample, system
 from tests.vacuous import nonempty
 
@@ -26,7 +27,6 @@ from luthier.ml.evaluation.verdict import verdict
 from luthier.ml.inference.models.catalog import entries
 from luthier.platform.home.context import Context
 from luthier.platform.ui.i18n.catalog import catalog
-from luthier.testing.homes import fill
 
 Browser = Callable[..., TestClient]
 EVALUATION, WITHOUT_LEAK = "eval-20261125-093000-cccccc", "eval-20261125-093000-aaaaaa"
